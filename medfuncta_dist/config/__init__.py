@@ -1,0 +1,1 @@
+"""The run file: its model, its presets, and how it is loaded."""

@@ -1,0 +1,102 @@
+"""The errors a user can meet.
+
+    MedfunctaError                 1   anything else that went wrong, in words
+    ├── RunFileError               2   the run file (or a command's argument) is invalid
+    │   ├── RunChangedError        2   the run file differs from the one this run was started with
+    │   └── StageOrderError        2   a stage was started before the one it reads from is complete
+    ├── StorageError               1   an object could not be read or written
+    │   ├── ObjectMissingError     1   ... because it is not there
+    │   └── DeadlineError          1   ... within its deadline
+    ├── IntegrityError             4   bytes are not what their record says
+    │   └── FormatVersionError     4   a file's format_version is not one this version reads
+    ├── QuarantineLimitError       4   more scans were quarantined than the run file allows
+    ├── InterruptedRunError        5   preempted or interrupted; the same command resumes
+    ├── TrainingCollapsedError     1   the loss is not finite, or stuck
+    └── ScanError                  -   one scan is unusable: it is quarantined, the run goes on
+
+The number is the exit code. Every error says what happened, where, and what to do next; none of the three may hold a
+file name, path, UID, date or other text taken from a scan (those could name a patient).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class MedfunctaError(Exception):
+    """What happened, where, and what to do next; ``exit_code`` is what the command line returns."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, what: str, *, where: str = "", do: str = "") -> None:
+        super().__init__(what)
+        self.what, self.where, self.do = what, where, do
+
+    def __str__(self) -> str:
+        where = f"\n  where: {self.where}" if self.where else ""
+        do = f"\n  do:    {self.do}" if self.do else ""
+        return f"{self.what}{where}{do}"
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments do not survive Exception's own pickling, and errors cross Ray's process borders.
+        return _rebuild, (type(self), self.what, self.where, self.do)
+
+
+def _rebuild(kind: type[MedfunctaError], what: str, where: str, do: str) -> MedfunctaError:
+    return kind(what, where=where, do=do)
+
+
+class RunFileError(MedfunctaError):
+    """The run file, or an argument of a command, is invalid."""
+
+    exit_code = 2
+
+
+class RunChangedError(RunFileError):
+    """The run file differs, where it matters, from the one this run was started with."""
+
+
+class StageOrderError(RunFileError):
+    """A stage was started before the one that it reads from is complete."""
+
+
+class StorageError(MedfunctaError):
+    """An object could not be read, written or listed."""
+
+
+class ObjectMissingError(StorageError):
+    """An object that should exist does not."""
+
+
+class DeadlineError(StorageError):
+    """A storage request, retries included, did not finish within its deadline."""
+
+
+class IntegrityError(MedfunctaError):
+    """Bytes, or counts, are not what their record says."""
+
+    exit_code = 4
+
+
+class FormatVersionError(IntegrityError):
+    """A file has a ``format_version`` that this version of the tool does not read."""
+
+
+class QuarantineLimitError(MedfunctaError):
+    """More scans were quarantined than the run file allows."""
+
+    exit_code = 4
+
+
+class InterruptedRunError(MedfunctaError):
+    """The run was preempted or interrupted and can be resumed with the same command."""
+
+    exit_code = 5
+
+
+class TrainingCollapsedError(MedfunctaError):
+    """Training can not go on: the loss is not finite."""
+
+
+class ScanError(MedfunctaError):
+    """One scan can not be used. ``what`` is its quarantine reason: fixed words and numbers only."""

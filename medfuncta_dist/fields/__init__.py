@@ -1,0 +1,1 @@
+"""The latent-modulated SIREN. Runs on a bare torch installation."""

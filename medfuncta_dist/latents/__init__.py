@@ -1,0 +1,1 @@
+"""One latent per scan: plan, fit, table."""

@@ -1,0 +1,1 @@
+"""WebDataset shards, their indexes, and the snapshots that list them."""

@@ -1,0 +1,1 @@
+"""One file a stage: preflight, then the stage, then its summary."""

@@ -1,0 +1,1 @@
+"""URIs in, bytes out: the object store, digests and commit records."""

@@ -1,0 +1,1 @@
+"""From shards to batches: a pure sample order, a verified cache, a WebDataset pipeline."""

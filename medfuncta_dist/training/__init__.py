@@ -1,0 +1,1 @@
+"""Meta-learning the shared network: Ray Train coordinates, DeepSpeed shards the state."""
