@@ -1,0 +1,124 @@
+"""From a YAML file to a validated ``RunFile``: preset, then file, then ``--set``; later wins."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from medfuncta_dist.config.presets import PRESETS
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.errors import RunFileError
+
+MAX_BYTES = 1 << 20  # a run file is a page; anything larger is some other file
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML as people mean it: ``1e-3`` is a number (in YAML 1.1, PyYAML's, it is text); a repeated key is an error."""
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(k, deep=True) for k, _ in node.value]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
+
+
+def load(path: Path | str, overrides: Sequence[str] = ()) -> RunFile:
+    """Read, merge and validate a run file. ``overrides``: ``section.key=value`` texts. RunFileError names all faults."""
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise RunFileError("the run file is larger than 1 MiB", where=str(path), do="give a run file, not data")
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunFileError(f"the run file can not be read: {error}", where=str(path), do="check the path") from error
+    return parse(text, overrides, where=str(path))
+
+
+def parse(text: str, overrides: Sequence[str] = (), where: str = "run file") -> RunFile:
+    """The same from YAML text."""
+    given = _yaml(text, where)
+    if not isinstance(given, dict):
+        raise RunFileError("the run file is not a mapping of sections", where=where, do="start from a file in jobs/")
+    for override in overrides:
+        given = _merge(given, _override(override))
+    preset = given.get("preset")
+    if isinstance(preset, str) and preset in PRESETS:
+        given = _merge(PRESETS[preset], given)
+    try:
+        return RunFile.model_validate(given)
+    except ValidationError as error:
+        raise RunFileError(
+            explain(error), where=where, do="correct these keys; docs/run-file.md lists them all"
+        ) from None
+
+
+def dump(run: RunFile) -> str:
+    """The resolved run file as YAML: every key, defaults included; loading it again gives an equal ``RunFile``."""
+    return yaml.safe_dump(run.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def explain(error: ValidationError) -> str:
+    """One line a fault: key, value, what was expected."""
+    lines = [f"the run file is invalid ({error.error_count()} fault{'s' * (error.error_count() > 1)}):"]
+    for fault in error.errors():
+        key = ".".join(str(part) for part in fault["loc"]) or "(whole file)"
+        message = fault["msg"].removeprefix("Value error, ")
+        if fault["type"] == "extra_forbidden":
+            message = "there is no such key"
+        if fault["type"] == "missing":
+            lines.append(f"  {key}: required, but missing")
+            continue
+        value = "" if isinstance(fault["input"], dict) else f" = {fault['input']!r}"
+        lines.append(f"  {key}{value}: {message}")
+    return "\n".join(lines)
+
+
+def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Lines ``key: old -> new`` for every leaf that differs."""
+    lines: list[str] = []
+    for key in sorted(set(old) | set(new)):
+        a, b, name = old.get(key), new.get(key), f"{prefix}{key}"
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            lines += difference(a, b, f"{name}.")
+        elif a != b:
+            lines.append(f"{name}: {a!r} -> {b!r}")
+    return lines
+
+
+def _yaml(text: str, where: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)  # a SafeLoader: builds plain values only
+    except yaml.YAMLError as error:
+        raise RunFileError(f"not valid YAML: {error}", where=where, do="correct the line that is named") from None
+
+
+def _override(text: str) -> dict[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or not re.fullmatch(r"[a-z_]+(\.[a-z_]+)*", key):
+        raise RunFileError(
+            f"--set {text!r} is not of the form section.key=value", do="for example --set train.steps=100"
+        )
+    tree: Any = _yaml(value, f"--set {key}")
+    for part in reversed(key.split(".")):
+        tree = {part: tree}
+    assert isinstance(tree, dict)
+    return tree
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in over.items():
+        both = isinstance(merged.get(key), Mapping) and isinstance(value, Mapping)
+        merged[key] = _merge(merged[key], value) if both else value
+    return merged

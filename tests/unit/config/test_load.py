@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medfuncta_dist.config.load import difference, dump, load, parse
+from medfuncta_dist.config.presets import PRESETS
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.errors import RunFileError
+
+SMALLEST = """
+name: ecg-mitbih
+storage: s3://bucket/medfuncta
+data: {source: "s3://archive/*.csv", shape: [187]}
+"""
+
+
+def test_the_smallest_run_file_is_whole():
+    run = parse(SMALLEST)
+    assert run.dataset == "ecg-mitbih"
+    assert run.data.points == 187
+    assert run.fit_rate == run.meta.inner_rate
+
+
+def test_order_is_preset_then_file_then_override():
+    text = SMALLEST + "preset: medfuncta-1d\nfield: {latent: 32}\n"
+    assert parse(text).field.layers == PRESETS["medfuncta-1d"]["field"]["layers"]
+    assert parse(text).field.latent == 32
+    assert parse(text, ["field.latent=16"]).field.latent == 16
+
+
+def test_every_preset_is_valid():
+    for name in PRESETS:
+        assert parse(SMALLEST + f"preset: {name}\n").preset == name
+
+
+def test_numbers_with_an_exponent_are_numbers():
+    assert parse(SMALLEST + "train: {rate: 1e-3}\n").train.rate == 1e-3
+
+
+def test_dump_and_load_are_inverse():
+    run = parse(SMALLEST, ["preset=medfuncta-2d", "data={source: x, shape: [8, 8], slices: {axis: 1}, slabs: {}}"])
+    assert parse(dump(run)) == run
+
+
+@pytest.mark.parametrize(
+    ("overrides", "needles"),
+    [
+        (["train.stepz=3"], ["train.stepz", "no such key"]),
+        (["train.steps=many"], ["train.steps", "'many'", "integer"]),
+        (["train.steps=0"], ["train.steps", "0", "greater than 0"]),
+        (["cluster.workers=9", "train.batch=4"], ["cluster.workers is 9", "train.batch = 4"]),
+        (["data.shape=[8]", "data.slices={axis: 1}"], ["slices are two-dimensional"]),
+        (["data.source=pipe:cat x"], ["data.source", "s3://"]),
+        (["data.intensity={mode: range, low: 2, high: 1}"], ["low must be below high"]),
+        (["name=Bad Name"], ["name", "'Bad Name'", "lowercase"]),
+        (["data.snapshot=abc"], ["data.snapshot", "64 lowercase hex"]),
+        (["field={layers: 4, omegas: [1, 2]}"], ["omegas has 2 entries", "3"]),
+        (["preset=huge"], ["preset", "'huge'", "medfuncta-1d"]),
+        (["meta.selection_ratio=1.5"], ["meta.selection_ratio", "1.5"]),
+        (["data.fractions={val: 1.0}"], ["fractions must contain train"]),
+    ],
+)
+def test_an_invalid_file_is_refused_by_key_value_and_expectation(overrides, needles):
+    with pytest.raises(RunFileError) as caught:
+        parse(SMALLEST, overrides)
+    assert caught.value.exit_code == 2
+    for needle in needles:
+        assert needle in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "- a\n- b\n", "name: [", "name: a\nname: b\n", "name: !!python/object:os.system x\n", "a: 1"]
+)
+def test_what_is_not_a_run_file_is_refused(text):
+    with pytest.raises(RunFileError):
+        parse(text)
+
+
+@pytest.mark.parametrize("override", ["train.steps", "=3", "Train.steps=3", "train..steps=3"])
+def test_a_malformed_override_is_refused(override):
+    with pytest.raises(RunFileError, match=r"section\.key=value"):
+        parse(SMALLEST, [override])
+
+
+def test_a_missing_or_huge_file_is_refused(tmp_path):
+    with pytest.raises(RunFileError, match="can not be read"):
+        load(tmp_path / "none.yaml")
+    big = tmp_path / "big.yaml"
+    big.write_bytes(b"#" * (2 << 20))
+    with pytest.raises(RunFileError, match="1 MiB"):
+        load(big)
+
+
+def test_the_digest_covers_exactly_the_named_sections():
+    one, other = parse(SMALLEST), parse(SMALLEST, ["cluster.workers=2"])
+    assert one.digest() != other.digest()
+    assert one.digest("data", "train") == other.digest("data", "train")
+
+
+@given(
+    st.dictionaries(st.sampled_from("abc"), st.integers(0, 2)),
+    st.dictionaries(st.sampled_from("abc"), st.integers(0, 2)),
+)
+def test_difference_is_empty_only_for_equal_mappings(one, other):
+    assert (difference(one, other) == []) == (one == other)
+
+
+def test_difference_names_old_and_new():
+    assert difference({"train": {"steps": 1}}, {"train": {"steps": 2}}) == ["train.steps: 1 -> 2"]
+
+
+def test_a_run_file_is_frozen():
+    run = parse(SMALLEST)
+    with pytest.raises(Exception, match="frozen"):
+        run.name = "other"  # type: ignore[misc]
+    assert isinstance(run, RunFile)
