@@ -1,0 +1,208 @@
+"""Snapshots: what a data set is at one moment, immutable, and named by its digest.
+
+    datasets/<name>/snapshots/<digest>.json              the snapshot: {"format_version", "digest", "snapshot": {...}}
+    datasets/<name>/commits/<generation>-<digest12>.json its commit record, written last: without it, it does not exist
+
+The digest is the SHA-256 of the canonical JSON of ``"snapshot"``. Object URIs inside are relative to the storage root.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from medfuncta_dist.errors import FormatVersionError, IntegrityError, RunFileError, StageOrderError
+from medfuncta_dist.shards.index import parse_index
+from medfuncta_dist.storage.commit import latest_record, write_record
+from medfuncta_dist.storage.digest import canonical_json, digest_json, sha256_bytes
+from medfuncta_dist.storage.object_store import ObjectStore
+
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar of samples and its index, as committed. ``uri`` and ``index_uri`` are relative to the storage root."""
+
+    uri: str
+    size: int
+    """Bytes of the tar."""
+    sha256: str
+    samples: int
+    index_uri: str
+    index_size: int
+    """Bytes of the index."""
+    index_sha256: str
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A data set at one moment.
+
+    ``packs`` names the pack records it is made of: a pack that is in a snapshot stays in every later one, whatever
+    else turns up in storage. ``counts`` are the two ledgers (see ``shards/ledger.py``), ``quarantined`` entries hold
+    ``key``, ``reason`` and ``kind`` (``source`` or ``scan``).
+    """
+
+    name: str
+    parent: str | None
+    contract: Mapping[str, Any]
+    splits: Mapping[str, Sequence[Shard]]
+    quarantined: Sequence[Mapping[str, str]] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    packs: Sequence[str] = ()
+    generation: int = 0
+    """1 for the first snapshot of a data set, one more for each later one."""
+
+    @cached_property
+    def digest(self) -> str:
+        """The dataset digest: SHA-256 (hex) over everything the snapshot says."""
+        return digest_json(self._body())
+
+    @property
+    def samples(self) -> int:
+        """Number of scans packed, over all splits."""
+        return sum(shard.samples for shards in self.splits.values() for shard in shards)
+
+    def shards(self, split: str) -> list[Shard]:
+        """The shards of one split; ``RunFileError`` lists the splits there are."""
+        if split not in self.splits:
+            raise RunFileError(
+                f"the data set has no split '{split}'",
+                where=f"data set {self.name}, snapshot {self.digest[:12]}",
+                do=f"name one of: {', '.join(sorted(self.splits)) or '(none)'}",
+            )
+        return list(self.splits[split])
+
+    def _body(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "parent": self.parent,
+            "generation": self.generation,
+            "contract": dict(self.contract),
+            "splits": {name: [asdict(shard) for shard in shards] for name, shards in self.splits.items()},
+            "quarantined": [dict(entry) for entry in self.quarantined],
+            "counts": dict(self.counts),
+            "packs": list(self.packs),
+        }
+
+    def to_bytes(self) -> bytes:
+        """The file ``snapshots/<digest>.json``: the same bytes for the same snapshot."""
+        return canonical_json({"format_version": FORMAT_VERSION, "digest": self.digest, "snapshot": self._body()})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str = "snapshot") -> Snapshot:
+        """Parse and verify. ``FormatVersionError`` or ``IntegrityError`` name ``where`` the bytes come from."""
+        body, digest = _opened(data, where)
+        try:
+            splits = {name: tuple(Shard(**shard) for shard in shards) for name, shards in body.pop("splits").items()}
+            snapshot = cls(splits=splits, **body)
+        except (TypeError, KeyError, AttributeError) as error:
+            raise IntegrityError("the snapshot does not have the fields it should have", where=where) from error
+        if snapshot.digest != digest:
+            raise IntegrityError("the snapshot is damaged: its content is not what its digest says", where=where)
+        return snapshot
+
+
+def _opened(data: bytes, where: str) -> tuple[dict[str, Any], str]:
+    try:
+        file = json.loads(data)
+        version = file["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise IntegrityError("the snapshot is not readable JSON", where=where) from error
+    if version != FORMAT_VERSION:
+        raise FormatVersionError(
+            f"snapshot format_version {version!r} is unknown; this version reads {FORMAT_VERSION}",
+            where=where,
+            do="use the version of medfuncta-dist that wrote it, or a newer one",
+        )
+    if not isinstance(file.get("snapshot"), dict):
+        raise IntegrityError("the snapshot is not readable JSON", where=where)
+    return file["snapshot"], str(file.get("digest"))
+
+
+def dataset_path(dataset: str, *parts: str) -> str:
+    """Path of something inside a data set, relative to the storage root."""
+    return "/".join(("datasets", dataset, *parts))
+
+
+def snapshot_path(dataset: str, digest: str) -> str:
+    """Path of a snapshot, relative to the storage root."""
+    return dataset_path(dataset, "snapshots", f"{digest}.json")
+
+
+def commits_prefix(dataset: str) -> str:
+    """Where the commit records of a data set's snapshots lie, relative to the storage root."""
+    return dataset_path(dataset, "commits") + "/"
+
+
+def commit_snapshot(store: ObjectStore, snapshot: Snapshot) -> None:
+    """Write the snapshot and then its commit record. Writing it twice changes nothing."""
+    path = snapshot_path(snapshot.name, snapshot.digest)
+    data = snapshot.to_bytes()
+    store.write(path, data)
+    record = f"{commits_prefix(snapshot.name)}{snapshot.generation:09d}-{snapshot.digest[:12]}.json"
+    body = {"digest": snapshot.digest, "uri": path, "size": len(data), "sha256": sha256_bytes(data)}
+    write_record(store, record, "snapshot", body, generation=snapshot.generation)
+
+
+def load_snapshot(store: ObjectStore, dataset: str, digest: str | None) -> Snapshot:
+    """The committed snapshot ``digest`` of a data set, or its newest one when ``digest`` is None.
+
+    Raises ``StageOrderError`` when nothing was packed yet, ``RunFileError`` when ``digest`` was never committed,
+    ``IntegrityError`` when the file is not what its digest says.
+    """
+    digest = _newest(store, dataset) if digest is None else _committed(store, dataset, digest)
+    path = snapshot_path(dataset, digest)
+    snapshot = Snapshot.from_bytes(store.read(path), where=store.uri(path))
+    if snapshot.digest != digest:
+        raise IntegrityError("the snapshot is not the one its name says", where=store.uri(path))
+    return snapshot
+
+
+def newest_snapshot(store: ObjectStore, dataset: str) -> Snapshot | None:
+    """The newest committed snapshot, or None when nothing was packed yet."""
+    try:
+        return load_snapshot(store, dataset, None)
+    except StageOrderError:
+        return None
+
+
+def _newest(store: ObjectStore, dataset: str) -> str:
+    latest = latest_record(store, commits_prefix(dataset), "snapshot")
+    if latest is None:
+        raise StageOrderError(
+            f"data set {dataset} has no committed snapshot",
+            where=store.uri(commits_prefix(dataset)),
+            do="run the pack stage first, and let it finish",
+        )
+    return str(latest[1].body["digest"])
+
+
+def _committed(store: ObjectStore, dataset: str, digest: str) -> str:
+    if not any(info.path.endswith(f"-{digest[:12]}.json") for info in store.list(commits_prefix(dataset))):
+        raise RunFileError(
+            f"snapshot {digest} does not exist in data set {dataset}",
+            where=store.uri(commits_prefix(dataset)),
+            do="check data.snapshot, or leave it out to use the newest",
+        )
+    return digest
+
+
+def split_digest(snapshot: Snapshot, split: str) -> str:
+    """SHA-256 (hex) over what one split holds, in order; other splits do not change it."""
+    return digest_json([[shard.sha256, shard.samples] for shard in snapshot.shards(split)])
+
+
+def read_index(store: ObjectStore, shard: Shard) -> pa.Table:
+    """The shard's index, a row a sample, verified against the shard's record (``IntegrityError``)."""
+    where = store.uri(shard.index_uri)
+    data = store.read(shard.index_uri)
+    if len(data) != shard.index_size or sha256_bytes(data) != shard.index_sha256:
+        raise IntegrityError("the index is not what the snapshot says", where=where, do="restore it, or pack again")
+    return parse_index(data, shard_size=shard.size, samples=shard.samples, where=where)
