@@ -66,7 +66,7 @@ def index_table(rows: Sequence[IndexRow]) -> pa.Table:
 def index_bytes(table: pa.Table) -> bytes:
     """The table as a Parquet file; the same bytes for the same table (and version of pyarrow)."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", version="2.6", store_schema=False)
+    pq.write_table(table, sink, compression="zstd", version="2.6")
     return bytes(sink.getvalue().to_pybytes())
 
 
