@@ -1,0 +1,164 @@
+"""Synthetic scans, written as real files of every format that is read. One place, used by all tests.
+
+Every picture is smooth, structured (a bright body with blobs in it) and a pure function of its seed. Formats that have
+room for a patient's name get ``PATIENT``, so that a test can search outputs for it.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pydicom
+from PIL import Image
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+PATIENT = "Doe^Jane"
+PATIENT_ID = "PID-4711-0815"
+PATIENT_UID = "1.2.826.0.1.3680043.8.498.20240131"
+
+MIT_BIH_SAMPLES = 187
+
+
+def structured(shape: Sequence[int], seed: int = 0, label: int = 0) -> np.ndarray:
+    """A smooth picture in [0, 1], float32 of the given shape; ``label`` 1 adds one bright blob that ``0`` lacks."""
+    rng = np.random.default_rng([seed, 77])
+    axes = np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij")
+    radius = np.sqrt(sum((x / rng.uniform(0.7, 0.95)) ** 2 for x in axes))
+    picture = 0.5 / (1 + np.exp((radius - 0.9) * 20))
+    for _ in range(4):
+        picture = picture + rng.uniform(0.05, 0.2) * _blob(
+            axes, rng.uniform(-0.5, 0.5, len(axes)), rng.uniform(0.1, 0.3)
+        )
+    if label:
+        picture = picture + 0.5 * _blob(axes, np.full(len(axes), 0.3), 0.2)
+    return (picture / max(1.0, float(picture.max()))).astype(np.float32)
+
+
+def _blob(axes: Sequence[np.ndarray], centre: np.ndarray, width: float) -> np.ndarray:
+    squares = np.sum([(x - c) ** 2 for x, c in zip(axes, centre, strict=True)], axis=0)
+    return np.asarray(np.exp(-squares / (2 * width**2)))
+
+
+def write_nifti(
+    path: Path,
+    shape: Sequence[int] = (24, 28, 20),
+    seed: int = 0,
+    *,
+    affine: np.ndarray | None = None,
+    array: np.ndarray | None = None,
+) -> Path:
+    """A NIfTI volume (int16, 0..1000 unless ``array`` is given); default affine: RAS+, 2 x 1.5 x 3 mm, off centre."""
+    if array is None:
+        array = np.rint(structured(shape, seed) * 1000).astype(np.int16)
+    if affine is None:
+        affine = np.array([[2, 0, 0, -20.0], [0, 1.5, 0, 10], [0, 0, 3, 5], [0, 0, 0, 1]])
+    image = nib.Nifti1Image(array, affine)  # type: ignore[no-untyped-call]
+    image.header["descrip"] = PATIENT.encode()
+    nib.save(image, path)
+    return path
+
+
+def write_dicom(
+    path: Path,
+    shape: tuple[int, int] = (32, 24),
+    seed: int = 0,
+    *,
+    array: np.ndarray | None = None,
+    modality: str = "MR",
+    photometric: str = "MONOCHROME2",
+    slope: float | None = None,
+    intercept: float | None = None,
+    spacing: tuple[float, float] | None = (0.8, 0.6),
+    position: Sequence[float] | None = (-12.0, 7.0, 30.0),
+    orientation: Sequence[float] = (1, 0, 0, 0, 1, 0),
+    frames: int | None = None,
+) -> Path:
+    """One uncompressed DICOM image: (row, col) uint16 of 12 stored bits, or ``array``, (row, col) or (row, col, 3).
+
+    Spacing is (between rows, between columns) in mm; position and orientation are DICOM's (LPS).
+    """
+    if array is None:
+        array = np.rint(structured(shape, seed) * 4000).astype(np.uint16)
+    dataset = _dicom_frame(modality, photometric, array)
+    if slope is not None or intercept is not None:
+        dataset.RescaleSlope, dataset.RescaleIntercept = slope or 1, intercept or 0
+    if spacing is not None:
+        dataset.PixelSpacing = list(spacing)
+    if position is not None:
+        dataset.ImagePositionPatient, dataset.ImageOrientationPatient = list(position), list(orientation)
+    if frames is not None:
+        dataset.NumberOfFrames, dataset.PixelData = frames, array.tobytes() * frames
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def _dicom_frame(modality: str, photometric: str, array: np.ndarray) -> pydicom.Dataset:
+    dataset = pydicom.Dataset()
+    dataset.file_meta = pydicom.dataset.FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID, dataset.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid(entropy_srcs=["scan"])
+    dataset.PatientName, dataset.PatientID, dataset.StudyInstanceUID = PATIENT, PATIENT_ID, PATIENT_UID
+    dataset.Modality, dataset.PhotometricInterpretation = modality, photometric
+    dataset.Rows, dataset.Columns = array.shape[:2]
+    dataset.SamplesPerPixel = 1 if array.ndim == 2 else array.shape[2]
+    if array.ndim == 3:
+        dataset.PlanarConfiguration = 0
+    bits = array.dtype.itemsize * 8
+    dataset.BitsAllocated, dataset.BitsStored = bits, 12 if array.dtype == np.uint16 else bits
+    dataset.HighBit = dataset.BitsStored - 1
+    dataset.PixelRepresentation = int(array.dtype.kind == "i")
+    dataset.PixelData = array.tobytes()
+    return dataset
+
+
+def write_png(path: Path, size: tuple[int, int] = (28, 28), seed: int = 0, *, mode: str = "L") -> Path:
+    """A PNG or JPEG (by suffix) of (rows, columns) ``size`` in a Pillow mode: L, RGB, RGBA, I;16, ..."""
+    picture = structured(size, seed)
+    if mode == "I;16":
+        Image.fromarray(np.rint(picture * 65535).astype(np.uint16)).save(path)
+        return path
+    grey = np.rint(picture * 255).astype(np.uint8)
+    colour = np.stack([grey, grey // 2, 255 - grey], axis=-1)
+    Image.fromarray(grey if mode == "L" else colour).convert(mode).save(path)
+    return path
+
+
+def write_medmnist(
+    path: Path,
+    shape: Sequence[int] = (28, 28),
+    counts: Mapping[str, int] | None = None,
+    seed: int = 0,
+    *,
+    classes: int = 2,
+) -> Path:
+    """An npz in MedMNIST's layout: uint8 ``<split>_images`` (n, *shape) and ``<split>_labels`` (n, 1).
+
+    A last axis of 3 is colour, as in MedMNIST. Label 1 and above can be seen in the picture.
+    """
+    members: dict[str, np.ndarray] = {}
+    for split, count in (counts or {"train": 40, "val": 8, "test": 8}).items():
+        labels = np.arange(count) % classes
+        seeds = seed * 100_003 + sum(map(ord, split)) * 1009
+        pictures = [structured(shape, seeds + i, int(label)) for i, label in enumerate(labels)]
+        members[f"{split}_images"] = np.rint(np.reshape(pictures, (count, *shape)) * 255).astype(np.uint8)
+        members[f"{split}_labels"] = labels.astype(np.uint8)[:, None]
+    np.savez_compressed(path, **members)  # type: ignore[arg-type]
+    return path
+
+
+def write_ecg_csv(path: Path, rows: int = 32, samples: int = MIT_BIH_SAMPLES, seed: int = 0) -> Path:
+    """Heart beats, a row each, values in [0, 1]; with 187 samples the label column of the MIT-BIH layout follows."""
+    time = np.linspace(0, 1, samples)
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        for row in range(rows):
+            rng, label = np.random.default_rng([seed, row]), row % 2
+            beat = np.exp(-(((time - rng.uniform(0.25, 0.35)) / 0.02) ** 2)) * rng.uniform(0.7, 1.0)
+            beat += 0.3 * np.exp(-(((time - 0.6 - 0.1 * label) / rng.uniform(0.05, 0.08)) ** 2))
+            fields = [f"{v:.18e}" for v in np.clip(beat, 0, 1)]
+            writer.writerow(fields + ([f"{label:.18e}"] if samples == MIT_BIH_SAMPLES else []))
+    return path
