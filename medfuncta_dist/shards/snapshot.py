@@ -138,7 +138,7 @@ def snapshot_path(dataset: str, digest: str) -> str:
 
 def commits_prefix(dataset: str) -> str:
     """Where the commit records of a data set's snapshots lie, relative to the storage root."""
-    return dataset_path(dataset, "commits") + "/"
+    return dataset_path(dataset, "commits")
 
 
 def commit_snapshot(store: ObjectStore, snapshot: Snapshot) -> None:
@@ -146,7 +146,7 @@ def commit_snapshot(store: ObjectStore, snapshot: Snapshot) -> None:
     path = snapshot_path(snapshot.name, snapshot.digest)
     data = snapshot.to_bytes()
     store.write(path, data)
-    record = f"{commits_prefix(snapshot.name)}{snapshot.generation:09d}-{snapshot.digest[:12]}.json"
+    record = f"{commits_prefix(snapshot.name)}/{snapshot.generation:09d}-{snapshot.digest[:12]}.json"
     body = {"digest": snapshot.digest, "uri": path, "size": len(data), "sha256": sha256_bytes(data)}
     write_record(store, record, "snapshot", body, generation=snapshot.generation)
 

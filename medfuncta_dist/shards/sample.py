@@ -1,0 +1,177 @@
+"""A sample: one scan as two members of a shard, ``<key>.npy`` (the array) and ``<key>.json`` (what is known of it).
+
+    <key>.json  {"format_version": 1, "shape": [1, 64, 64], "dtype": "int16", "spacing": [..mm], "affine": [[..]]|null,
+                 "modality": "MR", "window": [low, high], "labels": [0], "slice": 12|null}
+
+Reading is strict: bytes from storage are not trusted. Nothing is unpickled, and no size is believed before it was
+compared with the number of bytes that are really there.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from medfuncta_dist.errors import FormatVersionError, IntegrityError, ScanError
+from medfuncta_dist.scans.scan import MODALITIES, STORED_TYPES, Scan, Window
+from medfuncta_dist.storage.digest import canonical_json
+
+FORMAT_VERSION = 1
+LARGEST_HEADER = 4096
+"""Bytes. NumPy writes 118 for any array of up to four axes."""
+LARGEST_META = 2**20
+"""Bytes. A scan with a thousand labels has about 10 kB."""
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """A scan as it lies in a shard: ``array`` (channel, *spatial) in its stored type, in the scan's own units."""
+
+    key: str
+    array: np.ndarray
+    meta: dict[str, Any]
+
+    @property
+    def labels(self) -> tuple[int, ...]:
+        """The scan's labels, empty where the source gave none."""
+        return tuple(self.meta["labels"])
+
+    @property
+    def window(self) -> Window:
+        """The intensity window: the scan's own units at 0 and at 1."""
+        low, high = self.meta["window"]
+        return Window(low, high)
+
+    def values(self) -> np.ndarray:
+        """float32 (channel, *spatial) in [0, 1]: (array - low) / (high - low), clipped."""
+        return self.window.normalise(self.array)
+
+
+def encode(key: str, scan: Scan) -> tuple[bytes, bytes]:
+    """The npy and json members of a canonical scan. Same scan, same bytes. ``ScanError`` where it can not be stored."""
+    if scan.window is None:
+        raise ScanError("the scan has no intensity window")
+    array = _storable(scan.array)
+    meta = {
+        "format_version": FORMAT_VERSION,
+        "shape": list(array.shape),
+        "dtype": array.dtype.name,
+        "spacing": [float(s) for s in scan.spacing],
+        "affine": None if scan.affine is None else np.asarray(scan.affine, dtype=float).tolist(),
+        "modality": scan.modality,
+        "window": [float(scan.window.low), float(scan.window.high)],
+        "labels": [int(label) for label in scan.labels],
+        "slice": scan.slice_index,
+    }
+    npy = io.BytesIO()
+    np.lib.format.write_array(npy, array, version=(1, 0), allow_pickle=False)
+    return npy.getvalue(), _json(meta)
+
+
+def decode(key: str, npy: bytes, json: bytes) -> Sample:
+    """The sample of two members. ``IntegrityError`` (naming the key) for bytes that ``encode`` does not write.
+
+    The array is read-only and shares memory with ``npy``.
+    """
+    meta = _parse_meta(key, json)
+    header, dtype, shape = _parse_header(key, npy)
+    if dtype.name != meta["dtype"] or list(shape) != meta["shape"]:
+        raise _damaged(key, "the npy and json members do not belong together")
+    if len(npy) - header != math.prod(shape) * dtype.itemsize:
+        raise _damaged(key, "the npy member does not have the size that its header says")
+    return Sample(key, np.frombuffer(npy, dtype, offset=header).reshape(shape), meta)
+
+
+def _storable(array: np.ndarray) -> np.ndarray:
+    """Little-endian and C-ordered, so that equal scans are equal bytes on every machine."""
+    if array.dtype.name not in STORED_TYPES:
+        raise ScanError(f"values of type {array.dtype.name} can not be stored")
+    return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
+
+
+def _json(meta: dict[str, Any]) -> bytes:
+    try:
+        return canonical_json(meta)
+    except ValueError as error:
+        raise ScanError("spacing, affine or intensity window is not finite") from error
+
+
+def _parse_header(key: str, npy: bytes) -> tuple[int, np.dtype[Any], tuple[int, ...]]:
+    file = io.BytesIO(npy)
+    try:
+        if np.lib.format.read_magic(file) != (1, 0):
+            raise FormatVersionError("npy format version is unknown; this version reads 1.0", where=f"sample {key}")
+        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=LARGEST_HEADER)
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+        raise _damaged(key, "the npy member has no valid header") from error
+    if dtype.name not in STORED_TYPES or dtype.newbyteorder("<") != dtype or fortran:
+        raise _damaged(key, "the npy member holds something else than plain little-endian numbers in C order")
+    return file.tell(), dtype, shape
+
+
+def _parse_meta(key: str, data: bytes) -> dict[str, Any]:
+    if len(data) > LARGEST_META:
+        raise _damaged(key, "the json member is too large")
+    try:
+        meta = json.loads(data, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(key, "the json member is not JSON") from error
+    if not isinstance(meta, dict) or "format_version" not in meta:
+        raise _damaged(key, "the json member is not a sample's")
+    if meta["format_version"] != FORMAT_VERSION:
+        raise FormatVersionError(
+            f"sample format_version {meta['format_version']!r} is unknown; this version reads {FORMAT_VERSION}",
+            where=f"sample {key}",
+            do="use the version of medfuncta-dist that wrote it, or a newer one",
+        )
+    if wrong := [name for name, valid in _FIELDS.items() if name not in meta or not valid(meta[name])]:
+        raise _damaged(key, f"the json member has no valid {wrong[0]}")
+    return meta
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _is_int(value: Any) -> bool:
+    return type(value) is int and abs(value) < 2**31
+
+
+def _are_ints(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_int, value))
+
+
+def _are_numbers(value: Any, n: int | None = None) -> bool:
+    return isinstance(value, list) and n in (None, len(value)) and all(map(_is_number, value))
+
+
+def _is_number(value: Any) -> bool:
+    # Compared, not converted: JSON has integers that no float can hold.
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+
+
+def _is_affine(value: Any) -> bool:
+    return value is None or (isinstance(value, list) and len(value) == 4 and all(_are_numbers(row, 4) for row in value))
+
+
+_FIELDS: dict[str, Callable[[Any], bool]] = {
+    "shape": lambda v: _are_ints(v) and 2 <= len(v) <= 4 and all(n > 0 for n in v),
+    "dtype": lambda v: v in STORED_TYPES,
+    "spacing": _are_numbers,
+    "affine": _is_affine,
+    "modality": lambda v: v in MODALITIES,
+    "window": lambda v: _are_numbers(v, 2) and 0 <= v[1] - v[0] <= sys.float_info.max,
+    "labels": _are_ints,
+    "slice": lambda v: v is None or _is_int(v),
+}
+
+
+def _damaged(key: str, what: str) -> IntegrityError:
+    return IntegrityError(what, where=f"sample {key}", do="restore the shard from a backup, or pack again")
