@@ -34,7 +34,7 @@ _Loader.add_implicit_resolver(
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> RunFile:
-    """Read, merge and validate a run file. ``overrides``: ``section.key=value`` texts. RunFileError names all faults."""
+    """Read, merge and validate a run file. ``overrides``: ``section.key=value`` texts. RunFileError: all faults."""
     path = Path(path)
     try:
         if path.stat().st_size > MAX_BYTES:

@@ -25,7 +25,7 @@ Split = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 class Section(BaseModel):
     """A part of the run file: unknown keys are errors, values are never silently converted."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, protected_namespaces=())
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
 
 
 class Intensity(Section):
@@ -36,8 +36,11 @@ class Intensity(Section):
     """
 
     mode: Literal["auto", "dtype", "minmax", "percentile", "range"] = "auto"
+    """Where low and high come from."""
     low: float | None = None
+    """Lower end: a value (range) or a percentile (percentile)."""
     high: float | None = None
+    """Upper end, likewise."""
 
     @model_validator(mode="after")
     def _bounds(self) -> Intensity:
@@ -57,6 +60,7 @@ class Slices(Section):
     """Pack a volume as 2D slices along an axis of its canonical (RAS+) orientation: 0 sagittal, 1 coronal, 2 axial."""
 
     axis: Annotated[int, Field(ge=0, le=2)] = 2
+    """0 sagittal, 1 coronal, 2 axial."""
     min_foreground: Annotated[float, Field(ge=0, le=1)] = 0.0
     """A slice whose share of values above 10 % of the intensity window is lower than this is not a scan."""
 
@@ -68,9 +72,13 @@ class Slabs(Section):
     """
 
     size: PositiveInt = 16
+    """Slices a slab."""
     period: Annotated[int, Field(ge=2)] = 4
+    """One slab of every `period` is held out."""
     gap: NaturalInt = 2
+    """Slices on each side of a held-out slab that join neither split."""
     split: Split = "test"
+    """The split that held-out slabs go to."""
 
     @model_validator(mode="after")
     def _room(self) -> Slabs:
@@ -83,26 +91,35 @@ class Data(Section):
     """Where scans come from and what shape they are packed in."""
 
     source: str | list[str] | None = None
+    """Where the scans are: a path, an s3:// URI, a folder, a glob, or a list of these."""
     splits: dict[Split, str | list[str]] | None = None
     """Sources by split, where the splits are given as files; excludes ``source``."""
     reader: str | None = None
     """Default: by suffix."""
     shape: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1, max_length=3)]
+    """Points an axis that every scan is brought to: one, two or three axes."""
     channels: PositiveInt = 1
+    """Values a point: 1 grey, 3 colour."""
     dataset: str | None = None
     """Name of the data set in storage. Default: the run's name."""
     snapshot: str | None = None
     """Digest of an existing snapshot to use. Default: the newest of ``dataset``."""
     intensity: Intensity = Intensity()
+    """How stored values map to [0, 1]."""
     aspect: Literal["pad", "crop", "stretch"] = "pad"
     """How a field of view of another aspect ratio is brought to ``shape``."""
     slices: Slices | None = None
+    """Pack volumes as slices."""
     slabs: Slabs | None = None
+    """Hold out slabs of slices."""
     fractions: dict[Split, Ratio] = {"train": 0.8, "val": 0.1, "test": 0.1}
     """Share of scans a split, drawn by key, where neither the source nor ``slabs`` gives splits."""
     shard_scans: PositiveInt = 1024
+    """Scans a shard, at most."""
     shard_megabytes: PositiveInt = 128
+    """Size of a shard, at most (MiB, of array data)."""
     sources_per_task: PositiveInt = 256
+    """Files that one pack task reads."""
     private: str | None = None
     """Folder for the salt and the key-to-path mapping. Default: ~/.medfuncta/<dataset>. Never inside storage."""
     max_quarantined: Annotated[float, Field(ge=0, le=1)] = 0.05
@@ -152,13 +169,21 @@ class FieldSection(Section):
     """The latent-modulated SIREN. Either a linear ω schedule (two ends) or the list of all K-1 sine layers' ω."""
 
     layers: Annotated[int, Field(ge=3)] = 15
+    """K, the last (linear) layer included."""
     hidden: PositiveInt = 256
+    """L, the width of every hidden layer."""
     latent: PositiveInt = 2048
+    """P, the size of a scan's latent."""
     omega_first: PositiveFloat = 20.0
+    """ω of the first layer."""
     omega_last: PositiveFloat = 400.0
+    """ω that the schedule reaches at layer K; it rises linearly."""
     omegas: list[PositiveFloat] | None = None
+    """ω of every sine layer, in place of the two ends."""
     residual: bool = True
+    """Add each sine layer's input to its output (the public code does, the paper's formula does not)."""
     modulate_first: bool = False
+    """Let the latent shift the first layer too (the public code does)."""
 
     @model_validator(mode="after")
     def _omegas(self) -> FieldSection:
@@ -171,28 +196,46 @@ class Meta(Section):
     """The inner loop."""
 
     inner_steps: PositiveInt = 10
+    """G, inner steps an outer step."""
     inner_rate: PositiveFloat = 1e-2
+    """α, step size of the inner loop."""
     selection_ratio: Ratio = 0.25
+    """γ, share of the coordinates in each inner step's context set."""
 
 
 class Train(Section):
     """The outer loop. ``batch`` is global: the number of scans of one outer step over all workers."""
 
     batch: PositiveInt = 24
+    """Scans of one outer step, over all workers."""
     steps: PositiveInt = 250_000
+    """Outer steps."""
     rate: PositiveFloat = 3e-6
+    """β, AdamW's step size at its peak."""
     schedule: Literal["cosine", "constant"] = "cosine"
+    """How the step size goes on after the warm-up; cosine ends at 0."""
     warmup_steps: NaturalInt = 0
+    """Outer steps over which the step size rises linearly from 0."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's weight decay."""
     clip: PositiveFloat | None = 1.0
+    """Largest norm of the whole gradient; null for no clipping."""
     seed: NaturalInt = 0
+    """Seed of the initial network, the sample order and the context sets."""
     zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
+    """DeepSpeed ZeRO stage. May change between restarts."""
     shuffle_window: PositiveInt = 4096
+    """Scans among which the order of one stream is shuffled."""
     checkpoint_steps: PositiveInt = 1000
+    """Outer steps between checkpoints, at most."""
     checkpoint_minutes: PositiveFloat = 10.0
+    """Minutes between checkpoints, at most."""
     keep_checkpoints: Annotated[int, Field(ge=2)] = 3
+    """Newest checkpoints to keep."""
     validate_steps: PositiveInt = 1000
+    """Outer steps between measurements of held-out PSNR."""
     validate_scans: PositiveInt = 64
+    """Held-out scans that are fitted for one measurement."""
     max_failures: NaturalInt = 3
     """Worker failures after which a run gives up. Preemptions do not count."""
 
@@ -201,14 +244,19 @@ class Fit(Section):
     """Latents for every scan, the shared network frozen."""
 
     steps: PositiveInt = 20
+    """H, steps from φ = 0."""
     rate: PositiveFloat | None = None
     """Default: ``meta.inner_rate``."""
     selection_ratio: Ratio = 1.0
+    """γ while fitting; 1 uses every coordinate."""
     batch: PositiveInt = 64
+    """Scans fitted at once."""
     scans_per_task: PositiveInt = 1024
+    """Scans of one Ray task and one table part."""
     min_psnr: float = 20.0
     """A scan reconstructed worse than this (dB) is stored and flagged."""
     storage_type: Literal["float32", "float16"] = "float32"
+    """Type of stored latents. PSNR in the table is the stored latent's."""
     splits: list[Split] | None = None
     """Default: every split of the snapshot."""
 
@@ -217,15 +265,20 @@ class Evaluate(Section):
     """The report."""
 
     split: Split = "test"
+    """The split that pictures and headline numbers come from."""
     pictures: NaturalInt = 6
+    """Scans shown in the report."""
 
 
 class Cluster(Section):
     """Resources. None of these change what is computed, except through float rounding."""
 
     workers: PositiveInt = 1
+    """Training workers; at most train.batch. Also fit tasks at once."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
+    """GPUs a worker or fit task."""
     cpus_per_worker: PositiveFloat = 1
+    """CPUs a worker or task, as Ray counts them."""
     threads: PositiveInt = 1
     """Compute threads a worker. Workers x threads should not exceed the cores."""
     window: PositiveInt | None = None
@@ -233,6 +286,7 @@ class Cluster(Section):
     cache: str | None = None
     """Folder on each node for verified shards. Default: <temporary folder>/medfuncta-cache."""
     cache_gigabytes: PositiveFloat = 20.0
+    """Size of the cache, at most; the longest unused shards go first."""
 
 
 class Telemetry(Section):
@@ -241,24 +295,38 @@ class Telemetry(Section):
     wandb: Literal["off", "offline", "online", "auto"] = "auto"
     """``auto``: online when WANDB_API_KEY is set, offline otherwise."""
     project: str = "medfuncta-dist"
+    """Weights & Biases project."""
     images: bool = False
+    """Send pictures of reconstructions to Weights & Biases."""
     log_steps: PositiveInt = 10
+    """Outer steps between log lines."""
 
 
 class RunFile(Section):
     """One run, whole. ``preset`` is already merged in (see ``config/load.py``) and kept for the record."""
 
     name: str
+    """The run's durable identity: lowercase letters, digits and dashes, at most 40."""
     storage: Annotated[str, Field(min_length=1)]
+    """Root of everything the run writes: a local folder or s3://bucket/prefix."""
     preset: Literal["medfuncta-1d", "medfuncta-2d", "medfuncta-3d"] | None = None
+    """Settings of the paper to start from."""
     data: Data
+    """Where scans come from."""
     field: FieldSection = FieldSection()
+    """The shared network."""
     meta: Meta = Meta()
+    """The inner loop."""
     train: Train = Train()
+    """The outer loop."""
     fit: Fit = Fit()
+    """Fitting."""
     evaluate: Evaluate = Evaluate()
+    """The report."""
     cluster: Cluster = Cluster()
+    """Resources."""
     telemetry: Telemetry = Telemetry()
+    """Metrics."""
 
     @field_validator("name")
     @classmethod

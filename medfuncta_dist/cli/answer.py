@@ -1,0 +1,76 @@
+"""How a command ends: one answer on stdout, everything else on stderr, one documented exit code.
+
+0 done · 1 anything else · 2 usage or invalid run file · 3 finished with quarantined scans · 4 integrity failure
+5 preempted or interrupted, resumable
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import typer
+
+RunFileArgument = typer.Argument(..., metavar="RUN.yaml", help="The run file.", show_default=False)
+SetOption = typer.Option([], "--set", metavar="KEY=VALUE", help="Override a key: --set train.steps=100. Repeatable.")
+JsonOption = typer.Option(False, "--json", help="Print one JSON object on stdout, and nothing else there.")
+
+
+def answer(work: Callable[[], dict[str, Any]], as_json: bool) -> NoReturn:
+    """Run ``work`` and exit. It returns figures to print; ``said`` in them (a list of lines) is what a person reads,
+    and ``quarantined`` > 0 makes the exit code 3."""
+    with _stdout_for_the_answer() as say:
+        try:
+            signal.signal(signal.SIGTERM, _interrupt)
+            figures, code = work(), 0
+            if figures.get("quarantined"):
+                code = 3
+        except BaseException as error:
+            figures, code = _failure(error)
+        say(_as_json(figures, code) if as_json else "\n".join(figures.get("said", [])))
+    sys.exit(code)
+
+
+def _failure(error: BaseException) -> tuple[dict[str, Any], int]:
+    from medfuncta_dist.errors import MedfunctaError
+
+    if isinstance(error, MedfunctaError):
+        print(f"error: {error}", file=sys.stderr)
+        kind = type(error).__name__
+        return {"error": {"kind": kind, "what": error.what, "where": error.where, "do": error.do}}, error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        what, do = "interrupted", "run the same command again: it resumes"
+        print(f"error: {what}\n  do:    {do}", file=sys.stderr)
+        return {"error": {"kind": "Interrupted", "what": what, "where": "", "do": do}}, 5
+    if isinstance(error, SystemExit):
+        return {}, error.code if isinstance(error.code, int) else 1
+    traceback.print_exception(error)
+    return {"error": {"kind": type(error).__name__, "what": str(error), "where": "", "do": ""}}, 1
+
+
+def _as_json(figures: dict[str, Any], code: int) -> str:
+    return json.dumps({**figures, "exit_code": code}, sort_keys=True, allow_nan=False)
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _stdout_for_the_answer() -> Iterator[Callable[[str], None]]:
+    """Send file descriptor 1 to stderr meanwhile: libraries and Ray's workers print where the answer belongs."""
+    sys.stdout.flush()
+    real = os.dup(1)
+    os.dup2(2, 1)
+
+    def say(text: str) -> None:
+        if text:
+            os.write(real, text.encode() + b"\n")
+
+    yield say

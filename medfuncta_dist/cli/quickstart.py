@@ -1,0 +1,27 @@
+"""quickstart: the whole job on this machine, on a real scan."""
+
+from __future__ import annotations
+
+import typer
+
+from medfuncta_dist.cli.answer import JsonOption, SetOption, answer
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("quickstart", help="The whole job on this machine, on a real scan; ends with a report.")(quickstart)
+
+
+def quickstart(
+    workdir: str = typer.Option("quickstart-run", "--workdir", help="Folder for everything the job writes."),
+    overrides: list[str] = SetOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Pack, train, fit and evaluate the MNI152 MRI volume."""
+
+    def work() -> dict[str, object]:
+        from medfuncta_dist.stages.quickstart import run_quickstart
+
+        return run_quickstart(workdir, overrides)
+
+    answer(work, as_json)

@@ -1,0 +1,50 @@
+"""pack, train, fit, evaluate and run: stages in order, in this process's cluster."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from medfuncta_dist.cli.answer import JsonOption, RunFileArgument, SetOption, answer
+
+STAGES = {
+    "pack": "Scans to shards. Run again: only what is missing.",
+    "train": "Meta-learn the shared network. Run again: resume.",
+    "fit": "A latent for every scan. Run again: only what is missing.",
+    "evaluate": "Metrics, and a report with pictures.",
+}
+
+
+StagesArgument = typer.Argument(..., metavar="STAGE...", help="Any of: pack train fit evaluate.", show_default=False)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    for stage, help_ in STAGES.items():
+        app.command(stage, help=help_)(_stage_command(stage))
+    app.command("run", help="Several stages in order: the entrypoint of a submitted job.")(run)
+
+
+def _stage_command(stage: str) -> Any:
+    def command(run_file: str = RunFileArgument, overrides: list[str] = SetOption, as_json: bool = JsonOption) -> None:
+        answer(lambda: _run(run_file, [stage], overrides), as_json)
+
+    return command
+
+
+def run(
+    run_file: str = RunFileArgument,
+    stages: list[str] = StagesArgument,
+    overrides: list[str] = SetOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Several stages in order."""
+    answer(lambda: _run(run_file, stages, overrides), as_json)
+
+
+def _run(run_file: str, stages: list[str], overrides: list[str]) -> dict[str, Any]:
+    from medfuncta_dist.config.load import load
+    from medfuncta_dist.stages.chain import run_stages
+
+    return run_stages(load(run_file, overrides), stages)

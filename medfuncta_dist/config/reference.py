@@ -1,0 +1,117 @@
+"""docs/run-file.md, written from the model itself: ``python -m medfuncta_dist.config.reference > docs/run-file.md``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from medfuncta_dist.config.presets import PRESETS
+from medfuncta_dist.config.run_file import RunFile
+
+HEAD = """\
+# The run file
+
+One YAML file per run, the same for every stage. Everything has a default except `name`, `storage` and `data` (with
+`data.shape`, and one of `data.source`, `data.splits`, `data.snapshot`). Order: preset, then file, then
+`--set section.key=value`; later wins. An unknown key, a wrong type or a contradiction between keys is refused before
+anything starts, with the key, the value and what was expected.
+
+The smallest whole one:
+
+```yaml
+name: ecg-mitbih
+storage: s3://bucket/medfuncta     # or a local folder
+data:
+  source: s3://archive/mit-bih/*.csv
+  reader: ecg-csv                  # default: by suffix
+  shape: [187]
+preset: medfuncta-1d
+```
+
+The resolved file (every key) is kept as `runs/<name>/run.yaml`. Within a run, `data`, `field`, `meta`, `train` and
+`fit` may not change (a changed file is refused with the difference), except for keys that change no output; see
+`stages/run_record.py`. This page is generated from the code (`python -m medfuncta_dist.config.reference`).
+"""
+
+
+def reference() -> str:
+    """The whole page as Markdown."""
+    return "\n".join([HEAD, *_sections(RunFile.model_json_schema()), *_presets()]) + "\n"
+
+
+def _sections(schema: dict[str, Any]) -> Iterator[str]:
+    definitions = schema["$defs"]
+    yield "## Top level\n\n| key | type | default | meaning |\n|---|---|---|---|"
+    sections = []
+    for name, field in schema["properties"].items():
+        if name in ("name", "storage", "preset"):
+            yield _row(name, field, schema)
+        else:
+            sections.append(name)
+    for name in sections:
+        yield from _table(name, definitions[_reference(schema["properties"][name])], definitions)
+
+
+def _table(path: str, section: dict[str, Any], definitions: dict[str, Any]) -> Iterator[str]:
+    about = " ".join(section.get("description", "").split()).replace("``", "`")
+    yield f"\n## `{path}`\n\n{about}\n\n| key | type | default | meaning |\n|---|---|---|---|"
+    nested = []
+    for name, field in section["properties"].items():
+        yield _row(name, field, section)
+        target = _reference(field)
+        if target:
+            nested.append((f"{path}.{name}", definitions[target]))
+    for name, definition in nested:
+        yield from _table(name, definition, definitions)
+
+
+def _row(name: str, field: dict[str, Any], section: dict[str, Any]) -> str:
+    required = name in section.get("required", [])
+    default = "required" if required else "see below" if _reference(field) else f"`{_plain(field.get('default'))}`"
+    about = " ".join(field.get("description", "").split()).replace("``", "`").replace("|", "\\|")
+    return f"| `{name}` | {_type(field)} | {default} | {about} |"
+
+
+def _plain(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return str(value).lower().replace("none", "null")
+    return str(value)
+
+
+def _reference(field: dict[str, Any]) -> str | None:
+    found = re.search(r"#/\$defs/(\w+)", str(field))
+    return found.group(1) if found else None
+
+
+def _type(field: dict[str, Any]) -> str:
+    if "anyOf" in field:
+        return " or ".join(_type(choice) for choice in field["anyOf"])
+    if "enum" in field:
+        return " · ".join(f"`{choice}`" for choice in field["enum"])
+    if _reference(field):
+        return "section"
+    names = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false", "null": "null"}
+    kind = field.get("type", "")
+    if kind == "array":
+        return f"list of {_type(field['items'])}"
+    if kind == "object":
+        return "mapping"
+    return names.get(kind, kind) + _bounds(field)
+
+
+def _bounds(field: dict[str, Any]) -> str:
+    signs = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
+    said = [f"{sign} {field[key]:g}" for key, sign in signs.items() if key in field]
+    return f" {', '.join(said)}" if said else ""
+
+
+def _presets() -> Iterator[str]:
+    yield "\n## Presets\n\nThe paper's settings; everything they do not name keeps its default.\n"
+    for name, sections in PRESETS.items():
+        settings = [f"{section}.{key} {value}" for section, keys in sections.items() for key, value in keys.items()]
+        yield f"- `{name}`: {', '.join(settings)}"
+
+
+if __name__ == "__main__":
+    print(reference(), end="")

@@ -1,0 +1,44 @@
+"""Stages in order. Each is refused before it starts if what it reads from is not there."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.stages import evaluate, fit, pack, summary, train
+from medfuncta_dist.stages.run_record import freeze
+from medfuncta_dist.storage.object_store import ObjectStore
+
+STAGES: dict[str, Callable[[RunFile, ObjectStore], dict[str, Any]]] = {
+    "pack": pack.run_pack,
+    "train": train.run_train,
+    "fit": fit.run_fit,
+    "evaluate": evaluate.run_evaluate,
+}
+
+
+def run_stages(run: RunFile, names: Sequence[str]) -> dict[str, Any]:
+    """Run the named stages; each returns its figures (plain values), which are merged into the run's summary.json.
+
+    The answer holds each stage's figures under its name, their lines under ``said`` and all ``quarantined`` together.
+    """
+    unknown = [name for name in names if name not in STAGES]
+    if unknown:
+        raise RunFileError(f"there is no stage {unknown[0]!r}", do=f"choose from {', '.join(STAGES)}")
+    store = ObjectStore(run.storage)
+    freeze(run, store)
+    answer: dict[str, Any] = {"run": run.name, "said": [], "quarantined": 0}
+    for name in names:
+        print(f"[{run.name}] {name} ...", file=sys.stderr)
+        began = time.monotonic()
+        figures = STAGES[name](run, store)
+        figures["seconds"] = round(time.monotonic() - began, 3)
+        answer["said"] += figures.pop("said")
+        answer["quarantined"] += figures.get("quarantined", 0)
+        answer[name] = figures
+        summary.merge(store, run.name, name, figures)
+    return answer

@@ -1,0 +1,59 @@
+"""runs/<name>/run.yaml: the resolved run file, frozen beside the outputs, and the refusal of a changed one."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from medfuncta_dist.config.load import difference, dump, parse
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.errors import ObjectMissingError, RunChangedError, RunFileError, StorageError
+from medfuncta_dist.storage.object_store import ObjectStore
+
+FIXED = ("data", "field", "meta", "train", "fit")
+# Keys of the fixed sections that change nothing in the outputs: where the state lives, how often it is saved or
+# looked at, and which files hold the owner's secrets.
+FREE = {
+    "data": {"private", "max_quarantined", "sources_per_task", "snapshot"},
+    "train": {"zero_stage", "checkpoint_steps", "checkpoint_minutes", "keep_checkpoints", "max_failures"},
+}
+
+
+def freeze(run: RunFile, store: ObjectStore) -> None:
+    """Refuse a run file that differs, where it matters, from this run's frozen one; else keep it as the frozen one.
+
+    Writing it is also the test that the storage can be written, before anything is computed.
+    """
+    path = f"runs/{run.name}/run.yaml"
+    _require_writable(store, run.name)
+    try:
+        frozen = parse(store.read(path).decode(), where=store.uri(path))
+    except ObjectMissingError:
+        frozen = run
+    changed = difference(fixed_part(frozen), fixed_part(run))
+    if changed:
+        raise RunChangedError(
+            "the run file differs from the one that this run was started with:\n  " + "\n  ".join(changed),
+            where=store.uri(path),
+            do="undo these changes, or give the changed run another name (data.dataset keeps the shards)",
+        )
+    store.write(path, dump(run).encode())
+
+
+def fixed_part(run: RunFile) -> dict[str, Any]:
+    """What may not change within a run, as plain values."""
+    whole = run.model_dump(mode="json")
+    return {s: {k: v for k, v in whole[s].items() if k not in FREE.get(s, ())} for s in FIXED}
+
+
+def _require_writable(store: ObjectStore, name: str) -> None:
+    probe = f"runs/{name}/.write-test-{secrets.token_hex(4)}"
+    try:
+        store.write(probe, b"medfuncta")
+        store.delete(probe)
+    except (StorageError, OSError) as error:
+        raise RunFileError(
+            f"storage can not be written: {getattr(error, 'what', error)}",
+            where=f"storage: {store.root}",
+            do="correct storage in the run file, or its permissions (for s3://: AWS_ENDPOINT_URL and the credentials)",
+        ) from error

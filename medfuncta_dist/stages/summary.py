@@ -1,0 +1,37 @@
+"""runs/<name>/summary.json: the figures of every stage that has finished, for people and for scripts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from medfuncta_dist.errors import FormatVersionError, ObjectMissingError
+from medfuncta_dist.storage.object_store import ObjectStore
+
+FORMAT_VERSION = 1
+
+
+def path(name: str) -> str:
+    """Where a run's summary lies."""
+    return f"runs/{name}/summary.json"
+
+
+def load(store: ObjectStore, name: str) -> dict[str, Any]:
+    """Figures by stage; empty when no stage has finished."""
+    try:
+        whole = json.loads(store.read(path(name)))
+    except ObjectMissingError:
+        return {"format_version": FORMAT_VERSION, "run": name}
+    if whole.get("format_version") != FORMAT_VERSION:
+        raise FormatVersionError(
+            f"summary format {whole.get('format_version')!r} is not {FORMAT_VERSION}, the one this version writes",
+            where=store.uri(path(name)),
+            do="use the version of medfuncta-dist that wrote it, or move it away",
+        )
+    return dict(whole)
+
+
+def merge(store: ObjectStore, name: str, stage: str, figures: dict[str, Any]) -> None:
+    """Put one stage's figures in, in place of its former ones."""
+    whole = load(store, name) | {stage: figures}
+    store.write(path(name), json.dumps(whole, indent=1, sort_keys=True, allow_nan=False).encode())
