@@ -1,0 +1,141 @@
+"""From a scan as read to a sample of the declared shape, and to the split it belongs to.
+
+    volume = windowed(scan, data)                     finite, the declared channels, an intensity window
+    for index, piece in slices(volume, data.slices):  where the run file asks for slices
+        sample = canonical(piece, data)               resampled; calls windowed() itself where that was not done
+
+``split_of`` takes the key of the *whole* scan, so that the slices of a volume stay in one split.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from medfuncta_dist.config.run_file import Data, Slabs, Slices, Split
+from medfuncta_dist.errors import ScanError
+from medfuncta_dist.scans.intensity import choose_window
+from medfuncta_dist.scans.resample import cast, resample, target_grid
+from medfuncta_dist.scans.scan import Scan
+
+LUMA = np.array([0.299, 0.587, 0.114])
+"""Weights of red, green and blue in the grey of a colour image (ITU-R BT.601, as Pillow's mode L)."""
+
+FOREGROUND = 0.1
+"""A value this far up the intensity window belongs to the body, not to the background (see ``Slices``)."""
+
+GAP: Split = "gap"
+
+
+def windowed(scan: Scan, data: Data) -> Scan:
+    """The scan with finite values, ``data.channels`` channels and a window; a scan that has a window is returned as is.
+
+    Raises ScanError.
+    """
+    if scan.window is not None:
+        return scan
+    if not np.isfinite(scan.array).all():
+        raise ScanError("some values are not finite")
+    array = _with_channels(scan.array, data.channels)
+    return replace(scan, array=array, window=choose_window(array, data.intensity))
+
+
+def canonical(scan: Scan, data: Data) -> Scan:
+    """The scan on a grid of ``data.shape``: array (channel, *data.shape) in its stored type, with window.
+
+    Spacing and affine follow, so world coordinates stay true. Raises ScanError.
+    """
+    scan = windowed(_without_flat_axes(scan, len(data.shape)), data)
+    assert scan.window is not None
+    grid = target_grid(scan.shape, scan.spacing, data.shape, data.aspect)
+    return replace(
+        scan,
+        array=np.ascontiguousarray(resample(scan.array, grid, outside=scan.window.low)),
+        spacing=grid.spacing(scan.spacing),
+        affine=None if scan.affine is None else grid.affine(scan.affine),
+    )
+
+
+def _with_channels(array: np.ndarray, channels: int) -> np.ndarray:
+    found = array.shape[0]
+    if found == channels:
+        return array
+    if (found, channels) == (3, 1):
+        return cast(np.tensordot(LUMA, array, axes=1)[None], array.dtype)
+    raise ScanError(f"expected {channels} channels, found {found}")
+
+
+def _without_flat_axes(scan: Scan, axes: int) -> Scan:
+    """Drop trailing axes of length 1 (a single slice stored as a volume) beyond ``axes``."""
+    while len(scan.shape) > axes and scan.shape[-1] == 1:
+        scan = replace(scan, array=scan.array[..., 0], spacing=scan.spacing[:-1])
+    if len(scan.shape) != axes:
+        raise ScanError(f"expected {axes} axes, found {len(scan.shape)}")
+    return scan
+
+
+def slices(volume: Scan, rule: Slices) -> Iterator[tuple[int, Scan]]:
+    """Slices with enough foreground, as (index along the axis, 2D scan), not resampled; they keep the volume's window.
+
+    A slice's affine maps (i, j, 0). ``volume`` comes from ``windowed``. Raises ScanError where it is not a volume.
+    """
+    assert volume.window is not None, "windowed() comes first: a slice must not choose its own window"
+    if len(volume.shape) != 3:
+        raise ScanError(f"slices need a volume of 3 axes, found {len(volume.shape)}")
+    level = volume.window.low + FOREGROUND * (volume.window.high - volume.window.low)
+    for index in range(volume.shape[rule.axis]):
+        array = np.take(volume.array, index, axis=rule.axis + 1)
+        if float((array > level).mean()) >= rule.min_foreground:
+            yield index, _slice(volume, array, rule.axis, index)
+
+
+def _slice(volume: Scan, array: np.ndarray, axis: int, index: int) -> Scan:
+    spacing = tuple(s for a, s in enumerate(volume.spacing) if a != axis)
+    return replace(
+        volume, array=array, spacing=spacing, affine=_slice_affine(volume.affine, axis, index), slice_index=index
+    )
+
+
+def _slice_affine(affine: np.ndarray | None, axis: int, index: int) -> np.ndarray | None:
+    """The sliced axis becomes the third, and its origin moves to the slice."""
+    if affine is None:
+        return None
+    order = [a for a in range(3) if a != axis] + [axis, 3]
+    moved = affine[:, order]
+    moved[:, 3] += index * affine[:, axis]
+    return moved
+
+
+def split_of(key: str, index: int | None, given: str | None, data: Data) -> Split:
+    """The split of one scan or slice: the one that its source gives, else by slab, else drawn by key.
+
+    ``key`` (hex) is the whole scan's, ``index`` a slice's along its axis. A pure function: new scans never move old
+    ones to another split.
+    """
+    if given is not None:
+        return given
+    if data.slabs is not None and index is not None:
+        return _by_slab(index, data.slabs)
+    return _by_key(key, data.fractions)
+
+
+def _by_slab(index: int, slabs: Slabs) -> Split:
+    """Slices are counted in slabs of ``size``; the last of every ``period`` slabs is held out."""
+    cycle = slabs.size * slabs.period
+    held_out = cycle - slabs.size
+    position = index % cycle
+    if position >= held_out:
+        return slabs.split
+    before_one = held_out - position <= slabs.gap
+    after_one = index >= cycle and position < slabs.gap
+    return GAP if before_one or after_one else "train"
+
+
+def _by_key(key: str, fractions: dict[Split, float]) -> Split:
+    """Keys are uniform, so their leading 64 bits are a draw; in order of name, so the file's order changes nothing."""
+    draw = int(key[:16], 16) / 16**16
+    names = sorted(fractions)
+    bounds = np.cumsum([fractions[name] for name in names])
+    return names[min(int(np.searchsorted(bounds, draw, side="right")), len(names) - 1)]

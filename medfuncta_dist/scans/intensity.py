@@ -1,0 +1,44 @@
+"""Which intensities of a scan become 0 and 1."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from medfuncta_dist.config.run_file import Intensity
+from medfuncta_dist.errors import ScanError
+from medfuncta_dist.scans.scan import Window
+
+AUTO_PERCENTILES = (0.0, 99.9)
+"""A few very bright values (vessels, metal, markers) would darken everything else of a scan without a fixed scale."""
+
+
+def choose_window(array: np.ndarray, intensity: Intensity) -> Window:
+    """The window of one scan. ``array``: (channel, *spatial), finite, not yet resampled; all channels share it."""
+    mode = intensity.mode
+    if mode == "auto":
+        mode = "dtype" if array.dtype.kind in "iu" and array.dtype.itemsize == 1 else "percentile"
+    if mode == "dtype":
+        return _of_type(array.dtype)
+    if mode == "range":
+        assert intensity.low is not None
+        assert intensity.high is not None
+        return Window(intensity.low, intensity.high)
+    if mode == "minmax":
+        return Window(float(array.min()), float(array.max()))
+    low, high = AUTO_PERCENTILES if intensity.low is None or intensity.high is None else (intensity.low, intensity.high)
+    return _of_percentiles(array, low, high)
+
+
+def _of_type(dtype: np.dtype) -> Window:
+    if dtype.kind not in "iu":
+        raise ScanError("intensity mode dtype needs integer values", do="choose range, minmax or percentile")
+    limits = np.iinfo(dtype)
+    return Window(float(limits.min), float(limits.max))
+
+
+def _of_percentiles(array: np.ndarray, low: float, high: float) -> Window:
+    bounds = np.percentile(array, (low, high))
+    if bounds[0] == bounds[1]:
+        # Almost all values are equal (an empty background): the few that differ are the scan.
+        bounds = np.array([array.min(), array.max()])
+    return Window(float(bounds[0]), float(bounds[1]))

@@ -1,0 +1,39 @@
+"""Keys: names of scans that only the owner of the salt can turn back into anything."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+
+SALT_BYTES = 32
+
+
+class KeyMaker:
+    """HMAC-SHA-256 under the owner's salt, as 64 lowercase hex digits (WebDataset cuts a key at its first dot).
+
+    The message is length-prefixed per part, so that no two different identities share one. Raises ValueError for a
+    salt too short to keep file names from being guessed.
+    """
+
+    def __init__(self, salt: bytes) -> None:
+        if len(salt) < SALT_BYTES:
+            raise ValueError(f"a salt has at least {SALT_BYTES} bytes")
+        self._salt = salt
+
+    def source_key(self, relative: str) -> str:
+        """Key of a source: its path relative to the fixed part of ``data.source``."""
+        return self._digest("source", relative)
+
+    def scan_key(self, relative: str, item: str) -> str:
+        """Key of a scan in a source; ``item`` is its ordinal there ("" where a source is one scan)."""
+        return self._digest("scan", relative, item)
+
+    def fingerprint(self) -> str:
+        """16 hex digits that tell two salts apart and reveal neither."""
+        return self._digest("fingerprint")[:16]
+
+    def _digest(self, *parts: str) -> str:
+        # surrogateescape: file names need not be valid UTF-8, and each must still have its own key.
+        encoded = [part.encode("utf-8", "surrogateescape") for part in parts]
+        message = b"".join(len(part).to_bytes(8, "big") + part for part in encoded)
+        return hmac.new(self._salt, message, hashlib.sha256).hexdigest()
