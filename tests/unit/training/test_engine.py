@@ -1,0 +1,179 @@
+"""The engine at ZeRO 0-3, on one and two real ranks, against plain torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from medfuncta_dist.config.run_file import Train
+from medfuncta_dist.fields.coordinates import grid
+from medfuncta_dist.fields.siren import FieldSpec, init_params
+from medfuncta_dist.meta.context import context_sets
+from medfuncta_dist.meta.outer_loop import MetaLearner
+from tests.unit.training.ranks import on_ranks
+
+BATCH, STEPS, RATE = 5, 5, 1e-3
+SPEC = FieldSpec.linear(coords=2, channels=1, layers=3, hidden=7, latent=5, omega_first=5.0, omega_last=15.0)
+STAGES = (0, 1, 2, 3)
+CLIP = 1e-3
+
+
+def learner() -> MetaLearner:
+    return MetaLearner(SPEC, init_params(SPEC, torch.Generator().manual_seed(3)), grid([6, 5]), rate=0.1)
+
+
+def targets(step: int) -> torch.Tensor:
+    return torch.rand(BATCH, 30, 1, generator=torch.Generator().manual_seed(step))
+
+
+def contexts(step: int) -> list[torch.Tensor]:
+    return context_sets(30, 0.5, 2, seed=1, outer_step=step)
+
+
+def inputs(step: int, rows: slice = slice(None)) -> tuple[Any, ...]:
+    mine = targets(step)[rows]
+    return mine, torch.zeros(len(mine), SPEC.latent, requires_grad=True), contexts(step)
+
+
+def plain_torch(clip: float | None, then_clip: float | None = None) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
+    """The oracle: one process, no DeepSpeed. Losses, norms, final parameters. ``then_clip``: from step 2 on."""
+    model = learner()
+    adam = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.1)
+    losses, norms = [], []
+    for step in range(STEPS):
+        clip = then_clip if then_clip and step >= 2 else clip
+        adam.zero_grad()
+        loss = model(*inputs(step)).mean()
+        loss.backward()
+        norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), clip or float("inf"))))
+        adam.step()
+        losses.append(loss.item())
+    return losses, norms, {name: p.detach() for name, p in model.params().items()}
+
+
+def rows_of_rank() -> slice:
+    """Uneven on purpose: the first rank takes all that the others do not."""
+    rank, world = dist.get_rank(), dist.get_world_size()
+    first = BATCH - (world - 1) if world > 1 else BATCH
+    return slice(0, first) if rank == 0 else slice(first + rank - 1, first + rank)
+
+
+def take_steps(engine: Any, first: int, last: int) -> tuple[list[float], list[float]]:
+    from medfuncta_dist.training.engine import share_of_loss
+
+    losses, norms = [], []
+    for step in range(first, last):
+        mine = engine.losses(*inputs(step, rows_of_rank()))
+        total = mine.detach().sum() / BATCH
+        norms.append(engine.step(share_of_loss(mine, BATCH, dist.get_world_size()), RATE))
+        dist.all_reduce(total)
+        losses.append(float(total))
+    return losses, norms
+
+
+def settings(stage: int, clip: float | None) -> Train:
+    return Train(batch=BATCH, zero_stage=stage, clip=clip, weight_decay=0.1)
+
+
+Saved = dict[str, dict[str, torch.Tensor]]
+
+
+def from_scratch(clip: float | None) -> list[Any]:
+    """At each stage: losses, norms and final parameters of all steps, and this rank's share of the state after two."""
+    from medfuncta_dist.training.engine import Engine, connect, tensors
+
+    connect()
+    found = []
+    for stage in STAGES:
+        engine = Engine(learner(), settings(stage, clip))
+        first, first_norms = take_steps(engine, 0, 2)
+        share = {name: dict(tensors(state)) for name, state in engine.share_of_state().items()}
+        rest, rest_norms = take_steps(engine, 2, STEPS)
+        found.append((first + rest, first_norms + rest_norms, dict(engine.full_parameters()), share))
+    return found
+
+
+def resumed(saved: Saved, clip: float | None) -> list[Any]:
+    """At each stage, loading a state: whether it would be saved again to the bit, the losses and final parameters."""
+    from medfuncta_dist.training.engine import Engine, ParameterState, connect
+
+    connect()
+    state = {name: ParameterState(**whole) for name, whole in saved.items()}
+    found = []
+    for stage in STAGES:
+        model = learner()
+        model.load({name: whole.param for name, whole in state.items()})
+        engine = Engine(model, settings(stage, clip))
+        engine.still_step(*inputs(0, slice(0, 1)))
+        engine.load_moments(state, steps=2)
+        same = all(torch.equal(v, saved[n][k]) for n, s in engine.share_of_state().items() for k, v in vars(s).items())
+        losses, _ = take_steps(engine, 2, STEPS)
+        found.append((same, losses, dict(engine.full_parameters())))
+    return found
+
+
+def both(saved: Saved) -> tuple[list[Any], list[Any]]:
+    return from_scratch(CLIP), resumed(saved, CLIP)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    return on_ranks(1, from_scratch, None, folder=tmp_path_factory.mktemp("alone"))
+
+
+@pytest.fixture(scope="module")
+def two(alone: list[Any], tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """Two uneven ranks: from scratch, and resumed from what one rank saved (clipping came later, so not compared)."""
+    return on_ranks(2, both, merged(on_stage(alone, 1)), folder=tmp_path_factory.mktemp("two"))
+
+
+def on_stage(ranks: list[Any], stage: int) -> list[Saved]:
+    return [rank[stage][3] for rank in ranks]
+
+
+def merged(shares: list[Saved]) -> Saved:
+    assert sum(len(share) for share in shares) == len(SPEC.shapes()), "every parameter is written once"
+    return {name: whole for share in shares for name, whole in share.items()}
+
+
+def assert_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_every_stage_takes_the_steps_of_plain_torch(
+    world_size: int, stage: int, alone: list[Any], two: list[Any]
+) -> None:
+    ranks, clip = (alone, None) if world_size == 1 else ([scratch for scratch, _ in two], CLIP)
+    losses, norms, parameters = plain_torch(clip)
+    for rank in ranks:
+        found_losses, found_norms, found_parameters, _ = rank[stage]
+        assert found_losses == pytest.approx(losses, abs=1e-6)
+        assert found_norms == pytest.approx(norms, rel=1e-4)
+        assert_close(found_parameters, parameters)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_one_rank_s_state_resumes_on_two_at_any_stage(stage: int, two: list[Any]) -> None:
+    losses, _, parameters = plain_torch(None, then_clip=CLIP)
+    for _, restored in two:
+        same, found_losses, found_parameters = restored[stage]
+        assert same, "what was loaded is what would be saved again, to the bit"
+        assert found_losses == pytest.approx(losses[2:], abs=1e-6)
+        assert_close(found_parameters, parameters)
+
+
+def test_partitioned_state_of_two_ranks_resumes_on_one_at_any_stage(two: list[Any], tmp_path: Path) -> None:
+    saved = merged(on_stage([scratch for scratch, _ in two], 3))
+    losses, _, parameters = plain_torch(CLIP)
+    [restored] = on_ranks(1, resumed, saved, CLIP, folder=tmp_path)
+    for same, found_losses, found_parameters in restored:
+        assert same
+        assert found_losses == pytest.approx(losses[2:], abs=1e-6)
+        assert_close(found_parameters, parameters)
