@@ -1,0 +1,177 @@
+"""The shared network as two files, and back: ``network.safetensors`` (θ) and ``network.json`` (all else).
+
+In three lines, without Ray, DeepSpeed or storage:
+
+    from medfuncta_dist.fields.shared_network import SharedNetwork
+    network = SharedNetwork.load("network")
+    values = network.decode(latents, (64, 64))      # (scan, channel, *shape), in [0, 1] up to the fit's error
+
+``network.json`` (format_version 1): kind, spec (architecture with every ω written out), contract (shape, channels and
+intensity rule of the data it was trained on), inner (steps, rate and selection ratio of the inner loop),
+dataset_digest, code_version, and weights: {file, size, sha256}. Its own SHA-256 is the network's digest, which covers
+θ through ``weights``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from torch import Tensor
+
+from medfuncta_dist.errors import FormatVersionError, IntegrityError, MedfunctaError
+from medfuncta_dist.fields.coordinates import grid
+from medfuncta_dist.fields.siren import FieldSpec, Params, field
+
+WEIGHTS_FILE = "network.safetensors"
+DESCRIPTION_FILE = "network.json"
+FORMAT_VERSION = 1
+KIND = "shared-network"
+
+DECODE_POINTS = 8192
+"""Points decoded at once, a scan at a time: 8 MB an activation at hidden width 256, whatever the resolution."""
+
+
+@dataclass(frozen=True)
+class SharedNetwork:
+    """A meta-learned network with what is needed to fit and decode with it. Tensors are float32 on the CPU."""
+
+    spec: FieldSpec
+    params: Params
+    contract: dict[str, Any]
+    inner: dict[str, Any]
+    dataset_digest: str
+    code_version: str
+
+    def to_files(self) -> dict[str, bytes]:
+        """File name → content. Equal networks give equal bytes."""
+        weights = self._weights
+        return {WEIGHTS_FILE: weights, DESCRIPTION_FILE: _describe(self, weights)}
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 (hex) of ``network.json``."""
+        return hashlib.sha256(_describe(self, self._weights)).hexdigest()
+
+    @classmethod
+    def from_files(cls, weights: bytes, description: bytes) -> SharedNetwork:
+        """The inverse of ``to_files``.
+
+        Raises FormatVersionError for another format version, IntegrityError when the two files do not belong together
+        or a tensor is missing, superfluous, or of another shape or type than the architecture says.
+        """
+        said = _parse(description)
+        _check_weights(weights, said["weights"])
+        spec = _spec(said["spec"])
+        params = _load_tensors(weights)
+        _check_tensors(spec, params)
+        return cls(spec, params, said["contract"], said["inner"], said["dataset_digest"], said["code_version"])
+
+    @classmethod
+    def load(cls, folder: str | Path) -> SharedNetwork:
+        """Read both files from a local folder."""
+        folder = Path(folder)
+        for name in (WEIGHTS_FILE, DESCRIPTION_FILE):
+            if not (folder / name).is_file():
+                raise MedfunctaError(
+                    f"there is no {name}", where=str(folder), do="give a folder that holds both files of a network"
+                )
+        return cls.from_files((folder / WEIGHTS_FILE).read_bytes(), (folder / DESCRIPTION_FILE).read_bytes())
+
+    @torch.no_grad()
+    def decode(
+        self, latents: Float[Tensor, "batch latent"], shape: Sequence[int]
+    ) -> Float[Tensor, "batch channel *space"]:
+        """Values of each latent on a grid of ``shape``, at any resolution, in chunks of points. Not clamped."""
+        coordinates = grid(shape, latents.device)
+        params = {name: tensor.to(latents.device) for name, tensor in self.params.items()}
+        scans = [
+            torch.cat(
+                [field(self.spec, params, part, latent[None]) for part in torch.split(coordinates, DECODE_POINTS)],
+                dim=1,
+            )
+            for latent in latents
+        ]
+        values = torch.cat(scans) if scans else latents.new_empty(0, len(coordinates), self.spec.channels)
+        return values.transpose(1, 2).reshape(len(latents), self.spec.channels, *shape)
+
+    @cached_property
+    def _weights(self) -> bytes:
+        kept = {name: self.params[name].detach().to("cpu", torch.float32) for name in self.spec.shapes()}
+        return safetensors.torch.save({name: tensor.contiguous() for name, tensor in kept.items()})
+
+
+def _describe(network: SharedNetwork, weights: bytes) -> bytes:
+    body = {
+        "format_version": FORMAT_VERSION,
+        "kind": KIND,
+        "spec": asdict(network.spec),
+        "contract": network.contract,
+        "inner": network.inner,
+        "dataset_digest": network.dataset_digest,
+        "code_version": network.code_version,
+        "weights": {"file": WEIGHTS_FILE, "size": len(weights), "sha256": hashlib.sha256(weights).hexdigest()},
+    }
+    return json.dumps(body, sort_keys=True, indent=2, allow_nan=False).encode()
+
+
+def _parse(description: bytes) -> dict[str, Any]:
+    try:
+        said = json.loads(description)
+    except ValueError as error:
+        raise _damaged(f"{DESCRIPTION_FILE} is not JSON") from error
+    if not isinstance(said, dict) or said.get("kind") != KIND:
+        raise _damaged(f"{DESCRIPTION_FILE} does not describe a shared network")
+    version = said.get("format_version")
+    if version != FORMAT_VERSION:
+        raise FormatVersionError(
+            f"{DESCRIPTION_FILE} has format_version {version!r}, this version reads {FORMAT_VERSION}",
+            do="read it with the version of medfuncta-dist that wrote it, or a newer one",
+        )
+    missing = {"spec", "contract", "inner", "dataset_digest", "code_version", "weights"} - said.keys()
+    if missing:
+        raise _damaged(f"{DESCRIPTION_FILE} lacks {', '.join(sorted(missing))}")
+    return said
+
+
+def _check_weights(weights: bytes, said: Any) -> None:
+    if not isinstance(said, dict) or said.get("sha256") != hashlib.sha256(weights).hexdigest():
+        raise _damaged(f"{WEIGHTS_FILE} is not the file that {DESCRIPTION_FILE} names: its SHA-256 differs")
+
+
+def _spec(said: Any) -> FieldSpec:
+    try:
+        return FieldSpec(**{**said, "omegas": tuple(float(w) for w in said["omegas"])})
+    except (TypeError, ValueError, KeyError, MedfunctaError) as error:
+        raise _damaged(f"{DESCRIPTION_FILE} holds no valid architecture") from error
+
+
+def _load_tensors(weights: bytes) -> Params:
+    try:
+        return safetensors.torch.load(weights)
+    except SafetensorError as error:
+        raise _damaged(f"{WEIGHTS_FILE} is not a safetensors file") from error
+
+
+def _check_tensors(spec: FieldSpec, params: Params) -> None:
+    shapes = spec.shapes()
+    if params.keys() != shapes.keys():
+        odd = ", ".join(sorted(params.keys() ^ shapes.keys()))
+        raise _damaged(f"{WEIGHTS_FILE} and the architecture differ in the tensors {odd}")
+    for name, shape in shapes.items():
+        tensor = params[name]
+        if tuple(tensor.shape) != shape or tensor.dtype != torch.float32:
+            raise _damaged(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, expected torch.float32 {shape}")
+
+
+def _damaged(what: str) -> IntegrityError:
+    return IntegrityError(what, do="restore both files of the network from the run that trained it")
