@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import safetensors.torch
+import torch
+
+from medfuncta_dist.errors import FormatVersionError, IntegrityError, MedfunctaError
+from medfuncta_dist.fields.coordinates import grid
+from medfuncta_dist.fields.shared_network import SharedNetwork
+from medfuncta_dist.fields.siren import FieldSpec, field, init_params
+
+SPEC = FieldSpec(2, 2, 4, 8, 6, (4.0, 7.5, 10.0), residual=True, modulate_first=True)
+
+
+@pytest.fixture
+def network() -> SharedNetwork:
+    params = init_params(SPEC, torch.Generator().manual_seed(0))
+    inner = {"steps": 10, "rate": 0.01, "selection_ratio": 0.25}
+    return SharedNetwork(SPEC, params, {"shape": [8, 8], "channels": 2}, inner, "d" * 64, "0.1.0")
+
+
+def edited(network: SharedNetwork, **changes: Any) -> bytes:
+    return json.dumps(json.loads(network.to_files()["network.json"]) | changes).encode()
+
+
+def repacked(network: SharedNetwork, tensors: dict[str, torch.Tensor]) -> tuple[bytes, bytes]:
+    """Other tensors under an honest digest: only names, shapes and types can give them away."""
+    other = SharedNetwork(SPEC, network.params, {}, {}, "d" * 64, "0.1.0")
+    weights = safetensors.torch.save(tensors)
+    other.__dict__["_weights"] = weights
+    return weights, other.to_files()["network.json"]
+
+
+def test_a_network_survives_its_files(network: SharedNetwork, tmp_path: Path) -> None:
+    for name, content in network.to_files().items():
+        (tmp_path / name).write_bytes(content)
+    again = SharedNetwork.load(tmp_path)
+    assert again.spec == network.spec
+    assert all(torch.equal(again.params[n], network.params[n]) for n in SPEC.shapes())
+    assert (again.contract, again.inner, again.dataset_digest) == (network.contract, network.inner, "d" * 64)
+    assert again.digest == network.digest
+    assert again.to_files() == network.to_files()
+
+
+def test_the_digest_covers_weights_and_description(network: SharedNetwork) -> None:
+    moved = {name: tensor + 1e-6 for name, tensor in network.params.items()}
+    others = [
+        SharedNetwork(SPEC, moved, network.contract, network.inner, "d" * 64, "0.1.0"),
+        SharedNetwork(SPEC, network.params, network.contract, network.inner, "e" * 64, "0.1.0"),
+    ]
+    assert len({network.digest, *(other.digest for other in others)}) == 3
+
+
+def test_decode_is_the_field_at_any_resolution(network: SharedNetwork) -> None:
+    latents = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
+    for shape in [(5, 4), (120, 100)]:
+        values = network.decode(latents, shape)
+        expected = field(SPEC, network.params, grid(shape), latents).transpose(1, 2).reshape(3, 2, *shape)
+        torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-5)
+    assert network.decode(latents[:0], (5, 4)).shape == (0, 2, 5, 4)
+
+
+def test_an_unknown_version_is_refused_by_name(network: SharedNetwork) -> None:
+    files = network.to_files()
+    with pytest.raises(FormatVersionError, match="2"):
+        SharedNetwork.from_files(files["network.safetensors"], edited(network, format_version=2))
+
+
+def test_weights_of_another_network_are_refused(network: SharedNetwork) -> None:
+    files = network.to_files()
+    weights = bytearray(files["network.safetensors"])
+    weights[-1] ^= 1
+    with pytest.raises(IntegrityError, match="SHA-256"):
+        SharedNetwork.from_files(bytes(weights), files["network.json"])
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("layer.2.weight", torch.zeros(8, 7)),
+        ("layer.2.weight", torch.zeros(8, 8, dtype=torch.float64)),
+        ("layer.2.weight", None),
+        ("extra", torch.zeros(1)),
+    ],
+)
+def test_tensors_that_the_architecture_does_not_have_are_refused(
+    network: SharedNetwork, name: str, tensor: torch.Tensor | None
+) -> None:
+    tensors = dict(network.params)
+    tensors.pop(name, None)
+    if tensor is not None:
+        tensors[name] = tensor
+    with pytest.raises(IntegrityError, match=name):
+        SharedNetwork.from_files(*repacked(network, tensors))
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"\xff", b'{"format_version": 1}'])
+def test_a_description_that_is_none_is_refused(network: SharedNetwork, text: bytes) -> None:
+    with pytest.raises(IntegrityError):
+        SharedNetwork.from_files(network.to_files()["network.safetensors"], text)
+
+
+def test_a_damaged_architecture_is_refused(network: SharedNetwork) -> None:
+    spec = json.loads(network.to_files()["network.json"])["spec"]
+    for wrong in [{**spec, "layers": 5}, {**spec, "colour": 1}, {**spec, "omegas": ["fast"] * 3}, None]:
+        with pytest.raises(IntegrityError, match="architecture"):
+            SharedNetwork.from_files(network.to_files()["network.safetensors"], edited(network, spec=wrong))
+
+
+def test_bytes_that_are_not_safetensors_are_refused(network: SharedNetwork) -> None:
+    other = SharedNetwork(SPEC, network.params, {}, {}, "d" * 64, "0.1.0")
+    other.__dict__["_weights"] = b"not tensors"
+    with pytest.raises(IntegrityError, match="safetensors"):
+        SharedNetwork.from_files(b"not tensors", other.to_files()["network.json"])
+
+
+def test_an_empty_folder_is_said_to_be_empty(tmp_path: Path) -> None:
+    with pytest.raises(MedfunctaError, match=r"network\.safetensors"):
+        SharedNetwork.load(tmp_path)

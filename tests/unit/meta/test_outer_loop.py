@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from medfuncta_dist.fields.coordinates import grid
+from medfuncta_dist.fields.siren import field, init_params
+from medfuncta_dist.meta.inner_loop import adapt
+from medfuncta_dist.meta.losses import mse
+from medfuncta_dist.meta.outer_loop import MetaLearner
+from tests.unit.meta.problems import Problem, problem
+
+
+def learner(p: Problem) -> MetaLearner:
+    return MetaLearner(p.spec, p.params, p.coordinates, p.rate)
+
+
+def meta_gradients(p: Problem) -> dict[str, Tensor]:
+    model = learner(p)
+    model(p.targets, p.latents.clone().requires_grad_(), p.contexts).mean().backward()
+    return {name: parameter.grad for name, parameter in model.params().items()}
+
+
+def central_differences(loss: Callable[[], Tensor], tensor: Tensor, h: float = 1e-5) -> Tensor:
+    """Derivative of ``loss`` by every element of ``tensor``, which it reads."""
+    slopes = torch.empty_like(tensor)
+    flat = tensor.view(-1)
+    for i in range(flat.numel()):
+        kept = flat[i].item()
+        flat[i] = kept + h
+        up = loss()
+        flat[i] = kept - h
+        slopes.view(-1)[i] = (up - loss()) / (2 * h)
+        flat[i] = kept
+    return slopes
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.5])
+@pytest.mark.parametrize("variant", ["paper", "code"])
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_meta_gradient_agrees_with_finite_differences(dims: int, variant: str, ratio: float) -> None:
+    p = problem(dims, variant, ratio, batch=2, steps=2)
+    model = learner(p)
+
+    @torch.no_grad()
+    def loss() -> Tensor:
+        return model(p.targets, p.latents, p.contexts).mean()
+
+    for name, gradient in meta_gradients(p).items():
+        expected = central_differences(loss, model.params()[name].detach())
+        assert (gradient - expected).norm() <= 1e-6 * expected.norm(), name
+
+
+def test_the_second_order_part_is_there() -> None:
+    """What a first-order approximation leaves out is far above the tolerance of the test before."""
+    p = problem(2, "code", 0.5)
+    adapted = adapt(p.spec, p.params, p.coordinates, p.targets, p.latents, p.contexts, p.rate, create_graph=False)
+    params = {name: tensor.clone().requires_grad_() for name, tensor in p.params.items()}
+    mse(field(p.spec, params, p.coordinates, adapted), p.targets).mean().backward()
+    for name, gradient in meta_gradients(p).items():
+        assert (params[name].grad - gradient).norm() > 1e-3 * gradient.norm(), name
+
+
+def test_each_scans_loss_is_its_own() -> None:
+    p = problem(3, "paper", 0.5, batch=3)
+    model = learner(p)
+    together = model(p.targets, p.latents, p.contexts)
+    for i in range(3):
+        alone = model(p.targets[i : i + 1], p.latents[i : i + 1], p.contexts)
+        torch.testing.assert_close(alone[0], together[i], rtol=1e-12, atol=1e-14)
+
+
+def test_the_initial_latents_receive_a_gradient() -> None:
+    p = problem(1, "code", 0.5)
+    start, model = p.latents.clone().requires_grad_(), learner(p)
+    model(p.targets, start, p.contexts).sum().backward()
+    expected = central_differences(lambda: model(p.targets, p.latents, p.contexts).sum().detach(), p.latents)
+    assert (start.grad - expected).norm() <= 1e-6 * expected.norm()
+
+
+def test_validation_keeps_no_graph_and_gives_the_same_loss() -> None:
+    p = problem(2, "paper", 0.5)
+    model = learner(p)
+    trained = model(p.targets, p.latents.requires_grad_(), p.contexts)
+    with torch.no_grad():
+        validated = model(p.targets, p.latents, p.contexts)
+    assert not validated.requires_grad
+    torch.testing.assert_close(validated, trained.detach(), rtol=1e-12, atol=0)
+
+
+def test_state_holds_theta_and_nothing_else() -> None:
+    p = problem(2, "code", 1.0)
+    model = learner(p)
+    assert model.state_dict().keys() == {name.replace(".", "_") for name in p.spec.shapes()}
+    elsewhere = MetaLearner(p.spec, init_params(p.spec, torch.Generator().manual_seed(9)), grid([9, 9]), p.rate)
+    elsewhere.load(p.params)
+    assert all(torch.equal(elsewhere.params()[n], p.params[n].float()) for n in p.params)
+
+
+def test_the_given_parameters_are_copied() -> None:
+    p = problem(1, "paper", 1.0)
+    model = learner(p)
+    with torch.no_grad():
+        model.params()["layer.1.weight"].add_(1)
+    assert not torch.equal(model.params()["layer.1.weight"], p.params["layer.1.weight"])
