@@ -1,0 +1,185 @@
+"""The pack stage's driver: plan → map → reconcile → commit a snapshot → private mapping.
+
+    datasets/<dataset>/dataset.json                 the data contract and the salt's fingerprint
+    datasets/<dataset>/shards/<sha256>.tar          indexes/<sha256>.parquet
+    datasets/<dataset>/packs/<group digest>.json    a task's commit record
+    datasets/<dataset>/snapshots/<digest>.json      commits/<generation>-<digest12>.json
+
+Run again, it does only what is missing. New scans in the archive make new shards, and a snapshot that names the former
+one as its parent; nothing new, no new snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.errors import IntegrityError, MedfunctaError, RunFileError
+from medfuncta_dist.scans.key import KeyMaker
+from medfuncta_dist.scans.private import load_or_create_salt, private_folder
+from medfuncta_dist.shards.contract import contract_of, open_dataset
+from medfuncta_dist.shards.ledger import require_balance, require_few_quarantined, total
+from medfuncta_dist.shards.mapping import update_mapping
+from medfuncta_dist.shards.pack_record import PackRecord, read_packs
+from medfuncta_dist.shards.pack_task import PackTask, pack_task, set_aside
+from medfuncta_dist.shards.plan import PackPlan, PackSource, find_sources, plan
+from medfuncta_dist.shards.snapshot import Shard, Snapshot, commit_snapshot, newest_snapshot, snapshot_path
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.work import Failed, FanOut
+
+__all__ = ["PackPlan", "PackProgress", "PackSource", "PackSummary", "PackTask", "pack", "pack_task", "plan"]
+
+
+@dataclass(frozen=True)
+class PackProgress:
+    """How far packing is: sources of the archive, and the ledger of what was packed so far, earlier runs included."""
+
+    sources_done: int
+    sources: int
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True)
+class PackSummary:
+    """What the data set is after packing. ``quarantined`` entries hold key, reason and kind (source or scan)."""
+
+    snapshot_digest: str
+    counts: dict[str, int]
+    quarantined: list[dict[str, str]] = field(repr=False)
+    splits: dict[str, int]
+    """Scans a split."""
+    new_sources: int
+    """Sources that this call packed or quarantined."""
+
+
+def pack(run: RunFile, fan_out: FanOut, on_progress: Callable[[PackProgress], None]) -> PackSummary:
+    """Pack every scan of the run file's sources that is not packed yet; tasks go through ``fan_out``.
+
+    Raises ``RunFileError`` (sources), ``RunChangedError`` (contract or salt are not the data set's),
+    ``QuarantineLimitError``, ``IntegrityError`` (counts that do not balance), ``StorageError``.
+    """
+    store = ObjectStore(run.storage)
+    folder = private_folder(run.data.private, run.dataset, run.storage)
+    keys = KeyMaker(load_or_create_salt(folder))
+    sources = find_sources(run.data, keys)
+    open_dataset(store, run.dataset, run.data, keys.fingerprint())
+    parent = newest_snapshot(store, run.dataset)
+    todo = plan(sources, read_packs(store, run.dataset), parent.packs if parent else (), run.data.sources_per_task)
+    tasks = [PackTask(store.root, run.dataset, run.data, group, keys) for group in todo.groups]
+    made = list(_mapped(tasks, fan_out, _reporter(todo, len(sources), on_progress)))
+    new_sources = _require_all(tasks, made)
+    records = todo.records + sorted(made, key=lambda record: record.name)
+    # The mapping first: when too much is quarantined, its owner needs it to find the files.
+    update_mapping(folder, store, records, _beyond(parent, records), {s.key: s.uri for s in sources})
+    snapshot = _snapshot(store, run, parent, records)
+    return _summary(snapshot, new_sources)
+
+
+def _reporter(
+    todo: PackPlan, sources: int, on_progress: Callable[[PackProgress], None]
+) -> Callable[[PackRecord], None]:
+    counts = total(record.counts for record in todo.records)
+    left = sum(map(len, todo.groups))
+
+    def report(record: PackRecord | None) -> None:
+        nonlocal counts, left
+        if record is not None:
+            counts, left = total([counts, record.counts]), left - record.counts["sources"]
+        on_progress(PackProgress(sources - left, sources, counts))
+
+    report(None)
+    return report
+
+
+def _mapped(tasks: Sequence[PackTask], fan_out: FanOut, report: Callable[[PackRecord], None]) -> Iterator[PackRecord]:
+    """All tasks' records. A task that can not be run is divided, to find the source that no worker survives."""
+    failed: list[Failed] = []
+    for done in fan_out(pack_task, tasks):
+        if isinstance(done, Failed):
+            failed.append(_not_ours(done))
+        else:
+            report(done.result)
+            yield done.result
+    for failure in failed:
+        if len(failure.item.sources) == 1:
+            record = set_aside(failure.item, f"packing this source failed: {type(failure.error).__name__}")
+            report(record)
+            yield record
+        else:
+            yield from _mapped([replace(failure.item, sources=(s,)) for s in failure.item.sources], fan_out, report)
+
+
+def _require_all(tasks: Sequence[PackTask], made: Sequence[PackRecord]) -> int:
+    """The number of sources that went out, which must have come back."""
+    out, back = sum(len(task.sources) for task in tasks), sum(record.counts["sources"] for record in made)
+    if out != back:
+        raise IntegrityError(f"{out} sources were to be packed, {back} came back", do="run the pack stage again")
+    return out
+
+
+def _not_ours(failure: Failed) -> Failed:
+    """Storage, disk and run file are no fault of a source: quarantining it would hide that they need mending."""
+    if isinstance(failure.error, MedfunctaError | OSError):
+        raise failure.error
+    return failure
+
+
+def _beyond(parent: Snapshot | None, records: Sequence[PackRecord]) -> list[PackRecord]:
+    packed = set(parent.packs) if parent else set()
+    return [record for record in records if record.name not in packed]
+
+
+def _snapshot(store: ObjectStore, run: RunFile, parent: Snapshot | None, records: Sequence[PackRecord]) -> Snapshot:
+    """The parent as it is plus the new records; committed when it differs from the parent."""
+    new = _beyond(parent, records)
+    snapshot = _grown(parent or _empty(run), new)
+    where = store.uri(snapshot_path(run.dataset, snapshot.digest))
+    _reconcile(snapshot, where)
+    reasons = (entry["reason"] for entry in snapshot.quarantined)
+    require_few_quarantined(snapshot.counts, reasons, run.data.max_quarantined, where)
+    if new:
+        commit_snapshot(store, snapshot)
+    return snapshot
+
+
+def _empty(run: RunFile) -> Snapshot:
+    return Snapshot(run.dataset, None, contract_of(run.data), {}, counts=total([]))
+
+
+def _grown(parent: Snapshot, new: Sequence[PackRecord]) -> Snapshot:
+    if not new:
+        return parent
+    splits = {name: list(shards) for name, shards in parent.splits.items()}
+    for record in new:
+        for name, shards in record.splits.items():
+            splits.setdefault(name, []).extend(shards)
+    entries = [{k: entry[k] for k in ("key", "reason", "kind")} for record in new for entry in record.quarantined]
+    return replace(
+        parent,
+        parent=parent.digest if parent.packs else None,
+        generation=parent.generation + 1,
+        splits=splits,
+        quarantined=[*parent.quarantined, *entries],
+        counts=total([parent.counts, *(record.counts for record in new)]),
+        packs=[*parent.packs, *(record.name for record in new)],
+    )
+
+
+def _reconcile(snapshot: Snapshot, where: str) -> None:
+    require_balance(snapshot.counts, where)
+    if snapshot.counts["packed"] == 0:
+        raise RunFileError("the sources hold no usable scan", where="data", do="check data.source and data.reader")
+    shards: list[Shard] = [shard for split in snapshot.splits.values() for shard in split]
+    if snapshot.samples != snapshot.counts["packed"] or len({shard.uri for shard in shards}) != len(shards):
+        raise IntegrityError("the shards do not hold each packed scan once", where=where)
+
+
+def _summary(snapshot: Snapshot, new_sources: int) -> PackSummary:
+    return PackSummary(
+        snapshot.digest,
+        dict(snapshot.counts),
+        [dict(entry) for entry in snapshot.quarantined],
+        {name: sum(shard.samples for shard in shards) for name, shards in snapshot.splits.items()},
+        new_sources,
+    )

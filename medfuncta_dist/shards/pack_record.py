@@ -1,0 +1,101 @@
+"""The commit record of one pack task: which sources it took, the shards it made of them, and what it had to leave out.
+
+    datasets/<name>/packs/<group digest>.json   the group digest names the set of sources: a retry has the same name
+
+Shards that no pack record names do not exist. Overlapping records come from two drivers that saw different listings
+of the archive; ``settle`` decides between them, so that no source counts twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from medfuncta_dist.errors import IntegrityError, ObjectMissingError
+from medfuncta_dist.shards.snapshot import Shard, dataset_path
+from medfuncta_dist.storage.commit import read_record, read_records, write_record
+from medfuncta_dist.storage.digest import digest_json
+from medfuncta_dist.storage.object_store import ObjectStore
+
+KIND = "pack"
+
+
+@dataclass(frozen=True)
+class PackRecord:
+    """``sources`` are keys. ``quarantined`` entries hold key, reason, kind (source or scan), source (key) and item."""
+
+    name: str
+    sources: Sequence[str]
+    splits: Mapping[str, Sequence[Shard]]
+    quarantined: Sequence[Mapping[str, str]] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def shards(self) -> list[Shard]:
+        """The shards of all splits, in order of split."""
+        return [shard for name in sorted(self.splits) for shard in self.splits[name]]
+
+
+def group_name(source_keys: Iterable[str]) -> str:
+    """The name of a group of sources, whatever their order: SHA-256 (hex) over their keys."""
+    return digest_json(sorted(source_keys))
+
+
+def record_path(dataset: str, name: str) -> str:
+    """Path of a pack record, relative to the storage root."""
+    return dataset_path(dataset, "packs", f"{name}.json")
+
+
+def write_pack(store: ObjectStore, dataset: str, record: PackRecord) -> None:
+    """Commit one task. Its shards and indexes must be in storage before."""
+    body = {
+        "sources": list(record.sources),
+        "splits": {name: [asdict(shard) for shard in shards] for name, shards in record.splits.items()},
+        "quarantined": [dict(entry) for entry in record.quarantined],
+        "counts": dict(record.counts),
+    }
+    write_record(store, record_path(dataset, record.name), KIND, body)
+
+
+def read_pack(store: ObjectStore, dataset: str, name: str) -> PackRecord | None:
+    """The verified record of one task, or None when it was not committed."""
+    path = record_path(dataset, name)
+    try:
+        return _parse(path, read_record(store, path, KIND), store.uri(path))
+    except ObjectMissingError:
+        return None
+
+
+def read_packs(store: ObjectStore, dataset: str) -> list[PackRecord]:
+    """All pack records of a data set, verified, sorted by name."""
+    found = read_records(store, dataset_path(dataset, "packs"), KIND)
+    return [_parse(path, record.body, store.uri(path)) for path, record in found]
+
+
+def settle(records: Iterable[PackRecord], first: Sequence[str] = ()) -> list[PackRecord]:
+    """The records that count: none of them shares a source with one before it.
+
+    Those named in ``first`` (a snapshot's packs) come first, in that order, then the others by name. So a record that
+    turns up late never displaces what a snapshot already holds.
+    """
+    rank = {name: i for i, name in enumerate(first)}
+    taken: set[str] = set()
+    settled = []
+    for record in sorted(records, key=lambda r: (rank.get(r.name, len(rank)), r.name)):
+        if taken.isdisjoint(record.sources):
+            taken.update(record.sources)
+            settled.append(record)
+    return settled
+
+
+def _parse(path: str, body: Mapping[str, Any], where: str) -> PackRecord:
+    name = path.rpartition("/")[2].removesuffix(".json")
+    try:
+        splits = {split: tuple(Shard(**shard) for shard in shards) for split, shards in body["splits"].items()}
+        record = PackRecord(name, body["sources"], splits, body["quarantined"], body["counts"])
+    except (KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError("a pack record does not have the fields it should have", where=where) from error
+    if group_name(record.sources) != name:
+        raise IntegrityError("a pack record lies under another record's name", where=where)
+    return record

@@ -1,0 +1,119 @@
+"""One pack task: a group of sources in, shards and one commit record out. Self-contained, picklable, idempotent."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+from medfuncta_dist.config.run_file import Data
+from medfuncta_dist.scans.key import KeyMaker
+from medfuncta_dist.shards.ledger import require_balance, total
+from medfuncta_dist.shards.pack_record import PackRecord, group_name, read_pack, record_path, write_pack
+from medfuncta_dist.shards.plan import PackSource
+from medfuncta_dist.shards.reading import BadScan, BadSource, Blank, Encoded, Event, SourceReader
+from medfuncta_dist.shards.shard_set import ShardSet
+from medfuncta_dist.shards.snapshot import Shard
+from medfuncta_dist.storage.object_store import ObjectStore
+
+
+@dataclass(frozen=True)
+class PackTask:
+    """Everything that a worker needs. The salt travels in ``keys``, and is not printed."""
+
+    root: str
+    dataset: str
+    data: Data = field(repr=False)
+    sources: tuple[PackSource, ...]
+    keys: KeyMaker = field(repr=False)
+
+    @cached_property
+    def name(self) -> str:
+        """The group's digest, and so the name of the task's commit record."""
+        return group_name(source.key for source in self.sources)
+
+
+def pack_task(task: PackTask) -> PackRecord:
+    """Read the group's sources, write their scans as shards, and commit; does nothing when that was done before.
+
+    Returns the commit record, less its list of sources (the driver keeps one record a task in memory). Killed
+    anywhere, it can run again: shards have content addresses, and exist only once the record names them.
+    """
+    store = ObjectStore(task.root)
+    record = read_pack(store, task.dataset, task.name) or _packed(store, task)
+    return replace(record, sources=())
+
+
+def set_aside(task: PackTask, reason: str) -> PackRecord:
+    """Commit the sources of a task that can not be run as quarantined."""
+    store, n = ObjectStore(task.root), len(task.sources)
+    counts = total([]) | {"sources": n, "sources_quarantined": n}
+    entries = tuple(_entry("source", source.key, source.key, "", reason) for source in task.sources)
+    record = read_pack(store, task.dataset, task.name) or _committed(store, task, {}, entries, counts)
+    return replace(record, sources=())
+
+
+def _packed(store: ObjectStore, task: PackTask) -> PackRecord:
+    reader, tally = SourceReader(task.data, task.keys), _Tally()
+    limits = task.data.shard_scans, task.data.shard_megabytes
+    with (
+        tempfile.TemporaryDirectory(prefix="medfuncta-pack-") as folder,
+        ShardSet(store, task.dataset, Path(folder), *limits) as shards,
+    ):
+        for source in task.sources:
+            for event in reader.events(source):
+                tally.note(source, event)
+                if isinstance(event, Encoded):
+                    shards.add(event.split, event.key, event.npy, event.json, source.key, event.item)
+        splits = shards.finish()
+    # What went in was counted scan by scan, what came out is counted from the shards: two ledgers that must agree.
+    return _committed(store, task, splits, tuple(tally.quarantined), tally.counts(len(task.sources), splits))
+
+
+def _committed(
+    store: ObjectStore,
+    task: PackTask,
+    splits: Mapping[str, tuple[Shard, ...]],
+    quarantined: tuple[dict[str, str], ...],
+    counts: Mapping[str, int],
+) -> PackRecord:
+    require_balance(counts, where=store.uri(record_path(task.dataset, task.name)))
+    keys = tuple(sorted(source.key for source in task.sources))
+    record = PackRecord(task.name, keys, splits, quarantined, counts)
+    if earlier := read_pack(store, task.dataset, task.name):
+        return earlier  # a twin of this task was faster: what is committed stays as it is
+    write_pack(store, task.dataset, record)
+    return record
+
+
+class _Tally:
+    """Counts events, and keeps the quarantine's entries."""
+
+    def __init__(self) -> None:
+        self.quarantined: list[dict[str, str]] = []
+        self._seen: Counter[str] = Counter()
+
+    def note(self, source: PackSource, event: Event) -> None:
+        match event:
+            case Encoded():
+                self._seen["scans"] += 1
+            case BadScan(key, item, reason):
+                self._seen.update(("scans", "quarantined"))
+                self.quarantined.append(_entry("scan", key, source.key, item, reason))
+            case BadSource(reason):
+                self._seen["sources_quarantined"] += 1
+                self.quarantined.append(_entry("source", source.key, source.key, "", reason))
+            case Blank(slices):
+                self._seen["blank"] += slices
+
+    def counts(self, sources: int, splits: Mapping[str, tuple[Shard, ...]]) -> dict[str, int]:
+        packed = sum(shard.samples for shards in splits.values() for shard in shards)
+        whole = sources - self._seen["sources_quarantined"]
+        return total([]) | dict(self._seen) | {"sources": sources, "sources_packed": whole, "packed": packed}
+
+
+def _entry(kind: str, key: str, source: str, item: str, reason: str) -> dict[str, str]:
+    return {"kind": kind, "key": key, "source": source, "item": item, "reason": reason}
