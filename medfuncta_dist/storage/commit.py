@@ -1,0 +1,107 @@
+"""Commit records: small JSON objects, written last. What has no commit record does not exist.
+
+    {"format_version": 1, "kind": "...", "generation": 0, "body": {...}, "digest": "<SHA-256 of the rest>"}
+
+A record proves itself by its own digest and carries its writer's generation; readers take the highest one.
+"""
+
+from __future__ import annotations
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from medfuncta_dist.errors import FormatVersionError, IntegrityError, ObjectMissingError
+from medfuncta_dist.storage.digest import canonical_json, digest_json
+from medfuncta_dist.storage.object_store import ObjectStore
+
+FORMAT_VERSION = 1
+LARGEST_RECORD = 64 * 2**20
+"""Bytes. Records name files, they do not hold data: a larger one is not ours."""
+PARALLEL_READS = 16
+
+
+@dataclass(frozen=True)
+class Record:
+    """A verified commit record."""
+
+    kind: str
+    generation: int
+    body: dict[str, Any]
+    digest: str
+
+
+def write_record(store: ObjectStore, path: str, kind: str, body: dict[str, Any], generation: int = 0) -> dict[str, Any]:
+    """Write a commit record and return it whole. Everything that ``body`` names must be in storage before."""
+    record = {"format_version": FORMAT_VERSION, "kind": kind, "generation": generation, "body": body}
+    record["digest"] = digest_json(record)
+    store.write(path, canonical_json(record))
+    return record
+
+
+def read_record(store: ObjectStore, path: str, kind: str) -> dict[str, Any]:
+    """The verified body of one record (ObjectMissingError, IntegrityError, FormatVersionError)."""
+    return _read(store, path, kind).body
+
+
+def read_records(store: ObjectStore, prefix: str, kind: str) -> list[tuple[str, Record]]:
+    """All records below a folder as (path, record), sorted by path; files that are not ``.json`` are ignored."""
+    paths = [o.path for o in store.list(prefix) if o.path.endswith(".json")]
+    with ThreadPoolExecutor(PARALLEL_READS) as pool:
+        records = list(pool.map(lambda path: _read_if_there(store, path, kind), paths))
+    return [(path, record) for path, record in zip(paths, records, strict=True) if record is not None]
+
+
+def latest_record(store: ObjectStore, prefix: str, kind: str) -> tuple[str, Record] | None:
+    """The record of the highest generation (then the last path). IntegrityError if any of them is damaged."""
+    records = read_records(store, prefix, kind)
+    return max(records, key=lambda r: (r[1].generation, r[0]), default=None)
+
+
+def parse_record(data: bytes, kind: str, where: str) -> Record:
+    """Parse and verify a record's bytes; errors name ``where``."""
+    record = _object(data, where)
+    if record.get("format_version") != FORMAT_VERSION:
+        version = record.get("format_version")
+        what = f"format_version {version!r} of a {kind} record is not one that this version reads ({FORMAT_VERSION})"
+        raise FormatVersionError(
+            what, where=where, do="use the version of medfuncta-dist that wrote it, or a newer one"
+        )
+    digest = record.pop("digest", None)
+    if digest != digest_json(record):
+        raise IntegrityError(f"a {kind} record does not match its own digest", where=where, do=_RESTORE)
+    fields = (record.get("kind"), record.get("generation"), record.get("body"))
+    match fields:
+        case (str(found), int(generation), dict(body)) if found == kind:
+            return Record(kind, generation, body, digest)
+    raise IntegrityError(f"expected a {kind} record, found kind {fields[0]!r}", where=where, do=_RESTORE)
+
+
+_RESTORE = "restore the object from a backup, or delete it and run the stage again"
+
+
+def _object(data: bytes, where: str) -> dict[str, Any]:
+    try:
+        record = json.loads(data, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
+        raise IntegrityError("a record is not JSON", where=where, do=_RESTORE) from error
+    if not isinstance(record, dict):
+        raise IntegrityError("a record is not a JSON object", where=where, do=_RESTORE)
+    return record
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _read(store: ObjectStore, path: str, kind: str) -> Record:
+    return parse_record(store.read(path, limit=LARGEST_RECORD), kind, store.uri(path))
+
+
+def _read_if_there(store: ObjectStore, path: str, kind: str) -> Record | None:
+    """None for a record that was deleted after the listing: retention removes old ones while others read."""
+    try:
+        return _read(store, path, kind)
+    except ObjectMissingError:
+        return None

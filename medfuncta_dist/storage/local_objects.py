@@ -1,0 +1,92 @@
+"""Objects as files below a local folder (one machine, or a file system that all nodes share)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from medfuncta_dist.storage.retry import refuse_above
+
+TEMPORARY = ".tmp-"
+"""Names with this prefix are writes that were never finished; they are invisible."""
+
+
+class LocalObjects:
+    """Requests take no time limit: a local file system has none. Paths are relative to the root."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def read(self, path: str, limit: int | None, seconds: float) -> bytes:
+        if limit is not None:
+            refuse_above(limit, self.size(path, seconds))
+        return (self.root / path).read_bytes()
+
+    def read_range(self, path: str, start: int, length: int, seconds: float) -> bytes:
+        with (self.root / path).open("rb") as file:
+            file.seek(start)
+            return file.read(length)
+
+    def write(self, path: str, data: bytes, seconds: float) -> None:
+        with replacing(self.root / path) as part:
+            part.write_bytes(data)
+
+    def upload(self, local: Path, path: str, seconds: float) -> None:
+        with replacing(self.root / path) as part:
+            shutil.copyfile(local, part)
+
+    def download(self, path: str, local: Path, seconds: float) -> None:
+        shutil.copyfile(self.root / path, local)
+
+    def size(self, path: str, seconds: float) -> int:
+        if (self.root / path).is_dir():
+            raise IsADirectoryError
+        return (self.root / path).stat().st_size
+
+    def list(self, prefix: str, seconds: float) -> list[tuple[str, int]]:
+        files = _files(self.root / prefix) if prefix else _files(self.root)
+        return [(str(f.relative_to(self.root)), f.stat().st_size) for f in files]
+
+    def delete(self, path: str, seconds: float) -> None:
+        (self.root / path).unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A temporary file beside ``target`` that becomes it when the block ends well, and is removed when it does not."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
+    try:
+        yield part
+        _reach_disk(part)  # first the bytes, then the name: a power cut leaves the old file or the whole new one
+        part.replace(target)
+        _reach_disk(target.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _reach_disk(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Files below a folder. Links to folders are followed, each folder being entered once."""
+    entered: set[tuple[int, int]] = set()
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        status = os.stat(parent)
+        if (status.st_dev, status.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((status.st_dev, status.st_ino))
+        for name in names:
+            path = Path(parent, name)
+            if not name.startswith(TEMPORARY) and path.is_file():
+                yield path

@@ -1,0 +1,127 @@
+"""The user's archive, read-only: patterns in, source files out.
+
+A source's ``relative`` path is what identifies it: keys are HMACs of it, so the archive may move. It can name a
+patient, and is never logged, stored or put into an error.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from fsspec.utils import glob_translate
+
+from medfuncta_dist.errors import ObjectMissingError, RunFileError, StorageError
+from medfuncta_dist.storage.object_store import ObjectStore
+
+MAGIC = re.compile(r"[*?\[]")
+COMPRESSED = {".gz", ".bz2", ".xz", ".zst"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """One file or object of the archive: where it is, its path below the pattern's fixed part, its bytes."""
+
+    uri: str
+    relative: str
+    size: int
+
+
+def expand(patterns: str | list[str]) -> list[Source]:
+    """The sources that files, folders and globs (``**`` included; local or s3://) name, sorted by ``relative``.
+
+    A folder means all files below it; hidden files (a name in the path starts with a dot) are left out unless the
+    pattern itself names them. A file that two patterns match counts once. RunFileError when a pattern matches
+    nothing, is neither a local path nor an s3:// URI, or when two files would have the same relative path.
+    """
+    found: dict[str, Source] = {}
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        matches = _expand_one(pattern)
+        if not matches:
+            do = "check the path, the glob and, for s3://, AWS_ENDPOINT_URL and the credentials"
+            raise RunFileError("no file matches a source pattern", where=f"data.source: {pattern}", do=do)
+        for source in matches:
+            found.setdefault(source.uri, source)
+    return _distinct(sorted(found.values(), key=lambda s: (s.relative, s.uri)))
+
+
+@contextmanager
+def local_copy(source_uri: str) -> Iterator[Path]:
+    """A source as a local file: itself, or a temporary download that keeps only the suffix (``.nii.gz``)."""
+    if not source_uri.startswith("s3://"):
+        yield Path(source_uri)
+        return
+    parent, _, name = source_uri.rpartition("/")
+    with tempfile.TemporaryDirectory(prefix="medfuncta-source-") as folder:
+        local = Path(folder, f"source{suffix(name)}")
+        try:
+            ObjectStore(parent).download(name, local)
+        except StorageError as error:
+            # The original error names the object, and a source's name may be a patient's.
+            where = "a source of this run (the owner's private mapping knows which)"
+            raise type(error)(error.what, where=where, do=error.do) from None
+        yield local
+
+
+def suffix(name: str) -> str:
+    """``.nii.gz`` of ``a.b.nii.gz``: the last suffix, two where the last is a compression; nothing else of the name."""
+    suffixes = PurePosixPath(name).suffixes[-2:]
+    return "".join(suffixes if suffixes and suffixes[-1].lower() in COMPRESSED else suffixes[-1:])
+
+
+def _expand_one(pattern: str) -> list[Source]:
+    """A pattern's sources: the file of exactly that name if there is one, else what the glob or folder holds."""
+    if (file := _as_file(pattern)) is not None:
+        return [file]
+    fixed, rest = _split(pattern)
+    store = ObjectStore(fixed)
+    matches = re.compile(glob_translate(rest or "**"))
+    hidden_too = any(part.startswith(".") for part in rest.split("/"))
+    return [
+        Source(f"{store.root.rstrip('/')}/{o.path}", o.path, o.size)
+        for o in store.list("")
+        if matches.match(o.path) and (hidden_too or not _hidden(o.path))
+    ]
+
+
+def _as_file(pattern: str) -> Source | None:
+    fixed, name = _parent(pattern)
+    if name in {"", ".", ".."} or fixed == "s3:/":
+        return None
+    store = ObjectStore(fixed)
+    try:
+        return Source(store.uri(name), name, store.size(name))
+    except ObjectMissingError:
+        return None
+
+
+def _split(pattern: str) -> tuple[str, str]:
+    """The folder before the first component with a wildcard, and the rest ("" when there is none)."""
+    parts = pattern.split("/")
+    magic = next((i for i, part in enumerate(parts) if MAGIC.search(part)), len(parts))
+    return _folder("/".join(parts[:magic]), pattern), "/".join(parts[magic:])
+
+
+def _parent(pattern: str) -> tuple[str, str]:
+    fixed, _, name = pattern.rpartition("/")
+    return _folder(fixed, pattern), name
+
+
+def _folder(fixed: str, pattern: str) -> str:
+    return fixed or ("/" if pattern.startswith("/") else ".")
+
+
+def _hidden(path: str) -> bool:
+    return any(part.startswith(".") for part in path.split("/"))
+
+
+def _distinct(sources: list[Source]) -> list[Source]:
+    same = len(sources) - len({s.relative for s in sources})
+    if same:
+        what = f"{same} source files have the same path below their patterns as another one: they have no identity"
+        raise RunFileError(what, where="data.source", do="name their common parent folder in one pattern")
+    return sources
