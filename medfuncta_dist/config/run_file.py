@@ -268,6 +268,8 @@ class Evaluate(Section):
     """The split that pictures and headline numbers come from."""
     pictures: NaturalInt = 6
     """Scans shown in the report."""
+    note: str | None = None
+    """A remark shown at the top of the report: what its reader should know of these scans."""
 
 
 class Cluster(Section):
