@@ -60,6 +60,8 @@ def _check_image(dataset: pydicom.Dataset) -> None:
         raise ScanError("a DICOM file without an image")
     if dataset.get("Modality") in DERIVED:
         raise ScanError("a DICOM segmentation or dose, not a scan")
+    if dataset.get("BurnedInAnnotation") == "YES":
+        raise ScanError("text is burned into the DICOM image", do="remove it: it can name the patient")
     if int(dataset.get("NumberOfFrames") or 1) != 1:
         raise ScanError("a multi-frame DICOM file", do="split it into one image a file")
     samples = {1: GREY, 3: COLOUR}.get(int(dataset.SamplesPerPixel), ())
@@ -83,11 +85,9 @@ def _values(dataset: pydicom.Dataset) -> np.ndarray:
 def _turned_over(pixels: np.ndarray, bits: int) -> np.ndarray:
     """Reflect in the range of the stored bits; for signed values that is the bitwise complement."""
     if pixels.dtype.kind == "i":
-        return ~pixels
-    top = 2**bits - 1
-    if pixels.max() > top:
-        raise ScanError("MONOCHROME1 values beyond the stored bits")  # they would wrap around to the other end
-    return np.array(top, pixels.dtype) - pixels
+        return np.asarray(np.invert(pixels))
+    # No wrap-around: pydicom has cleared what was beyond the stored bits.
+    return np.asarray(np.array(2**bits - 1, pixels.dtype) - pixels)
 
 
 def _rescaled(pixels: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:

@@ -1,0 +1,35 @@
+"""Short ways to read files in these tests, and the real files that installed wheels carry."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nibabel
+import nilearn
+import pydicom.data
+
+from medfuncta_dist.config.run_file import Data
+from medfuncta_dist.scans.readers import Found, Reader
+from medfuncta_dist.scans.scan import Scan
+
+NIBABEL = Path(nibabel.__file__).parent / "tests" / "data"
+NILEARN = Path(nilearn.__file__).parent / "datasets" / "data"
+PYDICOM = Path(pydicom.data.__file__).parent / "test_files"
+
+
+def declared(shape: list[int], **keys: object) -> Data:
+    """A data section with this shape."""
+    return Data.model_validate({"source": "/archive/*", "shape": shape, **keys})
+
+
+def all_found(reader: Reader, path: Path) -> list[Found]:
+    """Everything in a file."""
+    return list(reader.scans(path))
+
+
+def only(reader: Reader, path: Path) -> Scan:
+    """The one scan of a file."""
+    [found] = reader.scans(path)
+    assert (found.item, found.split) == ("", None)
+    assert isinstance(found.scan, Scan)
+    return found.scan
