@@ -1,0 +1,132 @@
+"""Sample order as a pure function: (seed, epoch, split digest) -> which scans are in global batch g.
+
+Nothing here depends on world size or rank, so a run that is resumed on another number of workers goes on with exactly
+the scans it would have seen. An epoch is built so:
+
+1. the split's shards are permuted;
+2. they are dealt, like cards, into C = min(batch, shards) canonical streams;
+3. each stream is cut into blocks of at most ``window`` scans, at a border drawn for the epoch, and each block permuted;
+4. the streams are read round-robin (one that has ended is passed over), ``batch`` scans a global batch;
+5. the last, partial batch is dropped, and counted.
+
+Streams hold shards, and blocks lie in a few of them: a worker reads a few shards at a time, each once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from medfuncta_dist.errors import RunFileError
+
+Indices = npt.NDArray[np.int64]
+
+
+class SampleId(NamedTuple):
+    """A scan by its place: the shard's position in the split, the row in the shard's index."""
+
+    shard: int
+    row: int
+
+
+class EpochOrder:
+    """The global batches of one epoch, at random access: ``batch(g)`` costs O(batch), plus a block when one begins.
+
+    ``shard_samples``: scans of each shard of the split, in the snapshot's order; ``digest``: the split's digest.
+    """
+
+    def __init__(
+        self, shard_samples: Sequence[int], *, batch: int, seed: int, epoch: int, digest: str, window: int
+    ) -> None:
+        if batch < 1 or window < 1:
+            raise ValueError("batch and window are at least 1")
+        self._samples: Indices = np.asarray(shard_samples, dtype=np.int64)
+        self._batch, self._window = batch, window
+        self._name = f"{seed}/{epoch}/{digest}"
+        self._streams = self._deal(min(batch, len(self._samples)))
+        self._ends = [np.cumsum(self._samples[shards]) for shards in self._streams]
+        self._rounds = _Rounds([int(ends[-1]) for ends in self._ends])
+        self._shifts = [int(random_numbers(1, self._name, "shift", s)[0]) % window for s in range(len(self._streams))]
+        self._blocks: dict[int, tuple[int, Indices]] = {}
+        self.batches, self.dropped = divmod(int(self._samples.sum()), batch)
+
+    def batch(self, g: int) -> list[SampleId]:
+        """The scans of global batch ``g``, the same at any world size."""
+        if not 0 <= g < self.batches:
+            raise IndexError(f"global batch {g} of {self.batches}")
+        return [self._sample(*self._rounds.turn(p)) for p in range(g * self._batch, (g + 1) * self._batch)]
+
+    def _deal(self, streams: int) -> list[Indices]:
+        shards = permutation(len(self._samples), self._name, "shards")
+        return [shards[s::streams] for s in range(streams)]
+
+    def _sample(self, stream: int, turn: int) -> SampleId:
+        """The scan that a stream gives at its ``turn``."""
+        place = self._shuffled(stream, turn)
+        ends = self._ends[stream]
+        nth = int(np.searchsorted(ends, place, side="right"))
+        shard = int(self._streams[stream][nth])
+        return SampleId(shard, int(place - ends[nth] + self._samples[shard]))
+
+    def _shuffled(self, stream: int, turn: int) -> int:
+        """Place in the stream, before shuffling, of the scan at ``turn``: both lie in the same block."""
+        block, shift = (turn + self._shifts[stream]) // self._window, self._shifts[stream]
+        first = max(block * self._window - shift, 0)
+        if self._blocks.get(stream, (-1,))[0] != block:
+            last = min((block + 1) * self._window - shift, int(self._ends[stream][-1]))
+            self._blocks[stream] = block, permutation(last - first, self._name, "block", stream, block)
+        return first + int(self._blocks[stream][1][turn - first])
+
+
+class _Rounds:
+    """Round-robin over streams of unequal lengths, at random access: position -> (stream, its turn)."""
+
+    def __init__(self, lengths: Sequence[int]) -> None:
+        levels = [0, *sorted({n for n in lengths if n > 0})]
+        # Between two levels the same streams are alive, so the rounds there have equal lengths.
+        self._levels = levels[:-1]
+        self._alive = [[s for s, n in enumerate(lengths) if n > level] for level in self._levels]
+        rounds = np.diff(levels) * [len(alive) for alive in self._alive]
+        self._starts = np.concatenate([[0], np.cumsum(rounds)])[:-1]
+
+    def turn(self, position: int) -> tuple[int, int]:
+        phase = int(np.searchsorted(self._starts, position, side="right")) - 1
+        alive = self._alive[phase]
+        rounds, nth = divmod(position - int(self._starts[phase]), len(alive))
+        return alive[nth], self._levels[phase] + rounds
+
+
+def rank_slice(batch: int, world_size: int, rank: int) -> slice:
+    """The part of a global batch that is a rank's: contiguous, in rank order, sizes differing by at most one."""
+    if not 0 <= rank < world_size <= batch:
+        raise ValueError(f"rank {rank} of {world_size} workers over a global batch of {batch} scans")
+    share, more = divmod(batch, world_size)
+    start = rank * share + min(rank, more)
+    return slice(start, start + share + (rank < more))
+
+
+def position(step: int, batches_per_epoch: int) -> tuple[int, int]:
+    """(epoch, global batch in it) of an outer step. RunFileError when an epoch has no whole batch."""
+    if batches_per_epoch < 1:
+        what = "the training split has fewer scans than one global batch"
+        raise RunFileError(what, where="train.batch", do="lower train.batch, or pack more scans")
+    return divmod(step, batches_per_epoch)
+
+
+def permutation(n: int, *name: object) -> Indices:
+    """A permutation of 0 … n-1 that depends on ``name`` alone, not on the version of NumPy."""
+    return np.argsort(random_numbers(n, *name), kind="stable").astype(np.int64)
+
+
+def random_numbers(n: int, *name: object) -> npt.NDArray[np.uint64]:
+    """``n`` uniform 64-bit numbers: Philox (Salmon et al., SC 2011), keyed by the SHA-256 of ``name``.
+
+    The raw stream of a NumPy bit generator is guaranteed for ever (NEP 19); that of its distributions is not.
+    """
+    digest = hashlib.sha256("/".join(map(str, name)).encode()).digest()
+    numbers: npt.NDArray[np.uint64] = np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(n)
+    return numbers

@@ -1,0 +1,104 @@
+"""Samples from verified bytes: single scans out of shards, by their place.
+
+Nothing is used before it was proved: a shard by its size and SHA-256, an index by its SHA-256, each member of a
+sample by its CRC-32C. A tar that was cut short or had a bit flipped reads without an error otherwise.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import BinaryIO, TypedDict
+
+import numpy as np
+import numpy.typing as npt
+
+from medfuncta_dist.errors import IntegrityError
+from medfuncta_dist.shards.snapshot import Shard, read_index
+from medfuncta_dist.storage.digest import crc32c
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.streaming.cache import ShardCache
+from medfuncta_dist.streaming.order import SampleId
+
+__all__ = ["Members", "SampleReader", "ShardCache"]
+
+OPEN_SHARDS = 128
+"""File handles a reader keeps; most systems allow 1024 a process."""
+
+
+class Members(TypedDict):
+    """A sample as webdataset passes it on: ``__key__``, ``__url__`` (the shard) and the members' bytes."""
+
+    __key__: str
+    __url__: str
+    npy: bytes
+    json: bytes
+
+
+class SampleReader:
+    """Single samples of a list of shards, each verified; indexes and shards are fetched when first needed."""
+
+    def __init__(self, store: ObjectStore, shards: Sequence[Shard], cache: ShardCache) -> None:
+        self._store, self._shards, self._cache = store, list(shards), cache
+        self._indexes: dict[int, _Index] = {}
+        self._open: OrderedDict[int, BinaryIO] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def keys(self, shard: int) -> list[str]:
+        """The keys of a shard's samples, by row."""
+        with self._lock:
+            return self._index(shard).keys
+
+    def read(self, sample: SampleId) -> Members:
+        """One sample's members. IntegrityError names shard and key when their bytes are not the packed ones."""
+        with self._lock:
+            index, shard = self._index(sample.shard), self._shards[sample.shard]
+            file = self._file(sample.shard)
+            npy, json = (self._member(file, index, sample, member) for member in (0, 1))
+        return {"__key__": index.keys[sample.row], "__url__": shard.uri, "npy": npy, "json": json}
+
+    def close(self) -> None:
+        """Close all shards; the next read opens them again."""
+        with self._lock:
+            while self._open:
+                self._open.popitem()[1].close()
+
+    def _member(self, file: BinaryIO, index: _Index, sample: SampleId, member: int) -> bytes:
+        offset, length, checksum = (int(n) for n in index.members[sample.row, member])
+        data = os.pread(file.fileno(), length, offset)
+        if len(data) != length or crc32c(data) != checksum:
+            where = f"shard {self._shards[sample.shard].sha256}, sample {index.keys[sample.row]}"
+            do = "remove the shard from the node's cache; if it happens again, pack its sources again"
+            raise IntegrityError("a sample's bytes are damaged (CRC-32C)", where=where, do=do)
+        return data
+
+    def _index(self, shard: int) -> _Index:
+        if shard not in self._indexes:
+            self._indexes[shard] = _Index.load(self._store, self._shards[shard])
+        return self._indexes[shard]
+
+    def _file(self, shard: int) -> BinaryIO:
+        if shard not in self._open:
+            self._open[shard] = self._cache.open(self._shards[shard])
+            if len(self._open) > OPEN_SHARDS:
+                self._open.popitem(last=False)[1].close()
+        self._open.move_to_end(shard)
+        return self._open[shard]
+
+
+@dataclass(frozen=True)
+class _Index:
+    """A shard's index in memory. ``members``: (row, npy | json, offset | length | CRC-32C)."""
+
+    keys: list[str]
+    members: npt.NDArray[np.int64]
+
+    @classmethod
+    def load(cls, store: ObjectStore, shard: Shard) -> _Index:
+        table = read_index(store, shard)
+        columns = [f"{member}_{what}" for member in ("npy", "json") for what in ("offset", "length", "crc32c")]
+        cells = np.stack([table[name].to_numpy().astype(np.int64) for name in columns], axis=1)
+        return cls(table["key"].to_pylist(), cells.reshape(-1, 2, 3))

@@ -1,0 +1,109 @@
+"""What the training loop reads: a webdataset pipeline whose first stage is our ordered, verified source."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TypedDict
+
+import numpy as np
+import numpy.typing as npt
+import webdataset as wds
+
+from medfuncta_dist.shards.sample import Sample, decode
+from medfuncta_dist.streaming.order import EpochOrder, SampleId, position
+from medfuncta_dist.streaming.prefetch import prefetch
+from medfuncta_dist.streaming.source import Members, SampleReader
+
+READ_AHEAD = 4
+"""Batches. Storage hiccups of a few steps are hidden; a rank's memory holds a handful of batches more."""
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """A rank's scans of one outer step. ``values``: float32 (batch, point, channel) in [0, 1]."""
+
+    step: int
+    epoch: int
+    keys: list[str]
+    values: npt.NDArray[np.float32]
+
+
+class Placed(TypedDict):
+    """A sample on its way through the pipeline, with the outer step that it is for."""
+
+    step: int
+    epoch: int
+    members: Members
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """The same, decoded."""
+
+    step: int
+    epoch: int
+    sample: Sample
+
+
+def training_stream(
+    reader: SampleReader,
+    order_of_epoch: Callable[[int], EpochOrder],
+    start_step: int,
+    stop_step: int,
+    rank_slice: slice,
+) -> Iterator[Batch]:
+    """This rank's batches of the outer steps ``start_step`` … ``stop_step - 1``, read ahead by one thread.
+
+    A stream that starts at step s gives what one that started at 0 would give from there. Raises IntegrityError or
+    StorageError at the batch that can not be read, RunFileError when an epoch has no whole batch.
+    """
+    size = rank_slice.stop - rank_slice.start
+
+    def source() -> Iterator[Placed]:
+        return _placed(reader, order_of_epoch, range(start_step, stop_step), rank_slice)
+
+    pipeline = wds.DataPipeline(source, wds.map(_decoded), lambda samples: _batched(samples, size))
+    return prefetch(pipeline, READ_AHEAD)
+
+
+def scan_batches(reader: SampleReader, ids: Sequence[SampleId]) -> Iterator[Sample]:
+    """The named scans, decoded, one by one in the order given."""
+    for sample in ids:
+        yield _decode(reader.read(sample))
+
+
+def _placed(
+    reader: SampleReader, order_of_epoch: Callable[[int], EpochOrder], steps: range, part: slice
+) -> Iterator[Placed]:
+    """The first stage: members of this rank's scans, step by step. A rank never opens a shard of another's scans."""
+    order, ordered = order_of_epoch(0), 0
+    for step in steps:
+        epoch, g = position(step, order.batches)
+        if epoch != ordered:
+            order, ordered = order_of_epoch(epoch), epoch
+        for sample in order.batch(g)[part]:
+            yield {"step": step, "epoch": epoch, "members": reader.read(sample)}
+
+
+def _decoded(placed: Placed) -> Decoded:
+    return Decoded(placed["step"], placed["epoch"], _decode(placed["members"]))
+
+
+def _decode(members: Members) -> Sample:
+    return decode(members["__key__"], members["npy"], members["json"])
+
+
+def _batched(samples: Iterable[Decoded], size: int) -> Iterator[Batch]:
+    """Every ``size`` samples are one step's: a rank's share is the same at each step."""
+    samples = iter(samples)
+    while taken := list(islice(samples, size)):
+        values = np.stack([points(decoded.sample) for decoded in taken])
+        yield Batch(taken[0].step, taken[0].epoch, [decoded.sample.key for decoded in taken], values)
+
+
+def points(sample: Sample) -> npt.NDArray[np.float32]:
+    """Values as (point, channel), points in the order of the coordinate grid: the last spatial axis runs fastest."""
+    values = sample.values()
+    return np.ascontiguousarray(values.reshape(len(values), -1).T, dtype=np.float32)
