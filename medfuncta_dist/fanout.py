@@ -1,0 +1,112 @@
+"""Items mapped over Ray tasks: a bounded window in flight, results in the order of completion, deaths retried."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.errors import MedfunctaError
+from medfuncta_dist.work import Done, Failed, FanOut
+
+
+def start_ray(run: RunFile) -> None:
+    """Connect to the cluster that RAY_ADDRESS names, or start Ray on this machine with room for the run's workers.
+
+    Does nothing when this process is connected. Workers' lines stay in Ray's own logs: here they would end up on
+    stdout, which belongs to the command's answer.
+    """
+    if ray.is_initialized():
+        return
+    if os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False)
+        return
+    cpus = max(os.cpu_count() or 1, math.ceil(run.cluster.workers * run.cluster.cpus_per_worker))
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
+
+
+def ray_fan_out(window: int, *, num_cpus: float, num_gpus: float = 0, max_attempts: int = 3) -> FanOut:
+    """A fan-out that keeps ``window`` tasks in flight, each with these resources.
+
+    A task whose worker or node dies is tried ``max_attempts`` times in all, so tasks must be idempotent. One that
+    raises is not tried again: the error comes back as ``Failed``, itself where it can cross processes. Items still in
+    flight when the iterator is closed are cancelled.
+    """
+
+    def fan_out(task: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Done | Failed]:
+        # max_retries: deaths are counted here, where attempts are reported. max_calls: by default a process that held
+        # a GPU ends after one task, and the network that it has loaded with it.
+        options: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_retries": 0, "max_calls": 0}
+        flights = _Flights(ray.remote(**options)(task), max_attempts)
+        waiting = iter(items)
+        try:
+            while flights.fill(waiting, window):
+                outcome = flights.land()
+                if outcome is not None:
+                    yield outcome
+        finally:
+            flights.cancel()
+
+    return fan_out
+
+
+@dataclass(frozen=True)
+class _Flight:
+    item: Any
+    attempt: int
+
+
+class _Flights:
+    """The tasks in flight. Nothing of an item is kept after its outcome, so a driver's memory does not grow."""
+
+    def __init__(self, remote: Any, max_attempts: int) -> None:
+        self._remote, self._max_attempts = remote, max_attempts
+        self._flying: dict[Any, _Flight] = {}
+
+    def fill(self, waiting: Iterator[Any], window: int) -> bool:
+        """Start items while there is room; False when nothing is in flight or left."""
+        while len(self._flying) < window:
+            try:
+                self._start(_Flight(next(waiting), 1))
+            except StopIteration:
+                break
+        return bool(self._flying)
+
+    def land(self) -> Done | Failed | None:
+        """Wait for one task to end. None when it died and was started again."""
+        (done,), _ = ray.wait(list(self._flying), num_returns=1)
+        flight = self._flying.pop(done)
+        try:
+            return Done(flight.item, ray.get(done))
+        except RayTaskError as error:
+            return Failed(flight.item, _original(error), flight.attempt)
+        except RayError as death:
+            if flight.attempt < self._max_attempts:
+                self._start(_Flight(flight.item, flight.attempt + 1))
+                return None
+            return Failed(flight.item, _lost(death, flight.attempt), flight.attempt)
+
+    def cancel(self) -> None:
+        """Ask the tasks in flight to stop."""
+        for reference in self._flying:
+            ray.cancel(reference)
+        self._flying.clear()
+
+    def _start(self, flight: _Flight) -> None:
+        self._flying[self._remote.remote(flight.item)] = flight
+
+
+def _original(error: RayTaskError) -> Exception:
+    """What the task raised; Ray wraps it, and keeps the wrapped one where it could be pickled."""
+    return error.cause if isinstance(error.cause, Exception) else error
+
+
+def _lost(death: RayError, attempts: int) -> MedfunctaError:
+    what = f"a worker died on the same task {attempts} times ({type(death).__name__})"
+    return MedfunctaError(what, do="look for lack of memory in the logs of Ray and of the nodes")

@@ -1,0 +1,142 @@
+"""Ray tasks on a real cluster: order, window, deaths, errors, memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from medfuncta_dist.errors import IntegrityError, MedfunctaError
+from medfuncta_dist.fanout import ray_fan_out
+from medfuncta_dist.work import Done, Failed
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the tasks below do, and where they leave their marks."""
+
+    number: int
+    folder: str
+    seconds: float = 0.0
+    deaths: int = 0
+
+
+def work(job: Job) -> int:
+    """Leaves a mark an attempt; dies by kill -9 in the first ``deaths`` of them; records how many run at once."""
+    marks = len(list(Path(job.folder).glob(f"{job.number}-*")))
+    Path(job.folder, f"{job.number}-{marks}").touch()
+    if marks < job.deaths:
+        os.kill(os.getpid(), signal.SIGKILL)
+    running = Path(job.folder, f"running-{job.number}")
+    running.touch()
+    Path(job.folder, f"seen-{job.number}").write_text(str(len(list(Path(job.folder).glob("running-*")))))
+    time.sleep(job.seconds)
+    running.unlink()
+    return job.number * 10
+
+
+def attempts(job: Job) -> int:
+    return len(list(Path(job.folder).glob(f"{job.number}-*")))
+
+
+def test_every_item_ends_once_and_quick_ones_first(tmp_path: Path) -> None:
+    jobs = [Job(0, str(tmp_path), seconds=2.0), *(Job(n, str(tmp_path)) for n in range(1, 8))]
+    outcomes = list(ray_fan_out(4, num_cpus=1)(work, jobs))
+    assert sorted(o.item.number for o in outcomes) == list(range(8))
+    assert all(isinstance(o, Done) and o.result == o.item.number * 10 for o in outcomes)
+    assert outcomes[-1].item.number == 0
+
+
+def test_a_killed_worker_is_tried_again_and_others_are_not(tmp_path: Path) -> None:
+    jobs = [Job(0, str(tmp_path), deaths=2), Job(1, str(tmp_path))]
+    outcomes = list(ray_fan_out(2, num_cpus=1, max_attempts=3)(work, jobs))
+    assert {o.item.number: o.result for o in outcomes if isinstance(o, Done)} == {0: 0, 1: 10}
+    assert [attempts(job) for job in jobs] == [3, 1]
+
+
+def test_a_task_that_kills_every_worker_fails_and_the_rest_finish(tmp_path: Path) -> None:
+    jobs = [Job(0, str(tmp_path), deaths=99), Job(1, str(tmp_path)), Job(2, str(tmp_path))]
+    outcomes = {o.item.number: o for o in ray_fan_out(2, num_cpus=1, max_attempts=2)(work, jobs)}
+    failed = outcomes[0]
+    assert isinstance(failed, Failed)
+    assert failed.attempts == 2 == attempts(jobs[0])
+    assert isinstance(failed.error, MedfunctaError)
+    assert "died" in str(failed.error)
+    assert isinstance(outcomes[1], Done)
+    assert isinstance(outcomes[2], Done)
+
+
+def refuse(item: tuple[int, str]) -> None:
+    number, folder = item
+    Path(folder, f"{number}-{time.monotonic_ns()}").touch()
+    if number == 0:
+        raise IntegrityError("bytes are wrong", where="shard 7", do="look")
+    raise ValueError("plain")
+
+
+def test_errors_come_back_as_themselves_and_are_not_tried_again(tmp_path: Path) -> None:
+    items = [(0, str(tmp_path)), (1, str(tmp_path))]
+    outcomes = {o.item[0]: o for o in ray_fan_out(2, num_cpus=1)(refuse, items)}
+    ours, plain = outcomes[0], outcomes[1]
+    assert isinstance(ours, Failed)
+    assert type(ours.error) is IntegrityError
+    assert (ours.error.what, ours.error.where, ours.error.do) == ("bytes are wrong", "shard 7", "look")
+    assert isinstance(plain, Failed)
+    assert type(plain.error) is ValueError
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_the_window_bounds_what_is_started(tmp_path: Path) -> None:
+    jobs = [Job(n, str(tmp_path), seconds=0.1) for n in range(12)]
+    taken = []
+
+    def watched() -> Any:
+        for job in jobs:
+            taken.append(job)
+            yield job
+
+    landed = 0
+    for _ in ray_fan_out(3, num_cpus=0.5)(work, watched()):
+        landed += 1
+        assert len(taken) <= landed + 2  # this one has ended, and at most two more are in flight
+    assert landed == 12
+    assert max(int(f.read_text()) for f in tmp_path.glob("seen-*")) <= 3
+
+
+def test_closing_early_starts_nothing_more(tmp_path: Path) -> None:
+    jobs = [Job(n, str(tmp_path), seconds=0.05) for n in range(20)]
+    outcomes = ray_fan_out(2, num_cpus=1)(work, jobs)
+    assert len(list(islice(outcomes, 3))) == 3
+    outcomes.close()  # type: ignore[attr-defined]
+    time.sleep(0.5)
+    assert sum(attempts(job) for job in jobs) <= 5
+
+
+def process_of(_: int) -> int:
+    return os.getpid()
+
+
+def nothing(_: int) -> bytes:
+    return bytes(1000)
+
+
+def test_processes_stay_warm() -> None:
+    outcomes = list(ray_fan_out(1, num_cpus=1)(process_of, range(6)))
+    assert len({o.result for o in outcomes if isinstance(o, Done)}) == 1
+
+
+def test_the_drivers_memory_stays_flat() -> None:
+    fan_out, driver = ray_fan_out(4, num_cpus=1), psutil.Process()
+    assert sum(1 for _ in fan_out(nothing, range(300))) == 300
+    before = driver.memory_info().rss
+    assert sum(1 for _ in fan_out(nothing, range(2000))) == 2000
+    assert driver.memory_info().rss - before < 20e6
