@@ -1,0 +1,198 @@
+"""The latent table's format: Parquet parts, one row a scan, equal rows giving equal bytes.
+
+Columns: ``key``, ``split``, ``labels``, ``latent`` (float32 or float16, P numbers), ``psnr`` (dB, of the latent as
+stored), ``below_min`` (the PSNR is below ``fit.min_psnr``), ``steps``, ``window_low`` and ``window_high`` (scan units
+that 0 and 1 stand for), ``spacing`` (mm or s a voxel), ``affine`` (4 x 4, row by row; null where the scan has none),
+``modality``, ``slice``. The file's schema metadata holds ``format_version``, ``kind``, and the digests of the shared
+network and of the fit settings.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from medfuncta_dist.errors import FormatVersionError, IntegrityError
+from medfuncta_dist.storage.digest import sha256_bytes
+from medfuncta_dist.storage.object_store import ObjectStore
+
+FORMAT_VERSION = "1"
+KIND = "latents"
+ROW_GROUP = 1024  # rows: 8 MB of float32 latents at P = 2048, so a reader needs little memory
+READERS = 8  # parts fetched at a time: storage latency, not bandwidth, bounds small parts
+
+
+@dataclass(frozen=True)
+class PartRef:
+    """Where a part is, and what its bytes must be. ``path`` is relative to the latent table's folder."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """One fitted scan. ``latent`` is a vector of P numbers, in the type that it is stored in."""
+
+    key: str
+    split: str
+    labels: tuple[int, ...]
+    latent: np.ndarray
+    psnr: float
+    below_min: bool
+    steps: int
+    window: tuple[float, float]
+    spacing: tuple[float, ...]
+    affine: tuple[float, ...] | None
+    modality: str
+    slice_index: int | None
+
+
+def schema(latent: int, storage_type: str, identity: dict[str, str]) -> pa.Schema:
+    """Columns of a part with latents of ``latent`` numbers; ``identity`` goes into the metadata beside the version."""
+    fields = [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("labels", pa.list_(pa.int32()), nullable=False),
+        pa.field("latent", pa.list_(_number(storage_type), latent), nullable=False),
+        pa.field("psnr", pa.float32(), nullable=False),
+        pa.field("below_min", pa.bool_(), nullable=False),
+        pa.field("steps", pa.int32(), nullable=False),
+        pa.field("window_low", pa.float64(), nullable=False),
+        pa.field("window_high", pa.float64(), nullable=False),
+        pa.field("spacing", pa.list_(pa.float64()), nullable=False),
+        pa.field("affine", pa.list_(pa.float64())),
+        pa.field("modality", pa.string(), nullable=False),
+        pa.field("slice", pa.int32()),
+    ]
+    return pa.schema(fields, {"format_version": FORMAT_VERSION, "kind": KIND, **identity})
+
+
+def part_table(rows: Sequence[Row], latent: int, storage_type: str, identity: dict[str, str]) -> pa.Table:
+    """Rows as a table, in the order given."""
+    columns: list[Any] = [
+        [row.key for row in rows],
+        [row.split for row in rows],
+        [list(row.labels) for row in rows],
+        _latent_column([row.latent for row in rows], latent, storage_type),
+        [row.psnr for row in rows],
+        [row.below_min for row in rows],
+        [row.steps for row in rows],
+        [row.window[0] for row in rows],
+        [row.window[1] for row in rows],
+        [list(row.spacing) for row in rows],
+        [None if row.affine is None else list(row.affine) for row in rows],
+        [row.modality for row in rows],
+        [row.slice_index for row in rows],
+    ]
+    wanted = schema(latent, storage_type, identity)
+    arrays = [c if isinstance(c, pa.Array) else pa.array(c, f.type) for c, f in zip(columns, wanted, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=wanted)
+
+
+def table_bytes(table: pa.Table) -> bytes:
+    """Parquet bytes; the same table always gives the same bytes (nothing in them tells time, machine or order)."""
+    buffer = io.BytesIO()
+    # Latents are close to noise, and keys are noise: a dictionary of either would only be a second copy.
+    pq.write_table(table, buffer, row_group_size=ROW_GROUP, use_dictionary=["split", "modality"], compression="ZSTD")
+    return buffer.getvalue()
+
+
+def write_part(store: ObjectStore, folder: str, table: pa.Table) -> PartRef:
+    """Put a part under its content address ``parts/<sha256>.parquet`` in ``folder``."""
+    data = table_bytes(table)
+    digest = sha256_bytes(data)
+    path = f"parts/{digest}.parquet"
+    store.write(f"{folder}/{path}", data)
+    return PartRef(path, digest, len(data))
+
+
+def read_part(store: ObjectStore, folder: str, part: PartRef, columns: Sequence[str] | None = None) -> pa.Table:
+    """A part's table. IntegrityError when its bytes are not the ones committed; FormatVersionError as it says."""
+    where = f"{folder}/{part.path}"
+    data = store.read(where)
+    if len(data) != part.size or sha256_bytes(data) != part.sha256:
+        raise IntegrityError(
+            "a part of the latent table is not the one that was committed",
+            where=store.uri(where),
+            do="delete this part and the commit record that names it, then run fit again",
+        )
+    return parse_table(data, store.uri(where), columns)
+
+
+def parse_table(data: bytes, where: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Parquet bytes of a part, or of an exported table, as a table; refuses what this version does not read."""
+    try:
+        file = pq.ParquetFile(io.BytesIO(data))
+    except pa.ArrowInvalid as error:
+        raise IntegrityError("not a Parquet file", where=where, do="fetch or fit the latent table again") from error
+    metadata = file.schema_arrow.metadata or {}
+    version, kind = metadata.get(b"format_version"), metadata.get(b"kind")
+    if version != FORMAT_VERSION.encode() or kind != KIND.encode():
+        raise FormatVersionError(
+            f"format_version {_text(version)} of kind {_text(kind)} is not a latent table of version {FORMAT_VERSION}",
+            where=where,
+            do="read it with the version of medfuncta-dist that wrote it",
+        )
+    return file.read(columns=None if columns is None else list(columns))
+
+
+def read_parts(
+    store: ObjectStore, folder: str, parts: Iterable[PartRef], columns: Sequence[str] | None = None
+) -> list[pa.Table]:
+    """Several parts, fetched side by side, in the order given."""
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(lambda part: read_part(store, folder, part, columns), parts))
+
+
+def sort_by_key(tables: Sequence[pa.Table]) -> pa.Table:
+    """One table of all rows, sorted by key. IntegrityError when a key occurs twice."""
+    whole = pa.concat_tables(tables)
+    keys = whole["key"]
+    repeated = len(keys) - len(pc.unique(keys))
+    if repeated:
+        raise IntegrityError(
+            f"{repeated} keys occur more than once in the latent table",
+            do="check with verify that no two shards of the data set hold the same scan",
+        )
+    return whole.take(pc.sort_indices(keys)).combine_chunks()
+
+
+def export(table: pa.Table, path: Path) -> str:
+    """Write one Parquet file of a whole table; returns its SHA-256. Equal tables give equal files."""
+    data = table_bytes(table)
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_bytes(data)
+    temporary.replace(path)
+    return sha256_bytes(data)
+
+
+def latents_of(table: pa.Table) -> np.ndarray:
+    """The ``latent`` column as one float32 array (scan, latent)."""
+    column = table["latent"].combine_chunks()
+    width = column.type.list_size
+    flat = np.asarray(column.flatten().to_numpy(zero_copy_only=False), np.float32)
+    return flat.reshape(-1, width)
+
+
+def _latent_column(latents: Sequence[np.ndarray], latent: int, storage_type: str) -> pa.Array:
+    flat = np.concatenate(latents) if latents else np.zeros(0)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat.astype(storage_type), _number(storage_type)), latent)
+
+
+def _number(storage_type: str) -> pa.DataType:
+    return {"float32": pa.float32(), "float16": pa.float16()}[storage_type]
+
+
+def _text(value: bytes | None) -> str:
+    return "(none)" if value is None else f"'{value[:40].decode(errors='replace')}'"

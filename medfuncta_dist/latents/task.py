@@ -1,0 +1,199 @@
+"""The worker's side of fitting: one range of one shard, from verified bytes to a committed part. Self-contained."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from medfuncta_dist.errors import IntegrityError, ScanError
+from medfuncta_dist.fields.coordinates import grid
+from medfuncta_dist.fields.shared_network import SharedNetwork
+from medfuncta_dist.fields.siren import field
+from medfuncta_dist.latents import ledger, table
+from medfuncta_dist.latents.fit import FitSettings, fit_batch
+from medfuncta_dist.latents.ledger import Commit, Quarantined
+from medfuncta_dist.latents.network import NetworkRef, network_here
+from medfuncta_dist.latents.plan import FitWork
+from medfuncta_dist.latents.table import Row
+from medfuncta_dist.latents.worker import WorkerSettings
+from medfuncta_dist.meta.losses import psnr
+from medfuncta_dist.shards.sample import Sample, decode
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.streaming.order import SampleId
+from medfuncta_dist.streaming.source import SampleReader
+
+NOT_FINITE = "its latent is not finite"
+NOT_STORABLE = "its latent does not fit the storage type"
+DAMAGED_SAMPLE = "its bytes in the shard are damaged"
+WRONG_SHAPE = "its shape is not the data contract's"
+
+
+@dataclass(frozen=True)
+class FitTask:
+    """All that a worker needs. Small: the network travels through storage, and is read once a process."""
+
+    worker: WorkerSettings
+    folder: str
+    network: NetworkRef
+    work: FitWork
+    shape: tuple[int, ...]
+    settings: FitSettings
+    batch: int
+    min_psnr: float
+    storage_type: str
+    fit_digest: str
+
+
+def fit_task(task: FitTask) -> Commit:
+    """Fit one range, write its part, then its commit record. Run again, it writes the same bytes again.
+
+    A scan that can not be used is quarantined and its neighbours go on, bit for bit as if it had been usable.
+    IntegrityError when the shard as a whole is not the one that the snapshot lists.
+    """
+    store, cache = task.worker.open()
+    network = network_here(task.worker.root, task.network)
+    rows: list[Row] = []
+    quarantined: list[Quarantined] = []
+    cache.path(task.work.shard)  # proves the shard as a whole: after this, damage is a matter of single scans
+    with closing(SampleReader(store, [task.work.shard], cache)) as reader:
+        for batch in _batches(task, reader):
+            fitted, refused = _fit(task, network, batch)
+            rows += fitted
+            quarantined += refused
+    commit = _commit(task, rows, quarantined, _write_part(task, store, network, rows))
+    ledger.write_commit(store, task.folder, task.work, commit)
+    return commit
+
+
+Read = Sample | Quarantined
+"""A scan of a range: readable, or already known not to be."""
+
+
+def _batches(task: FitTask, reader: SampleReader) -> Iterator[list[Read]]:
+    """The range's scans, cut into batches by position."""
+    keys = reader.keys(0)
+    for start in range(task.work.start, task.work.stop, task.batch):
+        stop = min(start + task.batch, task.work.stop)
+        yield [_read(reader, row, keys[row], task.shape) for row in range(start, stop)]
+
+
+def _read(reader: SampleReader, row: int, key: str, shape: tuple[int, ...]) -> Read:
+    try:
+        members = reader.read(SampleId(0, row))
+        sample = decode(key, members["npy"], members["json"])
+    except ScanError as error:
+        return Quarantined(key, error.what)
+    except IntegrityError:
+        return Quarantined(key, DAMAGED_SAMPLE)
+    return sample if sample.array.shape[1:] == shape else Quarantined(key, WRONG_SHAPE)
+
+
+def _fit(task: FitTask, network: SharedNetwork, batch: Sequence[Read]) -> tuple[list[Row], list[Quarantined]]:
+    """Fit one batch. Unusable scans and the padding are zeros, so shapes never depend on them."""
+    device = next(iter(network.params.values())).device
+    targets = torch.from_numpy(_targets(task, network, batch)).to(device)
+    coordinates = grid(task.shape, device=device)
+    result = fit_batch(network.spec, network.params, coordinates, targets, task.settings)
+    stored = result.latents.to(getattr(torch, task.storage_type))
+    quality = result.psnr
+    if task.storage_type != "float32":
+        # A table must say how good what it holds is, so rounding comes before measuring.
+        quality = _quality(network, coordinates, stored.float(), targets)
+    storable = torch.isfinite(stored).all(dim=1)
+    return _sort_out(task, batch, stored.cpu().numpy(), quality.cpu().numpy(), result.finite.cpu(), storable.cpu())
+
+
+@torch.no_grad()
+def _quality(
+    network: SharedNetwork,
+    coordinates: Float[Tensor, "point coord"],
+    latents: Float[Tensor, "batch latent"],
+    targets: Float[Tensor, "batch point channel"],
+) -> Float[Tensor, " batch"]:
+    return psnr(field(network.spec, network.params, coordinates, latents), targets)
+
+
+def _targets(task: FitTask, network: SharedNetwork, batch: Sequence[Read]) -> Float[np.ndarray, "batch point channel"]:
+    # A shard smaller than a batch has a batch of its own size: its length is as fixed as its content.
+    size = min(task.batch, task.work.shard.samples)
+    targets = np.zeros((size, int(np.prod(task.shape)), network.spec.channels), np.float32)
+    for row, read in enumerate(batch):
+        if isinstance(read, Sample):
+            targets[row] = points(read.values())
+    return targets
+
+
+def points(values: Float[np.ndarray, channel * spatial]) -> Float[np.ndarray, "point channel"]:
+    """An array as the rows that a coordinate grid indexes."""
+    return values.reshape(values.shape[0], -1).T
+
+
+def _sort_out(
+    task: FitTask,
+    batch: Sequence[Read],
+    latents: Float[np.ndarray, "batch latent"],
+    quality: Float[np.ndarray, " batch"],
+    finite: Bool[Tensor, " batch"],
+    storable: Bool[Tensor, " batch"],
+) -> tuple[list[Row], list[Quarantined]]:
+    """Each scan of the batch as a row of the table or as quarantined."""
+    rows, quarantined = [], []
+    for i, read in enumerate(batch):
+        if isinstance(read, Quarantined):
+            quarantined.append(read)
+        elif not finite[i]:
+            quarantined.append(Quarantined(read.key, NOT_FINITE))
+        elif not storable[i]:
+            quarantined.append(Quarantined(read.key, NOT_STORABLE))
+        else:
+            rows.append(_row(task, read, latents[i], float(quality[i])))
+    return rows, quarantined
+
+
+def _row(task: FitTask, sample: Sample, latent: Float[np.ndarray, " latent"], quality: float) -> Row:
+    meta = sample.meta
+    affine = meta["affine"]
+    return Row(
+        key=sample.key,
+        split=task.work.split,
+        labels=tuple(meta["labels"]),
+        latent=latent,
+        psnr=quality,
+        below_min=quality < task.min_psnr,
+        steps=task.settings.steps,
+        window=(meta["window"][0], meta["window"][1]),
+        spacing=tuple(meta["spacing"]),
+        affine=None if affine is None else tuple(float(x) for line in affine for x in line),
+        modality=meta["modality"],
+        slice_index=meta["slice"],
+    )
+
+
+def _write_part(task: FitTask, store: ObjectStore, network: SharedNetwork, rows: list[Row]) -> table.PartRef | None:
+    if not rows:
+        return None
+    identity = {"network": task.network.digest, "fit": task.fit_digest}
+    whole = table.part_table(rows, network.spec.latent, task.storage_type, identity)
+    return table.write_part(store, task.folder, whole)
+
+
+def _commit(task: FitTask, rows: list[Row], quarantined: list[Quarantined], part: table.PartRef | None) -> Commit:
+    quality = np.array([row.psnr for row in rows], np.float64)
+    return Commit(
+        split=task.work.split,
+        shard=task.work.shard.sha256,
+        start=task.work.start,
+        stop=task.work.stop,
+        rows=len(rows),
+        part=part,
+        quarantined=tuple(quarantined),
+        below_min=sum(row.below_min for row in rows),
+        psnr_sum=float(quality.sum()),
+        psnr_squares=float(np.square(quality).sum()),
+    )
