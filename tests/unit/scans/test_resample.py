@@ -139,6 +139,13 @@ def test_rounding_takes_no_point_out_of_the_field_of_view(problem: tuple, aspect
     np.testing.assert_allclose(result, 1, atol=1e-6)
 
 
+def test_the_last_voxel_is_kept_where_rounding_puts_its_point_just_outside() -> None:
+    grid = target_grid([4], [0.7], [14], "pad")
+    points = grid.offset[0] + grid.scale[0] * np.arange(14)
+    assert points.min() < 0 or points.max() > 3  # by 1e-16: the case that this test is about
+    assert (resample(np.ones((1, 4), np.float32), grid, outside=0) > 0.999).all()
+
+
 def test_shrinking_is_smoothed_against_aliasing() -> None:
     stripes = np.tile(np.array([0, 255], np.uint8), 64)[None]  # the finest pattern there is
     result = resample(stripes, target_grid([128], [1.0], [32], "stretch"), 0)
