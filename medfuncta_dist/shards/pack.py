@@ -11,11 +11,11 @@ one as its parent; nothing new, no new snapshot.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import IntegrityError, MedfunctaError, RunFileError
+from medfuncta_dist.errors import IntegrityError, MedfunctaError, QuarantineLimitError, RunFileError
 from medfuncta_dist.scans.key import KeyMaker
 from medfuncta_dist.scans.private import load_or_create_salt, private_folder
 from medfuncta_dist.shards.contract import contract_of, open_dataset
@@ -67,9 +67,10 @@ def pack(run: RunFile, fan_out: FanOut, on_progress: Callable[[PackProgress], No
     parent = newest_snapshot(store, run.dataset)
     todo = plan(sources, read_packs(store, run.dataset), parent.packs if parent else (), run.data.sources_per_task)
     tasks = [PackTask(store.root, run.dataset, run.data, group, keys) for group in todo.groups]
-    made = list(_mapped(tasks, fan_out, _reporter(todo, len(sources), on_progress)))
+    made, fatal = _mapped(tasks, fan_out, _reporter(todo, len(sources), on_progress))
+    made += _set_aside(fatal, len(sources), run.data.max_quarantined)
     new_sources = _require_all(tasks, made)
-    records = todo.records + sorted(made, key=lambda record: record.name)
+    records = todo.records + made
     # The mapping first: when too much is quarantined, its owner needs it to find the files.
     update_mapping(folder, store, records, _beyond(parent, records), {s.key: s.uri for s in sources})
     snapshot = _snapshot(store, run, parent, records)
@@ -92,22 +93,43 @@ def _reporter(
     return report
 
 
-def _mapped(tasks: Sequence[PackTask], fan_out: FanOut, report: Callable[[PackRecord], None]) -> Iterator[PackRecord]:
-    """All tasks' records. A task that can not be run is divided, to find the source that no worker survives."""
+def _mapped(
+    tasks: Sequence[PackTask], fan_out: FanOut, report: Callable[[PackRecord], None]
+) -> tuple[list[PackRecord], list[Failed]]:
+    """The records of all tasks that end, and the tasks of one source each that no worker survives.
+
+    A group that fails is run again source by source, to find the one that is to blame.
+    """
+    made: list[PackRecord] = []
     failed: list[Failed] = []
     for done in fan_out(pack_task, tasks):
         if isinstance(done, Failed):
             failed.append(_not_ours(done))
         else:
             report(done.result)
-            yield done.result
-    for failure in failed:
-        if len(failure.item.sources) == 1:
-            record = set_aside(failure.item, f"packing this source failed: {type(failure.error).__name__}")
-            report(record)
-            yield record
-        else:
-            yield from _mapped([replace(failure.item, sources=(s,)) for s in failure.item.sources], fan_out, report)
+            made.append(done.result)
+    fatal = [failure for failure in failed if len(failure.item.sources) == 1]
+    alone = [replace(f.item, sources=(s,)) for f in failed if len(f.item.sources) > 1 for s in f.item.sources]
+    more, found = _mapped(alone, fan_out, report) if alone else ([], [])
+    return made + more, fatal + found
+
+
+def _not_ours(failure: Failed) -> Failed:
+    """Storage, disk and run file are no fault of a source: quarantining it would hide that they need mending."""
+    if isinstance(failure.error, MedfunctaError | OSError):
+        raise failure.error
+    return failure
+
+
+def _set_aside(fatal: Sequence[Failed], sources: int, limit: float) -> list[PackRecord]:
+    """Quarantine sources that no worker survives; not when they are many, for then the workers are to blame."""
+    if len(fatal) > limit * sources:
+        raise QuarantineLimitError(
+            f"workers died, or failed, on {len(fatal)} of {sources} sources: {type(fatal[0].error).__name__}",
+            where="the pack stage's tasks; none of these sources was quarantined",
+            do="look at the workers' logs and memory, then run the pack stage again",
+        )
+    return [set_aside(f.item, f"packing this source failed: {type(f.error).__name__}") for f in fatal]
 
 
 def _require_all(tasks: Sequence[PackTask], made: Sequence[PackRecord]) -> int:
@@ -118,16 +140,10 @@ def _require_all(tasks: Sequence[PackTask], made: Sequence[PackRecord]) -> int:
     return out
 
 
-def _not_ours(failure: Failed) -> Failed:
-    """Storage, disk and run file are no fault of a source: quarantining it would hide that they need mending."""
-    if isinstance(failure.error, MedfunctaError | OSError):
-        raise failure.error
-    return failure
-
-
 def _beyond(parent: Snapshot | None, records: Sequence[PackRecord]) -> list[PackRecord]:
+    """The records that the parent does not hold, by name: in whatever order they came, the snapshot is the same."""
     packed = set(parent.packs) if parent else set()
-    return [record for record in records if record.name not in packed]
+    return sorted((record for record in records if record.name not in packed), key=lambda record: record.name)
 
 
 def _snapshot(store: ObjectStore, run: RunFile, parent: Snapshot | None, records: Sequence[PackRecord]) -> Snapshot:

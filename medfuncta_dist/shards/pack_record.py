@@ -93,7 +93,7 @@ def _parse(path: str, body: Mapping[str, Any], where: str) -> PackRecord:
     name = path.rpartition("/")[2].removesuffix(".json")
     try:
         splits = {split: tuple(Shard(**shard) for shard in shards) for split, shards in body["splits"].items()}
-        record = PackRecord(name, body["sources"], splits, body["quarantined"], body["counts"])
+        record = PackRecord(name, tuple(body["sources"]), splits, tuple(body["quarantined"]), body["counts"])
     except (KeyError, TypeError, AttributeError) as error:
         raise IntegrityError("a pack record does not have the fields it should have", where=where) from error
     if group_name(record.sources) != name:

@@ -24,6 +24,7 @@ from medfuncta_dist.scans.scan import MODALITIES, STORED_TYPES, Scan, Window
 from medfuncta_dist.storage.digest import canonical_json
 
 FORMAT_VERSION = 1
+NPY_MAGIC, NPY_VERSION = b"\x93NUMPY", b"\x01\x00"
 LARGEST_HEADER = 4096
 """Bytes. NumPy writes 118 for any array of up to four axes."""
 LARGEST_META = 2**20
@@ -104,12 +105,13 @@ def _json(meta: dict[str, Any]) -> bytes:
 
 
 def _parse_header(key: str, npy: bytes) -> tuple[int, np.dtype[Any], tuple[int, ...]]:
+    if npy[:6] == NPY_MAGIC and npy[6:8] != NPY_VERSION:
+        raise FormatVersionError("npy format version is unknown; this version reads 1.0", where=f"sample {key}")
     file = io.BytesIO(npy)
     try:
-        if np.lib.format.read_magic(file) != (1, 0):
-            raise FormatVersionError("npy format version is unknown; this version reads 1.0", where=f"sample {key}")
+        np.lib.format.read_magic(file)
         shape, fortran, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=LARGEST_HEADER)
-    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError) as error:
+    except Exception as error:  # NumPy parses the header as Python literals, and passes on whatever its tokenizer says
         raise _damaged(key, "the npy member has no valid header") from error
     if dtype.name not in STORED_TYPES or dtype.newbyteorder("<") != dtype or fortran:
         raise _damaged(key, "the npy member holds something else than plain little-endian numbers in C order")
