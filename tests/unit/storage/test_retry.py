@@ -1,0 +1,115 @@
+"""Which requests are tried again, for how long, and what the user is told: against real sockets."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from medfuncta_dist.errors import DeadlineError, IntegrityError, ObjectMissingError, StorageError
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.retry import persist, reason
+from tests.unit.storage.flaky_server import BODY, Flaky, serving
+
+ROOT = "s3://bucket/runs"
+
+
+@pytest.fixture(autouse=True)
+def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "AKIAKNOWNKEY")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "very-secret")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+
+@pytest.fixture
+def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A server that accepts connections and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        yield
+
+
+@pytest.mark.parametrize("statuses", [[500], [503, 503], [429]])
+def test_what_passes_by_itself_is_tried_again(statuses: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    flaky = Flaky(statuses)
+    with serving(flaky) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        assert ObjectStore(ROOT, deadline_s=20).read("a") == BODY
+    assert flaky.requests == len(statuses) + 1
+
+
+def test_one_layer_owns_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+    flaky = Flaky([500] * 1000)
+    with serving(flaky) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        with pytest.raises(DeadlineError) as caught:
+            ObjectStore(ROOT, deadline_s=2).read("a")
+    # Every request that the server saw is one of our attempts: neither s3fs nor botocore added any.
+    assert f"({flaky.requests} attempt" in caught.value.where
+    assert 2 <= flaky.requests <= 6
+    assert "s3://bucket/runs/a" in caught.value.where
+    assert "InternalError (HTTP 500)" in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "error"),
+    [
+        (403, "AccessDenied", StorageError),
+        (403, "InvalidAccessKeyId", StorageError),
+        (403, "SignatureDoesNotMatch", StorageError),
+        (404, "NoSuchKey", ObjectMissingError),
+        (404, "NoSuchBucket", StorageError),
+        (400, "InvalidRequest", StorageError),
+        (416, "InvalidRange", IntegrityError),
+    ],
+)
+def test_what_stays_wrong_is_reported_at_once(
+    status: int, code: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flaky = Flaky([status] * 100, [code] * 100)
+    with serving(flaky) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        with pytest.raises(error) as caught:
+            ObjectStore(ROOT, deadline_s=30).read("a")
+    assert type(caught.value) is error
+    assert flaky.requests == 1
+    assert "very-secret" not in str(caught.value)
+    assert "AKIAKNOWNKEY" not in str(caught.value)
+
+
+def test_a_server_that_is_silent_is_left_at_the_deadline(silent: None) -> None:
+    began = time.monotonic()
+    with pytest.raises(DeadlineError, match="no answer"):
+        ObjectStore(ROOT, deadline_s=1.0).read("a")
+    assert time.monotonic() - began < 4
+
+
+def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    began = time.monotonic()
+    with pytest.raises(DeadlineError, match="did not answer"):
+        ObjectStore(ROOT, deadline_s=1.5).write("a", b"x")
+    assert time.monotonic() - began < 5
+
+
+def test_a_local_error_is_never_tried_again() -> None:
+    calls = []
+
+    def full(_: float) -> None:
+        calls.append(1)
+        raise OSError(28, "No space left on device", "/archive/Doe_John.nii")
+
+    with pytest.raises(StorageError) as caught:
+        persist(full, where="here", deadline_s=30)
+    assert len(calls) == 1
+    assert "No space left on device" in str(caught.value)
+    assert "Doe" not in str(caught.value)
+
+
+def test_reasons_hold_no_names() -> None:
+    assert reason(ConnectionResetError(104, "reset", "/archive/Doe.nii")) == "Connection reset by peer"
+    assert reason(ValueError("/archive/Doe.nii")) == "ValueError"
