@@ -147,4 +147,4 @@ def test_ten_thousand_shards_are_cheap(store: ObjectStore) -> None:
     start = time.process_time()
     commit_snapshot(store, replace(FIRST, splits={"train": shards}))
     assert load_snapshot(store, "d", None).samples == 100_000
-    assert time.process_time() - start < 3  # 0.4 s on one slow core; anything quadratic takes minutes
+    assert time.process_time() - start < 10  # 0.4 s on one idle slow core; anything quadratic takes minutes
