@@ -1,0 +1,199 @@
+"""From a latent back to a scan: any resolution, same field of view, the scan's own units, a file others can open."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import torch
+from jaxtyping import Float
+from PIL import Image
+
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.fields.shared_network import SharedNetwork
+from medfuncta_dist.latents import ledger, table
+from medfuncta_dist.latents.driver import LatentTable, latent_table
+from medfuncta_dist.latents.network import load_network
+from medfuncta_dist.scans.scan import Window
+from medfuncta_dist.shards.snapshot import read_index
+from medfuncta_dist.storage.object_store import ObjectStore
+
+SHORTEST_KEY = 8  # hex digits: one in four billion, enough to name a scan in a report and to find it again
+
+
+@dataclass(frozen=True, eq=False)
+class Decoded:
+    """A reconstruction. ``values`` (channel, *spatial) float32 in [0, 1]; ``window`` turns them into scan units."""
+
+    key: str
+    values: Float[np.ndarray, channel * spatial]
+    window: Window
+    spacing: tuple[float, ...]
+    affine: Float[np.ndarray, "4 4"] | None
+    psnr: float
+    below_min: bool
+    upright: bool
+    """The first axis runs to the patient's right and the second upwards (a slice of a volume), not (row, column)."""
+
+    @property
+    def scan_units(self) -> Float[np.ndarray, channel * spatial]:
+        """Values in the units of the scan that was packed."""
+        return self.window.restore(self.values)
+
+
+def reconstruct(
+    network: SharedNetwork, latents: Float[np.ndarray, "scan latent"], shape: Sequence[int]
+) -> Float[np.ndarray, "scan channel *spatial"]:
+    """Decode latents on a grid of any shape, in chunks of points; float32, clamped to [0, 1]."""
+    device = next(iter(network.params.values())).device
+    values = network.decode(torch.from_numpy(np.ascontiguousarray(latents)).to(device), shape)
+    return values.clamp(0, 1).cpu().numpy()
+
+
+def decode_key(run: RunFile, key: str, shape: Sequence[int] | None = None) -> Decoded:
+    """Decode the scan of this key (or of a unique beginning of it) at ``shape`` (None: as packed).
+
+    RunFileError when there is no such latent, or when the shape has another number of axes.
+    """
+    store = ObjectStore(run.storage)
+    target = latent_table(run, store)
+    row = find_row(store, target, key)
+    network = load_network(store, target.network)
+    packed = tuple(target.snapshot.contract["shape"])
+    wanted = tuple(shape or packed)
+    if len(wanted) != len(packed) or min(wanted) < 2:
+        raise RunFileError(
+            f"a scan of shape {list(packed)} can not be decoded at {list(wanted)}",
+            where="--shape",
+            do=f"give {len(packed)} numbers of at least 2",
+        )
+    values = reconstruct(network, table.latents_of(row), wanted)[0]
+    return _decoded(row.to_pylist()[0], values, packed, wanted)
+
+
+def find_row(store: ObjectStore, target: LatentTable, key: str) -> pa.Table:
+    """The table's one row for a key; only the part that holds it is read."""
+    if len(key) < SHORTEST_KEY:
+        raise RunFileError(f"a key needs at least {SHORTEST_KEY} digits", where="--key", do="give more of the key")
+    commits = ledger.read_commits(store, target.folder)
+    found = [(name, whole) for name, whole in _matches(store, target, key) if name in commits]
+    if len(found) != 1:
+        raise RunFileError(
+            f"{'no' if not found else len(found)} fitted scans have this key",
+            where="--key",
+            do="take a key from the latent table or the report, and check that the fit stage is done",
+        )
+    name, whole = found[0]
+    part = commits[name].part
+    rows = None if part is None else table.read_part(store, target.folder, part)
+    rows = rows.filter(pc.equal(rows["key"], whole)) if rows is not None else None
+    if rows is None or not rows.num_rows:
+        raise RunFileError("this scan was quarantined, and has no latent", where="--key", do="choose another key")
+    return rows
+
+
+def _matches(store: ObjectStore, target: LatentTable, key: str) -> list[tuple[str, str]]:
+    """(range, whole key) of the packed scans whose keys begin so. The indexes are small; the parts are not."""
+    shards = {work.shard.sha256: work.shard for work in target.works}
+    keys = {digest: read_index(store, shard)["key"].to_pylist() for digest, shard in shards.items()}
+    return [
+        (work.name, whole)
+        for work in target.works
+        for whole in keys[work.shard.sha256][work.start : work.stop]
+        if whole.startswith(key)
+    ]
+
+
+def _decoded(row: dict[str, Any], values: np.ndarray, packed: tuple[int, ...], shape: tuple[int, ...]) -> Decoded:
+    affine = None if row["affine"] is None else np.array(row["affine"]).reshape(4, 4)
+    return Decoded(
+        key=row["key"],
+        values=values,
+        window=Window(row["window_low"], row["window_high"]),
+        spacing=resampled_spacing(row["spacing"], packed, shape),
+        affine=None if affine is None else resampled_affine(affine, packed, shape),
+        psnr=row["psnr"],
+        below_min=row["below_min"],
+        upright=row["slice"] is not None,
+    )
+
+
+def resampled_spacing(spacing: Sequence[float], before: Sequence[int], after: Sequence[int]) -> tuple[float, ...]:
+    """Spacing of a grid with other numbers of points over the same field of view: times (n−1)/(m−1) on each axis."""
+    return tuple(s * (n - 1) / (m - 1) for s, n, m in zip(spacing, before, after, strict=True))
+
+
+def resampled_affine(
+    affine: Float[np.ndarray, "4 4"], before: Sequence[int], after: Sequence[int]
+) -> Float[np.ndarray, "4 4"]:
+    """The affine of that grid: the first and last points of every axis stay where they are in the world."""
+    scale = [(n - 1) / (m - 1) for n, m in zip(before, after, strict=True)]
+    return affine @ np.diag([*scale, *[1.0] * (4 - len(scale))])
+
+
+def save(decoded: Decoded, path: Path) -> None:
+    """Write a reconstruction; the suffix says how. RunFileError for one that does not suit the scan.
+
+    .nii, .nii.gz: scan units, float32, with spacing and affine (2D: one slice; channels on the fifth axis).
+    .png: 2D, 8 bits; scan units where they fit in 0..255, else the intensity window spread over 0..255.
+    .csv: 1D, scan units, one line a channel. .npy: scan units, float32 (channel, *spatial).
+    """
+    writer = next((w for suffix, w in _WRITERS.items() if path.name.lower().endswith(suffix)), None)
+    if writer is None:
+        raise RunFileError(f"no file format is known for '{path.name}'", where="--out", do=f"use {', '.join(_WRITERS)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer(decoded, path)
+
+
+def _nifti(decoded: Decoded, path: Path) -> None:
+    values = decoded.scan_units
+    channels, shape = values.shape[0], values.shape[1:]
+    axes = [*shape, *[1] * (3 - len(shape)), *([1, channels] if channels > 1 else [])]
+    volume = np.moveaxis(values, 0, -1).reshape(axes)
+    affine = decoded.affine
+    if affine is None:
+        affine = np.diag([*decoded.spacing, *[1.0] * (4 - len(decoded.spacing))])
+    image = nib.Nifti1Image(volume, affine)  # type: ignore[no-untyped-call]
+    image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call]
+    nib.save(image, path)
+
+
+def _png(decoded: Decoded, path: Path) -> None:
+    if decoded.values.ndim != 3 or decoded.values.shape[0] not in (1, 3):
+        raise RunFileError("a PNG holds a 2D scan of 1 or 3 channels", where="--out", do="use .nii.gz, .csv or .npy")
+    picture = np.moveaxis(eight_bits(decoded.values, decoded.window), 0, -1)
+    if decoded.upright:
+        picture = np.rot90(picture)
+    Image.fromarray(picture.squeeze()).save(path)
+
+
+def eight_bits(values: Float[np.ndarray, ...], window: Window) -> np.ndarray:
+    """[0, 1] → uint8: scan units where the window lies in 0..255 (an 8-bit picture comes back as it was)."""
+    as_scan = window.low >= 0 and window.high <= 255 and window.high - window.low > 1
+    return np.asarray(np.rint(window.restore(values) if as_scan else values * 255).clip(0, 255), np.uint8)
+
+
+def _csv(decoded: Decoded, path: Path) -> None:
+    if decoded.values.ndim != 2:
+        raise RunFileError("a CSV holds a 1D scan", where="--out", do="use .nii.gz, .png or .npy")
+    np.savetxt(path, decoded.scan_units, fmt="%.9g", delimiter=",")
+
+
+def _npy(decoded: Decoded, path: Path) -> None:
+    np.save(path, decoded.scan_units, allow_pickle=False)
+
+
+_WRITERS: dict[str, Callable[[Decoded, Path], None]] = {
+    ".nii.gz": _nifti,
+    ".nii": _nifti,
+    ".png": _png,
+    ".csv": _csv,
+    ".npy": _npy,
+}

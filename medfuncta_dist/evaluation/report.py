@@ -1,0 +1,188 @@
+"""The report: one HTML file that loads nothing, for a browser without a network. Data in, text out.
+
+It shows scans, and is patient data like them. Names of files and patients are not in it: scans go by their keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.evaluation import charts, pictures
+from medfuncta_dist.evaluation.charts import Curve
+from medfuncta_dist.fields.siren import FieldSpec
+
+TEMPLATE = "report.html.jinja"
+MOST_LABELS = 30  # rows of the table of labels; combinations of many labels could fill a book
+SHORT = 12  # digits of a key or digest: enough to find it again (decode takes any unique beginning)
+
+
+@dataclass(frozen=True, eq=False)
+class Picture:
+    """A scan to show. Arrays: (channel, *spatial) in [0, 1]; ``upright``: axes are (right, up), not (row, column)."""
+
+    key: str
+    original: np.ndarray
+    reconstruction: np.ndarray
+    upright: bool
+    psnr: float
+    ssim: float | None
+    labels: tuple[int, ...]
+    below_min: bool
+
+
+@dataclass(frozen=True, eq=False)
+class ReportData:
+    """All that a report tells. ``summary`` is the content of summary.json; ``psnr`` holds each split's values in dB."""
+
+    run: RunFile
+    summary: Mapping[str, Any]
+    spec: FieldSpec
+    code_version: str
+    pictures: Sequence[Picture] = ()
+    psnr: Mapping[str, np.ndarray] = field(default_factory=dict)
+    loss: Curve = ()
+    held_out_psnr: Curve = ()
+
+
+def render(data: ReportData) -> str:
+    """The report as HTML."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = number
+    template = environment.from_string(files(__package__).joinpath(TEMPLATE).read_text("utf-8"))
+    shown, scale = _shown(data.pictures)
+    return template.render(
+        run=data.run,
+        summary=data.summary,
+        cards=cards(data),
+        pictures=shown,
+        error_scale=scale,
+        heat_bar=pictures.heat_bar(),
+        histogram=charts.histogram(data.psnr, data.run.fit.min_psnr) if data.psnr else None,
+        curves=_curves(data),
+        baselines=_baselines(data.summary["baselines"]),
+        labels=list(data.summary["labels"].items())[:MOST_LABELS],
+        labels_left_out=max(0, len(data.summary["labels"]) - MOST_LABELS),
+        settings=_settings(data),
+        one_dimensional=len(data.run.data.shape) == 1,
+        short=SHORT,
+    )
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A number for people: thousands apart, a dash where there is none."""
+    if value is None:
+        return "–"
+    return f"{value:,.{digits}f}" if isinstance(value, float) else f"{value:,}"
+
+
+def cards(data: ReportData) -> list[dict[str, str]]:
+    """The key numbers: value, unit, what it is, and a remark."""
+    split, counts = data.summary["split"], data.summary["counts"]
+    psnr, ssim = (data.summary["splits"][split][name] for name in ("psnr", "ssim"))
+    found = [
+        _card(f"{psnr['mean']:.2f}", "dB", f"PSNR, {split} split", f"± {psnr['std']:.2f} over {psnr['scans']} scans"),
+    ]
+    if ssim is not None:
+        found.append(_card(f"{ssim['mean']:.3f}", "", "SSIM", f"± {ssim['std']:.3f}; 1 is identical"))
+    if (baselines := data.summary["baselines"]) is not None:
+        found.append(
+            _card(f"{baselines['mean_scan']['gain']:+.1f}", "dB", "gain on mean scan", "of the training split")
+        )
+        gain = baselines["nearest_scan"]["gain"]
+        found.append(_card(f"{gain:+.1f}", "dB", "gain on nearest scan", "of the training split"))
+    share = f"of {counts['packed']:,} packed; {counts['quarantined']:,} quarantined, {counts['flagged']:,} flagged"
+    return [*found, _card(f"{counts['fitted']:,}", "", "scans with a latent", share)]
+
+
+def _card(value: str, unit: str, what: str, remark: str) -> dict[str, str]:
+    return {"value": value.replace("-", "−"), "unit": unit, "what": what, "remark": remark}
+
+
+def _shown(scans: Sequence[Picture]) -> tuple[list[dict[str, Any]], float]:
+    """Each scan's pictures as data URIs, and the error that is shown brightest."""
+    scale = pictures.error_scale([np.abs(scan.original - scan.reconstruction) for scan in scans])
+    places = [place(i, len(scans)) for i in range(len(scans))]
+    return [{"scan": s, "place": p, **_images(s, scale)} for s, p in zip(scans, places, strict=True)], scale
+
+
+def _images(scan: Picture, scale: float) -> dict[str, str]:
+    if scan.original.ndim == 2:
+        return {"lines": pictures.lines(scan.original, scan.reconstruction)}
+    original, reconstruction = (pictures.plane(v, scan.upright) for v in (scan.original, scan.reconstruction))
+    return {
+        "original": pictures.png_uri(pictures.grey(original)),
+        "reconstruction": pictures.png_uri(pictures.grey(reconstruction)),
+        "error": pictures.png_uri(pictures.heat(np.abs(original - reconstruction), scale)),
+    }
+
+
+def place(index: int, count: int) -> str:
+    """Where the picture stands among all scans of the split: pictures go from the worst PSNR to the best."""
+    if index == 0:
+        return "worst" if count > 1 else "one scan"
+    return "best" if index == count - 1 else f"better than {round(100 * index / (count - 1))} %"
+
+
+def _curves(data: ReportData) -> list[dict[str, str]]:
+    drawn = []
+    if len(data.loss) > 1:
+        uri = charts.curve(data.loss, "loss (mean squared error)", log=True, colour=charts.THIRD)
+        drawn.append({"title": "Training loss", "image": uri})
+    if len(data.held_out_psnr) > 1:
+        uri = charts.curve(data.held_out_psnr, "PSNR (dB)")
+        drawn.append({"title": "PSNR on held-out scans, as measured while training", "image": uri})
+    return drawn
+
+
+def _baselines(found: Mapping[str, Any] | None) -> list[dict[str, Any]]:
+    """Rows of the table of baselines, with bars as long as their PSNR."""
+    if found is None:
+        return []
+    names = {
+        "mean_scan": "mean training scan",
+        "nearest_scan": "nearest training scan",
+        "reconstruction": "reconstruction",
+    }
+    top = max(found[name]["psnr"]["mean"] for name in names)
+    return [
+        {
+            "name": text,
+            "psnr": (psnr := found[name]["psnr"]),
+            "gain": found[name].get("gain"),
+            "bar": max(0.0, 100 * psnr["mean"] / top),
+        }
+        for name, text in names.items()
+    ]
+
+
+def _settings(data: ReportData) -> list[tuple[str, str]]:
+    run, spec = data.run, data.spec
+    points = " × ".join(map(str, run.data.shape))
+    channels = f", {run.data.channels} channels" if run.data.channels > 1 else ""
+    return [
+        ("Scan", f"{points} points{channels} = {run.data.points * run.data.channels:,} values"),
+        ("Latent", f"{spec.latent:,} numbers ({run.fit.storage_type})"),
+        ("Shared network", f"{spec.layers} layers, width {spec.hidden}, ω {spec.omegas[0]:g} to {spec.omegas[-1]:g}"),
+        (
+            "Meta-learning",
+            f"{run.train.steps:,} outer steps, batch {run.train.batch}, {run.meta.inner_steps} inner steps, "
+            f"selection ratio {run.meta.selection_ratio:g}",
+        ),
+        (
+            "Fitting",
+            f"{run.fit.steps} steps, rate {run.fit_rate:g}, selection ratio {run.fit.selection_ratio:g}; "
+            f"flagged below {run.fit.min_psnr:g} dB",
+        ),
+        ("Data set", f"{data.summary['dataset']['name']}, digest {data.summary['dataset']['digest'][:SHORT]}…"),
+        ("Network digest", f"{data.summary['network']['digest'][:SHORT]}…"),
+        ("Code", f"medfuncta-dist {data.code_version}"),
+    ]

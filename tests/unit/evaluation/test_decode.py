@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.evaluation.decode import (
+    Decoded,
+    decode_key,
+    reconstruct,
+    resampled_affine,
+    resampled_spacing,
+    save,
+)
+from medfuncta_dist.fields.shared_network import SharedNetwork
+from medfuncta_dist.fields.siren import FieldSpec, init_params
+from medfuncta_dist.latents import ledger
+from medfuncta_dist.latents.driver import fit, latent_table
+from medfuncta_dist.scans.ecg_csv import EcgCsvReader
+from medfuncta_dist.scans.scan import Window
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.work import map_here
+from tests.unit.latents.fitted import network, ready
+from tests.writers import structured
+
+AFFINE = np.array([[0, -2.0, 0.3, 10], [1.5, 0, 0, -20], [0, 0.2, 3, 5], [0, 0, 0, 1]])
+
+
+EIGHT_BITS = Window(0, 255)
+
+
+def decoded(shape: tuple[int, ...], window: Window = EIGHT_BITS, affine: np.ndarray | None = None) -> Decoded:
+    values = np.stack([structured(shape[1:], seed) for seed in range(shape[0])])
+    spacing = tuple(1.0 + i for i in range(len(shape) - 1))
+    return Decoded("k" * 64, values, window, spacing, affine, 30.0, False, False)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> RunFile:
+    run = ready(tmp_path_factory.mktemp("run"))
+    fit(run, map_here)
+    return run
+
+
+@pytest.fixture(scope="module")
+def rows(run: RunFile) -> list[dict]:
+    store = ObjectStore(run.storage)
+    return ledger.load_table(store, latent_table(run, store).folder).to_pylist()
+
+
+SIZES = st.lists(st.tuples(st.integers(2, 300), st.integers(2, 300)), min_size=1, max_size=3)
+
+
+@given(SIZES)
+def test_another_resolution_keeps_the_field_of_view(sizes):
+    before, after = zip(*sizes, strict=True)
+    affine = resampled_affine(AFFINE, before, after)
+    padding = [0.0] * (3 - len(before)) + [1.0]
+    for corner_before, corner_after in (([0] * len(before), [0] * len(after)), (before, after)):
+        old = AFFINE @ [*[max(n - 1, 0) for n in corner_before], *padding]
+        new = affine @ [*[max(n - 1, 0) for n in corner_after], *padding]
+        assert new == pytest.approx(old)
+    spacing = resampled_spacing([0.7] * len(before), before, after)
+    assert [s * (m - 1) for s, m in zip(spacing, after, strict=True)] == pytest.approx([0.7 * (n - 1) for n in before])
+
+
+def test_reconstructions_are_clamped_and_finer_grids_pass_through_coarser_ones():
+    spec = FieldSpec.linear(coords=2, channels=1, layers=3, hidden=32, latent=4, omega_first=5, omega_last=9)
+    shared = SharedNetwork(spec, init_params(spec, torch.Generator().manual_seed(1)), {}, {}, "", "")
+    latents = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32) * 3
+    coarse, fine = reconstruct(shared, latents, (9, 6)), reconstruct(shared, latents, (17, 11))
+    assert coarse.shape == (2, 1, 9, 6)
+    assert np.allclose(fine[:, :, ::2, ::2], coarse, atol=1e-5)
+    assert fine.min() >= 0
+    assert fine.max() <= 1
+
+
+def test_a_key_decodes_to_what_the_network_makes_of_its_latent(run, rows):
+    row = rows[5]
+    found = decode_key(run, row["key"])
+    latent = torch.tensor([row["latent"]])
+    assert np.array_equal(found.values, network(run).decode(latent, (12, 12)).clamp(0, 1)[0].numpy())
+    assert (found.key, found.psnr) == (row["key"], row["psnr"])
+    assert np.array_equal(found.scan_units, found.values * np.float32(255))
+
+
+def test_the_beginning_of_a_key_is_enough_and_any_resolution_will_do(run, rows):
+    found = decode_key(run, rows[0]["key"][:8], (23, 34))
+    assert found.values.shape == (1, 23, 34)
+    assert found.spacing == pytest.approx((rows[0]["spacing"][0] / 2, rows[0]["spacing"][1] / 3))
+
+
+@pytest.mark.parametrize(
+    ("key", "shape", "what"),
+    [("0" * 64, None, "no fitted scans"), ("12", None, "at least 8"), (None, (12,), "12"), (None, (12, 1), "12, 1")],
+)
+def test_what_can_not_be_decoded_is_refused(run, rows, key, shape, what):
+    with pytest.raises(RunFileError, match=what):
+        decode_key(run, key or rows[0]["key"], shape)
+
+
+def test_nifti_has_the_scans_units_and_its_place(tmp_path):
+    volume = decoded((1, 6, 7, 5), Window(-1000, 400), AFFINE)
+    save(volume, tmp_path / "out.nii.gz")
+    image = nib.load(tmp_path / "out.nii.gz")
+    assert np.allclose(image.get_fdata(), volume.values[0] * 1400 - 1000, atol=1e-3)
+    assert np.allclose(image.affine, AFFINE)
+    assert image.header.get_xyzt_units()[0] == "mm"
+
+
+def test_nifti_without_an_affine_has_the_spacing(tmp_path):
+    save(decoded((1, 6, 7, 5)), tmp_path / "out.nii")
+    assert nib.load(tmp_path / "out.nii").header.get_zooms() == pytest.approx((1, 2, 3))
+
+
+def test_nifti_of_a_picture_in_colour(tmp_path):
+    picture = decoded((3, 6, 7))
+    save(picture, tmp_path / "out.nii")
+    array = nib.load(tmp_path / "out.nii").get_fdata()
+    assert array.shape == (6, 7, 1, 1, 3)
+    assert np.allclose(array[:, :, 0, 0, 2], picture.scan_units[2])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_png_of_an_eight_bit_picture_comes_back_as_it_was(tmp_path, channels):
+    picture = decoded((channels, 6, 7))
+    save(picture, tmp_path / "out.PNG")
+    read = np.asarray(Image.open(tmp_path / "out.PNG"))
+    assert np.array_equal(read, np.rint(np.moveaxis(picture.scan_units, 0, -1)).astype(np.uint8).squeeze())
+
+
+def test_png_of_other_scans_shows_the_window_and_stands_upright(tmp_path):
+    picture = replace(decoded((1, 6, 7), Window(-1000, 400)), upright=True)
+    save(picture, tmp_path / "out.png")
+    read = np.asarray(Image.open(tmp_path / "out.png"))
+    assert np.array_equal(read, np.rint(np.rot90(picture.values[0]) * 255).astype(np.uint8))
+
+
+def test_csv_can_be_read_back_as_a_scan(tmp_path):
+    trace = decoded((1, 40), Window(0.0, 1.0))
+    save(trace, tmp_path / "out.csv")
+    (found,) = EcgCsvReader().scans(tmp_path / "out.csv")
+    assert np.allclose(found.scan.array, trace.scan_units, atol=1e-7)
+
+
+def test_npy_is_plain_numbers(tmp_path):
+    volume = decoded((1, 4, 5, 6), Window(2, 4))
+    save(volume, tmp_path / "new" / "out.npy")
+    assert np.array_equal(np.load(tmp_path / "new" / "out.npy", allow_pickle=False), volume.scan_units)
+
+
+@pytest.mark.parametrize(("shape", "name"), [((1, 5), "a.png"), ((1, 5, 5), "a.csv"), ((1, 5, 5), "a.jpg")])
+def test_a_format_that_does_not_suit_is_refused(tmp_path, shape, name):
+    with pytest.raises(RunFileError):
+        save(decoded(shape), Path(tmp_path / name))
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from skimage.metrics import peak_signal_noise_ratio
+
+from medfuncta_dist.evaluation import metrics
+from tests.writers import structured
+
+SHAPES = [(1, 187), (1, 28, 28), (3, 20, 24), (1, 12, 10, 8)]
+
+
+def pair(shape: tuple[int, ...], noise: float = 0.05) -> tuple[np.ndarray, np.ndarray]:
+    original = np.stack([structured(shape[1:], seed) for seed in range(shape[0])])
+    noisy = original + noise * np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    return original, noisy
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_psnr_is_what_a_library_says_of_the_clamped_reconstruction(shape):
+    original, noisy = pair(shape)
+    expected = peak_signal_noise_ratio(original.astype(float), np.clip(noisy, 0, 1).astype(float), data_range=1)
+    assert metrics.score(original, noisy).psnr == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_perfect_reconstruction_is_capped_and_alike(shape):
+    original, _ = pair(shape)
+    assert metrics.score(original, original) == metrics.Score(0.0, 100.0, pytest.approx(1.0))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_ssim_falls_as_noise_grows(shape):
+    values = [metrics.score(*pair(shape, noise)).ssim for noise in (0.01, 0.05, 0.2)]
+    assert 1 > values[0] > values[1] > values[2]
+
+
+def test_ssim_of_one_dimension_by_hand():
+    rng = np.random.default_rng(1)
+    one, two = rng.random((2, 1, 7))
+    means, covariance = (one.mean(), two.mean()), np.cov(one[0], two[0])
+    c1, c2 = 0.01**2, 0.03**2
+    structure = (2 * covariance[0, 1] + c2) / (covariance[0, 0] + covariance[1, 1] + c2)
+    luminance = (2 * means[0] * means[1] + c1) / (means[0] ** 2 + means[1] ** 2 + c1)
+    assert metrics.ssim(one, two) == pytest.approx(structure * luminance)
+
+
+@pytest.mark.parametrize(("shape", "window"), [((187,), 7), ((28, 6), 5), ((5, 5, 3), 3), ((2, 9), 1)])
+def test_the_window_is_odd_and_fits(shape, window):
+    assert metrics.ssim_window(shape) == window
+
+
+def test_ssim_of_a_two_point_axis_is_not_made_up():
+    original, noisy = pair((1, 2, 9))
+    assert math.isnan(metrics.score(original, noisy).ssim)
+
+
+@given(st.lists(st.floats(-50, 100) | st.just(math.nan), max_size=30))
+def test_spread_leaves_out_what_is_not_defined(values):
+    finite = [v for v in values if not math.isnan(v)]
+    found = metrics.spread(values)
+    assert (found is None) == (not finite)
+    if found is not None:
+        assert found.scans == len(finite)
+        assert (found.lowest, found.highest) == (min(finite), max(finite))
+        assert found.mean == pytest.approx(np.mean(finite))
+        assert found.std == pytest.approx(np.std(finite), abs=1e-9)
+
+
+def test_groups_come_in_natural_order():
+    groups = metrics.by_group(["10", "9", "a", "9"], {"psnr": [1.0, 2.0, 3.0, 4.0]})
+    assert list(groups) == ["9", "10", "a"]
+    assert groups["9"]["psnr"] == metrics.Spread(2, 3.0, 1.0, 3.0, 2.0, 4.0)
