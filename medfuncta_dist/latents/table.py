@@ -181,7 +181,7 @@ def latents_of(table: pa.Table) -> np.ndarray:
     """The ``latent`` column as one float32 array (scan, latent)."""
     column = table["latent"].combine_chunks()
     width = column.type.list_size
-    flat = np.asarray(column.flatten().to_numpy(zero_copy_only=False), np.float32)
+    flat = np.array(column.flatten().to_numpy(zero_copy_only=False), np.float32)  # a copy: torch wants it writable
     return flat.reshape(-1, width)
 
 
