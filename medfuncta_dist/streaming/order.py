@@ -50,7 +50,7 @@ class EpochOrder:
         self._streams = self._deal(min(batch, len(self._samples)))
         self._ends = [np.cumsum(self._samples[shards]) for shards in self._streams]
         self._rounds = _Rounds([int(ends[-1]) for ends in self._ends])
-        self._shifts = [int(random_numbers(1, self._name, "shift", s)[0]) % window for s in range(len(self._streams))]
+        self._shifts = [self._shift(stream, int(ends[-1])) for stream, ends in enumerate(self._ends)]
         self._blocks: dict[int, tuple[int, Indices]] = {}
         self.batches, self.dropped = divmod(int(self._samples.sum()), batch)
 
@@ -63,6 +63,10 @@ class EpochOrder:
     def _deal(self, streams: int) -> list[Indices]:
         shards = permutation(len(self._samples), self._name, "shards")
         return [shards[s::streams] for s in range(streams)]
+
+    def _shift(self, stream: int, length: int) -> int:
+        """How far the stream's first block is cut short; a stream that fits into the window is one block."""
+        return int(random_numbers(1, self._name, "shift", stream)[0]) % self._window if length > self._window else 0
 
     def _sample(self, stream: int, turn: int) -> SampleId:
         """The scan that a stream gives at its ``turn``."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from itertools import islice
@@ -140,3 +142,23 @@ def test_the_drivers_memory_stays_flat() -> None:
     before = driver.memory_info().rss
     assert sum(1 for _ in fan_out(nothing, range(2000))) == 2000
     assert driver.memory_info().rss - before < 20e6
+
+
+DRIVER = """
+import ray
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.fanout import ray_fan_out, start_ray
+run = RunFile.model_validate({"name": "a", "storage": "/tmp/a", "data": {"source": "x", "shape": [4]}})
+start_ray(run)
+start_ray(run)
+def talk(n):
+    print("a worker talks")
+    return n
+assert [o.result for o in ray_fan_out(1, num_cpus=1)(talk, [7])] == [7]
+print(ray.get_runtime_context().gcs_address)
+"""
+
+
+def test_a_driver_joins_the_cluster_and_keeps_stdout_to_itself(ray_cluster: str) -> None:
+    driver = subprocess.run([sys.executable, "-c", DRIVER], capture_output=True, text=True, timeout=120, check=True)
+    assert driver.stdout == f"{ray_cluster}\n"

@@ -1,0 +1,75 @@
+"""Reading ahead changes when items are read, and nothing else."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medfuncta_dist.streaming.prefetch import prefetch
+
+
+def threads() -> int:
+    return sum(thread.name == "prefetch" for thread in threading.enumerate())
+
+
+@given(st.lists(st.integers(), max_size=20), st.integers(1, 5))
+def test_same_items_same_order(items: list[int], depth: int) -> None:
+    assert list(prefetch(items, depth)) == items
+    assert threads() == 0
+
+
+def test_it_reads_ahead_but_not_too_far() -> None:
+    read = []
+
+    def items() -> Iterator[int]:
+        for n in range(100):
+            read.append(n)
+            yield n
+
+    stream = prefetch(items(), 3)
+    assert next(stream) == 0
+    time.sleep(0.3)
+    assert len(read) == 5  # one given, three waiting, one in the thread's hand
+    stream.close()  # type: ignore[attr-defined]
+    assert threads() == 0
+    assert len(read) == 5
+
+
+def test_an_error_comes_in_its_place() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise ValueError("third")
+
+    stream, seen = prefetch(items(), 8), []
+    with pytest.raises(ValueError, match="third"):
+        seen.extend(iter(lambda: next(stream), None))
+    assert threads() == 0
+
+
+def test_items_before_an_error_are_not_lost() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise KeyError("second")
+
+    stream = prefetch(items(), 8)
+    assert next(stream) == 1
+    with pytest.raises(KeyError):
+        next(stream)
+
+
+def test_reading_and_computing_overlap() -> None:
+    def slow() -> Iterator[int]:
+        for n in range(10):
+            time.sleep(0.05)
+            yield n
+
+    began = time.monotonic()
+    for _ in prefetch(slow(), 2):
+        time.sleep(0.05)
+    assert time.monotonic() - began < 0.9  # one after the other: 1.0 s and more
