@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -15,20 +16,34 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.work import Done, Failed, FanOut
 
+OBJECT_STORE_BYTES = 500_000_000
+"""Of a Ray that is started here. Nothing large travels through it, and the default is a third of the memory."""
+
 
 def start_ray(run: RunFile) -> None:
     """Connect to the cluster that RAY_ADDRESS names, or start Ray on this machine with room for the run's workers.
 
-    Does nothing when this process is connected. Workers' lines stay in Ray's own logs: here they would end up on
-    stdout, which belongs to the command's answer.
+    Does nothing when this process is connected. Workers' lines stay in Ray's own logs: here they would reach stdout,
+    which belongs to the command's answer. MedfunctaError when the cluster does not answer.
     """
     if ray.is_initialized():
         return
-    if os.environ.get("RAY_ADDRESS"):
-        ray.init(log_to_driver=False)
-        return
+    address = os.environ.get("RAY_ADDRESS")
+    here = {} if address else _on_this_machine(run)
+    try:
+        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise MedfunctaError(
+            f"Ray can not be reached: {error}",
+            where=f"RAY_ADDRESS={address}" if address else "a Ray started on this machine",
+            do="see whether the cluster runs (`ray status`), or unset RAY_ADDRESS to start Ray here",
+        ) from error
+
+
+def _on_this_machine(run: RunFile) -> dict[str, Any]:
+    # As many CPUs as the workers ask for, if that is more than there are: a small machine runs them, only slower.
     cpus = max(os.cpu_count() or 1, math.ceil(run.cluster.workers * run.cluster.cpus_per_worker))
-    ray.init(address="local", num_cpus=cpus, include_dashboard=False, log_to_driver=False)
+    return {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
 
 
 def ray_fan_out(window: int, *, num_cpus: float, num_gpus: float = 0, max_attempts: int = 3) -> FanOut:

@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.stages import evaluate, fit, pack, summary, train
+from medfuncta_dist.stages import summary
 from medfuncta_dist.stages.run_record import freeze
 from medfuncta_dist.storage.object_store import ObjectStore
 
-STAGES: dict[str, Callable[[RunFile, ObjectStore], dict[str, Any]]] = {
-    "pack": pack.run_pack,
-    "train": train.run_train,
-    "fit": fit.run_fit,
-    "evaluate": evaluate.run_evaluate,
-}
+STAGES = ("pack", "train", "fit", "evaluate")
+"""Each is ``run_<name>(run, store)`` in ``stages/<name>.py``, imported when its turn comes: packing needs no torch."""
 
 
 def run_stages(run: RunFile, names: Sequence[str]) -> dict[str, Any]:
@@ -35,7 +32,7 @@ def run_stages(run: RunFile, names: Sequence[str]) -> dict[str, Any]:
     for name in names:
         print(f"[{run.name}] {name} ...", file=sys.stderr)
         began = time.monotonic()
-        figures = STAGES[name](run, store)
+        figures = getattr(import_module(f"medfuncta_dist.stages.{name}"), f"run_{name}")(run, store)
         figures["seconds"] = round(time.monotonic() - began, 3)
         answer["said"] += figures.pop("said")
         answer["quarantined"] += figures.get("quarantined", 0)

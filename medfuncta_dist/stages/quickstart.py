@@ -38,8 +38,10 @@ def run_quickstart(workdir: str, overrides: list[str]) -> dict[str, Any]:
     volume = _volume()
     folder.mkdir(parents=True, exist_ok=True)
     print(PLAN.format(workdir=folder), file=sys.stderr)
-    with EmbeddedS3(folder / "s3", buckets=("archive", "medfuncta")) as server:
+    with EmbeddedS3(folder / "s3") as server:
         os.environ.update(server.environment)
+        for bucket in ("archive", "medfuncta"):
+            server.create_bucket(bucket)
         run = _run_file(folder, overrides)
         archive = ObjectStore("s3://archive")
         if not archive.exists(SCAN):

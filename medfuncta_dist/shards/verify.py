@@ -1,0 +1,94 @@
+"""Re-check a data set: every byte of every shard and index, every sample's checksums, and both ledgers."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from medfuncta_dist.errors import IntegrityError, ObjectMissingError, ScanError
+from medfuncta_dist.shards.ledger import require_balance
+from medfuncta_dist.shards.sample import decode
+from medfuncta_dist.shards.snapshot import Shard, Snapshot, read_index, snapshot_path
+from medfuncta_dist.storage.digest import crc32c, sha256_file
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.work import Failed, FanOut
+
+MEMBERS = ("npy", "json")
+
+
+@dataclass(frozen=True)
+class ShardCheck:
+    """One shard to check; travels to a worker."""
+
+    root: str
+    shard: Shard
+
+
+@dataclass(frozen=True)
+class Fault:
+    """Something that is not what its record says."""
+
+    where: str
+    what: str
+
+
+def verify_snapshot(
+    store: ObjectStore, snapshot: Snapshot, fan_out: FanOut, on_progress: Callable[[int, int], None]
+) -> list[Fault]:
+    """Check the counts of a snapshot and all its shards; the faults found (none: everything is whole)."""
+    faults = _counts(store, snapshot)
+    checks = [ShardCheck(store.root, shard) for shards in snapshot.splits.values() for shard in shards]
+    for done, outcome in enumerate(fan_out(check_shard, checks), 1):
+        if isinstance(outcome, Failed):
+            faults.append(_fault(outcome))
+        on_progress(done, len(checks))
+    return faults
+
+
+def _fault(failure: Failed) -> Fault:
+    # Storage that does not answer says nothing about the bytes in it.
+    if not isinstance(failure.error, IntegrityError | ObjectMissingError | ScanError):
+        raise failure.error
+    return Fault(failure.item.shard.uri, failure.error.what)
+
+
+def check_shard(check: ShardCheck) -> int:
+    """Read one shard whole; the number of its samples. IntegrityError, ObjectMissingError or ScanError if not whole."""
+    store, shard = ObjectStore(check.root), check.shard
+    index = read_index(store, shard)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "shard.tar"
+        store.download(shard.uri, path)
+        if (path.stat().st_size, sha256_file(path)) != (shard.size, shard.sha256):
+            raise IntegrityError("the shard is not what the snapshot says", where=store.uri(shard.uri))
+        with path.open("rb") as file:
+            for row in index.to_pylist():
+                _check_sample(file.read, file.seek, row)
+    return shard.samples
+
+
+def _check_sample(read: Callable[[int], bytes], seek: Callable[[int], int], row: dict[str, object]) -> None:
+    members = []
+    for member in MEMBERS:
+        offset, length, crc = (row[f"{member}_{column}"] for column in ("offset", "length", "crc32c"))
+        assert isinstance(offset, int)
+        assert isinstance(length, int)
+        seek(offset)
+        data = read(length)
+        if crc32c(data) != crc:
+            raise IntegrityError("a sample is not what the index says", where=f"key {row['key']}")
+        members.append(data)
+    decode(str(row["key"]), *members)
+
+
+def _counts(store: ObjectStore, snapshot: Snapshot) -> list[Fault]:
+    where = store.uri(snapshot_path(snapshot.name, snapshot.digest))
+    try:
+        require_balance(snapshot.counts, where)
+    except IntegrityError as error:
+        return [Fault(where, error.what)]
+    if snapshot.samples != snapshot.counts["packed"]:
+        return [Fault(where, f"{snapshot.samples} samples in shards, but {snapshot.counts['packed']} scans packed")]
+    return []

@@ -1,0 +1,37 @@
+"""The pack stage: scans to shards."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.shards.pack import PackProgress, PackSummary, pack
+from medfuncta_dist.stages.cluster import cpu_fan_out
+from medfuncta_dist.stages.shown import shown
+from medfuncta_dist.storage.object_store import ObjectStore
+
+
+def run_pack(run: RunFile, store: ObjectStore) -> dict[str, Any]:
+    """Pack what is missing; the figures of the whole data set as it is then."""
+    with shown("pack", _read) as report:
+        summary = pack(run, cpu_fan_out(run), report)
+    return {
+        "snapshot": summary.snapshot_digest,
+        "counts": summary.counts,
+        "splits": summary.splits,
+        "new_sources": summary.new_sources,
+        "quarantined": summary.counts["quarantined"] + summary.counts["sources_quarantined"],
+        "said": [_said(summary)],
+    }
+
+
+def _read(progress: PackProgress) -> tuple[int, int, dict[str, str]]:
+    counts = progress.counts
+    return progress.sources_done, progress.sources, {k: str(counts[k]) for k in ("packed", "quarantined")}
+
+
+def _said(summary: PackSummary) -> str:
+    counts = summary.counts
+    splits = ", ".join(f"{scans} {name}" for name, scans in sorted(summary.splits.items()))
+    lost = counts["quarantined"] + counts["sources_quarantined"]
+    return f"pack: {counts['packed']} scans in shards ({splits}), {lost} quarantined"

@@ -1,0 +1,70 @@
+"""Rules between the run file and what is in storage, checked before a stage starts: what would fail at step 10 000
+is refused here, by key, value and expectation."""
+
+from __future__ import annotations
+
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.errors import RunChangedError, RunFileError
+from medfuncta_dist.latents.network import load_network, published_network
+from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
+from medfuncta_dist.storage.commit import read_record, write_record
+from medfuncta_dist.storage.object_store import ObjectStore
+
+
+def check_snapshot(run: RunFile, snapshot: Snapshot) -> None:
+    """The run's scans have the shape and channels that the shards were packed with."""
+    for key, wanted in (("shape", list(run.data.shape)), ("channels", run.data.channels)):
+        packed = snapshot.contract.get(key)
+        if packed != wanted:
+            raise RunFileError(
+                f"data.{key} is {wanted}, but the shards of this data set hold {packed}",
+                where=f"data set {run.dataset}, snapshot {snapshot.digest[:12]}",
+                do=f"set data.{key} to {packed}, or pack under another data.dataset",
+            )
+
+
+def check_training(run: RunFile, snapshot: Snapshot) -> None:
+    """There are enough training scans for one global batch."""
+    check_snapshot(run, snapshot)
+    scans = sum(shard.samples for shard in snapshot.shards("train"))
+    if scans < run.train.batch:
+        raise RunFileError(
+            f"train.batch is {run.train.batch}, but the training split holds {scans} scans",
+            where=f"data set {run.dataset}, snapshot {snapshot.digest[:12]}",
+            do=f"set train.batch to at most {scans}, or pack more scans",
+        )
+
+
+def pinned_snapshot(run: RunFile, store: ObjectStore) -> Snapshot:
+    """The snapshot that this run trains on: ``data.snapshot`` or the newest, chosen once and recorded.
+
+    A resumed run goes on with the scans it began with, whatever has been packed since.
+    """
+    path = f"runs/{run.name}/pin.json"
+    if store.exists(path):
+        digest = str(read_record(store, path, "pin")["snapshot"])
+        if run.data.snapshot not in (None, digest):
+            raise RunChangedError(
+                f"data.snapshot is {run.data.snapshot}, but this run trains on {digest}",
+                where=store.uri(path),
+                do="leave data.snapshot as it was, or give the run another name",
+            )
+        return load_snapshot(store, run.dataset, digest)
+    snapshot = load_snapshot(store, run.dataset, run.data.snapshot)
+    check_training(run, snapshot)
+    write_record(store, path, "pin", {"snapshot": snapshot.digest})
+    return snapshot
+
+
+def check_network(run: RunFile, store: ObjectStore) -> None:
+    """The trained network is the one that the run file describes (its latent size above all)."""
+    ref = published_network(store, run.name)
+    spec = load_network(store, ref).spec
+    for key in ("layers", "hidden", "latent"):
+        trained, wanted = getattr(spec, key), getattr(run.field, key)
+        if trained != wanted:
+            raise RunFileError(
+                f"field.{key} is {wanted}, but the shared network was trained with {trained}",
+                where=store.uri(ref.folder),
+                do=f"set field.{key} to {trained}, or train under another name",
+            )

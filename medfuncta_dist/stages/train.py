@@ -1,0 +1,26 @@
+"""The train stage: the shared network."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.fanout import start_ray
+from medfuncta_dist.stages.preflight import pinned_snapshot
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.training.trainer import TrainSummary, train
+
+
+def run_train(run: RunFile, store: ObjectStore) -> dict[str, Any]:
+    """Train, or go on training, on the run's snapshot."""
+    snapshot = pinned_snapshot(run, store)
+    start_ray(run)
+    summary = train(run, snapshot.digest)
+    return {**asdict(summary), "snapshot": snapshot.digest, "said": [_said(summary)]}
+
+
+def _said(summary: TrainSummary) -> str:
+    psnr = "" if summary.psnr is None else f", held-out PSNR {summary.psnr:.2f} dB"
+    began = "" if summary.first_step == 0 else f" (this time from step {summary.first_step})"
+    return f"train: {summary.steps} outer steps{began}{psnr}; network {summary.network_digest[:12]}"

@@ -1,0 +1,117 @@
+"""Re-check every checksum and every count of what runs have written."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from medfuncta_dist.config.load import load, parse
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.errors import IntegrityError, ObjectMissingError, RunFileError, StageOrderError
+from medfuncta_dist.latents import ledger
+from medfuncta_dist.latents.driver import latent_table
+from medfuncta_dist.latents.network import load_network, published_network
+from medfuncta_dist.shards.snapshot import load_snapshot
+from medfuncta_dist.shards.verify import Fault, verify_snapshot
+from medfuncta_dist.stages.cluster import cpu_fan_out
+from medfuncta_dist.stages.shown import shown
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.training.checkpoint import verify_checkpoints
+
+Figures = dict[str, Any]
+
+
+def verify_target(target: str, overrides: Sequence[str]) -> Figures:
+    """Verify a run (a run file), or every run below a storage root (URI or folder). IntegrityError: all faults."""
+    runs = list(_runs(target, overrides))
+    figures: Figures = {"runs": {}, "said": []}
+    faults: list[Fault] = []
+    for run in runs:
+        found, said, run_faults = _verify_run(run)
+        figures["runs"][run.name] = found
+        figures["said"] += [f"verify {run.name}: {line}" for line in said]
+        faults += run_faults
+    if faults:
+        print("\n".join(figures["said"]), file=sys.stderr)
+        raise IntegrityError(
+            f"{len(faults)} faults:\n" + "\n".join(f"  {fault.where}: {fault.what}" for fault in faults),
+            do="restore these objects from a backup, or delete them and run the stage that wrote them again",
+        )
+    return figures
+
+
+def _runs(target: str, overrides: Sequence[str]) -> Iterator[RunFile]:
+    if target.endswith((".yaml", ".yml")) and Path(target).is_file():
+        yield load(target, overrides)
+        return
+    store = ObjectStore(target)
+    files = [info.path for info in store.list("runs") if info.path.count("/") == 2 and info.path.endswith("/run.yaml")]
+    if not files:
+        raise RunFileError(
+            "there are no runs here", where=store.uri("runs"), do="give a run file, or the storage root of a run"
+        )
+    for path in files:
+        # The root may be mounted or copied elsewhere than where the run wrote it.
+        yield parse(store.read(path).decode(), [f"storage={store.root}", *overrides], where=store.uri(path))
+
+
+def _verify_run(run: RunFile) -> tuple[Figures, list[str], list[Fault]]:
+    store = ObjectStore(run.storage)
+    figures: Figures = {}
+    said: list[str] = []
+    faults: list[Fault] = []
+    for name, verify in PARTS.items():
+        try:
+            found, line, part_faults = verify(run, store)
+        except StageOrderError as error:
+            found, line, part_faults = {}, f"nothing to check yet ({error.what})", []
+        except (IntegrityError, ObjectMissingError) as error:
+            found, line, part_faults = {}, "damaged", [Fault(error.where, error.what)]
+        figures[name] = found
+        said.append(f"{name}: {line}")
+        faults += part_faults
+    return figures, said, faults
+
+
+def _dataset(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault]]:
+    snapshot = load_snapshot(store, run.dataset, run.data.snapshot)
+    with shown("verify", lambda done_total: (*done_total, {})) as report:
+        faults = verify_snapshot(store, snapshot, cpu_fan_out(run), lambda done, total: report((done, total)))
+    counts = dict(snapshot.counts)
+    shards = sum(map(len, snapshot.splits.values()))
+    line = (
+        f"{shards} shards hold {snapshot.samples} scans; "
+        f"found {counts['scans']} = packed {counts['packed']} + quarantined {counts['quarantined']}"
+    )
+    return {"snapshot": snapshot.digest, "shards": shards, "counts": counts}, line, faults
+
+
+def _checkpoints(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault]]:
+    whole, damaged = verify_checkpoints(store, run.name)
+    faults = [Fault(where, what) for where, what in damaged]
+    return {"whole": whole, "damaged": len(damaged)}, f"{whole} whole, {len(damaged)} damaged", faults
+
+
+def _network(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault]]:
+    ref = published_network(store, run.name)
+    load_network(store, ref)
+    return {"digest": ref.digest}, f"whole, {ref.digest[:12]}", []
+
+
+def _latents(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault]]:
+    target = latent_table(run, store)
+    if not ledger.read_commits(store, target.folder):
+        raise StageOrderError("no scan is fitted")
+    counts = ledger.verify(store, target.folder, target.works)
+    line = f"packed {counts.packed} = fitted {counts.fitted} + quarantined {counts.quarantined}"
+    return {"packed": counts.packed, "fitted": counts.fitted, "quarantined": counts.quarantined}, line, []
+
+
+PARTS: dict[str, Callable[[RunFile, ObjectStore], tuple[Figures, str, list[Fault]]]] = {
+    "shards": _dataset,
+    "checkpoints": _checkpoints,
+    "network": _network,
+    "latents": _latents,
+}

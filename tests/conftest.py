@@ -1,0 +1,53 @@
+"""What all tests share: one real S3 server and one real Ray cluster a session, started only when a test asks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+# Before torch or numpy start their thread pools: workers x threads must not exceed the cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+
+from medfuncta_dist.storage.embedded import EmbeddedS3
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS3]:
+    """A real S3 server; its address and credentials are in the environment for the whole session."""
+    with EmbeddedS3(tmp_path_factory.mktemp("s3")) as server:
+        os.environ.update(server.environment)
+        server.create_bucket("tests")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def s3(s3_server: EmbeddedS3) -> Callable[[], str]:
+    """Call it for a storage root that nothing else uses."""
+    numbers = count()
+    return lambda: f"s3://tests/root-{next(numbers)}"
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(s3_server: EmbeddedS3) -> Iterator[str]:
+    """One local Ray cluster for the session, reached by every command through RAY_ADDRESS; yields its address.
+
+    Started after the S3 server, so that its workers inherit the server's address.
+    """
+    import ray
+
+    context = ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
+    os.environ["RAY_ADDRESS"] = address = context.address_info["gcs_address"]
+    yield address
+    del os.environ["RAY_ADDRESS"]
+    ray.shutdown()
+
+
+@pytest.fixture
+def private(tmp_path: Path) -> str:
+    """A folder for the salt and the mapping."""
+    return str(tmp_path / "private")

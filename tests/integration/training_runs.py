@@ -1,0 +1,52 @@
+"""Small runs to train in tests, on a packed data set of synthetic scans. Run as a script: one command's driver.
+
+python -m tests.integration.training_runs RUN.json SNAPSHOT
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.shards.pack import pack
+from medfuncta_dist.work import map_here
+from tests.writers import write_medmnist
+
+SHAPE = [8, 8]
+
+
+def run_file(storage: str, name: str, *, workers: int = 1, **train: Any) -> RunFile:
+    """A run over the data set ``scans``: field and inner loop tiny, everything logged, W&B off."""
+    return RunFile.model_validate(
+        {
+            "name": name,
+            "storage": storage,
+            "data": {"source": "unused", "reader": "medmnist", "shape": SHAPE, "dataset": "scans"},
+            "field": {"layers": 4, "hidden": 16, "latent": 8, "omega_first": 10.0, "omega_last": 30.0},
+            "meta": {"inner_steps": 3, "inner_rate": 0.1, "selection_ratio": 0.5},
+            "train": {"batch": 5, "steps": 5, "rate": 1e-3, "validate_steps": 1000, "validate_scans": 8, **train},
+            "fit": {"steps": 3, "batch": 4},
+            "cluster": {"workers": workers},
+            "telemetry": {"wandb": "off", "log_steps": 1},
+        }
+    )
+
+
+def packed(storage: str, folder: Path) -> str:
+    """Pack 40 + 8 + 8 scans as the data set ``scans``; returns the snapshot's digest."""
+    source = write_medmnist(folder / "scans.npz", shape=SHAPE)
+    data = {"source": str(source), "shape": SHAPE, "private": str(folder / "private"), "shard_scans": 16}
+    run = RunFile.model_validate({"name": "scans", "storage": storage, "data": data})
+    return pack(run, map_here, lambda progress: None).snapshot_digest
+
+
+if __name__ == "__main__":
+    import ray
+
+    from medfuncta_dist.training.trainer import train
+
+    ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
+    train(RunFile.model_validate(json.loads(Path(sys.argv[1]).read_text())), sys.argv[2])

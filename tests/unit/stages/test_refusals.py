@@ -1,0 +1,124 @@
+"""What is refused before anything starts: by key, value and expectation. No cluster is needed to say no."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from medfuncta_dist.config.load import dump, parse
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.errors import RunChangedError, RunFileError, StageOrderError
+from medfuncta_dist.shards.pack import pack
+from medfuncta_dist.shards.snapshot import load_snapshot
+from medfuncta_dist.stages.chain import run_stages
+from medfuncta_dist.stages.preflight import check_training, pinned_snapshot
+from medfuncta_dist.stages.run_record import fixed_part, freeze
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.work import map_here
+from tests.writers import write_medmnist
+
+
+def run_file(folder: Path, **changes: Any) -> RunFile:
+    whole = {
+        "name": "refused",
+        "storage": str(folder / "store"),
+        "data": {"source": str(folder / "images.npz"), "shape": [8, 8], "private": str(folder / "private")},
+        "train": {"batch": 4},
+    }
+    for key, value in changes.items():
+        section, _, name = key.partition("__")
+        if name:
+            whole.setdefault(section, {})[name] = value
+        else:
+            whole[section] = value
+    return parse(yaml.safe_dump(whole))
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Path:
+    """A data set of eight training scans."""
+    write_medmnist(tmp_path / "images.npz", shape=(8, 8), counts={"train": 8, "test": 2})
+    pack(run_file(tmp_path), map_here, lambda _: None)
+    return tmp_path
+
+
+def test_the_first_run_file_is_kept_resolved(tmp_path):
+    run = run_file(tmp_path)
+    store = ObjectStore(run.storage)
+    freeze(run, store)
+    assert parse(store.read("runs/refused/run.yaml").decode()) == run
+    assert [o.path for o in store.list("runs")] == ["runs/refused/run.yaml"]
+
+
+def test_a_changed_run_file_is_refused_with_the_difference(tmp_path):
+    store = ObjectStore(run_file(tmp_path).storage)
+    freeze(run_file(tmp_path), store)
+    with pytest.raises(RunChangedError, match=r"fit\.steps: 20 -> 5"):
+        freeze(run_file(tmp_path, fit__steps=5), store)
+    assert parse(store.read("runs/refused/run.yaml").decode()).fit.steps == 20
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"cluster__workers": 2}, {"train__zero_stage": 3}, {"telemetry__images": True}, {"evaluate__pictures": 1}],
+)
+def test_what_changes_no_output_may_change(tmp_path, change):
+    store = ObjectStore(run_file(tmp_path).storage)
+    freeze(run_file(tmp_path), store)
+    changed = run_file(tmp_path, **change)
+    freeze(changed, store)
+    assert store.read("runs/refused/run.yaml").decode() == dump(changed)
+    assert fixed_part(changed) == fixed_part(run_file(tmp_path))
+
+
+def test_storage_that_can_not_be_written_is_refused(tmp_path):
+    (tmp_path / "store").write_text("a file where a folder should be")
+    with pytest.raises(RunFileError, match="storage can not be written") as caught:
+        run_stages(run_file(tmp_path), ["pack"])
+    assert caught.value.exit_code == 2
+    assert "storage" in caught.value.where
+
+
+def test_an_unknown_stage_is_refused(tmp_path):
+    with pytest.raises(RunFileError, match="there is no stage 'polish'"):
+        run_stages(run_file(tmp_path), ["pack", "polish"])
+
+
+@pytest.mark.parametrize("stage", ["train", "fit", "evaluate"])
+def test_a_stage_before_its_turn_is_refused(tmp_path, stage):
+    with pytest.raises(StageOrderError, match="no committed snapshot") as caught:
+        run_stages(run_file(tmp_path), [stage])
+    assert "pack" in caught.value.do
+
+
+def test_fit_before_train_is_refused(packed):
+    with pytest.raises(StageOrderError, match="not trained yet"):
+        run_stages(run_file(packed), ["fit"])
+
+
+def test_a_shape_that_is_not_the_shards_is_refused(packed):
+    other = run_file(packed, name="other", data__dataset="refused", data__shape=[16, 16])
+    with pytest.raises(RunFileError, match=r"data.shape is \[16, 16\].*hold \[8, 8\]"):
+        run_stages(other, ["train"])
+
+
+def test_a_batch_larger_than_the_training_split_is_refused(packed):
+    run = run_file(packed, train__batch=9)
+    with pytest.raises(RunFileError, match=r"train\.batch is 9, but the training split holds 8"):
+        check_training(run, load_snapshot(ObjectStore(run.storage), "refused", None))
+
+
+def test_a_run_goes_on_with_the_snapshot_it_began_with(packed):
+    run = run_file(packed)
+    store = ObjectStore(run.storage)
+    pinned = pinned_snapshot(run, store).digest
+    (packed / "more").mkdir()
+    write_medmnist(packed / "more" / "later.npz", shape=(8, 8), counts={"train": 4}, seed=1)
+    grown = run_file(packed, data__source=[str(packed / "images.npz"), str(packed / "more")])
+    assert pack(grown, map_here, lambda _: None).snapshot_digest != pinned
+    assert pinned_snapshot(run, store).digest == pinned
+    with pytest.raises(RunChangedError, match=pinned):
+        pinned_snapshot(run_file(packed, data__snapshot="0" * 64), store)
