@@ -9,6 +9,7 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import (
     FormatVersionError,
     IntegrityError,
+    MedfunctaError,
     QuarantineLimitError,
     RunFileError,
     ScanError,
@@ -23,7 +24,7 @@ from medfuncta_dist.latents.worker import WorkerSettings
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot, read_index
 from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.work import Failed, FanOut
+from medfuncta_dist.work import Done, Failed, FanOut
 
 DAMAGED_SHARD = "its shard is damaged"
 
@@ -118,15 +119,12 @@ def _run(
     progress = _Progress(target.works, todo, on_progress)
     fitted, errors = 0, []
     for outcome in fan_out(fit_task, [_task(run, target, work) for work in todo]):
-        work = outcome.item.work
-        if not isinstance(outcome, Failed):
-            fitted += outcome.result.rows
-        elif _about_scans(outcome.error):
-            _quarantine(store, target.folder, work, outcome.error)
-        else:
-            errors.append(outcome.error)
+        error = _settle(store, target.folder, outcome) if isinstance(outcome, Failed) else None
+        if error is not None:
+            errors.append(error)
             continue
-        progress.advance(work)
+        fitted += outcome.result.rows if isinstance(outcome, Done) else 0
+        progress.advance(outcome.item.work)
     if errors:
         raise errors[0]
     return fitted
@@ -184,6 +182,17 @@ def _check_contract(store: ObjectStore, target: LatentTable) -> None:
 def _about_scans(error: Exception) -> bool:
     # An unknown format is a matter of versions: no scan is at fault, and quarantining would hide it.
     return isinstance(error, ScanError | IntegrityError) and not isinstance(error, FormatVersionError)
+
+
+def _settle(store: ObjectStore, folder: str, failed: Failed) -> Exception | None:
+    """Quarantine the range of a failed task; the error that remains where no scan is at fault, or its keys are lost."""
+    if not _about_scans(failed.error):
+        return failed.error
+    try:
+        _quarantine(store, folder, failed.item.work, failed.error)
+    except MedfunctaError as error:
+        return error
+    return None
 
 
 def _quarantine(store: ObjectStore, folder: str, work: FitWork, error: Exception) -> None:

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from medfuncta_dist.errors import IntegrityError, ScanError
+from medfuncta_dist.errors import FormatVersionError, IntegrityError, ScanError
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import field
@@ -87,6 +87,8 @@ def _read(reader: SampleReader, row: int, key: str, shape: tuple[int, ...]) -> R
     try:
         members = reader.read(SampleId(0, row))
         sample = decode(key, members["npy"], members["json"])
+    except FormatVersionError:
+        raise  # a matter of versions, not of this scan: quarantining would hide it
     except ScanError as error:
         return Quarantined(key, error.what)
     except IntegrityError:

@@ -11,6 +11,7 @@ import torch
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import (
+    FormatVersionError,
     IntegrityError,
     QuarantineLimitError,
     RunFileError,
@@ -212,6 +213,25 @@ def test_a_damaged_shard_is_quarantined_whole_and_tried_again_when_repaired(run)
         store.delete(path)
     fit(lenient, map_here)
     assert objects(run) == repaired
+
+
+def test_a_shard_whose_index_is_lost_too_is_reported_when_the_rest_is_done(run):
+    store = ObjectStore(run.storage)
+    shard = latent_table(run, store).works[0].shard
+    store.write(shard.index_uri, store.read(shard.index_uri)[:-1])
+    with pytest.raises(IntegrityError, match="index"):
+        fit(run, map_here)
+    assert whole(run).num_rows == SCANS - shard.samples
+
+
+def test_a_sample_of_an_unknown_format_stops_the_stage_and_is_not_quarantined(run, monkeypatch):
+    def unknown(*_: object) -> None:
+        raise FormatVersionError("sample format_version 9 is unknown")
+
+    monkeypatch.setattr(worker_side, "decode", unknown)
+    with pytest.raises(FormatVersionError):
+        fit(run, map_here)
+    assert objects(run) == {}
 
 
 def test_too_many_quarantined_scans_fail_the_stage_after_the_rest_is_fitted(run):
