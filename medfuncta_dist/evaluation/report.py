@@ -18,8 +18,18 @@ from medfuncta_dist.evaluation import charts, pictures
 from medfuncta_dist.evaluation.charts import Curve
 from medfuncta_dist.fields.siren import FieldSpec
 
-TEMPLATE = "report.html.jinja"
+TEMPLATE = "report.html"  # Jinja
 MOST_LABELS = 30  # rows of the table of labels; combinations of many labels could fill a book
+PACKING = {
+    "sources": "sources found",
+    "sources_packed": "sources packed",
+    "sources_quarantined": "sources quarantined",
+    "scans": "scans found",
+    "packed": "scans packed",
+    "quarantined": "scans quarantined",
+    "blank": "blank slices, left out",
+}
+"""The packing ledger's counts, in the order and words of the report."""
 SHORT = 12  # digits of a key or digest: enough to find it again (decode takes any unique beginning)
 
 
@@ -59,6 +69,7 @@ def render(data: ReportData) -> str:
     environment.filters["number"] = number
     template = environment.from_string(files(__package__).joinpath(TEMPLATE).read_text("utf-8"))
     shown, scale = _shown(data.pictures)
+    counts = data.summary["dataset"]["counts"]
     return template.render(
         run=data.run,
         summary=data.summary,
@@ -71,6 +82,7 @@ def render(data: ReportData) -> str:
         baselines=_baselines(data.summary["baselines"]),
         labels=list(data.summary["labels"].items())[:MOST_LABELS],
         labels_left_out=max(0, len(data.summary["labels"]) - MOST_LABELS),
+        packing=[(words, counts[name]) for name, words in PACKING.items() if name in counts],
         settings=_settings(data),
         one_dimensional=len(data.run.data.shape) == 1,
         short=SHORT,

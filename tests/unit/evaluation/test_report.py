@@ -126,7 +126,15 @@ def test_the_key_numbers_come_first_and_everything_is_told():
     assert words.index("28.50") < words.index("Scans and their reconstructions")
     for told in ("+11.0", "+4.5", "1,233", "31.25", "26.54 dB", "0123456789ab", "below fit.min_psnr", "not an image"):
         assert told in words
-    for told in ("its latent is not finite", "77 numbers", "12 × 10 points", "ω 20 to 60", "medfuncta-dist 1.2.3"):
+    for told in (
+        "scans found",
+        "1,240",
+        "its latent is not finite",
+        "77 numbers",
+        "12 × 10 points",
+        "ω 20 to 60",
+        "medfuncta-dist 1.2.3",
+    ):
         assert told in words
 
 
