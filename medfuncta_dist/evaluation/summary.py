@@ -49,7 +49,7 @@ def summarise(
         "network": {"digest": target.network.digest},
         "latents": target.folder,
         "counts": asdict(counts),
-        "quarantined": {"packing": dict(packing), "fitting": dict(fitting)},
+        "quarantine_reasons": {"packing": dict(packing), "fitting": dict(fitting)},
         "splits": by_split(scores),
         "labels": by_label(scores, run.evaluate.split),
         "baselines": baselines,

@@ -41,7 +41,7 @@ def summary(**changes: Any) -> dict[str, Any]:
         "counts": {"packed": 1234, "fitted": 1233, "quarantined": 1, "flagged": 0},
         "dataset": {"name": "scans", "digest": "d" * 64, "counts": {"sources": 3, "scans": 1240}},
         "network": {"digest": "e" * 64},
-        "quarantined": {"packing": {"not an image": 6}, "fitting": {"its latent is not finite": 1}},
+        "quarantine_reasons": {"packing": {"not an image": 6}, "fitting": {"its latent is not finite": 1}},
         "note": None,
         **changes,
     }
@@ -146,7 +146,7 @@ def test_a_note_is_shown_and_what_is_written_in_it_is_not_believed():
 
 
 def test_what_there_is_none_of_is_left_out():
-    nothing = summary(labels={}, baselines=None, quarantined={"packing": {}, "fitting": {}})
+    nothing = summary(labels={}, baselines=None, quarantine_reasons={"packing": {}, "fitting": {}})
     words = Page(render(data(summary=nothing, pictures=[]))).words
     for title in (
         "Scans and their reconstructions",
