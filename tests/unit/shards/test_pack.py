@@ -81,6 +81,7 @@ def test_packing_again_changes_nothing(run: RunFile, root: str, monkeypatch: pyt
     first = packed(run)
     before = objects(ObjectStore(run.storage))
     paths = uploads(monkeypatch)
+    monkeypatch.setattr(ObjectStore, "write", lambda store, path, data: pytest.fail(f"wrote {path}"))
     again = packed(run)
     assert paths == []
     assert objects(ObjectStore(run.storage)) == before
