@@ -9,6 +9,9 @@ from torch import Tensor
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.siren import FieldSpec, Params, field, init_params
 from medfuncta_dist.latents.fit import FitSettings, fit_batch
+from medfuncta_dist.meta.chunks import Chunks
+from medfuncta_dist.meta.context import context_sets
+from medfuncta_dist.meta.inner_loop import adapt
 from medfuncta_dist.meta.losses import psnr
 
 SPEC = FieldSpec.linear(coords=2, channels=1, layers=4, hidden=24, latent=32, omega_first=8, omega_last=16)
@@ -39,7 +42,19 @@ def test_fitting_improves_every_scan(params: Params, targets: Tensor, ratio: flo
 
 def test_psnr_is_that_of_decoding_the_latent(params: Params, targets: Tensor) -> None:
     fitted = fit_batch(SPEC, params, COORDINATES, targets, SETTINGS)
-    assert torch.equal(fitted.psnr, psnr(field(SPEC, params, COORDINATES, fitted.latents), targets))
+    decoded = field(SPEC, params, COORDINATES, fitted.latents)
+    torch.testing.assert_close(fitted.psnr, psnr(decoded, targets), rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("chunks", [Chunks(7, 2), Chunks(100, 1), Chunks(1000, 1000)])
+def test_fitting_is_gradient_descent_whatever_the_chunks(params: Params, targets: Tensor, chunks: Chunks) -> None:
+    double = {name: tensor.double() for name, tensor in params.items()}
+    settings = FitSettings(4, 1.0, 0.5, seed=2, chunks=chunks)
+    fitted = fit_batch(SPEC, double, COORDINATES.double(), targets.double(), settings)
+    contexts = context_sets(len(COORDINATES), 0.5, 4, seed=2, outer_step=0)
+    start = torch.zeros(5, 32, dtype=torch.float64)
+    plain = adapt(SPEC, double, COORDINATES.double(), targets.double(), start, contexts, 1.0, create_graph=False)
+    torch.testing.assert_close(fitted.latents, plain, rtol=1e-11, atol=1e-13)
 
 
 @pytest.mark.parametrize("padding", [0.0, 0.7, 1e30, math.nan, math.inf])

@@ -30,10 +30,9 @@ def test_every_rank_draws_the_same_whatever_else_it_drew() -> None:
     torch.manual_seed(99)
     torch.rand(5)
     assert torch.equal(context_indices(100, 0.25, seed=7, outer_step=3, inner_step=1), expected)
-    for rank in ("0", "1"):
-        environment = os.environ | {"RANK": rank, "LOCAL_RANK": rank, "PYTHONHASHSEED": rank}
-        printed = subprocess.run([sys.executable, "-c", PRINT], env=environment, capture_output=True, check=True)
-        assert printed.stdout.decode().strip() == str(expected.tolist())
+    environment = os.environ | {"RANK": "1", "LOCAL_RANK": "1", "PYTHONHASHSEED": "1"}
+    printed = subprocess.run([sys.executable, "-c", PRINT], env=environment, capture_output=True, check=True)
+    assert printed.stdout.decode().strip() == str(expected.tolist())
 
 
 def test_each_step_draws_afresh_and_leaves_the_global_generator_alone() -> None:

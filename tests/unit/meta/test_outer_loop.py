@@ -8,18 +8,21 @@ from torch import Tensor
 
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.siren import field, init_params
+from medfuncta_dist.meta.chunks import Chunks
 from medfuncta_dist.meta.inner_loop import adapt
 from medfuncta_dist.meta.losses import mse
-from medfuncta_dist.meta.outer_loop import MetaLearner
+from medfuncta_dist.meta.outer_loop import Engine, MetaLearner
 from tests.unit.meta.problems import Problem, problem
 
-
-def learner(p: Problem) -> MetaLearner:
-    return MetaLearner(p.spec, p.params, p.coordinates, p.rate)
+ENGINES: tuple[Engine, ...] = ("unrolled", "recursive")
 
 
-def meta_gradients(p: Problem) -> dict[str, Tensor]:
-    model = learner(p)
+def learner(p: Problem, engine: Engine) -> MetaLearner:
+    return MetaLearner(p.spec, p.params, p.coordinates, p.rate, engine, Chunks(7, 2))
+
+
+def meta_gradients(p: Problem, engine: Engine = "unrolled") -> dict[str, Tensor]:
+    model = learner(p, engine)
     model(p.targets, p.latents.clone().requires_grad_(), p.contexts).mean().backward()
     return {name: parameter.grad for name, parameter in model.params().items()}
 
@@ -43,15 +46,17 @@ def central_differences(loss: Callable[[], Tensor], tensor: Tensor, h: float = 1
 @pytest.mark.parametrize("dims", [1, 2, 3])
 def test_meta_gradient_agrees_with_finite_differences(dims: int, variant: str, ratio: float) -> None:
     p = problem(dims, variant, ratio, batch=2, steps=2)
-    model = learner(p)
+    model = learner(p, "unrolled")
 
     @torch.no_grad()
     def loss() -> Tensor:
         return model(p.targets, p.latents, p.contexts).mean()
 
-    for name, gradient in meta_gradients(p).items():
+    engines = {engine: meta_gradients(p, engine) for engine in ENGINES}
+    for name in p.spec.shapes():
         expected = central_differences(loss, model.params()[name].detach())
-        assert (gradient - expected).norm() <= 1e-6 * expected.norm(), name
+        for engine, gradients in engines.items():
+            assert (gradients[name] - expected).norm() <= 1e-6 * expected.norm(), (engine, name)
 
 
 def test_the_second_order_part_is_there() -> None:
@@ -64,26 +69,29 @@ def test_the_second_order_part_is_there() -> None:
         assert (params[name].grad - gradient).norm() > 1e-3 * gradient.norm(), name
 
 
-def test_each_scans_loss_is_its_own() -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_each_scans_loss_is_its_own(engine: Engine) -> None:
     p = problem(3, "paper", 0.5, batch=3)
-    model = learner(p)
+    model = learner(p, engine)
     together = model(p.targets, p.latents, p.contexts)
     for i in range(3):
         alone = model(p.targets[i : i + 1], p.latents[i : i + 1], p.contexts)
         torch.testing.assert_close(alone[0], together[i], rtol=1e-12, atol=1e-14)
 
 
-def test_the_initial_latents_receive_a_gradient() -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_initial_latents_receive_a_gradient(engine: Engine) -> None:
     p = problem(1, "code", 0.5)
-    start, model = p.latents.clone().requires_grad_(), learner(p)
+    start, model = p.latents.clone().requires_grad_(), learner(p, engine)
     model(p.targets, start, p.contexts).sum().backward()
     expected = central_differences(lambda: model(p.targets, p.latents, p.contexts).sum().detach(), p.latents)
     assert (start.grad - expected).norm() <= 1e-6 * expected.norm()
 
 
-def test_validation_keeps_no_graph_and_gives_the_same_loss() -> None:
+@pytest.mark.parametrize("engine", ENGINES)
+def test_validation_keeps_no_graph_and_gives_the_same_loss(engine: Engine) -> None:
     p = problem(2, "paper", 0.5)
-    model = learner(p)
+    model = learner(p, engine)
     trained = model(p.targets, p.latents.requires_grad_(), p.contexts)
     with torch.no_grad():
         validated = model(p.targets, p.latents, p.contexts)
@@ -91,9 +99,26 @@ def test_validation_keeps_no_graph_and_gives_the_same_loss() -> None:
     torch.testing.assert_close(validated, trained.detach(), rtol=1e-12, atol=0)
 
 
+def test_gradients_follow_how_the_loss_is_scaled_and_averaged() -> None:
+    p = problem(2, "code", 0.5)
+    models = [learner(p, engine) for engine in ENGINES]
+    for model in models:
+        (0.7 * model(p.targets, p.latents, p.contexts).mean()).backward()
+        (0.2 * model(p.targets, p.latents, p.contexts).sum()).backward()
+    for name, expected in models[0].params().items():
+        torch.testing.assert_close(models[1].params()[name].grad, expected.grad, rtol=1e-10, atol=1e-14)
+
+
+def test_unequal_weights_are_refused_by_the_recursive_engine() -> None:
+    p = problem(1, "paper", 1.0)
+    losses = learner(p, "recursive")(p.targets, p.latents, p.contexts)
+    with pytest.raises(RuntimeError, match="weighs all scans alike"):
+        (losses * torch.arange(1, 4)).sum().backward()
+
+
 def test_state_holds_theta_and_nothing_else() -> None:
     p = problem(2, "code", 1.0)
-    model = learner(p)
+    model = learner(p, "recursive")
     assert model.state_dict().keys() == {name.replace(".", "_") for name in p.spec.shapes()}
     elsewhere = MetaLearner(p.spec, init_params(p.spec, torch.Generator().manual_seed(9)), grid([9, 9]), p.rate)
     elsewhere.load(p.params)
@@ -102,7 +127,7 @@ def test_state_holds_theta_and_nothing_else() -> None:
 
 def test_the_given_parameters_are_copied() -> None:
     p = problem(1, "paper", 1.0)
-    model = learner(p)
+    model = learner(p, "recursive")
     with torch.no_grad():
         model.params()["layer.1.weight"].add_(1)
     assert not torch.equal(model.params()["layer.1.weight"], p.params["layer.1.weight"])
