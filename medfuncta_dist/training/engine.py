@@ -13,8 +13,6 @@ and may not do with a meta-learner:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import deepspeed
@@ -36,23 +34,10 @@ from torch.nn.utils import clip_grad_norm_
 from medfuncta_dist.config.run_file import Train
 from medfuncta_dist.fields.siren import Params
 from medfuncta_dist.meta.outer_loop import MetaLearner
-
-MOMENTS = ("exp_avg", "exp_avg_sq")
+from medfuncta_dist.training.state import MOMENTS, ParameterState, State
 
 # Every gradient is below this: DeepSpeed computes the global norm, which we report, only where it clips.
 NO_CLIP = 1e30
-
-
-@dataclass(frozen=True)
-class ParameterState:
-    """One parameter with its Adam moments: float32 tensors of the parameter's shape, on the CPU."""
-
-    param: Tensor
-    exp_avg: Tensor
-    exp_avg_sq: Tensor
-
-
-State = dict[str, ParameterState]
 
 
 def connect() -> torch.device:
@@ -65,8 +50,8 @@ def connect() -> torch.device:
     return torch.device(deepspeed.accelerator.get_accelerator().current_device_name())
 
 
-def share_of_loss(losses: Float[Tensor, "batch"], global_batch: int, world_size: int) -> Float[Tensor, ""]:
-    """This rank's loss, scaled so that the mean over ranks is the mean over the global batch, uneven shares included."""
+def share_of_loss(losses: Float[Tensor, " batch"], global_batch: int, world_size: int) -> Float[Tensor, ""]:
+    """This rank's loss, scaled so that the mean over ranks is the global batch's mean, uneven shares included."""
     return losses.sum() * (world_size / global_batch)
 
 
@@ -88,7 +73,7 @@ class Engine:
             model=learner, optimizer=self._adam, config=_config(train), dist_init_required=False
         )[0]
 
-    def losses(self, *inputs: Any) -> Float[Tensor, "batch"]:
+    def losses(self, *inputs: Any) -> Float[Tensor, " batch"]:
         """Outer loss of each scan: the learner's forward. One input must require grad."""
         losses: Tensor = self._engine(*inputs)
         return losses
@@ -139,13 +124,15 @@ class Engine:
     def _full(self, name: str, moment: str | None) -> Tensor:
         parameter = self._parameters[name]
         if self._stage == 0:
-            return parameter.detach() if moment is None else self._adam.state[parameter][moment]
-        if moment is None:
-            return safe_get_full_fp32_param(parameter).view(_shape(parameter))
-        return safe_get_full_optimizer_state(parameter, moment).view(_shape(parameter))
+            at_home: Tensor = parameter if moment is None else self._adam.state[parameter][moment]
+            return at_home.detach()
+        whole: Tensor = (
+            safe_get_full_fp32_param(parameter) if moment is None else safe_get_full_optimizer_state(parameter, moment)
+        )
+        return whole.view(_shape(parameter))
 
     def _set_moment(self, name: str, key: str, value: Tensor) -> None:
-        parameter = self._parameters[name]
+        parameter: Any = self._parameters[name]
         if self._stage == 0:
             self._adam.state[parameter][key].copy_(value)
         elif self._stage < 3:
@@ -175,8 +162,3 @@ def _padded_slice(value: Tensor, local: Tensor) -> Tensor:
     padded = torch.zeros(size * dist.get_world_size(), dtype=torch.float32)
     padded[: value.numel()] = value.flatten()
     return padded[rank * size : (rank + 1) * size].to(local.device)
-
-
-def tensors(state: ParameterState) -> Iterator[tuple[str, Tensor]]:
-    """The three tensors of a parameter by name: ``param``, ``exp_avg``, ``exp_avg_sq``."""
-    yield from ((key, getattr(state, key)) for key in ("param", *MOMENTS))

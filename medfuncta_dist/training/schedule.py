@@ -13,7 +13,7 @@ def learning_rate(step: int, train: Train) -> float:
     The first warm-up step already moves (1/warmup of the rate); the last step of a cosine is close to, not at, zero.
     """
     if step < train.warmup_steps:
-        return train.rate * (step + 1) / train.warmup_steps
+        return train.rate * ((step + 1) / train.warmup_steps)
     if train.schedule == "constant":
         return train.rate
     length = max(1, train.steps - train.warmup_steps)

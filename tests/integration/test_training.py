@@ -124,8 +124,8 @@ def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint_and_no_bits(
     run = run_file(storage, "worker-killed", workers=2, **LONG)
     summary = train(run, snapshot, kill_once)
     assert summary.attempts == 2
-    assert summary.network_digest == uninterrupted.network_digest
     assert history(ObjectStore(storage), run.name) == history(ObjectStore(storage), "uninterrupted")
+    assert summary.network_digest == uninterrupted.network_digest
     assert started_at(run)[1] >= 40
 
 

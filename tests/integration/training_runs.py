@@ -44,9 +44,6 @@ def packed(storage: str, folder: Path) -> str:
 
 
 if __name__ == "__main__":
-    import ray
-
     from medfuncta_dist.training.trainer import train
 
-    ray.init(address="auto", log_to_driver=False, logging_level="ERROR")
     train(RunFile.model_validate(json.loads(Path(sys.argv[1]).read_text())), sys.argv[2])

@@ -14,6 +14,7 @@ from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.siren import FieldSpec, init_params
 from medfuncta_dist.meta.context import context_sets
 from medfuncta_dist.meta.outer_loop import MetaLearner
+from medfuncta_dist.training.state import ParameterState
 from tests.unit.training.ranks import on_ranks
 
 BATCH, STEPS, RATE = 5, 5, 1e-3
@@ -39,7 +40,9 @@ def inputs(step: int, rows: slice = slice(None)) -> tuple[Any, ...]:
     return mine, torch.zeros(len(mine), SPEC.latent, requires_grad=True), contexts(step)
 
 
-def plain_torch(clip: float | None, then_clip: float | None = None) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
+def plain_torch(
+    clip: float | None, then_clip: float | None = None
+) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
     """The oracle: one process, no DeepSpeed. Losses, norms, final parameters. ``then_clip``: from step 2 on."""
     model = learner()
     adam = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.1)
@@ -84,14 +87,14 @@ Saved = dict[str, dict[str, torch.Tensor]]
 
 def from_scratch(clip: float | None) -> list[Any]:
     """At each stage: losses, norms and final parameters of all steps, and this rank's share of the state after two."""
-    from medfuncta_dist.training.engine import Engine, connect, tensors
+    from medfuncta_dist.training.engine import Engine, connect
 
     connect()
     found = []
     for stage in STAGES:
         engine = Engine(learner(), settings(stage, clip))
         first, first_norms = take_steps(engine, 0, 2)
-        share = {name: dict(tensors(state)) for name, state in engine.share_of_state().items()}
+        share = {name: dict(vars(state)) for name, state in engine.share_of_state().items()}
         rest, rest_norms = take_steps(engine, 2, STEPS)
         found.append((first + rest, first_norms + rest_norms, dict(engine.full_parameters()), share))
     return found
@@ -99,7 +102,7 @@ def from_scratch(clip: float | None) -> list[Any]:
 
 def resumed(saved: Saved, clip: float | None) -> list[Any]:
     """At each stage, loading a state: whether it would be saved again to the bit, the losses and final parameters."""
-    from medfuncta_dist.training.engine import Engine, ParameterState, connect
+    from medfuncta_dist.training.engine import Engine, connect
 
     connect()
     state = {name: ParameterState(**whole) for name, whole in saved.items()}

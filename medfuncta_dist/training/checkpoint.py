@@ -1,0 +1,185 @@
+"""Training state in storage: parameters and Adam moments as safetensors, made real by a commit record.
+
+    runs/<name>/checkpoints/<step>-<attempt>/rank-<r>-of-<W>.safetensors    a rank's share: "<part>/<parameter>"
+    runs/<name>/checkpoints/commits/<step>-<attempt>.json                   the commit record, written last
+
+Whole parameters, not partitions: a checkpoint is read at any world size and any ZeRO stage. Attempts never share a
+name, so a writer that was given up for dead can not damage what its successor wrote; its generation is lower, too, and
+readers prefer the highest (generation, step).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from medfuncta_dist.errors import FormatVersionError, IntegrityError, ObjectMissingError
+from medfuncta_dist.storage.commit import LARGEST_RECORD, parse_record, write_record
+from medfuncta_dist.storage.digest import sha256_bytes
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.training.attempt import Attempt, generations
+from medfuncta_dist.training.state import State, from_tensors, to_tensors
+
+FORMAT_VERSION = 1
+KIND = "checkpoint"
+PARALLEL_READS = 4
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a checkpoint is of. Epoch and batch follow from the step; they are recorded for people."""
+
+    step: int
+    epoch: int
+    batch: int
+    dataset_digest: str
+    run_digest: str
+    field_digest: str
+    zero_stage: int
+    world_size: int
+    code_version: str
+
+
+@dataclass(frozen=True)
+class ShareFile:
+    """A rank's file: its path below the storage root, bytes, SHA-256."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A verified checkpoint: its record's path, its facts, the whole state."""
+
+    record: str
+    facts: Facts
+    state: State
+
+
+class Checkpoints:
+    """The checkpoints of one run, as one attempt writes them."""
+
+    def __init__(self, store: ObjectStore, run: str, attempt: Attempt, keep: int) -> None:
+        self._store, self._attempt, self._keep = store, attempt, keep
+        self._folder = f"runs/{run}/checkpoints"
+        self._damaged: set[str] = set()
+
+    def write_share(self, step: int, rank: int, world_size: int, share: State) -> ShareFile:
+        """Write one rank's part of the state. Nothing exists until `commit` names every rank's file."""
+        data = safetensors.torch.save(to_tensors(share), {"format_version": str(FORMAT_VERSION), "kind": KIND})
+        path = f"{self._folder}/{step:09d}-{self._attempt.name}/rank-{rank}-of-{world_size}.safetensors"
+        self._store.write(path, data)
+        if self._store.size(path) != len(data):
+            raise IntegrityError("a checkpoint file was not stored whole", where=self._store.uri(path))
+        return ShareFile(path, len(data), sha256_bytes(data))
+
+    def commit(self, facts: Facts, files: Sequence[ShareFile]) -> None:
+        """Make the checkpoint exist, then remove those beyond the newest ``keep``."""
+        path = f"{self._folder}/commits/{facts.step:09d}-{self._attempt.name}.json"
+        body = {**asdict(facts), "files": [asdict(file) for file in files]}
+        write_record(self._store, path, KIND, body, self._attempt.generation)
+        self._retain()
+
+    def restore_latest(self, shapes: Mapping[str, tuple[int, ...]], say: Callable[[str], None]) -> Checkpoint | None:
+        """The newest checkpoint that proves whole; None when there never was one.
+
+        Damaged ones are passed over, each with a line to ``say``. IntegrityError when all are damaged: starting from
+        nothing would silently throw the run away. FormatVersionError for a checkpoint of a newer version.
+        """
+        paths = self._newest_first()
+        for path in paths:
+            try:
+                return self.load(path, shapes)
+            except FormatVersionError:
+                raise
+            except (IntegrityError, ObjectMissingError) as error:
+                self._damaged.add(path)
+                say(f"checkpoint {_name(path)} is damaged ({error.what}); trying the one before")
+        if paths:
+            raise IntegrityError(
+                f"none of the {len(paths)} checkpoints is whole",
+                where=self._store.uri(self._folder),
+                do="restore the folder from a backup, or delete it to train from the beginning",
+            )
+        return None
+
+    def load(self, path: str, shapes: Mapping[str, tuple[int, ...]]) -> Checkpoint:
+        """Read and verify one checkpoint by its record's path."""
+        facts, files = _parse(self._store.read(path, limit=LARGEST_RECORD), self._store.uri(path))
+        with ThreadPoolExecutor(PARALLEL_READS) as pool:
+            shares = list(pool.map(self._read_share, files))
+        tensors = {name: tensor for share in shares for name, tensor in share.items()}
+        return Checkpoint(path, facts, from_tensors(tensors, shapes, self._store.uri(path)))
+
+    def _read_share(self, file: ShareFile) -> dict[str, Tensor]:
+        where = self._store.uri(file.path)
+        data = self._store.read(file.path)
+        if len(data) != file.size or sha256_bytes(data) != file.sha256:
+            raise IntegrityError("a checkpoint file is not what its record says", where=where)
+        _check_version(data, where)
+        return safetensors.torch.load(data)
+
+    def _newest_first(self) -> list[str]:
+        """Record paths by (generation, step), from their names alone: a damaged record has its place, too."""
+        paths = [info.path for info in self._store.list(f"{self._folder}/commits") if info.path.endswith(".json")]
+        return sorted((path for path in paths if generations([_name(path)])), key=_rank, reverse=True)
+
+    def _retain(self) -> None:
+        """Keep the newest ``keep`` that are not known to be damaged, which include the one just committed.
+
+        Records go before files: a record whose files are gone would look like damage.
+        """
+        paths = self._newest_first()
+        kept = [path for path in paths if path not in self._damaged][: self._keep]
+        for path in set(paths) - set(kept):
+            self._store.delete(path)
+        self._damaged.clear()
+        for info in self._store.list(self._folder):
+            folder = info.path.split("/")[3]
+            if folder != "commits" and self._is_over(folder) and folder not in map(_name, kept):
+                self._store.delete(info.path)
+
+    def _is_over(self, folder: str) -> bool:
+        """Whether no one writes here any more: every earlier attempt, and this one, which has just committed."""
+        found = generations([folder])
+        return bool(found) and found[0] <= self._attempt.generation
+
+
+def _parse(data: bytes, where: str) -> tuple[Facts, list[ShareFile]]:
+    body = dict(parse_record(data, KIND, where).body)
+    try:
+        files = [ShareFile(**file) for file in body.pop("files")]
+        return Facts(**body), files
+    except (KeyError, TypeError) as error:
+        raise IntegrityError("a checkpoint record does not have the fields it should have", where=where) from error
+
+
+def _check_version(data: bytes, where: str) -> None:
+    """safetensors: 8 bytes of header length (little endian), then the header as JSON."""
+    try:
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        version = header["__metadata__"]["format_version"]
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise IntegrityError("a checkpoint file has no valid header", where=where) from error
+    if version != str(FORMAT_VERSION):
+        raise FormatVersionError(
+            f"checkpoint format_version {version!r} is unknown; this version reads {FORMAT_VERSION}",
+            where=where,
+            do="use the version of medfuncta-dist that wrote it, or a newer one",
+        )
+
+
+def _name(path: str) -> str:
+    return path.rsplit("/", 1)[-1].removesuffix(".json")
+
+
+def _rank(path: str) -> tuple[int, str]:
+    return generations([_name(path)])[0], _name(path)

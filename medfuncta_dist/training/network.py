@@ -1,0 +1,94 @@
+"""The shared network of a run: its architecture, its first parameters, and its committed files at the end.
+
+runs/<name>/network/{network.safetensors,network.json}, then runs/<name>/network/commit.json (kind "network"):
+{"digest": <network digest>, "files": {<file>: {"path", "size", "sha256"}}, "step", "loss", "psnr",
+ "dataset_digest", "run_digest"}
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from medfuncta_dist import __version__
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.errors import ObjectMissingError
+from medfuncta_dist.fields.coordinates import grid
+from medfuncta_dist.fields.shared_network import SharedNetwork
+from medfuncta_dist.fields.siren import FieldSpec, Params, init_params
+from medfuncta_dist.meta.outer_loop import MetaLearner
+from medfuncta_dist.shards.snapshot import Snapshot
+from medfuncta_dist.storage.commit import read_record, write_record
+from medfuncta_dist.storage.digest import sha256_bytes
+from medfuncta_dist.storage.object_store import ObjectStore
+
+KIND = "network"
+
+
+@dataclass(frozen=True)
+class Committed:
+    """What the commit record of a finished network says; ``loss`` and ``psnr`` (dB) are the last measured."""
+
+    digest: str
+    files: dict[str, dict[str, Any]]
+    step: int
+    loss: float | None
+    psnr: float | None
+    dataset_digest: str
+    run_digest: str
+
+
+def field_spec(run: RunFile) -> FieldSpec:
+    """The architecture that a run file asks for."""
+    section = run.field
+    sizes: dict[str, Any] = {
+        "coords": len(run.data.shape),
+        "channels": run.data.channels,
+        "layers": section.layers,
+        "hidden": section.hidden,
+        "latent": section.latent,
+        "residual": section.residual,
+        "modulate_first": section.modulate_first,
+    }
+    if section.omegas is not None:
+        return FieldSpec(omegas=tuple(section.omegas), **sizes)
+    return FieldSpec.linear(omega_first=section.omega_first, omega_last=section.omega_last, **sizes)
+
+
+def new_learner(run: RunFile) -> MetaLearner:
+    """The meta-learner before its first step: the same parameters for a seed on every rank and machine."""
+    spec = field_spec(run)
+    params = init_params(spec, torch.Generator().manual_seed(run.train.seed))
+    return MetaLearner(spec, params, grid(run.data.shape), run.meta.inner_rate)
+
+
+def commit_network(
+    store: ObjectStore, run: RunFile, snapshot: Snapshot, params: Params, loss: float | None, psnr: float | None
+) -> Committed:
+    """Write the network's two files and then the record that makes them exist."""
+    inner = {"steps": run.meta.inner_steps, "rate": run.meta.inner_rate, "selection_ratio": run.meta.selection_ratio}
+    weights = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in params.items()}
+    network = SharedNetwork(field_spec(run), weights, dict(snapshot.contract), inner, snapshot.digest, __version__)
+    files = {}
+    for name, data in network.to_files().items():
+        path = f"{network_folder(run.name)}/{name}"
+        store.write(path, data)
+        files[name] = {"path": path, "size": len(data), "sha256": sha256_bytes(data)}
+    done = Committed(network.digest, files, run.train.steps, loss, psnr, snapshot.digest, run.digest())
+    write_record(store, f"{network_folder(run.name)}/commit.json", KIND, asdict(done))
+    return done
+
+
+def committed_network(store: ObjectStore, run: str) -> Committed | None:
+    """The finished network of a run, if training ended. IntegrityError for a damaged record."""
+    try:
+        return Committed(**read_record(store, f"{network_folder(run)}/commit.json", KIND))
+    except ObjectMissingError:
+        return None
+
+
+def network_folder(run: str) -> str:
+    """Where a run's network lies, relative to the storage root."""
+    return f"runs/{run}/network"

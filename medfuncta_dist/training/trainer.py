@@ -1,0 +1,285 @@
+"""Training as seen from the driver: start the workers, follow them, end with the network or an error in words.
+
+Ray Train brings workers up, restarts the group when one dies, and knows of preemptions. It keeps no state of ours: each
+driver gives it a fresh run name and a local folder for its marker; checkpoints are our own (checkpoint.py).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import secrets
+import signal
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import ray
+from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.errors import InterruptedRunError, MedfunctaError, RunChangedError
+from medfuncta_dist.fanout import start_ray
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.telemetry.progress import Progress
+from medfuncta_dist.training.network import Committed, committed_network
+
+POLL_S = 0.3
+STOP_S = 60.0
+"""How long a stopping run may take to save: a step, a checkpoint, and some."""
+QUIET_S = 60.0
+"""After this long without a word from the workers, say what the cluster has."""
+
+
+@dataclass(frozen=True)
+class TrainSummary:
+    """What training did. ``first_step`` is where this command began: 0, or a checkpoint's step, or all of them."""
+
+    steps: int
+    first_step: int
+    attempts: int
+    loss: float | None
+    psnr: float | None
+    """Mean held-out PSNR (dB) at the end; None without a held-out split."""
+    network_digest: str
+    seconds: float
+
+
+OnProgress = Callable[[str, dict[str, Any]], None]
+"""Called with each message of the workers: its kind (``started``, ``step``, ``checkpoint`` …) and its fields."""
+
+
+def train(run: RunFile, snapshot_digest: str, on_progress: OnProgress | None = None) -> TrainSummary:
+    """Train the run's network on a snapshot, from its last checkpoint if there is one.
+
+    Shows progress on stderr. Returns at once, without Ray, when the network is there already. Raises
+    TrainingCollapsedError when the loss is not finite, InterruptedRunError after Ctrl-C or SIGTERM (saved first), other
+    MedfunctaErrors as they are, and MedfunctaError when workers failed more than ``train.max_failures`` times.
+    """
+    began = time.monotonic()
+    store = ObjectStore(run.storage)
+    driver = _Driver(run, on_progress)
+    if committed_network(store, run.name) is None:
+        start_ray(run)
+        with tempfile.TemporaryDirectory(prefix="medfuncta-train-", ignore_cleanup_errors=True) as folder:
+            here = run.model_copy(update={"storage": store.root})
+            driver.follow(_trainer(here, snapshot_digest, driver.mailbox, folder))
+    done = committed_network(store, run.name)
+    if done is None:
+        raise InterruptedRunError("training stopped before its last step", do="run the same command again to resume")
+    _check_dataset(done, snapshot_digest, store.uri(f"runs/{run.name}"))
+    first = driver.first_step if driver.first_step is not None else done.step
+    return TrainSummary(
+        done.step, first, driver.attempts, done.loss, done.psnr, done.digest, round(time.monotonic() - began, 3)
+    )
+
+
+def _trainer(run: RunFile, snapshot_digest: str, mailbox: Any, folder: str) -> TorchTrainer:
+    # Workers keep the driver's working folder: relative paths of the run file mean the same there.
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    # The default gives up on a group after 60 s; a node that has to pull an image needs more.
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
+    cluster = run.cluster
+    resources = {"CPU": cluster.cpus_per_worker}
+    if cluster.gpus_per_worker:
+        resources["GPU"] = cluster.gpus_per_worker
+    return TorchTrainer(
+        worker_entry,
+        train_loop_config={"run": run.model_dump(), "snapshot": snapshot_digest, "mailbox": mailbox},
+        scaling_config=ScalingConfig(
+            num_workers=cluster.workers, use_gpu=cluster.gpus_per_worker > 0, resources_per_worker=resources
+        ),
+        run_config=RunConfig(
+            name=f"{run.name}-{secrets.token_hex(4)}",
+            storage_path=folder,
+            failure_config=FailureConfig(max_failures=run.train.max_failures),
+            logging_config=LoggingConfig(log_level="ERROR"),  # type: ignore[call-arg]
+        ),
+    )
+
+
+def worker_entry(config: dict[str, Any]) -> None:
+    """What Ray Train calls on each worker. Imports late: deepspeed prints when imported, and the driver's is stdout."""
+    if not config["run"]["cluster"]["gpus_per_worker"]:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    from medfuncta_dist.training.worker import train_worker
+
+    train_worker(RunFile.model_validate(config["run"]), config["snapshot"], config["mailbox"])
+
+
+class Mailbox:
+    """An actor beside the driver: workers leave messages and fatal errors, the driver its wish to stop."""
+
+    def __init__(self) -> None:
+        self._messages: list[tuple[str, dict[str, Any]]] = []
+        self._failure: MedfunctaError | None = None
+        self._stopping = False
+
+    def post(self, kind: str, fields: dict[str, Any]) -> None:
+        """From a worker."""
+        self._messages.append((kind, fields))
+
+    def fail(self, error: MedfunctaError) -> None:
+        """From a worker: an error that no restart heals. The first one counts."""
+        self._failure = self._failure or error
+
+    def failure(self) -> MedfunctaError | None:
+        """The fatal error, if any."""
+        return self._failure
+
+    def stop(self) -> None:
+        """From the driver: save and return."""
+        self._stopping = True
+
+    def stopping(self) -> bool:
+        """Whether workers should save and return."""
+        return self._stopping
+
+    def drain(self) -> list[tuple[str, dict[str, Any]]]:
+        """Messages since the last call, in order."""
+        messages, self._messages = self._messages, []
+        return messages
+
+
+class _Driver:
+    """Follows one Ray Train run to its end."""
+
+    def __init__(self, run: RunFile, on_progress: OnProgress | None) -> None:
+        self._run, self._on_progress = run, on_progress
+        self.first_step: int | None = None
+        self.attempts = 0
+        self._notes: dict[str, str] = {}
+
+    @cached_property
+    def mailbox(self) -> Any:
+        """On the driver's own node, so that it does not go down with a preempted worker."""
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        return ray.remote(num_cpus=0)(Mailbox).options(scheduling_strategy=here).remote()
+
+    def follow(self, trainer: TorchTrainer) -> None:
+        """Run the trainer, pass messages on, and raise what went wrong."""
+        # In a thread of its own: there, Ray Train installs no signal handler, whose exit code for Ctrl-C would be 0.
+        outcome = _Outcome(trainer)
+        with Progress("train", self._run.train.steps) as progress, _interruptible():
+            try:
+                self._poll(outcome, progress, math.inf)
+            except KeyboardInterrupt:
+                progress.say("stopping: saving a checkpoint first (once more to stop at once)")
+                self.mailbox.stop.remote()
+                self._poll(outcome, progress, STOP_S)
+        failure = ray.get(self.mailbox.failure.remote())
+        if failure is not None:
+            raise failure
+        if outcome.error is not None:
+            raise _in_words(outcome.error, self._run) from outcome.error
+
+    def _poll(self, outcome: _Outcome, progress: Progress, seconds: float) -> None:
+        deadline, heard = time.monotonic() + seconds, time.monotonic()
+        while not outcome.over(POLL_S) and time.monotonic() < deadline:
+            messages = ray.get(self.mailbox.drain.remote())
+            if messages or self.attempts:
+                heard = time.monotonic()
+            elif time.monotonic() - heard > QUIET_S:
+                heard = time.monotonic()
+                progress.say(_waiting(self._run))
+            self._tell(messages, progress)
+        self._tell(ray.get(self.mailbox.drain.remote()), progress)
+
+    def _tell(self, messages: Sequence[tuple[str, dict[str, Any]]], progress: Progress) -> None:
+        for kind, fields in messages:
+            if kind == "step":
+                progress.at(fields["step"], loss=f"{fields['loss']:.5f}", **self._notes)
+            elif kind == "note":
+                progress.say(fields["text"])
+            elif kind == "started":
+                self._started(fields["step"], fields["workers"], progress)
+            elif kind == "finished":
+                progress.at(fields["step"], **self._notes)
+            elif kind == "validated":
+                self._notes["psnr"] = f"{fields['psnr']:.2f} dB"
+            if self._on_progress is not None:
+                self._on_progress(kind, fields)
+
+    def _started(self, step: int, workers: int, progress: Progress) -> None:
+        self.attempts += 1
+        self.first_step = step if self.first_step is None else self.first_step
+        again = "started again, " if self.attempts > 1 else ""
+        progress.say(f"{again}{workers} worker{'s' * (workers > 1)}, from step {step}")
+
+
+class _Outcome:
+    """``trainer.fit()`` in a daemon thread: the driver can leave although Ray Train still waits."""
+
+    def __init__(self, trainer: TorchTrainer) -> None:
+        self.error: Exception | None = None
+        self._thread = threading.Thread(target=self._fit, args=(trainer,), daemon=True)
+        self._thread.start()
+
+    def _fit(self, trainer: TorchTrainer) -> None:
+        try:
+            trainer.fit()
+        except Exception as error:
+            self.error = error
+
+    def over(self, seconds: float) -> bool:
+        """Wait at most ``seconds``; whether it is over."""
+        self._thread.join(seconds)
+        return not self._thread.is_alive()
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM (a pod being stopped) becomes KeyboardInterrupt, as Ctrl-C is. Only a main thread may ask for that."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = [(number, signal.signal(number, interrupt)) for number in (signal.SIGTERM, signal.SIGINT)]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)
+
+
+def _waiting(run: RunFile) -> str:
+    """Ray waits for resources for ever, in silence; people should know."""
+    cluster, total = run.cluster, ray.cluster_resources()  # type: ignore[no-untyped-call]
+    return (
+        f"waiting for {cluster.workers} workers of {cluster.cpus_per_worker:g} CPUs and {cluster.gpus_per_worker:g} "
+        f"GPUs; the cluster has {total.get('CPU', 0):g} CPUs and {total.get('GPU', 0):g} GPUs"
+    )
+
+
+def _in_words(error: Exception, run: RunFile) -> MedfunctaError:
+    """Ray Train's error, with the first worker's reason instead of its pages of tracebacks."""
+    failures = getattr(error, "worker_failures", None) or {0: error}
+    rank, reason = next(iter(failures.items()))
+    if isinstance(reason, MedfunctaError):
+        return reason
+    lines = [line for line in str(reason).splitlines() if line.strip()]
+    last = lines[-1] if lines else type(reason).__name__
+    return MedfunctaError(
+        f"training gave up after {run.train.max_failures + 1} failed attempts: {last}",
+        where=f"worker {rank}",
+        do="mend the cause and run the same command again: it resumes at the last checkpoint",
+    )
+
+
+def _check_dataset(done: Committed, snapshot_digest: str, where: str) -> None:
+    if done.dataset_digest != snapshot_digest:
+        raise RunChangedError(
+            "this run's network was trained on another snapshot",
+            where=where,
+            do="use another run name, or that snapshot",
+        )

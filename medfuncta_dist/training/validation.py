@@ -1,0 +1,54 @@
+"""Held-out PSNR while training: the same few scans every time, fitted with the parameters of the moment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.fields.siren import FieldSpec, Params
+from medfuncta_dist.latents.fit import FitSettings, fit_batch
+from medfuncta_dist.shards.snapshot import Snapshot
+from medfuncta_dist.streaming.order import SampleId
+from medfuncta_dist.streaming.source import SampleReader
+from medfuncta_dist.streaming.stream import points, scan_batches
+from medfuncta_dist.training.world import World
+
+HELD_OUT = ("val", "test")
+"""The first of these that has scans is validated on."""
+
+
+def held_out_split(snapshot: Snapshot) -> str | None:
+    """The split to validate on; None when everything is for training."""
+    return next((split for split in HELD_OUT if any(s.samples for s in snapshot.splits.get(split, ()))), None)
+
+
+def spread(shard_samples: Sequence[int], count: int) -> list[SampleId]:
+    """At most ``count`` scans, evenly spread over a split's shards, whatever their sizes."""
+    everything = [SampleId(shard, row) for shard, rows in enumerate(shard_samples) for row in range(rows)]
+    count = min(count, len(everything))
+    return [everything[i * len(everything) // count] for i in range(count)]
+
+
+class Validation:
+    """This rank's part of the held-out scans (every W-th), kept in memory as (scan, point, channel) in [0, 1]."""
+
+    def __init__(self, run: RunFile, reader: SampleReader, ids: Sequence[SampleId], world: World) -> None:
+        self._world, self._chunk = world, run.fit.batch
+        self._settings = FitSettings(
+            steps=run.fit.steps, rate=run.fit_rate, selection_ratio=run.fit.selection_ratio, seed=run.train.seed
+        )
+        samples = scan_batches(reader, ids[world.rank :: world.size])
+        self._targets = [torch.from_numpy(points(sample)) for sample in samples]
+
+    def psnr(self, spec: FieldSpec, params: Params, coordinates: Tensor) -> float:
+        """Mean PSNR (dB) over all ranks' scans; a fit that diverged counts as 0 dB. A collective."""
+        total = 0.0
+        for start in range(0, len(self._targets), self._chunk):
+            targets = torch.stack(self._targets[start : start + self._chunk]).to(self._world.device)
+            fitted = fit_batch(spec, params, coordinates, targets, self._settings)
+            total += float(torch.where(fitted.finite, fitted.psnr, 0.0).sum())
+        total, count = self._world.sum([total, len(self._targets)])
+        return total / count
