@@ -78,3 +78,10 @@ def test_a_sample_s_own_checksum_is_compared(packed: tuple[ObjectStore, Snapshot
     assert read_index(store, swapped).num_rows == 6
     [fault] = faults((store, replace(snapshot, splits={"train": (swapped, other)})))
     assert "not what the index says" in fault.what
+
+
+def test_a_scan_that_is_packed_twice_is_told(packed: tuple[ObjectStore, Snapshot]) -> None:
+    store, snapshot = packed
+    one, _ = snapshot.shards("train")
+    [fault] = faults((store, replace(snapshot, splits={"train": (one, one)})))
+    assert "6 scans are packed more than once" in fault.what
