@@ -67,7 +67,10 @@ def _fault(failure: Failed) -> Fault:
 
 
 def check_shard(check: ShardCheck) -> np.ndarray:
-    """Read one shard whole; the first 64 bits of each sample's key. IntegrityError, ObjectMissingError or ScanError if not whole."""
+    """Read one shard whole; the first 64 bits of each sample's key.
+
+    IntegrityError, ObjectMissingError or ScanError when it is not whole.
+    """
     store, shard = ObjectStore(check.root), check.shard
     index = read_index(store, shard)
     with tempfile.TemporaryDirectory() as folder:

@@ -113,24 +113,11 @@ class Checkpoints:
 
     def load(self, path: str, shapes: Mapping[str, tuple[int, ...]]) -> Checkpoint:
         """Read and verify one checkpoint by its record's path."""
-        facts, files = _parse(self._store.read(path, limit=LARGEST_RECORD), self._store.uri(path))
-        with ThreadPoolExecutor(PARALLEL_READS) as pool:
-            shares = list(pool.map(self._read_share, files))
-        tensors = {name: tensor for share in shares for name, tensor in share.items()}
+        facts, tensors = _read(self._store, path)
         return Checkpoint(path, facts, from_tensors(tensors, shapes, self._store.uri(path)))
 
-    def _read_share(self, file: ShareFile) -> dict[str, Tensor]:
-        where = self._store.uri(file.path)
-        data = self._store.read(file.path)
-        if len(data) != file.size or sha256_bytes(data) != file.sha256:
-            raise IntegrityError("a checkpoint file is not what its record says", where=where)
-        _check_version(data, where)
-        return safetensors.torch.load(data)
-
     def _newest_first(self) -> list[str]:
-        """Record paths by (generation, step), from their names alone: a damaged record has its place, too."""
-        paths = [info.path for info in self._store.list(f"{self._folder}/commits") if info.path.endswith(".json")]
-        return sorted((path for path in paths if generations([_name(path)])), key=_rank, reverse=True)
+        return _newest_first(self._store, self._folder)
 
     def _retain(self) -> None:
         """Keep the newest ``keep`` that are not known to be damaged, which include the one just committed.
@@ -151,6 +138,41 @@ class Checkpoints:
         """Whether no one writes here any more: every earlier attempt, and this one, which has just committed."""
         found = generations([folder])
         return bool(found) and found[0] <= self._attempt.generation
+
+
+def verify_checkpoints(store: ObjectStore, run: str) -> tuple[int, list[tuple[str, str]]]:
+    """Read every checkpoint of a run; the number of whole ones, and (where, what) of each damaged one."""
+    whole, damaged = 0, []
+    for path in _newest_first(store, f"runs/{run}/checkpoints"):
+        try:
+            _read(store, path)
+            whole += 1
+        except (IntegrityError, ObjectMissingError) as error:
+            damaged.append((store.uri(path), error.what))
+    return whole, damaged
+
+
+def _newest_first(store: ObjectStore, folder: str) -> list[str]:
+    """Record paths by (generation, step), from their names alone: a damaged record has its place, too."""
+    paths = [info.path for info in store.list(f"{folder}/commits") if info.path.endswith(".json")]
+    return sorted((path for path in paths if generations([_name(path)])), key=_rank, reverse=True)
+
+
+def _read(store: ObjectStore, path: str) -> tuple[Facts, dict[str, Tensor]]:
+    """A checkpoint's facts and verified tensors, by its record's path."""
+    facts, files = _parse(store.read(path, limit=LARGEST_RECORD), store.uri(path))
+    with ThreadPoolExecutor(PARALLEL_READS) as pool:
+        shares = list(pool.map(lambda file: _read_share(store, file), files))
+    return facts, {name: tensor for share in shares for name, tensor in share.items()}
+
+
+def _read_share(store: ObjectStore, file: ShareFile) -> dict[str, Tensor]:
+    where = store.uri(file.path)
+    data = store.read(file.path)
+    if len(data) != file.size or sha256_bytes(data) != file.sha256:
+        raise IntegrityError("a checkpoint file is not what its record says", where=where)
+    _check_version(data, where)
+    return safetensors.torch.load(data)
 
 
 def _parse(data: bytes, where: str) -> tuple[Facts, list[ShareFile]]:

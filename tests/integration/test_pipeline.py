@@ -1,18 +1,27 @@
-"""The main path as a user walks it: commands on a run file, S3 or a local folder, one Ray cluster."""
+"""The main path on a run file, S3 or a local folder, one Ray cluster. As commands where the process is the point, as
+calls elsewhere: each command spends seconds on starting."""
 
 from __future__ import annotations
 
-import os
-import signal
+import shutil
+import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 import yaml
 from PIL import Image
 
+from medfuncta_dist.config.load import load
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.errors import IntegrityError
+from medfuncta_dist.stages.chain import run_stages
+from medfuncta_dist.stages.decode import decode_key
+from medfuncta_dist.stages.probe import probe_run
+from medfuncta_dist.stages.verify import verify_target
 from medfuncta_dist.storage.object_store import ObjectStore
 from tests import writers
 from tests.integration.commands import Ended, command, finish, start
@@ -41,102 +50,119 @@ def write_run(folder: Path, name: str, storage: str, data: dict, **sections: dic
     return str(path)
 
 
-def ended_well(ended: Ended) -> Ended:
-    assert ended.code == 0, ended.stderr
-    return ended
-
-
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory, s3: Callable[[], str]) -> tuple[str, Ended]:
-    """All four stages on labelled images, two training workers, S3."""
+    """All four stages on labelled images, two training workers, S3: one command."""
     folder = tmp_path_factory.mktemp("images")
     writers.write_medmnist(folder / "images.npz", shape=(16, 16), counts={"train": 40, "val": 8, "test": 8})
     data = {"source": str(folder / "images.npz"), "shape": [16, 16]}
     run_file = write_run(folder, "images", s3(), data, cluster={"workers": 2})
-    return run_file, command("run", run_file, "pack", "train", "fit", "evaluate")
+    ended = command("run", run_file, "pack", "train", "fit", "evaluate")
+    assert ended.code == 0, ended.stderr
+    return run_file, ended
+
+
+@pytest.fixture(scope="module")
+def run(images: tuple[str, Ended]) -> RunFile:
+    return load(images[0])
+
+
+@pytest.fixture(scope="module")
+def key(images: tuple[str, Ended]) -> str:
+    return first_key(Path(images[0]).parent)
+
+
+def first_key(folder: Path) -> str:
+    """A key from the owner's private mapping."""
+    return (folder / "private" / "mapping.csv").read_text().splitlines()[1].split(",")[0]
 
 
 def test_every_scan_is_accounted_for(images):
     run_file, ended = images
-    ended_well(ended)
-    answer = ended.answer
-    assert answer["pack"]["splits"] == {"train": 40, "val": 8, "test": 8}
-    assert answer["pack"]["counts"]["packed"] == 56
-    assert answer["fit"]["counts"] == {"packed": 56, "fitted": 56, "quarantined": 0, "flagged": 0}
-    checked = ended_well(command("verify", run_file)).answer["runs"]["images"]
+    assert ended.answer["pack"]["splits"] == {"train": 40, "val": 8, "test": 8}
+    assert ended.answer["pack"]["counts"]["packed"] == 56
+    assert ended.answer["fit"]["counts"] == {"packed": 56, "fitted": 56, "quarantined": 0, "flagged": 0}
+    checked = verify_target(run_file, [])["runs"]["images"]
     assert checked["latents"] == {"packed": 56, "fitted": 56, "quarantined": 0}
-    assert checked["checkpoints"]["whole"] >= 1
+    assert checked["checkpoints"] == {"whole": 2, "damaged": 0}
 
 
-def test_running_again_does_only_what_is_missing(images):
-    run_file, _ = images
-    again = ended_well(command("run", run_file, "pack", "train", "fit"))
-    assert again.answer["pack"]["new_sources"] == 0
-    assert again.answer["fit"]["fitted_now"] == 0
+def test_damage_anywhere_is_found(run, images):
+    """One flipped byte in a shard, in a checkpoint and in a latent part: three faults, each by its place."""
+    store = ObjectStore(run.storage)
+    paths = [
+        next(o.path for o in store.list("") if o.path.endswith(suffix) and folder in o.path)
+        for folder, suffix in (("/shards/", ".tar"), ("/checkpoints/", ".safetensors"), ("/parts/", ".parquet"))
+    ]
+    whole = {path: store.read(path) for path in paths}
+    try:
+        for path, data in whole.items():
+            store.write(path, data[:200] + bytes([data[200] ^ 1]) + data[201:])
+        with pytest.raises(IntegrityError, match="3 faults"):
+            verify_target(images[0], [])
+    finally:
+        for path, data in whole.items():
+            store.write(path, data)
 
 
-def test_the_report_is_whole_and_names_no_file(images):
-    run_file, ended = images
-    store = ObjectStore(yaml.safe_load(Path(run_file).read_text())["storage"])
-    report = store.read("runs/images/report/report.html").decode()
+def test_running_again_does_only_what_is_missing(run):
+    again = run_stages(run, ["pack", "train", "fit"])
+    assert again["pack"]["new_sources"] == 0
+    assert again["train"]["first_step"] == again["train"]["steps"]
+    assert again["fit"]["fitted_now"] == 0
+
+
+def test_the_report_is_whole_and_names_no_file(run, images):
+    report = ObjectStore(run.storage).read("runs/images/report/report.html").decode()
     assert report.count("data:image/png;base64,") >= 3
     assert "images.npz" not in report
-    assert str(Path(run_file).parent) not in report
-    assert set(ended.answer["evaluate"]["labels"]) == {"0", "1"}
+    assert str(Path(images[0]).parent) not in report
+    assert set(images[1].answer["evaluate"]["labels"]) == {"0", "1"}
 
 
-def test_nothing_in_storage_but_the_run_file_names_a_source(images):
-    run_file, _ = images
-    store = ObjectStore(yaml.safe_load(Path(run_file).read_text())["storage"])
+def test_nothing_in_storage_but_the_run_file_names_a_source(run):
+    store = ObjectStore(run.storage)
     named = [o.path for o in store.list("") if b"images.npz" in store.read(o.path)]
     assert named == ["runs/images/run.yaml"]
 
 
-def test_a_key_decodes_at_another_resolution(images, tmp_path):
-    run_file, _ = images
-    keys = (Path(run_file).parent / "private" / "mapping.csv").read_text().splitlines()[1:]
-    key = keys[0].split(",")[0]
-    ended = ended_well(
-        command("decode", run_file, "--key", key[:12], "--out", str(tmp_path / "x.png"), "--shape", "32x32")
-    )
-    assert ended.answer["key"] == key
+def test_a_key_decodes_at_another_resolution(run, key, tmp_path):
+    found = decode_key(run, key[:12], str(tmp_path / "x.png"), "32x32")
+    assert found["key"] == key
     assert Image.open(tmp_path / "x.png").size == (32, 32)
 
 
-def test_latents_can_be_probed(images):
-    run_file, _ = images
-    ended = ended_well(command("probe", run_file))
-    assert ended.answer["scans"] == {"train": 40, "test": 8}
+def test_latents_can_be_probed(run):
+    assert probe_run(run)["scans"] == {"train": 40, "test": 8}
 
 
 def test_an_ecg_goes_the_same_way(tmp_path):
     writers.write_ecg_csv(tmp_path / "beats.csv", rows=48, samples=60)
     data = {"source": str(tmp_path / "beats.csv"), "reader": "ecg-csv", "shape": [60]}
-    run_file = write_run(tmp_path, "ecg", str(tmp_path / "store"), data)
-    ended = ended_well(command("run", run_file, "pack", "train", "fit", "evaluate"))
-    assert ended.answer["fit"]["counts"]["fitted"] == 48
-    key = (tmp_path / "private" / "mapping.csv").read_text().splitlines()[1].split(",")[0]
-    ended_well(command("decode", run_file, "--key", key, "--out", str(tmp_path / "beat.csv"), "--shape", "120"))
+    ecg = load(write_run(tmp_path, "ecg", str(tmp_path / "store"), data))
+    assert run_stages(ecg, ["pack", "train", "fit", "evaluate"])["fit"]["counts"]["fitted"] == 48
+    decode_key(ecg, first_key(tmp_path), str(tmp_path / "beat.csv"), "120")
     assert np.loadtxt(tmp_path / "beat.csv", delimiter=",").shape == (120,)
 
 
 def test_a_volume_goes_the_same_way_whole(tmp_path):
+    (tmp_path / "in").mkdir()
     for i in range(8):
-        writers.write_nifti(tmp_path / "v" / f"{i}.nii.gz", shape=(12, 14, 10), seed=i)
-    data = {"source": str(tmp_path / "v"), "shape": [8, 8, 8], "fractions": {"train": 1.0}}
-    run_file = write_run(tmp_path, "volumes", str(tmp_path / "store"), data, evaluate={"split": "train"})
-    ended_well(command("run", run_file, "pack", "train", "fit", "evaluate"))
-    key = (tmp_path / "private" / "mapping.csv").read_text().splitlines()[1].split(",")[0]
-    ended_well(command("decode", run_file, "--key", key, "--out", str(tmp_path / "v.nii.gz")))
+        writers.write_nifti(tmp_path / "in" / f"{i}.nii.gz", shape=(12, 14, 10), seed=i)
+    data = {"source": str(tmp_path / "in"), "shape": [8, 8, 8], "fractions": {"train": 1.0}}
+    volumes = load(write_run(tmp_path, "volumes", str(tmp_path / "store"), data, evaluate={"split": "train"}))
+    run_stages(volumes, ["pack", "train", "fit", "evaluate"])
+    decode_key(volumes, first_key(tmp_path), str(tmp_path / "v.nii.gz"), None)
+    assert nib.load(tmp_path / "v.nii.gz").shape == (8, 8, 8)
 
 
 def test_one_unreadable_file_is_quarantined_and_the_rest_go_on(tmp_path):
+    (tmp_path / "in").mkdir()
     for i in range(20):
         writers.write_png(tmp_path / "in" / f"patient-{i}.png", size=(16, 16), seed=i)
     (tmp_path / "in" / "patient-7.png").write_bytes(b"not a picture")
     data = {"source": str(tmp_path / "in"), "shape": [16, 16]}
-    run_file = write_run(tmp_path, "one-bad", str(tmp_path / "store"), data)
-    ended = command("pack", run_file)
+    ended = command("pack", write_run(tmp_path, "one-bad", str(tmp_path / "store"), data))
     assert ended.code == 3, ended.stderr
     assert ended.answer["pack"]["counts"]["packed"] == 19
     assert ended.answer["quarantined"] == 1
@@ -144,66 +170,62 @@ def test_one_unreadable_file_is_quarantined_and_the_rest_go_on(tmp_path):
     assert not [p for p in (tmp_path / "store").rglob("*") if p.is_file() and b"patient-7" in p.read_bytes()]
 
 
-def test_fit_killed_and_run_again_is_byte_identical(images, tmp_path):
+def test_fit_killed_and_run_again_is_byte_identical(tmp_path):
     """kill -9 of the driver in the middle: what was committed stays untouched, the rest is as if never killed."""
     writers.write_medmnist(tmp_path / "images.npz", shape=(16, 16), counts={"train": 200, "val": 4, "test": 4})
     data = {"source": str(tmp_path / "images.npz"), "shape": [16, 16]}
-    slow = {"steps": 400, "scans_per_task": 8}
-    run_file = write_run(tmp_path, "killed", str(tmp_path / "a"), data, fit=slow)
-    ended_well(command("run", run_file, "pack", "train"))
-    copy_tree(tmp_path / "a", tmp_path / "b")
-    interrupted = start("fit", run_file)
-    commits = wait_for_commits(tmp_path / "a", interrupted)
-    interrupted.send_signal(signal.SIGKILL)
+    path = write_run(tmp_path, "killed", str(tmp_path / "a"), data, fit={"steps": 400, "scans_per_task": 8})
+    run_stages(load(path), ["pack", "train"])
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    interrupted = start("fit", path)
+    wait_for("runs/*/latents/*/commits/*.json", 3, tmp_path / "a", interrupted)
+    interrupted.kill()
     interrupted.communicate()
-    time.sleep(3)  # tasks that Ray had already started end with their driver
-    before = {path: path.stat().st_mtime_ns for path in commits()}
-    assert 0 < len(before) < 27
-    again = ended_well(command("fit", run_file))
-    assert again.answer["fit"]["counts"]["fitted"] == 208
-    assert again.answer["fit"]["fitted_now"] == 208 - 8 * len(before) or again.answer["fit"]["fitted_now"] < 208
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-    ended_well(command("fit", run_file, "--set", f"storage={tmp_path / 'b'}"))
+    before = settled_commits(tmp_path / "a")
+    assert 3 <= len(before) < 27
+    again = run_stages(load(path), ["fit"])["fit"]
+    assert again["counts"]["fitted"] == 208
+    assert again["fitted_now"] < 208
+    assert {commit: commit.stat().st_mtime_ns for commit in before} == before
+    run_stages(load(path, [f"storage={tmp_path / 'b'}"]), ["fit"])
     assert latents(tmp_path / "a") == latents(tmp_path / "b")
 
 
-def wait_for_commits(store: Path, process) -> Callable[[], list[Path]]:
-    def commits() -> list[Path]:
-        return sorted(store.glob("runs/*/latents/*/commits/*.json"))
+def test_a_terminated_command_says_that_it_can_be_resumed(tmp_path):
+    writers.write_medmnist(tmp_path / "images.npz", shape=(16, 16), counts={"train": 40, "val": 4, "test": 4})
+    data = {"source": str(tmp_path / "images.npz"), "shape": [16, 16]}
+    path = write_run(tmp_path, "stopped", str(tmp_path / "store"), data, train={"steps": 100_000})
+    run_stages(load(path), ["pack"])
+    process = start("train", path)
+    wait_for("runs/stopped/checkpoints/commits/*.json", 1, tmp_path / "store", process)
+    process.terminate()
+    ended = finish(process)
+    assert ended.code == 5, ended.stderr
+    assert "again" in ended.answer["error"]["do"]
 
+
+def wait_for(pattern: str, number: int, store: Path, process: subprocess.Popen[str]) -> None:
+    """Until so many objects are there, the command still running."""
     deadline = time.monotonic() + 120
-    while len(commits()) < 3:
+    while len(list(store.glob(pattern))) < number:
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.05)
-    return commits
+
+
+def settled_commits(store: Path) -> dict[Path, int]:
+    """Commit records and when they were written, once no task of the killed driver writes any more."""
+    before: dict[Path, int] = {}
+    for _ in range(60):
+        time.sleep(2)
+        now = {path: path.stat().st_mtime_ns for path in store.glob("runs/*/latents/*/commits/*.json")}
+        if now == before:
+            break
+        before = now
+    return before
 
 
 def latents(store: Path) -> dict[str, bytes]:
     """Every object of the latent table by path."""
     root = store / "runs" / "killed" / "latents"
     return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
-
-
-def copy_tree(source: Path, target: Path) -> None:
-    for path in source.rglob("*"):
-        if path.is_file():
-            (target / path.relative_to(source)).parent.mkdir(parents=True, exist_ok=True)
-            (target / path.relative_to(source)).write_bytes(path.read_bytes())
-
-
-def test_a_terminated_command_says_that_it_can_be_resumed(tmp_path):
-    writers.write_medmnist(tmp_path / "images.npz", shape=(16, 16), counts={"train": 40, "val": 4, "test": 4})
-    data = {"source": str(tmp_path / "images.npz"), "shape": [16, 16]}
-    run_file = write_run(tmp_path, "stopped", str(tmp_path / "store"), data, train={"steps": 100_000})
-    ended_well(command("pack", run_file))
-    process = start("train", run_file)
-    deadline = time.monotonic() + 120
-    while not list((tmp_path / "store").glob("runs/stopped/checkpoints/commits/*.json")):
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    os.kill(process.pid, signal.SIGTERM)
-    ended = finish(process)
-    assert ended.code == 5, ended.stderr
-    assert "again" in ended.answer["error"]["do"]
