@@ -12,6 +12,7 @@
     ├── QuarantineLimitError       4   more scans were quarantined than the run file allows
     ├── InterruptedRunError        5   preempted or interrupted; the same command resumes
     ├── TrainingCollapsedError     1   the loss is not finite, or stuck
+    ├── WorkerDiedError            1   a task's worker died again and again: the system's end, not the task's error
     └── ScanError                  -   one scan is unusable: it is quarantined, the run goes on
 
 The number is the exit code. Every error says what happened, where, and what to do next; none of the three may hold a
@@ -96,6 +97,10 @@ class InterruptedRunError(MedfunctaError):
 
 class TrainingCollapsedError(MedfunctaError):
     """Training can not go on: the loss is not finite."""
+
+
+class WorkerDiedError(MedfunctaError):
+    """A task's worker process died every time it was tried: killed, out of memory, or crashed by what it read."""
 
 
 class ScanError(MedfunctaError):

@@ -13,7 +13,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import MedfunctaError
+from medfuncta_dist.errors import MedfunctaError, WorkerDiedError
 from medfuncta_dist.work import Done, Failed, FanOut
 
 OBJECT_STORE_BYTES = 500_000_000
@@ -122,6 +122,6 @@ def _original(error: RayTaskError) -> Exception:
     return error.cause if isinstance(error.cause, Exception) else error
 
 
-def _lost(death: RayError, attempts: int) -> MedfunctaError:
+def _lost(death: RayError, attempts: int) -> WorkerDiedError:
     what = f"a worker died on the same task {attempts} times ({type(death).__name__})"
-    return MedfunctaError(what, do="look for lack of memory in the logs of Ray and of the nodes")
+    return WorkerDiedError(what, do="look for lack of memory in the logs of Ray and of the nodes")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import IntegrityError, MedfunctaError, QuarantineLimitError, RunFileError
+from medfuncta_dist.errors import IntegrityError, MedfunctaError, QuarantineLimitError, RunFileError, WorkerDiedError
 from medfuncta_dist.scans.key import KeyMaker
 from medfuncta_dist.scans.private import load_or_create_salt, private_folder
 from medfuncta_dist.shards.contract import contract_of, open_dataset
@@ -116,7 +116,7 @@ def _mapped(
 
 def _not_ours(failure: Failed) -> Failed:
     """Storage, disk and run file are no fault of a source: quarantining it would hide that they need mending."""
-    if isinstance(failure.error, MedfunctaError | OSError):
+    if isinstance(failure.error, MedfunctaError | OSError) and not isinstance(failure.error, WorkerDiedError):
         raise failure.error
     return failure
 

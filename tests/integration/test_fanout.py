@@ -15,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
-from medfuncta_dist.errors import IntegrityError, MedfunctaError
+from medfuncta_dist.errors import IntegrityError, WorkerDiedError
 from medfuncta_dist.fanout import ray_fan_out
 from medfuncta_dist.work import Done, Failed
 
@@ -71,7 +71,7 @@ def test_a_task_that_kills_every_worker_fails_and_the_rest_finish(tmp_path: Path
     failed = outcomes[0]
     assert isinstance(failed, Failed)
     assert failed.attempts == 2 == attempts(jobs[0])
-    assert isinstance(failed.error, MedfunctaError)
+    assert isinstance(failed.error, WorkerDiedError)
     assert "died" in str(failed.error)
     assert isinstance(outcomes[1], Done)
     assert isinstance(outcomes[2], Done)

@@ -14,6 +14,7 @@ from medfuncta_dist.errors import (
     QuarantineLimitError,
     RunChangedError,
     RunFileError,
+    WorkerDiedError,
 )
 from medfuncta_dist.scans.private import SALT_FILE, read_mapping
 from medfuncta_dist.shards.pack import PackProgress, PackSummary, PackTask, pack, pack_task
@@ -207,7 +208,7 @@ def deadly(*names: str) -> Callable[[Callable[[Any], Any], Sequence[Any]], Itera
     def fan_out(task: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Done | Failed]:
         for item in items:
             if any(name in source.relative for source in item.sources for name in names):
-                yield Failed(item, RuntimeError("the worker died"), attempts=3)
+                yield Failed(item, WorkerDiedError("a worker died on the same task 3 times"), attempts=3)
             else:
                 yield from map_here(task, [item])
 
@@ -218,12 +219,12 @@ def test_a_task_that_no_worker_survives_costs_only_its_source(run: RunFile) -> N
     summary = pack(run, deadly("Doe-02"), lambda progress: None)
     assert summary.counts["packed"] == 4 * ROWS
     [entry] = summary.quarantined
-    assert (entry["kind"], entry["reason"]) == ("source", "packing this source failed: RuntimeError")
+    assert (entry["kind"], entry["reason"]) == ("source", "packing this source failed: WorkerDiedError")
     assert packed(run).new_sources == 0
 
 
 def test_workers_that_die_of_everything_are_to_blame_themselves(run: RunFile) -> None:
-    with pytest.raises(QuarantineLimitError, match="failed, on 3 of 5 sources: RuntimeError"):
+    with pytest.raises(QuarantineLimitError, match="failed, on 3 of 5 sources: WorkerDiedError"):
         pack(run, deadly("Doe-00", "Doe-02", "Doe-03"), lambda progress: None)
     summary = packed(run)  # on machines with more memory
     assert (summary.new_sources, summary.counts["packed"]) == (3, 5 * ROWS)
