@@ -44,7 +44,9 @@ def _failure(error: BaseException) -> tuple[dict[str, Any], int]:
         print(f"error: {error}", file=sys.stderr)
         kind = type(error).__name__
         return {"error": {"kind": kind, "what": error.what, "where": error.where, "do": error.do}}, error.exit_code
-    if isinstance(error, KeyboardInterrupt):
+    # Once Ray has started, its own handler turns SIGTERM, the end that a cluster gives a pod, into this exit.
+    terminated = isinstance(error, SystemExit) and error.code == signal.SIGTERM
+    if terminated or isinstance(error, KeyboardInterrupt):
         what, do = "interrupted", "run the same command again: it resumes"
         print(f"error: {what}\n  do:    {do}", file=sys.stderr)
         return {"error": {"kind": "Interrupted", "what": what, "where": "", "do": do}}, 5
