@@ -10,11 +10,30 @@ import json
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.storage.object_store import normal_root
 
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
+
+def _named(value: str) -> str:
+    if not NAME.fullmatch(value):
+        raise ValueError("expected at most 40 lowercase letters, digits and dashes, starting with a letter")
+    return value
+
+
+def _root(value: str) -> str:
+    """Absolute here and now: tasks run in other working directories, where a relative path is another place."""
+    try:
+        return normal_root(value)
+    except RunFileError as error:
+        raise ValueError(f"{error.what}; {error.do}") from None
+
+
+Name = Annotated[str, AfterValidator(_named)]
 PositiveInt = Annotated[int, Field(gt=0)]
 NaturalInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -25,7 +44,9 @@ Split = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
 class Section(BaseModel):
     """A part of the run file: unknown keys are errors, values are never silently converted."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class Intensity(Section):
@@ -100,7 +121,7 @@ class Data(Section):
     """Points an axis that every scan is brought to: one, two or three axes."""
     channels: PositiveInt = 1
     """Values a point: 1 grey, 3 colour."""
-    dataset: str | None = None
+    dataset: Name | None = None
     """Name of the data set in storage. Default: the run's name."""
     snapshot: str | None = None
     """Digest of an existing snapshot to use. Default: the newest of ``dataset``."""
@@ -137,7 +158,7 @@ class Data(Section):
     def _no_shell(cls, value: Any) -> Any:
         values = value.values() if isinstance(value, dict) else [value]
         flat = [u for v in values for u in (v if isinstance(v, list) else [v])]
-        if any(u is not None and (u == "" or u.startswith("pipe:") or "\n" in u) for u in flat):
+        if not flat or any(u is not None and (u == "" or u.startswith("pipe:") or "\n" in u) for u in flat):
             raise ValueError("expected a local path or an s3:// URI, or a glob of either")
         return value
 
@@ -307,9 +328,9 @@ class Telemetry(Section):
 class RunFile(Section):
     """One run, whole. ``preset`` is already merged in (see ``config/load.py``) and kept for the record."""
 
-    name: str
+    name: Name
     """The run's durable identity: lowercase letters, digits and dashes, at most 40."""
-    storage: Annotated[str, Field(min_length=1)]
+    storage: Annotated[str, Field(min_length=1), AfterValidator(_root)]
     """Root of everything the run writes: a local folder or s3://bucket/prefix."""
     preset: Literal["medfuncta-1d", "medfuncta-2d", "medfuncta-3d"] | None = None
     """Settings of the paper to start from."""
@@ -329,13 +350,6 @@ class RunFile(Section):
     """Resources."""
     telemetry: Telemetry = Telemetry()
     """Metrics."""
-
-    @field_validator("name")
-    @classmethod
-    def _name(cls, value: str) -> str:
-        if not NAME.fullmatch(value):
-            raise ValueError("expected at most 40 lowercase letters, digits and dashes, starting with a letter")
-        return value
 
     @model_validator(mode="after")
     def _workers_fit_batch(self) -> RunFile:

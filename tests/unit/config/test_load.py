@@ -60,6 +60,11 @@ def test_dump_and_load_are_inverse():
         (["preset=huge"], ["preset", "'huge'", "medfuncta-1d"]),
         (["meta.selection_ratio=1.5"], ["meta.selection_ratio", "1.5"]),
         (["data.fractions={val: 1.0}"], ["fractions must contain train"]),
+        (["data.dataset=../other"], ["data.dataset", "'../other'", "lowercase"]),
+        (["data.source=[]"], ["data.source", "expected a local path"]),
+        (["storage=gs://bucket"], ["storage", "'gs://bucket'", "s3://bucket/prefix or a local folder"]),
+        (["fit.min_psnr=.nan"], ["fit.min_psnr", "finite"]),
+        (["data.intensity={mode: range, low: -.inf, high: 1}"], ["data.intensity.low", "finite"]),
     ],
 )
 def test_an_invalid_file_is_refused_by_key_value_and_expectation(overrides, needles):
@@ -82,6 +87,14 @@ def test_what_is_not_a_run_file_is_refused(text):
 def test_a_malformed_override_is_refused(override):
     with pytest.raises(RunFileError, match=r"section\.key=value"):
         parse(SMALLEST, [override])
+
+
+def test_a_relative_storage_means_the_folder_that_the_file_was_loaded_in(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = parse(SMALLEST, ["storage=here/store"])
+    monkeypatch.chdir("/")
+    assert run.storage == str(tmp_path / "here" / "store")
+    assert parse(dump(run)) == run
 
 
 def test_a_missing_or_huge_file_is_refused(tmp_path):
