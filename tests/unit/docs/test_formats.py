@@ -1,0 +1,159 @@
+"""docs/formats.md against a real small run: its Python reads it, and it names every file and every field there is."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from medfuncta_dist.config.run_file import Data, RunFile
+from medfuncta_dist.evaluation.evaluate import evaluate
+from medfuncta_dist.fields.siren import Params, init_params
+from medfuncta_dist.latents.driver import fit
+from medfuncta_dist.scans.canonical import split_of
+from medfuncta_dist.shards.snapshot import Snapshot
+from medfuncta_dist.stages import summary
+from medfuncta_dist.stages.preflight import pinned_snapshot
+from medfuncta_dist.stages.run_record import freeze
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.telemetry.event_log import EventLog
+from medfuncta_dist.training.attempt import next_attempt
+from medfuncta_dist.training.checkpoint import Checkpoints, Facts
+from medfuncta_dist.training.network import commit_network, field_spec
+from medfuncta_dist.training.state import ParameterState
+from medfuncta_dist.work import map_here
+from tests.unit.latents.fitted import packed, run_file
+
+PAGE = Path(__file__).parents[3] / "docs" / "formats.md"
+TEXT = PAGE.read_text(encoding="utf-8")
+SECTIONS = {
+    "field": {"layers": 3, "hidden": 16, "latent": 8, "omega_first": 5, "omega_last": 10},
+    "train": {"batch": 4, "steps": 6},
+    "evaluate": {"pictures": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with every kind of file in it; training is played by its own writers, with a random network."""
+    folder = tmp_path_factory.mktemp("formats")
+    run = run_file(folder, **SECTIONS)
+    store = ObjectStore(run.storage)
+    freeze(run, store)
+    packed(run, folder, counts={"train": 9, "test": 4})
+    snapshot = pinned_snapshot(run, store)
+    train(run, store, snapshot)
+    fit(run, map_here)
+    summary.merge(store, run.name, "evaluate", evaluate(run, map_here))
+    return folder
+
+
+def train(run: RunFile, store: ObjectStore, snapshot: Snapshot) -> None:
+    """What is left behind by training on two ranks."""
+    params = init_params(field_spec(run), torch.Generator().manual_seed(0))
+    attempt = next_attempt(store, run.name)
+    events = EventLog(store, run.name, attempt.name)
+    events.event("started", attempt=attempt.name, step=0, workers=2, pids=[1, 2])
+    for step in range(1, 7):
+        events.log(step, {"loss": 0.1 / step, "psnr": 10.0 + step})
+    events.close()
+    checkpoints = Checkpoints(store, run.name, attempt, keep=3)
+    for step in (3, 6):
+        digests = {"dataset_digest": snapshot.digest, "run_digest": run.digest(), "field_digest": run.digest("field")}
+        facts = Facts(step=step, epoch=0, batch=step, **digests, zero_stage=1, world_size=2, code_version="test")
+        files = [checkpoints.write_share(step, rank, 2, share(params, rank)) for rank in range(2)]
+        checkpoints.commit(facts, files)
+    commit_network(store, run, snapshot, params, 0.1 / 6, 16.0)
+
+
+def share(params: Params, rank: int) -> dict[str, ParameterState]:
+    """Every second parameter, with the moments of a learner that has not moved."""
+    mine = {name: params[name] for name in list(params)[rank::2]}
+    return {name: ParameterState(p, torch.zeros_like(p), torch.zeros_like(p)) for name, p in mine.items()}
+
+
+@pytest.fixture(scope="module")
+def said(folder: Path) -> dict[str, Any]:
+    """What the page's Python has defined when it has run, from top to bottom, beside the run's storage."""
+    names: dict[str, Any] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for block in re.finditer(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL):
+            lines_before = TEXT[: block.start(1)].count("\n")  # so that a failure names the page's own line
+            exec(compile("\n" * lines_before + block[1], PAGE.name, "exec"), names)
+    return names
+
+
+def test_the_pages_python_reads_every_scan_and_its_latent(said):
+    assert len(said["samples"]) == len(said["latents"]) == 13
+    assert {split for split, _, _ in said["samples"].values()} == {"train", "test"}
+    assert said["checkpoint"]["step"] == 6
+    assert len(said["state"]) == 3 * len(said["theta"])
+    assert len(said["loss"]) == 6
+
+
+def test_the_pages_python_notices_damage(said, folder):
+    path = folder / "storage" / "runs" / "small" / "pin.json"
+    record = json.loads(path.read_bytes())
+    damaged = folder / "damaged.json"
+    damaged.write_text(json.dumps(record | {"generation": 1}))
+    with pytest.raises(AssertionError):
+        said["record"](damaged, "pin")
+
+
+def test_the_pages_splits_are_those_of_the_code(said):
+    slabs = {"size": 4, "period": 3, "gap": 2, "split": "val"}
+    data = Data.model_validate({"source": "x", "shape": [8, 8], "slices": {"axis": 2}, "slabs": slabs})
+    keys = np.random.default_rng(0).bytes(32 * 200).hex()
+    for index in range(200):
+        key = keys[64 * index : 64 * (index + 1)]
+        assert said["split_by_slab"](index, **slabs) == split_of(key, index, None, data)
+        assert said["split_by_key"](key, data.fractions) == split_of(key, None, None, data)
+
+
+def test_the_page_lists_every_file_and_no_other(folder):
+    listed = re.findall(r"^\| `((?:datasets|runs)/[^`]*)` \|", TEXT, re.MULTILINE)
+    stored = [p.relative_to(folder / "storage").as_posix() for p in (folder / "storage").rglob("*") if p.is_file()]
+    found = [[path for path in listed if pattern(path).fullmatch(name)] for name in stored]
+    assert [name for name, paths in zip(stored, found, strict=True) if len(paths) != 1] == []
+    assert sorted(listed) == sorted({path for paths in found for path in paths})
+
+
+def pattern(path: str) -> re.Pattern[str]:
+    """A path of the page, in which ``<…>`` stands for what differs."""
+    return re.compile(re.sub(r"<[^>]*>", "[^/]+", path.replace(".", r"\.")))
+
+
+def test_the_page_tells_every_field(folder):
+    for path, section in sections():
+        for file in (folder / "storage").rglob("*"):
+            if pattern(path).fullmatch(file.relative_to(folder / "storage").as_posix()):
+                missing = {name for name in fields(file) if f"`{name}`" not in section}
+                assert not missing, f"{path}: {sorted(missing)}"
+
+
+def sections() -> Iterator[tuple[str, str]]:
+    parts = re.split(r"^### `([^`]*)`$", TEXT, flags=re.MULTILINE)
+    return zip(parts[1::2], parts[2::2], strict=True)
+
+
+def fields(file: Path) -> list[str]:
+    """Columns, or the keys of an object; of a commit record, those of its body."""
+    if file.suffix == ".parquet":
+        return list(pq.read_schema(file).names)
+    if file.suffix != ".json":
+        return []
+    whole = json.loads(file.read_bytes())
+    return list(whole.get("body") or whole.get("snapshot") or whole)
+
+
+def test_every_listed_file_has_its_section():
+    listed = re.findall(r"^\| `((?:datasets|runs)/[^`]*)` \|", TEXT, re.MULTILINE)
+    assert sorted(listed) == sorted(path for path, _ in sections())
