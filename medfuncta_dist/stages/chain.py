@@ -11,7 +11,7 @@ from typing import Any
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.stages import summary
-from medfuncta_dist.stages.run_record import freeze
+from medfuncta_dist.stages.run_record import freeze, thaw
 from medfuncta_dist.storage.object_store import ObjectStore
 
 STAGES = ("pack", "train", "fit", "evaluate")
@@ -27,15 +27,24 @@ def run_stages(run: RunFile, names: Sequence[str]) -> dict[str, Any]:
     if unknown:
         raise RunFileError(f"there is no stage {unknown[0]!r}", do=f"choose from {', '.join(STAGES)}")
     store = ObjectStore(run.storage)
-    freeze(run, store)
+    first = freeze(run, store)
     answer: dict[str, Any] = {"run": run.name, "said": [], "quarantined": 0}
     for name in names:
-        print(f"[{run.name}] {name} ...", file=sys.stderr)
-        began = time.monotonic()
-        figures = getattr(import_module(f"medfuncta_dist.stages.{name}"), f"run_{name}")(run, store)
-        figures["seconds"] = round(time.monotonic() - began, 3)
+        try:
+            figures = _run_stage(name, run, store)
+        except RunFileError:
+            if first and name == names[0]:
+                thaw(run, store)
+            raise
         answer["said"] += figures.pop("said")
         answer["quarantined"] += figures.get("quarantined", 0)
         answer[name] = figures
         summary.merge(store, run.name, name, figures)
     return answer
+
+
+def _run_stage(name: str, run: RunFile, store: ObjectStore) -> dict[str, Any]:
+    print(f"[{run.name}] {name} ...", file=sys.stderr)
+    began = time.monotonic()
+    figures: dict[str, Any] = getattr(import_module(f"medfuncta_dist.stages.{name}"), f"run_{name}")(run, store)
+    return figures | {"seconds": round(time.monotonic() - began, 3)}

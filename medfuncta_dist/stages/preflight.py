@@ -6,6 +6,7 @@ from __future__ import annotations
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunChangedError, RunFileError
 from medfuncta_dist.latents.network import load_network, published_network
+from medfuncta_dist.latents.plan import chosen_splits
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
 from medfuncta_dist.storage.commit import read_record, write_record
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -24,8 +25,9 @@ def check_snapshot(run: RunFile, snapshot: Snapshot) -> None:
 
 
 def check_training(run: RunFile, snapshot: Snapshot) -> None:
-    """There are enough training scans for one global batch."""
+    """There are enough training scans for one global batch, and the splits that will be fitted."""
     check_snapshot(run, snapshot)
+    chosen_splits(snapshot, run.fit.splits)  # once trained, fit.splits can not be corrected any more
     scans = sum(shard.samples for shard in snapshot.shards("train"))
     if scans < run.train.batch:
         raise RunFileError(

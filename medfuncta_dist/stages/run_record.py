@@ -19,17 +19,18 @@ FREE = {
 }
 
 
-def freeze(run: RunFile, store: ObjectStore) -> None:
+def freeze(run: RunFile, store: ObjectStore) -> bool:
     """Refuse a run file that differs, where it matters, from this run's frozen one; else keep it as the frozen one.
 
-    Writing it is also the test that the storage can be written, before anything is computed.
+    Returns whether it is the run's first. That the storage can be written is tested before anything is computed.
     """
-    path = f"runs/{run.name}/run.yaml"
+    path = _path(run)
     _require_writable(store, run.name)
+    first = False
     try:
         frozen = parse(store.read(path).decode(), where=store.uri(path))
     except ObjectMissingError:
-        frozen = run
+        frozen, first = run, True
     changed = difference(fixed_part(frozen), fixed_part(run))
     if changed:
         raise RunChangedError(
@@ -38,6 +39,16 @@ def freeze(run: RunFile, store: ObjectStore) -> None:
             do="undo these changes, or give the changed run another name (data.dataset keeps the shards)",
         )
     store.write(path, dump(run).encode())
+    return first
+
+
+def thaw(run: RunFile, store: ObjectStore) -> None:
+    """Forget the frozen run file: the run was refused before it did anything, and its mistake may be corrected."""
+    store.delete(_path(run))
+
+
+def _path(run: RunFile) -> str:
+    return f"runs/{run.name}/run.yaml"
 
 
 def fixed_part(run: RunFile) -> dict[str, Any]:

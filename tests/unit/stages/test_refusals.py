@@ -74,6 +74,16 @@ def test_what_changes_no_output_may_change(tmp_path, change):
     assert fixed_part(changed) == fixed_part(run_file(tmp_path))
 
 
+def test_a_run_that_was_refused_before_it_began_may_be_corrected(tmp_path):
+    with pytest.raises(RunFileError, match="no file matches"):
+        run_stages(run_file(tmp_path, data__source=str(tmp_path / "mistyped.npz")), ["pack"])
+    store = ObjectStore(run_file(tmp_path).storage)
+    assert freeze(run_file(tmp_path), store)
+    with pytest.raises(RunFileError, match="no file matches"):
+        run_stages(run_file(tmp_path), ["pack"])
+    assert store.exists("runs/refused/run.yaml")  # not this call's: the run may have begun
+
+
 def test_storage_that_can_not_be_written_is_refused(tmp_path):
     (tmp_path / "store").write_text("a file where a folder should be")
     with pytest.raises(RunFileError, match="storage can not be written") as caught:
@@ -109,6 +119,13 @@ def test_a_batch_larger_than_the_training_split_is_refused(packed):
     run = run_file(packed, train__batch=9)
     with pytest.raises(RunFileError, match=r"train\.batch is 9, but the training split holds 8"):
         check_training(run, load_snapshot(ObjectStore(run.storage), "refused", None))
+
+
+def test_splits_that_can_not_be_fitted_are_refused_before_training(packed):
+    run = run_file(packed, fit__splits=["train", "tset"])
+    with pytest.raises(RunFileError, match="no split 'tset'") as caught:
+        check_training(run, load_snapshot(ObjectStore(run.storage), "refused", None))
+    assert caught.value.where == "fit.splits"
 
 
 def test_a_run_goes_on_with_the_snapshot_it_began_with(packed):
