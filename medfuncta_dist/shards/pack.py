@@ -21,7 +21,7 @@ from medfuncta_dist.scans.private import load_or_create_salt, private_folder
 from medfuncta_dist.shards.contract import contract_of, open_dataset
 from medfuncta_dist.shards.ledger import require_balance, require_few_quarantined, total
 from medfuncta_dist.shards.mapping import update_mapping
-from medfuncta_dist.shards.pack_record import PackRecord, read_packs
+from medfuncta_dist.shards.pack_record import PackRecord, read_packs, record_path
 from medfuncta_dist.shards.pack_task import PackTask, pack_task, set_aside
 from medfuncta_dist.shards.plan import PackPlan, PackSource, find_sources, plan
 from medfuncta_dist.shards.snapshot import Shard, Snapshot, commit_snapshot, newest_snapshot, snapshot_path
@@ -63,9 +63,11 @@ def pack(run: RunFile, fan_out: FanOut, on_progress: Callable[[PackProgress], No
     folder = private_folder(run.data.private, run.dataset, run.storage)
     keys = KeyMaker(load_or_create_salt(folder))
     sources = find_sources(run.data, keys)
+    _require_apart(sources, store)
     open_dataset(store, run.dataset, run.data, keys.fingerprint())
-    parent = newest_snapshot(store, run.dataset)
-    todo = plan(sources, read_packs(store, run.dataset), parent.packs if parent else (), run.data.sources_per_task)
+    parent, known = newest_snapshot(store, run.dataset), read_packs(store, run.dataset)
+    _require_known(parent, known, store)
+    todo = plan(sources, known, parent.packs if parent else (), run.data.sources_per_task)
     tasks = [PackTask(store.root, run.dataset, run.data, group, keys) for group in todo.groups]
     made, fatal = _mapped(tasks, fan_out, _reporter(todo, len(sources), on_progress))
     made += _set_aside(fatal, len(sources), run.data.max_quarantined)
@@ -75,6 +77,28 @@ def pack(run: RunFile, fan_out: FanOut, on_progress: Callable[[PackProgress], No
     update_mapping(folder, store, records, _beyond(parent, records), {s.key: s.uri for s in sources})
     snapshot = _snapshot(store, run, parent, records)
     return _summary(snapshot, new_sources)
+
+
+def _require_apart(sources: Sequence[PackSource], store: ObjectStore) -> None:
+    """What the run writes must not become its next pack's scans."""
+    inside = sum(source.uri.startswith(f"{store.root}/") for source in sources)
+    if inside:
+        raise RunFileError(
+            f"{inside} of {len(sources)} source files lie inside the storage",
+            where=f"storage: {store.root}",
+            do="choose a storage outside of data.source, or a data.source that leaves it out",
+        )
+
+
+def _require_known(parent: Snapshot | None, records: Sequence[PackRecord], store: ObjectStore) -> None:
+    """Without its record, a pack's sources would look new, and their scans would be packed a second time."""
+    missing = sorted(set(parent.packs if parent else ()) - {record.name for record in records})
+    if parent is not None and missing:
+        raise IntegrityError(
+            f"{len(missing)} pack records that the newest snapshot is made of are not there",
+            where=store.uri(record_path(parent.name, missing[0])),
+            do="restore them from a backup, or pack the archive anew under another data.dataset",
+        )
 
 
 def _reporter(

@@ -238,6 +238,22 @@ def test_storage_and_disk_are_never_blamed_on_a_source(run: RunFile, error: Exce
     assert packed(run).counts["packed"] == 5 * ROWS
 
 
+def test_a_lost_pack_record_does_not_pack_its_scans_a_second_time(run: RunFile) -> None:
+    packed(run)
+    store = ObjectStore(run.storage)
+    store.delete(store.list(f"datasets/{run.dataset}/packs")[0].path)
+    with pytest.raises(IntegrityError, match=r"1 pack records .* are not there") as caught:
+        packed(run)
+    assert "/packs/" in caught.value.where
+
+
+def test_a_storage_among_the_sources_is_refused(run: RunFile, tmp_path: Path) -> None:
+    inside = run.model_copy(update={"storage": str(tmp_path / "archive" / "store")})
+    ObjectStore(inside.storage).write("runs/x/old.csv", b"1,2")
+    with pytest.raises(RunFileError, match="1 of 6 source files lie inside the storage"):
+        packed(inside)
+
+
 def test_a_fan_out_that_loses_a_task_is_noticed(run: RunFile) -> None:
     with pytest.raises(IntegrityError, match="5 sources were to be packed, 3 came back"):
         pack(run, lambda task, items: map_here(task, items[1:]), lambda progress: None)
