@@ -10,10 +10,13 @@ In three lines, without Ray, DeepSpeed or storage:
 intensity rule of the data it was trained on), inner (steps, rate and selection ratio of the inner loop),
 dataset_digest, code_version, and weights: {file, size, sha256}. Its own SHA-256 is the network's digest, which covers
 θ through ``weights``.
+
+Beside θ, ``network.safetensors`` may hold *extras*: tensors that fitting uses and decoding does not (``EXTRAS``).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
@@ -37,6 +40,14 @@ DESCRIPTION_FILE = "network.json"
 FORMAT_VERSION = 1
 KIND = "shared-network"
 
+EXTRAS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "inner.rates": (("latent",), ("step", "latent")),
+    "fit.directions": (("direction", "latent"),),
+    "fit.curvatures": (("direction",),),
+}
+"""Names of extras, and the axes that each may have. ``inner.rates`` are learned step sizes; the other two are
+the mean curvature of the loss as seen by latents: orthonormal directions, and the curvature along each."""
+
 DECODE_POINTS = 8192
 """Points decoded at once, a scan at a time: 8 MB an activation at hidden width 256, whatever the resolution."""
 
@@ -51,6 +62,8 @@ class SharedNetwork:
     inner: dict[str, Any]
     dataset_digest: str
     code_version: str
+    extras: Params = dataclasses.field(default_factory=dict)
+    """What fitting uses beside θ, by the names in ``EXTRAS``; empty for a network that has none."""
 
     def to_files(self) -> dict[str, bytes]:
         """File name → content. Equal networks give equal bytes."""
@@ -72,9 +85,11 @@ class SharedNetwork:
         said = _parse(description)
         _check_weights(weights, said["weights"])
         spec = _spec(said["spec"])
-        params = _load_tensors(weights)
-        _check_tensors(spec, params)
-        return cls(spec, params, said["contract"], said["inner"], said["dataset_digest"], said["code_version"])
+        tensors = _load_tensors(weights)
+        extras = {name: tensors.pop(name) for name in EXTRAS if name in tensors}
+        _check_tensors(spec, tensors)
+        _check_extras(spec, extras)
+        return cls(spec, tensors, said["contract"], said["inner"], said["dataset_digest"], said["code_version"], extras)
 
     @classmethod
     def load(cls, folder: str | Path) -> SharedNetwork:
@@ -106,7 +121,8 @@ class SharedNetwork:
 
     @cached_property
     def _weights(self) -> bytes:
-        kept = {name: self.params[name].detach().to("cpu", torch.float32) for name in self.spec.shapes()}
+        kept = {name: self.params[name] for name in self.spec.shapes()} | self.extras
+        kept = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in kept.items()}
         return safetensors.torch.save({name: tensor.contiguous() for name, tensor in kept.items()})
 
 
@@ -171,6 +187,21 @@ def _check_tensors(spec: FieldSpec, params: Params) -> None:
         tensor = params[name]
         if tuple(tensor.shape) != shape or tensor.dtype != torch.float32:
             raise _damaged(f"{name} is {tensor.dtype} {tuple(tensor.shape)}, expected torch.float32 {shape}")
+
+
+def _check_extras(spec: FieldSpec, extras: Params) -> None:
+    """Every size that an axis's name fixes must be that size, and axes of one name must agree."""
+    sizes = {"latent": spec.latent}
+    for name, tensor in extras.items():
+        axes = next((axes for axes in EXTRAS[name] if len(axes) == tensor.ndim), ())
+        fits = bool(axes) and all(
+            sizes.setdefault(axis, n) == n for axis, n in zip(axes, tensor.shape, strict=True) if axis != "step"
+        )
+        if not fits or tensor.dtype != torch.float32 or not bool(torch.isfinite(tensor).all()):
+            raise _damaged(
+                f"{name} is {tensor.dtype} {tuple(tensor.shape)}, expected finite torch.float32 numbers over the axes "
+                f"{' or '.join('(' + ', '.join(one) + ')' for one in EXTRAS[name])} of a latent size of {spec.latent}"
+            )
 
 
 def _damaged(what: str) -> IntegrityError:

@@ -53,6 +53,6 @@ def network_here(root: str, ref: NetworkRef) -> SharedNetwork:
     """The network on this process's device, read once."""
     network = load_network(ObjectStore(root), ref)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    for name, tensor in network.params.items():
-        network.params[name] = tensor.to(device)
+    for tensors in (network.params, network.extras):
+        tensors.update({name: tensor.to(device) for name, tensor in tensors.items()})
     return network
