@@ -34,7 +34,10 @@ class Window:
         if width == 0:
             return np.zeros(array.shape, np.float32)
         # float64 in between: 32-bit integers with a large offset would lose their low bits in float32.
-        return np.clip((array.astype(np.float64) - self.low) / width, 0, 1).astype(np.float32)
+        values = array.astype(np.float64)
+        values -= self.low
+        values /= width
+        return np.clip(values, 0, 1, out=values).astype(np.float32)
 
     def restore(self, values: np.ndarray) -> np.ndarray:
         """Values of any shape in [0, 1] -> float32 in scan units; the inverse of ``normalise`` inside the window."""

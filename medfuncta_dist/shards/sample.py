@@ -15,6 +15,7 @@ import math
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from medfuncta_dist.storage.digest import canonical_json
 
 FORMAT_VERSION = 1
 NPY_MAGIC, NPY_VERSION = b"\x93NUMPY", b"\x01\x00"
+NPY_PREAMBLE = 10
+"""Bytes: magic, version, and the length of the header that follows."""
 LARGEST_HEADER = 4096
 """Bytes. NumPy writes 118 for any array of up to four axes."""
 LARGEST_META = 2**20
@@ -107,22 +110,28 @@ def _json(meta: dict[str, Any]) -> bytes:
 def _parse_header(key: str, npy: bytes) -> tuple[int, np.dtype[Any], tuple[int, ...]]:
     if npy[:6] == NPY_MAGIC and npy[6:8] != NPY_VERSION:
         raise FormatVersionError("npy format version is unknown; this version reads 1.0", where=f"sample {key}")
-    file = io.BytesIO(npy)
+    size = min(NPY_PREAMBLE + int.from_bytes(npy[8:NPY_PREAMBLE], "little"), LARGEST_HEADER)
     try:
-        np.lib.format.read_magic(file)
-        shape, fortran, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=LARGEST_HEADER)
+        shape, fortran, dtype = _read_header(npy[:size])
     except Exception as error:  # NumPy parses the header as Python literals, and passes on whatever its tokenizer says
         raise _damaged(key, "the npy member has no valid header") from error
     if dtype.name not in STORED_TYPES or dtype.newbyteorder("<") != dtype or fortran:
         raise _damaged(key, "the npy member holds something else than plain little-endian numbers in C order")
-    return file.tell(), dtype, shape
+    return size, dtype, shape
+
+
+@lru_cache(256)  # A data set has a handful of different headers, and NumPy compiles Python to read one.
+def _read_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    file = io.BytesIO(header)
+    np.lib.format.read_magic(file)
+    return np.lib.format.read_array_header_1_0(file, max_header_size=LARGEST_HEADER)
 
 
 def _parse_meta(key: str, data: bytes) -> dict[str, Any]:
     if len(data) > LARGEST_META:
         raise _damaged(key, "the json member is too large")
     try:
-        meta = json.loads(data, parse_constant=_refuse)
+        meta = _JSON.decode(data.decode())
     except (ValueError, RecursionError) as error:
         raise _damaged(key, "the json member is not JSON") from error
     if not isinstance(meta, dict) or "format_version" not in meta:
@@ -140,6 +149,10 @@ def _parse_meta(key: str, data: bytes) -> dict[str, Any]:
 
 def _refuse(constant: str) -> None:
     raise ValueError(f"{constant} is not JSON")
+
+
+_JSON = json.JSONDecoder(parse_constant=_refuse)
+"""Made once: ``json.loads`` with an option makes one a call."""
 
 
 def _is_int(value: Any) -> bool:
