@@ -56,15 +56,20 @@ class LocalObjects:
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A temporary file beside ``target`` that becomes it when the block ends well, and is removed when it does not."""
+def replacing(target: Path, *, durable: bool = True) -> Iterator[Path]:
+    """A temporary file beside ``target`` that becomes it when the block ends well, and is removed when it does not.
+
+    ``durable`` waits for the disk, so that a power cut leaves the old file or the whole new one.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     try:
         yield part
-        _reach_disk(part)  # first the bytes, then the name: a power cut leaves the old file or the whole new one
+        if durable:  # first the bytes, then the name
+            _reach_disk(part)
         part.replace(target)
-        _reach_disk(target.parent)
+        if durable:
+            _reach_disk(target.parent)
     finally:
         part.unlink(missing_ok=True)
 

@@ -67,7 +67,7 @@ class ShardCache:
     def _fetch(self, shard: Shard, file: Path) -> None:
         part = file.with_suffix(".part")
         for _ in range(2):  # a transfer can damage bytes; what is damaged in storage is so the second time, too
-            self._store.download(shard.uri, part)
+            self._store.download(shard.uri, part, size=shard.size)
             if part.stat().st_size == shard.size and sha256_file(part) == shard.sha256:
                 part.replace(file)
                 _proved.add(_signature(file))

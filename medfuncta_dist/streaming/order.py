@@ -15,7 +15,9 @@ Streams hold shards, and blocks lie in a few of them: a worker reads a few shard
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -48,9 +50,10 @@ class EpochOrder:
         self._batch, self._window = batch, window
         self._name = f"{seed}/{epoch}/{digest}"
         self._streams = self._deal(min(batch, len(self._samples)))
-        self._ends = [np.cumsum(self._samples[shards]) for shards in self._streams]
-        self._rounds = _Rounds([int(ends[-1]) for ends in self._ends])
-        self._shifts = [self._shift(stream, int(ends[-1])) for stream, ends in enumerate(self._ends)]
+        # Lists: one number at a time is looked up in them, which NumPy does ten times slower than bisect.
+        self._ends = [list(accumulate(self._samples[shards].tolist())) for shards in self._streams]
+        self._rounds = _Rounds([ends[-1] for ends in self._ends])
+        self._shifts = [self._shift(stream, ends[-1]) for stream, ends in enumerate(self._ends)]
         self._blocks: dict[int, tuple[int, Indices]] = {}
         self.batches, self.dropped = divmod(int(self._samples.sum()), batch)
 
@@ -72,16 +75,16 @@ class EpochOrder:
         """The scan that a stream gives at its ``turn``."""
         place = self._shuffled(stream, turn)
         ends = self._ends[stream]
-        nth = int(np.searchsorted(ends, place, side="right"))
+        nth = bisect_right(ends, place)
         shard = int(self._streams[stream][nth])
-        return SampleId(shard, int(place - ends[nth] + self._samples[shard]))
+        return SampleId(shard, place - ends[nth] + int(self._samples[shard]))
 
     def _shuffled(self, stream: int, turn: int) -> int:
         """Place in the stream, before shuffling, of the scan at ``turn``: both lie in the same block."""
         block, shift = (turn + self._shifts[stream]) // self._window, self._shifts[stream]
         first = max(block * self._window - shift, 0)
         if self._blocks.get(stream, (-1,))[0] != block:
-            last = min((block + 1) * self._window - shift, int(self._ends[stream][-1]))
+            last = min((block + 1) * self._window - shift, self._ends[stream][-1])
             self._blocks[stream] = block, permutation(last - first, self._name, "block", stream, block)
         return first + int(self._blocks[stream][1][turn - first])
 
@@ -94,13 +97,15 @@ class _Rounds:
         # Between two levels the same streams are alive, so the rounds there have equal lengths.
         self._levels = levels[:-1]
         self._alive = [[s for s, n in enumerate(lengths) if n > level] for level in self._levels]
-        rounds = np.diff(levels) * [len(alive) for alive in self._alive]
-        self._starts = np.concatenate([[0], np.cumsum(rounds)])[:-1]
+        rounds = [
+            (end - start) * len(alive) for start, end, alive in zip(levels, levels[1:], self._alive, strict=False)
+        ]
+        self._starts = [0, *accumulate(rounds)][:-1]
 
     def turn(self, position: int) -> tuple[int, int]:
-        phase = int(np.searchsorted(self._starts, position, side="right")) - 1
+        phase = bisect_right(self._starts, position) - 1
         alive = self._alive[phase]
-        rounds, nth = divmod(position - int(self._starts[phase]), len(alive))
+        rounds, nth = divmod(position - self._starts[phase], len(alive))
         return alive[nth], self._levels[phase] + rounds
 
 

@@ -10,6 +10,7 @@ import os
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import BinaryIO, TypedDict
 
@@ -27,6 +28,8 @@ __all__ = ["Members", "SampleReader", "ShardCache"]
 
 OPEN_SHARDS = 128
 """File handles a reader keeps; most systems allow 1024 a process."""
+FETCHES = 4
+"""Shards a reader fetches at once in the background: enough to hide requests' latency, and few beside training."""
 
 
 class Members(TypedDict):
@@ -39,13 +42,23 @@ class Members(TypedDict):
 
 
 class SampleReader:
-    """Single samples of a list of shards, each verified; indexes and shards are fetched when first needed."""
+    """Single samples of a list of shards, each verified; indexes and shards are fetched when expected, or needed."""
 
     def __init__(self, store: ObjectStore, shards: Sequence[Shard], cache: ShardCache) -> None:
         self._store, self._shards, self._cache = store, list(shards), cache
         self._indexes: dict[int, _Index] = {}
         self._open: OrderedDict[int, BinaryIO] = OrderedDict()
+        self._expected: dict[int, Future[None]] = {}
+        self._fetching = ThreadPoolExecutor(FETCHES, "fetch")
         self._lock = threading.Lock()
+
+    def expect(self, shard: int) -> None:
+        """Begin to fetch a shard in the background; reading from it then waits only for what is left to do.
+
+        What goes wrong is raised by the read that needs the shard.
+        """
+        if shard not in self._open and shard not in self._expected:
+            self._expected[shard] = self._fetching.submit(self._fetch, shard)
 
     def keys(self, shard: int) -> list[str]:
         """The keys of a shard's samples, by row."""
@@ -55,16 +68,24 @@ class SampleReader:
     def read(self, sample: SampleId) -> Members:
         """One sample's members. IntegrityError names shard and key when their bytes are not the packed ones."""
         with self._lock:
+            if (expected := self._expected.pop(sample.shard, None)) is not None:
+                expected.result()
             index, shard = self._index(sample.shard), self._shards[sample.shard]
             file = self._file(sample.shard)
             npy, json = (self._member(file, index, sample, member) for member in (0, 1))
         return {"__key__": index.keys[sample.row], "__url__": shard.uri, "npy": npy, "json": json}
 
     def close(self) -> None:
-        """Close all shards; the next read opens them again."""
+        """Close all shards and expect none; the next read opens them again."""
         with self._lock:
+            while self._expected:
+                self._expected.popitem()[1].cancel()
             while self._open:
                 self._open.popitem()[1].close()
+
+    def _fetch(self, shard: int) -> None:
+        self._cache.path(self._shards[shard])
+        self._index(shard)
 
     def _member(self, file: BinaryIO, index: _Index, sample: SampleId, member: int) -> bytes:
         offset, length, checksum = (int(n) for n in index.members[sample.row, member])

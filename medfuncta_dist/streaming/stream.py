@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -17,7 +18,9 @@ from medfuncta_dist.streaming.prefetch import prefetch
 from medfuncta_dist.streaming.source import Members, SampleReader
 
 READ_AHEAD = 4
-"""Batches. Storage hiccups of a few steps are hidden; a rank's memory holds a handful of batches more."""
+"""Batches. Hiccups of a few steps are hidden; a rank's memory holds a handful of batches more."""
+FETCH_AHEAD = 4096
+"""Scans. The shards of that many scans to come are fetched in the background: seconds, at the speed of any network."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,13 +81,37 @@ def _placed(
     reader: SampleReader, order_of_epoch: Callable[[int], EpochOrder], steps: range, part: slice
 ) -> Iterator[Placed]:
     """The first stage: members of this rank's scans, step by step. A rank never opens a shard of another's scans."""
+    for step, epoch, sample in _expected(reader, _planned(order_of_epoch, steps, part)):
+        yield {"step": step, "epoch": epoch, "members": reader.read(sample)}
+
+
+def _planned(
+    order_of_epoch: Callable[[int], EpochOrder], steps: range, part: slice
+) -> Iterator[tuple[int, int, SampleId]]:
+    """(step, epoch, scan) of this rank's scans, in order."""
     order, ordered = order_of_epoch(0), 0
     for step in steps:
         epoch, g = position(step, order.batches)
         if epoch != ordered:
             order, ordered = order_of_epoch(epoch), epoch
         for sample in order.batch(g)[part]:
-            yield {"step": step, "epoch": epoch, "members": reader.read(sample)}
+            yield step, epoch, sample
+
+
+def _expected(
+    reader: SampleReader, planned: Iterable[tuple[int, int, SampleId]]
+) -> Iterator[tuple[int, int, SampleId]]:
+    """The same, a shard being expected ``FETCH_AHEAD`` scans before its first one is read."""
+    ahead: deque[tuple[int, int, SampleId]] = deque()
+    try:
+        for place in planned:
+            reader.expect(place[2].shard)
+            ahead.append(place)
+            if len(ahead) > FETCH_AHEAD:
+                yield ahead.popleft()
+        yield from ahead
+    finally:
+        reader.close()
 
 
 def _decoded(placed: Placed) -> Decoded:

@@ -30,9 +30,9 @@ def downloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     paths: list[str] = []
     download = ObjectStore.download
 
-    def counted(store: ObjectStore, path: str, local: Path) -> None:
+    def counted(store: ObjectStore, path: str, local: Path, *, size: int | None = None) -> None:
         paths.append(path)
-        download(store, path, local)
+        download(store, path, local, size=size)
 
     monkeypatch.setattr(ObjectStore, "download", counted)
     return paths
@@ -81,8 +81,8 @@ def test_damage_on_the_way_is_healed(store: ObjectStore, tmp_path: Path, monkeyp
     (shard,) = write_split(store, [3])
     download, tries = ObjectStore.download, []
 
-    def damaging(store: ObjectStore, path: str, local: Path) -> None:
-        download(store, path, local)
+    def damaging(store: ObjectStore, path: str, local: Path, *, size: int | None = None) -> None:
+        download(store, path, local, size=size)
         tries.append(path)
         if len(tries) == 1:
             local.write_bytes(b"x" * shard.size)

@@ -107,3 +107,38 @@ def test_threads_may_share_a_reader(store: ObjectStore, shards: list[Shard], cac
     with ThreadPoolExecutor(4) as pool:
         keys = list(pool.map(lambda place: reader.read(place)["__key__"], PLACES * 20))
     assert keys == [key_of(*place) for place in PLACES * 20]
+
+
+def test_an_expected_shard_is_there_before_it_is_read(
+    store: ObjectStore, shards: list[Shard], cache: ShardCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = SampleReader(store, shards, cache)
+    reader.expect(2)
+    reader._expected[2].result(timeout=30)
+    for request in ("read", "download"):
+        monkeypatch.setattr(ObjectStore, request, None)  # storage is out of reach from here on
+    assert reader.read(SampleId(2, 1))["__key__"] == key_of(2, 1)
+
+
+def test_what_went_wrong_ahead_is_raised_by_the_read_that_needs_it(
+    store: ObjectStore, shards: list[Shard], cache: ShardCache
+) -> None:
+    whole = store.read(shards[0].uri)
+    store.write(shards[0].uri, whole[:-512])
+    reader = SampleReader(store, shards, cache)
+    reader.expect(0)
+    reader.expect(2)
+    assert reader.read(SampleId(2, 0))["__key__"] == key_of(2, 0)
+    with pytest.raises(IntegrityError):
+        reader.read(SampleId(0, 0))
+    store.write(shards[0].uri, whole)
+    assert reader.read(SampleId(0, 0))["__key__"] == key_of(0, 0)
+
+
+def test_expecting_ends_with_the_reader(store: ObjectStore, shards: list[Shard], cache: ShardCache) -> None:
+    reader = SampleReader(store, shards, cache)
+    for shard in range(len(shards)):
+        reader.expect(shard)
+    reader.close()
+    assert not reader._expected
+    assert reader.read(PLACES[0])["__key__"] == key_of(*PLACES[0])

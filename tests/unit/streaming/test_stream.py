@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from medfuncta_dist.errors import IntegrityError, RunFileError
 from medfuncta_dist.shards.snapshot import Shard
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.streaming import stream
 from medfuncta_dist.streaming.cache import ShardCache
 from medfuncta_dist.streaming.order import EpochOrder, SampleId, rank_slice
 from medfuncta_dist.streaming.source import SampleReader
@@ -125,3 +127,26 @@ def test_named_scans_come_in_the_order_given(reader: SampleReader) -> None:
     samples = list(scan_batches(reader, places))
     assert [sample.key for sample in samples] == [key_of(*place) for place in places]
     np.testing.assert_array_equal(samples[2].array, scan_of(1, 6).array)
+
+
+def test_shards_of_the_scans_to_come_are_fetched_ahead(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shards = write_split(store, [40, 40, 40])
+    monkeypatch.setattr(stream, "READ_AHEAD", 1)
+    one_stream = [SampleId(shard, row) for shard in range(3) for row in range(40)]
+    monkeypatch.setattr(EpochOrder, "batch", lambda self, g: one_stream[g * 5 : g * 5 + 5])
+    monkeypatch.setattr(stream, "FETCH_AHEAD", 50)
+
+    def whole(epoch: int) -> EpochOrder:
+        return EpochOrder([40, 40, 40], batch=5, seed=0, epoch=epoch, digest="", window=4)
+
+    folder = tmp_path / "cache"
+    batches = training_stream(SampleReader(store, shards, ShardCache(store, folder, 10**9)), whole, 0, 24, slice(0, 5))
+    next(batches)
+    deadline = time.monotonic() + 30
+    while len(list(folder.glob("*.tar"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    # Two or three batches were read, all of the first shard; 50 scans on lies the second, not the third.
+    assert {file.stem for file in folder.glob("*.tar")} == {shard.sha256 for shard in shards[:2]}
+    assert sum(1 for _ in batches) == 23
