@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -18,7 +19,8 @@ from medfuncta_dist.evaluation.samples import Pick, read_picks, values_of_shard
 from medfuncta_dist.latents.worker import WorkerSettings
 from medfuncta_dist.shards.snapshot import Shard
 
-CHUNK = 256  # training scans compared at once: 4 MB a thousand values, and large enough for a fast matrix product
+CHUNK = 256  # training scans compared at once: large enough for a fast matrix product
+CHUNK_BYTES = 2**27  # of them, as float32: volumes are compared a few at a time
 MOST_PICKS = 2048  # scans: nearest neighbours cost picks x training scans
 MOST_BYTES = 2**29  # of picks, as float32, in each worker
 
@@ -67,7 +69,7 @@ def evenly(items: Sequence[T], count: int) -> list[T]:
 def compare_task(task: CompareTask) -> Comparison:
     """Read a training shard once: add its scans up, and find the one nearest to each pick."""
     store, cache = task.worker.open()
-    picks = np.stack([values.ravel() for values in read_picks(store, cache, task.picks)])
+    picks = flat_picks(task.worker, task.picks)
     total, scans = np.zeros(picks.shape[1]), 0
     nearest = np.full(len(picks), np.inf)
     for chunk in _chunks(values_of_shard(store, cache, task.shard)):
@@ -75,6 +77,15 @@ def compare_task(task: CompareTask) -> Comparison:
         scans += len(chunk)
         nearest = np.minimum(nearest, nearest_mse(picks, chunk))
     return Comparison(total, scans, nearest)
+
+
+@lru_cache(maxsize=1)  # they lie all over the evaluated split: read once a process, not once a training shard
+def flat_picks(worker: WorkerSettings, picks: tuple[Pick, ...]) -> Flat:
+    """Values of the picked scans, a row a scan."""
+    store, cache = worker.open()
+    flat = np.stack([values.ravel() for values in read_picks(store, cache, picks)])
+    flat.flags.writeable = False
+    return flat
 
 
 def nearest_mse(picks: Flat, candidates: Flat) -> Float[np.ndarray, " scan"]:
@@ -85,7 +96,9 @@ def nearest_mse(picks: Flat, candidates: Flat) -> Float[np.ndarray, " scan"]:
     """
     squares = np.square(candidates).sum(axis=1)
     best = np.argmin(squares[None] - 2 * picks @ candidates.T, axis=1)
-    return np.asarray(np.square(picks.astype(np.float64) - candidates[best]).mean(axis=1))
+    # One by one: all picks at once, in float64, are several times the memory that they may take.
+    pairs = zip(picks, best, strict=True)
+    return np.array([np.square(pick.astype(np.float64) - candidates[i]).mean() for pick, i in pairs])
 
 
 def combine(picks: Flat, comparisons: Sequence[Comparison]) -> Baselines:
@@ -100,7 +113,7 @@ def _chunks(values: Iterable[np.ndarray]) -> Iterable[Flat]:
     chunk: list[np.ndarray] = []
     for array in values:
         chunk.append(array.ravel())
-        if len(chunk) == CHUNK:
+        if len(chunk) >= min(CHUNK, CHUNK_BYTES // array.nbytes):
             yield np.stack(chunk)
             chunk = []
     if chunk:

@@ -10,17 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError, StageOrderError
-from medfuncta_dist.evaluation.baselines import CompareTask, combine, compare_task, evenly, most_picks
+from medfuncta_dist.evaluation.baselines import CompareTask, combine, compare_task, evenly, flat_picks, most_picks
 from medfuncta_dist.evaluation.decode import reconstruct
 from medfuncta_dist.evaluation.report import Picture, ReportData, render
-from medfuncta_dist.evaluation.samples import Pick, read_picks, read_samples
+from medfuncta_dist.evaluation.samples import Pick, read_samples
 from medfuncta_dist.evaluation.scores import ScoreTask, score_task
 from medfuncta_dist.evaluation.summary import against_baselines, summarise
 from medfuncta_dist.fields.shared_network import SharedNetwork
@@ -73,8 +72,9 @@ def evaluate(
         Exception: a task's own error.
     """
     fitted = _open(run)
+    _require_split(run, fitted)  # before every scan is decoded
     scores = _scores(fitted, fan_out, on_progress)
-    held_out = _held_out(run, scores)
+    held_out = scores.filter(pc.equal(scores["split"], run.evaluate.split))
     baselines = _baselines(run, fitted, held_out, fan_out, on_progress)
     commits = [fitted.commits[work.name] for work in fitted.target.works]
     summary = summarise(run, fitted.target, commits, fitted.counts, scores, baselines)
@@ -124,15 +124,14 @@ def _scores(fitted: _Fitted, fan_out: FanOut, on_progress: Callable[[EvaluatePro
     return pa.concat_tables(_results(fan_out, score_task, tasks, on_progress)).sort_by("key").combine_chunks()
 
 
-def _held_out(run: RunFile, scores: pa.Table) -> pa.Table:
-    rows = scores.filter(pc.equal(scores["split"], run.evaluate.split))
-    if not rows.num_rows:
+def _require_split(run: RunFile, fitted: _Fitted) -> None:
+    splits = {fitted.commits[work.name].split for work in fitted.target.works if fitted.commits[work.name].rows}
+    if splits and run.evaluate.split not in splits:
         raise RunFileError(
             f"no scan of split '{run.evaluate.split}' is fitted",
             where="evaluate.split",
-            do=f"choose among {', '.join(sorted(set(scores['split'].to_pylist())))}",
+            do=f"choose among {', '.join(sorted(splits))}",
         )
-    return rows
 
 
 def _baselines(
@@ -150,8 +149,7 @@ def _baselines(
     picks = _picks(fitted, chosen)
     tasks = [CompareTask(fitted.worker, shard, picks) for shard in shards]
     comparisons = _results(fan_out, compare_task, tasks, on_progress)
-    store, cache = fitted.worker.open()
-    flat = np.stack([values.ravel() for values in read_picks(store, cache, picks)])
+    flat = flat_picks(fitted.worker, picks)
     return against_baselines(combine(flat, comparisons), chosen["psnr"].to_numpy())
 
 

@@ -25,12 +25,13 @@ class Pick:
     row: int
 
 
-def read_samples(store: ObjectStore, cache: ShardCache, picks: Sequence[Pick]) -> list[Sample]:
-    """The picked scans, in the order given. IntegrityError where one is damaged."""
+def read_samples(store: ObjectStore, cache: ShardCache, picks: Sequence[Pick]) -> Iterator[Sample]:
+    """The picked scans, one in memory at a time, in the order given. IntegrityError where one is damaged."""
     shards = list(dict.fromkeys(pick.shard for pick in picks))
     place = {shard: i for i, shard in enumerate(shards)}
     with closing(SampleReader(store, shards, cache)) as reader:
-        return [_sample(reader, SampleId(place[pick.shard], pick.row)) for pick in picks]
+        for pick in picks:
+            yield _sample(reader, SampleId(place[pick.shard], pick.row))
 
 
 def read_picks(store: ObjectStore, cache: ShardCache, picks: Sequence[Pick]) -> list[np.ndarray]:

@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medfuncta_dist.evaluation.baselines import Comparison, combine, evenly, most_picks, nearest_mse
+from medfuncta_dist.evaluation import baselines
+from medfuncta_dist.evaluation.baselines import CompareTask, Comparison, combine, evenly, most_picks, nearest_mse
+from medfuncta_dist.evaluation.samples import Pick, read_picks, read_samples
+from medfuncta_dist.latents.worker import WorkerSettings
+from medfuncta_dist.shards.snapshot import load_snapshot
+from medfuncta_dist.storage.object_store import ObjectStore
+from tests.unit.latents.fitted import ready
 
 
 def scans(count: int, values: int = 30, seed: int = 0) -> np.ndarray:
@@ -51,3 +59,32 @@ def test_large_scans_are_picked_in_smaller_numbers():
     assert most_picks(28 * 28) == 2048
     assert most_picks(128**3) == 64
     assert most_picks(2**40) == 1
+
+
+def test_large_scans_are_compared_in_smaller_chunks(monkeypatch):
+    monkeypatch.setattr(baselines, "CHUNK_BYTES", 3 * 30 * 4)
+    assert [len(chunk) for chunk in baselines._chunks(iter(scans(7)))] == [3, 3, 1]
+    monkeypatch.setattr(baselines, "CHUNK_BYTES", 1)
+    assert [len(chunk) for chunk in baselines._chunks(iter(scans(2)))] == [1, 1]
+
+
+def test_picks_are_read_once_a_process_and_one_scan_at_a_time(tmp_path, monkeypatch):
+    run = ready(tmp_path)
+    worker, snapshot = WorkerSettings.of(run), load_snapshot(ObjectStore(run.storage), run.dataset, None)
+    [held_out, *_] = snapshot.shards("test")
+    read = Counter()
+
+    def counted(*arguments):
+        for values in read_picks(*arguments):
+            read["scans"] += 1
+            yield values
+
+    monkeypatch.setattr(baselines, "read_picks", counted)
+    picks = (Pick(held_out, 0), Pick(held_out, 1))
+    for shard in snapshot.shards("train"):
+        baselines.compare_task(CompareTask(worker, shard, picks))
+    assert read["scans"] == 2
+    samples = read_samples(*worker.open(), [Pick(held_out, 0), Pick(held_out, held_out.samples)])
+    assert next(samples).key
+    with pytest.raises(IndexError):
+        next(samples)

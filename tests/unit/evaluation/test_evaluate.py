@@ -136,7 +136,7 @@ def test_the_training_split_has_no_baseline_in_itself(run):
 def test_a_split_without_scans_is_refused(run):
     other = run.model_copy(update={"evaluate": run.evaluate.model_copy(update={"split": "val"})})
     with pytest.raises(RunFileError, match="'val'"):
-        evaluate(other, map_here)
+        evaluate(other, lambda task, items: pytest.fail("all scans were decoded before the split was looked at"))
 
 
 def test_evaluation_waits_for_the_last_scan_to_be_fitted(run, tmp_path):
