@@ -102,9 +102,15 @@ def _storable(array: np.ndarray) -> np.ndarray:
 
 def _json(meta: dict[str, Any]) -> bytes:
     try:
-        return canonical_json(meta)
+        data = canonical_json(meta)
     except ValueError as error:
         raise ScanError("spacing, affine or intensity window is not finite") from error
+    # What ``decode`` would refuse must not be packed: it would end the training that meets it.
+    if wrong := _invalid(meta):
+        raise ScanError(f"its {wrong} can not be stored")
+    if len(data) > LARGEST_META:
+        raise ScanError("it has too many labels")
+    return data
 
 
 def _parse_header(key: str, npy: bytes) -> tuple[int, np.dtype[Any], tuple[int, ...]]:
@@ -142,9 +148,14 @@ def _parse_meta(key: str, data: bytes) -> dict[str, Any]:
             where=f"sample {key}",
             do="use the version of medfuncta-dist that wrote it, or a newer one",
         )
-    if wrong := [name for name, valid in _FIELDS.items() if name not in meta or not valid(meta[name])]:
-        raise _damaged(key, f"the json member has no valid {wrong[0]}")
+    if wrong := _invalid(meta):
+        raise _damaged(key, f"the json member has no valid {wrong}")
     return meta
+
+
+def _invalid(meta: dict[str, Any]) -> str:
+    """The first field that is missing or not what it should be; "" when all are right."""
+    return next((name for name, valid in _FIELDS.items() if name not in meta or not valid(meta[name])), "")
 
 
 def _refuse(constant: str) -> None:

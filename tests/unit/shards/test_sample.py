@@ -70,6 +70,12 @@ def test_a_scan_without_a_window_is_refused() -> None:
         encode(KEY, replace(scan(), window=None))
 
 
+@pytest.mark.parametrize(("labels", "reason"), [((2**31,), "its labels"), ((0,) * 600_000, "too many labels")])
+def test_a_scan_that_could_not_be_decoded_is_not_encoded(labels: tuple[int, ...], reason: str) -> None:
+    with pytest.raises(ScanError, match=reason):
+        encode(KEY, replace(scan(), labels=labels))
+
+
 def test_a_header_that_declares_petabytes_is_refused_without_allocating() -> None:
     _, meta = encode(KEY, scan())
     npy = header_of("{'descr': '|u1', 'fortran_order': False, 'shape': (1, 1000000, 1000000, 1000000), }\n") + b"1234"
