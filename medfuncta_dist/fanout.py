@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,7 +14,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import MedfunctaError, WorkerDiedError
+from medfuncta_dist.errors import MedfunctaError, RunFileError, WorkerDiedError
 from medfuncta_dist.work import Done, Failed, FanOut
 
 OBJECT_STORE_BYTES = 500_000_000
@@ -44,6 +45,21 @@ def _on_this_machine(run: RunFile) -> dict[str, Any]:
     # As many CPUs as the workers ask for, if that is more than there are: a small machine runs them, only slower.
     cpus = max(os.cpu_count() or 1, math.ceil(run.cluster.workers * run.cluster.cpus_per_worker))
     return {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+
+
+def check_room(*, num_cpus: float, num_gpus: float) -> None:
+    """Refuse tasks too large for a Ray that was started here; on a cluster, which may grow, say what they wait for.
+
+    Ray itself waits for ever, in silence. RunFileError.
+    """
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    if any(node.get("CPU", 0) >= num_cpus and node.get("GPU", 0) >= num_gpus for node in nodes):
+        return
+    what = f"no machine of this Ray has {num_cpus:g} CPUs and {num_gpus:g} GPUs for a task"
+    if not os.environ.get("RAY_ADDRESS"):
+        do = "lower cluster.gpus_per_worker or cluster.cpus_per_worker, or set RAY_ADDRESS to a cluster that has them"
+        raise RunFileError(what, where="a Ray started on this machine", do=do)
+    print(f"waiting: {what}; the stage goes on when one joins", file=sys.stderr)
 
 
 def ray_fan_out(window: int, *, num_cpus: float, num_gpus: float = 0, max_attempts: int = 3) -> FanOut:

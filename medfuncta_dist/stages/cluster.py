@@ -27,9 +27,11 @@ def _fan_out(run: RunFile, num_gpus: float) -> FanOut:
     def fan_out(task: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Done | Failed]:
         if not items:
             return
-        from medfuncta_dist.fanout import ray_fan_out, start_ray
+        from medfuncta_dist.fanout import check_room, ray_fan_out, start_ray
 
         start_ray(run)
-        yield from ray_fan_out(window, num_cpus=run.cluster.cpus_per_worker, num_gpus=num_gpus)(task, items)
+        num_cpus = run.cluster.cpus_per_worker
+        check_room(num_cpus=num_cpus, num_gpus=num_gpus)
+        yield from ray_fan_out(window, num_cpus=num_cpus, num_gpus=num_gpus)(task, items)
 
     return fan_out

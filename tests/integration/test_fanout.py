@@ -15,8 +15,8 @@ from typing import Any
 import psutil
 import pytest
 
-from medfuncta_dist.errors import IntegrityError, WorkerDiedError
-from medfuncta_dist.fanout import ray_fan_out
+from medfuncta_dist.errors import IntegrityError, RunFileError, WorkerDiedError
+from medfuncta_dist.fanout import check_room, ray_fan_out
 from medfuncta_dist.work import Done, Failed
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -162,3 +162,15 @@ print(ray.get_runtime_context().gcs_address)
 def test_a_driver_joins_the_cluster_and_keeps_stdout_to_itself(ray_cluster: str) -> None:
     driver = subprocess.run([sys.executable, "-c", DRIVER], capture_output=True, text=True, timeout=120, check=True)
     assert driver.stdout == f"{ray_cluster}\n"
+
+
+def test_tasks_that_no_machine_can_run_are_refused_or_announced(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check_room(num_cpus=1, num_gpus=0)
+    assert capsys.readouterr().err == ""
+    check_room(num_cpus=1, num_gpus=64)
+    assert "64 GPUs" in capsys.readouterr().err
+    monkeypatch.delenv("RAY_ADDRESS")
+    with pytest.raises(RunFileError, match="64 GPUs"):
+        check_room(num_cpus=1, num_gpus=64)
