@@ -14,11 +14,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from medfuncta_dist.errors import IntegrityError, StageOrderError
+from medfuncta_dist.errors import IntegrityError, ObjectMissingError, StageOrderError
 from medfuncta_dist.latents import table
 from medfuncta_dist.latents.plan import FitWork
 from medfuncta_dist.latents.table import PartRef
-from medfuncta_dist.storage.commit import Record, read_records, write_record
+from medfuncta_dist.storage.commit import read_record, read_records, write_record
 from medfuncta_dist.storage.object_store import ObjectStore
 
 KIND = "latents"
@@ -83,10 +83,18 @@ def write_commit(store: ObjectStore, folder: str, work: FitWork, commit: Commit)
     write_record(store, record_path(folder, work), KIND, commit.body())
 
 
+def read_commit(store: ObjectStore, folder: str, work: FitWork) -> Commit | None:
+    """The commit record of a range, or None when it has none."""
+    try:
+        return _commit(read_record(store, record_path(folder, work), KIND))
+    except ObjectMissingError:
+        return None
+
+
 def read_commits(store: ObjectStore, folder: str) -> dict[str, Commit]:
     """All commit records of a latent table, by range name; their digests are verified."""
     records = read_records(store, f"{folder}/commits/", KIND)
-    return {path.rsplit("/", 1)[-1].removesuffix(".json"): _commit(record) for path, record in records}
+    return {path.rsplit("/", 1)[-1].removesuffix(".json"): _commit(record.body) for path, record in records}
 
 
 def settled(commits: Mapping[str, Commit]) -> set[str]:
@@ -180,8 +188,8 @@ def _check(work: FitWork, commit: Commit | None) -> None:
     )
 
 
-def _commit(record: Record) -> Commit:
-    body = dict(record.body)
+def _commit(body: Mapping[str, Any]) -> Commit:
+    body = dict(body)
     part = body.pop("part")
     quarantined = tuple(Quarantined(**q) for q in body.pop("quarantined"))
     return Commit(part=None if part is None else PartRef(**part), quarantined=quarantined, **body)

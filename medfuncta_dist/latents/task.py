@@ -51,12 +51,16 @@ class FitTask:
 
 
 def fit_task(task: FitTask) -> Commit:
-    """Fit one range, write its part, then its commit record. Run again, it writes the same bytes again.
+    """Fit one range, write its part, then its commit record; does nothing when that was done before.
 
+    A worker can die between its commit and its answer, and is then tried again.
     A scan that can not be used is quarantined and its neighbours go on, bit for bit as if it had been usable.
     IntegrityError when the shard as a whole is not the one that the snapshot lists.
     """
     store, cache = task.worker.open()
+    earlier = ledger.read_commit(store, task.folder, task.work)
+    if earlier is not None and not earlier.failed:
+        return earlier
     network = network_here(task.worker.root, task.network)
     rows: list[Row] = []
     quarantined: list[Quarantined] = []

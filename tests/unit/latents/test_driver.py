@@ -89,6 +89,15 @@ def test_a_task_is_small_and_pickles(run, monkeypatch):
     assert fit_task(pickle.loads(pickle.dumps(tasks[0]))).rows == 5
 
 
+def test_a_range_whose_worker_died_after_its_commit_is_not_fitted_again(run, monkeypatch):
+    tasks: list[FitTask] = []
+    fit(run, lambda task, items: iter([tasks.append(i) or Done(i, task(i)) for i in items]))
+    before = objects(run)
+    monkeypatch.setattr(worker_side, "fit_batch", lambda *_: pytest.fail("fitted twice"))
+    assert fit_task(tasks[0]).rows == 5
+    assert objects(run) == before
+
+
 def test_run_again_does_nothing_and_changes_nothing(run):
     first = fit(run, map_here)
     before = objects(run)
