@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.latents import ledger, table
 from medfuncta_dist.latents.driver import LatentTable, latent_table
 from medfuncta_dist.latents.network import load_network
+from medfuncta_dist.scans.readers import MAX_VALUES
 from medfuncta_dist.scans.scan import Window
 from medfuncta_dist.shards.snapshot import read_index
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -73,6 +75,12 @@ def decode_key(run: RunFile, key: str, shape: Sequence[int] | None = None) -> De
             f"a scan of shape {list(packed)} can not be decoded at {list(wanted)}",
             where="--shape",
             do=f"give {len(packed)} numbers of at least 2",
+        )
+    if math.prod(wanted) * network.spec.channels > MAX_VALUES:
+        raise RunFileError(
+            f"a scan of shape {list(wanted)} has more than {MAX_VALUES} values",
+            where="--shape",
+            do="give a smaller one",
         )
     values = reconstruct(network, table.latents_of(row), wanted)[0]
     return _decoded(row.to_pylist()[0], values, packed, wanted)
@@ -148,8 +156,12 @@ def save(decoded: Decoded, path: Path) -> None:
     writer = next((w for suffix, w in _WRITERS.items() if path.name.lower().endswith(suffix)), None)
     if writer is None:
         raise RunFileError(f"no file format is known for '{path.name}'", where="--out", do=f"use {', '.join(_WRITERS)}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    writer(decoded, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        writer(decoded, path)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise RunFileError(f"the file can not be written: {reason}", where="--out", do="name another file") from error
 
 
 def _nifti(decoded: Decoded, path: Path) -> None:

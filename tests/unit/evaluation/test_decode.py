@@ -101,7 +101,13 @@ def test_the_beginning_of_a_key_is_enough_and_any_resolution_will_do(run, rows):
 
 @pytest.mark.parametrize(
     ("key", "shape", "what"),
-    [("0" * 64, None, "no fitted scans"), ("12", None, "at least 8"), (None, (12,), "12"), (None, (12, 1), "12, 1")],
+    [
+        ("0" * 64, None, "no fitted scans"),
+        ("12", None, "at least 8"),
+        (None, (12,), "12"),
+        (None, (12, 1), "12, 1"),
+        (None, (99_999, 99_999), "more than 536870912 values"),
+    ],
 )
 def test_what_can_not_be_decoded_is_refused(run, rows, key, shape, what):
     with pytest.raises(RunFileError, match=what):
@@ -163,3 +169,10 @@ def test_a_format_that_does_not_suit_is_refused(tmp_path, shape, name):
     with pytest.raises(RunFileError):
         save(decoded(shape), Path(tmp_path / name))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_can_not_be_written_is_refused_in_words(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(RunFileError, match="can not be written") as caught:
+        save(decoded((1, 5)), tmp_path / "file" / "a.csv")
+    assert caught.value.where == "--out"
