@@ -11,7 +11,7 @@ from medfuncta_dist.telemetry.telemetry import Telemetry
 
 POST_S = 1.0
 """Between progress messages to the driver."""
-LOOK_S = 2.0
+LOOK_S = 1.0
 """Between looks for a preemption notice or a wish to stop: a spot node has as little as 6 s."""
 
 

@@ -29,6 +29,7 @@ from medfuncta_dist.errors import InterruptedRunError, MedfunctaError, RunChange
 from medfuncta_dist.fanout import start_ray
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.progress import Progress
+from medfuncta_dist.training.mailbox import Mailbox
 from medfuncta_dist.training.network import Committed, committed_network
 
 POLL_S = 0.3
@@ -112,40 +113,6 @@ def worker_entry(config: dict[str, Any]) -> None:
     from medfuncta_dist.training.worker import train_worker
 
     train_worker(RunFile.model_validate(config["run"]), config["snapshot"], config["mailbox"])
-
-
-class Mailbox:
-    """An actor beside the driver: workers leave messages and fatal errors, the driver its wish to stop."""
-
-    def __init__(self) -> None:
-        self._messages: list[tuple[str, dict[str, Any]]] = []
-        self._failure: MedfunctaError | None = None
-        self._stopping = False
-
-    def post(self, kind: str, fields: dict[str, Any]) -> None:
-        """From a worker."""
-        self._messages.append((kind, fields))
-
-    def fail(self, error: MedfunctaError) -> None:
-        """From a worker: an error that no restart heals. The first one counts."""
-        self._failure = self._failure or error
-
-    def failure(self) -> MedfunctaError | None:
-        """The fatal error, if any."""
-        return self._failure
-
-    def stop(self) -> None:
-        """From the driver: save and return."""
-        self._stopping = True
-
-    def stopping(self) -> bool:
-        """Whether workers should save and return."""
-        return self._stopping
-
-    def drain(self) -> list[tuple[str, dict[str, Any]]]:
-        """Messages since the last call, in order."""
-        messages, self._messages = self._messages, []
-        return messages
 
 
 class _Driver:
@@ -264,13 +231,17 @@ def _waiting(run: RunFile) -> str:
 def _in_words(error: Exception, run: RunFile) -> MedfunctaError:
     """Ray Train's error, with the first worker's reason instead of its pages of tracebacks."""
     failures = getattr(error, "worker_failures", None) or {0: error}
-    rank, reason = next(iter(failures.items()))
-    if isinstance(reason, MedfunctaError):
-        return reason
+    # What a worker raised comes wrapped with its traceback. One worker's error fails the others' collectives, too: an
+    # error of ours is the cause, theirs are the echo.
+    reasons = {rank: getattr(failure, "_base_exc", failure) for rank, failure in failures.items()}
+    ours = [reason for reason in reasons.values() if isinstance(reason, MedfunctaError)]
+    if ours:
+        return ours[0]
+    rank, reason = next(iter(reasons.items()))
     lines = [line for line in str(reason).splitlines() if line.strip()]
     last = lines[-1] if lines else type(reason).__name__
     return MedfunctaError(
-        f"training gave up after {run.train.max_failures + 1} failed attempts: {last}",
+        f"workers failed more than train.max_failures = {run.train.max_failures} times, at last with: {last}",
         where=f"worker {rank}",
         do="mend the cause and run the same command again: it resumes at the last checkpoint",
     )

@@ -146,7 +146,7 @@ class Training:
         if record is not None and found is None:
             found = self.checkpoints.load(record, shapes)
         if found is not None:
-            _check_same(found.facts, self._facts(found.facts.step), self.store.uri(found.record))
+            _check_same(found.facts, self._facts(self.run.train.steps), self.store.uri(found.record))
         return found
 
     def _facts(self, step: int) -> Facts:
@@ -231,7 +231,7 @@ def _check_finite(what: str, value: float, step: int) -> None:
 
 
 def _check_same(found: Facts, expected: Facts, where: str) -> None:
-    """A checkpoint of another data set or network is refused; its world size and ZeRO stage do not matter."""
+    """A checkpoint of another data set, network or later step is refused; world size and ZeRO stage do not matter."""
     for name, told in (("dataset_digest", "data set"), ("field_digest", "field section")):
         if getattr(found, name) != getattr(expected, name):
             raise RunChangedError(
@@ -239,6 +239,12 @@ def _check_same(found: Facts, expected: Facts, where: str) -> None:
                 where=where,
                 do="use another run name for another run",
             )
+    if found.step > expected.step:
+        raise RunChangedError(
+            f"train.steps is {expected.step}, but step {found.step} is done already",
+            where=where,
+            do="raise train.steps, or use another run name",
+        )
 
 
 def _leader(run: RunFile, store: ObjectStore, attempt: Attempt, mailbox: Any, world: World) -> Leader:

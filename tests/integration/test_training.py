@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import InterruptedRunError, RunChangedError, TrainingCollapsedError
+from medfuncta_dist.errors import InterruptedRunError, MedfunctaError, RunChangedError, TrainingCollapsedError
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.event_log import history, read_events
@@ -24,7 +24,8 @@ from tests.integration.training_runs import packed, run_file
 
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(600)]
 
-LONG: dict[str, Any] = {"steps": 120, "checkpoint_steps": 20, "keep_checkpoints": 2}
+STEPS, SAVE = 300, 50
+LONG: dict[str, Any] = {"steps": STEPS, "checkpoint_steps": SAVE, "keep_checkpoints": 2}
 
 
 @pytest.fixture(scope="module")
@@ -40,37 +41,35 @@ def snapshot(storage: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 @pytest.fixture(scope="module")
 def alone(storage: str, snapshot: str) -> list[float]:
     """The losses of one worker."""
-    return losses(run_file(storage, "alone", zero_stage=0), snapshot)
+    return losses(run_file(storage, "alone", zero_stage=0, **LONG), snapshot)
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(storage: str, snapshot: str) -> TrainSummary:
+    """Two workers, three scans and two of each global batch, ZeRO 1."""
     return train(run_file(storage, "uninterrupted", workers=2, **LONG), snapshot)
 
 
 def losses(run: RunFile, snapshot: str) -> list[float]:
     train(run, snapshot)
-    return [loss for _, loss in history(ObjectStore(run.storage), run.name)]
+    return losses_of(run.storage, run.name)
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_two_uneven_workers_at_any_zero_stage_lose_what_one_loses(
-    stage: int, storage: str, snapshot: str, alone: list[float]
-) -> None:
+def losses_of(storage: str, name: str) -> list[float]:
+    return [loss for _, loss in history(ObjectStore(storage), name)]
+
+
+@pytest.mark.parametrize("stage", [0, 2])
+def test_two_uneven_workers_lose_what_one_loses(stage: int, storage: str, snapshot: str, alone: list[float]) -> None:
     found = losses(run_file(storage, f"zero-{stage}", workers=2, zero_stage=stage), snapshot)
-    assert len(found) == 5
-    assert found == pytest.approx(alone, abs=1e-5)
+    assert found == pytest.approx(alone[:5], abs=1e-5)
     assert len(set(found)) == 5
 
 
-def test_a_seed_gives_the_same_bits_twice(storage: str, snapshot: str, alone: list[float]) -> None:
-    store = ObjectStore(storage)
-    assert losses(run_file(storage, "again", zero_stage=0), snapshot) == alone
-    digests = [committed_network(store, name) for name in ("alone", "again")]
-    assert digests[0] is not None
-    assert digests[1] is not None
-    assert digests[0].digest == digests[1].digest
-    assert losses(run_file(storage, "other", zero_stage=0, seed=1), snapshot) != alone
+def test_two_uneven_workers_lose_what_one_loses_at_zero_1(
+    uninterrupted: TrainSummary, storage: str, alone: list[float]
+) -> None:
+    assert losses_of(storage, "uninterrupted")[:5] == pytest.approx(alone[:5], abs=1e-5)
 
 
 def test_the_network_is_committed_and_reads_back(
@@ -83,11 +82,11 @@ def test_the_network_is_committed_and_reads_back(
         *(store.read(done.files[name]["path"]) for name in sorted(done.files, reverse=True))
     )
     assert network.digest == uninterrupted.network_digest == done.digest
-    assert (network.dataset_digest, uninterrupted.steps, uninterrupted.attempts) == (snapshot, 120, 1)
+    assert (network.dataset_digest, uninterrupted.steps, uninterrupted.attempts) == (snapshot, STEPS, 1)
     assert uninterrupted.psnr is not None
     assert uninterrupted.psnr > 14
     again = train(run, snapshot)
-    assert (again.first_step, again.attempts, again.network_digest) == (120, 0, done.digest)
+    assert (again.first_step, again.attempts, again.network_digest) == (STEPS, 0, done.digest)
     assert capfd.readouterr().out == ""
 
 
@@ -99,13 +98,12 @@ def test_another_snapshot_is_refused(uninterrupted: TrainSummary, storage: str) 
 def test_what_is_logged(uninterrupted: TrainSummary, storage: str) -> None:
     lines = list(read_events(ObjectStore(storage), "uninterrupted"))
     logged = [line["values"] for line in lines if line["kind"] == "metrics" and "loss" in line["values"]]
-    assert len(logged) == 120
+    assert len(logged) == STEPS
     assert set(logged[0]) == {"loss", "s_per_step", "samples_per_s", "data_wait", "rate", "gradient_norm"}
     assert all(0 <= values["data_wait"] <= 1 and values["gradient_norm"] > 0 for values in logged)
-    assert logged[0]["rate"] == 1e-3
-    assert logged[-1]["rate"] < 1e-6
+    assert [values["rate"] for values in logged[:4]] == [5e-4, 1e-3, 1e-3, 1e-3]
     saved = [line["fields"]["step"] for line in lines if line["kind"] == "event" and line["name"] == "checkpoint"]
-    assert saved == [20, 40, 60, 80, 100, 120]
+    assert saved == list(range(SAVE, STEPS + 1, SAVE))
     kept = [info.path for info in ObjectStore(storage).list("runs/uninterrupted/checkpoints/commits")]
     assert len(kept) == 2
 
@@ -118,7 +116,7 @@ def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint_and_no_bits(
     def kill_once(kind: str, fields: dict[str, Any]) -> None:
         if kind == "started":
             pids.extend(fields["pids"])
-        if kind == "checkpoint" and fields["step"] >= 40 and len(pids) == 2:
+        if kind == "checkpoint" and fields["step"] >= 2 * SAVE and len(pids) == 2:
             os.kill(pids.pop(), signal.SIGKILL)
 
     run = run_file(storage, "worker-killed", workers=2, **LONG)
@@ -126,7 +124,17 @@ def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint_and_no_bits(
     assert summary.attempts == 2
     assert history(ObjectStore(storage), run.name) == history(ObjectStore(storage), "uninterrupted")
     assert summary.network_digest == uninterrupted.network_digest
-    assert started_at(run)[1] >= 40
+    assert started_at(run)[1] >= 2 * SAVE
+
+
+def test_workers_that_die_more_often_than_allowed_end_the_run_in_words(storage: str, snapshot: str) -> None:
+    def kill(kind: str, fields: dict[str, Any]) -> None:
+        if kind == "started":
+            os.kill(fields["pids"][0], signal.SIGKILL)
+
+    with pytest.raises(MedfunctaError, match="max_failures = 0 times") as ended:
+        train(run_file(storage, "hopeless", steps=100_000, max_failures=0), snapshot, kill)
+    assert "resumes" in ended.value.do
 
 
 def started_at(run: RunFile) -> list[int]:
@@ -147,25 +155,25 @@ def test_a_killed_driver_resumes_at_its_last_checkpoint_with_the_same_bits(
         driver.kill()
     assert committed_network(store, run.name) is None, "killed too late to show anything"
     summary = train(run, snapshot)
-    assert 20 <= summary.first_step < 120
+    assert SAVE <= summary.first_step < STEPS
     assert summary.network_digest == uninterrupted.network_digest
 
 
-def test_an_interrupted_run_is_saved_and_goes_on_at_another_world_size_and_stage(
-    uninterrupted: TrainSummary, storage: str, snapshot: str
+def test_an_interrupted_zero_3_run_is_saved_and_goes_on_alone_at_zero_0(
+    storage: str, snapshot: str, alone: list[float]
 ) -> None:
     def interrupt(kind: str, fields: dict[str, Any]) -> None:
-        if kind == "checkpoint" and fields["step"] == 20:
+        if kind == "checkpoint" and fields["step"] == SAVE:
             raise KeyboardInterrupt
 
-    run = run_file(storage, "interrupted", workers=2, **{**LONG, "steps": 600, "zero_stage": 3})
+    longer = {**LONG, "steps": 4 * STEPS}
     with pytest.raises(InterruptedRunError):
-        train(run, snapshot, interrupt)
-    resumed = run_file(storage, "interrupted", workers=1, **{**LONG, "steps": 600, "zero_stage": 0})
-    summary = train(resumed, snapshot)
-    assert 20 < summary.first_step < 600
-    whole = dict(history(ObjectStore(storage), "interrupted"))
-    assert sorted(whole) == list(range(1, 601))
+        train(run_file(storage, "interrupted", workers=2, zero_stage=3, **longer), snapshot, interrupt)
+    assert losses_of(storage, "interrupted")[:5] == pytest.approx(alone[:5], abs=1e-5)
+    summary = train(run_file(storage, "interrupted", workers=1, zero_stage=0, **longer), snapshot)
+    assert SAVE < summary.first_step < 4 * STEPS
+    assert [step for step, _ in history(ObjectStore(storage), "interrupted")] == list(range(1, 4 * STEPS + 1))
+    assert losses_of(storage, "interrupted")[:STEPS] == pytest.approx(alone, abs=1e-4)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_at_once(storage: str, snapshot: str) -> None:

@@ -27,7 +27,17 @@ def run_file(storage: str, name: str, *, workers: int = 1, **train: Any) -> RunF
             "data": {"source": "unused", "reader": "medmnist", "shape": SHAPE, "dataset": "scans"},
             "field": {"layers": 4, "hidden": 16, "latent": 8, "omega_first": 10.0, "omega_last": 30.0},
             "meta": {"inner_steps": 3, "inner_rate": 0.1, "selection_ratio": 0.5},
-            "train": {"batch": 5, "steps": 5, "rate": 1e-3, "validate_steps": 1000, "validate_scans": 8, **train},
+            # A constant rate, so that runs of different lengths begin alike.
+            "train": {
+                "batch": 5,
+                "steps": 5,
+                "rate": 1e-3,
+                "warmup_steps": 2,
+                "schedule": "constant",
+                "validate_steps": 5000,
+                "validate_scans": 8,
+                **train,
+            },
             "fit": {"steps": 3, "batch": 4},
             "cluster": {"workers": workers},
             "telemetry": {"wandb": "off", "log_steps": 1},
