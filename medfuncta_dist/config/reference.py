@@ -45,7 +45,7 @@ def _sections(schema: dict[str, Any]) -> Iterator[str]:
     yield "## Top level\n\n| key | type | default | meaning |\n|---|---|---|---|"
     sections = []
     for name, field in schema["properties"].items():
-        if name in ("name", "storage", "preset"):
+        if name in ("name", "storage", "preset", "format_version"):
             yield _row(name, field, schema)
         else:
             sections.append(name)
@@ -85,6 +85,8 @@ def _reference(field: dict[str, Any]) -> str | None:
 
 
 def _type(field: dict[str, Any]) -> str:
+    if "const" in field:
+        return f"`{field['const']}`"
     if "anyOf" in field:
         return " or ".join(_type(choice) for choice in field["anyOf"])
     if "enum" in field:

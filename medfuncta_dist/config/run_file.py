@@ -334,6 +334,8 @@ class RunFile(Section):
     """Root of everything the run writes: a local folder or s3://bucket/prefix."""
     preset: Literal["medfuncta-1d", "medfuncta-2d", "medfuncta-3d"] | None = None
     """Settings of the paper to start from."""
+    format_version: Literal[1] = 1
+    """Version of the run file's format; written into the copy that is kept with a run."""
     data: Data
     """Where scans come from."""
     field: FieldSection = FieldSection()

@@ -7,21 +7,28 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunChangedError, RunFileError
 from medfuncta_dist.latents.network import load_network, published_network
 from medfuncta_dist.latents.plan import chosen_splits
+from medfuncta_dist.shards.contract import require_contract
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
 from medfuncta_dist.storage.commit import read_record, write_record
 from medfuncta_dist.storage.object_store import ObjectStore
 
 
 def check_snapshot(run: RunFile, snapshot: Snapshot) -> None:
-    """The run's scans have the shape and channels that the shards were packed with."""
+    """The run's scans are as the shards were packed: shape and channels, and all else that the run file says of them.
+
+    A run that names no source, only a snapshot, need not repeat how that was packed.
+    """
+    where = f"data set {run.dataset}, snapshot {snapshot.digest[:12]}"
     for key, wanted in (("shape", list(run.data.shape)), ("channels", run.data.channels)):
         packed = snapshot.contract.get(key)
         if packed != wanted:
             raise RunFileError(
                 f"data.{key} is {wanted}, but the shards of this data set hold {packed}",
-                where=f"data set {run.dataset}, snapshot {snapshot.digest[:12]}",
+                where=where,
                 do=f"set data.{key} to {packed}, or pack under another data.dataset",
             )
+    if run.data.source is not None or run.data.splits is not None:
+        require_contract(run.data, snapshot.contract, where)
 
 
 def check_training(run: RunFile, snapshot: Snapshot) -> None:

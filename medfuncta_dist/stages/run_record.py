@@ -16,6 +16,7 @@ FIXED = ("data", "field", "meta", "train", "fit")
 FREE = {
     "data": {"private", "max_quarantined", "sources_per_task", "snapshot"},
     "train": {"zero_stage", "checkpoint_steps", "checkpoint_minutes", "keep_checkpoints", "max_failures"},
+    "fit": {"splits"},
 }
 
 

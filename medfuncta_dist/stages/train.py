@@ -6,7 +6,6 @@ from dataclasses import asdict
 from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.fanout import start_ray
 from medfuncta_dist.stages.preflight import pinned_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.training.trainer import TrainSummary, train
@@ -15,7 +14,6 @@ from medfuncta_dist.training.trainer import TrainSummary, train
 def run_train(run: RunFile, store: ObjectStore) -> dict[str, Any]:
     """Train, or go on training, on the run's snapshot."""
     snapshot = pinned_snapshot(run, store)
-    start_ray(run)
     summary = train(run, snapshot.digest)
     return {**asdict(summary), "snapshot": snapshot.digest, "said": [_said(summary)]}
 

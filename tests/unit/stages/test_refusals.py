@@ -63,7 +63,13 @@ def test_a_changed_run_file_is_refused_with_the_difference(tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"cluster__workers": 2}, {"train__zero_stage": 3}, {"telemetry__images": True}, {"evaluate__pictures": 1}],
+    [
+        {"cluster__workers": 2},
+        {"train__zero_stage": 3},
+        {"telemetry__images": True},
+        {"evaluate__pictures": 1},
+        {"fit__splits": ["test"]},
+    ],
 )
 def test_what_changes_no_output_may_change(tmp_path, change):
     store = ObjectStore(run_file(tmp_path).storage)
@@ -139,3 +145,20 @@ def test_a_run_goes_on_with_the_snapshot_it_began_with(packed):
     assert pinned_snapshot(run, store).digest == pinned
     with pytest.raises(RunChangedError, match=pinned):
         pinned_snapshot(run_file(packed, data__snapshot="0" * 64), store)
+
+
+def test_scans_packed_otherwise_are_refused_unless_only_a_snapshot_is_named(packed):
+    other = run_file(packed, name="other", data__dataset="refused", data__aspect="crop")
+    with pytest.raises(RunChangedError, match=r"data\.aspect: crop in the run file, pad in the data set"):
+        run_stages(other, ["train"])
+    digest = load_snapshot(ObjectStore(other.storage), "refused", None).digest
+    reuse = run_file(packed, name="reuse", data={"snapshot": digest, "dataset": "refused", "shape": [8, 8]})
+    assert pinned_snapshot(reuse, ObjectStore(reuse.storage)).digest == digest
+
+
+def test_an_unknown_format_of_the_kept_run_file_is_refused(tmp_path):
+    run = run_file(tmp_path)
+    store = ObjectStore(run.storage)
+    store.write("runs/refused/run.yaml", dump(run).replace("format_version: 1", "format_version: 9").encode())
+    with pytest.raises(RunFileError, match="format_version = 9"):
+        freeze(run, store)
