@@ -200,4 +200,4 @@ _FIELDS: dict[str, Callable[[Any], bool]] = {
 
 
 def _damaged(key: str, what: str) -> IntegrityError:
-    return IntegrityError(what, where=f"sample {key}", do="restore the shard from a backup, or pack again")
+    return IntegrityError(what, where=f"sample {key}", do="restore the shard from a backup")

@@ -204,5 +204,5 @@ def read_index(store: ObjectStore, shard: Shard) -> pa.Table:
     where = store.uri(shard.index_uri)
     data = store.read(shard.index_uri)
     if len(data) != shard.index_size or sha256_bytes(data) != shard.index_sha256:
-        raise IntegrityError("the index is not what the snapshot says", where=where, do="restore it, or pack again")
+        raise IntegrityError("the index is not what the snapshot says", where=where, do="restore it from a backup")
     return parse_index(data, shard_size=shard.size, samples=shard.samples, where=where)

@@ -37,7 +37,8 @@ def verify_target(target: str, overrides: Sequence[str]) -> Figures:
         print("\n".join(figures["said"]), file=sys.stderr)
         raise IntegrityError(
             f"{len(faults)} faults:\n" + "\n".join(f"  {fault.where}: {fault.what}" for fault in faults),
-            do="restore these objects from a backup, or delete them and run the stage that wrote them again",
+            do="restore these objects from a backup. Latent parts can also be made again: delete them and the commit "
+            "records that name them, and run fit; for shards, pack the archive under another data.dataset",
         )
     return figures
 

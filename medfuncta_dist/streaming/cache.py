@@ -74,7 +74,7 @@ class ShardCache:
                 self._evict(keep=file)
                 return
             part.unlink()
-        where, do = self._store.uri(shard.uri), "restore the shard from a backup, or pack its sources again"
+        where, do = self._store.uri(shard.uri), "restore the shard from a backup"
         raise IntegrityError("the shard is not what the snapshot says (size or SHA-256)", where=where, do=do)
 
     def _evict(self, keep: Path) -> None:

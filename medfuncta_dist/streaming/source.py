@@ -92,7 +92,7 @@ class SampleReader:
         data = os.pread(file.fileno(), length, offset)
         if len(data) != length or crc32c(data) != checksum:
             where = f"shard {self._shards[sample.shard].sha256}, sample {index.keys[sample.row]}"
-            do = "remove the shard from the node's cache; if it happens again, pack its sources again"
+            do = "remove the shard from the node's cache; if it happens again, restore the shard from a backup"
             raise IntegrityError("a sample's bytes are damaged (CRC-32C)", where=where, do=do)
         return data
 

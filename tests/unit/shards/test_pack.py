@@ -352,3 +352,16 @@ def test_any_webdataset_reader_can_use_the_result(run: RunFile) -> None:
             with tarfile.open(store.uri(shard.uri)) as tar:
                 names |= set(tar.getnames())
     assert len(names) == 2 * 5 * ROWS
+
+
+def test_a_damaged_mapping_is_made_again_once_deleted(run: RunFile, tmp_path: Path) -> None:
+    packed(run)
+    mapping = tmp_path / "private" / "mapping.csv"
+    whole = mapping.read_bytes()
+    mapping.write_text("format_version,1\nnothing else\n")
+    with pytest.raises(IntegrityError) as caught:
+        packed(run)
+    assert "delete it and pack again" in caught.value.do
+    mapping.unlink()
+    packed(run)
+    assert mapping.read_bytes() == whole
