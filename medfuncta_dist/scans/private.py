@@ -116,5 +116,7 @@ def read_mapping(folder: Path) -> list[MappingRow]:
     if rows[:1] != [["format_version", str(FORMAT_VERSION)]]:
         raise FormatVersionError("the mapping has an unknown format_version", where=str(path), do="use a newer release")
     if rows[1:2] != [list(MappingRow._fields)] or any(len(row) != 3 for row in rows[2:]):
-        raise IntegrityError("the mapping is damaged", where=str(path), do="restore it from a backup, or delete it and pack again")
+        raise IntegrityError(
+            "the mapping is damaged", where=str(path), do="restore it from a backup, or delete it and pack again"
+        )
     return [MappingRow(*row) for row in rows[2:]]
