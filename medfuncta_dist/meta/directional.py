@@ -76,11 +76,14 @@ def directional_gradient(
     coordinates: Float[Tensor, "point coord"],
     targets: Float[Tensor, "batch point channel"],
     latents: Float[Tensor, "batch latent"],
-    directions: Float[Tensor, "batch latent"],
+    directions: Float[Tensor, "batch rated latent"],
     chunks: Chunks,
     theta: ThetaGradient,
-) -> Float[Tensor, "batch latent"]:
-    """∂S/∂φ = ∇²L v for every scan's mean squared error L and its own direction v; ∂S/∂θ is added to ``theta``."""
+) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch layer hidden"]]:
+    """∂S/∂φ = ∇²L v for every scan's mean squared error L and its own direction v; ∂S/∂θ is added to ``theta``.
+
+    A direction is one for all layers, or one for each. The second result is ∂L/∂s, the inner gradient by shifts.
+    """
     weight = 1 / (targets.shape[1] * targets.shape[2])
     shifts, tangents = network.shifts(latents), network.tangents(directions)
     by_shifts, by_tangents = torch.zeros_like(shifts), torch.zeros_like(tangents)
@@ -91,7 +94,7 @@ def directional_gradient(
         by_tangents[scans] += tangent_part
     theta.add_shifts(by_shifts, latents)
     theta.add_tangents(by_tangents, directions)
-    return network.pull_back(by_shifts)
+    return network.pull_back(by_shifts), by_tangents
 
 
 def _forward(network: Folded, hidden: Tensor, shifts: Tensor, tangents: Tensor) -> tuple[list[_Layer], Tensor, Tensor]:

@@ -34,13 +34,30 @@ class Folded:
         """Shift of every modulated layer: M̃φ + c̃ + b̃."""
         return self._by_layer(torch.addmm(self.offsets, latents, self.maps.T))
 
-    def tangents(self, directions: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch layer hidden"]:
-        """How the shifts move when φ moves along the directions: M̃v."""
-        return self._by_layer(directions @ self.maps.T)
+    def tangents(self, directions: Float[Tensor, "batch rated latent"]) -> Float[Tensor, "batch layer hidden"]:
+        """How the shifts move when φ moves along the directions, one for all layers or one each: M̃_k v_k.
+
+        (*rated*: 1, or the number of modulated layers.)
+        """
+        if directions.shape[1] == 1:
+            return self._by_layer(directions[:, 0] @ self.maps.T)
+        return torch.einsum("blp,lhp->blh", directions, self._maps_by_layer)
 
     def pull_back(self, adjoints: Float[Tensor, "batch layer hidden"]) -> Float[Tensor, "batch latent"]:
         """A gradient by shifts as a gradient by latents: M̃ᵀa."""
         return adjoints.flatten(1) @ self.maps
+
+    def pull_back_apart(
+        self, adjoints: Float[Tensor, "batch layer hidden"], layers: int
+    ) -> Float[Tensor, "batch rated latent"]:
+        """The same with every layer's part M̃_kᵀa_k kept apart; ``layers`` = 1 asks for the sum of them."""
+        if layers == 1:
+            return self.pull_back(adjoints)[:, None]
+        return torch.einsum("blh,lhp->blp", adjoints, self._maps_by_layer)
+
+    @property
+    def _maps_by_layer(self) -> Float[Tensor, "layer hidden latent"]:
+        return self.maps.view(-1, self.spec.hidden, self.spec.latent)
 
     def _by_layer(self, stacked: Tensor) -> Tensor:
         return stacked.view(len(stacked), -1, self.spec.hidden)
@@ -91,10 +108,14 @@ class ThetaGradient:
         self.offsets += adjoints.flatten(1).sum(0)
 
     def add_tangents(
-        self, adjoints: Float[Tensor, "batch layer hidden"], directions: Float[Tensor, "batch latent"]
+        self, adjoints: Float[Tensor, "batch layer hidden"], directions: Float[Tensor, "batch rated latent"]
     ) -> None:
-        """What M̃v passes on to M̃."""
-        self.maps.addmm_(adjoints.flatten(1).T, directions)
+        """What M̃_k v_k passes on to M̃."""
+        if directions.shape[1] == 1:
+            self.maps.addmm_(adjoints.flatten(1).T, directions[:, 0])
+        else:
+            by_layer = torch.bmm(adjoints.permute(1, 2, 0), directions.transpose(0, 1))
+            self.maps += by_layer.flatten(0, 1)
 
     def unfold(self) -> Params:
         """Gradients by θ, named as θ: those by W̃, b̃, M̃, c̃ times ω. Empties this sum."""

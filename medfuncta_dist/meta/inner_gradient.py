@@ -86,6 +86,19 @@ def inner_gradient(
 
     No graph is kept: memory is that of one chunk.
     """
+    gradient, errors = shift_gradient(network, coordinates, targets, latents, chunks, theta)
+    return network.pull_back(gradient), errors
+
+
+def shift_gradient(
+    network: Folded,
+    coordinates: Float[Tensor, "point coord"],
+    targets: Float[Tensor, "batch point channel"],
+    latents: Float[Tensor, "batch latent"],
+    chunks: Chunks,
+    theta: ThetaGradient | None = None,
+) -> tuple[Float[Tensor, "batch layer hidden"], Float[Tensor, " batch"]]:
+    """``inner_gradient`` before it is pulled back from the shifts: every layer's part apart."""
     weight = 1 / (targets.shape[1] * targets.shape[2])
     shifts = network.shifts(latents)
     gradient, errors = torch.zeros_like(shifts), targets.new_zeros(len(targets))
@@ -95,7 +108,7 @@ def inner_gradient(
         errors[scans] += error
     if theta is not None:
         theta.add_shifts(gradient, latents)
-    return network.pull_back(gradient), errors * weight
+    return gradient, errors * weight
 
 
 def losses(

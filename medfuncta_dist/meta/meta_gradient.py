@@ -17,16 +17,19 @@ from medfuncta_dist.fields.siren import FieldSpec, Params
 from medfuncta_dist.meta.chunks import Chunks
 from medfuncta_dist.meta.directional import directional_gradient
 from medfuncta_dist.meta.folded import Folded, ThetaGradient, fold
-from medfuncta_dist.meta.inner_gradient import inner_gradient, losses
+from medfuncta_dist.meta.inner_gradient import inner_gradient, losses, shift_gradient
+from medfuncta_dist.meta.inner_rates import Rate, inner_rates, of_step
 
 
 @dataclass(frozen=True)
 class MetaGradient:
-    """Per-scan outer losses, and the gradients of their sum by θ and by the initial latents."""
+    """Per-scan outer losses, and the gradients of their sum by θ, by the initial latents and by the inner rates."""
 
     losses: Float[Tensor, " batch"]
     params: Params
     latents: Float[Tensor, "batch latent"]
+    rates: Float[Tensor, "step rated width"]
+    """In the rates' own shape with all three axes: what an axis of 1 stands for is summed."""
 
 
 @torch.no_grad()
@@ -36,14 +39,15 @@ def descend(
     targets: Float[Tensor, "batch point channel"],
     latents: Float[Tensor, "batch latent"],
     contexts: Sequence[Int[Tensor, " context"]],
-    rate: float,
+    rate: Rate,
     chunks: Chunks,
 ) -> list[Float[Tensor, "batch latent"]]:
     """The inner loop without a graph: φ₀ … φ_G."""
-    path = [latents.detach()]
-    for context in contexts:
-        gradient, _ = inner_gradient(network, *_seen(coordinates, targets, context), path[-1], chunks)
-        path.append(path[-1] - rate * gradient)
+    path, rates = [latents.detach()], inner_rates(network.spec, rate, latents)
+    for g, context in enumerate(contexts):
+        by_shifts, _ = shift_gradient(network, *_seen(coordinates, targets, context), path[-1], chunks)
+        here = of_step(rates, g)
+        path.append(path[-1] - (here * network.pull_back_apart(by_shifts, len(here))).sum(1))
     return path
 
 
@@ -55,7 +59,7 @@ def adapted_losses(
     targets: Float[Tensor, "batch point channel"],
     latents: Float[Tensor, "batch latent"],
     contexts: Sequence[Int[Tensor, " context"]],
-    rate: float,
+    rate: Rate,
     chunks: Chunks,
 ) -> Float[Tensor, " batch"]:
     """Per-scan outer losses alone, as validation needs them."""
@@ -72,20 +76,25 @@ def meta_gradient(
     targets: Float[Tensor, "batch point channel"],
     latents: Float[Tensor, "batch latent"],
     contexts: Sequence[Int[Tensor, " context"]],
-    rate: float,
+    rate: Rate,
     chunks: Chunks,
 ) -> MetaGradient:
     """Outer losses after one inner step per context set, and the exact second-order gradients of their sum."""
-    network = fold(spec, params)
+    network, rates = fold(spec, params), inner_rates(spec, rate, latents)
+    by_rates = torch.zeros_like(rates)
     theta = ThetaGradient(network)
-    path = descend(network, coordinates, targets, latents, contexts, rate, chunks)
+    path = descend(network, coordinates, targets, latents, contexts, rates, chunks)
     # λ = ∂(outer loss)/∂φ_{g+1}, from the last latents back to the first.
     pull, outer = inner_gradient(network, coordinates, targets, path[-1], chunks, theta)
-    for latents_g, context in zip(reversed(path[:-1]), reversed(contexts), strict=True):
-        # φ_{g+1} = φ_g − α∇L: along −αλ, the speed of L has the gradients that this step adds to θ's and to λ.
-        seen = _seen(coordinates, targets, context)
-        pull = pull + directional_gradient(network, *seen, latents_g, -rate * pull, chunks, theta)
-    return MetaGradient(outer, theta.unfold(), pull)
+    for g in reversed(range(len(contexts))):
+        # φ_{g+1} = φ_g − r∇L: along −rλ, the speed of L has the gradients that this step adds to θ's and to λ.
+        seen, here = _seen(coordinates, targets, contexts[g]), of_step(rates, g)
+        direction = -here * pull[:, None]
+        by_latents, by_shifts = directional_gradient(network, *seen, path[g], direction, chunks, theta)
+        by_rate = -pull[:, None] * network.pull_back_apart(by_shifts, len(here))
+        of_step(by_rates, g).add_(by_rate.sum(0).sum_to_size(here.shape))
+        pull = pull + by_latents
+    return MetaGradient(outer, theta.unfold(), pull, by_rates)
 
 
 def _seen(coordinates: Tensor, targets: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:

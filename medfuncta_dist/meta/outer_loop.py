@@ -17,15 +17,21 @@ from torch.autograd.function import once_differentiable
 from medfuncta_dist.fields.siren import FieldSpec, Params, field
 from medfuncta_dist.meta.chunks import Chunks
 from medfuncta_dist.meta.inner_loop import adapt
+from medfuncta_dist.meta.inner_rates import Rate, inner_rates
 from medfuncta_dist.meta.losses import mse
 from medfuncta_dist.meta.meta_gradient import adapted_losses, meta_gradient
 
 Engine = Literal["recursive", "unrolled"]
 
+LOG_RATES = "inner.log_rates"
+"""Name of the learned inner rates' logarithms among the parameters: so no step of the outer loop makes a rate negative,
+and a step changes it by a share of itself."""
+
 
 class MetaLearner(torch.nn.Module):
     """Holds θ as parameters; its forward is the whole meta-step's loss, so that one module is all a trainer sees.
 
+    With ``learn_rates`` the inner rates are parameters too (``LOG_RATES``), ``rate`` being what they start from.
     Parameters are named as in ``Params`` with ``_`` for ``.``, which torch does not allow in a parameter's name.
     The coordinate grid is not part of the state: a network loads at any resolution.
 
@@ -40,24 +46,37 @@ class MetaLearner(torch.nn.Module):
         spec: FieldSpec,
         params: Params,
         coordinates: Float[Tensor, "point coord"],
-        rate: float,
+        rate: Rate,
         engine: Engine = "recursive",
         chunks: Chunks | None = None,
+        learn_rates: bool = False,
     ) -> None:
         super().__init__()
-        self.spec, self.rate, self.engine = spec, rate, engine
+        self.spec, self.engine = spec, engine
         self.chunks = chunks or Chunks.sized(spec.hidden)
-        for name in spec.shapes():
-            self.register_parameter(_attribute(name), torch.nn.Parameter(params[name].detach().clone()))
+        start = {name: params[name].detach().clone() for name in spec.shapes()}
+        rates = inner_rates(spec, rate, start["layer.1.weight"]).detach().clone()
+        if learn_rates:
+            start[LOG_RATES] = rates.log()
+        self._rates = None if learn_rates else rates
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in start.items()}
+        """Name → whole shape of every parameter: ZeRO 3 takes it from the parameters themselves."""
+        for name, tensor in start.items():
+            self.register_parameter(_attribute(name), torch.nn.Parameter(tensor))
         self.register_buffer("coordinates", coordinates, persistent=False)
 
     def params(self) -> Params:
-        """θ by name: the live parameters, not copies."""
-        return {name: getattr(self, _attribute(name)) for name in self.spec.shapes()}
+        """All that is trained, by name: θ, and the rates where they are learned. Live parameters, not copies."""
+        return {name: getattr(self, _attribute(name)) for name in self.shapes}
+
+    @property
+    def rates(self) -> Float[Tensor, "step layer latent"]:
+        """The inner rates, differentiable in what they are learned from."""
+        return self.params()[LOG_RATES].exp() if self._rates is None else self._rates
 
     @torch.no_grad()
     def load(self, params: Params) -> None:
-        """Overwrite θ in place."""
+        """Overwrite the parameters in place."""
         for name, parameter in self.params().items():
             parameter.copy_(params[name])
 
@@ -70,14 +89,15 @@ class MetaLearner(torch.nn.Module):
         """Each scan's loss over all coordinates after one inner step per context set, from the initial ``latents``."""
         if self.engine == "unrolled":
             return self._unrolled(targets, latents, contexts)
-        params, settings = self.params(), (self.spec, self.coordinates, contexts, self.rate, self.chunks)
+        params, settings = self.params(), (self.spec, self.coordinates, contexts, self.chunks)
         if torch.is_grad_enabled():
-            return _recursive(settings, targets, latents, *params.values())
-        return adapted_losses(self.spec, params, self.coordinates, targets, latents, contexts, self.rate, self.chunks)
+            theta = [params[name] for name in self.spec.shapes()]
+            return _recursive(settings, targets, latents, self.rates, *theta)
+        return adapted_losses(self.spec, params, self.coordinates, targets, latents, contexts, self.rates, self.chunks)
 
     def _unrolled(self, targets: Tensor, latents: Tensor, contexts: Sequence[Tensor]) -> Tensor:
         params, differentiable = self.params(), torch.is_grad_enabled()
-        adapted = adapt(self.spec, params, self.coordinates, targets, latents, contexts, self.rate, differentiable)
+        adapted = adapt(self.spec, params, self.coordinates, targets, latents, contexts, self.rates, differentiable)
         return mse(field(self.spec, params, self.coordinates, adapted), targets)
 
 
@@ -89,21 +109,23 @@ class _Recursive(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, settings: tuple[Any, ...], targets: Tensor, latents: Tensor, *tensors: Tensor) -> Tensor:
-        spec, coordinates, contexts, rate, chunks = settings
+    def forward(
+        ctx: Any, settings: tuple[Any, ...], targets: Tensor, latents: Tensor, rates: Tensor, *tensors: Tensor
+    ) -> Tensor:
+        spec, coordinates, contexts, chunks = settings
         params = dict(zip(spec.shapes(), tensors, strict=True))
-        result = meta_gradient(spec, params, coordinates, targets, latents, contexts, rate, chunks)
-        ctx.by_latents, ctx.by_params = result.latents, [result.params[name] for name in params]
+        result = meta_gradient(spec, params, coordinates, targets, latents, contexts, rates, chunks)
+        ctx.by_latents, ctx.by_shared = result.latents, [result.rates, *(result.params[name] for name in params)]
         return result.losses
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
-        # The gradients by θ are already summed over scans: weights that differ could no longer be applied.
+        # The gradients by what scans share are already summed: weights that differ could no longer be applied.
         if not bool((weights == weights[0]).all()):
             raise RuntimeError("the recursive engine needs a loss that weighs all scans alike; use engine='unrolled'")
-        by_params = [weights[0] * gradient for gradient in ctx.by_params]
-        return None, None, weights[:, None] * ctx.by_latents, *by_params
+        by_shared = [weights[0] * gradient for gradient in ctx.by_shared]
+        return None, None, weights[:, None] * ctx.by_latents, *by_shared
 
 
 def _recursive(*inputs: Any) -> Tensor:

@@ -22,7 +22,7 @@ class Problem:
     targets: Tensor
     latents: Tensor
     contexts: list[Tensor]
-    rate: float = 0.1
+    rate: float | Tensor = 0.1
 
 
 def problem(

@@ -13,7 +13,7 @@ from medfuncta_dist.meta.chunks import Chunks
 from medfuncta_dist.meta.folded import fold
 from medfuncta_dist.meta.inner_loop import adapt
 from medfuncta_dist.meta.meta_gradient import MetaGradient, adapted_losses, descend, meta_gradient
-from medfuncta_dist.meta.outer_loop import MetaLearner
+from medfuncta_dist.meta.outer_loop import LOG_RATES, MetaLearner
 from tests.unit.meta.problems import Problem, problem
 
 CHUNKS = [Chunks(7, 1), Chunks(5, 2), Chunks(10_000, 10_000)]
@@ -25,11 +25,14 @@ def recursive(p: Problem, chunks: Chunks) -> MetaGradient:
 
 
 def oracle(p: Problem) -> MetaGradient:
-    model = MetaLearner(p.spec, p.params, p.coordinates, p.rate, "unrolled")
+    model = MetaLearner(p.spec, p.params, p.coordinates, p.rate, "unrolled", learn_rates=True)
     start = p.latents.clone().requires_grad_()
     losses = model(p.targets, start, p.contexts)
     losses.sum().backward()
-    return MetaGradient(losses.detach(), {n: t.grad for n, t in model.params().items()}, start.grad)
+    by = {name: tensor.grad for name, tensor in model.params().items()}
+    by_log, rates = by.pop(LOG_RATES), model.rates.detach()
+    by_rates = torch.zeros_like(rates) if by_log is None else by_log / rates
+    return MetaGradient(losses.detach(), by, start.grad, by_rates)
 
 
 def assert_near(value: Tensor, expected: Tensor, relative: float) -> None:
@@ -50,6 +53,45 @@ def test_every_gradient_is_the_oracles(dims: int, variant: str, ratio: float, dt
         assert_near(result.latents, expected.latents, TOLERANCE[dtype])
         for name, gradient in result.params.items():
             assert_near(gradient, expected.params[name], TOLERANCE[dtype])
+
+
+RATES = {
+    "one": torch.tensor(0.1),
+    "latent": torch.tensor([0.05, 0.1, 0.2]),
+    "step": torch.tensor([[0.1], [0.2]]),
+    "step x latent": torch.tensor([[0.05, 0.1, 0.2], [0.3, 0.02, 0.1]]),
+    "layer": torch.tensor([[[0.1], [0.3]]]),
+    "step x layer x latent": torch.linspace(0.02, 0.3, 12).view(2, 2, 3),
+}
+
+
+@pytest.mark.parametrize("ratio", [1.0, 0.5])
+@pytest.mark.parametrize("rates", RATES)
+def test_rates_of_any_shape_and_their_gradient_are_the_oracles(rates: str, ratio: float) -> None:
+    p = problem(2, "paper", ratio, batch=3, steps=3)  # The third step goes on with the second's rates.
+    p.rate = RATES[rates].double()
+    expected = oracle(p)
+    for chunks in CHUNKS:
+        result = recursive(p, chunks)
+        assert result.rates.shape == expected.rates.shape
+        assert expected.rates.abs().min() > 0
+        assert_near(result.losses, expected.losses, 1e-10)
+        assert_near(result.rates, expected.rates, 1e-10)
+        assert_near(result.latents, expected.latents, 1e-10)
+        for name, gradient in result.params.items():
+            assert_near(gradient, expected.params[name], 1e-10)
+
+
+def test_rates_of_all_layers_alike_are_the_rates_of_the_latent() -> None:
+    p = problem(2, "code", 0.5)
+    p.rate = RATES["step x latent"].double()
+    together = recursive(p, Chunks(7, 2))
+    p.rate = p.rate[:, None].expand(2, 3, 3)
+    apart = recursive(p, Chunks(7, 2))
+    assert_near(apart.losses, together.losses, 1e-12)
+    assert_near(apart.rates.sum(1, keepdim=True), together.rates, 1e-12)
+    for name, gradient in apart.params.items():
+        assert_near(gradient, together.params[name], 1e-12)
 
 
 def test_a_wider_network_in_float32_uses_the_fast_products_and_agrees() -> None:

@@ -11,7 +11,7 @@ from medfuncta_dist.fields.siren import field, init_params
 from medfuncta_dist.meta.chunks import Chunks
 from medfuncta_dist.meta.inner_loop import adapt
 from medfuncta_dist.meta.losses import mse
-from medfuncta_dist.meta.outer_loop import Engine, MetaLearner
+from medfuncta_dist.meta.outer_loop import LOG_RATES, Engine, MetaLearner
 from tests.unit.meta.problems import Problem, problem
 
 ENGINES: tuple[Engine, ...] = ("unrolled", "recursive")
@@ -123,6 +123,27 @@ def test_state_holds_theta_and_nothing_else() -> None:
     elsewhere = MetaLearner(p.spec, init_params(p.spec, torch.Generator().manual_seed(9)), grid([9, 9]), p.rate)
     elsewhere.load(p.params)
     assert all(torch.equal(elsewhere.params()[n], p.params[n].float()) for n in p.params)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_learned_rates_receive_the_gradient_by_their_logarithm(engine: Engine) -> None:
+    p = problem(2, "code", 0.5)
+    p.rate = torch.tensor([[0.05, 0.1, 0.2], [0.3, 0.02, 0.1]])
+    model = MetaLearner(p.spec, p.params, p.coordinates, p.rate, engine, Chunks(7, 2), learn_rates=True)
+    torch.testing.assert_close(model.rates[:, 0], p.rate.double(), rtol=1e-6, atol=0)
+    model(p.targets, p.latents, p.contexts).mean().backward()
+    logs = model.params()[LOG_RATES]
+    expected = central_differences(lambda: model(p.targets, p.latents, p.contexts).mean().detach(), logs.detach())
+    assert (logs.grad - expected).norm() <= 1e-6 * expected.norm()
+
+
+def test_learned_rates_are_part_of_the_state_and_come_back_from_it() -> None:
+    p = problem(2, "code", 1.0)
+    learned = MetaLearner(p.spec, p.params, p.coordinates, torch.full((2, 3), 0.5), learn_rates=True)
+    assert learned.shapes == {**p.spec.shapes(), LOG_RATES: (2, 1, 3)}
+    again = MetaLearner(p.spec, p.params, p.coordinates, torch.full((2, 3), 0.1), learn_rates=True)
+    again.load(learned.params())
+    assert torch.equal(again.rates, learned.rates)
 
 
 def test_the_given_parameters_are_copied() -> None:
