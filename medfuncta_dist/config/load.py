@@ -99,7 +99,7 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "")
 def _yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, _Loader)  # a SafeLoader: builds plain values only
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError) as error:
         raise RunFileError(f"not valid YAML: {error}", where=where, do="correct the line that is named") from None
 
 

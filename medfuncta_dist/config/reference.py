@@ -99,7 +99,7 @@ def _type(field: dict[str, Any]) -> str:
         return f"list of {_type(field['items'])}"
     if kind == "object":
         return "mapping"
-    return names.get(kind, kind) + _bounds(field)
+    return str(names.get(kind, kind)) + _bounds(field)
 
 
 def _bounds(field: dict[str, Any]) -> str:

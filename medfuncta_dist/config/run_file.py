@@ -5,14 +5,13 @@ Rules that need only the file are checked here; those that need the snapshot or 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.storage.object_store import normal_root
 
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
@@ -103,6 +102,8 @@ class Slabs(Section):
 
     @model_validator(mode="after")
     def _room(self) -> Slabs:
+        if self.split in ("train", "gap"):
+            raise ValueError(f"split is '{self.split}', but held-out slabs must go to a split of their own")
         if 2 * self.gap >= self.size * (self.period - 1):
             raise ValueError("the gaps leave no training slices: lower gap, or raise size or period")
         return self
@@ -307,7 +308,7 @@ class Cluster(Section):
     window: PositiveInt | None = None
     """Pack and fit tasks in flight. Default: twice the workers."""
     cache: str | None = None
-    """Folder on each node for verified shards. Default: <temporary folder>/medfuncta-cache."""
+    """Folder on each node for verified shards. Default: <temporary folder>/medfuncta-cache-<user id>."""
     cache_gigabytes: PositiveFloat = 20.0
     """Size of the cache, at most; the longest unused shards go first."""
 
@@ -354,6 +355,13 @@ class RunFile(Section):
     """Metrics."""
 
     @model_validator(mode="after")
+    def _preset_fits_shape(self) -> RunFile:
+        axes = len(self.data.shape)
+        if self.preset is not None and self.preset != f"medfuncta-{axes}d":
+            raise ValueError(f"preset {self.preset} is for other scans: data.shape has {axes} axes, {self.data.shape}")
+        return self
+
+    @model_validator(mode="after")
     def _workers_fit_batch(self) -> RunFile:
         if self.cluster.workers > self.train.batch:
             raise ValueError(
@@ -376,5 +384,4 @@ class RunFile(Section):
         """SHA-256 (hex) over the canonical JSON of the named sections; all of the file when none is named."""
         whole = self.model_dump(mode="json")
         part = {name: whole[name] for name in sections} if sections else whole
-        text = json.dumps(part, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).hexdigest()
+        return digest_json(part)

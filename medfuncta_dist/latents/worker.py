@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import torch
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.streaming.cache import ShardCache
+from medfuncta_dist.streaming.cache import ShardCache, cache_folder
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class WorkerSettings:
     @classmethod
     def of(cls, run: RunFile) -> WorkerSettings:
         """As the run file says."""
-        folder = run.cluster.cache or str(Path(tempfile.gettempdir()) / "medfuncta-cache")
+        folder = str(cache_folder(run.cluster.cache))
         return cls(run.storage, folder, int(run.cluster.cache_gigabytes * 2**30), run.cluster.threads)
 
     def open(self) -> tuple[ObjectStore, ShardCache]:

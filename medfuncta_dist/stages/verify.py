@@ -103,11 +103,17 @@ def _network(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault
 
 def _latents(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault]]:
     target = latent_table(run, store)
-    if not ledger.read_commits(store, target.folder):
+    commits = ledger.read_commits(store, target.folder)
+    if not commits:
         raise StageOrderError("no scan is fitted")
-    counts = ledger.verify(store, target.folder, target.works)
+    works = [work for work in target.works if work.name in commits]
+    counts = ledger.verify(store, target.folder, works)
     line = f"packed {counts.packed} = fitted {counts.fitted} + quarantined {counts.quarantined}"
-    return {"packed": counts.packed, "fitted": counts.fitted, "quarantined": counts.quarantined}, line, []
+    unfitted = sum(work.scans for work in target.works) - counts.packed
+    if unfitted:
+        line = f"not finished, {unfitted} packed scans are to be fitted yet; of the others, {line}"
+    figures = {"packed": counts.packed, "fitted": counts.fitted, "quarantined": counts.quarantined}
+    return figures | {"unfitted": unfitted}, line, []
 
 
 PARTS: dict[str, Callable[[RunFile, ObjectStore], tuple[Figures, str, list[Fault]]]] = {

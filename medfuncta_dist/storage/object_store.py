@@ -133,7 +133,9 @@ def normal_root(root: str) -> str:
     if root.startswith("s3://"):
         match = S3_ROOT.fullmatch(root)
         if match is None or ".." in root.split("/"):
-            raise RunFileError(f"not an S3 location: {root!r}", do="write s3://bucket or s3://bucket/prefix")
+            # Not repeated where someone wrote credentials into it.
+            shown = "" if "@" in root else f": {root!r}"
+            raise RunFileError(f"not an S3 location{shown}", do="write s3://bucket or s3://bucket/prefix")
         return f"s3://{match[1]}{match[2]}"
     local = root.removeprefix("file://")
     if not local or SCHEME.match(local):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -24,6 +25,11 @@ ABANDONED_S = 3600.0
 
 _proved: set[tuple[str, int, int, int]] = set()
 """Cached files that this process has hashed: path, inode, size, time of change."""
+
+
+def cache_folder(configured: str | None) -> Path:
+    """``cluster.cache``, or this user's folder among the temporary ones: two users of a node must not share one."""
+    return Path(configured) if configured else Path(tempfile.gettempdir()) / f"medfuncta-cache-{os.getuid()}"
 
 
 class ShardCache:

@@ -22,8 +22,9 @@ from medfuncta_dist.fields.siren import FieldSpec, Params
 from medfuncta_dist.meta.context import context_sets
 from medfuncta_dist.shards.snapshot import load_snapshot, split_digest
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.streaming.cache import ShardCache, cache_folder
 from medfuncta_dist.streaming.order import EpochOrder, position, rank_slice
-from medfuncta_dist.streaming.source import SampleReader, ShardCache
+from medfuncta_dist.streaming.source import SampleReader
 from medfuncta_dist.streaming.stream import Batch, training_stream
 from medfuncta_dist.telemetry.event_log import EventLog, history
 from medfuncta_dist.telemetry.metrics import RayMetrics
@@ -282,5 +283,4 @@ def work_folder(run: str) -> Path:
 
 
 def _cache(run: RunFile, store: ObjectStore) -> ShardCache:
-    folder = Path(run.cluster.cache or Path(tempfile.gettempdir()) / "medfuncta-cache")
-    return ShardCache(store, folder, int(run.cluster.cache_gigabytes * 2**30))
+    return ShardCache(store, cache_folder(run.cluster.cache), int(run.cluster.cache_gigabytes * 2**30))

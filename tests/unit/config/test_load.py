@@ -32,7 +32,10 @@ def test_order_is_preset_then_file_then_override():
 
 def test_every_preset_is_valid():
     for name in PRESETS:
-        assert parse(SMALLEST + f"preset: {name}\n").preset == name
+        axes = int(name[-2])
+        assert parse(SMALLEST, [f"preset={name}", f"data.shape={[8] * axes}"]).preset == name
+        with pytest.raises(RunFileError, match="is for other scans"):
+            parse(SMALLEST, [f"preset={name}", f"data.shape={[8] * (axes % 3 + 1)}"])
 
 
 def test_numbers_with_an_exponent_are_numbers():
@@ -59,6 +62,7 @@ def test_dump_and_load_are_inverse():
         (["field={layers: 4, omegas: [1, 2]}"], ["omegas has 2 entries", "3"]),
         (["preset=huge"], ["preset", "'huge'", "medfuncta-1d"]),
         (["meta.selection_ratio=1.5"], ["meta.selection_ratio", "1.5"]),
+        (["data.shape=[8, 8]", "data.slices={}", "data.slabs={split: train}"], ["slabs", "split of their own"]),
         (["data.fractions={val: 1.0}"], ["fractions must contain train"]),
         (["data.dataset=../other"], ["data.dataset", "'../other'", "lowercase"]),
         (["data.source=[]"], ["data.source", "expected a local path"]),
@@ -76,7 +80,8 @@ def test_an_invalid_file_is_refused_by_key_value_and_expectation(overrides, need
 
 
 @pytest.mark.parametrize(
-    "text", ["", "- a\n- b\n", "name: [", "name: a\nname: b\n", "name: !!python/object:os.system x\n", "a: 1"]
+    "text",
+    ["", "- a\n- b\n", "name: [", "name: a\nname: b\n", "name: !!python/object:os.system x\n", "a: 1", "[" * 5000],
 )
 def test_what_is_not_a_run_file_is_refused(text):
     with pytest.raises(RunFileError):

@@ -162,3 +162,10 @@ def test_an_unknown_format_of_the_kept_run_file_is_refused(tmp_path):
     store.write("runs/refused/run.yaml", dump(run).replace("format_version: 1", "format_version: 9").encode())
     with pytest.raises(RunFileError, match="format_version = 9"):
         freeze(run, store)
+
+
+@pytest.mark.parametrize("root", ["s3://KEY:SECRET@bucket/x", "s3://KEY:SECRET@bucket"])
+def test_credentials_in_a_storage_root_are_not_repeated(root):
+    with pytest.raises(RunFileError, match="not an S3 location") as caught:
+        ObjectStore(root)
+    assert "SECRET" not in str(caught.value)
