@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -85,7 +85,7 @@ class Snapshot:
             "parent": self.parent,
             "generation": self.generation,
             "contract": dict(self.contract),
-            "splits": {name: [asdict(shard) for shard in shards] for name, shards in self.splits.items()},
+            "splits": {name: [dict(vars(shard)) for shard in shards] for name, shards in self.splits.items()},
             "quarantined": [dict(entry) for entry in self.quarantined],
             "counts": dict(self.counts),
             "packs": list(self.packs),

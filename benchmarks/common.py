@@ -1,0 +1,188 @@
+"""What all benchmarks share: how runs are compared, and what is told of where they ran.
+
+A benchmark is one script for one claim. It prints one JSON object, and writes it with a Markdown table to
+``benchmarks/results/<name>-<machine>``. ``--short`` takes seconds, shows that the script works, and writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+# Before NumPy or torch start their threads; a benchmark that wants more says so.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+LIBRARIES = ("medfuncta-dist", "torch", "numpy", "ray", "webdataset", "s3fs", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One number that was promised. ``at_least``: larger is better."""
+
+    what: str
+    measured: float
+    target: float
+    at_least: bool
+
+    @property
+    def met(self) -> bool:
+        return self.measured >= self.target if self.at_least else self.measured <= self.target
+
+    def told(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self) | {"met": self.met}
+
+
+def arguments(description: str) -> argparse.Namespace:
+    """The command line that every benchmark has."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--short", action="store_true", help="seconds instead of minutes; writes no results")
+    return parser.parse_args()
+
+
+def side_by_side(variants: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Numbers of each variant, taken in turns (A B C A B C ...): what else the machine does then hits all alike."""
+    numbers: dict[str, list[float]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, run in variants.items():
+            numbers[name].append(run())
+    return numbers
+
+
+def ratio(over: Sequence[float], under: Sequence[float]) -> float:
+    """The median of the rounds' ratios, each of two neighbours in time."""
+    return statistics.median(a / b for a, b in zip(over, under, strict=True))
+
+
+def report(
+    name: str,
+    short: bool,
+    began: float,
+    results: Mapping[str, Any],
+    claims: Sequence[Claim],
+    table: Sequence[Mapping[str, Any]],
+    notes: Sequence[str] = (),
+) -> None:
+    """Print the JSON; where the run was whole, keep it with a Markdown table. ``began``: of ``time.perf_counter``."""
+    told = {
+        "benchmark": name,
+        "short": short,
+        "seconds": round(time.perf_counter() - began, 1),
+        **where(),
+        "claims": [claim.told() for claim in claims],
+        "results": dict(results),
+        "notes": list(notes),
+    }
+    text = json.dumps(rounded(told), indent=2, ensure_ascii=False)
+    print(text)
+    if not short:
+        RESULTS.mkdir(exist_ok=True)
+        file = RESULTS / f"{name}-{machine_name()}"
+        file.with_suffix(".json").write_text(text + "\n")
+        file.with_suffix(".md").write_text(markdown(rounded(told), rounded(list(table))))
+
+
+def where() -> dict[str, Any]:
+    """Machine, versions, commit, command and threads."""
+    return {
+        "machine": {
+            "name": machine_name(),
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "memory_gb": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9,
+            "gpu": gpu(),
+            "system": platform.platform(terse=True),
+            "load_at_end": os.getloadavg()[0],
+        },
+        "versions": {"python": platform.python_version(), **{library: version(library) for library in LIBRARIES}},
+        "commit": commit(),
+        "command": shlex.join(["python", os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]]),
+        "threads": int(os.environ["OMP_NUM_THREADS"]),
+    }
+
+
+def machine_name() -> str:
+    """Short, for file names: ``cpu-2core``, ``h100-80gb-hbm3``."""
+    found = gpu()
+    return f"cpu-{os.cpu_count()}core" if found is None else re.sub("[^a-z0-9]+", "-", found.lower()).strip("-")
+
+
+def gpu() -> str | None:
+    """The first CUDA device's name; torch is asked only where the benchmark has imported it."""
+    torch = sys.modules.get("torch")
+    return torch.cuda.get_device_name(0).removeprefix("NVIDIA ") if torch and torch.cuda.is_available() else None
+
+
+def processor() -> str:
+    """The processor's own name, where Linux tells it."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return platform.processor()
+    found = re.search(r"model name\s*: (.*)", text)
+    return found[1] if found else platform.machine()
+
+
+def commit() -> str:
+    """The commit that was measured; ``+`` when the package's files differ from it."""
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True).stdout.strip()
+
+    changed = git("status", "--porcelain", "--", "medfuncta_dist", "benchmarks/*.py")
+    return (git("rev-parse", "--short=12", "HEAD") or "unknown") + ("+" if changed else "")
+
+
+def rounded(value: Any, digits: int = 4) -> Any:
+    """Floats to a few digits: more of them would be noise."""
+    if isinstance(value, float):
+        return float(f"{value:.{digits}g}")
+    if isinstance(value, Mapping):
+        return {key: rounded(item, digits) for key, item in value.items()}
+    return [rounded(item, digits) for item in value] if isinstance(value, list | tuple) else value
+
+
+def markdown(told: Mapping[str, Any], table: Sequence[Mapping[str, Any]]) -> str:
+    """The results page: claims, the table, where it ran."""
+    machine = told["machine"]
+    claims = [
+        {
+            "claim": c["what"],
+            "target": f"{'≥' if c['at_least'] else '≤'} {c['target']:g}",
+            "measured": f"{c['measured']:g}",
+            "met": "yes" if c["met"] else "**no**",
+        }
+        for c in told["claims"]
+    ]
+    ran = (
+        f"`{told['command']}` at commit `{told['commit']}`, {told['seconds']:g} s, on {machine['processor']}, "
+        f"{machine['cores']} cores, {machine['memory_gb']:.0f} GB, {machine['gpu'] or 'no GPU'}; "
+        f"{told['threads']} thread(s); load average at the end {machine['load_at_end']:g}. "
+        + ", ".join(f"{name} {number}" for name, number in told["versions"].items())
+    )
+    notes = "\n".join(f"- {note}" for note in told["notes"])
+    parts = [f"# {told['benchmark']}", rows_of(claims), rows_of(table), notes, ran]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def rows_of(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as a Markdown table; the first one names the columns."""
+    if not rows:
+        return ""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *([str(cell) for cell in row.values()] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
