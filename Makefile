@@ -8,7 +8,7 @@ WORKDIR ?= quickstart-run
 # Threads are given out explicitly (workers x threads <= cores); libraries that take all cores by themselves are held to one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: quickstart test check format clean install
+.PHONY: quickstart test check bench format clean install
 
 install: $(INSTALLED)
 
@@ -30,6 +30,14 @@ check: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# One claim a script, at most four minutes each; the cost model reads the others' results.
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks.meta_step
+	$(BIN)/python -m benchmarks.fit_throughput
+	$(BIN)/python -m benchmarks.stream_throughput
+	$(BIN)/python -m benchmarks.fanout
+	$(BIN)/python -m benchmarks.scaling
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .

@@ -111,7 +111,7 @@ def where() -> dict[str, Any]:
         },
         "versions": {"python": platform.python_version(), **{library: version(library) for library in LIBRARIES}},
         "commit": commit(),
-        "command": shlex.join(["python", os.path.relpath(sys.argv[0], ROOT), *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
         "threads": int(os.environ["OMP_NUM_THREADS"]),
     }
 

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from common import Claim, arguments, report
+from benchmarks.common import ROOT, Claim, arguments, report
 
 if TYPE_CHECKING:
     from medfuncta_dist.latents.plan import FitWork
@@ -103,8 +103,8 @@ def measure_plan(shards: int) -> dict[str, Any]:
         os.environ.update(s3.environment)
         s3.create_bucket("bench")
         write_records("s3://bench/root", shards)
-        command = [sys.executable, __file__, "open-and-plan", "s3://bench/root"]
-        answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        command = [sys.executable, "-m", "benchmarks.fanout", "open-and-plan", "s3://bench/root"]
+        answer = subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout
     return dict(json.loads(answer))
 
 

@@ -32,8 +32,8 @@ from unittest import mock
 import numpy as np
 import torch
 import webdataset as wds
-from common import Claim, arguments, ratio, report, side_by_side
 
+from benchmarks.common import Claim, arguments, ratio, report, side_by_side
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.siren import FieldSpec, init_params
 from medfuncta_dist.meta.context import context_sets

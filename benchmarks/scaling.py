@@ -1,0 +1,154 @@
+"""What an archive of 1 M, 10 M and 100 M scans costs: time, GPUs, S3 requests and money; writes benchmarks/scaling.md.
+
+Pure arithmetic over measured constants (benchmarks/results/*.json) and stated assumptions. Nothing is measured here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.common import RESULTS, ROOT, rows_of
+
+PAGE = ROOT / "benchmarks" / "scaling.md"
+SIZES = (10**6, 10**7, 10**8)
+GPUS = (8, 64)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A number of the model. ``origin``: measured (on CPU, where), derived or assumed."""
+
+    value: float
+    unit: str
+    origin: str
+
+
+def constants(results: Path) -> dict[str, Constant]:
+    """Every number the model uses."""
+    stream, fan = newest(results, "stream_throughput"), newest(results, "fanout")
+    kind = next(iter(stream["results"]["speed"].values()))
+    archive_scans = kind["scans_per_s"]["S3, ours verified"] / kind["mb_per_s"]["S3, ours verified"]
+    planned = fan["results"]["plan"]
+    by_stream, by_fan = (f"measured: {told['benchmark']}, {told['machine']['name']}" for told in (stream, fan))
+    return {
+        "tar bytes a scan (64² uint8)": Constant(1e6 / archive_scans, "B", by_stream),
+        "stream, verified, from S3": Constant(kind["scans_per_s"]["S3, ours verified"], "scans/s a process", by_stream),
+        "driver, a task": Constant(fan["results"]["fan_out"]["ms_per_shard"], "ms", by_fan),
+        "driver, open and plan": Constant(planned["seconds"] / planned["shards"] * 1e3, "ms a shard", by_fan),
+        "scans a shard": Constant(1024, "", "default of data.shard_scans and fit.scans_per_task"),
+        "outer steps x batch": Constant(250_000 * 24, "scans", "the paper's training"),
+        "meta-step arithmetic": Constant(
+            244, "GFLOP a scan", "derived: 13 s a step of 8 scans on two cores of 150 GFLOP/s"
+        ),
+        "fit arithmetic": Constant(279, "GFLOP a scan", "derived: 20 full-context steps of 15 x 256, P = 2048, 64²"),
+        "GPU": Constant(495e3, "GFLOP/s", "data sheet: H100 or H200, dense TF32"),
+        "share of it reached": Constant(0.2, "", "assumed: sines and traffic are not in the arithmetic; not measured"),
+        "pack": Constant(100, "scans/s a core", "assumed: it depends on the archive's formats"),
+        "latent": Constant(2048 * 2, "B a scan", "P = 2048 as float16"),
+        "a GPU's hour": Constant(3.0, "$", "assumed"),
+        "a core's hour": Constant(0.04, "$", "assumed"),
+        "1000 writes or listings": Constant(0.005, "$", "assumed: a list price of S3 standard"),
+        "1000 reads": Constant(0.0004, "$", "assumed: the same"),
+        "a GB for a month": Constant(0.023, "$", "assumed: the same"),
+    }
+
+
+def newest(results: Path, name: str) -> dict[str, Any]:
+    """The results of a benchmark; the one measured last, where there are several machines."""
+    files = sorted(results.glob(f"{name}-*.json"), key=lambda file: file.stat().st_mtime)
+    if not files:
+        raise SystemExit(f"no results of {name} in {results}: run `make bench` first")
+    found: dict[str, Any] = json.loads(files[-1].read_text())
+    return found
+
+
+def cost(scans: int, given: dict[str, Constant]) -> dict[str, float]:
+    """Hours, requests, gigabytes and money for an archive of ``scans`` scans."""
+    c = {name: constant.value for name, constant in given.items()}
+    shards = math.ceil(scans / c["scans a shard"])
+    gpu = c["GPU"] * c["share of it reached"]
+    train_hours = c["outer steps x batch"] * c["meta-step arithmetic"] / gpu / 3600
+    fit_hours = scans * c["fit arithmetic"] / gpu / 3600
+    # Pack: a tar, an index and its share of a record (at most one each), two size checks each. Fit: a part, a record.
+    writes, checks = shards * 3 + shards * 2, shards * 4
+    # Fit reads a tar, an index and, on the driver, each record before and after; training reads what it visits.
+    visited = min(1.0, c["outer steps x batch"] / scans) * shards
+    reads = checks + shards * (2 + 2) + visited * 2
+    listings = math.ceil(shards / 1000) * 4
+    gigabytes = scans * (c["tar bytes a scan (64² uint8)"] + c["latent"]) / 1e9
+    core_hours = scans / c["pack"] / 3600
+    return {
+        "scans": scans,
+        "shards": shards,
+        "pack, core hours": core_hours,
+        "train, GPU hours": train_hours,
+        "fit, GPU hours": fit_hours,
+        **{f"fit, hours on {n} GPUs": fit_hours / n for n in GPUS},
+        "driver, minutes": shards * (c["driver, a task"] * 2 + c["driver, open and plan"]) / 6e4,
+        "stream processes one GPU needs": gpu / c["fit arithmetic"] / c["stream, verified, from S3"],
+        "S3 writes and listings": writes + listings,
+        "S3 reads": reads,
+        "stored, GB": gigabytes,
+        "GPUs, $": (train_hours + fit_hours) * c["a GPU's hour"],
+        "packing, $": core_hours * c["a core's hour"],
+        "S3 requests, $": (writes + listings) / 1e3 * c["1000 writes or listings"] + reads / 1e3 * c["1000 reads"],
+        "storage, $ a month": gigabytes * c["a GB for a month"],
+    }
+
+
+def page(given: dict[str, Constant]) -> str:
+    """The whole of scaling.md."""
+    costs = [cost(scans, given) for scans in SIZES]
+    rows = [{"": name, **{f"{c['scans'] / 1e6:g} M scans": shown(c[name]) for c in costs}} for name in costs[0]]
+    numbers = [
+        {"constant": n, "value": f"{shown(c.value)} {c.unit}".strip(), "origin": c.origin} for n, c in given.items()
+    ]
+    return f"""# What an archive costs
+
+Written by `python -m benchmarks.scaling` from `benchmarks/results/`; change the script, not this page. Constants that
+are measured name the benchmark and the machine: they are a CPU's, and a shared one's. **No GPU was measured for this
+page**: the GPU's hours are arithmetic over a data sheet's peak and an assumed share of it, and follow that share in
+proportion.
+
+{rows_of(rows)}
+
+## Constants and assumptions
+
+{rows_of(numbers)}
+
+- The paper's 2D network on 64² scans. Training does not depend on the archive's size: the outer steps are fixed, and of
+  a large archive they visit a part.
+- Every shard is read from S3 once by fitting and, as far as it is visited, once by training: a node's cache holds what
+  training comes back to, on one node. With n nodes, training's reads are up to n times as many.
+- Writes: three a shard in packing (tar, index, record), two in fitting (part, record). Reads: the size checks of
+  packing, tar and index, and each commit record twice (before planning, and for the summary).
+- Left out: retries, preempted work (at most one shard a lost worker in fitting, and the steps since the last
+  checkpoint in training), checkpoints, telemetry, evaluation, and traffic out of the region.
+"""
+
+
+def shown(number: float) -> str:
+    """Three digits, thousands apart; small numbers as they are."""
+    if number >= 1000:
+        digits = len(str(int(number))) - 3
+        return f"{round(number, -digits):,.0f}"
+    return f"{number:.3g}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--short", action="store_true", help="print the page, write nothing")
+    text = page(constants(RESULTS))
+    if parser.parse_args().short:
+        print(text)
+    else:
+        PAGE.write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""The benchmarks run, and what they tell is true of their own numbers."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.common import Claim, ratio, side_by_side
+from benchmarks.scaling import Constant, constants, cost, page
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def told(name: str) -> dict[str, Any]:
+    """The JSON of a benchmark's short form, run as a user runs it."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
+    command = [sys.executable, "-m", f"benchmarks.{name}", "--short"]
+    answer = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=True)
+    found: dict[str, Any] = json.loads(answer.stdout)
+    return found
+
+
+def test_stream_throughput() -> None:
+    found = told("stream_throughput")
+    (speed,) = found["results"]["speed"].values()
+    assert set(speed["scans_per_s"]) == {
+        f"{where}, {what}"
+        for where in ("S3", "disk")
+        for what in ("ours verified", "ours unverified", "plain webdataset")
+    }
+    for where in ("S3", "disk"):
+        numbers = speed["scans_per_s"]
+        expected = numbers[f"{where}, ours verified"] / numbers[f"{where}, plain webdataset"]
+        assert speed["over_plain"][f"{where}, verified"] == pytest.approx(expected, rel=1e-2)
+    assert all(0 <= waiting["share"] <= 1 for waiting in found["results"]["wait"].values())
+    assert len(found["claims"]) == 6
+    assert found["commit"]
+    assert found["command"] == "python -m benchmarks.stream_throughput --short"
+
+
+def test_a_claim_knows_which_way_is_better() -> None:
+    assert Claim("speed", 1.6, 1.5, at_least=True).met
+    assert not Claim("speed", 1.4, 1.5, at_least=True).met
+    assert Claim("memory", 1.4, 1.5, at_least=False).met
+    assert not Claim("memory", 1.6, 1.5, at_least=False).met
+
+
+def test_variants_take_turns() -> None:
+    turns: list[str] = []
+
+    def run(name: str) -> float:
+        turns.append(name)
+        return float(len(turns))
+
+    numbers = side_by_side({"a": lambda: run("a"), "b": lambda: run("b")}, rounds=3)
+    assert turns == ["a", "b"] * 3
+    assert numbers == {"a": [1, 3, 5], "b": [2, 4, 6]}
+    assert ratio(numbers["b"], numbers["a"]) == pytest.approx(4 / 3)
+
+
+def results(folder: Path) -> Path:
+    """What the other benchmarks leave, as far as the cost model reads it."""
+    machine = {"machine": {"name": "cpu-2core"}}
+    kind = {"scans_per_s": {"S3, ours verified": 1000.0}, "mb_per_s": {"S3, ours verified": 6.5}}
+    stream = {"benchmark": "stream_throughput", **machine, "results": {"speed": {"2D": kind}}}
+    plan = {"seconds": 4.0, "shards": 10_000}
+    fan = {"benchmark": "fanout", **machine, "results": {"plan": plan, "fan_out": {"ms_per_shard": 1.0}}}
+    for name, content in (("stream_throughput", stream), ("fanout", fan)):
+        (folder / f"{name}-cpu-2core.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_the_cost_model_follows_its_constants(tmp_path: Path) -> None:
+    given = constants(results(tmp_path))
+    assert given["tar bytes a scan (64² uint8)"].value == pytest.approx(6500)
+    one, ten = cost(1024 * 1000, given), cost(1024 * 10_000, given)
+    for linear in ("shards", "fit, GPU hours", "stored, GB", "packing, $", "driver, minutes"):
+        assert ten[linear] == pytest.approx(10 * one[linear])
+    assert ten["train, GPU hours"] == one["train, GPU hours"]
+    # 1 024 000 scans x 279 GFLOP at a fifth of 495 TFLOP/s.
+    assert one["fit, GPU hours"] == pytest.approx(1_024_000 * 279 / 99_000 / 3600)
+    assert one["fit, hours on 8 GPUs"] == pytest.approx(one["fit, GPU hours"] / 8)
+    assert one["S3 writes and listings"] == 5 * 1000 + 4
+    dearer = given | {"a GPU's hour": Constant(6.0, "$", "assumed")}
+    assert cost(1024, dearer)["GPUs, $"] == pytest.approx(2 * cost(1024, given)["GPUs, $"])
+
+
+def test_the_page_tells_every_constant_and_its_origin(tmp_path: Path) -> None:
+    given = constants(results(tmp_path))
+    text = page(given)
+    for name, constant in given.items():
+        assert f"| {name} | " in text
+        assert constant.origin in text
+    assert "100 M scans" in text
