@@ -220,7 +220,10 @@ class Meta(Section):
     inner_steps: PositiveInt = 10
     """G, inner steps an outer step."""
     inner_rate: PositiveFloat = 1e-2
-    """α, step size of the inner loop."""
+    """α, step size of the inner loop; where rates are learned, what they start from."""
+    rate_policy: Literal["scalar", "layer", "learned"] = "scalar"
+    """``scalar``: inner_rate at every step, as published. ``layer``: inner_rate at the first modulated layer, falling as
+    1/ω² with depth. ``learned``: one rate an inner step, trained with the network and stored in it."""
     selection_ratio: Ratio = 0.25
     """γ, share of the coordinates in each inner step's context set."""
 
@@ -238,6 +241,8 @@ class Train(Section):
     """How the step size goes on after the warm-up; cosine ends at 0."""
     warmup_steps: NaturalInt = 0
     """Outer steps over which the step size rises linearly from 0."""
+    rate_by_omega: bool = False
+    """Divide each layer's step size by its ω, as a share of the first's: steeper layers turn no faster than others."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """AdamW's weight decay."""
     clip: PositiveFloat | None = 1.0

@@ -41,7 +41,7 @@ FORMAT_VERSION = 1
 KIND = "shared-network"
 
 EXTRAS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "inner.rates": (("latent",), ("step", "latent")),
+    "inner.rates": (("latent",), ("step", "latent"), ("step", "layer", "latent")),
     "fit.directions": (("direction", "latent"),),
     "fit.curvatures": (("direction",),),
 }
@@ -191,7 +191,7 @@ def _check_tensors(spec: FieldSpec, params: Params) -> None:
 
 def _check_extras(spec: FieldSpec, extras: Params) -> None:
     """Every size that an axis's name fixes must be that size, and axes of one name must agree."""
-    sizes = {"latent": spec.latent}
+    sizes = {"latent": spec.latent, "layer": len(spec.modulated_layers)}
     for name, tensor in extras.items():
         axes = next((axes for axes in EXTRAS[name] if len(axes) == tensor.ndim), ())
         fits = bool(axes) and all(

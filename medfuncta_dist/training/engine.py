@@ -7,6 +7,8 @@ and may not do with a meta-learner:
   stage 3 frees its parameters before the outer backward reads them;
 * DeepSpeed averages gradients over ranks, so a rank scales its loss by world size / global batch (`share_of_loss`);
 * Adam's moments exist only after a first step, hence the still step (rate 0, zero gradients) before loading them;
+* stages 1 and 2 link parameters to their moments after the first *group* of the first step, when those of the other
+  groups do not exist yet (`_link_moments`);
 * stage 3 pads a parameter to a multiple of the world size, so its moments are set by padded local slices.
 """
 
@@ -34,6 +36,7 @@ from torch.nn.utils import clip_grad_norm_
 from medfuncta_dist.config.run_file import Train
 from medfuncta_dist.fields.siren import Params
 from medfuncta_dist.meta.outer_loop import MetaLearner
+from medfuncta_dist.training.groups import SHARE, parameter_groups
 from medfuncta_dist.training.state import MOMENTS, ParameterState, State
 
 # Every gradient is below this: DeepSpeed computes the global norm, which we report, only where it clips.
@@ -56,7 +59,7 @@ def share_of_loss(losses: Float[Tensor, " batch"], global_batch: int, world_size
 
 
 class Engine:
-    """A meta-learner, its AdamW and its place in the world.
+    """A meta-learner, its AdamW (each parameter at its own share of the rate, see groups.py), its place in the world.
 
     ``learner`` holds the parameters to start from: load a checkpoint's parameters before, its moments after
     (`load_moments`).
@@ -64,9 +67,9 @@ class Engine:
 
     def __init__(self, learner: MetaLearner, train: Train) -> None:
         self._parameters = learner.params()
-        self._stage = train.zero_stage
+        self._stage, self._linked = train.zero_stage, False
         self._train = train
-        self._adam = torch.optim.AdamW(learner.parameters(), lr=train.rate, weight_decay=train.weight_decay)
+        self._adam = torch.optim.AdamW(parameter_groups(learner, train), lr=train.rate)
         if self._stage == 3:
             set_z3_leaf_modules(learner, [type(learner)])
         self._engine: Any = deepspeed.initialize(
@@ -84,12 +87,20 @@ class Engine:
         Returns the global gradient norm before clipping; not finite when the gradient is not.
         """
         for group in self._engine.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group[SHARE]
         self._engine.backward(loss)
         clipped_here = self._clip() if self._stage == 0 else None
         self._engine.step()
+        self._link_moments()
         norm = clipped_here if self._stage == 0 else self._engine.get_global_grad_norm()
         return float("nan") if norm is None else float(norm)
+
+    def _link_moments(self) -> None:
+        """Once, after a step: link every group's parameters to their moments, which by now exist."""
+        if self._stage in (1, 2) and not self._linked:
+            self._engine.optimizer._hp_optimizer_states_linked = False
+            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+            self._linked = True
 
     def _clip(self) -> Tensor:
         """Stage 0 has whole gradients and, in DeepSpeed, no norm to ask for: clip with torch's own."""

@@ -13,12 +13,13 @@ from typing import Any
 import torch
 
 from medfuncta_dist import __version__
-from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.run_file import Meta, RunFile
 from medfuncta_dist.errors import ObjectMissingError
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import FieldSpec, Params, init_params
-from medfuncta_dist.meta.outer_loop import MetaLearner
+from medfuncta_dist.meta.inner_rates import Rate, inner_rates, layer_rates
+from medfuncta_dist.meta.outer_loop import LOG_RATES, MetaLearner
 from medfuncta_dist.shards.snapshot import Snapshot
 from medfuncta_dist.storage.commit import read_record, write_record
 from medfuncta_dist.storage.digest import sha256_bytes
@@ -61,7 +62,31 @@ def new_learner(run: RunFile) -> MetaLearner:
     """The meta-learner before its first step: the same parameters for a seed on every rank and machine."""
     spec = field_spec(run)
     params = init_params(spec, torch.Generator().manual_seed(run.train.seed))
-    return MetaLearner(spec, params, grid(run.data.shape), run.meta.inner_rate)
+    learned = run.meta.rate_policy == "learned"
+    return MetaLearner(spec, params, grid(run.data.shape), first_rates(spec, run.meta), learn_rates=learned)
+
+
+def first_rates(spec: FieldSpec, meta: Meta) -> Rate:
+    """The inner rates that training starts from: one number, one a layer, or one a step where they are learned."""
+    if meta.rate_policy == "layer":
+        return layer_rates(spec, meta.inner_rate)
+    if meta.rate_policy == "learned":
+        return torch.full((meta.inner_steps, 1), meta.inner_rate)
+    return meta.inner_rate
+
+
+def trained_rates(spec: FieldSpec, meta: Meta, params: Params) -> Rate:
+    """The inner rates that belong to trained parameters: the learned ones, where they are learned."""
+    return params[LOG_RATES].exp() if LOG_RATES in params else first_rates(spec, meta)
+
+
+def _stored_rates(spec: FieldSpec, meta: Meta, params: Params) -> Params:
+    """What a network keeps beside θ for fitting: inner rates that are more than the one number in its description."""
+    if meta.rate_policy == "scalar":
+        return {}
+    whole = inner_rates(spec, trained_rates(spec, meta, params), params["layer.1.weight"]).to("cpu", torch.float32)
+    whole = whole.expand(-1, -1, spec.latent)
+    return {"inner.rates": (whole[:, 0] if whole.shape[1] == 1 else whole).contiguous()}
 
 
 def commit_network(
@@ -69,8 +94,10 @@ def commit_network(
 ) -> Committed:
     """Write the network's two files and then the record that makes them exist."""
     inner = {"steps": run.meta.inner_steps, "rate": run.meta.inner_rate, "selection_ratio": run.meta.selection_ratio}
-    weights = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in params.items()}
-    network = SharedNetwork(field_spec(run), weights, dict(snapshot.contract), inner, snapshot.digest, __version__)
+    spec = field_spec(run)
+    weights = {name: params[name].detach().to("cpu", torch.float32) for name in spec.shapes()}
+    extras = _stored_rates(spec, run.meta, params)
+    network = SharedNetwork(spec, weights, dict(snapshot.contract), inner, snapshot.digest, __version__, extras)
     files = {}
     for name, data in network.to_files().items():
         path = f"{network_folder(run.name)}/{name}"

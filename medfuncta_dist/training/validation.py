@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from medfuncta_dist.shards.snapshot import Snapshot
 from medfuncta_dist.streaming.order import SampleId
 from medfuncta_dist.streaming.source import SampleReader
 from medfuncta_dist.streaming.stream import points, scan_batches
+from medfuncta_dist.training.network import trained_rates
 from medfuncta_dist.training.world import World
 
 HELD_OUT = ("val", "test")
@@ -37,6 +39,7 @@ class Validation:
 
     def __init__(self, run: RunFile, reader: SampleReader, ids: Sequence[SampleId], world: World) -> None:
         self._world, self._chunk = world, run.fit.batch
+        self._meta, self._trained_rates = run.meta, run.fit.rate is None
         self._settings = FitSettings(
             steps=run.fit.steps, rate=run.fit_rate, selection_ratio=run.fit.selection_ratio, seed=run.train.seed
         )
@@ -45,10 +48,12 @@ class Validation:
 
     def psnr(self, spec: FieldSpec, params: Params, coordinates: Tensor) -> float:
         """Mean PSNR (dB) over all ranks' scans; a fit that diverged counts as 0 dB. A collective."""
-        total = 0.0
+        settings, total = self._settings, 0.0
+        if self._trained_rates:
+            settings = replace(settings, rate=trained_rates(spec, self._meta, params))
         for start in range(0, len(self._targets), self._chunk):
             targets = torch.stack(self._targets[start : start + self._chunk]).to(self._world.device)
-            fitted = fit_batch(spec, params, coordinates, targets, self._settings)
+            fitted = fit_batch(spec, params, coordinates, targets, settings)
             total += float(torch.where(fitted.finite, fitted.psnr, 0.0).sum())
         total, count = self._world.sum([total, len(self._targets)])
         return total / count

@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import ray
 import ray.train
@@ -26,11 +26,13 @@ from medfuncta_dist.streaming.cache import ShardCache, cache_folder
 from medfuncta_dist.streaming.order import EpochOrder, position, rank_slice
 from medfuncta_dist.streaming.source import SampleReader
 from medfuncta_dist.streaming.stream import Batch, training_stream
+from medfuncta_dist.streaming.transfer import on_device
 from medfuncta_dist.telemetry.event_log import EventLog, history
 from medfuncta_dist.telemetry.metrics import RayMetrics
 from medfuncta_dist.telemetry.telemetry import Sink, Telemetry
 from medfuncta_dist.training.attempt import Attempt, next_attempt
 from medfuncta_dist.training.checkpoint import Checkpoint, Checkpoints, Facts
+from medfuncta_dist.training.collapse import ADVICE, Finding, Watch, scatter, squares_about_mean
 from medfuncta_dist.training.engine import Engine, connect, share_of_loss
 from medfuncta_dist.training.leader import Leader, Wishes
 from medfuncta_dist.training.network import commit_network, new_learner
@@ -38,6 +40,8 @@ from medfuncta_dist.training.pace import Pace
 from medfuncta_dist.training.schedule import learning_rate
 from medfuncta_dist.training.validation import Validation, held_out_split, spread
 from medfuncta_dist.training.world import World
+
+T = TypeVar("T")
 
 TRAIN = "train"
 """The split that is trained on."""
@@ -97,15 +101,15 @@ class Training:
         """The train loop. Returns the number of steps taken since the beginning of the run."""
         train, step, pace = self.run.train, self.first, Pace(self.run.train.batch)
         validation = self._validation()
-        seen_preemption = False
-        for batch, began, waited in _timed(self._batches()):
-            targets = torch.from_numpy(batch.values)
+        seen_preemption, watch = False, Watch(train.steps)
+        for (batch, targets), began, waited in _timed(self._batches()):
             losses = self.engine.losses(*self._inputs(targets, batch.step))
-            loss, wait, wish = self.world.sum(
+            loss, wait, wish, *spread_out = self.world.sum(
                 [
                     float(losses.detach().sum()) / train.batch,
                     waited / self.world.size,
                     self.leader.wishes().encode(),
+                    *squares_about_mean(targets),
                 ]
             )
             _check_finite("loss", loss, batch.step)
@@ -117,10 +121,13 @@ class Training:
             last = step == train.steps
             pace.add(loss, time.perf_counter() - began, wait)
             self.leader.at(step, loss)
+            self._warn(step, watch.trained(step, loss, scatter(*spread_out)))
             if last or step % self.run.telemetry.log_steps == 0:
                 self.leader.log(step, **pace.take(), rate=rate, gradient_norm=norm)
             if validation is not None and (last or step % train.validate_steps == 0):
-                self.leader.validated(step, validation.psnr(*self._field()))
+                psnr = validation.psnr(*self._field())
+                self.leader.validated(step, psnr)
+                self._warn(step, watch.validated(psnr))
             preempted = wishes.look and not seen_preemption and ray.train.get_preemption_info() is not None
             seen_preemption = seen_preemption or preempted
             if last or step % train.checkpoint_steps == 0 or wishes.save or wishes.stop or preempted:
@@ -128,6 +135,12 @@ class Training:
             if wishes.stop:
                 break
         return step
+
+    def _warn(self, step: int, findings: Iterable[Finding]) -> None:
+        """Say that training goes wrong. It goes on: whoever watches may know better, and stopping can be asked for."""
+        for finding in findings:
+            self.leader.event("collapse", step=step, finding=finding)
+            self.leader.say(f"outer step {step}: {ADVICE[finding]}")
 
     def _save(self, step: int) -> None:
         """Every rank its share, then rank 0 the commit record."""
@@ -141,7 +154,7 @@ class Training:
 
     def _restore(self) -> Checkpoint | None:
         """The newest whole checkpoint: rank 0 finds and verifies it, the others then read the same one."""
-        shapes = self.learner.spec.shapes()
+        shapes = self.learner.shapes
         found = self.checkpoints.restore_latest(shapes, self.leader.say) if self.world.leads else None
         record = self.world.from_leader(found.record if found is not None else None)
         if record is not None and found is None:
@@ -175,10 +188,11 @@ class Training:
             window=train.shuffle_window,
         )
 
-    def _batches(self) -> Iterable[Batch]:
+    def _batches(self) -> Iterable[tuple[Batch, Tensor]]:
         reader = SampleReader(self.store, self.snapshot.shards(TRAIN), self.cache)
         rows = rank_slice(self.run.train.batch, self.world.size, self.world.rank)
-        return training_stream(reader, self._order, self.first, self.run.train.steps, rows)
+        stream = training_stream(reader, self._order, self.first, self.run.train.steps, rows)
+        return on_device(stream, self.world.device)
 
     def _validation(self) -> Validation | None:
         split = held_out_split(self.snapshot)
@@ -212,7 +226,7 @@ class Training:
         self.leader.event("finished", step=done.step, network=done.digest)
 
 
-def _timed(batches: Iterable[Batch]) -> Iterator[tuple[Batch, float, float]]:
+def _timed(batches: Iterable[T]) -> Iterator[tuple[T, float, float]]:
     """Each batch with the moment it was asked for and the seconds it took to come."""
     iterator = iter(batches)
     while True:

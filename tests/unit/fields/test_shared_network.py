@@ -119,7 +119,7 @@ def test_extras_travel_with_the_network_and_count_in_its_digest(network: SharedN
     "extras",
     [
         {"inner_rates": torch.zeros(5)},
-        {"inner_rates": torch.zeros(1, 3, 6)},
+        {"inner_rates": torch.zeros(1, 4, 6)},
         {"inner_rates": torch.full((6,), torch.nan)},
         {"inner_rates": torch.zeros(6, dtype=torch.float64)},
         {"fit_directions": torch.zeros(4, 6), "fit_curvatures": torch.zeros(3)},

@@ -13,7 +13,8 @@ from medfuncta_dist.config.run_file import Train
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.siren import FieldSpec, init_params
 from medfuncta_dist.meta.context import context_sets
-from medfuncta_dist.meta.outer_loop import MetaLearner
+from medfuncta_dist.meta.outer_loop import LOG_RATES, MetaLearner
+from medfuncta_dist.training.groups import RATES_SHARE
 from medfuncta_dist.training.state import ParameterState
 from tests.unit.training.ranks import on_ranks
 
@@ -24,7 +25,9 @@ CLIP = 1e-3
 
 
 def learner() -> MetaLearner:
-    return MetaLearner(SPEC, init_params(SPEC, torch.Generator().manual_seed(3)), grid([6, 5]), rate=0.1)
+    """With rates that are learned and a step size of its own for every layer: parameters in several groups."""
+    params, rates = init_params(SPEC, torch.Generator().manual_seed(3)), torch.tensor([[0.1], [0.2]])
+    return MetaLearner(SPEC, params, grid([6, 5]), rates, learn_rates=True)
 
 
 def targets(step: int) -> torch.Tensor:
@@ -45,7 +48,12 @@ def plain_torch(
 ) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
     """The oracle: one process, no DeepSpeed. Losses, norms, final parameters. ``then_clip``: from step 2 on."""
     model = learner()
-    adam = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.1)
+    layers = [
+        {"params": [p for n, p in model.params().items() if f".{k}." in n], "lr": RATE * 5.0 / SPEC.omega(k)}
+        for k in range(1, 4)
+    ]
+    rates = {"params": [model.params()[LOG_RATES]], "lr": RATE * RATES_SHARE, "weight_decay": 0.0}
+    adam = torch.optim.AdamW([*layers, rates], weight_decay=0.1)
     losses, norms = [], []
     for step in range(STEPS):
         clip = then_clip if then_clip and step >= 2 else clip
@@ -79,7 +87,7 @@ def take_steps(engine: Any, first: int, last: int) -> tuple[list[float], list[fl
 
 
 def settings(stage: int, clip: float | None) -> Train:
-    return Train(batch=BATCH, zero_stage=stage, clip=clip, weight_decay=0.1)
+    return Train(batch=BATCH, zero_stage=stage, clip=clip, weight_decay=0.1, rate_by_omega=True)
 
 
 Saved = dict[str, dict[str, torch.Tensor]]
@@ -139,7 +147,7 @@ def on_stage(ranks: list[Any], stage: int) -> list[Saved]:
 
 
 def merged(shares: list[Saved]) -> Saved:
-    assert sum(len(share) for share in shares) == len(SPEC.shapes()), "every parameter is written once"
+    assert sum(len(share) for share in shares) == len(learner().shapes), "every parameter is written once"
     return {name: whole for share in shares for name, whole in share.items()}
 
 

@@ -8,6 +8,7 @@ import torch
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError
 from medfuncta_dist.fields.shared_network import SharedNetwork
+from medfuncta_dist.meta.inner_rates import inner_rates
 from medfuncta_dist.shards.snapshot import Snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.training.network import commit_network, committed_network, field_spec, new_learner
@@ -48,3 +49,28 @@ def test_a_committed_network_reads_back_and_a_damaged_record_is_noticed(tmp_path
     store.write(record, store.read(record).replace(b"0.5", b"0.4"))
     with pytest.raises(IntegrityError):
         committed_network(store, "r")
+
+
+@pytest.mark.parametrize("policy", ["layer", "learned"])
+def test_a_network_keeps_the_rates_it_was_trained_with(tmp_path: Path, policy: str) -> None:
+    meta = {"inner_steps": 3, "inner_rate": 0.2, "rate_policy": policy}
+    store, run = ObjectStore(str(tmp_path)), run_file(field={"layers": 4, "hidden": 4, "latent": 2}, meta=meta)
+    learner = new_learner(run)
+    done = commit_network(store, run, Snapshot("scans", None, {"shape": [6, 5, 4]}, {}), learner.params(), None, None)
+    weights, description = (store.read(done.files[f"network.{kind}"]["path"]) for kind in ("safetensors", "json"))
+    network = SharedNetwork.from_files(weights, description)
+    assert network.params.keys() == network.spec.shapes().keys()
+    kept = inner_rates(network.spec, network.extras["inner.rates"], torch.zeros(1))
+    assert torch.equal(kept, learner.rates.detach().expand(-1, -1, 2))
+    assert kept.shape == {"layer": (1, 2, 2), "learned": (3, 1, 2)}[policy]
+
+
+def test_rates_start_as_the_run_file_says() -> None:
+    def rates(policy: str) -> list[float]:
+        meta = {"inner_steps": 2, "inner_rate": 0.4, "rate_policy": policy}
+        field = {"layers": 4, "hidden": 4, "latent": 2, "omegas": [5.0, 10.0, 20.0]}
+        return new_learner(run_file(field=field, meta=meta)).rates.flatten().tolist()
+
+    assert rates("scalar") == pytest.approx([0.4])
+    assert rates("layer") == pytest.approx([0.4, 0.1])
+    assert rates("learned") == pytest.approx([0.4, 0.4])
