@@ -1,0 +1,34 @@
+"""Arms of the benchmark, run as a user runs it: each trains, and is judged on its own rates."""
+
+from __future__ import annotations
+
+import torch
+
+from benchmarks.outer_steps import ARMS, OURS, PLAIN, learner, made_scans, row, run
+from tests.unit.benchmarks.test_benchmarks import told
+
+
+def test_outer_steps() -> None:
+    found = told("outer_steps")
+    assert set(found["results"]) == {PLAIN, OURS}
+    plain, ours = (found["results"][name]["psnr"] for name in (PLAIN, OURS))
+    assert len(plain) == len(ours) == 3
+    (claim,) = found["claims"]
+    assert abs(claim["measured"] - (ours[-1] - plain[-1])) < 0.02  # dB, printed to four digits
+
+
+def test_every_arm_has_a_network_and_rates_of_its_policy() -> None:
+    for arm in ARMS.values():
+        model = learner(arm)
+        assert model.rates.shape[0] == (5 if arm.policy == "learned" else 1)
+        assert (model.rates.shape[1] > 1) == (arm.policy == "layer")
+
+
+def test_scans_are_in_range_and_differ_and_a_line_tells_the_arm() -> None:
+    scans = made_scans(20)
+    assert 0 <= scans.min() < scans.max() <= 1
+    assert scans.var(0).mean() > 0.005
+    result = run(ARMS["small-.5-omega-learned"], scans[:16], scans[16:], short=True)
+    line = row("small-.5-omega-learned", result)
+    assert (line["network"], line["outer steps"], line["ended"]) == ("small", 4, "whole")
+    assert len(result["rates"]) == 5 and torch.tensor(result["rates"]).ne(0.5).any()
