@@ -74,6 +74,7 @@ PLAIN, OURS = "small-.01-faster", "small-.5-omega"
 
 def main() -> None:
     """Run the arms one after the other and report."""
+    torch.set_num_threads(1)  # torch was imported before common could say so
     began, options = time.perf_counter(), arguments()
     train, test = scans(options.data, options.short)
     names = list(ARMS) if options.arms == ["all"] else options.arms or [PLAIN, OURS]
@@ -83,15 +84,8 @@ def main() -> None:
         gain = results[OURS]["psnr"][-1] - max(r["psnr"][-1] for n, r in results.items() if n.startswith("small-.01"))
         claims = [common.Claim("small network, PSNR after 600 outer steps over the best α = .01, dB", gain, 6.0, True)]
     notes = [f"PSNR after 1, 5 and {FIT_STEPS} steps on {len(test)} held-out scans of {options.data or 'made scans'}"]
-    common.report(
-        "outer_steps_arms" if options.arms else "outer_steps",
-        options.short,
-        began,
-        results,
-        claims,
-        [row(n, r) for n, r in results.items()],
-        notes,
-    )
+    name, table = "outer_steps_arms" if options.arms else "outer_steps", [row(n, r) for n, r in results.items()]
+    common.report(name, options.short, began, results, claims, table, notes)
 
 
 def arguments() -> argparse.Namespace:

@@ -31,4 +31,5 @@ def test_scans_are_in_range_and_differ_and_a_line_tells_the_arm() -> None:
     result = run(ARMS["small-.5-omega-learned"], scans[:16], scans[16:], short=True)
     line = row("small-.5-omega-learned", result)
     assert (line["network"], line["outer steps"], line["ended"]) == ("small", 4, "whole")
-    assert len(result["rates"]) == 5 and torch.tensor(result["rates"]).ne(0.5).any()
+    assert len(result["rates"]) == 5
+    assert torch.tensor(result["rates"]).ne(0.5).any()
