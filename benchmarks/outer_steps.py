@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,12 +63,11 @@ ARMS = {
     "small-.5-omega-fast": Arm("small", 0.5, 4e-3, by_omega=True),
     "small-.5-omega-learned": Arm("small", 0.5, 1e-3, by_omega=True, policy="learned"),
     "small-layer-omega": Arm("small", 1.0, 1e-3, by_omega=True, policy="layer"),
-    "middle-.01": Arm("middle", 0.01, 1e-3, steps=300),
-    "middle-.2-omega": Arm("middle", 0.2, 1e-3, by_omega=True, steps=300),
-    "large-.1": Arm("large", 0.1, 1e-3, steps=100),
-    "large-.1-omega": Arm("large", 0.1, 1e-3, by_omega=True, steps=100),
-    "large-.1-omega-slower": Arm("large", 0.1, 3e-4, by_omega=True, steps=100),
-    "large-.02-omega": Arm("large", 0.02, 1e-3, by_omega=True, steps=100),
+    "middle-.1": Arm("middle", 0.1, 1e-3, steps=150),
+    "middle-.1-omega": Arm("middle", 0.1, 1e-3, by_omega=True, steps=150),
+    "large-.1": Arm("large", 0.1, 1e-3, steps=150),
+    "large-.05": Arm("large", 0.05, 5e-4, steps=150),
+    "large-.05-omega": Arm("large", 0.05, 5e-4, by_omega=True, steps=150),
 }
 PLAIN, OURS = "small-.01-faster", "small-.5-omega"
 
@@ -78,7 +78,10 @@ def main() -> None:
     began, options = time.perf_counter(), arguments()
     train, test = scans(options.data, options.short)
     names = list(ARMS) if options.arms == ["all"] else options.arms or [PLAIN, OURS]
-    results = {name: run(ARMS[name], train, test, options.short) for name in names}
+    results: dict[str, dict[str, object]] = {}
+    for name in names:
+        results[name] = run(ARMS[name], train, test, options.short)
+        print(row(name, results[name]), file=sys.stderr)
     claims = []
     if PLAIN in results and OURS in results:
         gain = results[OURS]["psnr"][-1] - max(r["psnr"][-1] for n, r in results.items() if n.startswith("small-.01"))
