@@ -1,4 +1,4 @@
-"""Inner rates: how far an inner step goes, for each step, modulated layer and latent dimension (docs/method.md, 6).
+"""Inner rates: how far an inner step goes, for each step, modulated layer and latent dimension (docs/method.md, 5).
 
     φ_{g+1} = φ_g − Σ_k r_{g,k} ⊙ M̃_kᵀ ∂L/∂s_k
 
