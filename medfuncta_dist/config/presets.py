@@ -7,11 +7,14 @@ from __future__ import annotations
 
 from typing import Any
 
+PUBLISHED_FIT = {"method": "sgd", "steps": 20, "closed_form": False}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "medfuncta-1d": {
         "field": {"layers": 8, "hidden": 64, "latent": 64, "omega_first": 20.0, "omega_last": 200.0, "residual": False},
         "meta": {"selection_ratio": 1.0},
         "train": {"batch": 64},
+        "fit": PUBLISHED_FIT,
     },
     "medfuncta-2d": {
         "field": {
@@ -24,6 +27,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "meta": {"selection_ratio": 0.25},
         "train": {"batch": 24},
+        "fit": PUBLISHED_FIT,
     },
     "medfuncta-3d": {
         "field": {
@@ -36,5 +40,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         },
         "meta": {"selection_ratio": 0.25},
         "train": {"batch": 4},
+        "fit": PUBLISHED_FIT,
     },
 }

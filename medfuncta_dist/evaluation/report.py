@@ -176,6 +176,15 @@ def _baselines(found: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     ]
 
 
+def _method(run: RunFile) -> str:
+    fit = run.fit
+    return (
+        f"gauss-newton, damping {fit.damping:g}"
+        if fit.method == "gauss-newton"
+        else f"{fit.method}, rate {run.fit_rate:g}"
+    )
+
+
 def _settings(data: ReportData) -> list[tuple[str, str]]:
     run, spec = data.run, data.spec
     points = " × ".join(map(str, run.data.shape))
@@ -191,7 +200,7 @@ def _settings(data: ReportData) -> list[tuple[str, str]]:
         ),
         (
             "Fitting",
-            f"{run.fit.steps} steps, rate {run.fit_rate:g}, selection ratio {run.fit.selection_ratio:g}; "
+            f"{run.fit.steps} steps of {_method(run)}, selection ratio {run.fit.selection_ratio:g}; "
             f"flagged below {run.fit.min_psnr:g} dB",
         ),
         ("Data set", f"{data.summary['dataset']['name']}, digest {data.summary['dataset']['digest'][:SHORT]}…"),

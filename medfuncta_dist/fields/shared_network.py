@@ -42,11 +42,8 @@ KIND = "shared-network"
 
 EXTRAS: dict[str, tuple[tuple[str, ...], ...]] = {
     "inner.rates": (("latent",), ("step", "latent"), ("step", "layer", "latent")),
-    "fit.directions": (("direction", "latent"),),
-    "fit.curvatures": (("direction",),),
 }
-"""Names of extras, and the axes that each may have. ``inner.rates`` are learned step sizes; the other two are
-the mean curvature of the loss as seen by latents: orthonormal directions, and the curvature along each."""
+"""Names of extras, and the axes that each may have. ``inner.rates`` are step sizes of latents, learned in training."""
 
 DECODE_POINTS = 8192
 """Points decoded at once, a scan at a time: 8 MB an activation at hidden width 256, whatever the resolution."""

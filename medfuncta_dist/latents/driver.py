@@ -15,10 +15,10 @@ from medfuncta_dist.errors import (
     ScanError,
 )
 from medfuncta_dist.latents import ledger
-from medfuncta_dist.latents.fit import FitSettings
 from medfuncta_dist.latents.ledger import Commit, Counts, Quarantined, Spread
 from medfuncta_dist.latents.network import NetworkRef, load_network, published_network
 from medfuncta_dist.latents.plan import FitWork, plan, ranges
+from medfuncta_dist.latents.settings import fit_settings
 from medfuncta_dist.latents.task import FitTask, fit_task
 from medfuncta_dist.latents.worker import WorkerSettings
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot, read_index
@@ -158,10 +158,10 @@ def _task(run: RunFile, target: LatentTable, work: FitWork) -> FitTask:
         network=target.network,
         work=work,
         shape=tuple(target.snapshot.contract["shape"]),
-        settings=FitSettings(run.fit.steps, run.fit_rate, run.fit.selection_ratio, run.train.seed),
+        settings=fit_settings(run),
+        learned_rates=run.fit.rate is None,
         batch=run.fit.batch,
         min_psnr=run.fit.min_psnr,
-        storage_type=run.fit.storage_type,
         fit_digest=fit_digest(run),
     )
 

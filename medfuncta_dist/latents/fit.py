@@ -1,20 +1,34 @@
-"""Fitting: the latent of every scan of a batch, the shared network frozen. Runs on bare torch."""
+"""Fitting: the latent of every scan of a batch, the shared network frozen. Runs on bare torch.
+
+All that depends on the network alone is computed once (``Fitter``); then a batch goes through in blocks of scans that
+stay in cache from the first step to the last. docs/method.md derives the steps.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from medfuncta_dist.fields.siren import FieldSpec, Params
+from medfuncta_dist.latents.curvature import curvature, jacobian_sweep, spread_points
+from medfuncta_dist.latents.steps import GaussNewton, Plain, Seen, Steps
+from medfuncta_dist.latents.stored import StorageType, Stored, store
 from medfuncta_dist.meta.chunks import Chunks
-from medfuncta_dist.meta.context import context_sets
+from medfuncta_dist.meta.context import context_indices
 from medfuncta_dist.meta.folded import fold
-from medfuncta_dist.meta.inner_gradient import losses
+from medfuncta_dist.meta.inner_gradient import losses, shift_gradient
+from medfuncta_dist.meta.inner_rates import Rate
 from medfuncta_dist.meta.losses import psnr_of_mse
-from medfuncta_dist.meta.meta_gradient import descend
+
+Method = Literal["sgd", "momentum", "gauss-newton"]
+
+CONTEXTS, RESCALING = range(2)
+"""What random points are drawn for: each has draws of its own."""
 
 
 @dataclass(frozen=True)
@@ -25,22 +39,165 @@ class FitSettings:
     """
 
     steps: int = 20
-    rate: float = 1e-2
+    rate: Rate = 1e-2
+    """Step size of ``sgd`` and ``momentum``; ``gauss-newton`` needs none."""
     selection_ratio: float = 1.0
     seed: int = 0
     chunks: Chunks | None = None
+    method: Method = "sgd"
+    full_steps: int = 0
+    """The last steps, which see all points whatever ``selection_ratio``."""
+    momentum: float = 0.5
+    damping: float = 0.1
+    curvature_ratio: float = 1.0
+    """Share of a step's points that ``gauss-newton`` takes its curvature from."""
+    closed_form: bool = False
+    """Take the first step's gradient, where it sees all points, from the network's Jacobian at φ = 0: the same numbers
+    up to rounding, at the price of one matrix product."""
+    rescale: float | None = None
+    """The published code's rescaling: each scan's step times ‖∇_sub‖/‖∇‖, ∇_sub on a second context of this ratio."""
+    target_psnr: float | None = None
+    """A scan that is this good (dB) moves no further. Seen only at steps on all points."""
+    storage_type: StorageType = "float32"
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """One row a scan: its latent, the PSNR (dB) of decoding it, and whether all of it is finite."""
+    """One row a scan: its latent as decoding will see it, the PSNR (dB) of that, whether all of it is finite, the
+    steps it took, and what a table stores."""
 
     latents: Float[Tensor, "batch latent"]
     psnr: Float[Tensor, " batch"]
     finite: Bool[Tensor, " batch"]
+    steps: Int[Tensor, " batch"]
+    stored: Stored
 
 
-@torch.no_grad()
+@dataclass(frozen=True)
+class _Origin:
+    """The field at φ = 0: its values and Jacobian by shifts, which are the same for every scan."""
+
+    values: Float[Tensor, "point channel"]
+    jacobian: Float[Tensor, "value shift"]
+
+
+class Fitter:
+    """A network on a grid, ready to fit batch after batch. Detached from what it is made of."""
+
+    def __init__(
+        self, spec: FieldSpec, params: Params, coordinates: Float[Tensor, "point coord"], settings: FitSettings
+    ) -> None:
+        self._network, self._coordinates, self._settings = fold(spec, params), coordinates, settings
+        self._chunks = settings.chunks or Chunks.sized(spec.hidden)
+        # A block goes on until its last scan is good enough: on a CPU, one scan a block costs little and stops at once.
+        alone = settings.target_psnr is not None and coordinates.device.type == "cpu"
+        self._block = 1 if alone else self._chunks.scans
+        sparse = settings.steps - settings.full_steps
+        ratios = [settings.selection_ratio if step < sparse else 1.0 for step in range(settings.steps)]
+        self._contexts = [self._draw(CONTEXTS, step, ratio) for step, ratio in enumerate(ratios)]
+
+    @torch.no_grad()
+    def fit(self, targets: Float[Tensor, "batch point channel"]) -> FitResult:
+        """Fit every scan from φ = 0. Rows do not see each other: a scan's bits depend on its own values, its place in
+        the batch and the batch's size, not on its neighbours, so a short batch may be padded with anything.
+
+        A scan that is not finite, or whose fit diverges, comes back with ``finite`` False; its neighbours are unharmed.
+        """
+        blocks = [self._fit_block(block) for block in torch.split(targets, self._block)]
+        numbers = torch.cat([stored.numbers for stored, _, _ in blocks])
+        scales = [stored.scales for stored, _, _ in blocks if stored.scales is not None]
+        stored = Stored(numbers, torch.cat(scales) if scales else None)
+        latents, quality = stored.restored(), psnr_of_mse(torch.cat([errors for _, errors, _ in blocks]))
+        finite = torch.isfinite(latents).all(dim=1) & torch.isfinite(quality)
+        return FitResult(latents, quality, finite, torch.cat([steps for _, _, steps in blocks]), stored)
+
+    def _fit_block(self, targets: Tensor) -> tuple[Stored, Tensor, Tensor]:
+        """What to store of each scan, its error as stored (values clamped, as PSNR wants), and its steps."""
+        latents = targets.new_zeros(len(targets), self._network.spec.latent)
+        moving = torch.ones(len(targets), dtype=torch.bool, device=targets.device)
+        taken = torch.zeros(len(targets), dtype=torch.int32, device=targets.device)
+        steps = self._steps()
+        for step in range(self._settings.steps):
+            seen = self._see(step, latents, targets)
+            if self._settings.target_psnr is not None and seen.whole:
+                moving &= ~(psnr_of_mse(seen.losses) >= self._settings.target_psnr)
+                if not moving.any():
+                    break
+            latents = torch.where(moving[:, None], steps.next(latents, seen), latents)
+            taken += moving
+        return *self._judged(steps, latents, targets), taken
+
+    def _judged(self, steps: Steps, latents: Tensor, targets: Tensor) -> tuple[Stored, Tensor]:
+        stored = store(latents, self._settings.storage_type)
+        errors = self._errors(stored, targets)
+        better = steps.settled(latents, errors)
+        if not torch.equal(better, latents):
+            stored = store(better, self._settings.storage_type)
+            errors = self._errors(stored, targets)
+        return stored, errors
+
+    def _errors(self, stored: Stored, targets: Tensor) -> Tensor:
+        latents = stored.restored().to(targets.dtype)
+        return losses(self._network, self._coordinates, targets, latents, self._chunks, clamp=True)
+
+    def _steps(self) -> Steps:
+        settings = self._settings
+        if settings.method != "gauss-newton":
+            return Plain(self._network, settings.rate, settings.momentum if settings.method == "momentum" else 0.0)
+        samples = [spread_points(len(c), settings.curvature_ratio, step) for step, c in enumerate(self._contexts)]
+        first = self._first_curvature if self._closed_form else None
+        return GaussNewton(self._network, settings.damping, samples, self._chunks, first)
+
+    def _see(self, step: int, latents: Tensor, targets: Tensor) -> Seen:
+        if step == 0 and self._closed_form:
+            return self._seen_at_origin(targets)
+        context = self._contexts[step]
+        whole = len(context) == len(self._coordinates)
+        by_shifts, errors, coordinates = self._gradient(context, latents, targets)
+        if self._settings.rescale is not None:
+            sub, _, _ = self._gradient(self._draw(RESCALING, step, self._settings.rescale), latents, targets)
+            sizes = [torch.linalg.vector_norm(self._network.pull_back(g), dim=1) for g in (sub, by_shifts)]
+            by_shifts = by_shifts * (sizes[0] / sizes[1].clamp(min=torch.finfo(sizes[1].dtype).tiny))[:, None, None]
+        return Seen(coordinates, by_shifts, errors, whole)
+
+    def _gradient(self, context: Tensor, latents: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        coordinates = self._coordinates
+        if len(context) < len(coordinates):
+            coordinates, targets = coordinates[context], targets[:, context]
+        by_shifts, errors = shift_gradient(self._network, coordinates, targets, latents, self._chunks)
+        return by_shifts, errors, coordinates
+
+    def _seen_at_origin(self, targets: Tensor) -> Seen:
+        """At φ = 0 the gradient is linear in the target: y ↦ 2/N J₀ᵀ(f₀ − y)."""
+        error = (self._origin.values - targets).flatten(1)
+        by_shifts = 2 / error.shape[1] * (error @ self._origin.jacobian)
+        spec = self._network.spec
+        return Seen(self._coordinates, by_shifts.view(len(error), -1, spec.hidden), error.square().mean(1), True)
+
+    @property
+    def _closed_form(self) -> bool:
+        return self._settings.closed_form and len(self._contexts[0]) == len(self._coordinates)
+
+    @cached_property
+    def _origin(self) -> _Origin:
+        shifts = self._network.shifts(self._network.maps.new_zeros(1, self._network.spec.latent))
+        pieces = [
+            jacobian_sweep(self._network, part, shifts) for part in torch.split(self._coordinates, self._chunks.points)
+        ]
+        jacobian = torch.cat([by_shifts[:, 0].transpose(0, 1) for by_shifts, _ in pieces])
+        return _Origin(torch.cat([values[0] for _, values in pieces]), jacobian.flatten(0, 1).flatten(1))
+
+    @cached_property
+    def _first_curvature(self) -> Float[Tensor, "1 latent latent"]:
+        origin = self._network.maps.new_zeros(1, self._network.spec.latent)
+        return curvature(self._network, self._coordinates, origin, self._chunks)
+
+    def _draw(self, purpose: int, step: int, ratio: float) -> Tensor:
+        seed, points = self._settings.seed, len(self._coordinates)
+        chosen = context_indices(points, ratio, seed=seed, outer_step=purpose, inner_step=step)
+        return chosen.to(self._coordinates.device)
+
+
 def fit_batch(
     spec: FieldSpec,
     params: Params,
@@ -48,17 +205,5 @@ def fit_batch(
     targets: Float[Tensor, "batch point channel"],
     settings: FitSettings,
 ) -> FitResult:
-    """Fit every scan from φ = 0. Rows do not see each other: a scan's bits depend on its own values, its place in the
-    batch and the batch's size, not on its neighbours, so a short batch may be padded with anything.
-
-    A scan that is not finite, or whose fit diverges, comes back with ``finite`` False; its neighbours are unharmed.
-    """
-    network, chunks = fold(spec, params), settings.chunks or Chunks.sized(spec.hidden)
-    start = targets.new_zeros(len(targets), spec.latent)
-    contexts = context_sets(
-        len(coordinates), settings.selection_ratio, settings.steps, seed=settings.seed, outer_step=0
-    )
-    latents = descend(network, coordinates, targets, start, contexts, settings.rate, chunks)[-1]
-    quality = psnr_of_mse(losses(network, coordinates, targets, latents, chunks, clamp=True))
-    finite = torch.isfinite(latents).all(dim=1) & torch.isfinite(quality)
-    return FitResult(latents, quality, finite)
+    """``Fitter.fit`` for a single batch."""
+    return Fitter(spec, params, coordinates, settings).fit(targets)

@@ -1,10 +1,10 @@
 """The latent table's format: Parquet parts, one row a scan, equal rows giving equal bytes.
 
-Columns: ``key``, ``split``, ``labels``, ``latent`` (float32 or float16, P numbers), ``psnr`` (dB, of the latent as
-stored), ``below_min`` (the PSNR is below ``fit.min_psnr``), ``steps``, ``window_low`` and ``window_high`` (scan units
-that 0 and 1 stand for), ``spacing`` (mm or s a voxel), ``affine`` (4 x 4, row by row; null where the scan has none),
-``modality``, ``slice``. The file's schema metadata holds ``format_version``, ``kind``, and the digests of the shared
-network and of the fit settings.
+Columns: ``key``, ``split``, ``labels``, ``latent`` (float32, float16 or int8, P numbers), for int8 ``scale`` (what the
+numbers are multiples of), ``psnr`` (dB, of the latent as stored), ``below_min`` (the PSNR is below ``fit.min_psnr``),
+``steps``, ``window_low`` and ``window_high`` (scan units that 0 and 1 stand for), ``spacing`` (mm or s a voxel),
+``affine`` (4 x 4, row by row; null where the scan has none), ``modality``, ``slice``. The file's schema metadata holds
+``format_version``, ``kind``, and the digests of the shared network and of the fit settings.
 """
 
 from __future__ import annotations
@@ -56,6 +56,8 @@ class Row:
     affine: tuple[float, ...] | None
     modality: str
     slice_index: int | None
+    scale: float | None = None
+    """For int8: what the latent's numbers are multiples of."""
 
 
 def schema(latent: int, storage_type: str, identity: dict[str, str]) -> pa.Schema:
@@ -65,6 +67,7 @@ def schema(latent: int, storage_type: str, identity: dict[str, str]) -> pa.Schem
         pa.field("split", pa.string(), nullable=False),
         pa.field("labels", pa.list_(pa.int32()), nullable=False),
         pa.field("latent", pa.list_(_number(storage_type), latent), nullable=False),
+        *([pa.field("scale", pa.float32(), nullable=False)] if storage_type == "int8" else []),
         pa.field("psnr", pa.float32(), nullable=False),
         pa.field("below_min", pa.bool_(), nullable=False),
         pa.field("steps", pa.int32(), nullable=False),
@@ -85,6 +88,7 @@ def part_table(rows: Sequence[Row], latent: int, storage_type: str, identity: di
         [row.split for row in rows],
         [list(row.labels) for row in rows],
         _latent_column([row.latent for row in rows], latent, storage_type),
+        *([[row.scale for row in rows]] if storage_type == "int8" else []),
         [row.psnr for row in rows],
         [row.below_min for row in rows],
         [row.steps for row in rows],
@@ -144,7 +148,9 @@ def parse_table(data: bytes, where: str, columns: Sequence[str] | None = None) -
             where=where,
             do="read it with the version of medfuncta-dist that wrote it",
         )
-    return file.read(columns=None if columns is None else list(columns))
+    if columns is not None and "latent" in columns and "scale" in file.schema_arrow.names:
+        columns = [*columns, "scale"]  # numbers without what they are multiples of are no latents
+    return file.read(columns=None if columns is None else list(dict.fromkeys(columns)))
 
 
 def read_parts(
@@ -178,11 +184,12 @@ def export(table: pa.Table, path: Path) -> str:
 
 
 def latents_of(table: pa.Table) -> np.ndarray:
-    """The ``latent`` column as one float32 array (scan, latent)."""
+    """The latents as one float32 array (scan, latent): the ``latent`` column, times the scale where there is one."""
     column = table["latent"].combine_chunks()
     width = column.type.list_size
     flat = np.array(column.flatten().to_numpy(zero_copy_only=False), np.float32)  # a copy: torch wants it writable
-    return flat.reshape(-1, width)
+    latents = flat.reshape(-1, width)
+    return latents * table["scale"].to_numpy()[:, None] if "scale" in table.column_names else latents
 
 
 def _latent_column(latents: Sequence[np.ndarray], latent: int, storage_type: str) -> pa.Array:
@@ -191,7 +198,7 @@ def _latent_column(latents: Sequence[np.ndarray], latent: int, storage_type: str
 
 
 def _number(storage_type: str) -> pa.DataType:
-    return {"float32": pa.float32(), "float16": pa.float16()}[storage_type]
+    return {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8()}[storage_type]
 
 
 def _text(value: bytes | None) -> str:

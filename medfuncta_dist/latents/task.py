@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
+from jaxtyping import Bool, Float, Int, Shaped
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, ScanError
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.shared_network import SharedNetwork
-from medfuncta_dist.fields.siren import field
 from medfuncta_dist.latents import ledger, table
-from medfuncta_dist.latents.fit import FitSettings, fit_batch
+from medfuncta_dist.latents.fit import FitResult, FitSettings, Fitter
 from medfuncta_dist.latents.ledger import Commit, Quarantined
-from medfuncta_dist.latents.network import NetworkRef, network_here
+from medfuncta_dist.latents.network import KEPT, NetworkRef, network_here
 from medfuncta_dist.latents.plan import FitWork
 from medfuncta_dist.latents.table import Row
 from medfuncta_dist.latents.worker import WorkerSettings
-from medfuncta_dist.meta.losses import psnr
 from medfuncta_dist.shards.sample import Sample, decode
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.streaming.order import SampleId
@@ -44,9 +42,10 @@ class FitTask:
     work: FitWork
     shape: tuple[int, ...]
     settings: FitSettings
+    learned_rates: bool
+    """Step sizes are the network's own, where it has learned any."""
     batch: int
     min_psnr: float
-    storage_type: str
     fit_digest: str
 
 
@@ -100,29 +99,48 @@ def _read(reader: SampleReader, row: int, key: str, shape: tuple[int, ...]) -> R
     return sample if sample.array.shape[1:] == shape else Quarantined(key, WRONG_SHAPE)
 
 
+@lru_cache(maxsize=KEPT)
+def fitter_here(
+    root: str, ref: NetworkRef, shape: tuple[int, ...], settings: FitSettings, learned_rates: bool
+) -> Fitter:
+    """The network made ready to fit, once a process."""
+    network = network_here(root, ref)
+    if learned_rates and "inner.rates" in network.extras:
+        settings = replace(settings, rate=network.extras["inner.rates"])
+    device = next(iter(network.params.values())).device
+    return Fitter(network.spec, network.params, grid(shape, device=device), settings)
+
+
 def _fit(task: FitTask, network: SharedNetwork, batch: Sequence[Read]) -> tuple[list[Row], list[Quarantined]]:
     """Fit one batch. Unusable scans and the padding are zeros, so shapes never depend on them."""
+    fitter = fitter_here(task.worker.root, task.network, task.shape, task.settings, task.learned_rates)
     device = next(iter(network.params.values())).device
-    targets = torch.from_numpy(_targets(task, network, batch)).to(device)
-    coordinates = grid(task.shape, device=device)
-    result = fit_batch(network.spec, network.params, coordinates, targets, task.settings)
-    stored = result.latents.to(getattr(torch, task.storage_type))
-    quality = result.psnr
-    if task.storage_type != "float32":
-        # A table must say how good what it holds is, so rounding comes before measuring.
-        quality = _quality(network, coordinates, stored.float(), targets)
-    storable = torch.isfinite(stored).all(dim=1)
-    return _sort_out(task, batch, stored.cpu().numpy(), quality.cpu().numpy(), result.finite.cpu(), storable.cpu())
+    result = fitter.fit(torch.from_numpy(_targets(task, network, batch)).to(device))
+    return _sort_out(task, batch, _Fitted.of(result))
 
 
-@torch.no_grad()
-def _quality(
-    network: SharedNetwork,
-    coordinates: Float[Tensor, "point coord"],
-    latents: Float[Tensor, "batch latent"],
-    targets: Float[Tensor, "batch point channel"],
-) -> Float[Tensor, " batch"]:
-    return psnr(field(network.spec, network.params, coordinates, latents), targets)
+@dataclass(frozen=True)
+class _Fitted:
+    """A batch's result as arrays. ``numbers`` are in the type that is stored."""
+
+    numbers: Shaped[np.ndarray, "batch latent"]
+    scales: Float[np.ndarray, " batch"] | None
+    quality: Float[np.ndarray, " batch"]
+    steps: Int[np.ndarray, " batch"]
+    finite: Bool[np.ndarray, " batch"]
+    storable: Bool[np.ndarray, " batch"]
+
+    @classmethod
+    def of(cls, result: FitResult) -> _Fitted:
+        stored, storable = result.stored, ~torch.isinf(result.latents).any(dim=1)
+        return cls(
+            stored.numbers.cpu().numpy(),
+            None if stored.scales is None else stored.scales.cpu().numpy(),
+            result.psnr.cpu().numpy(),
+            result.steps.cpu().numpy(),
+            result.finite.cpu().numpy(),
+            storable.cpu().numpy(),
+        )
 
 
 def _targets(task: FitTask, network: SharedNetwork, batch: Sequence[Read]) -> Float[np.ndarray, "batch point channel"]:
@@ -140,39 +158,33 @@ def points(values: Float[np.ndarray, channel * spatial]) -> Float[np.ndarray, "p
     return values.reshape(values.shape[0], -1).T
 
 
-def _sort_out(
-    task: FitTask,
-    batch: Sequence[Read],
-    latents: Float[np.ndarray, "batch latent"],
-    quality: Float[np.ndarray, " batch"],
-    finite: Bool[Tensor, " batch"],
-    storable: Bool[Tensor, " batch"],
-) -> tuple[list[Row], list[Quarantined]]:
+def _sort_out(task: FitTask, batch: Sequence[Read], fitted: _Fitted) -> tuple[list[Row], list[Quarantined]]:
     """Each scan of the batch as a row of the table or as quarantined."""
     rows, quarantined = [], []
     for i, read in enumerate(batch):
         if isinstance(read, Quarantined):
             quarantined.append(read)
-        elif not finite[i]:
-            quarantined.append(Quarantined(read.key, NOT_FINITE))
-        elif not storable[i]:
+        elif not fitted.storable[i] and task.settings.storage_type == "float16":
             quarantined.append(Quarantined(read.key, NOT_STORABLE))
+        elif not fitted.finite[i]:
+            quarantined.append(Quarantined(read.key, NOT_FINITE))
         else:
-            rows.append(_row(task, read, latents[i], float(quality[i])))
+            rows.append(_row(task, read, fitted, i))
     return rows, quarantined
 
 
-def _row(task: FitTask, sample: Sample, latent: Float[np.ndarray, " latent"], quality: float) -> Row:
-    meta = sample.meta
+def _row(task: FitTask, sample: Sample, fitted: _Fitted, i: int) -> Row:
+    meta, quality = sample.meta, float(fitted.quality[i])
     affine = meta["affine"]
     return Row(
         key=sample.key,
         split=task.work.split,
         labels=tuple(meta["labels"]),
-        latent=latent,
+        latent=fitted.numbers[i],
+        scale=None if fitted.scales is None else float(fitted.scales[i]),
         psnr=quality,
         below_min=quality < task.min_psnr,
-        steps=task.settings.steps,
+        steps=int(fitted.steps[i]),
         window=(meta["window"][0], meta["window"][1]),
         spacing=tuple(meta["spacing"]),
         affine=None if affine is None else tuple(float(x) for line in affine for x in line),
@@ -185,7 +197,7 @@ def _write_part(task: FitTask, store: ObjectStore, network: SharedNetwork, rows:
     if not rows:
         return None
     identity = {"network": task.network.digest, "fit": task.fit_digest}
-    whole = table.part_table(rows, network.spec.latent, task.storage_type, identity)
+    whole = table.part_table(rows, network.spec.latent, task.settings.storage_type, identity)
     return table.write_part(store, task.folder, whole)
 
 

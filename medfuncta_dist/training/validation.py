@@ -10,7 +10,8 @@ from torch import Tensor
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.fields.siren import FieldSpec, Params
-from medfuncta_dist.latents.fit import FitSettings, fit_batch
+from medfuncta_dist.latents.fit import Fitter
+from medfuncta_dist.latents.settings import fit_settings
 from medfuncta_dist.shards.snapshot import Snapshot
 from medfuncta_dist.streaming.order import SampleId
 from medfuncta_dist.streaming.source import SampleReader
@@ -40,9 +41,7 @@ class Validation:
     def __init__(self, run: RunFile, reader: SampleReader, ids: Sequence[SampleId], world: World) -> None:
         self._world, self._chunk = world, run.fit.batch
         self._meta, self._trained_rates = run.meta, run.fit.rate is None
-        self._settings = FitSettings(
-            steps=run.fit.steps, rate=run.fit_rate, selection_ratio=run.fit.selection_ratio, seed=run.train.seed
-        )
+        self._settings = fit_settings(run)
         samples = scan_batches(reader, ids[world.rank :: world.size])
         self._targets = [torch.from_numpy(points(sample)) for sample in samples]
 
@@ -51,9 +50,10 @@ class Validation:
         settings, total = self._settings, 0.0
         if self._trained_rates:
             settings = replace(settings, rate=trained_rates(spec, self._meta, params))
+        fitter = Fitter(spec, params, coordinates, settings)
         for start in range(0, len(self._targets), self._chunk):
             targets = torch.stack(self._targets[start : start + self._chunk]).to(self._world.device)
-            fitted = fit_batch(spec, params, coordinates, targets, settings)
+            fitted = fitter.fit(targets)
             total += float(torch.where(fitted.finite, fitted.psnr, 0.0).sum())
         total, count = self._world.sum([total, len(self._targets)])
         return total / count

@@ -174,7 +174,8 @@ def test_fit_killed_and_run_again_is_byte_identical(tmp_path):
     """kill -9 of the driver in the middle: what was committed stays untouched, the rest is as if never killed."""
     writers.write_medmnist(tmp_path / "images.npz", shape=(16, 16), counts={"train": 200, "val": 4, "test": 4})
     data = {"source": str(tmp_path / "images.npz"), "shape": [16, 16]}
-    path = write_run(tmp_path, "killed", str(tmp_path / "a"), data, fit={"steps": 400, "scans_per_task": 8})
+    slow = {"method": "sgd", "steps": 400, "scans_per_task": 8}
+    path = write_run(tmp_path, "killed", str(tmp_path / "a"), data, fit=slow)
     run_stages(load(path), ["pack", "train"])
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     interrupted = start("fit", path)

@@ -105,11 +105,10 @@ def with_extras(network: SharedNetwork, **extras: torch.Tensor) -> SharedNetwork
 
 
 def test_extras_travel_with_the_network_and_count_in_its_digest(network: SharedNetwork) -> None:
-    extras = {"fit_directions": torch.eye(6)[:4], "fit_curvatures": torch.ones(4)}
-    for rates in (torch.rand(6), torch.rand(3, 6)):
-        one = with_extras(network, inner_rates=rates, **extras)
+    for rates in (torch.rand(6), torch.rand(3, 6), torch.rand(2, 3, 6)):
+        one = with_extras(network, inner_rates=rates)
         again = SharedNetwork.from_files(*one.to_files().values())
-        assert again.extras.keys() == {"inner.rates", "fit.directions", "fit.curvatures"}
+        assert again.extras.keys() == {"inner.rates"}
         assert torch.equal(again.extras["inner.rates"], rates)
         assert again.params.keys() == network.params.keys()
         assert again.digest == one.digest != network.digest
@@ -122,12 +121,11 @@ def test_extras_travel_with_the_network_and_count_in_its_digest(network: SharedN
         {"inner_rates": torch.zeros(1, 4, 6)},
         {"inner_rates": torch.full((6,), torch.nan)},
         {"inner_rates": torch.zeros(6, dtype=torch.float64)},
-        {"fit_directions": torch.zeros(4, 6), "fit_curvatures": torch.zeros(3)},
     ],
 )
 def test_extras_of_another_shape_or_type_are_refused(network: SharedNetwork, extras: dict[str, torch.Tensor]) -> None:
     named = {name.replace("_", ".", 1): tensor for name, tensor in extras.items()}
-    with pytest.raises(IntegrityError, match=r"inner\.rates|fit\.curvatures"):
+    with pytest.raises(IntegrityError, match=r"inner\.rates"):
         SharedNetwork.from_files(*repacked(network, network.params | named))
 
 

@@ -30,7 +30,15 @@ def run_file(folder: Path, storage: str | None = None, **sections: Any) -> RunFi
         "private": str(folder / "private"),
         **sections.pop("data", {}),
     }
-    fit = {"steps": 4, "rate": 1.0, "batch": 3, "scans_per_task": 5, "min_psnr": 5.0, **sections.pop("fit", {})}
+    fit = {
+        "method": "sgd",
+        "steps": 4,
+        "rate": 1.0,
+        "batch": 3,
+        "scans_per_task": 5,
+        "min_psnr": 5.0,
+        **sections.pop("fit", {}),
+    }
     cluster = {"cache": str(folder / "cache")}
     storage = storage or str(folder / "storage")
     return RunFile.model_validate(

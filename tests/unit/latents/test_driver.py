@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,9 @@ def test_every_scan_gets_the_latent_that_fitting_it_gives(run):
     samples = [worker_side._read(reader, row, reader.keys(0)[row], (12, 12)) for row in range(3)]
     targets = torch.from_numpy(np.stack([worker_side.points(s.values()) for s in samples]))
     shared = network(run)
-    expected = fit_batch(shared.spec, shared.params, grid([12, 12]), targets, FitSettings(4, 1.0, 1.0, 0))
+    expected = fit_batch(
+        shared.spec, shared.params, grid([12, 12]), targets, FitSettings(4, 1.0, 1.0, 0, closed_form=True)
+    )
     fitted = {row["key"]: row for row in rows.to_pylist()}
     for sample, latent, psnr in zip(samples, expected.latents, expected.psnr, strict=True):
         row = fitted[sample.key]
@@ -93,7 +96,7 @@ def test_a_range_whose_worker_died_after_its_commit_is_not_fitted_again(run, mon
     tasks: list[FitTask] = []
     fit(run, lambda task, items: iter([tasks.append(i) or Done(i, task(i)) for i in items]))
     before = objects(run)
-    monkeypatch.setattr(worker_side, "fit_batch", lambda *_: pytest.fail("fitted twice"))
+    monkeypatch.setattr(worker_side, "fitter_here", lambda *_: pytest.fail("fitted twice"))
     assert fit_task(tasks[0]).rows == 5
     assert objects(run) == before
 
@@ -286,13 +289,14 @@ def test_psnr_of_a_split_is_the_mean_over_its_scans_and_low_ones_are_flagged(run
     assert 0 < sum(flagged) < SCANS
 
 
-def test_float16_latents_are_judged_as_they_are_stored(tmp_path):
-    run = ready(tmp_path, fit={"storage_type": "float16"})
+@pytest.mark.parametrize(("storage_type", "number"), [("float16", "halffloat"), ("int8", "int8")])
+def test_small_latents_are_judged_as_they_are_stored(tmp_path, storage_type, number):
+    run = ready(tmp_path, fit={"storage_type": storage_type})
     fit(run, map_here)
     rows, shared = whole(run), network(run)
-    assert rows.schema.field("latent").type.value_type == "halffloat"
+    assert rows.schema.field("latent").type.value_type == number
     row = rows.to_pylist()[0]
-    decoded = shared.decode(torch.tensor([row["latent"]], dtype=torch.float32), (12, 12)).clamp(0, 1)
+    decoded = shared.decode(torch.from_numpy(table.latents_of(rows[:1])), (12, 12)).clamp(0, 1)
     store = ObjectStore(run.storage)
     work = latent_table(run, store).works
     _, cache = worker_side.WorkerSettings.of(run).open()
@@ -302,6 +306,30 @@ def test_float16_latents_are_judged_as_they_are_stored(tmp_path):
     members = reader.read(worker_side.SampleId(*place))
     values = worker_side.decode(row["key"], members["npy"], members["json"]).values()
     assert row["psnr"] == pytest.approx(-10 * np.log10(np.square(decoded[0].numpy() - values).mean()), abs=1e-4)
+
+
+def test_every_scan_has_its_own_number_of_steps(tmp_path):
+    run = ready(tmp_path)
+    fit(run, map_here)
+    target = float(np.median(whole(run)["psnr"].to_numpy()))
+    run = run.model_copy(update={"fit": run.fit.model_copy(update={"target_psnr": target})})
+    fit(run, map_here)
+    early = [row for row in whole(run).to_pylist() if row["steps"] < 4]
+    assert 0 < len(early) < SCANS
+    assert all(row["psnr"] >= target for row in early)
+
+
+def test_learned_rates_are_used_where_the_run_file_gives_none(tmp_path):
+    run = run_file(tmp_path, fit={"rate": None}, meta={"inner_rate": 1.0})
+    packed(run, tmp_path)
+    shared = network(run)
+    publish(run, replace(shared, extras={"inner.rates": torch.full((1, LATENT), 0.25)}))
+    learned, given = (
+        run.model_copy(update={"fit": run.fit.model_copy(update={"rate": rate})}) for rate in (None, 0.25)
+    )
+    for one in (learned, given):
+        fit(one, map_here)
+    assert table.latents_of(whole(learned)).tolist() == table.latents_of(whole(given)).tolist()
 
 
 def test_latents_beyond_float16_are_quarantined_not_stored_as_infinite(tmp_path):

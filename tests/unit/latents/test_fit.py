@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -8,9 +10,12 @@ from torch import Tensor
 
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.siren import FieldSpec, Params, field, init_params
-from medfuncta_dist.latents.fit import FitSettings, fit_batch
+from medfuncta_dist.latents.curvature import curvature, spread_points
+from medfuncta_dist.latents.fit import FitSettings, Method, fit_batch
+from medfuncta_dist.latents.stored import StorageType
 from medfuncta_dist.meta.chunks import Chunks
-from medfuncta_dist.meta.context import context_sets
+from medfuncta_dist.meta.context import context_indices, context_sets
+from medfuncta_dist.meta.folded import fold
 from medfuncta_dist.meta.inner_loop import adapt
 from medfuncta_dist.meta.losses import psnr
 
@@ -92,3 +97,140 @@ def test_the_network_stays_frozen(params: Params, targets: Tensor) -> None:
     fitted = fit_batch(SPEC, live, COORDINATES, targets, SETTINGS)
     assert not fitted.latents.requires_grad
     assert all(p.grad is None and torch.equal(p, params[n]) for n, p in live.items())
+
+
+def gauss_newton(**changes: Any) -> FitSettings:
+    return replace(FitSettings(steps=6, method="gauss-newton", curvature_ratio=0.6, closed_form=True), **changes)
+
+
+def test_gauss_newton_is_better_in_fewer_steps(params: Params, targets: Tensor) -> None:
+    plain = fit_batch(SPEC, params, COORDINATES, targets, FitSettings(steps=20, rate=1.0))
+    few = fit_batch(SPEC, params, COORDINATES, targets, gauss_newton(steps=12, damping=5.0, curvature_ratio=1.0))
+    assert (few.psnr > plain.psnr).all()
+    assert few.steps.tolist() == [12] * 5
+
+
+def test_one_gauss_newton_step_solves_the_damped_normal_equations(params: Params, targets: Tensor) -> None:
+    double = {name: tensor.double() for name, tensor in params.items()}
+    settings = gauss_newton(steps=1, curvature_ratio=1.0, closed_form=False, damping=20.0)
+    fitted = fit_batch(SPEC, double, COORDINATES.double(), targets.double(), settings)
+    origin = torch.zeros(32, dtype=torch.float64)
+
+    def values(latent: Tensor) -> Tensor:
+        return field(SPEC, double, COORDINATES.double(), latent[None])[0, :, 0]
+
+    rows = torch.autograd.functional.jacobian(values, origin)
+    matrix = 2 / len(rows) * rows.T @ rows
+    matrix += 20 * matrix.diagonal().mean() * torch.eye(32, dtype=torch.float64)
+    gradient = 2 / len(rows) * (values(origin) - targets[..., 0].double()) @ rows
+    torch.testing.assert_close(fitted.latents, -torch.linalg.solve(matrix, gradient.T).T, rtol=1e-8, atol=1e-10)
+
+
+def test_the_curvature_is_that_of_autograd_for_several_channels() -> None:
+    spec = FieldSpec(2, 2, 4, 6, 5, (3.0, 5.0, 4.0), residual=True, modulate_first=True)
+    params = {n: t.double() for n, t in init_params(spec, torch.Generator().manual_seed(1)).items()}
+    points, latents = grid([5, 4], dtype=torch.float64), 0.3 * torch.ones(3, 5, dtype=torch.float64)
+    latents[1] *= -1
+    found = curvature(fold(spec, params), points, latents, Chunks(7, 2))
+    for latent, matrix in zip(latents, found, strict=True):
+        rows = torch.autograd.functional.jacobian(lambda p: field(spec, params, points, p[None]).flatten(), latent)
+        torch.testing.assert_close(matrix, 2 / 40 * rows.T @ rows)
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.309, 1.0])
+def test_points_for_the_curvature_are_distinct_and_evenly_spread(ratio: float) -> None:
+    for step in range(5):
+        chosen = spread_points(784, ratio, step)
+        gaps = chosen.diff()
+        assert len(chosen) == round(784 * ratio)
+        assert 0 <= int(chosen[0]) < int(chosen[-1]) < 784
+        assert int(gaps.max()) - int(gaps.min()) <= 1
+
+
+def test_a_step_that_made_a_scan_worse_is_taken_back(params: Params, targets: Tensor) -> None:
+    before = psnr(field(SPEC, params, COORDINATES, torch.zeros(5, 32)), targets)
+    for steps in (1, 2, 5):
+        bold = gauss_newton(steps=steps, damping=1e-7, curvature_ratio=0.1)
+        assert (fit_batch(SPEC, params, COORDINATES, targets, bold).psnr >= before).all()
+
+
+@pytest.mark.parametrize("method", ["sgd", "momentum", "gauss-newton"])
+@pytest.mark.parametrize("padding", [0.0, math.nan, math.inf])
+def test_padding_leaves_bits_alone_whatever_the_method(
+    params: Params, targets: Tensor, method: Method, padding: float
+) -> None:
+    settings = replace(gauss_newton(), method=method, rate=1.0, target_psnr=25.0, storage_type="int8")
+    clean = fit_batch(SPEC, params, COORDINATES, targets, settings)
+    spoiled = targets.clone()
+    spoiled[[1, 4]] = padding
+    fitted = fit_batch(SPEC, params, COORDINATES, spoiled, settings)
+    for name in ("latents", "psnr", "steps"):
+        assert torch.equal(getattr(fitted, name)[[0, 2, 3]], getattr(clean, name)[[0, 2, 3]])
+    assert fitted.finite.tolist() == [True, padding == 0, True, True, padding == 0]
+
+
+def test_momentum_is_a_heavy_ball(params: Params, targets: Tensor) -> None:
+    plain = [fit_batch(SPEC, params, COORDINATES, targets, FitSettings(n, 1.0)).latents for n in (1, 2)]
+    ball = fit_batch(SPEC, params, COORDINATES, targets, FitSettings(2, 1.0, method="momentum", momentum=0.3)).latents
+    torch.testing.assert_close(ball, plain[1] + 0.3 * plain[0])
+
+
+@pytest.mark.parametrize("method", ["sgd", "momentum", "gauss-newton"])
+def test_the_closed_form_first_step_is_the_gradient_step(params: Params, targets: Tensor, method: Method) -> None:
+    settings = gauss_newton(method=method, rate=1.0, steps=1, curvature_ratio=1.0, damping=1.0)
+    closed = fit_batch(SPEC, params, COORDINATES, targets, settings).latents
+    swept = fit_batch(SPEC, params, COORDINATES, targets, replace(settings, closed_form=False)).latents
+    torch.testing.assert_close(closed, swept, rtol=0, atol=1e-6)
+
+
+def test_early_stopping_stops_at_the_target_and_never_below(params: Params, targets: Tensor) -> None:
+    free = fit_batch(SPEC, params, COORDINATES, targets, FitSettings(30, 1.0))
+    target = float(free.psnr.median())
+    stopped = fit_batch(SPEC, params, COORDINATES, targets, FitSettings(30, 1.0, target_psnr=target))
+    early = stopped.steps < 30
+    assert 0 < int(early.sum()) < 5
+    assert (stopped.psnr[early] >= target).all()
+    for scan in early.nonzero().flatten():
+        steps = int(stopped.steps[scan])
+        same = fit_batch(SPEC, params, COORDINATES, targets, FitSettings(steps, 1.0))
+        torch.testing.assert_close(stopped.latents[scan], same.latents[scan])
+
+
+def test_last_steps_see_every_point(params: Params, targets: Tensor) -> None:
+    assert torch.equal(
+        fit_batch(SPEC, params, COORDINATES, targets, FitSettings(4, 1.0, 0.3, full_steps=4)).latents,
+        fit_batch(SPEC, params, COORDINATES, targets, FitSettings(4, 1.0)).latents,
+    )
+    sparse = fit_batch(SPEC, params, COORDINATES, targets, FitSettings(1, 1.0, 0.3, seed=1)).latents
+    both = fit_batch(SPEC, params, COORDINATES, targets, FitSettings(2, 1.0, 0.3, seed=1, full_steps=1)).latents
+    everything = [torch.arange(len(COORDINATES))]
+    then = adapt(SPEC, params, COORDINATES, targets, sparse, everything, 1.0, create_graph=False)
+    torch.testing.assert_close(both, then)
+
+
+def test_rescaling_changes_the_length_of_a_step_alone(params: Params, targets: Tensor) -> None:
+    plain = fit_batch(SPEC, params, COORDINATES, targets, FitSettings(1, 1.0)).latents
+    scaled = fit_batch(SPEC, params, COORDINATES, targets, FitSettings(1, 1.0, rescale=0.3)).latents
+    context = context_indices(len(COORDINATES), 0.3, seed=0, outer_step=1, inner_step=0)
+    sub = fit_batch(SPEC, params, COORDINATES[context], targets[:, context], FitSettings(1, 1.0)).latents
+    torch.testing.assert_close(scaled, plain * (sub.norm(dim=1) / plain.norm(dim=1))[:, None])
+
+
+def test_learned_rates_take_the_place_of_one_rate(params: Params, targets: Tensor) -> None:
+    rates = torch.stack([torch.full((32,), 0.5), torch.linspace(0.1, 1.0, 32)])
+    first = fit_batch(SPEC, params, COORDINATES, targets, FitSettings(1, 0.5)).latents
+    both = fit_batch(SPEC, params, COORDINATES, targets, FitSettings(2, rates)).latents
+    one_more = adapt(
+        SPEC, params, COORDINATES, targets, first, [torch.arange(len(COORDINATES))], 1.0, create_graph=False
+    )
+    torch.testing.assert_close(both, first + rates[1] * (one_more - first))
+
+
+@pytest.mark.parametrize("storage_type", ["float32", "float16", "int8"])
+def test_psnr_is_that_of_what_is_stored(params: Params, targets: Tensor, storage_type: StorageType) -> None:
+    fitted = fit_batch(SPEC, params, COORDINATES, targets, gauss_newton(storage_type=storage_type))
+    stored = fitted.stored
+    assert stored.numbers.dtype == getattr(torch, storage_type)
+    restored = stored.numbers.float() * (1 if stored.scales is None else stored.scales[:, None])
+    torch.testing.assert_close(fitted.latents, restored)
+    torch.testing.assert_close(fitted.psnr, psnr(field(SPEC, params, COORDINATES, restored), targets))

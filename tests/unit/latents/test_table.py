@@ -56,6 +56,15 @@ def test_what_is_written_is_what_is_read(store, storage_type):
     assert np.array_equal(table.latents_of(read), np.stack([row(i, storage_type).latent for i in range(5)]))
 
 
+def test_int8_latents_never_come_without_their_scale(store):
+    numbers = [replace(row(i), latent=np.arange(-3, 3, dtype=np.int8), scale=0.5 * (i + 1)) for i in range(2)]
+    part = table.write_part(store, "latents", table.part_table(numbers, 6, "int8", IDENTITY))
+    read = table.read_part(store, "latents", part, ["key", "latent"])
+    assert read.column_names == ["key", "latent", "scale"]
+    assert table.latents_of(read).tolist() == [[0.5 * i * n for n in range(-3, 3)] for i in (1, 2)]
+    assert "scale" not in rows(1).column_names
+
+
 def test_equal_rows_are_equal_bytes_under_their_own_digest(store):
     one, two = (table.write_part(store, "latents", rows(5)) for _ in range(2))
     assert one == two

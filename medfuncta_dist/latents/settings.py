@@ -1,0 +1,26 @@
+"""What the run file says about fitting, as the settings of the compute core."""
+
+from __future__ import annotations
+
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.latents.fit import FitSettings
+
+
+def fit_settings(run: RunFile) -> FitSettings:
+    """For the fit stage, and for held-out PSNR while training. Rates are one number; learned ones are the network's."""
+    fit = run.fit
+    return FitSettings(
+        steps=fit.steps,
+        rate=run.fit_rate,
+        selection_ratio=fit.selection_ratio,
+        seed=run.train.seed,
+        method=fit.method,
+        full_steps=fit.full_steps,
+        momentum=fit.momentum,
+        damping=fit.damping,
+        curvature_ratio=fit.curvature_ratio,
+        closed_form=fit.closed_form,
+        rescale=fit.rescale,
+        target_psnr=fit.target_psnr,
+        storage_type=fit.storage_type,
+    )
