@@ -183,3 +183,14 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_once(storage: str, snapshot: 
     with pytest.raises(TrainingCollapsedError, match="outer step 1"):
         train(run, snapshot, lambda kind, fields: attempts.append(kind) if kind == "started" else None)
     assert len(attempts) == 1
+
+
+def test_a_run_that_learns_nothing_is_said_to_be_stuck_and_goes_on(storage: str, snapshot: str) -> None:
+    run = run_file(storage, "stuck", workers=2, steps=30, rate=1e-12)
+    run = run.model_copy(update={"meta": run.meta.model_copy(update={"inner_rate": 1e-9})})
+    notes: list[str] = []
+    train(run, snapshot, lambda kind, fields: notes.append(fields["text"]) if kind == "note" else None)
+    events = [line for line in read_events(ObjectStore(storage), "stuck") if line["kind"] == "event"]
+    assert [line["fields"] for line in events if line["name"] == "collapse"] == [{"step": 25, "finding": "stuck"}]
+    assert any("outer step 25" in note and "train.rate_by_omega" in note for note in notes)
+    assert committed_network(ObjectStore(storage), "stuck") is not None
