@@ -1,7 +1,7 @@
 """Fitting: the latent of every scan of a batch, the shared network frozen. Runs on bare torch.
 
 All that depends on the network alone is computed once (``Fitter``); then a batch goes through in blocks of scans that
-stay in cache from the first step to the last. docs/method.md derives the steps.
+stay in cache from the first step to the last. docs/method.md, 7, derives the steps.
 """
 
 from __future__ import annotations

@@ -98,3 +98,15 @@ def test_the_page_tells_every_constant_and_its_origin(tmp_path: Path) -> None:
         assert f"| {name} | " in text
         assert constant.origin in text
     assert "100 M scans" in text
+
+
+def test_fit_throughput() -> None:
+    found = told("fit_throughput")
+    small, claims = found["results"]["small"], {claim["what"]: claim for claim in found["claims"]}
+    below = small["gauss-newton, 10 steps"]["psnr"] - small["gauss-newton, 10 steps, int8"]["psnr"]
+    assert claims["int8 below float32, dB"]["measured"] == pytest.approx(below, abs=0.02)
+    speed = found["results"]["seconds_per_scan"]
+    assert claims["scans/s over the published fit"]["measured"] == pytest.approx(
+        speed["published"] / speed["gauss-newton, 3 steps"], rel=1e-2
+    )
+    assert small["sgd, 5 of 20 steps"]["mean_steps"] == 5
