@@ -9,11 +9,14 @@ from typing import Any
 
 PUBLISHED_FIT = {"method": "sgd", "steps": 20, "closed_form": False}
 
+PUBLISHED_META = {"inner_rate": 1e-2, "rate_policy": "scalar"}
+PUBLISHED_TRAIN = {"rate": 3e-6, "rate_by_omega": False}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "medfuncta-1d": {
         "field": {"layers": 8, "hidden": 64, "latent": 64, "omega_first": 20.0, "omega_last": 200.0, "residual": False},
-        "meta": {"selection_ratio": 1.0},
-        "train": {"batch": 64},
+        "meta": PUBLISHED_META | {"selection_ratio": 1.0},
+        "train": PUBLISHED_TRAIN | {"batch": 64},
         "fit": PUBLISHED_FIT,
     },
     "medfuncta-2d": {
@@ -25,8 +28,8 @@ PRESETS: dict[str, dict[str, Any]] = {
             "omega_last": 400.0,
             "residual": False,
         },
-        "meta": {"selection_ratio": 0.25},
-        "train": {"batch": 24},
+        "meta": PUBLISHED_META | {"selection_ratio": 0.25},
+        "train": PUBLISHED_TRAIN | {"batch": 24},
         "fit": PUBLISHED_FIT,
     },
     "medfuncta-3d": {
@@ -38,8 +41,8 @@ PRESETS: dict[str, dict[str, Any]] = {
             "omega_last": 300.0,
             "residual": False,
         },
-        "meta": {"selection_ratio": 0.25},
-        "train": {"batch": 4},
+        "meta": PUBLISHED_META | {"selection_ratio": 0.25},
+        "train": PUBLISHED_TRAIN | {"batch": 4},
         "fit": PUBLISHED_FIT,
     },
 }

@@ -16,6 +16,9 @@ from medfuncta_dist.storage.object_store import normal_root
 
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
 DIGEST = re.compile(r"[0-9a-f]{64}")
+INNER_RATE_TIMES_OMEGA_SQUARED = 2000.0
+"""An inner step stays stable below 2 / curvature, and curvature grows with ω² (docs/method.md, 5). Measured: see
+benchmarks/outer_steps.py."""
 
 
 LARGEST_GAUSS_NEWTON = 4096
@@ -225,8 +228,9 @@ class Meta(Section):
 
     inner_steps: PositiveInt = 10
     """G, inner steps an outer step."""
-    inner_rate: PositiveFloat = 1e-2
-    """α, step size of the inner loop; where rates are learned, what they start from."""
+    inner_rate: PositiveFloat | None = None
+    """α, step size of the inner loop; where rates are learned, what they start from. Default: 2000 / ω² for the largest
+    ω of the field (0.31 at 80, 0.05 at 200), near the largest that trains."""
     rate_policy: Literal["scalar", "layer", "learned"] = "scalar"
     """``scalar``: inner_rate at every step, as published. ``layer``: inner_rate at the first modulated layer, falling
     as 1/ω² with depth. ``learned``: one rate an inner step, trained with the network and stored in it."""
@@ -241,13 +245,14 @@ class Train(Section):
     """Scans of one outer step, over all workers."""
     steps: PositiveInt = 250_000
     """Outer steps."""
-    rate: PositiveFloat = 3e-6
-    """β, AdamW's step size at its peak."""
+    rate: PositiveFloat = 6e-5
+    """β, AdamW's step size at its peak. With rate_by_omega the default turns all phases as fast as the published 3e-6
+    turns those of ω = 400; networks of ω ≤ 200 train with 5e-4 to 1e-3."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """How the step size goes on after the warm-up; cosine ends at 0."""
     warmup_steps: NaturalInt = 0
     """Outer steps over which the step size rises linearly from 0."""
-    rate_by_omega: bool = False
+    rate_by_omega: bool = True
     """Divide each layer's step size by its ω, as a share of the first's: steeper layers turn no faster than others."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """AdamW's weight decay."""
@@ -430,9 +435,16 @@ class RunFile(Section):
         return self.data.dataset or self.name
 
     @property
+    def inner_rate(self) -> float:
+        """α: as given, or small enough for the field's largest ω."""
+        if self.meta.inner_rate is not None:
+            return self.meta.inner_rate
+        return INNER_RATE_TIMES_OMEGA_SQUARED / max(self.field.omegas or [self.field.omega_last]) ** 2
+
+    @property
     def fit_rate(self) -> float:
         """Step size of fitting."""
-        return self.fit.rate if self.fit.rate is not None else self.meta.inner_rate
+        return self.fit.rate if self.fit.rate is not None else self.inner_rate
 
     def digest(self, *sections: str) -> str:
         """SHA-256 (hex) over the canonical JSON of the named sections; all of the file when none is named."""

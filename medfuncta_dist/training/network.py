@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from medfuncta_dist import __version__
-from medfuncta_dist.config.run_file import Meta, RunFile
+from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import ObjectMissingError
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.shared_network import SharedNetwork
@@ -63,28 +63,28 @@ def new_learner(run: RunFile) -> MetaLearner:
     spec = field_spec(run)
     params = init_params(spec, torch.Generator().manual_seed(run.train.seed))
     learned = run.meta.rate_policy == "learned"
-    return MetaLearner(spec, params, grid(run.data.shape), first_rates(spec, run.meta), learn_rates=learned)
+    return MetaLearner(spec, params, grid(run.data.shape), first_rates(spec, run), learn_rates=learned)
 
 
-def first_rates(spec: FieldSpec, meta: Meta) -> Rate:
+def first_rates(spec: FieldSpec, run: RunFile) -> Rate:
     """The inner rates that training starts from: one number, one a layer, or one a step where they are learned."""
-    if meta.rate_policy == "layer":
-        return layer_rates(spec, meta.inner_rate)
-    if meta.rate_policy == "learned":
-        return torch.full((meta.inner_steps, 1), meta.inner_rate)
-    return meta.inner_rate
+    if run.meta.rate_policy == "layer":
+        return layer_rates(spec, run.inner_rate)
+    if run.meta.rate_policy == "learned":
+        return torch.full((run.meta.inner_steps, 1), run.inner_rate)
+    return run.inner_rate
 
 
-def trained_rates(spec: FieldSpec, meta: Meta, params: Params) -> Rate:
+def trained_rates(spec: FieldSpec, run: RunFile, params: Params) -> Rate:
     """The inner rates that belong to trained parameters: the learned ones, where they are learned."""
-    return params[LOG_RATES].exp() if LOG_RATES in params else first_rates(spec, meta)
+    return params[LOG_RATES].exp() if LOG_RATES in params else first_rates(spec, run)
 
 
-def _stored_rates(spec: FieldSpec, meta: Meta, params: Params) -> Params:
+def _stored_rates(spec: FieldSpec, run: RunFile, params: Params) -> Params:
     """What a network keeps beside θ for fitting: inner rates that are more than the one number in its description."""
-    if meta.rate_policy == "scalar":
+    if run.meta.rate_policy == "scalar":
         return {}
-    whole = inner_rates(spec, trained_rates(spec, meta, params), params["layer.1.weight"]).to("cpu", torch.float32)
+    whole = inner_rates(spec, trained_rates(spec, run, params), params["layer.1.weight"]).to("cpu", torch.float32)
     whole = whole.expand(-1, -1, spec.latent)
     return {"inner.rates": (whole[:, 0] if whole.shape[1] == 1 else whole).contiguous()}
 
@@ -93,10 +93,10 @@ def commit_network(
     store: ObjectStore, run: RunFile, snapshot: Snapshot, params: Params, loss: float | None, psnr: float | None
 ) -> Committed:
     """Write the network's two files and then the record that makes them exist."""
-    inner = {"steps": run.meta.inner_steps, "rate": run.meta.inner_rate, "selection_ratio": run.meta.selection_ratio}
+    inner = {"steps": run.meta.inner_steps, "rate": run.inner_rate, "selection_ratio": run.meta.selection_ratio}
     spec = field_spec(run)
     weights = {name: params[name].detach().to("cpu", torch.float32) for name in spec.shapes()}
-    extras = _stored_rates(spec, run.meta, params)
+    extras = _stored_rates(spec, run, params)
     network = SharedNetwork(spec, weights, dict(snapshot.contract), inner, snapshot.digest, __version__, extras)
     files = {}
     for name, data in network.to_files().items():

@@ -40,7 +40,7 @@ class Validation:
 
     def __init__(self, run: RunFile, reader: SampleReader, ids: Sequence[SampleId], world: World) -> None:
         self._world, self._chunk = world, run.fit.batch
-        self._meta, self._trained_rates = run.meta, run.fit.rate is None
+        self._run, self._trained_rates = run, run.fit.rate is None
         self._settings = fit_settings(run)
         samples = scan_batches(reader, ids[world.rank :: world.size])
         self._targets = [torch.from_numpy(points(sample)) for sample in samples]
@@ -49,7 +49,7 @@ class Validation:
         """Mean PSNR (dB) over all ranks' scans; a fit that diverged counts as 0 dB. A collective."""
         settings, total = self._settings, 0.0
         if self._trained_rates:
-            settings = replace(settings, rate=trained_rates(spec, self._meta, params))
+            settings = replace(settings, rate=trained_rates(spec, self._run, params))
         fitter = Fitter(spec, params, coordinates, settings)
         for start in range(0, len(self._targets), self._chunk):
             targets = torch.stack(self._targets[start : start + self._chunk]).to(self._world.device)

@@ -20,7 +20,19 @@ def test_the_smallest_run_file_is_whole():
     run = parse(SMALLEST)
     assert run.dataset == "ecg-mitbih"
     assert run.data.points == 187
-    assert run.fit_rate == run.meta.inner_rate
+    assert run.fit_rate == run.inner_rate == 2000 / run.field.omega_last**2
+
+
+def test_the_inner_rate_follows_the_steepest_omega_unless_given():
+    assert parse(SMALLEST + "field: {layers: 3, omegas: [50.0, 20.0]}\n").inner_rate == pytest.approx(0.8)
+    assert parse(SMALLEST + "meta: {inner_rate: 0.3}\n").inner_rate == 0.3
+
+
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_presets_keep_the_published_rates(dims: int):
+    run = parse(SMALLEST.replace("[187]", str([8] * dims)) + f"preset: medfuncta-{dims}d\n")
+    assert (run.inner_rate, run.train.rate, run.train.rate_by_omega) == (1e-2, 3e-6, False)
+    assert run.meta.rate_policy == "scalar"
 
 
 def test_order_is_preset_then_file_then_override():

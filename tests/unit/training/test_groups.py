@@ -26,7 +26,7 @@ def test_layers_share_by_their_omega_only_when_asked(name: str, share: float) ->
 
 
 def test_plain_settings_are_one_group() -> None:
-    [group] = parameter_groups(learner(False), Train(weight_decay=0.1))
+    [group] = parameter_groups(learner(False), Train(weight_decay=0.1, rate_by_omega=False))
     assert (group[SHARE], group["weight_decay"], len(group["params"])) == (1, 0.1, len(SPEC.shapes()))
 
 
