@@ -10,11 +10,11 @@ from tests.unit.benchmarks.test_benchmarks import told
 
 def test_outer_steps() -> None:
     found = told("outer_steps")
-    assert set(found["results"]) == {PLAIN, OURS}
-    plain, ours = (found["results"][name]["psnr"] for name in (PLAIN, OURS))
-    assert len(plain) == len(ours) == 3
+    assert set(found["results"]) == {*PLAIN, OURS}
+    *plain, ours = (found["results"][name]["psnr"] for name in (*PLAIN, OURS))
+    assert all(len(psnr) == 3 for psnr in (*plain, ours))
     (claim,) = found["claims"]
-    assert abs(claim["measured"] - (ours[-1] - plain[-1])) < 0.02  # dB, printed to four digits
+    assert abs(claim["measured"] - (ours[-1] - max(psnr[-1] for psnr in plain))) < 0.02  # dB, printed to four digits
 
 
 def test_every_arm_has_a_network_and_rates_of_its_policy() -> None:
