@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from medfuncta_dist.telemetry.telemetry import Telemetry
 
 POST_S = 1.0
@@ -74,10 +76,12 @@ class Leader:
         if self._telemetry is not None:
             self._telemetry.log(step, metrics)
 
-    def validated(self, step: int, psnr: float) -> None:
-        """Mean held-out PSNR (dB) after a step: to every sink and to the driver."""
+    def validated(self, step: int, psnr: float, picture: np.ndarray | None = None) -> None:
+        """Mean held-out PSNR (dB) after a step, and perhaps a picture: to every sink; the number to the driver, too."""
         if self._telemetry is not None:
             self._telemetry.log(step, {"psnr": psnr})
+            if picture is not None:
+                self._telemetry.image("held_out", step, picture)
             self._tell("validated", step=step, psnr=psnr)
 
     def say(self, text: str) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.fields.siren import FieldSpec, Params
+from medfuncta_dist.fields.siren import FieldSpec, Params, field
 from medfuncta_dist.latents.fit import Fitter
 from medfuncta_dist.latents.settings import fit_settings
 from medfuncta_dist.shards.snapshot import Snapshot
@@ -42,6 +43,10 @@ class Validation:
         self._world, self._chunk = world, run.fit.batch
         self._run, self._trained_rates = run, run.fit.rate is None
         self._settings = fit_settings(run)
+        # Only where the run file allows pictures to leave the machine, and only of scans that are pictures.
+        self._shape, self._pictured = run.data.shape, run.telemetry.images and len(run.data.shape) == 2 and world.leads
+        self.picture: np.ndarray | None = None
+        """The first scan beside its reconstruction, of the last measurement."""
         samples = scan_batches(reader, ids[world.rank :: world.size])
         self._targets = [torch.from_numpy(points(sample)) for sample in samples]
 
@@ -55,5 +60,13 @@ class Validation:
             targets = torch.stack(self._targets[start : start + self._chunk]).to(self._world.device)
             fitted = fitter.fit(targets)
             total += float(torch.where(fitted.finite, fitted.psnr, 0.0).sum())
+            if start == 0 and self._pictured:
+                self.picture = _beside(self._shape, targets[0], field(spec, params, coordinates, fitted.latents[:1])[0])
         total, count = self._world.sum([total, len(self._targets)])
         return total / count
+
+
+def _beside(shape: Sequence[int], *values: Tensor) -> np.ndarray:
+    """(point, channel) values of a 2D scan, side by side: float (row, column, channel) in [0, 1]."""
+    images = [value.detach().clamp(0, 1).reshape(*shape, -1).cpu().numpy() for value in values]
+    return np.concatenate(images, axis=1)

@@ -126,7 +126,7 @@ class Training:
                 self.leader.log(step, **pace.take(), rate=rate, gradient_norm=norm)
             if validation is not None and (last or step % train.validate_steps == 0):
                 psnr = validation.psnr(*self._field())
-                self.leader.validated(step, psnr)
+                self.leader.validated(step, psnr, validation.picture)
                 self._warn(step, watch.validated(psnr))
             preempted = wishes.look and not seen_preemption and ray.train.get_preemption_info() is not None
             seen_preemption = seen_preemption or preempted
