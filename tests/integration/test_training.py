@@ -187,10 +187,16 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_once(storage: str, snapshot: 
 
 def test_a_run_that_learns_nothing_is_said_to_be_stuck_and_goes_on(storage: str, snapshot: str) -> None:
     run = run_file(storage, "stuck", workers=2, steps=30, rate=1e-12)
-    run = run.model_copy(update={"meta": run.meta.model_copy(update={"inner_rate": 1e-9})})
+    meta = run.meta.model_copy(update={"inner_rate": 1e-9, "rate_policy": "learned"})
+    run = run.model_copy(update={"meta": meta})
     notes: list[str] = []
     train(run, snapshot, lambda kind, fields: notes.append(fields["text"]) if kind == "note" else None)
     events = [line for line in read_events(ObjectStore(storage), "stuck") if line["kind"] == "event"]
     assert [line["fields"] for line in events if line["name"] == "collapse"] == [{"step": 25, "finding": "stuck"}]
     assert any("outer step 25" in note and "train.rate_by_omega" in note for note in notes)
-    assert committed_network(ObjectStore(storage), "stuck") is not None
+    done = committed_network(ObjectStore(storage), "stuck")
+    assert done is not None
+    files = [ObjectStore(storage).read(done.files[f"network.{kind}"]["path"]) for kind in ("safetensors", "json")]
+    kept = SharedNetwork.from_files(*files).extras["inner.rates"]
+    assert kept.shape == (3, 8)
+    assert kept.flatten().tolist() == pytest.approx([1e-9] * 24, rel=1e-3)
