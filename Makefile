@@ -37,6 +37,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.fit_throughput
 	$(BIN)/python -m benchmarks.stream_throughput
 	$(BIN)/python -m benchmarks.fanout
+	$(BIN)/python -m benchmarks.outer_steps
 	$(BIN)/python -m benchmarks.scaling
 
 format: $(INSTALLED)

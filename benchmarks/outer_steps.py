@@ -87,7 +87,9 @@ def main() -> None:
     if OURS in results and all(name in results for name in PLAIN):
         gain = results[OURS]["psnr"][-1] - max(results[name]["psnr"][-1] for name in PLAIN)
         claims = [common.Claim("small network, PSNR after 600 outer steps over the best α = .01, dB", gain, 6.0, True)]
-    notes = [f"PSNR after 1, 5 and {FIT_STEPS} steps on {len(test)} held-out scans of {options.data or 'made scans'}"]
+    notes = [
+        f"PSNR after 1, 5 and {FIT_STEPS} steps on {len(test)} held-out scans of {options.data.name if options.data else 'made data'}"
+    ]
     name, table = "outer_steps_arms" if options.arms else "outer_steps", [row(n, r) for n, r in results.items()]
     common.report(name, options.short, began, results, claims, table, notes)
 
@@ -133,7 +135,7 @@ def run(arm: Arm, train: Tensor, test: Tensor, short: bool) -> dict[str, object]
         loss, norm = outer_step(model, adam, batch, step, settings)
         spent += time.process_time() - began
         recent = [*recent[-24:], loss]
-        if (step + 1) % max(1, steps // 12) == 0:
+        if (step + 1) % max(1, steps // 12) == 0 or step + 1 == steps:
             curve.append((step + 1, spent, decibel(sum(recent) / len(recent))))
         if not math.isfinite(loss) or not math.isfinite(norm):
             return {
