@@ -155,10 +155,10 @@ def main() -> None:
     short = given.short
     network = SharedNetwork.load(given.network).params if given.network else None
     params = network or trained(images(given.data, "train", 4708, 28), 5 if short else 600)
-    held_out = images(given.data, "test", 8 if short else 128, 28)
-    small = quality(params, held_out, 1 if short else 5)
-    published = baseline_psnr(params, held_out[: 2 if short else 128])
-    speed = throughput(images(given.data, "test", 2 if short else 4, 64), 1 if short else 20, 1 if short else 3)
+    held_out = images(given.data, "test", 8 if short else 64, 28)
+    small = quality(params, held_out, 1 if short else 3)
+    published = baseline_psnr(params, held_out[: 2 if short else 64])
+    speed = throughput(images(given.data, "test", 2, 64), 1 if short else 20, 1 if short else 3)
     told(short, began, given, small, published, speed)
 
 
