@@ -87,9 +87,8 @@ def main() -> None:
     if OURS in results and all(name in results for name in PLAIN):
         gain = results[OURS]["psnr"][-1] - max(results[name]["psnr"][-1] for name in PLAIN)
         claims = [common.Claim("small network, PSNR after 600 outer steps over the best α = .01, dB", gain, 6.0, True)]
-    notes = [
-        f"PSNR after 1, 5 and {FIT_STEPS} steps on {len(test)} held-out scans of {options.data.name if options.data else 'made data'}"
-    ]
+    source = options.data.name if options.data else "made data"
+    notes = [f"PSNR after 1, 5 and {FIT_STEPS} steps on {len(test)} held-out scans of {source}"]
     name, table = "outer_steps_arms" if options.arms else "outer_steps", [row(n, r) for n, r in results.items()]
     common.report(name, options.short, began, results, claims, table, notes)
 
