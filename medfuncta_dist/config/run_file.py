@@ -292,8 +292,9 @@ class Fit(Section):
     ``meta.inner_rate``."""
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Share of each step that the next one repeats (momentum)."""
-    damping: PositiveFloat = 0.1
-    """λ of gauss-newton, relative to a scan's mean curvature. Each scan raises it when a step made it worse."""
+    damping: PositiveFloat = 1.0
+    """λ that gauss-newton begins with, relative to a scan's mean curvature. Each scan's own then follows how well its
+    steps keep what they promise."""
     curvature_ratio: Ratio = 0.309
     """Share of a step's coordinates, evenly spread, that gauss-newton takes its curvature from. Not a simple fraction:
     points a whole number apart would lie in columns."""

@@ -48,7 +48,7 @@ class FitSettings:
     full_steps: int = 0
     """The last steps, which see all points whatever ``selection_ratio``."""
     momentum: float = 0.5
-    damping: float = 0.1
+    damping: float = 1.0
     curvature_ratio: float = 1.0
     """Share of a step's points that ``gauss-newton`` takes its curvature from."""
     closed_form: bool = False

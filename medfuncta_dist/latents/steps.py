@@ -17,8 +17,12 @@ from medfuncta_dist.meta.chunks import Chunks
 from medfuncta_dist.meta.folded import Folded
 from medfuncta_dist.meta.inner_rates import Rate, inner_rates, of_step
 
-LARGEST_DAMPING = 1e6
-"""Relative to the mean curvature: a step is then a millionth of a plain one, and no further caution helps."""
+SMALLEST_DAMPING, LARGEST_DAMPING = 1e-3, 1e6
+"""Relative to the mean curvature. Below, rounding decides; above, a step is a millionth of a plain one."""
+GROWTH = 4.0
+"""Of λ after a step that made its scan worse."""
+TRUST = (1 / 4, 2.0)
+"""Of λ after a step that made it better, as far as the quadratic model held."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +66,10 @@ class Plain:
 class GaussNewton:
     """φ ← φ − (H + λ h̄ I)⁻¹ ∇L: H the scan's own Gauss-Newton matrix, h̄ its mean diagonal (Levenberg, Marquardt).
 
-    H is taken anew at every step, on ``sample`` of the context; each scan has a λ of its own. A step that made its
-    scan worse is taken back, and λ grows fourfold; after one that made it better it shrinks back to where it began.
-    ``first`` is H at the first step where it is the same for all scans.
+    H is taken anew at every step, on ``sample`` of the context; each scan has a λ of its own, which begins at
+    ``damping``. A step that made its scan worse is taken back, and λ grows fourfold; after one that made it better, λ
+    follows how much of the promised gain came true (Nielsen 1999): where the quadratic model holds it shrinks, where it
+    does not it grows. ``first`` is H at the first step where it is the same for all scans.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class GaussNewton:
         self._network, self._damping, self._chunks, self._first = network, damping, chunks, first
         self._sample = iter(sample)
         self._before: tuple[Tensor, Tensor, Tensor] | None = None
+        self._promised: Tensor | None = None
         self._relative: Tensor | None = None
 
     def next(self, latents: Float[Tensor, "batch latent"], seen: Seen) -> Float[Tensor, "batch latent"]:
@@ -86,16 +92,24 @@ class GaussNewton:
         matrix, self._first = self._first, None
         if matrix is None:
             matrix = curvature(self._network, self._points(seen.coordinates), latents, self._chunks)
-            return latents - damped_solution(matrix, self._relative, gradient)
-        return latents - damped_solution(matrix.clone(), self._relative[:1], gradient)
+            step = damped_solution(matrix, self._relative, gradient)
+        else:
+            matrix = matrix.clone()
+            step = damped_solution(matrix, self._relative[:1], gradient)
+        # What the quadratic model gains along −step: ½ stepᵀ(∇L + damping · step), where damping is what was added.
+        added = matrix.diagonal(dim1=1, dim2=2).mean(1) * (self._relative / (1 + self._relative))
+        self._promised = 0.5 * (step * (gradient + added[:, None] * step)).sum(1)
+        return latents - step
 
     def _take_back(self, latents: Tensor, gradient: Tensor, losses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         assert self._before is not None
         assert self._relative is not None
-        better = losses <= self._before[2]  # False for what is not a number
-        relaxed = (self._relative / 4).clamp(min=self._damping)
-        self._relative = torch.where(better, relaxed, (4 * self._relative).clamp(max=LARGEST_DAMPING))
+        assert self._promised is not None
         old = self._before
+        better = losses <= old[2]  # False for what is not a number
+        kept = (old[2] - losses) / self._promised
+        factor = torch.where(better, (1 - (2 * kept - 1) ** 3).clamp(*TRUST), GROWTH)
+        self._relative = (self._relative * factor).clamp(SMALLEST_DAMPING, LARGEST_DAMPING)
         return (
             torch.where(better[:, None], latents, old[0]),
             torch.where(better[:, None], gradient, old[1]),

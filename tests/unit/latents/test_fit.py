@@ -234,3 +234,12 @@ def test_psnr_is_that_of_what_is_stored(params: Params, targets: Tensor, storage
     restored = stored.numbers.float() * (1 if stored.scales is None else stored.scales[:, None])
     torch.testing.assert_close(fitted.latents, restored)
     torch.testing.assert_close(fitted.psnr, psnr(field(SPEC, params, COORDINATES, restored), targets))
+
+
+def test_gauss_newton_finds_its_own_damping(params: Params, targets: Tensor) -> None:
+    """λ follows the gain that came true: begun far too cautious, it is soon where a good λ would have begun."""
+    good, cautious = (
+        fit_batch(SPEC, params, COORDINATES, targets, gauss_newton(steps=15, damping=damping, curvature_ratio=1.0))
+        for damping in (0.5, 50.0)
+    )
+    assert (cautious.psnr > good.psnr - 1.0).all()
