@@ -236,6 +236,11 @@ class Meta(Section):
     as 1/ω² with depth. ``learned``: one rate an inner step, trained with the network and stored in it."""
     selection_ratio: Ratio = 0.25
     """γ, share of the coordinates in each inner step's context set."""
+    chunk_points: PositiveInt | None = None
+    """Coordinates that one sweep takes at once. With ``chunk_scans`` it bounds memory and decides the last bits.
+    Default: chosen when the run starts, from the memory that is free, and kept in its run.yaml."""
+    chunk_scans: PositiveInt | None = None
+    """Scans that one sweep takes at once, likewise."""
 
 
 class Train(Section):

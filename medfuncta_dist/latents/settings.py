@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.latents.fit import FitSettings
+from medfuncta_dist.meta.chunks import Chunks
+
+
+def chunks_of(run: RunFile) -> Chunks | None:
+    """The chunk sizes that the run began with; None where none are settled, and the core takes its own."""
+    if run.meta.chunk_points is None or run.meta.chunk_scans is None:
+        return None
+    return Chunks(run.meta.chunk_points, run.meta.chunk_scans)
 
 
 def fit_settings(run: RunFile) -> FitSettings:
@@ -14,6 +22,7 @@ def fit_settings(run: RunFile) -> FitSettings:
         rate=run.fit_rate,
         selection_ratio=fit.selection_ratio,
         seed=run.train.seed,
+        chunks=chunks_of(run),
         method=fit.method,
         full_steps=fit.full_steps,
         momentum=fit.momentum,

@@ -27,7 +27,7 @@ def run_stages(run: RunFile, names: Sequence[str]) -> dict[str, Any]:
     if unknown:
         raise RunFileError(f"there is no stage {unknown[0]!r}", do=f"choose from {', '.join(STAGES)}")
     store = ObjectStore(run.storage)
-    first = freeze(run, store)
+    run, first = freeze(run, store)
     answer: dict[str, Any] = {"run": run.name, "said": [], "quarantined": 0}
     for name in names:
         try:

@@ -8,6 +8,7 @@ from typing import Any
 from medfuncta_dist.config.load import difference, dump, parse
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import ObjectMissingError, RunChangedError, RunFileError, StorageError
+from medfuncta_dist.stages.resolve import resolved
 from medfuncta_dist.storage.object_store import ObjectStore
 
 FIXED = ("data", "field", "meta", "train", "fit")
@@ -20,19 +21,17 @@ FREE = {
 }
 
 
-def freeze(run: RunFile, store: ObjectStore) -> bool:
+def freeze(run: RunFile, store: ObjectStore) -> tuple[RunFile, bool]:
     """Refuse a run file that differs, where it matters, from this run's frozen one; else keep it as the frozen one.
 
-    Returns whether it is the run's first. That the storage can be written is tested before anything is computed.
+    Returns it resolved, and whether it is the run's first. That the storage can be written is tested before anything is
+    computed.
     """
     path = _path(run)
     _require_writable(store, run.name)
-    first = False
-    try:
-        frozen = parse(store.read(path).decode(), where=store.uri(path))
-    except ObjectMissingError:
-        frozen, first = run, True
-    changed = difference(fixed_part(frozen), fixed_part(run))
+    frozen = _frozen(path, store)
+    run = resolved(run, frozen)
+    changed = difference(fixed_part(frozen), fixed_part(run)) if frozen is not None else []
     if changed:
         raise RunChangedError(
             "the run file differs from the one that this run was started with:\n  " + "\n  ".join(changed),
@@ -40,12 +39,19 @@ def freeze(run: RunFile, store: ObjectStore) -> bool:
             do="undo these changes, or give the changed run another name (data.dataset keeps the shards)",
         )
     store.write(path, dump(run).encode())
-    return first
+    return run, frozen is None
 
 
 def thaw(run: RunFile, store: ObjectStore) -> None:
     """Forget the frozen run file: the run was refused before it did anything, and its mistake may be corrected."""
     store.delete(_path(run))
+
+
+def _frozen(path: str, store: ObjectStore) -> RunFile | None:
+    try:
+        return parse(store.read(path).decode(), where=store.uri(path))
+    except ObjectMissingError:
+        return None
 
 
 def _path(run: RunFile) -> str:

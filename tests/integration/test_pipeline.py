@@ -18,6 +18,7 @@ from PIL import Image
 from medfuncta_dist.config.load import load
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError
+from medfuncta_dist.scans.private import read_mapping
 from medfuncta_dist.stages.chain import run_stages
 from medfuncta_dist.stages.decode import decode_key
 from medfuncta_dist.stages.probe import probe_run
@@ -74,7 +75,7 @@ def key(images: tuple[str, Ended]) -> str:
 
 def first_key(folder: Path) -> str:
     """A key from the owner's private mapping."""
-    return (folder / "private" / "mapping.csv").read_text().splitlines()[1].split(",")[0]
+    return read_mapping(folder / "private")[0].key
 
 
 def test_every_scan_is_accounted_for(images):

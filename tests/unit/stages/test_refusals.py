@@ -48,17 +48,18 @@ def packed(tmp_path: Path) -> Path:
 def test_the_first_run_file_is_kept_resolved(tmp_path):
     run = run_file(tmp_path)
     store = ObjectStore(run.storage)
-    freeze(run, store)
-    assert parse(store.read("runs/refused/run.yaml").decode()) == run
+    kept, first = freeze(run, store)
+    assert first
+    assert parse(store.read("runs/refused/run.yaml").decode()) == kept
     assert [o.path for o in store.list("runs")] == ["runs/refused/run.yaml"]
 
 
 def test_a_changed_run_file_is_refused_with_the_difference(tmp_path):
     store = ObjectStore(run_file(tmp_path).storage)
     freeze(run_file(tmp_path), store)
-    with pytest.raises(RunChangedError, match=r"fit\.steps: 20 -> 5"):
+    with pytest.raises(RunChangedError, match=r"fit\.steps: 10 -> 5"):
         freeze(run_file(tmp_path, fit__steps=5), store)
-    assert parse(store.read("runs/refused/run.yaml").decode()).fit.steps == 20
+    assert parse(store.read("runs/refused/run.yaml").decode()).fit.steps == 10
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,10 @@ def test_what_changes_no_output_may_change(tmp_path, change):
     freeze(run_file(tmp_path), store)
     changed = run_file(tmp_path, **change)
     freeze(changed, store)
-    assert store.read("runs/refused/run.yaml").decode() == dump(changed)
+    kept, first = freeze(changed, store)
+    assert not first
+    assert store.read("runs/refused/run.yaml").decode() == dump(kept)
+    assert kept.model_copy(update={"meta": changed.meta}) == changed
     assert fixed_part(changed) == fixed_part(run_file(tmp_path))
 
 
