@@ -1,4 +1,5 @@
-"""What all tests share: one real S3 server and one real Ray cluster a session, started only when a test asks."""
+"""What all tests share: one real S3 server and one real Ray cluster a session, started only when a test asks, and every
+shape annotation of the mathematics checked at run time."""
 
 from __future__ import annotations
 
@@ -13,7 +14,16 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
-from medfuncta_dist.storage.embedded import EmbeddedS3
+from jaxtyping import install_import_hook
+
+import tests.typecheck  # noqa: F401  # named by the hook, which does not import it
+
+# Only in the tests: a user's run does not pay for the checks, nor need beartype. Before anything imports these modules.
+install_import_hook(
+    ["medfuncta_dist.fields", "medfuncta_dist.meta", "medfuncta_dist.latents.fit"], "tests.typecheck.check"
+)
+
+from medfuncta_dist.storage.embedded import EmbeddedS3  # noqa: E402
 
 
 @pytest.fixture(scope="session")
