@@ -111,9 +111,15 @@ def where() -> dict[str, Any]:
         },
         "versions": {"python": platform.python_version(), **{library: version(library) for library in LIBRARIES}},
         "commit": commit(),
-        "command": shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *sys.argv[1:]]),
+        "command": command(),
         "threads": int(os.environ["OMP_NUM_THREADS"]),
     }
+
+
+def command() -> str:
+    """What was run. Of paths the last part: where a machine keeps its files helps nobody."""
+    told = [os.path.basename(word) or word for word in sys.argv[1:]]
+    return shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *told])
 
 
 def machine_name() -> str:
