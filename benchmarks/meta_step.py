@@ -237,7 +237,13 @@ def main() -> None:
          f"peak MiB, B = {scans}, γ = 0.25": memory[name] / 2**20, f"peak MiB, B = {full}, γ = 1": whole[name] / 2**20}
         for name in ("recursive", "plain")
     ]  # fmt: skip
-    results = {"seconds": times, "peak_bytes": memory, "peak_bytes_full": whole, "errors": errors, "case": vars(ours)}
+    results = {
+        "seconds": times,
+        "peak_bytes": memory,
+        "peak_bytes_full": whole,
+        "errors": errors,
+        "case": vars(ours) | {"data": ours.data and Path(ours.data).name},
+    }
     notes = [
         f"G = {ours.steps}, {ours.layers} x {ours.hidden}, P = {ours.latent}, {ours.side}²; plain at γ = 1 is "
         f"extrapolated from B = 1 and 2 to B = {full}.",
