@@ -107,7 +107,11 @@ class EmbeddedS3:
                 return address[0]
             time.sleep(0.05)
         text = os.pread(log, 2**16, 0).decode(errors="replace").strip()
-        raise StorageError("the embedded S3 server did not start", where=text[-500:], do="run `medfuncta-dist doctor`")
+        raise StorageError(
+            "the embedded S3 server did not start",
+            where=text[-500:],
+            do="run the same command again; if this stays, see whether this machine lets programs listen on 127.0.0.1",
+        )
 
     def _client(self) -> S3FileSystem:
         return S3FileSystem(key=self._key, secret=self._secret, endpoint_url=self.endpoint, skip_instance_cache=True)
