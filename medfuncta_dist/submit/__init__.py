@@ -1,0 +1,1 @@
+"""Run file to RayJob, and the clients that submit, watch and cancel it."""
