@@ -11,6 +11,8 @@
     │   └── FormatVersionError     4   a file's format_version is not one this version reads
     ├── QuarantineLimitError       4   more scans were quarantined than the run file allows
     ├── InterruptedRunError        5   preempted or interrupted; the same command resumes
+    │   └── LeaseLostError         5   another driver has taken this run over: this one stops before its next commit
+    ├── RunHeldError               1   another driver, alive, holds the run (or the data set)
     ├── TrainingCollapsedError     1   the loss is not finite, or stuck
     ├── WorkerDiedError            1   a task's worker died again and again: the system's end, not the task's error
     └── ScanError                  -   one scan is unusable: it is quarantined, the run goes on
@@ -93,6 +95,14 @@ class InterruptedRunError(MedfunctaError):
     """The run was preempted or interrupted and can be resumed with the same command."""
 
     exit_code = 5
+
+
+class LeaseLostError(InterruptedRunError):
+    """This driver can no longer prove that the run (or data set) is its own; it commits nothing more."""
+
+
+class RunHeldError(MedfunctaError):
+    """Another driver, which is alive, holds the run or its data set. Says who, and until when."""
 
 
 class TrainingCollapsedError(MedfunctaError):

@@ -23,6 +23,7 @@ from medfuncta_dist.latents.task import FitTask, fit_task
 from medfuncta_dist.latents.worker import WorkerSettings
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot, read_index
 from medfuncta_dist.storage.digest import digest_json
+from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.work import Done, Failed, FanOut
 
@@ -87,10 +88,17 @@ def latent_table(run: RunFile, store: ObjectStore) -> LatentTable:
     return LatentTable(latent_folder(run, network.digest), snapshot, network, works)
 
 
-def fit(run: RunFile, fan_out: FanOut, on_progress: Callable[[FitProgress], None] = lambda _: None) -> FitSummary:
-    """Fit every scan of the snapshot that has no latent yet.
+def fit(
+    run: RunFile,
+    fan_out: FanOut,
+    on_progress: Callable[[FitProgress], None] = lambda _: None,
+    *,
+    fence: Fence | None = None,
+) -> FitSummary:
+    """Fit every scan of the snapshot that has no latent yet; ``fence`` is passed before every commit.
 
     Raises:
+        LeaseLostError: another driver has taken the run over.
         IntegrityError: the ledger does not close.
         QuarantineLimitError: more scans are quarantined than ``data.max_quarantined`` allows.
         Exception: a task's own error, when it says nothing about scans (storage is down, a bug). Everything else is

@@ -25,6 +25,7 @@ from medfuncta_dist.shards.pack_record import PackRecord, read_packs, record_pat
 from medfuncta_dist.shards.pack_task import PackTask, pack_task, set_aside
 from medfuncta_dist.shards.plan import PackPlan, PackSource, find_sources, plan
 from medfuncta_dist.shards.snapshot import Shard, Snapshot, commit_snapshot, newest_snapshot, snapshot_path
+from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.work import Failed, FanOut
 
@@ -53,11 +54,14 @@ class PackSummary:
     """Sources that this call packed or quarantined."""
 
 
-def pack(run: RunFile, fan_out: FanOut, on_progress: Callable[[PackProgress], None]) -> PackSummary:
+def pack(
+    run: RunFile, fan_out: FanOut, on_progress: Callable[[PackProgress], None], *, fence: Fence | None = None
+) -> PackSummary:
     """Pack every scan of the run file's sources that is not packed yet; tasks go through ``fan_out``.
 
     Raises ``RunFileError`` (sources), ``RunChangedError`` (contract or salt are not the data set's),
-    ``QuarantineLimitError``, ``IntegrityError`` (counts that do not balance), ``StorageError``.
+    ``QuarantineLimitError``, ``IntegrityError`` (counts that do not balance), ``StorageError``, ``LeaseLostError`` (the
+    data set's ``fence``, passed before every commit).
     """
     store = ObjectStore(run.storage)
     folder = private_folder(run.data.private, run.dataset, run.storage)

@@ -12,10 +12,11 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.stages import summary
 from medfuncta_dist.stages.run_record import freeze, thaw
+from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 
 STAGES = ("pack", "train", "fit", "evaluate")
-"""Each is ``run_<name>(run, store)`` in ``stages/<name>.py``, imported when its turn comes: packing needs no torch."""
+"""Each is ``run_<name>(run, store, fence)`` in ``stages/<name>.py``, imported when its turn comes: pack needs no torch."""
 
 
 def run_stages(run: RunFile, names: Sequence[str]) -> dict[str, Any]:
@@ -31,7 +32,7 @@ def run_stages(run: RunFile, names: Sequence[str]) -> dict[str, Any]:
     answer: dict[str, Any] = {"run": run.name, "said": [], "quarantined": 0}
     for name in names:
         try:
-            figures = _run_stage(name, run, store)
+            figures = _run_stage(name, run, store, None)
         except RunFileError:
             if first and name == names[0]:
                 thaw(run, store)
@@ -43,8 +44,8 @@ def run_stages(run: RunFile, names: Sequence[str]) -> dict[str, Any]:
     return answer
 
 
-def _run_stage(name: str, run: RunFile, store: ObjectStore) -> dict[str, Any]:
+def _run_stage(name: str, run: RunFile, store: ObjectStore, fence: Fence | None) -> dict[str, Any]:
     print(f"[{run.name}] {name} ...", file=sys.stderr)
     began = time.monotonic()
-    figures: dict[str, Any] = getattr(import_module(f"medfuncta_dist.stages.{name}"), f"run_{name}")(run, store)
+    figures: dict[str, Any] = getattr(import_module(f"medfuncta_dist.stages.{name}"), f"run_{name}")(run, store, fence)
     return figures | {"seconds": round(time.monotonic() - began, 3)}

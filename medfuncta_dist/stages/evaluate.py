@@ -8,10 +8,11 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.evaluation.evaluate import EvaluateProgress, evaluate, report_folder
 from medfuncta_dist.stages.cluster import compute_fan_out
 from medfuncta_dist.stages.shown import shown
+from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 
 
-def run_evaluate(run: RunFile, store: ObjectStore) -> dict[str, Any]:
+def run_evaluate(run: RunFile, store: ObjectStore, fence: Fence | None = None) -> dict[str, Any]:
     """Evaluate the latent table; the figures of the report."""
     with shown("evaluate", _read) as report:
         summary = evaluate(run, compute_fan_out(run), report)

@@ -11,15 +11,16 @@ from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.stages.cluster import compute_fan_out
 from medfuncta_dist.stages.preflight import check_network, check_snapshot
 from medfuncta_dist.stages.shown import shown
+from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 
 
-def run_fit(run: RunFile, store: ObjectStore) -> dict[str, Any]:
+def run_fit(run: RunFile, store: ObjectStore, fence: Fence | None = None) -> dict[str, Any]:
     """Fit what has no latent yet; the figures of the whole table as it is then."""
     check_snapshot(run, load_snapshot(store, run.dataset, run.data.snapshot))
     check_network(run, store)
     with shown("fit", _read) as report:
-        summary = fit(run, compute_fan_out(run), report)
+        summary = fit(run, compute_fan_out(run), report, fence=fence)
     return {
         "latents": summary.folder,
         "dataset": summary.dataset_digest,

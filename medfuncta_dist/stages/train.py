@@ -7,14 +7,15 @@ from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.stages.preflight import pinned_snapshot
+from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.training.trainer import TrainSummary, train
 
 
-def run_train(run: RunFile, store: ObjectStore) -> dict[str, Any]:
+def run_train(run: RunFile, store: ObjectStore, fence: Fence | None = None) -> dict[str, Any]:
     """Train, or go on training, on the run's snapshot."""
     snapshot = pinned_snapshot(run, store)
-    summary = train(run, snapshot.digest)
+    summary = train(run, snapshot.digest, fence=fence)
     return {**asdict(summary), "snapshot": snapshot.digest, "said": [_said(summary)]}
 
 

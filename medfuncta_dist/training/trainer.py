@@ -27,6 +27,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import InterruptedRunError, MedfunctaError, RunChangedError
 from medfuncta_dist.fanout import start_ray
+from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.progress import Progress
 from medfuncta_dist.training.mailbox import Mailbox
@@ -57,12 +58,15 @@ OnProgress = Callable[[str, dict[str, Any]], None]
 """Called with each message of the workers: its kind (``started``, ``step``, ``checkpoint`` …) and its fields."""
 
 
-def train(run: RunFile, snapshot_digest: str, on_progress: OnProgress | None = None) -> TrainSummary:
+def train(
+    run: RunFile, snapshot_digest: str, on_progress: OnProgress | None = None, *, fence: Fence | None = None
+) -> TrainSummary:
     """Train the run's network on a snapshot, from its last checkpoint if there is one.
 
     Shows progress on stderr. Returns at once, without Ray, when the network is there already. Raises
     TrainingCollapsedError when the loss is not finite, InterruptedRunError after Ctrl-C or SIGTERM (saved first), other
     MedfunctaErrors as they are, and MedfunctaError when workers failed more than ``train.max_failures`` times.
+    ``fence`` is passed before every commit (LeaseLostError).
     """
     began = time.monotonic()
     store = ObjectStore(run.storage)
