@@ -16,7 +16,7 @@ from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 
 STAGES = ("pack", "train", "fit", "evaluate")
-"""Each is ``run_<name>(run, store, fence)`` in ``stages/<name>.py``, imported when its turn comes: pack needs no torch."""
+"""Each is ``run_<name>(run, store, fence)`` in ``stages/<name>.py``, imported at its turn: packing needs no torch."""
 
 
 def run_stages(run: RunFile, names: Sequence[str]) -> dict[str, Any]:
