@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import uuid
@@ -9,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from medfuncta_dist.storage.digest import sha256_bytes
 from medfuncta_dist.storage.retry import refuse_above
 
 TEMPORARY = ".tmp-"
@@ -26,6 +28,10 @@ class LocalObjects:
             refuse_above(limit, self.size(path, seconds))
         return (self.root / path).read_bytes()
 
+    def read_tagged(self, path: str, limit: int | None, seconds: float) -> tuple[bytes, str]:
+        data = self.read(path, limit, seconds)
+        return data, sha256_bytes(data)
+
     def read_range(self, path: str, start: int, length: int, seconds: float) -> bytes:
         with (self.root / path).open("rb") as file:
             file.seek(start)
@@ -34,6 +40,15 @@ class LocalObjects:
     def write(self, path: str, data: bytes, seconds: float) -> None:
         with replacing(self.root / path) as part:
             part.write_bytes(data)
+
+    def write_if(self, path: str, data: bytes, tag: str | None, seconds: float) -> str | None:
+        target = self.root / path
+        with _locked(target):
+            now = sha256_bytes(target.read_bytes()) if target.exists() else None
+            if now != tag:
+                return None
+            self.write(path, data, seconds)
+        return sha256_bytes(data)
 
     def upload(self, local: Path, path: str, seconds: float) -> None:
         with replacing(self.root / path) as part:
@@ -72,6 +87,24 @@ def replacing(target: Path, *, durable: bool = True) -> Iterator[Path]:
             _reach_disk(target.parent)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def _locked(target: Path) -> Iterator[None]:
+    """One process at a time; TimeoutError, which is retried, while another has it. A dead process holds no lock."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    lock = target.parent / f"{TEMPORARY}{target.name}.lock"
+    with lock.open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise TimeoutError from error
+        if os.fstat(handle.fileno()).st_nlink == 0:  # its former holder has removed it: others lock a new one
+            raise TimeoutError
+        try:
+            yield
+        finally:
+            lock.unlink()
 
 
 def _reach_disk(path: Path) -> None:

@@ -32,8 +32,10 @@ class Objects(Protocol):
     """What a kind of storage must do: single requests, with ``seconds`` to finish in, raising its own errors."""
 
     def read(self, path: str, limit: int | None, seconds: float) -> bytes: ...
+    def read_tagged(self, path: str, limit: int | None, seconds: float) -> tuple[bytes, str]: ...
     def read_range(self, path: str, start: int, length: int, seconds: float) -> bytes: ...
     def write(self, path: str, data: bytes, seconds: float) -> None: ...
+    def write_if(self, path: str, data: bytes, tag: str | None, seconds: float) -> str | None: ...
     def upload(self, local: Path, path: str, seconds: float) -> None: ...
     def download(self, path: str, local: Path, seconds: float) -> None: ...
     def size(self, path: str, seconds: float) -> int: ...
@@ -75,6 +77,11 @@ class ObjectStore:
         deadline_s = self._allowance(limit or 0)
         return persist(lambda s: self._objects.read(path, limit, s), where=self.uri(path), deadline_s=deadline_s)
 
+    def read_tagged(self, path: str, *, limit: int) -> tuple[bytes, str]:
+        """All bytes of an object (at most ``limit``) and the tag of this state of it, for ``write_if``."""
+        where, deadline_s = self.uri(path), self._allowance(limit)
+        return persist(lambda s: self._objects.read_tagged(path, limit, s), where=where, deadline_s=deadline_s)
+
     def read_range(self, path: str, start: int, length: int) -> bytes:
         """``length`` bytes from ``start``; IntegrityError when the object ends before that."""
         if length == 0:
@@ -89,6 +96,15 @@ class ObjectStore:
         """Create or replace an object; readers see the old bytes or all of the new ones."""
         deadline_s = self._allowance(len(data))
         persist(lambda s: self._objects.write(path, data, s), where=self.uri(path), deadline_s=deadline_s)
+
+    def write_if(self, path: str, data: bytes, tag: str | None) -> str | None:
+        """Replace the object only in the state of ``tag``, or create it only where there is none (``tag`` None).
+
+        Returns the new state's tag; None when the condition did not hold, and also when the write of an attempt whose
+        answer was lost made it fail: read to know. Some servers ignore the condition: see ``swap.py``.
+        """
+        where, deadline_s = self.uri(path), self._allowance(len(data))
+        return persist(lambda s: self._objects.write_if(path, data, tag, s), where=where, deadline_s=deadline_s)
 
     def upload(self, local: Path, path: str) -> None:
         """Like ``write``, from a local file."""

@@ -34,6 +34,8 @@ PASSING_CODES = {
     "Throttling",
     "XAmzContentSHA256Mismatch",
 }
+# Answers to a write whose condition does not hold: the object has changed, is being changed, or is gone.
+UNMET_CODES = {"PreconditionFailed", "412", "ConditionalRequestConflict", "NoSuchKey"}
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
 
 
@@ -69,8 +71,13 @@ def is_passing(error: BaseException) -> bool:
     answer = _answer(error)
     if answer is not None:
         code, status = answer
-        return status >= 500 or status == 429 or code in PASSING_CODES
+        return (status >= 500 and status != 501) or status == 429 or code in PASSING_CODES
     return isinstance(error, PASSING_ERRORS)
+
+
+def is_unmet_condition(error: BaseException) -> bool:
+    """Whether a conditional write was refused because the object is not, or no longer, in that state."""
+    return (_answer(error) or ("",))[0] in UNMET_CODES
 
 
 def explain(error: Exception, where: str) -> MedfunctaError:

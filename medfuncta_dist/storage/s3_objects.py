@@ -12,7 +12,7 @@ from typing import Any
 from fsspec.asyn import sync
 from s3fs import S3FileSystem
 
-from medfuncta_dist.storage.retry import refuse_above
+from medfuncta_dist.storage.retry import is_unmet_condition, refuse_above
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5, 30
 CONNECTIONS = 64
@@ -57,19 +57,21 @@ class S3Objects:
         self.root = root
 
     def read(self, path: str, limit: int | None, seconds: float) -> bytes:
+        return self.read_tagged(path, limit, seconds)[0]
+
+    def read_tagged(self, path: str, limit: int | None, seconds: float) -> tuple[bytes, str]:
         bucket, key = self._address(path)
 
-        async def get(s3: S3FileSystem) -> bytes:
+        async def get(s3: S3FileSystem) -> tuple[bytes, str]:
             # One GET, never parallel ranges: a record being replaced is read as old or new, not as a mixture.
             answer = await s3._call_s3("get_object", Bucket=bucket, Key=key)
             async with answer["Body"] as body:
                 if limit is not None:
                     refuse_above(limit, int(answer["ContentLength"]))
-                data: bytes = await body.read()
-                return data
+                return await body.read(), str(answer["ETag"])
 
-        data: bytes = _ask(get, seconds)
-        return data
+        found: tuple[bytes, str] = _ask(get, seconds)
+        return found
 
     def read_range(self, path: str, start: int, length: int, seconds: float) -> bytes:
         data: bytes = _ask(lambda s3: s3._cat_file(self._key(path), start=start, end=start + length), seconds)
@@ -77,6 +79,17 @@ class S3Objects:
 
     def write(self, path: str, data: bytes, seconds: float) -> None:
         _ask(lambda s3: s3._pipe_file(self._key(path), data), seconds)
+
+    def write_if(self, path: str, data: bytes, tag: str | None, seconds: float) -> str | None:
+        bucket, key = self._address(path)
+        condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
+        try:
+            answer = _ask(lambda s3: s3._call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition), seconds)
+        except OSError as error:
+            if is_unmet_condition(error):
+                return None
+            raise
+        return str(answer["ETag"])
 
     def upload(self, local: Path, path: str, seconds: float) -> None:
         _ask(lambda s3: s3._put_file(str(local), self._key(path)), seconds)

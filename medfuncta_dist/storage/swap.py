@@ -1,0 +1,86 @@
+"""Compare and swap: replace a small object only while it is what was read.
+
+Exact where the store honours conditional writes, which is tried once per store. Elsewhere the next-best: read, write, wait
+longer than that took, read again, and whoever wrote last has won. There, one writer that is held up between its read and
+its write for longer than the winner waited can still overwrite it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import dataclass
+from functools import cached_property
+
+from medfuncta_dist.errors import DeadlineError, ObjectMissingError, StorageError
+from medfuncta_dist.storage.object_store import ObjectStore
+
+SETTLE_S = 0.5
+"""The least wait before a write counts where conditions are ignored; longer than many times a round trip."""
+SETTLE_TRIPS = 4.0
+"""... and at least so many times what the read and the write took."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """An object's bytes and the tag of that state; both None where there was none."""
+
+    data: bytes | None
+    tag: str | None
+
+
+class Swap:
+    """Compare and swap in one store."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self.store = store
+
+    @cached_property
+    def conditional(self) -> bool:
+        """Whether this store honours conditional writes."""
+        return honours_conditions(self.store)
+
+    def look(self, path: str, limit: int) -> Seen:
+        """What is there now (at most ``limit`` bytes)."""
+        try:
+            return Seen(*self.store.read_tagged(path, limit=limit))
+        except ObjectMissingError:
+            return Seen(None, None)
+
+    def swap(self, path: str, seen: Seen, data: bytes) -> Seen | None:
+        """Put ``data`` in the place of ``seen``: the new state, or None when something else is there."""
+        if self.conditional:
+            tag = self.store.write_if(path, data, seen.tag)
+            # A write whose answer was lost is refused when it is sent again: what is there now decides.
+            return self._own(path, data) if tag is None else Seen(data, tag)
+        began = time.monotonic()
+        if self.look(path, _limit(seen, data)).data != seen.data:
+            return None
+        self.store.write(path, data)
+        time.sleep(max(SETTLE_S, SETTLE_TRIPS * (time.monotonic() - began)))
+        return self._own(path, data)
+
+    def _own(self, path: str, data: bytes) -> Seen | None:
+        now = self.look(path, _limit(Seen(data, None), data))
+        return now if now.data == data else None
+
+
+def honours_conditions(store: ObjectStore) -> bool:
+    """Try it: an object that is there must not be created, nor replaced in a state that it is not in."""
+    path = f".condition-test-{secrets.token_hex(8)}"
+    try:
+        tag = store.write_if(path, b"first", None)
+        refused = tag is not None and store.write_if(path, b"second", None) is None
+        refused = refused and store.write_if(path, b"third", '"0123456789abcdef0123456789abcdef"') is None
+        return refused and store.write_if(path, b"fourth", tag) is not None
+    except DeadlineError:
+        raise
+    except StorageError:  # "not implemented"
+        return False
+    finally:
+        store.delete(path)
+
+
+def _limit(seen: Seen, data: bytes) -> int:
+    # Someone else's may be longer; twice is more than a lease ever differs, and a foreign file is an error by name.
+    return 2 * max(len(seen.data or b""), len(data)) + 4096
