@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pydicom
-from pydicom.filereader import read_file_meta_info
+from pydicom.filereader import _read_file_meta_info, read_preamble
 from pydicom.pixels.processing import apply_modality_lut
 from pydicom.pixels.utils import pixel_array
 from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 
 from medfuncta_dist.errors import ScanError
+from medfuncta_dist.scans.bounded_file import BoundedFile
 from medfuncta_dist.scans.readers import Found, check_size, refusing
 from medfuncta_dist.scans.scan import Scan, stored
 
@@ -42,17 +43,30 @@ class DicomReader:
 
 def _read(path: Path) -> Scan:
     with refusing("not a readable DICOM file"):
-        # Before anything else: a deflated file is inflated, whatever its size, as soon as it is opened.
-        if read_file_meta_info(path).get("TransferSyntaxUID") not in UNCOMPRESSED:
-            raise ScanError("a compressed DICOM file, or one without a transfer syntax", do="decompress it first")
-        _check_image(pydicom.dcmread(path, stop_before_pixels=True))
-    with refusing("the DICOM file's pixels are damaged"):
-        dataset = pydicom.dcmread(path)
-        array = _values(dataset)
+        file = BoundedFile(path)
+    with file:
+        with refusing("not a readable DICOM file"):
+            _check_encoding(file)
+            _check_image(_dataset(file, stop_before_pixels=True))
+        with refusing("the DICOM file's pixels are damaged"):
+            dataset = _dataset(file)
+            array = _values(dataset)
     with refusing("the DICOM file's geometry is damaged"):
         spacing, affine = _spacing(dataset), _affine(dataset)
         modality = MODALITIES.get(str(dataset.get("Modality")), "OT")
     return Scan(array, spacing, affine, modality)
+
+
+def _check_encoding(file: BoundedFile) -> None:
+    """Before anything else: a deflated file is inflated, whatever its size, as soon as it is opened."""
+    read_preamble(file, force=False)
+    if _read_file_meta_info(file).get("TransferSyntaxUID") not in UNCOMPRESSED:
+        raise ScanError("a compressed DICOM file, or one without a transfer syntax", do="decompress it first")
+
+
+def _dataset(file: BoundedFile, *, stop_before_pixels: bool = False) -> pydicom.Dataset:
+    file.seek(0)
+    return pydicom.dcmread(file, stop_before_pixels=stop_before_pixels)
 
 
 def _check_image(dataset: pydicom.Dataset) -> None:
@@ -93,13 +107,18 @@ def _turned_over(pixels: np.ndarray, bits: int) -> np.ndarray:
 def _rescaled(pixels: np.ndarray, dataset: pydicom.Dataset) -> np.ndarray:
     """In the modality's units; whole slopes keep integers integers, of 16 bits where they fit (most CT does)."""
     slope, intercept = (_number(dataset, *d) for d in (("RescaleSlope", 1), ("RescaleIntercept", 0)))
-    if "ModalityLUTSequence" in dataset or not (slope.is_integer() and intercept.is_integer()):
+    if "ModalityLUTSequence" in dataset or not (_is_short(slope) and _is_short(intercept)):
         return stored(np.asarray(apply_modality_lut(pixels, dataset)))
     if (slope, intercept) == (1, 0):
         return stored(pixels)
     values = pixels.astype(np.int64) * int(slope) + int(intercept)
     limits = np.iinfo(np.int16)
     return values.astype(np.int16) if limits.min <= values.min() and values.max() <= limits.max else stored(values)
+
+
+def _is_short(number: float) -> bool:
+    """A whole number that 32-bit pixels can be multiplied with in 64 bits."""
+    return number.is_integer() and abs(number) < 2**30
 
 
 def _number(dataset: pydicom.Dataset, name: str, default: float) -> float:

@@ -80,7 +80,7 @@ def _scan(fields: list[str], expected: int) -> Scan:
     if len(fields) != expected:
         raise ScanError(f"a row of {len(fields)} fields in a file of {expected}")
     with refusing("a row with a field that is not a number"):
-        values = np.array([float(field) for field in fields])
+        values = np.fromiter((float(field) for field in fields), np.float64, len(fields))
     labels: tuple[int, ...] = ()
     if len(values) == MIT_BIH_SAMPLES + 1:
         labels, values = _labels(values[-1]), values[:-1]

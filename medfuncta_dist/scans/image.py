@@ -9,11 +9,13 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.readers import Found, check_size, refusing
+from medfuncta_dist.scans.readers import Found, check_inflation, check_size, refusing
 from medfuncta_dist.scans.scan import Scan, stored
 
 DIRECT = ("L", "RGB", "I", "I;16", "I;16B")
 """Pillow's modes that are taken as they are."""
+START_OF_SCAN, MAX_PASSES = b"\xff\xda", 100
+"""A marker that coded data can not hold. Encoders make about ten passes."""
 AS_GREY = ("1", "LA")
 AS_COLOUR = ("P", "PA", "RGBA", "CMYK", "YCbCr")
 
@@ -32,7 +34,8 @@ class ImageReader:
 def _read(path: Path) -> Scan:
     # A decompression bomb is Pillow's own error at open; ``check_size`` is the same limit as every other format's.
     with refusing("not a readable PNG or JPEG file"), Image.open(path, formats=("PNG", "JPEG")) as image:
-        check_size((*image.size, len(image.getbands())))
+        check_inflation(check_size((*image.size, len(image.getbands()))), path.stat().st_size)
+        _check_passes(image, path)
         if getattr(image, "n_frames", 1) != 1:
             raise ScanError("a picture of several frames")
         if image.mode != "I;16" and any(";16" in str(tile[3]) for tile in image.tile):
@@ -40,6 +43,16 @@ def _read(path: Path) -> Scan:
         pixels = stored(np.asarray(_plain(ImageOps.exif_transpose(image))))
     array = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
     return Scan(np.ascontiguousarray(array), (1.0, 1.0), None, "PX")
+
+
+def _check_passes(image: Image.Image, path: Path) -> None:
+    """Each pass of a progressive JPEG goes over the whole picture again, and takes ten bytes of the file."""
+    if image.format != "JPEG":
+        return
+    with path.open("rb") as file:
+        passes = sum(part.count(START_OF_SCAN) for part in iter(lambda: file.read(2**20), b""))
+    if passes > MAX_PASSES:
+        raise ScanError(f"a JPEG picture of more than {MAX_PASSES} passes")
 
 
 def _plain(image: Image.Image) -> Image.Image:

@@ -5,6 +5,7 @@ Read as a stream, one image in memory at a time (the archives at 224 x 224 are l
 
 from __future__ import annotations
 
+import io
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,12 +15,22 @@ import numpy as np
 from numpy.lib import format as npy
 
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.readers import Found, check_size, refusing
+from medfuncta_dist.scans.bounded_file import BoundedFile
+from medfuncta_dist.scans.readers import Found, check_inflation, check_size, refusing
 from medfuncta_dist.scans.scan import Scan, stored
 
 SPLITS = ("train", "val", "test")
 IMAGES, LABELS = "_images.npy", "_labels.npy"
 MAX_LABELS = 2**24  # a hundred times the largest MedMNIST; labels are read whole
+MAX_LABELS_A_SCAN = 2**12
+COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""What NumPy writes. LZMA would take gigabytes at a header's word."""
+LARGEST_DIRECTORY = 2**20
+"""Bytes of the zip's list of members: thousands, where six are to be expected."""
+NPY_START = {(1, 0): (10, npy.read_array_header_1_0), (2, 0): (12, npy.read_array_header_2_0)}
+"""By version: bytes up to the header's text (magic, version, the text's length), and what reads it."""
+LARGEST_HEADER = 4096
+"""Bytes. NumPy writes 118."""
 
 
 class MedmnistReader:
@@ -31,13 +42,23 @@ class MedmnistReader:
     def scans(self, path: Path) -> Iterator[Found]:
         """All images of all splits."""
         with refusing("not a readable npz file"):
-            archive = zipfile.ZipFile(path)
-        with archive:
+            file = BoundedFile(path)
+        with file, _opened(file) as archive:
             with refusing("not in MedMNIST's layout"):
                 present = _splits(archive)
                 labels = {split: _labels(archive, split) for split in present}
             for split in present:
                 yield from _images(archive, split, labels[split])
+
+
+def _opened(file: BoundedFile) -> zipfile.ZipFile:
+    with refusing("not a readable npz file"):
+        file.largest = LARGEST_DIRECTORY
+        archive = zipfile.ZipFile(file)
+        file.largest = None
+    if any(info.compress_type not in COMPRESSIONS for info in archive.infolist()):
+        raise ScanError("an npz member in a compression that is not read")
+    return archive
 
 
 def _splits(archive: zipfile.ZipFile) -> list[str]:
@@ -54,23 +75,35 @@ def _splits(archive: zipfile.ZipFile) -> list[str]:
 
 def _check_sums(archive: zipfile.ZipFile, member: str) -> None:
     """Read a member to its end, where zip compares its CRC-32: no image may be handed out before."""
-    with refusing("the npz file is damaged"), archive.open(member) as stream:
+    info = archive.getinfo(member)
+    check_inflation(info.file_size, info.compress_size)
+    with refusing("the npz file is damaged"), archive.open(info) as stream:
         while stream.read(2**20):
             pass
 
 
 def _header(stream: IO[bytes], declared: int) -> tuple[tuple[int, ...], np.dtype]:
     """Shape and type of an array, checked against the member's size; the stream then stands at its first value."""
-    version = npy.read_magic(stream)
-    read = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}.get(version)
-    if read is None:
-        raise ScanError("an npy version that is not read")
-    shape, fortran, dtype = read(stream)
+    shape, fortran, dtype = _parsed(stream)
     if fortran or dtype.kind not in "biuf":
         raise ScanError("an array that is not numbers in C order")
     if stream.tell() + int(np.prod(shape, dtype=object)) * dtype.itemsize != declared:
         raise ScanError("an array header that does not match its size")
     return shape, dtype
+
+
+def _parsed(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
+    start = stream.read(8)
+    if (known := NPY_START.get(npy.read_magic(io.BytesIO(start)))) is None:
+        raise ScanError("an npy version that is not read")
+    size, read = known
+    length = stream.read(size - len(start))
+    if int.from_bytes(length, "little") > LARGEST_HEADER:  # NumPy would read all of it before it looks
+        raise ScanError("an array header that is too long")
+    try:
+        return read(io.BytesIO(length + stream.read(int.from_bytes(length, "little"))))
+    except MemoryError:  # Python's parser, of a text nested too deep
+        raise ScanError("an array header that is damaged") from None
 
 
 def _labels(archive: zipfile.ZipFile, split: str) -> np.ndarray | None:
@@ -83,6 +116,8 @@ def _labels(archive: zipfile.ZipFile, split: str) -> np.ndarray | None:
         if dtype.kind not in "biu" or not 1 <= len(shape) <= 2 or int(np.prod(shape, dtype=object)) > MAX_LABELS:
             raise ScanError("labels that are not a table of integers")
         values = np.frombuffer(stream.read(), dtype).reshape(shape)
+    if values[:1].size > MAX_LABELS_A_SCAN:
+        raise ScanError(f"more than {MAX_LABELS_A_SCAN} labels a scan")
     return values.reshape(len(values), -1)
 
 

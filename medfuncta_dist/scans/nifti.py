@@ -5,17 +5,24 @@ from __future__ import annotations
 import gzip
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import nibabel as nib
 import numpy as np
 
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.readers import Found, check_size, refusing
+from medfuncta_dist.scans.readers import Found, check_inflation, check_size, refusing
 from medfuncta_dist.scans.scan import Scan, stored
 
 GZIP_MAGIC = b"\x1f\x8b"
 MAX_DEFLATE_RATIO = 1032  # https://zlib.net/zlib_tech.html
+KINDS: tuple[Any, ...] = (nib.Nifti1Image, nib.Nifti2Image)
+SINGLE = (b"n+1", b"n+2")
+"""Magic of a file that holds header and values; a header alone, whose values lie in another file, has ni1 or ni2."""
+LARGEST_OFFSET = 2**24
+"""Bytes before the first value: the header, and extensions, which are texts. They are read whole."""
+LARGEST_TAIL = 2**20
+"""Bytes after the last value that are read to reach the checksum of a gzip file. There should be none."""
 UNIT_MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 
 
@@ -32,15 +39,39 @@ class NiftiReader:
 
 def _read(path: Path) -> Scan:
     with refusing("not a readable NIfTI file"):
-        header: Any = nib.load(path)  # the header only
-        if not isinstance(header, nib.Nifti1Image):
-            raise ScanError("not a NIfTI file")
-        shape = _volume_shape(header.shape)
-        declared = _declared_bytes(path, header)
-        image = type(header).from_bytes(_whole(path, declared))
+        image = _image(path)
+        shape = _volume_shape(image.shape)
         array, affine = _reoriented(stored(np.asanyarray(image.dataobj)).reshape(shape), _affine_mm(image))
     spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
     return Scan(np.ascontiguousarray(array[None]), spacing, affine, "OT")
+
+
+def _image(path: Path) -> Any:
+    """The file in memory, after its header alone was read and found to declare no more than is there."""
+    packed = _is_gzip(path)
+    with _opened(path, packed) as file:
+        start = file.read(max(kind.header_class.sizeof_hdr for kind in KINDS))
+        kind, header = _header(start)
+        _volume_shape(header.get_data_shape())
+        declared = _declared_bytes(path.stat().st_size, packed, header)
+        data = start + file.read(max(declared - len(start), 0))
+        if packed:
+            _to_the_end(file)
+    return kind.from_bytes(data)
+
+
+def _opened(path: Path, packed: bool) -> gzip.GzipFile | BinaryIO:
+    return gzip.open(path) if packed else path.open("rb")
+
+
+def _header(start: bytes) -> tuple[Any, Any]:
+    kind = next((kind for kind in KINDS if kind.header_class.may_contain_header(start)), None)
+    if kind is None:
+        raise ScanError("not a NIfTI file")
+    header = kind.header_class(start[: kind.header_class.sizeof_hdr])
+    if bytes(header["magic"])[:3] not in SINGLE:
+        raise ScanError("a NIfTI header whose values are in another file")
+    return kind, header
 
 
 def _volume_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -52,12 +83,15 @@ def _volume_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return i, j, k
 
 
-def _declared_bytes(path: Path, image: Any) -> int:
-    """Uncompressed size by the header; ScanError if a file of this size can not hold that much."""
-    declared = int(image.dataobj.offset) + check_size(image.shape) * int(image.get_data_dtype().itemsize)
-    size = path.stat().st_size
-    if declared > (size * MAX_DEFLATE_RATIO if _is_gzip(path) else size):
+def _declared_bytes(size: int, packed: bool, header: Any) -> int:
+    """Uncompressed size by the header; ScanError if a file of ``size`` bytes can not hold that much."""
+    offset = int(header.get_data_offset())
+    if not 0 <= offset <= LARGEST_OFFSET:
+        raise ScanError(f"the header declares values {offset} bytes into the file")
+    declared = offset + check_size(header.get_data_shape()) * int(header.get_data_dtype().itemsize)
+    if declared > (size * MAX_DEFLATE_RATIO if packed else size):
         raise ScanError("the file is shorter than its header declares")
+    check_inflation(declared, size)
     return declared
 
 
@@ -73,15 +107,10 @@ def _is_gzip(path: Path) -> bool:
         return file.read(2) == GZIP_MAGIC
 
 
-def _whole(path: Path, declared: int) -> bytes:
-    """The declared bytes; a gzip file is read on to its end, where its checksum is (nibabel stops before it)."""
-    if not _is_gzip(path):
-        return path.read_bytes()
-    with gzip.open(path) as file:
-        data = file.read(declared)
-        while file.read(2**20):
-            pass
-    return data
+def _to_the_end(file: gzip.GzipFile | BinaryIO) -> None:
+    """To the end of a gzip file, where its checksum is (nibabel stops before it)."""
+    if len(file.read(LARGEST_TAIL)) == LARGEST_TAIL:
+        raise ScanError("the file goes on behind the values that its header declares")
 
 
 def _affine_mm(image: Any) -> np.ndarray:

@@ -20,6 +20,11 @@ from medfuncta_dist.scans.scan import Scan
 MAX_VALUES = 2**29
 """Values of one scan: a whole-body CT of 512 x 512 x 2048. A header that declares more is damaged, or an attack."""
 
+FREE_BYTES = 2**28
+LARGEST_RATIO = 100
+"""What may be inflated without a look at the ratio, and how many times its size a file may become beyond that. Scans
+shrink to a half or a tenth; deflate can make a thousandth of zeros."""
+
 LIBRARY_LOGGERS = ("pydicom", "nibabel.global", "PIL")
 
 
@@ -80,3 +85,9 @@ def check_size(shape: Iterable[int]) -> int:
     if values > MAX_VALUES:
         raise ScanError(f"the header declares {values} values, more than {MAX_VALUES}")
     return values
+
+
+def check_inflation(inflated: int, stored: int) -> None:
+    """ScanError for a decompression bomb: ``stored`` bytes that declare to become very many."""
+    if inflated > max(FREE_BYTES, LARGEST_RATIO * stored):
+        raise ScanError(f"a compressed file of {stored} bytes that becomes {inflated}: a decompression bomb")

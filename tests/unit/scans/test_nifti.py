@@ -128,7 +128,7 @@ def test_series_are_refused() -> None:
 def test_other_formats_are_refused(tmp_path: Path) -> None:
     assert refusal(NIBABEL / "test.mgz") == "not a NIfTI file"
     (tmp_path / f"{PATIENT}.nii").write_bytes(PATIENT.encode() * 100)
-    assert refusal(tmp_path / f"{PATIENT}.nii") == "not a readable NIfTI file"
+    assert refusal(tmp_path / f"{PATIENT}.nii") == "not a NIfTI file"
     assert refusal(tmp_path / "missing.nii") in ("not a readable NIfTI file", "the file could not be read (error 2)")
 
 
@@ -146,6 +146,36 @@ def test_truncated_files_are_refused(tmp_path: Path) -> None:
     packed = write_nifti(tmp_path / "a.nii.gz").read_bytes()
     (tmp_path / "a.nii.gz").write_bytes(packed[: len(packed) // 2])
     assert refusal(tmp_path / "a.nii.gz") == "not a readable NIfTI file"
+
+
+def header_of(path: Path, **fields: float | bytes) -> bytes:
+    """The file's bytes with fields of the NIfTI-1 header changed."""
+    raw = bytearray(path.read_bytes())
+    for name, value in fields.items():
+        kind = nib.nifti1.header_dtype[name]
+        at = nib.nifti1.header_dtype.fields[name][1]
+        raw[at : at + kind.itemsize] = np.array(value, kind).tobytes()
+    return bytes(raw)
+
+
+@pytest.mark.parametrize("offset", [1e9, -1.0, 2.0**24 + 16, float("nan"), float("inf")])
+def test_values_far_away_from_the_header_are_refused(tmp_path: Path, offset: float) -> None:
+    raw = header_of(write_nifti(tmp_path / "a.nii"), vox_offset=offset)
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(raw))
+    assert refusal(tmp_path / "a.nii.gz")
+
+
+def test_a_header_whose_values_are_in_another_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.nii").write_bytes(header_of(write_nifti(tmp_path / "b.nii"), magic=b"ni1"))
+    assert refusal(tmp_path / "a.nii") == "a NIfTI header whose values are in another file"
+
+
+def test_a_gzip_file_is_not_read_far_beyond_its_values(tmp_path: Path) -> None:
+    raw = write_nifti(tmp_path / "a.nii").read_bytes()
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(raw + bytes(2**12)))
+    assert only(READER, tmp_path / "a.nii.gz").shape == (24, 28, 20)
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(raw + bytes(2**24)))
+    assert refusal(tmp_path / "a.nii.gz") == "the file goes on behind the values that its header declares"
 
 
 def test_a_flipped_bit_in_a_gzip_file_is_noticed(tmp_path: Path) -> None:
