@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from medfuncta_dist.config.presets import PRESETS
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError
 
+ENVIRONMENT = "env:"
 MAX_BYTES = 1 << 20  # a run file is a page; anything larger is some other file
 
 
@@ -34,7 +36,12 @@ _Loader.add_implicit_resolver(
 
 
 def load(path: Path | str, overrides: Sequence[str] = ()) -> RunFile:
-    """Read, merge and validate a run file. ``overrides``: ``section.key=value`` texts. RunFileError: all faults."""
+    """Read, merge and validate a run file. ``overrides``: ``section.key=value`` texts. RunFileError: all faults.
+
+    ``env:NAME`` is the text in that environment variable: a submitted job carries its run file so.
+    """
+    if str(path).startswith(ENVIRONMENT):
+        return parse(_from_environment(str(path).removeprefix(ENVIRONMENT)), overrides, where=str(path))
     path = Path(path)
     try:
         if path.stat().st_size > MAX_BYTES:
@@ -43,6 +50,14 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> RunFile:
     except (OSError, UnicodeDecodeError) as error:
         raise RunFileError(f"the run file can not be read: {error}", where=str(path), do="check the path") from error
     return parse(text, overrides, where=str(path))
+
+
+def _from_environment(name: str) -> str:
+    text = os.environ.get(name)
+    if not text:
+        do = "submitted jobs set it; elsewhere give the path of a run file"
+        raise RunFileError(f"the environment variable {name!r} holds no run file", where=ENVIRONMENT + name, do=do)
+    return text
 
 
 def parse(text: str, overrides: Sequence[str] = (), where: str = "run file") -> RunFile:

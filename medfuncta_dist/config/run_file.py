@@ -8,8 +8,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from medfuncta_dist.config.kubernetes import Kubernetes
+from medfuncta_dist.config.section import NaturalInt, PositiveFloat, PositiveInt, Section
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.storage.object_store import normal_root
@@ -42,19 +44,8 @@ def _root(value: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_named)]
-PositiveInt = Annotated[int, Field(gt=0)]
-NaturalInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Ratio = Annotated[float, Field(gt=0, le=1)]
 Split = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
-
-
-class Section(BaseModel):
-    """A part of the run file: unknown keys are errors, values are never silently converted."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
 
 
 class Intensity(Section):
@@ -143,7 +134,7 @@ class Data(Section):
     """Pack volumes as slices."""
     slabs: Slabs | None = None
     """Hold out slabs of slices."""
-    fractions: dict[Split, Ratio] = {"train": 0.8, "val": 0.1, "test": 0.1}
+    fractions: dict[Split, Ratio] = Field(default={"train": 0.8, "val": 0.1, "test": 0.1})
     """Share of scans a split, drawn by key, where neither the source nor ``slabs`` gives splits."""
     shard_scans: PositiveInt = 1024
     """Scans a shard, at most."""
@@ -269,18 +260,28 @@ class Train(Section):
     """DeepSpeed ZeRO stage. May change between restarts."""
     shuffle_window: PositiveInt = 4096
     """Scans among which the order of one stream is shuffled."""
-    checkpoint_steps: PositiveInt = 1000
-    """Outer steps between checkpoints, at most."""
-    checkpoint_minutes: PositiveFloat = 10.0
-    """Minutes between checkpoints, at most."""
+    checkpoint_steps: PositiveInt | None = None
+    """Outer steps between checkpoints, at most. Where neither this nor checkpoint_minutes is set, the interval follows
+    from what a checkpoint costs and how often this run is interrupted (Young's formula)."""
+    checkpoint_minutes: PositiveFloat | None = None
+    """Minutes between checkpoints, at most, likewise."""
+    node_hours_between_failures: PositiveFloat = 6.0
+    """Hours that a node is expected to last, for choosing the interval, until the run itself has shown better."""
     keep_checkpoints: Annotated[int, Field(ge=2)] = 3
     """Newest checkpoints to keep."""
+    keep_checkpoint_hours: PositiveFloat | None = None
+    """Hours after which a checkpoint goes even if it is among these; never the last good one."""
     validate_steps: PositiveInt = 1000
     """Outer steps between measurements of held-out PSNR."""
     validate_scans: PositiveInt = 64
     """Held-out scans that are fitted for one measurement."""
     max_failures: NaturalInt = 3
     """Worker failures after which a run gives up. Preemptions do not count."""
+    max_preemptions: NaturalInt | None = None
+    """Preemptions after which a run gives up, resumable. Default: it never does."""
+    hang_timeout: Annotated[float, Field(ge=2)] = 600.0
+    """Seconds without a sign of progress from one worker after which it is named and killed, and the workers start
+    again. Start-up and the first step have half an hour. Must be longer than the longest step."""
 
 
 class Fit(Section):
@@ -347,8 +348,9 @@ class Evaluate(Section):
 class Cluster(Section):
     """Resources. None of these change what is computed, except through float rounding."""
 
-    workers: PositiveInt = 1
-    """Training workers; at most train.batch. Also fit tasks at once."""
+    workers: PositiveInt | Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = 1
+    """Training workers; at most train.batch. Also fit tasks at once. A range, as [2, 8]: training takes as many as the
+    cluster has room for, and goes on with fewer, or more, when nodes go or come."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = 0
     """GPUs a worker or fit task."""
     cpus_per_worker: PositiveFloat = 1
@@ -361,6 +363,23 @@ class Cluster(Section):
     """Folder on each node for verified shards. Default: <temporary folder>/medfuncta-cache-<user id>."""
     cache_gigabytes: PositiveFloat = 20.0
     """Size of the cache, at most; the longest unused shards go first."""
+
+    @field_validator("workers")
+    @classmethod
+    def _range(cls, value: int | list[int]) -> int | list[int]:
+        if isinstance(value, list) and value[0] > value[1]:
+            raise ValueError(f"a range of workers goes from the fewest to the most, got {value}")
+        return value
+
+    @property
+    def most_workers(self) -> int:
+        """The number of workers, or the upper end of its range."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
+
+    @property
+    def fewest_workers(self) -> int:
+        """The number of workers, or the lower end of its range."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
 
 
 class Telemetry(Section):
@@ -401,6 +420,8 @@ class RunFile(Section):
     """The report."""
     cluster: Cluster = Cluster()
     """Resources."""
+    kubernetes: Kubernetes = Kubernetes()
+    """Submitted jobs."""
     telemetry: Telemetry = Telemetry()
     """Metrics."""
 
@@ -413,9 +434,9 @@ class RunFile(Section):
 
     @model_validator(mode="after")
     def _workers_fit_batch(self) -> RunFile:
-        if self.cluster.workers > self.train.batch:
+        if self.cluster.most_workers > self.train.batch:
             raise ValueError(
-                f"cluster.workers is {self.cluster.workers}, but a global batch of train.batch = {self.train.batch} "
+                f"cluster.workers is {self.cluster.most_workers}, but a global batch of train.batch = {self.train.batch} "
                 "scans can occupy no more workers than scans: lower cluster.workers or raise train.batch"
             )
         return self

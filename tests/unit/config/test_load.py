@@ -114,6 +114,16 @@ def test_a_relative_storage_means_the_folder_that_the_file_was_loaded_in(tmp_pat
     assert parse(dump(run)) == run
 
 
+def test_a_run_file_may_lie_in_the_environment(monkeypatch):
+    monkeypatch.setenv("MEDFUNCTA_RUN_FILE", SMALLEST)
+    assert load("env:MEDFUNCTA_RUN_FILE", ["train.steps=7"]) == parse(SMALLEST, ["train.steps=7"])
+    monkeypatch.setenv("MEDFUNCTA_RUN_FILE", "name: [")
+    with pytest.raises(RunFileError, match="env:MEDFUNCTA_RUN_FILE"):
+        load("env:MEDFUNCTA_RUN_FILE")
+    with pytest.raises(RunFileError, match="'NOT_SET' holds no run file"):
+        load("env:NOT_SET")
+
+
 def test_a_missing_or_huge_file_is_refused(tmp_path):
     with pytest.raises(RunFileError, match="can not be read"):
         load(tmp_path / "none.yaml")

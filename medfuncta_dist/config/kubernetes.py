@@ -1,0 +1,104 @@
+"""The section ``kubernetes`` of the run file: how a submitted job looks in the cluster."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from medfuncta_dist.config.section import NaturalInt, PositiveFloat, PositiveInt, Section
+
+Label = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
+"""What Kubernetes calls a DNS label (RFC 1123): the name of a namespace, a Secret, a queue."""
+Taint = Annotated[str, Field(pattern=r"^[^=:,\s]+(=[^=:,\s]*)?(:(NoSchedule|PreferNoSchedule|NoExecute))?$")]
+Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+class Nodes(Section):
+    """Which nodes pods are put on."""
+
+    labels: dict[str, str] = Field(default={})
+    """Labels that a node must have."""
+    tolerations: list[Taint] = Field(default=[])
+    """Taints of nodes that pods may be put on all the same, as `kubectl taint` writes them: dedicated=ml:NoSchedule."""
+
+
+class HeadPod(Nodes):
+    """The pod of Ray's head, where a stage's driver runs. It takes no tasks, and stays off spot nodes."""
+
+    cpus: PositiveFloat = 2
+    """CPU cores."""
+    memory_gigabytes: PositiveFloat = 16
+    """Memory (GiB)."""
+
+
+class WorkerPods(Nodes):
+    """Pods of workers. Their CPUs and GPUs follow from `workers` here and from `cluster`."""
+
+    workers: PositiveInt = 1
+    """Workers, or tasks at once, in a pod. A pod for a whole node has faster ways between its GPUs."""
+    pods: PositiveInt | None = None
+    """Pods. Default: enough for cluster.workers."""
+    memory_gigabytes: PositiveFloat = 16
+    """Memory of a pod (GiB), shared memory and object store included."""
+
+
+class Prices(Section):
+    """What a cluster costs, for the money that `status` tells. Without a price, it tells hours."""
+
+    gpu_hour: Annotated[float, Field(ge=0)] | None = None
+    """Price of a GPU for an hour, its share of CPUs and memory included."""
+    cpu_hour: Annotated[float, Field(ge=0)] | None = None
+    """Price of a CPU core for an hour, in pods without a GPU."""
+    currency: Annotated[str, Field(min_length=1, max_length=8)] = "USD"
+    """Currency of both."""
+
+
+class Kubernetes(Section):
+    """How a submitted job looks in the cluster. None of these change what is computed."""
+
+    namespace: Label = "medfuncta"
+    """Namespace of the RayJob; k8s/base makes one of the default's name."""
+    overlays: list[str] = Field(default=[])
+    """Patches of the RayJob, in order: gpu, spot, kueue, local (shipped), or a folder with your own rayjob.yaml."""
+    image: str | None = None
+    """Container image. Default: medfuncta-dist:<version>-ray<version>, as cluster/Dockerfile says, which a cluster that
+    pulls needs with its registry."""
+    cpu_image: str | None = None
+    """Image of jobs that use no GPU. Default: ``image``."""
+    ray_version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")] | None = None
+    """Ray's version in the image. Default: the installed one. Must agree with the image's tag where that names one."""
+    service_account: Label = "medfuncta"
+    """ServiceAccount of all pods: on EKS, its annotation gives the role for S3."""
+    storage_secret: Label | None = None
+    """Secret whose keys become environment variables (AWS_ACCESS_KEY_ID and so on), where there is no such role."""
+    salt_secret: Label | None = "medfuncta-salt"
+    """Secret with the salt under MEDFUNCTA_SALT; only jobs that pack get it."""
+    wandb_secret: Label | None = None
+    """Secret with the key of Weights & Biases under WANDB_API_KEY; needs the overlay wandb in the cluster."""
+    environment: dict[Variable, str] = Field(default={})
+    """Environment variables of all pods, such as AWS_REGION and AWS_ENDPOINT_URL. Never credentials."""
+    claims: dict[Label, str] = Field(default={})
+    """PersistentVolumeClaims that all pods mount, and where: an archive on NFS, for example."""
+    queue: Label | None = None
+    """Kueue's LocalQueue. Default: that of the overlay kueue, or none."""
+    priority: Label | None = None
+    """Kueue's WorkloadPriorityClass, likewise."""
+    head: HeadPod = HeadPod()
+    """Ray's head."""
+    cpu: WorkerPods = WorkerPods()
+    """Pods without GPUs: pack and evaluate, and everything where cluster.gpus_per_worker is 0."""
+    gpu: WorkerPods = WorkerPods()
+    """Pods with GPUs: train and fit."""
+    shm_gigabytes: PositiveFloat | None = None
+    """Shared memory of a worker pod, taken from its memory. Default: 40 % of that; Ray's object store takes 30 %."""
+    cache_path: Annotated[str, Field(pattern=r"^/[^:]+$")] = "/cache"
+    """Where the volume for verified shards is mounted, unless cluster.cache says another place."""
+    cache_storage_class: Label | None = None
+    """StorageClass of a volume a pod for the cache. Default: the node's own disk (emptyDir)."""
+    backoff_limit: NaturalInt = 3
+    """Retries of a failed RayJob, each with a new cluster. Preemption by Kueue is none."""
+    ttl_seconds: NaturalInt = 60
+    """Seconds that a finished job's cluster is kept, with its GPUs."""
+    prices: Prices = Prices()
+    """Prices."""
