@@ -363,6 +363,8 @@ class Cluster(Section):
     """Folder on each node for verified shards. Default: <temporary folder>/medfuncta-cache-<user id>."""
     cache_gigabytes: PositiveFloat = 20.0
     """Size of the cache, at most; the longest unused shards go first."""
+    lease_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60
+    """A driver of which nothing is heard for so long may be replaced. Heartbeats come four times as often."""
 
     @field_validator("workers")
     @classmethod

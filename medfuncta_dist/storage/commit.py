@@ -34,10 +34,15 @@ class Record:
 
 def write_record(store: ObjectStore, path: str, kind: str, body: dict[str, Any], generation: int = 0) -> dict[str, Any]:
     """Write a commit record and return it whole. Everything that ``body`` names must be in storage before."""
-    record = {"format_version": FORMAT_VERSION, "kind": kind, "generation": generation, "body": body}
-    record["digest"] = digest_json(record)
+    record = make_record(kind, body, generation)
     store.write(path, canonical_json(record))
     return record
+
+
+def make_record(kind: str, body: dict[str, Any], generation: int) -> dict[str, Any]:
+    """A commit record with its digest."""
+    record = {"format_version": FORMAT_VERSION, "kind": kind, "generation": generation, "body": body}
+    return record | {"digest": digest_json(record)}
 
 
 def read_record(store: ObjectStore, path: str, kind: str) -> dict[str, Any]:

@@ -51,8 +51,10 @@ def this_process() -> Holder:
 
 
 def has_ended(holder: Holder) -> bool:
-    """Whether the holder's process is known to be no more. False wherever this can not be told: another machine, another
-    container, a system without /proc."""
+    """Whether the holder's process is known to be no more.
+
+    False wherever this can not be told: another machine, another container, a system without /proc.
+    """
     here = (socket.gethostname(), _boot(), _space())
     if not all(here) or here != (holder.host, holder.boot, holder.space):
         return False

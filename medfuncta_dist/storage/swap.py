@@ -1,8 +1,8 @@
 """Compare and swap: replace a small object only while it is what was read.
 
-Exact where the store honours conditional writes, which is tried once per store. Elsewhere the next-best: read, write, wait
-longer than that took, read again, and whoever wrote last has won. There, one writer that is held up between its read and
-its write for longer than the winner waited can still overwrite it.
+Exact where the store honours conditional writes, which is tried once per store. Elsewhere the next-best: read, write,
+wait longer than that took, read again, and whoever wrote last has won. There, a writer that is held up between its read
+and its write for longer than the winner waited can still overwrite it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from functools import cached_property
 from medfuncta_dist.errors import DeadlineError, ObjectMissingError, StorageError
 from medfuncta_dist.storage.object_store import ObjectStore
 
+LARGEST_BYTES = 64 * 2**10
 SETTLE_S = 0.5
 """The least wait before a write counts where conditions are ignored; longer than many times a round trip."""
 SETTLE_TRIPS = 4.0
@@ -40,10 +41,10 @@ class Swap:
         """Whether this store honours conditional writes."""
         return honours_conditions(self.store)
 
-    def look(self, path: str, limit: int) -> Seen:
-        """What is there now (at most ``limit`` bytes)."""
+    def look(self, path: str) -> Seen:
+        """What is there now; StorageError for more than LARGEST_BYTES."""
         try:
-            return Seen(*self.store.read_tagged(path, limit=limit))
+            return Seen(*self.store.read_tagged(path, limit=LARGEST_BYTES))
         except ObjectMissingError:
             return Seen(None, None)
 
@@ -54,14 +55,14 @@ class Swap:
             # A write whose answer was lost is refused when it is sent again: what is there now decides.
             return self._own(path, data) if tag is None else Seen(data, tag)
         began = time.monotonic()
-        if self.look(path, _limit(seen, data)).data != seen.data:
+        if self.look(path).data != seen.data:
             return None
         self.store.write(path, data)
         time.sleep(max(SETTLE_S, SETTLE_TRIPS * (time.monotonic() - began)))
         return self._own(path, data)
 
     def _own(self, path: str, data: bytes) -> Seen | None:
-        now = self.look(path, _limit(Seen(data, None), data))
+        now = self.look(path)
         return now if now.data == data else None
 
 
@@ -79,8 +80,3 @@ def honours_conditions(store: ObjectStore) -> bool:
         return False
     finally:
         store.delete(path)
-
-
-def _limit(seen: Seen, data: bytes) -> int:
-    # Someone else's may be longer; twice is more than a lease ever differs, and a foreign file is an error by name.
-    return 2 * max(len(seen.data or b""), len(data)) + 4096
