@@ -43,7 +43,7 @@ def start_ray(run: RunFile) -> None:
 
 def _on_this_machine(run: RunFile) -> dict[str, Any]:
     # As many CPUs as the workers ask for, if that is more than there are: a small machine runs them, only slower.
-    cpus = max(os.cpu_count() or 1, math.ceil(run.cluster.workers * run.cluster.cpus_per_worker))
+    cpus = max(os.cpu_count() or 1, math.ceil(run.cluster.most_workers * run.cluster.cpus_per_worker))
     return {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
 
 

@@ -22,7 +22,7 @@ def compute_fan_out(run: RunFile) -> FanOut:
 
 def _fan_out(run: RunFile, num_gpus: float) -> FanOut:
     # Twice the workers: the next task is already at its worker when one finishes.
-    window = run.cluster.window or 2 * run.cluster.workers
+    window = run.cluster.window or 2 * run.cluster.most_workers
 
     def fan_out(task: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Done | Failed]:
         if not items:

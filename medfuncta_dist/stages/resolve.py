@@ -31,5 +31,5 @@ def activation_bytes(run: RunFile, free: int) -> int:
     """Bytes of one layer's activations in a chunk; a sweep holds four of these a layer (docs/method.md, 4)."""
     if run.cluster.gpus_per_worker:
         return GPU_ACTIVATION_BYTES
-    held = 4 * run.field.layers * run.cluster.workers
+    held = 4 * run.field.layers * run.cluster.most_workers
     return max(4 * run.field.hidden, min(ACTIVATION_BYTES, int(SHARE_OF_FREE_MEMORY * free / held)))

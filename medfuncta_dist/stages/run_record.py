@@ -7,7 +7,7 @@ from typing import Any
 
 from medfuncta_dist.config.load import difference, dump, parse
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import ObjectMissingError, RunChangedError, RunFileError, StorageError
+from medfuncta_dist.errors import DeadlineError, ObjectMissingError, RunChangedError, RunFileError, StorageError
 from medfuncta_dist.stages.resolve import resolved
 from medfuncta_dist.storage.object_store import ObjectStore
 
@@ -16,7 +16,17 @@ FIXED = ("data", "field", "meta", "train", "fit")
 # looked at, and which files hold the owner's secrets.
 FREE = {
     "data": {"private", "max_quarantined", "sources_per_task", "snapshot"},
-    "train": {"zero_stage", "checkpoint_steps", "checkpoint_minutes", "keep_checkpoints", "max_failures"},
+    "train": {
+        "zero_stage",
+        "checkpoint_steps",
+        "checkpoint_minutes",
+        "node_hours_between_failures",
+        "keep_checkpoints",
+        "keep_checkpoint_hours",
+        "max_failures",
+        "max_preemptions",
+        "hang_timeout",
+    },
     "fit": {"splits"},
 }
 
@@ -24,11 +34,9 @@ FREE = {
 def freeze(run: RunFile, store: ObjectStore) -> tuple[RunFile, bool]:
     """Refuse a run file that differs, where it matters, from this run's frozen one; else keep it as the frozen one.
 
-    Returns it resolved, and whether it is the run's first. That the storage can be written is tested before anything is
-    computed.
+    Returns it resolved, and whether it is the run's first.
     """
     path = _path(run)
-    _require_writable(store, run.name)
     frozen = _frozen(path, store)
     run = resolved(run, frozen)
     changed = difference(fixed_part(frozen), fixed_part(run)) if frozen is not None else []
@@ -64,11 +72,14 @@ def fixed_part(run: RunFile) -> dict[str, Any]:
     return {s: {k: v for k, v in whole[s].items() if k not in FREE.get(s, ())} for s in FIXED}
 
 
-def _require_writable(store: ObjectStore, name: str) -> None:
+def require_writable(store: ObjectStore, name: str) -> None:
+    """Refuse a storage that can not be written before anything is computed; DeadlineError when it does not answer."""
     probe = f"runs/{name}/.write-test-{secrets.token_hex(4)}"
     try:
         store.write(probe, b"medfuncta")
         store.delete(probe)
+    except DeadlineError:  # no fault of the run file
+        raise
     except (StorageError, OSError) as error:
         raise RunFileError(
             f"storage can not be written: {getattr(error, 'what', error)}",
