@@ -8,7 +8,7 @@ WORKDIR ?= quickstart-run
 # Threads are given out explicitly (workers x threads <= cores); libraries that take all cores by themselves are held to one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: quickstart test check bench format clean install
+.PHONY: quickstart test check bench chaos soak image-steps format clean install
 
 install: $(INSTALLED)
 
@@ -39,6 +39,20 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.fanout
 	$(BIN)/python -m benchmarks.outer_steps
 	$(BIN)/python -m benchmarks.scaling
+
+# Faults from outside, in full (the tests have a short form), and the table of docs/reliability.md from what came of it.
+chaos: $(INSTALLED)
+	@rm -f chaos-results.jsonl
+	MEDFUNCTA_CHAOS=full MEDFUNCTA_CHAOS_RESULTS=chaos-results.jsonl $(BIN)/python -m pytest tests/chaos -v
+	$(BIN)/python -m tests.chaos.table chaos-results.jsonl
+
+# Twenty minutes of training on four workers, with a random fault every 30 to 90 seconds.
+soak: $(INSTALLED)
+	$(BIN)/python -m tests.chaos.soak
+
+# The Dockerfile's steps without a container engine: installs everything once more.
+image-steps: $(INSTALLED)
+	$(BIN)/python -m tests.image_steps cpu
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .
