@@ -2,6 +2,8 @@
 
 0 done · 1 anything else · 2 usage or invalid run file · 3 finished with quarantined scans · 4 integrity failure
 5 preempted or interrupted, resumable
+
+Inside a submitted job 3 becomes 0: a cluster would take it for a failure. The answer and summary.json hold the counts.
 """
 
 from __future__ import annotations
@@ -30,11 +32,17 @@ def answer(work: Callable[[], dict[str, Any]], as_json: bool) -> NoReturn:
             signal.signal(signal.SIGTERM, _interrupt)
             figures, code = work(), 0
             if figures.get("quarantined"):
-                code = 3
+                code = _finished_with_quarantined()
         except BaseException as error:
             figures, code = _failure(error)
         say(_as_json(figures, code) if as_json else "\n".join(figures.get("said", [])))
     sys.exit(code)
+
+
+def _finished_with_quarantined() -> int:
+    from medfuncta_dist.config.job import submission_id
+
+    return 3 if submission_id() is None else 0
 
 
 def _failure(error: BaseException) -> tuple[dict[str, Any], int]:

@@ -16,6 +16,11 @@ STAGES = {
 }
 
 
+KeyOption = typer.Option(
+    None,
+    "--idempotency-key",
+    help="A key of your choice: the same request with it again gets the same answer, once done.",
+)
 StagesArgument = typer.Argument(..., metavar="STAGE...", help="Any of: pack train fit evaluate.", show_default=False)
 
 
@@ -27,8 +32,13 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _stage_command(stage: str) -> Any:
-    def command(run_file: str = RunFileArgument, overrides: list[str] = SetOption, as_json: bool = JsonOption) -> None:
-        answer(lambda: _run(run_file, [stage], overrides), as_json)
+    def command(
+        run_file: str = RunFileArgument,
+        overrides: list[str] = SetOption,
+        key: str | None = KeyOption,
+        as_json: bool = JsonOption,
+    ) -> None:
+        answer(lambda: _run(run_file, [stage], overrides, key), as_json)
 
     return command
 
@@ -37,14 +47,15 @@ def run(
     run_file: str = RunFileArgument,
     stages: list[str] = StagesArgument,
     overrides: list[str] = SetOption,
+    key: str | None = KeyOption,
     as_json: bool = JsonOption,
 ) -> None:
     """Several stages in order."""
-    answer(lambda: _run(run_file, stages, overrides), as_json)
+    answer(lambda: _run(run_file, stages, overrides, key), as_json)
 
 
-def _run(run_file: str, stages: list[str], overrides: list[str]) -> dict[str, Any]:
+def _run(run_file: str, stages: list[str], overrides: list[str], key: str | None) -> dict[str, Any]:
     from medfuncta_dist.config.load import load
     from medfuncta_dist.stages.chain import run_stages
 
-    return run_stages(load(run_file, overrides), stages)
+    return run_stages(load(run_file, overrides), stages, key)

@@ -11,28 +11,61 @@ from typing import Any
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.stages import summary
-from medfuncta_dist.stages.run_record import freeze, thaw
-from medfuncta_dist.storage.lease import Fence
+from medfuncta_dist.stages.lease import holding
+from medfuncta_dist.stages.run_record import freeze, require_writable, thaw
+from medfuncta_dist.stages.submission import Submission
+from medfuncta_dist.stages.terminal import ending_retries
+from medfuncta_dist.storage.lease import Fence, run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
 
 STAGES = ("pack", "train", "fit", "evaluate")
 """Each is ``run_<name>(run, store, fence)`` in ``stages/<name>.py``, imported at its turn: packing needs no torch."""
 
 
-def run_stages(run: RunFile, names: Sequence[str]) -> dict[str, Any]:
+def run_stages(run: RunFile, names: Sequence[str], key: str | None = None) -> dict[str, Any]:
     """Run the named stages; each returns its figures (plain values), which are merged into the run's summary.json.
 
     The answer holds each stage's figures under its name, their lines under ``said`` and all ``quarantined`` together.
+    A ``key`` (of idempotency) that has been answered before gets that answer again, and nothing is done. RunHeldError
+    while another driver is at work on this run.
     """
+    store = ObjectStore(run.storage)
+    submission = Submission.of(run, names, key) if key else None
+    with ending_retries(store, run.name):
+        _require_known(names)
+        answer = submission.answer(store) if submission else None
+        if answer is None:
+            answer = _as_only_driver(run, names, store, submission)
+    return answer
+
+
+def _require_known(names: Sequence[str]) -> None:
     unknown = [name for name in names if name not in STAGES]
     if unknown:
         raise RunFileError(f"there is no stage {unknown[0]!r}", do=f"choose from {', '.join(STAGES)}")
-    store = ObjectStore(run.storage)
+
+
+def _as_only_driver(
+    run: RunFile, names: Sequence[str], store: ObjectStore, submission: Submission | None
+) -> dict[str, Any]:
+    require_writable(store, run.name)
+    with holding(store, run_lease(run.name), run.cluster.lease_seconds, run.name) as fence:
+        if submission is None:
+            return _in_order(run, names, store, fence)
+        answer = submission.answer(store)  # another driver may have finished it while this one waited for the lease
+        if answer is None:
+            submission.record(store, fence, None)
+            answer = _in_order(run, names, store, fence)
+            submission.record(store, fence, answer)
+        return answer
+
+
+def _in_order(run: RunFile, names: Sequence[str], store: ObjectStore, fence: Fence) -> dict[str, Any]:
     run, first = freeze(run, store)
     answer: dict[str, Any] = {"run": run.name, "said": [], "quarantined": 0}
     for name in names:
         try:
-            figures = _run_stage(name, run, store, None)
+            figures = _run_stage(name, run, store, fence)
         except RunFileError:
             if first and name == names[0]:
                 thaw(run, store)
@@ -40,11 +73,12 @@ def run_stages(run: RunFile, names: Sequence[str]) -> dict[str, Any]:
         answer["said"] += figures.pop("said")
         answer["quarantined"] += figures.get("quarantined", 0)
         answer[name] = figures
+        fence.require(store)
         summary.merge(store, run.name, name, figures)
     return answer
 
 
-def _run_stage(name: str, run: RunFile, store: ObjectStore, fence: Fence | None) -> dict[str, Any]:
+def _run_stage(name: str, run: RunFile, store: ObjectStore, fence: Fence) -> dict[str, Any]:
     print(f"[{run.name}] {name} ...", file=sys.stderr)
     began = time.monotonic()
     figures: dict[str, Any] = getattr(import_module(f"medfuncta_dist.stages.{name}"), f"run_{name}")(run, store, fence)

@@ -7,15 +7,20 @@ from typing import Any
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.shards.pack import PackProgress, PackSummary, pack
 from medfuncta_dist.stages.cluster import cpu_fan_out
+from medfuncta_dist.stages.lease import holding
 from medfuncta_dist.stages.shown import shown
-from medfuncta_dist.storage.lease import Fence
+from medfuncta_dist.storage.lease import Fence, dataset_lease
 from medfuncta_dist.storage.object_store import ObjectStore
 
 
 def run_pack(run: RunFile, store: ObjectStore, fence: Fence | None = None) -> dict[str, Any]:
-    """Pack what is missing; the figures of the whole data set as it is then."""
-    with shown("pack", _read) as report:
-        summary = pack(run, cpu_fan_out(run), report, fence=fence)
+    """Pack what is missing; the figures of the whole data set as it is then.
+
+    The data set has a lease of its own, beside the run's: runs may share it.
+    """
+    lease = holding(store, dataset_lease(run.dataset), run.cluster.lease_seconds, f"data set {run.dataset}")
+    with lease as dataset_fence, shown("pack", _read) as report:
+        summary = pack(run, cpu_fan_out(run), report, fence=dataset_fence)
     return {
         "snapshot": summary.snapshot_digest,
         "counts": summary.counts,

@@ -56,6 +56,16 @@ class Lease:
         return f"{self.holder} holds it until {self.until} (token {self.token})"
 
 
+def run_lease(name: str) -> str:
+    """Where a run's lease lies."""
+    return f"runs/{name}/lease.json"
+
+
+def dataset_lease(name: str) -> str:
+    """Where a data set's lease lies: runs may share a data set, and only pack writes to one."""
+    return f"datasets/{name}/lease.json"
+
+
 def first_lease(token: int, holder: Holder, ttl: float) -> Lease:
     """A lease as it is taken."""
     return Lease(token, holder, 0, ttl, _from_now(ttl), False)
