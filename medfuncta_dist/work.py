@@ -1,6 +1,7 @@
 """The shape that pack and fit share: a task mapped over items, each ending as ``Done`` or ``Failed``.
 
-Drivers take the fan-out as an argument: ``fanout.ray_fan_out`` on a cluster, ``map_here`` in a unit test.
+Drivers take the fan-out as an argument: ``fanout.ray_fan_out`` on a cluster, ``map_here`` in a unit test. What fails
+for reasons of its own is divided until the culprit is alone.
 """
 
 from __future__ import annotations
@@ -8,6 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from medfuncta_dist.errors import MedfunctaError, WorkerDiedError
+
+HOPELESS = 32
+"""Tasks that fail while none succeeds: so many culprits in a row are none, and dividing them all would take days."""
 
 
 @dataclass(frozen=True)
@@ -37,3 +43,38 @@ def map_here(task: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Done 
             yield Done(item, task(item))
         except Exception as error:
             yield Failed(item, error)
+
+
+def map_divided(
+    fan_out: FanOut,
+    task: Callable[[Any], Any],
+    items: Sequence[Any],
+    divide: Callable[[Failed], Sequence[Any]],
+) -> Iterator[Done | Failed]:
+    """Map items, then the pieces that ``divide`` makes of failed ones, and so on; a failure without pieces is final.
+
+    Raises the last failure's error when ``HOPELESS`` items have failed and none has succeeded.
+    """
+    succeeded = divided = 0
+    while items:
+        pieces: list[Any] = []
+        for outcome in fan_out(task, items):
+            smaller = divide(outcome) if isinstance(outcome, Failed) else ()
+            succeeded, divided = succeeded + isinstance(outcome, Done), divided + bool(smaller)
+            if isinstance(outcome, Failed) and divided >= HOPELESS and not succeeded:
+                raise outcome.error
+            if smaller:
+                pieces += smaller
+            else:
+                yield outcome
+        items = pieces
+
+
+def may_be_the_items_fault(error: Exception) -> bool:
+    """Whether what was worked on may be to blame: its worker died, or raised what nobody foresaw.
+
+    Storage, disk, memory and run file are not: setting an item aside would hide that they need mending.
+    """
+    if isinstance(error, WorkerDiedError):
+        return True
+    return not isinstance(error, MedfunctaError | OSError | MemoryError)

@@ -22,6 +22,7 @@ from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.latents import ledger, table
 from medfuncta_dist.latents.driver import LatentTable, latent_table
 from medfuncta_dist.latents.network import load_network
+from medfuncta_dist.latents.plan import FitWork, cover
 from medfuncta_dist.scans.readers import MAX_VALUES
 from medfuncta_dist.scans.scan import Window
 from medfuncta_dist.shards.snapshot import read_index
@@ -91,7 +92,8 @@ def find_row(store: ObjectStore, target: LatentTable, key: str) -> pa.Table:
     if len(key) < SHORTEST_KEY:
         raise RunFileError(f"a key needs at least {SHORTEST_KEY} digits", where="--key", do="give more of the key")
     commits = ledger.read_commits(store, target.folder)
-    found = [(name, whole) for name, whole in _matches(store, target, key) if name in commits]
+    done, _ = cover(target.works, commits)
+    found = _matches(store, done, key)
     if len(found) != 1:
         raise RunFileError(
             f"{'no' if not found else len(found)} fitted scans have this key",
@@ -107,13 +109,13 @@ def find_row(store: ObjectStore, target: LatentTable, key: str) -> pa.Table:
     return rows
 
 
-def _matches(store: ObjectStore, target: LatentTable, key: str) -> list[tuple[str, str]]:
+def _matches(store: ObjectStore, works: Sequence[FitWork], key: str) -> list[tuple[str, str]]:
     """(range, whole key) of the packed scans whose keys begin so. The indexes are small; the parts are not."""
-    shards = {work.shard.sha256: work.shard for work in target.works}
+    shards = {work.shard.sha256: work.shard for work in works}
     keys = {digest: read_index(store, shard)["key"].to_pylist() for digest, shard in shards.items()}
     return [
         (work.name, whole)
-        for work in target.works
+        for work in works
         for whole in keys[work.shard.sha256][work.start : work.stop]
         if whole.startswith(key)
     ]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -27,6 +27,7 @@ from medfuncta_dist.latents import ledger
 from medfuncta_dist.latents.driver import LatentTable, latent_table
 from medfuncta_dist.latents.ledger import Commit, Counts
 from medfuncta_dist.latents.network import load_network
+from medfuncta_dist.latents.plan import cover
 from medfuncta_dist.latents.table import latents_of
 from medfuncta_dist.latents.worker import WorkerSettings
 from medfuncta_dist.storage.digest import canonical_json
@@ -90,14 +91,15 @@ def _open(run: RunFile) -> _Fitted:
     store = ObjectStore(run.storage)
     target = latent_table(run, store)
     commits = ledger.read_commits(store, target.folder)
-    missing = [work for work in target.works if work.name not in commits]
+    done, missing = cover(target.works, commits)
     if missing:
         raise StageOrderError(
             f"{sum(work.scans for work in missing)} packed scans have no latent yet",
             where=store.uri(target.folder),
             do="run the fit stage first, and let it finish",
         )
-    return _Fitted(store, WorkerSettings.of(run), target, commits, ledger.reconcile(target.works, commits))
+    counts = ledger.reconcile(done, commits)
+    return _Fitted(store, WorkerSettings.of(run), replace(target, works=done), commits, counts)
 
 
 def _results(

@@ -6,28 +6,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import (
-    FormatVersionError,
-    IntegrityError,
-    MedfunctaError,
-    QuarantineLimitError,
-    RunFileError,
-    ScanError,
-)
+from medfuncta_dist.errors import QuarantineLimitError, RunFileError
 from medfuncta_dist.latents import ledger
-from medfuncta_dist.latents.ledger import Commit, Counts, Quarantined, Spread
+from medfuncta_dist.latents.failures import Failures, pieces_of
+from medfuncta_dist.latents.ledger import Counts, Quarantined, Spread
 from medfuncta_dist.latents.network import NetworkRef, load_network, published_network
-from medfuncta_dist.latents.plan import FitWork, plan, ranges
+from medfuncta_dist.latents.plan import FitWork, cover, plan, ranges
 from medfuncta_dist.latents.settings import fit_settings
-from medfuncta_dist.latents.task import FitTask, fit_task
+from medfuncta_dist.latents.task import FitTask, Fitted, fit_task
 from medfuncta_dist.latents.worker import WorkerSettings
-from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot, read_index
+from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
 from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.work import Done, Failed, FanOut
-
-DAMAGED_SHARD = "its shard is damaged"
+from medfuncta_dist.work import Done, Failed, FanOut, map_divided
 
 
 @dataclass(frozen=True)
@@ -65,6 +57,8 @@ class FitSummary:
     network_digest: str
     counts: Counts
     fitted_now: int
+    found_committed: int
+    """Ranges that a task of this run found committed by a copy of itself, and did not fit again."""
     quarantined: list[Quarantined]
     psnr: dict[str, Spread]
 
@@ -109,33 +103,38 @@ def fit(
     _check_contract(store, target)
     before = ledger.read_commits(store, target.folder)
     todo = plan(target.snapshot, run.fit.splits, ledger.settled(before), run.fit.scans_per_task)
-    fitted_now = _run(run, store, target, todo, fan_out, on_progress)
-    summary = _summarise(store, target, fitted_now)
+    progress = _Progress(target.works, todo, on_progress)
+    done_now = _run(run, target, todo, fan_out, progress, Failures(store, target.folder, fence), fence)
+    summary = _summarise(store, target, done_now)
     _check_limit(run, summary)
     return summary
 
 
 def _run(
     run: RunFile,
-    store: ObjectStore,
     target: LatentTable,
     todo: Sequence[FitWork],
     fan_out: FanOut,
-    on_progress: Callable[[FitProgress], None],
-) -> int:
-    """Map the tasks; returns the number of scans fitted. Raises the first error that is not about scans, at the end."""
-    progress = _Progress(target.works, todo, on_progress)
-    fitted, errors = 0, []
-    for outcome in fan_out(fit_task, [_task(run, target, work) for work in todo]):
-        error = _settle(store, target.folder, outcome) if isinstance(outcome, Failed) else None
-        if error is not None:
-            errors.append(error)
+    progress: _Progress,
+    failures: Failures,
+    fence: Fence | None,
+) -> list[Fitted]:
+    """Map the tasks, dividing ranges whose worker dies; returns what succeeded tasks answered."""
+
+    def divide(failed: Failed) -> list[FitTask]:
+        pieces = pieces_of(failed)
+        progress.divide(len(pieces))
+        return pieces
+
+    answers = []
+    for outcome in map_divided(fan_out, fit_task, [_task(run, target, work, fence) for work in todo], divide):
+        if isinstance(outcome, Done):
+            answers.append(outcome.result)
+        elif not failures.settle(outcome):
             continue
-        fitted += outcome.result.rows if isinstance(outcome, Done) else 0
         progress.advance(outcome.item.work)
-    if errors:
-        raise errors[0]
-    return fitted
+    failures.close(most=run.data.max_quarantined * sum(work.scans for work in target.works))
+    return answers
 
 
 class _Progress:
@@ -150,6 +149,9 @@ class _Progress:
         self._on_progress = on_progress
         self._tell()
 
+    def divide(self, pieces: int) -> None:
+        self._ranges += max(pieces - 1, 0)
+
     def advance(self, work: FitWork) -> None:
         self._ranges_done += 1
         self._scans_done += work.scans
@@ -159,7 +161,7 @@ class _Progress:
         self._on_progress(FitProgress(self._ranges_done, self._ranges, self._scans_done, self._scans))
 
 
-def _task(run: RunFile, target: LatentTable, work: FitWork) -> FitTask:
+def _task(run: RunFile, target: LatentTable, work: FitWork, fence: Fence | None) -> FitTask:
     return FitTask(
         worker=WorkerSettings.of(run),
         folder=target.folder,
@@ -171,6 +173,7 @@ def _task(run: RunFile, target: LatentTable, work: FitWork) -> FitTask:
         batch=run.fit.batch,
         min_psnr=run.fit.min_psnr,
         fit_digest=fit_digest(run),
+        fence=fence,
     )
 
 
@@ -187,41 +190,18 @@ def _check_contract(store: ObjectStore, target: LatentTable) -> None:
         )
 
 
-def _about_scans(error: Exception) -> bool:
-    # An unknown format is a matter of versions: no scan is at fault, and quarantining would hide it.
-    return isinstance(error, ScanError | IntegrityError) and not isinstance(error, FormatVersionError)
-
-
-def _settle(store: ObjectStore, folder: str, failed: Failed) -> Exception | None:
-    """Quarantine the range of a failed task; the error that remains where no scan is at fault, or its keys are lost."""
-    if not _about_scans(failed.error):
-        return failed.error
-    try:
-        _quarantine(store, folder, failed.item.work, failed.error)
-    except MedfunctaError as error:
-        return error
-    return None
-
-
-def _quarantine(store: ObjectStore, folder: str, work: FitWork, error: Exception) -> None:
-    reason = error.what if isinstance(error, ScanError) else DAMAGED_SHARD
-    keys = read_index(store, work.shard)["key"].to_pylist()[work.start : work.stop]
-    quarantined = tuple(Quarantined(key, reason) for key in keys)
-    commit = Commit(work.split, work.shard.sha256, work.start, work.stop, 0, None, quarantined, failed=True)
-    ledger.write_commit(store, folder, work, commit)
-
-
-def _summarise(store: ObjectStore, target: LatentTable, fitted_now: int) -> FitSummary:
+def _summarise(store: ObjectStore, target: LatentTable, answers: Sequence[Fitted]) -> FitSummary:
     """Told from the records as they now lie in storage, not from what tasks answered."""
     commits = ledger.read_commits(store, target.folder)
     counts = ledger.reconcile(target.works, commits)
-    mine = [commits[work.name] for work in target.works]
+    mine = [commits[work.name] for work in cover(target.works, commits)[0]]
     return FitSummary(
         folder=target.folder,
         dataset_digest=target.snapshot.digest,
         network_digest=target.network.digest,
         counts=counts,
-        fitted_now=fitted_now,
+        fitted_now=sum(answer.rows for answer in answers if not answer.earlier),
+        found_committed=sum(answer.earlier for answer in answers),
         quarantined=[q for commit in mine for q in commit.quarantined],
         psnr=ledger.psnr_by_split(mine),
     )

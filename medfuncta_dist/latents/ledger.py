@@ -1,8 +1,8 @@
 """The latent table's ledger: one commit record a range, and the count that every packed scan is fitted or quarantined.
 
-A record lies at ``<folder>/commits/<range>.json``. It is written last, so a range without one was not fitted. A range
-whose task failed as a whole has a record without a part that lists all its keys: the count closes, and the next run
-tries the range again, because a shard can be repaired.
+A record lies at ``<folder>/commits/<range>[-g<generation>].json``; the generation is the token of the driver's lease.
+It is written last, so a range without one was not fitted. A range whose task failed as a whole has a record without a
+part that lists all its keys: the count closes, and the next run tries the range again, because a shard can be repaired.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import pyarrow as pa
 
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError, StageOrderError
 from medfuncta_dist.latents import table
-from medfuncta_dist.latents.plan import FitWork
+from medfuncta_dist.latents.plan import FitWork, cover, range_name
 from medfuncta_dist.latents.table import PartRef
-from medfuncta_dist.storage.commit import read_record, read_records, write_record
+from medfuncta_dist.storage.commit import Record, read_record, read_records, write_record
+from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 
 KIND = "latents"
@@ -49,6 +50,11 @@ class Commit:
     failed: bool = False
     """The range failed as a whole, before any of its scans was tried: to be tried again."""
 
+    @property
+    def name(self) -> str:
+        """The range's name."""
+        return range_name(self.shard, self.start, self.stop)
+
     def body(self) -> dict[str, Any]:
         """As JSON objects."""
         return asdict(self) | {"quarantined": [asdict(q) for q in self.quarantined]}
@@ -73,28 +79,62 @@ class Counts:
     flagged: int
 
 
-def record_path(folder: str, work: FitWork) -> str:
-    """Where the commit record of a range lies."""
-    return f"{folder}/commits/{work.name}.json"
+def record_path(folder: str, work: FitWork, fence: Fence | None = None) -> str:
+    """Where a driver's commit record of a range lies. Drivers never share a name: none can overwrite another's."""
+    return f"{folder}/commits/{work.name}{f'-g{fence.token:09d}' if fence else ''}.json"
 
 
-def write_commit(store: ObjectStore, folder: str, work: FitWork, commit: Commit) -> None:
-    """Write the commit record of a range: the last thing a task does."""
-    write_record(store, record_path(folder, work), KIND, commit.body())
+def write_commit(store: ObjectStore, folder: str, work: FitWork, commit: Commit, fence: Fence | None = None) -> None:
+    """Write the commit record of a range: the last thing a task does. LeaseLostError where ``fence`` says so."""
+    if fence is not None:
+        fence.require(store)
+    generation = fence.token if fence else 0
+    write_record(store, record_path(folder, work, fence), KIND, commit.body(), generation)
 
 
-def read_commit(store: ObjectStore, folder: str, work: FitWork) -> Commit | None:
-    """The commit record of a range, or None when it has none."""
+def read_commit(store: ObjectStore, folder: str, work: FitWork, fence: Fence | None = None) -> Commit | None:
+    """The commit record that this driver has written of a range, or None."""
     try:
-        return _commit(read_record(store, record_path(folder, work), KIND))
+        return parse_commit(read_record(store, record_path(folder, work, fence), KIND))
     except ObjectMissingError:
         return None
 
 
 def read_commits(store: ObjectStore, folder: str) -> dict[str, Commit]:
-    """All commit records of a latent table, by range name; their digests are verified."""
-    records = read_records(store, f"{folder}/commits/", KIND)
-    return {path.rsplit("/", 1)[-1].removesuffix(".json"): _commit(record.body) for path, record in records}
+    """The commit records that count, by range name; the digests of all are verified."""
+    return settle(record for _, record in read_records(store, f"{folder}/commits/", KIND))
+
+
+def settle(records: Iterable[Record]) -> dict[str, Commit]:
+    """The commits that count, by range name: no scan is in two of them, in whatever order they came.
+
+    Of one range the highest generation counts; of a range and its pieces, the whole. One that failed as a whole counts
+    only where nothing else does.
+    """
+    best: dict[str, Commit] = {}
+    for record in sorted(records, key=lambda r: (r.generation, r.digest)):
+        commit = parse_commit(record.body)
+        if not commit.failed or best.get(commit.name, commit).failed:
+            best[commit.name] = commit
+    counting: dict[str, Commit] = {}
+    for failed in (False, True):
+        some = [commit for commit in best.values() if commit.failed == failed]
+        counting |= {c.name: c for c in _apart(some, taken=counting.values())}
+    return counting
+
+
+def _apart(commits: Iterable[Commit], taken: Iterable[Commit]) -> list[Commit]:
+    """Those that overlap neither ``taken`` ones nor each other, larger ones first."""
+    rows: dict[str, list[tuple[int, int]]] = {}
+    for commit in taken:
+        rows.setdefault(commit.shard, []).append((commit.start, commit.stop))
+    chosen = []
+    for commit in sorted(commits, key=lambda c: (c.start - c.stop, c.start)):
+        there = rows.setdefault(commit.shard, [])
+        if all(commit.stop <= start or stop <= commit.start for start, stop in there):
+            there.append((commit.start, commit.stop))
+            chosen.append(commit)
+    return chosen
 
 
 def settled(commits: Mapping[str, Commit]) -> set[str]:
@@ -104,9 +144,10 @@ def settled(commits: Mapping[str, Commit]) -> set[str]:
 
 def reconcile(works: Sequence[FitWork], commits: Mapping[str, Commit]) -> Counts:
     """Count the ranges; IntegrityError unless every scan of every range is fitted or quarantined exactly once."""
-    for work in works:
+    done, left = cover(works, commits)
+    for work in (*left, *done):
         _check(work, commits.get(work.name))
-    mine = [commits[work.name] for work in works]
+    mine = [commits[work.name] for work in done]
     return Counts(
         packed=sum(work.scans for work in works),
         fitted=sum(commit.rows for commit in mine),
@@ -158,7 +199,7 @@ def verify(store: ObjectStore, folder: str, works: Sequence[FitWork]) -> Counts:
     """Read every part back: bytes, rows, unique keys, and the count of every packed scan; IntegrityError if not so."""
     commits = read_commits(store, folder)
     counts = reconcile(works, commits)
-    mine = [commits[work.name] for work in works]
+    mine = [commits[work.name] for work in cover(works, commits)[0]]
     tables = table.read_parts(store, folder, [c.part for c in mine if c.part is not None], ["key"])
     for commit, rows in zip([c for c in mine if c.part is not None], tables, strict=True):
         if rows.num_rows != commit.rows:
@@ -188,7 +229,8 @@ def _check(work: FitWork, commit: Commit | None) -> None:
     )
 
 
-def _commit(body: Mapping[str, Any]) -> Commit:
+def parse_commit(body: Mapping[str, Any]) -> Commit:
+    """The commit that a record's body holds."""
     body = dict(body)
     part = body.pop("part")
     quarantined = tuple(Quarantined(**q) for q in body.pop("quarantined"))

@@ -1,12 +1,24 @@
-"""What is left to fit: the snapshot's scans, cut into ranges by position, minus the ranges already committed. Pure."""
+"""What is left to fit: the snapshot's scans, cut into ranges by position, minus the ranges already committed. Pure.
+
+A range that ends its workers is divided, always in the same way. So a range is done when it is committed, or when all
+of its pieces are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.shards.snapshot import Shard, Snapshot
+
+PIECES = 8
+"""Of a divided range. A scan that ends its workers is then alone among 1024 after four divisions; each costs as many
+workers as a task has attempts."""
+
+Rows = tuple[int, int]
+"""First row, last row plus one."""
 
 
 @dataclass(frozen=True)
@@ -20,20 +32,30 @@ class FitWork:
 
     @property
     def name(self) -> str:
-        """Name of the commit record: the shard's content and the range, so new scans never rename old work."""
-        return f"{self.shard.sha256[:24]}-{self.start:08d}-{self.stop:08d}"
+        """What its commit record is named after: the shard's content and the range, so new scans never rename it."""
+        return range_name(self.shard.sha256, self.start, self.stop)
 
     @property
     def scans(self) -> int:
         """Number of scans in the range."""
         return self.stop - self.start
 
+    def divided(self) -> list[FitWork]:
+        """Up to ``PIECES`` pieces that make up the range, in order; none of a single scan."""
+        size = -(-self.scans // PIECES)
+        starts = range(self.start, self.stop, size) if self.scans > 1 else ()
+        return [replace(self, start=start, stop=min(start + size, self.stop)) for start in starts]
+
+
+def range_name(shard: str, start: int, stop: int) -> str:
+    """The name of rows ``start`` to ``stop`` of the shard with this SHA-256."""
+    return f"{shard[:24]}-{start:08d}-{stop:08d}"
+
 
 def ranges(snapshot: Snapshot, splits: Sequence[str] | None, scans_per_task: int) -> list[FitWork]:
     """Every range of the chosen splits (None: all), in the snapshot's order.
 
-    Ranges are cut from each shard's start, so a shard's ranges are the same in every snapshot that holds it. A scan's
-    neighbours in a batch, and with them its bits, therefore never depend on what else is fitted.
+    Ranges are cut from each shard's start, so a shard's ranges are the same in every snapshot that holds it.
     """
     works = []
     for split in chosen_splits(snapshot, splits):
@@ -46,8 +68,34 @@ def ranges(snapshot: Snapshot, splits: Sequence[str] | None, scans_per_task: int
 def plan(
     snapshot: Snapshot, splits: Sequence[str] | None, committed: Collection[str], scans_per_task: int
 ) -> list[FitWork]:
-    """The ranges whose names are not among ``committed``."""
-    return [work for work in ranges(snapshot, splits, scans_per_task) if work.name not in committed]
+    """The ranges, or pieces of divided ones, that are not among ``committed`` (names)."""
+    return cover(ranges(snapshot, splits, scans_per_task), committed)[1]
+
+
+def cover(works: Iterable[FitWork], committed: Collection[str]) -> tuple[list[FitWork], list[FitWork]]:
+    """The works, divided ones as their pieces: those that are committed, and those that are left."""
+    rows = _rows(committed)
+    pieces = [piece for work in works for piece in _pieces(work, rows.get(work.shard.sha256[:24], ()))]
+    return [piece for piece, done in pieces if done], [piece for piece, done in pieces if not done]
+
+
+def _pieces(work: FitWork, committed: Iterable[Rows]) -> Iterator[tuple[FitWork, bool]]:
+    inside = [rows for rows in committed if work.start <= rows[0] and rows[1] <= work.stop]
+    whole = (work.start, work.stop) in inside
+    if whole or not inside or work.scans == 1:
+        yield work, whole
+        return
+    for piece in work.divided():
+        yield from _pieces(piece, inside)
+
+
+def _rows(committed: Iterable[str]) -> Mapping[str, list[Rows]]:
+    """The rows that each shard's names hold."""
+    found: dict[str, list[Rows]] = defaultdict(list)
+    for name in committed:
+        shard, start, stop = name.split("-")
+        found[shard].append((int(start), int(stop)))
+    return found
 
 
 def chosen_splits(snapshot: Snapshot, splits: Sequence[str] | None) -> list[str]:

@@ -22,6 +22,7 @@ from medfuncta_dist.latents.plan import FitWork
 from medfuncta_dist.latents.table import Row
 from medfuncta_dist.latents.worker import WorkerSettings
 from medfuncta_dist.shards.sample import Sample, decode
+from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.streaming.order import SampleId
 from medfuncta_dist.streaming.source import SampleReader
@@ -47,18 +48,31 @@ class FitTask:
     batch: int
     min_psnr: float
     fit_digest: str
+    fence: Fence | None = None
+
+    @property
+    def name(self) -> str:
+        """The range's name."""
+        return self.work.name
 
 
-def fit_task(task: FitTask) -> Commit:
+@dataclass(frozen=True)
+class Fitted:
+    """What a task answers: scans with a latent, and whether it found them committed (a late or a raced copy)."""
+
+    rows: int
+    earlier: bool = False
+
+
+def fit_task(task: FitTask) -> Fitted:
     """Fit one range, write its part, then its commit record; does nothing when that was done before.
 
-    A worker can die between its commit and its answer, and is then tried again.
-    A scan that can not be used is quarantined and its neighbours go on, bit for bit as if it had been usable.
-    IntegrityError when the shard as a whole is not the one that the snapshot lists.
+    A worker can die between its commit and its answer, and is then tried again; a slow task can have a second copy. The
+    first commit stays. A scan that can not be used is quarantined and its neighbours go on, bit for bit as if it had
+    been usable. IntegrityError when the shard as a whole is not the one that the snapshot lists.
     """
     store, cache = task.worker.open()
-    earlier = ledger.read_commit(store, task.folder, task.work)
-    if earlier is not None and not earlier.failed:
+    if earlier := _committed(store, task):
         return earlier
     network = network_here(task.worker.root, task.network)
     rows: list[Row] = []
@@ -69,24 +83,32 @@ def fit_task(task: FitTask) -> Commit:
             fitted, refused = _fit(task, network, batch)
             rows += fitted
             quarantined += refused
-    commit = _commit(task, rows, quarantined, _write_part(task, store, network, rows))
-    ledger.write_commit(store, task.folder, task.work, commit)
-    return commit
+    part = _write_part(task, store, network, rows)
+    if earlier := _committed(store, task):
+        return earlier
+    ledger.write_commit(store, task.folder, task.work, _commit(task, rows, quarantined, part), task.fence)
+    return Fitted(len(rows))
 
 
-Read = Sample | Quarantined
-"""A scan of a range: readable, or already known not to be."""
+def _committed(store: ObjectStore, task: FitTask) -> Fitted | None:
+    commit = ledger.read_commit(store, task.folder, task.work, task.fence)
+    return None if commit is None or commit.failed else Fitted(commit.rows, earlier=True)
+
+
+Read = Sample | Quarantined | None
+"""A scan of a batch: readable, already known not to be, or outside of the range."""
 
 
 def _batches(task: FitTask, reader: SampleReader) -> Iterator[list[Read]]:
-    """The range's scans, cut into batches by position."""
-    keys = reader.keys(0)
-    for start in range(task.work.start, task.work.stop, task.batch):
-        stop = min(start + task.batch, task.work.stop)
-        yield [_read(reader, row, keys[row], task.shape) for row in range(start, stop)]
+    """The range's scans in the shard's batches, which begin at its first row: a scan's place, and with it its bits, do
+    not depend on how ranges are cut or divided."""
+    keys, work = reader.keys(0), task.work
+    for start in range(work.start - work.start % task.batch, work.stop, task.batch):
+        rows = range(start, min(start + task.batch, work.stop))
+        yield [_read(reader, row, keys[row], task.shape) if row >= work.start else None for row in rows]
 
 
-def _read(reader: SampleReader, row: int, key: str, shape: tuple[int, ...]) -> Read:
+def _read(reader: SampleReader, row: int, key: str, shape: tuple[int, ...]) -> Sample | Quarantined:
     try:
         members = reader.read(SampleId(0, row))
         sample = decode(key, members["npy"], members["json"])
@@ -112,7 +134,7 @@ def fitter_here(
 
 
 def _fit(task: FitTask, network: SharedNetwork, batch: Sequence[Read]) -> tuple[list[Row], list[Quarantined]]:
-    """Fit one batch. Unusable scans and the padding are zeros, so shapes never depend on them."""
+    """Fit one batch. Unusable scans, those of other ranges and the padding are zeros: shapes never depend on them."""
     fitter = fitter_here(task.worker.root, task.network, task.shape, task.settings, task.learned_rates)
     device = next(iter(network.params.values())).device
     result = fitter.fit(torch.from_numpy(_targets(task, network, batch)).to(device))
@@ -162,6 +184,8 @@ def _sort_out(task: FitTask, batch: Sequence[Read], fitted: _Fitted) -> tuple[li
     """Each scan of the batch as a row of the table or as quarantined."""
     rows, quarantined = [], []
     for i, read in enumerate(batch):
+        if read is None:
+            continue
         if isinstance(read, Quarantined):
             quarantined.append(read)
         elif not fitted.storable[i] and task.settings.storage_type == "float16":

@@ -2,7 +2,7 @@
 
     datasets/<dataset>/dataset.json                 the data contract and the salt's fingerprint
     datasets/<dataset>/shards/<sha256>.tar          indexes/<sha256>.parquet
-    datasets/<dataset>/packs/<group digest>.json    a task's commit record
+    datasets/<dataset>/packs/<group digest>[-g<generation>].json    a task's commit record
     datasets/<dataset>/snapshots/<digest>.json      commits/<generation>-<digest12>.json
 
 Run again, it does only what is missing. New scans in the archive make new shards, and a snapshot that names the former
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import IntegrityError, MedfunctaError, QuarantineLimitError, RunFileError, WorkerDiedError
+from medfuncta_dist.errors import IntegrityError, QuarantineLimitError, RunFileError
 from medfuncta_dist.scans.key import KeyMaker
 from medfuncta_dist.scans.private import load_or_create_salt, private_folder
 from medfuncta_dist.shards.contract import contract_of, open_dataset
@@ -27,7 +27,7 @@ from medfuncta_dist.shards.plan import PackPlan, PackSource, find_sources, plan
 from medfuncta_dist.shards.snapshot import Shard, Snapshot, commit_snapshot, newest_snapshot, snapshot_path
 from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.work import Failed, FanOut
+from medfuncta_dist.work import Failed, FanOut, map_divided, may_be_the_items_fault
 
 __all__ = ["PackPlan", "PackProgress", "PackSource", "PackSummary", "PackTask", "pack", "pack_task", "plan"]
 
@@ -72,14 +72,14 @@ def pack(
     parent, known = newest_snapshot(store, run.dataset), read_packs(store, run.dataset)
     _require_known(parent, known, store)
     todo = plan(sources, known, parent.packs if parent else (), run.data.sources_per_task)
-    tasks = [PackTask(store.root, run.dataset, run.data, group, keys) for group in todo.groups]
+    tasks = [PackTask(store.root, run.dataset, run.data, group, keys, fence) for group in todo.groups]
     made, fatal = _mapped(tasks, fan_out, _reporter(todo, len(sources), on_progress))
     made += _set_aside(fatal, len(sources), run.data.max_quarantined)
     new_sources = _require_all(tasks, made)
     records = todo.records + made
     # The mapping first: when too much is quarantined, its owner needs it to find the files.
     update_mapping(folder, store, records, _beyond(parent, records), {s.key: s.uri for s in sources})
-    snapshot = _snapshot(store, run, parent, records)
+    snapshot = _snapshot(store, run, parent, records, fence)
     return _summary(snapshot, new_sources)
 
 
@@ -124,29 +124,24 @@ def _reporter(
 def _mapped(
     tasks: Sequence[PackTask], fan_out: FanOut, report: Callable[[PackRecord], None]
 ) -> tuple[list[PackRecord], list[Failed]]:
-    """The records of all tasks that end, and the tasks of one source each that no worker survives.
-
-    A group that fails is run again source by source, to find the one that is to blame.
-    """
+    """The records of all tasks that end, and the tasks of one source each that no worker survives."""
     made: list[PackRecord] = []
-    failed: list[Failed] = []
-    for done in fan_out(pack_task, tasks):
-        if isinstance(done, Failed):
-            failed.append(_not_ours(done))
+    fatal: list[Failed] = []
+    for outcome in map_divided(fan_out, pack_task, tasks, _alone):
+        if isinstance(outcome, Failed):
+            fatal.append(outcome)
         else:
-            report(done.result)
-            made.append(done.result)
-    fatal = [failure for failure in failed if len(failure.item.sources) == 1]
-    alone = [replace(f.item, sources=(s,)) for f in failed if len(f.item.sources) > 1 for s in f.item.sources]
-    more, found = _mapped(alone, fan_out, report) if alone else ([], [])
-    return made + more, fatal + found
+            report(outcome.result)
+            made.append(outcome.result)
+    return made, fatal
 
 
-def _not_ours(failure: Failed) -> Failed:
-    """Storage, disk and run file are no fault of a source: quarantining it would hide that they need mending."""
-    if isinstance(failure.error, MedfunctaError | OSError) and not isinstance(failure.error, WorkerDiedError):
-        raise failure.error
-    return failure
+def _alone(failed: Failed) -> list[PackTask]:
+    """The sources of a failed group, one by one, to find the one that is to blame. Other errors are raised."""
+    if not may_be_the_items_fault(failed.error):
+        raise failed.error
+    task: PackTask = failed.item
+    return [replace(task, sources=(source,)) for source in task.sources] if len(task.sources) > 1 else []
 
 
 def _set_aside(fatal: Sequence[Failed], sources: int, limit: float) -> list[PackRecord]:
@@ -174,7 +169,9 @@ def _beyond(parent: Snapshot | None, records: Sequence[PackRecord]) -> list[Pack
     return sorted((record for record in records if record.name not in packed), key=lambda record: record.name)
 
 
-def _snapshot(store: ObjectStore, run: RunFile, parent: Snapshot | None, records: Sequence[PackRecord]) -> Snapshot:
+def _snapshot(
+    store: ObjectStore, run: RunFile, parent: Snapshot | None, records: Sequence[PackRecord], fence: Fence | None
+) -> Snapshot:
     """The parent as it is plus the new records; committed when it differs from the parent."""
     new = _beyond(parent, records)
     snapshot = _grown(parent or _empty(run), new)
@@ -183,6 +180,8 @@ def _snapshot(store: ObjectStore, run: RunFile, parent: Snapshot | None, records
     reasons = (entry["reason"] for entry in snapshot.quarantined)
     require_few_quarantined(snapshot.counts, reasons, run.data.max_quarantined, where)
     if new:
+        if fence is not None:
+            fence.require(store)
         commit_snapshot(store, snapshot)
     return snapshot
 

@@ -1,7 +1,9 @@
 """The commit record of one pack task: which sources it took, the shards it made of them, and what it had to leave out.
 
-    datasets/<name>/packs/<group digest>.json   the group digest names the set of sources: a retry has the same name
+    datasets/<name>/packs/<group digest>[-g<generation>].json
 
+The group digest names the set of sources, so a retry has the same name. The generation is the token of the driver's
+lease: none can overwrite another's record, and of one group the highest generation counts.
 Shards that no pack record names do not exist. Overlapping records come from two drivers that saw different listings
 of the archive; ``settle`` decides between them, so that no source counts twice.
 """
@@ -16,6 +18,7 @@ from medfuncta_dist.errors import IntegrityError, ObjectMissingError
 from medfuncta_dist.shards.snapshot import Shard, dataset_path
 from medfuncta_dist.storage.commit import read_record, read_records, write_record
 from medfuncta_dist.storage.digest import digest_json
+from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 
 KIND = "pack"
@@ -42,35 +45,41 @@ def group_name(source_keys: Iterable[str]) -> str:
     return digest_json(sorted(source_keys))
 
 
-def record_path(dataset: str, name: str) -> str:
-    """Path of a pack record, relative to the storage root."""
-    return dataset_path(dataset, "packs", f"{name}.json")
+def record_path(dataset: str, name: str, fence: Fence | None = None) -> str:
+    """Path of a driver's pack record, relative to the storage root."""
+    return dataset_path(dataset, "packs", f"{name}{f'-g{fence.token:09d}' if fence else ''}.json")
 
 
-def write_pack(store: ObjectStore, dataset: str, record: PackRecord) -> None:
-    """Commit one task. Its shards and indexes must be in storage before."""
+def write_pack(store: ObjectStore, dataset: str, record: PackRecord, fence: Fence | None = None) -> None:
+    """Commit one task. Its shards and indexes must be in storage before. LeaseLostError where ``fence`` says so."""
     body = {
         "sources": list(record.sources),
         "splits": {name: [asdict(shard) for shard in shards] for name, shards in record.splits.items()},
         "quarantined": [dict(entry) for entry in record.quarantined],
         "counts": dict(record.counts),
     }
-    write_record(store, record_path(dataset, record.name), KIND, body)
+    if fence is not None:
+        fence.require(store)
+    write_record(store, record_path(dataset, record.name, fence), KIND, body, fence.token if fence else 0)
 
 
-def read_pack(store: ObjectStore, dataset: str, name: str) -> PackRecord | None:
-    """The verified record of one task, or None when it was not committed."""
-    path = record_path(dataset, name)
+def read_pack(store: ObjectStore, dataset: str, name: str, fence: Fence | None = None) -> PackRecord | None:
+    """The verified record of one task, as this driver has written it, or None."""
+    path = record_path(dataset, name, fence)
     try:
-        return _parse(path, read_record(store, path, KIND), store.uri(path))
+        return parse_pack(path, read_record(store, path, KIND), store.uri(path))
     except ObjectMissingError:
         return None
 
 
 def read_packs(store: ObjectStore, dataset: str) -> list[PackRecord]:
-    """All pack records of a data set, verified, sorted by name."""
+    """All pack records of a data set, verified, one a group of sources, sorted by name."""
     found = read_records(store, dataset_path(dataset, "packs"), KIND)
-    return [_parse(path, record.body, store.uri(path)) for path, record in found]
+    newest = {}
+    for path, record in sorted(found, key=lambda item: (item[1].generation, item[0])):
+        pack = parse_pack(path, record.body, store.uri(path))
+        newest[pack.name] = pack
+    return [newest[name] for name in sorted(newest)]
 
 
 def settle(records: Iterable[PackRecord], first: Sequence[str] = ()) -> list[PackRecord]:
@@ -89,8 +98,9 @@ def settle(records: Iterable[PackRecord], first: Sequence[str] = ()) -> list[Pac
     return settled
 
 
-def _parse(path: str, body: Mapping[str, Any], where: str) -> PackRecord:
-    name = path.rpartition("/")[2].removesuffix(".json")
+def parse_pack(path: str, body: Mapping[str, Any], where: str) -> PackRecord:
+    """The pack that a record's body describes; IntegrityError unless it belongs at ``path``."""
+    name = path.rpartition("/")[2].removesuffix(".json").partition("-")[0]
     try:
         splits = {split: tuple(Shard(**shard) for shard in shards) for split, shards in body["splits"].items()}
         record = PackRecord(name, tuple(body["sources"]), splits, tuple(body["quarantined"]), body["counts"])

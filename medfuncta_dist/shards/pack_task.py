@@ -17,6 +17,7 @@ from medfuncta_dist.shards.plan import PackSource
 from medfuncta_dist.shards.reading import BadScan, BadSource, Blank, Encoded, Event, SourceReader
 from medfuncta_dist.shards.shard_set import ShardSet
 from medfuncta_dist.shards.snapshot import Shard
+from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 
 
@@ -29,6 +30,7 @@ class PackTask:
     data: Data = field(repr=False)
     sources: tuple[PackSource, ...]
     keys: KeyMaker = field(repr=False)
+    fence: Fence | None = None
 
     @cached_property
     def name(self) -> str:
@@ -43,7 +45,7 @@ def pack_task(task: PackTask) -> PackRecord:
     anywhere, it can run again: shards have content addresses, and exist only once the record names them.
     """
     store = ObjectStore(task.root)
-    record = read_pack(store, task.dataset, task.name) or _packed(store, task)
+    record = read_pack(store, task.dataset, task.name, task.fence) or _packed(store, task)
     return replace(record, sources=())
 
 
@@ -52,7 +54,7 @@ def set_aside(task: PackTask, reason: str) -> PackRecord:
     store, n = ObjectStore(task.root), len(task.sources)
     counts = total([]) | {"sources": n, "sources_quarantined": n}
     entries = tuple(_entry("source", source.key, source.key, "", reason) for source in task.sources)
-    record = read_pack(store, task.dataset, task.name) or _committed(store, task, {}, entries, counts)
+    record = read_pack(store, task.dataset, task.name, task.fence) or _committed(store, task, {}, entries, counts)
     return replace(record, sources=())
 
 
@@ -83,9 +85,9 @@ def _committed(
     require_balance(counts, where=store.uri(record_path(task.dataset, task.name)))
     keys = tuple(sorted(source.key for source in task.sources))
     record = PackRecord(task.name, keys, splits, quarantined, counts)
-    if earlier := read_pack(store, task.dataset, task.name):
+    if earlier := read_pack(store, task.dataset, task.name, task.fence):
         return earlier  # a twin of this task was faster: what is committed stays as it is
-    write_pack(store, task.dataset, record)
+    write_pack(store, task.dataset, record, task.fence)
     return record
 
 

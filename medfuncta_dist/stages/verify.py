@@ -13,6 +13,7 @@ from medfuncta_dist.errors import IntegrityError, ObjectMissingError, RunFileErr
 from medfuncta_dist.latents import ledger
 from medfuncta_dist.latents.driver import latent_table
 from medfuncta_dist.latents.network import load_network, published_network
+from medfuncta_dist.latents.plan import cover
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.shards.verify import Fault, verify_snapshot
 from medfuncta_dist.stages.cluster import cpu_fan_out
@@ -106,7 +107,7 @@ def _latents(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault
     commits = ledger.read_commits(store, target.folder)
     if not commits:
         raise StageOrderError("no scan is fitted")
-    works = [work for work in target.works if work.name in commits]
+    works, _ = cover(target.works, commits)
     counts = ledger.verify(store, target.folder, works)
     line = f"packed {counts.packed} = fitted {counts.fitted} + quarantined {counts.quarantined}"
     unfitted = sum(work.scans for work in target.works) - counts.packed

@@ -22,7 +22,8 @@ from medfuncta_dist.errors import (
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.latents import ledger, table
 from medfuncta_dist.latents import task as worker_side
-from medfuncta_dist.latents.driver import DAMAGED_SHARD, FitProgress, fit, latent_table
+from medfuncta_dist.latents.driver import FitProgress, fit, latent_table
+from medfuncta_dist.latents.failures import DAMAGED_SHARD
 from medfuncta_dist.latents.fit import FitSettings, fit_batch
 from medfuncta_dist.latents.task import NOT_FINITE, NOT_STORABLE, FitTask, fit_task
 from medfuncta_dist.shards.sample import Sample
