@@ -73,7 +73,7 @@ class Kubernetes(Section):
     storage_secret: Label | None = None
     """Secret whose keys become environment variables (AWS_ACCESS_KEY_ID and so on), where there is no such role."""
     salt_secret: Label | None = "medfuncta-salt"
-    """Secret with the salt under MEDFUNCTA_SALT; only jobs that pack get it."""
+    """Secret with the salt under MEDFUNCTA_SALT; only the head of jobs that pack gets it."""
     wandb_secret: Label | None = None
     """Secret with the key of Weights & Biases under WANDB_API_KEY; needs the overlay wandb in the cluster."""
     environment: dict[Variable, str] = Field(default={})

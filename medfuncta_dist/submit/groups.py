@@ -1,0 +1,75 @@
+"""How many pods a job's stages need, and how large: from ``cluster`` and ``kubernetes`` of the run file. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from medfuncta_dist.config.kubernetes import Nodes
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.errors import RunFileError
+
+COMPUTE = ("train", "fit")
+"""Stages that run on GPUs where the run file gives workers any; the others read, write and count."""
+SHARED_MEMORY = 0.4
+"""Of a pod's memory: Ray's object store takes 0.3, NCCL and torch's loaders the rest."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Equal pods. ``name`` is that of the worker group, or ``head``; sizes are of one pod, memory in GiB."""
+
+    name: str
+    nodes: Nodes
+    fewest: int
+    most: int
+    cpus: float
+    gpus: int
+    memory: float
+    shared: float
+
+
+def head(run: RunFile) -> Group:
+    """The head's pod."""
+    pod = run.kubernetes.head
+    return Group("head", pod, 1, 1, pod.cpus, 0, pod.memory_gigabytes, SHARED_MEMORY * pod.memory_gigabytes)
+
+
+def worker_groups(run: RunFile, stages: Sequence[str]) -> list[Group]:
+    """The groups that these stages need: ``cpu``, ``gpu``, or both where stages of either kind share a cluster."""
+    kinds = {_kind(run, stage) for stage in stages}
+    return [_workers(run, kind) for kind in ("cpu", "gpu") if kind in kinds]
+
+
+def _kind(run: RunFile, stage: str) -> str:
+    return "gpu" if stage in COMPUTE and run.cluster.gpus_per_worker else "cpu"
+
+
+def _workers(run: RunFile, kind: str) -> Group:
+    pods = run.kubernetes.gpu if kind == "gpu" else run.kubernetes.cpu
+    fewest, most = (
+        math.ceil(workers / pods.workers) for workers in (run.cluster.fewest_workers, run.cluster.most_workers)
+    )
+    if pods.pods is not None:
+        fewest = most = pods.pods
+    return Group(
+        name=kind,
+        nodes=pods,
+        fewest=fewest,
+        most=most,
+        cpus=pods.workers * run.cluster.cpus_per_worker,
+        gpus=_whole_gpus(pods.workers * run.cluster.gpus_per_worker) if kind == "gpu" else 0,
+        memory=pods.memory_gigabytes,
+        shared=run.kubernetes.shm_gigabytes or SHARED_MEMORY * pods.memory_gigabytes,
+    )
+
+
+def _whole_gpus(gpus: float) -> int:
+    if not float(gpus).is_integer():
+        raise RunFileError(
+            f"a pod would get {gpus:g} GPUs, but Kubernetes gives out whole ones",
+            where="kubernetes.gpu.workers, cluster.gpus_per_worker",
+            do="set kubernetes.gpu.workers so that workers x cluster.gpus_per_worker is a whole number",
+        )
+    return int(gpus)

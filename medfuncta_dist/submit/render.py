@@ -1,0 +1,217 @@
+"""Run file and base to RayJob. Pure: the same submission and base make the same manifest.
+
+The resolved run file travels inside, as an environment variable of the job: no ConfigMap, and a dry run shows all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import yaml
+
+from medfuncta_dist.config.job import JOB_VARIABLE
+from medfuncta_dist.config.load import ENVIRONMENT, dump
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.submit import names
+from medfuncta_dist.submit.base import load_base as load_base
+from medfuncta_dist.submit.base import merged
+from medfuncta_dist.submit.groups import Group, head, worker_groups
+from medfuncta_dist.submit.image import image, ray_version
+from medfuncta_dist.submit.pod import PodSettings, filled
+
+RUN_FILE_VARIABLE = "MEDFUNCTA_RUN_FILE"
+LARGEST_RUN_FILE = 2**16
+"""Bytes: Linux takes no environment variable over 128 KiB, and Ray's holds this one escaped."""
+IDLE_SECONDS = 300
+"""After which the autoscaler gives a worker back: longer than the pause between two stages."""
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One attempt at some stages of a run; ``submission`` is its id, the same in every retry."""
+
+    run: RunFile
+    stages: tuple[str, ...]
+    attempt: int
+    submission: str
+    commit: str
+    idempotency_key: str | None = None
+
+
+def render(submission: Submission, base: Mapping[str, Any]) -> dict[str, Any]:
+    """The RayJob of one submission, on ``base`` (see ``base.load_base``). RunFileError: the run file can not be."""
+    run, stages = submission.run, submission.stages
+    groups = worker_groups(run, stages)
+    labels = _labels(submission)
+    settings = PodSettings(
+        run=run,
+        image=image(run.kubernetes, gpus=any(group.gpus for group in groups)),
+        cache=_cache(run),
+        labels=labels,
+        salt="pack" in stages,
+    )
+    metadata = {
+        "name": names.rayjob_name(run.name, names.stage_name(stages), submission.attempt),
+        "namespace": run.kubernetes.namespace,
+        "labels": {**labels, **_queue(run)},
+        "annotations": {names.RUN_FILE_DIGEST: run.digest(), names.COMMIT: submission.commit},
+    }
+    manifest: dict[str, Any] = merged(base, {"metadata": metadata, "spec": _job(submission)})
+    manifest["spec"]["rayClusterSpec"] = _cluster(manifest, groups, settings)
+    return manifest
+
+
+def render_each(
+    run: RunFile,
+    stages: Sequence[str],
+    attempt: int,
+    *,
+    submission: str,
+    commit: str,
+    base: Mapping[str, Any],
+    idempotency_key: str | None = None,
+    together: bool = False,
+) -> list[dict[str, Any]]:
+    """One RayJob a stage, whose submission is ``<submission>-<stage>``; with ``together`` all stages in one.
+
+    A RayJob holds its pods for as long as it runs: so packing never sits on GPUs.
+    """
+    whole = Submission(run, tuple(stages), attempt, submission, commit, idempotency_key)
+    if together or len(stages) == 1:
+        return [render(whole, base)]
+    return [render(replace(whole, stages=(s,), submission=f"{submission}-{s}"), base) for s in stages]
+
+
+def as_yaml(manifest: Mapping[str, Any]) -> str:
+    """A manifest as text for people and ``kubectl``; the run file inside is readable."""
+    return yaml.dump(dict(manifest), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**16)
+
+
+def run_file_of(manifest: Mapping[str, Any]) -> str:
+    """The run file that a rendered RayJob carries, as YAML; empty for another's."""
+    variables = environment_of(manifest)
+    return str(variables.get(RUN_FILE_VARIABLE, ""))
+
+
+def environment_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The environment variables of a RayJob's entrypoint."""
+    try:
+        found = yaml.safe_load(manifest.get("spec", {}).get("runtimeEnvYAML") or "")
+    except yaml.YAMLError:
+        return {}
+    variables = found.get("env_vars") if isinstance(found, dict) else None
+    return variables if isinstance(variables, dict) else {}
+
+
+def _labels(submission: Submission) -> dict[str, str]:
+    run = submission.run
+    found = names.labels(
+        run.name,
+        names.stage_name(submission.stages),
+        submission.attempt,
+        submission.submission,
+        run.digest(),
+        submission.commit,
+    )
+    if submission.idempotency_key is not None:
+        found[names.IDEMPOTENCY_KEY] = names.key_label(submission.idempotency_key)
+    return found
+
+
+def _queue(run: RunFile) -> dict[str, str]:
+    given = {"queue-name": run.kubernetes.queue, "priority-class": run.kubernetes.priority}
+    return {f"kueue.x-k8s.io/{key}": value for key, value in given.items() if value is not None}
+
+
+def _job(submission: Submission) -> dict[str, Any]:
+    run = submission.run
+    variables = {RUN_FILE_VARIABLE: _run_file(submission), JOB_VARIABLE: submission.submission}
+    return {
+        "entrypoint": f"medfuncta-dist run {ENVIRONMENT}{RUN_FILE_VARIABLE} {' '.join(submission.stages)} --json",
+        "runtimeEnvYAML": yaml.dump({"env_vars": variables}, Dumper=_Dumper, sort_keys=False, allow_unicode=True),
+        "metadata": {"run": run.name, "stages": " ".join(submission.stages), "submission": submission.submission},
+        "ttlSecondsAfterFinished": run.kubernetes.ttl_seconds,
+        "backoffLimit": run.kubernetes.backoff_limit,
+    }
+
+
+def _run_file(submission: Submission) -> str:
+    """The run file as the job is to read it: with the cache's folder, and without GPUs where its cluster has none.
+
+    A job that packs keeps its GPUs in the file: it may be the first, and the first one settles chunk sizes by them.
+    """
+    run = submission.run
+    cluster: dict[str, Any] = {"cache": _cache(run)}
+    groups = worker_groups(run, submission.stages)
+    if "pack" not in submission.stages and not any(group.gpus for group in groups):
+        cluster["gpus_per_worker"] = 0
+    text = dump(run.model_copy(update={"cluster": run.cluster.model_copy(update=cluster)}))
+    if len(text.encode()) > LARGEST_RUN_FILE:
+        do = "name folders or patterns in data.source, not single files"
+        raise RunFileError(f"the run file has {len(text.encode())} bytes, a job carries {LARGEST_RUN_FILE}", do=do)
+    if "$" in text:
+        do = "name the folder above what has the sign in its name"
+        raise RunFileError("the run file holds a $, which Ray would take for a variable", do=do)
+    return text
+
+
+def _cache(run: RunFile) -> str:
+    return run.cluster.cache or run.kubernetes.cache_path
+
+
+def _cluster(manifest: Mapping[str, Any], groups: Sequence[Group], settings: PodSettings) -> dict[str, Any]:
+    base = manifest["spec"]["rayClusterSpec"]
+    prototypes = {group["groupName"]: group for group in base["workerGroupSpecs"]}
+    queued = "kueue.x-k8s.io/queue-name" in manifest["metadata"]["labels"]
+    elastic = not queued and any(group.fewest < group.most for group in groups)
+    top = base["headGroupSpec"]
+    template = filled(top["template"], head(settings.run), settings)
+    if elastic:
+        template["spec"]["automountServiceAccountToken"] = True  # the autoscaler beside the head asks for pods
+    return {
+        **base,
+        "rayVersion": ray_version(settings.run.kubernetes),
+        **(_autoscaling(top) if elastic else {}),
+        "headGroupSpec": {**top, "template": template},
+        "workerGroupSpecs": [_worker_group(prototypes[g.name], g, settings, elastic=elastic) for g in groups],
+    }
+
+
+def _worker_group(
+    prototype: Mapping[str, Any], group: Group, settings: PodSettings, *, elastic: bool
+) -> dict[str, Any]:
+    # Kueue gives a job all of its pods at once, and no autoscaler: there, the most are asked for.
+    return {
+        **prototype,
+        "replicas": group.fewest if elastic else group.most,
+        "minReplicas": group.fewest,
+        "maxReplicas": group.most,
+        "template": filled(prototype["template"], group, settings),
+    }
+
+
+def _autoscaling(top: Mapping[str, Any]) -> dict[str, Any]:
+    options = {
+        "version": "v2",
+        "idleTimeoutSeconds": IDLE_SECONDS,
+        "securityContext": top["template"]["spec"]["containers"][0].get("securityContext", {}),
+        "resources": {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"cpu": "500m", "memory": "512Mi"}},
+    }
+    return {"enableInTreeAutoscaling": True, "autoscalerOptions": options}
+
+
+class _Dumper(yaml.SafeDumper):
+    """Texts of several lines as blocks, so that a person can read the run file in a manifest; no aliases."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
+
+
+_Dumper.add_representer(str, _text)
