@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from medfuncta_dist.config.run_file import Data
@@ -15,9 +16,19 @@ from medfuncta_dist.errors import ObjectMissingError, RunChangedError
 from medfuncta_dist.shards.snapshot import dataset_path
 from medfuncta_dist.storage.commit import read_record, write_record
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.typed import typed
 
 FIELDS = ("shape", "channels", "intensity", "aspect", "slices", "slabs", "reader", "fractions")
 KIND = "dataset"
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """The body of the data set's record."""
+
+    name: str
+    contract: dict[str, Any]
+    salt: str
 
 
 def contract_of(data: Data) -> dict[str, Any]:
@@ -49,12 +60,12 @@ def open_dataset(store: ObjectStore, name: str, data: Data, salt: str) -> None:
     """Create the data set's record, or check that ``data`` and the salt's fingerprint are those it was begun with."""
     path = dataset_path(name, "dataset.json")
     try:
-        begun = read_record(store, path, KIND)
+        begun = typed(_Begun, read_record(store, path, KIND), "the data set's record", store.uri(path))
     except ObjectMissingError:
         write_record(store, path, KIND, {"name": name, "contract": contract_of(data), "salt": salt})
         return
-    require_contract(data, begun["contract"], store.uri(path))
-    if begun["salt"] != salt:
+    require_contract(data, begun.contract, store.uri(path))
+    if begun.salt != salt:
         raise RunChangedError(
             "the data set's keys were made with another salt, so that every scan would be packed a second time",
             where=store.uri(path),

@@ -8,7 +8,6 @@ The digest is the SHA-256 of the canonical JSON of ``"snapshot"``. Object URIs i
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -18,11 +17,16 @@ import pyarrow as pa
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, RunFileError, StageOrderError
 from medfuncta_dist.shards.index import parse_index
-from medfuncta_dist.storage.commit import latest_record, write_record
+from medfuncta_dist.storage import strict_json
+from medfuncta_dist.storage.commit import latest_record, read_record, write_record
 from medfuncta_dist.storage.digest import canonical_json, digest_json, sha256_bytes
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.typed import typed
 
 FORMAT_VERSION = 1
+KIND = "snapshot"
+LARGEST_SNAPSHOT = 2**30
+"""Bytes. A shard takes 400 of them, a quarantined scan 200."""
 
 
 @dataclass(frozen=True)
@@ -99,31 +103,23 @@ class Snapshot:
     def from_bytes(cls, data: bytes, where: str = "snapshot") -> Snapshot:
         """Parse and verify. ``FormatVersionError`` or ``IntegrityError`` name ``where`` the bytes come from."""
         body, digest = _opened(data, where)
-        try:
-            splits = {name: tuple(Shard(**shard) for shard in shards) for name, shards in body.pop("splits").items()}
-            snapshot = cls(splits=splits, **body)
-        except (TypeError, KeyError, AttributeError) as error:
-            raise IntegrityError("the snapshot does not have the fields it should have", where=where) from error
+        snapshot = typed(cls, body, "the snapshot", where)
         if snapshot.digest != digest:
             raise IntegrityError("the snapshot is damaged: its content is not what its digest says", where=where)
         return snapshot
 
 
-def _opened(data: bytes, where: str) -> tuple[dict[str, Any], str]:
-    try:
-        file = json.loads(data)
-        version = file["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise IntegrityError("the snapshot is not readable JSON", where=where) from error
-    if version != FORMAT_VERSION:
+def _opened(data: bytes, where: str) -> tuple[dict[str, Any], Any]:
+    file = strict_json.parse_object(data, "the snapshot", where)
+    if (version := file.get("format_version")) != FORMAT_VERSION:
         raise FormatVersionError(
             f"snapshot format_version {version!r} is unknown; this version reads {FORMAT_VERSION}",
             where=where,
             do="use the version of medfuncta-dist that wrote it, or a newer one",
         )
     if not isinstance(file.get("snapshot"), dict):
-        raise IntegrityError("the snapshot is not readable JSON", where=where)
-    return file["snapshot"], str(file.get("digest"))
+        raise IntegrityError("the snapshot does not hold a snapshot", where=where)
+    return file["snapshot"], file.get("digest")
 
 
 def dataset_path(dataset: str, *parts: str) -> str:
@@ -148,7 +144,7 @@ def commit_snapshot(store: ObjectStore, snapshot: Snapshot) -> None:
     store.write(path, data)
     record = f"{commits_prefix(snapshot.name)}/{snapshot.generation:09d}-{snapshot.digest[:12]}.json"
     body = {"digest": snapshot.digest, "uri": path, "size": len(data), "sha256": sha256_bytes(data)}
-    write_record(store, record, "snapshot", body, generation=snapshot.generation)
+    write_record(store, record, KIND, body, generation=snapshot.generation)
 
 
 def load_snapshot(store: ObjectStore, dataset: str, digest: str | None) -> Snapshot:
@@ -159,7 +155,7 @@ def load_snapshot(store: ObjectStore, dataset: str, digest: str | None) -> Snaps
     """
     digest = _newest(store, dataset) if digest is None else _committed(store, dataset, digest)
     path = snapshot_path(dataset, digest)
-    snapshot = Snapshot.from_bytes(store.read(path), where=store.uri(path))
+    snapshot = Snapshot.from_bytes(store.read(path, limit=LARGEST_SNAPSHOT), where=store.uri(path))
     if snapshot.digest != digest:
         raise IntegrityError("the snapshot is not the one its name says", where=store.uri(path))
     return snapshot
@@ -173,24 +169,36 @@ def newest_snapshot(store: ObjectStore, dataset: str) -> Snapshot | None:
         return None
 
 
+@dataclass(frozen=True)
+class _Committed:
+    """The body of a snapshot's commit record."""
+
+    digest: str
+    uri: str
+    size: int
+    sha256: str
+
+
 def _newest(store: ObjectStore, dataset: str) -> str:
-    latest = latest_record(store, commits_prefix(dataset), "snapshot")
+    latest = latest_record(store, commits_prefix(dataset), KIND)
     if latest is None:
         raise StageOrderError(
             f"data set {dataset} has no committed snapshot",
             where=store.uri(commits_prefix(dataset)),
             do="run the pack stage first, and let it finish",
         )
-    return str(latest[1].body["digest"])
+    return typed(_Committed, latest[1].body, "a snapshot record", store.uri(latest[0])).digest
 
 
 def _committed(store: ObjectStore, dataset: str, digest: str) -> str:
-    if not any(info.path.endswith(f"-{digest[:12]}.json") for info in store.list(commits_prefix(dataset))):
+    paths = [info.path for info in store.list(commits_prefix(dataset)) if info.path.endswith(f"-{digest[:12]}.json")]
+    if not paths:
         raise RunFileError(
             f"snapshot {digest} does not exist in data set {dataset}",
             where=store.uri(commits_prefix(dataset)),
             do="check data.snapshot, or leave it out to use the newest",
         )
+    read_record(store, paths[-1], KIND)
     return digest
 
 
@@ -202,7 +210,7 @@ def split_digest(snapshot: Snapshot, split: str) -> str:
 def read_index(store: ObjectStore, shard: Shard) -> pa.Table:
     """The shard's index, a row a sample, verified against the shard's record (``IntegrityError``)."""
     where = store.uri(shard.index_uri)
-    data = store.read(shard.index_uri)
+    data = store.read(shard.index_uri, limit=shard.index_size)
     if len(data) != shard.index_size or sha256_bytes(data) != shard.index_sha256:
         raise IntegrityError("the index is not what the snapshot says", where=where, do="restore it from a backup")
     return parse_index(data, shard_size=shard.size, samples=shard.samples, where=where)

@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from medfuncta_dist.errors import FormatVersionError, ObjectMissingError
+from medfuncta_dist.errors import FormatVersionError, IntegrityError, ObjectMissingError
+from medfuncta_dist.storage import strict_json
 from medfuncta_dist.storage.object_store import ObjectStore
 
 FORMAT_VERSION = 1
+LARGEST = 2**24
+"""Bytes. Figures of all stages take a few thousand."""
+_MOVE = "move it away: stages that are run again write it anew"
 
 
 def path(name: str) -> str:
@@ -18,17 +22,21 @@ def path(name: str) -> str:
 
 def load(store: ObjectStore, name: str) -> dict[str, Any]:
     """Figures by stage; empty when no stage has finished."""
+    where = store.uri(path(name))
     try:
-        whole = json.loads(store.read(path(name)))
+        data = store.read(path(name), limit=LARGEST)
     except ObjectMissingError:
         return {"format_version": FORMAT_VERSION, "run": name}
+    whole = strict_json.parse_object(data, "the run's summary", where, _MOVE)
     if whole.get("format_version") != FORMAT_VERSION:
         raise FormatVersionError(
             f"summary format {whole.get('format_version')!r} is not {FORMAT_VERSION}, the one this version writes",
-            where=store.uri(path(name)),
+            where=where,
             do="use the version of medfuncta-dist that wrote it, or move it away",
         )
-    return dict(whole)
+    if whole.get("run") != name:
+        raise IntegrityError("the run's summary is another run's", where=where, do=_MOVE)
+    return whole
 
 
 def merge(store: ObjectStore, name: str, stage: str, figures: dict[str, Any]) -> None:

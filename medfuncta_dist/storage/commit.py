@@ -7,12 +7,12 @@ A record proves itself by its own digest and carries its writer's generation; re
 
 from __future__ import annotations
 
-import json
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from medfuncta_dist.errors import FormatVersionError, IntegrityError, ObjectMissingError
+from medfuncta_dist.errors import FormatVersionError, IntegrityError, MedfunctaError, ObjectMissingError
+from medfuncta_dist.storage import strict_json
 from medfuncta_dist.storage.digest import canonical_json, digest_json
 from medfuncta_dist.storage.object_store import ObjectStore
 
@@ -35,7 +35,14 @@ class Record:
 def write_record(store: ObjectStore, path: str, kind: str, body: dict[str, Any], generation: int = 0) -> dict[str, Any]:
     """Write a commit record and return it whole. Everything that ``body`` names must be in storage before."""
     record = make_record(kind, body, generation)
-    store.write(path, canonical_json(record))
+    data = canonical_json(record)
+    if len(data) > LARGEST_RECORD:
+        raise MedfunctaError(
+            f"a {kind} record of {len(data)} bytes is larger than a reader accepts ({LARGEST_RECORD})",
+            where=store.uri(path),
+            do="give each task less to do: data.sources_per_task, fit.scans_per_task",
+        )
+    store.write(path, data)
     return record
 
 
@@ -66,15 +73,14 @@ def latest_record(store: ObjectStore, prefix: str, kind: str) -> tuple[str, Reco
 
 def parse_record(data: bytes, kind: str, where: str) -> Record:
     """Parse and verify a record's bytes; errors name ``where``."""
-    record = _object(data, where)
+    record = strict_json.parse_object(data, "a record", where, _RESTORE)
     if record.get("format_version") != FORMAT_VERSION:
         version = record.get("format_version")
         what = f"format_version {version!r} of a {kind} record is not one that this version reads ({FORMAT_VERSION})"
         raise FormatVersionError(
             what, where=where, do="use the version of medfuncta-dist that wrote it, or a newer one"
         )
-    digest = record.pop("digest", None)
-    if digest != digest_json(record):
+    if (digest := record.pop("digest", None)) != digest_json(record):
         raise IntegrityError(f"a {kind} record does not match its own digest", where=where, do=_RESTORE)
     fields = (record.get("kind"), record.get("generation"), record.get("body"))
     match fields:
@@ -84,20 +90,6 @@ def parse_record(data: bytes, kind: str, where: str) -> Record:
 
 
 _RESTORE = "restore the object from a backup, or delete it and run the stage again"
-
-
-def _object(data: bytes, where: str) -> dict[str, Any]:
-    try:
-        record = json.loads(data, parse_constant=_refuse)
-    except (ValueError, RecursionError) as error:
-        raise IntegrityError("a record is not JSON", where=where, do=_RESTORE) from error
-    if not isinstance(record, dict):
-        raise IntegrityError("a record is not a JSON object", where=where, do=_RESTORE)
-    return record
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
 
 
 def _read(store: ObjectStore, path: str, kind: str) -> Record:

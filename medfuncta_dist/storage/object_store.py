@@ -73,7 +73,7 @@ class ObjectStore:
         return f"{self.root.rstrip('/')}/{_inside(path)}"
 
     def read(self, path: str, *, limit: int | None = None) -> bytes:
-        """All bytes of an object; StorageError, before reading, when it is larger than ``limit`` bytes."""
+        """All bytes of an object; IntegrityError, before reading, when it is larger than ``limit`` bytes."""
         deadline_s = self._allowance(limit or 0)
         return persist(lambda s: self._objects.read(path, limit, s), where=self.uri(path), deadline_s=deadline_s)
 

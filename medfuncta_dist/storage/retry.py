@@ -109,9 +109,9 @@ def reason(error: BaseException) -> str:
 
 
 def refuse_above(limit: int, size: int) -> None:
-    """StorageError when an object is larger than its reader can expect."""
+    """IntegrityError when an object is larger than its reader can expect: it is not what should be there."""
     if size > limit:
-        raise StorageError(f"an object has {size} bytes where at most {limit} were expected")
+        raise IntegrityError(f"an object has {size} bytes where at most {limit} were expected")
 
 
 def _answer(error: BaseException) -> tuple[str, int] | None:

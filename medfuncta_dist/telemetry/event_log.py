@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import json
 import math
+import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 
-from medfuncta_dist.errors import FormatVersionError, IntegrityError
+from medfuncta_dist.errors import FormatVersionError, IntegrityError, ObjectMissingError, StorageError
+from medfuncta_dist.storage import strict_json
 from medfuncta_dist.storage.object_store import ObjectStore
 
 FORMAT_VERSION = 1
@@ -28,18 +31,29 @@ PART_BYTES = 2**20
 """At 150 bytes a line about 7 000 lines; a rewrite takes well under a second."""
 
 
+LARGEST_PART = 16 * PART_BYTES
+"""A part is closed at the first flush beyond ``PART_BYTES``."""
+_MOVE = "move it away: only the curves of that attempt are lost with it"
+
+
 def events_folder(run: str) -> str:
     """Where a run's events lie, relative to the storage root."""
     return f"runs/{run}/events"
 
 
 class EventLog:
-    """A sink for one attempt. What is not flushed when the process is killed is lost: at most ``flush_s`` seconds."""
+    """A sink for one attempt. What is not flushed when the process is killed is lost: at most ``flush_s`` seconds.
+
+    The clock's flushes run in a thread of their own. Storage that does not answer costs nothing but memory: the lines
+    are kept, and written with the next flush.
+    """
 
     def __init__(self, store: ObjectStore, run: str, attempt: str, *, flush_s: float = FLUSH_S) -> None:
         self._store, self._attempt, self._flush_s = store, attempt, flush_s
         self._base = f"{events_folder(run)}/{attempt}"
-        self._part, self._dirty = 0, False
+        self._part, self._dirty, self._failing, self._flushed = 0, True, False, time.monotonic()
+        self._unwritten: dict[str, bytes] = {}
+        self._adding, self._writing = threading.Lock(), threading.Lock()
         self._start_part()
         self.flush()
 
@@ -56,44 +70,69 @@ class EventLog:
         """Pictures are not kept in events."""
 
     def flush(self) -> None:
-        """Write the open part, if anything was added since."""
-        if not self._dirty:
-            return
-        self._store.write(self._path(), "".join(self._lines).encode())
-        self._dirty, self._flushed = False, time.monotonic()
-        if self._bytes > PART_BYTES:
-            self._part += 1
-            self._start_part()
+        """Write the open part, if anything was added since. May be called from any thread."""
+        with self._writing:
+            with self._adding:
+                if self._dirty:
+                    self._unwritten[self._path()] = "".join(self._lines).encode()
+                self._dirty, self._flushed = False, time.monotonic()
+            try:
+                for path, data in list(self._unwritten.items()):
+                    self._store.write(path, data)
+                    with self._adding:  # a part may have grown, and been closed, meanwhile
+                        if self._unwritten[path] is data:
+                            del self._unwritten[path]
+                self._failing = False
+            except StorageError as error:
+                self._say(error)
 
     def close(self) -> None:
         """Write what is left."""
         self.flush()
 
+    def _say(self, error: StorageError) -> None:
+        if not self._failing:
+            print(f"telemetry: events could not be stored, and are kept for later: {error.what}", file=sys.stderr)
+        self._failing = True
+
     def _start_part(self) -> None:
         self._lines: list[str] = []
-        self._bytes, self._flushed = 0, time.monotonic()
+        self._bytes = 0
         self._append({"format_version": FORMAT_VERSION, "kind": "header", "attempt": self._attempt})
-        self._dirty = self._part == 0
 
     def _path(self) -> str:
         return f"{self._base}.part{self._part:04d}.jsonl" if self._part else f"{self._base}.jsonl"
 
     def _add(self, line: dict[str, Any]) -> None:
-        self._append(line)
-        self._dirty = True
-        if time.monotonic() - self._flushed >= self._flush_s or self._bytes > PART_BYTES:
-            self.flush()
+        with self._adding:
+            self._append(line)
+            self._dirty, full = True, self._bytes > PART_BYTES
+            if full:
+                self._unwritten[self._path()] = "".join(self._lines).encode()
+                self._part, self._dirty = self._part + 1, False
+                self._start_part()
+            due = full or time.monotonic() - self._flushed >= self._flush_s
+        if due and not self._writing.locked():
+            threading.Thread(target=self.flush, name="events", daemon=True).start()
 
     def _append(self, line: dict[str, Any]) -> None:
         self._lines.append(json.dumps(line, sort_keys=True, separators=(",", ":"), allow_nan=False) + "\n")
         self._bytes += len(self._lines[-1])
 
 
-def read_events(store: ObjectStore, run: str) -> Iterator[dict[str, Any]]:
-    """Every line of every attempt, in order, headers left out. FormatVersionError or IntegrityError name the object."""
+def read_events(store: ObjectStore, run: str, say: Callable[[str], object] | None = None) -> Iterator[dict[str, Any]]:
+    """Every line of every attempt, in order, headers left out. FormatVersionError or IntegrityError name the object.
+
+    With ``say``, files that are not event logs are passed over, each with a line: nothing computed hangs on them.
+    """
     for info in store.list(events_folder(run)):
         if info.path.endswith(".jsonl"):
-            yield from _lines(store.read(info.path), store.uri(info.path))
+            try:
+                yield from _lines(store.read(info.path, limit=LARGEST_PART), store.uri(info.path))
+            except (IntegrityError, ObjectMissingError) as error:
+                if say is None:
+                    raise
+                say(f"events of {info.path.rsplit('/', 1)[-1]} are left out: {error.what}")
 
 
 def attempts(store: ObjectStore, run: str) -> list[str]:
@@ -102,25 +141,37 @@ def attempts(store: ObjectStore, run: str) -> list[str]:
     return sorted({name.split(".", 1)[0] for name in names if name.endswith(".jsonl")})
 
 
-def history(store: ObjectStore, run: str, metric: str = "loss") -> list[tuple[int, float]]:
+def history(
+    store: ObjectStore, run: str, metric: str = "loss", say: Callable[[str], object] | None = None
+) -> list[tuple[int, float]]:
     """(step, value) of a metric, by step. Steps that were taken again after a restart count once: the last time."""
     found: dict[int, float] = {}
-    for line in read_events(store, run):
+    for line in read_events(store, run, say):
         if line["kind"] == "metrics" and line["values"].get(metric) is not None:
             found[line["step"]] = line["values"][metric]
     return sorted(found.items())
 
 
 def _lines(data: bytes, where: str) -> Iterator[dict[str, Any]]:
-    try:
-        header, *lines = [json.loads(line) for line in data.decode().splitlines()]
-        version = header["format_version"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise IntegrityError("an event log is not JSON lines with a header", where=where) from error
+    parsed = [strict_json.parse_object(line, "a line of an event log", where, _MOVE) for line in data.splitlines()]
+    if not parsed or "format_version" not in parsed[0]:
+        raise IntegrityError("an event log has no header", where=where, do=_MOVE)
+    version = parsed[0]["format_version"]
     if version != FORMAT_VERSION:
         raise FormatVersionError(
             f"event log format_version {version!r} is unknown; this version reads {FORMAT_VERSION}",
             where=where,
             do="use the version of medfuncta-dist that wrote it, or a newer one",
         )
-    yield from lines
+    if not all(map(_is_valid, parsed[1:])):
+        raise IntegrityError("a line of an event log lacks what its kind should have", where=where, do=_MOVE)
+    yield from parsed[1:]
+
+
+def _is_valid(line: dict[str, Any]) -> bool:
+    match line:
+        case {"kind": "metrics", "step": int(), "values": dict(values)}:
+            return all(isinstance(value, int | float | None) for value in values.values())
+        case {"kind": "event", "name": str(), "fields": dict()}:
+            return True
+    return False

@@ -46,7 +46,7 @@ def store(tmp_path: Path) -> ObjectStore:
 def test_what_is_written_is_read() -> None:
     again = Snapshot.from_bytes(FIRST.to_bytes())
     assert again.digest == FIRST.digest
-    assert again.splits == FIRST.splits
+    assert again.splits == {name: list(shards) for name, shards in FIRST.splits.items()}
     assert again.to_bytes() == FIRST.to_bytes()
     assert again.samples == 23
 
@@ -137,9 +137,11 @@ def test_an_index_is_read_only_if_it_is_the_one(store: ObjectStore) -> None:
     described = replace(shard(0, samples=1), index_size=len(data), index_sha256=sha256_bytes(data))
     store.write(described.index_uri, data)
     assert read_index(store, described)["npy_length"].to_pylist() == [100]
-    for wrong in (replace(described, index_size=1), replace(described, index_sha256=key_of(0))):
+    for wrong in (replace(described, index_size=len(data) + 1), replace(described, index_sha256=key_of(0))):
         with pytest.raises(IntegrityError, match="not what the snapshot says"):
             read_index(store, wrong)
+    with pytest.raises(IntegrityError, match="at most 1 were expected"):
+        read_index(store, replace(described, index_size=1))
 
 
 def test_ten_thousand_shards_are_cheap(store: ObjectStore) -> None:

@@ -76,6 +76,8 @@ def test_an_unknown_version_is_refused_by_name(version: object) -> None:
         sealed(generation="1"),
         sealed(body=[1]),
         b"[1]",
+        sealed()[:-1] + b',"more":1e999}',
+        sealed()[:-1] + b',"more":"\\ud800"}',
         b"\xff\xfe",
         b"[" * 100_000,
         sealed().replace(b"31.25", b"NaN"),

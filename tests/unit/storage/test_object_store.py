@@ -109,7 +109,7 @@ def test_an_object_in_several_parts(s3: Callable[[], str], tmp_path: Path) -> No
 def test_a_limit_refuses_before_reading(store: ObjectStore) -> None:
     store.write("a", b"12345")
     assert store.read("a", limit=5) == b"12345"
-    with pytest.raises(StorageError, match="at most 4") as caught:
+    with pytest.raises(IntegrityError, match="at most 4") as caught:
         store.read("a", limit=4)
     assert caught.value.where == store.uri("a")
 

@@ -1,0 +1,44 @@
+"""JSON from storage, which is not trusted: a text that is not plain JSON is a ValueError, never another exception."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from medfuncta_dist.errors import IntegrityError
+
+
+def parse(data: bytes) -> Any:
+    """The value of UTF-8 JSON. ValueError also for NaN, infinities (1e999), halves of a surrogate pair, and nesting
+    that Python can not follow."""
+    try:
+        text = data.decode()
+        value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
+        if "\\ud" in text.lower():
+            json.dumps(value, ensure_ascii=False).encode()
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    return value
+
+
+def parse_object(data: bytes, what: str, where: str, do: str = "") -> dict[str, Any]:
+    """A JSON object. IntegrityError says that ``what`` is none."""
+    try:
+        value = parse(data)
+    except ValueError as error:
+        raise IntegrityError(f"{what} is not JSON", where=where, do=do) from error
+    if not isinstance(value, dict):
+        raise IntegrityError(f"{what} is not a JSON object", where=where, do=do)
+    return value
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if not math.isfinite(number):
+        raise ValueError("a number beyond what a float holds")
+    return number
