@@ -8,12 +8,15 @@
     │   ├── ObjectMissingError     1   ... because it is not there
     │   └── DeadlineError          1   ... within its deadline
     ├── IntegrityError             4   bytes are not what their record says
-    │   └── FormatVersionError     4   a file's format_version is not one this version reads
+    │   ├── FormatVersionError     4   a file's format_version is not one this version reads
+    │   └── DamagedShardError      4   a shard, or its index, is missing or not the one that was packed
     ├── QuarantineLimitError       4   more scans were quarantined than the run file allows
     ├── InterruptedRunError        5   preempted or interrupted; the same command resumes
     │   └── LeaseLostError         5   another driver has taken this run over: this one stops before its next commit
     ├── RunHeldError               1   another driver, alive, holds the run (or the data set)
     ├── TrainingCollapsedError     1   the loss is not finite, or stuck
+    ├── ClusterError               1   the cluster (Kubernetes, Ray Jobs) refused, or did not answer
+    │   └── JobMissingError        1   ... because it has no such job
     ├── WorkerDiedError            1   a task's worker died again and again: the system's end, not the task's error
     └── ScanError                  -   one scan is unusable: it is quarantined, the run goes on
 
@@ -85,6 +88,10 @@ class FormatVersionError(IntegrityError):
     """A file has a ``format_version`` that this version of the tool does not read."""
 
 
+class DamagedShardError(IntegrityError):
+    """A shard, or its index, is missing or not the one that was packed: none of its scans can be used."""
+
+
 class QuarantineLimitError(MedfunctaError):
     """More scans were quarantined than the run file allows."""
 
@@ -107,6 +114,14 @@ class RunHeldError(MedfunctaError):
 
 class TrainingCollapsedError(MedfunctaError):
     """Training can not go on: the loss is not finite."""
+
+
+class ClusterError(MedfunctaError):
+    """The API of Kubernetes or of Ray Jobs refused a request, or did not answer."""
+
+
+class JobMissingError(ClusterError):
+    """The cluster has no such job."""
 
 
 class WorkerDiedError(MedfunctaError):

@@ -1,0 +1,192 @@
+"""runs/<name>/progress/<stage>.json: how far a stage is, in one small object that its driver rewrites as it goes.
+
+    {"format_version": 1, "run": "x", "stage": "fit", "submission": "x-fit-1", "unit": "scans", "done": 40,
+     "total": 112, "began": …, "started": …, "updated": …, "finished": null, "starts": 2, "held_s": 61.5, "gpu_s": 492.0,
+     "samples": [[time, done], …], "notes": {"quarantined": 1}, "failure": null}
+
+It tells, and decides nothing: what is done is what has a commit record. Times are Unix seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields, replace
+from types import TracebackType
+from typing import Any
+
+from medfuncta_dist.errors import FormatVersionError, IntegrityError, MedfunctaError, ObjectMissingError
+from medfuncta_dist.storage.object_store import ObjectStore
+
+FORMAT_VERSION = 1
+WRITE_S = 10.0
+"""Between writes: a killed driver loses this much of what it knew."""
+SAMPLES = 16
+LARGEST = 2**16
+"""Bytes."""
+
+
+@dataclass(frozen=True)
+class StageProgress:
+    """``began`` is the stage's first start, ``started`` this driver's. ``held_s`` counts only time with a driver."""
+
+    run: str
+    stage: str
+    unit: str
+    """What ``done`` and ``total`` count: outer steps, scans or sources."""
+    began: float
+    started: float
+    updated: float
+    done: int = 0
+    total: int = 0
+    submission: str | None = None
+    """The job that the driver runs in, if any."""
+    finished: float | None = None
+    starts: int = 1
+    """Drivers that began it, and worker groups that had to start again."""
+    held_s: float = 0.0
+    gpu_s: float = 0.0
+    """GPU-seconds: ``held_s`` times the GPUs held meanwhile."""
+    samples: tuple[tuple[float, int], ...] = ()
+    """(time, done) since ``started``, thinned: what a rate is measured from."""
+    notes: dict[str, float] = field(default_factory=dict)
+    """The stage's own figures: ``quarantined``, ``loss``, ``psnr``, ``checkpoint`` (when the last one was written)."""
+    failure: dict[str, str] | None = None
+    """``kind``, ``what`` and ``do`` of the error that ended the last driver."""
+
+
+def progress_path(run: str, stage: str) -> str:
+    """Where it lies, relative to the storage root."""
+    return f"runs/{run}/progress/{stage}.json"
+
+
+def read_progress(store: ObjectStore, run: str, stage: str) -> StageProgress | None:
+    """What a stage told last; None if it never began. IntegrityError or FormatVersionError name the object."""
+    path = progress_path(run, stage)
+    try:
+        return _parse(store.read(path, limit=LARGEST), store.uri(path))
+    except ObjectMissingError:
+        return None
+
+
+def advanced(progress: StageProgress, now: float, done: int, total: int, gpus: float, **notes: float) -> StageProgress:
+    """The record after ``done`` of ``total``. Workers that went back to a checkpoint start a new measurement."""
+    samples = () if done < progress.done else progress.samples
+    held = max(0.0, now - progress.updated)
+    return replace(
+        progress,
+        updated=now,
+        done=done,
+        total=total,
+        held_s=progress.held_s + held,
+        gpu_s=progress.gpu_s + held * gpus,
+        samples=thinned((*samples, (now, done))),
+        notes={**progress.notes, **notes},
+    )
+
+
+def thinned(samples: tuple[tuple[float, int], ...]) -> tuple[tuple[float, int], ...]:
+    """At most ``SAMPLES`` of them: of a full list every other one goes, the first and the last stay."""
+    if len(samples) <= SAMPLES:
+        return samples
+    return (*samples[:-1:2], samples[-1])
+
+
+def begun(former: StageProgress | None, now: float, run: str, stage: str, unit: str, job: str | None) -> StageProgress:
+    """The record of a driver that starts now. It goes on counting where an unfinished stage's former driver ended."""
+    if former is None or former.finished is not None:
+        return StageProgress(run, stage, unit, began=now, started=now, updated=now, submission=job)
+    return replace(former, started=now, updated=now, starts=former.starts + 1, samples=(), failure=None, submission=job)
+
+
+class ProgressRecorder:
+    """``with ProgressRecorder(...) as recorder: recorder.at(3, 10)``. Telemetry: it never ends a run."""
+
+    def __init__(
+        self,
+        store: ObjectStore,
+        run: str,
+        stage: str,
+        *,
+        unit: str,
+        gpus: float = 0.0,
+        job: str | None = None,
+        write_s: float = WRITE_S,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._store, self._gpus, self._write_s, self._clock = store, gpus, write_s, clock
+        self._written = float("-inf")
+        self.progress = begun(self._former(run, stage), clock(), run, stage, unit, job)
+
+    def __enter__(self) -> ProgressRecorder:
+        self._write()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        now = self._clock()
+        self.at(self.progress.done, self.progress.total)
+        if error is None:
+            self.progress = replace(self.progress, finished=now, done=self.progress.total)
+        else:
+            self.progress = replace(self.progress, failure=_failure(error))
+        self._write()
+
+    def at(self, done: int, total: int, **notes: float) -> None:
+        """``done`` of ``total`` are done; written now and then."""
+        self.progress = advanced(self.progress, self._clock(), done, total, self._gpus, **notes)
+        if self._clock() - self._written >= self._write_s:
+            self._write()
+
+    def note(self, **notes: float) -> None:
+        """A figure that came without an advance."""
+        self.progress = replace(self.progress, notes={**self.progress.notes, **notes})
+
+    def restarted(self) -> None:
+        """The worker group began again, under the same driver."""
+        self.progress = replace(self.progress, starts=self.progress.starts + 1)
+
+    def _write(self) -> None:
+        self._written = self._clock()
+        whole = {"format_version": FORMAT_VERSION, **asdict(self.progress)}
+        try:
+            data = json.dumps(whole, sort_keys=True, allow_nan=False).encode()
+            self._store.write(progress_path(self.progress.run, self.progress.stage), data)
+        except (MedfunctaError, OSError, ValueError) as error:
+            print(f"telemetry: progress was not written: {getattr(error, 'what', error)}", file=sys.stderr)
+
+    def _former(self, run: str, stage: str) -> StageProgress | None:
+        try:
+            return read_progress(self._store, run, stage)
+        except MedfunctaError:
+            return None  # a damaged one is replaced: it decides nothing
+
+
+def _failure(error: BaseException) -> dict[str, str]:
+    """An error in words. Of one that is not ours only the class: its text may name files."""
+    if isinstance(error, MedfunctaError):
+        return {"kind": type(error).__name__, "what": error.what, "do": error.do}
+    if isinstance(error, KeyboardInterrupt | SystemExit):
+        return {"kind": "Interrupted", "what": "the driver was stopped", "do": "resume it"}
+    return {"kind": type(error).__name__, "what": f"the driver failed with {type(error).__name__}", "do": ""}
+
+
+def _parse(data: bytes, where: str) -> StageProgress:
+    try:
+        whole: dict[str, Any] = json.loads(data)
+        version = whole.pop("format_version")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise IntegrityError("a progress record is not readable JSON", where=where) from error
+    if version != FORMAT_VERSION:
+        raise FormatVersionError(
+            f"progress format_version {version!r} is unknown; this version reads {FORMAT_VERSION}",
+            where=where,
+            do="use the version of medfuncta-dist that wrote it, or a newer one",
+        )
+    if set(whole) != {known.name for known in fields(StageProgress)}:
+        raise IntegrityError("a progress record does not have the fields it should have", where=where)
+    samples = tuple((float(moment), int(done)) for moment, done in whole.pop("samples"))
+    return StageProgress(**whole, samples=samples)
