@@ -7,12 +7,10 @@ from dataclasses import replace
 import torch
 
 from medfuncta_dist.errors import (
-    FormatVersionError,
-    IntegrityError,
+    DamagedShardError,
     LeaseLostError,
     MedfunctaError,
     QuarantineLimitError,
-    ScanError,
     WorkerDiedError,
 )
 from medfuncta_dist.latents import ledger
@@ -24,7 +22,7 @@ from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.work import Failed, may_be_the_items_fault
 
-DAMAGED_SHARD = "its shard is damaged"
+DAMAGED_SHARD = "its shard is damaged or missing"
 ENDED_ITS_WORKER = "fitting it ended its worker every time"
 
 
@@ -51,7 +49,7 @@ class Failures:
         """Whether the range counts as done: its scans are, or will be, quarantined."""
         if _of_one_scan(failed.error):
             self._poison.append(failed)
-        elif not _of_the_shard(failed.error):
+        elif not isinstance(failed.error, DamagedShardError):
             self._errors.append(failed.error)
             return False
         else:
@@ -89,14 +87,7 @@ def _of_one_scan(error: Exception) -> bool:
     return may_be_the_items_fault(error) and not isinstance(error, torch.OutOfMemoryError)
 
 
-def _of_the_shard(error: Exception) -> bool:
-    # An unknown format is a matter of versions: no scan is at fault, and quarantining would hide it.
-    return isinstance(error, ScanError | IntegrityError) and not isinstance(error, FormatVersionError)
-
-
 def _reason(error: Exception) -> str:
-    if isinstance(error, ScanError):
-        return error.what
-    if isinstance(error, IntegrityError):
+    if isinstance(error, DamagedShardError):
         return DAMAGED_SHARD
     return ENDED_ITS_WORKER if isinstance(error, WorkerDiedError) else f"fitting it failed: {type(error).__name__}"

@@ -11,7 +11,13 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 
-from medfuncta_dist.errors import FormatVersionError, IntegrityError, ScanError
+from medfuncta_dist.errors import (
+    DamagedShardError,
+    FormatVersionError,
+    IntegrityError,
+    ObjectMissingError,
+    ScanError,
+)
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.latents import ledger, table
@@ -22,8 +28,10 @@ from medfuncta_dist.latents.plan import FitWork
 from medfuncta_dist.latents.table import Row
 from medfuncta_dist.latents.worker import WorkerSettings
 from medfuncta_dist.shards.sample import Sample, decode
+from medfuncta_dist.shards.snapshot import Shard
 from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.streaming.cache import ShardCache
 from medfuncta_dist.streaming.order import SampleId
 from medfuncta_dist.streaming.source import SampleReader
 
@@ -69,7 +77,7 @@ def fit_task(task: FitTask) -> Fitted:
 
     A worker can die between its commit and its answer, and is then tried again; a slow task can have a second copy. The
     first commit stays. A scan that can not be used is quarantined and its neighbours go on, bit for bit as if it had
-    been usable. IntegrityError when the shard as a whole is not the one that the snapshot lists.
+    been usable. DamagedShardError when the shard as a whole is not the one that the snapshot lists.
     """
     store, cache = task.worker.open()
     if earlier := _committed(store, task):
@@ -77,8 +85,8 @@ def fit_task(task: FitTask) -> Fitted:
     network = network_here(task.worker.root, task.network)
     rows: list[Row] = []
     quarantined: list[Quarantined] = []
-    cache.path(task.work.shard)  # proves the shard as a whole: after this, damage is a matter of single scans
     with closing(SampleReader(store, [task.work.shard], cache)) as reader:
+        _prove(cache, task.work.shard, reader)
         for batch in _batches(task, reader):
             fitted, refused = _fit(task, network, batch)
             rows += fitted
@@ -88,6 +96,17 @@ def fit_task(task: FitTask) -> Fitted:
         return earlier
     ledger.write_commit(store, task.folder, task.work, _commit(task, rows, quarantined, part), task.fence)
     return Fitted(len(rows))
+
+
+def _prove(cache: ShardCache, shard: Shard, reader: SampleReader) -> None:
+    """Prove the shard and its index as a whole: after this, damage is a matter of single scans."""
+    try:
+        cache.path(shard)
+        reader.keys(0)
+    except FormatVersionError:
+        raise
+    except (IntegrityError, ObjectMissingError) as error:
+        raise DamagedShardError(error.what, where=error.where, do=error.do) from error
 
 
 def _committed(store: ObjectStore, task: FitTask) -> Fitted | None:

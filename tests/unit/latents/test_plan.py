@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.latents.plan import FitWork, plan, ranges
+from medfuncta_dist.latents.plan import FitWork, cover, plan, ranges
 from medfuncta_dist.shards.snapshot import Shard, Snapshot
 
 SIZES = st.dictionaries(st.sampled_from(["train", "val", "test"]), st.lists(st.integers(1, 50), max_size=5), max_size=3)
@@ -72,3 +74,35 @@ def test_a_split_that_is_not_there_is_refused_by_name():
 def test_only_the_splits_asked_for_are_planned():
     works = ranges(snapshot({"train": [2], "test": [3]}), ["test"], 10)
     assert [(w.split, w.stop) for w in works] == [("test", 3)]
+
+
+@given(st.integers(2, 2000))
+def test_pieces_make_up_their_range_and_end_at_single_scans(scans):
+    work, depth = FitWork("train", shard(1, scans), 0, scans), 0
+    pieces = [work]
+    while divided := [p for piece in pieces for p in piece.divided()]:
+        pieces, depth = [p for piece in pieces for p in (piece.divided() or [piece])], depth + 1
+        assert pieces[0].start == 0
+        assert all(a.stop == b.start for a, b in pairwise(pieces))
+        assert pieces[-1].stop == scans
+        assert len(divided) <= scans
+    assert [p.scans for p in pieces] == [1] * scans
+    assert depth <= 4
+
+
+@given(st.integers(2, 300), st.randoms())
+def test_a_divided_range_is_covered_by_what_is_committed_and_what_is_left(scans, random):
+    work, names = FitWork("train", shard(1, scans), 0, scans), set()
+
+    def commit_some(piece: FitWork) -> None:
+        if random.random() < 0.4:
+            names.add(piece.name)
+        else:
+            for smaller in piece.divided():
+                commit_some(smaller)
+
+    for piece in work.divided():
+        commit_some(piece)
+    done, left = cover([work], names)
+    assert {p.name for p in done} == names
+    assert sorted(row for p in (*done, *left) for row in range(p.start, p.stop)) == list(range(scans))
