@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,17 +19,48 @@ from medfuncta_dist.errors import RunFileError
 
 ENVIRONMENT = "env:"
 MAX_BYTES = 1 << 20  # a run file is a page; anything larger is some other file
+MAX_NODES = 50_000  # values and keys, aliases written out: a list of every file of a large archive still fits
+
+LONGEST_SHOWN = 200  # characters of a wrong value that an error repeats
 
 
 class _Loader(yaml.SafeLoader):
     """YAML as people mean it: ``1e-3`` is a number (in YAML 1.1, PyYAML's, it is text); a repeated key is an error."""
 
+    nodes = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self.nodes += 1
+        _require_few(self.nodes, self.peek_event().start_mark)  # type: ignore[no-untyped-call]
+        return super().compose_node(parent, index)
+
+    def get_single_node(self) -> Any:
+        node = super().get_single_node()
+        if node is not None:
+            _require_few(_expanded(node, {}), node.start_mark)
+        return node
+
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(k, deep=True) for k, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
+        # Before merges (<<), which a key may override; only plain keys can repeat each other.
+        for key, n in Counter(k.value for k, _ in node.value if isinstance(k, yaml.ScalarNode)).items():
+            if n > 1:
                 raise yaml.constructor.ConstructorError(None, None, f"key '{key}' is given twice", node.start_mark)
         return super().construct_mapping(node, deep)
+
+
+def _require_few(nodes: float, mark: Any) -> None:
+    if nodes > MAX_NODES:
+        raise yaml.constructor.ConstructorError(None, None, f"more than {MAX_NODES} values", mark)
+
+
+def _expanded(node: Any, known: dict[int, float]) -> float:
+    """Values below a node with every alias written out: nine lines of aliases of aliases are a billion values."""
+    if id(node) not in known:
+        known[id(node)] = math.inf  # found again while it is being counted: it contains itself
+        below = [child for pair in node.value for child in pair] if isinstance(node, yaml.MappingNode) else node.value
+        children = [] if isinstance(node, yaml.ScalarNode) else below
+        known[id(node)] = 1 + sum(_expanded(child, known) for child in children)
+    return known[id(node)]
 
 
 _Loader.add_implicit_resolver(
@@ -44,11 +77,13 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> RunFile:
         return parse(_from_environment(str(path).removeprefix(ENVIRONMENT)), overrides, where=str(path))
     path = Path(path)
     try:
-        if path.stat().st_size > MAX_BYTES:
-            raise RunFileError("the run file is larger than 1 MiB", where=str(path), do="give a run file, not data")
-        text = path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        text = data.decode() if len(data) <= MAX_BYTES else None
     except (OSError, UnicodeDecodeError) as error:
         raise RunFileError(f"the run file can not be read: {error}", where=str(path), do="check the path") from error
+    if text is None:
+        raise RunFileError("the run file is larger than 1 MiB", where=str(path), do="give a run file, not data")
     return parse(text, overrides, where=str(path))
 
 
@@ -94,9 +129,17 @@ def explain(error: ValidationError) -> str:
         if fault["type"] == "missing":
             lines.append(f"  {key}: required, but missing")
             continue
-        value = "" if isinstance(fault["input"], dict) else f" = {fault['input']!r}"
+        value = "" if isinstance(fault["input"], dict) else f" = {_shown(fault['input'])}"
         lines.append(f"  {key}{value}: {message}")
     return "\n".join(lines)
+
+
+def _shown(value: Any) -> str:
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return "(a huge number)"
+    return text if len(text) <= LONGEST_SHOWN else f"{text[:LONGEST_SHOWN]}…"
 
 
 def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -114,8 +157,11 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "")
 def _yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, _Loader)  # a SafeLoader: builds plain values only
-    except (yaml.YAMLError, RecursionError) as error:
+    except yaml.YAMLError as error:
         raise RunFileError(f"not valid YAML: {error}", where=where, do="correct the line that is named") from None
+    except Exception as error:  # PyYAML passes on what its conversions raise: a date of month 13 is a ValueError
+        what = f"not valid YAML: {type(error).__name__}"
+        raise RunFileError(what, where=where, do="look for values with !! or odd dates and numbers") from None
 
 
 def _override(text: str) -> dict[str, Any]:

@@ -22,7 +22,8 @@ def typed(kind: type[T], body: Mapping[str, Any], what: str, where: str, do: str
         if unknown := sorted(body.keys() - known):
             raise IntegrityError(f"{what} has a field that it should not have: {unknown[0]!r}", where=where, do=do)
         # Through JSON, where lists may become tuples; nothing else is converted.
-        return _adapter(kind).validate_json(canonical_json(dict(body)), strict=True)
+        value: T = _adapter(kind).validate_json(canonical_json(dict(body)), strict=True)
+        return value
     except ValidationError as error:
         field = ".".join(str(part) for part in error.errors(include_input=False)[0]["loc"])
         raise IntegrityError(f"{what} has no valid {field}", where=where, do=do) from None
@@ -31,5 +32,5 @@ def typed(kind: type[T], body: Mapping[str, Any], what: str, where: str, do: str
 
 
 @lru_cache(64)
-def _adapter(kind: type[T]) -> TypeAdapter[T]:
+def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)

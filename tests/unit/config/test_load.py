@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -98,6 +100,50 @@ def test_an_invalid_file_is_refused_by_key_value_and_expectation(overrides, need
 def test_what_is_not_a_run_file_is_refused(text):
     with pytest.raises(RunFileError):
         parse(text)
+
+
+def aliases_of_aliases(line: str) -> str:
+    """Ten lines, each holding ten times what the one before holds."""
+    lines = [line.format(name=chr(98 + i), many=", ".join([f"*{chr(97 + i)}"] * 10)) for i in range(10)]
+    return "a: &a {x: 1}\n" + "".join(lines)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        aliases_of_aliases("{name}: &{name} [{many}]\n"),
+        aliases_of_aliases("{name}: &{name} {{<<: [{many}]}}\n"),
+        "a: &a [*a]",
+        "[" + "1," * 500_000 + "]",
+    ],
+    ids=["aliases", "merges", "itself", "list"],
+)
+def test_a_bomb_is_refused_before_it_goes_off(text):
+    began = time.process_time()
+    with pytest.raises(RunFileError, match="more than 50000 values"):
+        parse(text)
+    assert time.process_time() - began < 10  # the list takes 2 s on one slow core
+
+
+@pytest.mark.parametrize(
+    "value", ["2026-13-45", "!!bool maybe", "!!int ''", "9" * 5000, "2026-01-01 00:00:00 +99:99", "0x" + "f" * 9999]
+)
+def test_what_yaml_can_not_convert_is_refused(value):
+    with pytest.raises(RunFileError):
+        parse(SMALLEST.replace("ecg-mitbih", value))
+
+
+def test_an_error_does_not_repeat_a_whole_file():
+    with pytest.raises(RunFileError) as caught:
+        parse(SMALLEST.replace("ecg-mitbih", "A" * 100_000))
+    assert len(str(caught.value)) < 1000
+
+
+def test_an_alias_and_a_merge_are_fine():
+    run = parse(
+        SMALLEST + "fit: &f {steps: 7}\nmeta: {<<: {inner_steps: 3, inner_rate: 0.5}, inner_steps: 4}\ntrain: *f\n"
+    )
+    assert (run.fit.steps, run.train.steps, run.meta.inner_steps, run.meta.inner_rate) == (7, 7, 4, 0.5)
 
 
 @pytest.mark.parametrize("override", ["train.steps", "=3", "Train.steps=3", "train..steps=3"])
