@@ -44,7 +44,7 @@ def filled(template: Mapping[str, Any], group: Group, settings: PodSettings) -> 
         container["envFrom"] = [{"secretRef": {"name": secret}}]
     spec = {
         "serviceAccountName": settings.run.kubernetes.service_account,
-        "containers": [container],
+        "containers": [container, *({"name": c["name"], "image": settings.image} for c in base["containers"][1:])],
         "volumes": _volumes(group, settings.run),
         **_nodes(group),
     }
