@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
 import pytest
@@ -70,7 +70,7 @@ def test_a_large_object_is_no_lease(store):
 
 def test_conditions_that_a_server_does_not_know_are_not_tried_for_ever(monkeypatch):
     """501 NotImplemented is an answer, unlike other codes above 500."""
-    server = HTTPServer(("127.0.0.1", 0), Plain)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Plain)
     Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
@@ -83,6 +83,8 @@ def test_conditions_that_a_server_does_not_know_are_not_tried_for_ever(monkeypat
 class Plain(BaseHTTPRequestHandler):
     """S3 without conditional writes, as far as the trial gets."""
 
+    protocol_version = "HTTP/1.1"  # clients ask before they send a body
+
     def do_PUT(self) -> None:
         self.answer(501, b"<Error><Code>NotImplemented</Code></Error>")
 
@@ -92,6 +94,7 @@ class Plain(BaseHTTPRequestHandler):
     def answer(self, status: int, body: bytes) -> None:
         self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
 
