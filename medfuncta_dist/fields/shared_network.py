@@ -28,10 +28,10 @@ from typing import Any
 import safetensors.torch
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError
 from torch import Tensor
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, MedfunctaError
+from medfuncta_dist.fields import safe_tensors
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.siren import FieldSpec, Params, field
 
@@ -44,6 +44,11 @@ EXTRAS: dict[str, tuple[tuple[str, ...], ...]] = {
     "inner.rates": (("latent",), ("step", "latent"), ("step", "layer", "latent")),
 }
 """Names of extras, and the axes that each may have. ``inner.rates`` are step sizes of latents, learned in training."""
+
+FIELDS = {"spec": object, "contract": dict, "inner": dict, "dataset_digest": str, "code_version": str, "weights": dict}
+"""What ``network.json`` holds beside its version and kind."""
+LARGEST_DESCRIPTION = 2**20
+"""Bytes. It has about a thousand."""
 
 DECODE_POINTS = 8192
 """Points decoded at once, a scan at a time: 8 MB an activation at hidden width 256, whatever the resolution."""
@@ -138,9 +143,12 @@ def _describe(network: SharedNetwork, weights: bytes) -> bytes:
 
 
 def _parse(description: bytes) -> dict[str, Any]:
+    if len(description) > LARGEST_DESCRIPTION:
+        raise _damaged(f"{DESCRIPTION_FILE} is larger than {LARGEST_DESCRIPTION} bytes")
     try:
         said = json.loads(description)
-    except ValueError as error:
+        json.dumps(said, allow_nan=False).encode()  # NaN and infinities are no JSON, though Python reads them
+    except (ValueError, RecursionError) as error:
         raise _damaged(f"{DESCRIPTION_FILE} is not JSON") from error
     if not isinstance(said, dict) or said.get("kind") != KIND:
         raise _damaged(f"{DESCRIPTION_FILE} does not describe a shared network")
@@ -150,28 +158,35 @@ def _parse(description: bytes) -> dict[str, Any]:
             f"{DESCRIPTION_FILE} has format_version {version!r}, this version reads {FORMAT_VERSION}",
             do="read it with the version of medfuncta-dist that wrote it, or a newer one",
         )
-    missing = {"spec", "contract", "inner", "dataset_digest", "code_version", "weights"} - said.keys()
+    missing = FIELDS.keys() - said.keys()
     if missing:
         raise _damaged(f"{DESCRIPTION_FILE} lacks {', '.join(sorted(missing))}")
+    if wrong := [name for name, kind in FIELDS.items() if not isinstance(said[name], kind)]:
+        raise _damaged(f"{DESCRIPTION_FILE} has no valid {wrong[0]}")
     return said
 
 
-def _check_weights(weights: bytes, said: Any) -> None:
-    if not isinstance(said, dict) or said.get("sha256") != hashlib.sha256(weights).hexdigest():
+def _check_weights(weights: bytes, said: dict[str, Any]) -> None:
+    if said.get("sha256") != hashlib.sha256(weights).hexdigest():
         raise _damaged(f"{WEIGHTS_FILE} is not the file that {DESCRIPTION_FILE} names: its SHA-256 differs")
 
 
 def _spec(said: Any) -> FieldSpec:
+    said = said if isinstance(said, dict) else {}
+    sizes = [said.get(name) for name in ("coords", "channels", "layers", "hidden", "latent")]
+    switches = [said.get(name) for name in ("residual", "modulate_first")]
+    if any(type(size) is not int for size in sizes) or any(type(switch) is not bool for switch in switches):
+        raise _damaged(f"{DESCRIPTION_FILE} holds no valid architecture")
     try:
         return FieldSpec(**{**said, "omegas": tuple(float(w) for w in said["omegas"])})
-    except (TypeError, ValueError, KeyError, MedfunctaError) as error:
+    except (TypeError, ValueError, KeyError, OverflowError, MedfunctaError) as error:
         raise _damaged(f"{DESCRIPTION_FILE} holds no valid architecture") from error
 
 
 def _load_tensors(weights: bytes) -> Params:
     try:
-        return safetensors.torch.load(weights)
-    except SafetensorError as error:
+        return safe_tensors.load(weights)[1]
+    except ValueError as error:
         raise _damaged(f"{WEIGHTS_FILE} is not a safetensors file") from error
 
 
