@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from medfuncta_dist import fanout
 from medfuncta_dist.errors import IntegrityError, RunFileError, WorkerDiedError
 from medfuncta_dist.fanout import check_room, ray_fan_out
 from medfuncta_dist.work import Done, Failed
@@ -121,6 +123,69 @@ def test_closing_early_starts_nothing_more(tmp_path: Path) -> None:
     outcomes.close()  # type: ignore[attr-defined]
     time.sleep(0.5)
     assert sum(attempts(job) for job in jobs) <= 5
+
+
+def slow_at_first(job: Job) -> int:
+    """Takes its time, and once only; the next copy is quick."""
+    mark = Path(job.folder, f"{job.number}-{time.monotonic_ns()}")
+    mark.touch()
+    time.sleep(job.seconds if attempts(job) == 1 else 0.0)
+    return os.getpid()
+
+
+@pytest.mark.parametrize("race", [False, True])
+def test_a_straggler_is_told_and_raced_when_nothing_else_is_left(
+    tmp_path: Path, race: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fanout, "STRAGGLING_S", 1.0)
+    jobs = [Job(0, str(tmp_path), seconds=4.0), *(Job(n, str(tmp_path), seconds=0.1) for n in range(1, 6))]
+    lines: list[str] = []
+    began = time.monotonic()
+    outcomes = list(ray_fan_out(3, num_cpus=1, race=race, say=lines.append)(slow_at_first, jobs))
+    assert sorted(o.item.number for o in outcomes) == list(range(6))
+    assert (time.monotonic() - began < 3.9) == race
+    assert attempts(jobs[0]) == 1 + race
+    assert [line.split(" takes ")[0] for line in lines if "takes" in line] == ["slow: Job"]
+    assert any("second copy" in line for line in lines) == race
+
+
+def wait_here(folder: str) -> str:
+    """Waits for a word on the first node that runs it."""
+    pids = Path(folder, "pids")
+    first = not pids.exists()
+    pids.touch()
+    time.sleep(60 if first else 0)
+    return "done"
+
+
+def joined(address: str) -> subprocess.Popen[bytes]:
+    """A node of 5 CPUs that joins the cluster, which has none that large."""
+    command = [str(Path(sys.executable).parent / "ray"), "start", "--address", address, "--num-cpus", "5", "--block"]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def raylet_of(process: subprocess.Popen[bytes]) -> psutil.Process:
+    found = [child for child in psutil.Process(process.pid).children() if child.name() == "raylet"]
+    assert len(found) == 1
+    return found[0]
+
+
+@pytest.mark.skipif(os.environ.get("MEDFUNCTA_CHAOS") != "full", reason="25 s, for starting two nodes")
+def test_a_lost_node_is_not_the_tasks_fault(ray_cluster: str, tmp_path: Path) -> None:
+    nodes = [joined(ray_cluster)]
+    try:
+        outcomes = ray_fan_out(1, num_cpus=5, max_attempts=1)(wait_here, [str(tmp_path)])
+        with ThreadPoolExecutor(1) as pool:
+            ended = pool.submit(list, outcomes)
+            while not (tmp_path / "pids").exists():
+                time.sleep(0.1)
+            raylet_of(nodes[0]).kill()
+            nodes.append(joined(ray_cluster))
+            assert [o.result for o in ended.result(60) if isinstance(o, Done)] == ["done"]
+    finally:
+        for node in nodes:
+            node.terminate()
+            node.wait(30)
 
 
 def process_of(_: int) -> int:
