@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from medfuncta_dist.submit.backend import Job, State
-from medfuncta_dist.submit.render import run_file_of
+from medfuncta_dist.submit.runtime_env import run_file_of
 
 DEPLOYMENT = {
     "": State.QUEUED,

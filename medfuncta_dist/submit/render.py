@@ -9,8 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import yaml
-
 from medfuncta_dist.config.job import JOB_VARIABLE
 from medfuncta_dist.config.load import ENVIRONMENT, dump
 from medfuncta_dist.config.run_file import RunFile
@@ -20,9 +18,10 @@ from medfuncta_dist.submit.base import load_base as load_base
 from medfuncta_dist.submit.base import merged
 from medfuncta_dist.submit.groups import Group, head, worker_groups
 from medfuncta_dist.submit.image import image, ray_version
+from medfuncta_dist.submit.manifest_text import as_yaml
 from medfuncta_dist.submit.pod import PodSettings, filled
+from medfuncta_dist.submit.runtime_env import RUN_FILE_VARIABLE
 
-RUN_FILE_VARIABLE = "MEDFUNCTA_RUN_FILE"
 LARGEST_RUN_FILE = 2**16
 """Bytes: Linux takes no environment variable over 128 KiB, and Ray's holds this one escaped."""
 IDLE_SECONDS = 300
@@ -85,27 +84,6 @@ def render_each(
     return [render(replace(whole, stages=(s,), submission=f"{submission}-{s}"), base) for s in stages]
 
 
-def as_yaml(manifest: Mapping[str, Any]) -> str:
-    """A manifest as text for people and ``kubectl``; the run file inside is readable."""
-    return yaml.dump(dict(manifest), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**16)
-
-
-def run_file_of(manifest: Mapping[str, Any]) -> str:
-    """The run file that a rendered RayJob carries, as YAML; empty for another's."""
-    variables = environment_of(manifest)
-    return str(variables.get(RUN_FILE_VARIABLE, ""))
-
-
-def environment_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """The environment variables of a RayJob's entrypoint."""
-    try:
-        found = yaml.safe_load(manifest.get("spec", {}).get("runtimeEnvYAML") or "")
-    except yaml.YAMLError:
-        return {}
-    variables = found.get("env_vars") if isinstance(found, dict) else None
-    return variables if isinstance(variables, dict) else {}
-
-
 def _labels(submission: Submission) -> dict[str, str]:
     run = submission.run
     found = names.labels(
@@ -131,7 +109,7 @@ def _job(submission: Submission) -> dict[str, Any]:
     variables = {RUN_FILE_VARIABLE: _run_file(submission), JOB_VARIABLE: submission.submission}
     return {
         "entrypoint": f"medfuncta-dist run {ENVIRONMENT}{RUN_FILE_VARIABLE} {' '.join(submission.stages)} --json",
-        "runtimeEnvYAML": yaml.dump({"env_vars": variables}, Dumper=_Dumper, sort_keys=False, allow_unicode=True),
+        "runtimeEnvYAML": as_yaml({"env_vars": variables}),
         "metadata": {"run": run.name, "stages": " ".join(submission.stages), "submission": submission.submission},
         "ttlSecondsAfterFinished": run.kubernetes.ttl_seconds,
         "backoffLimit": run.kubernetes.backoff_limit,
@@ -201,17 +179,3 @@ def _autoscaling(top: Mapping[str, Any]) -> dict[str, Any]:
         "resources": {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"cpu": "500m", "memory": "512Mi"}},
     }
     return {"enableInTreeAutoscaling": True, "autoscalerOptions": options}
-
-
-class _Dumper(yaml.SafeDumper):
-    """Texts of several lines as blocks, so that a person can read the run file in a manifest; no aliases."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
-
-
-_Dumper.add_representer(str, _text)

@@ -1,0 +1,26 @@
+"""What a RayJob carries to its entrypoint: the run file and the submission's id, as environment variables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+RUN_FILE_VARIABLE = "MEDFUNCTA_RUN_FILE"
+
+
+def environment_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """The environment variables of a RayJob's entrypoint."""
+    spec = manifest.get("spec")
+    try:
+        found = yaml.safe_load(str(spec.get("runtimeEnvYAML") or "")) if isinstance(spec, Mapping) else None
+    except yaml.YAMLError:
+        return {}
+    variables = found.get("env_vars") if isinstance(found, dict) else None
+    return variables if isinstance(variables, dict) else {}
+
+
+def run_file_of(manifest: Mapping[str, Any]) -> str:
+    """The run file that a rendered RayJob carries, as YAML; empty for another's."""
+    return str(environment_of(manifest).get(RUN_FILE_VARIABLE, ""))

@@ -1,0 +1,39 @@
+"""All that can be known of a RayJob to be wrong before a cluster sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.submit import cluster_rules, kuberay_rules, kueue_rules, run_rules, security_rules
+from medfuncta_dist.submit.rule import Finding
+from medfuncta_dist.submit.schema import custom_findings, pod_findings, schema_folder
+from medfuncta_dist.submit.view import RayJob
+
+BOOKS = (kuberay_rules.BOOK, cluster_rules.BOOK, kueue_rules.BOOK, security_rules.BOOK, run_rules.BOOK)
+RULES = tuple(rule for book in BOOKS for rule in book.rules)
+"""Every rule, in the order of findings."""
+
+
+def validate(manifest: Mapping[str, Any]) -> list[Finding]:
+    """What is wrong with a RayJob: its CRD's schema (where MEDFUNCTA_SCHEMAS is set), Kubernetes' schemas of its pods,
+    the rules of KubeRay's and Kueue's controllers, and this tool's own. Empty where nothing is."""
+    job = RayJob(manifest)
+    folder = schema_folder()
+    findings = custom_findings(manifest, folder) if folder is not None else []
+    for where, template in job.templates() if job.cluster else ():
+        findings += pod_findings(template, where)
+    for rule in RULES:
+        findings += rule.findings(job)
+    return findings
+
+
+def require_valid(manifest: Mapping[str, Any]) -> None:
+    """RunFileError that names every finding, if there is one."""
+    findings = validate(manifest)
+    if findings:
+        name = RayJob(manifest).name or "a RayJob"
+        lines = [f"  {f.rule}: {f.where}: {f.what}\n      do: {f.do}" for f in findings]
+        what = f"{name} would not run ({len(findings)} fault{'s' * (len(findings) > 1)}):"
+        raise RunFileError("\n".join([what, *lines]), do="correct these, in the run file or in its overlay")
