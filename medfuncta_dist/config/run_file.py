@@ -360,8 +360,8 @@ class Cluster(Section):
     window: PositiveInt | None = None
     """Pack and fit tasks in flight. Default: twice the workers."""
     race_stragglers: bool = True
-    """When no pack or fit task is left to start, give each one that takes four times the median a second copy. The first
-    to commit counts; both would write the same."""
+    """When no pack or fit task is left to start, give each one that takes four times the median a second copy. The
+    first to commit counts; both would write the same."""
     cache: str | None = None
     """Folder on each node for verified shards. Default: <temporary folder>/medfuncta-cache-<user id>."""
     cache_gigabytes: PositiveFloat = 20.0

@@ -32,8 +32,7 @@ def _fan_out(run: RunFile, num_gpus: float) -> FanOut:
         start_ray(run)
         num_cpus = run.cluster.cpus_per_worker
         check_room(num_cpus=num_cpus, num_gpus=num_gpus)
-        yield from ray_fan_out(window, num_cpus=num_cpus, num_gpus=num_gpus, race=run.cluster.race_stragglers)(
-            task, items
-        )
+        race = run.cluster.race_stragglers
+        yield from ray_fan_out(window, num_cpus=num_cpus, num_gpus=num_gpus, race=race)(task, items)
 
     return fan_out
