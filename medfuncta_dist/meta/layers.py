@@ -44,7 +44,8 @@ def affine(
     weight = network.weights[k].T
     if len(shift) == 1:
         return product_plus_row(shift[0], hidden[0], weight)[None]
-    return product(hidden.flatten(0, 1), weight).view(*hidden.shape[:2], -1) + shift[:, None]
+    phase = product(hidden.flatten(0, 1), weight).view(*hidden.shape[:2], -1)
+    return phase.add_(shift[:, None]) if len(hidden) == len(shift) else phase + shift[:, None]
 
 
 def onward(

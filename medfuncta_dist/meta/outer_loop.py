@@ -19,6 +19,7 @@ from medfuncta_dist.meta.chunks import Chunks
 from medfuncta_dist.meta.inner_loop import adapt
 from medfuncta_dist.meta.inner_rates import Rate, inner_rates
 from medfuncta_dist.meta.losses import mse
+from medfuncta_dist.meta.memory import keep_freed_memory
 from medfuncta_dist.meta.meta_gradient import adapted_losses, meta_gradient
 
 Engine = Literal["recursive", "unrolled"]
@@ -52,6 +53,7 @@ class MetaLearner(torch.nn.Module):
         learn_rates: bool = False,
     ) -> None:
         super().__init__()
+        keep_freed_memory()
         self.spec, self.engine = spec, engine
         self.chunks = chunks or Chunks.sized(spec.hidden)
         start = {name: params[name].detach().clone() for name in spec.shapes()}
