@@ -305,12 +305,13 @@ class Fit(Section):
     """Share of a step's coordinates, evenly spread, that gauss-newton takes its curvature from. Not a simple fraction:
     points a whole number apart would lie in columns."""
     selection_ratio: Ratio = 1.0
-    """γ while fitting; 1 uses every coordinate."""
+    """γ while fitting; 1 uses every coordinate. gauss-newton sees the same evenly spread ones at every step, the others
+    draw them anew."""
     full_steps: NaturalInt = 0
     """The last steps, which use every coordinate whatever selection_ratio is."""
     closed_form: bool = True
-    """Take the first step (where it uses every coordinate) from the field's Jacobian at φ = 0, which is the same for
-    all scans: the same step, at almost no cost. Needs the Jacobian in memory."""
+    """Take the first step from the field's Jacobian at φ = 0, which is the same for all scans: it sees every coordinate
+    at almost no cost. Needs the Jacobian in memory."""
     rescale: Ratio | None = None
     """Multiply each scan's step by the ratio of two gradients' sizes, one of them on this share of the coordinates, as
     the published code does. Null: do not."""

@@ -16,6 +16,9 @@ from medfuncta_dist.meta.folded import Folded
 from medfuncta_dist.meta.layers import affine, back, onward, output, stem
 from medfuncta_dist.meta.products import product
 
+Jacobian = list[list[Tensor]]
+"""∂y/∂s by channel and modulated layer: (scan, point, hidden) each."""
+
 GOLDEN = 0.6180339887498949
 """The fraction whose multiples, modulo 1, keep clear of each other best."""
 
@@ -32,7 +35,7 @@ def spread_points(points: int, ratio: float, step: int) -> Int[Tensor, " chosen"
 
 def jacobian_sweep(
     network: Folded, coordinates: Float[Tensor, "point coord"], shifts: Float[Tensor, "scan layer hidden"]
-) -> tuple[Float[Tensor, "channel scan point layer hidden"], Float[Tensor, "scan point channel"]]:
+) -> tuple[Jacobian, Float[Tensor, "scan point channel"]]:
     """∂y/∂s of every value of a block, and the values."""
     spec = network.spec
     cosines: dict[int, Tensor] = {}
@@ -41,14 +44,21 @@ def jacobian_sweep(
         phase = affine(network, k, hidden, shifts[:, layer])
         hidden = onward(network, k, hidden, phase.sin())
         cosines[k] = phase.cos_()
-    jacobian = shifts.new_empty(spec.channels, len(shifts), len(coordinates), *shifts.shape[1:])
-    for channel, row in enumerate(network.weights[spec.layers]):
-        adjoint = row.expand_as(hidden).contiguous()
+    jacobian: Jacobian = []
+    for row in network.weights[spec.layers]:
+        adjoint, by_layer = row.expand_as(hidden).contiguous(), list[Tensor]()
         for layer, k in reversed(list(enumerate(spec.modulated_layers))):
-            through = torch.mul(cosines[k], adjoint, out=jacobian[channel, :, :, layer])
+            by_layer.append(cosines[k] * adjoint)
             if layer > 0:
-                adjoint = back(network, k, through, adjoint)
+                adjoint = back(network, k, by_layer[-1], adjoint)
+        jacobian.append(by_layer[::-1])
     return jacobian, output(network, hidden)
+
+
+def rows(jacobian: Jacobian, chosen: Tensor | None = None) -> Float[Tensor, "scan value shift"]:
+    """The Jacobian as one matrix a scan, of all points or of the ``chosen``: channel by channel."""
+    channels = [[part if chosen is None else part[:, chosen] for part in by_layer] for by_layer in jacobian]
+    return torch.cat([torch.cat(by_layer, -1) for by_layer in channels], 1)
 
 
 def curvature(
@@ -58,11 +68,49 @@ def curvature(
     chunks: Chunks,
 ) -> Float[Tensor, "batch latent latent"]:
     """2 JᵀJ over the number of values: the Hessian of each scan's mean squared error without its second derivatives."""
-    shifts, size = network.shifts(latents), latents.shape[1]
-    total = latents.new_zeros(len(latents), size, size)
+    shifts = network.shifts(latents)
+    total = latents.new_zeros(len(latents), latents.shape[1], latents.shape[1])
     for scans, points in chunks.blocks(len(latents), len(coordinates)):
-        by_shifts, _ = jacobian_sweep(network, coordinates[points], shifts[scans])
-        rows = product(by_shifts.flatten(0, 2).flatten(1), network.maps)
-        rows = rows.view(*by_shifts.shape[:3], size).transpose(0, 1).flatten(1, 2)
-        total[scans].baddbmm_(rows.mT, rows)
+        jacobian, _ = jacobian_sweep(network, coordinates[points], shifts[scans])
+        _add_squares(total[scans], network, rows(jacobian))
     return total.mul_(2 / (len(coordinates) * network.spec.channels))
+
+
+def curved_gradient(
+    network: Folded,
+    coordinates: Float[Tensor, "point coord"],
+    targets: Float[Tensor, "batch point channel"],
+    latents: Float[Tensor, "batch latent"],
+    sample: Int[Tensor, " chosen"],
+    chunks: Chunks,
+) -> tuple[Float[Tensor, "batch layer hidden"], Float[Tensor, " batch"], Float[Tensor, "batch latent latent"]]:
+    """``shift_gradient`` and ``curvature`` by one sweep: the loss's gradient is Jᵀ times the residue.
+
+    The curvature is that of the points in ``sample`` (sorted indices, on the CPU).
+    """
+    weight = 1 / (targets.shape[1] * targets.shape[2])
+    shifts, size = network.shifts(latents), latents.shape[1]
+    gradient, errors = torch.zeros_like(shifts), targets.new_zeros(len(targets))
+    total = latents.new_zeros(len(latents), size, size)
+    for scans, points in chunks.blocks(*targets.shape[:2]):
+        jacobian, values = jacobian_sweep(network, coordinates[points], shifts[scans])
+        error = values - targets[scans, points]
+        errors[scans] += error.square().sum((1, 2))
+        residue = 2 * weight * error
+        for channel, by_layer in enumerate(jacobian):
+            for layer, part in enumerate(by_layer):
+                gradient[scans, layer] += torch.bmm(residue[:, None, :, channel], part)[:, 0]
+        _add_squares(total[scans], network, rows(jacobian, _inside(sample, points, coordinates)))
+    return gradient, errors * weight, total.mul_(2 / (len(sample) * targets.shape[2]))
+
+
+def _add_squares(total: Tensor, network: Folded, by_shifts: Float[Tensor, "scan value shift"]) -> None:
+    """total += JᵀJ with J = ∂y/∂s M̃."""
+    by_latents = product(by_shifts.flatten(0, 1), network.maps).view(*by_shifts.shape[:2], -1)
+    total.baddbmm_(by_latents.mT, by_latents)
+
+
+def _inside(sample: Tensor, points: slice, coordinates: Tensor) -> Tensor | None:
+    """The sample's points within a block, counted from its first; None for all of them."""
+    inside = sample[(sample >= points.start) & (sample < points.stop)] - points.start
+    return None if len(inside) == points.stop - points.start else inside.to(coordinates.device)

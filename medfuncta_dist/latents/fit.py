@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from medfuncta_dist.fields.siren import FieldSpec, Params
-from medfuncta_dist.latents.curvature import curvature, jacobian_sweep, spread_points
+from medfuncta_dist.latents.curvature import curvature, curved_gradient, jacobian_sweep, rows, spread_points
 from medfuncta_dist.latents.steps import GaussNewton, Plain, Seen, Steps
 from medfuncta_dist.latents.stored import StorageType, Stored, store
 from medfuncta_dist.meta.chunks import Chunks
@@ -24,6 +24,7 @@ from medfuncta_dist.meta.folded import fold
 from medfuncta_dist.meta.inner_gradient import losses, shift_gradient
 from medfuncta_dist.meta.inner_rates import Rate
 from medfuncta_dist.meta.losses import psnr_of_mse
+from medfuncta_dist.meta.memory import keep_freed_memory
 
 Method = Literal["sgd", "momentum", "gauss-newton"]
 
@@ -42,6 +43,8 @@ class FitSettings:
     rate: Rate = 1e-2
     """Step size of ``sgd`` and ``momentum``; ``gauss-newton`` needs none."""
     selection_ratio: float = 1.0
+    """Share of the points that a step sees: drawn anew for each step; for ``gauss-newton``, evenly spread and the same
+    for all."""
     seed: int = 0
     chunks: Chunks | None = None
     method: Method = "sgd"
@@ -52,8 +55,8 @@ class FitSettings:
     curvature_ratio: float = 1.0
     """Share of a step's points that ``gauss-newton`` takes its curvature from."""
     closed_form: bool = False
-    """Take the first step's gradient, where it sees all points, from the network's Jacobian at φ = 0: the same numbers
-    up to rounding, at the price of one matrix product."""
+    """The first step sees all points, and takes its gradient from the network's Jacobian at φ = 0: the same numbers up
+    to rounding, at the price of one matrix product."""
     rescale: float | None = None
     """The published code's rescaling: each scan's step times ‖∇_sub‖/‖∇‖, ∇_sub on a second context of this ratio."""
     target_psnr: float | None = None
@@ -87,14 +90,14 @@ class Fitter:
     def __init__(
         self, spec: FieldSpec, params: Params, coordinates: Float[Tensor, "point coord"], settings: FitSettings
     ) -> None:
+        keep_freed_memory()
         self._network, self._coordinates, self._settings = fold(spec, params), coordinates, settings
         self._chunks = settings.chunks or Chunks.sized(spec.hidden)
         # A block goes on until its last scan is good enough: on a CPU, one scan a block costs little and stops at once.
         alone = settings.target_psnr is not None and coordinates.device.type == "cpu"
         self._block = 1 if alone else self._chunks.scans
-        sparse = settings.steps - settings.full_steps
-        ratios = [settings.selection_ratio if step < sparse else 1.0 for step in range(settings.steps)]
-        self._contexts = [self._draw(CONTEXTS, step, ratio) for step, ratio in enumerate(ratios)]
+        self._everything = torch.arange(len(coordinates), device=coordinates.device)
+        self._contexts = self._plan()
 
     @torch.no_grad()
     def fit(self, targets: Float[Tensor, "batch point channel"]) -> FitResult:
@@ -140,43 +143,64 @@ class Fitter:
         latents = stored.restored().to(targets.dtype)
         return losses(self._network, self._coordinates, targets, latents, self._chunks, clamp=True)
 
+    def _plan(self) -> list[Int[Tensor, " context"]]:
+        """The context of each step. Equal contexts are one object: their losses may be compared."""
+        settings, sparse = self._settings, self._settings.steps - self._settings.full_steps
+        even = spread_points(len(self._coordinates), settings.selection_ratio, 0).to(self._coordinates.device)
+
+        def context(step: int) -> Tensor:
+            if step >= sparse or (step == 0 and settings.closed_form) or len(even) == len(self._everything):
+                return self._everything
+            return even if self._curved else self._draw(CONTEXTS, step, settings.selection_ratio)
+
+        return [context(step) for step in range(settings.steps)]
+
+    @property
+    def _curved(self) -> bool:
+        return self._settings.method == "gauss-newton"
+
     def _steps(self) -> Steps:
         settings = self._settings
-        if settings.method != "gauss-newton":
-            return Plain(self._network, settings.rate, settings.momentum if settings.method == "momentum" else 0.0)
-        samples = [spread_points(len(c), settings.curvature_ratio, step) for step, c in enumerate(self._contexts)]
-        first = self._first_curvature if self._closed_form else None
-        return GaussNewton(self._network, settings.damping, samples, self._chunks, first)
+        if self._curved:
+            return GaussNewton(self._network, settings.damping)
+        return Plain(self._network, settings.rate, settings.momentum if settings.method == "momentum" else 0.0)
 
     def _see(self, step: int, latents: Tensor, targets: Tensor) -> Seen:
-        if step == 0 and self._closed_form:
+        if step == 0 and self._settings.closed_form:
             return self._seen_at_origin(targets)
         context = self._contexts[step]
-        whole = len(context) == len(self._coordinates)
-        by_shifts, errors, coordinates = self._gradient(context, latents, targets)
+        by_shifts, errors, matrix = self._sweep(step, latents, targets)
         if self._settings.rescale is not None:
-            sub, _, _ = self._gradient(self._draw(RESCALING, step, self._settings.rescale), latents, targets)
+            sub, _ = self._gradient(self._draw(RESCALING, step, self._settings.rescale), latents, targets)
             sizes = [torch.linalg.vector_norm(self._network.pull_back(g), dim=1) for g in (sub, by_shifts)]
             by_shifts = by_shifts * (sizes[0] / sizes[1].clamp(min=torch.finfo(sizes[1].dtype).tiny))[:, None, None]
-        return Seen(coordinates, by_shifts, errors, whole)
+        return Seen(context, by_shifts, errors, context is self._everything, matrix)
 
-    def _gradient(self, context: Tensor, latents: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        coordinates = self._coordinates
-        if len(context) < len(coordinates):
-            coordinates, targets = coordinates[context], targets[:, context]
-        by_shifts, errors = shift_gradient(self._network, coordinates, targets, latents, self._chunks)
-        return by_shifts, errors, coordinates
+    def _sweep(self, step: int, latents: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Gradient by shifts, losses and, where the method wants it, curvature, on the step's context."""
+        context = self._contexts[step]
+        if not self._curved:
+            return *self._gradient(context, latents, targets), None
+        sample = spread_points(len(context), self._settings.curvature_ratio, step)
+        seen = self._seen_points(context, targets)
+        return curved_gradient(self._network, *seen, latents, sample, self._chunks)
+
+    def _gradient(self, context: Tensor, latents: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        return shift_gradient(self._network, *self._seen_points(context, targets), latents, self._chunks)
+
+    def _seen_points(self, context: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        if len(context) == len(self._coordinates):
+            return self._coordinates, targets
+        return self._coordinates[context], targets[:, context]
 
     def _seen_at_origin(self, targets: Tensor) -> Seen:
         """At φ = 0 the gradient is linear in the target: y ↦ 2/N J₀ᵀ(f₀ − y)."""
         error = (self._origin.values - targets).flatten(1)
         by_shifts = 2 / error.shape[1] * (error @ self._origin.jacobian)
         spec = self._network.spec
-        return Seen(self._coordinates, by_shifts.view(len(error), -1, spec.hidden), error.square().mean(1), True)
-
-    @property
-    def _closed_form(self) -> bool:
-        return self._settings.closed_form and len(self._contexts[0]) == len(self._coordinates)
+        matrix = self._first_curvature if self._curved else None
+        by_layer = by_shifts.view(len(error), -1, spec.hidden)
+        return Seen(self._everything, by_layer, error.square().mean(1), True, matrix)
 
     @cached_property
     def _origin(self) -> _Origin:
@@ -184,8 +208,8 @@ class Fitter:
         pieces = [
             jacobian_sweep(self._network, part, shifts) for part in torch.split(self._coordinates, self._chunks.points)
         ]
-        jacobian = torch.cat([by_shifts[:, 0].transpose(0, 1) for by_shifts, _ in pieces])
-        return _Origin(torch.cat([values[0] for _, values in pieces]), jacobian.flatten(0, 1).flatten(1))
+        by_channel = torch.cat([rows(jacobian).view(len(jacobian), -1, shifts.numel()) for jacobian, _ in pieces], 1)
+        return _Origin(torch.cat([values[0] for _, values in pieces]), by_channel.transpose(0, 1).flatten(0, 1))
 
     @cached_property
     def _first_curvature(self) -> Float[Tensor, "1 latent latent"]:

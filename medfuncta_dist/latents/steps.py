@@ -9,11 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from medfuncta_dist.latents.curvature import curvature
-from medfuncta_dist.meta.chunks import Chunks
 from medfuncta_dist.meta.folded import Folded
 from medfuncta_dist.meta.inner_rates import Rate, inner_rates, of_step
 
@@ -27,13 +25,18 @@ TRUST = (1 / 4, 2.0)
 
 @dataclass(frozen=True)
 class Seen:
-    """What one sweep saw: the context's coordinates, the gradient of each scan's loss by shifts, and the loss."""
+    """What one sweep saw: its context (indices), the gradient of each scan's loss by shifts, and the loss.
 
-    coordinates: Float[Tensor, "point coord"]
+    Losses of two steps may be compared where the context is the same object.
+    """
+
+    context: Int[Tensor, " context"]
     by_shifts: Float[Tensor, "batch layer hidden"]
     losses: Float[Tensor, " batch"]
     whole: bool
-    """The context was the whole grid, so losses of two steps may be compared."""
+    """The context was the whole grid."""
+    curvature: Float[Tensor, "#batch latent latent"] | None = None
+    """Each scan's Gauss-Newton matrix, or one for all scans; for ``GaussNewton`` alone."""
 
 
 class Plain:
@@ -63,70 +66,67 @@ class Plain:
         return latents
 
 
+@dataclass(frozen=True)
+class _Place:
+    """Where a scan stands, and what was seen there."""
+
+    latents: Float[Tensor, "batch latent"]
+    gradient: Float[Tensor, "batch latent"]
+    losses: Float[Tensor, " batch"]
+    curvature: Float[Tensor, "#batch latent latent"]
+
+
 class GaussNewton:
     """φ ← φ − (H + λ h̄ I)⁻¹ ∇L: H the scan's own Gauss-Newton matrix, h̄ its mean diagonal (Levenberg, Marquardt).
 
-    H is taken anew at every step, on ``sample`` of the context; each scan has a λ of its own, which begins at
-    ``damping``. A step that made its scan worse is taken back, and λ grows fourfold; after one that made it better, λ
-    follows how much of the promised gain came true (Nielsen 1999): where the quadratic model holds it shrinks, where it
-    does not it grows. ``first`` is H at the first step where it is the same for all scans.
+    Each scan has a λ of its own, which begins at ``damping``. A step that made its scan worse on the same context is
+    taken back, and λ grows fourfold; after one that made it better, λ follows how much of the promised gain came true
+    (Nielsen 1999): where the quadratic model holds it shrinks, where it does not it grows.
     """
 
-    def __init__(
-        self, network: Folded, damping: float, sample: list[Tensor], chunks: Chunks, first: Tensor | None = None
-    ) -> None:
-        self._network, self._damping, self._chunks, self._first = network, damping, chunks, first
-        self._sample = iter(sample)
-        self._before: tuple[Tensor, Tensor, Tensor] | None = None
-        self._promised: Tensor | None = None
+    def __init__(self, network: Folded, damping: float) -> None:
+        self._network, self._damping = network, damping
         self._relative: Tensor | None = None
+        self._before: tuple[Seen, _Place, Tensor] | None = None
+        """What the last step saw, where it stood, and the gain that it promised."""
 
     def next(self, latents: Float[Tensor, "batch latent"], seen: Seen) -> Float[Tensor, "batch latent"]:
         """The latents after the next step."""
+        assert seen.curvature is not None
         if self._relative is None:
             self._relative = torch.full_like(latents[:, 0], self._damping)
-        gradient, losses = self._network.pull_back(seen.by_shifts), seen.losses
-        if self._before is not None and seen.whole:
-            latents, gradient, losses = self._take_back(latents, gradient, losses)
-        self._before = (latents, gradient, losses) if seen.whole else None
-        matrix, self._first = self._first, None
-        if matrix is None:
-            matrix = curvature(self._network, self._points(seen.coordinates), latents, self._chunks)
-            step = damped_solution(matrix, self._relative, gradient)
-        else:
-            matrix = matrix.clone()
-            step = damped_solution(matrix, self._relative[:1], gradient)
+        here = _Place(latents, self._network.pull_back(seen.by_shifts), seen.losses, seen.curvature)
+        if self._before is not None and seen.context is self._before[0].context:
+            here = self._take_back(here, *self._before[1:])
+        shared = len(here.curvature) == 1
+        step = damped_solution(here.curvature, self._relative[:1] if shared else self._relative, here.gradient)
         # What the quadratic model gains along −step: ½ stepᵀ(∇L + damping · step), where damping is what was added.
-        added = matrix.diagonal(dim1=1, dim2=2).mean(1) * (self._relative / (1 + self._relative))
-        self._promised = 0.5 * (step * (gradient + added[:, None] * step)).sum(1)
-        return latents - step
+        added = here.curvature.diagonal(dim1=1, dim2=2).mean(1) * self._relative
+        promised = 0.5 * (step * (here.gradient + added[:, None] * step)).sum(1)
+        self._before = (seen, here, promised)
+        return here.latents - step
 
-    def _take_back(self, latents: Tensor, gradient: Tensor, losses: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        assert self._before is not None
+    def _take_back(self, here: _Place, old: _Place, promised: Tensor) -> _Place:
         assert self._relative is not None
-        assert self._promised is not None
-        old = self._before
-        better = losses <= old[2]  # False for what is not a number
-        kept = (old[2] - losses) / self._promised
+        better = here.losses <= old.losses  # False for what is not a number
+        kept = (old.losses - here.losses) / promised
         factor = torch.where(better, (1 - (2 * kept - 1) ** 3).clamp(*TRUST), GROWTH)
         self._relative = (self._relative * factor).clamp(SMALLEST_DAMPING, LARGEST_DAMPING)
-        return (
-            torch.where(better[:, None], latents, old[0]),
-            torch.where(better[:, None], gradient, old[1]),
-            torch.where(better, losses, old[2]),
+        return _Place(
+            torch.where(better[:, None], here.latents, old.latents),
+            torch.where(better[:, None], here.gradient, old.gradient),
+            torch.where(better, here.losses, old.losses),
+            torch.where(better[:, None, None], here.curvature, old.curvature),
         )
-
-    def _points(self, coordinates: Tensor) -> Tensor:
-        chosen = next(self._sample)
-        return coordinates[chosen.to(coordinates.device)] if len(chosen) < len(coordinates) else coordinates
 
     def settled(
         self, latents: Float[Tensor, "batch latent"], losses: Float[Tensor, " batch"]
     ) -> Float[Tensor, "batch latent"]:
         """The latents at the end, likewise: a last step that made its scan worse is taken back as well."""
-        if self._before is None:
+        if self._before is None or not self._before[0].whole:
             return latents
-        return torch.where((losses <= self._before[2])[:, None], latents, self._before[0])
+        old = self._before[1]
+        return torch.where((losses <= old.losses)[:, None], latents, old.latents)
 
 
 Steps = Plain | GaussNewton
@@ -137,10 +137,12 @@ def damped_solution(
     damping: Float[Tensor, " #batch"],
     right: Float[Tensor, "batch latent"],
 ) -> Float[Tensor, "batch latent"]:
-    """(matrix + damping · mean diagonal · I)⁻¹ right, scan by scan. Changes ``matrix``."""
-    diagonal = matrix.diagonal(dim1=1, dim2=2)
+    """(matrix + damping · mean diagonal · I)⁻¹ right, scan by scan."""
+    damped = matrix.clone()
+    diagonal = damped.diagonal(dim1=1, dim2=2)
     diagonal += (damping * diagonal.mean(1))[:, None]
-    factor, _ = torch.linalg.cholesky_ex(matrix)  # a scan that is not a number raises nothing, and harms no other
+    # A scan that is not a number raises nothing, and harms no other. Upper: torch's own copies then take half the time.
+    factor, _ = torch.linalg.cholesky_ex(damped, upper=True)
     if len(factor) == 1 < len(right):
-        return torch.cholesky_solve(right.mT.contiguous(), factor[0]).mT
-    return torch.cholesky_solve(right[..., None], factor)[..., 0]
+        return torch.cholesky_solve(right.mT.contiguous(), factor[0], upper=True).mT
+    return torch.cholesky_solve(right[..., None], factor, upper=True)[..., 0]
