@@ -50,7 +50,8 @@ def ray_cluster(s3_server: EmbeddedS3) -> Iterator[str]:
     """
     import ray
 
-    context = ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
+    options = {"include_dashboard": False, "log_to_driver": False, "object_store_memory": 200_000_000}
+    context = ray.init("local", num_cpus=4, **options)  # "local": another cluster of this machine is not ours
     os.environ["RAY_ADDRESS"] = address = context.address_info["gcs_address"]
     yield address
     del os.environ["RAY_ADDRESS"]

@@ -33,6 +33,10 @@ class Job:
     seconds: float = 0.0
     deaths: int = 0
 
+    @property
+    def name(self) -> str:
+        return str(self.number)
+
 
 def work(job: Job) -> int:
     """Leaves a mark an attempt; dies by kill -9 in the first ``deaths`` of them; records how many run at once."""
@@ -138,15 +142,18 @@ def test_a_straggler_is_told_and_raced_when_nothing_else_is_left(
     tmp_path: Path, race: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fanout, "STRAGGLING_S", 1.0)
-    jobs = [Job(0, str(tmp_path), seconds=4.0), *(Job(n, str(tmp_path), seconds=0.1) for n in range(1, 6))]
+    jobs = [
+        Job(0, str(tmp_path), seconds=30.0 if race else 4.0),
+        *(Job(n, str(tmp_path), seconds=0.1) for n in range(1, 6)),
+    ]
     lines: list[str] = []
     began = time.monotonic()
     outcomes = list(ray_fan_out(3, num_cpus=1, race=race, say=lines.append)(slow_at_first, jobs))
     assert sorted(o.item.number for o in outcomes) == list(range(6))
-    assert (time.monotonic() - began < 3.9) == race
+    assert time.monotonic() - began < 25
     assert attempts(jobs[0]) == 1 + race
-    assert [line.split(" takes ")[0] for line in lines if "takes" in line] == ["slow: Job"]
-    assert any("second copy" in line for line in lines) == race
+    assert any(line.startswith("slow: Job 0 takes") for line in lines)
+    assert ("slow: a second copy of Job 0 is started" in lines) == race
 
 
 def wait_here(folder: str) -> str:
