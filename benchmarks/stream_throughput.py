@@ -45,7 +45,7 @@ from medfuncta_dist.shards.writer import write_shard
 from medfuncta_dist.storage.digest import sha256_bytes, sha256_file
 from medfuncta_dist.storage.embedded import EmbeddedS3
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.storage.s3_objects import s3_file_system
+from medfuncta_dist.storage.s3_client import s3_client
 from medfuncta_dist.streaming import cache as cache_module
 from medfuncta_dist.streaming import source as source_module
 from medfuncta_dist.streaming.cache import ShardCache
@@ -188,7 +188,7 @@ def scaled(sample: dict[str, Any]) -> tuple[str, np.ndarray]:
 
 
 def plain_opener(url: str, mode: str = "rb", bufsize: int = 8192) -> BinaryIO:
-    file: BinaryIO = s3_file_system().open(url, mode)
+    file: BinaryIO = s3_client().files.open(url, mode)
     return file
 
 

@@ -6,7 +6,8 @@
     │   └── StageOrderError        2   a stage was started before the one it reads from is complete
     ├── StorageError               1   an object could not be read or written
     │   ├── ObjectMissingError     1   ... because it is not there
-    │   └── DeadlineError          1   ... within its deadline
+    │   ├── DeadlineError          1   ... within its deadline
+    │   └── CredentialsError       5   ... because the credentials have expired; with new ones the same command resumes
     ├── IntegrityError             4   bytes are not what their record says
     │   ├── FormatVersionError     4   a file's format_version is not one this version reads
     │   └── DamagedShardError      4   a shard, or its index, is missing or not the one that was packed
@@ -76,6 +77,12 @@ class ObjectMissingError(StorageError):
 
 class DeadlineError(StorageError):
     """A storage request, retries included, did not finish within its deadline."""
+
+
+class CredentialsError(StorageError):
+    """The storage's credentials have expired, and no others are to be had. With new ones the same command resumes."""
+
+    exit_code = 5
 
 
 class IntegrityError(MedfunctaError):

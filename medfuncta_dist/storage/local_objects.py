@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from medfuncta_dist.storage.digest import sha256_bytes
+from medfuncta_dist.storage.digest import sha256_bytes, sha256_file
 from medfuncta_dist.storage.retry import refuse_above
 
 TEMPORARY = ".tmp-"
@@ -54,8 +54,9 @@ class LocalObjects:
         with replacing(self.root / path) as part:
             shutil.copyfile(local, part)
 
-    def download(self, path: str, local: Path, seconds: float) -> None:
+    def download(self, path: str, local: Path, seconds: float) -> str:
         shutil.copyfile(self.root / path, local)
+        return sha256_file(local)
 
     def size(self, path: str, seconds: float) -> int:
         if (self.root / path).is_dir():

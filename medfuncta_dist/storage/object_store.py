@@ -10,12 +10,10 @@ from typing import Any, Protocol, TypeVar
 
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError, RunFileError, StorageError
 from medfuncta_dist.storage.local_objects import LocalObjects, replacing
-from medfuncta_dist.storage.retry import persist
+from medfuncta_dist.storage.retry import SLOWEST_BYTES_S, persist
 
 T = TypeVar("T")
 
-SLOWEST_BYTES_S = 2e6
-"""Transfers get their size at this rate (bytes a second) on top of the deadline of a small request."""
 S3_ROOT = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:/[^/]+)*)/*")
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
@@ -37,7 +35,7 @@ class Objects(Protocol):
     def write(self, path: str, data: bytes, seconds: float) -> None: ...
     def write_if(self, path: str, data: bytes, tag: str | None, seconds: float) -> str | None: ...
     def upload(self, local: Path, path: str, seconds: float) -> None: ...
-    def download(self, path: str, local: Path, seconds: float) -> None: ...
+    def download(self, path: str, local: Path, seconds: float) -> str: ...
     def size(self, path: str, seconds: float) -> int: ...
     def list(self, prefix: str, seconds: float) -> list[tuple[str, int]]: ...
     def delete(self, path: str, seconds: float) -> None: ...
@@ -111,11 +109,14 @@ class ObjectStore:
         deadline_s = self._allowance(local.stat().st_size)
         persist(lambda s: self._objects.upload(local, path, s), where=self.uri(path), deadline_s=deadline_s)
 
-    def download(self, path: str, local: Path, *, size: int | None = None) -> None:
-        """Copy an object to a local file, which appears whole or not at all. ``size``, where known, saves a request."""
+    def download(self, path: str, local: Path, *, size: int | None = None) -> str:
+        """Copy an object to a local file, which appears whole or not at all; the SHA-256 (hex) of what was copied.
+
+        ``size``, where known, saves a request.
+        """
         deadline_s = self._allowance(self.size(path) if size is None else size)
         with replacing(local, durable=False) as part:
-            persist(lambda s: self._objects.download(path, part, s), where=self.uri(path), deadline_s=deadline_s)
+            return persist(lambda s: self._objects.download(path, part, s), where=self.uri(path), deadline_s=deadline_s)
 
     def exists(self, path: str) -> bool:
         """Whether the object is there."""

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
 import aiohttp
+import urllib3
 from botocore import exceptions as boto
 from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_exponential_jitter
 
-from medfuncta_dist.errors import DeadlineError, IntegrityError, MedfunctaError, ObjectMissingError, StorageError
+from medfuncta_dist.errors import (
+    CredentialsError,
+    DeadlineError,
+    IntegrityError,
+    MedfunctaError,
+    ObjectMissingError,
+    StorageError,
+)
+from medfuncta_dist.storage.pace import PACE
 
 T = TypeVar("T")
 
@@ -21,6 +31,7 @@ PASSING_ERRORS = (
     boto.ConnectionError,
     boto.IncompleteReadError,
     aiohttp.ClientError,
+    urllib3.exceptions.HTTPError,
     ConnectionError,
     TimeoutError,
 )
@@ -36,7 +47,16 @@ PASSING_CODES = {
 }
 # Answers to a write whose condition does not hold: the object has changed, is being changed, or is gone.
 UNMET_CODES = {"PreconditionFailed", "412", "ConditionalRequestConflict", "NoSuchKey"}
+# "You ask too often": then the whole process asks less, not only the thread that was told so.
+THROTTLING_CODES = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"}
+EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken"}
+CREDENTIAL_CODES = EXPIRED_CODES | {"InvalidAccessKeyId", "SignatureDoesNotMatch"}
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
+ATTEMPT_S = 30.0
+"""One attempt may take this long, and its transfer on top."""
+SLOWEST_BYTES_S = 2e6
+"""Transfers get their size at this rate (bytes a second): below it a connection is given up for a new one."""
 
 
 def persist(request: Callable[[float], T], *, where: str, deadline_s: float) -> T:
@@ -49,7 +69,14 @@ def persist(request: Callable[[float], T], *, where: str, deadline_s: float) -> 
     def attempt() -> T:
         nonlocal attempts
         attempts += 1
-        return request(max(deadline_s - (time.monotonic() - started), FIRST_WAIT_S))
+        PACE.turn(deadline_s - (time.monotonic() - started))
+        try:
+            found = request(max(deadline_s - (time.monotonic() - started), FIRST_WAIT_S))
+        except Exception as error:
+            _slow_down(error)
+            raise
+        PACE.answered()
+        return found
 
     retrying = Retrying(
         retry=retry_if_exception(is_passing),
@@ -63,7 +90,12 @@ def persist(request: Callable[[float], T], *, where: str, deadline_s: float) -> 
         raise type(error)(error.what, where=where, do=error.do) from error
     except Exception as error:
         spent = f"{attempts} attempt{'s' if attempts > 1 else ''} in {time.monotonic() - started:.1f} s"
-        raise explain(error, f"{where} ({spent})") from error
+        raise explain(error, f"{where} ({spent}{_rank()})") from error
+
+
+def attempt_s(size: int) -> float:
+    """Seconds that one attempt to move ``size`` bytes may take."""
+    return ATTEMPT_S + size / SLOWEST_BYTES_S
 
 
 def is_passing(error: BaseException) -> bool:
@@ -73,6 +105,11 @@ def is_passing(error: BaseException) -> bool:
         code, status = answer
         return (status >= 500 and status != 501) or status == 429 or code in PASSING_CODES
     return isinstance(error, PASSING_ERRORS)
+
+
+def refuses_credentials(error: BaseException) -> bool:
+    """Whether S3 does not know these credentials (any more): others may do."""
+    return (_answer(error) or ("",))[0] in CREDENTIAL_CODES
 
 
 def is_unmet_condition(error: BaseException) -> bool:
@@ -92,8 +129,16 @@ def explain(error: Exception, where: str) -> MedfunctaError:
     if is_passing(error):
         do = "check that the storage answers from this machine, then run the same command again"
         return DeadlineError(f"storage did not answer in time: {reason(error)}", where=where, do=do)
+    if code in EXPIRED_CODES:
+        do = "renew the credentials, then run the same command again: it goes on where it stopped"
+        return CredentialsError(f"the credentials have expired: {reason(error)}", where=where, do=do)
+    if isinstance(error, OSError) and error.errno in NO_SPACE:
+        return StorageError(f"a disk of this machine is full: {reason(error)}", where=where, do=_MAKE_ROOM)
     do = "check credentials, permissions and free space of the storage"
     return StorageError(f"storage refused the request: {reason(error)}", where=where, do=do)
+
+
+_MAKE_ROOM = "make room there (cluster.cache_gigabytes bounds the cache of shards), then run the same command again"
 
 
 def reason(error: BaseException) -> str:
@@ -101,7 +146,7 @@ def reason(error: BaseException) -> str:
     answer = _answer(error)
     if answer is not None:
         return f"{answer[0]} (HTTP {answer[1]})"
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError | urllib3.exceptions.TimeoutError):
         return "no answer"
     if isinstance(error, OSError) and error.errno is not None:
         return os.strerror(error.errno)
@@ -114,10 +159,29 @@ def refuse_above(limit: int, size: int) -> None:
         raise IntegrityError(f"an object has {size} bytes where at most {limit} were expected")
 
 
+def _slow_down(error: BaseException) -> None:
+    """Tell the pace when the store asks for less, and for how long it wants to be left alone."""
+    client, (code, status) = _client_error(error), _answer(error) or ("", 0)
+    if client is not None and (code in THROTTLING_CODES or status == 429):
+        after = str(client.response["ResponseMetadata"].get("HTTPHeaders", {}).get("retry-after", ""))
+        PACE.refused(float(after) if after.isdecimal() else 0.0)
+
+
+def _rank() -> str:
+    """Which of the training workers this is; "" in any other process."""
+    rank = os.environ.get("RANK", "")
+    return f", rank {rank}" if rank.isdecimal() else ""
+
+
 def _answer(error: BaseException) -> tuple[str, int] | None:
-    """S3's error code and HTTP status; s3fs keeps the original answer as the cause of its own error."""
-    client = error if isinstance(error, boto.ClientError) else error.__cause__
-    if not isinstance(client, boto.ClientError):
+    """S3's error code and HTTP status."""
+    if (client := _client_error(error)) is None:
         return None
     status = client.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
     return str(client.response.get("Error", {}).get("Code", "unknown")), int(status)
+
+
+def _client_error(error: BaseException) -> boto.ClientError | None:
+    """What S3 answered; s3fs keeps it as the cause of its own error."""
+    client = error if isinstance(error, boto.ClientError) else error.__cause__
+    return client if isinstance(client, boto.ClientError) else None

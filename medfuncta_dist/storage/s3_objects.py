@@ -1,53 +1,18 @@
-"""Objects in S3 through s3fs, one request at a time: no retries, no caches, and a time limit on every request."""
+"""Objects in S3, one request at a time: no retries, no caches, and a time limit on every request."""
 
 from __future__ import annotations
 
-import asyncio
-import os
-import threading
 from collections.abc import Awaitable, Callable
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from fsspec.asyn import sync
 from s3fs import S3FileSystem
 
-from medfuncta_dist.storage.retry import is_unmet_condition, refuse_above
+from medfuncta_dist.storage.retry import attempt_s, is_unmet_condition, refuse_above, refuses_credentials
+from medfuncta_dist.storage.s3_client import S3Client, renewed, s3_client
 
-CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5, 30
-CONNECTIONS = 64
-
-_opened: dict[tuple[object, ...], S3FileSystem] = {}
-_opening = threading.Lock()
-
-
-def s3_file_system() -> S3FileSystem:
-    """This process's S3 connection pool, by the environment that configures it (``AWS_ENDPOINT_URL``, credentials).
-
-    One pool serves all threads. A forked child opens its own: the event loop of its parent is not there.
-    """
-    settings = (os.getpid(), *sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_")))
-    with _opening:
-        if settings not in _opened:
-            _opened[settings] = _open()
-        return _opened[settings]
-
-
-def _open() -> S3FileSystem:
-    config = {
-        # One layer owns retries (retry.py): three stacked layers keep a dead endpoint hanging for minutes.
-        "retries": {"total_max_attempts": 1, "mode": "standard"},
-        "connect_timeout": CONNECT_TIMEOUT_S,
-        "read_timeout": READ_TIMEOUT_S,
-        # Servers other than AWS's answer a range with the whole object's checksum, or refuse checksum trailers.
-        # Bytes are proved by our own digests instead, end to end.
-        "request_checksum_calculation": "when_required",
-        "response_checksum_validation": "when_required",
-        "max_pool_connections": CONNECTIONS,
-    }
-    files = S3FileSystem(config_kwargs=config, use_listings_cache=False, skip_instance_cache=True)
-    files.retries = 1  # counts attempts; with 0 s3fs would send nothing at all
-    return files
+T = TypeVar("T")
 
 
 class S3Objects:
@@ -62,23 +27,26 @@ class S3Objects:
     def read_tagged(self, path: str, limit: int | None, seconds: float) -> tuple[bytes, str]:
         bucket, key = self._address(path)
 
-        async def get(s3: S3FileSystem) -> tuple[bytes, str]:
-            # One GET, never parallel ranges: a record being replaced is read as old or new, not as a mixture.
-            answer = await s3._call_s3("get_object", Bucket=bucket, Key=key)
-            async with answer["Body"] as body:
+        def get(client: S3Client) -> tuple[bytes, str]:
+            with client.get(bucket, key, seconds) as answer:
                 if limit is not None:
-                    refuse_above(limit, int(answer["ContentLength"]))
-                return await body.read(), str(answer["ETag"])
+                    refuse_above(limit, answer.size)
+                return answer.read(), answer.tag
 
-        found: tuple[bytes, str] = _ask(get, seconds)
-        return found
+        return _with_credentials(get, seconds)
 
     def read_range(self, path: str, start: int, length: int, seconds: float) -> bytes:
-        data: bytes = _ask(lambda s3: s3._cat_file(self._key(path), start=start, end=start + length), seconds)
-        return data
+        bucket, key = self._address(path)
+        headers = {"Range": f"bytes={start}-{start + length - 1}"}
+
+        def get(client: S3Client) -> bytes:
+            with client.get(bucket, key, seconds, headers) as answer:
+                return answer.read()
+
+        return _with_credentials(get, seconds)
 
     def write(self, path: str, data: bytes, seconds: float) -> None:
-        _ask(lambda s3: s3._pipe_file(self._key(path), data), seconds)
+        _ask(lambda s3: s3._pipe_file(self._key(path), data), min(seconds, attempt_s(len(data))))
 
     def write_if(self, path: str, data: bytes, tag: str | None, seconds: float) -> str | None:
         bucket, key = self._address(path)
@@ -94,8 +62,18 @@ class S3Objects:
     def upload(self, local: Path, path: str, seconds: float) -> None:
         _ask(lambda s3: s3._put_file(str(local), self._key(path)), seconds)
 
-    def download(self, path: str, local: Path, seconds: float) -> None:
-        _ask(lambda s3: s3._get_file(self._key(path), str(local)), seconds)
+    def download(self, path: str, local: Path, seconds: float) -> str:
+        bucket, key = self._address(path)
+
+        def get(client: S3Client) -> str:
+            digest = sha256()
+            with client.get(bucket, key, seconds) as answer, local.open("wb") as file:
+                for piece in answer.pieces():
+                    digest.update(piece)
+                    file.write(piece)
+            return digest.hexdigest()
+
+        return _with_credentials(get, seconds)
 
     def size(self, path: str, seconds: float) -> int:
         bucket, key = self._address(path)
@@ -120,10 +98,15 @@ class S3Objects:
 
 
 def _ask(request: Callable[[S3FileSystem], Awaitable[Any]], seconds: float) -> Any:
-    """Run one request on the event loop of s3fs; it is cancelled, not abandoned, when its time is over."""
-    files = s3_file_system()
+    return _with_credentials(lambda client: client.ask(request, seconds), seconds)
 
-    async def bounded() -> Any:
-        return await asyncio.wait_for(request(files), seconds)
 
-    return sync(files.loop, bounded)
+def _with_credentials(request: Callable[[S3Client], T], seconds: float) -> T:
+    """A request whose credentials are refused is sent again with new ones, where there are new ones."""
+    client = s3_client()
+    try:
+        return request(client)
+    except Exception as error:
+        if not refuses_credentials(error) or (fresh := renewed(client, seconds)) is None:
+            raise
+        return request(fresh)
