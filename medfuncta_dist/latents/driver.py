@@ -46,6 +46,7 @@ class FitProgress:
     ranges: int
     scans_done: int
     scans: int
+    quarantined: int = 0
 
 
 @dataclass(frozen=True)
@@ -103,7 +104,8 @@ def fit(
     _check_contract(store, target)
     before = ledger.read_commits(store, target.folder)
     todo = plan(target.snapshot, run.fit.splits, ledger.settled(before), run.fit.scans_per_task)
-    progress = _Progress(target.works, todo, on_progress)
+    lost = sum(len(commit.quarantined) for commit in before.values() if not commit.failed)
+    progress = _Progress(target.works, todo, lost, on_progress)
     done_now = _run(run, target, todo, fan_out, progress, Failures(store, target.folder, fence), fence)
     summary = _summarise(store, target, done_now)
     _check_limit(run, summary)
@@ -132,7 +134,7 @@ def _run(
             answers.append(outcome.result)
         elif not failures.settle(outcome):
             continue
-        progress.advance(outcome.item.work)
+        progress.advance(outcome.item.work, outcome.result.rows if isinstance(outcome, Done) else 0)
     failures.close(most=run.data.max_quarantined * sum(work.scans for work in target.works))
     return answers
 
@@ -141,24 +143,30 @@ class _Progress:
     """Counts ranges and scans, and tells."""
 
     def __init__(
-        self, works: Sequence[FitWork], todo: Sequence[FitWork], on_progress: Callable[[FitProgress], None]
+        self,
+        works: Sequence[FitWork],
+        todo: Sequence[FitWork],
+        quarantined: int,
+        on_progress: Callable[[FitProgress], None],
     ) -> None:
         self._ranges, self._scans = len(works), sum(work.scans for work in works)
         self._ranges_done = self._ranges - len(todo)
         self._scans_done = self._scans - sum(work.scans for work in todo)
-        self._on_progress = on_progress
+        self._quarantined, self._on_progress = quarantined, on_progress
         self._tell()
 
     def divide(self, pieces: int) -> None:
         self._ranges += max(pieces - 1, 0)
 
-    def advance(self, work: FitWork) -> None:
+    def advance(self, work: FitWork, fitted: int) -> None:
         self._ranges_done += 1
         self._scans_done += work.scans
+        self._quarantined += work.scans - fitted
         self._tell()
 
     def _tell(self) -> None:
-        self._on_progress(FitProgress(self._ranges_done, self._ranges, self._scans_done, self._scans))
+        counts = (self._ranges_done, self._ranges, self._scans_done, self._scans, self._quarantined)
+        self._on_progress(FitProgress(*counts))
 
 
 def _task(run: RunFile, target: LatentTable, work: FitWork, fence: Fence | None) -> FitTask:

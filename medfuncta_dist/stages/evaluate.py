@@ -7,19 +7,19 @@ from typing import Any
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.evaluation.evaluate import EvaluateProgress, evaluate, report_folder
 from medfuncta_dist.stages.cluster import compute_fan_out
-from medfuncta_dist.stages.shown import shown
+from medfuncta_dist.stages.told import Notes, told
 from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 
 
 def run_evaluate(run: RunFile, store: ObjectStore, fence: Fence | None = None) -> dict[str, Any]:
     """Evaluate the latent table; the figures of the report."""
-    with shown("evaluate", _read) as report:
+    with told(run, store, "evaluate", "tasks", _read) as report:
         summary = evaluate(run, compute_fan_out(run), report)
     return {**summary, "report": store.uri(f"{report_folder(run)}/report.html"), "said": list(_said(summary))}
 
 
-def _read(progress: EvaluateProgress) -> tuple[int, int, dict[str, str]]:
+def _read(progress: EvaluateProgress) -> tuple[int, int, Notes]:
     return progress.done, progress.total, {}
 
 

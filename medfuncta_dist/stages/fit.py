@@ -10,7 +10,7 @@ from medfuncta_dist.latents.driver import FitProgress, FitSummary, fit
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.stages.cluster import compute_fan_out
 from medfuncta_dist.stages.preflight import check_network, check_snapshot
-from medfuncta_dist.stages.shown import shown
+from medfuncta_dist.stages.told import Notes, told
 from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 
@@ -19,7 +19,7 @@ def run_fit(run: RunFile, store: ObjectStore, fence: Fence | None = None) -> dic
     """Fit what has no latent yet; the figures of the whole table as it is then."""
     check_snapshot(run, load_snapshot(store, run.dataset, run.data.snapshot))
     check_network(run, store)
-    with shown("fit", _read) as report:
+    with told(run, store, "fit", "scans", _read) as report:
         summary = fit(run, compute_fan_out(run), report, fence=fence)
     return {
         "latents": summary.folder,
@@ -33,8 +33,9 @@ def run_fit(run: RunFile, store: ObjectStore, fence: Fence | None = None) -> dic
     }
 
 
-def _read(progress: FitProgress) -> tuple[int, int, dict[str, str]]:
-    return progress.scans_done, progress.scans, {"tasks": f"{progress.ranges_done}/{progress.ranges}"}
+def _read(progress: FitProgress) -> tuple[int, int, Notes]:
+    notes: Notes = {"tasks": f"{progress.ranges_done}/{progress.ranges}", "quarantined": progress.quarantined}
+    return progress.scans_done, progress.scans, notes
 
 
 def _said(summary: FitSummary) -> str:

@@ -8,7 +8,7 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.shards.pack import PackProgress, PackSummary, pack
 from medfuncta_dist.stages.cluster import cpu_fan_out
 from medfuncta_dist.stages.lease import holding
-from medfuncta_dist.stages.shown import shown
+from medfuncta_dist.stages.told import Notes, told
 from medfuncta_dist.storage.lease import Fence, dataset_lease
 from medfuncta_dist.storage.object_store import ObjectStore
 
@@ -19,7 +19,7 @@ def run_pack(run: RunFile, store: ObjectStore, fence: Fence | None = None) -> di
     The data set has a lease of its own, beside the run's: runs may share it.
     """
     lease = holding(store, dataset_lease(run.dataset), run.cluster.lease_seconds, f"data set {run.dataset}")
-    with lease as dataset_fence, shown("pack", _read) as report:
+    with lease as dataset_fence, told(run, store, "pack", "sources", _read) as report:
         summary = pack(run, cpu_fan_out(run), report, fence=dataset_fence)
     return {
         "snapshot": summary.snapshot_digest,
@@ -31,9 +31,10 @@ def run_pack(run: RunFile, store: ObjectStore, fence: Fence | None = None) -> di
     }
 
 
-def _read(progress: PackProgress) -> tuple[int, int, dict[str, str]]:
+def _read(progress: PackProgress) -> tuple[int, int, Notes]:
     counts = progress.counts
-    return progress.sources_done, progress.sources, {k: str(counts[k]) for k in ("packed", "quarantined")}
+    lost = counts["quarantined"] + counts["sources_quarantined"]
+    return progress.sources_done, progress.sources, {"packed": counts["packed"], "quarantined": lost}
 
 
 def _said(summary: PackSummary) -> str:

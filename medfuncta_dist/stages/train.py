@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.stages.preflight import pinned_snapshot
+from medfuncta_dist.stages.told import Told, recorded
 from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.training.trainer import TrainSummary, train
@@ -15,8 +18,21 @@ from medfuncta_dist.training.trainer import TrainSummary, train
 def run_train(run: RunFile, store: ObjectStore, fence: Fence | None = None) -> dict[str, Any]:
     """Train, or go on training, on the run's snapshot."""
     snapshot = pinned_snapshot(run, store)
-    summary = train(run, snapshot.digest, fence=fence)
+    with recorded(run, store, "train", "steps") as told:
+        summary = train(run, snapshot.digest, partial(_hear, told, run.train.steps), fence=fence)
     return {**asdict(summary), "snapshot": snapshot.digest, "said": [_said(summary)]}
+
+
+def _hear(told: Told, steps: int, kind: str, fields: dict[str, Any]) -> None:
+    """What the workers' messages mean for the record."""
+    recorder = told.recorder
+    if kind == "started" and recorder.progress.samples:
+        recorder.restarted()
+    if kind == "checkpoint":
+        recorder.note(checkpoint=time.time())
+    figures = {name: fields[name] for name in ("loss", "psnr") if fields.get(name) is not None}
+    if kind in ("started", "step", "finished", "validated"):
+        told.at(fields["step"], steps, **figures)
 
 
 def _said(summary: TrainSummary) -> str:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medfuncta_dist.config.run_file import RunFile
-
-GPU_STAGES = ("train", "fit")
+from medfuncta_dist.submit.groups import COMPUTE
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class Rates:
 
 def gpus(run: RunFile, stages: Sequence[str]) -> float:
     """GPUs that a job of these stages holds."""
-    on_gpus = any(stage in GPU_STAGES for stage in stages)
+    on_gpus = any(stage in COMPUTE for stage in stages)
     return run.cluster.most_workers * run.cluster.gpus_per_worker if on_gpus else 0.0
 
 
@@ -33,6 +32,6 @@ def rates(run: RunFile, stages: Sequence[str]) -> Rates:
     a GPU, are paid apart where they have a price."""
     prices, held = run.kubernetes.prices, gpus(run, stages)
     cores = run.kubernetes.head.cpus + (0 if held else run.cluster.most_workers * run.cluster.cpus_per_worker)
-    if prices.cpu_hour is None and prices.gpu_hour is None or (held and prices.gpu_hour is None):
+    if (prices.cpu_hour is None and prices.gpu_hour is None) or (held and prices.gpu_hour is None):
         return Rates()
     return Rates(held * (prices.gpu_hour or 0) + cores * (prices.cpu_hour or 0), prices.currency)

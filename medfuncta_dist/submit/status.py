@@ -12,7 +12,7 @@ from typing import Any
 
 from medfuncta_dist.submit.backend import Job, State
 from medfuncta_dist.submit.cost import Rates
-from medfuncta_dist.submit.eta import goodput, seconds_left
+from medfuncta_dist.submit.eta import seconds_left
 from medfuncta_dist.submit.stored import Submitted, Terminal
 from medfuncta_dist.telemetry.progress_record import StageProgress
 
@@ -58,7 +58,6 @@ class Status:
     remaining: float | None = None
     currency: str = ""
     restarts: int = 0
-    goodput: float | None = None
     figures: Mapping[str, float] = field(default_factory=dict)
     silent_s: float | None = None
     """Seconds since the driver's last word."""
@@ -145,7 +144,6 @@ def _told(told: StageProgress, now: float) -> dict[str, Any]:
         "progress": round(told.done / told.total, 4) if told.total else float(told.finished is not None),
         "step": told.done if told.unit == "steps" else None,
         "scans_done": told.done if told.unit == "scans" else _whole(told.notes.get("packed")),
-        "goodput": goodput(told, now),
         "figures": told.notes,
         "silent_s": round(max(0.0, now - told.updated), 1),
     }

@@ -1,8 +1,8 @@
 """runs/<name>/progress/<stage>.json: how far a stage is, in one small object that its driver rewrites as it goes.
 
     {"format_version": 1, "run": "x", "stage": "fit", "submission": "x-fit-1", "unit": "scans", "done": 40,
-     "total": 112, "began": …, "started": …, "updated": …, "finished": null, "starts": 2, "held_s": 61.5, "gpu_s": 492.0,
-     "samples": [[time, done], …], "notes": {"quarantined": 1}, "failure": null}
+     "total": 112, "began": …, "started": …, "updated": …, "finished": null, "starts": 2, "held_s": 61.5,
+     "gpu_s": 492.0, "samples": [[time, done], …], "notes": {"quarantined": 1}, "failure": null}
 
 It tells, and decides nothing: what is done is what has a commit record. Times are Unix seconds.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from types import TracebackType
 from typing import Any
@@ -24,6 +24,8 @@ FORMAT_VERSION = 1
 WRITE_S = 10.0
 """Between writes: a killed driver loses this much of what it knew."""
 SAMPLES = 16
+RECENT_S = 600.0
+"""The present rate is that of the last ten minutes: a stage that slowed down an hour ago is judged by now."""
 LARGEST = 2**16
 """Bytes."""
 
@@ -92,6 +94,15 @@ def thinned(samples: tuple[tuple[float, int], ...]) -> tuple[tuple[float, int], 
     if len(samples) <= SAMPLES:
         return samples
     return (*samples[:-1:2], samples[-1])
+
+
+def rate(samples: Sequence[tuple[float, int]]) -> float | None:
+    """Units a second lately; None until something was done since the first sample."""
+    if len(samples) < 2:
+        return None
+    now, last = samples[-1]
+    since, first = next((s for s in samples[:-1] if now - s[0] <= RECENT_S), samples[-2])
+    return (last - first) / (now - since) if last > first and now > since else None
 
 
 def begun(former: StageProgress | None, now: float, run: str, stage: str, unit: str, job: str | None) -> StageProgress:
