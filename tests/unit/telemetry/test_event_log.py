@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,40 @@ def test_an_attempt_leaves_a_trace_at_once_and_a_flush_makes_the_rest_durable(st
 
 def test_lines_are_flushed_by_the_clock(store: ObjectStore) -> None:
     EventLog(store, "r", "000001-a", flush_s=0.0).log(1, {"loss": 0.5})
-    assert history(store, "r") == [(1, 0.5)]
+    deadline = time.monotonic() + 10
+    while history(store, "r") != [(1, 0.5)]:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_storage_that_fails_loses_no_line(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(event_log, "PART_BYTES", 500)
+    log = EventLog(store, "r", "000001-a", flush_s=1e9)
+    folder = tmp_path / "runs/r/events"
+    folder.rename(tmp_path / "kept")
+    folder.write_bytes(b"a file where the folder was")
+    for step in range(20):
+        log.log(step, {"loss": float(step)})
+        log.flush()
+    folder.unlink()
+    (tmp_path / "kept").rename(folder)
+    log.log(20, {"loss": 20.0})
+    log.close()
+    assert history(store, "r") == [(step, float(step)) for step in range(21)]
+    assert capsys.readouterr().err.count("kept for later") == 1
+
+
+def test_damaged_files_can_be_passed_over_and_are_said(store: ObjectStore) -> None:
+    log = EventLog(store, "r", "000002-b")
+    log.log(1, {"loss": 0.5})
+    log.close()
+    store.write("runs/r/events/000001-a.jsonl", b"")
+    said: list[str] = []
+    assert history(store, "r", "loss", said.append) == [(1, 0.5)]
+    assert len(said) == 1
+    assert "000001-a" in said[0]
 
 
 def test_parts_stay_bounded_and_whole(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:

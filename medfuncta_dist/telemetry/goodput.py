@@ -1,0 +1,100 @@
+"""What a training run got for its time, over all its attempts: pure, from the lines of its event logs.
+
+Events that are read here, besides ``metrics`` with ``s_per_step``:
+
+    started      {"step", "setup_s", …}           a group of workers is ready
+    recovered    {"step", "seconds", "redone", "cause"}   its first new step, after an attempt that had ended early
+    checkpoint   {"step", "stall_s", "upload_s"}  committed
+    preempted    {"step", "seconds"}              saved before a node went
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Goodput:
+    """Seconds throughout. ``goodput`` is the time that the steps of the result took, over all time since the start."""
+
+    goodput: float | None
+    """0..1; None before the first logged step."""
+    wall_s: float
+    steps: int
+    s_per_step: float | None
+    """Median."""
+    attempts: int
+    recoveries: int
+    """Attempts that went on after one that had ended early, for whatever reason."""
+    recovery_median_s: float | None
+    """From the last sign of the attempt before to the first new step: detection, restart, restore, steps redone."""
+    recovery_p95_s: float | None
+    redone_steps: int
+    checkpoints: int
+    checkpoint_stall_s: float | None
+    """Mean time that a checkpoint kept training from its steps."""
+    checkpoint_upload_s: float | None
+    """Mean time from there to its commit record, beside training."""
+    preemption_save_s: float | None
+    """Longest time from noticing that a node goes to the commit record."""
+
+
+def goodput(lines: Iterable[dict[str, Any]]) -> Goodput:
+    """From all lines of a run, in order (`event_log.read_events`)."""
+    lines = list(lines)
+    events: dict[str, list[dict[str, Any]]] = {}
+    for line in lines:
+        if line["kind"] == "event":
+            events.setdefault(line["name"], []).append(line["fields"])
+    paces = [line["values"]["s_per_step"] for line in lines if line.get("values", {}).get("s_per_step") is not None]
+    recovered, saved = events.get("recovered", []), events.get("checkpoint", [])
+    wall_s, steps = _wall(lines), _last_step(lines)
+    pace = median(paces) if paces else None
+    recoveries = [fields["seconds"] for fields in recovered]
+    return Goodput(
+        goodput=None if pace is None or wall_s <= 0 else round(min(1.0, steps * pace / wall_s), 4),
+        wall_s=round(wall_s, 3),
+        steps=steps,
+        s_per_step=_rounded(pace),
+        attempts=len(events.get("started", [])),
+        recoveries=len(recovered),
+        recovery_median_s=_rounded(median(recoveries)) if recoveries else None,
+        recovery_p95_s=_rounded(percentile(recoveries, 0.95)) if recoveries else None,
+        redone_steps=sum(fields["redone"] for fields in recovered),
+        checkpoints=len(saved),
+        checkpoint_stall_s=_mean(saved, "stall_s"),
+        checkpoint_upload_s=_mean(saved, "upload_s"),
+        preemption_save_s=max((fields["seconds"] for fields in events.get("preempted", [])), default=None),
+    )
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least ``share`` of all are not above."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered) // 1) - 1))]
+
+
+def _wall(lines: Sequence[dict[str, Any]]) -> float:
+    """From the workers' first line of code to the last line of the log."""
+    if not lines:
+        return 0.0
+    setup = next((line["fields"].get("setup_s", 0.0) for line in lines if line.get("name") == "started"), 0.0)
+    times = [line["time"] for line in lines]
+    return float(max(times) - times[0] + setup)
+
+
+def _last_step(lines: Sequence[dict[str, Any]]) -> int:
+    steps = [line["step"] if line["kind"] == "metrics" else line["fields"].get("step", 0) for line in lines]
+    return max(steps, default=0)
+
+
+def _mean(events: Sequence[dict[str, Any]], name: str) -> float | None:
+    found = [fields[name] for fields in events if fields.get(name) is not None]
+    return _rounded(sum(found) / len(found)) if found else None
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medfuncta_dist.telemetry.goodput import goodput, percentile
+
+
+def event(time: float, name: str, **fields: Any) -> dict[str, Any]:
+    return {"kind": "event", "time": time, "name": name, "fields": fields}
+
+
+def step(time: float, number: int, seconds: float = 1.0) -> dict[str, Any]:
+    return {"kind": "metrics", "time": time, "step": number, "values": {"loss": 0.1, "s_per_step": seconds}}
+
+
+def test_a_run_without_a_word_has_no_goodput() -> None:
+    figures = goodput([])
+    assert (figures.goodput, figures.steps, figures.recoveries, figures.wall_s) == (None, 0, 0, 0.0)
+
+
+def test_start_recovery_and_redone_steps_are_lost_and_counted() -> None:
+    first = [event(100, "started", step=0, setup_s=5.0), *(step(100 + n, n) for n in range(1, 7))]
+    saved = [event(104, "checkpoint", step=4, stall_s=0.1, upload_s=2.0)]
+    again = [
+        event(120, "started", step=4, setup_s=5.0),
+        step(121, 5),
+        event(122, "recovered", step=7, seconds=17.0, redone=2, cause="failure"),
+    ]
+    rest = [
+        *(step(117 + n, n) for n in range(6, 9)),
+        event(125, "preempted", step=8, seconds=1.5),
+        event(125, "finished", step=8),
+    ]
+    figures = goodput([*first, *saved, *again, *rest])
+    assert figures.wall_s == 30
+    assert figures.goodput == pytest.approx(8 / 30, abs=1e-4)
+    assert (figures.steps, figures.attempts, figures.recoveries, figures.redone_steps) == (8, 2, 1, 2)
+    assert (figures.recovery_median_s, figures.recovery_p95_s) == (17, 17)
+    assert (figures.checkpoints, figures.checkpoint_stall_s, figures.checkpoint_upload_s) == (1, 0.1, 2.0)
+    assert figures.preemption_save_s == 1.5
+
+
+def test_lines_of_older_versions_lack_fields_and_count() -> None:
+    figures = goodput([event(0, "started", step=0), event(1, "checkpoint", step=4), step(2, 5)])
+    assert (figures.checkpoints, figures.checkpoint_stall_s, figures.wall_s) == (1, None, 2)
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0.01, 1))
+def test_a_percentile_is_the_smallest_value_with_enough_below(values: list[float], share: float) -> None:
+    found = percentile(values, share)
+    assert found in values
+    enough = share * len(values) * (1 - 1e-12)
+    assert sum(value <= found for value in values) >= math.floor(enough)
+    assert sum(value < found for value in values) < share * len(values) + 1e-9
