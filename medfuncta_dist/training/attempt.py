@@ -1,7 +1,7 @@
 """Attempts: each start of the worker group is one, numbered, and its writings carry its name.
 
-``000003-20260711T101500-9f3a`` is the third. Names sort in the order of the attempts; the random end keeps two writers
-apart even if both believe to be the third.
+``0000070002-20260711T101500-9f3a`` is the second of the driver whose lease has the fencing token 7. Names sort in the
+order of the attempts; the random end keeps two writers apart even if both believe to be the same one.
 """
 
 from __future__ import annotations
@@ -12,10 +12,15 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.event_log import attempts
 
-NAME = re.compile(r"(?:\d{9}-)?(\d{6})-\d{8}T\d{6}-[0-9a-f]{4}")
+NAME = re.compile(r"(?:\d{9}-)?(\d{6,10})-\d{8}T\d{6}-[0-9a-f]{4}")
+
+ATTEMPTS_A_DRIVER = 10_000
+"""The number of an attempt is its driver's fencing token times this, and a count: far more than a driver sees."""
+DIGITS = 10
 
 
 @dataclass(frozen=True)
@@ -26,14 +31,19 @@ class Attempt:
     name: str
 
 
-def next_attempt(store: ObjectStore, run: str) -> Attempt:
-    """The attempt after every one that left a trace in storage (events or checkpoints)."""
+def next_attempt(store: ObjectStore, run: str, fence: Fence | None = None) -> Attempt:
+    """The attempt after every one that left a trace in storage (events or checkpoints), and of a higher number than any
+    of a driver that held the run before. LeaseLostError where this driver does not hold it any more.
+    """
     checkpoints = (
         info.path.split("/")[3] for info in store.list(f"runs/{run}/checkpoints") if info.path.count("/") > 3
     )
-    generation = 1 + max(generations([*attempts(store, run), *checkpoints]), default=0)
+    floor = ATTEMPTS_A_DRIVER * fence.token if fence is not None else 0
+    generation = 1 + max([floor, *generations([*attempts(store, run), *checkpoints])])
+    if fence is not None:
+        fence.require(store)  # After the listing: a later holder's traces can then not be in it.
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
-    return Attempt(generation, f"{generation:06d}-{moment}-{secrets.token_hex(2)}")
+    return Attempt(generation, f"{generation:0{DIGITS}d}-{moment}-{secrets.token_hex(2)}")
 
 
 def generations(names: Iterable[str]) -> list[int]:

@@ -10,25 +10,29 @@ readers prefer the highest (generation, step).
 
 from __future__ import annotations
 
-import json
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 
 import safetensors.torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, ObjectMissingError
+from medfuncta_dist.fields import safe_tensors
 from medfuncta_dist.storage.commit import LARGEST_RECORD, parse_record, write_record
 from medfuncta_dist.storage.digest import sha256_bytes
+from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.typed import typed
 from medfuncta_dist.training.attempt import Attempt, generations
 from medfuncta_dist.training.state import State, from_tensors, to_tensors
 
 FORMAT_VERSION = 1
 KIND = "checkpoint"
 PARALLEL_READS = 4
+STEP_DIGITS = 9
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,8 @@ class Facts:
     zero_stage: int
     world_size: int
     code_version: str
+    written: float = 0.0
+    """When, in seconds since 1970; 0 where it was not recorded."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,13 @@ class ShareFile:
 
 
 @dataclass(frozen=True)
+class _Files:
+    """A part of a record's body."""
+
+    files: list[ShareFile]
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A verified checkpoint: its record's path, its facts, the whole state."""
 
@@ -65,28 +78,37 @@ class Checkpoint:
 
 
 class Checkpoints:
-    """The checkpoints of one run, as one attempt writes them."""
+    """The checkpoints of one run, as one attempt writes them; ``fence`` is passed before each commit."""
 
-    def __init__(self, store: ObjectStore, run: str, attempt: Attempt, keep: int) -> None:
-        self._store, self._attempt, self._keep = store, attempt, keep
+    def __init__(
+        self,
+        store: ObjectStore,
+        run: str,
+        attempt: Attempt,
+        keep: int,
+        keep_s: float = math.inf,
+        fence: Fence | None = None,
+    ) -> None:
+        self._store, self._attempt, self._keep, self._keep_s, self._fence = store, attempt, keep, keep_s, fence
         self._folder = f"runs/{run}/checkpoints"
         self._damaged: set[str] = set()
 
     def write_share(self, step: int, rank: int, world_size: int, share: State) -> ShareFile:
         """Write one rank's part of the state. Nothing exists until `commit` names every rank's file."""
         data = safetensors.torch.save(to_tensors(share), {"format_version": str(FORMAT_VERSION), "kind": KIND})
-        path = f"{self._folder}/{step:09d}-{self._attempt.name}/rank-{rank}-of-{world_size}.safetensors"
+        path = f"{self._folder}/{_digits(step)}-{self._attempt.name}/rank-{rank}-of-{world_size}.safetensors"
         self._store.write(path, data)
         if self._store.size(path) != len(data):
             raise IntegrityError("a checkpoint file was not stored whole", where=self._store.uri(path))
         return ShareFile(path, len(data), sha256_bytes(data))
 
     def commit(self, facts: Facts, files: Sequence[ShareFile]) -> None:
-        """Make the checkpoint exist, then remove those beyond the newest ``keep``."""
-        path = f"{self._folder}/commits/{facts.step:09d}-{self._attempt.name}.json"
+        """Make the checkpoint exist. LeaseLostError where another driver has taken the run over."""
+        path = f"{self._folder}/commits/{_digits(facts.step)}-{self._attempt.name}.json"
         body = {**asdict(facts), "files": [asdict(file) for file in files]}
+        if self._fence is not None:
+            self._fence.require(self._store)
         write_record(self._store, path, KIND, body, self._attempt.generation)
-        self._retain()
 
     def restore_latest(self, shapes: Mapping[str, tuple[int, ...]], say: Callable[[str], None]) -> Checkpoint | None:
         """The newest checkpoint that proves whole; None when there never was one.
@@ -119,25 +141,33 @@ class Checkpoints:
     def _newest_first(self) -> list[str]:
         return _newest_first(self._store, self._folder)
 
-    def _retain(self) -> None:
-        """Keep the newest ``keep`` that are not known to be damaged, which include the one just committed.
+    def retain(self, step: int) -> None:
+        """Having committed ``step``, keep the newest ``keep`` that are young enough and not known to be damaged.
 
-        Records go before files: a record whose files are gone would look like damage.
+        The newest stays whatever its age. Records go before files: a record whose files are gone would look like
+        damage.
         """
         paths = self._newest_first()
-        kept = [path for path in paths if path not in self._damaged][: self._keep]
+        good = [path for path in paths if path not in self._damaged][: self._keep]
+        kept = [path for rank, path in enumerate(good) if rank == 0 or self._is_young(path)]
         for path in set(paths) - set(kept):
             self._store.delete(path)
         self._damaged.clear()
         for info in self._store.list(self._folder):
             folder = info.path.split("/")[3]
-            if folder != "commits" and self._is_over(folder) and folder not in map(_name, kept):
+            if folder != "commits" and self._is_over(folder, step) and folder not in map(_name, kept):
                 self._store.delete(info.path)
 
-    def _is_over(self, folder: str) -> bool:
-        """Whether no one writes here any more: every earlier attempt, and this one, which has just committed."""
+    def _is_young(self, path: str) -> bool:
+        if math.isinf(self._keep_s):
+            return True
+        facts, _ = _parse(self._store.read(path, limit=LARGEST_RECORD), self._store.uri(path))
+        return not facts.written or time.time() - facts.written <= self._keep_s
+
+    def _is_over(self, folder: str, step: int) -> bool:
+        """Whether no one writes here any more: every earlier attempt, and this one up to its newest commit."""
         found = generations([folder])
-        return bool(found) and found[0] <= self._attempt.generation
+        return bool(found) and (found[0], folder[:STEP_DIGITS]) <= (self._attempt.generation, _digits(step))
 
 
 def verify_checkpoints(store: ObjectStore, run: str) -> tuple[int, list[tuple[str, str]]]:
@@ -168,35 +198,34 @@ def _read(store: ObjectStore, path: str) -> tuple[Facts, dict[str, Tensor]]:
 
 def _read_share(store: ObjectStore, file: ShareFile) -> dict[str, Tensor]:
     where = store.uri(file.path)
-    data = store.read(file.path)
+    data = store.read(file.path, limit=file.size)
     if len(data) != file.size or sha256_bytes(data) != file.sha256:
         raise IntegrityError("a checkpoint file is not what its record says", where=where)
-    _check_version(data, where)
-    return safetensors.torch.load(data)
+    try:
+        metadata, tensors = safe_tensors.load(data)
+    except ValueError as error:
+        raise IntegrityError("a checkpoint file is not safetensors", where=where) from error
+    _check_version(metadata.get("format_version"), where)
+    return tensors
 
 
 def _parse(data: bytes, where: str) -> tuple[Facts, list[ShareFile]]:
     body = dict(parse_record(data, KIND, where).body)
-    try:
-        files = [ShareFile(**file) for file in body.pop("files")]
-        return Facts(**body), files
-    except (KeyError, TypeError) as error:
-        raise IntegrityError("a checkpoint record does not have the fields it should have", where=where) from error
+    files = typed(_Files, {"files": body.pop("files", None)}, "a checkpoint record", where).files
+    return typed(Facts, body, "a checkpoint record", where), files
 
 
-def _check_version(data: bytes, where: str) -> None:
-    """safetensors: 8 bytes of header length (little endian), then the header as JSON."""
-    try:
-        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        version = header["__metadata__"]["format_version"]
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise IntegrityError("a checkpoint file has no valid header", where=where) from error
+def _check_version(version: str | None, where: str) -> None:
     if version != str(FORMAT_VERSION):
         raise FormatVersionError(
             f"checkpoint format_version {version!r} is unknown; this version reads {FORMAT_VERSION}",
             where=where,
             do="use the version of medfuncta-dist that wrote it, or a newer one",
         )
+
+
+def _digits(step: int) -> str:
+    return f"{step:0{STEP_DIGITS}d}"
 
 
 def _name(path: str) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from medfuncta_dist.telemetry.telemetry import Telemetry
+from medfuncta_dist.training.cadence import Cadence
 
 POST_S = 1.0
 """Between progress messages to the driver."""
@@ -47,11 +48,11 @@ class Leader:
         telemetry: Telemetry | None,
         tell: Callable[..., Any],
         asked_to_stop: Callable[[], bool],
-        save_minutes: float,
+        cadence: Cadence,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._telemetry, self._tell, self._asked_to_stop, self._clock = telemetry, tell, asked_to_stop, clock
-        self._save_s = 60 * save_minutes
+        self._cadence = cadence
         self._saved = self._looked = clock()
         self._posted = float("-inf")
 
@@ -63,7 +64,7 @@ class Leader:
         look = now - self._looked >= LOOK_S
         if look:
             self._looked = now
-        return Wishes(save=now - self._saved >= self._save_s, look=look, stop=look and self._asked_to_stop())
+        return Wishes(save=now - self._saved >= self._cadence.seconds, look=look, stop=look and self._asked_to_stop())
 
     def at(self, step: int, loss: float) -> None:
         """A step was taken: tell the driver, now and then."""
@@ -96,10 +97,21 @@ class Leader:
             self._tell(name, **fields)
 
     def saving(self) -> None:
-        """A checkpoint is due: what was logged before it must be as durable as it."""
+        """A checkpoint was taken: the next one is due an interval from now."""
+        self._saved = self._clock()
+
+    def flush(self) -> None:
+        """What was logged must be as durable as a checkpoint that is about to be committed. From any thread."""
         if self._telemetry is not None:
             self._telemetry.flush()
-            self._saved = self._clock()
+
+    def costs(self, stall_s: float, upload_s: float, step: int) -> None:
+        """What a checkpoint cost decides how often there is one."""
+        said = self._cadence.costs(stall_s, upload_s)
+        if said is not None:
+            self.say(said)
+            self.event("interval", step=step, seconds=round(self._cadence.seconds, 1))
+            self.log(step, checkpoint_interval_s=self._cadence.seconds)
 
     def close(self) -> None:
         """Flush and release the sinks."""

@@ -22,8 +22,9 @@ from medfuncta_dist.latents.settings import chunks_of
 from medfuncta_dist.meta.inner_rates import Rate, inner_rates, layer_rates
 from medfuncta_dist.meta.outer_loop import LOG_RATES, MetaLearner
 from medfuncta_dist.shards.snapshot import Snapshot
-from medfuncta_dist.storage.commit import read_record, write_record
+from medfuncta_dist.storage.commit import read_as, write_record
 from medfuncta_dist.storage.digest import sha256_bytes
+from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 
 KIND = "network"
@@ -92,9 +93,15 @@ def _stored_rates(spec: FieldSpec, run: RunFile, params: Params) -> Params:
 
 
 def commit_network(
-    store: ObjectStore, run: RunFile, snapshot: Snapshot, params: Params, loss: float | None, psnr: float | None
+    store: ObjectStore,
+    run: RunFile,
+    snapshot: Snapshot,
+    params: Params,
+    loss: float | None,
+    psnr: float | None,
+    fence: Fence | None = None,
 ) -> Committed:
-    """Write the network's two files and then the record that makes them exist."""
+    """Write the network's two files and then, past the fence, the record that makes them exist (LeaseLostError)."""
     inner = {"steps": run.meta.inner_steps, "rate": run.inner_rate, "selection_ratio": run.meta.selection_ratio}
     spec = field_spec(run)
     weights = {name: params[name].detach().to("cpu", torch.float32) for name in spec.shapes()}
@@ -106,6 +113,8 @@ def commit_network(
         store.write(path, data)
         files[name] = {"path": path, "size": len(data), "sha256": sha256_bytes(data)}
     done = Committed(network.digest, files, run.train.steps, loss, psnr, snapshot.digest, run.digest())
+    if fence is not None:
+        fence.require(store)
     write_record(store, f"{network_folder(run.name)}/commit.json", KIND, asdict(done))
     return done
 
@@ -113,7 +122,7 @@ def commit_network(
 def committed_network(store: ObjectStore, run: str) -> Committed | None:
     """The finished network of a run, if training ended. IntegrityError for a damaged record."""
     try:
-        return Committed(**read_record(store, f"{network_folder(run)}/commit.json", KIND))
+        return read_as(Committed, store, f"{network_folder(run)}/commit.json", KIND)
     except ObjectMissingError:
         return None
 

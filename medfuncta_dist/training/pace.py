@@ -2,32 +2,45 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 
 
 @dataclass
 class Pace:
-    """Collects one entry a step; ``take`` turns them into metrics and starts anew."""
+    """Collects one entry a step; ``take`` turns them into metrics and starts anew.
+
+    ``since`` is when the attempt before gave its last sign, or this one began (s since 1970); steps up to ``redone``
+    had been taken before.
+    """
 
     batch: int
+    since: float = field(default_factory=time.time)
+    redone: int = 0
     _losses: list[float] = field(default_factory=list)
     _seconds: float = 0.0
     _waited: float = 0.0
+    _useful: float = 0.0
 
-    def add(self, loss: float, seconds: float, waited: float) -> None:
+    def add(self, step: int, loss: float, seconds: float, waited: float) -> None:
         """A step: its loss, its duration, and how much of that was spent waiting for data (mean over ranks)."""
+        self._useful += seconds if step > self.redone else 0.0
         self._losses.append(loss)
         self._seconds += seconds
         self._waited += waited
 
     def take(self) -> dict[str, float]:
-        """``loss`` (mean), ``s_per_step``, ``samples_per_s``, ``data_wait`` (a share of the time, 0..1)."""
+        """``loss`` (mean), ``s_per_step``, ``samples_per_s``, ``data_wait`` (a share of the time, 0..1), ``goodput``.
+
+        Goodput is the share (0..1) of all time since ``since`` that went into steps which had not been taken before.
+        """
         steps, seconds = max(1, len(self._losses)), max(self._seconds, 1e-9)
         metrics = {
             "loss": sum(self._losses) / steps,
             "s_per_step": seconds / steps,
             "samples_per_s": self.batch * steps / seconds,
             "data_wait": min(1.0, self._waited / seconds),
+            "goodput": min(1.0, self._useful / max(time.time() - self.since, 1e-9)),
         }
         self._losses, self._seconds, self._waited = [], 0.0, 0.0
         return metrics

@@ -99,7 +99,7 @@ def test_what_is_logged(uninterrupted: TrainSummary, storage: str) -> None:
     lines = list(read_events(ObjectStore(storage), "uninterrupted"))
     logged = [line["values"] for line in lines if line["kind"] == "metrics" and "loss" in line["values"]]
     assert len(logged) == STEPS
-    assert set(logged[0]) == {"loss", "s_per_step", "samples_per_s", "data_wait", "rate", "gradient_norm"}
+    assert set(logged[0]) == {"loss", "s_per_step", "samples_per_s", "data_wait", "goodput", "rate", "gradient_norm"}
     assert all(0 <= values["data_wait"] <= 1 and values["gradient_norm"] > 0 for values in logged)
     assert [values["rate"] for values in logged[:4]] == [5e-4, 1e-3, 1e-3, 1e-3]
     saved = [line["fields"]["step"] for line in lines if line["kind"] == "event" and line["name"] == "checkpoint"]

@@ -46,6 +46,7 @@ def save(to: Checkpoints, step: int) -> None:
     """As two ranks do: every second parameter each."""
     shares = [dict(list(state(step).items())[rank::2]) for rank in range(2)]
     to.commit(facts(step), [to.write_share(step, rank, 2, share) for rank, share in enumerate(shares)])
+    to.retain(step)
 
 
 def restored_step(store: ObjectStore, said: list[str] | None = None) -> int | None:

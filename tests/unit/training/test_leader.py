@@ -5,7 +5,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medfuncta_dist.config.run_file import Train
 from medfuncta_dist.telemetry.telemetry import Telemetry
+from medfuncta_dist.training.cadence import Cadence
 from medfuncta_dist.training.leader import LOOK_S, Leader, Wishes
 
 
@@ -31,7 +33,8 @@ class Driver:
 
 
 def leader(driver: Driver, clock: Clock, leads: bool = True) -> Leader:
-    return Leader(Telemetry([]) if leads else None, driver.tell, driver.asked_to_stop, save_minutes=5, clock=clock)
+    cadence = Cadence(Train(checkpoint_minutes=5), between_failures_s=3600.0)
+    return Leader(Telemetry([]) if leads else None, driver.tell, driver.asked_to_stop, cadence, clock=clock)
 
 
 @given(st.booleans(), st.booleans(), st.booleans())

@@ -1,0 +1,34 @@
+"""What happened to a run before this attempt: for resuming its numbers, and for how often it should save."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from medfuncta_dist.config.run_file import Train
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.telemetry.event_log import read_events
+from medfuncta_dist.telemetry.goodput import Goodput, goodput
+from medfuncta_dist.training.interval import time_between_failures
+from medfuncta_dist.training.mailbox import Reached
+
+
+@dataclass(frozen=True)
+class Past:
+    """The run's figures so far, and the last sign of the attempt before; None for the first attempt."""
+
+    figures: Goodput
+    reached: Reached | None
+
+    def between_failures_s(self, train: Train, nodes: int) -> float:
+        """Expected seconds between failures of this run on so many nodes."""
+        prior = 3600 * train.node_hours_between_failures / nodes
+        return time_between_failures(prior, self.figures.wall_s, self.figures.recoveries)
+
+
+def past(store: ObjectStore, run: str, told: Reached | None, say: Callable[[str], object]) -> Past:
+    """From the run's events, and from what this driver was told since they were last stored."""
+    lines = list(read_events(store, run, say))
+    figures = goodput(lines)
+    stored = Reached(figures.steps, max(line["time"] for line in lines), "stopped") if lines else None
+    return Past(figures, max((r for r in (told, stored) if r is not None), key=lambda r: r.time, default=None))
