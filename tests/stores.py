@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from itertools import count
 from pathlib import Path
 from threading import Thread
 from unittest.mock import patch
@@ -23,12 +23,11 @@ KINDS = ("local", "moto", "rclone")
 @contextmanager
 def roots(kind: str, folder: Path) -> Iterator[Callable[[], str]]:
     """Call it for a root of this kind that nothing else uses; ``os.environ`` leads to its server meanwhile."""
-    numbers = count()
     if kind == "local":
-        yield lambda: str(folder / f"store-{next(numbers)}")
+        yield lambda: str(folder / secrets.token_hex(4))
         return
     with _server(kind, folder) as environment, patch.dict(os.environ, environment):
-        yield lambda: f"s3://stores/root-{next(numbers)}"
+        yield lambda: f"s3://stores/{secrets.token_hex(4)}"
 
 
 @contextmanager
@@ -40,16 +39,20 @@ def _server(kind: str, folder: Path) -> Iterator[dict[str, str]]:
         return
     with moto() as environment:
         files = S3FileSystem(endpoint_url=environment["AWS_ENDPOINT_URL"], key="key", secret="secret")
-        files.mkdir("stores")
+        files.makedirs("stores", exist_ok=True)  # a later server of this process has the former one's buckets
         yield environment
+
+
+class Silent(MotoRequestHandler):
+    """Does not log every request."""
+
+    def log_request(self, *_: object) -> None: ...
 
 
 @contextmanager
 def moto() -> Iterator[dict[str, str]]:
     """moto's S3 server, one request at a time: it checks a condition and writes in two steps."""
-    server = make_server(
-        "127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), request_handler=MotoRequestHandler
-    )
+    server = make_server("127.0.0.1", 0, DomainDispatcherApplication(create_backend_app), request_handler=Silent)
     thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     try:

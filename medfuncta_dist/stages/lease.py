@@ -16,8 +16,6 @@ from medfuncta_dist.storage.object_store import ObjectStore
 
 BEATS = 4
 """Heartbeats a ttl: three may fail before anyone else may take over."""
-PATIENCE = 3
-"""A request of the heartbeat gives up after this part of a ttl, so that several are tried within one."""
 RETRY_S = 1.0
 """After a heartbeat that failed."""
 
@@ -34,8 +32,7 @@ def holding(store: ObjectStore, path: str, ttl: float, name: str) -> Iterator[Fe
     def say(text: str) -> None:
         print(f"[{name}] {text}", file=sys.stderr, flush=True)
 
-    # Its own deadline: a request that takes longer than the lease lives proves nothing.
-    keeper = _Keeper(take(ObjectStore(store.root, deadline_s=ttl / PATIENCE), path, ttl, say), say)
+    keeper = _Keeper(take(store, path, ttl, say), say)
     try:
         yield keeper.fence
     except (Exception, KeyboardInterrupt) as error:

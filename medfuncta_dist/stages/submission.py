@@ -11,12 +11,21 @@ from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import ObjectMissingError, RunChangedError
-from medfuncta_dist.storage.commit import read_record, write_record
+from medfuncta_dist.storage.commit import read_as, write_record
 from medfuncta_dist.storage.digest import sha256_bytes
 from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 
 KIND = "submission"
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """A record's body."""
+
+    run_digest: str
+    stages: list[str]
+    answer: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -35,17 +44,16 @@ class Submission:
     def answer(self, store: ObjectStore) -> dict[str, Any] | None:
         """The recorded answer; None before it has finished. RunChangedError when the key stood for something else."""
         try:
-            body = read_record(store, self.path, KIND)
+            body = read_as(_Answered, store, self.path, KIND)
         except ObjectMissingError:
             return None
-        if {name: body[name] for name in self.request} != self.request:
+        if {"run_digest": body.run_digest, "stages": body.stages} != self.request:
             raise RunChangedError(
                 "this idempotency key was used before, with another run file or other stages",
                 where=store.uri(self.path),
                 do="use a new key for a new request; the same key repeats exactly the same one",
             )
-        answer: dict[str, Any] | None = body["answer"]
-        return answer
+        return body.answer
 
     def record(self, store: ObjectStore, fence: Fence, answer: dict[str, Any] | None) -> None:
         """Record the request (``answer`` None, when it starts) or what it has answered."""

@@ -23,7 +23,7 @@ FINAL = (RunFileError.exit_code, IntegrityError.exit_code)
 
 @contextmanager
 def ending_retries(store: ObjectStore, name: str) -> Iterator[None]:
-    """In a job: raise what an earlier try of it ended with for good, or record how this one does. Elsewhere: nothing."""
+    """In a job: raise what an earlier try ended with for good, or record how this one does. Elsewhere: nothing."""
     submission = submission_id()
     if submission is None:
         yield

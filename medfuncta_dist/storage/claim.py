@@ -17,6 +17,8 @@ from medfuncta_dist.storage.swap import Seen, Swap
 
 LOOKS = 20
 """A watcher looks this often within a ttl."""
+PATIENCE = 3
+"""A heartbeat gives up after this part of a ttl: one that takes longer than the lease lives proves nothing."""
 
 Say = Callable[[str], None]
 
@@ -80,14 +82,14 @@ def take(store: ObjectStore, path: str, ttl: float, say: Say) -> Claim:
 
     Raises RunHeldError when a living process holds it; IntegrityError when what is there is not a lease.
     """
-    swap, holder = Swap(store), this_process()
+    swap, holder = Swap.of(store), this_process()
     while True:
         seen, former = _vacant(swap, path, say)
         token = first_token() if former is None else former.token + 1
         lease = first_lease(token, holder, ttl)
         taken = swap.swap(path, seen, lease.to_bytes())
         if taken is not None:
-            return Claim(swap, path, lease, taken)
+            return Claim(swap.within(ttl / PATIENCE), path, lease, taken)
         _require_free(swap.look(path), store.uri(path))
 
 

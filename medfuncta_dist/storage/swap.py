@@ -10,7 +10,6 @@ from __future__ import annotations
 import secrets
 import time
 from dataclasses import dataclass
-from functools import cached_property
 
 from medfuncta_dist.errors import DeadlineError, ObjectMissingError, StorageError
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -30,16 +29,21 @@ class Seen:
     tag: str | None
 
 
+@dataclass(frozen=True)
 class Swap:
-    """Compare and swap in one store."""
+    """Compare and swap in one store, of which is known whether it honours conditional writes."""
 
-    def __init__(self, store: ObjectStore) -> None:
-        self.store = store
+    store: ObjectStore
+    conditional: bool
 
-    @cached_property
-    def conditional(self) -> bool:
-        """Whether this store honours conditional writes."""
-        return honours_conditions(self.store)
+    @classmethod
+    def of(cls, store: ObjectStore) -> Swap:
+        """Tries it."""
+        return cls(store, honours_conditions(store))
+
+    def within(self, seconds: float) -> Swap:
+        """The same with another deadline for each request."""
+        return Swap(ObjectStore(self.store.root, deadline_s=seconds), self.conditional)
 
     def look(self, path: str) -> Seen:
         """What is there now; StorageError for more than LARGEST_BYTES."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 
@@ -19,3 +20,14 @@ def test_an_interrupted_command_is_resumable_however_the_signal_arrives(end: str
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert ended.returncode == 5, ended.stderr
     assert json.loads(ended.stdout)["error"]["kind"] == "Interrupted"
+
+
+@pytest.mark.parametrize(("job", "code"), [(None, 3), ("job-1", 0)])
+def test_quarantined_scans_are_no_failure_of_a_job(job: str | None, code: int) -> None:
+    """A cluster takes any other code for a failure, and would do it all again."""
+    script = "from medfuncta_dist.cli.answer import answer\nanswer(lambda: {'quarantined': 2}, as_json=True)"
+    environment = {name: value for name, value in os.environ.items() if name != "MEDFUNCTA_JOB"}
+    environment |= {"MEDFUNCTA_JOB": job} if job else {}
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env=environment)
+    assert ended.returncode == code, ended.stderr
+    assert json.loads(ended.stdout) == {"quarantined": 2, "exit_code": code}

@@ -28,12 +28,12 @@ def store(kind_and_root) -> ObjectStore:
 
 
 def test_whether_a_store_honours_conditions_is_found_by_trying(kind_and_root, store):
-    assert Swap(store).conditional == (kind_and_root[0] != "rclone")
+    assert Swap.of(store).conditional == (kind_and_root[0] != "rclone")
     assert store.list("") == []
 
 
 def test_a_write_counts_only_on_what_was_seen(store):
-    mine, other = Swap(store), Swap(store)
+    mine, other = Swap.of(store), Swap.of(store)
     first = mine.swap("a/lease", NOTHING, b"mine")
     assert first is not None
     assert first.data == b"mine"
@@ -44,7 +44,7 @@ def test_a_write_counts_only_on_what_was_seen(store):
 
 
 def test_what_is_gone_is_not_replaced(store):
-    swap = Swap(store)
+    swap = Swap.of(store)
     seen = swap.swap("lease", NOTHING, b"mine")
     store.delete("lease")
     assert seen is not None
@@ -54,7 +54,7 @@ def test_what_is_gone_is_not_replaced(store):
 
 def test_a_write_whose_answer_was_lost_counts(store):
     """The client sends it again, and the server refuses it then: it is there already."""
-    swap = Swap(store)
+    swap = Swap.of(store)
     seen = swap.swap("lease", NOTHING, b"first")
     assert seen is not None
     store.write("lease", b"second")
@@ -65,7 +65,7 @@ def test_a_write_whose_answer_was_lost_counts(store):
 def test_a_large_object_is_no_lease(store):
     store.write("lease", b"x" * 2**17)
     with pytest.raises(MedfunctaError, match="65536"):
-        Swap(store).look("lease")
+        Swap.of(store).look("lease")
 
 
 def test_conditions_that_a_server_does_not_know_are_not_tried_for_ever(monkeypatch):
@@ -75,7 +75,7 @@ def test_conditions_that_a_server_does_not_know_are_not_tried_for_ever(monkeypat
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    assert not Swap(ObjectStore("s3://bucket/x", deadline_s=20)).conditional
+    assert not Swap.of(ObjectStore("s3://bucket/x", deadline_s=20)).conditional
     server.shutdown()
     server.server_close()
 

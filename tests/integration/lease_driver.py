@@ -1,0 +1,49 @@
+"""A driver, as far as a lease sees one: holds it, and commits numbered records while it can. Prints what happens."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from itertools import count, takewhile
+from typing import Any
+
+from medfuncta_dist.errors import MedfunctaError
+from medfuncta_dist.stages.lease import holding
+from medfuncta_dist.storage.commit import write_record
+from medfuncta_dist.storage.lease import run_lease
+from medfuncta_dist.storage.object_store import ObjectStore
+
+NAME = "raced"
+
+
+def drive(root: str, ttl: float, go_on: Callable[[int], bool]) -> str:
+    """Commit records, 20 a second, while ``go_on(number)``; the outcome in one word."""
+    store = ObjectStore(root)
+    try:
+        with holding(store, run_lease(NAME), ttl, NAME) as fence:
+            print(f"held {fence.token}", flush=True)
+            for number in takewhile(go_on, count()):
+                fence.require(store)
+                path = f"runs/{NAME}/commits/{fence.token}-{number:05}.json"
+                write_record(store, path, "commit", {"number": number}, fence.token)
+                print(f"committed {number}", flush=True)
+                time.sleep(0.05)
+    except MedfunctaError as error:
+        print(error, file=sys.stderr)
+        return type(error).__name__
+    return "finished"
+
+
+def race(root: str, ttl: float, environment: dict[str, str], start: Any, over: Any, outcomes: Any) -> None:
+    """One of several that ``start`` at once; who wins goes on until it is ``over``."""
+    os.environ.update(environment)
+    ObjectStore(root).exists("warm")  # the client is ready when the race begins
+    start.wait()
+    outcomes.put(drive(root, ttl, lambda _: not over.is_set()))
+
+
+if __name__ == "__main__":
+    commits = int(sys.argv[3])
+    print(drive(sys.argv[1], float(sys.argv[2]), lambda number: number < commits), flush=True)
