@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,21 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from medfuncta_dist.config.job import JOB_VARIABLE
 from medfuncta_dist.config.run_file import Data, RunFile
+from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.evaluation.evaluate import evaluate
 from medfuncta_dist.fields.siren import Params, init_params
 from medfuncta_dist.latents.driver import fit
 from medfuncta_dist.scans.canonical import split_of
 from medfuncta_dist.shards.snapshot import Snapshot
 from medfuncta_dist.stages import summary
+from medfuncta_dist.stages.lease import holding
 from medfuncta_dist.stages.preflight import pinned_snapshot
 from medfuncta_dist.stages.run_record import freeze
+from medfuncta_dist.stages.submission import Submission
+from medfuncta_dist.stages.terminal import ending_retries
+from medfuncta_dist.storage.lease import dataset_lease, run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.event_log import EventLog
 from medfuncta_dist.training.attempt import next_attempt
@@ -52,7 +59,21 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train(run, store, snapshot)
     fit(run, map_here)
     summary.merge(store, run.name, "evaluate", evaluate(run, map_here))
+    drive(run, store)
     return folder
+
+
+def drive(run: RunFile, store: ObjectStore) -> None:
+    """What drivers leave behind: leases that were held, a key that was answered, a job that could not succeed."""
+    with (
+        holding(store, dataset_lease(run.dataset), 60, run.dataset),
+        holding(store, run_lease(run.name), 60, "") as fence,
+    ):
+        Submission.of(run, ["evaluate"], "monday").record(store, fence, {"run": run.name})
+    with pytest.MonkeyPatch.context() as patch, suppress(RunFileError):
+        patch.setenv(JOB_VARIABLE, "job-1")
+        with ending_retries(store, run.name):
+            raise RunFileError("wrong", where="key", do="mend")
 
 
 def train(run: RunFile, store: ObjectStore, snapshot: Snapshot) -> None:
