@@ -26,11 +26,12 @@ JsonOption = typer.Option(False, "--json", help="Print one JSON object on stdout
 
 def answer(work: Callable[[], dict[str, Any]], as_json: bool) -> NoReturn:
     """Run ``work`` and exit. It returns figures to print; ``said`` in them (a list of lines) is what a person reads,
-    and ``quarantined`` > 0 makes the exit code 3."""
+    ``quarantined`` > 0 makes the exit code 3, and ``exit_code`` what it says."""
     with _stdout_for_the_answer() as say:
         try:
             signal.signal(signal.SIGTERM, _interrupt)
-            figures, code = work(), 0
+            figures = work()
+            code = figures.pop("exit_code", 0)
             if figures.get("quarantined"):
                 code = _finished_with_quarantined()
         except BaseException as error:

@@ -1,0 +1,31 @@
+"""doctor: what is missing here, and how to get it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from medfuncta_dist.cli.answer import JsonOption, SetOption, answer
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the command."""
+    app.command("doctor", help="What is missing here, and how to get it.")(doctor)
+
+
+def doctor(
+    run_file: str | None = typer.Argument(None, metavar="[RUN.yaml]", help="A run file: its storage, cluster, queue."),
+    context: str | None = typer.Option(None, "--context", help="Context of the kubeconfig. Default: the current one."),
+    overrides: list[str] = SetOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Check this machine, the storage, Ray and Kubernetes."""
+
+    def work() -> dict[str, Any]:
+        from medfuncta_dist.config.load import load
+        from medfuncta_dist.doctor.doctor import look
+
+        return look(None if run_file is None else load(run_file, overrides), context)
+
+    answer(work, as_json)

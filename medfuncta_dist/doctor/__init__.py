@@ -1,0 +1,1 @@
+"""What is missing here, and how to get it."""

@@ -1,0 +1,84 @@
+"""A Ray cluster, where RAY_ADDRESS or RAY_API_SERVER_ADDRESS names one. Asked over HTTP: importing Ray is slow."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import urllib.error
+import urllib.request
+from importlib.metadata import version
+
+from medfuncta_dist.doctor.check import Check, Finding, bad, good, odd, unasked
+
+SECONDS = 10.0
+
+
+def ray_checks() -> list[Check]:
+    """Reached, of our version, closed to strangers."""
+    return [Check("ray cluster", reached), Check("ray jobs", jobs_api)]
+
+
+def reached() -> Finding:
+    """Something listens at RAY_ADDRESS."""
+    address = os.environ.get("RAY_ADDRESS")
+    if address is None:
+        return unasked("RAY_ADDRESS is not set: stages start Ray on this machine")
+    host, _, port = address.rpartition(":")
+    if not port.isdigit():
+        return unasked(f"RAY_ADDRESS is {address!r}: Ray finds it by itself")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS).close()
+    except OSError as error:
+        return bad(
+            f"nothing answers at {address}: {error}", "see that the head runs (`ray status`), or unset RAY_ADDRESS"
+        )
+    if os.environ.get("RAY_AUTH_MODE") == "token" and not _token():
+        return bad(
+            "RAY_AUTH_MODE is token, but there is none", "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to its file"
+        )
+    return good(address)
+
+
+def jobs_api() -> Finding:
+    """The Jobs API's Ray is ours, and it asks for a token: without, it is a shell for whoever reaches it."""
+    address = os.environ.get("RAY_API_SERVER_ADDRESS")
+    if address is None:
+        return unasked("RAY_API_SERVER_ADDRESS is not set: --backend ray asks the dashboard on this machine")
+    stranger, _ = _version(address, None)
+    status, found = _version(address, _token())
+    if status in (401, 403):
+        return bad("the token is missing or wrong", "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's")
+    if status != 200:
+        return bad(f"{address} answers {status}", "see that the head's dashboard runs, and that this is its address")
+    if found != version("ray"):
+        return bad(
+            f"Ray {found}, but {version('ray')} is installed here", "use the image of this version, or install that Ray"
+        )
+    if stranger == 200:
+        return odd(
+            f"Ray {found}, open to everybody", "start it with RAY_AUTH_MODE=token; keep its port on this machine"
+        )
+    return good(f"Ray {found}, closed without a token")
+
+
+def _version(address: str, token: str | None) -> tuple[int, str]:
+    """HTTP status and Ray's version."""
+    headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+    try:
+        request = urllib.request.Request(f"{address.rstrip('/')}/api/version", headers=headers)
+        with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+            return answer.status, str(json.loads(answer.read(2**16))["ray_version"])
+    except urllib.error.HTTPError as refusal:
+        return refusal.code, ""
+    except (urllib.error.URLError, ValueError, KeyError, OSError):
+        return 0, ""
+
+
+def _token() -> str | None:
+    given = os.environ.get("RAY_AUTH_TOKEN")
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
+    if given is None and os.path.isfile(path):
+        with open(path) as file:
+            given = file.read()
+    return given.strip() or None if given else None
