@@ -49,6 +49,7 @@ def probe(run_file: str = RunFileArgument, overrides: list[str] = SetOption, as_
 
 def verify(
     what: str = typer.Argument(..., metavar="RUN.yaml|URI", help="A run file, or a storage root to verify whole."),
+    repair: bool = typer.Option(False, "--repair", help="Make damaged things again where that is possible."),
     overrides: list[str] = SetOption,
     as_json: bool = JsonOption,
 ) -> None:
@@ -57,6 +58,6 @@ def verify(
     def work() -> dict[str, Any]:
         from medfuncta_dist.stages.verify import verify_target
 
-        return verify_target(what, overrides)
+        return verify_target(what, overrides, repair)
 
     answer(work, as_json)

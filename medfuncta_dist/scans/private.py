@@ -21,6 +21,10 @@ from medfuncta_dist.scans.key import SALT_BYTES
 SALT_VARIABLE = "MEDFUNCTA_SALT"
 SALT_FILE = "salt"
 MAPPING_FILE = "mapping.csv"
+LARGEST_SALT = 2**16
+"""Characters; a file of more is something else."""
+_REPACK = "restore it from a backup, or delete it and pack again"
+_BACKUP = "restore it from a backup: with another salt, every scan would get another key"
 FORMAT_VERSION = 1
 
 
@@ -51,13 +55,27 @@ def load_or_create_salt(folder: Path) -> bytes:
 
     A salt that exists is never replaced, damaged or not: other keys would mean other scans. Raises RunFileError.
     """
+    if not os.environ.get(SALT_VARIABLE) and not (folder / SALT_FILE).exists():
+        _create_salt(folder / SALT_FILE)
+    return load_salt(folder)
+
+
+def load_salt(folder: Path) -> bytes:
+    """The salt from the environment, else from the folder. Raises RunFileError."""
     given = os.environ.get(SALT_VARIABLE)
     if given:
         return _parse_salt(given, f"the environment variable {SALT_VARIABLE}")
     path = folder / SALT_FILE
-    if not path.exists():
-        _create_salt(path)
-    return _parse_salt(path.read_text(encoding="ascii", errors="replace"), str(path))
+    try:
+        with path.open(encoding="ascii", errors="replace") as file:
+            text = file.read(LARGEST_SALT)
+    except FileNotFoundError:
+        text = ""
+    except OSError as error:
+        raise RunFileError(
+            f"the salt can not be read: {os.strerror(error.errno or 0)}", where=str(path), do=_BACKUP
+        ) from None
+    return _parse_salt(text, str(path))
 
 
 def _parse_salt(text: str, where: str) -> bytes:
@@ -66,8 +84,7 @@ def _parse_salt(text: str, where: str) -> bytes:
     except ValueError:
         salt = b""
     if len(salt) < SALT_BYTES:
-        do = "restore it from a backup: with another salt, every scan would get another key"
-        raise RunFileError(f"the salt is not {2 * SALT_BYTES} or more hex digits", where=where, do=do)
+        raise RunFileError(f"the salt is not {2 * SALT_BYTES} or more hex digits", where=where, do=_BACKUP)
     return salt
 
 
@@ -111,12 +128,13 @@ def read_mapping(folder: Path) -> list[MappingRow]:
     path = folder / MAPPING_FILE
     if not path.exists():
         return []
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-        rows = list(csv.reader(file))
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
+            rows = list(csv.reader(file))
+    except (csv.Error, OSError) as error:
+        raise IntegrityError("the mapping can not be read", where=str(path), do=_REPACK) from error
     if rows[:1] != [["format_version", str(FORMAT_VERSION)]]:
         raise FormatVersionError("the mapping has an unknown format_version", where=str(path), do="use a newer release")
     if rows[1:2] != [list(MappingRow._fields)] or any(len(row) != 3 for row in rows[2:]):
-        raise IntegrityError(
-            "the mapping is damaged", where=str(path), do="restore it from a backup, or delete it and pack again"
-        )
+        raise IntegrityError("the mapping is damaged", where=str(path), do=_REPACK)
     return [MappingRow(*row) for row in rows[2:]]

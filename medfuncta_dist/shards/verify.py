@@ -11,6 +11,7 @@ import numpy as np
 
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError, ScanError
 from medfuncta_dist.shards.ledger import require_balance
+from medfuncta_dist.shards.pack_record import read_packs, record_path
 from medfuncta_dist.shards.sample import decode
 from medfuncta_dist.shards.snapshot import Shard, Snapshot, read_index, snapshot_path
 from medfuncta_dist.storage.digest import crc32c, sha256_file
@@ -40,7 +41,7 @@ def verify_snapshot(
     store: ObjectStore, snapshot: Snapshot, fan_out: FanOut, on_progress: Callable[[int, int], None]
 ) -> list[Fault]:
     """Check the counts of a snapshot and all its shards, and that no scan is there twice; the faults found."""
-    faults = _counts(store, snapshot)
+    faults = [*_counts(store, snapshot), *_packs(store, snapshot)]
     keys: list[np.ndarray] = []
     checks = [ShardCheck(store.root, shard) for shards in snapshot.splits.values() for shard in shards]
     for done, outcome in enumerate(fan_out(check_shard, checks), 1):
@@ -96,6 +97,15 @@ def _check_sample(read: Callable[[int], bytes], seek: Callable[[int], int], row:
             raise IntegrityError("a sample is not what the index says", where=f"key {row['key']}")
         members.append(data)
     decode(str(row["key"]), *members)
+
+
+def _packs(store: ObjectStore, snapshot: Snapshot) -> list[Fault]:
+    """Without its pack record, a source would be packed a second time."""
+    try:
+        missing = sorted(set(snapshot.packs) - {record.name for record in read_packs(store, snapshot.name)})
+    except IntegrityError as error:
+        return [Fault(error.where, error.what)]
+    return [Fault(store.uri(record_path(snapshot.name, name)), "a pack record is missing") for name in missing]
 
 
 def _counts(store: ObjectStore, snapshot: Snapshot) -> list[Fault]:

@@ -1,4 +1,4 @@
-"""Re-check every checksum and every count of what runs have written."""
+"""Re-check every checksum and every count of what runs have written, and have mended what can be made again."""
 
 from __future__ import annotations
 
@@ -11,26 +11,35 @@ from medfuncta_dist.config.load import load, parse
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError, RunFileError, StageOrderError
 from medfuncta_dist.latents import ledger
+from medfuncta_dist.latents.damage import find_damage
 from medfuncta_dist.latents.driver import latent_table
 from medfuncta_dist.latents.network import load_network, published_network
 from medfuncta_dist.latents.plan import cover
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.shards.verify import Fault, verify_snapshot
 from medfuncta_dist.stages.cluster import cpu_fan_out
+from medfuncta_dist.stages.repair import REPAIRS, repaired
 from medfuncta_dist.stages.shown import shown
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.training.checkpoint import verify_checkpoints
 
 Figures = dict[str, Any]
+REPAIR = (
+    "run verify --repair: it packs damaged shards again from the archive, and removes damaged checkpoints and latents "
+    "that can be made again"
+)
+BEYOND_REPAIR = "restore these objects from a backup; what was repaired is told above"
 
 
-def verify_target(target: str, overrides: Sequence[str]) -> Figures:
-    """Verify a run (a run file), or every run below a storage root (URI or folder). IntegrityError: all faults."""
-    runs = list(_runs(target, overrides))
+def verify_target(target: str, overrides: Sequence[str], repair: bool = False) -> Figures:
+    """Verify a run (a run file), or every run below a storage root (URI or folder). IntegrityError: all faults.
+
+    ``repair`` mends what can be made again, then verifies that; the faults that stay are raised.
+    """
     figures: Figures = {"runs": {}, "said": []}
     faults: list[Fault] = []
-    for run in runs:
-        found, said, run_faults = _verify_run(run)
+    for run in list(_runs(target, overrides)):
+        found, said, run_faults = _verify_run(run, repair)
         figures["runs"][run.name] = found
         figures["said"] += [f"verify {run.name}: {line}" for line in said]
         faults += run_faults
@@ -38,8 +47,7 @@ def verify_target(target: str, overrides: Sequence[str]) -> Figures:
         print("\n".join(figures["said"]), file=sys.stderr)
         raise IntegrityError(
             f"{len(faults)} faults:\n" + "\n".join(f"  {fault.where}: {fault.what}" for fault in faults),
-            do="restore these objects from a backup. Latent parts can also be made again: delete them and the commit "
-            "records that name them, and run fit; for shards, pack the archive under another data.dataset",
+            do=BEYOND_REPAIR if repair else REPAIR,
         )
     return figures
 
@@ -59,22 +67,33 @@ def _runs(target: str, overrides: Sequence[str]) -> Iterator[RunFile]:
         yield parse(store.read(path).decode(), [f"storage={store.root}", *overrides], where=store.uri(path))
 
 
-def _verify_run(run: RunFile) -> tuple[Figures, list[str], list[Fault]]:
+def _verify_run(run: RunFile, repair: bool) -> tuple[Figures, list[str], list[Fault]]:
     store = ObjectStore(run.storage)
     figures: Figures = {}
     said: list[str] = []
     faults: list[Fault] = []
     for name, verify in PARTS.items():
-        try:
-            found, line, part_faults = verify(run, store)
-        except StageOrderError as error:
-            found, line, part_faults = {}, f"nothing to check yet ({error.what})", []
-        except (IntegrityError, ObjectMissingError) as error:
-            found, line, part_faults = {}, "damaged", [Fault(error.where, error.what)]
+        found, line, part_faults = _verify_part(verify, run, store)
+        if repair and part_faults and name in REPAIRS:
+            said.append(f"{name}: {line}")
+            mended, notes = repaired(REPAIRS[name], run, store, part_faults)
+            said += [f"{name}: {note}" for note in mended]
+            found, line, part_faults = _verify_part(verify, run, store)
+            found["repaired"] = mended
+            part_faults = [Fault(f.where, notes.get(f.where, f.what)) for f in part_faults]
         figures[name] = found
         said.append(f"{name}: {line}")
         faults += part_faults
     return figures, said, faults
+
+
+def _verify_part(verify: Verify, run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault]]:
+    try:
+        return verify(run, store)
+    except StageOrderError as error:
+        return {}, f"nothing to check yet ({error.what})", []
+    except (IntegrityError, ObjectMissingError) as error:
+        return {}, "damaged", [Fault(error.where, error.what)]
 
 
 def _dataset(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault]]:
@@ -104,20 +123,24 @@ def _network(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault
 
 def _latents(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault]]:
     target = latent_table(run, store)
+    if damages := find_damage(store, target.folder):
+        faults = [Fault(store.uri(damage.part or damage.record), damage.what) for damage in damages]
+        return {"damaged": len(damages)}, f"{len(damages)} commit records are damaged, or their parts", faults
     commits = ledger.read_commits(store, target.folder)
     if not commits:
         raise StageOrderError("no scan is fitted")
-    works, _ = cover(target.works, commits)
+    works, unfitted = cover(target.works, commits)
     counts = ledger.verify(store, target.folder, works)
     line = f"packed {counts.packed} = fitted {counts.fitted} + quarantined {counts.quarantined}"
-    unfitted = sum(work.scans for work in target.works) - counts.packed
-    if unfitted:
-        line = f"not finished, {unfitted} packed scans are to be fitted yet; of the others, {line}"
+    left = sum(work.scans for work in unfitted)
+    if left:
+        line = f"not finished, {left} packed scans are to be fitted yet (run fit); of the others, {line}"
     figures = {"packed": counts.packed, "fitted": counts.fitted, "quarantined": counts.quarantined}
-    return figures | {"unfitted": unfitted}, line, []
+    return figures | {"unfitted": left}, line, []
 
 
-PARTS: dict[str, Callable[[RunFile, ObjectStore], tuple[Figures, str, list[Fault]]]] = {
+Verify = Callable[[RunFile, ObjectStore], tuple[Figures, str, list[Fault]]]
+PARTS: dict[str, Verify] = {
     "shards": _dataset,
     "checkpoints": _checkpoints,
     "network": _network,

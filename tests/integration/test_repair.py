@@ -1,0 +1,77 @@
+"""verify --repair on a whole run: what is damaged is made again, byte by byte, and what can not be is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medfuncta_dist.config.load import dump
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.errors import IntegrityError
+from medfuncta_dist.latents.driver import fit
+from medfuncta_dist.shards.snapshot import load_snapshot
+from medfuncta_dist.stages.verify import verify_target
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.work import map_here
+from tests.integration.commands import command
+from tests.unit.latents.fitted import ready
+
+pytestmark = pytest.mark.usefixtures("ray_cluster")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunFile:
+    run = ready(tmp_path)
+    fit(run, map_here)
+    (tmp_path / "run.yaml").write_text(dump(run))
+    return run
+
+
+def everything(run: RunFile) -> dict[str, bytes]:
+    """All objects but leases, whose heartbeats go on."""
+    store = ObjectStore(run.storage)
+    return {i.path: store.read(i.path) for i in store.list("") if not i.path.endswith("/lease.json")}
+
+
+def flip(run: RunFile, path: str) -> None:
+    store = ObjectStore(run.storage)
+    data = bytearray(store.read(path))
+    data[len(data) // 2] ^= 4
+    store.write(path, bytes(data))
+
+
+def test_repaired_and_fitted_again_everything_is_as_it_was(run: RunFile, tmp_path: Path) -> None:
+    file, before = str(tmp_path / "run.yaml"), everything(run)
+    snapshot = load_snapshot(ObjectStore(run.storage), run.dataset, None)
+    shard, other, *_ = [shard for split in snapshot.splits.values() for shard in split]
+    part, record = (next(path for path in before if kind in path) for kind in ("/parts/", "latents/"))
+    for path in (shard.uri, part, record):
+        flip(run, path)
+    ObjectStore(run.storage).delete(other.index_uri)
+
+    with pytest.raises(IntegrityError, match="4 faults") as caught:
+        verify_target(file, [])
+    assert "--repair" in caught.value.do
+
+    ended = command("verify", file, "--repair")
+    assert ended.code == 0, ended.stderr
+    said = "\n".join(ended.answer["said"])
+    assert "2 of 2 damaged shards packed again" in said
+    assert "2 of 2 damaged commit records removed" in said
+    assert ended.answer["runs"]["small"]["latents"]["unfitted"] > 0
+    assert fit(run, map_here).counts.quarantined == 0
+    assert everything(run) == before
+    assert verify_target(file, [])["runs"]["small"]["latents"]["unfitted"] == 0
+
+
+def test_what_can_not_be_repaired_is_said_and_left_alone(run: RunFile, tmp_path: Path) -> None:
+    snapshot = load_snapshot(ObjectStore(run.storage), run.dataset, None)
+    shard = snapshot.splits["train"][0]
+    flip(run, shard.uri)
+    (tmp_path / "archive" / "scans-0.npz").unlink()
+    before = everything(run)
+    with pytest.raises(IntegrityError, match="1 faults") as caught:
+        verify_target(str(tmp_path / "run.yaml"), [], repair=True)
+    assert "not repaired" in str(caught.value)
+    assert everything(run) == before
