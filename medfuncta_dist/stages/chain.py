@@ -64,10 +64,12 @@ def _in_order(run: RunFile, names: Sequence[str], store: ObjectStore, fence: Fen
     run, first = freeze(run, store)
     answer: dict[str, Any] = {"run": run.name, "said": [], "quarantined": 0}
     for name in names:
+        fence.require(store)
         try:
             figures = _run_stage(name, run, store, fence)
         except RunFileError:
             if first and name == names[0]:
+                fence.require(store)  # it may be another driver's by now
                 thaw(run, store)
             raise
         answer["said"] += figures.pop("said")

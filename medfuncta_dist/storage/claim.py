@@ -45,15 +45,15 @@ class Claim:
 
     def give_back(self) -> None:
         """Mark it free (the same errors)."""
-        self._put(self._lease.freed())
+        self._put(self._lease.freed(), settle=False)
 
-    def _put(self, lease: Lease) -> None:
+    def _put(self, lease: Lease, *, settle: bool = True) -> None:
         began, data = time.monotonic(), lease.to_bytes()
-        seen = self._swap.swap(self._path, self._seen, data)
+        seen = self._swap.swap(self._path, self._seen, data, settle=settle)
         if seen is None:
             # Our own earlier write, whose answer was lost, or a former holder's belated one: put it right.
             self._seen = self._still_ours()
-            seen = self._swap.swap(self._path, self._seen, data)
+            seen = self._swap.swap(self._path, self._seen, data, settle=settle)
         if seen is None or (not self._swap.conditional and time.monotonic() - began > lease.ttl):
             # Where conditions are ignored, a write that took so long (a stopped process) may have hit a new holder's.
             raise self.lost("it changed hands while being renewed")

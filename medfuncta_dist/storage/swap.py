@@ -52,8 +52,11 @@ class Swap:
         except ObjectMissingError:
             return Seen(None, None)
 
-    def swap(self, path: str, seen: Seen, data: bytes) -> Seen | None:
-        """Put ``data`` in the place of ``seen``: the new state, or None when something else is there."""
+    def swap(self, path: str, seen: Seen, data: bytes, *, settle: bool = True) -> Seen | None:
+        """Put ``data`` in the place of ``seen``: the new state, or None when something else is there.
+
+        ``settle=False`` for a write that need not be sure of itself: it does not wait where conditions are ignored.
+        """
         if self.conditional:
             tag = self.store.write_if(path, data, seen.tag)
             # A write whose answer was lost is refused when it is sent again: what is there now decides.
@@ -62,7 +65,8 @@ class Swap:
         if self.look(path).data != seen.data:
             return None
         self.store.write(path, data)
-        time.sleep(max(SETTLE_S, SETTLE_TRIPS * (time.monotonic() - began)))
+        if settle:
+            time.sleep(max(SETTLE_S, SETTLE_TRIPS * (time.monotonic() - began)))
         return self._own(path, data)
 
     def _own(self, path: str, data: bytes) -> Seen | None:
