@@ -18,11 +18,13 @@ from medfuncta_dist.errors import IntegrityError, ObjectMissingError, StageOrder
 from medfuncta_dist.latents import table
 from medfuncta_dist.latents.plan import FitWork, cover, range_name
 from medfuncta_dist.latents.table import PartRef
-from medfuncta_dist.storage.commit import Record, read_record, read_records, write_record
+from medfuncta_dist.storage.commit import Record, read_as, read_records, write_record
 from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.typed import typed
 
 KIND = "latents"
+_DELETE = "delete this commit record and run fit again"
 
 
 @dataclass(frozen=True)
@@ -95,7 +97,7 @@ def write_commit(store: ObjectStore, folder: str, work: FitWork, commit: Commit,
 def read_commit(store: ObjectStore, folder: str, work: FitWork, fence: Fence | None = None) -> Commit | None:
     """The commit record that this driver has written of a range, or None."""
     try:
-        return parse_commit(read_record(store, record_path(folder, work, fence), KIND))
+        return read_as(Commit, store, record_path(folder, work, fence), KIND)
     except ObjectMissingError:
         return None
 
@@ -113,7 +115,7 @@ def settle(records: Iterable[Record]) -> dict[str, Commit]:
     """
     best: dict[str, Commit] = {}
     for record in sorted(records, key=lambda r: (r.generation, r.digest)):
-        commit = parse_commit(record.body)
+        commit = typed(Commit, record.body, "a latents record", record.where, _DELETE)
         if not commit.failed or best.get(commit.name, commit).failed:
             best[commit.name] = commit
     counting: dict[str, Commit] = {}
@@ -227,14 +229,6 @@ def _check(work: FitWork, commit: Commit | None) -> None:
         where=f"split {work.split}",
         do="run fit again; if this stays, delete the range's commit record first",
     )
-
-
-def parse_commit(body: Mapping[str, Any]) -> Commit:
-    """The commit that a record's body holds."""
-    body = dict(body)
-    part = body.pop("part")
-    quarantined = tuple(Quarantined(**q) for q in body.pop("quarantined"))
-    return Commit(part=None if part is None else PartRef(**part), quarantined=quarantined, **body)
 
 
 def _spread(commits: Sequence[Commit]) -> Spread:

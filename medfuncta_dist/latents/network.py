@@ -7,10 +7,11 @@ from functools import lru_cache
 
 import torch
 
-from medfuncta_dist.errors import IntegrityError, ObjectMissingError, StageOrderError
+from medfuncta_dist.errors import IntegrityError, MedfunctaError, ObjectMissingError, StageOrderError
 from medfuncta_dist.fields.shared_network import DESCRIPTION_FILE, LARGEST_DESCRIPTION, WEIGHTS_FILE, SharedNetwork
 from medfuncta_dist.storage.commit import read_record
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.strict_json import RESTORE
 
 LARGEST_WEIGHTS = 2**32  # bytes: a billion numbers, fifty times the published networks
 KEPT = 2  # networks a process: a worker that is reused by the next run should not collect all it ever saw
@@ -35,14 +36,19 @@ def published_network(store: ObjectStore, run_name: str) -> NetworkRef:
         ) from error
     digest = body.get("digest")
     if not isinstance(digest, str):
-        raise IntegrityError("the network's commit record names no digest", where=store.uri(f"{folder}/commit.json"))
+        where = store.uri(f"{folder}/commit.json")
+        raise IntegrityError("the network's commit record names no digest", where=where, do=RESTORE)
     return NetworkRef(folder, digest)
 
 
 def load_network(store: ObjectStore, ref: NetworkRef) -> SharedNetwork:
     """Read the network, on the CPU. IntegrityError when it is not the committed one."""
     limits = {WEIGHTS_FILE: LARGEST_WEIGHTS, DESCRIPTION_FILE: LARGEST_DESCRIPTION}
-    network = SharedNetwork.from_files(*(store.read(f"{ref.folder}/{n}", limit=limits[n]) for n in limits))
+    files = [store.read(f"{ref.folder}/{name}", limit=limit) for name, limit in limits.items()]
+    try:
+        network = SharedNetwork.from_files(*files)
+    except MedfunctaError as error:
+        raise type(error)(error.what, where=store.uri(ref.folder), do=error.do) from error
     if network.digest != ref.digest:
         raise IntegrityError(
             "the shared network is not the one that its commit record names",

@@ -14,9 +14,8 @@ from typing import Any
 from medfuncta_dist.config.run_file import Data
 from medfuncta_dist.errors import ObjectMissingError, RunChangedError
 from medfuncta_dist.shards.snapshot import dataset_path
-from medfuncta_dist.storage.commit import read_record, write_record
+from medfuncta_dist.storage.commit import read_as, write_record
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.storage.typed import typed
 
 FIELDS = ("shape", "channels", "intensity", "aspect", "slices", "slabs", "reader", "fractions")
 KIND = "dataset"
@@ -60,7 +59,7 @@ def open_dataset(store: ObjectStore, name: str, data: Data, salt: str) -> None:
     """Create the data set's record, or check that ``data`` and the salt's fingerprint are those it was begun with."""
     path = dataset_path(name, "dataset.json")
     try:
-        begun = typed(_Begun, read_record(store, path, KIND), "the data set's record", store.uri(path))
+        begun = read_as(_Begun, store, path, KIND)
     except ObjectMissingError:
         write_record(store, path, KIND, {"name": name, "contract": contract_of(data), "salt": salt})
         return

@@ -11,17 +11,22 @@ of the archive; ``settle`` decides between them, so that no source counts twice.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError
+from medfuncta_dist.shards.ledger import COUNTS
 from medfuncta_dist.shards.snapshot import Shard, dataset_path
 from medfuncta_dist.storage.commit import read_record, read_records, write_record
 from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.strict_json import RESTORE
+from medfuncta_dist.storage.typed import typed
 
 KIND = "pack"
+ENTRY = {"kind", "key", "source", "item", "reason"}
+"""What a quarantine entry says."""
 
 
 @dataclass(frozen=True)
@@ -101,11 +106,11 @@ def settle(records: Iterable[PackRecord], first: Sequence[str] = ()) -> list[Pac
 def parse_pack(path: str, body: Mapping[str, Any], where: str) -> PackRecord:
     """The pack that a record's body describes; IntegrityError unless it belongs at ``path``."""
     name = path.rpartition("/")[2].removesuffix(".json").partition("-")[0]
-    try:
-        splits = {split: tuple(Shard(**shard) for shard in shards) for split, shards in body["splits"].items()}
-        record = PackRecord(name, tuple(body["sources"]), splits, tuple(body["quarantined"]), body["counts"])
-    except (KeyError, TypeError, AttributeError) as error:
-        raise IntegrityError("a pack record does not have the fields it should have", where=where) from error
+    record = typed(PackRecord, {**body, "name": name}, "a pack record", where)
     if group_name(record.sources) != name:
-        raise IntegrityError("a pack record lies under another record's name", where=where)
-    return record
+        raise IntegrityError("a pack record lies under another record's name", where=where, do=RESTORE)
+    # The driver adds these up, and names what they hold.
+    if not record.counts.keys() >= set(COUNTS) or any(entry.keys() != ENTRY for entry in record.quarantined):
+        raise IntegrityError("a pack record lacks counts, or what a quarantine entry says", where=where, do=RESTORE)
+    splits = {split: tuple(shards) for split, shards in record.splits.items()}
+    return replace(record, sources=tuple(record.sources), splits=splits, quarantined=tuple(record.quarantined))

@@ -18,9 +18,10 @@ import pyarrow as pa
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, RunFileError, StageOrderError
 from medfuncta_dist.shards.index import parse_index
 from medfuncta_dist.storage import strict_json
-from medfuncta_dist.storage.commit import latest_record, read_record, write_record
+from medfuncta_dist.storage.commit import latest_record, read_as, write_record
 from medfuncta_dist.storage.digest import canonical_json, digest_json, sha256_bytes
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.strict_json import RESTORE
 from medfuncta_dist.storage.typed import typed
 
 FORMAT_VERSION = 1
@@ -105,7 +106,9 @@ class Snapshot:
         body, digest = _opened(data, where)
         snapshot = typed(cls, body, "the snapshot", where)
         if snapshot.digest != digest:
-            raise IntegrityError("the snapshot is damaged: its content is not what its digest says", where=where)
+            raise IntegrityError(
+                "the snapshot is damaged: its content is not what its digest says", where=where, do=RESTORE
+            )
         return snapshot
 
 
@@ -118,7 +121,7 @@ def _opened(data: bytes, where: str) -> tuple[dict[str, Any], Any]:
             do="use the version of medfuncta-dist that wrote it, or a newer one",
         )
     if not isinstance(file.get("snapshot"), dict):
-        raise IntegrityError("the snapshot does not hold a snapshot", where=where)
+        raise IntegrityError("the snapshot does not hold a snapshot", where=where, do=RESTORE)
     return file["snapshot"], file.get("digest")
 
 
@@ -157,7 +160,7 @@ def load_snapshot(store: ObjectStore, dataset: str, digest: str | None) -> Snaps
     path = snapshot_path(dataset, digest)
     snapshot = Snapshot.from_bytes(store.read(path, limit=LARGEST_SNAPSHOT), where=store.uri(path))
     if snapshot.digest != digest:
-        raise IntegrityError("the snapshot is not the one its name says", where=store.uri(path))
+        raise IntegrityError("the snapshot is not the one its name says", where=store.uri(path), do=RESTORE)
     return snapshot
 
 
@@ -198,7 +201,9 @@ def _committed(store: ObjectStore, dataset: str, digest: str) -> str:
             where=store.uri(commits_prefix(dataset)),
             do="check data.snapshot, or leave it out to use the newest",
         )
-    read_record(store, paths[-1], KIND)
+    if (named := read_as(_Committed, store, paths[-1], KIND).digest) != digest:
+        what = f"the record of snapshot {digest[:12]} names another one, {named[:12]}"
+        raise IntegrityError(what, where=store.uri(paths[-1]), do=RESTORE)
     return digest
 
 
@@ -209,8 +214,11 @@ def split_digest(snapshot: Snapshot, split: str) -> str:
 
 def read_index(store: ObjectStore, shard: Shard) -> pa.Table:
     """The shard's index, a row a sample, verified against the shard's record (``IntegrityError``)."""
-    where = store.uri(shard.index_uri)
-    data = store.read(shard.index_uri, limit=shard.index_size)
+    return checked_index(store.read(shard.index_uri, limit=shard.index_size), shard, store.uri(shard.index_uri))
+
+
+def checked_index(data: bytes, shard: Shard, where: str) -> pa.Table:
+    """The table of an index's bytes, verified against the shard's record (``IntegrityError`` names ``where``)."""
     if len(data) != shard.index_size or sha256_bytes(data) != shard.index_sha256:
         raise IntegrityError("the index is not what the snapshot says", where=where, do="restore it from a backup")
     return parse_index(data, shard_size=shard.size, samples=shard.samples, where=where)

@@ -3,13 +3,15 @@ is refused here, by key, value and expectation."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunChangedError, RunFileError
 from medfuncta_dist.latents.network import load_network, published_network
 from medfuncta_dist.latents.plan import chosen_splits
 from medfuncta_dist.shards.contract import require_contract
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
-from medfuncta_dist.storage.commit import read_record, write_record
+from medfuncta_dist.storage.commit import read_as, write_record
 from medfuncta_dist.storage.object_store import ObjectStore
 
 
@@ -44,6 +46,13 @@ def check_training(run: RunFile, snapshot: Snapshot) -> None:
         )
 
 
+@dataclass(frozen=True)
+class _Pin:
+    """The body of ``pin.json``."""
+
+    snapshot: str
+
+
 def pinned_snapshot(run: RunFile, store: ObjectStore) -> Snapshot:
     """The snapshot that this run trains on: ``data.snapshot`` or the newest, chosen once and recorded.
 
@@ -51,7 +60,7 @@ def pinned_snapshot(run: RunFile, store: ObjectStore) -> Snapshot:
     """
     path = f"runs/{run.name}/pin.json"
     if store.exists(path):
-        digest = str(read_record(store, path, "pin")["snapshot"])
+        digest = read_as(_Pin, store, path, "pin").snapshot
         if run.data.snapshot not in (None, digest):
             raise RunChangedError(
                 f"data.snapshot is {run.data.snapshot}, but this run trains on {digest}",

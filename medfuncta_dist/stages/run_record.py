@@ -5,9 +5,16 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from medfuncta_dist.config.load import difference, dump, parse
+from medfuncta_dist.config.load import MAX_BYTES, difference, dump, parse
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import DeadlineError, ObjectMissingError, RunChangedError, RunFileError, StorageError
+from medfuncta_dist.errors import (
+    DeadlineError,
+    IntegrityError,
+    ObjectMissingError,
+    RunChangedError,
+    RunFileError,
+    StorageError,
+)
 from medfuncta_dist.stages.resolve import resolved
 from medfuncta_dist.storage.object_store import ObjectStore
 
@@ -56,10 +63,15 @@ def thaw(run: RunFile, store: ObjectStore) -> None:
 
 
 def _frozen(path: str, store: ObjectStore) -> RunFile | None:
+    where = store.uri(path)
     try:
-        return parse(store.read(path).decode(), where=store.uri(path))
+        return parse(store.read(path, limit=MAX_BYTES).decode(), where=where)
     except ObjectMissingError:
         return None
+    except (UnicodeDecodeError, RunFileError) as error:
+        what = error.what if isinstance(error, RunFileError) else "it is not text"
+        do = "restore it from a backup; only where the run file has not changed since, deleting it is the same"
+        raise IntegrityError(f"the run's frozen run file is damaged: {what}", where=where, do=do) from error
 
 
 def _path(run: RunFile) -> str:

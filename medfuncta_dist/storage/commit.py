@@ -9,12 +9,15 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, MedfunctaError, ObjectMissingError
 from medfuncta_dist.storage import strict_json
 from medfuncta_dist.storage.digest import canonical_json, digest_json
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.typed import typed
+
+T = TypeVar("T")
 
 FORMAT_VERSION = 1
 LARGEST_RECORD = 64 * 2**20
@@ -30,6 +33,8 @@ class Record:
     generation: int
     body: dict[str, Any]
     digest: str
+    where: str = ""
+    """Its URI."""
 
 
 def write_record(store: ObjectStore, path: str, kind: str, body: dict[str, Any], generation: int = 0) -> dict[str, Any]:
@@ -55,6 +60,11 @@ def make_record(kind: str, body: dict[str, Any], generation: int) -> dict[str, A
 def read_record(store: ObjectStore, path: str, kind: str) -> dict[str, Any]:
     """The verified body of one record (ObjectMissingError, IntegrityError, FormatVersionError)."""
     return _read(store, path, kind).body
+
+
+def read_as(as_type: type[T], store: ObjectStore, path: str, kind: str) -> T:
+    """The same, its body as a dataclass: IntegrityError also where it has other fields."""
+    return typed(as_type, read_record(store, path, kind), f"a {kind} record", store.uri(path), _RESTORE)
 
 
 def read_records(store: ObjectStore, prefix: str, kind: str) -> list[tuple[str, Record]]:
@@ -85,7 +95,7 @@ def parse_record(data: bytes, kind: str, where: str) -> Record:
     fields = (record.get("kind"), record.get("generation"), record.get("body"))
     match fields:
         case (str(found), int(generation), dict(body)) if found == kind:
-            return Record(kind, generation, body, digest)
+            return Record(kind, generation, body, digest, where)
     raise IntegrityError(f"expected a {kind} record, found kind {fields[0]!r}", where=where, do=_RESTORE)
 
 

@@ -16,6 +16,7 @@ from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_expon
 from medfuncta_dist.errors import (
     CredentialsError,
     DeadlineError,
+    DiskFullError,
     IntegrityError,
     MedfunctaError,
     ObjectMissingError,
@@ -133,7 +134,7 @@ def explain(error: Exception, where: str) -> MedfunctaError:
         do = "renew the credentials, then run the same command again: it goes on where it stopped"
         return CredentialsError(f"the credentials have expired: {reason(error)}", where=where, do=do)
     if isinstance(error, OSError) and error.errno in NO_SPACE:
-        return StorageError(f"a disk of this machine is full: {reason(error)}", where=where, do=_MAKE_ROOM)
+        return DiskFullError(f"a disk of this machine is full: {reason(error)}", where=where, do=_MAKE_ROOM)
     do = "check credentials, permissions and free space of the storage"
     return StorageError(f"storage refused the request: {reason(error)}", where=where, do=do)
 
@@ -156,7 +157,8 @@ def reason(error: BaseException) -> str:
 def refuse_above(limit: int, size: int) -> None:
     """IntegrityError when an object is larger than its reader can expect: it is not what should be there."""
     if size > limit:
-        raise IntegrityError(f"an object has {size} bytes where at most {limit} were expected")
+        what = f"an object has {size} bytes where at most {limit} were expected"
+        raise IntegrityError(what, do="see what lies there, and restore the object from a backup")
 
 
 def _slow_down(error: BaseException) -> None:

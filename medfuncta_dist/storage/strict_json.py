@@ -8,6 +8,8 @@ from typing import Any
 
 from medfuncta_dist.errors import IntegrityError
 
+RESTORE = "restore the object from a backup"
+
 
 def parse(data: bytes) -> Any:
     """The value of UTF-8 JSON. ValueError also for NaN, infinities (1e999), halves of a surrogate pair, and nesting
@@ -22,7 +24,7 @@ def parse(data: bytes) -> Any:
     return value
 
 
-def parse_object(data: bytes, what: str, where: str, do: str = "") -> dict[str, Any]:
+def parse_object(data: bytes, what: str, where: str, do: str = RESTORE) -> dict[str, Any]:
     """A JSON object. IntegrityError says that ``what`` is none."""
     try:
         value = parse(data)

@@ -163,15 +163,15 @@ def _lines(data: bytes, where: str) -> Iterator[dict[str, Any]]:
             where=where,
             do="use the version of medfuncta-dist that wrote it, or a newer one",
         )
-    if not all(map(_is_valid, parsed[1:])):
+    if parsed[0].get("kind") != "header" or not all(map(_is_valid, parsed[1:])):
         raise IntegrityError("a line of an event log lacks what its kind should have", where=where, do=_MOVE)
     yield from parsed[1:]
 
 
 def _is_valid(line: dict[str, Any]) -> bool:
     match line:
-        case {"kind": "metrics", "step": int(), "values": dict(values)}:
+        case {"kind": "metrics", "time": int() | float(), "step": int(), "values": dict(values)}:
             return all(isinstance(value, int | float | None) for value in values.values())
-        case {"kind": "event", "name": str(), "fields": dict()}:
+        case {"kind": "event", "time": int() | float(), "name": str(), "fields": dict()}:
             return True
     return False

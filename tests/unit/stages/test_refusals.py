@@ -10,7 +10,7 @@ import yaml
 
 from medfuncta_dist.config.load import dump, parse
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import RunChangedError, RunFileError, StageOrderError
+from medfuncta_dist.errors import IntegrityError, RunChangedError, RunFileError, StageOrderError
 from medfuncta_dist.shards.pack import pack
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.stages.chain import run_stages
@@ -164,7 +164,7 @@ def test_an_unknown_format_of_the_kept_run_file_is_refused(tmp_path):
     run = run_file(tmp_path)
     store = ObjectStore(run.storage)
     store.write("runs/refused/run.yaml", dump(run).replace("format_version: 1", "format_version: 9").encode())
-    with pytest.raises(RunFileError, match="format_version = 9"):
+    with pytest.raises(IntegrityError, match="format_version = 9"):
         freeze(run, store)
 
 

@@ -1,0 +1,251 @@
+"""Empty, damaged and foreign files in every place that a run reads at start.
+
+Whatever lies there, a stage either goes on as if it did not, or ends with an error in words that names the object and
+says what to do. It never starts a finished thing again from nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.errors import IntegrityError, MedfunctaError
+from medfuncta_dist.fields.siren import init_params
+from medfuncta_dist.latents.driver import fit, latent_table
+from medfuncta_dist.shards.pack import pack
+from medfuncta_dist.stages import summary
+from medfuncta_dist.stages.preflight import check_network, pinned_snapshot
+from medfuncta_dist.stages.run_record import freeze
+from medfuncta_dist.stages.submission import Submission
+from medfuncta_dist.stages.terminal import ending_retries
+from medfuncta_dist.storage.claim import take
+from medfuncta_dist.storage.digest import canonical_json, digest_json
+from medfuncta_dist.storage.lease import run_lease
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.telemetry.event_log import EventLog, history
+from medfuncta_dist.training.attempt import Attempt, generations, next_attempt
+from medfuncta_dist.training.checkpoint import Checkpoints, Facts
+from medfuncta_dist.training.network import commit_network, committed_network, field_spec
+from medfuncta_dist.training.state import ParameterState
+from medfuncta_dist.work import map_here
+from tests.unit.latents.fitted import packed, run_file
+
+pytestmark = pytest.mark.fault("foreign-files")
+
+SECTIONS: dict[str, Any] = {
+    "field": {"layers": 3, "hidden": 16, "latent": 24, "omega_first": 5.0, "omega_last": 10.0},
+    "meta": {"chunk_points": 64, "chunk_scans": 2},
+    "train": {"batch": 4},
+}
+SHAPES = {"layer.1.weight": (3, 2)}
+FIRST = Attempt(1, "0000000001-20260101T000000-aaaa")
+KEY = "the same request"
+JOB = "small-fit-1"
+
+
+def save(store: ObjectStore, step: int) -> None:
+    """A checkpoint of a tiny state."""
+    checkpoints = Checkpoints(store, "small", FIRST, keep=5)
+    state = {
+        name: ParameterState(*(torch.full(shape, float(step)) for _ in range(3))) for name, shape in SHAPES.items()
+    }
+    facts = Facts(step, 0, step, "d" * 64, "r" * 64, "f" * 64, zero_stage=0, world_size=1, code_version="0")
+    checkpoints.commit(facts, [checkpoints.write_share(step, 0, 1, state)])
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run that has left something in every place."""
+    folder = tmp_path_factory.mktemp("finished")
+    run = run_file(folder, **SECTIONS)
+    packed(run, folder)
+    store = ObjectStore(run.storage)
+    run, _ = freeze(run, store)
+    params = init_params(field_spec(run), torch.Generator().manual_seed(0))
+    commit_network(store, run, pinned_snapshot(run, store), params, loss=0.1, psnr=20.0)
+    fit(run, map_here)
+    for step in (10, 20):
+        save(store, step)
+    log = EventLog(store, "small", FIRST.name, flush_s=0)
+    log.log(10, {"loss": 0.5})
+    log.close()
+    summary.merge(store, "small", "fit", {"psnr": 30.0})
+    claim = take(store, run_lease("small"), 5.0, lambda _: None)
+    Submission.of(run, ["fit"], KEY).record(store, claim.fence, {"done": True})
+    claim.give_back()
+    return folder
+
+
+@dataclass
+class Place:
+    """The folder of a run, moved, and the stages as drivers of this process."""
+
+    folder: Path
+    run: RunFile
+    said: list[str]
+
+    @property
+    def store(self) -> ObjectStore:
+        return ObjectStore(self.run.storage)
+
+    def path(self, pattern: str) -> Path:
+        """The last file that matches, in storage or beside it."""
+        return sorted(p for p in self.folder.glob(pattern) if p.is_file())[-1]
+
+    def start(self) -> Any:
+        freeze(self.run, self.store)
+        return summary.load(self.store, "small")["fit"]
+
+    def pack(self) -> Any:
+        return pack(self.run, map_here, lambda _: None).snapshot_digest
+
+    def train(self) -> Any:
+        """What a worker group does before its first step."""
+        snapshot = pinned_snapshot(self.run, self.store)
+        attempt = next_attempt(self.store, "small")
+        found = Checkpoints(self.store, "small", attempt, keep=5).restore_latest(SHAPES, self.said.append)
+        assert found is not None, "training begins again from nothing"
+        curve = history(self.store, "small", say=self.said.append)
+        return snapshot.digest, attempt.generation, found.facts.step, curve
+
+    def trained(self) -> Any:
+        done = committed_network(self.store, "small")
+        return done.digest if done else None
+
+    def fit(self) -> Any:
+        check_network(self.run, self.store)
+        summary = fit(self.run, map_here)
+        return summary.counts, summary.network_digest, summary.fitted_now
+
+    def lease(self) -> Any:
+        take(self.store, run_lease("small"), 0.2, self.said.append).give_back()
+
+    def submit(self) -> Any:
+        return Submission.of(self.run, ["fit"], KEY).answer(self.store)
+
+    def retry(self) -> Any:
+        with ending_retries(self.store, "small"):
+            return "tried"
+
+
+@pytest.fixture
+def place(finished: Path, tmp_path: Path) -> Place:
+    """A copy to damage. Paths are part of a source's identity below its pattern only, so a copy is the same run."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    return Place(folder, run_file(folder, **SECTIONS), [])
+
+
+def other_kind(data: bytes) -> bytes:
+    """A valid record, of something else."""
+    record = {"format_version": 1, "kind": "other", "generation": 0, "body": {"digest": 1}}
+    return canonical_json(record | {"digest": digest_json(record)})
+
+
+def newer(data: bytes) -> bytes:
+    """The same as a newer version might have written it: its digest is right."""
+    try:
+        whole = json.loads(data)
+    except ValueError:
+        whole = json.loads(data.splitlines()[0])
+    whole["format_version"] = 99
+    if "kind" in whole and "body" in whole:
+        whole.pop("digest", None)
+        whole["digest"] = digest_json(whole)
+    return canonical_json(whole) + b"\n"
+
+
+def lacking(data: bytes) -> bytes:
+    """A valid record of the right kind that says nothing."""
+    whole = json.loads(data)
+    whole["body"] = {}
+    whole.pop("digest", None)
+    return canonical_json(whole | {"digest": digest_json(whole)})
+
+
+FAULTS: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda _: b"",
+    "noise": lambda _: bytes((i * i * 31 + 7) % 256 for i in range(3000)),
+    "cut": lambda data: data[: len(data) // 2],
+    "null": lambda _: b"null",
+    "list": lambda _: b"[1, 2, 3]\n",
+    "nested": lambda _: b"[" * 100_000,
+    "other kind": other_kind,
+    "newer": newer,
+    "lacking": lacking,
+    "huge": lambda _: b"",
+}
+RECORD = ("empty", "noise", "cut", "null", "list", "nested", "other kind", "newer", "lacking", "huge")
+JSON = ("empty", "noise", "cut", "null", "list", "nested", "other kind", "newer", "huge")
+BYTES = ("empty", "noise", "cut", "other kind", "huge")
+
+REFUSED, IGNORED, PASSED_OVER = "refused", "ignored", "passed over, and said"
+HUGE = 2**40
+"""Bytes of a file without content: reading it would take all memory there is."""
+
+PLACES: list[tuple[str, str, tuple[str, ...], str]] = [
+    ("start", "storage/runs/small/run.yaml", BYTES + ("null", "list", "nested"), REFUSED),
+    ("start", "storage/runs/small/summary.json", JSON, REFUSED),
+    ("lease", "storage/runs/small/lease.json", RECORD, REFUSED),
+    ("submit", "storage/runs/small/submissions/*.json", RECORD, REFUSED),
+    ("pack", "storage/datasets/small/dataset.json", RECORD, REFUSED),
+    ("pack", "storage/datasets/small/packs/*.json", RECORD, REFUSED),
+    ("pack", "storage/datasets/small/commits/*.json", RECORD, REFUSED),
+    ("pack", "storage/datasets/small/snapshots/*.json", JSON, REFUSED),
+    ("pack", "private/salt", BYTES, REFUSED),
+    ("pack", "private/mapping.csv", BYTES[:-1], REFUSED),
+    ("train", "storage/runs/small/pin.json", RECORD, REFUSED),
+    ("train", "storage/datasets/small/commits/*.json", RECORD, REFUSED),
+    ("train", "storage/datasets/small/snapshots/*.json", JSON, REFUSED),
+    ("train", "storage/runs/small/checkpoints/commits/000000020-*.json", RECORD, PASSED_OVER),
+    ("train", "storage/runs/small/checkpoints/000000020-*/rank-0-of-1.safetensors", BYTES, PASSED_OVER),
+    ("train", "storage/runs/small/events/*.jsonl", JSON, PASSED_OVER),
+    ("trained", "storage/runs/small/network/commit.json", RECORD, REFUSED),
+    ("fit", "storage/runs/small/network/commit.json", RECORD, REFUSED),
+    ("fit", "storage/runs/small/network/network.json", JSON, REFUSED),
+    ("fit", "storage/runs/small/network/network.safetensors", BYTES, REFUSED),
+    ("fit", "storage/runs/small/latents/*/commits/*.json", RECORD, REFUSED),
+    ("fit", "storage/datasets/small/commits/*.json", RECORD, REFUSED),
+    ("fit", "storage/datasets/small/snapshots/*.json", JSON, REFUSED),
+]
+CASES = [
+    pytest.param(*p[:2], fault, p[3], id=f"{p[0]}-{p[1].split('/', 1)[1]}-{fault}") for p in PLACES for fault in p[2]
+]
+
+
+def damage(path: Path, fault: str) -> None:
+    data = FAULTS[fault](path.read_bytes())
+    path.write_bytes(data)
+    if fault == "huge":
+        with path.open("r+b") as file:
+            file.truncate(HUGE)
+
+
+def refused(stage: Callable[[], Any], path: Path, folder: Path) -> None:
+    """It ends with an error in words, which names the object (or the folder that it is one of) and says what to do."""
+    with pytest.raises(MedfunctaError) as caught:
+        stage()
+    told = str(caught.value)
+    assert str(path.relative_to(folder)) in told or str(path.parent.relative_to(folder)) in told, told
+    assert caught.value.do, told
+
+
+@pytest.mark.parametrize(("stage", "pattern", "fault", "expected"), CASES)
+def test_a_damaged_file_is_refused_by_name_or_passed_over_and_said(
+    place: Place, stage: str, pattern: str, fault: str, expected: str
+) -> None:
+    path, run_stage = place.path(pattern), getattr(place, stage)
+    damage(path, fault)
+    if expected == REFUSED or (fault == "newer" and "events" not in pattern):
+        refused(run_stage, path, place.folder)
+    else:
+        run_stage()
+        assert place.said
