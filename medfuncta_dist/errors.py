@@ -7,6 +7,7 @@
     ├── StorageError               1   an object could not be read or written
     │   ├── ObjectMissingError     1   ... because it is not there
     │   ├── DeadlineError          1   ... within its deadline
+    │   ├── DiskFullError          1   ... because a disk of this machine is full
     │   └── CredentialsError       5   ... because the credentials have expired; with new ones the same command resumes
     ├── IntegrityError             4   bytes are not what their record says
     │   ├── FormatVersionError     4   a file's format_version is not one this version reads
@@ -77,6 +78,10 @@ class ObjectMissingError(StorageError):
 
 class DeadlineError(StorageError):
     """A storage request, retries included, did not finish within its deadline."""
+
+
+class DiskFullError(StorageError):
+    """A disk of this machine has no room for what was to be written."""
 
 
 class CredentialsError(StorageError):

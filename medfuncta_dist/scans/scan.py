@@ -28,16 +28,20 @@ class Window:
         if not (math.isfinite(self.high - self.low) and self.low <= self.high):
             raise ScanError("the intensity window is not a finite interval")
 
-    def normalise(self, array: np.ndarray) -> np.ndarray:
-        """Values of any shape in scan units -> float32 in [0, 1], clipped."""
+    def normalise(self, array: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+        """Values of any shape in scan units -> float32 in [0, 1], clipped; in ``out``, where it is given."""
+        if out is None:
+            out = np.empty(array.shape, np.float32)
         width = self.high - self.low
         if width == 0:
-            return np.zeros(array.shape, np.float32)
+            out[...] = 0
+            return out
         # float64 in between: 32-bit integers with a large offset would lose their low bits in float32.
         values = array.astype(np.float64)
         values -= self.low
         values /= width
-        return np.clip(values, 0, 1, out=values).astype(np.float32)
+        out[...] = np.clip(values, 0, 1, out=values)
+        return out
 
     def restore(self, values: np.ndarray) -> np.ndarray:
         """Values of any shape in [0, 1] -> float32 in scan units; the inverse of ``normalise`` inside the window."""

@@ -16,7 +16,8 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from itertools import chain
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -53,9 +54,9 @@ class Sample:
         low, high = self.meta["window"]
         return Window(low, high)
 
-    def values(self) -> np.ndarray:
-        """float32 (channel, *spatial) in [0, 1]: (array - low) / (high - low), clipped."""
-        return self.window.normalise(self.array)
+    def values(self, out: np.ndarray | None = None) -> np.ndarray:
+        """float32 (channel, *spatial) in [0, 1]: (array - low) / (high - low), clipped; in ``out``, where given."""
+        return self.window.normalise(self.array, out)
 
 
 def encode(key: str, scan: Scan) -> tuple[bytes, bytes]:
@@ -85,12 +86,12 @@ def decode(key: str, npy: bytes, json: bytes) -> Sample:
     The array is read-only and shares memory with ``npy``.
     """
     meta = _parse_meta(key, json)
-    header, dtype, shape = _parse_header(key, npy)
-    if dtype.name != meta["dtype"] or list(shape) != meta["shape"]:
+    size, header = _parse_header(key, npy)
+    if header.name != meta["dtype"] or list(header.shape) != meta["shape"]:
         raise _damaged(key, "the npy and json members do not belong together")
-    if len(npy) - header != math.prod(shape) * dtype.itemsize:
+    if len(npy) - size != header.data_size:
         raise _damaged(key, "the npy member does not have the size that its header says")
-    return Sample(key, np.frombuffer(npy, dtype, offset=header).reshape(shape), meta)
+    return Sample(key, np.frombuffer(npy, header.dtype, offset=size).reshape(header.shape), meta)
 
 
 def _storable(array: np.ndarray) -> np.ndarray:
@@ -113,24 +114,37 @@ def _json(meta: dict[str, Any]) -> bytes:
     return data
 
 
-def _parse_header(key: str, npy: bytes) -> tuple[int, np.dtype[Any], tuple[int, ...]]:
+class _Header(NamedTuple):
+    """What an npy header says. ``plain``: of a stored type, little-endian, in C order."""
+
+    dtype: np.dtype[Any]
+    name: str
+    shape: tuple[int, ...]
+    data_size: int
+    plain: bool
+
+
+def _parse_header(key: str, npy: bytes) -> tuple[int, _Header]:
+    """The header and its size."""
     if npy[:6] == NPY_MAGIC and npy[6:8] != NPY_VERSION:
         raise FormatVersionError("npy format version is unknown; this version reads 1.0", where=f"sample {key}")
     size = min(NPY_PREAMBLE + int.from_bytes(npy[8:NPY_PREAMBLE], "little"), LARGEST_HEADER)
     try:
-        shape, fortran, dtype = _read_header(npy[:size])
+        header = _read_header(npy[:size])
     except Exception as error:  # NumPy parses the header as Python literals, and passes on whatever its tokenizer says
         raise _damaged(key, "the npy member has no valid header") from error
-    if dtype.name not in STORED_TYPES or dtype.newbyteorder("<") != dtype or fortran:
+    if not header.plain:
         raise _damaged(key, "the npy member holds something else than plain little-endian numbers in C order")
-    return size, dtype, shape
+    return size, header
 
 
 @lru_cache(256)  # A data set has a handful of different headers, and NumPy compiles Python to read one.
-def _read_header(header: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    file = io.BytesIO(header)
+def _read_header(data: bytes) -> _Header:
+    file = io.BytesIO(data)
     np.lib.format.read_magic(file)
-    return np.lib.format.read_array_header_1_0(file, max_header_size=LARGEST_HEADER)
+    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file, max_header_size=LARGEST_HEADER)
+    plain = dtype.name in STORED_TYPES and dtype.newbyteorder("<") == dtype and not fortran
+    return _Header(dtype, dtype.name, shape, math.prod(shape) * dtype.itemsize, plain)
 
 
 def _parse_meta(key: str, data: bytes) -> dict[str, Any]:
@@ -175,16 +189,20 @@ def _are_ints(value: Any) -> bool:
 
 
 def _are_numbers(value: Any, n: int | None = None) -> bool:
-    return isinstance(value, list) and n in (None, len(value)) and all(map(_is_number, value))
-
-
-def _is_number(value: Any) -> bool:
+    if not isinstance(value, list) or n not in (None, len(value)) or not _NUMBERS.issuperset(map(type, value)):
+        return False
     # Compared, not converted: JSON has integers that no float can hold.
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max
+    return max(map(abs, value), default=0) <= sys.float_info.max
+
+
+_NUMBERS = frozenset({int, float})
 
 
 def _is_affine(value: Any) -> bool:
-    return value is None or (isinstance(value, list) and len(value) == 4 and all(_are_numbers(row, 4) for row in value))
+    if value is None:
+        return True
+    rows = isinstance(value, list) and len(value) == 4 and all(isinstance(row, list) and len(row) == 4 for row in value)
+    return rows and _are_numbers([*chain.from_iterable(value)])
 
 
 _FIELDS: dict[str, Callable[[Any], bool]] = {

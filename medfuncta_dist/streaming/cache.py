@@ -10,18 +10,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+import pyarrow as pa
 from filelock import FileLock, Timeout
 
-from medfuncta_dist.errors import DeadlineError, IntegrityError
-from medfuncta_dist.shards.snapshot import Shard
+from medfuncta_dist.errors import DeadlineError, DiskFullError, IntegrityError
+from medfuncta_dist.shards.snapshot import Shard, checked_index
 from medfuncta_dist.storage.digest import sha256_file
-from medfuncta_dist.storage.local_objects import TEMPORARY
+from medfuncta_dist.storage.local_objects import TEMPORARY, replacing
 from medfuncta_dist.storage.object_store import ObjectStore
 
 LOCK_DEADLINE_S = 3600.0
 """Waiting for another process of this node to download a shard."""
 ABANDONED_S = 3600.0
 """Age at which an unfinished download has no process any more."""
+
+INDEX = ".index"
 
 _proved: set[tuple[str, int, int, int]] = set()
 """Cached files that this process has hashed: path, inode, size, time of change."""
@@ -45,6 +48,18 @@ class ShardCache:
         """The verified local file of a shard (IntegrityError, StorageError). Open it soon: it may be evicted."""
         with self._lock(shard.sha256):
             return self._verified(shard)
+
+    def index(self, shard: Shard) -> pa.Table:
+        """The verified index of a shard, kept beside it (IntegrityError, StorageError)."""
+        file = self._folder / f"{shard.sha256}{INDEX}"
+        with suppress(OSError, IntegrityError):
+            return checked_index(file.read_bytes(), shard, str(file))
+        data = self._store.read(shard.index_uri, limit=shard.index_size)
+        table = checked_index(data, shard, self._store.uri(shard.index_uri))
+        # It is small, and can be read again: where it can not be kept, nothing is lost.
+        with suppress(OSError), replacing(file, durable=False) as part:
+            part.write_bytes(data)
+        return table
 
     def open(self, shard: Shard) -> BinaryIO:
         """The verified shard, open for reading; eviction can not take it away any more."""
@@ -73,21 +88,34 @@ class ShardCache:
     def _fetch(self, shard: Shard, file: Path) -> None:
         part = file.with_suffix(".part")
         for _ in range(2):  # a transfer can damage bytes; what is damaged in storage is so the second time, too
-            self._store.download(shard.uri, part, size=shard.size)
-            if part.stat().st_size == shard.size and sha256_file(part) == shard.sha256:
+            digest = self._download(shard, part)
+            if part.stat().st_size == shard.size and digest == shard.sha256:
                 part.replace(file)
                 _proved.add(_signature(file))
-                self._evict(keep=file)
+                self._evict(file, self._max_bytes)
                 return
             part.unlink()
         where, do = self._store.uri(shard.uri), "restore the shard from a backup"
         raise IntegrityError("the shard is not what the snapshot says (size or SHA-256)", where=where, do=do)
 
-    def _evict(self, keep: Path) -> None:
+    def _download(self, shard: Shard, part: Path) -> str:
+        """The SHA-256 of what came. On a disk without room, others' shards make room for this one, once."""
+        try:
+            return self._store.download(shard.uri, part, size=shard.size)
+        except DiskFullError:
+            self._evict(part, 0)
+        try:
+            return self._store.download(shard.uri, part, size=shard.size)
+        except DiskFullError as error:
+            what = f"the cache has no room for a shard of {shard.size} bytes, not even as the only one"
+            do = "make room there, or set cluster.cache to a folder on another disk; then run the same command again"
+            raise DiskFullError(what, where=str(self._folder), do=do) from error
+
+    def _evict(self, keep: Path, max_bytes: int) -> None:
         with self._lock("eviction"):
             _remove_abandoned(self._folder)
             files = [(file, file.stat()) for file in self._folder.glob("*.tar")]
-            excess = sum(status.st_size for _, status in files) - self._max_bytes
+            excess = sum(status.st_size for _, status in files) - max_bytes
             for file, status in sorted(files, key=lambda f: f[1].st_atime_ns):
                 if excess > 0 and file != keep and self._remove(file):
                     excess -= status.st_size
@@ -97,14 +125,16 @@ class ShardCache:
         try:
             with self._lock(file.stem, seconds=0):
                 file.unlink(missing_ok=True)
+                file.with_suffix(INDEX).unlink(missing_ok=True)
         except DeadlineError:
             return False
         return True
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Downloads of processes that were killed."""
-    for file in (*folder.glob("*.part"), *folder.glob(f"{TEMPORARY}*")):
+    """Downloads of processes that were killed, and indexes whose shards are gone."""
+    alone = (file for file in folder.glob(f"*{INDEX}") if not file.with_suffix(".tar").exists())
+    for file in (*folder.glob("*.part"), *folder.glob(f"{TEMPORARY}*"), *alone):
         with suppress(FileNotFoundError):
             if time.time() - file.stat().st_mtime > ABANDONED_S:
                 file.unlink()

@@ -20,24 +20,42 @@ class _End:
         self.error = error
 
 
-def prefetch(items: Iterable[T], depth: int) -> Iterator[T]:
-    """The same items in the same order, at most ``depth`` of them read ahead.
+def prefetch(items: Iterable[T], depth: int) -> Prefetched[T]:
+    """The same items in the same order, at most ``depth`` of them read ahead, from now on.
 
-    An error of ``items`` is raised where its item would have come. Leaving early (``close``, ``break``) stops the
-    thread before the next item.
+    An error of ``items`` is raised where its item would have come. Leaving early (``close``, or letting go of it) stops
+    the thread before the next item.
     """
-    ready: queue.Queue[T | _End] = queue.Queue(depth)
-    left = threading.Event()
-    thread = threading.Thread(target=_fill, args=(items, ready, left), name="prefetch", daemon=True)
-    thread.start()
-    try:
-        while not isinstance(item := ready.get(), _End):
-            yield item
-        if item.error is not None:
-            raise item.error
-    finally:
-        left.set()
-        thread.join()
+    return Prefetched(items, depth)
+
+
+class Prefetched(Iterator[T]):
+    """What a thread reads ahead. Not a generator: that would begin to read when the first item is asked for."""
+
+    def __init__(self, items: Iterable[T], depth: int) -> None:
+        self._ready: queue.Queue[T | _End] = queue.Queue(depth)
+        self._left = threading.Event()
+        # The thread must not hold on to this object, or nobody could let go of it.
+        told = (items, self._ready, self._left)
+        self._thread = threading.Thread(target=_fill, args=told, name="prefetch", daemon=True)
+        self._thread.start()
+
+    def __next__(self) -> T:
+        if self._left.is_set():
+            raise StopIteration
+        item = self._ready.get()
+        if not isinstance(item, _End):
+            return item
+        self.close()
+        raise item.error or StopIteration
+
+    def close(self) -> None:
+        """Stop the thread, and wait for its end."""
+        self._left.set()
+        self._thread.join()
+
+    def __del__(self) -> None:
+        self._left.set()
 
 
 def _fill(items: Iterable[T], ready: queue.Queue[T | _End], left: threading.Event) -> None:

@@ -16,9 +16,10 @@ from typing import BinaryIO, TypedDict
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from medfuncta_dist.errors import IntegrityError
-from medfuncta_dist.shards.snapshot import Shard, read_index
+from medfuncta_dist.shards.snapshot import Shard
 from medfuncta_dist.storage.digest import crc32c
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.streaming.cache import ShardCache
@@ -91,14 +92,14 @@ class SampleReader:
         offset, length, checksum = (int(n) for n in index.members[sample.row, member])
         data = os.pread(file.fileno(), length, offset)
         if len(data) != length or crc32c(data) != checksum:
-            where = f"shard {self._shards[sample.shard].sha256}, sample {index.keys[sample.row]}"
+            where = f"{self._store.uri(self._shards[sample.shard].uri)}, sample {index.keys[sample.row]}"
             do = "remove the shard from the node's cache; if it happens again, restore the shard from a backup"
             raise IntegrityError("a sample's bytes are damaged (CRC-32C)", where=where, do=do)
         return data
 
     def _index(self, shard: int) -> _Index:
         if shard not in self._indexes:
-            self._indexes[shard] = _Index.load(self._store, self._shards[shard])
+            self._indexes[shard] = _Index.of(self._cache.index(self._shards[shard]))
         return self._indexes[shard]
 
     def _file(self, shard: int) -> BinaryIO:
@@ -118,8 +119,7 @@ class _Index:
     members: npt.NDArray[np.int64]
 
     @classmethod
-    def load(cls, store: ObjectStore, shard: Shard) -> _Index:
-        table = read_index(store, shard)
+    def of(cls, table: pa.Table) -> _Index:
         columns = [f"{member}_{what}" for member in ("npy", "json") for what in ("offset", "length", "crc32c")]
         cells = np.stack([table[name].to_numpy().astype(np.int64) for name in columns], axis=1)
         return cls(table["key"].to_pylist(), cells.reshape(-1, 2, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -126,11 +127,24 @@ def _batched(samples: Iterable[Decoded], size: int) -> Iterator[Batch]:
     """Every ``size`` samples are one step's: a rank's share is the same at each step."""
     samples = iter(samples)
     while taken := list(islice(samples, size)):
-        values = np.stack([points(decoded.sample) for decoded in taken])
+        values = np.empty((len(taken), *_points_shape(taken[0].sample)), np.float32)
+        for decoded, row in zip(taken, values, strict=True):
+            _fill(row, decoded.sample)
         yield Batch(taken[0].step, taken[0].epoch, [decoded.sample.key for decoded in taken], values)
 
 
 def points(sample: Sample) -> npt.NDArray[np.float32]:
     """Values as (point, channel), points in the order of the coordinate grid: the last spatial axis runs fastest."""
-    values = sample.values()
-    return np.ascontiguousarray(values.reshape(len(values), -1).T, dtype=np.float32)
+    values = np.empty(_points_shape(sample), np.float32)
+    _fill(values, sample)
+    return values
+
+
+def _points_shape(sample: Sample) -> tuple[int, int]:
+    channels, *spatial = sample.array.shape
+    return math.prod(spatial), channels
+
+
+def _fill(values: npt.NDArray[np.float32], sample: Sample) -> None:
+    """Write a sample's values as (point, channel) to where they are wanted: no copy in between."""
+    sample.values(out=values.T.reshape(sample.array.shape, copy=False))

@@ -13,8 +13,9 @@ BODY = b"at last"
 class Flaky:
     """Gives one scripted status a request, then BODY with 200 for ever; counts the requests."""
 
-    def __init__(self, statuses: Sequence[int], codes: Sequence[str] = ()) -> None:
+    def __init__(self, statuses: Sequence[int], codes: Sequence[str] = (), retry_after_s: int | None = None) -> None:
         self.statuses, self.codes, self.requests = list(statuses), list(codes), 0
+        self.retry_after_s = retry_after_s
 
     def answer(self) -> tuple[int, bytes]:
         self.requests += 1
@@ -33,6 +34,8 @@ def serving(flaky: Flaky) -> Iterator[str]:
             status, body = flaky.answer()
             self.send_response(status)
             self.send_header("Content-Length", str(len(body)))
+            if status != 200 and flaky.retry_after_s is not None:
+                self.send_header("Retry-After", str(flaky.retry_after_s))
             self.end_headers()
             self.wfile.write(body)
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from medfuncta_dist.errors import DeadlineError, IntegrityError, ObjectMissingError, StorageError
+from medfuncta_dist.errors import (
+    CredentialsError,
+    DeadlineError,
+    DiskFullError,
+    IntegrityError,
+    ObjectMissingError,
+    StorageError,
+)
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.retry import persist, reason
 from tests.unit.storage.flaky_server import BODY, Flaky, serving
@@ -51,6 +59,29 @@ def test_one_layer_owns_retries(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 2 <= flaky.requests <= 6
     assert "s3://bucket/runs/a" in caught.value.where
     assert "InternalError (HTTP 500)" in caught.value.what
+
+
+def test_a_throttled_process_waits_as_long_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    flaky = Flaky([503], ["SlowDown"], retry_after_s=1)
+    with serving(flaky) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        began = time.monotonic()
+        assert ObjectStore(ROOT, deadline_s=20).read("a") == BODY
+    assert time.monotonic() - began >= 1
+    assert flaky.requests == 2
+
+
+def test_expired_credentials_are_a_stop_that_can_be_resumed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "3")
+    flaky = Flaky([400] * 100, ["ExpiredToken"] * 100)
+    with serving(flaky) as address:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        with pytest.raises(CredentialsError, match="expired") as caught:
+            ObjectStore(ROOT, deadline_s=30).read("a")
+    assert caught.value.exit_code == 5
+    assert flaky.requests == 1  # no other credentials are to be had, so nobody is asked again
+    assert re.search(r"s3://bucket/runs/a \(1 attempt in \d\.\d s, rank 3\)", caught.value.where)
+    assert "very-secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +134,7 @@ def test_a_local_error_is_never_tried_again() -> None:
         calls.append(1)
         raise OSError(28, "No space left on device", "/archive/Doe_John.nii")
 
-    with pytest.raises(StorageError) as caught:
+    with pytest.raises(DiskFullError) as caught:
         persist(full, where="here", deadline_s=30)
     assert len(calls) == 1
     assert "No space left on device" in str(caught.value)

@@ -12,6 +12,7 @@ import pytest
 
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError
 from medfuncta_dist.shards.snapshot import Shard
+from medfuncta_dist.storage.digest import sha256_file
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.streaming.cache import ShardCache
 from tests.unit.streaming.archive import write_split
@@ -30,9 +31,9 @@ def downloads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     paths: list[str] = []
     download = ObjectStore.download
 
-    def counted(store: ObjectStore, path: str, local: Path, *, size: int | None = None) -> None:
+    def counted(store: ObjectStore, path: str, local: Path, *, size: int | None = None) -> str:
         paths.append(path)
-        download(store, path, local, size=size)
+        return download(store, path, local, size=size)
 
     monkeypatch.setattr(ObjectStore, "download", counted)
     return paths
@@ -81,11 +82,13 @@ def test_damage_on_the_way_is_healed(store: ObjectStore, tmp_path: Path, monkeyp
     (shard,) = write_split(store, [3])
     download, tries = ObjectStore.download, []
 
-    def damaging(store: ObjectStore, path: str, local: Path, *, size: int | None = None) -> None:
-        download(store, path, local, size=size)
+    def damaging(store: ObjectStore, path: str, local: Path, *, size: int | None = None) -> str:
+        digest = download(store, path, local, size=size)
         tries.append(path)
         if len(tries) == 1:
             local.write_bytes(b"x" * shard.size)
+            return sha256_file(local)
+        return digest
 
     monkeypatch.setattr(ObjectStore, "download", damaging)
     assert ShardCache(store, tmp_path / "cache", PLENTY).path(shard).stat().st_size == shard.size
@@ -136,6 +139,25 @@ def test_downloads_of_killed_processes_go_away(store: ObjectStore, tmp_path: Pat
         os.utime(folder / name, (0, 0))
     ShardCache(store, folder, PLENTY).path(shard)
     assert {f.name for f in folder.iterdir() if f.suffix != ".lock"} == {"new.part", f"{shard.sha256}.tar"}
+
+
+def test_an_index_is_kept_beside_its_shard(store: ObjectStore, tmp_path: Path) -> None:
+    shards = write_split(store, [3, 2])
+    cache = ShardCache(store, tmp_path / "cache", shards[0].size)
+    cache.path(shards[0])
+    first = cache.index(shards[0])
+    whole = store.read(shards[0].index_uri)
+    store.delete(shards[0].index_uri)
+    assert cache.index(shards[0]).equals(first)
+    kept = tmp_path / "cache" / f"{shards[0].sha256}.index"
+    kept.write_bytes(bytes([whole[0] ^ 1]) + whole[1:])
+    with pytest.raises(ObjectMissingError):  # a damaged copy is never used
+        cache.index(shards[0])
+    store.write(shards[0].index_uri, whole)
+    assert cache.index(shards[0]).equals(first)
+    assert kept.read_bytes() == whole
+    cache.path(shards[1])  # evicts the other shard, and its index with it
+    assert not kept.exists()
 
 
 def _use(root: str, folder: str, max_bytes: int, shards: list[Shard]) -> int:

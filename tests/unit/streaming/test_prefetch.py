@@ -32,12 +32,22 @@ def test_it_reads_ahead_but_not_too_far() -> None:
             yield n
 
     stream = prefetch(items(), 3)
+    time.sleep(0.3)
+    assert len(read) == 4  # three waiting, one in the thread's hand, before anyone has asked
     assert next(stream) == 0
     time.sleep(0.3)
-    assert len(read) == 5  # one given, three waiting, one in the thread's hand
-    stream.close()  # type: ignore[attr-defined]
+    assert len(read) == 5
+    stream.close()
     assert threads() == 0
     assert len(read) == 5
+
+
+def test_letting_go_of_it_ends_the_thread() -> None:
+    prefetch(iter(int, 1), 3)
+    deadline = time.monotonic() + 5
+    while threads() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threads() == 0
 
 
 def test_an_error_comes_in_its_place() -> None:
