@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
@@ -37,6 +37,22 @@ def answer(work: Callable[[], dict[str, Any]], as_json: bool) -> NoReturn:
         except BaseException as error:
             figures, code = _failure(error)
         say(_as_json(figures, code) if as_json else "\n".join(figures.get("said", [])))
+    sys.exit(code)
+
+
+def stream(lines: Callable[[], Iterable[str]], as_json: bool) -> NoReturn:
+    """Print lines as they come, and exit. With ``as_json`` an error is the last line."""
+    with _stdout_for_the_answer() as say:
+        code = 0
+        try:
+            for line in lines():
+                say(line)
+        except BrokenPipeError:
+            pass  # whoever read has seen enough
+        except BaseException as error:
+            figures, code = _failure(error)
+            if as_json:
+                say(_as_json(figures, code))
     sys.exit(code)
 
 

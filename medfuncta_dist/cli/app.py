@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from medfuncta_dist.cli import doctor, look, quickstart, run
+from medfuncta_dist.cli import doctor, look, quickstart, run, submit, watch
 
 app = typer.Typer(
     help="Turn archives of medical scans into compact neural representations, at cluster scale.",
@@ -15,6 +15,8 @@ app = typer.Typer(
 quickstart.add_to(app)
 run.add_to(app)
 look.add_to(app)
+submit.add_to(app)
+watch.add_to(app)
 doctor.add_to(app)
 
 

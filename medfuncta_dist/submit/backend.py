@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Protocol
 
-from medfuncta_dist.submit.names import ATTEMPT, RUN, STAGE, SUBMISSION
+from medfuncta_dist.errors import ClusterError
+from medfuncta_dist.submit.names import ATTEMPT, RUN, RUN_FILE_DIGEST, STAGE, SUBMISSION
 
 
 class State(StrEnum):
@@ -84,6 +85,19 @@ class Line:
     time: float | None = None
 
 
+def ours(there: Job, manifest: Mapping[str, Any], where: str) -> Job:
+    """The job that a cluster has under a manifest's name, if it is that submission and at work; else ClusterError."""
+    labels = manifest["metadata"]["labels"]
+    same = all(there.labels.get(label) == labels[label] for label in (SUBMISSION, RUN_FILE_DIGEST))
+    if same and not there.state.over:
+        return there
+    raise ClusterError(
+        f"another job has this name, and it is {there.state}",
+        where=where,
+        do=f"look at it with `medfuncta-dist status {there.name}`; `medfuncta-dist cancel {there.name}` removes it",
+    )
+
+
 class Backend(Protocol):
     """Each method raises ClusterError in words, and JobMissingError for a job that is not there."""
 
@@ -91,6 +105,9 @@ class Backend(Protocol):
 
     def outgoing(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
         """Exactly what ``submit`` sends for this manifest."""
+
+    def require_valid(self, manifest: Mapping[str, Any]) -> None:
+        """RunFileError when it is known beforehand that this manifest would not run here."""
 
     def submit(self, manifest: Mapping[str, Any]) -> Job:
         """Start the job. The same submission again is no second job: the first is returned."""

@@ -14,6 +14,7 @@ from kubernetes.client import ApiException
 from kubernetes.config import ConfigException
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_exponential_jitter
 
+from medfuncta_dist.config.kubernetes import Kubernetes
 from medfuncta_dist.errors import ClusterError, JobMissingError
 
 T = TypeVar("T")
@@ -27,7 +28,10 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 def connect(context: str | None = None) -> tuple[client.ApiClient, str]:
-    """A client and the namespace it starts in: the pod's own inside a cluster, else the kubeconfig's. ClusterError."""
+    """A client and the namespace it starts in: the pod's own inside a cluster, else the kubeconfig's.
+
+    ClusterError when there is neither. A kubeconfig that names no namespace means the one that k8s/base makes.
+    """
     settings = client.Configuration()
     # One layer owns retries: this one, which knows what may be sent twice.
     settings.retries = False
@@ -50,7 +54,7 @@ def connect(context: str | None = None) -> tuple[client.ApiClient, str]:
 def _kubeconfig_namespace(file: str | None, context: str | None) -> str:
     contexts, active = config.list_kube_config_contexts(file)  # type: ignore[no-untyped-call]
     chosen = next((c for c in contexts if c["name"] == context), active)
-    return str(chosen["context"].get("namespace", "default"))
+    return str(chosen["context"].get("namespace") or Kubernetes().namespace)
 
 
 def call(request: Callable[[], T], *, where: str, deadline_s: float = DEADLINE_S) -> T:

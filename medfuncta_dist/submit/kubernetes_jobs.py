@@ -13,11 +13,12 @@ from kubernetes import client
 from kubernetes.client import ApiException
 
 from medfuncta_dist.errors import ClusterError, JobMissingError
-from medfuncta_dist.submit.backend import Job, Line
+from medfuncta_dist.submit.backend import Job, Line, ours
 from medfuncta_dist.submit.kubernetes_api import REQUEST_S, call, connect, in_words
 from medfuncta_dist.submit.kubernetes_watch import watched
-from medfuncta_dist.submit.names import RUN, SUBMISSION, selector
+from medfuncta_dist.submit.names import RUN, selector
 from medfuncta_dist.submit.rayjob_state import job_of
+from medfuncta_dist.submit.validate import require_valid
 
 RAYJOBS = ("ray.io", "v1")
 PLURAL = "rayjobs"
@@ -56,6 +57,10 @@ class KubernetesJobs:
         """The manifest itself: nothing is added on the way."""
         return dict(manifest)
 
+    def require_valid(self, manifest: Mapping[str, Any]) -> None:
+        """Schemas and the controllers' rules."""
+        require_valid(manifest)
+
     def submit(self, manifest: Mapping[str, Any]) -> Job:
         """Create the RayJob."""
         name, namespace = manifest["metadata"]["name"], manifest["metadata"].get("namespace") or self.namespace
@@ -68,9 +73,7 @@ class KubernetesJobs:
                 raise in_words(error, where) from error
         # A create that was answered 500 may have been heard: what is there under this name is then ours.
         there = self.status(name)
-        if there.labels.get(SUBMISSION) != manifest["metadata"]["labels"][SUBMISSION]:
-            raise ClusterError("another job has this name", where=where, do=f"look at it: kubectl get rayjob {name}")
-        return there
+        return ours(there, manifest, where)
 
     def status(self, name: str) -> Job:
         """The RayJob as a job."""

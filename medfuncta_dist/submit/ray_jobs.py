@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import yaml
 
 from medfuncta_dist.errors import ClusterError, JobMissingError
-from medfuncta_dist.submit.backend import Job, Line, State
+from medfuncta_dist.submit.backend import Job, Line, State, ours
 from medfuncta_dist.submit.names import RUN, SUBMISSION
 from medfuncta_dist.submit.runtime_env import RUN_FILE_VARIABLE
 
@@ -63,14 +63,18 @@ class RayJobs:
             **_resources(spec),
         }
 
+    def require_valid(self, manifest: Mapping[str, Any]) -> None:
+        """Nothing is known of a cluster that runs already; the rules for pods do not apply."""
+
     def submit(self, manifest: Mapping[str, Any]) -> Job:
         """Hand it over. A cluster that has this submission already answers with it."""
         arguments = self.outgoing(manifest)
+        name = arguments["submission_id"]
         try:
-            return self.status(arguments["submission_id"])
+            return ours(self.status(name), manifest, f"{name} on {self.address}")
         except JobMissingError:
-            self._call(lambda: self._client.submit_job(**arguments))
-        return self.status(arguments["submission_id"])
+            self._call(lambda: self._client.submit_job(**arguments), name)
+        return self.status(name)
 
     def status(self, name: str) -> Job:
         """The job as Ray has it."""

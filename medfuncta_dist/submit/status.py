@@ -65,10 +65,13 @@ class Status:
     """Why the last failure happened, in one sentence."""
     next: str = ""
     """What to do now; empty where waiting is right."""
+    exit_code: int = 0
+    """Of its driver, where it ended for good; 0 else."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
-        return {**asdict(self), "state": str(self.state), "figures": dict(self.figures)}
+        whole = {name: value for name, value in asdict(self).items() if name != "exit_code"}
+        return {**whole, "state": str(self.state), "figures": dict(self.figures)}
 
 
 def status(facts: Facts) -> Status:
@@ -93,6 +96,7 @@ def status(facts: Facts) -> Status:
         restarts=_restarts(facts, told),
         failure=failure,
         next=do,
+        exit_code=facts.terminal.code if facts.terminal is not None and state is State.FAILED else 0,
         **({} if told is None else _told(told, facts.now)),
     )
 

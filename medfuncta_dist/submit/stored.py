@@ -80,6 +80,11 @@ def write_job(store: ObjectStore, run: str, submitted: Submitted) -> None:
     write_record(store, f"runs/{run}/jobs/{submitted.name}.json", JOB_KIND, body)
 
 
+def delete_job(store: ObjectStore, run: str, name: str) -> None:
+    """Forget a job that the cluster refused."""
+    store.delete(f"runs/{run}/jobs/{name}.json")
+
+
 def read_terminal(store: ObjectStore, run: str) -> dict[str, Terminal]:
     """The terminal records of a run, by job."""
     records = read_records(store, f"runs/{run}/terminal", TERMINAL_KIND)

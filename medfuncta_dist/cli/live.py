@@ -1,0 +1,58 @@
+"""A status that changes while one looks, on stderr: in place on a terminal, a line at each change elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live as RichLive
+from rich.text import Text
+
+from medfuncta_dist.submit.backend import State
+from medfuncta_dist.submit.shown_status import lines
+from medfuncta_dist.submit.status import Status
+
+LINE_S = 30.0
+"""Between lines without a change of state, where there is no terminal."""
+EXIT_CODES = {State.DONE: 0, State.FAILED: 1, State.CANCELLED: 5, State.LOST: 5}
+
+
+class Live:
+    """``with Live() as live: live.show(status)``."""
+
+    def __init__(self) -> None:
+        self._console = Console(file=sys.stderr)
+        self._live = RichLive(console=self._console, auto_refresh=False) if self._console.is_terminal else None
+        self._told: tuple[str, str] | None = None
+        self._when = float("-inf")
+
+    def __enter__(self) -> Live:
+        if self._live is not None:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, status: Status) -> None:
+        """The status now."""
+        told = (status.name, str(status.state))
+        if self._live is not None:
+            self._live.update(Text("\n".join(lines(status))), refresh=True)
+        elif told != self._told or time.monotonic() - self._when >= LINE_S:
+            self._told, self._when = told, time.monotonic()
+            self.say("\n".join(lines(status)))
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, markup=False, highlight=False)
+
+    def ending(self, status: Status) -> dict[str, Any]:
+        """The answer of a command that watched a job to its end: its exit code is the job's."""
+        return {**status.as_dict(), "exit_code": status.exit_code or EXIT_CODES[status.state], "said": lines(status)}

@@ -1,0 +1,148 @@
+"""submit, resume and cancel: jobs on a cluster."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from medfuncta_dist.cli.answer import JsonOption, RunFileArgument, SetOption, answer
+from medfuncta_dist.cli.backends import AddressOption, BackendOption, ContextOption, NamespaceOption, Where, opened
+from medfuncta_dist.cli.run import KeyOption, StagesArgument
+
+if TYPE_CHECKING:
+    from medfuncta_dist.stages.submit import Request, Sent
+    from medfuncta_dist.submit.backend import Backend
+
+TargetArgument = typer.Argument(..., metavar="RUN.yaml|NAME", help="A run file, a job, or a run with jobs.")
+OverlayOption = typer.Option(
+    [], "--overlay", help="Further overlays of the manifest, after the run file's: gpu,spot,kueue or a folder."
+)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command("submit", help="Run stages as jobs of a cluster.")(submit)
+    app.command("resume", help="Submit a job once more: the same run, as a new attempt.")(resume)
+    app.command("cancel", help="End a job: it saves first; hard when it does not go, or with --now.")(cancel)
+
+
+def submit(
+    run_file: str = RunFileArgument,
+    stages: list[str] = StagesArgument,
+    dry_run: bool = typer.Option(False, "--dry-run", help="Print exactly what would be sent, and send nothing."),
+    workflow: bool = typer.Option(False, "--workflow", help="Print an Argo Workflow of the jobs, for kubectl create."),
+    follow: bool = typer.Option(False, "--follow", help="Watch, and submit each stage when the one before is done."),
+    together: bool = typer.Option(False, "--together", help="All stages in one job, on one cluster."),
+    overlays: list[str] = OverlayOption,
+    where: Where = BackendOption,
+    address: str | None = AddressOption,
+    context: str | None = ContextOption,
+    namespace: str | None = NamespaceOption,
+    key: str | None = KeyOption,
+    overrides: list[str] = SetOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Run stages as jobs of a cluster."""
+
+    def work() -> dict[str, Any]:
+        from medfuncta_dist.config.load import load
+        from medfuncta_dist.stages.submit import Request
+
+        run = load(run_file, [*overrides, *([f"kubernetes.namespace={namespace}"] if namespace else [])])
+        request = Request(run, tuple(stages), _listed(overlays), together, key)
+        backend = opened(where, address, context, run.kubernetes.namespace)
+        if dry_run or workflow:
+            return _printed(request, backend, workflow)
+        return _followed(request, backend) if follow else _submitted(request, backend)
+
+    answer(work, as_json)
+
+
+def resume(
+    what: str = TargetArgument,
+    overlays: list[str] = OverlayOption,
+    where: Where = BackendOption,
+    address: str | None = AddressOption,
+    context: str | None = ContextOption,
+    namespace: str | None = NamespaceOption,
+    overrides: list[str] = SetOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Submit a job once more."""
+
+    def work() -> dict[str, Any]:
+        from medfuncta_dist.stages.follow import resume as resume_job
+
+        backend = opened(where, address, context, namespace, what, overrides)
+        return _told(resume_job(what, overrides, _listed(overlays), backend))
+
+    answer(work, as_json)
+
+
+def cancel(
+    what: str = TargetArgument,
+    now: bool = typer.Option(False, "--now", help="Do not wait for a checkpoint."),
+    where: Where = BackendOption,
+    address: str | None = AddressOption,
+    context: str | None = ContextOption,
+    namespace: str | None = NamespaceOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """End a job."""
+
+    def work() -> dict[str, Any]:
+        from medfuncta_dist.submit.cancel import cancel as cancel_job
+
+        status, hard = cancel_job(what, opened(where, address, context, namespace, what), now=now)
+        how = "ended at once" if hard else "stopped, after it saved"
+        return {**status.as_dict(), "hard": hard, "said": [f"{status.name}: {status.state}, {how}"]}
+
+    answer(work, as_json)
+
+
+def _listed(overlays: list[str]) -> tuple[str, ...]:
+    return tuple(name for given in overlays for name in given.split(",") if name)
+
+
+def _printed(request: Request, backend: Backend, as_workflow: bool) -> dict[str, Any]:
+    import sys
+
+    from medfuncta_dist.stages.submit import glance, manifests
+    from medfuncta_dist.submit.manifest_text import as_yaml
+    from medfuncta_dist.submit.workflow import workflow
+
+    recorded, remark = glance(request.run)
+    if remark:
+        print(remark, file=sys.stderr)
+    made = manifests(request, recorded, backend)
+    things = [workflow(made)] if as_workflow else [backend.outgoing(manifest) for manifest in made]
+    return {"manifests": things, "said": ["---\n".join(as_yaml(thing) for thing in things)]}
+
+
+def _submitted(request: Request, backend: Backend) -> dict[str, Any]:
+    from medfuncta_dist.stages.submit import submit as submit_job
+
+    return _told(submit_job(request, backend))
+
+
+def _told(sent: Sent) -> dict[str, Any]:
+    lines = [f"{sent.name}: {'submitted' if sent.new else 'is there already'}"]
+    if sent.left:
+        lines.append(f"then: {' '.join(sent.left)} (the same command again when it is done, or --follow)")
+    return {
+        "job": sent.name,
+        "stages": list(sent.record.stages),
+        "new": sent.new,
+        "left": list(sent.left),
+        "said": lines,
+    }
+
+
+def _followed(request: Request, backend: Backend) -> dict[str, Any]:
+    from medfuncta_dist.cli.live import Live
+    from medfuncta_dist.stages.follow import submit_each
+
+    with Live() as live:
+        sent, ended = submit_each(request, backend, live.show, live.say)
+    return {**_told(sent), **live.ending(ended)}

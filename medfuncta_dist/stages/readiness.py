@@ -1,0 +1,61 @@
+"""What a stage reads from must be complete before it is submitted: the same rules that the stage itself begins with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.errors import StageOrderError
+from medfuncta_dist.storage.object_store import ObjectStore
+
+
+def require_ready(run: RunFile, store: ObjectStore, stages: Sequence[str]) -> None:
+    """StageOrderError (or RunFileError, for what would be refused anyway) unless the first of these stages can start.
+
+    Later ones of the same job read what the ones before them write.
+    """
+    from medfuncta_dist.shards.snapshot import load_snapshot
+    from medfuncta_dist.stages.preflight import check_network, check_snapshot, check_training
+
+    first = stages[0]
+    if first == "pack":
+        return
+    snapshot = load_snapshot(store, run.dataset, run.data.snapshot)
+    if first == "train":
+        return check_training(run, snapshot)
+    check_snapshot(run, snapshot)
+    check_network(run, store)
+    if first == "evaluate":
+        _require_fitted(run, store)
+
+
+def is_complete(run: RunFile, store: ObjectStore, stage: str) -> bool:
+    """Whether a stage's outputs are all there, whoever made them. Scans that came since are a new pack's business."""
+    from medfuncta_dist.latents.network import published_network
+    from medfuncta_dist.shards.snapshot import newest_snapshot
+
+    if stage == "pack":
+        return newest_snapshot(store, run.dataset) is not None
+    try:
+        if stage == "train":
+            published_network(store, run.name)
+        else:
+            _require_fitted(run, store)
+    except StageOrderError:
+        return False
+    return True
+
+
+def _require_fitted(run: RunFile, store: ObjectStore) -> None:
+    from medfuncta_dist.latents import ledger
+    from medfuncta_dist.latents.driver import latent_table
+    from medfuncta_dist.latents.plan import plan
+
+    table = latent_table(run, store)
+    settled = ledger.settled(ledger.read_commits(store, table.folder))
+    left = plan(table.snapshot, run.fit.splits, settled, run.fit.scans_per_task)
+    if left:
+        scans = sum(work.scans for work in left)
+        raise StageOrderError(
+            f"{scans} scans have no latent yet", where=store.uri(table.folder), do="run the fit stage first"
+        )

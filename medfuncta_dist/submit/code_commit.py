@@ -1,0 +1,24 @@
+"""Which code submits: a commit for labels, so that a job can be told by what made it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+from medfuncta_dist import __version__
+
+COMMIT_VARIABLE = "MEDFUNCTA_COMMIT"
+"""Set in images, where there is no repository to ask."""
+
+
+def code_commit() -> str:
+    """The commit of this code: the image's, else the repository's that it runs from, else its version."""
+    given = os.environ.get(COMMIT_VARIABLE)
+    if given:
+        return given
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():
+        return f"v{__version__}"
+    asked = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or f"v{__version__}"
