@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import lru_cache
 
 from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.run_file import RunFile
@@ -142,7 +143,7 @@ def _run_file(job: RayJob) -> Breaches:
     if not job.spec.get("entrypoint"):
         yield "spec.entrypoint", "the job has nothing to do"
     try:
-        parse(run_file_of(job.manifest))
+        _carried(run_file_of(job.manifest))
     except RunFileError as error:
         yield "spec.runtimeEnvYAML", error.what
 
@@ -150,7 +151,7 @@ def _run_file(job: RayJob) -> Breaches:
 @BOOK.rule("reachable-data", "name s3:// places, or mount the folder's volume with kubernetes.claims")
 def _reachable(job: RayJob) -> Breaches:
     try:
-        run = parse(run_file_of(job.manifest))
+        run = _carried(run_file_of(job.manifest))
     except RunFileError:
         return
     for where, uri in _places(run, job):
@@ -165,6 +166,11 @@ def _size(job: RayJob) -> Breaches:
     size = len(json.dumps(job.manifest, default=str))
     if size > LARGEST:
         yield "the whole manifest", f"{size} bytes; the cluster's store takes little more than {LARGEST}"
+
+
+@lru_cache(maxsize=4)
+def _carried(text: str) -> RunFile:
+    return parse(text)
 
 
 def _places(run: RunFile, job: RayJob) -> Iterator[tuple[str, str]]:

@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import yaml
+
+from medfuncta_dist.config.load import parse
+from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.submit import names
+from medfuncta_dist.submit.base import load_base
+from medfuncta_dist.submit.manifest_text import as_yaml
+from medfuncta_dist.submit.render import Submission, render, render_each
+from medfuncta_dist.submit.runtime_env import environment_of, run_file_of
+from tests.unit.submit.manifests import manifest, run_file
+
+
+def pods(rendered):
+    """The pod specs: head first."""
+    cluster = rendered["spec"]["rayClusterSpec"]
+    return [group["template"]["spec"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+
+
+def environment(pod):
+    """Ray's container's variables."""
+    return {item["name"]: item.get("value", item.get("valueFrom")) for item in pod["containers"][0]["env"]}
+
+
+def test_the_same_submission_makes_the_same_bytes_and_leaves_the_base_alone():
+    base = load_base(["gpu"])
+    before = copy.deepcopy(base)
+    submission = Submission(run_file(), ("train",), 1, "chest-1", "abc")
+    assert as_yaml(render(submission, base)) == as_yaml(render(submission, base))
+    assert base == before
+
+
+def test_the_run_file_inside_is_the_resolved_one():
+    run = run_file()
+    carried = parse(run_file_of(manifest()))
+    assert carried.cluster.cache == "/cache"
+    assert carried.model_copy(update={"cluster": run.cluster}) == run
+    assert environment_of(manifest())["MEDFUNCTA_JOB"] == "chest-1"
+    assert manifest()["spec"]["entrypoint"] == "medfuncta-dist run env:MEDFUNCTA_RUN_FILE train --json"
+
+
+def test_evaluating_asks_for_no_gpu_where_there_is_none_and_packing_keeps_what_decides_chunk_sizes():
+    carried = {s: parse(run_file_of(manifest(stages=[s]))).cluster.gpus_per_worker for s in ("pack", "fit", "evaluate")}
+    assert carried == {"pack": 1, "fit": 1, "evaluate": 0}
+
+
+def test_a_manifest_read_again_from_yaml_is_the_same():
+    assert yaml.safe_load(as_yaml(manifest())) == manifest()
+    assert json.loads(json.dumps(manifest())) == manifest()
+
+
+def test_labels_tell_run_stage_attempt_and_digest_and_pods_have_them_too():
+    rendered = manifest()
+    labels = rendered["metadata"]["labels"]
+    assert labels[names.RUN], labels[names.STAGE] == ("chest", "train")
+    assert labels[names.RUN_FILE_DIGEST] == run_file().digest()[:63]
+    assert rendered["metadata"]["annotations"][names.RUN_FILE_DIGEST] == run_file().digest()
+    worker = rendered["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["metadata"]["labels"]
+    assert worker.items() <= labels.items()
+
+
+def test_an_idempotency_key_is_a_label_and_is_not_told():
+    submission = Submission(run_file(), ("train",), 1, "chest-1", "abc", "what a person / wrote")
+    rendered = render(submission, load_base())
+    assert rendered["metadata"]["labels"][names.IDEMPOTENCY_KEY] == names.key_label("what a person / wrote")
+    assert "wrote" not in as_yaml(rendered)
+
+
+def test_each_stage_has_a_job_with_the_pods_that_it_uses():
+    run, base = run_file(), load_base()
+    jobs = render_each(run, ["pack", "train"], 2, submission="s", commit="c", base=base)
+    assert [job["metadata"]["name"] for job in jobs] == ["chest-pack-2", "chest-train-2"]
+    assert [environment_of(job)["MEDFUNCTA_JOB"] for job in jobs] == ["s-pack", "s-train"]
+    assert ["nvidia.com/gpu" in json.dumps(job) for job in jobs] == [False, True]
+    (together,) = render_each(run, ["pack", "train"], 2, submission="s", commit="c", base=base, together=True)
+    assert [group["groupName"] for group in together["spec"]["rayClusterSpec"]["workerGroupSpecs"]] == ["cpu", "gpu"]
+
+
+def test_requests_equal_limits_and_the_sizes_are_the_run_files():
+    rendered = manifest("kubernetes.gpu.workers=2", "kubernetes.gpu.memory_gigabytes=64")
+    head, worker = pods(rendered)
+    resources = worker["containers"][0]["resources"]
+    assert resources["requests"] == resources["limits"] == {"cpu": "8", "memory": "64Gi", "nvidia.com/gpu": "2"}
+    assert {v["name"]: v.get("emptyDir") for v in worker["volumes"]}["shm"]["sizeLimit"] == "26215Mi"
+    assert head["containers"][0]["resources"]["limits"] == {"cpu": "2", "memory": "16Gi"}
+    assert rendered["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"] == 4
+
+
+def test_threads_go_to_workers_and_extra_variables_to_all():
+    head, worker = pods(manifest("kubernetes.environment={AWS_REGION: eu-central-1}"))
+    assert environment(worker)["OMP_NUM_THREADS"] == "4"
+    assert environment(head)["AWS_REGION"] == environment(worker)["AWS_REGION"] == "eu-central-1"
+    assert environment(worker)["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] == "100"
+
+
+def test_the_salt_goes_to_the_head_of_a_job_that_packs_and_nowhere_else():
+    head, worker = pods(manifest(stages=["pack"]))
+    assert environment(head)["MEDFUNCTA_SALT"] == {"secretKeyRef": {"name": "medfuncta-salt", "key": "MEDFUNCTA_SALT"}}
+    assert "MEDFUNCTA_SALT" not in environment(worker)
+    assert "MEDFUNCTA_SALT" not in as_yaml(manifest(stages=["train"])).replace("salt_secret", "")
+
+
+def test_secrets_are_named_and_never_held():
+    rendered = manifest("kubernetes.storage_secret=s3-keys", "kubernetes.wandb_secret=wandb")
+    for pod in pods(rendered):
+        assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "s3-keys"}}]
+        assert environment(pod)["WANDB_API_KEY"]["secretKeyRef"]["name"] == "wandb"
+    off = manifest("kubernetes.wandb_secret=wandb", "telemetry.wandb='off'")
+    assert all("WANDB_API_KEY" not in environment(pod) for pod in pods(off))
+
+
+def test_claims_are_mounted_everywhere_and_the_cache_may_be_a_volume():
+    rendered = manifest(
+        "kubernetes.claims={archive: /data}", "kubernetes.cache_storage_class=nvme", "cluster.cache=/fast"
+    )
+    for pod in pods(rendered):
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        assert volumes["claim-archive"]["persistentVolumeClaim"] == {"claimName": "archive"}
+        assert set(volumes["cache"]) == {"name", "ephemeral"}
+        mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+        assert (mounts["claim-archive"], mounts["cache"], mounts["shm"]) == ("/data", "/fast", "/dev/shm")
+    assert parse(run_file_of(rendered)).cluster.cache == "/fast"
+
+
+def test_nodes_are_chosen_beside_what_an_overlay_says():
+    settings = ["kubernetes.gpu.labels={pool: big}", "kubernetes.gpu.tolerations=['dedicated=ml:NoSchedule', other]"]
+    head, worker = pods(manifest(*settings, overlays=["gpu"]))
+    assert worker["nodeSelector"] == {"pool": "big"}
+    assert worker["tolerations"] == [
+        {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
+        {"key": "dedicated", "operator": "Equal", "value": "ml", "effect": "NoSchedule"},
+        {"key": "other", "operator": "Exists"},
+    ]
+    assert "nodeSelector" not in head
+    assert "tolerations" not in head
+
+
+def test_a_range_grows_by_itself_and_in_a_queue_asks_for_the_most():
+    free = manifest("cluster.workers=[2, 8]")["spec"]["rayClusterSpec"]
+    assert free["enableInTreeAutoscaling"] is True
+    assert free["headGroupSpec"]["template"]["spec"]["automountServiceAccountToken"] is True
+    assert [free["workerGroupSpecs"][0][k] for k in ("minReplicas", "replicas", "maxReplicas")] == [2, 2, 8]
+    queued = manifest("cluster.workers=[2, 8]", "kubernetes.queue=q")["spec"]["rayClusterSpec"]
+    assert "enableInTreeAutoscaling" not in queued
+    assert [queued["workerGroupSpecs"][0][k] for k in ("minReplicas", "replicas", "maxReplicas")] == [2, 8, 8]
+
+
+def test_queue_and_priority_are_the_overlays_unless_given():
+    labels = manifest("kubernetes.priority=urgent", overlays=["kueue"])["metadata"]["labels"]
+    assert labels["kueue.x-k8s.io/queue-name"] == "medfuncta"
+    assert labels["kueue.x-k8s.io/priority-class"] == "urgent"
+    assert "kueue.x-k8s.io/queue-name" not in manifest()["metadata"]["labels"]
+
+
+def test_a_run_file_that_can_not_travel_is_refused():
+    with pytest.raises(RunFileError, match="Ray would take for a variable"):
+        manifest("data.source=s3://archive/$HOME/*.png")
+    with pytest.raises(RunFileError, match="a job carries 65536"):
+        manifest(f"data.source=[{', '.join(f's3://archive/{n:060}.png' for n in range(1000))}]")
+
+
+def test_every_image_is_the_jobs():
+    for stages, image in ((["train"], "a:1"), (["pack"], "b:1")):
+        rendered = manifest("kubernetes.image=a:1", "kubernetes.cpu_image=b:1", stages=stages)
+        assert {c["image"] for pod in pods(rendered) for c in pod["containers"]} == {image}
