@@ -42,6 +42,7 @@ from medfuncta_dist.scans.scan import Scan, Window
 from medfuncta_dist.shards.index import index_bytes
 from medfuncta_dist.shards.snapshot import Shard
 from medfuncta_dist.shards.writer import write_shard
+from medfuncta_dist.storage import s3_objects
 from medfuncta_dist.storage.digest import sha256_bytes, sha256_file
 from medfuncta_dist.storage.embedded import EmbeddedS3
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -202,6 +203,15 @@ def stream(archive: Archive, folder: Path, batch: int, steps: int) -> Iterator[B
     return training_stream(reader, partial(archive.order, batch=batch), 0, steps, slice(0, batch))
 
 
+class NoDigest:
+    """What a download is hashed with when it is not hashed."""
+
+    def update(self, _: bytes) -> None: ...
+
+    def hexdigest(self) -> str:
+        return ""
+
+
 @contextmanager
 def without_digests() -> Iterator[None]:
     """Every digest is believed: a cached file is named after its SHA-256, and members are read without a look."""
@@ -210,7 +220,15 @@ def without_digests() -> Iterator[None]:
         offset, length, _ = (int(n) for n in index.members[sample.row, which])
         return os.pread(file.fileno(), length, offset)
 
+    download = ShardCache._download
+
+    def believed(cache: ShardCache, shard: Shard, part: Path) -> str:
+        download(cache, shard, part)
+        return shard.sha256
+
     with ExitStack() as stack:
+        stack.enter_context(mock.patch.object(s3_objects, "sha256", NoDigest))
+        stack.enter_context(mock.patch.object(ShardCache, "_download", believed))
         stack.enter_context(mock.patch.object(cache_module, "sha256_file", lambda path: path.stem))
         stack.enter_context(mock.patch.object(source_module.SampleReader, "_member", member))
         yield
