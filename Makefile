@@ -8,7 +8,7 @@ WORKDIR ?= quickstart-run
 # Threads are given out explicitly (workers x threads <= cores); libraries that take all cores by themselves are held to one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: quickstart test check bench chaos soak image-steps format clean install
+.PHONY: quickstart test check bench chaos soak image-steps golden format clean install
 
 install: $(INSTALLED)
 
@@ -53,6 +53,10 @@ soak: $(INSTALLED)
 # The Dockerfile's steps without a container engine: installs everything once more.
 image-steps: $(INSTALLED)
 	$(BIN)/python -m tests.image_steps cpu
+
+# The manifests in tests/golden, written anew after a change on purpose; read the difference.
+golden: $(INSTALLED)
+	UPDATE_GOLDEN=1 $(BIN)/python -m pytest tests/unit/submit/test_golden.py
 
 format: $(INSTALLED)
 	$(BIN)/ruff format .
