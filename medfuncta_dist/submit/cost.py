@@ -32,6 +32,6 @@ def rates(run: RunFile, stages: Sequence[str]) -> Rates:
     a GPU, are paid apart where they have a price."""
     prices, held = run.kubernetes.prices, gpus(run, stages)
     cores = run.kubernetes.head.cpus + (0 if held else run.cluster.most_workers * run.cluster.cpus_per_worker)
-    if (prices.cpu_hour is None and prices.gpu_hour is None) or (held and prices.gpu_hour is None):
+    if (prices.gpu_hour if held else prices.cpu_hour) is None:
         return Rates()
     return Rates(held * (prices.gpu_hour or 0) + cores * (prices.cpu_hour or 0), prices.currency)

@@ -1,0 +1,141 @@
+"""A Ray cluster of several nodes on this machine, with dashboard and token, each node a process group of its own.
+
+Unlike the session's cluster, it can be lost: node by node, or whole, as Kueue takes a suspended job's cluster away.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+RAY = str(Path(sys.executable).parent / "ray")
+UP_S = 120.0
+
+
+class RayNodes:
+    """``with RayNodes() as nodes: nodes.up(2)``: a head without CPUs, and workers of ``cpus`` each."""
+
+    def __init__(self, cpus: int = 2) -> None:
+        self.cpus, self.token = cpus, secrets.token_hex(32)
+        self.folder = Path(tempfile.mkdtemp(prefix="mf-"))  # short: Ray's sockets lie below it
+        self.gcs, self.dashboard = _free_port(), _free_port()
+        self.head: subprocess.Popen[bytes] | None = None
+        self.workers: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> RayNodes:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.down()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.dashboard}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a client of this cluster needs."""
+        return {
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+            "RAY_API_SERVER_ADDRESS": self.address,
+            "MEDFUNCTA_BACKEND": "ray",
+        }
+
+    def up(self, workers: int) -> None:
+        """Start the head and so many workers, and wait for all of them."""
+        here = ["--head", f"--port={self.gcs}", f"--temp-dir={self.folder / 'ray'}", "--num-cpus=0"]
+        board = ["--dashboard-host=127.0.0.1", f"--dashboard-port={self.dashboard}"]
+        self.head = self._start(*here, *board)
+        self._wait(self.answers)
+        for _ in range(workers):
+            self.add()
+
+    def add(self) -> subprocess.Popen[bytes]:
+        """One more worker."""
+        self.workers.append(self._start(f"--address=127.0.0.1:{self.gcs}", f"--num-cpus={self.cpus}"))
+        self._wait(lambda: self.alive() > len(self.workers))
+        return self.workers[-1]
+
+    def answers(self) -> bool:
+        """Whether the Jobs API is there."""
+        return self.status_of("/api/jobs/", self.token) == 200
+
+    def status_of(self, path: str, token: str | None) -> int:
+        """The HTTP status of a plain GET; 0 when nobody answers."""
+        request = urllib.request.Request(self.address + path)
+        if token is not None:
+            request.add_header("Authorization", f"Bearer {token}")
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                return int(answer.status)
+        except urllib.error.HTTPError as error:
+            return error.code
+        except OSError:
+            return 0
+
+    def alive(self) -> int:
+        """Nodes that the cluster counts, the head included."""
+        request = urllib.request.Request(f"{self.address}/nodes?view=summary")
+        request.add_header("Authorization", f"Bearer {self.token}")
+        try:
+            with urllib.request.urlopen(request, timeout=5) as answer:
+                summary = json.load(answer)["data"]["summary"]
+        except (OSError, KeyError, ValueError):
+            return 0
+        return sum(node.get("raylet", {}).get("state") == "ALIVE" for node in summary)
+
+    def lose_node_of(self, pid: int) -> None:
+        """Kill the worker node that a process runs on, at once and whole."""
+        group = os.getpgid(pid)
+        node = next(node for node in self.workers if node.pid == group)
+        _kill(node)
+        self.workers.remove(node)
+
+    def down(self) -> None:
+        """Kill everything: nothing of the cluster is left."""
+        for node in [*self.workers, *([self.head] if self.head else [])]:
+            _kill(node)
+        self.head, self.workers = None, []
+
+    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        command = [RAY, "start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1", *arguments]
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+        extra = {"PATH": path, "OMP_NUM_THREADS": "1", "RAY_raylet_start_wait_time_s": "120", **self.environment}
+        with (self.folder / "nodes.log").open("ab") as log:
+            outputs = {"stdout": log, "stderr": log}
+            command = [*command, "--object-store-memory=80000000"]
+            return subprocess.Popen(command, env=kept | extra, start_new_session=True, **outputs)
+
+    def _wait(self, there: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + UP_S
+        while not there():
+            assert time.monotonic() < deadline, (self.folder / "nodes.log").read_text()[-3000:]
+            time.sleep(0.3)
+
+
+def _kill(node: subprocess.Popen[bytes]) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(node.pid, signal.SIGKILL)
+    node.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medfuncta_dist.errors import FormatVersionError, IntegrityError, StorageError
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.telemetry.progress_record import (
+    RECENT_S,
+    SAMPLES,
+    ProgressRecorder,
+    progress_path,
+    rate,
+    read_progress,
+    thinned,
+)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def recorder(store: ObjectStore, clock: Clock, **given: float) -> ProgressRecorder:
+    return ProgressRecorder(store, "x", "fit", unit="scans", clock=clock, **given)  # type: ignore[arg-type]
+
+
+def test_what_is_told_is_read_back_and_written_only_now_and_then(tmp_path: Path) -> None:
+    store, clock = ObjectStore(str(tmp_path)), Clock()
+    assert read_progress(store, "x", "fit") is None
+    with recorder(store, clock, gpus=8.0) as told:
+        clock.now += 5
+        told.at(10, 100, quarantined=1)
+        assert read_progress(store, "x", "fit").done == 0
+        clock.now += 5
+        told.at(20, 100, psnr=31.5)
+        found = read_progress(store, "x", "fit")
+        assert found == told.progress
+        assert (found.done, found.total, found.notes) == (20, 100, {"quarantined": 1, "psnr": 31.5})
+        assert (found.held_s, found.gpu_s) == (10.0, 80.0)
+        assert rate(found.samples) == 2.0
+        clock.now += 1
+    assert read_progress(store, "x", "fit").finished == 111.0
+
+
+def test_the_next_driver_goes_on_counting_and_time_between_them_is_nobodys(tmp_path: Path) -> None:
+    store, clock = ObjectStore(str(tmp_path)), Clock()
+    told = recorder(store, clock)
+    clock.now += 20
+    told.at(10, 100)
+    with pytest.raises(StorageError), told:
+        raise StorageError("no room", do="make some")
+    assert read_progress(store, "x", "fit").failure == {"kind": "StorageError", "what": "no room", "do": "make some"}
+    clock.now += 1000
+    with recorder(store, clock) as told:
+        assert told.progress.failure is None
+        clock.now += 7
+        told.at(40, 100)
+        told.restarted()
+    found = read_progress(store, "x", "fit")
+    assert (found.starts, found.held_s, found.began, found.started) == (3, 27.0, 100.0, 1120.0)
+    assert recorder(store, clock).progress.starts == 1  # a finished stage begins anew
+
+
+def test_an_error_that_is_not_ours_leaves_its_class_and_no_text_of_it(tmp_path: Path) -> None:
+    store = ObjectStore(str(tmp_path))
+    with pytest.raises(ValueError, match="Jane"), recorder(store, Clock()):
+        raise ValueError("/archive/Doe^Jane.dcm")
+    assert b"Jane" not in store.read(progress_path("x", "fit"))
+    assert "ValueError" in read_progress(store, "x", "fit").failure["what"]
+
+
+def test_workers_that_go_back_to_a_checkpoint_are_measured_anew(tmp_path: Path) -> None:
+    clock = Clock()
+    told = recorder(ObjectStore(str(tmp_path)), clock)
+    for done in (100, 200, 150, 160):
+        clock.now += 10
+        told.at(done, 1000)
+    assert rate(told.progress.samples) == 1.0
+
+
+def test_damaged_and_unknown_records_are_refused_by_name_and_replaced_by_the_next_driver(tmp_path: Path) -> None:
+    store = ObjectStore(str(tmp_path))
+    path = progress_path("x", "fit")
+    for data, kind in ((b"{", IntegrityError), (b'{"format_version": 2}', FormatVersionError), (b"[]", IntegrityError)):
+        store.write(path, data)
+        with pytest.raises(kind):
+            read_progress(store, "x", "fit")
+    store.write(path, json.dumps({"format_version": 1, "run": "x"}).encode())
+    with pytest.raises(IntegrityError, match="fields"):
+        read_progress(store, "x", "fit")
+    with recorder(store, Clock()):
+        assert read_progress(store, "x", "fit").starts == 1
+
+
+def test_storage_that_fails_does_not_end_the_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "root").write_text("a file where a folder should be")
+    with recorder(ObjectStore(str(tmp_path / "root"), deadline_s=0.1), Clock()) as told:
+        told.at(1, 2)
+    assert "progress was not written" in capsys.readouterr().err
+
+
+def test_the_present_rate_is_that_of_the_last_minutes() -> None:
+    slow_at_first = ((0.0, 0), (RECENT_S * 2, 10), (RECENT_S * 2 + 100, 1010))
+    assert rate(slow_at_first) == 10.0
+    assert rate(((0.0, 0),)) is None
+    assert rate(((0.0, 5), (10.0, 5))) is None
+
+
+@given(st.integers(2, 200))
+def test_thinned_samples_keep_both_ends(count: int) -> None:
+    samples: tuple[tuple[float, int], ...] = ()
+    for i in range(count):
+        samples = thinned((*samples, (float(i), i)))
+    assert len(samples) <= SAMPLES
+    assert samples[0] == (0.0, 0)
+    assert samples[-1] == (count - 1.0, count - 1)
+    assert list(samples) == sorted(set(samples))
