@@ -16,7 +16,7 @@ BEATS_A_TIMEOUT = 8
 
 @dataclass(frozen=True)
 class Beat:
-    """What a rank is doing. ``moves`` counts the things it has begun in this attempt."""
+    """What a rank is doing. ``moves`` counts the things it has begun in this attempt, alike on all ranks."""
 
     attempt: str
     rank: int
@@ -25,6 +25,8 @@ class Beat:
     step: int
     doing: str
     moves: int
+    signs: int
+    """Signs of life while it does this one thing."""
     waits: bool
     """For other ranks: a collective."""
     patient: bool
@@ -61,7 +63,8 @@ class Heartbeats:
         if beat.attempt > self._attempt:
             self._attempt, self._ranks, self._over = beat.attempt, {}, False
         now, last = self._clock(), self._ranks.get(beat.rank)
-        moved = now if last is None or beat.moves != last.beat.moves else last.moved
+        same = last is not None and (beat.moves, beat.signs) == (last.beat.moves, last.beat.signs)
+        moved = last.moved if last is not None and same else now
         self._ranks[beat.rank] = _Rank(beat, now, moved)
 
     def done(self) -> None:

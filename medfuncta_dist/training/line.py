@@ -40,6 +40,10 @@ class Line:
         """Whether the driver wants all to save and return."""
         return bool(self._get(self._mailbox.stopping.remote()))
 
+    def over(self) -> None:
+        """Rank 0 has done its last thing."""
+        self._mailbox.over.remote()
+
     def ends(self, step: int, cause: str) -> None:
         """This attempt ends at this step, for a reason that is no failure."""
         self._get(self._mailbox.ends.remote(step, cause))

@@ -71,6 +71,10 @@ class Mailbox:
             self._heartbeats.done()
         return found
 
+    def over(self) -> None:
+        """From rank 0, which has done its last thing: from now on silence means nothing."""
+        self._heartbeats.done()
+
     def ends(self, step: int, cause: str) -> None:
         """This attempt ends at this step, by our own doing and for this reason."""
         self._reached, self._cause = (step, time.time()), cause

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from medfuncta_dist.config.run_file import Train
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -30,5 +31,18 @@ def past(store: ObjectStore, run: str, told: Reached | None, say: Callable[[str]
     """From the run's events, and from what this driver was told since they were last stored."""
     lines = list(read_events(store, run, say))
     figures = goodput(lines)
-    stored = Reached(figures.steps, max(line["time"] for line in lines), "stopped") if lines else None
-    return Past(figures, max((r for r in (told, stored) if r is not None), key=lambda r: r.time, default=None))
+    return Past(figures, _later(told, _stored(lines)))
+
+
+def _stored(lines: Sequence[dict[str, Any]]) -> Reached | None:
+    """The last sign in the events: of an attempt of this driver, or of one that has stopped."""
+    steps = [line["step"] if line["kind"] == "metrics" else line["fields"].get("step") for line in lines]
+    last = next((step for step in reversed(steps) if step is not None), 0)
+    return Reached(last, lines[-1]["time"], "stopped") if lines else None
+
+
+def _later(told: Reached | None, stored: Reached | None) -> Reached | None:
+    """From both: events are stored every ten seconds and with each checkpoint, the driver is told every second."""
+    if told is None or stored is None:
+        return told or stored
+    return Reached(max(told.step, stored.step), max(told.time, stored.time), told.cause)

@@ -31,6 +31,10 @@ class Pulse:
         self._been.add(doing)
         self._beat = replace(last, step=step, doing=doing, moves=last.moves + 1, waits=waits, patient=patient)
 
+    def alive(self) -> None:
+        """What this rank is doing takes long, and goes on."""
+        self._beat = replace(self._beat, signs=self._beat.signs + 1)
+
     def warm(self) -> None:
         """The first step is taken: from now on a step takes what a step takes."""
         self._warm = True

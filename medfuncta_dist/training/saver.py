@@ -59,7 +59,8 @@ class Saver:
 
     def settle(self, step: int) -> None:
         """Wait until nothing is under way."""
-        self._note(self._uploads.wait(lambda: self._pulse.at("waiting for an upload", step)))
+        self._pulse.at("waiting for an upload", step)
+        self._note(self._uploads.wait(self._pulse.alive))
 
     def _note(self, outcome: Uploaded | None) -> None:
         """MedfunctaError after too many failures in a row; a failed upload alone does not end training."""

@@ -18,21 +18,16 @@ from medfuncta_dist import __version__
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import MedfunctaError, RunChangedError, StorageError, TrainingCollapsedError
 from medfuncta_dist.fields.siren import FieldSpec, Params
-from medfuncta_dist.meta.context import context_sets
-from medfuncta_dist.shards.snapshot import load_snapshot, split_digest
+from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.streaming.cache import ShardCache, cache_folder
-from medfuncta_dist.streaming.order import EpochOrder, position, rank_slice
-from medfuncta_dist.streaming.source import SampleReader
-from medfuncta_dist.streaming.stream import Batch, training_stream
-from medfuncta_dist.streaming.transfer import on_device
 from medfuncta_dist.telemetry.event_log import history
 from medfuncta_dist.training.attempt import Attempt, next_attempt
 from medfuncta_dist.training.cadence import Cadence
 from medfuncta_dist.training.checkpoint import Checkpoint, Checkpoints, Facts
 from medfuncta_dist.training.collapse import ADVICE, Finding, Watch, scatter, squares_about_mean
 from medfuncta_dist.training.engine import Engine, connect, share_of_loss
+from medfuncta_dist.training.feed import Feed
 from medfuncta_dist.training.heartbeat import Beat
 from medfuncta_dist.training.leader import Leader, Wishes
 from medfuncta_dist.training.line import Line
@@ -44,13 +39,9 @@ from medfuncta_dist.training.saver import Saver
 from medfuncta_dist.training.schedule import learning_rate
 from medfuncta_dist.training.sinks import open_telemetry
 from medfuncta_dist.training.uploads import Uploads
-from medfuncta_dist.training.validation import Validation, held_out_split, spread
 from medfuncta_dist.training.world import World
 
 T = TypeVar("T")
-
-TRAIN = "train"
-"""The split that is trained on."""
 
 
 class Preempted(RayActorError):
@@ -95,10 +86,10 @@ class Training:
         hours = run.train.keep_checkpoint_hours
         keep_s = 3600 * hours if hours is not None else math.inf
         self.checkpoints = Checkpoints(self.store, run.name, attempt, run.train.keep_checkpoints, keep_s, fence)
+        self.feed = Feed(run, self.store, self.snapshot, self.world)
         self._load()
         uploads = Uploads(self.checkpoints, self.line, self.world.rank, self.world.size, self.leader.flush)
         self.saver = Saver(uploads, self.leader, self.world, self.pulse, self.engine, self._facts)
-        self.cache = _cache(run, self.store)
         pids, setup_s = self.world.gather(os.getpid()), round(time.time() - began, 3)
         place = {"attempt": attempt.name, "step": self.first, "workers": self.world.size, "pids": pids}
         self.leader.event("started", **place, nodes=[node[:12] for node in self.nodes], setup_s=setup_s)
@@ -111,15 +102,17 @@ class Training:
         finally:
             self.pulse.end()
             self.leader.close()
+            if self.world.leads:
+                self.line.over()
 
     def _take_steps(self) -> int:
         """The train loop. Returns the number of steps taken since the beginning of the run."""
         train, step, pulse = self.run.train, self.first, self.pulse
-        pace, validation, watch = self._pace(), self._validation(), Watch(train.steps)
+        pace, validation, watch = self._pace(), self.feed.validation(), Watch(train.steps)
         pulse.at("reading scans", step)
-        for (batch, targets), began, waited in _timed(self._batches()):
+        for (batch, targets), began, waited in _timed(self.feed.batches(self.first)):
             pulse.at("the inner loop", step)
-            losses = self.engine.losses(*self._inputs(targets, batch.step))
+            losses = self.engine.losses(*self.feed.inputs(targets, batch.step))
             words = [self.leader.wishes().encode(), *squares_about_mean(targets)]
             pulse.at("summing the losses", step, waits=True)
             loss, wait, wish, *spread_out = self.world.sum(
@@ -142,7 +135,7 @@ class Training:
                 psnr = validation.psnr(*self._field())
                 self.leader.validated(step, psnr, validation.picture)
                 self._warn(step, watch.validated(psnr))
-            if wishes.look:
+            if wishes.look and not last:
                 self._leave_if_preempted(step)
             if last or self._is_due(step) or wishes.save or wishes.stop:
                 self.saver.save(step)
@@ -204,7 +197,7 @@ class Training:
             self.learner.load({name: whole.param for name, whole in found.state.items()})
         self.engine = Engine(self.learner, self.run.train)
         if found is not None:
-            self.engine.still_step(*self._inputs(torch.zeros(1, self.run.data.points, self.run.data.channels), step=0))
+            self.engine.still_step(*self.feed.still_inputs())
             self.engine.load_moments(found.state, found.facts.step)
         self.first = found.facts.step if found is not None else 0
 
@@ -220,7 +213,7 @@ class Training:
         return found
 
     def _facts(self, step: int) -> Facts:
-        epoch, batch = position(step, self._order(0).batches)
+        epoch, batch = self.feed.place(step)
         return Facts(
             step=step,
             epoch=epoch,
@@ -234,44 +227,9 @@ class Training:
             written=round(time.time(), 3),
         )
 
-    def _order(self, epoch: int) -> EpochOrder:
-        train = self.run.train
-        return EpochOrder(
-            [shard.samples for shard in self.snapshot.shards(TRAIN)],
-            batch=train.batch,
-            seed=train.seed,
-            epoch=epoch,
-            digest=split_digest(self.snapshot, TRAIN),
-            window=train.shuffle_window,
-        )
-
-    def _batches(self) -> Iterable[tuple[Batch, Tensor]]:
-        reader = SampleReader(self.store, self.snapshot.shards(TRAIN), self.cache)
-        rows = rank_slice(self.run.train.batch, self.world.size, self.world.rank)
-        stream = training_stream(reader, self._order, self.first, self.run.train.steps, rows)
-        return on_device(stream, self.world.device)
-
-    def _validation(self) -> Validation | None:
-        split = held_out_split(self.snapshot)
-        if split is None:
-            return None
-        shards = self.snapshot.shards(split)
-        ids = spread([shard.samples for shard in shards], self.run.train.validate_scans)
-        return Validation(self.run, SampleReader(self.store, shards, self.cache), ids, self.world)
-
-    def _inputs(self, targets: Tensor, step: int) -> tuple[Any, ...]:
-        """What the learner's forward takes: scans, latents to start from, and the step's context sets."""
-        meta, device = self.run.meta, self.world.device
-        # Requires grad, although nobody asks for its gradient: at ZeRO 3 its hook gathers the parameters (engine.py).
-        latents = torch.zeros(len(targets), self.run.field.latent, device=device, requires_grad=True)
-        contexts = context_sets(
-            targets.shape[1], meta.selection_ratio, meta.inner_steps, seed=self.run.train.seed, outer_step=step
-        )
-        return targets.to(device), latents, contexts
-
     def _first_beat(self, attempt: Attempt) -> Beat:
         node = ray.get_runtime_context().get_node_id()
-        return Beat(attempt.name, self.world.rank, node, os.getpid(), 0, "starting", 0, waits=False, patient=True)
+        return Beat(attempt.name, self.world.rank, node, os.getpid(), 0, "starting", 0, 0, waits=False, patient=True)
 
     def _leader(self, attempt: Attempt) -> Leader:
         """Rank 0's telemetry and its line to the driver; on other ranks, a leader that does nothing."""
@@ -336,7 +294,3 @@ def _check_same(found: Facts, expected: Facts, where: str) -> None:
             where=where,
             do="raise train.steps, or use another run name",
         )
-
-
-def _cache(run: RunFile, store: ObjectStore) -> ShardCache:
-    return ShardCache(store, cache_folder(run.cluster.cache), int(run.cluster.cache_gigabytes * 2**30))

@@ -26,6 +26,8 @@ pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(600)]
 
 STEPS, SAVE = 300, 50
 LONG: dict[str, Any] = {"steps": STEPS, "checkpoint_steps": SAVE, "keep_checkpoints": 2}
+HANG_S, KILLED_WITHIN_S = 8.0, 8.0
+"""The second: for a task to start on the node, whatever else the machine does."""
 
 
 @pytest.fixture(scope="module")
@@ -108,23 +110,88 @@ def test_what_is_logged(uninterrupted: TrainSummary, storage: str) -> None:
     assert len(kept) == 2
 
 
-def test_a_killed_worker_costs_the_steps_since_the_last_checkpoint_and_no_bits(
+def test_killed_workers_cost_the_steps_since_the_last_checkpoint_and_no_bits(
     uninterrupted: TrainSummary, storage: str, snapshot: str
 ) -> None:
+    """First a rank that only computes, then rank 0, which also logs and commits; each in the middle of an interval."""
     pids: list[int] = []
+    victims = [1, 0]
 
-    def kill_once(kind: str, fields: dict[str, Any]) -> None:
+    def kill(kind: str, fields: dict[str, Any]) -> None:
         if kind == "started":
-            pids.extend(fields["pids"])
-        if kind == "checkpoint" and fields["step"] >= 2 * SAVE and len(pids) == 2:
-            os.kill(pids.pop(), signal.SIGKILL)
+            pids[:] = fields["pids"]
+        if kind == "checkpoint" and victims and fields["step"] >= (6 - 2 * len(victims)) * SAVE:
+            os.kill(pids[victims.pop(0)], signal.SIGKILL)
 
     run = run_file(storage, "worker-killed", workers=2, **LONG)
-    summary = train(run, snapshot, kill_once)
-    assert summary.attempts == 2
+    summary = train(run, snapshot, kill)
+    assert (summary.attempts, victims) == (3, [])
     assert history(ObjectStore(storage), run.name) == history(ObjectStore(storage), "uninterrupted")
     assert summary.network_digest == uninterrupted.network_digest
-    assert started_at(run)[1] >= 2 * SAVE
+    assert [step >= at * SAVE for step, at in zip(started_at(run), (0, 2, 4), strict=True)] == [True] * 3
+    figures = summary.goodput
+    assert (figures.attempts, figures.recoveries, figures.steps) == (3, 2, STEPS)
+    assert figures.redone_steps <= 2 * SAVE
+    assert figures.recovery_median_s is not None
+    assert figures.goodput is not None
+    assert 0 < figures.goodput < 1
+    assert figures.s_per_step is not None
+    assert figures.wall_s > figures.recovery_median_s + STEPS * figures.s_per_step
+
+
+def test_a_stopped_worker_is_named_and_killed_within_the_hang_timeout(
+    uninterrupted: TrainSummary, storage: str, snapshot: str
+) -> None:
+    stopped: list[tuple[int, float]] = []
+    named: list[tuple[dict[str, Any], float]] = []
+    pids: list[int] = []
+
+    def stop_once(kind: str, fields: dict[str, Any]) -> None:
+        if kind == "started":
+            pids[:] = fields["pids"]
+        if kind == "checkpoint" and fields["step"] >= 2 * SAVE and not stopped:
+            os.kill(pids[1], signal.SIGSTOP)
+            stopped.append((pids[1], time.monotonic()))
+        if kind == "hung":
+            named.append((fields, time.monotonic()))
+
+    summary = train(run_file(storage, "stopped", workers=2, hang_timeout=HANG_S, **LONG), snapshot, stop_once)
+    [(pid, since)], [(fields, when)] = stopped, named
+    assert (fields["rank"], fields["pid"]) == (1, pid)
+    assert fields["why"].startswith("silent for")
+    assert HANG_S / 2 < when - since < HANG_S + KILLED_WITHIN_S
+    assert summary.attempts == 2
+    assert summary.network_digest == uninterrupted.network_digest
+    causes = [line["fields"]["cause"] for line in events_of(storage, "stopped") if line["name"] == "recovered"]
+    assert causes == ["hang"]
+
+
+def test_storage_that_refuses_checkpoints_is_said_and_ends_the_run_only_when_it_goes_on(
+    snapshot: str, storage: str, tmp_path: Path
+) -> None:
+    """A file where the checkpoints' folder should be: events are stored, checkpoints can not."""
+    store = ObjectStore(str(tmp_path / "store"))
+    for info in ObjectStore(storage).list("datasets"):
+        store.write(info.path, ObjectStore(storage).read(info.path))
+    run = run_file(store.root, "refused", steps=STEPS, checkpoint_steps=20)
+    store.write("runs/refused/checkpoints", b"in the way")
+    notes: list[str] = []
+    began: list[int] = []
+
+    def listen(kind: str, fields: dict[str, Any]) -> None:
+        if kind == "note":
+            notes.append(fields["text"])
+        if kind == "started":
+            began.append(fields["step"])
+
+    with pytest.raises(MedfunctaError, match="3 checkpoints in a row could not be stored") as ended:
+        train(run, snapshot, listen)
+    assert "resumes" in ended.value.do
+    assert [note for note in notes if "step 20 could not be stored" in note]
+    assert began == [0], "started again, although no restart heals it"
+    store.delete("runs/refused/checkpoints")
+    summary = train(run, snapshot)
+    assert (summary.first_step, summary.steps) == (0, STEPS)
 
 
 def test_workers_that_die_more_often_than_allowed_end_the_run_in_words(storage: str, snapshot: str) -> None:
@@ -138,8 +205,11 @@ def test_workers_that_die_more_often_than_allowed_end_the_run_in_words(storage: 
 
 
 def started_at(run: RunFile) -> list[int]:
-    events = read_events(ObjectStore(run.storage), run.name)
-    return [line["fields"]["step"] for line in events if line["kind"] == "event" and line["name"] == "started"]
+    return [line["fields"]["step"] for line in events_of(run.storage, run.name) if line["name"] == "started"]
+
+
+def events_of(storage: str, name: str) -> list[dict[str, Any]]:
+    return [line for line in read_events(ObjectStore(storage), name) if line["kind"] == "event"]
 
 
 def test_a_killed_driver_resumes_at_its_last_checkpoint_with_the_same_bits(

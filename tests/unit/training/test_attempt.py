@@ -2,8 +2,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from medfuncta_dist.errors import LeaseLostError
+from medfuncta_dist.storage.holder import this_process
+from medfuncta_dist.storage.lease import Fence, first_lease, run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.training.attempt import generations, next_attempt
+from medfuncta_dist.training.attempt import Attempt, generations, next_attempt
 
 
 def test_attempts_are_numbered_by_the_traces_that_earlier_ones_left(tmp_path: Path) -> None:
@@ -30,3 +35,28 @@ def test_other_names_have_no_generation() -> None:
     assert generations(
         ["commits", "README", "000003-20260711T101500-9f3a", "000000010-000004-20260711T101500-9f3a"]
     ) == [3, 4]
+
+
+def test_a_later_driver_s_attempts_are_above_all_of_an_earlier_one(tmp_path: Path) -> None:
+    store = ObjectStore(str(tmp_path))
+    earlier = [_as_holder(store, token=7) for _ in range(3)]
+    later = _as_holder(store, token=8)
+    assert [attempt.generation for attempt in earlier] == [70_001, 70_002, 70_003]
+    assert later.generation == 80_001
+    assert earlier[-1].name < later.name
+
+
+def test_a_driver_that_lost_its_lease_starts_no_attempt(tmp_path: Path) -> None:
+    store = ObjectStore(str(tmp_path))
+    _as_holder(store, token=8)
+    fence = Fence(run_lease("r"), 7, "me")
+    with pytest.raises(LeaseLostError):
+        next_attempt(store, "r", fence)
+
+
+def _as_holder(store: ObjectStore, token: int) -> Attempt:
+    holder = this_process()
+    store.write(run_lease("r"), first_lease(token, holder, ttl=60).to_bytes())
+    attempt = next_attempt(store, "r", Fence(run_lease("r"), token, holder.id))
+    store.write(f"runs/r/events/{attempt.name}.jsonl", b"")
+    return attempt

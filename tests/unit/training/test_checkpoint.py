@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
-from medfuncta_dist.errors import FormatVersionError, IntegrityError
+from medfuncta_dist.errors import FormatVersionError, IntegrityError, LeaseLostError
 from medfuncta_dist.storage.digest import digest_json
+from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.training.attempt import Attempt
 from medfuncta_dist.training.checkpoint import Checkpoints, Facts
@@ -163,3 +166,26 @@ def test_another_network_s_checkpoint_is_refused(store: ObjectStore) -> None:
         checkpoints(store).load(record, {**SHAPES, "layer.9.bias": (2,)})
     with pytest.raises(IntegrityError, match="not float32 of shape"):
         checkpoints(store).load(record, {**SHAPES, "layer.1.bias": (4,)})
+
+
+def test_old_age_removes_all_but_the_newest(store: ObjectStore) -> None:
+    old = time.time() - 7200
+    to = Checkpoints(store, "r", FIRST, keep=3, keep_s=3600)
+    for step, written in ((5, old), (10, time.time()), (15, old)):
+        to.commit(replace(facts(step), written=written), [to.write_share(step, 0, 1, state(step))])
+        to.retain(step)
+    assert [path.split("/")[4][:9] for path in objects(store, "/commits/")] == ["000000010", "000000015"]
+
+
+def test_files_of_a_later_step_of_this_attempt_are_left_alone(store: ObjectStore) -> None:
+    it = checkpoints(store)
+    it.write_share(10, 1, 2, state(10))
+    save(it, 5)
+    assert len(objects(store, "/rank-1")) == 2
+
+
+def test_no_record_is_written_past_a_lost_lease(store: ObjectStore) -> None:
+    it = Checkpoints(store, "r", FIRST, 2, fence=Fence("runs/r/lease.json", 1, "someone"))
+    with pytest.raises(LeaseLostError):
+        it.commit(facts(5), [it.write_share(5, 0, 1, state(5))])
+    assert objects(store, "/commits/") == []

@@ -19,7 +19,7 @@ class Clock:
 
 
 def beat(rank: int, moves: int = 1, *, waits: bool = False, patient: bool = False, attempt: str = "1") -> Beat:
-    return Beat(attempt, rank, f"node-{rank}", 100 + rank, 41, "exchanging gradients", moves, waits, patient)
+    return Beat(attempt, rank, f"node-{rank}", 100 + rank, 41, "exchanging gradients", moves, 0, waits, patient)
 
 
 def later(clock: Clock, heartbeats: Heartbeats, seconds: int, *beats: Beat) -> None:
@@ -76,6 +76,12 @@ def test_nobody_who_moves_within_the_time_is_named(order: list[int]) -> None:
             moves[rank] += 1
             heartbeats.hear(beat(rank, moves[rank], waits=rank != first))
         clock.now += TIMEOUT - 0.01
+        assert named(heartbeats) == []
+
+
+def test_a_sign_of_life_is_enough_for_what_takes_long(clock: Clock, heartbeats: Heartbeats) -> None:
+    for signs in range(30):
+        later(clock, heartbeats, 1, replace(beat(0), signs=signs))
         assert named(heartbeats) == []
 
 

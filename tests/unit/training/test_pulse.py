@@ -7,7 +7,7 @@ import pytest
 from medfuncta_dist.training.heartbeat import Beat
 from medfuncta_dist.training.pulse import Pulse
 
-FIRST = Beat("1", 2, "node", 7, 0, "starting", 0, waits=False, patient=True)
+FIRST = Beat("1", 2, "node", 7, 0, "starting", 0, 0, waits=False, patient=True)
 
 
 def until(heard: list[Beat], doing: str) -> Beat:
@@ -30,6 +30,10 @@ def test_what_a_rank_does_is_said_while_it_does_it() -> None:
     assert not until(heard, "reading scans").patient
     assert pulse.has_been("reading scans")
     assert not pulse.has_been("validating")
+    pulse.alive()
+    deadline = time.monotonic() + 10
+    while heard[-1].signs != 1:
+        assert time.monotonic() < deadline
     pulse.end()
     time.sleep(0.05)
     said = len(heard)

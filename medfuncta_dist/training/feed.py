@@ -1,0 +1,79 @@
+"""What one rank's steps are taken on: its scans, in their order, and each step's context sets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.meta.context import context_sets
+from medfuncta_dist.shards.snapshot import Snapshot, split_digest
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.streaming.cache import ShardCache, cache_folder
+from medfuncta_dist.streaming.order import EpochOrder, position, rank_slice
+from medfuncta_dist.streaming.source import SampleReader
+from medfuncta_dist.streaming.stream import Batch, training_stream
+from medfuncta_dist.streaming.transfer import on_device
+from medfuncta_dist.training.validation import Validation, held_out_split, spread
+from medfuncta_dist.training.world import World
+
+TRAIN = "train"
+"""The split that is trained on."""
+
+
+class Feed:
+    """A rank's share of the snapshot's scans."""
+
+    def __init__(self, run: RunFile, store: ObjectStore, snapshot: Snapshot, world: World) -> None:
+        self._run, self._store, self._snapshot, self._world = run, store, snapshot, world
+        cluster = run.cluster
+        self._cache = ShardCache(store, cache_folder(cluster.cache), int(cluster.cache_gigabytes * 2**30))
+
+    def batches(self, first: int) -> Iterable[tuple[Batch, Tensor]]:
+        """This rank's rows of every global batch from outer step ``first`` (0-based) on, on its device."""
+        train = self._run.train
+        reader = SampleReader(self._store, self._snapshot.shards(TRAIN), self._cache)
+        rows = rank_slice(train.batch, self._world.size, self._world.rank)
+        stream = training_stream(reader, self._order, first, train.steps, rows)
+        return on_device(stream, self._world.device)
+
+    def place(self, step: int) -> tuple[int, int]:
+        """Epoch and batch of an outer step (0-based)."""
+        return position(step, self._order(0).batches)
+
+    def inputs(self, targets: Tensor, step: int) -> tuple[Any, ...]:
+        """What the learner's forward takes: scans, latents to start from, and the step's context sets."""
+        meta, device = self._run.meta, self._world.device
+        # Requires grad, although nobody asks for its gradient: at ZeRO 3 its hook gathers the parameters (engine.py).
+        latents = torch.zeros(len(targets), self._run.field.latent, device=device, requires_grad=True)
+        contexts = context_sets(
+            targets.shape[1], meta.selection_ratio, meta.inner_steps, seed=self._run.train.seed, outer_step=step
+        )
+        return targets.to(device), latents, contexts
+
+    def still_inputs(self) -> tuple[Any, ...]:
+        """Likewise, of a scan of zeros."""
+        return self.inputs(torch.zeros(1, self._run.data.points, self._run.data.channels), step=0)
+
+    def validation(self) -> Validation | None:
+        """The held-out scans, if there are any."""
+        split = held_out_split(self._snapshot)
+        if split is None:
+            return None
+        shards = self._snapshot.shards(split)
+        ids = spread([shard.samples for shard in shards], self._run.train.validate_scans)
+        return Validation(self._run, SampleReader(self._store, shards, self._cache), ids, self._world)
+
+    def _order(self, epoch: int) -> EpochOrder:
+        train = self._run.train
+        return EpochOrder(
+            [shard.samples for shard in self._snapshot.shards(TRAIN)],
+            batch=train.batch,
+            seed=train.seed,
+            epoch=epoch,
+            digest=split_digest(self._snapshot, TRAIN),
+            window=train.shuffle_window,
+        )

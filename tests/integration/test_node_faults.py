@@ -1,0 +1,93 @@
+"""Nodes that are drained, and nodes that are lost: each on a cluster of its own, in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.telemetry.event_log import history, read_events
+from tests.integration.training_runs import packed, run_file
+
+pytestmark = pytest.mark.timeout(600)
+
+SAVE = 50
+
+
+@pytest.fixture(scope="module")
+def storage(s3: Callable[[], str]) -> str:
+    return s3()
+
+
+@pytest.fixture(scope="module")
+def snapshot(storage: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    return packed(storage, tmp_path_factory.mktemp("scans"))
+
+
+def happened(fault: str, run: RunFile, snapshot: str, folder: Path) -> dict[str, Any]:
+    """What a driver saw to whose cluster this happened (`tests.integration.node_faults`)."""
+    (folder / "run.json").write_text(run.model_dump_json())
+    command = [sys.executable, "-m", "tests.integration.node_faults", fault, str(folder / "run.json"), snapshot]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=400)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def said(found: dict[str, Any], kind: str) -> list[dict[str, Any]]:
+    return [fields for name, fields in found["saw"] if name == kind]
+
+
+def test_a_drained_node_s_work_is_saved_before_its_deadline_and_goes_on_elsewhere(
+    storage: str, snapshot: str, tmp_path: Path
+) -> None:
+    """Twelve seconds. No checkpoint is due before, and no failure is allowed, so all rests on the notice."""
+    run = run_file(storage, "drained", workers=2, steps=1500, checkpoint_minutes=60, max_failures=0)
+    found = happened("drain", run, snapshot, tmp_path)
+    [preempted], [recovered], [gone] = said(found, "preempted"), said(found, "recovered"), found["gone"]
+    assert preempted["seconds_left"] > 0
+    assert 0 < preempted["seconds"] < 12
+    assert (recovered["cause"], recovered["redone"]) == ("preemption", 0)
+    first, second = said(found, "started")
+    assert second["step"] == preempted["step"] == said(found, "checkpoint")[0]["step"]
+    assert gone > 0
+    assert len({*first["nodes"], *second["nodes"]}) == 3
+    figures = found["summary"]["goodput"]
+    assert figures["preemption_save_s"] == preempted["seconds"]
+    losses = history(ObjectStore(storage), run.name)
+    assert [step for step, _ in losses] == list(range(1, 1501))
+
+
+def test_a_lost_node_leaves_half_the_workers_the_same_batches(storage: str, snapshot: str, tmp_path: Path) -> None:
+    """The steps after the checkpoint are taken twice: by four workers, and by two from the same state."""
+    run = run_file(storage, "lost", max_failures=1, steps=3 * SAVE, checkpoint_steps=SAVE)
+    run = run.model_copy(update={"cluster": run.cluster.model_copy(update={"workers": [2, 4]})})
+    found = happened("lose", run, snapshot, tmp_path)
+    first, second = said(found, "started")
+    assert (first["workers"], second["workers"]) == (4, 2)
+    assert second["step"] >= SAVE
+    [by_four, by_two] = losses_by_attempt(storage, run.name)
+    assert list(by_two) == list(range(second["step"] + 1, 3 * SAVE + 1))
+    resumed = second["step"] + 1
+    assert by_two[resumed] == pytest.approx(by_four[resumed], abs=1e-6)
+    both = by_four.keys() & by_two.keys()
+    assert len(both) > 3
+    assert [by_two[step] for step in both] == pytest.approx([by_four[step] for step in both], abs=1e-5)
+
+
+def losses_by_attempt(storage: str, name: str) -> list[dict[int, float]]:
+    losses: list[dict[int, float]] = []
+    for line in read_events(ObjectStore(storage), name):
+        if line.get("name") == "started":
+            losses.append({})
+        if "loss" in line.get("values", {}):
+            losses[-1][line["step"]] = line["values"]["loss"]
+    return losses
