@@ -82,11 +82,13 @@ ARMS = {
     "middle-.1-omega": Arm("middle", 0.1, 1e-3, by_omega=True, steps=300),
     "middle-layer-omega": Arm("middle", 0.3, 1e-3, by_omega=True, policy="layer", steps=300),
     "middle-warm": Arm("middle", 0.1, 2e-3, by_omega=True, warmup=50, steps=300),
+    "middle-quick": Arm("middle", 0.1, 1e-3, by_omega=True, optimiser="adamw-quick", steps=300),
     "middle-muon": Arm("middle", 0.1, 1e-3, by_omega=True, optimiser="muon", steps=300),
     "large-.05": Arm("large", 0.05, 5e-4, steps=150),
     "large-.05-omega": Arm("large", 0.05, 5e-4, by_omega=True, steps=150),
     "large-.05-omega-fast": Arm("large", 0.05, 1e-3, by_omega=True, steps=150),
     "large-layer-omega": Arm("large", 0.15, 5e-4, by_omega=True, policy="layer", steps=150),
+    "large-quick": Arm("large", 0.05, 5e-4, by_omega=True, optimiser="adamw-quick", steps=150),
     "large-muon": Arm("large", 0.05, 5e-4, by_omega=True, optimiser="muon", steps=150),
 }
 PLAIN, OURS = ("small-.01-slower", "small-.01"), "small-.5-omega"
