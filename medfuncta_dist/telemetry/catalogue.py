@@ -48,7 +48,12 @@ TRAIN = (
     _train("rate", "", "Step size of the outer optimiser."),
     _train("gradient_norm", "", "Norm of the whole meta-gradient, before clipping."),
     _train("checkpoint_interval_s", "s", "Seconds between checkpoints, as chosen from their cost."),
+    _train("checkpoint_stall_s", "s", "For how long the last checkpoint kept training from its steps."),
+    _train("checkpoint_upload_s", "s", "From there to its commit record, beside training."),
     _train("checkpoint_time", "s", "When the last checkpoint was committed (Unix time): its age is time() minus this."),
+    _train("recovery_s", "s", "From the last sign of an attempt that ended early to the first step of the next."),
+    _train("redone_steps", "steps", "Steps that had to be taken again after it."),
+    _train("preemption_save_s", "s", "From the notice that a node goes away to the commit record."),
     _train("preemptions", "", "Notices that a node goes away, each answered with a checkpoint.", kind="counter"),
 )
 EVENTS = Metric("train", "events", "", "Run events.", "counter", tags=("run", "event"))
