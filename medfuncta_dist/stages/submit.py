@@ -16,9 +16,10 @@ from medfuncta_dist.stages.chain import STAGES
 from medfuncta_dist.stages.readiness import is_complete, require_ready
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.backend import Backend
+from medfuncta_dist.submit.base import load_base
 from medfuncta_dist.submit.code_commit import code_commit
 from medfuncta_dist.submit.names import key_label, rayjob_name, stage_name
-from medfuncta_dist.submit.render import Submission, load_base, render
+from medfuncta_dist.submit.render import Submission, render
 from medfuncta_dist.submit.stored import Submitted, delete_job, read_jobs, write_job
 from medfuncta_dist.submit.target import job_or_none
 

@@ -6,7 +6,7 @@ The resolved run file travels inside, as an environment variable of the job: no 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from medfuncta_dist.config.job import JOB_VARIABLE
@@ -14,7 +14,6 @@ from medfuncta_dist.config.load import ENVIRONMENT, dump
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.submit import names
-from medfuncta_dist.submit.base import load_base as load_base
 from medfuncta_dist.submit.base import merged
 from medfuncta_dist.submit.groups import Group, head, worker_groups
 from medfuncta_dist.submit.image import image, ray_version
@@ -61,27 +60,6 @@ def render(submission: Submission, base: Mapping[str, Any]) -> dict[str, Any]:
     manifest: dict[str, Any] = merged(base, {"metadata": metadata, "spec": _job(submission)})
     manifest["spec"]["rayClusterSpec"] = _cluster(manifest, groups, settings)
     return manifest
-
-
-def render_each(
-    run: RunFile,
-    stages: Sequence[str],
-    attempt: int,
-    *,
-    submission: str,
-    commit: str,
-    base: Mapping[str, Any],
-    idempotency_key: str | None = None,
-    together: bool = False,
-) -> list[dict[str, Any]]:
-    """One RayJob a stage, whose submission is ``<submission>-<stage>``; with ``together`` all stages in one.
-
-    A RayJob holds its pods for as long as it runs: so packing never sits on GPUs.
-    """
-    whole = Submission(run, tuple(stages), attempt, submission, commit, idempotency_key)
-    if together or len(stages) == 1:
-        return [render(whole, base)]
-    return [render(replace(whole, stages=(s,), submission=f"{submission}-{s}"), base) for s in stages]
 
 
 def _labels(submission: Submission) -> dict[str, str]:

@@ -11,7 +11,7 @@ from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.submit import names
 from medfuncta_dist.submit.base import load_base
 from medfuncta_dist.submit.manifest_text import as_yaml
-from medfuncta_dist.submit.render import Submission, render, render_each
+from medfuncta_dist.submit.render import Submission, render
 from medfuncta_dist.submit.runtime_env import environment_of, run_file_of
 from tests.unit.submit.manifests import manifest, run_file
 
@@ -71,14 +71,12 @@ def test_an_idempotency_key_is_a_label_and_is_not_told():
     assert "wrote" not in as_yaml(rendered)
 
 
-def test_each_stage_has_a_job_with_the_pods_that_it_uses():
-    run, base = run_file(), load_base()
-    jobs = render_each(run, ["pack", "train"], 2, submission="s", commit="c", base=base)
-    assert [job["metadata"]["name"] for job in jobs] == ["chest-pack-2", "chest-train-2"]
-    assert [environment_of(job)["MEDFUNCTA_JOB"] for job in jobs] == ["s-pack", "s-train"]
-    assert ["nvidia.com/gpu" in json.dumps(job) for job in jobs] == [False, True]
-    (together,) = render_each(run, ["pack", "train"], 2, submission="s", commit="c", base=base, together=True)
-    assert [group["groupName"] for group in together["spec"]["rayClusterSpec"]["workerGroupSpecs"]] == ["cpu", "gpu"]
+def test_a_job_has_the_pods_that_its_stages_use_and_no_others():
+    jobs = {stages: manifest(stages=stages.split()) for stages in ("pack", "train", "pack train")}
+    groups = {k: [g["groupName"] for g in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]] for k, job in jobs.items()}
+    assert groups == {"pack": ["cpu"], "train": ["gpu"], "pack train": ["cpu", "gpu"]}
+    assert ["nvidia.com/gpu" in json.dumps(job) for job in jobs.values()] == [False, True, True]
+    assert [job["metadata"]["name"] for job in jobs.values()] == ["chest-pack-1", "chest-train-1", "chest-pt1"]
 
 
 def test_requests_equal_limits_and_the_sizes_are_the_run_files():

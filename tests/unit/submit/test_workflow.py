@@ -4,16 +4,14 @@ import pytest
 import yaml
 
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.submit.base import load_base
-from medfuncta_dist.submit.render import render_each
 from medfuncta_dist.submit.workflow import workflow
-from tests.unit.submit.manifests import run_file
+from tests.unit.submit.manifests import manifest
 
 STAGES = ["pack", "train", "fit", "evaluate"]
 
 
 def jobs(*overrides: str):
-    return render_each(run_file(*overrides), STAGES, 3, submission="chest-3", commit="abc", base=load_base())
+    return [manifest(*overrides, stages=[stage]) for stage in STAGES]
 
 
 def test_a_workflow_applies_the_same_jobs_one_after_the_other():
@@ -21,7 +19,7 @@ def test_a_workflow_applies_the_same_jobs_one_after_the_other():
     chain, *steps = made["spec"]["templates"]
     assert [[step["template"] for step in group] for group in chain["steps"]] == [[stage] for stage in STAGES]
     assert [yaml.safe_load(step["resource"]["manifest"]) for step in steps] == jobs()
-    assert made["metadata"]["name"] == "chest-ptfe3"
+    assert made["metadata"]["name"] == "chest-ptfe1"
     assert made["metadata"]["namespace"] == "medfuncta"
 
 
