@@ -62,14 +62,16 @@ class Cluster:
     def reached(self) -> Finding:
         """The API server answers, and the namespace is there."""
         version = self._ask(client.VersionApi(self.api).get_code, "the API server").git_version
-        self._ask(partial(client.CoreV1Api(self.api).read_namespace, self.namespace), f"namespace {self.namespace}")
+        if self._there(client.CoreV1Api(self.api).read_namespace, self.namespace) is False:
+            do = "kubectl apply -k k8s/overlays/gpu (or another overlay) makes it; or correct kubernetes.namespace"
+            return bad(f"{version}, but there is no namespace {self.namespace}", do)
         return good(f"{version}, namespace {self.namespace}")
 
     def allowed(self) -> Finding:
         """What submission, status and cancel need."""
         missing = [f"{verb} {resource}" for verb, resource in NEEDED if not self._may(verb, resource)]
         if missing:
-            do = "ask for the Role of k8s/base/rbac.yaml in this namespace"
+            do = "ask for the Role of k8s/base/submitter.yaml in this namespace"
             return bad(f"not allowed in {self.namespace}: {', '.join(missing)}", do)
         return good("RayJobs may be made, watched, changed and deleted")
 
@@ -119,15 +121,21 @@ class Cluster:
         if self.run is None:
             return unasked("no run file")
         core: Any = client.CoreV1Api(self.api)
-        settings = self.run.kubernetes
+        settings, space = self.run.kubernetes, self.namespace
         named = [s for s in (settings.salt_secret, settings.storage_secret, settings.wandb_secret) if s is not None]
-        missing = [f"Secret {name}" for name in named if not self._is_there(core.read_namespaced_secret, name)]
-        if not self._is_there(core.read_namespaced_service_account, settings.service_account):
-            missing.append(f"ServiceAccount {settings.service_account}")
+        there = {f"Secret {name}": self._there(core.read_namespaced_secret, name, space) for name in named}
+        account = settings.service_account
+        there[f"ServiceAccount {account}"] = self._there(core.read_namespaced_service_account, account, space)
+        missing = [name for name, found in there.items() if found is False]
         if missing:
             do = "make them (docs/operations.md), or name others in the run file's section kubernetes"
-            return bad(f"missing in {self.namespace}: {', '.join(missing)}", do)
-        return good(", ".join([*named, settings.service_account]))
+            return bad(f"missing in {space}: {', '.join(missing)}", do)
+        hidden = [name for name, found in there.items() if found is None]
+        if hidden:
+            return odd(
+                f"may not be seen: {', '.join(hidden)}", "nothing: pods need them, submitters need not read them"
+            )
+        return good(", ".join(there))
 
     def image(self) -> Finding:
         """The image's Ray is the submitter's, as far as its tag tells."""
@@ -165,11 +173,16 @@ class Cluster:
     def _ask(self, request: Callable[..., Any], where: str) -> Any:
         return call(lambda: request(_request_timeout=REQUEST_S), where=where)
 
-    def _is_there(self, read: Callable[..., Any], name: str) -> bool:
+    def _there(self, read: Callable[..., Any], *names: str) -> bool | None:
+        """Whether an object exists; None where this user may not see it."""
         try:
-            self._ask(partial(read, name, self.namespace), name)
+            self._ask(partial(read, *names), " ".join(names))
         except JobMissingError:
             return False
+        except ClusterError as error:
+            if getattr(error.__cause__, "status", None) == 403:
+                return None
+            raise
         return True
 
     def _has(self, group: str, version: str, plural: str) -> bool:

@@ -86,8 +86,8 @@ def test_a_cluster_that_has_everything(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("check", "changed", "words"),
     [
-        ("kubernetes", {("GET", SPACE): 404}, "not found"),
-        ("kubernetes", {("GET", SPACE): 403}, "not allowed"),
+        ("kubernetes", {("GET", SPACE): 404}, "no namespace medfuncta"),
+        ("kubernetes", {("GET", "/version/"): 401}, "401"),
         (
             "permissions",
             {
@@ -135,6 +135,13 @@ def test_what_is_missing_is_told_with_its_remedy(
 def test_an_operator_that_may_not_be_seen_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hidden = whole(answers={("GET", "/apis/apps/v1/deployments"): 403})
     assert examined(hidden, tmp_path, monkeypatch)["kuberay"].finding.state is State.ODD
+
+
+def test_secrets_that_a_submitter_may_not_read_are_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hidden = whole(answers={("GET", f"{SPACE}/secrets/medfuncta-salt"): 403, ("GET", SPACE): 403})
+    found = examined(hidden, tmp_path, monkeypatch)
+    assert found["secrets"].finding.state is State.ODD
+    assert found["kubernetes"].finding.state is State.GOOD
 
 
 def test_an_image_of_another_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
