@@ -179,7 +179,8 @@ def _places(run: RunFile, job: RayJob) -> Iterator[tuple[str, str]]:
     if "pack" in str(job.labels.get(STAGE, "")).split("."):
         sources = [*(run.data.splits or {}).values(), run.data.source or []]
         for source in sources:
-            yield from (("data.source", uri) for uri in ([source] if isinstance(source, str) else source))
+            for uri in [source] if isinstance(source, str) else source:
+                yield "data.source", uri.removeprefix("file://")
 
 
 def _mounted(path: str, container: Part) -> bool:

@@ -5,14 +5,19 @@ import json
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from medfuncta_dist.config.kubernetes import WorkerPods
 from medfuncta_dist.config.load import parse
 from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.stages.chain import STAGES
 from medfuncta_dist.submit import names
-from medfuncta_dist.submit.base import load_base
+from medfuncta_dist.submit.base import load_base, shipped_overlays
 from medfuncta_dist.submit.manifest_text import as_yaml
 from medfuncta_dist.submit.render import Submission, render
 from medfuncta_dist.submit.runtime_env import environment_of, run_file_of
+from medfuncta_dist.submit.validate import validate
 from tests.unit.submit.manifests import manifest, run_file
 
 
@@ -166,3 +171,28 @@ def test_every_image_is_the_jobs():
     for stages, image in ((["train"], "a:1"), (["pack"], "b:1")):
         rendered = manifest("kubernetes.image=a:1", "kubernetes.cpu_image=b:1", stages=stages)
         assert {c["image"] for pod in pods(rendered) for c in pod["containers"]} == {image}
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    name=st.from_regex(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", fullmatch=True),
+    workers=st.one_of(st.integers(1, 24), st.tuples(st.integers(1, 8), st.integers(9, 24)).map(list)),
+    gpus=st.sampled_from([0, 0.5, 1, 2]),
+    a_pod=st.integers(1, 8),
+    memory=st.floats(1, 500),
+    overlays=st.lists(st.sampled_from(shipped_overlays()), unique=True),
+    stages=st.lists(st.sampled_from(STAGES), min_size=1, unique=True),
+    queue=st.booleans(),
+)
+def test_whatever_a_run_file_asks_for_is_valid_or_refused_in_words(
+    name, workers, gpus, a_pod, memory, overlays, stages, queue
+):
+    run = run_file(f"name={name}", f"cluster.workers={workers}", f"cluster.gpus_per_worker={gpus}")
+    pods_ = WorkerPods(workers=a_pod, memory_gigabytes=memory)
+    kubernetes = run.kubernetes.model_copy(update={"gpu": pods_, "cpu": pods_, "queue": "q" if queue else None})
+    submission = Submission(run.model_copy(update={"kubernetes": kubernetes}), tuple(stages), 1, "s", "c")
+    if {"train", "fit"} & set(stages) and not float(gpus * a_pod).is_integer():
+        with pytest.raises(RunFileError, match="Kubernetes gives out whole ones"):
+            render(submission, load_base(overlays))
+    else:
+        assert validate(render(submission, load_base(overlays))) == []

@@ -179,6 +179,11 @@ BREAKS: list[tuple[str, dict[str, Any], str]] = [
     ("run-file", carrying("name: Bad Name"), "run file is invalid"),
     ("reachable-data", LOCAL, "/data/out is a folder that no pod has"),
     ("reachable-data", {**LOCAL, **PACKING}, "/data/in is a folder that no pod has"),
+    (
+        "reachable-data",
+        {**carrying("{name: a, storage: s3://bucket/c, data: {source: 'file:///in/x', shape: [8]}}"), **PACKING},
+        "/in/x is a folder that no pod has",
+    ),
     ("manifest-size", {"metadata/annotations/x": "y" * 2**20}, "bytes; the cluster's store takes"),
 ]
 
@@ -230,7 +235,7 @@ def _broken_somewhere(draw: st.DrawFn) -> dict[str, Any]:
         place = inner
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(_broken_somewhere())
 def test_rules_bear_a_manifest_with_anything_anywhere(broken):
     for rule in RULES:
