@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import yaml
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from medfuncta_dist.errors import ClusterError, JobMissingError
 from medfuncta_dist.submit.backend import Job, Line, State, ours
@@ -33,6 +34,8 @@ STATES = {
 STOP_S = 100
 """What a driver gets between SIGTERM and SIGKILL: time for a checkpoint. Ray's default is 3 s."""
 POLL_S = 1.0
+DEADLINE_S = 60.0
+"""Of one request, retries included."""
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 
 
@@ -131,22 +134,40 @@ class RayJobs:
             loop.close()
 
     def _call(self, request: Callable[[], T], name: str = "") -> T:
-        """A request, its errors in words. Ray's client retries lost connections itself."""
+        """A request, again while its answer may pass; its errors in words."""
         where = f"{name} on {self.address}" if name else self.address
+        retrying = Retrying(
+            retry=retry_if_exception(_is_passing),
+            stop=stop_after_delay(DEADLINE_S),
+            wait=wait_fixed(POLL_S),
+            reraise=True,
+        )
         try:
-            return request()
+            return retrying(request)
         except StopAsyncIteration:
             raise
         except Exception as error:  # RuntimeError, requests' and aiohttp's, Ray's own: no common base
             raise _in_words(error, where) from error
 
 
+def _is_passing(error: BaseException) -> bool:
+    """5xx: a cluster that has just come up, or has just lost a node, has no agent for a moment."""
+    code = _status(error)
+    return code is not None and code >= 500
+
+
+def _status(error: BaseException) -> int | None:
+    """Ray's client tells the HTTP status in its error's text only."""
+    found = re.search(r"status code (\d+)", str(error))
+    return int(found[1]) if found else None
+
+
 def _in_words(error: Exception, where: str) -> ClusterError:
     text = str(error)
-    code = re.search(r"status code (\d+)", text)
-    if "does not exist" in text or (code is not None and code[1] == "404"):
+    code = _status(error)
+    if "does not exist" in text or code == 404:
         return JobMissingError("the cluster has no such job", where=where, do="`medfuncta-dist list` shows what it has")
-    if type(error).__name__ == "AuthenticationError" or (code is not None and code[1] in ("401", "403")):
+    if type(error).__name__ == "AuthenticationError" or code in (401, 403):
         do = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or RAY_AUTH_TOKEN_PATH) to the cluster's token"
         return ClusterError("Ray refuses the request: the token is missing or wrong", where=where, do=do)
     if isinstance(error, OSError) or "Failed to connect" in text:
