@@ -54,7 +54,9 @@ class LocalObjects:
         with replacing(self.root / path) as part:
             shutil.copyfile(local, part)
 
-    def download(self, path: str, local: Path, seconds: float) -> str:
+    def download(self, path: str, local: Path, limit: int | None, seconds: float) -> str:
+        if limit is not None:
+            refuse_above(limit, self.size(path, seconds))
         shutil.copyfile(self.root / path, local)
         return sha256_file(local)
 

@@ -28,8 +28,8 @@ from medfuncta_dist.storage.retry import attempt_s
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5, 30
 CONNECTIONS = 64
-PIECE = 2**20
-"""Bytes taken from a connection at once, at most."""
+PIECE = 2**18
+"""Bytes taken from a connection at once, at most: no more has arrived yet, and less costs more calls."""
 LARGEST_ERROR = 2**16
 """Bytes. S3's errors have a few hundred."""
 ERROR_CODE = re.compile(rb"<Code>(\w{1,64})</Code>")

@@ -62,12 +62,14 @@ class S3Objects:
     def upload(self, local: Path, path: str, seconds: float) -> None:
         _ask(lambda s3: s3._put_file(str(local), self._key(path)), seconds)
 
-    def download(self, path: str, local: Path, seconds: float) -> str:
+    def download(self, path: str, local: Path, limit: int | None, seconds: float) -> str:
         bucket, key = self._address(path)
 
         def get(client: S3Client) -> str:
             digest = sha256()
             with client.get(bucket, key, seconds) as answer, local.open("wb") as file:
+                if limit is not None:
+                    refuse_above(limit, answer.size)
                 for piece in answer.pieces():
                     digest.update(piece)
                     file.write(piece)

@@ -13,7 +13,7 @@ from typing import BinaryIO
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
-from medfuncta_dist.errors import DeadlineError, DiskFullError, IntegrityError
+from medfuncta_dist.errors import DeadlineError, DiskFullError, IntegrityError, StorageError
 from medfuncta_dist.shards.snapshot import Shard, checked_index
 from medfuncta_dist.storage.digest import sha256_file
 from medfuncta_dist.storage.local_objects import TEMPORARY, replacing
@@ -78,6 +78,8 @@ class ShardCache:
 
     def _verified(self, shard: Shard) -> Path:
         file = self._folder / f"{shard.sha256}.tar"
+        if file.is_dir():
+            raise StorageError("a folder lies where a cached shard belongs", where=str(file), do="remove it")
         if not _proves(file, shard):
             self._fetch(shard, file)
         status = file.stat()
@@ -99,7 +101,10 @@ class ShardCache:
         raise IntegrityError("the shard is not what the snapshot says (size or SHA-256)", where=where, do=do)
 
     def _download(self, shard: Shard, part: Path) -> str:
-        """The SHA-256 of what came. On a disk without room, others' shards make room for this one, once."""
+        """The SHA-256 of what came; an object that is larger than the shard never comes.
+
+        On a disk without room the other shards make room for this one, once.
+        """
         try:
             return self._store.download(shard.uri, part, size=shard.size)
         except DiskFullError:
@@ -114,7 +119,7 @@ class ShardCache:
     def _evict(self, keep: Path, max_bytes: int) -> None:
         with self._lock("eviction"):
             _remove_abandoned(self._folder)
-            files = [(file, file.stat()) for file in self._folder.glob("*.tar")]
+            files = [(file, file.stat()) for file in self._folder.glob("*.tar") if file.is_file()]
             excess = sum(status.st_size for _, status in files) - max_bytes
             for file, status in sorted(files, key=lambda f: f[1].st_atime_ns):
                 if excess > 0 and file != keep and self._remove(file):
