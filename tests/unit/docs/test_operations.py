@@ -1,0 +1,105 @@
+"""Commands in the pages for operators: they parse, and the files they name are there."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import typer
+import yaml
+from click import UsageError
+
+from medfuncta_dist.cli.app import app
+from medfuncta_dist.config.load import load
+from medfuncta_dist.stages.chain import STAGES
+from medfuncta_dist.submit.base import load_base
+from medfuncta_dist.submit.render import Submission, render
+from medfuncta_dist.submit.validate import validate
+
+ROOT = Path(__file__).resolve().parents[3]
+PAGES = [
+    ROOT / "docs" / "operations.md",
+    ROOT / "docs" / "acceptance.md",
+    ROOT / "docs" / "submitting.md",
+    ROOT / "README.md",
+]
+SCRIPT = ROOT / "k8s" / "acceptance.sh"
+OURS = re.compile(r"^\s*(?:\S+=\S+ )*(medfuncta-dist .*?)(?:\s+#.*)?$", re.MULTILINE)
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    for page in filter(Path.exists, PAGES):
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL):
+            for command in OURS.findall(block.replace("\\\n", " ")):
+                yield page.name, command
+    for command in OURS.findall(SCRIPT.read_text()):
+        yield SCRIPT.name, command.split(" >")[0].split(" || ")[0]
+
+
+@pytest.mark.parametrize(("page", "command"), sorted(set(commands())))
+def test_a_command_parses(page: str, command: str) -> None:
+    words = [word for word in shlex.split(command) if word not in ("&", "|")][1:]
+    group = typer.main.get_command(app)
+    name, *arguments = words
+    if name.startswith("-"):
+        return
+    found = group.commands[name]  # type: ignore[attr-defined]
+    try:
+        found.make_context(name, arguments)
+    except UsageError as error:
+        pytest.fail(f"{page}: {command}: {error.format_message()}")
+
+
+def test_every_page_has_commands_of_ours() -> None:
+    assert {"operations.md", "acceptance.sh", "README.md"} <= {page for page, _ in commands()}
+
+
+def test_files_that_commands_name_are_there() -> None:
+    for page in filter(Path.exists, PAGES):
+        for name in re.findall(r"(?<![\w/.-])((?:jobs|k8s|cluster|benchmarks|docs)/[\w./-]+\w)", page.read_text()):
+            assert (ROOT / name).exists(), f"{page.name} names {name}"
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here")
+def test_every_overlay_that_a_page_applies_builds() -> None:
+    named = {name for page in filter(Path.exists, PAGES) for name in re.findall(r"-k (k8s/\S+)", page.read_text())}
+    assert named
+    for name in named:
+        done = subprocess.run(["kubectl", "kustomize", ROOT / name], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_every_alert_is_explained() -> None:
+    rules = yaml.safe_load((ROOT / "k8s" / "components" / "monitoring" / "alerts.yaml").read_text())
+    alerts = {rule["alert"] for group in rules["spec"]["groups"] for rule in group["rules"]}
+    assert alerts == set(re.findall(r"^\| `(\w+)`", PAGES[0].read_text().split("## Alerts")[1], re.MULTILINE))
+
+
+def test_the_acceptance_script_is_a_script_that_says_how_it_is_used() -> None:
+    assert subprocess.run(["bash", "-n", SCRIPT], check=False).returncode == 0
+    done = subprocess.run(
+        [SCRIPT], env={"STORAGE": "s3://bucket/x", "PATH": "/usr/bin:/bin"}, capture_output=True, text=True
+    )
+    assert done.returncode == 2
+    assert "k8s/acceptance.sh all" in done.stdout
+
+
+def test_the_acceptance_run_is_valid_in_every_stage(tmp_path: Path) -> None:
+    text = SCRIPT.read_text()
+    body = text.split("<<YAML\n")[1].split("YAML\n")[0]
+    values = {"$1": "acceptance-calm", "$STORAGE": "s3://bucket/x", "$source": "s3://bucket/x/archive/beats.csv"}
+    values |= {"$steps": "2000", "${WORKERS:-2}": "2", "${GPUS:-1}": "1", "$namespace": "medfuncta"}
+    for name, value in values.items():
+        body = body.replace(name, value)
+    file = tmp_path / "run.yaml"
+    file.write_text(body)
+    overlays = ["gpu", "kueue"]
+    run = load(str(file), [f"kubernetes.overlays=[{','.join(overlays)}]"])
+    base = load_base(overlays)
+    for stage in STAGES:
+        assert validate(render(Submission(run, (stage,), 1, f"{run.name}-{stage}-1", "0" * 40), base)) == []
