@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
@@ -27,8 +28,10 @@ def run_fit(run: RunFile, store: ObjectStore, fence: Fence | None = None) -> dic
         "network": summary.network_digest,
         "counts": asdict(summary.counts),
         "fitted_now": summary.fitted_now,
+        "found_committed": summary.found_committed,
         "psnr": {split: asdict(spread) for split, spread in summary.psnr.items()},
         "quarantined": summary.counts.quarantined,
+        "reasons": dict(Counter(scan.reason for scan in summary.quarantined)),
         "said": [_said(summary)],
     }
 

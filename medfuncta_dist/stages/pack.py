@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
@@ -27,6 +28,7 @@ def run_pack(run: RunFile, store: ObjectStore, fence: Fence | None = None) -> di
         "splits": summary.splits,
         "new_sources": summary.new_sources,
         "quarantined": summary.counts["quarantined"] + summary.counts["sources_quarantined"],
+        "reasons": dict(Counter(entry["reason"] for entry in summary.quarantined)),
         "said": [_said(summary)],
     }
 
