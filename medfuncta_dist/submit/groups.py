@@ -18,12 +18,14 @@ SHARED_MEMORY = 0.4
 
 @dataclass(frozen=True)
 class Group:
-    """Equal pods. ``name`` is that of the worker group, or ``head``; sizes are of one pod, memory in GiB."""
+    """Equal pods. ``name`` is that of the worker group, or ``head``; ``workers`` and sizes are of one pod, memory in
+    GiB."""
 
     name: str
     nodes: Nodes
     fewest: int
     most: int
+    workers: int
     cpus: float
     gpus: int
     memory: float
@@ -33,7 +35,15 @@ class Group:
 def head(run: RunFile) -> Group:
     """The head's pod."""
     pod = run.kubernetes.head
-    return Group("head", pod, 1, 1, pod.cpus, 0, pod.memory_gigabytes, SHARED_MEMORY * pod.memory_gigabytes)
+    return Group("head", pod, 1, 1, 0, pod.cpus, 0, pod.memory_gigabytes, SHARED_MEMORY * pod.memory_gigabytes)
+
+
+def window(run: RunFile, groups: Sequence[Group]) -> int | None:
+    """Tasks in flight for as many pods as ``kubernetes`` asks for; None where ``cluster`` alone decides."""
+    given = {"cpu": run.kubernetes.cpu.pods, "gpu": run.kubernetes.gpu.pods}
+    if run.cluster.window is not None or not any(given[group.name] for group in groups):
+        return run.cluster.window
+    return 2 * max(group.most * group.workers for group in groups)  # twice, as by default
 
 
 def worker_groups(run: RunFile, stages: Sequence[str]) -> list[Group]:
@@ -58,6 +68,7 @@ def _workers(run: RunFile, kind: str) -> Group:
         nodes=pods,
         fewest=fewest,
         most=most,
+        workers=pods.workers,
         cpus=pods.workers * run.cluster.cpus_per_worker,
         gpus=_whole_gpus(pods.workers * run.cluster.gpus_per_worker) if kind == "gpu" else 0,
         memory=pods.memory_gigabytes,

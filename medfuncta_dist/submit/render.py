@@ -15,7 +15,7 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.submit import names
 from medfuncta_dist.submit.base import merged
-from medfuncta_dist.submit.groups import Group, head, worker_groups
+from medfuncta_dist.submit.groups import Group, head, window, worker_groups
 from medfuncta_dist.submit.image import image, ray_version
 from medfuncta_dist.submit.manifest_text import as_yaml
 from medfuncta_dist.submit.pod import PodSettings, filled
@@ -95,13 +95,14 @@ def _job(submission: Submission) -> dict[str, Any]:
 
 
 def _run_file(submission: Submission) -> str:
-    """The run file as the job is to read it: with the cache's folder, and without GPUs where its cluster has none.
+    """The run file as the job is to read it: with the cache's folder, tasks for all of its pods, and without GPUs where
+    its cluster has none.
 
     A job that packs keeps its GPUs in the file: it may be the first, and the first one settles chunk sizes by them.
     """
     run = submission.run
-    cluster: dict[str, Any] = {"cache": _cache(run)}
     groups = worker_groups(run, submission.stages)
+    cluster: dict[str, Any] = {"cache": _cache(run), "window": window(run, groups)}
     if "pack" not in submission.stages and not any(group.gpus for group in groups):
         cluster["gpus_per_worker"] = 0
     text = dump(run.model_copy(update={"cluster": run.cluster.model_copy(update=cluster)}))

@@ -14,21 +14,13 @@ SERVICE_ACCOUNT = "medfuncta-workflow"
 DONE = "status.jobDeploymentStatus == Complete, status.jobStatus == SUCCEEDED"
 FAILED = "status.jobDeploymentStatus == Failed, status.jobStatus == STOPPED"
 """Argo takes the comma as `and` in a success, as `or` in a failure. A suspended or retrying job is neither."""
-RESTRICTED = """\
-containers:
-  - name: main
-    resources:
-      requests: {cpu: 100m, memory: 128Mi}
-      limits: {cpu: 100m, memory: 128Mi}
-    securityContext:
-      allowPrivilegeEscalation: false
-      capabilities: {drop: [ALL]}
-"""
 
 
 def workflow(manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The Workflow that applies each RayJob when the one before is done. RunFileError: there is none, or Argo would
-    change its text."""
+    """The Workflow that applies each RayJob when the one before is done.
+
+    Argo itself drops the privileges of such steps. RunFileError: there is no job, or Argo would change its text.
+    """
     if not manifests:
         raise RunFileError("there is no job to put in a workflow", do="name at least one stage")
     found = [manifest["metadata"] for manifest in manifests]
@@ -46,7 +38,6 @@ def workflow(manifests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
             "entrypoint": "stages",
             "serviceAccountName": SERVICE_ACCOUNT,
             "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
-            "podSpecPatch": RESTRICTED,
             "templates": [_chain(found), *(_step(manifest) for manifest in manifests)],
         },
     }

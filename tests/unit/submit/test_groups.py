@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.submit.groups import worker_groups
+from medfuncta_dist.submit.groups import window, worker_groups
 from tests.unit.submit.manifests import run_file
 
 
@@ -38,6 +38,20 @@ def test_a_range_of_workers_is_one_of_pods():
 def test_a_number_of_pods_may_be_given():
     (group,) = worker_groups(run_file("kubernetes.cpu.pods=20"), ["pack"])
     assert (group.fewest, group.most, group.gpus) == (20, 20, 0)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        ([], None),
+        (["kubernetes.cpu.pods=20", "kubernetes.cpu.workers=4"], 160),
+        (["kubernetes.cpu.pods=20", "cluster.window=7"], 7),
+        (["kubernetes.gpu.pods=20"], None),
+    ],
+)
+def test_as_many_tasks_are_in_flight_as_the_pods_can_take(overrides, expected):
+    run = run_file(*overrides)
+    assert window(run, worker_groups(run, ["pack"])) == expected
 
 
 def test_shared_memory_is_a_share_of_the_pods_unless_given():
