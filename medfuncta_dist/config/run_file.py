@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
 from medfuncta_dist.config.kubernetes import Kubernetes
 from medfuncta_dist.config.section import NaturalInt, PositiveFloat, PositiveInt, Section
@@ -41,6 +41,11 @@ def _root(value: str) -> str:
         return normal_root(value)
     except RunFileError as error:
         raise ValueError(f"{error.what}; {error.do}") from None
+
+
+def _word(value: Any) -> Any:
+    """YAML 1.1 reads a bare on or off as true or false."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
 Name = Annotated[str, AfterValidator(_named)]
@@ -232,6 +237,15 @@ class Meta(Section):
     Default: chosen when the run starts, from the memory that is free, and kept in its run.yaml."""
     chunk_scans: PositiveInt | None = None
     """Scans that one sweep takes at once, likewise."""
+    products: Literal["onednn", "torch"] | None = None
+    """The library that multiplies matrices: oneDNN asked directly (CPU only), or torch's own. It decides the last bits.
+    Default: the faster one, chosen when the run first computes, and kept in its run.yaml."""
+    compile: Annotated[Literal["auto", "on", "off"], BeforeValidator(_word)] = "auto"
+    """Sweeps through torch.compile, with CUDA graphs on a GPU. ``auto``: on a GPU only. It is tried once when the run
+    first computes: where results differ, nothing is gained or a compiler is missing, the run computes without, and says
+    so."""
+    compiled: bool | None = None
+    """What came of ``compile``, kept in the run's run.yaml. Given by hand, it is not tried."""
 
 
 class Train(Section):

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from medfuncta_dist.meta.chunks import Chunks
+from medfuncta_dist.meta.compiled import swept
 from medfuncta_dist.meta.context import context_size
 from medfuncta_dist.meta.folded import Folded
 from medfuncta_dist.meta.layers import affine, back, onward, output, stem
@@ -46,7 +47,8 @@ def jacobian_sweep(
         cosines[k] = phase.cos_()
     jacobian: Jacobian = []
     for row in network.weights[spec.layers]:
-        adjoint, by_layer = row.expand_as(hidden).contiguous(), list[Tensor]()
+        by_layer: list[Tensor] = []
+        adjoint = row.expand_as(hidden).contiguous()
         for layer, k in reversed(list(enumerate(spec.modulated_layers))):
             by_layer.append(cosines[k] * adjoint)
             if layer > 0:
@@ -71,7 +73,7 @@ def curvature(
     shifts = network.shifts(latents)
     total = latents.new_zeros(len(latents), latents.shape[1], latents.shape[1])
     for scans, points in chunks.blocks(len(latents), len(coordinates)):
-        jacobian, _ = jacobian_sweep(network, coordinates[points], shifts[scans])
+        jacobian, _ = swept(jacobian_sweep, network, coordinates[points], shifts[scans])
         _add_squares(total[scans], network, rows(jacobian))
     return total.mul_(2 / (len(coordinates) * network.spec.channels))
 
@@ -93,7 +95,7 @@ def curved_gradient(
     gradient, errors = torch.zeros_like(shifts), targets.new_zeros(len(targets))
     total = latents.new_zeros(len(latents), size, size)
     for scans, points in chunks.blocks(*targets.shape[:2]):
-        jacobian, values = jacobian_sweep(network, coordinates[points], shifts[scans])
+        jacobian, values = swept(jacobian_sweep, network, coordinates[points], shifts[scans])
         error = values - targets[scans, points]
         errors[scans] += error.square().sum((1, 2))
         residue = 2 * weight * error
@@ -106,7 +108,9 @@ def curved_gradient(
 
 def _add_squares(total: Tensor, network: Folded, by_shifts: Float[Tensor, "scan value shift"]) -> None:
     """total += JᵀJ with J = ∂y/∂s M̃."""
-    by_latents = product(by_shifts.flatten(0, 1), network.maps).view(*by_shifts.shape[:2], -1)
+    by_latents = product(by_shifts.flatten(0, 1), network.maps, network.arithmetic.products).view(
+        *by_shifts.shape[:2], -1
+    )
     total.baddbmm_(by_latents.mT, by_latents)
 
 

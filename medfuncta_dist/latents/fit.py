@@ -18,6 +18,7 @@ from medfuncta_dist.fields.siren import FieldSpec, Params
 from medfuncta_dist.latents.curvature import curvature, curved_gradient, jacobian_sweep, rows, spread_points
 from medfuncta_dist.latents.steps import GaussNewton, Plain, Seen, Steps
 from medfuncta_dist.latents.stored import StorageType, Stored, store
+from medfuncta_dist.meta.arithmetic import Arithmetic
 from medfuncta_dist.meta.chunks import Chunks
 from medfuncta_dist.meta.context import context_indices
 from medfuncta_dist.meta.folded import fold
@@ -36,7 +37,8 @@ CONTEXTS, RESCALING = range(2)
 class FitSettings:
     """How latents are fitted. Contexts come from ``seed`` and the step, so every scan of a data set sees the same.
 
-    ``chunks`` bounds the activations (default: ``Chunks.sized``) and decides the last bits: record it with the latents.
+    ``chunks`` bounds the activations (default: ``Chunks.sized``); with ``arithmetic`` (default: ``Arithmetic.best``) it
+    decides the last bits: record both with the latents.
     """
 
     steps: int = 20
@@ -47,6 +49,7 @@ class FitSettings:
     for all."""
     seed: int = 0
     chunks: Chunks | None = None
+    arithmetic: Arithmetic | None = None
     method: Method = "sgd"
     full_steps: int = 0
     """The last steps, which see all points whatever ``selection_ratio``."""
@@ -91,7 +94,8 @@ class Fitter:
         self, spec: FieldSpec, params: Params, coordinates: Float[Tensor, "point coord"], settings: FitSettings
     ) -> None:
         keep_freed_memory()
-        self._network, self._coordinates, self._settings = fold(spec, params), coordinates, settings
+        self._network, self._coordinates = fold(spec, params, settings.arithmetic), coordinates
+        self._settings = settings
         self._chunks = settings.chunks or Chunks.sized(spec.hidden)
         # A block goes on until its last scan is good enough: on a CPU, one scan a block costs little and stops at once.
         alone = settings.target_psnr is not None and coordinates.device.type == "cpu"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.latents.fit import FitSettings
+from medfuncta_dist.meta.arithmetic import Arithmetic
 from medfuncta_dist.meta.chunks import Chunks
 
 
@@ -12,6 +13,13 @@ def chunks_of(run: RunFile) -> Chunks | None:
     if run.meta.chunk_points is None or run.meta.chunk_scans is None:
         return None
     return Chunks(run.meta.chunk_points, run.meta.chunk_scans)
+
+
+def arithmetic_of(run: RunFile) -> Arithmetic | None:
+    """How the run began to compute; None where that is not settled, and the core takes what is best."""
+    if run.meta.products is None:
+        return None
+    return Arithmetic(run.meta.products, compiled=bool(run.meta.compiled))
 
 
 def fit_settings(run: RunFile) -> FitSettings:
@@ -23,6 +31,7 @@ def fit_settings(run: RunFile) -> FitSettings:
         selection_ratio=fit.selection_ratio,
         seed=run.train.seed,
         chunks=chunks_of(run),
+        arithmetic=arithmetic_of(run),
         method=fit.method,
         full_steps=fit.full_steps,
         momentum=fit.momentum,

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medfuncta_dist.meta.chunks import Chunks
+from medfuncta_dist.meta.compiled import swept
 from medfuncta_dist.meta.folded import Folded, ThetaGradient
 from medfuncta_dist.meta.layers import affine, back, onward, output, output_back, output_motion, share, stem, stem_back
 
@@ -89,7 +90,7 @@ def directional_gradient(
     by_shifts, by_tangents = torch.zeros_like(shifts), torch.zeros_like(tangents)
     for scans, points in chunks.blocks(*targets.shape[:2]):
         block = (coordinates[points], targets[scans, points], shifts[scans], tangents[scans])
-        shift_part, tangent_part = directional_sweep(network, *block, weight, theta)
+        shift_part, tangent_part = swept(directional_sweep, network, *block, weight, theta)
         by_shifts[scans] += shift_part
         by_tangents[scans] += tangent_part
     theta.add_shifts(by_shifts, latents)

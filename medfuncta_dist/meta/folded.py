@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medfuncta_dist.fields.siren import OUTPUT_OFFSET, FieldSpec, Params
+from medfuncta_dist.meta.arithmetic import Arithmetic
 from medfuncta_dist.meta.products import add_product
 
 
@@ -29,6 +30,7 @@ class Folded:
     biases: dict[int, Tensor]
     maps: Float[Tensor, "shift latent"]
     offsets: Float[Tensor, " shift"]
+    arithmetic: Arithmetic
 
     def shifts(self, latents: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch layer hidden"]:
         """Shift of every modulated layer: M̃φ + c̃ + b̃."""
@@ -63,8 +65,13 @@ class Folded:
         return stacked.view(len(stacked), -1, self.spec.hidden)
 
 
-def fold(spec: FieldSpec, params: Params) -> Folded:
-    """Arrange θ. The result is detached: gradients by θ come from ``ThetaGradient.unfold``."""
+def fold(spec: FieldSpec, params: Params, arithmetic: Arithmetic | None = None) -> Folded:
+    """Arrange θ. The result is detached: gradients by θ come from ``ThetaGradient.unfold``.
+
+    ``arithmetic``: default ``Arithmetic.best``. MedfunctaError where this process can not compute so.
+    """
+    device = params["layer.1.weight"].device
+    settled = Arithmetic.best(device) if arithmetic is None else arithmetic.require(device)
     frozen = {name: tensor.detach() for name, tensor in params.items()}
 
     def scaled(k: int, name: str) -> Tensor:
@@ -79,14 +86,14 @@ def fold(spec: FieldSpec, params: Params) -> Folded:
     biases[spec.layers] = frozen[f"layer.{spec.layers}.bias"] + OUTPUT_OFFSET
     maps = stacked(lambda k: scaled(k, "modulation.{}.weight"))
     offsets = stacked(lambda k: scaled(k, "modulation.{}.bias") + scaled(k, "layer.{}.bias"))
-    return Folded(spec, weights, biases, maps, offsets)
+    return Folded(spec, weights, biases, maps, offsets, settled)
 
 
 class ThetaGradient:
     """A sum of gradients by folded θ, and the way back to gradients by θ."""
 
     def __init__(self, network: Folded) -> None:
-        self.spec = network.spec
+        self.spec, self.products = network.spec, network.arithmetic.products
         self.weights = {k: torch.zeros_like(weight) for k, weight in network.weights.items()}
         self.biases = {k: torch.zeros_like(bias) for k, bias in network.biases.items()}
         self.maps = torch.zeros_like(network.maps)
@@ -96,7 +103,7 @@ class ThetaGradient:
         self, k: int, adjoint: Float[Tensor, "scan point out"], incoming: Float[Tensor, "scan point in"]
     ) -> None:
         """Σ over scans and points of (adjoint of W̃_k h) hᵀ."""
-        add_product(self.weights[k], adjoint.flatten(0, 1).T, incoming.flatten(0, 1))
+        add_product(self.weights[k], adjoint.flatten(0, 1).T, incoming.flatten(0, 1), self.products)
 
     def add_bias(self, k: int, adjoint: Float[Tensor, "scan point out"]) -> None:
         """Σ over scans and points, for a layer that no latent shifts."""

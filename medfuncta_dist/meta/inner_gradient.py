@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medfuncta_dist.meta.chunks import Chunks
+from medfuncta_dist.meta.compiled import swept
 from medfuncta_dist.meta.folded import Folded, ThetaGradient
 from medfuncta_dist.meta.layers import affine, back, onward, output, output_back, share, stem, stem_back
 
@@ -103,7 +104,8 @@ def shift_gradient(
     shifts = network.shifts(latents)
     gradient, errors = torch.zeros_like(shifts), targets.new_zeros(len(targets))
     for scans, points in chunks.blocks(*targets.shape[:2]):
-        part, error = gradient_sweep(network, coordinates[points], targets[scans, points], shifts[scans], weight, theta)
+        block = (coordinates[points], targets[scans, points], shifts[scans])
+        part, error = swept(gradient_sweep, network, *block, weight, theta)
         gradient[scans] += part
         errors[scans] += error
     if theta is not None:
@@ -122,5 +124,6 @@ def losses(
     """Each scan's mean squared error, in chunks; with ``clamp``, of values clamped to [0, 1] as PSNR wants."""
     shifts, errors = network.shifts(latents), targets.new_zeros(len(targets))
     for scans, points in chunks.blocks(*targets.shape[:2]):
-        errors[scans] += loss_sweep(network, coordinates[points], targets[scans, points], shifts[scans], clamp)
+        block = (coordinates[points], targets[scans, points], shifts[scans])
+        errors[scans] += swept(loss_sweep, network, *block, clamp)
     return errors / (targets.shape[1] * targets.shape[2])

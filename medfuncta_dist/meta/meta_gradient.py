@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from medfuncta_dist.fields.siren import FieldSpec, Params
+from medfuncta_dist.meta.arithmetic import Arithmetic
 from medfuncta_dist.meta.chunks import Chunks
 from medfuncta_dist.meta.directional import directional_gradient
 from medfuncta_dist.meta.folded import Folded, ThetaGradient, fold
@@ -61,9 +62,10 @@ def adapted_losses(
     contexts: Sequence[Int[Tensor, " context"]],
     rate: Rate,
     chunks: Chunks,
+    arithmetic: Arithmetic | None = None,
 ) -> Float[Tensor, " batch"]:
     """Per-scan outer losses alone, as validation needs them."""
-    network = fold(spec, params)
+    network = fold(spec, params, arithmetic)
     path = descend(network, coordinates, targets, latents, contexts, rate, chunks)
     return losses(network, coordinates, targets, path[-1], chunks)
 
@@ -78,9 +80,10 @@ def meta_gradient(
     contexts: Sequence[Int[Tensor, " context"]],
     rate: Rate,
     chunks: Chunks,
+    arithmetic: Arithmetic | None = None,
 ) -> MetaGradient:
     """Outer losses after one inner step per context set, and the exact second-order gradients of their sum."""
-    network, rates = fold(spec, params), inner_rates(spec, rate, latents)
+    network, rates = fold(spec, params, arithmetic), inner_rates(spec, rate, latents)
     by_rates = torch.zeros_like(rates)
     theta = ThetaGradient(network)
     path = descend(network, coordinates, targets, latents, contexts, rates, chunks)

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from medfuncta_dist.fields.siren import FieldSpec, Params, field
+from medfuncta_dist.meta.arithmetic import Arithmetic
 from medfuncta_dist.meta.chunks import Chunks
 from medfuncta_dist.meta.inner_loop import adapt
 from medfuncta_dist.meta.inner_rates import Rate, inner_rates
@@ -36,8 +37,9 @@ class MetaLearner(torch.nn.Module):
     Parameters are named as in ``Params`` with ``_`` for ``.``, which torch does not allow in a parameter's name.
     The coordinate grid is not part of the state: a network loads at any resolution.
 
-    ``chunks`` bounds the activations of the recursive engine (default: ``Chunks.sized``) and decides the last bits:
-    record it with a run. Its loss may be averaged or scaled, but must weigh all scans of a call alike.
+    ``chunks`` bounds the activations of the recursive engine (default: ``Chunks.sized``); with ``arithmetic`` (default:
+    ``Arithmetic.best``) it decides the last bits: record both with a run. Its loss may be averaged or scaled, but must
+    weigh all scans of a call alike.
     """
 
     coordinates: Tensor
@@ -51,11 +53,12 @@ class MetaLearner(torch.nn.Module):
         engine: Engine = "recursive",
         chunks: Chunks | None = None,
         learn_rates: bool = False,
+        arithmetic: Arithmetic | None = None,
     ) -> None:
         super().__init__()
         keep_freed_memory()
         self.spec, self.engine = spec, engine
-        self.chunks = chunks or Chunks.sized(spec.hidden)
+        self.chunks, self.arithmetic = chunks or Chunks.sized(spec.hidden), arithmetic
         start = {name: params[name].detach().clone() for name in spec.shapes()}
         rates = inner_rates(spec, rate, start["layer.1.weight"]).detach().clone()
         if learn_rates:
@@ -91,11 +94,12 @@ class MetaLearner(torch.nn.Module):
         """Each scan's loss over all coordinates after one inner step per context set, from the initial ``latents``."""
         if self.engine == "unrolled":
             return self._unrolled(targets, latents, contexts)
-        params, settings = self.params(), (self.spec, self.coordinates, contexts, self.chunks)
+        params, how = self.params(), (self.chunks, self.arithmetic)
         if torch.is_grad_enabled():
             theta = [params[name] for name in self.spec.shapes()]
+            settings = (self.spec, self.coordinates, contexts, *how)
             return _recursive(settings, targets, latents, self.rates, *theta)
-        return adapted_losses(self.spec, params, self.coordinates, targets, latents, contexts, self.rates, self.chunks)
+        return adapted_losses(self.spec, params, self.coordinates, targets, latents, contexts, self.rates, *how)
 
     def _unrolled(self, targets: Tensor, latents: Tensor, contexts: Sequence[Tensor]) -> Tensor:
         params, differentiable = self.params(), torch.is_grad_enabled()
@@ -114,9 +118,9 @@ class _Recursive(torch.autograd.Function):
     def forward(
         ctx: Any, settings: tuple[Any, ...], targets: Tensor, latents: Tensor, rates: Tensor, *tensors: Tensor
     ) -> Tensor:
-        spec, coordinates, contexts, chunks = settings
+        spec, coordinates, contexts, *how = settings
         params = dict(zip(spec.shapes(), tensors, strict=True))
-        result = meta_gradient(spec, params, coordinates, targets, latents, contexts, rates, chunks)
+        result = meta_gradient(spec, params, coordinates, targets, latents, contexts, rates, *how)
         ctx.by_latents, ctx.by_shared = result.latents, [result.rates, *(result.params[name] for name in params)]
         return result.losses
 

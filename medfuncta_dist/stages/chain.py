@@ -20,6 +20,8 @@ from medfuncta_dist.storage.object_store import ObjectStore
 
 STAGES = ("pack", "train", "fit", "evaluate")
 """Each is ``run_<name>(run, store, fence)`` in ``stages/<name>.py``, imported at its turn: packing needs no torch."""
+COMPUTING = ("train", "fit")
+"""Stages whose results depend on how numbers are multiplied: settled before the first of them."""
 
 
 def run_stages(run: RunFile, names: Sequence[str], key: str | None = None) -> dict[str, Any]:
@@ -66,6 +68,7 @@ def _in_order(run: RunFile, names: Sequence[str], store: ObjectStore, fence: Fen
     for name in names:
         fence.require(store)
         try:
+            run = _settled(run, store) if name in COMPUTING else run
             figures = _run_stage(name, run, store, fence)
         except RunFileError:
             if first and name == names[0]:
@@ -78,6 +81,12 @@ def _in_order(run: RunFile, names: Sequence[str], store: ObjectStore, fence: Fen
         fence.require(store)
         summary.merge(store, run.name, name, figures)
     return answer
+
+
+def _settled(run: RunFile, store: ObjectStore) -> RunFile:
+    from medfuncta_dist.stages.arithmetic import settled  # with torch, which packing does not need
+
+    return settled(run, store)
 
 
 def _run_stage(name: str, run: RunFile, store: ObjectStore, fence: Fence) -> dict[str, Any]:

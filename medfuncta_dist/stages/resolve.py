@@ -1,6 +1,9 @@
-"""What a run file may leave open, and a run must settle once, for it decides the last bits: chunk sizes."""
+"""What a run file may leave open, and a run must settle once, for it decides the last bits: chunk sizes, when it
+starts; how it computes, before it first does (``arithmetic.py``)."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import psutil
 
@@ -13,18 +16,20 @@ SHARE_OF_FREE_MEMORY = 0.25
 """Of what is free, for the sweeps of all workers: data, parameters and Ray need the rest."""
 
 
+OPEN = ("chunk_points", "chunk_scans", "products", "compiled")
+"""Keys of ``meta`` that a run file need not give."""
+
+
 def resolved(run: RunFile, frozen: RunFile | None) -> RunFile:
-    """The run file with chunk sizes: its own, else those that this run began with, else chosen now."""
-    given = {"chunk_points": run.meta.chunk_points, "chunk_scans": run.meta.chunk_scans}
-    if None not in given.values():
-        return run
-    if frozen is not None:
-        settled = {name: getattr(frozen.meta, name) for name in given}
-    else:
-        chunks = Chunks.sized(run.field.hidden, activation_bytes(run, psutil.virtual_memory().available))
-        settled = {"chunk_points": chunks.points, "chunk_scans": chunks.scans}
-    chosen = {name: settled[name] if value is None else value for name, value in given.items()}
-    return run.model_copy(update={"meta": run.meta.model_copy(update=chosen)})
+    """The run file with what it leaves open: as this run began, else, of chunk sizes, as chosen now."""
+    found: dict[str, Any] = _chosen(run) if frozen is None else {name: getattr(frozen.meta, name) for name in OPEN}
+    settled = {name: value for name, value in found.items() if getattr(run.meta, name) is None and value is not None}
+    return run.model_copy(update={"meta": run.meta.model_copy(update=settled)}) if settled else run
+
+
+def _chosen(run: RunFile) -> dict[str, Any]:
+    chunks = Chunks.sized(run.field.hidden, activation_bytes(run, psutil.virtual_memory().available))
+    return {"chunk_points": chunks.points, "chunk_scans": chunks.scans}
 
 
 def activation_bytes(run: RunFile, free: int) -> int:

@@ -18,7 +18,7 @@ from medfuncta_dist.errors import ObjectMissingError
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import FieldSpec, Params, init_params
-from medfuncta_dist.latents.settings import chunks_of
+from medfuncta_dist.latents.settings import arithmetic_of, chunks_of
 from medfuncta_dist.meta.inner_rates import Rate, inner_rates, layer_rates
 from medfuncta_dist.meta.outer_loop import LOG_RATES, MetaLearner
 from medfuncta_dist.shards.snapshot import Snapshot
@@ -66,7 +66,8 @@ def new_learner(run: RunFile) -> MetaLearner:
     params = init_params(spec, torch.Generator().manual_seed(run.train.seed))
     learned = run.meta.rate_policy == "learned"
     coordinates, rates = grid(run.data.shape), first_rates(spec, run)
-    return MetaLearner(spec, params, coordinates, rates, chunks=chunks_of(run), learn_rates=learned)
+    chunks, arithmetic = chunks_of(run), arithmetic_of(run)
+    return MetaLearner(spec, params, coordinates, rates, chunks=chunks, learn_rates=learned, arithmetic=arithmetic)
 
 
 def first_rates(spec: FieldSpec, run: RunFile) -> Rate:
