@@ -1,6 +1,7 @@
 """A driver on a cluster of its own, to which one fault happens. Prints what it saw as one line of JSON.
 
-python -m tests.integration.node_faults FAULT RUN.json SNAPSHOT
+python -m tests.chaos.node_faults lose RUN.json SNAPSHOT
+python -m tests.chaos.node_faults drain RUN.json SNAPSHOT SECONDS
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,29 +18,27 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.training.trainer import train
 from tests.chaos.cluster import nodes_of
 
-DEADLINE_S = 12.0
-
 
 class Saw:
-    """Listens to training; ``do`` happens once, in a thread of its own, when outer step ``step`` is behind."""
+    """Listens to training; ``do`` happens once, in a thread of its own, at the first message of ``kind``."""
 
-    def __init__(self, step: int, do: Any) -> None:
+    def __init__(self, kind: str, do: Callable[[], object]) -> None:
         self.kinds: list[tuple[str, dict[str, Any]]] = []
-        self._step, self._do = step, do
+        self._kind, self._do = kind, do
 
     def __call__(self, kind: str, fields: dict[str, Any]) -> None:
         if kind != "step":
             self.kinds.append((kind, fields))
-        elif self._do is not None and fields["step"] >= self._step:
+        if kind == self._kind:
+            self._kind = ""
             threading.Thread(target=self._do, daemon=True).start()
-            self._do = None
 
 
-def drain(run: RunFile, snapshot: str) -> dict[str, Any]:
-    """Two of three nodes are used; one of them is drained with twelve seconds' notice."""
+def drain(run: RunFile, snapshot: str, seconds: float) -> dict[str, Any]:
+    """Two of three nodes are used; one of them is drained with so many seconds' notice."""
     with nodes_of(1, 1, 1) as (nodes, started):
         gone: list[float] = []
-        saw = Saw(20, lambda: gone.append(nodes.drain(_last_used(saw, started), DEADLINE_S)))
+        saw = Saw("step", lambda: gone.append(nodes.drain(_last_used(saw, started), seconds)))
         summary = train(run, snapshot, saw)
         return {"summary": asdict(summary), "saw": saw.kinds, "gone": gone}
 
@@ -47,7 +46,7 @@ def drain(run: RunFile, snapshot: str) -> dict[str, Any]:
 def lose(run: RunFile, snapshot: str) -> dict[str, Any]:
     """One of two nodes goes without a word; not that of rank 0, which could not tell of its last steps."""
     with nodes_of(2, 2) as (nodes, started):
-        saw = Saw(60, lambda: nodes.lose(_last_used(saw, started)))
+        saw = Saw("checkpoint", lambda: nodes.lose(_last_used(saw, started)))
         summary = train(run, snapshot, saw)
         return {"summary": asdict(summary), "saw": saw.kinds}
 
@@ -59,6 +58,7 @@ def _last_used(saw: Saw, started: Sequence[Any]) -> Any:
 
 
 if __name__ == "__main__":
-    fault, run, snapshot = sys.argv[1:]
-    found = {"drain": drain, "lose": lose}[fault](RunFile.model_validate_json(Path(run).read_text()), snapshot)
+    fault, path, snapshot, *more = sys.argv[1:]
+    run = RunFile.model_validate_json(Path(path).read_text())
+    found = lose(run, snapshot) if fault == "lose" else drain(run, snapshot, float(more[0]))
     print(json.dumps(found, default=str))
