@@ -22,11 +22,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError
+from medfuncta_dist.storage import parquet
 from medfuncta_dist.storage.digest import sha256_bytes
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.strict_json import RESTORE
 
 FORMAT_VERSION = "1"
 KIND = "latents"
+STORAGE_TYPES = ("float32", "float16", "int8")
+LARGEST_ROW = 2**20  # bytes, inflated: a latent of 262 144 numbers
 ROW_GROUP = 1024  # rows: 8 MB of float32 latents at P = 2048, so a reader needs little memory
 READERS = 8  # parts fetched at a time: storage latency, not bandwidth, bounds small parts
 
@@ -124,7 +128,7 @@ def write_part(store: ObjectStore, folder: str, table: pa.Table) -> PartRef:
 def read_part(store: ObjectStore, folder: str, part: PartRef, columns: Sequence[str] | None = None) -> pa.Table:
     """A part's table. IntegrityError when its bytes are not the ones committed; FormatVersionError as it says."""
     where = f"{folder}/{part.path}"
-    data = store.read(where)
+    data = store.read(where, limit=part.size)
     if len(data) != part.size or sha256_bytes(data) != part.sha256:
         raise IntegrityError(
             "a part of the latent table is not the one that was committed",
@@ -136,10 +140,7 @@ def read_part(store: ObjectStore, folder: str, part: PartRef, columns: Sequence[
 
 def parse_table(data: bytes, where: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Parquet bytes of a part, or of an exported table, as a table; refuses what this version does not read."""
-    try:
-        file = pq.ParquetFile(io.BytesIO(data))
-    except pa.ArrowInvalid as error:
-        raise IntegrityError("not a Parquet file", where=where, do="fetch or fit the latent table again") from error
+    file = parquet.opened(data, where, row_bytes=LARGEST_ROW)
     metadata = file.schema_arrow.metadata or {}
     version, kind = metadata.get(b"format_version"), metadata.get(b"kind")
     if version != FORMAT_VERSION.encode() or kind != KIND.encode():
@@ -148,9 +149,17 @@ def parse_table(data: bytes, where: str, columns: Sequence[str] | None = None) -
             where=where,
             do="read it with the version of medfuncta-dist that wrote it",
         )
+    _check_columns(file.schema_arrow, where)
     if columns is not None and "latent" in columns and "scale" in file.schema_arrow.names:
         columns = [*columns, "scale"]  # numbers without what they are multiples of are no latents
-    return file.read(columns=None if columns is None else list(dict.fromkeys(columns)))
+    return parquet.read(file, where, None if columns is None else list(dict.fromkeys(columns)))
+
+
+def _check_columns(found: pa.Schema, where: str) -> None:
+    latent = found.field("latent").type if "latent" in found.names else pa.null()
+    size = latent.list_size if pa.types.is_fixed_size_list(latent) else 0
+    if not any(found.equals(schema(size, storage_type, {})) for storage_type in STORAGE_TYPES):
+        raise IntegrityError("a latent table with other columns than it should have", where=where, do=RESTORE)
 
 
 def read_parts(

@@ -22,9 +22,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError
+from medfuncta_dist.storage import parquet
+from medfuncta_dist.storage.strict_json import RESTORE
 
 FORMAT_VERSION = b"1"
 TAR_BLOCK = 512
+LARGEST_ROW = 2**12
+"""Bytes of a row, inflated; it has about 200."""
 
 SCHEMA = pa.schema(
     [
@@ -75,30 +79,29 @@ def parse_index(data: bytes, *, shard_size: int, samples: int, where: str) -> pa
 
     Raises ``FormatVersionError`` for an unknown version, ``IntegrityError`` for anything else that does not fit.
     """
-    try:
-        table = pq.read_table(pa.BufferReader(data))
-    except (pa.ArrowException, OSError) as error:
-        raise IntegrityError("the index is not readable Parquet", where=where) from error
-    _check_schema(table, where)
-    if table.num_rows != samples:
-        raise IntegrityError(f"the index has {table.num_rows} rows, expected {samples}", where=where)
+    file = parquet.opened(data, where, row_bytes=LARGEST_ROW, rows=samples)
+    _check_schema(file.schema_arrow, where)
+    table = parquet.read(file, where)
+    if any(column.null_count for column in table.columns):
+        raise IntegrityError("the index lacks values", where=where, do=RESTORE)
     if not _keys_unique(table):
-        raise IntegrityError("two samples of the index have the same key", where=where)
+        raise IntegrityError("two samples of the index have the same key", where=where, do=RESTORE)
     if not _ranges_fit(table, shard_size):
-        raise IntegrityError("the index points outside its shard, or at overlapping members", where=where)
+        what = "the index points outside its shard, or at overlapping members"
+        raise IntegrityError(what, where=where, do=RESTORE)
     return table
 
 
-def _check_schema(table: pa.Table, where: str) -> None:
-    version = (table.schema.metadata or {}).get(b"format_version")
+def _check_schema(schema: pa.Schema, where: str) -> None:
+    version = (schema.metadata or {}).get(b"format_version")
     if version != FORMAT_VERSION:
         raise FormatVersionError(
             f"index format_version {version!r} is unknown; this version reads {FORMAT_VERSION!r}",
             where=where,
             do="use the version of medfuncta-dist that wrote it, or a newer one",
         )
-    if not table.schema.equals(SCHEMA) or any(column.null_count for column in table.columns):
-        raise IntegrityError("the index does not have the columns it should have", where=where)
+    if not schema.equals(SCHEMA):
+        raise IntegrityError("the index does not have the columns it should have", where=where, do=RESTORE)
 
 
 def _keys_unique(table: pa.Table) -> bool:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from medfuncta_dist import errors
 from medfuncta_dist.config.job import submission_id
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, ObjectMissingError, RunFileError
-from medfuncta_dist.storage.commit import read_record, write_record
+from medfuncta_dist.storage.commit import read_as, write_record
 from medfuncta_dist.storage.object_store import ObjectStore
 
 KIND = "terminal"
@@ -39,17 +40,28 @@ def ending_retries(store: ObjectStore, name: str) -> Iterator[None]:
         raise
 
 
+@dataclass(frozen=True)
+class _Ended:
+    """A record's body: an error in words."""
+
+    error: str
+    what: str
+    where: str
+    do: str
+    exit_code: int
+
+
 def _body(error: MedfunctaError) -> dict[str, Any]:
-    words = {"what": error.what, "where": error.where, "do": error.do}
-    return {"error": type(error).__name__, **words, "exit_code": error.exit_code}
+    return asdict(_Ended(type(error).__name__, error.what, error.where, error.do, error.exit_code))
 
 
 def _raise_recorded(store: ObjectStore, path: str) -> None:
     try:
-        body = read_record(store, path, KIND)
+        ended = read_as(_Ended, store, path, KIND)
     except ObjectMissingError:
         return
-    kind = getattr(errors, body["error"], None)
-    if kind is None or kind.exit_code != body["exit_code"]:  # another version's class
-        kind = RunFileError if body["exit_code"] == RunFileError.exit_code else IntegrityError
-    raise kind(body["what"], where=body["where"], do=body["do"])
+    kind = getattr(errors, ended.error, None)
+    if getattr(kind, "exit_code", None) != ended.exit_code:  # another version's class
+        kind = RunFileError if ended.exit_code == RunFileError.exit_code else IntegrityError
+    assert kind is not None
+    raise kind(ended.what, where=ended.where, do=ended.do)

@@ -1,7 +1,7 @@
 """Attempts: each start of the worker group is one, numbered, and its writings carry its name.
 
-``0000070002-20260711T101500-9f3a`` is the second of the driver whose lease has the fencing token 7. Names sort in the
-order of the attempts; the random end keeps two writers apart even if both believe to be the same one.
+``0000000000070002-20260711T101500-9f3a`` is the second of the driver whose lease has the fencing token 7. Names sort in
+the order of the attempts; the random end keeps two writers apart even if both believe to be the same one.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.event_log import attempts
 
-NAME = re.compile(r"(?:\d{9}-)?(\d{6,10})-\d{8}T\d{6}-[0-9a-f]{4}")
+NAME = re.compile(r"(?:\d{9}-)?(\d{6,16})-\d{8}T\d{6}-[0-9a-f]{4}")
 
 ATTEMPTS_A_DRIVER = 10_000
 """The number of an attempt is its driver's fencing token times this, and a count: far more than a driver sees."""
-DIGITS = 10
+DIGITS = 16
+"""A token begins with the Unix time, ten digits; a name with more digits than ``NAME`` takes would not be found."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 import torch
 
+from medfuncta_dist.config.job import JOB_VARIABLE
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import IntegrityError, MedfunctaError
+from medfuncta_dist.errors import IntegrityError, MedfunctaError, RunFileError
 from medfuncta_dist.fields.siren import init_params
-from medfuncta_dist.latents.driver import fit, latent_table
+from medfuncta_dist.latents.driver import fit
 from medfuncta_dist.shards.pack import pack
 from medfuncta_dist.stages import summary
 from medfuncta_dist.stages.preflight import check_network, pinned_snapshot
@@ -31,7 +32,7 @@ from medfuncta_dist.storage.digest import canonical_json, digest_json
 from medfuncta_dist.storage.lease import run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.event_log import EventLog, history
-from medfuncta_dist.training.attempt import Attempt, generations, next_attempt
+from medfuncta_dist.training.attempt import Attempt, next_attempt
 from medfuncta_dist.training.checkpoint import Checkpoints, Facts
 from medfuncta_dist.training.network import commit_network, committed_network, field_spec
 from medfuncta_dist.training.state import ParameterState
@@ -51,9 +52,9 @@ KEY = "the same request"
 JOB = "small-fit-1"
 
 
-def save(store: ObjectStore, step: int) -> None:
+def save(store: ObjectStore, step: int, attempt: Attempt = FIRST) -> None:
     """A checkpoint of a tiny state."""
-    checkpoints = Checkpoints(store, "small", FIRST, keep=5)
+    checkpoints = Checkpoints(store, "small", attempt, keep=5)
     state = {
         name: ParameterState(*(torch.full(shape, float(step)) for _ in range(3))) for name, shape in SHAPES.items()
     }
@@ -78,9 +79,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     log.log(10, {"loss": 0.5})
     log.close()
     summary.merge(store, "small", "fit", {"psnr": 30.0})
-    claim = take(store, run_lease("small"), 5.0, lambda _: None)
-    Submission.of(run, ["fit"], KEY).record(store, claim.fence, {"done": True})
-    claim.give_back()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(JOB_VARIABLE, JOB)
+        with pytest.raises(RunFileError), ending_retries(store, "small"):
+            raise RunFileError("it said no", do="mend it")
     return folder
 
 
@@ -132,8 +134,11 @@ class Place:
         return Submission.of(self.run, ["fit"], KEY).answer(self.store)
 
     def retry(self) -> Any:
-        with ending_retries(self.store, "small"):
-            return "tried"
+        """A submitted job that is tried again, after it has ended for good."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv(JOB_VARIABLE, JOB)
+            with ending_retries(self.store, "small"):
+                raise AssertionError("it was tried again")
 
 
 @pytest.fixture
@@ -141,7 +146,13 @@ def place(finished: Path, tmp_path: Path) -> Place:
     """A copy to damage. Paths are part of a source's identity below its pattern only, so a copy is the same run."""
     folder = tmp_path / "run"
     shutil.copytree(finished, folder)
-    return Place(folder, run_file(folder, **SECTIONS), [])
+    frozen = folder / "storage/runs/small/run.yaml"
+    frozen.write_text(frozen.read_text().replace(str(finished), str(folder)))
+    run = run_file(folder, **SECTIONS)
+    claim = take(ObjectStore(run.storage), run_lease("small"), 5.0, lambda _: None)
+    Submission.of(run, ["fit"], KEY).record(ObjectStore(run.storage), claim.fence, {"done": True})
+    claim.give_back()
+    return Place(folder, run, [])
 
 
 def other_kind(data: bytes) -> bytes:
@@ -192,9 +203,10 @@ HUGE = 2**40
 """Bytes of a file without content: reading it would take all memory there is."""
 
 PLACES: list[tuple[str, str, tuple[str, ...], str]] = [
-    ("start", "storage/runs/small/run.yaml", BYTES + ("null", "list", "nested"), REFUSED),
+    ("start", "storage/runs/small/run.yaml", (*BYTES, "null", "list", "nested"), REFUSED),
     ("start", "storage/runs/small/summary.json", JSON, REFUSED),
     ("lease", "storage/runs/small/lease.json", RECORD, REFUSED),
+    ("retry", "storage/runs/small/terminal/*.json", RECORD, REFUSED),
     ("submit", "storage/runs/small/submissions/*.json", RECORD, REFUSED),
     ("pack", "storage/datasets/small/dataset.json", RECORD, REFUSED),
     ("pack", "storage/datasets/small/packs/*.json", RECORD, REFUSED),
@@ -249,3 +261,123 @@ def test_a_damaged_file_is_refused_by_name_or_passed_over_and_said(
     else:
         run_stage()
         assert place.said
+
+
+def test_each_stage_runs_where_nothing_is_damaged(place: Place) -> None:
+    """Without this, every refusal above could have another cause."""
+    place.start()
+    place.lease()
+    assert place.submit() == {"done": True}
+    assert place.trained()
+    assert place.train()[1:] == (2, 20, [(10, 0.5)])
+    packed = place.pack()
+    assert packed == place.train()[0]
+    assert place.fit()[2] == 0
+    with pytest.raises(RunFileError, match="it said no"):
+        place.retry()
+    assert place.said == []
+
+
+@pytest.mark.parametrize("fault", BYTES)
+@pytest.mark.parametrize("part", ["commits/*.json", "0*/*.safetensors"])
+def test_training_never_begins_again_from_nothing(place: Place, part: str, fault: str) -> None:
+    for path in place.folder.glob(f"storage/runs/small/checkpoints/{part}"):
+        damage(path, fault)
+    with pytest.raises(IntegrityError, match="none of the 2 checkpoints is whole") as caught:
+        place.train()
+    assert caught.value.where.endswith("runs/small/checkpoints")
+    assert caught.value.do
+    assert len(place.said) == 2
+
+
+def test_a_driver_finds_what_the_driver_before_saved(place: Place) -> None:
+    """The names of attempts must stay readable whatever the lease's token is: it begins with the Unix time."""
+    for step in (30, 40):
+        claim = take(place.store, run_lease("fresh"), 0.2, place.said.append)
+        attempt = next_attempt(place.store, "small", claim.fence)
+        found = Checkpoints(place.store, "small", attempt, keep=5).restore_latest(SHAPES, place.said.append)
+        assert found is not None
+        assert found.facts.step == step - 10
+        save(place.store, step, attempt)
+        claim.give_back()
+    assert place.said == []
+
+
+FOREIGN = [
+    ".DS_Store",
+    "Thumbs.db",
+    "notes (1).txt",
+    "x.json.bak",
+    "a\nb",
+    "%s",
+    "\N{SNOWMAN}",
+    ".tmp-0123",
+    "-rf",
+    " ",
+    "lost+found/x",
+]
+
+
+@pytest.mark.parametrize("stage", ["start", "lease", "pack", "train", "trained", "fit"])
+def test_foreign_files_and_folders_beside_change_nothing(place: Place, stage: str) -> None:
+    expected = getattr(place, stage)()
+    for folder in {path.parent for path in place.folder.rglob("*") if path.is_file() and "archive" not in path.parts}:
+        for name in FOREIGN:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(b"foreign")
+    found = getattr(place, stage)()
+    if stage == "train":
+        assert (found[0], *found[2:]) == (expected[0], *expected[2:])
+    else:
+        assert found == expected
+
+
+def test_what_a_killed_command_left_behind_changes_nothing(place: Place) -> None:
+    for leftover in (
+        ".write-test-0a1b2c3d",
+        "checkpoints/000000030-0000000001-20260101T000000-aaaa/rank-0-of-2.safetensors",
+    ):
+        place.store.write(f"runs/small/{leftover}", b"")
+    place.start()
+    assert place.train()[2] == 20
+
+
+@pytest.mark.parametrize("fault", ["empty", "noise", "cut", "huge"])
+@pytest.mark.parametrize("kind", ["shards/*.tar", "indexes/*.parquet"])
+def test_a_damaged_shard_or_index_is_told_by_fit(place: Place, kind: str, fault: str) -> None:
+    shutil.rmtree(place.folder / "storage/runs/small/latents")
+    for path in place.folder.glob(f"storage/datasets/small/{kind}"):
+        damage(path, fault)
+    shutil.rmtree(place.folder / "cache", ignore_errors=True)
+    with pytest.raises(MedfunctaError) as caught:
+        place.fit()
+    assert caught.value.exit_code == 4
+    assert caught.value.where
+    assert caught.value.do
+
+
+@pytest.mark.parametrize("fault", ["empty", "noise", "cut"])
+def test_a_damaged_copy_in_the_cache_is_fetched_again(place: Place, fault: str) -> None:
+    counts, *_ = place.fit()
+    shutil.rmtree(place.folder / "storage/runs/small/latents")
+    for path in (place.folder / "cache").glob("*.tar"):
+        damage(path, fault)
+    again, _, fitted = place.fit()
+    assert again == counts
+    assert fitted == counts.fitted
+
+
+def test_foreign_things_in_the_cache_are_left_or_told(place: Place) -> None:
+    place.fit()
+    shutil.rmtree(place.folder / "storage/runs/small/latents")
+    cache = place.folder / "cache"
+    [shard, *_] = sorted(cache.glob("*.tar"))
+    shard.unlink()
+    shard.mkdir()
+    (cache / "folder.tar").mkdir()
+    (cache / "other.part").write_bytes(b"")
+    (cache / "noise.lock").write_bytes(b"not a lock")
+    with pytest.raises(MedfunctaError) as caught:
+        place.fit()
+    assert str(shard) in str(caught.value)
+    assert caught.value.do
