@@ -40,6 +40,7 @@ def constants(results: Path) -> dict[str, Constant]:
         "stream, verified, from S3": Constant(kind["scans_per_s"]["S3, ours verified"], "scans/s a process", by_stream),
         "driver, a task": Constant(fan["results"]["fan_out"]["ms_per_shard"], "ms", by_fan),
         "driver, open and plan": Constant(planned["seconds"] / planned["shards"] * 1e3, "ms a shard", by_fan),
+        "driver, read a record": Constant(planned["read_records_seconds"] / planned["committed"] * 1e3, "ms", by_fan),
         "scans a shard": Constant(1024, "", "default of data.shard_scans and fit.scans_per_task"),
         "outer steps x batch": Constant(250_000 * 24, "scans", "the paper's training"),
         "meta-step arithmetic": Constant(
@@ -80,6 +81,8 @@ def cost(scans: int, given: dict[str, Constant]) -> dict[str, float]:
     visited = min(1.0, c["outer steps x batch"] / scans) * shards
     reads = checks + shards * (2 + 2) + visited * 2
     listings = math.ceil(shards / 1000) * 4
+    # Each record is read twice: before planning, to know what is done, and for the summary.
+    records = 2 * c["driver, read a record"]
     gigabytes = scans * (c["tar bytes a scan (64² uint8)"] + c["latent"]) / 1e9
     core_hours = scans / c["pack"] / 3600
     return {
@@ -89,7 +92,8 @@ def cost(scans: int, given: dict[str, Constant]) -> dict[str, float]:
         "train, GPU hours": train_hours,
         "fit, GPU hours": fit_hours,
         **{f"fit, hours on {n} GPUs": fit_hours / n for n in GPUS},
-        "driver, minutes": shards * (c["driver, a task"] * 2 + c["driver, open and plan"]) / 6e4,
+        "driver, minutes": shards * (c["driver, a task"] * 2 + c["driver, open and plan"] + records) / 6e4,
+        "of these, reading records": shards * records / 6e4,
         "stream processes one GPU needs": gpu / c["fit arithmetic"] / c["stream, verified, from S3"],
         "S3 writes and listings": writes + listings,
         "S3 reads": reads,

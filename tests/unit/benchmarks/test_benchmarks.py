@@ -69,7 +69,7 @@ def results(folder: Path) -> Path:
     machine = {"machine": {"name": "cpu-2core"}}
     kind = {"scans_per_s": {"S3, ours verified": 1000.0}, "mb_per_s": {"S3, ours verified": 6.5}}
     stream = {"benchmark": "stream_throughput", **machine, "results": {"speed": {"2D": kind}}}
-    plan = {"seconds": 4.0, "shards": 10_000}
+    plan = {"seconds": 4.0, "shards": 10_000, "committed": 5_000, "read_records_seconds": 5.0}
     fan = {"benchmark": "fanout", **machine, "results": {"plan": plan, "fan_out": {"ms_per_shard": 1.0}}}
     for name, content in (("stream_throughput", stream), ("fanout", fan)):
         (folder / f"{name}-cpu-2core.json").write_text(json.dumps(content))
@@ -83,6 +83,9 @@ def test_the_cost_model_follows_its_constants(tmp_path: Path) -> None:
     for linear in ("shards", "fit, GPU hours", "stored, GB", "packing, $", "driver, minutes"):
         assert ten[linear] == pytest.approx(10 * one[linear])
     assert ten["train, GPU hours"] == one["train, GPU hours"]
+    # A thousand shards: two tasks of 1 ms, 0.4 ms of planning, and their records, read twice at 1 ms.
+    assert one["driver, minutes"] == pytest.approx(1000 * (2 + 0.4 + 2) / 60_000)
+    assert one["of these, reading records"] == pytest.approx(1000 * 2 / 60_000)
     # 1 024 000 scans x 279 GFLOP at a fifth of 495 TFLOP/s.
     assert one["fit, GPU hours"] == pytest.approx(1_024_000 * 279 / 99_000 / 3600)
     assert one["fit, hours on 8 GPUs"] == pytest.approx(one["fit, GPU hours"] / 8)
