@@ -30,7 +30,9 @@ from medfuncta_dist.stages.submission import Submission
 from medfuncta_dist.stages.terminal import ending_retries
 from medfuncta_dist.storage.lease import dataset_lease, run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.submit.stored import Submitted, write_job
 from medfuncta_dist.telemetry.event_log import EventLog
+from medfuncta_dist.telemetry.progress_record import ProgressRecorder
 from medfuncta_dist.training.attempt import next_attempt
 from medfuncta_dist.training.checkpoint import Checkpoints, Facts
 from medfuncta_dist.training.network import commit_network, field_spec
@@ -70,6 +72,9 @@ def drive(run: RunFile, store: ObjectStore) -> None:
         holding(store, run_lease(run.name), 60, "") as fence,
     ):
         Submission.of(run, ["evaluate"], "monday").record(store, fence, {"run": run.name})
+    write_job(store, run.name, Submitted("small-fit-1", ("fit",), 1, "kubernetes", 1.0, "0" * 64, "abc"))
+    with ProgressRecorder(store, run.name, "fit", unit="scans") as told:
+        told.at(13, 13, quarantined=0)
     with pytest.MonkeyPatch.context() as patch, suppress(RunFileError):
         patch.setenv(JOB_VARIABLE, "job-1")
         with ending_retries(store, run.name):
