@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,9 +62,10 @@ class LocalObjects:
         return sha256_file(local)
 
     def size(self, path: str, seconds: float) -> int:
-        if (self.root / path).is_dir():
+        status = (self.root / path).stat()
+        if not stat.S_ISREG(status.st_mode):  # a folder, or a pipe, which would be waited for
             raise IsADirectoryError
-        return (self.root / path).stat().st_size
+        return status.st_size
 
     def list(self, prefix: str, seconds: float) -> list[tuple[str, int]]:
         files = _files(self.root / prefix) if prefix else _files(self.root)

@@ -79,13 +79,21 @@ def _expand_one(pattern: str) -> list[Source]:
         return [file]
     fixed, rest = _split(pattern)
     store = ObjectStore(fixed)
-    matches = re.compile(glob_translate(rest or "**"))
+    matches = _compiled(rest or "**", pattern)
     hidden_too = any(part.startswith(".") for part in rest.split("/"))
     return [
         Source(f"{store.root.rstrip('/')}/{o.path}", o.path, o.size)
         for o in store.list("")
         if matches.match(o.path) and (hidden_too or not _hidden(o.path))
     ]
+
+
+def _compiled(glob: str, pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(glob_translate(glob))
+    except (ValueError, re.error) as error:
+        do = "write ** only as a whole part of the path, as in folder/**/*.dcm"
+        raise RunFileError("a source pattern is not a valid glob", where=f"data.source: {pattern}", do=do) from error
 
 
 def _as_file(pattern: str) -> Source | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,3 +120,17 @@ def test_errors_do_not_name_the_source(s3: Callable[[], str]) -> None:
 )
 def test_suffixes(name: str, expected: str) -> None:
     assert suffix(name) == expected
+
+
+def test_a_glob_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(RunFileError, match="not a valid glob") as caught:
+        expand(f"{tmp_path}/**b/*.csv")
+    assert caught.value.do
+
+
+def test_a_pipe_is_no_source(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.csv")
+    (tmp_path / "b.csv").write_text("1")
+    assert [source.relative for source in expand(f"{tmp_path}/*.csv")] == ["b.csv"]
+    with pytest.raises(RunFileError, match="no file matches"):
+        expand(str(tmp_path / "a.csv"))
