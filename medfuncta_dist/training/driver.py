@@ -43,7 +43,10 @@ class Driver:
         self._run, self._on_progress = run, on_progress
         self.first_step: int | None = None
         self.attempts = 0
+        self.saved: int | None = None
+        """The step of the last checkpoint that was committed meanwhile."""
         self._notes: dict[str, str] = {}
+        self._kill_again = 0.0
 
     @cached_property
     def mailbox(self) -> Any:
@@ -83,9 +86,16 @@ class Driver:
 
     def _end_hung(self, progress: Progress) -> None:
         """Kill the processes that keep the others waiting; Ray Train then starts the group again, as after a crash."""
+        if time.monotonic() < self._kill_again:
+            return
         for hung in ray.get(self.mailbox.hung.remote(self._run.train.hang_timeout)):
             beat = hung.beat
-            if kill_worker(beat.node, beat.pid):
+            killed = kill_worker(beat.node, beat.pid)
+            if killed is None:
+                self._kill_again = time.monotonic() + KILL_S
+                return
+            self.mailbox.ended_hung.remote()
+            if killed:
                 where = f"rank {beat.rank} (process {beat.pid} on node {beat.node[:12]})"
                 progress.say(f"{where} hangs, {hung.why}: killed, the workers start again")
                 self._heard("hung", {"rank": beat.rank, "pid": beat.pid, "node": beat.node, "why": hung.why})
@@ -104,6 +114,8 @@ class Driver:
                 self._started(fields["step"], fields["workers"], progress)
             elif kind == "finished":
                 progress.at(fields["step"], **self._notes)
+            elif kind == "checkpoint":
+                self.saved = fields["step"]
             elif kind == "validated":
                 self._notes["psnr"] = f"{fields['psnr']:.2f} dB"
             self._heard(kind, fields)
@@ -115,17 +127,17 @@ class Driver:
         progress.say(f"{again}{workers} worker{'s' * (workers > 1)}, from step {step}")
 
 
-def kill_worker(node: str, pid: int) -> bool:
+def kill_worker(node: str, pid: int) -> bool | None:
     """SIGKILL to a training worker, by a task on its node: nothing less ends a stopped one. Whether it was there.
 
-    False also where the node does not answer: then Ray finds it dead by itself.
+    None where the node does not answer. Ray finds out by itself when it is dead; otherwise it is worth another try.
     """
     there = NodeAffinitySchedulingStrategy(node, soft=False)
     task = ray.remote(num_cpus=0, max_retries=0)(_kill).options(scheduling_strategy=there)
     try:
         return bool(ray.get(task.remote(pid), timeout=KILL_S))
     except RayError:
-        return False
+        return None
 
 
 def _kill(pid: int) -> bool:

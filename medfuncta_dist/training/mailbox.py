@@ -64,12 +64,13 @@ class Mailbox:
         self._heartbeats.hear(beat)
 
     def hung(self, timeout: float) -> list[Hung]:
-        """Who keeps the others waiting for longer than ``timeout`` seconds; once an attempt."""
-        found = self._heartbeats.hung(timeout)
-        if found:
-            self._cause = "hang"
-            self._heartbeats.done()
-        return found
+        """Who keeps the others waiting for longer than ``timeout`` seconds."""
+        return self._heartbeats.hung(timeout)
+
+    def ended_hung(self) -> None:
+        """From the driver: whoever hung has been killed, or was gone already."""
+        self._cause = "hang"
+        self._heartbeats.done()
 
     def over(self) -> None:
         """From rank 0, which has done its last thing: from now on silence means nothing."""

@@ -66,7 +66,10 @@ def train(
             driver.follow(_trainer(here, snapshot_digest, driver.mailbox, folder, fence))
     done = committed_network(store, run.name)
     if done is None:
-        raise InterruptedRunError("training stopped before its last step", do="run the same command again to resume")
+        saved = "nothing new saved" if driver.saved is None else f"saved up to step {driver.saved}"
+        raise InterruptedRunError(
+            f"training stopped before its last step, {saved}", do="run the same command again to resume"
+        )
     _check_dataset(done, snapshot_digest, store.uri(f"runs/{run.name}"))
     first = driver.first_step if driver.first_step is not None else done.step
     figures = goodput(read_events(store, run.name, lambda text: print(text, file=sys.stderr)))

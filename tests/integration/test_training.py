@@ -237,8 +237,9 @@ def test_an_interrupted_zero_3_run_is_saved_and_goes_on_alone_at_zero_0(
             raise KeyboardInterrupt
 
     longer = {**LONG, "steps": 4 * STEPS}
-    with pytest.raises(InterruptedRunError):
+    with pytest.raises(InterruptedRunError, match="saved up to step") as stopped:
         train(run_file(storage, "interrupted", workers=2, zero_stage=3, **longer), snapshot, interrupt)
+    assert stopped.value.exit_code == 5
     assert losses_of(storage, "interrupted")[:5] == pytest.approx(alone[:5], abs=1e-5)
     summary = train(run_file(storage, "interrupted", workers=1, zero_stage=0, **longer), snapshot)
     assert SAVE < summary.first_step < 4 * STEPS
