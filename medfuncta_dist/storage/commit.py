@@ -90,7 +90,9 @@ def parse_record(data: bytes, kind: str, where: str) -> Record:
         raise FormatVersionError(
             what, where=where, do="use the version of medfuncta-dist that wrote it, or a newer one"
         )
-    if (digest := record.pop("digest", None)) != digest_json(record):
+    digest = record.pop("digest", None)
+    # The bytes, too: 1e-05 and 1E-05, or two long decimals, can be one number and differ by one bit.
+    if digest != digest_json(record) or canonical_json(record | {"digest": digest}) != data:
         raise IntegrityError(f"a {kind} record does not match its own digest", where=where, do=_RESTORE)
     fields = (record.get("kind"), record.get("generation"), record.get("body"))
     match fields:

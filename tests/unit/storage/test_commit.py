@@ -128,3 +128,14 @@ def test_errors_are_ours(store: ObjectStore) -> None:
     with pytest.raises(MedfunctaError) as caught:
         read_records(store, "c", "pack")
     assert caught.value.exit_code == 4
+
+
+def test_a_bit_that_changes_no_value_is_noticed_too(tmp_path: Path) -> None:
+    store = ObjectStore(str(tmp_path))
+    write_record(store, "a.json", "test", {"small": 1e-05, "long": 0.12345678901234568})
+    good = store.read("a.json")
+    for same in (good.replace(b"1e-05", b"1E-05"), good + b" "):
+        assert json.loads(same) == json.loads(good)
+        store.write("a.json", same)
+        with pytest.raises(IntegrityError, match="its own digest"):
+            read_record(store, "a.json", "test")
