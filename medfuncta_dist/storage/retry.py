@@ -52,6 +52,7 @@ UNMET_CODES = {"PreconditionFailed", "412", "ConditionalRequestConflict", "NoSuc
 THROTTLING_CODES = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"}
 EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken"}
 CREDENTIAL_CODES = EXPIRED_CODES | {"InvalidAccessKeyId", "SignatureDoesNotMatch"}
+ELSEWHERE_CODES = {"PermanentRedirect", "AuthorizationHeaderMalformed", "301"}
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
 ATTEMPT_S = 30.0
@@ -135,6 +136,9 @@ def explain(error: Exception, where: str) -> MedfunctaError:
         return CredentialsError(f"the credentials have expired: {reason(error)}", where=where, do=do)
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         return DiskFullError(f"a disk of this machine is full: {reason(error)}", where=where, do=_MAKE_ROOM)
+    if code in ELSEWHERE_CODES:
+        do = "set AWS_DEFAULT_REGION to the bucket's region"
+        return StorageError(f"the bucket is in another region: {reason(error)}", where=where, do=do)
     do = "check credentials, permissions and free space of the storage"
     return StorageError(f"storage refused the request: {reason(error)}", where=where, do=do)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -48,12 +48,17 @@ def test_what_passes_by_itself_is_tried_again(statuses: list[int], monkeypatch: 
     assert flaky.requests == len(statuses) + 1
 
 
-def test_one_layer_owns_retries(monkeypatch: pytest.MonkeyPatch) -> None:
-    flaky = Flaky([500] * 1000)
+@pytest.mark.parametrize("request_of", [ObjectStore.read, ObjectStore.list])  # ours, and one through s3fs
+def test_one_layer_owns_retries(
+    request_of: Callable[[ObjectStore, str], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flaky = Flaky([])
     with serving(flaky) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        ObjectStore(ROOT).read("a")  # opens the client, which takes a while
+        flaky.statuses, flaky.requests = [500] * 1000, 0
         with pytest.raises(DeadlineError) as caught:
-            ObjectStore(ROOT, deadline_s=2).read("a")
+            request_of(ObjectStore(ROOT, deadline_s=2), "a")
     # Every request that the server saw is one of our attempts: neither s3fs nor botocore added any.
     assert f"({flaky.requests} attempt" in caught.value.where
     assert 2 <= flaky.requests <= 6
@@ -94,6 +99,7 @@ def test_expired_credentials_are_a_stop_that_can_be_resumed(monkeypatch: pytest.
         (404, "NoSuchBucket", StorageError),
         (400, "InvalidRequest", StorageError),
         (416, "InvalidRange", IntegrityError),
+        (301, "PermanentRedirect", StorageError),
     ],
 )
 def test_what_stays_wrong_is_reported_at_once(
