@@ -9,7 +9,6 @@ import json
 import os
 import secrets
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -21,8 +20,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 RAY = str(Path(sys.executable).parent / "ray")
-UP_S = 120.0
+UP_S = 90.0
 
 
 class RayNodes:
@@ -66,9 +67,12 @@ class RayNodes:
             self.add()
 
     def add(self) -> subprocess.Popen[bytes]:
-        """One more worker."""
-        self.workers.append(self._start(f"--address=127.0.0.1:{self.gcs}", f"--num-cpus={self.cpus}"))
-        self._wait(lambda: self.alive() > len(self.workers))
+        """One more worker. On a busy machine a node may lose a port that it chose, and never comes: another try."""
+        for last in (False, True):
+            self.workers.append(self._start(f"--address=127.0.0.1:{self.gcs}", f"--num-cpus={self.cpus}"))
+            if self._wait(lambda: self.alive() > len(self.workers), fail=last):
+                break
+            _kill(self.workers.pop())
         return self.workers[-1]
 
     def answers(self) -> bool:
@@ -101,8 +105,8 @@ class RayNodes:
 
     def lose_node_of(self, pid: int) -> None:
         """Kill the worker node that a process runs on, at once and whole."""
-        group = os.getpgid(pid)
-        node = next(node for node in self.workers if node.pid == group)
+        above = {parent.pid for parent in psutil.Process(pid).parents()}
+        node = next(node for node in self.workers if node.pid in above)
         _kill(node)
         self.workers.remove(node)
 
@@ -113,7 +117,9 @@ class RayNodes:
         self.head, self.workers = None, []
 
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
-        command = [RAY, "start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1", *arguments]
+        # All nodes of this machine, of other clusters too, would have one port for the agent that starts jobs.
+        agent = f"--dashboard-agent-listen-port={_free_port()}"
+        command = [RAY, "start", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1", agent, *arguments]
         path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
         kept = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
         extra = {"PATH": path, "OMP_NUM_THREADS": "1", "RAY_raylet_start_wait_time_s": "120", **self.environment}
@@ -122,16 +128,22 @@ class RayNodes:
             command = [*command, "--object-store-memory=80000000"]
             return subprocess.Popen(command, env=kept | extra, start_new_session=True, **outputs)
 
-    def _wait(self, there: Callable[[], bool]) -> None:
+    def _wait(self, there: Callable[[], bool], *, fail: bool = True) -> bool:
         deadline = time.monotonic() + UP_S
         while not there():
-            assert time.monotonic() < deadline, (self.folder / "nodes.log").read_text()[-3000:]
+            if time.monotonic() > deadline:
+                assert not fail, (self.folder / "nodes.log").read_text()[-3000:]
+                return False
             time.sleep(0.3)
+        return True
 
 
 def _kill(node: subprocess.Popen[bytes]) -> None:
-    with suppress(ProcessLookupError):
-        os.killpg(node.pid, signal.SIGKILL)
+    """The node's whole tree: workers are process groups of their own."""
+    with suppress(psutil.NoSuchProcess):
+        for process in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
     node.wait()
 
 
