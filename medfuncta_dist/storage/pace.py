@@ -29,7 +29,7 @@ class Pace:
             turn = max(now, self._next)
             self._next = turn + self._gap
         if turn > now:
-            time.sleep(min(turn - now, most_s))
+            time.sleep(max(0.0, min(turn - now, most_s)))
 
     def refused(self, pause_s: float = 0.0) -> None:
         """The store asked for less; ``pause_s``: and for this many seconds without any request."""

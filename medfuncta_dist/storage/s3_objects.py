@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from s3fs import S3FileSystem
 
-from medfuncta_dist.storage.retry import attempt_s, is_unmet_condition, refuse_above, refuses_credentials
+from medfuncta_dist.storage.failures import is_unmet_condition, refuses_credentials
+from medfuncta_dist.storage.retry import attempt_s, refuse_above
 from medfuncta_dist.storage.s3_client import S3Client, renewed, s3_client
 
 T = TypeVar("T")

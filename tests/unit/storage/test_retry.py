@@ -17,8 +17,9 @@ from medfuncta_dist.errors import (
     ObjectMissingError,
     StorageError,
 )
+from medfuncta_dist.storage.failures import reason
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.storage.retry import persist, reason
+from medfuncta_dist.storage.retry import persist
 from tests.unit.storage.flaky_server import BODY, Flaky, serving
 
 ROOT = "s3://bucket/runs"
