@@ -11,6 +11,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -35,22 +36,25 @@ PAPER = FieldSpec.linear(
     coords=2, channels=1, layers=15, hidden=256, latent=2048, omega_first=20, omega_last=400, residual=False
 )
 NEWTON = FitSettings(steps=10, method="gauss-newton", curvature_ratio=0.309, closed_form=True)
+QUICK = replace(NEWTON, steps=4, selection_ratio=0.618, curvature_ratio=0.5, damping=0.2)
+"""The best that takes well under the time of five plain steps, chosen on the validation split."""
+TRAINING_STEPS = 300
 
 
 def newton(steps: int, **changes: Any) -> FitSettings:
     """Gauss-Newton as the run file has it by default, in so many steps."""
-    return FitSettings(**{**NEWTON.__dict__, "steps": steps, **changes})
+    return replace(NEWTON, steps=steps, **changes)
 
 
+QUICK_NAME = "gauss-newton, 4 steps, 0.618 of points"
 METHODS = {
     "sgd, 5 of 20 steps": FitSettings(5, RATE),
     "sgd, 20 steps": FitSettings(20, RATE),
-    "sgd, 20 steps, closed-form first": FitSettings(20, RATE, closed_form=True),
     "sgd, 20 steps, rescaled": FitSettings(20, RATE, rescale=SUB),
     "sgd, 15 sparse steps, 5 full": FitSettings(20, RATE, 0.5, full_steps=5),
-    "momentum, 5 steps": FitSettings(5, RATE, method="momentum", closed_form=True),
     "momentum, 20 steps": FitSettings(20, RATE, method="momentum", closed_form=True),
     **{f"gauss-newton, {n} steps": newton(n) for n in (3, 4, 5, 10)},
+    QUICK_NAME: QUICK,
     "gauss-newton, 10 steps, float16": newton(10, storage_type="float16"),
     "gauss-newton, 10 steps, int8": newton(10, storage_type="int8"),
     "gauss-newton, 10 steps, until 29 dB": newton(10, target_psnr=29.0),
@@ -85,7 +89,7 @@ def published_fit(spec: FieldSpec, params: Params, coordinates: Tensor, target: 
 
 
 def trained(scans: Tensor, steps: int) -> Params:
-    """The small network after so many outer steps (600 give about 30 dB)."""
+    """The small network after so many outer steps."""
     learner = MetaLearner(SMALL, init_params(SMALL, torch.Generator().manual_seed(0)), grid((28, 28)), RATE)
     optimiser = torch.optim.AdamW(learner.parameters(), lr=1e-3, weight_decay=0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
@@ -126,6 +130,26 @@ def quality(params: Params, scans: Tensor, rounds: int) -> dict[str, dict[str, f
     }
 
 
+def quality_of(params: Params, scans: Tensor, settings: FitSettings) -> float:
+    """Mean PSNR (dB) on the small network."""
+    return float(Fitter(SMALL, params, grid((28, 28)), settings).fit(scans).psnr.mean())
+
+
+def cut_row(params: Params, scans: Tensor, rounds: int) -> dict[str, float]:
+    """The quick settings against five plain steps, these two in turns and nothing between: gain (dB) and time ratio."""
+    sides = {"quick": QUICK, "plain": METHODS["sgd, 5 of 20 steps"]}
+    fitters = {name: Fitter(SMALL, params, grid((28, 28)), settings) for name, settings in sides.items()}
+    psnr = {name: float(fitter.fit(scans).psnr.mean()) for name, fitter in fitters.items()}
+    times = side_by_side({name: partial(timed, partial(f.fit, scans)) for name, f in fitters.items()}, rounds)
+    ratios = [a / b for a, b in zip(times["quick"], times["plain"], strict=True)]
+    return {
+        "gain": psnr["quick"] - psnr["plain"],
+        "time_ratio": statistics.median(ratios),
+        "lowest_ratio": min(ratios),
+        "highest_ratio": max(ratios),
+    }
+
+
 def baseline_psnr(params: Params, scans: Tensor) -> float:
     """Mean PSNR (dB) of the published procedure on the small network."""
     latents = [published_fit(SMALL, params, grid((28, 28)), scan[None], 20) for scan in scans]
@@ -154,12 +178,14 @@ def main() -> None:
     given, began = parser.parse_args(), time.perf_counter()
     short = given.short
     network = SharedNetwork.load(given.network).params if given.network else None
-    params = network or trained(images(given.data, "train", 4708, 28), 5 if short else 600)
+    params = network or trained(images(given.data, "train", 4708, 28), 5 if short else TRAINING_STEPS)
     held_out = images(given.data, "test", 8 if short else 64, 28)
     small = quality(params, held_out, 1 if short else 3)
-    published = baseline_psnr(params, held_out[: 2 if short else 64])
+    row = cut_row(params, held_out, 1 if short else 9)
+    published = baseline_psnr(params, held_out[: 2 if short else 32])
+    few = quality_of(params, held_out[: 2 if short else 32], newton(3))
     speed = throughput(images(given.data, "test", 2, 64), 1 if short else 20, 1 if short else 3)
-    told(short, began, given, small, published, speed)
+    told(short, began, given, small, row, few - published, published, speed)
 
 
 def told(
@@ -167,28 +193,38 @@ def told(
     began: float,
     given: argparse.Namespace,
     small: dict[str, dict[str, float]],
+    row: dict[str, float],
+    few_over_published: float,
     published: float,
     speed: dict[str, list[float]],
 ) -> None:
     """The claims."""
-    cut = small["sgd, 5 of 20 steps"]["psnr"]
-    in_time = max(row["psnr"] for row in small.values() if row["time_over_5_plain_steps"] <= 1)
     newton10 = small["gauss-newton, 10 steps"]["psnr"]
     faster = {name: ratio(speed["published"], times) for name, times in speed.items()}
     claims = [
         Claim("scans/s over the published fit", faster["gauss-newton, 3 steps"], 4.0, True),
-        Claim("its PSNR less the published fit's, dB", small["gauss-newton, 3 steps"]["psnr"] - published, -0.05, True),
-        Claim("PSNR in the time of 5 plain steps, over these, dB", in_time - cut, 1.0, True),
+        Claim("its PSNR less the published fit's, dB", few_over_published, -0.05, True),
+        Claim("PSNR of the quick settings over 5 plain steps, dB", row["gain"], 1.0, True),
+        Claim("their time over that of 5 plain steps", row["time_ratio"], 1.0, False),
         Claim("int8 below float32, dB", newton10 - small["gauss-newton, 10 steps, int8"]["psnr"], 0.1, False),
     ]
     seconds = {name: statistics.median(times) for name, times in speed.items()}
     table: list[dict[str, Any]] = [{"small network": name, **row} for name, row in small.items()]
     notes = [
-        f"Published fit on the small network: {published:.2f} dB.",
+        f"Published fit on the small network: {published:.2f} dB (the first 32 of these scans).",
+        f"Quick: {QUICK_NAME}, damping {QUICK.damping}; chosen on the validation split, told on the test split. Time "
+        f"ratio in turns: {row['lowest_ratio']:.2f} to {row['highest_ratio']:.2f}.",
+        *([] if given.network else [f"The small network was trained here, {TRAINING_STEPS} outer steps."]),
         *(f"At the paper's size, {n}: {seconds[n]:.2f} s a scan, {faster[n]:.2f} x published." for n in speed),
         f"Scans: {'of the file given' if given.data else 'smooth noise'}.",
     ]
-    results = {"small": small, "published_psnr": published, "seconds_per_scan": seconds, "over_published": faster}
+    results = {
+        "small": small,
+        "published_psnr": published,
+        "seconds_per_scan": seconds,
+        "quick": row,
+        "over_published": faster,
+    }
     report("fit_throughput", short, began, results, claims, table, notes)
 
 

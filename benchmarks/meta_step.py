@@ -203,7 +203,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--short", action="store_true", help="seconds instead of minutes; writes no results")
     parser.add_argument("--data", help="a MedMNIST npz file; default: synthetic images")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     options = parser.parse_args()
     began = time.perf_counter()
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
