@@ -54,6 +54,7 @@ def test_any_flipped_bit_is_noticed(data: st.DataObject) -> None:
     with pytest.raises(IntegrityError) as caught:
         parse_record(bytes(damaged), "pack", "s3://b/c/1.json")
     assert caught.value.where == "s3://b/c/1.json"
+    assert not isinstance(caught.value, FormatVersionError)  # damage is passed over, another version stops
 
 
 @given(st.integers(0, len(sealed()) - 1))
