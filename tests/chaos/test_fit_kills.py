@@ -24,12 +24,12 @@ from tests.integration.commands import finish, start
 from tests.unit.latents.fitted import LATENT, network, packed, publish
 
 KILLS = 10 if os.environ.get("MEDFUNCTA_CHAOS") == "full" else 3
-SCANS = 400
+SCANS = 200
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFile:
-    """Forty ranges of ten scans, a quarter of a second each."""
+    """Twenty ranges of ten scans."""
     run = RunFile.model_validate(
         {
             "name": "kills",
@@ -41,7 +41,7 @@ def run(tmp_path: Path) -> RunFile:
                 "private": str(tmp_path / "private"),
             },
             "field": {"layers": 3, "hidden": 16, "latent": LATENT},
-            "fit": {"method": "sgd", "steps": 400, "rate": 1.0, "batch": 8, "scans_per_task": 10, "min_psnr": 0.0},
+            "fit": {"method": "sgd", "steps": 30, "rate": 1.0, "batch": 8, "scans_per_task": 10, "min_psnr": 0.0},
             "cluster": {"cache": str(tmp_path / "cache"), "workers": 2},
         }
     )
