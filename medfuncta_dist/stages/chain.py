@@ -64,6 +64,7 @@ def _as_only_driver(
 
 def _in_order(run: RunFile, names: Sequence[str], store: ObjectStore, fence: Fence) -> dict[str, Any]:
     run, first = freeze(run, store)
+    summary.load(store, run.name)  # a damaged one is refused now, not after the hours of a stage
     answer: dict[str, Any] = {"run": run.name, "said": [], "quarantined": 0}
     for name in names:
         fence.require(store)
