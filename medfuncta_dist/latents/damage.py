@@ -16,7 +16,7 @@ from medfuncta_dist.latents.ledger import Commit
 from medfuncta_dist.storage.commit import read_as
 from medfuncta_dist.storage.object_store import ObjectStore
 
-RECORD = re.compile(r"[0-9a-f]{24}-\d{8}-\d{8}(-g\d{9})?\.json")
+RECORD = re.compile(r"[0-9a-f]{24}-\d{8}-\d{8}(-g\d{9,})?\.json")
 
 
 @dataclass(frozen=True)

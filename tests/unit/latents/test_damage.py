@@ -126,6 +126,6 @@ def test_a_foreign_file_among_the_records_is_told_and_left(run, store):
 def test_a_record_goes_before_its_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     monkeypatch.setattr(ObjectStore, "delete", lambda store, path: order.append(path))
-    record = f"{'a' * 24}-00000000-00000005-g000000002.json"
+    record = f"{'a' * 24}-00000000-00000005-g1795364716.json"
     remove(ObjectStore(str(tmp_path)), [Damage(record, "", "parts/x.parquet")])
     assert order == [record, "parts/x.parquet"]
