@@ -86,7 +86,7 @@ def in_words(error: ApiException, where: str) -> ClusterError:
         case 401:
             what, do = "the API server does not know who is asking (401)", "log in again: the credentials are over"
         case 403:
-            what, do = f"not allowed (403): {said}", "ask for this permission; k8s/base/submitter.yaml lists what is needed"
+            what, do = f"not allowed (403): {said}", "ask for this permission: k8s/base/submitter.yaml lists them all"
         case 404 if "could not find the requested resource" in said or "page not found" in said:
             what, do = "this cluster has no RayJobs (404)", "install KubeRay 1.7; `medfuncta-dist doctor` checks it"
         case 404:

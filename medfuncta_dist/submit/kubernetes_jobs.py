@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from datetime import datetime
 from functools import cached_property, partial
 from typing import Any
 
-import urllib3
 from kubernetes import client
 from kubernetes.client import ApiException
 
@@ -17,13 +15,12 @@ from medfuncta_dist.submit.backend import Job, Line, ours
 from medfuncta_dist.submit.kubernetes_api import REQUEST_S, call, connect, in_words
 from medfuncta_dist.submit.kubernetes_watch import watched
 from medfuncta_dist.submit.names import RUN, selector
+from medfuncta_dist.submit.pod_logs import log_of
 from medfuncta_dist.submit.rayjob_state import job_of
 from medfuncta_dist.submit.validate import require_valid
 
 RAYJOBS = ("ray.io", "v1")
 PLURAL = "rayjobs"
-DRIVER_LOG = "driver-log"
-"""The head pod's container that repeats the driver's lines; a head without it has only Ray's own."""
 POLL_S = 3.0
 
 
@@ -93,9 +90,10 @@ class KubernetesJobs:
         last, seen = 0.0, False
         while True:
             job = self.status(name)
-            for line in self._lines(name, since=last, follow=follow and not job.state.over):
-                last, seen = line.time or last, True
-                yield line
+            for head in self._pods(self._read(name), **{"node-type": "head"}):
+                for line in log_of(self._core, head, since=last, follow=follow and not job.state.over):
+                    last, seen = line.time or last, True
+                    yield line
             if not follow or job.state.over:
                 break
             time.sleep(POLL_S)
@@ -160,49 +158,3 @@ class KubernetesJobs:
         wanted = ",".join(f"ray.io/{key}={value}" for key, value in {"cluster": cluster, **labels}.items())
         get = partial(self._core.list_namespaced_pod, self.namespace, label_selector=wanted)
         return list(call(lambda: get(_request_timeout=REQUEST_S), where=f"pods of {cluster}").items)
-
-    def _lines(self, name: str, *, since: float, follow: bool) -> Iterator[Line]:
-        """Lines later than ``since``. A stream that breaks ends: whoever follows asks again."""
-        heads = self._pods(self._read(name), **{"node-type": "head"})
-        for head in heads:
-            wanted = {"timestamps": True, "follow": follow, **_container(head), **_later_than(since)}
-            read = partial(self._core.read_namespaced_pod_log, head.metadata.name, self.namespace)
-            where = f"log of pod {head.metadata.name}"
-            try:
-                stream = call(partial(read, **wanted, _preload_content=False, _request_timeout=(5, 30)), where=where)
-                yield from (line for line in _parsed(stream) if (line.time or 0.0) > since)
-            except ClusterError:
-                if not follow:
-                    raise
-
-
-def _container(head: Any) -> dict[str, str]:
-    names = [container.name for container in head.spec.containers]
-    return {"container": DRIVER_LOG if DRIVER_LOG in names else names[0]}
-
-
-def _later_than(since: float) -> dict[str, int]:
-    return {"since_seconds": int(time.time() - since) + 2} if since else {}
-
-
-def _parsed(stream: Any) -> Iterator[Line]:
-    """Lines of a log with timestamps; a connection that breaks ends them."""
-    rest = b""
-    try:
-        for chunk in stream.stream(decode_content=False):
-            *whole, rest = (rest + chunk).split(b"\n")
-            yield from map(_line, whole)
-    except urllib3.exceptions.HTTPError:
-        return
-    finally:
-        stream.release_conn()
-    if rest:
-        yield _line(rest)
-
-
-def _line(data: bytes) -> Line:
-    stamp, _, text = data.decode(errors="replace").partition(" ")
-    try:
-        return Line(text, datetime.fromisoformat(stamp).timestamp())
-    except ValueError:
-        return Line(data.decode(errors="replace"))
