@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(600)]
 
 STEPS, SAVE = 300, 50
 LONG: dict[str, Any] = {"steps": STEPS, "checkpoint_steps": SAVE, "keep_checkpoints": 2}
-HANG_S, KILLED_WITHIN_S = 8.0, 8.0
+HANG_S, KILLED_WITHIN_S = 8.0, 20.0
 """The second: for a task to start on the node, whatever else the machine does."""
 
 
@@ -158,8 +159,10 @@ def test_a_stopped_worker_is_named_and_killed_within_the_hang_timeout(
     summary = train(run_file(storage, "stopped", workers=2, hang_timeout=HANG_S, **LONG), snapshot, stop_once)
     [(pid, since)], [(fields, when)] = stopped, named
     assert (fields["rank"], fields["pid"]) == (1, pid)
-    assert fields["why"].startswith("silent for")
-    assert HANG_S / 2 < when - since < HANG_S + KILLED_WITHIN_S
+    silence = re.match(r"silent for (\d+) s", fields["why"])
+    assert silence is not None
+    assert HANG_S <= float(silence[1]) <= HANG_S + 2
+    assert when - since < HANG_S + KILLED_WITHIN_S
     assert summary.attempts == 2
     assert summary.network_digest == uninterrupted.network_digest
     causes = [line["fields"]["cause"] for line in events_of(storage, "stopped") if line["name"] == "recovered"]
