@@ -34,6 +34,8 @@ from tests.writers import write_ecg_csv
 Root = Callable[[], str]
 Measured = Callable[[str], None]
 PLENTY = 10**9
+HURRIED_S = 10.0
+"""A deadline of a second, on a machine that does much else."""
 BODY = os.urandom(1_000_000)
 
 
@@ -108,8 +110,8 @@ def test_a_hang_ends_at_the_deadline_by_name(s3: Root, proxy: FaultyS3, tmp_path
     }
     for path, request in requests.items():
         took, error = seconds(request, DeadlineError)
-        assert took < 3
-        assert error.where.startswith(f"{store.uri(path)} (1 attempt in 1.")
+        assert 1 <= took < HURRIED_S
+        assert error.where.startswith(f"{store.uri(path)} (1 attempt in ")
     assert not (tmp_path / "d").exists()
     measured(f"deadline 1 s, the last one failed after {took:.1f} s")
 
@@ -134,7 +136,7 @@ def test_a_trickle_ends_at_the_deadline_by_name(s3: Root, proxy: FaultyS3, tmp_p
     proxy.faults = Faults(slow_share=1.0, bytes_per_s=1000)
     for request in (lambda: store.read("a"), lambda: store.download("a", tmp_path / "a", size=len(BODY))):
         took, error = seconds(request, DeadlineError)
-        assert took < 4
+        assert took < HURRIED_S
         assert store.uri("a") in error.where
     assert not (tmp_path / "a").exists()
 
@@ -213,7 +215,7 @@ def test_expired_credentials_stop_and_resume(s3: Root, proxy: FaultyS3, measured
     proxy.faults = Faults(refused_key="", refused_code="ExpiredToken")
     for request in (lambda: store.read("a"), lambda: store.write("a", b"2"), lambda: store.list("")):
         took, error = seconds(request, CredentialsError)
-        assert took < 3
+        assert took < HURRIED_S  # of 30 s that it had
         assert error.exit_code == 5
         assert store.root in error.where
         assert os.environ["AWS_SECRET_ACCESS_KEY"] not in str(error)
