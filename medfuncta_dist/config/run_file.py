@@ -405,7 +405,7 @@ class Cluster(Section):
 class Telemetry(Section):
     """Metrics. Pictures of scans leave the machine only when ``images`` is set."""
 
-    wandb: Literal["off", "offline", "online", "auto"] = "auto"
+    wandb: Annotated[Literal["off", "offline", "online", "auto"], BeforeValidator(_word)] = "auto"
     """``auto``: online when WANDB_API_KEY is set, offline otherwise."""
     project: str = "medfuncta-dist"
     """Weights & Biases project."""
@@ -456,8 +456,9 @@ class RunFile(Section):
     def _workers_fit_batch(self) -> RunFile:
         if self.cluster.most_workers > self.train.batch:
             raise ValueError(
-                f"cluster.workers is {self.cluster.most_workers}, but a global batch of train.batch = {self.train.batch} "
-                "scans can occupy no more workers than scans: lower cluster.workers or raise train.batch"
+                f"cluster.workers is {self.cluster.most_workers}, but a global batch of train.batch = "
+                f"{self.train.batch} scans can occupy no more workers than scans: lower cluster.workers or raise "
+                "train.batch"
             )
         return self
 

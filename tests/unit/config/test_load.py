@@ -202,3 +202,8 @@ def test_a_run_file_is_frozen():
     with pytest.raises(Exception, match="frozen"):
         run.name = "other"  # type: ignore[misc]
     assert isinstance(run, RunFile)
+
+
+def test_a_bare_off_is_a_word_where_words_are_meant() -> None:
+    text = "name: r\nstorage: /tmp/x\ndata: {source: a/*.png, shape: [8, 8]}\n"
+    assert parse(text + "telemetry: {wandb: off}\nmeta: {compile: on}\n", where="x").telemetry.wandb == "off"
