@@ -227,6 +227,12 @@ class ApiServer:
         self.cluster.create("pods", namespace, {"metadata": {"name": name, **meta}, "spec": spec})
         self.cluster.logs[name] = [(time.time(), line) for line in lines]
 
+    def warn(self, about: str, reason: str, message: str, *, namespace: str = "medfuncta") -> None:
+        """A Warning event about an object."""
+        event = {"metadata": {"name": f"{about}.{self.cluster.version}"}, "type": "Warning", "lastTimestamp": _now()}
+        what = {"reason": reason, "message": message, "involvedObject": {"name": about}}
+        self.cluster.create("events", namespace, {**event, **what})
+
     def say(self, pod: str, line: str) -> None:
         """A further line in a pod's log."""
         with self.cluster.changed:
@@ -403,15 +409,16 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _selector(query: dict[str, str]) -> Callable[[Object], bool]:
-    """Equality and existence of labels, and ``metadata.name``: what the client asks with."""
+    """Equality and existence of labels, equality of fields: what the client asks with."""
     labels = [part.partition("=") for part in query.get("labelSelector", "").split(",") if part]
     fields = [part.partition("=") for part in query.get("fieldSelector", "").split(",") if part]
 
     def wanted(thing: Object) -> bool:
         meta = thing["metadata"]
         has = meta.get("labels", {})
+        found = {**thing, **{f"metadata.{key}": value for key, value in meta.items()}}
         return all((has.get(key) == value) if equals else key in has for key, equals, value in labels) and all(
-            meta.get(key.removeprefix("metadata.")) == value for key, _, value in fields
+            found.get(key) == value for key, _, value in fields
         )
 
     return wanted

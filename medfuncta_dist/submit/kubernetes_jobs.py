@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -11,8 +12,9 @@ from kubernetes import client
 from kubernetes.client import ApiException
 
 from medfuncta_dist.errors import ClusterError, JobMissingError
-from medfuncta_dist.submit.backend import Job, Line, ours
+from medfuncta_dist.submit.backend import Job, Line, State, ours
 from medfuncta_dist.submit.kubernetes_api import REQUEST_S, call, connect, in_words
+from medfuncta_dist.submit.kubernetes_events import last_warning
 from medfuncta_dist.submit.kubernetes_watch import watched
 from medfuncta_dist.submit.names import RUN, selector
 from medfuncta_dist.submit.pod_logs import log_of
@@ -22,6 +24,7 @@ from medfuncta_dist.submit.validate import require_valid
 RAYJOBS = ("ray.io", "v1")
 PLURAL = "rayjobs"
 POLL_S = 3.0
+UNEXPLAINED = (State.QUEUED, State.STARTING, State.RETRYING, State.FAILED)
 
 
 class KubernetesJobs:
@@ -74,15 +77,16 @@ class KubernetesJobs:
 
     def status(self, name: str) -> Job:
         """The RayJob as a job."""
-        return job_of(self._read(name))
+        return self._explained(job_of(self._read(name)))
 
     def changes(self, name: str, every_s: float) -> Iterator[Job]:
         """Told by a watch; a deleted one ends as JobMissingError."""
         for rayjob in watched(self._listed, name, every_s, where=self._where(name)):
             if rayjob is None:
                 raise JobMissingError(f"the job {name} was deleted", where=self._where(name))
-            yield job_of(rayjob)
-            if job_of(rayjob).state.over:
+            job = self._explained(job_of(rayjob))
+            yield job
+            if job.state.over:
                 return
 
     def logs(self, name: str, *, follow: bool = False) -> Iterator[Line]:
@@ -123,6 +127,17 @@ class KubernetesJobs:
         found = call(lambda: self._listed(label_selector=wanted), where=f"RayJobs in {self.namespace}")
         jobs = [job_of(rayjob) for rayjob in found["items"]]
         return sorted(jobs, key=lambda job: (job.submitted or 0.0, job.name))
+
+    def _explained(self, job: Job) -> Job:
+        """With a reason from the events, where the RayJob itself gives none for not running."""
+        if job.message or job.state not in UNEXPLAINED:
+            return job
+        read = partial(self._core.list_namespaced_event, self.namespace, field_selector="type=Warning")
+        try:
+            events = call(lambda: read(_request_timeout=REQUEST_S), where=f"events in {self.namespace}").items
+        except (ClusterError, ApiException):
+            return job  # events may be nobody's to read, and explain only
+        return replace(job, message=last_warning(events, job.name))
 
     def _where(self, name: str) -> str:
         return f"RayJob {self.namespace}/{name}"

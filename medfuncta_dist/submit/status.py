@@ -16,6 +16,8 @@ from medfuncta_dist.submit.eta import seconds_left
 from medfuncta_dist.submit.stored import Submitted, Terminal
 from medfuncta_dist.telemetry.progress_record import StageProgress
 
+WAITING = (State.QUEUED, State.STARTING, State.RETRYING)
+"""States in which the cluster's own words say why it is not running."""
 ALIVE_S = 180.0
 """A driver that told something this lately is alive, whatever the cluster says: one task's length, and some."""
 
@@ -171,7 +173,7 @@ def _failure(facts: Facts, state: State, told: StageProgress | None) -> tuple[st
         return words or "The job failed without a word.", f"{advice}; then {resume}" if advice else resume
     if state is State.CANCELLED:
         return "", f"{resume} (it goes on where it stopped)"
-    return (words if cause or state is State.RETRYING else ""), ""
+    return (words if cause or state in WAITING else ""), ""
 
 
 def _sentence(text: str) -> str:

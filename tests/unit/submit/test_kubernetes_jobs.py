@@ -80,6 +80,22 @@ def test_every_status_of_kuberay_has_a_state(server: ApiServer, status: dict[str
     assert job.restarts == status.get("failed", 0)
 
 
+def test_why_a_job_does_not_come_up_is_told_from_its_pods_events(server: ApiServer) -> None:
+    jobs = KubernetesJobs()
+    jobs.submit(rayjob())
+    server.set_status("x-fit-1", jobDeploymentStatus="Initializing")
+    server.warn("x-fit-10-abcde-head", "Failed", "of another job")
+    assert jobs.status("x-fit-1").message == ""
+    server.warn(
+        "x-fit-1-abcde-gpu-worker", "FailedScheduling", "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+    )
+    assert jobs.status("x-fit-1").message.startswith("FailedScheduling: 0/3 nodes")
+    server.forbidden.add(("GET", "events"))
+    assert jobs.status("x-fit-1").state is State.STARTING
+    server.set_status("x-fit-1", jobDeploymentStatus="Running", jobStatus="RUNNING")
+    assert jobs.status("x-fit-1").message == ""
+
+
 def test_the_same_submission_twice_is_one_job(server: ApiServer) -> None:
     jobs = KubernetesJobs()
     assert jobs.submit(rayjob()) == jobs.submit(rayjob())
@@ -208,7 +224,7 @@ def test_a_watch_tells_changes_and_survives_drops_and_compaction(server: ApiServ
     )
     assert states == [State.QUEUED, State.STARTING, State.RUNNING, State.QUEUED, State.DONE]
     watches = [query for _, _, query in server.seen if query.get("watch") == "true"]
-    lists = [query for _, _, query in server.seen if "watch" not in query and "fieldSelector" in query]
+    lists = [path for _, path, query in server.seen if path.endswith("/rayjobs") and query and "watch" not in query]
     assert len(watches) >= 3
     assert len(lists) == 3  # the first; after 410; after 500
     assert int(watches[1]["resourceVersion"]) > int(watches[0]["resourceVersion"])

@@ -133,6 +133,12 @@ def test_several_stages_in_one_job_are_told_by_the_one_it_is_in() -> None:
     assert status(done).spent == pytest.approx(36.0 * 460 / 3600)
 
 
+def test_a_job_that_does_not_come_up_says_why_and_a_running_one_repeats_no_old_words() -> None:
+    words = {"message": "FailedScheduling: 0/3 nodes are available"}
+    assert judged(State.STARTING, job=words).failure == "FailedScheduling: 0/3 nodes are available."
+    assert judged(State.RUNNING, told(), job=words).failure == ""
+
+
 def test_restarts_are_counted_where_they_are_known() -> None:
     assert judged(State.RUNNING, told(starts=3)).restarts == 2
     assert judged(State.RUNNING, told(starts=1), job={"restarts": 2}).restarts == 2
