@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import shutil
 import socket
@@ -102,6 +103,15 @@ class RayNodes:
         except (OSError, KeyError, ValueError):
             return 0
         return sum(node.get("raylet", {}).get("state") == "ALIVE" for node in summary)
+
+    def metrics(self) -> set[str]:
+        """Names of this tool's metrics, as Prometheus would find them."""
+        found = json.loads((self.folder / "ray" / "prom_metrics_service_discovery.json").read_text())
+        names: set[str] = set()
+        for target in [target for group in found for target in group["targets"]]:
+            with suppress(OSError), urllib.request.urlopen(f"http://{target}/metrics", timeout=5) as answer:
+                names |= set(re.findall(r"^(ray_medfuncta_\w+)\{", answer.read().decode(), re.MULTILINE))
+        return names
 
     def lose_node_of(self, pid: int) -> None:
         """Kill the worker node that a process runs on, at once and whole."""
