@@ -38,7 +38,7 @@ def happened(folder: Path, fault: str, run: RunFile, snapshot: str, *more: str) 
     (folder / "run.json").write_text(run.model_dump_json())
     command = [sys.executable, "-m", "tests.chaos.node_faults", fault, str(folder / "run.json"), snapshot, *more]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=400)
+    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=550)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
