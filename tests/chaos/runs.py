@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
+import safetensors.numpy
 
 from medfuncta_dist.config.load import dump
 from medfuncta_dist.config.run_file import RunFile
@@ -97,11 +98,13 @@ def committed(store: ObjectStore, name: str) -> list[int]:
     return sorted(int(path.rsplit("/", 1)[-1][:9]) for path in paths)
 
 
-def state_of(store: ObjectStore, name: str, step: int) -> list[str]:
-    """SHA-256 of each rank's file of a committed checkpoint: parameters and moments, to the bit."""
+def state_of(store: ObjectStore, name: str, step: int) -> dict[str, bytes]:
+    """Each tensor of a committed checkpoint: parameters and moments, to the bit."""
     found = read_records(store, f"runs/{name}/checkpoints/commits", "checkpoint")
     [files] = [record.body["files"] for _, record in found if record.body["step"] == step]
-    return [file["sha256"] for file in files]
+    # By tensor: equal states are not equal files, whose headers name their two facts in any order.
+    shares = [safetensors.numpy.load(store.read(file["path"])) for file in files]
+    return {name: tensor.tobytes() for share in shares for name, tensor in share.items()}
 
 
 def events(store: ObjectStore, name: str, kind: str) -> list[dict[str, Any]]:

@@ -15,18 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from tests.chaos.faults import FAULTS
-
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "reliability.md"
-BEGIN, END = "<!-- table: begin -->", "<!-- table: end -->"
+from tests.chaos.page import PAGE, put_between
 
 
 def main() -> None:
     """Put the table between its marks."""
     results = [json.loads(line) for line in Path(sys.argv[1]).read_text().splitlines()]
-    text = PAGE.read_text()
-    before, rest = text.split(BEGIN)
-    _, after = rest.split(END)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{table(results)}\n{where(results)}\n{END}{after}")
+    put_between("table", f"{table(results)}\n{where(results)}")
 
 
 def table(results: list[dict[str, Any]]) -> str:

@@ -113,6 +113,7 @@ def test_a_driver_stopped_past_its_lease(storage: str, snapshot: str, tmp_path: 
 
 
 @pytest.mark.fault("driver-kill")
+@pytest.mark.skipif(not FULL, reason="half a minute; a short form of each is in tests/integration")
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_second_driver_is_refused_and_a_killed_one_replaced(
     storage: str, snapshot: str, tmp_path: Path, measured: Measured
