@@ -1,4 +1,4 @@
-"""Drivers of a training run: stopped past their lease, killed, two at once, and gone with their whole cluster."""
+"""Drivers of a training run: stopped past their lease, killed, and two at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.event_log import history
 from tests.chaos.runs import FULL, Driver, committed, drives, events, eventually, losses_by_attempt, stage_run
 from tests.integration.training_runs import packed
-from tests.ray_nodes import RayNodes
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -142,30 +141,3 @@ def test_a_second_driver_is_refused_and_a_killed_one_replaced(
         assert "taking over" in third.said()
     require_one_history(store, run.name)
     measured(f"the second refused by name; after SIGKILL steps again in {took:.0f} s, {fields['redone']} redone")
-
-
-@pytest.mark.fault("cluster-gone")
-@pytest.mark.skipif(not FULL, reason="a minute; the loss of a submitted job's cluster is tested with the Jobs API")
-def test_a_cluster_that_is_gone_and_made_again(
-    storage: str, snapshot: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: Measured
-) -> None:
-    store, run = ObjectStore(storage), stage_run(storage, "gone", snapshot, lease_s=LEASE_S, **ENDLESS)
-    with RayNodes() as nodes:
-        here = {"RAY_ADDRESS": f"127.0.0.1:{nodes.gcs}", **nodes.environment}
-        nodes.up(1)
-        with drives(run, tmp_path, **here) as driver:
-            eventually(lambda: len(committed(store, run.name)) > 1, "second checkpoint")
-            workers = pids(store, run.name, 0)
-            nodes.down()
-            driver.kill()
-        eventually(lambda: not is_training(workers), "end of the workers")
-        saved = max(committed(store, run.name))
-        nodes.up(1)
-        with drives(run, tmp_path, **here) as driver:
-            fields = eventually(lambda: events(store, run.name, "recovered"), "first new step")[0]
-            assert events(store, run.name, "started")[1]["step"] == saved
-            eventually(lambda: max(committed(store, run.name)) > saved, "checkpoint on the new cluster")
-            ends_saved(driver)
-    require_one_history(store, run.name)
-    assert fields["redone"] <= 2 * SAVE
-    measured(f"went on from step {saved} on a new cluster, {fields['redone']} steps redone of an interval of {SAVE}")
