@@ -13,12 +13,13 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from types import TracebackType
-from typing import Any
 
-from medfuncta_dist.errors import FormatVersionError, IntegrityError, MedfunctaError, ObjectMissingError
+from medfuncta_dist.errors import FormatVersionError, MedfunctaError, ObjectMissingError
+from medfuncta_dist.storage import strict_json
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.typed import typed
 
 FORMAT_VERSION = 1
 WRITE_S = 10.0
@@ -28,6 +29,7 @@ RECENT_S = 600.0
 """The present rate is that of the last ten minutes: a stage that slowed down an hour ago is judged by now."""
 LARGEST = 2**16
 """Bytes."""
+_MOVE = "move it away: the stage's next driver writes it anew"
 
 
 @dataclass(frozen=True)
@@ -186,18 +188,12 @@ def _failure(error: BaseException) -> dict[str, str]:
 
 
 def _parse(data: bytes, where: str) -> StageProgress:
-    try:
-        whole: dict[str, Any] = json.loads(data)
-        version = whole.pop("format_version")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise IntegrityError("a progress record is not readable JSON", where=where) from error
+    whole = strict_json.parse_object(data, "a progress record", where, _MOVE)
+    version = whole.pop("format_version", None)
     if version != FORMAT_VERSION:
         raise FormatVersionError(
             f"progress format_version {version!r} is unknown; this version reads {FORMAT_VERSION}",
             where=where,
             do="use the version of medfuncta-dist that wrote it, or a newer one",
         )
-    if set(whole) != {known.name for known in fields(StageProgress)}:
-        raise IntegrityError("a progress record does not have the fields it should have", where=where)
-    samples = tuple((float(moment), int(done)) for moment, done in whole.pop("samples"))
-    return StageProgress(**whole, samples=samples)
+    return typed(StageProgress, whole, "a progress record", where, _MOVE)

@@ -94,10 +94,34 @@ def test_damaged_and_unknown_records_are_refused_by_name_and_replaced_by_the_nex
         with pytest.raises(kind):
             read_progress(store, "x", "fit")
     store.write(path, json.dumps({"format_version": 1, "run": "x"}).encode())
-    with pytest.raises(IntegrityError, match="fields"):
+    with pytest.raises(IntegrityError, match="has no valid"):
         read_progress(store, "x", "fit")
     with recorder(store, Clock()):
         assert read_progress(store, "x", "fit").starts == 1
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"samples": 5}, {"samples": [1]}, {"samples": [["a", 1]]}, {"held_s": "x"}, {"notes": 3}, {"starts": None}],
+)
+def test_a_record_whose_values_are_of_another_kind_never_ends_a_stage(tmp_path: Path, field: dict[str, object]) -> None:
+    store = ObjectStore(str(tmp_path))
+    path = progress_path("x", "fit")
+    with pytest.raises(KeyboardInterrupt), recorder(store, Clock()):
+        raise KeyboardInterrupt
+    store.write(path, json.dumps({**json.loads(store.read(path)), **field}).encode())
+    with pytest.raises(IntegrityError, match=next(iter(field))):
+        read_progress(store, "x", "fit")
+    with recorder(store, Clock()) as told:
+        told.at(1, 2)
+    assert read_progress(store, "x", "fit").done == 2
+
+
+def test_a_record_that_is_nested_too_deep_is_damaged(tmp_path: Path) -> None:
+    store = ObjectStore(str(tmp_path))
+    store.write(progress_path("x", "fit"), b"[" * 60_000)
+    with pytest.raises(IntegrityError):
+        read_progress(store, "x", "fit")
 
 
 def test_storage_that_fails_does_not_end_the_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
