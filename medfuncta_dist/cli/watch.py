@@ -93,8 +93,14 @@ def list_jobs(
     """The jobs that a cluster has."""
 
     def work() -> dict[str, Any]:
+        from medfuncta_dist.submit.backend import State
         from medfuncta_dist.submit.shown_status import table
 
+        unknown = set(state) - set(State)
+        if unknown:
+            from medfuncta_dist.errors import RunFileError
+
+            raise RunFileError(f"there is no state {min(unknown)!r}", do=f"choose from {', '.join(State)}")
         found = opened(where, address, context, namespace).jobs(run)
         jobs = [job for job in found if not state or str(job.state) in state]
         return {"jobs": [_figures(job) for job in jobs], "said": table(jobs)}
