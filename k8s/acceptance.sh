@@ -28,7 +28,7 @@ data:
   shape: [187]
 train: {steps: $steps, checkpoint_minutes: 1}
 cluster: {workers: ${WORKERS:-2}, gpus_per_worker: ${GPUS:-1}, cpus_per_worker: 2}
-kubernetes: {namespace: $namespace}
+kubernetes: {namespace: $namespace, overlays: [$overlays]}
 YAML
   echo "$folder/$1.yaml"
 }
@@ -39,7 +39,7 @@ submit() { # NAME STAGE...
   local file
   file="$(run_file "$1")"
   shift
-  medfuncta-dist submit "$file" "$@" --overlay "$overlays" --follow
+  medfuncta-dist submit "$file" "$@" --follow
 }
 
 train_in_background() { # NAME: returns when training has a checkpoint; the process id of the follower in $follower
@@ -54,13 +54,13 @@ checkpoints() { # NAME
   aws s3 ls "$STORAGE/runs/$1/checkpoints/commits/" 2>/dev/null || true
 }
 
-pods() { # NAME ROLE
-  kubectl -n "$namespace" get pods -l "medfuncta.dev/run=$1,ray.io/node-type=$2" -o name
+pods() { # NAME ROLE: those that train; the cluster that packed may still be leaving
+  kubectl -n "$namespace" get pods -l "medfuncta.dev/run=$1,medfuncta.dev/stage=train,ray.io/node-type=$2" -o name
 }
 
 check() {
   say "what is missing"
-  medfuncta-dist doctor "$(run_file acceptance-check)" --set "kubernetes.overlays=[$overlays]"
+  medfuncta-dist doctor "$(run_file acceptance-check)"
   if [ -z "${SOURCE:-}" ]; then
     say "made scans"
     python3 -c '
@@ -77,7 +77,7 @@ dry_run() {
   say "what we would send, and what the cluster would make of it: webhooks of KubeRay and Kueue included"
   local file
   file="$(run_file acceptance-dry)"
-  medfuncta-dist submit "$file" pack train fit --overlay "$overlays" --dry-run >"$folder/ours.yaml"
+  medfuncta-dist submit "$file" pack train fit --dry-run >"$folder/ours.yaml"
   kubectl -n "$namespace" create --dry-run=server -f "$folder/ours.yaml" -o yaml >"$folder/theirs.yaml"
   echo "Fields that the cluster changed or added (expected: defaults, and spec.suspend by Kueue):"
   diff <(kubectl create --dry-run=client -f "$folder/ours.yaml" -o yaml) "$folder/theirs.yaml" || true
@@ -92,7 +92,7 @@ preempt() {
   train_in_background acceptance-suspend
   say "suspended, as Kueue does when it preempts: the cluster goes, driver included"
   local workload
-  workload="$(kubectl -n "$namespace" get workloads -o name | grep acceptance-suspend | head -1)"
+  workload="$(kubectl -n "$namespace" get workloads -o name | grep acceptance-suspend-train | tail -1)"
   kubectl -n "$namespace" patch "$workload" --type merge -p '{"spec":{"active":false}}'
   until [ -z "$(pods acceptance-suspend head)" ]; do sleep 5; done
   kubectl -n "$namespace" patch "$workload" --type merge -p '{"spec":{"active":true}}'

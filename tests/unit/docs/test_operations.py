@@ -94,12 +94,39 @@ def test_the_acceptance_run_is_valid_in_every_stage(tmp_path: Path) -> None:
     body = text.split("<<YAML\n")[1].split("YAML\n")[0]
     values = {"$1": "acceptance-calm", "$STORAGE": "s3://bucket/x", "$source": "s3://bucket/x/archive/beats.csv"}
     values |= {"$steps": "2000", "${WORKERS:-2}": "2", "${GPUS:-1}": "1", "$namespace": "medfuncta"}
+    values |= {"$overlays": "gpu,kueue"}
     for name, value in values.items():
         body = body.replace(name, value)
     file = tmp_path / "run.yaml"
     file.write_text(body)
-    overlays = ["gpu", "kueue"]
-    run = load(str(file), [f"kubernetes.overlays=[{','.join(overlays)}]"])
-    base = load_base(overlays)
+    run = load(str(file))
+    assert run.kubernetes.overlays == ["gpu", "kueue"]
+    base = load_base(run.kubernetes.overlays)
     for stage in STAGES:
         assert validate(render(Submission(run, (stage,), 1, f"{run.name}-{stage}-1", "0" * 40), base)) == []
+
+
+def test_the_acceptance_script_disturbs_the_job_that_trains(tmp_path: Path) -> None:
+    """The job that packed before it is still there, with its workload, and maybe its pods."""
+    kubectl = tmp_path / "kubectl"
+    listed = [f"workload.kueue.x-k8s.io/rayjob-acceptance-suspend-{stage}-1-a1b2c" for stage in ("pack", "train")]
+    # Pods are there until the workload that trains was deactivated.
+    kubectl.write_text(
+        "#!/bin/sh\n"
+        f'echo "$*" >> {tmp_path}/asked\n'
+        'case "$*" in\n'
+        f"  *workloads*) printf '%s\\n' {' '.join(listed)} ;;\n"
+        f"  *pods*stage=train*) grep -q 'patch.*train-1.*false' {tmp_path}/asked || echo pod/head ;;\n"
+        "  *pods*) echo pod/head-that-packed ;;\n"
+        "esac\n"
+    )
+    for name in ("medfuncta-dist", "aws"):
+        (tmp_path / name).write_text("#!/bin/sh\necho done\n")
+    for tool in tmp_path.iterdir():
+        tool.chmod(0o755)
+    environment = {"STORAGE": "s3://bucket/x", "PATH": f"{tmp_path}:/usr/bin:/bin"}
+    done = subprocess.run([SCRIPT, "preempt"], env=environment, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    patched = [line for line in (tmp_path / "asked").read_text().splitlines() if " patch " in line]
+    assert len(patched) == 2
+    assert all("acceptance-suspend-train-1" in line for line in patched)
