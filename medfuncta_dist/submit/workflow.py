@@ -12,7 +12,7 @@ from medfuncta_dist.submit.manifest_text import as_yaml
 SERVICE_ACCOUNT = "medfuncta-workflow"
 """Made by k8s/components/argo."""
 DONE = "status.jobDeploymentStatus == Complete, status.jobStatus == SUCCEEDED"
-FAILED = "status.jobDeploymentStatus == Failed, status.jobStatus == STOPPED"
+FAILED = "status.jobDeploymentStatus in (Failed, ValidationFailed), status.jobStatus == STOPPED"
 """Argo takes the comma as `and` in a success, as `or` in a failure. A suspended or retrying job is neither."""
 
 

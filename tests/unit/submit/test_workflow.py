@@ -4,6 +4,8 @@ import pytest
 import yaml
 
 from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.submit.backend import State
+from medfuncta_dist.submit.rayjob_state import DEPLOYMENT
 from medfuncta_dist.submit.workflow import workflow
 from tests.unit.submit.manifests import manifest
 
@@ -27,7 +29,10 @@ def test_a_step_ends_with_its_job_and_not_with_a_suspended_or_retrying_one():
     step = workflow(jobs())["spec"]["templates"][1]["resource"]
     assert step["action"] == "apply"
     assert step["successCondition"] == "status.jobDeploymentStatus == Complete, status.jobStatus == SUCCEEDED"
-    assert step["failureCondition"] == "status.jobDeploymentStatus == Failed, status.jobStatus == STOPPED"
+    # A job that KubeRay refuses never runs: its step must not wait for it.
+    ended = "status.jobDeploymentStatus in (Failed, ValidationFailed), status.jobStatus == STOPPED"
+    assert step["failureCondition"] == ended
+    assert {word for word, state in DEPLOYMENT.items() if state is State.FAILED} == {"Failed", "ValidationFailed"}
 
 
 def test_what_argo_would_change_is_refused():
