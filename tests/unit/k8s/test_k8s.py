@@ -139,6 +139,18 @@ def test_submitters_may_do_what_the_client_does_and_read_no_secret():
     assert "*" not in {verb for _, verb in may}
 
 
+def test_no_head_is_evicted_to_save_nodes():
+    """A budget over pods of a custom resource takes a whole minAvailable only; more than the quota has is never met."""
+    budget = _one("components/spot/heads.yaml", "PodDisruptionBudget")["spec"]
+    quota = _one("base/quota.yaml", "ResourceQuota")["spec"]["hard"]
+    assert set(budget) == {"minAvailable", "selector"}
+    assert isinstance(budget["minAvailable"], int)
+    assert budget["minAvailable"] > int(quota["pods"])
+    head = load_base()["spec"]["rayClusterSpec"]["headGroupSpec"]["template"]["metadata"]["annotations"]
+    assert head["cluster-autoscaler.kubernetes.io/safe-to-evict"] == "false"
+    assert head["karpenter.sh/do-not-disrupt"] == "true"
+
+
 def _policies() -> Iterator[tuple[Path, dict[str, Any]]]:
     for path in RESOURCES:
         for document in _documents(path):
