@@ -10,6 +10,7 @@ set -euo pipefail
 
 folder="${MEDFUNCTA_LOCAL_CLUSTER:-/tmp/medfuncta-cluster-$(id -u)}"
 port="${MEDFUNCTA_LOCAL_PORT:-6399}"
+agent="${MEDFUNCTA_LOCAL_AGENT:-52500}" # and as many ports after it as there are nodes
 ray="${RAY:-$(command -v ray || true)}"
 [ -n "$ray" ] || { echo "error: no \`ray\` here: source .venv/bin/activate, or set RAY to its path" >&2; exit 2; }
 # Who has the token may run code here, so each cluster has its own.
@@ -33,11 +34,13 @@ up() {
   mkdir -p "$folder"
   (umask 077 && head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \n' >"$folder/token")
   start head --head --port="$port" --node-ip-address=127.0.0.1 --num-cpus=0 --include-dashboard=true \
-    --dashboard-host=127.0.0.1 --dashboard-port="${MEDFUNCTA_LOCAL_DASHBOARD:-8299}" --temp-dir="$folder/ray"
+    --dashboard-host=127.0.0.1 --dashboard-port="${MEDFUNCTA_LOCAL_DASHBOARD:-8299}" --temp-dir="$folder/ray" \
+    --dashboard-agent-listen-port="$agent"
   wait_for 1
   for number in $(seq "$nodes"); do
-    # One after the other: nodes that start together on one machine take each other's ports.
-    start "node-$number" --address="127.0.0.1:$port" --node-ip-address=127.0.0.1 --num-cpus="$cpus"
+    # One after the other, and no port twice: nodes of one machine would take each other's.
+    start "node-$number" --address="127.0.0.1:$port" --node-ip-address=127.0.0.1 --num-cpus="$cpus" \
+      --dashboard-agent-listen-port=$((agent + number))
     wait_for $((number + 1))
   done
   echo "export RAY_ADDRESS=127.0.0.1:$port RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$folder/token"
