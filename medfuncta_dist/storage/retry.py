@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_exponential_jitter
+from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_exponential, wait_random_exponential
 
 from medfuncta_dist.errors import IntegrityError, MedfunctaError
 from medfuncta_dist.storage.failures import explain, is_passing, is_throttled, wanted_pause_s
@@ -45,7 +45,9 @@ def persist(request: Callable[[float], T], *, where: str, deadline_s: float) -> 
     retrying = Retrying(
         retry=retry_if_exception(is_passing),
         stop=stop_before_delay(deadline_s),
-        wait=wait_exponential_jitter(initial=FIRST_WAIT_S, max=LONGEST_WAIT_S, jitter=FIRST_WAIT_S),
+        # Half of each wait is by chance: a thousand workers that a store has refused must not come back as one.
+        wait=wait_exponential(FIRST_WAIT_S / 2, LONGEST_WAIT_S / 2)
+        + wait_random_exponential(FIRST_WAIT_S / 2, LONGEST_WAIT_S / 2),
         reraise=True,
     )
     try:

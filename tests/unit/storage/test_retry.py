@@ -19,7 +19,7 @@ from medfuncta_dist.errors import (
 )
 from medfuncta_dist.storage.failures import reason
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.storage.retry import persist
+from medfuncta_dist.storage.retry import FIRST_WAIT_S, LONGEST_WAIT_S, persist
 from tests.unit.storage.flaky_server import BODY, Flaky, serving
 
 ROOT = "s3://bucket/runs"
@@ -151,3 +151,23 @@ def test_a_local_error_is_never_tried_again() -> None:
 def test_reasons_hold_no_names() -> None:
     assert reason(ConnectionResetError(104, "reset", "/archive/Doe.nii")) == "Connection reset by peer"
     assert reason(ValueError("/archive/Doe.nii")) == "ValueError"
+
+
+def test_workers_that_were_refused_together_do_not_come_back_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after the longest waits, where an outage has brought all of them."""
+    waits: list[list[float]] = []
+    monkeypatch.setattr(time, "sleep", lambda seconds: waits[-1].append(seconds))
+
+    def silent(_: float) -> None:
+        if len(waits[-1]) == 9:
+            raise ValueError("enough")
+        raise TimeoutError
+
+    for _ in range(4):
+        waits.append([])
+        with pytest.raises(StorageError):
+            persist(silent, where="here", deadline_s=1000)
+    for attempt, together in enumerate(zip(*waits, strict=True)):
+        longest = min(FIRST_WAIT_S * 2**attempt, LONGEST_WAIT_S)
+        assert max(together) - min(together) > longest / 100
+        assert longest / 2 <= min(together) <= max(together) <= longest
