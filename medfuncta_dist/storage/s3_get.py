@@ -24,6 +24,7 @@ from botocore.httpsession import get_cert_path
 from botocore.utils import get_environ_proxies
 from s3fs.errors import translate_boto_error
 
+from medfuncta_dist.errors import StorageError
 from medfuncta_dist.storage.retry import attempt_s
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5, 30
@@ -72,7 +73,7 @@ class Connections:
         )
         try:
             if response.status not in (200, 206):
-                raise translate_boto_error(_refusal(response))
+                raise translate_boto_error(_refusal(response, deadline))
             yield Answer(response, deadline)
         except BaseException:
             response.close()  # what is left of the body would be read by the connection's next user
@@ -97,7 +98,7 @@ class Answer:
     def __init__(self, response: urllib3.BaseHTTPResponse, deadline: float) -> None:
         self._response = response
         self.tag = response.headers.get("ETag", "")
-        self.size = int(response.headers.get("Content-Length", 0))
+        self.size = _size(response)
         # A connection that is much slower than the others is given up for a new one.
         self._deadline = min(deadline, time.monotonic() + attempt_s(self.size))
 
@@ -119,9 +120,24 @@ class Answer:
         return b"".join(self.pieces())
 
 
-def _refusal(response: urllib3.BaseHTTPResponse) -> ClientError:
-    """As botocore words it. The text is searched, not parsed: it comes from outside."""
-    code = ERROR_CODE.search(response.read1(LARGEST_ERROR))
+def _size(response: urllib3.BaseHTTPResponse) -> int:
+    """Bytes of the body. StorageError where the answer does not say: a body that is cut could not be told from it."""
+    size = response.headers.get("Content-Length", "")
+    if not size.isdecimal():
+        do = "let whatever lies between here and the storage (a proxy, a gateway) pass Content-Length on"
+        raise StorageError("the storage's answer does not say how long the object is", do=do)
+    return int(size)
+
+
+def _refusal(response: urllib3.BaseHTTPResponse, deadline: float) -> ClientError:
+    """As botocore words it. The text is searched, not parsed: it comes from outside, perhaps in pieces."""
+    text = b""
+    while len(text) < LARGEST_ERROR and time.monotonic() < deadline:
+        piece = response.read1(LARGEST_ERROR - len(text))
+        text += piece
+        if not piece:
+            break
+    code = ERROR_CODE.search(text)
     headers = {name.lower(): value for name, value in response.headers.items()}
     answer = {"HTTPStatusCode": response.status, "HTTPHeaders": headers}
     told = {"Code": code[1].decode() if code else str(response.status)}
