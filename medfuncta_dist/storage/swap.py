@@ -76,12 +76,13 @@ class Swap:
 
 def honours_conditions(store: ObjectStore) -> bool:
     """Try it: an object that is there must not be created, nor replaced in a state that it is not in."""
-    path = f".condition-test-{secrets.token_hex(8)}"
+    path, swap = f".condition-test-{secrets.token_hex(8)}", Swap(store, conditional=True)
     try:
-        tag = store.write_if(path, b"first", None)
-        refused = tag is not None and store.write_if(path, b"second", None) is None
+        # Through a swap, where a write must succeed: one whose answer was lost is no sign of a lesser store.
+        first = swap.swap(path, Seen(None, None), b"first")
+        refused = first is not None and store.write_if(path, b"second", None) is None
         refused = refused and store.write_if(path, b"third", '"0123456789abcdef0123456789abcdef"') is None
-        return refused and store.write_if(path, b"fourth", tag) is not None
+        return refused and first is not None and swap.swap(path, first, b"fourth") is not None
     except DeadlineError:
         raise
     except StorageError:  # "not implemented"

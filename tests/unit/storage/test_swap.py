@@ -62,6 +62,19 @@ def test_a_write_whose_answer_was_lost_counts(store):
         assert swap.swap("lease", seen, b"second") == swap.look("lease")
 
 
+class Resending(ObjectStore):
+    """A store whose first answer to every write is lost, so that the client sends it again."""
+
+    def write_if(self, path: str, data: bytes, tag: str | None) -> str | None:
+        super().write_if(path, data, tag)
+        return super().write_if(path, data, tag)
+
+
+def test_lost_answers_do_not_make_a_store_one_that_ignores_conditions(kind_and_root):
+    kind, root = kind_and_root
+    assert Swap.of(Resending(root())).conditional == (kind != "rclone")
+
+
 def test_a_large_object_is_no_lease(store):
     store.write("lease", b"x" * 2**17)
     with pytest.raises(MedfunctaError, match="65536"):
