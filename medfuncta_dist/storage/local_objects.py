@@ -8,7 +8,7 @@ import shutil
 import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from medfuncta_dist.storage.digest import sha256_bytes, sha256_file
@@ -68,8 +68,11 @@ class LocalObjects:
         return status.st_size
 
     def list(self, prefix: str, seconds: float) -> list[tuple[str, int]]:
-        files = _files(self.root / prefix) if prefix else _files(self.root)
-        return [(str(f.relative_to(self.root)), f.stat().st_size) for f in files]
+        found = []
+        for file in _files(self.root / prefix) if prefix else _files(self.root):
+            with suppress(FileNotFoundError):  # removed by another process since it was seen
+                found.append((str(file.relative_to(self.root)), file.stat().st_size))
+        return found
 
     def delete(self, path: str, seconds: float) -> None:
         (self.root / path).unlink(missing_ok=True)

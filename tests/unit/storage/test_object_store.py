@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError, RunFileError, StorageError
+from medfuncta_dist.storage import local_objects
 from medfuncta_dist.storage.object_store import ObjectInfo, ObjectStore, normal_root
 
 
@@ -151,6 +152,22 @@ def test_links_to_folders_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "store" / "link").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "store" / "a" / "loop").symlink_to(tmp_path / "store")
     assert [o.path for o in store.list("")] == ["a/x", "link/y"]
+
+
+def test_what_is_removed_while_it_is_listed_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As retention does while others look."""
+    store, found = ObjectStore(str(tmp_path)), local_objects._files
+    for name in ("a", "b", "c"):
+        store.write(name, b"1")
+
+    def removed_once_seen(folder: Path) -> Iterator[Path]:
+        for file in found(folder):
+            if file.name == "b":
+                file.unlink()
+            yield file
+
+    monkeypatch.setattr(local_objects, "_files", removed_once_seen)
+    assert [o.path for o in store.list("")] == ["a", "c"]
 
 
 def _read_in_child(store: ObjectStore) -> bytes:
