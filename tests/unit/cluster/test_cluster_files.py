@@ -72,6 +72,15 @@ def test_a_target_runs_as_nobody_in_particular_with_the_commit_on_it(target: str
     assert 'org.opencontainers.image.revision="${COMMIT}"' in DOCKERFILE
 
 
+def test_a_login_shell_finds_ray() -> None:
+    """Debian's /etc/profile sets PATH anew, then reads profile.d; `ray up` runs all its commands so."""
+    (home,) = re.findall(r"^ +PATH=(\S+):\$PATH$", DOCKERFILE, re.MULTILINE)
+    (written,) = re.findall(r"^ +(echo .*) > /etc/profile\.d/\w+\.sh$", DOCKERFILE, re.MULTILINE)
+    script = f'PATH=/usr/local/bin:/usr/bin:/bin; eval "$({written})"; echo "$PATH"'
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == f"{home}:/usr/local/bin:/usr/bin:/bin"
+
+
 def test_packages_come_before_the_source_and_from_the_lock() -> None:
     lock, source = DOCKERFILE.index("COPY constraints.txt"), DOCKERFILE.index("COPY medfuncta_dist medfuncta_dist")
     assert lock < DOCKERFILE.index("PIP_CONSTRAINT=constraints.txt pip install") < source
