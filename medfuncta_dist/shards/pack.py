@@ -180,9 +180,7 @@ def _snapshot(
     reasons = (entry["reason"] for entry in snapshot.quarantined)
     require_few_quarantined(snapshot.counts, reasons, run.data.max_quarantined, where)
     if new:
-        if fence is not None:
-            fence.require(store)
-        commit_snapshot(store, snapshot)
+        commit_snapshot(store, snapshot, fence)
     return snapshot
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medfuncta_dist.errors import FormatVersionError, IntegrityError, RunFileError, StageOrderError
+from medfuncta_dist.errors import FormatVersionError, IntegrityError, LeaseLostError, RunFileError, StageOrderError
 from medfuncta_dist.shards.index import IndexRow, index_bytes, index_table
 from medfuncta_dist.shards.snapshot import (
     Snapshot,
@@ -19,6 +19,7 @@ from medfuncta_dist.shards.snapshot import (
     snapshot_path,
     split_digest,
 )
+from medfuncta_dist.storage.claim import take
 from medfuncta_dist.storage.digest import sha256_bytes
 from medfuncta_dist.storage.object_store import ObjectStore
 from tests.unit.shards.samples import key_of, shard
@@ -99,6 +100,21 @@ def test_without_a_commit_record_it_does_not_exist(store: ObjectStore) -> None:
         load_snapshot(store, "d", None)
     with pytest.raises(RunFileError, match="does not exist in data set d"):
         load_snapshot(store, "d", FIRST.digest)
+
+
+def test_a_lease_that_is_lost_while_a_snapshot_is_written_lets_no_record_through(store: ObjectStore) -> None:
+    """A large one takes a while to write, and its driver may be stopped meanwhile."""
+    claim = take(store, "lease.json", 60, print)
+
+    class TakenOver(ObjectStore):
+        def write(self, path: str, data: bytes) -> None:
+            super().write(path, data)
+            if path == snapshot_path("d", FIRST.digest):
+                claim.give_back()
+
+    with pytest.raises(LeaseLostError):
+        commit_snapshot(TakenOver(store.root), FIRST, claim.fence)
+    assert newest_snapshot(store, "d") is None
 
 
 def test_another_snapshot_under_its_name_is_noticed(store: ObjectStore) -> None:
