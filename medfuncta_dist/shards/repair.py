@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import IntegrityError, ObjectMissingError, ScanError
+from medfuncta_dist.errors import IntegrityError, MedfunctaError, ObjectMissingError, ScanError
 from medfuncta_dist.scans.key import KeyMaker
 from medfuncta_dist.scans.private import load_salt, private_folder
 from medfuncta_dist.shards.contract import open_dataset
@@ -56,10 +56,15 @@ def repair_shards(run: RunFile, snapshot: Snapshot, damaged: Collection[str], fa
     tasks, faults = _planned(run, keys, find_sources(run.data, keys), read_packs(store, run.dataset), shards)
     for outcome in fan_out(repair_task, tasks):
         if isinstance(outcome, Failed):
-            faults += [Fault(shard.uri, f"not repaired: {outcome.error}") for shard in outcome.item.wanted]
+            faults += [Fault(shard.uri, f"not repaired: {_in_words(outcome.error)}") for shard in outcome.item.wanted]
         else:
             faults += outcome.result
     return faults
+
+
+def _in_words(error: Exception) -> str:
+    """Of an error that is not ours only the class: its text may name a source."""
+    return error.what if isinstance(error, MedfunctaError) else type(error).__name__
 
 
 def _planned(

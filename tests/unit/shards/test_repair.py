@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import random
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import IntegrityError, RunChangedError, RunFileError
+from medfuncta_dist.errors import DiskFullError, IntegrityError, RunChangedError, RunFileError
 from medfuncta_dist.scans.private import SALT_FILE
 from medfuncta_dist.shards.pack import pack
 from medfuncta_dist.shards.repair import CHANGED, repair_shards
@@ -18,7 +19,7 @@ from medfuncta_dist.shards.snapshot import Shard, Snapshot, load_snapshot, read_
 from medfuncta_dist.shards.verify import Fault, verify_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.streaming.cache import ShardCache
-from medfuncta_dist.work import map_here
+from medfuncta_dist.work import Failed, map_here
 from tests.unit.shards.samples import objects, run_file
 from tests.writers import write_ecg_csv
 
@@ -118,6 +119,18 @@ def test_a_source_that_has_changed_is_refused_and_nothing_is_touched(run: RunFil
     assert {fault.what for fault in left} == {CHANGED}
     assert len(left) == len(shards(run))
     assert objects(store) == before
+
+
+def test_a_repair_that_fails_names_no_file(run: RunFile) -> None:
+    flip(ObjectStore(run.storage), shards(run)[0].uri)
+
+    def failing(task: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Failed]:
+        errors = (FileNotFoundError(2, "No such file", "/archive/Doe^Jane.csv"), DiskFullError("a disk is full"))
+        yield from (Failed(item, error) for item in items for error in errors)
+
+    [unforeseen, ours] = repair_shards(run, snapshot(run), {shards(run)[0].uri}, failing)
+    assert unforeseen.what == "not repaired: FileNotFoundError"
+    assert ours.what == "not repaired: a disk is full"
 
 
 def test_a_source_that_has_left_the_archive_is_told(run: RunFile, tmp_path: Path) -> None:
