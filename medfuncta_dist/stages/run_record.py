@@ -8,7 +8,9 @@ from typing import Any
 from medfuncta_dist.config.load import MAX_BYTES, difference, dump, parse
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import (
+    CredentialsError,
     DeadlineError,
+    DiskFullError,
     IntegrityError,
     ObjectMissingError,
     RunChangedError,
@@ -85,12 +87,15 @@ def fixed_part(run: RunFile) -> dict[str, Any]:
 
 
 def require_writable(store: ObjectStore, name: str) -> None:
-    """Refuse a storage that can not be written before anything is computed; DeadlineError when it does not answer."""
+    """Refuse a storage that can not be written before anything is computed.
+
+    DeadlineError when it does not answer, CredentialsError and DiskFullError as they are: the run file is right then.
+    """
     probe = f"runs/{name}/.write-test-{secrets.token_hex(4)}"
     try:
         store.write(probe, b"medfuncta")
         store.delete(probe)
-    except DeadlineError:  # no fault of the run file
+    except (DeadlineError, CredentialsError, DiskFullError):
         raise
     except (StorageError, OSError) as error:
         raise RunFileError(

@@ -10,7 +10,15 @@ import yaml
 
 from medfuncta_dist.config.load import dump, parse
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import IntegrityError, RunChangedError, RunFileError, StageOrderError
+from medfuncta_dist.errors import (
+    CredentialsError,
+    DeadlineError,
+    DiskFullError,
+    IntegrityError,
+    RunChangedError,
+    RunFileError,
+    StageOrderError,
+)
 from medfuncta_dist.shards.pack import pack
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.stages.chain import run_stages
@@ -100,6 +108,19 @@ def test_storage_that_can_not_be_written_is_refused(tmp_path):
         run_stages(run_file(tmp_path), ["pack"])
     assert caught.value.exit_code == 2
     assert "storage" in caught.value.where
+
+
+@pytest.mark.parametrize("error", [DeadlineError, CredentialsError, DiskFullError])
+def test_what_passes_is_no_mistake_of_the_run_file(tmp_path, monkeypatch, error):
+    """As one, it would end all retries of a submitted job."""
+
+    def refused(store: ObjectStore, path: str, data: bytes) -> None:
+        raise error("not now", where=store.uri(path))
+
+    monkeypatch.setattr(ObjectStore, "write", refused)
+    with pytest.raises(error) as caught:
+        run_stages(run_file(tmp_path), ["pack"])
+    assert type(caught.value) is error
 
 
 def test_an_unknown_stage_is_refused(tmp_path):
