@@ -24,7 +24,13 @@ KUBERAY = (1, 7)
 OPERATORS = {"KubeRay": "kuberay-operator", "Kueue": "kueue"}
 """Value of the label app.kubernetes.io/name of each operator's Deployment, as its Helm chart and manifests set it."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-NEEDED = (("create", "rayjobs"), ("list", "rayjobs"), ("patch", "rayjobs"), ("delete", "rayjobs"))
+NEEDED = (
+    *((verb, "ray.io", "rayjobs") for verb in ("create", "get", "list", "watch", "patch", "delete")),
+    ("list", "", "pods"),
+    ("delete", "", "pods"),
+    ("get", "", "pods/log"),
+)
+"""(verb, group, resource): what the clients of submission call, as k8s/base/submitter.yaml allows it."""
 
 
 def kubernetes_checks(run: RunFile | None, context: str | None) -> list[Check]:
@@ -69,11 +75,11 @@ class Cluster:
 
     def allowed(self) -> Finding:
         """What submission, status and cancel need."""
-        missing = [f"{verb} {resource}" for verb, resource in NEEDED if not self._may(verb, resource)]
+        missing = [f"{verb} {resource}" for verb, group, resource in NEEDED if not self._may(verb, group, resource)]
         if missing:
             do = "ask for the Role of k8s/base/submitter.yaml in this namespace"
             return bad(f"not allowed in {self.namespace}: {', '.join(missing)}", do)
-        return good("RayJobs may be made, watched, changed and deleted")
+        return good("RayJobs may be made, watched, changed and deleted; logs may be read")
 
     def kuberay(self) -> Finding:
         """Its resource, and its operator's version."""
@@ -151,6 +157,9 @@ class Cluster:
             return bad(
                 f"{name} holds Ray {tagged}, {wanted} is needed", "build the image again, or install that Ray here"
             )
+        if "/" not in name:
+            do = "push it, and set kubernetes.image to its name there; nothing, if it was loaded into the nodes"
+            return odd(f"{name} names no registry: nodes can not pull it", do)
         return good(f"{name}, Ray {tagged}")
 
     def manifest(self) -> Finding:
@@ -193,8 +202,9 @@ class Cluster:
             return False
         return any(resource.name == plural for resource in found.resources)
 
-    def _may(self, verb: str, resource: str) -> bool:
-        wanted = {"namespace": self.namespace, "verb": verb, "group": "ray.io", "resource": resource}
+    def _may(self, verb: str, group: str, resource: str) -> bool:
+        resource, _, inner = resource.partition("/")
+        wanted = {"namespace": self.namespace, "verb": verb, "group": group, "resource": resource, "subresource": inner}
         review = client.V1SelfSubjectAccessReview(
             spec=client.V1SelfSubjectAccessReviewSpec(resource_attributes=client.V1ResourceAttributes(**wanted))
         )

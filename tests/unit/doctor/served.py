@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 Answers = dict[tuple[str, str], Any]
-"""(method, path) → the JSON to answer with, or an HTTP status, or a function of the request's headers to either."""
+"""(method, path) → the JSON to answer with, or an HTTP status, or a function of the request's headers and body."""
 
 
 @contextmanager
@@ -20,9 +20,9 @@ def served(answers: Answers, date: str | None = None) -> Iterator[str]:
 
     class Handler(BaseHTTPRequestHandler):
         def handle_any(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            sent = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             found = answers.get((self.command, urlsplit(self.path).path), 404)
-            found = found(self.headers) if callable(found) else found
+            found = found(self.headers, sent) if callable(found) else found
             status, body = (found, {"message": "as the table says"}) if isinstance(found, int) else (200, found)
             data = json.dumps(body).encode()
             self.send_response(status)
@@ -50,6 +50,6 @@ def served(answers: Answers, date: str | None = None) -> Iterator[str]:
         server.server_close()
 
 
-def when(token: str, answer: Any) -> Callable[[Any], Any]:
+def when(token: str, answer: Any) -> Callable[[Any, bytes], Any]:
     """``answer`` for who has the token, 401 for others."""
-    return lambda headers: answer if headers.get("Authorization") == f"Bearer {token}" else 401
+    return lambda headers, _: answer if headers.get("Authorization") == f"Bearer {token}" else 401

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ import yaml
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.doctor.check import Answered, State, examine
-from medfuncta_dist.doctor.kubernetes_cluster import kubernetes_checks
+from medfuncta_dist.doctor.kubernetes_cluster import NEEDED, kubernetes_checks
 from tests.unit.doctor.served import Answers, served
 
 SPACE = "/api/v1/namespaces/medfuncta"
@@ -76,7 +78,8 @@ def examined(
 
 
 def test_a_cluster_that_has_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = examined(whole(), tmp_path, monkeypatch, queue="scans", overlays=["kueue"])
+    image = "registry.example/medfuncta-dist:0.1.0-ray2.60.0"
+    found = examined(whole(), tmp_path, monkeypatch, queue="scans", overlays=["kueue"], image=image)
     assert {name: f.finding.state for name, f in found.items()} == dict.fromkeys(found, State.GOOD), found
     assert "v1.33.1" in found["kubernetes"].finding.what
     assert "1.7.0" in found["kuberay"].finding.what
@@ -148,6 +151,38 @@ def test_an_image_of_another_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     found = examined(whole(), tmp_path, monkeypatch, cpu_image="medfuncta-dist:0.1.0-ray2.1.0")
     assert found["image"].finding.state is State.BAD
     assert found["manifest"].finding.state is State.BAD
+
+
+def test_an_image_that_no_node_can_pull_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = examined(whole(), tmp_path, monkeypatch)["image"].finding
+    assert found.state is State.ODD
+    assert "kubernetes.image" in found.do
+
+
+def test_every_right_that_is_asked_for_is_one_that_submitters_get() -> None:
+    role = next(yaml.safe_load_all((files("medfuncta_dist") / "k8s/base/submitter.yaml").read_text()))
+    given = {
+        (verb, group, resource)
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert set(NEEDED) <= given
+    assert {("watch", "ray.io", "rayjobs"), ("get", "", "pods/log")} <= set(NEEDED)
+
+
+def test_a_right_to_logs_is_asked_for_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A subresource has a field of its own; in the resource's name it would be refused to everybody."""
+    path = ("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews")
+    asked: list[dict[str, Any]] = []
+
+    def answer(_headers: Any, body: bytes) -> Any:
+        asked.append(json.loads(body)["spec"]["resourceAttributes"])
+        return {"spec": {}, "status": {"allowed": True}}
+
+    examined(whole(answers={path: answer}), tmp_path, monkeypatch)
+    assert {"resource": "pods", "subresource": "log", "verb": "get"}.items() <= asked[-1].items()
 
 
 def test_no_kubeconfig_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
