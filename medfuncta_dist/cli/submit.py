@@ -49,7 +49,7 @@ def submit(
         from medfuncta_dist.config.load import load
         from medfuncta_dist.stages.submit import Request
 
-        run = load(run_file, [*overrides, *([f"kubernetes.namespace={namespace}"] if namespace else [])])
+        run = load(run_file, _with_namespace(overrides, namespace))
         request = Request(run, tuple(stages), _listed(overlays), together, key)
         backend = opened(where, address, context, run.kubernetes.namespace)
         if dry_run or workflow:
@@ -75,7 +75,7 @@ def resume(
         from medfuncta_dist.stages.follow import resume as resume_job
 
         backend = opened(where, address, context, namespace, what, overrides)
-        return _told(resume_job(what, overrides, _listed(overlays), backend))
+        return _told(resume_job(what, _with_namespace(overrides, namespace), _listed(overlays), backend))
 
     answer(work, as_json)
 
@@ -99,6 +99,10 @@ def cancel(
         return {**status.as_dict(), "hard": hard, "said": [f"{status.name}: {status.state}, {how}"]}
 
     answer(work, as_json)
+
+
+def _with_namespace(overrides: list[str], namespace: str | None) -> list[str]:
+    return [*overrides, *([f"kubernetes.namespace={namespace}"] if namespace else [])]
 
 
 def _listed(overlays: list[str]) -> tuple[str, ...]:
@@ -129,7 +133,8 @@ def _submitted(request: Request, backend: Backend) -> dict[str, Any]:
 def _told(sent: Sent) -> dict[str, Any]:
     lines = [f"{sent.name}: {'submitted' if sent.new else 'is there already'}"]
     if sent.left:
-        lines.append(f"then: {' '.join(sent.left)} (the same command again when it is done, or --follow)")
+        again = "again" if sent.record.idempotency_key is None else "with another key"
+        lines.append(f"then: {' '.join(sent.left)} (the same command {again} when it is done, or --follow)")
     return {
         "job": sent.name,
         "stages": list(sent.record.stages),

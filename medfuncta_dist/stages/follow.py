@@ -36,7 +36,8 @@ def submit_each(request: Request, backend: Backend, show: Show, say: Callable[[s
 
 
 def resume(text: str, overrides: Sequence[str], overlays: Sequence[str], backend: Backend) -> Sent:
-    """Submit a job once more: the same run and stages, as a new attempt; the one at work, if there is one.
+    """Submit a job once more: the same run and stages, as a new attempt; the one at work, if there is one. Overlays are
+    those that it had, unless others are given.
 
     Of a job that the cluster has forgotten, the run file tells. RunFileError when nothing was ever submitted.
     """
@@ -45,4 +46,5 @@ def resume(text: str, overrides: Sequence[str], overlays: Sequence[str], backend
         raise RunFileError(
             f"it is not known what {text!r} was", do="submit its run file: `medfuncta-dist submit RUN.yaml STAGE...`"
         )
-    return submit(Request(target.run, target.stages, tuple(overlays), together=True), backend)
+    had = target.submitted.overlays if target.submitted is not None else ()
+    return submit(Request(target.run, target.stages, tuple(overlays) or had, together=True), backend)

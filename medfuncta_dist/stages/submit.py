@@ -158,6 +158,7 @@ def _record(request: Request, stages: tuple[str, ...], recorded: Sequence[Submit
         run_file_digest=request.run.digest(*SAME),
         commit=code_commit(),
         idempotency_key=key_label(request.key) if request.key is not None else None,
+        overlays=request.overlays,
     )
 
 

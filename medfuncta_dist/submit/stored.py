@@ -1,8 +1,8 @@
 """What storage knows of a run's jobs: what was submitted, how far its stages are, and what ended for good.
 
-runs/<name>/submissions/<job>.json    a commit record a submission: attempts count up even when the cluster forgets
-runs/<name>/progress/<stage>.json     telemetry/progress_record.py
-runs/<name>/terminal/<job>.json       a commit record: trying again would end the same way
+runs/<name>/jobs/<job>.json          a commit record a submission: attempts count up even when the cluster forgets
+runs/<name>/progress/<stage>.json    telemetry/progress_record.py
+runs/<name>/terminal/<job>.json      a commit record: trying again would end the same way
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ class Submitted:
     idempotency_key: str | None = None
     cancelled: float | None = None
     """When somebody asked for its end."""
+    overlays: tuple[str, ...] = ()
+    """Asked for beside those of the run file: a resumed job has them, too."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def read_jobs(store: ObjectStore, run: str) -> list[Submitted]:
 
 def write_job(store: ObjectStore, run: str, submitted: Submitted) -> None:
     """Record a submission, or what became of it."""
-    body = asdict(submitted) | {"stages": list(submitted.stages)}
+    body = asdict(submitted) | {"stages": list(submitted.stages), "overlays": list(submitted.overlays)}
     write_record(store, f"runs/{run}/jobs/{submitted.name}.json", JOB_KIND, body)
 
 
@@ -93,7 +95,8 @@ def read_terminal(store: ObjectStore, run: str) -> dict[str, Terminal]:
 
 def _submitted(path: str, body: dict[str, Any]) -> Submitted:
     try:
-        return Submitted(**{**body, "stages": tuple(body["stages"])})
+        lists = {"stages": tuple(body["stages"]), "overlays": tuple(body.get("overlays", ()))}
+        return Submitted(**{**body, **lists})
     except (KeyError, TypeError) as error:
         raise IntegrityError("a job's record does not have the fields it should have", where=path) from error
 

@@ -39,7 +39,8 @@ class Target:
 
 
 def find(text: str, backend: Backend, overrides: Sequence[str] = ()) -> Target:
-    """Look it up. JobMissingError when the cluster knows neither a job nor a run of that name."""
+    """Look it up. JobMissingError when the cluster knows neither a job nor a run of that name. ``overrides`` change the
+    run file, also one that a job carries."""
     if text.endswith(SUFFIXES) or Path(text).is_file():
         return _of_run(load(text, overrides), backend)
     job = job_or_none(backend, text)
@@ -50,8 +51,8 @@ def find(text: str, backend: Backend, overrides: Sequence[str] = ()) -> Target:
                 f"there is no job, and no run with jobs, called {text!r}",
                 do="give the run file instead: storage remembers what the cluster has forgotten",
             )
-        job = jobs[-1]
-    return Target(job.run, _run_of(job), job, _record(job))
+        return _newest(jobs, overrides)
+    return _of_job(job, overrides)
 
 
 def job_or_none(backend: Backend, name: str) -> Job | None:
@@ -69,19 +70,32 @@ def _of_run(run: RunFile, backend: Backend) -> Target:
     return Target(run.name, run, job, newest)
 
 
-def _run_of(job: Job) -> RunFile | None:
-    try:
-        return parse(job.run_file, where=f"the run file in {job.name}") if job.run_file else None
-    except MedfunctaError:
-        return None
+def _newest(jobs: Sequence[Job], overrides: Sequence[str]) -> Target:
+    """The newest job of a run: the cluster's, unless storage remembers a later one. Cancelled jobs are deleted."""
+    run = _run_of(jobs[-1], overrides)
+    recorded = _recorded(run)
+    if run is not None and recorded and recorded[-1].name not in {job.name for job in jobs}:
+        return Target(run.name, run, None, recorded[-1])
+    return _of_job(jobs[-1], overrides)
 
 
-def _record(job: Job) -> Submitted | None:
-    run = _run_of(job)
-    if run is None:
-        return None
+def _of_job(job: Job, overrides: Sequence[str]) -> Target:
+    run = _run_of(job, overrides)
+    record = next((submitted for submitted in _recorded(run) if submitted.name == job.name), None)
+    return Target(job.run, run, job, record)
+
+
+def _run_of(job: Job, overrides: Sequence[str]) -> RunFile | None:
+    where = f"the run file in {job.name}"
     try:
-        recorded = read_jobs(ObjectStore(run.storage), run.name)
+        run = parse(job.run_file, where=where) if job.run_file else None
     except MedfunctaError:
-        return None  # storage that only the cluster reaches: the cluster's truth is better than none
-    return next((submitted for submitted in recorded if submitted.name == job.name), None)
+        return None
+    return parse(job.run_file, overrides, where) if run is not None and overrides else run
+
+
+def _recorded(run: RunFile | None) -> list[Submitted]:
+    try:
+        return [] if run is None else read_jobs(ObjectStore(run.storage), run.name)
+    except MedfunctaError:
+        return []  # storage that only the cluster reaches: the cluster's truth is better than none

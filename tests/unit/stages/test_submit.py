@@ -245,6 +245,39 @@ def test_cancel_is_remembered_and_resume_is_a_new_attempt_of_the_same_run(
     assert resume("x", [], [], jobs).name == "x-pack-3"
 
 
+def test_a_resumed_job_has_the_overlays_that_it_was_submitted_with(
+    server: ApiServer, jobs: KubernetesJobs, run: RunFile, tmp_path: Path
+) -> None:
+    """Without them it would pass by the queue, and find no node that it tolerates."""
+    path = tmp_path / "x.yaml"
+    path.write_text(_dumped(run))
+    submit(Request(run, ("pack",), ("gpu", "kueue")), jobs)
+    server.set_status("x-pack-1", jobDeploymentStatus="Failed", reason="JobStatusCheckTimeoutExceeded")
+    assert resume("x", [], [], jobs).name == "x-pack-2"
+    cancel("x-pack-2", jobs, now=False)
+    assert resume(str(path), [], [], jobs).name == "x-pack-3"
+    queue = "kueue.x-k8s.io/queue-name"
+    assert jobs.status("x-pack-1").labels[queue] == jobs.status("x-pack-3").labels[queue] == "medfuncta"
+    server.set_status("x-pack-3", jobDeploymentStatus="Failed", reason="JobStatusCheckTimeoutExceeded")
+    assert resume("x", ["kubernetes.backoff_limit=7"], ["gpu"], jobs).name == "x-pack-4"
+    assert queue not in jobs.status("x-pack-4").labels
+    assert server.cluster.get("rayjobs", "medfuncta", "x-pack-4")["spec"]["backoffLimit"] == 7
+
+
+def test_a_runs_newest_job_is_meant_also_when_it_was_cancelled(
+    server: ApiServer, jobs: KubernetesJobs, run: RunFile
+) -> None:
+    """A cancelled job is deleted, and older ones of its run are still there."""
+    submit(Request(run, ("pack",)), jobs)
+    pack_now(run)
+    end(server, "x-pack-1")
+    submit(Request(run, ("pack", "train")), jobs)
+    cancel("x", jobs, now=False)
+    now = status(facts(find("x", jobs)))
+    assert (now.name, now.state) == ("x-train-1", State.CANCELLED)
+    assert resume("x", [], [], jobs).name == "x-train-2"
+
+
 def test_a_job_that_does_not_go_is_ended_hard(server: ApiServer, jobs: KubernetesJobs, run: RunFile) -> None:
     submit(Request(run, ("pack",)), jobs)
     server.cluster.patch("rayjobs", "medfuncta", "x-pack-1", {"metadata": {"finalizers": ["ray.io/rayjob-finalizer"]}})
