@@ -16,6 +16,7 @@ from typing import Protocol
 
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.scan import Scan
+from medfuncta_dist.storage.failures import is_of_the_machine
 
 MAX_VALUES = 2**29
 """Values of one scan: a whole-body CT of 512 x 512 x 2048. A header that declares more is damaged, or an attack."""
@@ -54,7 +55,10 @@ class Reader(Protocol):
 
 @contextmanager
 def refusing(reason: str) -> Iterator[None]:
-    """Turn whatever a library raises into ScanError(reason), and keep its warnings and log lines to itself."""
+    """Turn whatever a library raises into ScanError(reason), and keep its warnings and log lines to itself.
+
+    Not what this machine lacks (memory, disk, open files): quarantining a scan for that would hide what needs mending.
+    """
     loggers = [logger for name in LIBRARY_LOGGERS if not (logger := logging.getLogger(name)).disabled]
     try:
         for logger in loggers:
@@ -65,6 +69,8 @@ def refusing(reason: str) -> Iterator[None]:
     except (ScanError, MemoryError):
         raise
     except OSError as error:
+        if is_of_the_machine(error):
+            raise
         # An error number comes from the system (permission, disk); libraries raise OSError without one.
         raise ScanError(
             reason if error.errno is None else f"the file could not be read (error {error.errno})"

@@ -17,6 +17,7 @@ from medfuncta_dist.shards.plan import PackSource
 from medfuncta_dist.shards.reading import BadScan, BadSource, Blank, Encoded, Event, SourceReader
 from medfuncta_dist.shards.shard_set import ShardSet
 from medfuncta_dist.shards.snapshot import Shard
+from medfuncta_dist.storage.failures import explain
 from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 
@@ -45,7 +46,10 @@ def pack_task(task: PackTask) -> PackRecord:
     anywhere, it can run again: shards have content addresses, and exist only once the record names them.
     """
     store = ObjectStore(task.root)
-    record = read_pack(store, task.dataset, task.name, task.fence) or _packed(store, task)
+    try:
+        record = read_pack(store, task.dataset, task.name, task.fence) or _packed(store, task)
+    except OSError as error:  # of this machine's disk: a source's own is an event
+        raise explain(error, "the folder for temporary files of a pack task") from None
     return replace(record, sources=())
 
 

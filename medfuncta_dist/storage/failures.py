@@ -45,6 +45,8 @@ EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"
 CREDENTIAL_CODES = EXPIRED_CODES | {"InvalidAccessKeyId", "SignatureDoesNotMatch"}
 ELSEWHERE_CODES = {"PermanentRedirect", "AuthorizationHeaderMalformed", "301"}
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# A machine that lacks something, or whose file system is away. Not EIO: that may be one file on a bad sector.
+LACKING = NO_SPACE | {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN}
 
 
 def is_passing(error: BaseException) -> bool:
@@ -68,6 +70,11 @@ def wanted_pause_s(error: BaseException) -> float:
     headers = client.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}) if client else {}
     after = str(headers.get("retry-after", ""))
     return float(after) if after.isdecimal() else 0.0
+
+
+def is_of_the_machine(error: OSError) -> bool:
+    """Whether a local file could not be read for reasons that say nothing about the file."""
+    return error.errno in LACKING
 
 
 def refuses_credentials(error: BaseException) -> bool:

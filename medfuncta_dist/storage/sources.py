@@ -20,6 +20,8 @@ from medfuncta_dist.storage.object_store import ObjectStore
 
 MAGIC = re.compile(r"[*?\[]")
 COMPRESSED = {".gz", ".bz2", ".xz", ".zst"}
+ANONYMOUS = "a source of this run (the owner's private mapping knows which)"
+"""Where an error lies, as it may be told: a source's name may be a patient's."""
 
 
 @dataclass(frozen=True)
@@ -61,9 +63,7 @@ def local_copy(source_uri: str) -> Iterator[Path]:
         try:
             ObjectStore(parent).download(name, local)
         except StorageError as error:
-            # The original error names the object, and a source's name may be a patient's.
-            where = "a source of this run (the owner's private mapping knows which)"
-            raise type(error)(error.what, where=where, do=error.do) from None
+            raise type(error)(error.what, where=ANONYMOUS, do=error.do) from None
         yield local
 
 

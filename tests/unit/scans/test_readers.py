@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import logging
 import warnings
 from pathlib import Path
@@ -46,6 +47,12 @@ def test_own_refusals_and_lack_of_memory_pass_through() -> None:
         raise ScanError("inner")
     with pytest.raises(MemoryError), refusing("outer"):
         raise MemoryError
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE, errno.ESTALE])
+def test_what_the_machine_lacks_passes_through(number: int) -> None:
+    with pytest.raises(OSError, match="lacking"), refusing("damaged"):
+        raise OSError(number, "lacking")
 
 
 @pytest.mark.parametrize("shape", [(0,), (4, -1), (2**40, 2**40), (MAX_VALUES + 1,)])

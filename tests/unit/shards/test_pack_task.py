@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import pickle
 import tracemalloc
 from collections.abc import Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from medfuncta_dist.config.run_file import Data
-from medfuncta_dist.errors import IntegrityError
+from medfuncta_dist.errors import DiskFullError, IntegrityError
 from medfuncta_dist.scans.key import KeyMaker
 from medfuncta_dist.shards import pack_task as module
 from medfuncta_dist.shards.pack_record import read_pack
@@ -55,6 +56,20 @@ def test_it_travels_and_tells_nothing_when_printed(task: PackTask) -> None:
     assert pack_task(there) == pack_task(task)
     assert "Doe" not in repr(task)
     assert KEYS._salt.hex() not in repr(task)
+
+
+def test_a_full_disk_is_told_in_words_and_quarantines_nothing(task: PackTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(shards: ShardSet, *sample: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/tmp/Doe.tar")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ShardSet, "add", full)
+        with pytest.raises(DiskFullError) as caught:
+            pack_task(task)
+    assert caught.value.do
+    assert "Doe" not in str(caught.value)
+    assert objects(ObjectStore(task.root)) == {}
+    assert pack_task(task).counts["packed"] == 20
 
 
 def test_nothing_in_storage_names_a_source(task: PackTask) -> None:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import numpy as np
 import pytest
 
 from medfuncta_dist.config.run_file import Data, Slabs, Slices
-from medfuncta_dist.errors import IntegrityError, ScanError, StorageError
+from medfuncta_dist.errors import DiskFullError, IntegrityError, ScanError, StorageError
 from medfuncta_dist.scans.key import KeyMaker
 from medfuncta_dist.scans.readers import Found
 from medfuncta_dist.scans.scan import Scan
@@ -147,6 +149,8 @@ def broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reader: BrokenReader
     [
         (ScanError("the file ends early"), "the file ends early"),
         (ValueError("Doe^Jane"), "the reader failed: ValueError"),
+        (OSError("image file is truncated"), "the reader failed: OSError"),
+        (OSError(errno.EINVAL, "a seek to before the file's start"), "the reader failed: OSError"),
     ],
 )
 def test_a_source_that_breaks_off_keeps_its_scans_up_to_there(
@@ -163,6 +167,19 @@ def test_what_is_not_the_source_s_fault_is_raised(
 ) -> None:
     with pytest.raises(type(error)):
         broken(monkeypatch, tmp_path, BrokenReader(error))
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [(errno.ENOSPC, DiskFullError), (errno.EMFILE, StorageError), (errno.ESTALE, StorageError)],
+)
+def test_a_machine_that_lacks_something_does_not_quarantine_its_sources(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int, kind: type[StorageError]
+) -> None:
+    error = OSError(number, "of this machine", "/archive/Doe^Jane.nii")
+    with pytest.raises(kind) as caught:
+        broken(monkeypatch, tmp_path, BrokenReader(error))
+    assert "Doe" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_two_scans_with_one_key_are_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
