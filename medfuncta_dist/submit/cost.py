@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.submit.groups import COMPUTE
+from medfuncta_dist.submit.groups import kinds, most_workers
 
 
 @dataclass(frozen=True)
@@ -23,15 +23,16 @@ class Rates:
 
 def gpus(run: RunFile, stages: Sequence[str]) -> float:
     """GPUs that a job of these stages holds."""
-    on_gpus = any(stage in COMPUTE for stage in stages)
-    return run.cluster.most_workers * run.cluster.gpus_per_worker if on_gpus else 0.0
+    return most_workers(run, "gpu") * run.cluster.gpus_per_worker if "gpu" in kinds(run, stages) else 0.0
 
 
 def rates(run: RunFile, stages: Sequence[str]) -> Rates:
     """The price of a job's cluster. A GPU's price covers its share of CPUs; the head's CPUs, and those of pods without
     a GPU, are paid apart where they have a price."""
     prices, held = run.kubernetes.prices, gpus(run, stages)
-    cores = run.kubernetes.head.cpus + (0 if held else run.cluster.most_workers * run.cluster.cpus_per_worker)
+    cores = run.kubernetes.head.cpus
+    if "cpu" in kinds(run, stages):
+        cores += most_workers(run, "cpu") * run.cluster.cpus_per_worker
     if (prices.gpu_hour if held else prices.cpu_hour) is None:
         return Rates()
     return Rates(held * (prices.gpu_hour or 0) + cores * (prices.cpu_hour or 0), prices.currency)

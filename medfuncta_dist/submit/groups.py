@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medfuncta_dist.config.kubernetes import Nodes
+from medfuncta_dist.config.kubernetes import Nodes, WorkerPods
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError
 
@@ -48,21 +48,35 @@ def window(run: RunFile, groups: Sequence[Group]) -> int | None:
 
 def worker_groups(run: RunFile, stages: Sequence[str]) -> list[Group]:
     """The groups that these stages need: ``cpu``, ``gpu``, or both where stages of either kind share a cluster."""
-    kinds = {_kind(run, stage) for stage in stages}
-    return [_workers(run, kind) for kind in ("cpu", "gpu") if kind in kinds]
+    return [_workers(run, kind) for kind in kinds(run, stages)]
 
 
-def _kind(run: RunFile, stage: str) -> str:
-    return "gpu" if stage in COMPUTE and run.cluster.gpus_per_worker else "cpu"
+def kinds(run: RunFile, stages: Sequence[str]) -> list[str]:
+    """Names of these groups."""
+    found = {"gpu" if stage in COMPUTE and run.cluster.gpus_per_worker else "cpu" for stage in stages}
+    return sorted(found)
+
+
+def most_workers(run: RunFile, kind: str) -> int:
+    """For how many workers a job's pods of a kind have room, at most: its pods are whole ones, and may be given."""
+    return _counts(run, kind)[1] * _pods(run, kind).workers
+
+
+def _pods(run: RunFile, kind: str) -> WorkerPods:
+    return run.kubernetes.gpu if kind == "gpu" else run.kubernetes.cpu
+
+
+def _counts(run: RunFile, kind: str) -> tuple[int, int]:
+    """(fewest, most) pods."""
+    pods, cluster = _pods(run, kind), run.cluster
+    if pods.pods is not None:
+        return pods.pods, pods.pods
+    return math.ceil(cluster.fewest_workers / pods.workers), math.ceil(cluster.most_workers / pods.workers)
 
 
 def _workers(run: RunFile, kind: str) -> Group:
-    pods = run.kubernetes.gpu if kind == "gpu" else run.kubernetes.cpu
-    fewest, most = (
-        math.ceil(workers / pods.workers) for workers in (run.cluster.fewest_workers, run.cluster.most_workers)
-    )
-    if pods.pods is not None:
-        fewest = most = pods.pods
+    pods = _pods(run, kind)
+    fewest, most = _counts(run, kind)
     return Group(
         name=kind,
         nodes=pods,

@@ -4,8 +4,10 @@ from typing import Any
 
 import pytest
 
+from medfuncta_dist.config.kubernetes import Kubernetes
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.submit.cost import gpus, rates
+from medfuncta_dist.submit.groups import worker_groups
 
 
 def run(workers: Any = 4, gpus_per_worker: float = 1, **prices: Any) -> RunFile:
@@ -31,6 +33,20 @@ def test_a_gpus_price_covers_its_cpus_and_the_heads_are_paid_apart() -> None:
     assert rates(run(**prices), ["pack"]).per_hour == pytest.approx((2 + 4 * 3) * 0.05)
     assert rates(run(gpu_hour=2.5), ["train"]).per_hour == pytest.approx(10.0)
     assert rates(run(**prices), ["train"]).currency == "EUR"
+
+
+def test_what_is_paid_is_what_the_pods_hold() -> None:
+    """Whole pods, as many as the run file asks for; and a job of all stages holds both kinds."""
+    asked = run(gpu_hour=2.5, cpu_hour=0.05)
+    for stages in (["pack"], ["train"], ["pack", "train"]):
+        for settings in ({}, {"gpu": {"pods": 3}, "cpu": {"workers": 3}}, {"gpu": {"workers": 3}, "cpu": {"pods": 7}}):
+            kubernetes = Kubernetes.model_validate({**asked.kubernetes.model_dump(), **settings})
+            given = asked.model_copy(update={"kubernetes": kubernetes})
+            groups = worker_groups(given, stages)
+            held = sum(group.most * group.gpus for group in groups)
+            cores = 2 + sum(group.most * group.cpus for group in groups if not group.gpus)
+            assert gpus(given, stages) == held
+            assert rates(given, stages).per_hour == pytest.approx(2.5 * held + 0.05 * cores)
 
 
 def test_without_the_price_that_counts_nothing_is_claimed() -> None:
