@@ -31,6 +31,7 @@ from medfuncta_dist.latents.plan import cover
 from medfuncta_dist.latents.table import latents_of
 from medfuncta_dist.latents.worker import WorkerSettings
 from medfuncta_dist.storage.digest import canonical_json
+from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.event_log import history
 from medfuncta_dist.work import Failed, FanOut
@@ -63,13 +64,18 @@ def report_folder(run: RunFile) -> str:
 
 
 def evaluate(
-    run: RunFile, fan_out: FanOut, on_progress: Callable[[EvaluateProgress], None] = lambda _: None
+    run: RunFile,
+    fan_out: FanOut,
+    on_progress: Callable[[EvaluateProgress], None] = lambda _: None,
+    *,
+    fence: Fence | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a run; returns what ``summary.json`` holds.
+    """Evaluate a run; returns what ``summary.json`` holds. ``fence`` is passed before the report is written.
 
     Raises:
         StageOrderError: the fit stage has not finished.
         RunFileError: ``evaluate.split`` has no fitted scans.
+        LeaseLostError: another driver has taken the run over.
         Exception: a task's own error.
     """
     fitted = _open(run)
@@ -81,6 +87,8 @@ def evaluate(
     summary = summarise(run, fitted.target, commits, fitted.counts, scores, baselines)
     data = _report_data(run, fitted, scores, held_out, summary)
     folder = report_folder(run)
+    if fence is not None:
+        fence.require(fitted.store)
     fitted.store.write(f"{folder}/metrics.parquet", _parquet(scores))
     fitted.store.write(f"{folder}/summary.json", canonical_json(summary))
     fitted.store.write(f"{folder}/report.html", render(data).encode())

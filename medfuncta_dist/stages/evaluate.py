@@ -14,8 +14,8 @@ from medfuncta_dist.storage.object_store import ObjectStore
 
 def run_evaluate(run: RunFile, store: ObjectStore, fence: Fence | None = None) -> dict[str, Any]:
     """Evaluate the latent table; the figures of the report."""
-    with told(run, store, "evaluate", "tasks", _read) as report:
-        summary = evaluate(run, compute_fan_out(run), report)
+    with told(run, store, "evaluate", "tasks", _read, fence) as report:
+        summary = evaluate(run, compute_fan_out(run), report, fence=fence)
     return {**summary, "report": store.uri(f"{report_folder(run)}/report.html"), "said": list(_said(summary))}
 
 

@@ -20,7 +20,7 @@ def run_fit(run: RunFile, store: ObjectStore, fence: Fence | None = None) -> dic
     """Fit what has no latent yet; the figures of the whole table as it is then."""
     check_snapshot(run, load_snapshot(store, run.dataset, run.data.snapshot))
     check_network(run, store)
-    with told(run, store, "fit", "scans", _read) as report:
+    with told(run, store, "fit", "scans", _read, fence) as report:
         summary = fit(run, compute_fan_out(run), report, fence=fence)
     return {
         "latents": summary.folder,

@@ -20,7 +20,7 @@ def run_pack(run: RunFile, store: ObjectStore, fence: Fence | None = None) -> di
     The data set has a lease of its own, beside the run's: runs may share it.
     """
     lease = holding(store, dataset_lease(run.dataset), run.cluster.lease_seconds, f"data set {run.dataset}")
-    with lease as dataset_fence, told(run, store, "pack", "sources", _read) as report:
+    with lease as dataset_fence, told(run, store, "pack", "sources", _read, fence) as report:
         summary = pack(run, cpu_fan_out(run), report, fence=dataset_fence)
     return {
         "snapshot": summary.snapshot_digest,

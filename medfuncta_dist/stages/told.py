@@ -10,6 +10,7 @@ from typing import Any
 from medfuncta_dist.config.job import submission_id
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.stages.shown import shown
+from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.cost import gpus
 from medfuncta_dist.telemetry.progress_record import ProgressRecorder, rate
@@ -20,10 +21,15 @@ Notes = dict[str, int | str]
 
 @contextmanager
 def told(
-    run: RunFile, store: ObjectStore, stage: str, unit: str, read: Callable[[Any], tuple[int, int, Notes]]
+    run: RunFile,
+    store: ObjectStore,
+    stage: str,
+    unit: str,
+    read: Callable[[Any], tuple[int, int, Notes]],
+    fence: Fence | None,
 ) -> Iterator[Callable[[Any], None]]:
     """A callback for a stage's reports; ``read`` turns one into (done, total, notes)."""
-    with recorded(run, store, stage, unit) as sinks, shown(stage, lambda read_: read_) as show:
+    with recorded(run, store, stage, unit, fence) as sinks, shown(stage, lambda read_: read_) as show:
 
         def report(progress: Any) -> None:
             done, total, notes = read(progress)
@@ -34,10 +40,10 @@ def told(
 
 
 @contextmanager
-def recorded(run: RunFile, store: ObjectStore, stage: str, unit: str) -> Iterator[Told]:
+def recorded(run: RunFile, store: ObjectStore, stage: str, unit: str, fence: Fence | None) -> Iterator[Told]:
     """The record and the metrics alone, for a stage that shows its own bar."""
     job, held = submission_id(), gpus(run, [stage])
-    with ProgressRecorder(store, run.name, stage, unit=unit, gpus=held, job=job) as recorder:
+    with ProgressRecorder(store, run.name, stage, unit=unit, gpus=held, job=job, fence=fence) as recorder:
         yield Told(recorder)
 
 

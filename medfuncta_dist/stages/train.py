@@ -18,7 +18,7 @@ from medfuncta_dist.training.trainer import TrainSummary, train
 def run_train(run: RunFile, store: ObjectStore, fence: Fence | None = None) -> dict[str, Any]:
     """Train, or go on training, on the run's snapshot."""
     snapshot = pinned_snapshot(run, store)
-    with recorded(run, store, "train", "steps") as told:
+    with recorded(run, store, "train", "steps", fence) as told:
         summary = train(run, snapshot.digest, partial(_hear, told, run.train.steps), fence=fence)
     return {**asdict(summary), "snapshot": snapshot.digest, "said": [_said(summary)]}
 

@@ -18,6 +18,7 @@ from types import TracebackType
 
 from medfuncta_dist.errors import FormatVersionError, MedfunctaError, ObjectMissingError
 from medfuncta_dist.storage import strict_json
+from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.typed import typed
 
@@ -115,7 +116,10 @@ def begun(former: StageProgress | None, now: float, run: str, stage: str, unit: 
 
 
 class ProgressRecorder:
-    """``with ProgressRecorder(...) as recorder: recorder.at(3, 10)``. Telemetry: it never ends a run."""
+    """``with ProgressRecorder(...) as recorder: recorder.at(3, 10)``. Telemetry: it never ends a run.
+
+    ``fence`` is passed before every write: a driver that has lost its lease tells no more.
+    """
 
     def __init__(
         self,
@@ -126,11 +130,12 @@ class ProgressRecorder:
         unit: str,
         gpus: float = 0.0,
         job: str | None = None,
+        fence: Fence | None = None,
         write_s: float = WRITE_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._gpus, self._write_s, self._clock = store, gpus, write_s, clock
-        self._written = float("-inf")
+        self._fence, self._written = fence, float("-inf")
         self.progress = begun(self._former(run, stage), clock(), run, stage, unit, job)
 
     def __enter__(self) -> ProgressRecorder:
@@ -166,6 +171,8 @@ class ProgressRecorder:
         self._written = self._clock()
         whole = {"format_version": FORMAT_VERSION, **asdict(self.progress)}
         try:
+            if self._fence is not None:  # a driver that comes back late must not tell over its successor
+                self._fence.require(self._store)
             data = json.dumps(whole, sort_keys=True, allow_nan=False).encode()
             self._store.write(progress_path(self.progress.run, self.progress.stage), data)
         except (MedfunctaError, OSError, ValueError) as error:

@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import RunFileError, StageOrderError, StorageError
+from medfuncta_dist.errors import LeaseLostError, RunFileError, StageOrderError, StorageError
 from medfuncta_dist.evaluation.evaluate import EvaluateProgress, evaluate
 from medfuncta_dist.latents import ledger
 from medfuncta_dist.latents.driver import fit, latent_table
 from medfuncta_dist.shards.pack import pack
+from medfuncta_dist.storage.claim import take
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.event_log import EventLog
 from medfuncta_dist.work import Done, Failed, map_here
@@ -118,6 +119,18 @@ def test_progress_reaches_the_end(run):
     seen: list[EvaluateProgress] = []
     evaluate(run, map_here, seen.append)
     assert seen[-1].done == seen[-1].total > 0
+
+
+def test_a_driver_that_was_taken_over_leaves_the_report_alone(run, summary):
+    store = ObjectStore(run.storage)
+    before = report(run, "report.html")
+    claim = take(store, "runs/lost.json", 60, print)
+    claim.give_back()
+    store.write(f"runs/{run.name}/report/report.html", b"the successor's")
+    with pytest.raises(LeaseLostError):
+        evaluate(run, map_here, fence=claim.fence)
+    assert report(run, "report.html") == b"the successor's"
+    store.write(f"runs/{run.name}/report/report.html", before)
 
 
 def test_a_failed_task_fails_the_stage(run):

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medfuncta_dist.errors import FormatVersionError, IntegrityError, StorageError
+from medfuncta_dist.errors import FormatVersionError, IntegrityError, LeaseLostError, StorageError
+from medfuncta_dist.storage.claim import take
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.progress_record import (
     RECENT_S,
@@ -28,7 +29,7 @@ class Clock:
         return self.now
 
 
-def recorder(store: ObjectStore, clock: Clock, **given: float) -> ProgressRecorder:
+def recorder(store: ObjectStore, clock: Clock, **given: object) -> ProgressRecorder:
     return ProgressRecorder(store, "x", "fit", unit="scans", clock=clock, **given)  # type: ignore[arg-type]
 
 
@@ -122,6 +123,24 @@ def test_a_record_that_is_nested_too_deep_is_damaged(tmp_path: Path) -> None:
     store.write(progress_path("x", "fit"), b"[" * 60_000)
     with pytest.raises(IntegrityError):
         read_progress(store, "x", "fit")
+
+
+def test_a_driver_that_comes_back_after_a_takeover_tells_no_more(tmp_path: Path) -> None:
+    store = ObjectStore(str(tmp_path))
+    late = take(store, "lease.json", 60, print)
+
+    def superseded() -> None:
+        with recorder(store, Clock(), fence=late.fence) as told:
+            late.give_back()
+            with recorder(store, Clock(), fence=take(store, "lease.json", 60, print).fence) as successor:
+                successor.at(5, 5)
+            told.at(1, 5)
+            raise late.lost("it changed hands")
+
+    with pytest.raises(LeaseLostError):
+        superseded()
+    found = read_progress(store, "x", "fit")
+    assert (found.done, found.failure, found.finished) == (5, None, 100.0)
 
 
 def test_storage_that_fails_does_not_end_the_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
