@@ -54,6 +54,9 @@ class _Keeper:
         self._claim, self._say = claim, say
         self._over, self._ending = threading.Event(), threading.Lock()
         self._interrupts = threading.current_thread() is threading.main_thread()
+        if self._interrupts and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+            # As a shell starts what it puts into the background: then a loss would interrupt nothing.
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
         self._thread.start()
 

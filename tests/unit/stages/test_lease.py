@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -65,6 +66,17 @@ def test_a_waiting_driver_is_woken_when_its_lease_is_taken_over(store):
         waiting(store, lambda: taken_over(store))
     assert time.monotonic() - began < 10
     assert lease(store).holder.host == "far"  # not given back: it is another's
+
+
+def test_a_driver_that_a_shell_put_into_the_background_is_woken_too(store):
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # which such a shell's commands inherit
+    began = time.monotonic()
+    try:
+        with pytest.raises(LeaseLostError, match="on far holds it"):
+            waiting(store, lambda: taken_over(store))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert time.monotonic() - began < 10
 
 
 def test_an_error_that_follows_from_the_loss_is_told_as_the_loss(store):
