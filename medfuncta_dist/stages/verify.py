@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from medfuncta_dist.config.load import load, parse
+from medfuncta_dist.config.load import MAX_BYTES, load, parse
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError, RunFileError, StageOrderError
 from medfuncta_dist.latents import ledger
@@ -39,6 +39,9 @@ def verify_target(target: str, overrides: Sequence[str], repair: bool = False) -
     figures: Figures = {"runs": {}, "said": []}
     faults: list[Fault] = []
     for run in list(_runs(target, overrides)):
+        if isinstance(run, Fault):
+            faults.append(run)
+            continue
         found, said, run_faults = _verify_run(run, repair)
         figures["runs"][run.name] = found
         figures["said"] += [f"verify {run.name}: {line}" for line in said]
@@ -52,7 +55,7 @@ def verify_target(target: str, overrides: Sequence[str], repair: bool = False) -
     return figures
 
 
-def _runs(target: str, overrides: Sequence[str]) -> Iterator[RunFile]:
+def _runs(target: str, overrides: Sequence[str]) -> Iterator[RunFile | Fault]:
     if target.endswith((".yaml", ".yml")) and Path(target).is_file():
         yield load(target, overrides)
         return
@@ -63,8 +66,21 @@ def _runs(target: str, overrides: Sequence[str]) -> Iterator[RunFile]:
             "there are no runs here", where=store.uri("runs"), do="give a run file, or the storage root of a run"
         )
     for path in files:
-        # The root may be mounted or copied elsewhere than where the run wrote it.
-        yield parse(store.read(path).decode(), [f"storage={store.root}", *overrides], where=store.uri(path))
+        yield _stored(store, path, overrides)
+
+
+def _stored(store: ObjectStore, path: str, overrides: Sequence[str]) -> RunFile | Fault:
+    """A run's frozen run file; a fault where it is damaged: the other runs are verified all the same."""
+    where = store.uri(path)
+    here = f"storage={store.root}"  # The root may be mounted or copied elsewhere than where the run wrote it.
+    try:
+        text = store.read(path, limit=MAX_BYTES).decode()
+        parse(text, [here], where=where)
+    except UnicodeDecodeError:
+        return Fault(where, "the run file is not text")
+    except (IntegrityError, RunFileError) as error:
+        return Fault(where, f"the run file can not be read: {error.what}")
+    return parse(text, [here, *overrides], where=where)
 
 
 def _verify_run(run: RunFile, repair: bool) -> tuple[Figures, list[str], list[Fault]]:
