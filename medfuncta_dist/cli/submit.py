@@ -93,10 +93,10 @@ def cancel(
 
     def work() -> dict[str, Any]:
         from medfuncta_dist.submit.cancel import cancel as cancel_job
+        from medfuncta_dist.submit.shown_status import cancelled
 
         status, hard = cancel_job(what, opened(where, address, context, namespace, what), now=now)
-        how = "ended at once" if hard else "stopped, after it saved"
-        return {**status.as_dict(), "hard": hard, "said": [f"{status.name}: {status.state}, {how}"]}
+        return {**status.as_dict(), "hard": hard, "said": [cancelled(status, hard=hard)]}
 
     answer(work, as_json)
 

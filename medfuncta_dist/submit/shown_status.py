@@ -24,6 +24,11 @@ def lines(status: Status) -> list[str]:
     return found
 
 
+def cancelled(status: Status, *, hard: bool) -> str:
+    """A job after somebody asked for its end. Whether it saved, only its checkpoints know: one that waited had nothing."""
+    return f"{status.name}: {status.state}{', ended at once' if hard else ''}"
+
+
 SHOWN = ("loss", "psnr", "packed", "quarantined")
 
 

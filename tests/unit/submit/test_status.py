@@ -10,7 +10,7 @@ import pytest
 from medfuncta_dist.submit.backend import Job, State
 from medfuncta_dist.submit.cost import Rates
 from medfuncta_dist.submit.names import labels
-from medfuncta_dist.submit.shown_status import lines
+from medfuncta_dist.submit.shown_status import cancelled, lines
 from medfuncta_dist.submit.status import ALIVE_S, Facts, Status, status
 from medfuncta_dist.submit.stored import Submitted, Terminal
 from medfuncta_dist.telemetry.progress_record import StageProgress
@@ -142,3 +142,10 @@ def test_a_job_that_does_not_come_up_says_why_and_a_running_one_repeats_no_old_w
 def test_restarts_are_counted_where_they_are_known() -> None:
     assert judged(State.RUNNING, told(starts=3)).restarts == 2
     assert judged(State.RUNNING, told(starts=1), job={"restarts": 2}).restarts == 2
+
+
+@pytest.mark.parametrize(
+    ("hard", "words"), [(False, "x-fit-1: cancelled"), (True, "x-fit-1: cancelled, ended at once")]
+)
+def test_a_cancelled_job_is_not_said_to_have_saved(hard: bool, words: str) -> None:
+    assert cancelled(Status("x-fit-1", "x", State.CANCELLED, "fit"), hard=hard) == words
