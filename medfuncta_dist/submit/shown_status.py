@@ -25,7 +25,7 @@ def lines(status: Status) -> list[str]:
 
 
 def cancelled(status: Status, *, hard: bool) -> str:
-    """A job after somebody asked for its end. Whether it saved, only its checkpoints know: one that waited had nothing."""
+    """A job after somebody asked for its end. Whether it saved, only its checkpoints know."""
     return f"{status.name}: {status.state}{', ended at once' if hard else ''}"
 
 
