@@ -30,7 +30,8 @@ def require_balance(counts: Mapping[str, int], where: str) -> None:
     scans = counts["scans"] == counts["packed"] + counts["quarantined"]
     if not (sources and scans):
         listed = ", ".join(f"{name} {counts[name]}" for name in COUNTS)
-        raise IntegrityError(f"found is not packed plus quarantined: {listed}", where=where)
+        do = "run `verify`; where it finds nothing damaged, report this: scans were lost count of"
+        raise IntegrityError(f"found is not packed plus quarantined: {listed}", where=where, do=do)
 
 
 def require_few_quarantined(counts: Mapping[str, int], reasons: Iterable[str], limit: float, where: str) -> None:

@@ -213,7 +213,8 @@ def _reconcile(snapshot: Snapshot, where: str) -> None:
         raise RunFileError("the sources hold no usable scan", where="data", do="check data.source and data.reader")
     shards: list[Shard] = [shard for split in snapshot.splits.values() for shard in split]
     if snapshot.samples != snapshot.counts["packed"] or len({shard.uri for shard in shards}) != len(shards):
-        raise IntegrityError("the shards do not hold each packed scan once", where=where)
+        do = "run `verify`; where it finds nothing damaged, report this: scans were lost count of"
+        raise IntegrityError("the shards do not hold each packed scan once", where=where, do=do)
 
 
 def _summary(snapshot: Snapshot, new_sources: int) -> PackSummary:

@@ -94,4 +94,5 @@ def _size(store: ObjectStore, path: str) -> int | None:
 
 def _require_size(store: ObjectStore, path: str, size: int) -> None:
     if (found := _size(store, path)) != size:
-        raise IntegrityError(f"{size} bytes were uploaded, {found or 0} arrived", where=store.uri(path))
+        do = "run the pack stage again; if this stays, the storage does not keep what it is given"
+        raise IntegrityError(f"{size} bytes were uploaded, {found or 0} arrived", where=store.uri(path), do=do)

@@ -87,7 +87,8 @@ class ObjectStore:
         where, deadline_s = self.uri(path), self._allowance(length)
         data = persist(lambda s: self._objects.read_range(path, start, length, s), where=where, deadline_s=deadline_s)
         if len(data) != length:
-            raise IntegrityError(f"expected {length} bytes at {start}, got {len(data)}", where=where)
+            what = f"expected {length} bytes at {start}, got {len(data)}"
+            raise IntegrityError(what, where=where, do="run `verify`")
         return data
 
     def write(self, path: str, data: bytes) -> None:

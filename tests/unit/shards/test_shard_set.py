@@ -85,5 +85,6 @@ def test_bytes_that_do_not_arrive_are_noticed(
     store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(ObjectStore, "upload", lambda self, local, path: self.write(path, local.read_bytes()[:-1]))
-    with pytest.raises(IntegrityError, match="bytes were uploaded"):
+    with pytest.raises(IntegrityError, match="bytes were uploaded") as caught:
         fill(store, tmp_path / "t", 2)
+    assert "pack stage again" in caught.value.do

@@ -51,8 +51,9 @@ def test_ranges(store: ObjectStore) -> None:
     assert store.read_range("a", 0, 10) == b"0123456789"
     assert store.read_range("a", 5, 0) == b""
     for start, length in ((8, 3), (10, 1), (100, 5)):
-        with pytest.raises(IntegrityError):
+        with pytest.raises(IntegrityError) as caught:
             store.read_range("a", start, length)
+        assert "verify" in caught.value.do
 
 
 def test_missing_objects_are_named(store: ObjectStore, tmp_path: Path) -> None:
