@@ -100,7 +100,7 @@ def test_a_driver_stopped_past_its_lease(storage: str, snapshot: str, tmp_path: 
             assert len(by_old - at_takeover) <= 1, "only what had passed the fence before"
             os.kill(old.pid, signal.SIGCONT)
             code, answer = old.ends()
-            assert code == 5, answer
+            assert code == 5, old.said()[-3000:]
             assert f"process {new.pid}" in answer["error"]["what"]
             first = eventually(lambda: events(store, run.name, "started")[1:], "start of the new driver")[0]["step"]
             eventually(lambda: max(committed(store, run.name)) > first, "checkpoint of the new driver")
