@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import ray
 import yaml
 
 from medfuncta_dist.stages.verify import verify_target
@@ -24,7 +25,7 @@ from tests.integration.training_runs import run_file
 from tests.ray_nodes import RayNodes
 from tests.writers import write_medmnist
 
-STEPS, INTERVAL, LOSSES = 400, 20, 3
+STEPS, INTERVAL, LOSSES = 2000, 20, 3
 CHAIN = ("pack", "train", "fit")
 
 pytestmark = [
@@ -53,7 +54,7 @@ def test_a_chain_comes_to_its_end_over_lost_clusters(run_yaml: Path, measured: C
         while True:
             chain = start(nodes, "submit", str(run_yaml), *CHAIN, "--follow")
             try:
-                out, err = chain.communicate(timeout=chance.uniform(30, 75) if lost < LOSSES else 900)
+                out, err = chain.communicate(timeout=chance.uniform(25, 60) if lost < LOSSES else 900)
             except subprocess.TimeoutExpired:
                 nodes.down()  # the command's end, too: there is nobody to ask
                 chain.communicate(timeout=120)
@@ -64,7 +65,10 @@ def test_a_chain_comes_to_its_end_over_lost_clusters(run_yaml: Path, measured: C
             assert json.loads(out.splitlines()[-1])["state"] == "done"
             break
     store = ObjectStore(str(run_yaml.parent / "storage"))
-    checked = verify_target(str(run_yaml), [])["runs"]["gone"]["latents"]
+    try:
+        checked = verify_target(str(run_yaml), [])["runs"]["gone"]["latents"]
+    finally:
+        ray.shutdown()  # which it started here, and which the session's own would find
     assert (checked["packed"], checked["fitted"], checked["unfitted"]) == (56, 56, 0)
     events = [line for line in read_events(store, "gone") if line["kind"] == "event"]
     starts = [event["fields"]["step"] for event in events if event["name"] == "started"]
