@@ -11,6 +11,7 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import (
     DeadlineError,
     IntegrityError,
+    LeaseLostError,
     QuarantineLimitError,
     RunChangedError,
     RunFileError,
@@ -19,7 +20,9 @@ from medfuncta_dist.errors import (
 from medfuncta_dist.scans.private import SALT_FILE, read_mapping
 from medfuncta_dist.shards.pack import PackProgress, PackSummary, PackTask, pack, pack_task
 from medfuncta_dist.shards.pack_record import PackRecord, group_name, write_pack
-from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot, read_index
+from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot, newest_snapshot, read_index
+from medfuncta_dist.storage.claim import take
+from medfuncta_dist.storage.lease import dataset_lease
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.work import Done, Failed, map_here
 from tests.unit.shards.samples import objects, run_file, uploads
@@ -365,3 +368,20 @@ def test_a_damaged_mapping_is_made_again_once_deleted(run: RunFile, tmp_path: Pa
     mapping.unlink()
     packed(run)
     assert mapping.read_bytes() == whole
+
+
+def test_a_superseded_driver_commits_nothing_more(run: RunFile) -> None:
+    store = ObjectStore(run.storage)
+    old = take(store, dataset_lease(run.dataset), 60, print)
+
+    def taken_over(task: Any, items: Sequence[Any]) -> Iterator[Done | Failed]:
+        yield from map_here(task, items[:1])
+        old.give_back()
+        yield from map_here(task, items[1:])
+
+    with pytest.raises(LeaseLostError):
+        pack(run, taken_over, lambda progress: None, fence=old.fence)
+    assert len(store.list(f"datasets/{run.dataset}/packs")) == 1
+    assert newest_snapshot(store, run.dataset) is None
+    successor = take(store, dataset_lease(run.dataset), 60, print)
+    assert pack(run, map_here, lambda progress: None, fence=successor.fence).new_sources == 3
