@@ -137,7 +137,7 @@ class JobMissingError(ClusterError):
 
 
 class WorkerDiedError(MedfunctaError):
-    """A task's worker process died every time it was tried: killed, out of memory, or crashed by what it read."""
+    """Worker processes died every time a task was tried: killed, out of memory, or crashed by what they read."""
 
 
 class ScanError(MedfunctaError):

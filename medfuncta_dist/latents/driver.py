@@ -96,6 +96,7 @@ def fit(
         LeaseLostError: another driver has taken the run over.
         IntegrityError: the ledger does not close.
         QuarantineLimitError: more scans are quarantined than ``data.max_quarantined`` allows.
+        WorkerDiedError: workers died on more scans than that; none of those is quarantined.
         Exception: a task's own error, when it says nothing about scans (storage is down, a bug). Everything else is
             finished first, so that running the stage again does only what is left.
     """

@@ -6,13 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from medfuncta_dist.errors import (
-    DamagedShardError,
-    LeaseLostError,
-    MedfunctaError,
-    QuarantineLimitError,
-    WorkerDiedError,
-)
+from medfuncta_dist.errors import DamagedShardError, LeaseLostError, MedfunctaError, WorkerDiedError
 from medfuncta_dist.latents import ledger
 from medfuncta_dist.latents.ledger import Commit, Quarantined
 from medfuncta_dist.latents.plan import FitWork
@@ -63,10 +57,11 @@ class Failures:
     def close(self, most: float) -> None:
         """Quarantine up to ``most`` poison scans, then raise the first error that is not about scans, if any.
 
-        QuarantineLimitError when they are more, and none is quarantined: then the workers are to blame.
+        WorkerDiedError when they are more, and none is quarantined: then the workers are to blame, and another try, on
+        other machines, may go well.
         """
         if len(self._poison) > most:
-            raise QuarantineLimitError(
+            raise WorkerDiedError(
                 f"workers died, or failed, on {len(self._poison)} scans: {_reason(self._poison[0].error)}",
                 where="the fit stage's tasks; none of these scans was quarantined",
                 do="look at the workers' logs and memory, then run the fit stage again",

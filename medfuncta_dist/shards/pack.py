@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import IntegrityError, QuarantineLimitError, RunFileError
+from medfuncta_dist.errors import IntegrityError, RunFileError, WorkerDiedError
 from medfuncta_dist.scans.key import KeyMaker
 from medfuncta_dist.scans.private import load_or_create_salt, private_folder
 from medfuncta_dist.shards.contract import contract_of, open_dataset
@@ -60,8 +60,8 @@ def pack(
     """Pack every scan of the run file's sources that is not packed yet; tasks go through ``fan_out``.
 
     Raises ``RunFileError`` (sources), ``RunChangedError`` (contract or salt are not the data set's),
-    ``QuarantineLimitError``, ``IntegrityError`` (counts that do not balance), ``StorageError``, ``LeaseLostError`` (the
-    data set's ``fence``, passed before every commit).
+    ``QuarantineLimitError``, ``WorkerDiedError`` (the workers are to blame), ``IntegrityError`` (counts that do not
+    balance), ``StorageError``, ``LeaseLostError`` (the data set's ``fence``, passed before every commit).
     """
     store = ObjectStore(run.storage)
     folder = private_folder(run.data.private, run.dataset, run.storage)
@@ -145,9 +145,10 @@ def _alone(failed: Failed) -> list[PackTask]:
 
 
 def _set_aside(fatal: Sequence[Failed], sources: int, limit: float) -> list[PackRecord]:
-    """Quarantine sources that no worker survives; not when they are many, for then the workers are to blame."""
+    """Quarantine sources that no worker survives; not when they are many, for then the workers are to blame,
+    and WorkerDiedError leaves the job its retries."""
     if len(fatal) > limit * sources:
-        raise QuarantineLimitError(
+        raise WorkerDiedError(
             f"workers died, or failed, on {len(fatal)} of {sources} sources: {type(fatal[0].error).__name__}",
             where="the pack stage's tasks; none of these sources was quarantined",
             do="look at the workers' logs and memory, then run the pack stage again",

@@ -11,7 +11,7 @@ import pytest
 
 from medfuncta_dist import work
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import LeaseLostError, QuarantineLimitError, StorageError, WorkerDiedError
+from medfuncta_dist.errors import LeaseLostError, StorageError, WorkerDiedError
 from medfuncta_dist.latents import ledger
 from medfuncta_dist.latents.driver import FitProgress, FitSummary, fit, latent_table
 from medfuncta_dist.latents.failures import ENDED_ITS_WORKER
@@ -136,7 +136,7 @@ def test_a_late_commit_of_a_divided_range_counts_no_scan_twice(run):
 
 
 def test_workers_that_die_of_many_scans_are_to_blame_themselves(run):
-    with pytest.raises(QuarantineLimitError, match=f"on 7 scans: {ENDED_ITS_WORKER}"):
+    with pytest.raises(WorkerDiedError, match=f"on 7 scans: {ENDED_ITS_WORKER}"):
         fit(run, poisoned(run, keys(run)[::5]))
     assert fit(run, map_here).counts.fitted == SCANS  # on machines with more memory
 

@@ -227,7 +227,7 @@ def test_a_task_that_no_worker_survives_costs_only_its_source(run: RunFile) -> N
 
 
 def test_workers_that_die_of_everything_are_to_blame_themselves(run: RunFile) -> None:
-    with pytest.raises(QuarantineLimitError, match="failed, on 3 of 5 sources: WorkerDiedError"):
+    with pytest.raises(WorkerDiedError, match="failed, on 3 of 5 sources: WorkerDiedError"):
         pack(run, deadly("Doe-00", "Doe-02", "Doe-03"), lambda progress: None)
     summary = packed(run)  # on machines with more memory
     assert (summary.new_sources, summary.counts["packed"]) == (3, 5 * ROWS)
