@@ -19,7 +19,8 @@ from medfuncta_dist.storage.lease import Fence, run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
 
 STAGES = ("pack", "train", "fit", "evaluate")
-"""Each is ``run_<name>(run, store, fence)`` in ``stages/<name>.py``, imported at its turn: packing needs no torch."""
+"""Each is ``run_<name>(run, store, fence, names)`` in ``stages/<name>.py``, imported at its turn: packing needs no
+torch. ``names`` are all that this process runs."""
 COMPUTING = ("train", "fit")
 """Stages whose results depend on how numbers are multiplied: settled before the first of them."""
 
@@ -70,7 +71,7 @@ def _in_order(run: RunFile, names: Sequence[str], store: ObjectStore, fence: Fen
         fence.require(store)
         try:
             run = _settled(run, store) if name in COMPUTING else run
-            figures = _run_stage(name, run, store, fence)
+            figures = _run_stage(name, run, store, fence, names)
         except RunFileError:
             if first and name == names[0]:
                 fence.require(store)  # it may be another driver's by now
@@ -90,8 +91,9 @@ def _settled(run: RunFile, store: ObjectStore) -> RunFile:
     return settled(run, store)
 
 
-def _run_stage(name: str, run: RunFile, store: ObjectStore, fence: Fence) -> dict[str, Any]:
+def _run_stage(name: str, run: RunFile, store: ObjectStore, fence: Fence, names: Sequence[str]) -> dict[str, Any]:
     print(f"[{run.name}] {name} ...", file=sys.stderr)
     began = time.monotonic()
-    figures: dict[str, Any] = getattr(import_module(f"medfuncta_dist.stages.{name}"), f"run_{name}")(run, store, fence)
+    stage = getattr(import_module(f"medfuncta_dist.stages.{name}"), f"run_{name}")
+    figures: dict[str, Any] = stage(run, store, fence, names)
     return figures | {"seconds": round(time.monotonic() - began, 3)}

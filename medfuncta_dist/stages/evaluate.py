@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
@@ -12,9 +13,11 @@ from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 
 
-def run_evaluate(run: RunFile, store: ObjectStore, fence: Fence | None = None) -> dict[str, Any]:
+def run_evaluate(
+    run: RunFile, store: ObjectStore, fence: Fence | None = None, beside: Sequence[str] = ()
+) -> dict[str, Any]:
     """Evaluate the latent table; the figures of the report."""
-    with told(run, store, "evaluate", "tasks", _read, fence) as report:
+    with told(run, store, "evaluate", "tasks", _read, fence, beside) as report:
         summary = evaluate(run, compute_fan_out(run), report, fence=fence)
     return {**summary, "report": store.uri(f"{report_folder(run)}/report.html"), "said": list(_said(summary))}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -16,11 +17,11 @@ from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 
 
-def run_fit(run: RunFile, store: ObjectStore, fence: Fence | None = None) -> dict[str, Any]:
+def run_fit(run: RunFile, store: ObjectStore, fence: Fence | None = None, beside: Sequence[str] = ()) -> dict[str, Any]:
     """Fit what has no latent yet; the figures of the whole table as it is then."""
     check_snapshot(run, load_snapshot(store, run.dataset, run.data.snapshot))
     check_network(run, store)
-    with told(run, store, "fit", "scans", _read, fence) as report:
+    with told(run, store, "fit", "scans", _read, fence, beside) as report:
         summary = fit(run, compute_fan_out(run), report, fence=fence)
     return {
         "latents": summary.folder,

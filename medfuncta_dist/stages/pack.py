@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
@@ -14,13 +15,15 @@ from medfuncta_dist.storage.lease import Fence, dataset_lease
 from medfuncta_dist.storage.object_store import ObjectStore
 
 
-def run_pack(run: RunFile, store: ObjectStore, fence: Fence | None = None) -> dict[str, Any]:
+def run_pack(
+    run: RunFile, store: ObjectStore, fence: Fence | None = None, beside: Sequence[str] = ()
+) -> dict[str, Any]:
     """Pack what is missing; the figures of the whole data set as it is then.
 
     The data set has a lease of its own, beside the run's: runs may share it.
     """
     lease = holding(store, dataset_lease(run.dataset), run.cluster.lease_seconds, f"data set {run.dataset}")
-    with lease as dataset_fence, told(run, store, "pack", "sources", _read, fence) as report:
+    with lease as dataset_fence, told(run, store, "pack", "sources", _read, fence, beside) as report:
         summary = pack(run, cpu_fan_out(run), report, fence=dataset_fence)
     return {
         "snapshot": summary.snapshot_digest,

@@ -15,18 +15,22 @@ from medfuncta_dist.errors import ClusterError, MedfunctaError, RunChangedError,
 from medfuncta_dist.stages.chain import STAGES
 from medfuncta_dist.stages.readiness import is_complete, require_ready
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.swap import Swap
 from medfuncta_dist.submit.backend import Backend
 from medfuncta_dist.submit.base import load_base
 from medfuncta_dist.submit.code_commit import code_commit
 from medfuncta_dist.submit.names import key_label, rayjob_name, stage_name
 from medfuncta_dist.submit.render import Submission, render
-from medfuncta_dist.submit.stored import Submitted, delete_job, read_jobs, write_job
+from medfuncta_dist.submit.stored import Submitted, create_job, delete_job, read_job, read_jobs
 from medfuncta_dist.submit.target import job_or_none
 
 SAME = ("data", "field", "meta", "train", "fit", "evaluate")
 """Sections of the run file that make two requests different; resources do not."""
 GLANCE_S = 10.0
 """How long a dry run waits for a storage that may not answer from here."""
+HANDOVER_S = 30.0
+"""What another submit gets to hand a job to the cluster, after it took the name."""
+POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -98,8 +102,9 @@ def submit(request: Request, backend: Backend) -> Sent:
     stages = due(request, store)
     require_ready(run, store, stages)
     (manifest,) = manifests(replace(request, stages=stages, together=True), recorded, backend)
-    record = _record(request, stages, recorded, backend)
-    write_job(store, run.name, record)
+    record = record_of(request, stages, recorded, backend)
+    if not create_job(Swap.of(store), run.name, record):
+        return _sent(request, _winner(run, store, record.name, backend), new=False)
     try:
         backend.submit(manifest)
     except ClusterError:
@@ -126,6 +131,25 @@ def _earlier(request: Request, recorded: Sequence[Submitted], backend: Backend) 
     return None
 
 
+def _winner(run: RunFile, store: ObjectStore, name: str, backend: Backend) -> Submitted:
+    """The job of a submit at the same time that was first to take its name, once the cluster has it."""
+    deadline = time.monotonic() + HANDOVER_S
+    while (record := read_job(store, run.name, name)) is not None:
+        _require_same(record, run)
+        if job_or_none(backend, name) is not None:
+            return record
+        if time.monotonic() > deadline:
+            break
+        time.sleep(POLL_S)
+    raise taken(name)
+
+
+def taken(name: str) -> ClusterError:
+    """The error of a submit that lost a name to another one at the same time."""
+    do = "run the same command again: it sees what the other one did"
+    return ClusterError("another submit of this run took this job's name a moment ago", where=name, do=do)
+
+
 def _at_work(submitted: Submitted, backend: Backend) -> bool:
     job = job_or_none(backend, submitted.name)
     return job is not None and not job.state.over
@@ -147,7 +171,8 @@ def _manifest(
     return render(Submission(request.run, stages, attempt, name, code_commit(), request.key), base)
 
 
-def _record(request: Request, stages: tuple[str, ...], recorded: Sequence[Submitted], backend: Backend) -> Submitted:
+def record_of(request: Request, stages: tuple[str, ...], recorded: Sequence[Submitted], backend: Backend) -> Submitted:
+    """What storage remembers of the next attempt at some stages of a request."""
     attempt = _attempt(stages, recorded)
     return Submitted(
         name=rayjob_name(request.run.name, stage_name(stages), attempt),

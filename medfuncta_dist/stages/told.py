@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -27,9 +27,11 @@ def told(
     unit: str,
     read: Callable[[Any], tuple[int, int, Notes]],
     fence: Fence | None,
+    beside: Sequence[str] = (),
 ) -> Iterator[Callable[[Any], None]]:
-    """A callback for a stage's reports; ``read`` turns one into (done, total, notes)."""
-    with recorded(run, store, stage, unit, fence) as sinks, shown(stage, lambda read_: read_) as show:
+    """A callback for a stage's reports; ``read`` turns one into (done, total, notes). ``beside``: all
+    stages of this process, whose cluster holds what any of them needs."""
+    with recorded(run, store, stage, unit, fence, beside) as sinks, shown(stage, lambda read_: read_) as show:
 
         def report(progress: Any) -> None:
             done, total, notes = read(progress)
@@ -40,9 +42,11 @@ def told(
 
 
 @contextmanager
-def recorded(run: RunFile, store: ObjectStore, stage: str, unit: str, fence: Fence | None) -> Iterator[Told]:
+def recorded(
+    run: RunFile, store: ObjectStore, stage: str, unit: str, fence: Fence | None, beside: Sequence[str] = ()
+) -> Iterator[Told]:
     """The record and the metrics alone, for a stage that shows its own bar."""
-    job, held = submission_id(), gpus(run, [stage])
+    job, held = submission_id(), gpus(run, [stage, *beside])
     with ProgressRecorder(store, run.name, stage, unit=unit, gpus=held, job=job, fence=fence) as recorder:
         yield Told(recorder)
 

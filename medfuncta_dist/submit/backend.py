@@ -94,7 +94,7 @@ def ours(there: Job, manifest: Mapping[str, Any], where: str) -> Job:
     raise ClusterError(
         f"another job has this name, and it is {there.state}",
         where=where,
-        do=f"look at it with `medfuncta-dist status {there.name}`; `medfuncta-dist cancel {there.name}` removes it",
+        do=f"see `medfuncta-dist status {there.name}`; `medfuncta-dist cancel {there.name} --now` removes it",
     )
 
 
@@ -122,7 +122,8 @@ class Backend(Protocol):
         """The job now, after each change, and every ``every_s`` seconds without one; ends with one that is over."""
 
     def cancel(self, name: str, *, now: bool = False) -> None:
-        """Ask it to save and stop; ``now``: end it at once. Cancelling a job that is over changes nothing."""
+        """Ask it to save and stop; ``now``: end it at once. A job that is over is left as it is; with ``now`` a
+        cluster that can forget it does."""
 
     def jobs(self, run: str | None = None) -> list[Job]:
         """The jobs that this tool submitted, oldest first; of one run, or all."""

@@ -19,9 +19,13 @@ POLL_S = 1.0
 
 
 def cancel(text: str, backend: Backend, *, now: bool, grace_s: float = GRACE_S) -> tuple[Status, bool]:
-    """End a job: gracefully, then hard if it is not gone after ``grace_s``. How it is then, and whether it was hard."""
+    """End a job: gracefully, then hard if it is not gone after ``grace_s``. How it is then, and whether it was hard.
+
+    A job that is over stays as it ended; with ``now`` a cluster that keeps it forgets it.
+    """
     target = find(text, backend)
-    _remember(target)
+    if target.job is None or not target.job.state.over:
+        _remember(target)
     backend.cancel(target.name, now=now)
     deadline, job = time.monotonic() + grace_s, job_or_none(backend, target.name)
     while job is not None and not job.state.over and time.monotonic() < deadline:

@@ -109,10 +109,13 @@ class KubernetesJobs:
             )
 
     def cancel(self, name: str, *, now: bool = False) -> None:
-        """Delete the RayJob. KubeRay then stops the job first, and pods get their grace; ``now``: neither."""
+        """Delete a RayJob that is not over. KubeRay then stops the job first, and pods get their grace; ``now``:
+        neither, and one that is over is deleted, too."""
         try:
             rayjob = self._read(name)
         except JobMissingError:
+            return
+        if job_of(rayjob).state.over and not now:
             return
         if now:
             self._drop_finalizers(name)

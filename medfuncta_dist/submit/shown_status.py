@@ -46,7 +46,7 @@ def duration(seconds: float) -> str:
 
 
 def _time(status: Status) -> list[str]:
-    found = [] if status.eta_s is None or status.state.over else [f"time left {duration(status.eta_s)}"]
+    found = [] if status.eta_s is None or status.state.over else [f"time left {duration(status.eta_s)}{_of(status)}"]
     if status.restarts:
         found.append(f"{status.restarts} restart{'s' * (status.restarts > 1)}")
     if status.silent_s is not None and not status.state.over:
@@ -59,8 +59,13 @@ def _money(status: Status) -> list[str]:
     if status.spent is not None:
         found.append(f"spent {status.spent:.2f} {status.currency}")
     if status.remaining is not None:
-        found.append(f"to come {status.remaining:.2f} {status.currency}")
+        found.append(f"to come {status.remaining:.2f} {status.currency}{_of(status)}")
     return found
+
+
+def _of(status: Status) -> str:
+    """What the figures are of, where the job has more than that to do."""
+    return " of this stage" if status.later else ""
 
 
 def _figure(value: float) -> str:

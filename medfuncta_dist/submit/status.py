@@ -55,9 +55,13 @@ class Status:
     step: int | None = None
     scans_done: int | None = None
     eta_s: float | None = None
+    """To the end of the stage."""
     gpu_hours: float = 0.0
     spent: float | None = None
     remaining: float | None = None
+    """To come until the end of the stage."""
+    later: tuple[str, ...] = ()
+    """Stages of the job that come after this one: neither ``eta_s`` nor ``remaining`` counts them."""
     currency: str = ""
     restarts: int = 0
     figures: Mapping[str, float] = field(default_factory=dict)
@@ -73,7 +77,7 @@ class Status:
     def as_dict(self) -> dict[str, Any]:
         """Plain values."""
         whole = {name: value for name, value in asdict(self).items() if name != "exit_code"}
-        return {**whole, "state": str(self.state), "figures": dict(self.figures)}
+        return {**whole, "state": str(self.state), "later": list(self.later), "figures": dict(self.figures)}
 
 
 def status(facts: Facts) -> Status:
@@ -94,6 +98,7 @@ def status(facts: Facts) -> Status:
         gpu_hours=round(hours, 4),
         spent=facts.rates.cost(sum(p.held_s for p in _mine(facts))),
         remaining=None if left is None else facts.rates.cost(left),
+        later=tuple(facts.stages[facts.stages.index(stage) + 1 :]) if stage else (),
         currency=facts.rates.currency,
         restarts=_restarts(facts, told),
         failure=failure,
@@ -134,7 +139,15 @@ def _state(facts: Facts, told: StageProgress | None) -> State:
         return State.RUNNING
     if facts.submitted is not None and facts.submitted.cancelled is not None:
         return State.CANCELLED
+    if _waits_for_argo(facts):
+        return State.QUEUED
     return State.LOST if facts.submitted is not None or told is not None else State.QUEUED
+
+
+def _waits_for_argo(facts: Facts) -> bool:
+    """Whether a job of a workflow that the cluster does not have never told anything: its turn has not come."""
+    begun = any(told.submission == facts.name for told in facts.progress.values())
+    return facts.job is None and facts.submitted is not None and facts.submitted.workflow is not None and not begun
 
 
 def _restarts(facts: Facts, told: StageProgress | None) -> int:
@@ -166,6 +179,9 @@ def _failure(facts: Facts, state: State, told: StageProgress | None) -> tuple[st
         return _sentence(facts.terminal.what), facts.terminal.do
     cause = told.failure if told is not None else None
     words = _sentence(cause["what"] if cause else facts.job.message if facts.job is not None else "")
+    if state is State.QUEUED and facts.submitted is not None and _waits_for_argo(facts):
+        chain = facts.submitted.workflow
+        return f"It waits for its turn in the workflow {chain}.", f"if `kubectl get workflow {chain}` fails: {resume}"
     if state is State.LOST:
         return words or "The job is not on the cluster, and it never said that it ended.", resume
     if state is State.FAILED:

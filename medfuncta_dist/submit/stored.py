@@ -11,9 +11,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from medfuncta_dist.errors import IntegrityError
-from medfuncta_dist.storage.commit import read_records, write_record
+from medfuncta_dist.errors import IntegrityError, ObjectMissingError
+from medfuncta_dist.storage.commit import make_record, read_record, read_records, write_record
+from medfuncta_dist.storage.digest import canonical_json
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.swap import Seen, Swap
 from medfuncta_dist.telemetry.progress_record import StageProgress, read_progress
 
 JOB_KIND, TERMINAL_KIND = "job", "terminal"
@@ -35,6 +37,8 @@ class Submitted:
     """When somebody asked for its end."""
     overlays: tuple[str, ...] = ()
     """Asked for beside those of the run file: a resumed job has them, too."""
+    workflow: str | None = None
+    """The Argo Workflow that sends it to the cluster when its turn comes."""
 
 
 @dataclass(frozen=True)
@@ -76,21 +80,43 @@ def read_jobs(store: ObjectStore, run: str) -> list[Submitted]:
     return sorted((_submitted(path, record.body) for path, record in records), key=lambda s: (s.time, s.name))
 
 
+def create_job(swap: Swap, run: str, submitted: Submitted) -> bool:
+    """Record a submission where its name is still free; False where somebody has it."""
+    data = canonical_json(make_record(JOB_KIND, _body(submitted), 0))
+    return swap.swap(_job_path(run, submitted.name), Seen(None, None), data) is not None
+
+
+def read_job(store: ObjectStore, run: str, name: str) -> Submitted | None:
+    """One submission; None where there is none of that name."""
+    path = _job_path(run, name)
+    try:
+        return _submitted(path, read_record(store, path, JOB_KIND))
+    except ObjectMissingError:
+        return None
+
+
 def write_job(store: ObjectStore, run: str, submitted: Submitted) -> None:
-    """Record a submission, or what became of it."""
-    body = asdict(submitted) | {"stages": list(submitted.stages), "overlays": list(submitted.overlays)}
-    write_record(store, f"runs/{run}/jobs/{submitted.name}.json", JOB_KIND, body)
+    """Record what became of a submission."""
+    write_record(store, _job_path(run, submitted.name), JOB_KIND, _body(submitted))
 
 
 def delete_job(store: ObjectStore, run: str, name: str) -> None:
     """Forget a job that the cluster refused."""
-    store.delete(f"runs/{run}/jobs/{name}.json")
+    store.delete(_job_path(run, name))
 
 
 def read_terminal(store: ObjectStore, run: str) -> dict[str, Terminal]:
     """The terminal records of a run, by job."""
     records = read_records(store, f"runs/{run}/terminal", TERMINAL_KIND)
     return {_stem(path): _terminal(record.body) for path, record in records}
+
+
+def _job_path(run: str, name: str) -> str:
+    return f"runs/{run}/jobs/{name}.json"
+
+
+def _body(submitted: Submitted) -> dict[str, Any]:
+    return asdict(submitted) | {"stages": list(submitted.stages), "overlays": list(submitted.overlays)}
 
 
 def _submitted(path: str, body: dict[str, Any]) -> Submitted:

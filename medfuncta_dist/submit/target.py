@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from medfuncta_dist.errors import JobMissingError, MedfunctaError
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.backend import Backend, Job
 from medfuncta_dist.submit.stored import Submitted, read_jobs
+from medfuncta_dist.telemetry.progress_record import read_progress
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -64,19 +65,43 @@ def job_or_none(backend: Backend, name: str) -> Job | None:
 
 
 def _of_run(run: RunFile, backend: Backend) -> Target:
-    recorded = read_jobs(ObjectStore(run.storage), run.name)
-    newest = recorded[-1] if recorded else None
+    store = ObjectStore(run.storage)
+    newest = _meant(store, run.name, read_jobs(store, run.name), lambda name: job_or_none(backend, name) is not None)
     job = job_or_none(backend, newest.name) if newest else None
     return Target(run.name, run, job, newest)
 
 
 def _newest(jobs: Sequence[Job], overrides: Sequence[str]) -> Target:
     """The newest job of a run: the cluster's, unless storage remembers a later one. Cancelled jobs are deleted."""
-    run = _run_of(jobs[-1], overrides)
-    recorded = _recorded(run)
-    if run is not None and recorded and recorded[-1].name not in {job.name for job in jobs}:
-        return Target(run.name, run, None, recorded[-1])
-    return _of_job(jobs[-1], overrides)
+    # A job that only evaluates carries a run file without the GPUs that the others need.
+    known = next((job for job in reversed(jobs) if job.stages != ("evaluate",)), jobs[-1])
+    run, there = _run_of(known, overrides), {job.name for job in jobs}
+    meant = None if run is None else _meant(ObjectStore(run.storage), run.name, _recorded(run), there.__contains__)
+    if run is None or meant is None or meant.name in there:
+        return _of_job(next((job for job in jobs if meant and job.name == meant.name), jobs[-1]), overrides)
+    if known.stages == ("evaluate",) and meant.stages != known.stages:
+        raise JobMissingError(
+            f"the newest job is {meant.name}, and what the cluster still has does not tell how that one was run",
+            do="give the run file instead",
+        )
+    return Target(run.name, run, None, meant)
+
+
+def _meant(
+    store: ObjectStore, run: str, recorded: Sequence[Submitted], there: Callable[[str], bool]
+) -> Submitted | None:
+    """The newest submission; of a workflow's, which are all recorded at once, the last that has begun, or its first."""
+    if not recorded or recorded[-1].workflow is None:
+        return recorded[-1] if recorded else None
+    chain = [submitted for submitted in recorded if submitted.workflow == recorded[-1].workflow]
+    begun = [s for s in chain if s.cancelled or there(s.name) or _has_told(store, run, s)]
+    return begun[-1] if begun else chain[0]
+
+
+def _has_told(store: ObjectStore, run: str, submitted: Submitted) -> bool:
+    """Whether a driver of this job has told its progress."""
+    told = (read_progress(store, run, stage) for stage in submitted.stages)
+    return any(progress is not None and progress.submission == submitted.name for progress in told)
 
 
 def _of_job(job: Job, overrides: Sequence[str]) -> Target:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from medfuncta_dist.errors import LeaseLostError, RunChangedError, RunFileError
@@ -14,22 +12,6 @@ from medfuncta_dist.storage.holder import this_process
 from medfuncta_dist.storage.lease import dataset_lease, first_lease, parse_lease, run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
 from tests.unit.stages.test_refusals import run_file
-from tests.writers import write_medmnist
-
-
-@pytest.fixture
-def local_tasks(monkeypatch):
-    """Pack tasks in this process: what is tested here is around them."""
-    from medfuncta_dist.stages import pack
-    from medfuncta_dist.work import map_here
-
-    monkeypatch.setattr(pack, "cpu_fan_out", lambda run: map_here)
-
-
-@pytest.fixture
-def archive(tmp_path, local_tasks) -> Path:
-    write_medmnist(tmp_path / "images.npz", shape=(8, 8), counts={"train": 8, "test": 2})
-    return tmp_path
 
 
 def test_a_finished_request_is_answered_from_its_record(archive):
@@ -83,10 +65,10 @@ def test_both_leases_are_held_while_packing_and_given_back(archive, monkeypatch)
     store, seen = ObjectStore(str(archive / "store")), []
     run_stage = chain._run_stage
 
-    def watched(name, run, store_, fence):
+    def watched(name, run, store_, fence, names):
         seen.append(fence.token)
         fence.require(store)
-        return run_stage(name, run, store_, fence)
+        return run_stage(name, run, store_, fence, names)
 
     monkeypatch.setattr(chain, "_run_stage", watched)
     run_stages(run_file(archive), ["pack", "pack"])
@@ -99,7 +81,7 @@ def test_both_leases_are_held_while_packing_and_given_back(archive, monkeypatch)
 def test_a_driver_that_lost_its_run_does_not_touch_the_summary(archive, monkeypatch):
     store = ObjectStore(str(archive / "store"))
 
-    def taken_over(name, run, store_, fence):
+    def taken_over(name, run, store_, fence, names):
         store.write(run_lease("refused"), first_lease(fence.token + 1, this_process(), 60).to_bytes())
         return {"said": [], "of": "the former driver"}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from medfuncta_dist.errors import ClusterError, JobMissingError, RunChangedError
 from medfuncta_dist.latents import ledger
 from medfuncta_dist.stages import readiness
 from medfuncta_dist.stages.follow import resume, submit_each
-from medfuncta_dist.stages.submit import Request, glance, manifests, submit
+from medfuncta_dist.stages.submit import SAME, Request, glance, manifests, submit
 from medfuncta_dist.storage.commit import write_record
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.backend import State
@@ -25,40 +25,8 @@ from medfuncta_dist.submit.kubernetes_jobs import KubernetesJobs
 from medfuncta_dist.submit.status import Status, status
 from medfuncta_dist.submit.stored import read_jobs
 from medfuncta_dist.submit.target import find
-from medfuncta_dist.submit.validate import require_valid
-from tests.api_server import ApiServer, Refused
-from tests.integration.training_runs import packed, run_file
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
-    """It admits what the schemas and the controllers' rules admit."""
-    with ApiServer(_admit).serving() as api:
-        monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig(tmp_path)))
-        monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-        monkeypatch.setenv("MEDFUNCTA_COMMIT", "0" * 40)  # somebody may commit while this runs
-        yield api
-
-
-def _admit(manifest: dict[str, Any]) -> None:
-    try:
-        require_valid(manifest)
-    except RunFileError as error:
-        raise Refused(422, error.what) from error
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> RunFile:
-    """On a folder that pods mount, too: nothing but the cluster is played here."""
-    run = run_file(str(tmp_path / "storage"), "x", steps=5)
-    claims = {"kubernetes": run.kubernetes.model_copy(update={"claims": {"data": str(tmp_path)}})}
-    data = run.data.model_copy(update={"source": str(tmp_path / "scans.npz"), "reader": None, "shard_scans": 16})
-    return run.model_copy(update={**claims, "data": data})
-
-
-@pytest.fixture
-def jobs() -> KubernetesJobs:
-    return KubernetesJobs()
+from tests.api_server import ApiServer
+from tests.integration.training_runs import packed
 
 
 def pack_now(run: RunFile) -> None:
@@ -162,6 +130,33 @@ def test_a_refused_job_leaves_no_trace(server: ApiServer, jobs: KubernetesJobs, 
     assert read_jobs(ObjectStore(run.storage), "x") == []
     server.forbidden.clear()
     assert submit(Request(run, ("pack",)), jobs).name == "x-pack-1"
+
+
+class Overtaken(KubernetesJobs):
+    """While it looks at its manifest, another submit does all of its work."""
+
+    def __init__(self, other: Request) -> None:
+        super().__init__()
+        self.other = other
+
+    def require_valid(self, manifest: Mapping[str, Any]) -> None:
+        submit(self.other, KubernetesJobs())
+
+
+def test_of_two_submits_at_once_the_second_does_not_touch_the_record_of_the_first(
+    server: ApiServer, run: RunFile
+) -> None:
+    other = run.model_copy(update={"data": run.data.model_copy(update={"shape": [9, 9]})})
+    with pytest.raises(RunChangedError, match="x-pack-1 was submitted with another run file"):
+        submit(Request(other, ("pack",)), Overtaken(Request(run, ("pack",))))
+    (record,) = read_jobs(ObjectStore(run.storage), "x")
+    assert record.run_file_digest == run.digest(*SAME)
+    assert created(server) == ["x-pack-1"]
+
+
+def test_of_two_equal_submits_at_once_the_second_finds_the_job_of_the_first(server: ApiServer, run: RunFile) -> None:
+    sent = submit(Request(run, ("pack",)), Overtaken(Request(run, ("pack",))))
+    assert (sent.name, sent.new, created(server)) == ("x-pack-1", False, ["x-pack-1"])
 
 
 def test_an_invalid_manifest_is_refused_before_the_server_hears_of_it(
@@ -276,6 +271,34 @@ def test_a_runs_newest_job_is_meant_also_when_it_was_cancelled(
     now = status(facts(find("x", jobs)))
     assert (now.name, now.state) == ("x-train-1", State.CANCELLED)
     assert resume("x", [], [], jobs).name == "x-train-2"
+
+
+def test_a_cancelled_job_is_not_resumed_by_the_run_file_of_one_that_evaluates(
+    server: ApiServer, jobs: KubernetesJobs, run: RunFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That one has no GPUs, and its run file says so."""
+    gpus = run.model_copy(update={"cluster": run.cluster.model_copy(update={"gpus_per_worker": 1.0})})
+    monkeypatch.setattr("medfuncta_dist.stages.submit.require_ready", lambda run, store, stages: None)
+    for stage in ("fit", "evaluate", "train"):
+        submit(Request(gpus, (stage,)), jobs)
+        end(server, f"x-{stage}-1") if stage != "train" else cancel("x-train-1", jobs, now=False)
+    target = find("x", jobs)
+    assert target.run is not None
+    assert (target.name, target.run.cluster.gpus_per_worker) == ("x-train-1", 1)
+    server.cluster.delete("rayjobs", "medfuncta", "x-fit-1", "Background")
+    with pytest.raises(JobMissingError, match="does not tell how") as caught:
+        resume("x", [], [], jobs)
+    assert caught.value.do == "give the run file instead"
+
+
+def test_cancelling_a_job_that_is_over_changes_nothing(server: ApiServer, jobs: KubernetesJobs, run: RunFile) -> None:
+    submit(Request(run, ("pack",)), jobs)
+    end(server, "x-pack-1", "FAILED")
+    ended, hard = cancel("x-pack-1", jobs, now=False)
+    assert (ended.state, hard, created(server)) == (State.FAILED, False, ["x-pack-1"])
+    cancel("x-pack-1", jobs, now=True)
+    assert created(server) == []
+    assert [record.cancelled for record in read_jobs(ObjectStore(run.storage), "x")] == [None]
 
 
 def test_a_job_that_does_not_go_is_ended_hard(server: ApiServer, jobs: KubernetesJobs, run: RunFile) -> None:

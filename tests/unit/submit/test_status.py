@@ -133,6 +133,28 @@ def test_several_stages_in_one_job_are_told_by_the_one_it_is_in() -> None:
     assert status(done).spent == pytest.approx(36.0 * 460 / 3600)
 
 
+def test_time_left_and_money_to_come_are_said_to_be_of_the_stage_where_more_follow() -> None:
+    facts = Facts(
+        NOW, "x", "x", ("fit", "evaluate"), job(State.RUNNING), None, {"fit": told()}, rates=Rates(16.0, "EUR")
+    )
+    now = status(facts)
+    assert (now.stage, now.later, now.as_dict()["later"]) == ("fit", ("evaluate",), ["evaluate"])
+    text = "\n".join(lines(now))
+    assert "time left 0:25:00 of this stage" in text
+    assert "to come 6.67 EUR of this stage" in text
+    assert "of this stage" not in "\n".join(lines(status(replace(facts, stages=("fit",)))))
+
+
+def test_a_job_whose_turn_in_a_workflow_has_not_come_is_queued_and_not_lost() -> None:
+    planned = submitted(workflow="x-pf1")
+    waits = judged(None, told(updated=1.0, submission="x-fit-0"), record=planned)
+    assert waits.state is State.QUEUED
+    assert "the workflow x-pf1" in waits.failure
+    assert "kubectl get workflow x-pf1" in waits.next
+    assert judged(None, told(updated=1.0, submission="x-fit-1"), record=planned).state is State.LOST
+    assert judged(State.QUEUED, record=planned).next == ""
+
+
 def test_a_job_that_does_not_come_up_says_why_and_a_running_one_repeats_no_old_words() -> None:
     words = {"message": "FailedScheduling: 0/3 nodes are available"}
     assert judged(State.STARTING, job=words).failure == "FailedScheduling: 0/3 nodes are available."
