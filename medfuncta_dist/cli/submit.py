@@ -31,7 +31,9 @@ def submit(
     run_file: str = RunFileArgument,
     stages: list[str] = StagesArgument,
     dry_run: bool = typer.Option(False, "--dry-run", help="Print exactly what would be sent, and send nothing."),
-    workflow: bool = typer.Option(False, "--workflow", help="Print an Argo Workflow of the jobs, for kubectl create."),
+    workflow: bool = typer.Option(
+        False, "--workflow", help="Print an Argo Workflow of the jobs, for kubectl create, and keep their names."
+    ),
     follow: bool = typer.Option(False, "--follow", help="Watch, and submit each stage when the one before is done."),
     together: bool = typer.Option(False, "--together", help="All stages in one job, on one cluster."),
     overlays: list[str] = OverlayOption,
@@ -52,8 +54,10 @@ def submit(
         run = load(run_file, _with_namespace(overrides, namespace))
         request = Request(run, tuple(stages), _listed(overlays), together, key)
         backend = opened(where, address, context, run.kubernetes.namespace)
-        if dry_run or workflow:
-            return _printed(request, backend, workflow)
+        if dry_run:
+            return _shown(request, backend, workflow)
+        if workflow:
+            return _planned(request, backend)
         return _followed(request, backend) if follow else _submitted(request, backend)
 
     answer(work, as_json)
@@ -109,18 +113,28 @@ def _listed(overlays: list[str]) -> tuple[str, ...]:
     return tuple(name for given in overlays for name in given.split(",") if name)
 
 
-def _printed(request: Request, backend: Backend, as_workflow: bool) -> dict[str, Any]:
+def _shown(request: Request, backend: Backend, as_workflow: bool) -> dict[str, Any]:
     import sys
 
     from medfuncta_dist.stages.submit import glance, manifests
-    from medfuncta_dist.submit.manifest_text import as_yaml
     from medfuncta_dist.submit.workflow import workflow
 
     recorded, remark = glance(request.run)
     if remark:
         print(remark, file=sys.stderr)
     made = manifests(request, recorded, backend)
-    things = [workflow(made)] if as_workflow else [backend.outgoing(manifest) for manifest in made]
+    return _printed([workflow(made)] if as_workflow else [backend.outgoing(manifest) for manifest in made])
+
+
+def _planned(request: Request, backend: Backend) -> dict[str, Any]:
+    from medfuncta_dist.stages.planned import planned
+
+    return _printed([planned(request, backend)])
+
+
+def _printed(things: list[dict[str, Any]]) -> dict[str, Any]:
+    from medfuncta_dist.submit.manifest_text import as_yaml
+
     return {"manifests": things, "said": ["---\n".join(as_yaml(thing) for thing in things)]}
 
 
