@@ -163,13 +163,17 @@ class Cluster:
         return good(f"{name}, Ray {tagged}")
 
     def manifest(self) -> Finding:
-        """What would be submitted is valid, by every rule that can be asked offline; and a token guards it."""
+        """What would be submitted is valid, by every rule that can be asked offline; and a token guards it.
+
+        Of two jobs: one without GPUs, and one with those that the run has.
+        """
         if self.run is None:
             return unasked("no run file")
         base = load_base(self.run.kubernetes.overlays)
-        found = validate(render(Submission(self.run, ("pack",), 1, "doctor", "0" * 40), base))
+        jobs = (Submission(self.run, (stage,), 1, "doctor", "0" * 40) for stage in ("pack", "train"))
+        found = [finding for job in jobs for finding in validate(render(job, base))]
         if found:
-            return bad("; ".join(f"{f.where}: {f.what}" for f in found), found[0].do)
+            return bad("; ".join(dict.fromkeys(f"{f.where}: {f.what}" for f in found)), found[0].do)
         return good("valid, with token authentication")
 
     @cached_property

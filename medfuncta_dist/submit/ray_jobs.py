@@ -21,6 +21,7 @@ from medfuncta_dist.errors import ClusterError, JobMissingError
 from medfuncta_dist.submit.backend import Job, Line, State, ours
 from medfuncta_dist.submit.names import RUN, SUBMISSION
 from medfuncta_dist.submit.runtime_env import RUN_FILE_VARIABLE
+from medfuncta_dist.submit.validate import require_no_secrets
 
 T = TypeVar("T")
 
@@ -67,7 +68,8 @@ class RayJobs:
         }
 
     def require_valid(self, manifest: Mapping[str, Any]) -> None:
-        """Nothing is known of a cluster that runs already; the rules for pods do not apply."""
+        """No secret in what Ray's dashboard shows; the rules for pods do not apply to a cluster that runs already."""
+        require_no_secrets(manifest)
 
     def submit(self, manifest: Mapping[str, Any]) -> Job:
         """Hand it over. A cluster that has this submission already answers with it."""

@@ -5,6 +5,7 @@ The resolved run file travels inside, as an environment variable of the job: no 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from medfuncta_dist.submit.pod import PodSettings, filled
 from medfuncta_dist.submit.runtime_env import RUN_FILE_VARIABLE
 
 LARGEST_RUN_FILE = 2**16
-"""Bytes: Linux takes no environment variable over 128 KiB, and Ray's holds this one escaped."""
+"""Bytes as JSON: Linux takes no environment variable over 128 KiB, and Ray's holds this one escaped."""
 IDLE_SECONDS = 300
 """After which the autoscaler gives a worker back: longer than the pause between two stages."""
 
@@ -106,9 +107,10 @@ def _run_file(submission: Submission) -> str:
     if "pack" not in submission.stages and not any(group.gpus for group in groups):
         cluster["gpus_per_worker"] = 0
     text = dump(run.model_copy(update={"cluster": run.cluster.model_copy(update=cluster)}))
-    if len(text.encode()) > LARGEST_RUN_FILE:
+    size = len(json.dumps(text).encode())
+    if size > LARGEST_RUN_FILE:
         do = "name folders or patterns in data.source, not single files"
-        raise RunFileError(f"the run file has {len(text.encode())} bytes, a job carries {LARGEST_RUN_FILE}", do=do)
+        raise RunFileError(f"the run file has {size} bytes as JSON, a job carries {LARGEST_RUN_FILE}", do=do)
     if "$" in text:
         do = "name the folder above what has the sign in its name"
         raise RunFileError("the run file holds a $, which Ray would take for a variable", do=do)

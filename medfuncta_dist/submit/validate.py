@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medfuncta_dist.errors import RunFileError
@@ -31,7 +31,16 @@ def validate(manifest: Mapping[str, Any]) -> list[Finding]:
 
 def require_valid(manifest: Mapping[str, Any]) -> None:
     """RunFileError that names every finding, if there is one."""
-    findings = validate(manifest)
+    _require_none(validate(manifest), manifest)
+
+
+def require_no_secrets(manifest: Mapping[str, Any]) -> None:
+    """The same by the one rule that holds where there are no pods: what a job carries, its cluster shows to all."""
+    secrets = next(rule for rule in security_rules.BOOK.rules if rule.name == "no-secrets")
+    _require_none(secrets.findings(RayJob(manifest)), manifest)
+
+
+def _require_none(findings: Sequence[Finding], manifest: Mapping[str, Any]) -> None:
     if findings:
         name = RayJob(manifest).name or "a RayJob"
         lines = [f"  {f.rule}: {f.where}: {f.what}\n      do: {f.do}" for f in findings]

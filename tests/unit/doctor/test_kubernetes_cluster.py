@@ -54,7 +54,7 @@ def whole(**changes: Any) -> Answers:
 
 
 def examined(
-    answers: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **kubernetes: Any
+    answers: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int = 0, **kubernetes: Any
 ) -> dict[str, Answered]:
     with served(answers) as address:
         config = {
@@ -71,6 +71,7 @@ def examined(
                 "name": "r",
                 "storage": "s3://bucket/x",
                 "data": {"source": "s3://archive/*.png", "shape": [8, 8]},
+                "cluster": {"gpus_per_worker": gpus},
                 "kubernetes": kubernetes,
             }
         )
@@ -151,6 +152,13 @@ def test_an_image_of_another_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     found = examined(whole(), tmp_path, monkeypatch, cpu_image="medfuncta-dist:0.1.0-ray2.1.0")
     assert found["image"].finding.state is State.BAD
     assert found["manifest"].finding.state is State.BAD
+
+
+def test_the_manifest_of_a_job_with_gpus_is_looked_at_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = {"cpu_image": "r.example/m:0.1.0-ray2.60.0", "image": "r.example/m:0.1.0-ray2.1.0"}
+    found = examined(whole(), tmp_path, monkeypatch, gpus=1, **images)["manifest"].finding
+    assert found.state is State.BAD
+    assert "2.1.0" in found.what
 
 
 def test_an_image_that_no_node_can_pull_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 import yaml
 
-from medfuncta_dist.errors import ClusterError, JobMissingError
+from medfuncta_dist.errors import ClusterError, JobMissingError, RunFileError
 from medfuncta_dist.submit.backend import State
 from medfuncta_dist.submit.ray_jobs import RayJobs
+from tests.unit.submit.manifests import manifest
 
 LABELS = {"medfuncta.dev/run": "x", "medfuncta.dev/stage": "fit", "medfuncta.dev/attempt": "1"}
 DETAILS = {
@@ -86,6 +87,13 @@ def test_of_a_manifest_it_takes_what_is_the_jobs_own() -> None:
         "metadata": LABELS,
         "entrypoint_num_cpus": 1,
     }
+
+
+def test_a_secret_does_not_travel_to_a_dashboard_that_shows_it() -> None:
+    jobs = RayJobs("http://nowhere")
+    jobs.require_valid(manifest())
+    with pytest.raises(RunFileError, match="no-secrets"):
+        jobs.require_valid(manifest("storage=s3://bucket/AKIAABCDEFGHIJKLMNOP"))
 
 
 def test_a_job_is_told_in_the_words_of_all_backends(api: Any) -> None:

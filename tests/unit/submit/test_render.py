@@ -167,6 +167,13 @@ def test_a_run_file_that_can_not_travel_is_refused():
         manifest(f"data.source=[{', '.join(f's3://archive/{n:060}.png' for n in range(1000))}]")
 
 
+def test_a_run_file_is_measured_as_ray_carries_it():
+    """Each of these letters is two bytes, and six in JSON."""
+    with pytest.raises(RunFileError, match="a job carries 65536"):
+        manifest(f"evaluate.note={'é' * 20_000}")
+    manifest(f"evaluate.note={'e' * 20_000}")
+
+
 def test_every_image_is_the_jobs():
     for stages, image in ((["train"], "a:1"), (["pack"], "b:1")):
         rendered = manifest("kubernetes.image=a:1", "kubernetes.cpu_image=b:1", stages=stages)
