@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from typing import TypeVar
 
 import safetensors.torch
 from torch import Tensor
@@ -33,6 +34,9 @@ FORMAT_VERSION = 1
 KIND = "checkpoint"
 PARALLEL_READS = 4
 STEP_DIGITS = 9
+_MEND = "run `verify --repair`: it removes damaged checkpoints, and training resumes at the newest whole one"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -99,15 +103,15 @@ class Checkpoints:
         path = f"{self._folder}/{_digits(step)}-{self._attempt.name}/rank-{rank}-of-{world_size}.safetensors"
         self._store.write(path, data)
         if self._store.size(path) != len(data):
-            raise IntegrityError("a checkpoint file was not stored whole", where=self._store.uri(path))
+            do = "see what the storage does to new files; training goes on, and the next checkpoint is written anew"
+            raise IntegrityError("a checkpoint file was not stored whole", where=self._store.uri(path), do=do)
         return ShareFile(path, len(data), sha256_bytes(data))
 
     def commit(self, facts: Facts, files: Sequence[ShareFile]) -> None:
         """Make the checkpoint exist. LeaseLostError where another driver has taken the run over."""
         path = f"{self._folder}/commits/{_digits(facts.step)}-{self._attempt.name}.json"
         body = {**asdict(facts), "files": [asdict(file) for file in files]}
-        if self._fence is not None:
-            self._fence.require(self._store)
+        self._require_lease()
         write_record(self._store, path, KIND, body, self._attempt.generation)
 
     def restore_latest(self, shapes: Mapping[str, tuple[int, ...]], say: Callable[[str], None]) -> Checkpoint | None:
@@ -116,7 +120,7 @@ class Checkpoints:
         Damaged ones are passed over, each with a line to ``say``. IntegrityError when all are damaged: starting from
         nothing would silently throw the run away. FormatVersionError for a checkpoint of a newer version.
         """
-        paths = self._newest_first()
+        paths = newest_first(self._store, self._folder)
         for path in paths:
             try:
                 return self.load(path, shapes)
@@ -124,7 +128,7 @@ class Checkpoints:
                 raise
             except (IntegrityError, ObjectMissingError) as error:
                 self._damaged.add(path)
-                say(f"checkpoint {_name(path)} is damaged ({error.what}); trying the one before")
+                say(f"checkpoint {checkpoint_name(path)} is damaged ({error.what}); trying the one before")
         if paths:
             raise IntegrityError(
                 f"none of the {len(paths)} checkpoints is whole",
@@ -135,19 +139,17 @@ class Checkpoints:
 
     def load(self, path: str, shapes: Mapping[str, tuple[int, ...]]) -> Checkpoint:
         """Read and verify one checkpoint by its record's path."""
-        facts, tensors = _read(self._store, path)
+        facts, tensors = read_checkpoint(self._store, path)
         return Checkpoint(path, facts, from_tensors(tensors, shapes, self._store.uri(path)))
-
-    def _newest_first(self) -> list[str]:
-        return _newest_first(self._store, self._folder)
 
     def retain(self, step: int) -> None:
         """Having committed ``step``, keep the newest ``keep`` that are young enough and not known to be damaged.
 
         The newest stays whatever its age. Records go before files: a record whose files are gone would look like
-        damage.
+        damage. LeaseLostError, and nothing goes, where another driver has taken the run over: it may be reading them.
         """
-        paths = self._newest_first()
+        self._require_lease()
+        paths = newest_first(self._store, self._folder)
         good = [path for path in paths if path not in self._damaged][: self._keep]
         kept = [path for rank, path in enumerate(good) if rank == 0 or self._is_young(path)]
         for path in set(paths) - set(kept):
@@ -155,13 +157,17 @@ class Checkpoints:
         self._damaged.clear()
         for info in self._store.list(self._folder):
             folder = info.path.split("/")[3]
-            if folder != "commits" and self._is_over(folder, step) and folder not in map(_name, kept):
+            if folder != "commits" and self._is_over(folder, step) and folder not in map(checkpoint_name, kept):
                 self._store.delete(info.path)
+
+    def _require_lease(self) -> None:
+        if self._fence is not None:
+            self._fence.require(self._store)
 
     def _is_young(self, path: str) -> bool:
         if math.isinf(self._keep_s):
             return True
-        facts, _ = _parse(self._store.read(path, limit=LARGEST_RECORD), self._store.uri(path))
+        facts, _ = _read_record(self._store, path)
         return not facts.written or time.time() - facts.written <= self._keep_s
 
     def _is_over(self, folder: str, step: int) -> bool:
@@ -173,38 +179,52 @@ class Checkpoints:
 def verify_checkpoints(store: ObjectStore, run: str) -> tuple[int, list[tuple[str, str]]]:
     """Read every checkpoint of a run; the number of whole ones, and (where, what) of each damaged one."""
     whole, damaged = 0, []
-    for path in _newest_first(store, f"runs/{run}/checkpoints"):
+    for path in newest_first(store, f"runs/{run}/checkpoints"):
         try:
-            _read(store, path)
+            read_checkpoint(store, path)
             whole += 1
         except (IntegrityError, ObjectMissingError) as error:
             damaged.append((store.uri(path), error.what))
     return whole, damaged
 
 
-def _newest_first(store: ObjectStore, folder: str) -> list[str]:
+def newest_first(store: ObjectStore, folder: str) -> list[str]:
     """Record paths by (generation, step), from their names alone: a damaged record has its place, too."""
     paths = [info.path for info in store.list(f"{folder}/commits") if info.path.endswith(".json")]
-    return sorted((path for path in paths if generations([_name(path)])), key=_rank, reverse=True)
+    return sorted((path for path in paths if generations([checkpoint_name(path)])), key=_rank, reverse=True)
 
 
-def _read(store: ObjectStore, path: str) -> tuple[Facts, dict[str, Tensor]]:
-    """A checkpoint's facts and verified tensors, by its record's path."""
-    facts, files = _parse(store.read(path, limit=LARGEST_RECORD), store.uri(path))
+def read_checkpoint(store: ObjectStore, path: str) -> tuple[Facts, dict[str, Tensor]]:
+    """A checkpoint's facts and verified tensors, by its record's path; IntegrityError, ObjectMissingError."""
+    facts, files = _twice(lambda: _read_record(store, path))
     with ThreadPoolExecutor(PARALLEL_READS) as pool:
-        shares = list(pool.map(lambda file: _read_share(store, file), files))
+        shares = list(pool.map(lambda file: _twice(lambda: _read_share(store, file)), files))
     return facts, {name: tensor for share in shares for name, tensor in share.items()}
+
+
+def _twice(read: Callable[[], T]) -> T:
+    """What ``read`` reads, read once more where it is damaged: it may have been damaged on its way only."""
+    try:
+        return read()
+    except FormatVersionError:
+        raise
+    except IntegrityError:
+        return read()
+
+
+def _read_record(store: ObjectStore, path: str) -> tuple[Facts, list[ShareFile]]:
+    return _parse(store.read(path, limit=LARGEST_RECORD), store.uri(path))
 
 
 def _read_share(store: ObjectStore, file: ShareFile) -> dict[str, Tensor]:
     where = store.uri(file.path)
     data = store.read(file.path, limit=file.size)
     if len(data) != file.size or sha256_bytes(data) != file.sha256:
-        raise IntegrityError("a checkpoint file is not what its record says", where=where)
+        raise IntegrityError("a checkpoint file is not what its record says", where=where, do=_MEND)
     try:
         metadata, tensors = safe_tensors.load(data)
     except ValueError as error:
-        raise IntegrityError("a checkpoint file is not safetensors", where=where) from error
+        raise IntegrityError("a checkpoint file is not safetensors", where=where, do=_MEND) from error
     _check_version(metadata.get("format_version"), where)
     return tensors
 
@@ -228,9 +248,10 @@ def _digits(step: int) -> str:
     return f"{step:0{STEP_DIGITS}d}"
 
 
-def _name(path: str) -> str:
+def checkpoint_name(path: str) -> str:
+    """``<step>-<attempt>``, from a record's path."""
     return path.rsplit("/", 1)[-1].removesuffix(".json")
 
 
 def _rank(path: str) -> tuple[int, str]:
-    return generations([_name(path)])[0], _name(path)
+    return generations([checkpoint_name(path)])[0], checkpoint_name(path)

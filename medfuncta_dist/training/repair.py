@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, ObjectMissingError
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.training.checkpoint import _newest_first, _read
+from medfuncta_dist.training.checkpoint import checkpoint_name, newest_first, read_checkpoint
 
 
 def remove_damaged_checkpoints(store: ObjectStore, run: str) -> list[str]:
@@ -12,28 +12,24 @@ def remove_damaged_checkpoints(store: ObjectStore, run: str) -> list[str]:
 
     One of an unknown format version is neither damaged nor whole, and stays.
     """
-    paths = _newest_first(store, f"runs/{run}/checkpoints")
+    paths = newest_first(store, f"runs/{run}/checkpoints")
     states = {path: _is_whole(store, path) for path in paths}
     damaged = [path for path in paths if states[path] is False]
     if True not in states.values():
         return []
     for path in damaged:
-        folder = f"runs/{run}/checkpoints/{_name(path)}"
+        folder = f"runs/{run}/checkpoints/{checkpoint_name(path)}"
         store.delete(path)
         for info in store.list(folder):
             store.delete(info.path)
-    return [_name(path) for path in damaged]
+    return [checkpoint_name(path) for path in damaged]
 
 
 def _is_whole(store: ObjectStore, path: str) -> bool | None:
     try:
-        _read(store, path)
+        read_checkpoint(store, path)
     except FormatVersionError:
         return None
     except (IntegrityError, ObjectMissingError):
         return False
     return True
-
-
-def _name(path: str) -> str:
-    return path.rsplit("/", 1)[-1].removesuffix(".json")

@@ -24,6 +24,7 @@ State = dict[str, ParameterState]
 
 PARTS = tuple(f.name for f in fields(ParameterState))
 MOMENTS = PARTS[1:]
+_OTHER = "use the run file that it was trained with, or another run name for another network"
 
 
 def to_tensors(state: State) -> dict[str, Tensor]:
@@ -36,9 +37,9 @@ def from_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, 
     expected = {f"{part}/{name}": tuple(shape) for name, shape in shapes.items() for part in PARTS}
     if wrong := sorted(expected.keys() ^ tensors.keys()):
         raise IntegrityError(
-            f"the tensors are not those of this network: {wrong[0]} and {len(wrong) - 1} more", where=where
+            f"the tensors are not those of this network: {wrong[0]} and {len(wrong) - 1} more", where=where, do=_OTHER
         )
     for name, tensor in tensors.items():
         if tuple(tensor.shape) != expected[name] or str(tensor.dtype) != "torch.float32":
-            raise IntegrityError(f"{name} is not float32 of shape {list(expected[name])}", where=where)
+            raise IntegrityError(f"{name} is not float32 of shape {list(expected[name])}", where=where, do=_OTHER)
     return {name: ParameterState(*(tensors[f"{part}/{name}"] for part in PARTS)) for name in shapes}

@@ -189,3 +189,40 @@ def test_no_record_is_written_past_a_lost_lease(store: ObjectStore) -> None:
     with pytest.raises(LeaseLostError):
         it.commit(facts(5), [it.write_share(5, 0, 1, state(5))])
     assert objects(store, "/commits/") == []
+
+
+class DamagingOnce(ObjectStore):
+    """A network that damages the first transfer of every object."""
+
+    def read(self, path: str, *, limit: int | None = None) -> bytes:
+        data, seen = super().read(path, limit=limit), self.__dict__.setdefault("seen", set())
+        if path in seen:
+            return data
+        seen.add(path)
+        return data[:-1] + bytes([data[-1] ^ 1])
+
+
+def test_what_a_transfer_has_damaged_is_read_once_more(store: ObjectStore) -> None:
+    for step in (5, 10):
+        save(checkpoints(store), step)
+    said: list[str] = []
+    assert restored_step(DamagingOnce(store.root), said) == 10
+    assert said == []
+
+
+def test_damage_says_what_to_do(store: ObjectStore) -> None:
+    save(checkpoints(store), 5)
+    damage(store, objects(store, "/rank-0")[0])
+    [record] = objects(store, "/commits/")
+    with pytest.raises(IntegrityError) as caught:
+        checkpoints(store).load(record, SHAPES)
+    assert "verify --repair" in caught.value.do
+
+
+def test_a_late_driver_removes_nothing_that_its_successor_may_be_restoring(store: ObjectStore) -> None:
+    for step in (5, 10):
+        save(checkpoints(store), step)
+    late = Checkpoints(store, "r", FIRST, 1, fence=Fence("runs/r/lease.json", 1, "someone"))
+    with pytest.raises(LeaseLostError):
+        late.retain(10)
+    assert len(objects(store, "/commits/")) == 2

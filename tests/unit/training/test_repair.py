@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from medfuncta_dist.storage.digest import canonical_json, digest_json
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.training.repair import remove_damaged_checkpoints
 from tests.unit.training.test_checkpoint import checkpoints, objects, restored_step, save
@@ -49,7 +51,9 @@ def test_the_last_ones_stay_when_all_are_damaged(store: ObjectStore) -> None:
 
 def test_whole_ones_and_those_of_another_version_stay(store: ObjectStore) -> None:
     record = of_step(objects(store, "commits"), 3)[0]
-    store.write(record, store.read(record).replace(b'"format_version":1', b'"format_version":7'))
+    changed = {**json.loads(store.read(record)), "format_version": 7}
+    del changed["digest"]
+    store.write(record, canonical_json(changed | {"digest": digest_json(changed)}))
     before = objects(store, "")
     assert remove_damaged_checkpoints(store, "r") == []
     assert objects(store, "") == before
