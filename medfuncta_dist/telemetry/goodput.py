@@ -6,19 +6,27 @@ Events that are read here, besides ``metrics`` with ``s_per_step``:
     recovered    {"step", "seconds", "redone", "cause"}   its first new step, after an attempt that had ended early
     checkpoint   {"step", "stall_s", "upload_s"}  committed
     preempted    {"step", "seconds"}              saved before a node went
+    stopped      {"step"}                         saved on request; what follows is another driver's
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from statistics import median
 from typing import Any
+
+STOPPED = "stopped"
+"""The event of a clean stop."""
 
 
 @dataclass(frozen=True)
 class Goodput:
-    """Seconds throughout. ``goodput`` is the time that the steps of the result took, over all time since the start."""
+    """Seconds throughout. ``goodput`` is the time that the steps of the result took, over all time since the start.
+
+    From a clean stop until another driver's workers start, nobody wants steps: that time is left out.
+    """
 
     goodput: float | None
     """0..1; None before the first logged step."""
@@ -78,12 +86,22 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 def _wall(lines: Sequence[dict[str, Any]]) -> float:
-    """From the workers' first line of code to the last line of the log."""
+    """From the workers' first line of code to the last line of the log, less the time between drivers."""
     if not lines:
         return 0.0
-    setup = next((line["fields"].get("setup_s", 0.0) for line in lines if line.get("name") == "started"), 0.0)
+    setup = next((_setup(line) for line in lines if line.get("name") == "started"), 0.0)
+    idle = (after["time"] - _setup(after) - line["time"] for line, after in pairwise(lines) if _stops(line))
     times = [line["time"] for line in lines]
-    return float(max(times) - times[0] + setup)
+    return float(max(times) - times[0] + setup - sum(max(0.0, seconds) for seconds in idle))
+
+
+def _setup(line: dict[str, Any]) -> float:
+    """Seconds from the workers' first line of code to this line, where it says so."""
+    return float(line.get("fields", {}).get("setup_s", 0.0))
+
+
+def _stops(line: dict[str, Any]) -> bool:
+    return line.get("name") == STOPPED
 
 
 def _last_step(lines: Sequence[dict[str, Any]]) -> int:

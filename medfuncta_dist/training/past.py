@@ -9,14 +9,15 @@ from typing import Any
 from medfuncta_dist.config.run_file import Train
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.event_log import read_events
-from medfuncta_dist.telemetry.goodput import Goodput, goodput
+from medfuncta_dist.telemetry.goodput import STOPPED, Goodput, goodput
 from medfuncta_dist.training.interval import time_between_failures
 from medfuncta_dist.training.mailbox import Reached
 
 
 @dataclass(frozen=True)
 class Past:
-    """The run's figures so far, and the last sign of the attempt before; None for the first attempt."""
+    """The run's figures so far, and the last sign of the attempt before; None for the first attempt, and after a clean
+    stop: nothing failed, and nobody waited for the steps to go on."""
 
     figures: Goodput
     reached: Reached | None
@@ -35,10 +36,12 @@ def past(store: ObjectStore, run: str, told: Reached | None, say: Callable[[str]
 
 
 def _stored(lines: Sequence[dict[str, Any]]) -> Reached | None:
-    """The last sign in the events: of an attempt of this driver, or of one that has stopped."""
+    """The last sign in the events: of an attempt of this driver, or of one that has ended; None after a clean stop."""
+    if not lines or lines[-1].get("name") == STOPPED:
+        return None
     steps = [line["step"] if line["kind"] == "metrics" else line["fields"].get("step") for line in lines]
     last = next((step for step in reversed(steps) if step is not None), 0)
-    return Reached(last, lines[-1]["time"], "stopped") if lines else None
+    return Reached(last, lines[-1]["time"], "stopped")
 
 
 def _later(told: Reached | None, stored: Reached | None) -> Reached | None:

@@ -22,6 +22,7 @@ from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.event_log import history
+from medfuncta_dist.telemetry.goodput import STOPPED
 from medfuncta_dist.training.attempt import Attempt, next_attempt
 from medfuncta_dist.training.cadence import Cadence
 from medfuncta_dist.training.checkpoint import Checkpoint, Checkpoints, Facts
@@ -110,7 +111,7 @@ class Training:
         train, step, pulse = self.run.train, self.first, self.pulse
         pace, validation, watch = self._pace(), self.feed.validation(), Watch(train.steps)
         pulse.at("reading scans", step)
-        for (batch, targets), began, waited in _timed(self.feed.batches(self.first)):
+        for (batch, targets), began, waited in _timed(self.batches):
             pulse.at("the inner loop", step)
             losses = self.engine.losses(*self.feed.inputs(targets, batch.step))
             words = [self.leader.wishes().encode(), *squares_about_mean(targets)]
@@ -140,6 +141,7 @@ class Training:
             if last or self._is_due(step) or wishes.save or wishes.stop:
                 self.saver.save(step)
             if wishes.stop:
+                self._stop(step, last)
                 break
             pulse.at("reading scans", step)
         self.saver.settle(step)
@@ -183,6 +185,12 @@ class Training:
         self.world.from_leader(None)  # Nobody leaves before rank 0 is done: the first to go ends the others.
         raise Preempted(error_msg="a node is being drained", preempted=True)
 
+    def _stop(self, step: int, last: bool) -> None:
+        """All is saved, and no failure: whoever resumes this begins no recovery."""
+        self.saver.settle(step)
+        if not last and self.saver.committed == step:
+            self.leader.event(STOPPED, step=step)
+
     def _warn(self, step: int, findings: Iterable[Finding]) -> None:
         """Say that training goes wrong. It goes on: whoever watches may know better, and stopping can be asked for."""
         for finding in findings:
@@ -193,13 +201,14 @@ class Training:
         """The learner and its engine, as the newest whole checkpoint has them, or as a run begins."""
         self.learner = new_learner(self.run)
         found = self._restore()
+        self.first = found.facts.step if found is not None else 0
+        self.batches = self.feed.batches(self.first)  # Scans are fetched while the engine is built.
         if found is not None:
             self.learner.load({name: whole.param for name, whole in found.state.items()})
         self.engine = Engine(self.learner, self.run.train)
         if found is not None:
             self.engine.still_step(*self.feed.still_inputs())
             self.engine.load_moments(found.state, found.facts.step)
-        self.first = found.facts.step if found is not None else 0
 
     def _restore(self) -> Checkpoint | None:
         """The newest whole checkpoint: rank 0 finds and verifies it, the others then read the same one."""

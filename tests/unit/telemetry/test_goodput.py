@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medfuncta_dist.telemetry.goodput import goodput, percentile
+from medfuncta_dist.telemetry.goodput import STOPPED, goodput, percentile
 
 
 def event(time: float, name: str, **fields: Any) -> dict[str, Any]:
@@ -43,6 +43,14 @@ def test_start_recovery_and_redone_steps_are_lost_and_counted() -> None:
     assert (figures.recovery_median_s, figures.recovery_p95_s) == (17, 17)
     assert (figures.checkpoints, figures.checkpoint_stall_s, figures.checkpoint_upload_s) == (1, 0.1, 2.0)
     assert figures.preemption_save_s == 1.5
+
+
+def test_the_time_from_a_clean_stop_to_the_next_driver_is_nobodys() -> None:
+    first = [event(100, "started", step=0, setup_s=5.0), *(step(100 + n, n) for n in range(1, 5))]
+    again = [event(9012, "started", step=4, setup_s=7.0), *(step(9008 + n, n) for n in range(5, 9))]
+    figures = goodput([*first, event(105, STOPPED, step=4), *again])
+    assert (figures.wall_s, figures.recoveries) == (5 + 5 + 7 + 4, 0)
+    assert goodput([*first, *again]).wall_s > 8000, "a driver that died has to be waited for"
 
 
 def test_lines_of_older_versions_lack_fields_and_count() -> None:

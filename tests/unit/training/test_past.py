@@ -5,6 +5,7 @@ import pytest
 from medfuncta_dist.config.run_file import Train
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.event_log import EventLog
+from medfuncta_dist.telemetry.goodput import STOPPED
 from medfuncta_dist.training.mailbox import Reached
 from medfuncta_dist.training.past import past
 
@@ -34,6 +35,16 @@ def test_the_attempt_before_counts_however_far_an_earlier_one_got(store: ObjectS
     reached = past(store, "r", None, print).reached
     assert reached is not None
     assert (reached.step, reached.cause) == (7, "stopped")
+
+
+def test_after_a_clean_stop_there_is_nothing_to_recover_from(store: ObjectStore) -> None:
+    log = EventLog(store, "r", "0000000003-20260101T000000-cccc")
+    log.log(8, {"loss": 0.1})
+    log.event(STOPPED, step=8)
+    log.close()
+    assert past(store, "r", None, print).reached is None
+    told = Reached(9, 1.0, "failure")
+    assert past(store, "r", told, print).reached == told
 
 
 @pytest.mark.parametrize("step", [6, 8])
