@@ -24,6 +24,7 @@ import numpy as np
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, ObjectMissingError, StorageError
 from medfuncta_dist.storage import strict_json
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.telemetry.patience import impatient
 
 FORMAT_VERSION = 1
 FLUSH_S = 10.0
@@ -49,7 +50,7 @@ class EventLog:
     """
 
     def __init__(self, store: ObjectStore, run: str, attempt: str, *, flush_s: float = FLUSH_S) -> None:
-        self._store, self._attempt, self._flush_s = store, attempt, flush_s
+        self._store, self._attempt, self._flush_s = impatient(store), attempt, flush_s
         self._base = f"{events_folder(run)}/{attempt}"
         self._part, self._dirty, self._failing, self._flushed = 0, True, False, time.monotonic()
         self._unwritten: dict[str, bytes] = {}

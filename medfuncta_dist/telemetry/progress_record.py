@@ -21,6 +21,7 @@ from medfuncta_dist.storage import strict_json
 from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.typed import typed
+from medfuncta_dist.telemetry.patience import impatient
 
 FORMAT_VERSION = 1
 WRITE_S = 10.0
@@ -134,9 +135,9 @@ class ProgressRecorder:
         write_s: float = WRITE_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store, self._gpus, self._write_s, self._clock = store, gpus, write_s, clock
+        self._store, self._gpus, self._write_s, self._clock = impatient(store), gpus, write_s, clock
         self._fence, self._written = fence, float("-inf")
-        self.progress = begun(self._former(run, stage), clock(), run, stage, unit, job)
+        self.progress = begun(_former(store, run, stage), clock(), run, stage, unit, job)
 
     def __enter__(self) -> ProgressRecorder:
         self._write()
@@ -146,7 +147,7 @@ class ProgressRecorder:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         now = self._clock()
-        self.at(self.progress.done, self.progress.total)
+        self.progress = advanced(self.progress, now, self.progress.done, self.progress.total, self._gpus)
         if error is None:
             self.progress = replace(self.progress, finished=now, done=self.progress.total)
         else:
@@ -178,11 +179,12 @@ class ProgressRecorder:
         except (MedfunctaError, OSError, ValueError) as error:
             print(f"telemetry: progress was not written: {getattr(error, 'what', error)}", file=sys.stderr)
 
-    def _former(self, run: str, stage: str) -> StageProgress | None:
-        try:
-            return read_progress(self._store, run, stage)
-        except MedfunctaError:
-            return None  # a damaged one is replaced: it decides nothing
+
+def _former(store: ObjectStore, run: str, stage: str) -> StageProgress | None:
+    try:
+        return read_progress(store, run, stage)
+    except MedfunctaError:
+        return None  # a damaged one is replaced: it decides nothing
 
 
 def _failure(error: BaseException) -> dict[str, str]:
