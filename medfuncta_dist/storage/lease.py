@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from medfuncta_dist.errors import DeadlineError, IntegrityError, LeaseLostError, ObjectMissingError
+from medfuncta_dist.errors import IntegrityError, LeaseLostError, ObjectMissingError
 from medfuncta_dist.storage.commit import make_record, parse_record
 from medfuncta_dist.storage.digest import canonical_json
 from medfuncta_dist.storage.holder import Holder
@@ -101,14 +101,16 @@ class Fence:
     holder: str
 
     def require(self, store: ObjectStore) -> None:
-        """LeaseLostError when the lease has another holder, is free or gone, or can not be read. One small read."""
+        """LeaseLostError when the lease has another holder, is free or gone. One small read.
+
+        StorageError when it can not be read: then nothing may be committed now, but nothing is lost either. Whether the
+        driver goes on without proof is its heartbeat's matter.
+        """
         where = store.uri(self.path)
         try:
             lease = parse_lease(store.read(self.path, limit=LARGEST_BYTES), where)
         except ObjectMissingError:
             raise self.lost(where, "its record is gone") from None
-        except DeadlineError as error:
-            raise self.lost(where, f"it can not be proved: {error.what}") from error
         if not self.passes(lease):
             raise self.lost(where, str(lease))
 

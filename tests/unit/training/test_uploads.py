@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from medfuncta_dist.errors import LeaseLostError, StorageError
+from medfuncta_dist.errors import DeadlineError, LeaseLostError, StorageError
 from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.training.attempt import Attempt
@@ -134,6 +134,23 @@ def test_a_driver_that_lost_its_lease_commits_nothing_and_stops(store: ObjectSto
     second.start(facts(5), share(1))
     with pytest.raises(LeaseLostError):
         first.wait(lambda: None)
+    assert restored(store) is None
+
+
+class OutOfReach(ObjectStore):
+    """Storage that stops answering for the lease alone: an outage exactly at the commit."""
+
+    def read(self, path: str, *, limit: int | None = None) -> bytes:
+        if path.endswith("lease.json"):
+            raise DeadlineError("storage does not answer")
+        return super().read(path, limit=limit)
+
+
+def test_an_outage_at_the_commit_is_one_failed_upload_and_no_lost_lease(store: ObjectStore) -> None:
+    first, second = ranks(OutOfReach(store.root), fence=Fence("runs/r/lease.json", 1, "someone"))
+    first.start(facts(5), share(0))
+    second.start(facts(5), share(1))
+    assert isinstance(waited(first).failure, DeadlineError)
     assert restored(store) is None
 
 
