@@ -87,7 +87,7 @@ def fit_task(task: FitTask) -> Fitted:
     quarantined: list[Quarantined] = []
     with closing(SampleReader(store, [task.work.shard], cache)) as reader:
         _prove(cache, task.work.shard, reader)
-        for batch in _batches(task, reader):
+        for batch in _batches(task, reader, (network.spec.channels, *task.shape)):
             fitted, refused = _fit(task, network, batch)
             rows += fitted
             quarantined += refused
@@ -118,16 +118,17 @@ Read = Sample | Quarantined | None
 """A scan of a batch: readable, already known not to be, or outside of the range."""
 
 
-def _batches(task: FitTask, reader: SampleReader) -> Iterator[list[Read]]:
+def _batches(task: FitTask, reader: SampleReader, shape: tuple[int, ...]) -> Iterator[list[Read]]:
     """The range's scans in the shard's batches, which begin at its first row: a scan's place, and with it its bits, do
     not depend on how ranges are cut or divided."""
     keys, work = reader.keys(0), task.work
     for start in range(work.start - work.start % task.batch, work.stop, task.batch):
         rows = range(start, min(start + task.batch, work.stop))
-        yield [_read(reader, row, keys[row], task.shape) if row >= work.start else None for row in rows]
+        yield [_read(reader, row, keys[row], shape) if row >= work.start else None for row in rows]
 
 
 def _read(reader: SampleReader, row: int, key: str, shape: tuple[int, ...]) -> Sample | Quarantined:
+    """One scan; quarantined where it is not readable, or not of ``shape`` (channel, spatial axes)."""
     try:
         members = reader.read(SampleId(0, row))
         sample = decode(key, members["npy"], members["json"])
@@ -137,7 +138,7 @@ def _read(reader: SampleReader, row: int, key: str, shape: tuple[int, ...]) -> S
         return Quarantined(key, error.what)
     except IntegrityError:
         return Quarantined(key, DAMAGED_SAMPLE)
-    return sample if sample.array.shape[1:] == shape else Quarantined(key, WRONG_SHAPE)
+    return sample if sample.array.shape == shape else Quarantined(key, WRONG_SHAPE)
 
 
 @lru_cache(maxsize=KEPT)

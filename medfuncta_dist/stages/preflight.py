@@ -11,6 +11,7 @@ from medfuncta_dist.latents.network import load_network, published_network
 from medfuncta_dist.latents.plan import chosen_splits
 from medfuncta_dist.shards.contract import require_contract
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
+from medfuncta_dist.stages.run_record import pin_path
 from medfuncta_dist.storage.commit import read_as, write_record
 from medfuncta_dist.storage.object_store import ObjectStore
 
@@ -58,7 +59,7 @@ def pinned_snapshot(run: RunFile, store: ObjectStore) -> Snapshot:
 
     A resumed run goes on with the scans it began with, whatever has been packed since.
     """
-    path = f"runs/{run.name}/pin.json"
+    path = pin_path(run)
     if store.exists(path):
         digest = read_as(_Pin, store, path, "pin").snapshot
         if run.data.snapshot not in (None, digest):

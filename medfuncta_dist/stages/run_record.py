@@ -60,7 +60,12 @@ def freeze(run: RunFile, store: ObjectStore) -> tuple[RunFile, bool]:
 
 
 def thaw(run: RunFile, store: ObjectStore) -> None:
-    """Forget the frozen run file: the run was refused before it did anything, and its mistake may be corrected."""
+    """Forget the frozen run file: the run was refused before it did anything, and its mistake may be corrected.
+
+    So may the choice of a data set; unless something was trained on it.
+    """
+    if not any(store.list(f"runs/{run.name}/{made}") for made in ("checkpoints", "network")):
+        store.delete(pin_path(run))
     store.delete(_path(run))
 
 
@@ -78,6 +83,11 @@ def _frozen(path: str, store: ObjectStore) -> RunFile | None:
 
 def _path(run: RunFile) -> str:
     return f"runs/{run.name}/run.yaml"
+
+
+def pin_path(run: RunFile) -> str:
+    """Where the snapshot is recorded that the run trains on, relative to the storage root."""
+    return f"runs/{run.name}/pin.json"
 
 
 def fixed_part(run: RunFile) -> dict[str, Any]:

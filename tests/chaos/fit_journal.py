@@ -25,11 +25,11 @@ def install() -> None:
 
     batches = task._batches
 
-    def noted(work: task.FitTask, reader: Any) -> Any:
+    def noted(work: task.FitTask, *given: Any) -> Any:
         # Appending less than a page is atomic, whoever else appends.
         with Path(os.environ[VARIABLE]).open("a") as file:
             file.write(f"{time.time()} {work.name}\n")
-        return batches(work, reader)
+        return batches(work, *given)
 
     task._batches = noted  # type: ignore[assignment]
 

@@ -25,7 +25,7 @@ from medfuncta_dist.latents import task as worker_side
 from medfuncta_dist.latents.driver import FitProgress, fit, latent_table
 from medfuncta_dist.latents.failures import DAMAGED_SHARD
 from medfuncta_dist.latents.fit import FitSettings, fit_batch
-from medfuncta_dist.latents.task import NOT_FINITE, NOT_STORABLE, FitTask, fit_task
+from medfuncta_dist.latents.task import NOT_FINITE, NOT_STORABLE, WRONG_SHAPE, FitTask, fit_task
 from medfuncta_dist.shards.sample import Sample
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.work import Done, Failed, map_here
@@ -72,7 +72,7 @@ def test_every_scan_gets_the_latent_that_fitting_it_gives(run):
     work = latent_table(run, store).works[0]
     _, cache = worker_side.WorkerSettings.of(run).open()
     reader = worker_side.SampleReader(store, [work.shard], cache)
-    samples = [worker_side._read(reader, row, reader.keys(0)[row], (12, 12)) for row in range(3)]
+    samples = [worker_side._read(reader, row, reader.keys(0)[row], (1, 12, 12)) for row in range(3)]
     targets = torch.from_numpy(np.stack([worker_side.points(s.values()) for s in samples]))
     shared = network(run)
     expected = fit_batch(
@@ -84,6 +84,15 @@ def test_every_scan_gets_the_latent_that_fitting_it_gives(run):
         assert row["latent"] == latent.tolist()
         assert row["psnr"] == float(psnr)
         assert (row["labels"], row["window_low"], row["window_high"]) == (list(sample.labels), 0.0, 255.0)
+
+
+def test_a_scan_of_other_channels_or_points_is_no_scan_of_this_network(run):
+    work = latent_table(run, ObjectStore(run.storage)).works[0]
+    store, cache = worker_side.WorkerSettings.of(run).open()
+    reader = worker_side.SampleReader(store, [work.shard], cache)
+    key = reader.keys(0)[0]
+    for shape in ((3, 12, 12), (1, 12, 11)):
+        assert worker_side._read(reader, 0, key, shape) == ledger.Quarantined(key, WRONG_SHAPE)
 
 
 def test_a_task_is_small_and_pickles(run, monkeypatch):

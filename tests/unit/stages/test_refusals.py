@@ -23,7 +23,7 @@ from medfuncta_dist.shards.pack import pack
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.stages.chain import run_stages
 from medfuncta_dist.stages.preflight import check_training, pinned_snapshot
-from medfuncta_dist.stages.run_record import fixed_part, freeze
+from medfuncta_dist.stages.run_record import fixed_part, freeze, thaw
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.work import map_here
 from tests.writers import write_medmnist
@@ -100,6 +100,19 @@ def test_a_run_that_was_refused_before_it_began_may_be_corrected(tmp_path):
     with pytest.raises(RunFileError, match="no file matches"):
         run_stages(run_file(tmp_path), ["pack"])
     assert store.exists("runs/refused/run.yaml")  # not this call's: the run may have begun
+
+
+def test_a_refused_first_run_lets_go_of_its_data_set_unless_something_was_trained_on_it(packed):
+    run = run_file(packed)
+    store = ObjectStore(run.storage)
+    for trained in (False, True):
+        if trained:
+            store.write("runs/refused/checkpoints/commits/000000005-000001-20260101T000000-aaaa.json", b"{}")
+        run, _ = freeze(run, store)
+        pinned_snapshot(run, store)
+        thaw(run, store)
+        assert store.exists("runs/refused/pin.json") == trained
+        assert not store.exists("runs/refused/run.yaml")
 
 
 def test_storage_that_can_not_be_written_is_refused(tmp_path):
