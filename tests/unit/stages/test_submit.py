@@ -282,6 +282,7 @@ def test_a_cancelled_job_is_not_resumed_by_the_run_file_of_one_that_evaluates(
     for stage in ("fit", "evaluate", "train"):
         submit(Request(gpus, (stage,)), jobs)
         end(server, f"x-{stage}-1") if stage != "train" else cancel("x-train-1", jobs, now=False)
+    server.cluster.objects["rayjobs", "medfuncta", "x-fit-1"]["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
     target = find("x", jobs)
     assert target.run is not None
     assert (target.name, target.run.cluster.gpus_per_worker) == ("x-train-1", 1)
