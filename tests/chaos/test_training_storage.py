@@ -22,7 +22,11 @@ from tests.chaos.runs import FULL, committed, drives, events, eventually, stage_
 from tests.integration.training_runs import packed
 from tests.stores import moto
 
-pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(900)]
+pytestmark = [
+    pytest.mark.usefixtures("ray_cluster"),
+    pytest.mark.timeout(900),
+    pytest.mark.skipif(not FULL, reason="minutes: MEDFUNCTA_CHAOS=full; below Ray, test_storage_faults.py has it"),
+]
 
 SAVE = 50
 SETTINGS: dict[str, Any] = {"steps": 500, "checkpoint_steps": SAVE, "keep_checkpoints": 3, "max_failures": 20}
@@ -70,7 +74,7 @@ def test_workers_killed_while_a_checkpoint_is_held_up(
 ) -> None:
     """Held at a share of one rank or the other, at the record, and after a record whose writer never hears of it."""
     held = [("rank-0-of", 0, "hang"), ("rank-1-of", 1, "hang"), ("checkpoints/commits", 0, "hang")]
-    moments = [*(held if FULL else held[-1:]), ("checkpoints/commits", 0, "lost")]
+    moments = [*held, ("checkpoints/commits", 0, "lost")]
     store = with_scans(s3(), storage)
     run = stage_run(store.root, "held", snapshot, **SETTINGS)
     with (
@@ -93,7 +97,7 @@ def test_workers_killed_while_a_checkpoint_is_held_up(
     assert code == 0, answer
     assert answer["train"]["network_digest"] == in_peace.network_digest
     assert verify_checkpoints(store, run.name) == (3, [])
-    places = "a share, the record" if FULL else "the record"
+    places = "a share, the record"
     measured(f"killed while {places} was held up: the one before used; record stored, answer lost: the new one used")
 
 
@@ -111,7 +115,6 @@ def key_file(tmp_path: Path) -> Callable[[str], Path]:
 
 
 @pytest.mark.fault("credentials")
-@pytest.mark.skipif(not FULL, reason="a minute; below Ray it is tested in test_storage_faults.py")
 def test_credentials_that_expire_in_the_middle_of_training(
     storage: str,
     snapshot: str,
