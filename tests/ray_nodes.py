@@ -20,6 +20,7 @@ import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 
@@ -92,6 +93,13 @@ class RayNodes:
             return error.code
         except OSError:
             return 0
+
+    def read(self, path: str) -> dict[str, Any]:
+        """The JSON of a GET with the cluster's token."""
+        request = urllib.request.Request(self.address + path, headers={"Authorization": f"Bearer {self.token}"})
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            found: dict[str, Any] = json.load(answer)
+        return found
 
     def alive(self) -> int:
         """Nodes that the cluster counts, the head included."""

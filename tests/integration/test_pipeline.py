@@ -3,11 +3,13 @@ calls elsewhere: each command spends seconds on starting."""
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -227,7 +229,13 @@ def settled_commits(store: Path) -> dict[Path, int]:
     return before
 
 
-def latents(store: Path) -> dict[str, bytes]:
-    """Every object of the latent table by path."""
+def latents(store: Path) -> dict[str, Any]:
+    """Every part of the latent table, byte for byte, and what each commit record says of its range.
+
+    A record's name and generation tell which driver wrote it; that is not of the table.
+    """
     root = store / "runs" / "killed" / "latents"
-    return {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*") if p.is_file()}
+    found: dict[str, Any] = {str(p.relative_to(root)): p.read_bytes() for p in root.rglob("*.parquet")}
+    for record in root.rglob("commits/*.json"):
+        found[record.stem.split("-g")[0]] = json.loads(record.read_bytes())["body"]
+    return found

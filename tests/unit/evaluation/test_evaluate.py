@@ -187,4 +187,4 @@ def test_a_quarantined_shard_does_not_stop_the_evaluation_of_the_others(tmp_path
     fit(run, map_here)
     summary = evaluate(run, map_here)
     assert summary["counts"]["quarantined"] == shard.samples
-    assert summary["quarantine_reasons"]["fitting"] == {"its shard is damaged": shard.samples}
+    assert summary["quarantine_reasons"]["fitting"] == {"its shard is damaged or missing": shard.samples}
