@@ -157,19 +157,21 @@ class _Outcome:
 
     def __init__(self, trainer: TorchTrainer) -> None:
         self.error: Exception | None = None
-        self._thread = threading.Thread(target=self._fit, args=(trainer,), daemon=True)
-        self._thread.start()
+        # Not Thread.join: Python 3.11 takes a thread for ended whose join a signal handler's exception interrupts.
+        self._over = threading.Event()
+        threading.Thread(target=self._fit, args=(trainer,), daemon=True).start()
 
     def _fit(self, trainer: TorchTrainer) -> None:
         try:
             trainer.fit()
         except Exception as error:
             self.error = error
+        finally:
+            self._over.set()
 
     def over(self, seconds: float) -> bool:
         """Wait at most ``seconds``; whether it is over."""
-        self._thread.join(seconds)
-        return not self._thread.is_alive()
+        return self._over.wait(seconds)
 
 
 @contextmanager
