@@ -46,7 +46,8 @@ def test_the_cache_folder_is_judged_by_the_first_folder_that_is_there(tmp_path: 
     assert machine.cache(run(cache=folder, cache_gigabytes=1e7)).state is State.ODD
 
 
-def test_no_gpu_is_no_fault_unless_asked_for() -> None:
+def test_no_gpu_is_no_fault_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)  # the session's cluster, where other tests have started it
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         assert machine.gpu(None).state is State.GOOD
