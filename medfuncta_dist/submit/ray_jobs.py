@@ -52,7 +52,13 @@ class RayJobs:
     def _client(self) -> Any:
         from ray.job_submission import JobSubmissionClient
 
-        return self._call(lambda: JobSubmissionClient(self.address))
+        # Ray takes RAY_ADDRESS for the Jobs API's, before the one that it is given: here it is another cluster's.
+        elsewhere = os.environ.pop("RAY_ADDRESS", None)
+        try:
+            return self._call(lambda: JobSubmissionClient(self.address))
+        finally:
+            if elsewhere is not None:
+                os.environ["RAY_ADDRESS"] = elsewhere
 
     def outgoing(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments of ``JobSubmissionClient.submit_job``."""

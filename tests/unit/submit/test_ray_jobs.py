@@ -29,6 +29,12 @@ DETAILS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _another_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray would take it for the Jobs API's address, before the one that it is given."""
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+
+
 class Answers:
     """A Jobs API that gives these answers (status, body) to requests for a job, in order; the last one for ever."""
 
