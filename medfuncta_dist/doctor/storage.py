@@ -8,12 +8,14 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from functools import cache, partial
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.doctor.check import Check, Finding, State, bad, good, odd, unasked
-from medfuncta_dist.errors import IntegrityError
+from medfuncta_dist.errors import IntegrityError, MedfunctaError
+from medfuncta_dist.storage.failures import reason
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.swap import honours_conditions
 
@@ -81,9 +83,14 @@ def read_and_write(store: ObjectStore) -> Finding:
         "write": lambda: store.write(path, data),
         "read": lambda: _same(store, path, data),
         "list": lambda: _listed(store, path),
-        "delete": lambda: store.delete(path),
     }
-    seconds = {name: _timed(step) for name, step in steps.items()}
+    try:
+        seconds = {name: _timed(step) for name, step in steps.items()}
+    except MedfunctaError:
+        with suppress(MedfunctaError):  # what was refused before is the answer
+            store.delete(path)
+        raise
+    seconds["delete"] = _timed(lambda: store.delete(path))
     told = ", ".join(f"{name} {1000 * s:.0f} ms" for name, s in seconds.items())
     if max(seconds.values()) > SLOW_S:
         return odd(f"{store.root}: {told}", "use a bucket in the cluster's own region; see the network's latency")
@@ -100,13 +107,16 @@ def multipart(store: ObjectStore) -> Finding:
 
     async def in_parts(files: object) -> None:
         call = files._call_s3  # type: ignore[attr-defined]
-        upload = (await call("create_multipart_upload", **place))["UploadId"]
+        upload = {**place, "UploadId": (await call("create_multipart_upload", **place))["UploadId"]}
         parts = []
-        for number, length in ((1, 5 * MEBI), (2, size - 5 * MEBI)):  # 5 MiB: S3's least for all but the last
-            body = bytes(length)
-            answer = await call("upload_part", **place, UploadId=upload, PartNumber=number, Body=body)
-            parts.append({"PartNumber": number, "ETag": answer["ETag"]})
-        await call("complete_multipart_upload", **place, UploadId=upload, MultipartUpload={"Parts": parts})
+        try:
+            for number, length in ((1, 5 * MEBI), (2, size - 5 * MEBI)):  # 5 MiB: S3's least for all but the last
+                answer = await call("upload_part", **upload, PartNumber=number, Body=bytes(length))
+                parts.append({"PartNumber": number, "ETag": answer["ETag"]})
+            await call("complete_multipart_upload", **upload, MultipartUpload={"Parts": parts})
+        except Exception:
+            await call("abort_multipart_upload", **upload)  # else its parts lie there unseen, and are paid for
+            raise
 
     async def remove(files: object) -> None:
         await files._call_s3("delete_object", **place)  # type: ignore[attr-defined]
@@ -116,7 +126,7 @@ def multipart(store: ObjectStore) -> Finding:
         client.ask(remove, 20)
     except Exception as error:
         do = "allow s3:PutObject and s3:AbortMultipartUpload; a proxy before the storage must pass `?uploads`"
-        return bad(f"an upload in parts is refused: {type(error).__name__}", do)
+        return bad(f"an upload in parts is refused: {reason(error)}", do)
     return good(f"{size / MEBI:.0f} MiB in two parts, {size / MEBI / seconds:.0f} MiB/s")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -13,6 +14,9 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.doctor import storage
 from medfuncta_dist.doctor.check import Answered, State, examine
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.s3_client import s3_client
+from tests.chaos.faulty_s3 import Faults, FaultyS3
+from tests.stores import roots
 from tests.unit.doctor.served import served
 
 
@@ -82,3 +86,22 @@ def test_a_clock_that_is_wrong(minutes: int, state: State, monkeypatch: pytest.M
 def test_a_server_that_is_not_there_tells_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     assert storage.clock().state is State.BAD
+
+
+def test_an_upload_in_parts_that_is_refused_half_way_is_told_with_its_code_and_left_nowhere(tmp_path: Path) -> None:
+    with roots("moto", tmp_path) as root, FaultyS3(os.environ["AWS_ENDPOINT_URL"]) as proxy:
+        store = ObjectStore(root())
+        proxy.faults = Faults(
+            methods=frozenset({"PUT"}),
+            path="partNumber=2",
+            error_share=1.0,
+            error_status=403,
+            error_code="AccessDenied",
+        )
+        with pytest.MonkeyPatch.context() as here:
+            here.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+            found = storage.multipart(store)
+        left = s3_client().ask(lambda files: files._call_s3("list_multipart_uploads", Bucket="stores"), 20)
+    assert found.state is State.BAD
+    assert "403" in found.what
+    assert not left.get("Uploads")
