@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.faults import FAULTS
+from tests.integration.training_runs import packed
 
 MEASURED = pytest.StashKey[list[str]]()
 
@@ -26,6 +27,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def measured(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Call it with what was seen, in a few words: numbers, mostly."""
     return request.node.stash.setdefault(MEASURED, []).append
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A local folder: what happens in it is seen at once. A module may have another."""
+    return str(tmp_path_factory.mktemp("storage"))
+
+
+@pytest.fixture(scope="module")
+def snapshot(storage: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Scans packed there."""
+    return packed(storage, tmp_path_factory.mktemp("scans"))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -18,7 +18,6 @@ from medfuncta_dist.storage.lease import parse_lease, run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.event_log import history
 from tests.chaos.runs import FULL, Driver, committed, drives, events, eventually, losses_by_attempt, stage_run
-from tests.integration.training_runs import packed
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -26,16 +25,6 @@ SAVE = 50
 ENDLESS: dict[str, Any] = {"steps": 1_000_000, "checkpoint_steps": SAVE}
 LEASE_S = 4.0
 Measured = Callable[[str], None]
-
-
-@pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tmp_path_factory.mktemp("storage"))
-
-
-@pytest.fixture(scope="module")
-def snapshot(storage: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return packed(storage, tmp_path_factory.mktemp("scans"))
 
 
 def is_training(pids: list[int]) -> bool:

@@ -16,7 +16,7 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.event_log import history, read_events
 from tests.chaos.runs import FULL
-from tests.integration.training_runs import packed, run_file
+from tests.integration.training_runs import run_file
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -27,11 +27,6 @@ NOTICES_S = [12, 30] if FULL else [12]
 @pytest.fixture(scope="module")
 def storage(s3: Callable[[], str]) -> str:
     return s3()
-
-
-@pytest.fixture(scope="module")
-def snapshot(storage: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return packed(storage, tmp_path_factory.mktemp("scans"))
 
 
 def happened(folder: Path, fault: str, run: RunFile, snapshot: str, *more: str) -> dict[str, Any]:

@@ -25,6 +25,7 @@ from medfuncta_dist.streaming.order import SampleId
 from medfuncta_dist.streaming.source import SampleReader
 from medfuncta_dist.streaming.stream import scan_batches
 from medfuncta_dist.work import map_here
+from tests.chaos.disk import disk
 from tests.chaos.faulty_s3 import Faults, FaultyS3
 from tests.stores import moto
 from tests.unit.shards.samples import objects, run_file
@@ -227,13 +228,8 @@ def test_expired_credentials_stop_and_resume(s3: Root, proxy: FaultyS3, measured
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 128 KiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=128k", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this user may not mount a disk; the limit of file sizes is tested below")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+    with disk(tmp_path / "small", 128 * 2**10) as folder:
+        yield folder
 
 
 @pytest.mark.fault("disk-full")

@@ -22,7 +22,7 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.event_log import history, read_events
 from medfuncta_dist.training.checkpoint import verify_checkpoints
 from medfuncta_dist.training.trainer import TrainSummary, train
-from tests.integration.training_runs import packed, run_file
+from tests.integration.training_runs import run_file
 
 pytestmark = [
     pytest.mark.usefixtures("ray_cluster"),
@@ -32,17 +32,6 @@ pytestmark = [
 
 KILLS, STEPS, SAVE, HANG_S = 5, 600, 50, 8.0
 LONG: dict[str, Any] = {"workers": 2, "steps": STEPS, "checkpoint_steps": SAVE, "max_failures": 2 * KILLS}
-
-
-@pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A local folder: what happens in it is seen at once."""
-    return str(tmp_path_factory.mktemp("storage"))
-
-
-@pytest.fixture(scope="module")
-def snapshot(storage: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return packed(storage, tmp_path_factory.mktemp("scans"))
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,9 @@ from medfuncta_dist.storage.embedded import EmbeddedS3
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.training.checkpoint import verify_checkpoints
 from medfuncta_dist.training.trainer import TrainSummary, train
+from tests.chaos.disk import disk
 from tests.chaos.faulty_s3 import Faults, FaultyS3
 from tests.chaos.runs import FULL, committed, drives, events, eventually, stage_run
-from tests.integration.training_runs import packed
 from tests.stores import moto
 
 pytestmark = [
@@ -32,16 +31,6 @@ SAVE = 50
 SETTINGS: dict[str, Any] = {"steps": 500, "checkpoint_steps": SAVE, "keep_checkpoints": 3, "max_failures": 20}
 PUTS = frozenset({"PUT"})
 Measured = Callable[[str], None]
-
-
-@pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(tmp_path_factory.mktemp("storage"))
-
-
-@pytest.fixture(scope="module")
-def snapshot(storage: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return packed(storage, tmp_path_factory.mktemp("scans"))
 
 
 @pytest.fixture(scope="module")
@@ -166,18 +155,13 @@ def test_credentials_that_expire_in_the_middle_of_training(
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 4 MiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("this user may not mount a disk")
-    yield folder
-    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+    with disk(tmp_path / "small", 4 * 2**20, lazy=True) as folder:
+        yield folder
 
 
-def fill(disk: Path) -> Path:
+def fill(folder: Path) -> Path:
     """A file that leaves no room for a checkpoint."""
-    filler = disk / "filler"
+    filler = folder / "filler"
     with filler.open("wb", buffering=0) as file:
         try:
             while True:
