@@ -8,6 +8,7 @@
 # beats in storage; without it, one is made and uploaded with the AWS CLI).
 set -euo pipefail
 
+[ $# -gt 0 ] || { sed -n '2,8s/^# \{0,1\}//p' "$0"; exit 2; }
 : "${STORAGE:?set STORAGE to an s3:// place of your own, for example s3://my-bucket/acceptance}"
 namespace="${NAMESPACE:-medfuncta}"
 overlays="${OVERLAYS:-gpu,kueue}"
