@@ -21,6 +21,9 @@ ENVIRONMENT = "env:"
 MAX_BYTES = 1 << 20  # a run file is a page; anything larger is some other file
 MAX_NODES = 50_000  # values and keys, aliases written out: a list of every file of a large archive still fits
 
+BEFORE: Mapping[str, Any] = {"train": {"optimizer": "adamw"}}
+"""What a run that is older than a key was begun with: a default may change, such a run does not."""
+
 LONGEST_SHOWN = 200  # characters of a wrong value that an error repeats
 
 
@@ -95,8 +98,15 @@ def _from_environment(name: str) -> str:
     return text
 
 
-def parse(text: str, overrides: Sequence[str] = (), where: str = "run file") -> RunFile:
-    """The same from YAML text."""
+def parse_kept(text: str, overrides: Sequence[str] = (), where: str = "run.yaml") -> RunFile:
+    """The same from a run's own run.yaml. It may be older than some keys: those are what they were for it."""
+    return parse(text, overrides, where, BEFORE)
+
+
+def parse(
+    text: str, overrides: Sequence[str] = (), where: str = "run file", base: Mapping[str, Any] | None = None
+) -> RunFile:
+    """The same from YAML text; a preset goes over ``base``, and the text over both."""
     given = _yaml(text, where)
     if not isinstance(given, dict):
         raise RunFileError("the run file is not a mapping of sections", where=where, do="start from a file in jobs/")
@@ -105,6 +115,7 @@ def parse(text: str, overrides: Sequence[str] = (), where: str = "run file") -> 
     preset = given.get("preset")
     if isinstance(preset, str) and preset in PRESETS:
         given = _merge(PRESETS[preset], given)
+    given = _merge(base or {}, given)
     try:
         return RunFile.model_validate(given)
     except ValidationError as error:

@@ -10,7 +10,7 @@ from typing import Any
 PUBLISHED_FIT = {"method": "sgd", "steps": 20, "closed_form": False}
 
 PUBLISHED_META = {"inner_rate": 1e-2, "rate_policy": "scalar"}
-PUBLISHED_TRAIN = {"rate": 3e-6, "rate_by_omega": False}
+PUBLISHED_TRAIN = {"optimizer": "adamw", "rate": 3e-6, "rate_by_omega": False}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "medfuncta-1d": {

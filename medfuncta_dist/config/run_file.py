@@ -255,9 +255,12 @@ class Train(Section):
     """Scans of one outer step, over all workers."""
     steps: PositiveInt = 250_000
     """Outer steps."""
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    """``adamw``: as published. ``muon``: hidden matrices step by Muon, whose step turns all directions alike, all else
+    by AdamW. Needs whole matrices, so zero_stage 0."""
     rate: PositiveFloat = 6e-5
-    """β, AdamW's step size at its peak. With rate_by_omega the default turns all phases as fast as the published 3e-6
-    turns those of ω = 400; networks of ω ≤ 200 train with 5e-4 to 1e-3."""
+    """β, AdamW's step size at its peak; Muon steps as far. With rate_by_omega the default turns all phases as fast as
+    the published 3e-6 turns those of ω = 400; networks of ω ≤ 200 train with 5e-4 to 1e-3."""
     schedule: Literal["cosine", "constant"] = "cosine"
     """How the step size goes on after the warm-up; cosine ends at 0."""
     warmup_steps: NaturalInt = 0
@@ -265,13 +268,13 @@ class Train(Section):
     rate_by_omega: bool = True
     """Divide each layer's step size by its ω, as a share of the first's: steeper layers turn no faster than others."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    """AdamW's weight decay."""
+    """Weight decay, decoupled as AdamW has it."""
     clip: PositiveFloat | None = 1.0
     """Largest norm of the whole gradient; null for no clipping."""
     seed: NaturalInt = 0
     """Seed of the initial network, the sample order and the context sets."""
-    zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
-    """DeepSpeed ZeRO stage. May change between restarts."""
+    zero_stage: Annotated[int, Field(ge=0, le=3)] | None = None
+    """DeepSpeed ZeRO stage. May change between restarts. Default: 0 with muon, else 1."""
     shuffle_window: PositiveInt = 4096
     """Scans among which the order of one stream is shuffled."""
     checkpoint_steps: PositiveInt | None = None
@@ -296,6 +299,23 @@ class Train(Section):
     hang_timeout: Annotated[float, Field(ge=2)] = 600.0
     """Seconds without a sign of progress from one worker after which it is named and killed, and the workers start
     again. Start-up and the first step have half an hour. Must be longer than the longest step."""
+
+    @model_validator(mode="after")
+    def _whole_matrices(self) -> Train:
+        if self.optimizer == "muon" and self.zero_stage:
+            raise ValueError(
+                f"optimizer muon steps whole matrices, and zero_stage {self.zero_stage} divides them among workers: "
+                "set train.zero_stage to 0 (each worker then holds the whole state, 0.1 GB at 15 x 256 with a latent "
+                "of 2048), or train.optimizer to adamw"
+            )
+        return self
+
+    @property
+    def stage(self) -> int:
+        """The ZeRO stage: as given, or the highest by default that the optimiser can do with."""
+        if self.zero_stage is not None:
+            return self.zero_stage
+        return 0 if self.optimizer == "muon" else 1
 
 
 class Fit(Section):

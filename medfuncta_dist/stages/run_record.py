@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from medfuncta_dist.config.load import MAX_BYTES, difference, dump, parse
+from medfuncta_dist.config.load import MAX_BYTES, difference, dump, parse_kept
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import (
     CredentialsError,
@@ -72,7 +72,7 @@ def thaw(run: RunFile, store: ObjectStore) -> None:
 def _frozen(path: str, store: ObjectStore) -> RunFile | None:
     where = store.uri(path)
     try:
-        return parse(store.read(path, limit=MAX_BYTES).decode(), where=where)
+        return parse_kept(store.read(path, limit=MAX_BYTES).decode(), where=where)
     except ObjectMissingError:
         return None
     except (UnicodeDecodeError, RunFileError) as error:

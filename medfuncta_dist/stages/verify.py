@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from medfuncta_dist.config.load import MAX_BYTES, load, parse
+from medfuncta_dist.config.load import MAX_BYTES, load, parse_kept
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError, RunFileError, StageOrderError
 from medfuncta_dist.latents import ledger
@@ -75,12 +75,12 @@ def _stored(store: ObjectStore, path: str, overrides: Sequence[str]) -> RunFile 
     here = f"storage={store.root}"  # The root may be mounted or copied elsewhere than where the run wrote it.
     try:
         text = store.read(path, limit=MAX_BYTES).decode()
-        parse(text, [here], where=where)
+        parse_kept(text, [here], where=where)
     except UnicodeDecodeError:
         return Fault(where, "the run file is not text")
     except (IntegrityError, RunFileError) as error:
         return Fault(where, f"the run file can not be read: {error.what}")
-    return parse(text, [here, *overrides], where=where)
+    return parse_kept(text, [here, *overrides], where=where)
 
 
 def _verify_run(run: RunFile, repair: bool) -> tuple[Figures, list[str], list[Fault]]:

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medfuncta_dist.config.load import difference, dump, load, parse
+from medfuncta_dist.config.load import difference, dump, load, parse, parse_kept
 from medfuncta_dist.config.presets import PRESETS
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError
@@ -34,7 +34,21 @@ def test_the_inner_rate_follows_the_steepest_omega_unless_given():
 def test_presets_keep_the_published_rates(dims: int):
     run = parse(SMALLEST.replace("[187]", str([8] * dims)) + f"preset: medfuncta-{dims}d\n")
     assert (run.inner_rate, run.train.rate, run.train.rate_by_omega) == (1e-2, 3e-6, False)
-    assert run.meta.rate_policy == "scalar"
+    assert (run.meta.rate_policy, run.train.optimizer) == ("scalar", "adamw")
+
+
+@pytest.mark.parametrize(("optimizer", "by_default", "allowed"), [("adamw", 1, range(4)), ("muon", 0, [0])])
+def test_the_zero_stage_follows_the_optimizer_unless_given(optimizer: str, by_default: int, allowed: list[int]):
+    assert parse(SMALLEST, [f"train.optimizer={optimizer}"]).train.stage == by_default
+    for stage in allowed:
+        assert parse(SMALLEST, [f"train.optimizer={optimizer}", f"train.zero_stage={stage}"]).train.stage == stage
+
+
+def test_a_kept_run_file_lacks_what_came_later_and_nothing_else(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("medfuncta_dist.config.load.BEFORE", {"train": {"steps": 7, "rate": 0.5}})
+    kept = parse_kept(SMALLEST + "train: {rate: 0.25}\n")
+    assert (kept.train.steps, kept.train.rate) == (7, 0.25)
+    assert parse(SMALLEST).train.steps != 7
 
 
 def test_order_is_preset_then_file_then_override():
@@ -82,6 +96,8 @@ def test_dump_and_load_are_inverse():
         (["data.source=[]"], ["data.source", "expected a local path"]),
         (["storage=gs://bucket"], ["storage", "'gs://bucket'", "s3://bucket/prefix or a local folder"]),
         (["fit.min_psnr=.nan"], ["fit.min_psnr", "finite"]),
+        (["train.optimizer=sgd"], ["train.optimizer", "'sgd'", "adamw", "muon"]),
+        (["train.optimizer=muon", "train.zero_stage=2"], ["zero_stage 2", "zero_stage to 0", "optimizer to adamw"]),
         (["data.intensity={mode: range, low: -.inf, high: 1}"], ["data.intensity.low", "finite"]),
     ],
 )

@@ -34,7 +34,7 @@ def run_file(folder: Path, **changes: Any) -> RunFile:
         "name": "refused",
         "storage": str(folder / "store"),
         "data": {"source": str(folder / "images.npz"), "shape": [8, 8], "private": str(folder / "private")},
-        "train": {"batch": 4},
+        "train": {"batch": 4, "optimizer": "adamw"},
     }
     for key, value in changes.items():
         section, _, name = key.partition("__")
@@ -68,6 +68,16 @@ def test_a_changed_run_file_is_refused_with_the_difference(tmp_path):
     with pytest.raises(RunChangedError, match=r"fit\.steps: 10 -> 5"):
         freeze(run_file(tmp_path, fit__steps=5), store)
     assert parse(store.read("runs/refused/run.yaml").decode()).fit.steps == 10
+
+
+def test_a_run_that_is_older_than_the_choice_of_an_optimizer_goes_on_with_adamw(tmp_path):
+    store = ObjectStore(run_file(tmp_path).storage)
+    kept, _ = freeze(run_file(tmp_path), store)
+    lines = dump(kept).splitlines()
+    store.write("runs/refused/run.yaml", "\n".join(line for line in lines if "optimizer:" not in line).encode())
+    freeze(run_file(tmp_path), store)
+    with pytest.raises(RunChangedError, match=r"train\.optimizer: 'adamw' -> 'muon'"):
+        freeze(run_file(tmp_path, train__optimizer="muon"), store)
 
 
 @pytest.mark.parametrize(
