@@ -1,11 +1,11 @@
-"""Training state in storage: parameters and Adam moments as safetensors, made real by a commit record.
+"""Training state in storage: parameters and their moments as safetensors, made real by a commit record.
 
     runs/<name>/checkpoints/<step>-<attempt>/rank-<r>-of-<W>.safetensors    a rank's share: "<part>/<parameter>"
     runs/<name>/checkpoints/commits/<step>-<attempt>.json                   the commit record, written last
 
-Whole parameters, not partitions: a checkpoint is read at any world size and any ZeRO stage. Attempts never share a
-name, so a writer that was given up for dead can not damage what its successor wrote; its generation is lower, too, and
-readers prefer the highest (generation, step).
+Whole parameters, not partitions: a checkpoint is read at any world size and any ZeRO stage that its optimiser has.
+Attempts never share a name, so a writer that was given up for dead can not damage what its successor wrote; its
+generation is lower, too, and readers prefer the highest (generation, step).
 """
 
 from __future__ import annotations

@@ -6,10 +6,11 @@ and may not do with a meta-learner:
 * the whole meta-learner must be one leaf module, and get an input that requires grad (the initial latents): otherwise
   stage 3 frees its parameters before the outer backward reads them;
 * DeepSpeed averages gradients over ranks, so a rank scales its loss by world size / global batch (`share_of_loss`);
-* Adam's moments exist only after a first step, hence the still step (rate 0, zero gradients) before loading them;
+* moments exist only after a first step, hence the still step (rate 0, zero gradients) before loading them;
 * stages 1 and 2 link parameters to their moments after the first *group* of the first step, when those of the other
   groups do not exist yet (`_link_moments`);
-* stage 3 pads a parameter to a multiple of the world size, so its moments are set by padded local slices.
+* stage 3 pads a parameter to a multiple of the world size, so its moments are set by padded local slices;
+* stages 1 to 3 divide matrices, so Muon, which needs them whole, is for stage 0 (``config/run_file.py`` refuses it).
 """
 
 from __future__ import annotations
@@ -36,8 +37,9 @@ from torch.nn.utils import clip_grad_norm_
 from medfuncta_dist.config.run_file import Train
 from medfuncta_dist.fields.siren import Params
 from medfuncta_dist.meta.outer_loop import MetaLearner
-from medfuncta_dist.training.groups import SHARE, parameter_groups
-from medfuncta_dist.training.state import MOMENTS, ParameterState, State
+from medfuncta_dist.training.groups import SHARE, kinds_of_state
+from medfuncta_dist.training.optimizers import outer_optimizer
+from medfuncta_dist.training.state import State, moments
 
 # Every gradient is below this: DeepSpeed computes the global norm, which we report, only where it clips.
 NO_CLIP = 1e30
@@ -59,7 +61,7 @@ def share_of_loss(losses: Float[Tensor, " batch"], global_batch: int, world_size
 
 
 class Engine:
-    """A meta-learner, its AdamW (each parameter at its own share of the rate, see groups.py), its place in the world.
+    """A meta-learner, its optimiser (each parameter at its share of the rate, see groups.py), its place in the world.
 
     ``learner`` holds the parameters to start from: load a checkpoint's parameters before, its moments after
     (`load_moments`).
@@ -67,13 +69,13 @@ class Engine:
 
     def __init__(self, learner: MetaLearner, train: Train) -> None:
         self._parameters = learner.params()
-        self._stage, self._linked = train.zero_stage, False
-        self._train = train
-        self._adam = torch.optim.AdamW(parameter_groups(learner, train), lr=train.rate)
+        self._stage, self._linked = train.stage, False
+        self._train, self._kinds = train, kinds_of_state(learner, train)
+        self._optimizer = outer_optimizer(learner, train)
         if self._stage == 3:
             set_z3_leaf_modules(learner, [type(learner)])
         self._engine: Any = deepspeed.initialize(
-            model=learner, optimizer=self._adam, config=_config(train), dist_init_required=False
+            model=learner, optimizer=self._optimizer, config=_config(train), dist_init_required=False
         )[0]
 
     def losses(self, *inputs: Any) -> Float[Tensor, " batch"]:
@@ -82,7 +84,7 @@ class Engine:
         return losses
 
     def step(self, loss: Float[Tensor, ""], rate: float) -> float:
-        """One AdamW step at ``rate`` on this rank's loss (see `share_of_loss`).
+        """One step of the optimiser at ``rate`` on this rank's loss (see `share_of_loss`).
 
         Returns the global gradient norm before clipping; not finite when the gradient is not.
         """
@@ -107,7 +109,7 @@ class Engine:
         return clip_grad_norm_(self._parameters.values(), self._train.clip or float("inf"))
 
     def still_step(self, *inputs: Any) -> None:
-        """Make Adam's moments exist without moving anything: rate 0, gradients 0."""
+        """Make the moments exist without moving anything: rate 0, gradients 0."""
         self.step(self.losses(*inputs).sum() * 0.0, rate=0.0)
 
     def full_parameters(self) -> Params:
@@ -118,24 +120,25 @@ class Engine:
         """The parameters and moments that this rank writes: every W-th. A collective, one parameter at a time."""
         rank, world = dist.get_rank(), dist.get_world_size()
         share = {}
-        for index, name in enumerate(self._parameters):
-            whole = [self._full(name, key) for key in (None, *MOMENTS)]
+        for index, (name, kind) in enumerate(self._kinds.items()):
+            whole = [self._full(name, key) for key in (None, *moments(kind))]
             if index % world == rank:
-                share[name] = ParameterState(*(t.detach().to("cpu", torch.float32, copy=True) for t in whole))
+                share[name] = kind(*(t.detach().to("cpu", torch.float32, copy=True) for t in whole))
         return share
 
     def load_moments(self, state: State, steps: int) -> None:
-        """Set Adam's moments and step count; needs a `still_step` before. Every rank passes the whole state."""
-        for name in self._parameters:
-            for key in MOMENTS:
+        """Set the moments and Adam's step count; needs a `still_step` before. Every rank passes the whole state."""
+        for name, kind in self._kinds.items():
+            for key in moments(kind):
                 self._set_moment(name, key, getattr(state[name], key))
-        for entry in self._adam.state.values():
-            entry["step"].fill_(steps)
+        for entry in self._optimizer.state.values():
+            if "step" in entry:  # Muon counts none.
+                entry["step"].fill_(steps)
 
     def _full(self, name: str, moment: str | None) -> Tensor:
         parameter = self._parameters[name]
         if self._stage == 0:
-            at_home: Tensor = parameter if moment is None else self._adam.state[parameter][moment]
+            at_home: Tensor = parameter if moment is None else self._optimizer.state[parameter][moment]
             return at_home.detach()
         whole: Tensor = (
             safe_get_full_fp32_param(parameter) if moment is None else safe_get_full_optimizer_state(parameter, moment)
@@ -145,7 +148,7 @@ class Engine:
     def _set_moment(self, name: str, key: str, value: Tensor) -> None:
         parameter: Any = self._parameters[name]
         if self._stage == 0:
-            self._adam.state[parameter][key].copy_(value)
+            self._optimizer.state[parameter][key].copy_(value)
         elif self._stage < 3:
             safe_set_full_optimizer_state(parameter, value.to(parameter.device), key)
         else:
@@ -157,8 +160,8 @@ def _config(train: Train) -> dict[str, Any]:
         # The real batch is uneven over ranks and known to us alone; DeepSpeed only wants the numbers to be consistent.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
-        "gradient_clipping": 0.0 if train.zero_stage == 0 else train.clip or NO_CLIP,
-        "zero_optimization": {"stage": train.zero_stage},
+        "gradient_clipping": 0.0 if train.stage == 0 else train.clip or NO_CLIP,
+        "zero_optimization": {"stage": train.stage},
         "steps_per_print": 10**12,
     }
 

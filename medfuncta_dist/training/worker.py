@@ -29,6 +29,7 @@ from medfuncta_dist.training.checkpoint import Checkpoint, Checkpoints, Facts
 from medfuncta_dist.training.collapse import ADVICE, Finding, Watch, scatter, squares_about_mean
 from medfuncta_dist.training.engine import Engine, connect, share_of_loss
 from medfuncta_dist.training.feed import Feed
+from medfuncta_dist.training.groups import kinds_of_state
 from medfuncta_dist.training.heartbeat import Beat
 from medfuncta_dist.training.leader import Leader, Wishes
 from medfuncta_dist.training.line import Line
@@ -39,6 +40,7 @@ from medfuncta_dist.training.pulse import Pulse
 from medfuncta_dist.training.saver import Saver
 from medfuncta_dist.training.schedule import learning_rate
 from medfuncta_dist.training.sinks import open_telemetry
+from medfuncta_dist.training.state import require_kinds
 from medfuncta_dist.training.uploads import Uploads
 from medfuncta_dist.training.world import World
 
@@ -218,7 +220,9 @@ class Training:
         if record is not None and found is None:
             found = self.checkpoints.load(record, shapes)
         if found is not None:
-            _check_same(found.facts, self._facts(self.run.train.steps), self.store.uri(found.record))
+            where = self.store.uri(found.record)
+            _check_same(found.facts, self._facts(self.run.train.steps), where)
+            require_kinds(found.state, kinds_of_state(self.learner, self.run.train), where)
         return found
 
     def _facts(self, step: int) -> Facts:
@@ -230,7 +234,7 @@ class Training:
             dataset_digest=self.snapshot.digest,
             run_digest=self.run.digest(),
             field_digest=self.run.digest("field"),
-            zero_stage=self.run.train.zero_stage,
+            zero_stage=self.run.train.stage,
             world_size=self.world.size,
             code_version=__version__,
             written=round(time.time(), 3),

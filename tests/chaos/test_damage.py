@@ -28,7 +28,7 @@ from medfuncta_dist.streaming.order import SampleId
 from medfuncta_dist.streaming.source import SampleReader
 from medfuncta_dist.training.attempt import Attempt
 from medfuncta_dist.training.checkpoint import Checkpoints, Facts
-from medfuncta_dist.training.state import ParameterState
+from medfuncta_dist.training.state import AdamState
 from medfuncta_dist.work import map_here
 from tests.unit.latents.fitted import COUNTS, ready
 
@@ -163,7 +163,7 @@ def test_a_checkpoint_or_its_record(part: str, tmp_path: Path, measured: Measure
     store, attempt = ObjectStore(str(tmp_path)), Attempt(1, "0000000001-20260101T000000-aaaa")
     checkpoints = Checkpoints(store, "r", attempt, keep=5)
     for step in (10, 20):
-        state = {name: ParameterState(*(torch.rand(shape) for _ in range(3))) for name, shape in SHAPES.items()}
+        state = {name: AdamState(*(torch.rand(shape) for _ in range(3))) for name, shape in SHAPES.items()}
         facts = Facts(step, 0, step, "d" * 64, "r" * 64, "f" * 64, zero_stage=0, world_size=1, code_version="0")
         checkpoints.commit(facts, [checkpoints.write_share(step, 0, 1, state)])
     path, passed_over = sorted((tmp_path / "runs/r/checkpoints").glob(part))[-1], 0

@@ -35,7 +35,7 @@ from medfuncta_dist.telemetry.event_log import EventLog, history
 from medfuncta_dist.training.attempt import Attempt, next_attempt
 from medfuncta_dist.training.checkpoint import Checkpoints, Facts
 from medfuncta_dist.training.network import commit_network, committed_network, field_spec
-from medfuncta_dist.training.state import ParameterState
+from medfuncta_dist.training.state import AdamState
 from medfuncta_dist.work import map_here
 from tests.unit.latents.fitted import packed, run_file
 
@@ -55,9 +55,7 @@ JOB = "small-fit-1"
 def save(store: ObjectStore, step: int, attempt: Attempt = FIRST) -> None:
     """A checkpoint of a tiny state."""
     checkpoints = Checkpoints(store, "small", attempt, keep=5)
-    state = {
-        name: ParameterState(*(torch.full(shape, float(step)) for _ in range(3))) for name, shape in SHAPES.items()
-    }
+    state = {name: AdamState(*(torch.full(shape, float(step)) for _ in range(3))) for name, shape in SHAPES.items()}
     facts = Facts(step, 0, step, "d" * 64, "r" * 64, "f" * 64, zero_stage=0, world_size=1, code_version="0")
     checkpoints.commit(facts, [checkpoints.write_share(step, 0, 1, state)])
 

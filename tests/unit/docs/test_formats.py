@@ -36,7 +36,7 @@ from medfuncta_dist.telemetry.progress_record import ProgressRecorder
 from medfuncta_dist.training.attempt import next_attempt
 from medfuncta_dist.training.checkpoint import Checkpoints, Facts
 from medfuncta_dist.training.network import commit_network, field_spec
-from medfuncta_dist.training.state import ParameterState
+from medfuncta_dist.training.state import AdamState
 from medfuncta_dist.work import map_here
 from tests.unit.latents.fitted import packed, run_file
 
@@ -99,10 +99,10 @@ def train(run: RunFile, store: ObjectStore, snapshot: Snapshot) -> None:
     commit_network(store, run, snapshot, params, 0.1 / 6, 16.0)
 
 
-def share(params: Params, rank: int) -> dict[str, ParameterState]:
+def share(params: Params, rank: int) -> dict[str, AdamState]:
     """Every second parameter, with the moments of a learner that has not moved."""
     mine = {name: params[name] for name in list(params)[rank::2]}
-    return {name: ParameterState(p, torch.zeros_like(p), torch.zeros_like(p)) for name, p in mine.items()}
+    return {name: AdamState(p, torch.zeros_like(p), torch.zeros_like(p)) for name, p in mine.items()}
 
 
 @pytest.fixture(scope="module")

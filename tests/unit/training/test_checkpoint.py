@@ -15,7 +15,7 @@ from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.training.attempt import Attempt
 from medfuncta_dist.training.checkpoint import Checkpoints, Facts
-from medfuncta_dist.training.state import ParameterState, State
+from medfuncta_dist.training.state import AdamState, State
 
 SHAPES = {"layer.1.weight": (3, 2), "layer.1.bias": (3,), "modulation.2.bias": (1,)}
 FIRST, SECOND = Attempt(1, "000001-20260101T000000-aaaa"), Attempt(2, "000002-20260101T000000-bbbb")
@@ -36,8 +36,7 @@ def checkpoints(store: ObjectStore, attempt: Attempt = FIRST, keep: int = 2) -> 
 def state(step: int) -> State:
     generator = torch.Generator().manual_seed(step)
     return {
-        name: ParameterState(*(torch.rand(shape, generator=generator) for _ in range(3)))
-        for name, shape in SHAPES.items()
+        name: AdamState(*(torch.rand(shape, generator=generator) for _ in range(3))) for name, shape in SHAPES.items()
     }
 
 

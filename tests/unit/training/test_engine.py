@@ -15,7 +15,7 @@ from medfuncta_dist.fields.siren import FieldSpec, init_params
 from medfuncta_dist.meta.context import context_sets
 from medfuncta_dist.meta.outer_loop import LOG_RATES, MetaLearner
 from medfuncta_dist.training.groups import RATES_SHARE
-from medfuncta_dist.training.state import ParameterState
+from medfuncta_dist.training.state import AdamState, MuonState, ParameterState
 from tests.unit.training.ranks import on_ranks
 
 BATCH, STEPS, RATE = 5, 5, 1e-3
@@ -44,24 +44,32 @@ def inputs(step: int, rows: slice = slice(None)) -> tuple[Any, ...]:
 
 
 def plain_torch(
-    clip: float | None, then_clip: float | None = None
+    clip: float | None, then_clip: float | None = None, muon: bool = False
 ) -> tuple[list[float], list[float], dict[str, torch.Tensor]]:
     """The oracle: one process, no DeepSpeed. Losses, norms, final parameters. ``then_clip``: from step 2 on."""
     model = learner()
+    matrix = model.params()["layer.2.weight"]
     layers = [
-        {"params": [p for n, p in model.params().items() if f".{k}." in n], "lr": RATE * 5.0 / SPEC.omega(k)}
+        {
+            "params": [p for n, p in model.params().items() if f".{k}." in n and not (muon and p is matrix)],
+            "lr": RATE * 5.0 / SPEC.omega(k),
+        }
         for k in range(1, 4)
     ]
     rates = {"params": [model.params()[LOG_RATES]], "lr": RATE * RATES_SHARE, "weight_decay": 0.0}
-    adam = torch.optim.AdamW([*layers, rates], weight_decay=0.1)
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW([*layers, rates], weight_decay=0.1)]
+    if muon:
+        lr = RATE * 5.0 / SPEC.omega(2)
+        optimizers.append(torch.optim.Muon([matrix], lr=lr, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"))
     losses, norms = [], []
     for step in range(STEPS):
         clip = then_clip if then_clip and step >= 2 else clip
-        adam.zero_grad()
+        model.zero_grad()
         loss = model(*inputs(step)).mean()
         loss.backward()
         norms.append(float(torch.nn.utils.clip_grad_norm_(model.parameters(), clip or float("inf"))))
-        adam.step()
+        for optimizer in optimizers:
+            optimizer.step()
         losses.append(loss.item())
     return losses, norms, {name: p.detach() for name, p in model.params().items()}
 
@@ -86,11 +94,20 @@ def take_steps(engine: Any, first: int, last: int) -> tuple[list[float], list[fl
     return losses, norms
 
 
-def settings(stage: int, clip: float | None) -> Train:
-    return Train(batch=BATCH, zero_stage=stage, clip=clip, weight_decay=0.1, rate_by_omega=True)
+def settings(stage: int, clip: float | None, optimizer: Any = "adamw") -> Train:
+    kind = {"optimizer": optimizer, "zero_stage": stage}
+    return Train(batch=BATCH, clip=clip, weight_decay=0.1, rate_by_omega=True, **kind)
 
 
 Saved = dict[str, dict[str, torch.Tensor]]
+
+
+def saved_share(engine: Any) -> Saved:
+    return {name: dict(vars(state)) for name, state in engine.share_of_state().items()}
+
+
+def state_of(saved: Saved) -> dict[str, ParameterState]:
+    return {name: (AdamState if "exp_avg" in whole else MuonState)(**whole) for name, whole in saved.items()}
 
 
 def from_scratch(clip: float | None) -> list[Any]:
@@ -102,7 +119,7 @@ def from_scratch(clip: float | None) -> list[Any]:
     for stage in STAGES:
         engine = Engine(learner(), settings(stage, clip))
         first, first_norms = take_steps(engine, 0, 2)
-        share = {name: dict(vars(state)) for name, state in engine.share_of_state().items()}
+        share = saved_share(engine)
         rest, rest_norms = take_steps(engine, 2, STEPS)
         found.append((first + rest, first_norms + rest_norms, dict(engine.full_parameters()), share))
     return found
@@ -113,18 +130,40 @@ def resumed(saved: Saved, clip: float | None) -> list[Any]:
     from medfuncta_dist.training.engine import Engine, connect
 
     connect()
-    state = {name: ParameterState(**whole) for name, whole in saved.items()}
-    found = []
-    for stage in STAGES:
-        model = learner()
-        model.load({name: whole.param for name, whole in state.items()})
-        engine = Engine(model, settings(stage, clip))
-        engine.still_step(*inputs(0, slice(0, 1)))
-        engine.load_moments(state, steps=2)
-        same = all(torch.equal(v, saved[n][k]) for n, s in engine.share_of_state().items() for k, v in vars(s).items())
-        losses, _ = take_steps(engine, 2, STEPS)
-        found.append((same, losses, dict(engine.full_parameters())))
-    return found
+    return [resumed_with(Engine, saved, settings(stage, clip)) for stage in STAGES]
+
+
+def resumed_with(new_engine: Any, saved: Saved, train: Train) -> tuple[bool, list[float], dict[str, torch.Tensor]]:
+    model, state = learner(), state_of(saved)
+    model.load({name: whole.param for name, whole in state.items()})
+    engine = new_engine(model, train)
+    engine.still_step(*inputs(0, slice(0, 1)))
+    engine.load_moments(state, steps=2)
+    same = all(torch.equal(v, saved[name][k]) for name, whole in saved_share(engine).items() for k, v in whole.items())
+    losses, _ = take_steps(engine, 2, STEPS)
+    return same, losses, dict(engine.full_parameters())
+
+
+def with_muon(saved: Saved | None) -> dict[str, Any]:
+    """Muon from scratch; new engines, going on from what it saved after two steps and from ``saved``; a still step."""
+    from medfuncta_dist.training.engine import Engine, connect
+
+    connect()
+    train = settings(0, None, "muon")
+    engine = Engine(learner(), train)
+    losses, norms = take_steps(engine, 0, 2)
+    shares: list[Saved] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(shares, saved_share(engine))
+    more_losses, more_norms = take_steps(engine, 2, STEPS)
+    still = Engine(learner(), train)
+    still.still_step(*inputs(0, slice(0, 1)))
+    return {
+        "scratch": (losses + more_losses, norms + more_norms, dict(engine.full_parameters())),
+        "shares": shares,
+        "own": resumed_with(Engine, merged(shares), train),
+        "given": saved and resumed_with(Engine, saved, train),
+        "still": saved_share(still),
+    }
 
 
 def both(saved: Saved) -> tuple[list[Any], list[Any]]:
@@ -188,3 +227,67 @@ def test_partitioned_state_of_two_ranks_resumes_on_one_at_any_stage(two: list[An
         assert same
         assert found_losses == pytest.approx(losses[2:], abs=1e-6)
         assert_close(found_parameters, parameters)
+
+
+@pytest.fixture(scope="module")
+def muon_alone(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    return on_ranks(1, with_muon, None, folder=tmp_path_factory.mktemp("muon"))
+
+
+@pytest.fixture(scope="module")
+def muon_two(muon_alone: list[Any], tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    """Two uneven ranks: from scratch, and resumed from what one rank saved."""
+    return on_ranks(2, with_muon, merged(muon_alone[0]["shares"]), folder=tmp_path_factory.mktemp("muon-two"))
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_muon_takes_the_steps_of_torch_s_two_optimisers(
+    world_size: int, muon_alone: list[Any], muon_two: list[Any]
+) -> None:
+    losses, norms, parameters = plain_torch(None, muon=True)
+    for rank in muon_alone if world_size == 1 else muon_two:
+        found_losses, found_norms, found_parameters = rank["scratch"]
+        assert found_losses == pytest.approx(losses, abs=1e-6)
+        assert found_norms == pytest.approx(norms, rel=1e-4)
+        assert_close(found_parameters, parameters)
+    _, _, plain = plain_torch(None)
+    assert (plain["layer.2.weight"] - parameters["layer.2.weight"]).abs().max() > 1e-4, "or nothing was shown"
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_muon_goes_on_from_its_checkpoint_to_the_bit(
+    world_size: int, muon_alone: list[Any], muon_two: list[Any]
+) -> None:
+    for rank in muon_alone if world_size == 1 else muon_two:
+        losses, _, parameters = rank["scratch"]
+        same, found_losses, found_parameters = rank["own"]
+        assert same, "what was loaded is what would be saved again, to the bit"
+        assert found_losses == losses[2:]
+        assert all(torch.equal(found_parameters[name], value) for name, value in parameters.items())
+
+
+def test_muon_goes_on_at_another_world_size(muon_alone: list[Any], muon_two: list[Any]) -> None:
+    losses, _, parameters = muon_alone[0]["scratch"]
+    for rank in muon_two:
+        same, found_losses, found_parameters = rank["given"]
+        assert same
+        assert found_losses == pytest.approx(losses[2:], abs=1e-6)
+        assert_close(found_parameters, parameters)
+
+
+def test_a_checkpoint_with_muon_holds_one_momentum_of_the_matrix_and_two_moments_of_all_else(
+    muon_two: list[Any],
+) -> None:
+    saved = merged(muon_two[0]["shares"])
+    assert saved["layer.2.weight"].keys() == {"param", "momentum_buffer"}
+    assert saved["layer.2.weight"]["momentum_buffer"].any()
+    others = [whole.keys() for name, whole in saved.items() if name != "layer.2.weight"]
+    assert all(keys == {"param", "exp_avg", "exp_avg_sq"} for keys in others)
+
+
+def test_a_still_step_moves_nothing_with_muon_either(muon_alone: list[Any]) -> None:
+    still, start = muon_alone[0]["still"], learner().params()
+    assert still.keys() == start.keys()
+    for name, whole in still.items():
+        assert torch.equal(whole.pop("param"), start[name])
+        assert not any(moment.any() for moment in whole.values())

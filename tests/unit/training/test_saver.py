@@ -18,7 +18,7 @@ from medfuncta_dist.training.heartbeat import Beat
 from medfuncta_dist.training.leader import Leader
 from medfuncta_dist.training.pulse import Pulse
 from medfuncta_dist.training.saver import FAILED_IN_A_ROW, Saver
-from medfuncta_dist.training.state import ParameterState, State
+from medfuncta_dist.training.state import AdamState, State
 from medfuncta_dist.training.uploads import Uploads
 from medfuncta_dist.training.world import World
 from tests.unit.training.test_uploads import ATTEMPT, SHAPES, Desk, facts
@@ -35,7 +35,7 @@ class Engine:
             value += 1
 
     def share_of_state(self) -> State:
-        return {name: ParameterState(*(value.clone() for _ in range(3))) for name, value in self.values.items()}
+        return {name: AdamState(*(value.clone() for _ in range(3))) for name, value in self.values.items()}
 
 
 @pytest.fixture

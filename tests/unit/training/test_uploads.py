@@ -16,7 +16,7 @@ from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.training.attempt import Attempt
 from medfuncta_dist.training.checkpoint import Checkpoints, Facts
-from medfuncta_dist.training.state import ParameterState, State
+from medfuncta_dist.training.state import AdamState, State
 from medfuncta_dist.training.uploads import Uploaded, Uploads
 
 SHAPES = {"layer.1.weight": (3, 2), "layer.1.bias": (3,)}
@@ -43,7 +43,7 @@ def store(tmp_path: Path) -> ObjectStore:
 
 def share(rank: int) -> State:
     name = list(SHAPES)[rank]
-    return {name: ParameterState(*(torch.full(SHAPES[name], float(part)) for part in range(3)))}
+    return {name: AdamState(*(torch.full(SHAPES[name], float(part)) for part in range(3)))}
 
 
 def facts(step: int) -> Facts:
