@@ -14,7 +14,7 @@ import multiprocessing
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +37,7 @@ from medfuncta_dist.meta.losses import psnr_of_mse
 from medfuncta_dist.meta.meta_gradient import descend
 from medfuncta_dist.meta.outer_loop import MetaLearner
 from medfuncta_dist.training.groups import SHARE, parameter_groups
+from medfuncta_dist.training.optimizers import outer_optimizer
 from medfuncta_dist.training.schedule import learning_rate
 
 SIDE, BATCH, INNER_STEPS, RATIO, FIT_STEPS = 28, 16, 5, 0.5, 20
@@ -164,7 +165,7 @@ def run(arm: Arm, splits: tuple[Tensor, Tensor, Tensor], short: bool) -> dict[st
     steps = 4 if short else arm.steps
     settings = Train(rate=arm.outer_rate, rate_by_omega=arm.by_omega, steps=steps, warmup_steps=arm.warmup)
     model = learner(arm)
-    outer = optimisers(model, settings, arm.optimiser)
+    outer = optimiser(model, settings, arm.optimiser)
     order, spent = torch.Generator().manual_seed(1), 0.0
     recent: list[float] = []
     curve: list[tuple[int, float, float]] = []
@@ -195,28 +196,18 @@ def learner(arm: Arm) -> MetaLearner:
     return MetaLearner(spec, params, grid((SIDE, SIDE)), start, learn_rates=arm.policy == "learned")
 
 
-def optimisers(model: MetaLearner, settings: Train, kind: str) -> list[torch.optim.Optimizer]:
-    """The outer optimiser. Muon takes the square matrices and leaves the rest to AdamW, as its authors do."""
+def optimiser(model: MetaLearner, settings: Train, kind: str) -> torch.optim.Optimizer:
+    """The outer optimiser: of training, or one that training does not have."""
     groups = parameter_groups(model, settings)
-    if kind == "muon":
-        square = {id(p) for p in model.parameters() if p.dim() == 2 and p.shape[0] == p.shape[1]}
-        picked = [_only(group, square, True) for group in groups]
-        others = [_only(group, square, False) for group in groups]
-        # The size of an AdamW step, so that the rates mean the same.
-        muon = torch.optim.Muon([g for g in picked if g["params"]], settings.rate, adjust_lr_fn="match_rms_adamw")
-        return [muon, torch.optim.AdamW([g for g in others if g["params"]], lr=settings.rate)]
     if kind == "nadam":
-        return [torch.optim.NAdam(groups, lr=settings.rate)]
-    betas = (0.9, 0.95) if kind == "adamw-quick" else (0.9, 0.999)
-    return [torch.optim.AdamW(groups, lr=settings.rate, betas=betas)]
-
-
-def _only(group: dict[str, Any], chosen: set[int], inside: bool) -> dict[str, Any]:
-    return group | {"params": [p for p in group["params"] if (id(p) in chosen) == inside]}
+        return torch.optim.NAdam(groups, lr=settings.rate)
+    if kind == "adamw-quick":
+        return torch.optim.AdamW(groups, lr=settings.rate, betas=(0.9, 0.95))
+    return outer_optimizer(model, settings.model_copy(update={"optimizer": kind}))
 
 
 def outer_step(
-    model: MetaLearner, outer: Sequence[torch.optim.Optimizer], batch: Tensor, step: int, settings: Train
+    model: MetaLearner, outer: torch.optim.Optimizer, batch: Tensor, step: int, settings: Train
 ) -> tuple[float, float]:
     """One outer step as training takes it; its loss and gradient norm."""
     model.zero_grad()
@@ -224,10 +215,9 @@ def outer_step(
     loss = model(batch, start, context_sets(SIDE**2, RATIO, INNER_STEPS, seed=0, outer_step=step)).mean()
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), settings.clip or float("inf"))
-    for optimiser in outer:
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, settings) * group[SHARE]
-        optimiser.step()
+    for group in outer.param_groups:
+        group["lr"] = learning_rate(step, settings) * group[SHARE]
+    outer.step()
     return loss.item(), float(norm)
 
 

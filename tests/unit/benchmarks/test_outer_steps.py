@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from benchmarks.outer_steps import ARMS, OURS, PLAIN, claims, learner, made_scans, optimisers, row, run
-from medfuncta_dist.config.run_file import Train
+from benchmarks.outer_steps import ARMS, OURS, PLAIN, claims, learner, made_scans, row, run
 from tests.unit.benchmarks.test_benchmarks import told
 
 
@@ -25,15 +24,6 @@ def test_the_plain_side_is_the_one_that_the_validation_split_prefers() -> None:
         OURS: {"psnr": [1.0, 1.0, 30.0], "validation": 30.0},
     }
     assert [claim.measured for claim in claims(results)] == [10.0]
-
-
-def test_muon_takes_the_square_matrices_and_every_parameter_has_one_optimiser() -> None:
-    model = learner(ARMS["small-muon"])
-    muon, adamw = optimisers(model, Train(), "muon")
-    taken = [p for optimiser in (muon, adamw) for group in optimiser.param_groups for p in group["params"]]
-    assert {id(p) for p in taken} == {id(p) for p in model.parameters()}
-    assert len(taken) == len({id(p) for p in taken})
-    assert all(p.shape == (64, 64) for group in muon.param_groups for p in group["params"])
 
 
 def test_every_arm_has_a_network_and_rates_of_its_policy() -> None:
