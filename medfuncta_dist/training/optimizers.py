@@ -34,7 +34,7 @@ class Together(Optimizer):
         for part in parts:
             part.state = self.state
 
-    def step(self, closure: Any = None) -> None:
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """A step of each; a loss to be computed again has no place in training, so ``closure`` must be None."""
         assert closure is None
         for part in self._parts:

@@ -166,19 +166,45 @@ def with_muon(saved: Saved | None) -> dict[str, Any]:
     }
 
 
-def both(saved: Saved) -> tuple[list[Any], list[Any]]:
-    return from_scratch(CLIP), resumed(saved, CLIP)
+def all_on_one() -> tuple[list[Any], dict[str, Any]]:
+    return from_scratch(None), with_muon(None)
+
+
+def all_on_two(saved: Saved, saved_with_muon: Saved) -> tuple[tuple[list[Any], list[Any]], dict[str, Any]]:
+    return (from_scratch(CLIP), resumed(saved, CLIP)), with_muon(saved_with_muon)
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    return on_ranks(1, from_scratch, None, folder=tmp_path_factory.mktemp("alone"))
+def one_rank(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    return on_ranks(1, all_on_one, folder=tmp_path_factory.mktemp("alone"))
 
 
 @pytest.fixture(scope="module")
-def two(alone: list[Any], tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+def alone(one_rank: list[Any]) -> list[Any]:
+    return [scratch for scratch, _ in one_rank]
+
+
+@pytest.fixture(scope="module")
+def muon_alone(one_rank: list[Any]) -> list[Any]:
+    return [muon for _, muon in one_rank]
+
+
+@pytest.fixture(scope="module")
+def two_ranks(alone: list[Any], muon_alone: list[Any], tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
+    saved, saved_with_muon = merged(on_stage(alone, 1)), merged(muon_alone[0]["shares"])
+    return on_ranks(2, all_on_two, saved, saved_with_muon, folder=tmp_path_factory.mktemp("two"))
+
+
+@pytest.fixture(scope="module")
+def two(two_ranks: list[Any]) -> list[Any]:
     """Two uneven ranks: from scratch, and resumed from what one rank saved (clipping came later, so not compared)."""
-    return on_ranks(2, both, merged(on_stage(alone, 1)), folder=tmp_path_factory.mktemp("two"))
+    return [stages for stages, _ in two_ranks]
+
+
+@pytest.fixture(scope="module")
+def muon_two(two_ranks: list[Any]) -> list[Any]:
+    """The same with Muon, without clipping."""
+    return [muon for _, muon in two_ranks]
 
 
 def on_stage(ranks: list[Any], stage: int) -> list[Saved]:
@@ -227,17 +253,6 @@ def test_partitioned_state_of_two_ranks_resumes_on_one_at_any_stage(two: list[An
         assert same
         assert found_losses == pytest.approx(losses[2:], abs=1e-6)
         assert_close(found_parameters, parameters)
-
-
-@pytest.fixture(scope="module")
-def muon_alone(tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    return on_ranks(1, with_muon, None, folder=tmp_path_factory.mktemp("muon"))
-
-
-@pytest.fixture(scope="module")
-def muon_two(muon_alone: list[Any], tmp_path_factory: pytest.TempPathFactory) -> list[Any]:
-    """Two uneven ranks: from scratch, and resumed from what one rank saved."""
-    return on_ranks(2, with_muon, merged(muon_alone[0]["shares"]), folder=tmp_path_factory.mktemp("muon-two"))
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
