@@ -91,6 +91,7 @@ ARMS = {
     "large-layer-omega": Arm("large", 0.15, 5e-4, by_omega=True, policy="layer", steps=150),
     "large-quick": Arm("large", 0.05, 5e-4, by_omega=True, optimiser="adamw-quick", steps=150),
     "large-muon": Arm("large", 0.05, 5e-4, by_omega=True, optimiser="muon", steps=150),
+    "large-muon-fast": Arm("large", 0.05, 1e-3, by_omega=True, optimiser="muon", steps=150),
 }
 PLAIN, OURS = ("small-.01-slower", "small-.01"), "small-.5-omega"
 
