@@ -22,6 +22,7 @@ import deepspeed
 import torch
 import torch.distributed as dist
 from deepspeed.ops import __compatible_ops__ as compatible_ops
+from deepspeed.runtime import compiler
 from deepspeed.utils import (
     logger,
     safe_get_full_fp32_param,
@@ -49,6 +50,9 @@ def connect() -> torch.device:
     """Join DeepSpeed to the process group that exists already (torch.distributed), and return this rank's device."""
     # Serves inference only, and would be compiled here: 40 s, and a lock that hangs later starts if interrupted.
     compatible_ops["deepspeed_shm_comm"] = False
+    # ZeRO imports DeepSpeed's own Muon, to ask whether ours is one, and that one's marks for torch's compiler would
+    # import the compiler: half a second of CPU time a worker, at each restart.
+    compiler.compile = lambda: compiler.dummy_decorator
     logger.setLevel("ERROR")
     os.environ.setdefault("LOCAL_RANK", "0")
     deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False)
@@ -162,6 +166,7 @@ def _config(train: Train) -> dict[str, Any]:
         "gradient_accumulation_steps": 1,
         "gradient_clipping": 0.0 if train.stage == 0 else train.clip or NO_CLIP,
         "zero_optimization": {"stage": train.stage},
+        "zero_allow_untested_optimizer": True,  # Ours is AdamW, by another class (optimizers.py).
         "steps_per_print": 10**12,
     }
 

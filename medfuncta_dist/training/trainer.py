@@ -84,6 +84,7 @@ def _trainer(run: RunFile, snapshot_digest: str, mailbox: Any, folder: str, fenc
     # How long to wait for room. A node that has to pull an image needs long; but a range is asked for as many as were
     # there 20 s ago, and must ask again when one of their nodes has gone since.
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "10" if elastic else "600"
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")  # A dead worker is noticed so late; default 2.
     os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")  # Some clouds give 12 s; the default is 5.
     workers = (cluster.fewest_workers, cluster.most_workers) if elastic else cluster.most_workers
     resources = {"CPU": cluster.cpus_per_worker}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -79,3 +82,26 @@ def test_a_first_step_is_as_large_with_either(optimizer: str, moved: float) -> N
     give_gradients(model, 0)
     one.step()
     assert (matrix.detach() - before).square().mean().sqrt() / RATE == pytest.approx(moved, rel=0.3)
+
+
+@pytest.mark.parametrize(("stage", "optimizer"), [(0, "adamw"), (1, "adamw"), (2, "adamw"), (0, "muon")])
+def test_a_step_does_not_wait_for_torch_s_compiler(stage: int, optimizer: str) -> None:
+    """Each restart of each worker would import it: more CPU time than all the rest of its start."""
+    took = subprocess.run([sys.executable, "-c", ONE_STEP, str(stage), optimizer], capture_output=True, text=True)
+    assert took.stdout.splitlines()[-1:] == ["stepped"], took.stderr
+
+
+ONE_STEP = """
+import os, sys
+os.environ |= {"DS_ACCELERATOR": "cpu", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
+import torch.distributed as dist
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+from tests.unit.training.test_engine import inputs, learner
+from medfuncta_dist.config.run_file import Train
+from medfuncta_dist.training.engine import Engine, connect
+connect()
+engine = Engine(learner(), Train(zero_stage=int(sys.argv[1]), optimizer=sys.argv[2]))
+engine.step(engine.losses(*inputs(0)).mean(), 1e-3)
+assert not {"torch._dynamo", "sympy"} & sys.modules.keys()
+print("stepped")
+"""
