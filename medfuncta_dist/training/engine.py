@@ -40,7 +40,7 @@ from medfuncta_dist.fields.siren import Params
 from medfuncta_dist.meta.outer_loop import MetaLearner
 from medfuncta_dist.training.groups import SHARE, kinds_of_state
 from medfuncta_dist.training.optimizers import outer_optimizer
-from medfuncta_dist.training.state import State, moments
+from medfuncta_dist.training.state import MuonState, State, moments
 
 # Every gradient is below this: DeepSpeed computes the global norm, which we report, only where it clips.
 NO_CLIP = 1e30
@@ -98,6 +98,7 @@ class Engine:
         clipped_here = self._clip() if self._stage == 0 else None
         self._engine.step()
         self._link_moments()
+        self._agree()
         norm = clipped_here if self._stage == 0 else self._engine.get_global_grad_norm()
         return float("nan") if norm is None else float(norm)
 
@@ -107,6 +108,16 @@ class Engine:
             self._engine.optimizer._hp_optimizer_states_linked = False
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
             self._linked = True
+
+    @torch.no_grad()
+    def _agree(self) -> None:
+        """Rank 0's word on what Muon stepped: it multiplies in bfloat16, in which unlike machines would drift apart."""
+        matrices = [self._parameters[name] for name, kind in self._kinds.items() if kind is MuonState]
+        if matrices and dist.get_world_size() > 1:
+            flat = torch.cat([matrix.flatten() for matrix in matrices])
+            dist.broadcast(flat, src=0)
+            for matrix, said in zip(matrices, flat.split([matrix.numel() for matrix in matrices]), strict=True):
+                matrix.copy_(said.view_as(matrix))
 
     def _clip(self) -> Tensor:
         """Stage 0 has whole gradients and, in DeepSpeed, no norm to ask for: clip with torch's own."""

@@ -56,7 +56,7 @@ class Soak:
 
     def go(self, seconds: float, chance: random.Random) -> None:
         """Let it train for so long, and trouble it."""
-        kinds = ["worker", "node", "drain", "errors", "slow", "driver", "stop"]
+        kinds = ["worker", "stop", "node", "drain", "driver", "errors", "hangs", "cuts", "slow"]
         end, due = time.monotonic() + seconds, time.monotonic() + chance.uniform(*BETWEEN_S)
         while (now := time.monotonic()) < end:
             self.mind()
@@ -90,6 +90,10 @@ class Soak:
                 self._take(node, kind)
             case "errors":
                 self._trouble(Faults(error_share=0.2))
+            case "hangs":
+                self._trouble(Faults(hang_share=0.05))
+            case "cuts":
+                self._trouble(Faults(cut_share=0.2))
             case "slow":
                 self._trouble(Faults(slow_share=0.5, bytes_per_s=20_000))
         self.did[kind] += 1
@@ -145,7 +149,7 @@ def soak(minutes: float, seed: int, folder: Path) -> dict[str, Any]:
 
 
 def _run(name: str, snapshot: str, steps: int = 10_000_000) -> RunFile:
-    limits = {"max_failures": 10_000, "hang_timeout": 30.0, "checkpoint_minutes": 0.1, "keep_checkpoints": 3}
+    limits = {"max_failures": 10_000, "hang_timeout": 10.0, "checkpoint_minutes": 0.1, "keep_checkpoints": 3}
     run = stage_run("s3://soak/run", name, snapshot, workers=WORKERS, lease_s=30.0, steps=steps, batch=8, **limits)
     return run.model_copy(update={"field": run.field.model_copy(update={"hidden": 64})})
 
