@@ -116,8 +116,9 @@ class Engine:
         if matrices and dist.get_world_size() > 1:
             flat = torch.cat([matrix.flatten() for matrix in matrices])
             dist.broadcast(flat, src=0)
-            for matrix, said in zip(matrices, flat.split([matrix.numel() for matrix in matrices]), strict=True):
-                matrix.copy_(said.view_as(matrix))
+            said = torch.split(flat, [matrix.numel() for matrix in matrices])
+            for matrix, values in zip(matrices, said, strict=True):
+                matrix.copy_(values.view_as(matrix))
 
     def _clip(self) -> Tensor:
         """Stage 0 has whole gradients and, in DeepSpeed, no norm to ask for: clip with torch's own."""
