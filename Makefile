@@ -33,7 +33,7 @@ check: $(INSTALLED)
 
 # One claim a script, at most four minutes each; the cost model reads the others' results.
 bench: $(INSTALLED)
-	$(BIN)/python -m benchmarks.meta_step
+	env -u OMP_NUM_THREADS $(BIN)/python -m benchmarks.meta_step  # one process: all cores are its own
 	$(BIN)/python -m benchmarks.fit_throughput
 	$(BIN)/python -m benchmarks.stream_throughput
 	$(BIN)/python -m benchmarks.fanout
