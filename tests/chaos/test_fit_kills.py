@@ -23,13 +23,12 @@ from tests.chaos import fit_journal
 from tests.integration.commands import finish, start
 from tests.unit.latents.fitted import LATENT, network, packed, publish
 
-KILLS = 10 if os.environ.get("MEDFUNCTA_CHAOS") == "full" else 3
-SCANS = 200
+KILLS, SCANS = (10, 600) if os.environ.get("MEDFUNCTA_CHAOS") == "full" else (3, 200)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunFile:
-    """Twenty ranges of ten scans."""
+    """Ranges of ten scans."""
     run = RunFile.model_validate(
         {
             "name": "kills",
