@@ -81,10 +81,14 @@ class Heartbeats:
         late = [] if self._over else [r for r in self._ranks.values() if _is_late(r, now, timeout)]
         if not late:
             return []
-        silent = [r for r in late if now - r.heard >= timeout / 2]
+        # Among all: one that was stopped in its first step said last that it needs patience, but others are beyond that.
+        silent = [r for r in self._ranks.values() if now - r.heard >= timeout / 2]
         busy = [r for r in late if not r.beat.waits]
-        behind = min(r.beat.moves for r in late)
-        found = silent or busy or [r for r in late if r.beat.moves == behind]
+        excused = any(
+            r.beat.patient and r not in late for r in self._ranks.values()
+        )  # waiting for one that may be slow
+        behind = [] if excused else [r for r in late if r.beat.moves == min(r.beat.moves for r in late)]
+        found = silent or busy or behind
         return [Hung(r.beat, _why(r, now, bool(silent))) for r in found]
 
 

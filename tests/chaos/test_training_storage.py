@@ -28,7 +28,7 @@ pytestmark = [
 ]
 
 SAVE = 50
-SETTINGS: dict[str, Any] = {"steps": 500, "checkpoint_steps": SAVE, "keep_checkpoints": 3, "max_failures": 20}
+SETTINGS: dict[str, Any] = {"steps": 800, "checkpoint_steps": SAVE, "keep_checkpoints": 3, "max_failures": 20}
 PUTS = frozenset({"PUT"})
 Measured = Callable[[str], None]
 
@@ -76,6 +76,8 @@ def test_workers_killed_while_a_checkpoint_is_held_up(
             proxy.faults = Faults(methods=PUTS, path=path, **{f"{what}_share": 1.0})
             done = proxy.did[what]
             eventually(lambda: proxy.did[what] > done, f"upload of {path}")  # noqa: B023  # called in this turn only
+            if what == "hang":
+                before = committed(store, run.name)  # Uploads go one after the other: none else is under way.
             os.kill(events(store, run.name, "started")[nth]["pids"][rank], signal.SIGKILL)
             during = committed(store, run.name)
             proxy.faults = Faults()

@@ -55,6 +55,19 @@ def test_a_silent_rank_is_named_and_not_those_that_wait_for_it(clock: Clock, hea
     assert hung.why == "silent for 8 s, last word: exchanging gradients (outer step 42)"
 
 
+def test_a_rank_stopped_in_its_first_step_is_named_and_not_one_that_is_beyond_it(
+    clock: Clock, heartbeats: Heartbeats
+) -> None:
+    later(clock, heartbeats, 1, beat(0, 3, patient=True), beat(1, 9, waits=True))
+    later(clock, heartbeats, 8, beat(1, 9, waits=True))
+    assert named(heartbeats) == [0]
+
+
+def test_who_waits_for_one_that_may_be_slow_is_not_named(clock: Clock, heartbeats: Heartbeats) -> None:
+    later(clock, heartbeats, 10, beat(0, 9, patient=True), beat(1, 9, waits=True))
+    assert named(heartbeats) == []
+
+
 def test_a_rank_busy_with_itself_is_named_before_those_that_wait(clock: Clock, heartbeats: Heartbeats) -> None:
     later(clock, heartbeats, 10, beat(0, waits=True), beat(1, waits=False), beat(2, waits=True))
     [hung] = heartbeats.hung(TIMEOUT)
