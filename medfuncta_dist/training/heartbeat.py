@@ -81,7 +81,7 @@ class Heartbeats:
         late = [] if self._over else [r for r in self._ranks.values() if _is_late(r, now, timeout)]
         if not late:
             return []
-        # Among all: one that was stopped in its first step said last that it needs patience, but others are beyond that.
+        # Among all: one that was stopped in its first step said last that it needs patience; others are beyond that.
         silent = [r for r in self._ranks.values() if now - r.heard >= timeout / 2]
         busy = [r for r in late if not r.beat.waits]
         excused = any(
