@@ -48,5 +48,6 @@ class Pulse:
         self._ended.set()
 
     def _speak(self) -> None:
+        self._tell(self._beat)  # At once: a rank of which nothing was ever heard can not be named.
         while not self._ended.wait(self.every_s):
             self._tell(self._beat)

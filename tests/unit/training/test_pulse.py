@@ -48,3 +48,11 @@ def test_words_are_rare_enough_for_a_thousand_ranks_and_frequent_enough_for_the_
     pulse = Pulse(lambda beat: None, FIRST, timeout)
     pulse.end()
     assert pulse.every_s == longest
+
+
+def test_the_first_word_comes_at_once() -> None:
+    heard: list[Beat] = []
+    pulse = Pulse(heard.append, FIRST, timeout=80.0)
+    assert pulse.every_s == 10
+    assert until(heard, "starting") == FIRST
+    pulse.end()
