@@ -75,7 +75,8 @@ class Heartbeats:
         """Who keeps the others waiting, if anyone has not moved for ``timeout`` seconds.
 
         First whoever is silent (stopped, or its machine gone), then whoever is busy with something of its own, last
-        those furthest behind where all wait for each other.
+        those furthest behind where all wait for each other. While one of them still moves or gives signs of life the
+        others wait for that one, and it takes long (a slow storage, a first compilation): then nobody is named.
         """
         now = self._clock()
         late = [] if self._over else [r for r in self._ranks.values() if _is_late(r, now, timeout)]
@@ -84,10 +85,8 @@ class Heartbeats:
         # Among all: one that was stopped in its first step said last that it needs patience; others are beyond that.
         silent = [r for r in self._ranks.values() if now - r.heard >= timeout / 2]
         busy = [r for r in late if not r.beat.waits]
-        excused = any(
-            r.beat.patient and r not in late for r in self._ranks.values()
-        )  # waiting for one that may be slow
-        behind = [] if excused else [r for r in late if r.beat.moves == min(r.beat.moves for r in late)]
+        stuck = late if len(late) == len(self._ranks) else []
+        behind = [r for r in stuck if r.beat.moves == min(r.beat.moves for r in stuck)]
         found = silent or busy or behind
         return [Hung(r.beat, _why(r, now, bool(silent))) for r in found]
 

@@ -64,8 +64,20 @@ def test_a_rank_stopped_in_its_first_step_is_named_and_not_one_that_is_beyond_it
 
 
 def test_who_waits_for_one_that_may_be_slow_is_not_named(clock: Clock, heartbeats: Heartbeats) -> None:
-    later(clock, heartbeats, 10, beat(0, 9, patient=True), beat(1, 9, waits=True))
+    later(clock, heartbeats, 10, beat(0, 8, patient=True), beat(1, 9, waits=True))
     assert named(heartbeats) == []
+
+
+def test_who_waits_for_one_that_shows_signs_of_life_is_not_named(clock: Clock, heartbeats: Heartbeats) -> None:
+    """Rank 0 waits for a storage that hangs, the others for rank 0; then all go on, of which rank 0 is first to tell."""
+    others = [beat(rank, 9, waits=True) for rank in (1, 2, 3)]
+    for signs in range(30):
+        later(clock, heartbeats, 1, replace(beat(0, 8), signs=signs), *others)
+        assert named(heartbeats) == []
+    heartbeats.hear(beat(0, 20))
+    assert named(heartbeats) == []
+    later(clock, heartbeats, 9, beat(0, 20), *others)
+    assert named(heartbeats) == [0]
 
 
 def test_a_rank_busy_with_itself_is_named_before_those_that_wait(clock: Clock, heartbeats: Heartbeats) -> None:
