@@ -1,6 +1,6 @@
 """What a training run got for its time, over all its attempts: pure, from the lines of its event logs.
 
-Events that are read here, besides ``metrics`` with ``s_per_step``:
+Events that are read here, besides ``metrics`` with ``s_per_step`` and ``data_wait``:
 
     started      {"step", "setup_s", …}           a group of workers is ready
     recovered    {"step", "seconds", "redone", "cause"}   its first new step, after an attempt that had ended early
@@ -11,8 +11,8 @@ Events that are read here, besides ``metrics`` with ``s_per_step``:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
 from typing import Any
@@ -23,9 +23,11 @@ STOPPED = "stopped"
 
 @dataclass(frozen=True)
 class Goodput:
-    """Seconds throughout. ``goodput`` is the time that the steps of the result took, over all time since the start.
+    """Seconds throughout. ``goodput`` is the time that the steps of the result took, less what they waited for data,
+    over all time since the start.
 
-    From a clean stop until another driver's workers start, nobody wants steps: that time is left out.
+    A step that was taken again counts once, as it was taken last. From a clean stop until another driver's workers
+    start, nobody wants steps: that time is left out.
     """
 
     goodput: float | None
@@ -38,9 +40,12 @@ class Goodput:
     recoveries: int
     """Attempts that went on after one that had ended early, for whatever reason."""
     recovery_median_s: float | None
-    """From the last sign of the attempt before to the first new step: detection, restart, restore, steps redone."""
+    """From the last sign of the attempt before to the next attempt's first step: detection, restart, restore."""
     recovery_p95_s: float | None
     redone_steps: int
+    lost: dict[str, float]
+    """Where the other time went: ``starting``, ``recovering``, ``redoing`` steps, ``saving`` (held up by checkpoints),
+    ``waiting`` for data, and ``other`` (validation, between steps, what a killed attempt had not logged)."""
     checkpoints: int
     checkpoint_stall_s: float | None
     """Mean time that a checkpoint kept training from its steps."""
@@ -57,21 +62,31 @@ def goodput(lines: Iterable[dict[str, Any]]) -> Goodput:
     for line in lines:
         if line["kind"] == "event":
             events.setdefault(line["name"], []).append(line["fields"])
-    paces = [line["values"]["s_per_step"] for line in lines if line.get("values", {}).get("s_per_step") is not None]
     recovered, saved = events.get("recovered", []), events.get("checkpoint", [])
-    wall_s, steps = _wall(lines), _last_step(lines)
-    pace = median(paces) if paces else None
+    wall_s, steps, kept = _wall(lines), _last_step(lines), _kept(lines)
+    paces = [stretch.pace for stretch in kept]
+    useful_s, waited_s = _all_of(steps, kept, lambda it: it.pace - it.wait), _all_of(steps, kept, lambda it: it.wait)
     recoveries = [fields["seconds"] for fields in recovered]
+    redone_steps = sum(fields["redone"] for fields in recovered)
+    lost = {
+        "starting": next((_setup(line) for line in lines if line.get("name") == "started"), 0.0),
+        "recovering": sum(recoveries),
+        "redoing": redone_steps * (median(paces) if paces else 0.0),
+        "saving": sum(fields.get("stall_s") or 0.0 for fields in saved),
+        "waiting": waited_s,
+    }
+    lost["other"] = max(0.0, wall_s - useful_s - sum(lost.values()))
     return Goodput(
-        goodput=None if pace is None or wall_s <= 0 else round(min(1.0, steps * pace / wall_s), 4),
+        goodput=None if not kept or wall_s <= 0 else round(min(1.0, useful_s / wall_s), 4),
         wall_s=round(wall_s, 3),
         steps=steps,
-        s_per_step=_rounded(pace),
+        s_per_step=_rounded(median(paces)) if paces else None,
         attempts=len(events.get("started", [])),
         recoveries=len(recovered),
         recovery_median_s=_rounded(median(recoveries)) if recoveries else None,
         recovery_p95_s=_rounded(percentile(recoveries, 0.95)) if recoveries else None,
-        redone_steps=sum(fields["redone"] for fields in recovered),
+        redone_steps=redone_steps,
+        lost={name: round(seconds, 3) for name, seconds in lost.items()},
         checkpoints=len(saved),
         checkpoint_stall_s=_mean(saved, "stall_s"),
         checkpoint_upload_s=_mean(saved, "upload_s"),
@@ -83,6 +98,41 @@ def percentile(values: Sequence[float], share: float) -> float:
     """The smallest value that at least ``share`` of all are not above."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, max(0, -int(-share * len(ordered) // 1) - 1))]
+
+
+@dataclass(frozen=True)
+class _Stretch:
+    """Steps ``first`` + 1 to ``last``, at ``pace`` seconds each, ``wait`` of them without data."""
+
+    first: int
+    last: int
+    pace: float
+    wait: float
+
+    @property
+    def steps(self) -> int:
+        return self.last - self.first
+
+
+def _kept(lines: Sequence[dict[str, Any]]) -> list[_Stretch]:
+    """What was logged of the steps that the result rests on: an attempt takes back what follows its first step."""
+    kept: list[_Stretch] = []
+    at = 0
+    for line in lines:
+        if line.get("name") == "started":
+            at = line["fields"].get("step", 0)
+            kept = [replace(it, last=min(it.last, at)) for it in kept if it.first < at]
+        elif line.get("values", {}).get("s_per_step") is not None and line["step"] > at:
+            pace, waits = line["values"]["s_per_step"], line["values"].get("data_wait", 0.0)
+            kept.append(_Stretch(at, line["step"], pace, pace * waits))
+            at = line["step"]
+    return kept
+
+
+def _all_of(steps: int, kept: Sequence[_Stretch], seconds: Callable[[_Stretch], float]) -> float:
+    """Seconds of all steps, from those of the logged ones: a killed attempt takes its last lines with it."""
+    logged = sum(it.steps for it in kept)
+    return sum(it.steps * seconds(it) for it in kept) * steps / logged if logged else 0.0
 
 
 def _wall(lines: Sequence[dict[str, Any]]) -> float:

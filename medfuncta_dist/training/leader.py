@@ -56,15 +56,17 @@ class Leader:
         self._saved = self._looked = clock()
         self._posted = float("-inf")
 
-    def wishes(self) -> Wishes:
-        """What the clock and the driver want now."""
+    def wishes(self, *, busy: bool) -> Wishes:
+        """What the clock and the driver want now. While an upload keeps the saver ``busy``, the clock wants no
+        checkpoint: it would hold training up until the one before is stored, however long storage takes."""
         if self._telemetry is None:
             return Wishes()
         now = self._clock()
         look = now - self._looked >= LOOK_S
         if look:
             self._looked = now
-        return Wishes(save=now - self._saved >= self._cadence.seconds, look=look, stop=look and self._asked_to_stop())
+        due = not busy and now - self._saved >= self._cadence.seconds
+        return Wishes(save=due, look=look, stop=look and self._asked_to_stop())
 
     def at(self, step: int, loss: float) -> None:
         """A step was taken: tell the driver, now and then."""

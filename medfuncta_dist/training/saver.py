@@ -42,6 +42,11 @@ class Saver:
         self.committed: int | None = None
         """The last step whose checkpoint was committed (known on rank 0 only)."""
 
+    @property
+    def busy(self) -> bool:
+        """Whether an upload is under way."""
+        return self._uploads.flying
+
     def save(self, step: int) -> None:
         """Copy this rank's share of the state, and go on while it is uploaded. Waits for the upload before."""
         began = time.monotonic()

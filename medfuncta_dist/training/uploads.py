@@ -59,6 +59,11 @@ class Uploads:
         self._flying = future
         threading.Thread(target=self._run, args=(future, facts, share), name="upload", daemon=True).start()
 
+    @property
+    def flying(self) -> bool:
+        """Whether there is one whose outcome was not taken yet."""
+        return self._flying is not None
+
     def done(self) -> Uploaded | None:
         """What became of it, once, if it is over."""
         return self._take() if self._flying is not None and self._flying.done() else None

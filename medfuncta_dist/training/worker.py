@@ -116,7 +116,7 @@ class Training:
         for (batch, targets), began, waited in _timed(self.batches):
             pulse.at("the inner loop", step)
             losses = self.engine.losses(*self.feed.inputs(targets, batch.step))
-            words = [self.leader.wishes().encode(), *squares_about_mean(targets)]
+            words = [self.leader.wishes(busy=self.saver.busy).encode(), *squares_about_mean(targets)]
             pulse.at("summing the losses", step, waits=True)
             loss, wait, wish, *spread_out = self.world.sum(
                 [float(losses.detach().sum()) / train.batch, waited / self.world.size, *words]

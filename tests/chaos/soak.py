@@ -170,6 +170,8 @@ def _figures(store: ObjectStore, last: int, did: Counter[str], minutes: float, c
         "recovery_median_s": got.recovery_median_s,
         "recovery_p95_s": got.recovery_p95_s,
         "redone_steps": got.redone_steps,
+        "wall_s": got.wall_s,
+        "lost_s": got.lost,
         "checkpoints": got.checkpoints,
         "state_equal": state_of(store, "soak", last) == state_of(store, "calm", last),
         "losses_equal": [here[step] for step in range(1, last + 1)] == [there[step] for step in range(1, last + 1)],
@@ -181,13 +183,15 @@ def _figures(store: ObjectStore, last: int, did: Counter[str], minutes: float, c
 def in_words(figures: dict[str, Any]) -> str:
     """A paragraph."""
     faults = ", ".join(f"{name} {count}" for name, count in sorted(figures["faults"].items()))
+    lost = ", ".join(f"{name} {seconds:.0f}" for name, seconds in figures["lost_s"].items())
     same = "bit-equal" if figures["state_equal"] and figures["losses_equal"] else "NOT EQUAL"
     return (
         f"`make soak`, {figures['minutes']:g} minutes, four workers on {figures['cores']} cores (load "
         f"{figures['load']}): {figures['steps']} steps, {figures['recoveries']} recoveries "
         f"(median {figures['recovery_median_s'] or 0:.0f} s, 95th percentile {figures['recovery_p95_s'] or 0:.0f} s), "
         f"{figures['redone_steps']} steps redone, {figures['checkpoints']} checkpoints. Parameters, moments and every "
-        f"loss, against the same steps in peace: {same}. Goodput {figures['goodput']:.0%} (target {TARGET:.0%}). "
+        f"loss, against the same steps in peace: {same}. Goodput {figures['goodput']:.0%} (target {TARGET:.0%}); of "
+        f"{figures['wall_s']:.0f} s lost: {lost}. A step took {1000 * figures['s_per_step']:.0f} ms in the median. "
         f"Faults: {faults}.\n"
     )
 

@@ -14,8 +14,9 @@ def event(time: float, name: str, **fields: Any) -> dict[str, Any]:
     return {"kind": "event", "time": time, "name": name, "fields": fields}
 
 
-def step(time: float, number: int, seconds: float = 1.0) -> dict[str, Any]:
-    return {"kind": "metrics", "time": time, "step": number, "values": {"loss": 0.1, "s_per_step": seconds}}
+def step(time: float, number: int, seconds: float = 1.0, wait: float = 0.0) -> dict[str, Any]:
+    values = {"loss": 0.1, "s_per_step": seconds, "data_wait": wait}
+    return {"kind": "metrics", "time": time, "step": number, "values": values}
 
 
 def test_a_run_without_a_word_has_no_goodput() -> None:
@@ -43,6 +44,28 @@ def test_start_recovery_and_redone_steps_are_lost_and_counted() -> None:
     assert (figures.recovery_median_s, figures.recovery_p95_s) == (17, 17)
     assert (figures.checkpoints, figures.checkpoint_stall_s, figures.checkpoint_upload_s) == (1, 0.1, 2.0)
     assert figures.preemption_save_s == 1.5
+    assert figures.lost == {
+        "starting": 5, "recovering": 17, "redoing": 2, "saving": 0.1, "waiting": 0, "other": 0
+    }  # fmt: skip
+
+
+def test_a_step_counts_as_it_was_taken_last_and_without_its_wait_for_data() -> None:
+    first = [event(100, "started", step=0), step(101, 1, 1.0), step(111, 2, 10.0)]
+    again = [event(120, "started", step=1), step(124, 2, 4.0, wait=0.75), step(127, 3, 3.0)]
+    figures = goodput([*first, *again])
+    assert figures.goodput == pytest.approx((1 + 4 * 0.25 + 3) / 27, abs=1e-4)
+    assert (figures.lost["waiting"], figures.s_per_step) == (3, 3)
+
+
+def test_steps_whose_lines_were_lost_with_a_worker_are_taken_for_average_ones() -> None:
+    lines = [event(100, "started", step=0), step(110, 5, 2.0), event(112, "checkpoint", step=6)]
+    again = [event(120, "started", step=6), step(122, 8, 1.0)]
+    assert goodput([*lines, *again]).goodput == pytest.approx(8 * (5 * 2 + 2 * 1) / 7 / 22, abs=1e-4)
+
+
+def test_steps_of_unlike_length_lose_nothing() -> None:
+    lines = [event(0, "started", step=0), step(1, 1, 1.0), step(2, 2, 1.0), step(12, 3, 10.0)]
+    assert goodput(lines).goodput == 1.0
 
 
 def test_the_time_from_a_clean_stop_to_the_next_driver_is_nobodys() -> None:

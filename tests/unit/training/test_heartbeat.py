@@ -69,7 +69,7 @@ def test_who_waits_for_one_that_may_be_slow_is_not_named(clock: Clock, heartbeat
 
 
 def test_who_waits_for_one_that_shows_signs_of_life_is_not_named(clock: Clock, heartbeats: Heartbeats) -> None:
-    """Rank 0 waits for a storage that hangs, the others for rank 0; then all go on, of which rank 0 is first to tell."""
+    """Rank 0 waits for a storage that hangs, the others for rank 0; then all go on, rank 0 says so first."""
     others = [beat(rank, 9, waits=True) for rank in (1, 2, 3)]
     for signs in range(30):
         later(clock, heartbeats, 1, replace(beat(0, 8), signs=signs), *others)

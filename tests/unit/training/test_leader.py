@@ -46,25 +46,33 @@ def test_wishes_survive_the_all_reduce(save: bool, look: bool, stop: bool) -> No
 def test_it_wants_to_save_every_few_minutes() -> None:
     clock = Clock()
     it = leader(Driver(), clock)
-    assert not it.wishes().save
+    assert not it.wishes(busy=False).save
     clock.now = 299
-    assert not it.wishes().save
+    assert not it.wishes(busy=False).save
     clock.now = 300
-    assert it.wishes().save
+    assert it.wishes(busy=False).save
     it.saving()
-    assert not it.wishes().save
+    assert not it.wishes(busy=False).save
     clock.now = 600
-    assert it.wishes().save
+    assert it.wishes(busy=False).save
+
+
+def test_while_an_upload_is_under_way_the_clock_wants_no_other() -> None:
+    clock = Clock()
+    it = leader(Driver(), clock)
+    clock.now = 900
+    assert not it.wishes(busy=True).save
+    assert it.wishes(busy=False).save
 
 
 def test_it_asks_the_driver_now_and_then_only() -> None:
     driver, clock = Driver(), Clock()
     it = leader(driver, clock)
     driver.stop = True
-    assert it.wishes() == Wishes()
+    assert it.wishes(busy=False) == Wishes()
     clock.now = LOOK_S
-    assert it.wishes() == Wishes(look=True, stop=True)
-    assert it.wishes() == Wishes()
+    assert it.wishes(busy=False) == Wishes(look=True, stop=True)
+    assert it.wishes(busy=False) == Wishes()
     assert driver.asked == 1
 
 
@@ -88,5 +96,5 @@ def test_other_ranks_do_and_want_nothing() -> None:
     it.event("checkpoint", step=1)
     it.validated(1, 20.0)
     it.log(1, loss=0.5)
-    assert it.wishes() == Wishes()
+    assert it.wishes(busy=False) == Wishes()
     assert driver.heard == []
