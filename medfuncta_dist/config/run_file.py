@@ -282,7 +282,7 @@ class Train(Section):
     """Outer steps between checkpoints, at most. Where neither this nor checkpoint_minutes is set, the interval follows
     from what a checkpoint costs and how often this run is interrupted (Young's formula)."""
     checkpoint_minutes: PositiveFloat | None = None
-    """Minutes between checkpoints, at most, likewise."""
+    """Minutes between checkpoints, likewise; two more where storage is slow to take the one before."""
     node_hours_between_failures: PositiveFloat = 6.0
     """Hours that a node is expected to last, for choosing the interval, until the run itself has shown better."""
     keep_checkpoints: Annotated[int, Field(ge=2)] = 3
@@ -299,7 +299,7 @@ class Train(Section):
     """Preemptions after which a run gives up, resumable. Default: it never does."""
     hang_timeout: Annotated[float, Field(ge=2)] = 600.0
     """Seconds without a sign of progress from one worker after which it is named and killed, and the workers start
-    again. Start-up and the first step have half an hour. Must be longer than the longest step."""
+    again. Start-up, the first step and an upload have half an hour. Must be longer than the longest step."""
 
     @model_validator(mode="after")
     def _whole_matrices(self) -> Train:

@@ -42,7 +42,7 @@ TRAIN = (
     _train("steps_per_s", "steps/s", "Speed since the last log line, data waits included.", source="s_per_step"),
     _train("scans_per_s", "scans/s", "Scans that outer steps saw, a second.", source="samples_per_s"),
     _train("data_wait", "0..1", "Share of the time in which workers waited for data; above 0.2 the storage is slow."),
-    _train("goodput", "0..1", "Share of all time that went into steps which had not been taken before."),
+    _train("goodput", "0..1", "Share of all time that went into steps not taken before, less their wait for data."),
     _train("loss", "", "Mean outer loss since the last log line."),
     _train("psnr", "dB", "Mean PSNR of held-out scans, when last measured."),
     _train("rate", "", "Step size of the outer optimiser."),

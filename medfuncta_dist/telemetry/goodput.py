@@ -11,12 +11,14 @@ Events that are read here, besides ``metrics`` with ``s_per_step`` and ``data_wa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import median
 from typing import Any
 
+HELD_UP = 2.0
+"""A step that takes longer than so many median ones was held up."""
 STOPPED = "stopped"
 """The event of a clean stop."""
 
@@ -26,8 +28,9 @@ class Goodput:
     """Seconds throughout. ``goodput`` is the time that the steps of the result took, less what they waited for data,
     over all time since the start.
 
-    A step that was taken again counts once, as it was taken last. From a clean stop until another driver's workers
-    start, nobody wants steps: that time is left out.
+    A step that was taken again counts once, as it was taken last. One of more than `HELD_UP` times the median (the
+    first of an attempt, which compiles; a straggler) counts as a median one. Waits are means over ranks. From a clean
+    stop until another driver's workers start, nobody wants steps: that time is left out.
     """
 
     goodput: float | None
@@ -45,7 +48,7 @@ class Goodput:
     redone_steps: int
     lost: dict[str, float]
     """Where the other time went: ``starting``, ``recovering``, ``redoing`` steps, ``saving`` (held up by checkpoints),
-    ``waiting`` for data, and ``other`` (validation, between steps, what a killed attempt had not logged)."""
+    ``waiting`` for data, ``stalling`` in steps that something held up, and ``other`` (validation, between steps)."""
     checkpoints: int
     checkpoint_stall_s: float | None
     """Mean time that a checkpoint kept training from its steps."""
@@ -63,24 +66,25 @@ def goodput(lines: Iterable[dict[str, Any]]) -> Goodput:
         if line["kind"] == "event":
             events.setdefault(line["name"], []).append(line["fields"])
     recovered, saved = events.get("recovered", []), events.get("checkpoint", [])
-    wall_s, steps, kept = _wall(lines), _last_step(lines), _kept(lines)
-    paces = [stretch.pace for stretch in kept]
-    useful_s, waited_s = _all_of(steps, kept, lambda it: it.pace - it.wait), _all_of(steps, kept, lambda it: it.wait)
+    wall_s, steps, kept = _wall(lines), _reached(lines), _kept(lines)
+    pace = median(it.pace for it in kept) if kept else 0.0
+    useful_s = _all_of(steps, kept, lambda it: it.useful(pace))
     recoveries = [fields["seconds"] for fields in recovered]
     redone_steps = sum(fields["redone"] for fields in recovered)
     lost = {
-        "starting": next((_setup(line) for line in lines if line.get("name") == "started"), 0.0),
+        "starting": sum(_setup(line) for line in _begun(lines)),
         "recovering": sum(recoveries),
-        "redoing": redone_steps * (median(paces) if paces else 0.0),
+        "redoing": redone_steps * pace,
         "saving": sum(fields.get("stall_s") or 0.0 for fields in saved),
-        "waiting": waited_s,
+        "waiting": _all_of(steps, kept, lambda it: it.wait),
+        "stalling": _all_of(steps, kept, lambda it: it.pace - it.wait - it.useful(pace)),
     }
     lost["other"] = max(0.0, wall_s - useful_s - sum(lost.values()))
     return Goodput(
         goodput=None if not kept or wall_s <= 0 else round(min(1.0, useful_s / wall_s), 4),
         wall_s=round(wall_s, 3),
         steps=steps,
-        s_per_step=_rounded(median(paces)) if paces else None,
+        s_per_step=_rounded(pace) if kept else None,
         attempts=len(events.get("started", [])),
         recoveries=len(recovered),
         recovery_median_s=_rounded(median(recoveries)) if recoveries else None,
@@ -113,6 +117,11 @@ class _Stretch:
     def steps(self) -> int:
         return self.last - self.first
 
+    def useful(self, median_pace: float) -> float:
+        """Seconds a step that count."""
+        works = self.pace - self.wait
+        return works if works <= HELD_UP * median_pace else median_pace
+
 
 def _kept(lines: Sequence[dict[str, Any]]) -> list[_Stretch]:
     """What was logged of the steps that the result rests on: an attempt takes back what follows its first step."""
@@ -123,23 +132,34 @@ def _kept(lines: Sequence[dict[str, Any]]) -> list[_Stretch]:
             at = line["fields"].get("step", 0)
             kept = [replace(it, last=min(it.last, at)) for it in kept if it.first < at]
         elif line.get("values", {}).get("s_per_step") is not None and line["step"] > at:
-            pace, waits = line["values"]["s_per_step"], line["values"].get("data_wait", 0.0)
+            pace, waits = line["values"]["s_per_step"], line["values"].get("data_wait") or 0.0
             kept.append(_Stretch(at, line["step"], pace, pace * waits))
             at = line["step"]
     return kept
 
 
 def _all_of(steps: int, kept: Sequence[_Stretch], seconds: Callable[[_Stretch], float]) -> float:
-    """Seconds of all steps, from those of the logged ones: a killed attempt takes its last lines with it."""
+    """Seconds of all steps, from those of the logged ones: of the last before a checkpoint there may be no line."""
     logged = sum(it.steps for it in kept)
     return sum(it.steps * seconds(it) for it in kept) * steps / logged if logged else 0.0
+
+
+def _begun(lines: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The first start, and each after a clean stop: no recovery tells of those."""
+    wanted = True
+    for line in lines:
+        if line.get("name") == "started":
+            if wanted:
+                yield line
+            wanted = False
+        wanted = wanted or _stops(line)
 
 
 def _wall(lines: Sequence[dict[str, Any]]) -> float:
     """From the workers' first line of code to the last line of the log, less the time between drivers."""
     if not lines:
         return 0.0
-    setup = next((_setup(line) for line in lines if line.get("name") == "started"), 0.0)
+    setup = next((_setup(line) for line in _begun(lines)), 0.0)
     idle = (after["time"] - _setup(after) - line["time"] for line, after in pairwise(lines) if _stops(line))
     times = [line["time"] for line in lines]
     return float(max(times) - times[0] + setup - sum(max(0.0, seconds) for seconds in idle))
@@ -154,9 +174,13 @@ def _stops(line: dict[str, Any]) -> bool:
     return line.get("name") == STOPPED
 
 
-def _last_step(lines: Sequence[dict[str, Any]]) -> int:
-    steps = [line["step"] if line["kind"] == "metrics" else line["fields"].get("step", 0) for line in lines]
-    return max(steps, default=0)
+def _reached(lines: Sequence[dict[str, Any]]) -> int:
+    """The last step of the last attempt; steps of others beyond its first one are lost."""
+    reached = 0
+    for line in lines:
+        step = line["step"] if line["kind"] == "metrics" else line["fields"].get("step", 0)
+        reached = step if line.get("name") == "started" else max(reached, step)
+    return reached
 
 
 def _mean(events: Sequence[dict[str, Any]], name: str) -> float | None:

@@ -23,6 +23,8 @@ STUCK_SHARE = 0.9
 """Of the scatter of scans about their mean: a loss above this is that of a field that draws the mean scan for all."""
 FALL_DB = 3.0
 """Below the best so far: beyond what noise does to a window's mean, or to the held-out PSNR of a few scans."""
+RECOVERED_DB = 1.0
+"""A fall is over within so much of the best; a loss that sways about the limit is told of once."""
 
 ADVICE: dict[Finding, str] = {
     "stuck": "the latents tell no scans apart: the loss is still that of the mean scan. Lower train.rate, set "
@@ -82,8 +84,9 @@ class Watch:
         return self._fell("held out", psnr)
 
     def _fell(self, what: str, db: float) -> list[Finding]:
-        self._best[what] = max(db, self._best.get(what, db))
-        return self._new(what, "falling", is_falling(self._best[what], db))
+        best = self._best[what] = max(db, self._best.get(what, db))
+        still_down = (what, "falling") in self._known and db < best - RECOVERED_DB
+        return self._new(what, "falling", still_down or is_falling(best, db))
 
     def _new(self, what: str, finding: Finding, found: bool) -> list[Finding]:
         known = (what, finding) in self._known

@@ -83,7 +83,7 @@ class Heartbeats:
         if not late:
             return []
         # Among all: one that was stopped in its first step said last that it needs patience; others are beyond that.
-        silent = [r for r in self._ranks.values() if now - r.heard >= timeout / 2]
+        silent = [r for r in self._ranks.values() if now - r.heard >= (timeout / 2 if r in late else timeout)]
         busy = [r for r in late if not r.beat.waits]
         stuck = late if len(late) == len(self._ranks) else []
         behind = [r for r in stuck if r.beat.moves == min(r.beat.moves for r in stuck)]

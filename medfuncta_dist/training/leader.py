@@ -17,6 +17,9 @@ POST_S = 1.0
 LOOK_S = 1.0
 """Between looks for a preemption notice or a wish to stop: a spot node has as little as 6 s."""
 
+PUT_OFF_S = 120.0
+"""For so long a checkpoint is put off because the one before is under way: about what storage gives a request."""
+
 
 @dataclass(frozen=True)
 class Wishes:
@@ -57,15 +60,15 @@ class Leader:
         self._posted = float("-inf")
 
     def wishes(self, *, busy: bool) -> Wishes:
-        """What the clock and the driver want now. While an upload keeps the saver ``busy``, the clock wants no
-        checkpoint: it would hold training up until the one before is stored, however long storage takes."""
+        """What the clock and the driver want now. While an upload keeps the saver ``busy``, a checkpoint is put off for
+        a while: it would hold training up until the one before is stored."""
         if self._telemetry is None:
             return Wishes()
         now = self._clock()
         look = now - self._looked >= LOOK_S
         if look:
             self._looked = now
-        due = not busy and now - self._saved >= self._cadence.seconds
+        due = now - self._saved >= self._cadence.seconds + (PUT_OFF_S if busy else 0.0)
         return Wishes(save=due, look=look, stop=look and self._asked_to_stop())
 
     def at(self, step: int, loss: float) -> None:

@@ -24,7 +24,7 @@ class Pace:
 
     def add(self, step: int, loss: float, seconds: float, waited: float) -> None:
         """A step: its loss, its duration, and how much of that was spent waiting for data (mean over ranks)."""
-        self._useful += seconds if step > self.redone else 0.0
+        self._useful += max(0.0, seconds - waited) if step > self.redone else 0.0
         self._losses.append(loss)
         self._seconds += seconds
         self._waited += waited
@@ -32,7 +32,8 @@ class Pace:
     def take(self) -> dict[str, float]:
         """``loss`` (mean), ``s_per_step``, ``samples_per_s``, ``data_wait`` (a share of the time, 0..1), ``goodput``.
 
-        Goodput is the share (0..1) of all time since ``since`` that went into steps which had not been taken before.
+        Goodput is the share (0..1) of all time since ``since`` that went into steps which had not been taken before,
+        less their wait for data.
         """
         steps, seconds = max(1, len(self._losses)), max(self._seconds, 1e-9)
         metrics = {

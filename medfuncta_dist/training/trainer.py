@@ -93,7 +93,7 @@ def _trainer(run: RunFile, snapshot_digest: str, mailbox: Any, folder: str, fenc
     return TorchTrainer(
         worker_entry,
         train_loop_config={"run": run.model_dump(), "snapshot": snapshot_digest, "mailbox": mailbox, "fence": fence},
-        # Only for collectives on which the heartbeats keep silent: start-up, and a driver that is gone.
+        # Only for collectives on which the heartbeats keep silent: start-up, long uploads, and a driver that is gone.
         torch_config=TorchConfig(timeout_s=math.ceil(max(PATIENT_S, 2 * run.train.hang_timeout))),
         scaling_config=ScalingConfig(
             num_workers=workers,  # type: ignore[arg-type]

@@ -17,6 +17,8 @@ from medfuncta_dist.errors import IntegrityError, StorageError
 from medfuncta_dist.training.checkpoint import Checkpoints, Facts, ShareFile
 from medfuncta_dist.training.state import State
 
+LONGEST_S = 1800.0
+"""What an upload may take while all wait for it."""
 LOOK_S = 0.1
 """Between looks at the desk, and between signs of life while waiting."""
 
@@ -61,17 +63,22 @@ class Uploads:
 
     @property
     def flying(self) -> bool:
-        """Whether there is one whose outcome was not taken yet."""
-        return self._flying is not None
+        """Whether one is under way."""
+        return self._flying is not None and not self._flying.done()
 
     def done(self) -> Uploaded | None:
         """What became of it, once, if it is over."""
         return self._take() if self._flying is not None and self._flying.done() else None
 
     def wait(self, alive: Callable[[], object]) -> Uploaded | None:
-        """Wait until it is over, calling ``alive`` now and then; None when nothing was under way."""
+        """Wait until it is over, calling ``alive`` now and then; None when nothing was under way.
+
+        After `LONGEST_S` it is called no more: a storage that never answers (a mount whose server is gone) is a hang.
+        """
+        began = time.monotonic()
         while self._flying is not None:
-            alive()
+            if time.monotonic() - began < LONGEST_S:
+                alive()
             try:
                 self._flying.exception(LOOK_S)
             except TimeoutError:

@@ -102,6 +102,9 @@ class Training:
         try:
             if self._take_steps() == self.run.train.steps:
                 self._write_network()
+            # Nobody falls silent before rank 0 is done: who does, while others are at work, has hung.
+            self.pulse.at("waiting for rank 0", self.run.train.steps, waits=True)
+            self.world.from_leader(None)
         finally:
             self.pulse.end()
             self.leader.close()

@@ -60,6 +60,12 @@ def test_a_rising_loss_is_called_falling_once_and_again_after_it_had_recovered()
     assert 300 < found[1][0] <= 300 + WINDOW
 
 
+def test_a_loss_that_sways_about_the_limit_is_called_falling_once() -> None:
+    watch = Watch(1000)
+    told = [watch.validated(db) for db in (30.0, 26.9, 27.1, 26.9, 28.5, 26.9, 29.5, 26.9)]
+    assert [len(found) for found in told] == [0, 1, 0, 0, 0, 0, 0, 1]
+
+
 def test_held_out_psnr_is_judged_by_its_own_best() -> None:
     watch = Watch(1000)
     assert [watch.validated(db) for db in (20.0, 28.0, 27.0, 24.0, 23.0)] == [[], [], [], ["falling"], []]

@@ -80,6 +80,16 @@ def test_who_waits_for_one_that_shows_signs_of_life_is_not_named(clock: Clock, h
     assert named(heartbeats) == [0]
 
 
+def test_words_may_be_late_while_all_wait_for_a_storage(clock: Clock, heartbeats: Heartbeats) -> None:
+    """A rank that still moves has the whole time before it counts as silent."""
+    for signs in range(12):
+        later(clock, heartbeats, 1, replace(beat(0, 8), signs=signs), beat(1, 9, waits=True))
+    later(clock, heartbeats, 6, beat(1, 9, waits=True))
+    assert named(heartbeats) == []
+    later(clock, heartbeats, 2, beat(1, 9, waits=True))
+    assert named(heartbeats) == [0]
+
+
 def test_a_rank_busy_with_itself_is_named_before_those_that_wait(clock: Clock, heartbeats: Heartbeats) -> None:
     later(clock, heartbeats, 10, beat(0, waits=True), beat(1, waits=False), beat(2, waits=True))
     [hung] = heartbeats.hung(TIMEOUT)

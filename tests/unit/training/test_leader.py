@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from medfuncta_dist.config.run_file import Train
 from medfuncta_dist.telemetry.telemetry import Telemetry
 from medfuncta_dist.training.cadence import Cadence
-from medfuncta_dist.training.leader import LOOK_S, Leader, Wishes
+from medfuncta_dist.training.leader import LOOK_S, PUT_OFF_S, Leader, Wishes
 
 
 class Clock:
@@ -57,12 +57,14 @@ def test_it_wants_to_save_every_few_minutes() -> None:
     assert it.wishes(busy=False).save
 
 
-def test_while_an_upload_is_under_way_the_clock_wants_no_other() -> None:
+def test_while_an_upload_is_under_way_the_clock_puts_the_next_one_off_but_not_for_ever() -> None:
     clock = Clock()
     it = leader(Driver(), clock)
-    clock.now = 900
+    clock.now = 300
     assert not it.wishes(busy=True).save
     assert it.wishes(busy=False).save
+    clock.now = 300 + PUT_OFF_S
+    assert it.wishes(busy=True).save
 
 
 def test_it_asks_the_driver_now_and_then_only() -> None:

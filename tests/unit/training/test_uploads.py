@@ -14,6 +14,7 @@ import torch
 from medfuncta_dist.errors import DeadlineError, LeaseLostError, StorageError
 from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.training import uploads
 from medfuncta_dist.training.attempt import Attempt
 from medfuncta_dist.training.checkpoint import Checkpoints, Facts
 from medfuncta_dist.training.state import AdamState, State
@@ -170,3 +171,35 @@ def test_old_checkpoints_that_stay_are_a_remark_not_a_failure(store: ObjectStore
     outcome = waited(first)
     assert outcome.failure is None
     assert restored(store) == 15
+
+
+def test_an_upload_is_under_way_until_it_is_over_whether_or_not_somebody_looked(store: ObjectStore) -> None:
+    goes = threading.Event()
+    [first, second] = ranks(store, before_commit=lambda: goes.wait(30))
+    assert not first.flying
+    first.start(facts(5), share(0))
+    second.start(facts(5), share(1))
+    assert first.flying
+    goes.set()
+    deadline = time.monotonic() + 30
+    while first.flying and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not first.flying
+    assert waited(first).step == 5
+
+
+def test_waiting_for_a_storage_that_never_answers_ends_the_signs_of_life(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uploads, "LONGEST_S", 0.3)
+    goes = threading.Event()
+    [first, second] = ranks(store, before_commit=lambda: goes.wait(30))
+    first.start(facts(5), share(0))
+    second.start(facts(5), share(1))
+    signs: list[float] = []
+    threading.Timer(1.5, goes.set).start()
+    began = time.monotonic()
+    assert first.wait(lambda: signs.append(time.monotonic())) is not None
+    assert time.monotonic() - began > 1
+    assert 1 <= len(signs) <= 4
+    assert max(signs) - began < 0.7
