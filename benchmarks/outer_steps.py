@@ -88,12 +88,15 @@ ARMS = {
     "middle-.1-omega": Arm("middle", 0.1, 1e-3, by_omega=True, steps=300),
     "middle-layer-omega": Arm("middle", 0.3, 1e-3, by_omega=True, policy="layer", steps=300),
     "middle-warm": Arm("middle", 0.1, 2e-3, by_omega=True, warmup=50, steps=300),
+    "middle-omega-learned": Arm("middle", 0.1, 1e-3, by_omega=True, policy="learned", steps=300),
     "middle-quick": Arm("middle", 0.1, 1e-3, by_omega=True, optimiser="adamw-quick", steps=300),
     "middle-muon": Arm("middle", 0.1, 1e-3, by_omega=True, optimiser="muon", steps=300),
     "large-.05": Arm("large", 0.05, 5e-4, steps=150),
     "large-.05-omega": Arm("large", 0.05, 5e-4, by_omega=True, steps=150),
     "large-.05-omega-fast": Arm("large", 0.05, 1e-3, by_omega=True, steps=150),
     "large-layer-omega": Arm("large", 0.15, 5e-4, by_omega=True, policy="layer", steps=150),
+    "large-.05-omega-warm": Arm("large", 0.05, 1e-3, by_omega=True, warmup=50, steps=150),
+    "large-omega-learned": Arm("large", 0.05, 5e-4, by_omega=True, policy="learned", steps=150),
     "large-quick": Arm("large", 0.05, 5e-4, by_omega=True, optimiser="adamw-quick", steps=150),
     "large-muon": Arm("large", 0.05, 5e-4, by_omega=True, optimiser="muon", steps=150),
     "large-muon-fast": Arm("large", 0.05, 1e-3, by_omega=True, optimiser="muon", steps=150),
@@ -102,6 +105,7 @@ ARMS = {
     "paper-muon": replace(PAPER, optimiser="muon"),
     "paper-muon-fast": replace(PAPER, outer_rate=1.2e-4, optimiser="muon"),
 }
+Curve = list[tuple[int, float, float]]
 PLAIN, OURS = ("small-.01-slower", "small-.01"), "small-.5-omega"
 
 
@@ -124,6 +128,20 @@ def main() -> None:
     ]
     name, table = "outer_steps_arms" if options.arms else "outer_steps", [row(n, r) for n, r in results.items()]
     common.report(name, options.short, began, results, claims(results), table, notes)
+    if options.arms and not options.short:
+        from benchmarks.outer_curves import draw  # here: each arm's process imports this file, and draws nothing
+
+        draw(by_network(results), common.RESULTS / f"{name}-{common.machine_name()}.png")
+
+
+def by_network(results: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Curve]]:
+    """The arms' curves for a picture: an arm's name there has its PSNR after all fit steps."""
+    curves: dict[str, dict[str, Curve]] = {}
+    for name, result in results.items():
+        network = ARMS[name].network
+        told = f"{result['psnr'][-1]:.2f} dB" if result["psnr"] else "collapsed"
+        curves.setdefault(network, {})[f"{name.removeprefix(f'{network}-')} ({told})"] = result["curve"]
+    return curves
 
 
 def claims(results: Mapping[str, dict[str, Any]]) -> list[common.Claim]:

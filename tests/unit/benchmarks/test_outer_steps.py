@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import torch
+from pathlib import Path
 
-from benchmarks.outer_steps import ARMS, OURS, PLAIN, claims, learner, made_scans, row, run
+import torch
+from PIL import Image
+
+from benchmarks.outer_curves import draw
+from benchmarks.outer_steps import ARMS, OURS, PLAIN, by_network, claims, learner, made_scans, row, run
 from tests.unit.benchmarks.test_benchmarks import told
 
 
@@ -42,3 +46,16 @@ def test_scans_are_in_range_and_differ_and_a_line_tells_the_arm() -> None:
     assert (line["network"], line["outer steps"], line["ended"]) == ("small", 4, "whole")
     assert len(result["rates"]) == 5
     assert torch.tensor(result["rates"]).ne(0.5).any()
+
+
+def test_the_picture_has_a_row_a_network_and_names_what_collapsed(tmp_path: Path) -> None:
+    curve = [(1, 0.5, 20.0), (2, 1.0, 21.0)]
+    results = {"small-.5": {"psnr": [1, 2, 30.0], "curve": curve}, "large-.05": {"psnr": [], "curve": curve[:1]}}
+    curves = by_network(results)
+    assert curves == {"small": {".5 (30.00 dB)": curve}, "large": {".05 (collapsed)": curve[:1]}}
+    heights = []
+    for count in (1, 2):
+        draw(dict(list(curves.items())[:count]), tmp_path / "curves.png")
+        with Image.open(tmp_path / "curves.png") as picture:
+            heights.append(picture.height)
+    assert heights[1] == 2 * heights[0]
