@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ pytestmark = [
     pytest.mark.skipif(not FULL, reason="minutes: MEDFUNCTA_CHAOS=full; below Ray, test_storage_faults.py has it"),
 ]
 
-SAVE = 50
+SAVE, HANG_S = 50, 6.0
 SETTINGS: dict[str, Any] = {"steps": 800, "checkpoint_steps": SAVE, "keep_checkpoints": 3, "max_failures": 20}
 PUTS = frozenset({"PUT"})
 Measured = Callable[[str], None]
@@ -90,6 +91,44 @@ def test_workers_killed_while_a_checkpoint_is_held_up(
     assert verify_checkpoints(store, run.name) == (3, [])
     places = "a share, the record"
     measured(f"killed while {places} was held up: the one before used; record stored, answer lost: the new one used")
+
+
+@pytest.mark.fault("storage")
+def test_an_upload_that_hangs_for_longer_than_a_worker_may_costs_no_worker_its_life(
+    s3: Callable[[], str],
+    s3_server: EmbeddedS3,
+    storage: str,
+    snapshot: str,
+    in_peace: TrainSummary,
+    tmp_path: Path,
+    measured: Measured,
+) -> None:
+    """In the middle, where all wait for rank 0 before the next checkpoint; at the end, where others are done before."""
+    store = with_scans(s3(), storage)
+    run = stage_run(store.root, "patient", snapshot, **SETTINGS, hang_timeout=HANG_S)
+    with (
+        FaultyS3(s3_server.endpoint) as proxy,
+        drives(run, tmp_path, **for_workers(AWS_ENDPOINT_URL=proxy.endpoint)) as driver,
+    ):
+        eventually(lambda: committed(store, run.name), "checkpoint")
+        for path, stop in (("rank-0-of", False), ("checkpoints/commits", True)):
+            before, hung = max(committed(store, run.name)), proxy.did["hang"]
+            proxy.faults = Faults(methods=PUTS, path=path, hang_share=1.0)
+            eventually(lambda: proxy.did["hang"] > hung, f"upload of {path}")  # noqa: B023  # called in this turn only
+            if stop:
+                driver.process.send_signal(signal.SIGTERM)
+            time.sleep(2 * HANG_S)
+            proxy.faults = Faults()
+            eventually(lambda: max(committed(store, run.name)) > before, "checkpoint after all")  # noqa: B023
+        code, answer = driver.ends()
+    assert code == 5, answer
+    assert len(events(store, run.name, "started")) == 1
+    assert "hangs" not in driver.said()
+    with drives(run, tmp_path) as driver:
+        code, again = driver.ends()
+    assert code == 0, again
+    assert again["train"]["network_digest"] == in_peace.network_digest
+    measured(f"uploads that hung for more than {2 * HANG_S:.0f} s, with {HANG_S:.0f} s for a worker: no restart")
 
 
 @pytest.fixture
