@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import io
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -54,3 +57,27 @@ def test_damage_behind_a_whole_footer_is_told() -> None:
         except IntegrityError as error:
             refused += bool(error.do)
     assert refused > 50
+
+
+EVERY_BIT_OF_THE_FOOTER = """
+import sys
+from contextlib import suppress
+from medfuncta_dist.errors import IntegrityError
+from medfuncta_dist.storage import parquet
+
+data = open(sys.argv[1], "rb").read()
+footer = int.from_bytes(data[-8:-4], "little")
+for bit in range(8 * footer):
+    damaged = bytearray(data)
+    damaged[len(data) - 8 - footer + bit // 8] ^= 1 << bit % 8
+    with suppress(IntegrityError):
+        parquet.read(parquet.opened(bytes(damaged), "here", row_bytes=100, rows=3), "here")
+"""
+
+
+def test_no_bit_of_a_footer_ends_the_process(tmp_path: Path) -> None:
+    """In a process of its own: what pyarrow does not catch aborts it."""
+    whole = tmp_path / "whole.parquet"
+    whole.write_bytes(written(TABLE))
+    done = subprocess.run([sys.executable, "-c", EVERY_BIT_OF_THE_FOOTER, str(whole)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-500:]
