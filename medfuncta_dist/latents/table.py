@@ -157,7 +157,7 @@ def parse_table(data: bytes, where: str, columns: Sequence[str] | None = None) -
 
 def _check_columns(found: pa.Schema, where: str) -> None:
     latent = found.field("latent").type if "latent" in found.names else pa.null()
-    size = latent.list_size if pa.types.is_fixed_size_list(latent) else 0
+    size = max(0, latent.list_size) if pa.types.is_fixed_size_list(latent) else 0  # a damaged one may be negative
     if not any(found.equals(schema(size, storage_type, {})) for storage_type in STORAGE_TYPES):
         raise IntegrityError("a latent table with other columns than it should have", where=where, do=RESTORE)
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+from contextlib import suppress
 from dataclasses import replace
 
 import numpy as np
@@ -117,3 +118,16 @@ def test_exports_of_equal_tables_are_equal_files(tmp_path):
 def test_a_latent_of_another_length_does_not_get_in():
     with pytest.raises(pa.ArrowInvalid):
         table.part_table([replace(row(0), latent=np.zeros(5, np.float32))], 6, "float32", IDENTITY)
+
+
+def test_no_bit_of_the_stored_schema_is_more_than_an_error():
+    data = table.table_bytes(rows(2))
+    begin, flips = data.index(b"ARROW:schema"), 0
+    for at in range(begin, len(data) - 8):
+        for bit in range(8):
+            damaged = bytearray(data)
+            damaged[at] ^= 1 << bit
+            flips += 1
+            with suppress(IntegrityError, FormatVersionError):
+                table.parse_table(bytes(damaged), "here")
+    assert flips > 1000
