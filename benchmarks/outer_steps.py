@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -39,6 +39,9 @@ from medfuncta_dist.meta.outer_loop import MetaLearner
 from medfuncta_dist.training.groups import SHARE, parameter_groups
 from medfuncta_dist.training.optimizers import outer_optimizer
 from medfuncta_dist.training.schedule import learning_rate
+
+if TYPE_CHECKING:
+    from benchmarks.outer_curves import Curve  # at run time it brings matplotlib, which an arm's process never needs
 
 SIDE, BATCH, INNER_STEPS, RATIO, FIT_STEPS = 28, 16, 5, 0.5, 20
 NETWORKS = {
@@ -105,7 +108,6 @@ ARMS = {
     "paper-muon": replace(PAPER, optimiser="muon"),
     "paper-muon-fast": replace(PAPER, outer_rate=1.2e-4, optimiser="muon"),
 }
-Curve = list[tuple[int, float, float]]
 PLAIN, OURS = ("small-.01-slower", "small-.01"), "small-.5-omega"
 
 
@@ -129,7 +131,7 @@ def main() -> None:
     name, table = "outer_steps_arms" if options.arms else "outer_steps", [row(n, r) for n, r in results.items()]
     common.report(name, options.short, began, results, claims(results), table, notes)
     if options.arms and not options.short:
-        from benchmarks.outer_curves import draw  # here: each arm's process imports this file, and draws nothing
+        from benchmarks.outer_curves import draw
 
         draw(by_network(results), common.RESULTS / f"{name}-{common.machine_name()}.png")
 

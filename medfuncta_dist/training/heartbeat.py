@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 PATIENT_S = 1800.0
-"""What start-up, a first step and a first validation may take: compilers and cold caches are slow, not stuck."""
+"""What start-up, a first step, a first validation and an upload may take: compilers, cold caches and storage are slow,
+not stuck."""
 PATIENT_SILENCE_S = 60.0
 """Even then a living process speaks within a minute: its words come from a thread of their own."""
 BEATS_A_TIMEOUT = 8

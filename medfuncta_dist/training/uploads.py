@@ -15,10 +15,9 @@ from typing import Protocol
 
 from medfuncta_dist.errors import IntegrityError, StorageError
 from medfuncta_dist.training.checkpoint import Checkpoints, Facts, ShareFile
+from medfuncta_dist.training.heartbeat import PATIENT_S
 from medfuncta_dist.training.state import State
 
-LONGEST_S = 1800.0
-"""What an upload may take while all wait for it."""
 LOOK_S = 0.1
 """Between looks at the desk, and between signs of life while waiting."""
 
@@ -73,11 +72,11 @@ class Uploads:
     def wait(self, alive: Callable[[], object]) -> Uploaded | None:
         """Wait until it is over, calling ``alive`` now and then; None when nothing was under way.
 
-        After `LONGEST_S` it is called no more: a storage that never answers (a mount whose server is gone) is a hang.
+        After `PATIENT_S` it is called no more: a storage that never answers (a mount whose server is gone) is a hang.
         """
         began = time.monotonic()
         while self._flying is not None:
-            if time.monotonic() - began < LONGEST_S:
+            if time.monotonic() - began < PATIENT_S:
                 alive()
             try:
                 self._flying.exception(LOOK_S)

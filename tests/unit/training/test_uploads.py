@@ -191,7 +191,7 @@ def test_an_upload_is_under_way_until_it_is_over_whether_or_not_somebody_looked(
 def test_waiting_for_a_storage_that_never_answers_ends_the_signs_of_life(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(uploads, "LONGEST_S", 0.3)
+    monkeypatch.setattr(uploads, "PATIENT_S", 0.3)
     goes = threading.Event()
     [first, second] = ranks(store, before_commit=lambda: goes.wait(30))
     first.start(facts(5), share(0))
