@@ -8,18 +8,20 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.storage.embedded import EmbeddedS3
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.training.checkpoint import verify_checkpoints
 from medfuncta_dist.training.trainer import TrainSummary, train
 from tests.chaos.disk import disk
 from tests.chaos.faulty_s3 import Faults, FaultyS3
-from tests.chaos.runs import FULL, committed, drives, events, eventually, stage_run
+from tests.chaos.runs import FULL, Driver, committed, drives, events, eventually, stage_run
 from tests.stores import moto
 
 pytestmark = [
@@ -52,25 +54,32 @@ def for_workers(**variables: str) -> dict[str, str]:
     return variables | {"RAY_JOB_CONFIG_JSON_ENV_VAR": json.dumps({"runtime_env": {"env_vars": variables}})}
 
 
+OnS3 = Callable[..., AbstractContextManager[tuple[ObjectStore, RunFile, FaultyS3, Driver]]]
+
+
+@pytest.fixture
+def on_s3(s3: Callable[[], str], s3_server: EmbeddedS3, storage: str, snapshot: str, tmp_path: Path) -> OnS3:
+    """A run of this name and these settings, driven through a proxy to a storage of its own."""
+
+    @contextmanager
+    def troubled(name: str, **train: Any) -> Iterator[tuple[ObjectStore, RunFile, FaultyS3, Driver]]:
+        store = with_scans(s3(), storage)
+        run = stage_run(store.root, name, snapshot, **SETTINGS, **train)
+        with (
+            FaultyS3(s3_server.endpoint) as proxy,
+            drives(run, tmp_path, **for_workers(AWS_ENDPOINT_URL=proxy.endpoint)) as driver,
+        ):
+            yield store, run, proxy, driver
+
+    return troubled
+
+
 @pytest.mark.fault("save-kill")
-def test_workers_killed_while_a_checkpoint_is_held_up(
-    s3: Callable[[], str],
-    s3_server: EmbeddedS3,
-    storage: str,
-    snapshot: str,
-    in_peace: TrainSummary,
-    tmp_path: Path,
-    measured: Measured,
-) -> None:
+def test_workers_killed_while_a_checkpoint_is_held_up(on_s3: OnS3, in_peace: TrainSummary, measured: Measured) -> None:
     """Held at a share of one rank or the other, at the record, and after a record whose writer never hears of it."""
     held = [("rank-0-of", 0, "hang"), ("rank-1-of", 1, "hang"), ("checkpoints/commits", 0, "hang")]
     moments = [*held, ("checkpoints/commits", 0, "lost")]
-    store = with_scans(s3(), storage)
-    run = stage_run(store.root, "held", snapshot, **SETTINGS)
-    with (
-        FaultyS3(s3_server.endpoint) as proxy,
-        drives(run, tmp_path, **for_workers(AWS_ENDPOINT_URL=proxy.endpoint)) as driver,
-    ):
+    with on_s3("held") as (store, run, proxy, driver):
         eventually(lambda: committed(store, run.name), "checkpoint")
         for nth, (path, rank, what) in enumerate(moments):
             before = committed(store, run.name)
@@ -95,21 +104,10 @@ def test_workers_killed_while_a_checkpoint_is_held_up(
 
 @pytest.mark.fault("storage")
 def test_an_upload_that_hangs_for_longer_than_a_worker_may_costs_no_worker_its_life(
-    s3: Callable[[], str],
-    s3_server: EmbeddedS3,
-    storage: str,
-    snapshot: str,
-    in_peace: TrainSummary,
-    tmp_path: Path,
-    measured: Measured,
+    on_s3: OnS3, in_peace: TrainSummary, tmp_path: Path, measured: Measured
 ) -> None:
     """In the middle, where all wait for rank 0 before the next checkpoint; at the end, where others are done before."""
-    store = with_scans(s3(), storage)
-    run = stage_run(store.root, "patient", snapshot, **SETTINGS, hang_timeout=HANG_S)
-    with (
-        FaultyS3(s3_server.endpoint) as proxy,
-        drives(run, tmp_path, **for_workers(AWS_ENDPOINT_URL=proxy.endpoint)) as driver,
-    ):
+    with on_s3("patient", hang_timeout=HANG_S) as (store, run, proxy, driver):
         eventually(lambda: committed(store, run.name), "checkpoint")
         for path, stop in (("rank-0-of", False), ("checkpoints/commits", True)):
             before, hung = max(committed(store, run.name)), proxy.did["hang"]
