@@ -61,7 +61,7 @@ class ObjectStore:
     @cached_property
     def _objects(self) -> Objects:
         if self.root.startswith("s3://"):
-            from medfuncta_dist.storage.s3_objects import S3Objects  # a local run needs no S3 client
+            from medfuncta_dist.storage.s3.s3_objects import S3Objects  # a local run needs no S3 client
 
             return S3Objects(self.root.removeprefix("s3://"))
         return LocalObjects(Path(self.root))
@@ -100,7 +100,7 @@ class ObjectStore:
         """Replace the object only in the state of ``tag``, or create it only where there is none (``tag`` None).
 
         Returns the new state's tag; None when the condition did not hold, and also when the write of an attempt whose
-        answer was lost made it fail: read to know. Some servers ignore the condition: see ``swap.py``.
+        answer was lost made it fail: read to know. Some servers ignore the condition: see ``compare_and_swap.py``.
         """
         where, deadline_s = self.uri(path), self._allowance(len(data))
         return persist(lambda s: self._objects.write_if(path, data, tag, s), where=where, deadline_s=deadline_s)
