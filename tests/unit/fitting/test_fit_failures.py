@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from medfuncta_dist import task_map
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import LeaseLostError, StorageError, WorkerDiedError
 from medfuncta_dist.fitting import latent_ledger
