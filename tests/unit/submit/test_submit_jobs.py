@@ -218,9 +218,9 @@ def test_evaluation_waits_for_every_latent(run: RunFile, monkeypatch: pytest.Mon
 
 
 def _all_names(run: RunFile, store: ObjectStore) -> set[str]:
-    from medfuncta_dist.fitting.fit_driver import latent_table
+    from medfuncta_dist.fitting.fit_driver import locate_table
 
-    return {work.name for work in latent_table(run, store).works}
+    return {work.name for work in locate_table(run, store).works}
 
 
 def test_cancel_is_remembered_and_resume_is_a_new_attempt_of_the_same_run(
