@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+from medfuncta_dist.config.stage_names import STAGES
 from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.backend import Job
@@ -12,8 +13,6 @@ from medfuncta_dist.submit.cost import rates
 from medfuncta_dist.submit.status import Facts
 from medfuncta_dist.submit.stored import Stored, read_stored
 from medfuncta_dist.submit.target import Target
-
-STAGES = ("pack", "train", "fit", "evaluate")
 
 
 def facts(target: Target) -> Facts:

@@ -15,7 +15,7 @@ from medfuncta_dist.errors import ClusterError, JobMissingError, RunChangedError
 from medfuncta_dist.latents import ledger
 from medfuncta_dist.stages import readiness
 from medfuncta_dist.stages.follow import resume, submit_each
-from medfuncta_dist.stages.submit import SAME, Request, glance, manifests, submit
+from medfuncta_dist.stages.submit import Request, glance, manifests, submit
 from medfuncta_dist.storage.commit import write_record
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.backend import State
@@ -150,7 +150,7 @@ def test_of_two_submits_at_once_the_second_does_not_touch_the_record_of_the_firs
     with pytest.raises(RunChangedError, match="x-pack-1 was submitted with another run file"):
         submit(Request(other, ("pack",)), Overtaken(Request(run, ("pack",))))
     (record,) = read_jobs(ObjectStore(run.storage), "x")
-    assert record.run_file_digest == run.digest(*SAME)
+    assert record.run_file_digest == run.results_digest
     assert created(server) == ["x-pack-1"]
 
 

@@ -3,13 +3,12 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from medfuncta_dist.config.stage_names import STAGES
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.submit.backend import State
 from medfuncta_dist.submit.rayjob_state import DEPLOYMENT
 from medfuncta_dist.submit.workflow import workflow
 from tests.unit.submit.manifests import manifest
-
-STAGES = ["pack", "train", "fit", "evaluate"]
 
 
 def jobs(*overrides: str):

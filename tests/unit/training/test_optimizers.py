@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from medfuncta_dist.config.run_file import Train
+from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.siren import FieldSpec, init_params
 from medfuncta_dist.meta.outer_loop import LOG_RATES, MetaLearner
@@ -99,7 +99,7 @@ os.environ |= {"DS_ACCELERATOR": "cpu", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_R
 import torch.distributed as dist
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 from tests.unit.training.test_engine import inputs, learner
-from medfuncta_dist.config.run_file import Train
+from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.training.engine import Engine, connect
 connect()
 engine = Engine(learner(), Train(zero_stage=int(sys.argv[1]), optimizer=sys.argv[2]))
