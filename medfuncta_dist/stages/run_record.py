@@ -77,7 +77,7 @@ def fixed_part(run: RunFile) -> dict[str, Any]:
 
 
 def require_writable(store: ObjectStore, name: str) -> None:
-    """Refuse a storage that cannot be written before anything is computed.
+    """Refuse a storage that can not be written before anything is computed.
 
     DeadlineError when it does not answer, CredentialsError and DiskFullError as they are: the run file is right then.
     """
@@ -89,7 +89,7 @@ def require_writable(store: ObjectStore, name: str) -> None:
         raise
     except (StorageError, OSError) as error:
         raise RunFileError(
-            f"storage cannot be written: {getattr(error, 'what', error)}",
+            f"storage can not be written: {getattr(error, 'what', error)}",
             where=f"storage: {store.root}",
             do="correct storage in the run file, or its permissions (for s3://: AWS_ENDPOINT_URL and the credentials)",
         ) from error
