@@ -10,9 +10,9 @@ import pytest
 
 from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.latents.driver import fit_digest
-from medfuncta_dist.shards.contract import contract_of
-from medfuncta_dist.stages.run_record import fixed_part
+from medfuncta_dist.fitting.fit_driver import fit_digest
+from medfuncta_dist.run.frozen_run_file import fixed_part
+from medfuncta_dist.shards.data_contract import contract_of
 from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.telemetry.wandb_sink import public_config
 
