@@ -66,8 +66,9 @@ class FitSummary:
 
 def fit_digest(run: RunFile) -> str:
     """SHA-256 of every setting that can change a latent; which splits are wanted is not one of them."""
-    settings = run.fit.model_dump(mode="json", exclude={"splits"})
-    return digest_json(settings | {"rate": run.fit_rate, "seed": run.train.seed})
+    sections = run.parts(lambda key: key.in_fit_digest).values()
+    settings = {key: value for section in sections for key, value in section.items()}
+    return digest_json(settings | {"rate": run.fit_rate})
 
 
 def latent_folder(run: RunFile, network_digest: str) -> str:

@@ -20,25 +20,6 @@ from medfuncta_dist.errors import (
 from medfuncta_dist.run.resolve import resolved
 from medfuncta_dist.storage.object_store import ObjectStore
 
-FIXED = ("data", "field", "meta", "train", "fit")
-# Keys of the fixed sections that change nothing in the outputs: where the state lives, how often it is saved or
-# looked at, and which files hold the owner's secrets.
-FREE = {
-    "data": {"private", "max_quarantined", "sources_per_task", "snapshot"},
-    "train": {
-        "zero_stage",
-        "checkpoint_steps",
-        "checkpoint_minutes",
-        "node_hours_between_failures",
-        "keep_checkpoints",
-        "keep_checkpoint_hours",
-        "max_failures",
-        "max_preemptions",
-        "hang_timeout",
-    },
-    "fit": {"splits"},
-}
-
 
 def freeze(run: RunFile, store: ObjectStore) -> tuple[RunFile, bool]:
     """Refuse a run file that differs, where it matters, from this run's frozen one; else keep it as the frozen one.
@@ -92,8 +73,7 @@ def pin_path(run: RunFile) -> str:
 
 def fixed_part(run: RunFile) -> dict[str, Any]:
     """What may not change within a run, as plain values."""
-    whole = run.model_dump(mode="json")
-    return {s: {k: v for k, v in whole[s].items() if k not in FREE.get(s, ())} for s in FIXED}
+    return run.parts(lambda key: key.fixed)
 
 
 def require_writable(store: ObjectStore, name: str) -> None:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from medfuncta_dist import errors
-from medfuncta_dist.config.job import submission_id
+from medfuncta_dist.config.submission_id import submission_id
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, ObjectMissingError, RunFileError
 from medfuncta_dist.storage.commit_record import read_as, write_record
 from medfuncta_dist.storage.object_store import ObjectStore

@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from medfuncta_dist.config.run_file import Data
+from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import ObjectMissingError, RunChangedError
 from medfuncta_dist.shards.snapshot import dataset_path
 from medfuncta_dist.storage.commit_record import read_as, write_record
 from medfuncta_dist.storage.object_store import ObjectStore
 
-FIELDS = ("shape", "channels", "intensity", "aspect", "slices", "slabs", "reader", "fractions")
 KIND = "dataset"
 
 
@@ -33,10 +32,10 @@ class _Begun:
 def contract_of(data: Data) -> dict[str, Any]:
     """What the run file's ``data`` section says about a packed scan, as JSON values.
 
-    Left out: where scans come from (archives grow and move) and how they are grouped into shards and tasks.
+    Left out: where scans come from (archives grow and move; of ``splits`` only the names are in) and how they are
+    grouped into shards and tasks.
     """
-    whole = data.model_dump(mode="json")
-    return {name: whole[name] for name in FIELDS} | {"splits": sorted(data.splits) if data.splits else None}
+    return data.part(lambda key: key.in_contract) | {"splits": sorted(data.splits) if data.splits else None}
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from medfuncta_dist.config.run_file import Data
+from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.pack_ledger import require_balance, total
 from medfuncta_dist.shards.pack_plan import PackSource

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from medfuncta_dist.config.job import JOB_VARIABLE
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.submission_id import JOB_VARIABLE
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, RunFileError
 from medfuncta_dist.fields.siren import init_params
 from medfuncta_dist.fitting.fit_driver import fit

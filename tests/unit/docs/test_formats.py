@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from medfuncta_dist.config.job import JOB_VARIABLE
-from medfuncta_dist.config.run_file import Data, RunFile
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.sections.data_section import Data
+from medfuncta_dist.config.submission_id import JOB_VARIABLE
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.evaluation.evaluation_driver import evaluate
 from medfuncta_dist.fields.siren import Params, init_params

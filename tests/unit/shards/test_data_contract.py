@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from medfuncta_dist.config.run_file import Data
+from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import RunChangedError
 from medfuncta_dist.shards.data_contract import contract_of, differences, open_dataset, require_contract
 from medfuncta_dist.storage.object_store import ObjectStore

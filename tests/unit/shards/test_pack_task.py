@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from medfuncta_dist.config.run_file import Data
+from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import DiskFullError, IntegrityError
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards import pack_task as module

@@ -25,7 +25,7 @@ from medfuncta_dist.submit.status.job_records import read_jobs
 from medfuncta_dist.submit.status.job_target import find
 from medfuncta_dist.submit.status.run_status import Status, status
 from medfuncta_dist.submit.status.status_facts import facts
-from medfuncta_dist.submit.submit_jobs import SAME, Request, glance, manifests
+from medfuncta_dist.submit.submit_jobs import Request, glance, manifests
 from tests.api_server import ApiServer
 from tests.integration.training_runs import packed
 
@@ -155,7 +155,7 @@ def test_of_two_submits_at_once_the_second_does_not_touch_the_record_of_the_firs
     with pytest.raises(RunChangedError, match="x-pack-1 was submitted with another run file"):
         submit(Request(other, ("pack",)), Overtaken(Request(run, ("pack",))))
     (record,) = read_jobs(ObjectStore(run.storage), "x")
-    assert record.run_file_digest == run.digest(*SAME)
+    assert record.run_file_digest == run.results_digest
     assert created(server) == ["x-pack-1"]
 
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from medfuncta_dist.config.run_file import Train
+from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.telemetry import Telemetry
