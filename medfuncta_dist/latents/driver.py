@@ -17,8 +17,8 @@ from medfuncta_dist.latents.task import FitTask, Fitted, fit_task
 from medfuncta_dist.latents.worker import WorkerSettings
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
 from medfuncta_dist.storage.digest import digest_json
-from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE, Guard
 from medfuncta_dist.work import Done, Failed, FanOut, map_divided
 
 
@@ -88,7 +88,7 @@ def fit(
     fan_out: FanOut,
     on_progress: Callable[[FitProgress], None] = lambda _: None,
     *,
-    fence: Fence | None = None,
+    fence: Guard = ALONE,
 ) -> FitSummary:
     """Fit every scan of the snapshot that has no latent yet; ``fence`` is passed before every commit.
 
@@ -120,7 +120,7 @@ def _run(
     fan_out: FanOut,
     progress: _Progress,
     failures: Failures,
-    fence: Fence | None,
+    fence: Guard,
 ) -> list[Fitted]:
     """Map the tasks, dividing ranges whose worker dies; returns what succeeded tasks answered."""
 
@@ -170,7 +170,7 @@ class _Progress:
         self._on_progress(FitProgress(*counts))
 
 
-def _task(run: RunFile, target: LatentTable, work: FitWork, fence: Fence | None) -> FitTask:
+def _task(run: RunFile, target: LatentTable, work: FitWork, fence: Guard) -> FitTask:
     return FitTask(
         worker=WorkerSettings.of(run),
         folder=target.folder,

@@ -29,8 +29,8 @@ from medfuncta_dist.latents.table import Row
 from medfuncta_dist.latents.worker import WorkerSettings
 from medfuncta_dist.shards.sample import Sample, decode
 from medfuncta_dist.shards.snapshot import Shard
-from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import Guard
 from medfuncta_dist.streaming.cache import ShardCache
 from medfuncta_dist.streaming.order import SampleId
 from medfuncta_dist.streaming.source import SampleReader
@@ -56,7 +56,7 @@ class FitTask:
     batch: int
     min_psnr: float
     fit_digest: str
-    fence: Fence | None = None
+    fence: Guard
 
     @property
     def name(self) -> str:

@@ -18,8 +18,8 @@ from medfuncta_dist.shards.reading import BadScan, BadSource, Blank, Encoded, Ev
 from medfuncta_dist.shards.shard_set import ShardSet
 from medfuncta_dist.shards.snapshot import Shard
 from medfuncta_dist.storage.failures import explain
-from medfuncta_dist.storage.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import Guard
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class PackTask:
     data: Data = field(repr=False)
     sources: tuple[PackSource, ...]
     keys: KeyMaker = field(repr=False)
-    fence: Fence | None = None
+    fence: Guard
 
     @cached_property
     def name(self) -> str:

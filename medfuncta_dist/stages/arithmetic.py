@@ -15,13 +15,18 @@ from medfuncta_dist.meta.chunks import Chunks
 from medfuncta_dist.meta.products import Products
 from medfuncta_dist.meta.self_check import Trial, Verdict, self_check
 from medfuncta_dist.stages.cluster import compute_fan_out
+from medfuncta_dist.stages.run_record import run_path
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import Guard, publish_bytes
 from medfuncta_dist.training.network import field_spec
 from medfuncta_dist.work import Done, FanOut
 
 
-def settled(run: RunFile, store: ObjectStore, fan_out: FanOut | None = None) -> RunFile:
-    """The frozen run file with what it leaves open, written again. Compiling is tried by a task, where workers are."""
+def settled(run: RunFile, store: ObjectStore, fan_out: FanOut | None = None, *, fence: Guard) -> RunFile:
+    """The frozen run file with what it leaves open, written again. Compiling is tried by a task, where workers are.
+
+    LeaseLostError where ``fence`` says so: what another driver has settled stays.
+    """
     if run.meta.products is not None and run.meta.compiled is not None:
         return run
     products = run.meta.products or _products(run)
@@ -31,7 +36,7 @@ def settled(run: RunFile, store: ObjectStore, fan_out: FanOut | None = None) -> 
     run = run.model_copy(
         update={"meta": run.meta.model_copy(update={"products": products, "compiled": compiled})},
     )
-    store.write(f"runs/{run.name}/run.yaml", dump(run).encode())
+    publish_bytes(store, fence, run_path(run), dump(run).encode())
     return run
 
 

@@ -16,7 +16,6 @@ from medfuncta_dist.latents import ledger
 from medfuncta_dist.stages import readiness
 from medfuncta_dist.stages.follow import resume, submit_each
 from medfuncta_dist.stages.submit import SAME, Request, glance, manifests, submit
-from medfuncta_dist.storage.commit import write_record
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.backend import State
 from medfuncta_dist.submit.cancel import cancel
@@ -27,6 +26,7 @@ from medfuncta_dist.submit.stored import read_jobs
 from medfuncta_dist.submit.target import find
 from tests.api_server import ApiServer
 from tests.integration.training_runs import packed
+from tests.records import write_record
 
 
 def pack_now(run: RunFile) -> None:
@@ -204,7 +204,8 @@ def test_following_submits_each_stage_when_the_one_before_is_done_and_stops_at_a
 def test_evaluation_waits_for_every_latent(run: RunFile, monkeypatch: pytest.MonkeyPatch) -> None:
     pack_now(run)
     store = ObjectStore(run.storage)
-    write_record(store, "runs/x/network/commit.json", "network", {"digest": "0" * 64})
+    files = {name: {"path": f"runs/x/network/{name}"} for name in ("network.safetensors", "network.json")}
+    write_record(store, "runs/x/network/commit.json", "network", {"digest": "0" * 64, "files": files})
     monkeypatch.setattr("medfuncta_dist.stages.preflight.check_network", lambda run, store: None)
     with pytest.raises(StageOrderError, match="56 scans have no latent"):
         readiness.require_ready(run, store, ["evaluate"])
