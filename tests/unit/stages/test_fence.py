@@ -14,8 +14,9 @@ from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import LeaseLostError
 from medfuncta_dist.evaluation.evaluate import evaluate
+from medfuncta_dist.latents.driver import fit
 from medfuncta_dist.shards.pack import pack
-from medfuncta_dist.stages import summary
+from medfuncta_dist.stages import chain, summary
 from medfuncta_dist.stages.arithmetic import settled
 from medfuncta_dist.stages.chain import run_stages
 from medfuncta_dist.stages.preflight import pinned_snapshot
@@ -80,9 +81,9 @@ DECISIONS: dict[str, Callable[[RunFile, ObjectStore, Fence], object]] = {
 @pytest.mark.parametrize("name", DECISIONS)
 def test_a_driver_that_lost_its_lease_decides_nothing(drivers: Drivers, name: str) -> None:
     mine = run_file(drivers.folder, meta={"products": "torch"})
+    if name == "network":  # the pin is there already: its record is what is at stake
+        pinned_snapshot(mine, drivers.store, drivers.holder.fence)
     with pytest.raises(LeaseLostError):
-        if name == "network":  # the pin is there already: its record is what is at stake
-            pinned_snapshot(mine, drivers.store, drivers.holder.fence)
         DECISIONS[name](mine, drivers.store, drivers.late)
     assert not {path for path in drivers.content() if not path.endswith("pin.json")}
 
@@ -106,8 +107,6 @@ def test_what_its_successor_decided_keeps_every_byte(drivers: Drivers, name: str
 
 
 def test_a_report_is_not_written_by_who_lost_the_lease(tmp_path: Path) -> None:
-    from medfuncta_dist.latents.driver import fit
-
     run = ready(tmp_path)
     store = ObjectStore(run.storage)
     fit(run, map_here)
@@ -121,8 +120,6 @@ def test_a_report_is_not_written_by_who_lost_the_lease(tmp_path: Path) -> None:
 
 def test_the_chain_hands_its_fence_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver that loses its lease right after it has taken it, before it froze anything."""
-    from medfuncta_dist.stages import chain
-
     run = run_file(tmp_path)
     store = ObjectStore(run.storage)
 
