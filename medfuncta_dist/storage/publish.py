@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from medfuncta_dist.errors import MedfunctaError
-from medfuncta_dist.storage.commit import LARGEST_RECORD, make_record
+from medfuncta_dist.storage.commit_record import LARGEST_RECORD, make_record
 from medfuncta_dist.storage.digest import canonical_json
-from medfuncta_dist.storage.lease import Fence
+from medfuncta_dist.storage.leases.compare_and_swap import Seen, Swap
+from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.storage.swap import Seen, Swap
 
 
 @dataclass(frozen=True)

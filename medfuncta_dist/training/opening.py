@@ -19,24 +19,24 @@ from medfuncta_dist import __version__
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunChangedError
 from medfuncta_dist.meta.outer_loop import MetaLearner
+from medfuncta_dist.network.committed_network import new_learner
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard
 from medfuncta_dist.streaming.stream import Batch
 from medfuncta_dist.training.attempt import Attempt, next_attempt
-from medfuncta_dist.training.cadence import Cadence
-from medfuncta_dist.training.checkpoint import Checkpoint, Checkpoints, Facts
-from medfuncta_dist.training.engine import Engine
+from medfuncta_dist.training.checkpoints.checkpoint import Checkpoint, Checkpoints, Facts
+from medfuncta_dist.training.checkpoints.checkpoint_cadence import Cadence
+from medfuncta_dist.training.checkpoints.training_state import require_kinds
+from medfuncta_dist.training.driver_channel import Line
 from medfuncta_dist.training.feed import Feed
-from medfuncta_dist.training.groups import kinds_of_state
-from medfuncta_dist.training.heartbeat import Beat
-from medfuncta_dist.training.leader import Leader
-from medfuncta_dist.training.line import Line
-from medfuncta_dist.training.network import new_learner
-from medfuncta_dist.training.past import Past, past
-from medfuncta_dist.training.pulse import Pulse
-from medfuncta_dist.training.sinks import open_telemetry
-from medfuncta_dist.training.state import require_kinds
+from medfuncta_dist.training.liveness.heartbeat import Beat
+from medfuncta_dist.training.liveness.heartbeat_sender import Pulse
+from medfuncta_dist.training.optim.engine import Engine
+from medfuncta_dist.training.optim.parameter_groups import kinds_of_state
+from medfuncta_dist.training.reporting.leader import Leader
+from medfuncta_dist.training.reporting.previous_attempts import Past, past
+from medfuncta_dist.training.reporting.telemetry_sinks import open_telemetry
 from medfuncta_dist.training.world import World
 
 

@@ -13,20 +13,20 @@ import yaml
 from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import LeaseLostError
-from medfuncta_dist.evaluation.evaluate import evaluate
-from medfuncta_dist.latents.driver import fit
-from medfuncta_dist.shards.pack import pack
-from medfuncta_dist.stages import chain, summary
-from medfuncta_dist.stages.arithmetic import settled
+from medfuncta_dist.evaluation.evaluation_driver import evaluate
+from medfuncta_dist.fitting.fit_driver import fit
+from medfuncta_dist.network.committed_network import commit_network, new_learner
+from medfuncta_dist.run.frozen_run_file import freeze, thaw
+from medfuncta_dist.run.settle import settled
+from medfuncta_dist.shards.pack_driver import pack
+from medfuncta_dist.stages import chain, run_summary
 from medfuncta_dist.stages.chain import run_stages
 from medfuncta_dist.stages.preflight import pinned_snapshot
-from medfuncta_dist.stages.run_record import freeze, thaw
-from medfuncta_dist.storage.claim import Claim, take
-from medfuncta_dist.storage.holder import this_process
-from medfuncta_dist.storage.lease import Fence, first_lease, parse_lease, run_lease
+from medfuncta_dist.storage.leases.lease import Fence, first_lease, parse_lease, run_lease
+from medfuncta_dist.storage.leases.lease_claim import Claim, take
+from medfuncta_dist.storage.leases.lease_holder import this_process
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.training.network import commit_network, new_learner
-from medfuncta_dist.work import map_here
+from medfuncta_dist.task_map import map_here
 from tests.unit.latents.fitted import ready
 from tests.writers import write_medmnist
 
@@ -73,7 +73,7 @@ DECISIONS: dict[str, Callable[[RunFile, ObjectStore, Fence], object]] = {
     "settle": lambda run, store, fence: settled(run, store, map_here, fence=fence),
     "pin": pinned_snapshot,
     "network": network,
-    "summary": lambda run, store, fence: summary.merge(store, "r", "pack", {"seconds": run.train.seed}, fence),
+    "summary": lambda run, store, fence: run_summary.merge(store, "r", "pack", {"seconds": run.train.seed}, fence),
     "thaw": thaw,
 }
 

@@ -12,12 +12,12 @@ import pytest
 import medfuncta_dist
 from medfuncta_dist.errors import LeaseLostError, MedfunctaError
 from medfuncta_dist.storage import publish as door
-from medfuncta_dist.storage.claim import take
-from medfuncta_dist.storage.commit import read_record
-from medfuncta_dist.storage.lease import Fence, run_lease
+from medfuncta_dist.storage.commit_record import read_record
+from medfuncta_dist.storage.leases.compare_and_swap import Swap
+from medfuncta_dist.storage.leases.lease import Fence, run_lease
+from medfuncta_dist.storage.leases.lease_claim import take
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE, NewRecord, publish, publish_bytes, publish_first, withdraw
-from medfuncta_dist.storage.swap import Swap
 
 PACKAGE = Path(medfuncta_dist.__file__).parent
 WRITING = {"write", "write_if", "upload", "swap"}

@@ -17,7 +17,7 @@ from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.telemetry.event_log import EventLog
 from medfuncta_dist.telemetry.telemetry import Telemetry
 from medfuncta_dist.training.attempt import Attempt
-from medfuncta_dist.training.line import Line
+from medfuncta_dist.training.driver_channel import Line
 from medfuncta_dist.training.mailbox import Mailbox
 from tests.integration.training_runs import packed, run_file
 from tests.unit.training.ranks import on_ranks
@@ -75,7 +75,10 @@ def left() -> list[str]:
 
 def failed_start(folder: Path, what: str) -> dict[str, Any]:
     """Open a rank's training, which fails; what is left of it."""
-    from medfuncta_dist.training import opening, worker  # with deepspeed, which belongs into a rank's process
+    from medfuncta_dist.training import (
+        opening,  # with deepspeed, which belongs into a rank's process
+        train_worker,  # with deepspeed, which belongs into a rank's process
+    )
 
     run, here, witness = run_file(str(folder / "store"), "r"), Here(), Witness()
     snapshot = packed(run.storage, folder)
@@ -96,7 +99,7 @@ def failed_start(folder: Path, what: str) -> dict[str, Any]:
             patch.setattr(opening, "Engine", raising_engine)
         try:
             line = Line(here, lambda answer: answer)
-            with worker.opened_training(run, snapshot, line, ALONE, "node", time.time()) as training:
+            with train_worker.opened_training(run, snapshot, line, ALONE, "node", time.time()) as training:
                 assert training.first == 0
                 raise ValueError("a step went wrong")
         except Exception as caught:
