@@ -53,31 +53,29 @@ def _as_only_driver(
 
 
 def _in_order(run: RunFile, names: Sequence[str], store: ObjectStore, fence: Fence) -> dict[str, Any]:
-    run, first = freeze(run, store)
+    run, first = freeze(run, store, fence)
     run_summary.load(store, run.name)  # a damaged one is refused now, not after the hours of a stage
     answer: dict[str, Any] = {"run": run.name, "said": [], "quarantined": 0}
     for name in names:
         fence.require(store)
         try:
-            run = _settled(run, store) if name in COMPUTING else run
+            run = _settled(run, store, fence) if name in COMPUTING else run
             figures = _run_stage(name, run, store, fence, names)
         except RunFileError:
             if first and name == names[0]:
-                fence.require(store)  # it may be another driver's by now
-                thaw(run, store)
+                thaw(run, store, fence)
             raise
         answer["said"] += figures.pop("said")
         answer["quarantined"] += figures.get("quarantined", 0)
         answer[name] = figures
-        fence.require(store)
-        run_summary.merge(store, run.name, name, figures)
+        run_summary.merge(store, run.name, name, figures, fence)
     return answer
 
 
-def _settled(run: RunFile, store: ObjectStore) -> RunFile:
+def _settled(run: RunFile, store: ObjectStore, fence: Fence) -> RunFile:
     from medfuncta_dist.run.settle import settled  # with torch, which packing does not need
 
-    return settled(run, store)
+    return settled(run, store, fence=fence)
 
 
 def _run_stage(name: str, run: RunFile, store: ObjectStore, fence: Fence, names: Sequence[str]) -> dict[str, Any]:
