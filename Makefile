@@ -8,7 +8,7 @@ WORKDIR ?= quickstart-run
 # Threads are given out explicitly (workers x threads <= cores); libraries that take all cores by themselves are held to one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: quickstart test check bench chaos soak image-steps golden format clean install always
+.PHONY: quickstart test check bench chaos soak image-steps dist dist-test golden format clean install always
 
 install: $(INSTALLED)
 
@@ -52,6 +52,15 @@ soak: $(INSTALLED)
 image-steps: $(INSTALLED)
 	$(BIN)/python -m tests.image_steps cpu
 
+# The wheel and the source archive, in dist/.
+dist: $(INSTALLED)
+	@rm -rf dist
+	$(BIN)/python -m build --no-isolation
+
+# The wheel in a fresh environment outside the clone, a short quickstart and a dry-run submission: installs all once more.
+dist-test: dist
+	$(BIN)/python -m tests.fresh_install dist/*.whl
+
 # The manifests in tests/golden, written anew after a change on purpose; read the difference.
 golden: $(INSTALLED)
 	UPDATE_GOLDEN=1 $(BIN)/python -m pytest tests/unit/submit/test_golden.py
@@ -61,4 +70,4 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(VENV).lock build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(WORKDIR)
+	rm -rf $(VENV) $(VENV).lock build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(WORKDIR)
