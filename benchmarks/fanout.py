@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from benchmarks.common import ROOT, Claim, arguments, report
 
 if TYPE_CHECKING:
-    from medfuncta_dist.latents.plan import FitWork
+    from medfuncta_dist.fitting.fit_plan import FitWork
 
 SHARDS, SCANS_PER_SHARD, TASKS, WINDOW = 10_000, 1_000, 100_000, 16
 DATASET, TABLE = "archive", "runs/archive/latents/network-fit"
@@ -70,7 +70,7 @@ def measure_fan_out(tasks: int) -> dict[str, Any]:
     import ray
 
     from medfuncta_dist.fanout import ray_fan_out
-    from medfuncta_dist.latents.plan import FitWork
+    from medfuncta_dist.fitting.fit_plan import FitWork
 
     if not ray.is_initialized():
         ray.init("local", include_dashboard=False, log_to_driver=False, object_store_memory=200_000_000)
@@ -96,7 +96,7 @@ def measure_fan_out(tasks: int) -> dict[str, Any]:
 
 def measure_plan(shards: int) -> dict[str, Any]:
     """Write the archive's records, then open and plan in a process of its own."""
-    from medfuncta_dist.storage.embedded import EmbeddedS3
+    from medfuncta_dist.quickstart.embedded_s3 import EmbeddedS3
 
     with tempfile.TemporaryDirectory() as folder, EmbeddedS3(Path(folder)) as s3:
         os.environ.update(s3.environment)
@@ -109,8 +109,8 @@ def measure_plan(shards: int) -> dict[str, Any]:
 
 def write_records(root: str, shards: int) -> None:
     """A committed snapshot, and a commit record for every second shard."""
-    from medfuncta_dist.latents.ledger import Commit, write_commit
-    from medfuncta_dist.latents.plan import ranges
+    from medfuncta_dist.fitting.fit_plan import ranges
+    from medfuncta_dist.fitting.latent_ledger import Commit, write_commit
     from medfuncta_dist.latents.table import PartRef
     from medfuncta_dist.shards.snapshot import Snapshot, commit_snapshot
     from medfuncta_dist.storage.object_store import ObjectStore
@@ -131,8 +131,8 @@ def write_records(root: str, shards: int) -> None:
 
 def open_and_plan(root: str) -> dict[str, Any]:
     """In a process of its own: seconds of each part, and the peak of its memory."""
-    from medfuncta_dist.latents.ledger import read_commits, settled
-    from medfuncta_dist.latents.plan import plan
+    from medfuncta_dist.fitting.fit_plan import plan
+    from medfuncta_dist.fitting.latent_ledger import read_commits, settled
     from medfuncta_dist.shards.snapshot import load_snapshot
     from medfuncta_dist.storage.object_store import ObjectStore
 

@@ -28,17 +28,17 @@ from benchmarks import common
 from medfuncta_dist.config.run_file import Train
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.siren import FieldSpec, init_params
-from medfuncta_dist.meta.chunks import Chunks
 from medfuncta_dist.meta.context import context_sets
-from medfuncta_dist.meta.folded import fold
-from medfuncta_dist.meta.inner_gradient import losses
 from medfuncta_dist.meta.inner_rates import layer_rates
 from medfuncta_dist.meta.losses import psnr_of_mse
 from medfuncta_dist.meta.meta_gradient import descend
 from medfuncta_dist.meta.outer_loop import MetaLearner
-from medfuncta_dist.training.groups import SHARE, parameter_groups
-from medfuncta_dist.training.optimizers import outer_optimizer
-from medfuncta_dist.training.schedule import learning_rate
+from medfuncta_dist.meta.sweeps.chunks import Chunks
+from medfuncta_dist.meta.sweeps.folded import fold
+from medfuncta_dist.meta.sweeps.inner_gradient import losses
+from medfuncta_dist.training.optim.learning_rate import learning_rate
+from medfuncta_dist.training.optim.outer_optimizers import outer_optimizer
+from medfuncta_dist.training.optim.parameter_groups import SHARE, parameter_groups
 
 if TYPE_CHECKING:
     from benchmarks.outer_curves import Curve  # at run time it brings matplotlib, which an arm's process never needs

@@ -38,20 +38,20 @@ from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.siren import FieldSpec, init_params
 from medfuncta_dist.meta.context import context_sets
 from medfuncta_dist.meta.outer_loop import MetaLearner
+from medfuncta_dist.quickstart.embedded_s3 import EmbeddedS3
 from medfuncta_dist.scans.scan import Scan, Window
-from medfuncta_dist.shards.index import index_bytes
+from medfuncta_dist.shards.shard_index import index_bytes
+from medfuncta_dist.shards.shard_writer import write_shard
 from medfuncta_dist.shards.snapshot import Shard
-from medfuncta_dist.shards.writer import write_shard
-from medfuncta_dist.storage import s3_objects
 from medfuncta_dist.storage.digest import sha256_bytes, sha256_file
-from medfuncta_dist.storage.embedded import EmbeddedS3
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.storage.s3_client import s3_client
-from medfuncta_dist.streaming import cache as cache_module
-from medfuncta_dist.streaming import source as source_module
-from medfuncta_dist.streaming.cache import ShardCache
-from medfuncta_dist.streaming.order import EpochOrder
-from medfuncta_dist.streaming.source import SampleReader
+from medfuncta_dist.storage.s3 import s3_objects
+from medfuncta_dist.storage.s3.s3_client import s3_client
+from medfuncta_dist.streaming import sample_reader as source_module
+from medfuncta_dist.streaming import shard_cache as cache_module
+from medfuncta_dist.streaming.sample_order import EpochOrder
+from medfuncta_dist.streaming.sample_reader import SampleReader
+from medfuncta_dist.streaming.shard_cache import ShardCache
 from medfuncta_dist.streaming.stream import Batch, training_stream
 
 BATCH, WINDOW = 24, 4096

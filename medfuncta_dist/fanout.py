@@ -18,7 +18,7 @@ from ray.exceptions import LocalRayletDiedError, NodeDiedError, RayError, RayTas
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import MedfunctaError, RunFileError, WorkerDiedError
-from medfuncta_dist.work import Done, Failed, FanOut
+from medfuncta_dist.task_map import Done, Failed, FanOut
 
 OBJECT_STORE_BYTES = 500_000_000
 """Of a Ray that is started here. Nothing large travels through it, and the default is a third of the memory."""

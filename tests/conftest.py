@@ -23,7 +23,7 @@ install_import_hook(
     ["medfuncta_dist.fields", "medfuncta_dist.meta", "medfuncta_dist.latents.fit"], "tests.typecheck.check"
 )
 
-from medfuncta_dist.storage.embedded import EmbeddedS3  # noqa: E402
+from medfuncta_dist.quickstart.embedded_s3 import EmbeddedS3  # noqa: E402
 
 
 @pytest.fixture(scope="session")

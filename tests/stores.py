@@ -15,7 +15,7 @@ from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_ba
 from s3fs import S3FileSystem
 from werkzeug.serving import make_server
 
-from medfuncta_dist.storage.embedded import EmbeddedS3
+from medfuncta_dist.quickstart.embedded_s3 import EmbeddedS3
 
 KINDS = ("local", "moto", "rclone")
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 if TYPE_CHECKING:
-    from medfuncta_dist.submit.backend import Backend
+    from medfuncta_dist.submit.backends.backend import Backend
 
 
 class Where(StrEnum):
@@ -40,11 +40,11 @@ def opened(
 ) -> Backend:
     """The client. ``what`` is the command's argument: a run file says the namespace."""
     if where is Where.RAY:
-        from medfuncta_dist.submit.ray_jobs import RayJobs
+        from medfuncta_dist.submit.backends.ray_jobs import RayJobs
 
         return RayJobs(address)
     from medfuncta_dist.config.load import load
-    from medfuncta_dist.submit.kubernetes_jobs import KubernetesJobs
+    from medfuncta_dist.submit.backends.kubernetes.kubernetes_jobs import KubernetesJobs
 
     if namespace is None and what.endswith((".yaml", ".yml")):
         namespace = load(what, sets or ()).kubernetes.namespace

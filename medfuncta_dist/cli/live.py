@@ -11,9 +11,9 @@ from rich.console import Console
 from rich.live import Live as RichLive
 from rich.text import Text
 
-from medfuncta_dist.submit.backend import State
-from medfuncta_dist.submit.shown_status import lines
-from medfuncta_dist.submit.status import Status
+from medfuncta_dist.submit.backends.backend import State
+from medfuncta_dist.submit.status.run_status import Status
+from medfuncta_dist.submit.status.status_text import lines
 
 LINE_S = 30.0
 """Between lines without a change of state, where there is no terminal."""

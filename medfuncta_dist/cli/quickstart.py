@@ -20,7 +20,7 @@ def quickstart(
     """Pack, train, fit and evaluate the MNI152 MRI volume."""
 
     def work() -> dict[str, object]:
-        from medfuncta_dist.stages.quickstart import run_quickstart
+        from medfuncta_dist.quickstart.example_job import run_quickstart
 
         return run_quickstart(workdir, overrides)
 

@@ -11,8 +11,8 @@ from medfuncta_dist.cli.backends import AddressOption, BackendOption, ContextOpt
 from medfuncta_dist.cli.run import KeyOption, StagesArgument
 
 if TYPE_CHECKING:
-    from medfuncta_dist.stages.submit import Request, Sent
-    from medfuncta_dist.submit.backend import Backend
+    from medfuncta_dist.submit.backends.backend import Backend
+    from medfuncta_dist.submit.submit_jobs import Request, Sent
 
 TargetArgument = typer.Argument(..., metavar="RUN.yaml|NAME", help="A run file, a job, or a run with jobs.")
 OverlayOption = typer.Option(
@@ -49,7 +49,7 @@ def submit(
 
     def work() -> dict[str, Any]:
         from medfuncta_dist.config.load import load
-        from medfuncta_dist.stages.submit import Request
+        from medfuncta_dist.submit.submit_jobs import Request
 
         run = load(run_file, _with_namespace(overrides, namespace))
         request = Request(run, tuple(stages), _listed(overlays), together, key)
@@ -76,7 +76,7 @@ def resume(
     """Submit a job once more."""
 
     def work() -> dict[str, Any]:
-        from medfuncta_dist.stages.follow import resume as resume_job
+        from medfuncta_dist.submit.follow_stages import resume as resume_job
 
         backend = opened(where, address, context, namespace, what, overrides)
         return _told(resume_job(what, _with_namespace(overrides, namespace), _listed(overlays), backend))
@@ -96,8 +96,8 @@ def cancel(
     """End a job."""
 
     def work() -> dict[str, Any]:
-        from medfuncta_dist.submit.cancel import cancel as cancel_job
-        from medfuncta_dist.submit.shown_status import cancelled
+        from medfuncta_dist.submit.cancel_job import cancel as cancel_job
+        from medfuncta_dist.submit.status.status_text import cancelled
 
         status, hard = cancel_job(what, opened(where, address, context, namespace, what), now=now)
         return {**status.as_dict(), "hard": hard, "said": [cancelled(status, hard=hard)]}
@@ -116,8 +116,8 @@ def _listed(overlays: list[str]) -> tuple[str, ...]:
 def _shown(request: Request, backend: Backend, as_workflow: bool) -> dict[str, Any]:
     import sys
 
-    from medfuncta_dist.stages.submit import glance, manifests
-    from medfuncta_dist.submit.workflow import workflow
+    from medfuncta_dist.submit.manifest.argo_workflow import workflow
+    from medfuncta_dist.submit.submit_jobs import glance, manifests
 
     recorded, remark = glance(request.run)
     if remark:
@@ -127,19 +127,19 @@ def _shown(request: Request, backend: Backend, as_workflow: bool) -> dict[str, A
 
 
 def _planned(request: Request, backend: Backend) -> dict[str, Any]:
-    from medfuncta_dist.stages.planned import planned
+    from medfuncta_dist.submit.submit_workflow import planned
 
     return _printed([planned(request, backend)])
 
 
 def _printed(things: list[dict[str, Any]]) -> dict[str, Any]:
-    from medfuncta_dist.submit.manifest_text import as_yaml
+    from medfuncta_dist.submit.manifest.manifest_text import as_yaml
 
     return {"manifests": things, "said": ["---\n".join(as_yaml(thing) for thing in things)]}
 
 
 def _submitted(request: Request, backend: Backend) -> dict[str, Any]:
-    from medfuncta_dist.stages.submit import submit as submit_job
+    from medfuncta_dist.submit.submit_jobs import submit as submit_job
 
     return _told(submit_job(request, backend))
 
@@ -160,7 +160,7 @@ def _told(sent: Sent) -> dict[str, Any]:
 
 def _followed(request: Request, backend: Backend) -> dict[str, Any]:
     from medfuncta_dist.cli.live import Live
-    from medfuncta_dist.stages.follow import submit_each
+    from medfuncta_dist.submit.follow_stages import submit_each
 
     with Live() as live:
         sent, ended = submit_each(request, backend, live.show, live.say)

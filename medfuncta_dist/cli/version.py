@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from medfuncta_dist import __version__
-from medfuncta_dist.submit.code_commit import known_commit
+from medfuncta_dist.submit.manifest.code_commit import known_commit
 
 
 def version() -> str:

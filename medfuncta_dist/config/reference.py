@@ -31,7 +31,7 @@ preset: medfuncta-1d
 
 The resolved file (every key) is kept as `runs/<name>/run.yaml`. Within a run, `data`, `field`, `meta`, `train` and
 `fit` may not change (a changed file is refused with the difference), except for keys that change no output; see
-`stages/run_record.py`. This page is generated from the code (`python -m medfuncta_dist.config.reference`).
+`run/frozen_run_file.py`. This page is generated from the code (`python -m medfuncta_dist.config.reference`).
 """
 
 

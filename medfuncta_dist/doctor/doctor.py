@@ -8,9 +8,9 @@ from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.doctor.check import Check, State, examine
-from medfuncta_dist.doctor.machine import machine_checks
-from medfuncta_dist.doctor.ray_cluster import ray_checks
-from medfuncta_dist.doctor.storage import storage_checks
+from medfuncta_dist.doctor.machine_checks import machine_checks
+from medfuncta_dist.doctor.ray_checks import ray_checks
+from medfuncta_dist.doctor.storage_checks import storage_checks
 
 
 def look(run: RunFile | None, context: str | None = None) -> dict[str, Any]:
@@ -30,6 +30,6 @@ def look(run: RunFile | None, context: str | None = None) -> dict[str, Any]:
 
 
 def _checks(run: RunFile | None, context: str | None) -> list[Check]:
-    from medfuncta_dist.doctor.kubernetes_cluster import kubernetes_checks  # its client takes a second to import
+    from medfuncta_dist.doctor.kubernetes_checks import kubernetes_checks  # its client takes a second to import
 
     return [*machine_checks(run), *storage_checks(run), *ray_checks(), *kubernetes_checks(run, context)]

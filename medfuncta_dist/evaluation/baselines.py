@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Float
 
 from medfuncta_dist.evaluation.metrics import psnr
-from medfuncta_dist.evaluation.samples import Pick, read_picks, values_of_shard
-from medfuncta_dist.latents.worker import WorkerSettings
+from medfuncta_dist.evaluation.original_scans import Pick, read_picks, values_of_shard
+from medfuncta_dist.fitting.worker_settings import WorkerSettings
 from medfuncta_dist.shards.snapshot import Shard
 
 CHUNK = 256  # training scans compared at once: large enough for a fast matrix product

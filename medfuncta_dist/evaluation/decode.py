@@ -19,11 +19,12 @@ from PIL import Image
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.fields.shared_network import SharedNetwork
-from medfuncta_dist.latents import ledger, table
-from medfuncta_dist.latents.driver import LatentTable, latent_table
-from medfuncta_dist.latents.network import load_network
-from medfuncta_dist.latents.plan import FitWork, cover
-from medfuncta_dist.scans.readers import MAX_VALUES
+from medfuncta_dist.fitting import latent_ledger
+from medfuncta_dist.fitting.fit_driver import LatentTable, latent_table
+from medfuncta_dist.fitting.fit_plan import FitWork, cover
+from medfuncta_dist.latents import table
+from medfuncta_dist.network.network_loader import load_network
+from medfuncta_dist.scans.readers.reader import MAX_VALUES
 from medfuncta_dist.scans.scan import Window
 from medfuncta_dist.shards.snapshot import read_index
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -91,7 +92,7 @@ def find_row(store: ObjectStore, target: LatentTable, key: str) -> pa.Table:
     """The table's one row for a key; only the part that holds it is read."""
     if len(key) < SHORTEST_KEY:
         raise RunFileError(f"a key needs at least {SHORTEST_KEY} digits", where="--key", do="give more of the key")
-    commits = ledger.read_commits(store, target.folder)
+    commits = latent_ledger.read_commits(store, target.folder)
     done, _ = cover(target.works, commits)
     found = _matches(store, done, key)
     if len(found) != 1:

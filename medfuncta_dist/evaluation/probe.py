@@ -20,8 +20,8 @@ from sklearn.preprocessing import StandardScaler
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.latents import ledger
-from medfuncta_dist.latents.driver import latent_table
+from medfuncta_dist.fitting import latent_ledger
+from medfuncta_dist.fitting.fit_driver import latent_table
 from medfuncta_dist.latents.table import latents_of
 from medfuncta_dist.storage.digest import canonical_json
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -61,7 +61,7 @@ def probe_run(run: RunFile, train_split: str = "train", test_split: str = "test"
     store = ObjectStore(run.storage)
     target = latent_table(run, store)
     columns = ["split", "labels", "latent"]
-    rows = ledger.load_table(store, target.folder, [train_split, test_split], columns, target.shards)
+    rows = latent_ledger.load_table(store, target.folder, [train_split, test_split], columns, target.shards)
     train, test = (_labelled(rows, split, label) for split in (train_split, test_split))
     if len(set(train[1].tolist())) < 2:
         raise _unsuited(f"all labelled scans of split '{train_split}' have the same label", label)

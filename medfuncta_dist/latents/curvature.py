@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from medfuncta_dist.meta.chunks import Chunks
-from medfuncta_dist.meta.compiled import swept
 from medfuncta_dist.meta.context import context_size
-from medfuncta_dist.meta.folded import Folded
-from medfuncta_dist.meta.layers import affine, back, onward, output, stem
-from medfuncta_dist.meta.products import product
+from medfuncta_dist.meta.machine.compiled import swept
+from medfuncta_dist.meta.machine.products import product
+from medfuncta_dist.meta.sweeps.chunks import Chunks
+from medfuncta_dist.meta.sweeps.folded import Folded
+from medfuncta_dist.meta.sweeps.layers import affine, back, onward, output, stem
 
 Jacobian = list[list[Tensor]]
 """∂y/∂s by channel and modulated layer: (scan, point, hidden) each."""

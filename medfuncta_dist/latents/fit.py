@@ -16,16 +16,16 @@ from torch import Tensor
 
 from medfuncta_dist.fields.siren import FieldSpec, Params
 from medfuncta_dist.latents.curvature import curvature, curved_gradient, jacobian_sweep, rows, spread_points
-from medfuncta_dist.latents.steps import GaussNewton, Plain, Seen, Steps
-from medfuncta_dist.latents.stored import StorageType, Stored, store
-from medfuncta_dist.meta.arithmetic import Arithmetic
-from medfuncta_dist.meta.chunks import Chunks
+from medfuncta_dist.latents.fit_steps import GaussNewton, Plain, Seen, Steps
+from medfuncta_dist.latents.latent_types import StorageType, Stored, store
 from medfuncta_dist.meta.context import context_indices
-from medfuncta_dist.meta.folded import fold
-from medfuncta_dist.meta.inner_gradient import losses, shift_gradient
 from medfuncta_dist.meta.inner_rates import Rate
 from medfuncta_dist.meta.losses import psnr_of_mse
-from medfuncta_dist.meta.memory import keep_freed_memory
+from medfuncta_dist.meta.machine.arithmetic import Arithmetic
+from medfuncta_dist.meta.machine.memory import keep_freed_memory
+from medfuncta_dist.meta.sweeps.chunks import Chunks
+from medfuncta_dist.meta.sweeps.folded import fold
+from medfuncta_dist.meta.sweeps.inner_gradient import losses, shift_gradient
 
 Method = Literal["sgd", "momentum", "gauss-newton"]
 

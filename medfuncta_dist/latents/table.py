@@ -22,10 +22,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError
-from medfuncta_dist.storage import parquet
 from medfuncta_dist.storage.digest import sha256_bytes
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.storage.strict_json import RESTORE
+from medfuncta_dist.storage.parsing import parquet
+from medfuncta_dist.storage.parsing.strict_json import RESTORE
 
 FORMAT_VERSION = "1"
 KIND = "latents"

@@ -14,12 +14,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from medfuncta_dist.fields.siren import FieldSpec, Params
-from medfuncta_dist.meta.arithmetic import Arithmetic
-from medfuncta_dist.meta.chunks import Chunks
-from medfuncta_dist.meta.directional import directional_gradient
-from medfuncta_dist.meta.folded import Folded, ThetaGradient, fold
-from medfuncta_dist.meta.inner_gradient import inner_gradient, losses, shift_gradient
 from medfuncta_dist.meta.inner_rates import Rate, inner_rates, of_step
+from medfuncta_dist.meta.machine.arithmetic import Arithmetic
+from medfuncta_dist.meta.sweeps.chunks import Chunks
+from medfuncta_dist.meta.sweeps.directional import directional_gradient
+from medfuncta_dist.meta.sweeps.folded import Folded, ThetaGradient, fold
+from medfuncta_dist.meta.sweeps.inner_gradient import inner_gradient, losses, shift_gradient
 
 
 @dataclass(frozen=True)

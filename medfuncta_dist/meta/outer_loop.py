@@ -15,13 +15,13 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from medfuncta_dist.fields.siren import FieldSpec, Params, field
-from medfuncta_dist.meta.arithmetic import Arithmetic
-from medfuncta_dist.meta.chunks import Chunks
 from medfuncta_dist.meta.inner_loop import adapt
 from medfuncta_dist.meta.inner_rates import Rate, inner_rates
 from medfuncta_dist.meta.losses import mse
-from medfuncta_dist.meta.memory import keep_freed_memory
+from medfuncta_dist.meta.machine.arithmetic import Arithmetic
+from medfuncta_dist.meta.machine.memory import keep_freed_memory
 from medfuncta_dist.meta.meta_gradient import adapted_losses, meta_gradient
+from medfuncta_dist.meta.sweeps.chunks import Chunks
 
 Engine = Literal["recursive", "unrolled"]
 

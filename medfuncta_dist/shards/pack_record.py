@@ -15,14 +15,14 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError
-from medfuncta_dist.shards.ledger import COUNTS
+from medfuncta_dist.shards.pack_ledger import COUNTS
 from medfuncta_dist.shards.snapshot import Shard, dataset_path
-from medfuncta_dist.storage.commit import read_record, read_records, write_record
+from medfuncta_dist.storage.commit_record import read_record, read_records, write_record
 from medfuncta_dist.storage.digest import digest_json
-from medfuncta_dist.storage.lease import Fence
+from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.storage.strict_json import RESTORE
-from medfuncta_dist.storage.typed import typed
+from medfuncta_dist.storage.parsing.strict_json import RESTORE
+from medfuncta_dist.storage.parsing.typed_record import typed
 
 KIND = "pack"
 ENTRY = {"kind", "key", "source", "item", "reason"}

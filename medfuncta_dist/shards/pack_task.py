@@ -10,16 +10,16 @@ from functools import cached_property
 from pathlib import Path
 
 from medfuncta_dist.config.run_file import Data
-from medfuncta_dist.scans.key import KeyMaker
-from medfuncta_dist.shards.ledger import require_balance, total
+from medfuncta_dist.scans.scan_key import KeyMaker
+from medfuncta_dist.shards.pack_ledger import require_balance, total
+from medfuncta_dist.shards.pack_plan import PackSource
 from medfuncta_dist.shards.pack_record import PackRecord, group_name, read_pack, record_path, write_pack
-from medfuncta_dist.shards.plan import PackSource
-from medfuncta_dist.shards.reading import BadScan, BadSource, Blank, Encoded, Event, SourceReader
 from medfuncta_dist.shards.shard_set import ShardSet
 from medfuncta_dist.shards.snapshot import Shard
-from medfuncta_dist.storage.failures import explain
-from medfuncta_dist.storage.lease import Fence
+from medfuncta_dist.shards.source_reader import BadScan, BadSource, Blank, Encoded, Event, SourceReader
+from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.request_failures import explain
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 from types import TracebackType
 
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError
-from medfuncta_dist.shards.index import index_bytes
+from medfuncta_dist.shards.shard_index import index_bytes
+from medfuncta_dist.shards.shard_writer import ShardWriter
 from medfuncta_dist.shards.snapshot import Shard, dataset_path
-from medfuncta_dist.shards.writer import ShardWriter
 from medfuncta_dist.storage.digest import sha256_bytes, sha256_file
 from medfuncta_dist.storage.object_store import ObjectStore
 

@@ -16,14 +16,14 @@ from typing import Any
 import pyarrow as pa
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, RunFileError, StageOrderError
-from medfuncta_dist.shards.index import parse_index
-from medfuncta_dist.storage import strict_json
-from medfuncta_dist.storage.commit import latest_record, read_as, write_record
+from medfuncta_dist.shards.shard_index import parse_index
+from medfuncta_dist.storage.commit_record import latest_record, read_as, write_record
 from medfuncta_dist.storage.digest import canonical_json, digest_json, sha256_bytes
-from medfuncta_dist.storage.lease import Fence
+from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.storage.strict_json import RESTORE
-from medfuncta_dist.storage.typed import typed
+from medfuncta_dist.storage.parsing import strict_json
+from medfuncta_dist.storage.parsing.strict_json import RESTORE
+from medfuncta_dist.storage.parsing.typed_record import typed
 
 FORMAT_VERSION = 1
 KIND = "snapshot"
@@ -51,7 +51,7 @@ class Snapshot:
     """A data set at one moment.
 
     ``packs`` names the pack records it is made of: a pack that is in a snapshot stays in every later one, whatever
-    else turns up in storage. ``counts`` are the two ledgers (see ``shards/ledger.py``), ``quarantined`` entries hold
+    else turns up in storage. ``counts`` are the two ledgers (see ``shards/pack_ledger.py``), ``quarantined`` entries hold
     ``key``, ``reason`` and ``kind`` (``source`` or ``scan``).
     """
 

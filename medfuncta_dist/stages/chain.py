@@ -10,12 +10,12 @@ from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.stages import summary
-from medfuncta_dist.stages.lease import holding
-from medfuncta_dist.stages.run_record import freeze, require_writable, thaw
-from medfuncta_dist.stages.submission import Submission
-from medfuncta_dist.stages.terminal import ending_retries
-from medfuncta_dist.storage.lease import Fence, run_lease
+from medfuncta_dist.run.driver_lease import holding
+from medfuncta_dist.run.frozen_run_file import freeze, require_writable, thaw
+from medfuncta_dist.run.idempotency import Submission
+from medfuncta_dist.run.terminal_record import ending_retries
+from medfuncta_dist.stages import run_summary
+from medfuncta_dist.storage.leases.lease import Fence, run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
 
 STAGES = ("pack", "train", "fit", "evaluate")
@@ -65,7 +65,7 @@ def _as_only_driver(
 
 def _in_order(run: RunFile, names: Sequence[str], store: ObjectStore, fence: Fence) -> dict[str, Any]:
     run, first = freeze(run, store)
-    summary.load(store, run.name)  # a damaged one is refused now, not after the hours of a stage
+    run_summary.load(store, run.name)  # a damaged one is refused now, not after the hours of a stage
     answer: dict[str, Any] = {"run": run.name, "said": [], "quarantined": 0}
     for name in names:
         fence.require(store)
@@ -81,12 +81,12 @@ def _in_order(run: RunFile, names: Sequence[str], store: ObjectStore, fence: Fen
         answer["quarantined"] += figures.get("quarantined", 0)
         answer[name] = figures
         fence.require(store)
-        summary.merge(store, run.name, name, figures)
+        run_summary.merge(store, run.name, name, figures)
     return answer
 
 
 def _settled(run: RunFile, store: ObjectStore) -> RunFile:
-    from medfuncta_dist.stages.arithmetic import settled  # with torch, which packing does not need
+    from medfuncta_dist.run.settle import settled  # with torch, which packing does not need
 
     return settled(run, store)
 

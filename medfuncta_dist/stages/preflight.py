@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunChangedError, RunFileError
-from medfuncta_dist.latents.network import load_network, published_network
-from medfuncta_dist.latents.plan import chosen_splits
-from medfuncta_dist.shards.contract import require_contract
+from medfuncta_dist.fitting.fit_plan import chosen_splits
+from medfuncta_dist.network.network_loader import load_network, published_network
+from medfuncta_dist.run.frozen_run_file import pin_path
+from medfuncta_dist.shards.data_contract import require_contract
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
-from medfuncta_dist.stages.run_record import pin_path
-from medfuncta_dist.storage.commit import read_as, write_record
+from medfuncta_dist.storage.commit_record import read_as, write_record
 from medfuncta_dist.storage.object_store import ObjectStore
 
 

@@ -31,7 +31,7 @@ def require_ready(run: RunFile, store: ObjectStore, stages: Sequence[str]) -> No
 
 def is_complete(run: RunFile, store: ObjectStore, stage: str) -> bool:
     """Whether a stage's outputs are all there, whoever made them. Scans that came since are a new pack's business."""
-    from medfuncta_dist.latents.network import published_network
+    from medfuncta_dist.network.network_loader import published_network
     from medfuncta_dist.shards.snapshot import newest_snapshot
 
     if stage == "pack":
@@ -47,12 +47,12 @@ def is_complete(run: RunFile, store: ObjectStore, stage: str) -> bool:
 
 
 def _require_fitted(run: RunFile, store: ObjectStore) -> None:
-    from medfuncta_dist.latents import ledger
-    from medfuncta_dist.latents.driver import latent_table
-    from medfuncta_dist.latents.plan import plan
+    from medfuncta_dist.fitting import latent_ledger
+    from medfuncta_dist.fitting.fit_driver import latent_table
+    from medfuncta_dist.fitting.fit_plan import plan
 
     table = latent_table(run, store)
-    settled = ledger.settled(ledger.read_commits(store, table.folder))
+    settled = latent_ledger.settled(latent_ledger.read_commits(store, table.folder))
     left = plan(table.snapshot, run.fit.splits, settled, run.fit.scans_per_task)
     if left:
         scans = sum(work.scans for work in left)

@@ -61,7 +61,7 @@ class ObjectStore:
     @cached_property
     def _objects(self) -> Objects:
         if self.root.startswith("s3://"):
-            from medfuncta_dist.storage.s3_objects import S3Objects  # a local run needs no S3 client
+            from medfuncta_dist.storage.s3.s3_objects import S3Objects  # a local run needs no S3 client
 
             return S3Objects(self.root.removeprefix("s3://"))
         return LocalObjects(Path(self.root))

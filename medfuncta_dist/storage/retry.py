@@ -10,8 +10,8 @@ from typing import TypeVar
 from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_exponential, wait_random_exponential
 
 from medfuncta_dist.errors import IntegrityError, MedfunctaError
-from medfuncta_dist.storage.failures import explain, is_passing, is_throttled, wanted_pause_s
-from medfuncta_dist.storage.pace import PACE
+from medfuncta_dist.storage.request_failures import explain, is_passing, is_throttled, wanted_pause_s
+from medfuncta_dist.storage.request_pace import PACE
 
 T = TypeVar("T")
 

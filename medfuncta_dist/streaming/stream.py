@@ -14,9 +14,9 @@ import numpy.typing as npt
 import webdataset as wds
 
 from medfuncta_dist.shards.sample import Sample, decode
-from medfuncta_dist.streaming.order import EpochOrder, SampleId, position
 from medfuncta_dist.streaming.prefetch import prefetch
-from medfuncta_dist.streaming.source import Members, SampleReader
+from medfuncta_dist.streaming.sample_order import EpochOrder, SampleId, position
+from medfuncta_dist.streaming.sample_reader import Members, SampleReader
 
 READ_AHEAD = 4
 """Batches. Hiccups of a few steps are hidden; a rank's memory holds a handful of batches more."""

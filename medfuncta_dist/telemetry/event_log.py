@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, ObjectMissingError, StorageError
-from medfuncta_dist.storage import strict_json
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.telemetry.patience import impatient
+from medfuncta_dist.storage.parsing import strict_json
+from medfuncta_dist.telemetry.storage_patience import impatient
 
 FORMAT_VERSION = 1
 FLUSH_S = 10.0

@@ -17,11 +17,11 @@ from dataclasses import asdict, dataclass, field, replace
 from types import TracebackType
 
 from medfuncta_dist.errors import FormatVersionError, MedfunctaError, ObjectMissingError, RunFileError
-from medfuncta_dist.storage import strict_json
-from medfuncta_dist.storage.lease import Fence
+from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.storage.typed import typed
-from medfuncta_dist.telemetry.patience import impatient
+from medfuncta_dist.storage.parsing import strict_json
+from medfuncta_dist.storage.parsing.typed_record import typed
+from medfuncta_dist.telemetry.storage_patience import impatient
 
 FORMAT_VERSION = 1
 WRITE_S = 10.0

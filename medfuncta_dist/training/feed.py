@@ -12,11 +12,11 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.meta.context import context_sets
 from medfuncta_dist.shards.snapshot import Snapshot, split_digest
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.streaming.cache import ShardCache, cache_folder
-from medfuncta_dist.streaming.order import EpochOrder, position, rank_slice
-from medfuncta_dist.streaming.source import SampleReader
+from medfuncta_dist.streaming.device_transfer import on_device
+from medfuncta_dist.streaming.sample_order import EpochOrder, position, rank_slice
+from medfuncta_dist.streaming.sample_reader import SampleReader
+from medfuncta_dist.streaming.shard_cache import ShardCache, cache_folder
 from medfuncta_dist.streaming.stream import Batch, training_stream
-from medfuncta_dist.streaming.transfer import on_device
 from medfuncta_dist.training.validation import Validation, held_out_split, spread
 from medfuncta_dist.training.world import World
 

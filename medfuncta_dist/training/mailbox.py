@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medfuncta_dist.errors import MedfunctaError
-from medfuncta_dist.training.heartbeat import Beat, Heartbeats, Hung
+from medfuncta_dist.training.liveness.heartbeat import Beat, Heartbeats, Hung
 
 
 @dataclass(frozen=True)

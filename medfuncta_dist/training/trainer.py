@@ -21,13 +21,13 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import InterruptedRunError, RunChangedError
 from medfuncta_dist.fanout import start_ray
-from medfuncta_dist.storage.lease import Fence
+from medfuncta_dist.network.committed_network import Committed, committed_network
+from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.event_log import read_events
 from medfuncta_dist.telemetry.goodput import Goodput, goodput
-from medfuncta_dist.training.driver import Driver, OnProgress
-from medfuncta_dist.training.heartbeat import PATIENT_S
-from medfuncta_dist.training.network import Committed, committed_network
+from medfuncta_dist.training.liveness.heartbeat import PATIENT_S
+from medfuncta_dist.training.train_driver import Driver, OnProgress
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def worker_entry(config: dict[str, Any]) -> None:
     began = time.time()
     if not config["run"]["cluster"]["gpus_per_worker"]:
         os.environ["DS_ACCELERATOR"] = "cpu"
-    from medfuncta_dist.training.worker import train_worker
+    from medfuncta_dist.training.train_worker import train_worker
 
     run = RunFile.model_validate(config["run"])
     train_worker(run, config["snapshot"], config["mailbox"], config["fence"], began)

@@ -27,11 +27,11 @@ import pyarrow.parquet as pq
 
 from medfuncta_dist.config.load import parse as parse_run_file
 from medfuncta_dist.errors import MedfunctaError
-from medfuncta_dist.scans.readers import Found
-from medfuncta_dist.scans.registry import reader_named
-from medfuncta_dist.shards.index import SCHEMA, parse_index
+from medfuncta_dist.scans.readers.reader import Found
+from medfuncta_dist.scans.readers.reader_registry import reader_named
 from medfuncta_dist.shards.sample import decode
-from medfuncta_dist.storage.commit import parse_record
+from medfuncta_dist.shards.shard_index import SCHEMA, parse_index
+from medfuncta_dist.storage.commit_record import parse_record
 from tests.writers import write_dicom, write_nifti
 
 HEADROOM = 768 * 2**20

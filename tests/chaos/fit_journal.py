@@ -21,17 +21,17 @@ def environment(journal: Path) -> dict[str, str]:
 
 def install() -> None:
     """Write a line as a range's first scan is about to be read."""
-    from medfuncta_dist.latents import task
+    from medfuncta_dist.fitting import fit_task
 
-    batches = task._batches
+    batches = fit_task._batches
 
-    def noted(work: task.FitTask, *given: Any) -> Any:
+    def noted(work: fit_task.FitTask, *given: Any) -> Any:
         # Appending less than a page is atomic, whoever else appends.
         with Path(os.environ[VARIABLE]).open("a") as file:
             file.write(f"{time.time()} {work.name}\n")
         return batches(work, *given)
 
-    task._batches = noted  # type: ignore[assignment]
+    fit_task._batches = noted  # type: ignore[assignment]
 
 
 def read(journal: Path) -> list[tuple[float, str]]:

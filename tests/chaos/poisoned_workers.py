@@ -27,7 +27,7 @@ def environment(poison: Mapping[str, Sequence[str]]) -> dict[str, str]:
 
 def install() -> None:
     """Make the reader of images, and every sample's values, do what ``POISON`` says."""
-    from medfuncta_dist.scans.image import ImageReader
+    from medfuncta_dist.scans.readers.image_file import ImageReader
     from medfuncta_dist.shards.sample import Sample
 
     poison: dict[str, list[str]] = json.loads(os.environ[VARIABLE])

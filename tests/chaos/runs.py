@@ -17,7 +17,7 @@ import safetensors.numpy
 
 from medfuncta_dist.config.load import dump
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.storage.commit import read_records
+from medfuncta_dist.storage.commit_record import read_records
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.event_log import read_events
 from tests.integration.training_runs import run_file

@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.storage.embedded import EmbeddedS3
+from medfuncta_dist.quickstart.embedded_s3 import EmbeddedS3
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.event_log import history, read_events
 from medfuncta_dist.telemetry.goodput import goodput

@@ -15,9 +15,9 @@ import pytest
 import ray
 import yaml
 
-from medfuncta_dist.stages.verify import verify_target
+from medfuncta_dist.integrity.verify import verify_target
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.submit.stored import read_jobs
+from medfuncta_dist.submit.status.job_records import read_jobs
 from tests.chaos.runs import committed, events, eventually
 from tests.integration.test_submission import start
 from tests.integration.training_runs import run_file

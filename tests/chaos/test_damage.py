@@ -18,18 +18,18 @@ import torch
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError
-from medfuncta_dist.latents import ledger
-from medfuncta_dist.latents.damage import find_damage
-from medfuncta_dist.latents.driver import fit, latent_table
+from medfuncta_dist.fitting import latent_ledger
+from medfuncta_dist.fitting.fit_driver import fit, latent_table
+from medfuncta_dist.integrity.latent_damage import find_damage
 from medfuncta_dist.shards.snapshot import Shard, load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.streaming.cache import ShardCache
-from medfuncta_dist.streaming.order import SampleId
-from medfuncta_dist.streaming.source import SampleReader
+from medfuncta_dist.streaming.sample_order import SampleId
+from medfuncta_dist.streaming.sample_reader import SampleReader
+from medfuncta_dist.streaming.shard_cache import ShardCache
+from medfuncta_dist.task_map import map_here
 from medfuncta_dist.training.attempt import Attempt
-from medfuncta_dist.training.checkpoint import Checkpoints, Facts
-from medfuncta_dist.training.state import AdamState
-from medfuncta_dist.work import map_here
+from medfuncta_dist.training.checkpoints.checkpoint import Checkpoints, Facts
+from medfuncta_dist.training.checkpoints.training_state import AdamState
 from tests.unit.latents.fitted import COUNTS, ready
 
 pytestmark = pytest.mark.fault("damage")
@@ -151,9 +151,9 @@ def test_a_latent_part_or_its_record(place: Place, kind: str, measured: Measured
         with changed(path, data):
             assert len(find_damage(place.store, folder)) == 1
             with pytest.raises(IntegrityError):
-                ledger.load_table(place.store, folder)
+                latent_ledger.load_table(place.store, folder)
         noticed += 1
-    assert ledger.load_table(place.store, folder).num_rows == sum(COUNTS.values())
+    assert latent_ledger.load_table(place.store, folder).num_rows == sum(COUNTS.values())
     measured(f"latent {kind}: {noticed} of {POSITIONS}")
 
 

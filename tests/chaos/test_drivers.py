@@ -14,7 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
-from medfuncta_dist.storage.lease import parse_lease, run_lease
+from medfuncta_dist.storage.leases.lease import parse_lease, run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.event_log import history
 from tests.chaos.runs import FULL, Driver, committed, drives, events, eventually, losses_by_attempt, stage_run

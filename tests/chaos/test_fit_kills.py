@@ -14,11 +14,11 @@ import pytest
 
 from medfuncta_dist.config.load import dump
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.latents import ledger
-from medfuncta_dist.latents.driver import fit, latent_table
+from medfuncta_dist.fitting import latent_ledger
+from medfuncta_dist.fitting.fit_driver import fit, latent_table
 from medfuncta_dist.latents.table import table_bytes
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.work import map_here
+from medfuncta_dist.task_map import map_here
 from tests.chaos import fit_journal
 from tests.integration.commands import finish, start
 from tests.unit.latents.fitted import LATENT, network, packed, publish
@@ -101,4 +101,4 @@ def kill_one(run: RunFile, folder: Path, share: float) -> None:
 
 def table_of(run: RunFile) -> object:
     store = ObjectStore(run.storage)
-    return ledger.load_table(store, latent_table(run, store).folder)
+    return latent_ledger.load_table(store, latent_table(run, store).folder)

@@ -20,23 +20,23 @@ from medfuncta_dist.config.job import JOB_VARIABLE
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, RunFileError
 from medfuncta_dist.fields.siren import init_params
-from medfuncta_dist.latents.driver import fit
-from medfuncta_dist.shards.pack import pack
-from medfuncta_dist.stages import summary
+from medfuncta_dist.fitting.fit_driver import fit
+from medfuncta_dist.network.committed_network import commit_network, committed_network, field_spec
+from medfuncta_dist.run.frozen_run_file import freeze
+from medfuncta_dist.run.idempotency import Submission
+from medfuncta_dist.run.terminal_record import ending_retries
+from medfuncta_dist.shards.pack_driver import pack
+from medfuncta_dist.stages import run_summary
 from medfuncta_dist.stages.preflight import check_network, pinned_snapshot
-from medfuncta_dist.stages.run_record import freeze
-from medfuncta_dist.stages.submission import Submission
-from medfuncta_dist.stages.terminal import ending_retries
-from medfuncta_dist.storage.claim import take
 from medfuncta_dist.storage.digest import canonical_json, digest_json
-from medfuncta_dist.storage.lease import run_lease
+from medfuncta_dist.storage.leases.lease import run_lease
+from medfuncta_dist.storage.leases.lease_claim import take
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.task_map import map_here
 from medfuncta_dist.telemetry.event_log import EventLog, history
 from medfuncta_dist.training.attempt import Attempt, next_attempt
-from medfuncta_dist.training.checkpoint import Checkpoints, Facts
-from medfuncta_dist.training.network import commit_network, committed_network, field_spec
-from medfuncta_dist.training.state import AdamState
-from medfuncta_dist.work import map_here
+from medfuncta_dist.training.checkpoints.checkpoint import Checkpoints, Facts
+from medfuncta_dist.training.checkpoints.training_state import AdamState
 from tests.unit.latents.fitted import packed, run_file
 
 pytestmark = pytest.mark.fault("foreign-files")
@@ -76,7 +76,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     log = EventLog(store, "small", FIRST.name, flush_s=0)
     log.log(10, {"loss": 0.5})
     log.close()
-    summary.merge(store, "small", "fit", {"psnr": 30.0})
+    run_summary.merge(store, "small", "fit", {"psnr": 30.0})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(JOB_VARIABLE, JOB)
         with pytest.raises(RunFileError), ending_retries(store, "small"):
@@ -102,7 +102,7 @@ class Place:
 
     def start(self) -> Any:
         freeze(self.run, self.store)
-        return summary.load(self.store, "small")["fit"]
+        return run_summary.load(self.store, "small")["fit"]
 
     def pack(self) -> Any:
         return pack(self.run, map_here, lambda _: None).snapshot_digest

@@ -25,14 +25,14 @@ from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import FieldSpec, init_params
 from medfuncta_dist.latents.table import Row, parse_table, part_table, table_bytes
-from medfuncta_dist.scans.registry import reader_named
+from medfuncta_dist.scans.readers.reader_registry import reader_named
 from medfuncta_dist.scans.scan import Scan, Window
-from medfuncta_dist.shards.index import IndexRow, index_bytes, index_table, parse_index
 from medfuncta_dist.shards.sample import decode, encode
+from medfuncta_dist.shards.shard_index import IndexRow, index_bytes, index_table, parse_index
 from medfuncta_dist.shards.snapshot import Snapshot
-from medfuncta_dist.storage.commit import make_record, parse_record
+from medfuncta_dist.storage.commit_record import make_record, parse_record
 from medfuncta_dist.storage.digest import canonical_json
-from medfuncta_dist.storage.lease import parse_lease
+from medfuncta_dist.storage.leases.lease import parse_lease
 from tests.chaos.bombs import BOMBS
 from tests.unit.scans.archive import NIBABEL, PYDICOM
 from tests.writers import write_dicom, write_ecg_csv, write_medmnist, write_nifti, write_png

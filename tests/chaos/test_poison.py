@@ -10,11 +10,11 @@ import pytest
 
 from medfuncta_dist.config.load import dump
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.latents import ledger
-from medfuncta_dist.latents.driver import latent_table
-from medfuncta_dist.latents.failures import ENDED_ITS_WORKER
-from medfuncta_dist.latents.task import NOT_FINITE
-from medfuncta_dist.scans.private import read_mapping
+from medfuncta_dist.fitting import latent_ledger
+from medfuncta_dist.fitting.fit_driver import latent_table
+from medfuncta_dist.fitting.fit_failures import ENDED_ITS_WORKER
+from medfuncta_dist.fitting.fit_task import NOT_FINITE
+from medfuncta_dist.scans.private_folder import read_mapping
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from tests.chaos.poisoned_workers import environment
@@ -87,11 +87,13 @@ def test_seven_of_a_thousand(
     counts = fitted.answer["fit"]["counts"]
     assert (counts["packed"], counts["fitted"], counts["quarantined"]) == (SCANS - 4, SCANS - 7, 3)
     folder = latent_table(run, store).folder
-    found = {q.key: q.reason for commit in ledger.read_commits(store, folder).values() for q in commit.quarantined}
+    found = {
+        q.key: q.reason for commit in latent_ledger.read_commits(store, folder).values() for q in commit.quarantined
+    }
     assert found == {nan: NOT_FINITE, fail: "fitting it failed: ArithmeticError", kill: ENDED_ITS_WORKER}
     assert fitted.answer["fit"]["reasons"] == dict.fromkeys(found.values(), 1)
     assert packed.answer["pack"]["reasons"] == dict.fromkeys(IN_PACK.values(), 1)
-    keys = ledger.load_table(store, folder, columns=["key"])["key"].to_pylist()
+    keys = latent_ledger.load_table(store, folder, columns=["key"])["key"].to_pylist()
     assert sorted({*keys, *found}) == sorted(train)
     seconds = packed.answer["pack"]["seconds"] + fitted.answer["fit"]["seconds"]
     measured(f"{counts['fitted']} of {SCANS} fitted, 4 + 3 quarantined with their reasons, in {seconds:.0f} s")

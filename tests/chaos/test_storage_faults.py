@@ -14,17 +14,17 @@ from pathlib import Path
 import pytest
 
 from medfuncta_dist.errors import CredentialsError, DeadlineError, DiskFullError, MedfunctaError
-from medfuncta_dist.shards.pack import pack
+from medfuncta_dist.quickstart.embedded_s3 import EmbeddedS3
+from medfuncta_dist.shards.pack_driver import pack
 from medfuncta_dist.shards.snapshot import Shard, load_snapshot
 from medfuncta_dist.storage import retry
-from medfuncta_dist.storage.embedded import EmbeddedS3
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.storage.s3_client import s3_client
-from medfuncta_dist.streaming.cache import ShardCache
-from medfuncta_dist.streaming.order import SampleId
-from medfuncta_dist.streaming.source import SampleReader
+from medfuncta_dist.storage.s3.s3_client import s3_client
+from medfuncta_dist.streaming.sample_order import SampleId
+from medfuncta_dist.streaming.sample_reader import SampleReader
+from medfuncta_dist.streaming.shard_cache import ShardCache
 from medfuncta_dist.streaming.stream import scan_batches
-from medfuncta_dist.work import map_here
+from medfuncta_dist.task_map import map_here
 from tests.chaos.disk import disk
 from tests.chaos.faulty_s3 import Faults, FaultyS3
 from tests.stores import moto

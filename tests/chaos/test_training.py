@@ -20,7 +20,7 @@ import pytest
 
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.event_log import history, read_events
-from medfuncta_dist.training.checkpoint import verify_checkpoints
+from medfuncta_dist.training.checkpoints.checkpoint import verify_checkpoints
 from medfuncta_dist.training.trainer import TrainSummary, train
 from tests.integration.training_runs import run_file
 

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.storage.embedded import EmbeddedS3
+from medfuncta_dist.quickstart.embedded_s3 import EmbeddedS3
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.training.checkpoint import verify_checkpoints
+from medfuncta_dist.training.checkpoints.checkpoint import verify_checkpoints
 from medfuncta_dist.training.trainer import TrainSummary, train
 from tests.chaos.disk import disk
 from tests.chaos.faulty_s3 import Faults, FaultyS3
@@ -164,7 +164,7 @@ def test_credentials_that_expire_in_the_middle_of_training(
         }
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
-        from medfuncta_dist.storage.s3_client import s3_client
+        from medfuncta_dist.storage.s3.s3_client import s3_client
 
         s3_client().files.mkdir("expiring")
         store = with_scans("s3://expiring/root", storage)

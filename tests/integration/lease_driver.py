@@ -10,9 +10,9 @@ from itertools import count, takewhile
 from typing import Any
 
 from medfuncta_dist.errors import MedfunctaError
-from medfuncta_dist.stages.lease import holding
-from medfuncta_dist.storage.commit import write_record
-from medfuncta_dist.storage.lease import run_lease
+from medfuncta_dist.run.driver_lease import holding
+from medfuncta_dist.storage.commit_record import write_record
+from medfuncta_dist.storage.leases.lease import run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
 
 NAME = "raced"

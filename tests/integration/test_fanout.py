@@ -19,7 +19,7 @@ import pytest
 from medfuncta_dist import fanout
 from medfuncta_dist.errors import IntegrityError, RunFileError, WorkerDiedError
 from medfuncta_dist.fanout import check_room, ray_fan_out
-from medfuncta_dist.work import Done, Failed
+from medfuncta_dist.task_map import Done, Failed
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from medfuncta_dist.storage.commit import read_records
+from medfuncta_dist.storage.commit_record import read_records
 from medfuncta_dist.storage.object_store import ObjectStore
 from tests.integration.lease_driver import NAME, race
 from tests.stores import KINDS, roots
@@ -72,7 +72,7 @@ def surroundings() -> dict[str, str]:
 def test_of_eight_drivers_at_once_one_wins(root):
     """All others are refused, and the winner is not disturbed."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.integration.lease_driver", "medfuncta_dist.storage.s3_objects"])
+    context.set_forkserver_preload(["tests.integration.lease_driver", "medfuncta_dist.storage.s3.s3_objects"])
     place, outcomes, start, over = root(), context.Queue(), context.Barrier(RACERS), context.Event()
     arguments = (place, RACE_TTL, surroundings(), start, over, outcomes)
     racers = [context.Process(target=race, args=arguments) for _ in range(RACERS)]

@@ -20,11 +20,11 @@ from PIL import Image
 from medfuncta_dist.config.load import load
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, RunFileError
-from medfuncta_dist.scans.private import read_mapping
+from medfuncta_dist.integrity.verify import verify_target
+from medfuncta_dist.scans.private_folder import read_mapping
 from medfuncta_dist.stages.chain import run_stages
 from medfuncta_dist.stages.decode import decode_key
 from medfuncta_dist.stages.probe import probe_run
-from medfuncta_dist.stages.verify import verify_target
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.progress_record import read_progress
 from tests import writers

@@ -9,11 +9,11 @@ import pytest
 from medfuncta_dist.config.load import dump
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError
-from medfuncta_dist.latents.driver import fit
+from medfuncta_dist.fitting.fit_driver import fit
+from medfuncta_dist.integrity.verify import verify_target
 from medfuncta_dist.shards.snapshot import load_snapshot
-from medfuncta_dist.stages.verify import verify_target
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.work import map_here
+from medfuncta_dist.task_map import map_here
 from tests.integration.commands import command
 from tests.unit.latents.fitted import ready
 

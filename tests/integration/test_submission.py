@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.telemetry.catalogue import METRICS
 from medfuncta_dist.telemetry.event_log import read_events
+from medfuncta_dist.telemetry.metric_catalogue import METRICS
 from medfuncta_dist.telemetry.progress_record import StageProgress, read_progress
 from tests.integration.commands import COMMAND, Ended
 from tests.integration.training_runs import packed, run_file
@@ -61,7 +61,7 @@ def medfuncta(nodes: RayNodes, *arguments: str, **environment: str) -> Ended:
 def over_ray(nodes: RayNodes, call: str, argument: object) -> None:
     """A call of our client of Ray's Jobs API, in a process of its own: Ray reads its token once a process, and this one
     may have been on another cluster before."""
-    script = "import json, sys\nfrom medfuncta_dist.submit.ray_jobs import RayJobs\n"
+    script = "import json, sys\nfrom medfuncta_dist.submit.backends.ray_jobs import RayJobs\n"
     script += f"jobs, argument = RayJobs(), json.loads(sys.argv[1])\n{call}"
     clean = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     command = [sys.executable, "-c", script, json.dumps(argument)]

@@ -17,9 +17,9 @@ import pytest
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import InterruptedRunError, MedfunctaError, RunChangedError, TrainingCollapsedError
 from medfuncta_dist.fields.shared_network import SharedNetwork
+from medfuncta_dist.network.committed_network import committed_network
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.event_log import history, read_events
-from medfuncta_dist.training.network import committed_network
 from medfuncta_dist.training.trainer import TrainSummary, train
 from tests.integration.training_runs import packed, run_file
 

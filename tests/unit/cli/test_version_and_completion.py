@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import medfuncta_dist
-from medfuncta_dist.submit.code_commit import COMMIT_VARIABLE, code_commit, known_commit
+from medfuncta_dist.submit.manifest.code_commit import COMMIT_VARIABLE, code_commit, known_commit
 
 COMMAND = str(Path(sys.executable).parent / "medfuncta-dist")
 HELP_SECONDS = 0.5
@@ -37,7 +37,7 @@ def test_the_version_is_told_with_the_commit_of_the_image() -> None:
 def test_without_git_or_a_repository_the_commit_is_not_known(
     repository: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medfuncta_dist.submit import code_commit as module
+    from medfuncta_dist.submit.manifest import code_commit as module
 
     package = shutil.copytree(Path(module.__file__).parent, tmp_path / "medfuncta_dist" / "submit")
     if repository:

@@ -17,27 +17,27 @@ import torch
 from medfuncta_dist.config.job import JOB_VARIABLE
 from medfuncta_dist.config.run_file import Data, RunFile
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.evaluation.evaluate import evaluate
+from medfuncta_dist.evaluation.evaluation_driver import evaluate
 from medfuncta_dist.fields.siren import Params, init_params
-from medfuncta_dist.latents.driver import fit
+from medfuncta_dist.fitting.fit_driver import fit
+from medfuncta_dist.network.committed_network import commit_network, field_spec
+from medfuncta_dist.run.driver_lease import holding
+from medfuncta_dist.run.frozen_run_file import freeze
+from medfuncta_dist.run.idempotency import Submission
+from medfuncta_dist.run.terminal_record import ending_retries
 from medfuncta_dist.scans.canonical import split_of
 from medfuncta_dist.shards.snapshot import Snapshot
-from medfuncta_dist.stages import summary
-from medfuncta_dist.stages.lease import holding
+from medfuncta_dist.stages import run_summary
 from medfuncta_dist.stages.preflight import pinned_snapshot
-from medfuncta_dist.stages.run_record import freeze
-from medfuncta_dist.stages.submission import Submission
-from medfuncta_dist.stages.terminal import ending_retries
-from medfuncta_dist.storage.lease import dataset_lease, run_lease
+from medfuncta_dist.storage.leases.lease import dataset_lease, run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.submit.stored import Submitted, write_job
+from medfuncta_dist.submit.status.job_records import Submitted, write_job
+from medfuncta_dist.task_map import map_here
 from medfuncta_dist.telemetry.event_log import EventLog
 from medfuncta_dist.telemetry.progress_record import ProgressRecorder
 from medfuncta_dist.training.attempt import next_attempt
-from medfuncta_dist.training.checkpoint import Checkpoints, Facts
-from medfuncta_dist.training.network import commit_network, field_spec
-from medfuncta_dist.training.state import AdamState
-from medfuncta_dist.work import map_here
+from medfuncta_dist.training.checkpoints.checkpoint import Checkpoints, Facts
+from medfuncta_dist.training.checkpoints.training_state import AdamState
 from tests.unit.latents.fitted import packed, run_file
 
 PAGE = Path(__file__).parents[3] / "docs" / "formats.md"
@@ -60,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     snapshot = pinned_snapshot(run, store)
     train(run, store, snapshot)
     fit(run, map_here)
-    summary.merge(store, run.name, "evaluate", evaluate(run, map_here))
+    run_summary.merge(store, run.name, "evaluate", evaluate(run, map_here))
     drive(run, store)
     return folder
 

@@ -23,12 +23,12 @@ from medfuncta_dist.evaluation.decode import (
 )
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import FieldSpec, init_params
-from medfuncta_dist.latents import ledger
-from medfuncta_dist.latents.driver import fit, latent_table
-from medfuncta_dist.scans.ecg_csv import EcgCsvReader
+from medfuncta_dist.fitting import latent_ledger
+from medfuncta_dist.fitting.fit_driver import fit, latent_table
+from medfuncta_dist.scans.readers.ecg_csv import EcgCsvReader
 from medfuncta_dist.scans.scan import Window
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.work import map_here
+from medfuncta_dist.task_map import map_here
 from tests.unit.latents.fitted import network, ready
 from tests.writers import structured
 
@@ -54,7 +54,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFile:
 @pytest.fixture(scope="module")
 def rows(run: RunFile) -> list[dict]:
     store = ObjectStore(run.storage)
-    return ledger.load_table(store, latent_table(run, store).folder).to_pylist()
+    return latent_ledger.load_table(store, latent_table(run, store).folder).to_pylist()
 
 
 SIZES = st.lists(st.tuples(st.integers(2, 300), st.integers(2, 300)), min_size=1, max_size=3)

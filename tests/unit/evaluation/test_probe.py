@@ -8,9 +8,9 @@ import pytest
 
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.evaluation.probe import probe, probe_run
-from medfuncta_dist.latents.driver import fit
+from medfuncta_dist.fitting.fit_driver import fit
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.work import map_here
+from medfuncta_dist.task_map import map_here
 from tests.unit.latents.fitted import network, packed, publish, ready, run_file
 
 

@@ -17,12 +17,12 @@ import promql_parser
 import pytest
 import yaml
 
-from medfuncta_dist.submit.base import load_base, shipped_overlays
-from medfuncta_dist.submit.names import RUN
-from medfuncta_dist.submit.schema import core_findings, custom_findings
-from medfuncta_dist.submit.security_rules import BOOK
-from medfuncta_dist.submit.view import RayJob
-from medfuncta_dist.telemetry.catalogue import METRICS
+from medfuncta_dist.submit.manifest.base_manifest import load_base, shipped_overlays
+from medfuncta_dist.submit.manifest.job_names import RUN
+from medfuncta_dist.submit.rules.manifest_schema import core_findings, custom_findings
+from medfuncta_dist.submit.rules.manifest_view import RayJob
+from medfuncta_dist.submit.rules.security_rules import BOOK
+from medfuncta_dist.telemetry.metric_catalogue import METRICS
 
 K8S = Path(__file__).parents[3] / "k8s"
 FILES = sorted(K8S.rglob("*.yaml"))

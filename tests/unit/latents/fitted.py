@@ -10,11 +10,11 @@ import torch
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import FieldSpec, init_params
-from medfuncta_dist.shards.pack import pack
+from medfuncta_dist.shards.pack_driver import pack
 from medfuncta_dist.shards.snapshot import load_snapshot
-from medfuncta_dist.storage.commit import write_record
+from medfuncta_dist.storage.commit_record import write_record
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.work import map_here
+from medfuncta_dist.task_map import map_here
 from tests.writers import write_medmnist
 
 LATENT = 24

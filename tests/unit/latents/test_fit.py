@@ -12,13 +12,13 @@ from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.siren import FieldSpec, Params, field, init_params
 from medfuncta_dist.latents.curvature import curvature, curved_gradient, spread_points
 from medfuncta_dist.latents.fit import FitSettings, Method, fit_batch
-from medfuncta_dist.latents.stored import StorageType
-from medfuncta_dist.meta.chunks import Chunks
+from medfuncta_dist.latents.latent_types import StorageType
 from medfuncta_dist.meta.context import context_indices, context_sets
-from medfuncta_dist.meta.folded import fold
-from medfuncta_dist.meta.inner_gradient import shift_gradient
 from medfuncta_dist.meta.inner_loop import adapt
 from medfuncta_dist.meta.losses import psnr
+from medfuncta_dist.meta.sweeps.chunks import Chunks
+from medfuncta_dist.meta.sweeps.folded import fold
+from medfuncta_dist.meta.sweeps.inner_gradient import shift_gradient
 
 SPEC = FieldSpec.linear(coords=2, channels=1, layers=4, hidden=24, latent=32, omega_first=8, omega_last=16)
 COORDINATES = grid([9, 8])

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from medfuncta_dist.meta.chunks import Chunks
-from medfuncta_dist.meta.folded import fold
 from medfuncta_dist.meta.inner_loop import adapt
 from medfuncta_dist.meta.meta_gradient import MetaGradient, adapted_losses, descend, meta_gradient
 from medfuncta_dist.meta.outer_loop import LOG_RATES, MetaLearner
+from medfuncta_dist.meta.sweeps.chunks import Chunks
+from medfuncta_dist.meta.sweeps.folded import fold
 from tests.unit.meta.problems import Problem, problem
 
 CHUNKS = [Chunks(7, 1), Chunks(5, 2), Chunks(10_000, 10_000)]

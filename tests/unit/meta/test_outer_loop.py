@@ -8,10 +8,10 @@ from torch import Tensor
 
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.siren import field, init_params
-from medfuncta_dist.meta.chunks import Chunks
 from medfuncta_dist.meta.inner_loop import adapt
 from medfuncta_dist.meta.losses import mse
 from medfuncta_dist.meta.outer_loop import LOG_RATES, Engine, MetaLearner
+from medfuncta_dist.meta.sweeps.chunks import Chunks
 from tests.unit.meta.problems import Problem, problem
 
 ENGINES: tuple[Engine, ...] = ("unrolled", "recursive")

@@ -9,7 +9,7 @@ import nilearn
 import pydicom.data
 
 from medfuncta_dist.config.run_file import Data
-from medfuncta_dist.scans.readers import Found, Reader
+from medfuncta_dist.scans.readers.reader import Found, Reader
 from medfuncta_dist.scans.scan import Scan
 
 NIBABEL = Path(nibabel.__file__).parent / "tests" / "data"

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from medfuncta_dist.config.run_file import Data, Slabs, Slices
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.canonical import canonical, slices, split_of, windowed
-from medfuncta_dist.scans.key import KeyMaker
 from medfuncta_dist.scans.scan import Scan, Window
+from medfuncta_dist.scans.scan_key import KeyMaker
 from tests.unit.scans.archive import declared
 from tests.writers import structured
 

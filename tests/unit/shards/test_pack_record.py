@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medfuncta_dist.errors import IntegrityError
-from medfuncta_dist.shards.ledger import total
+from medfuncta_dist.shards.pack_ledger import total
 from medfuncta_dist.shards.pack_record import PackRecord, group_name, read_pack, read_packs, settle, write_pack
 from medfuncta_dist.storage.object_store import ObjectStore
 from tests.unit.shards.samples import key_of, shard

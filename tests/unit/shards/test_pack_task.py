@@ -11,14 +11,14 @@ import pytest
 
 from medfuncta_dist.config.run_file import Data
 from medfuncta_dist.errors import DiskFullError, IntegrityError
-from medfuncta_dist.scans.key import KeyMaker
+from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards import pack_task as module
+from medfuncta_dist.shards.pack_plan import PackSource, find_sources
 from medfuncta_dist.shards.pack_record import read_pack
 from medfuncta_dist.shards.pack_task import PackTask, pack_task, set_aside
-from medfuncta_dist.shards.plan import PackSource, find_sources
-from medfuncta_dist.shards.reading import Event, SourceReader
 from medfuncta_dist.shards.shard_set import ShardSet
 from medfuncta_dist.shards.snapshot import read_index
+from medfuncta_dist.shards.source_reader import Event, SourceReader
 from medfuncta_dist.storage.object_store import ObjectStore
 from tests.unit.shards.samples import objects, uploads
 from tests.writers import write_ecg_csv

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, LeaseLostError, RunFileError, StageOrderError
-from medfuncta_dist.shards.index import IndexRow, index_bytes, index_table
+from medfuncta_dist.shards.shard_index import IndexRow, index_bytes, index_table
 from medfuncta_dist.shards.snapshot import (
     Snapshot,
     commit_snapshot,
@@ -19,8 +19,8 @@ from medfuncta_dist.shards.snapshot import (
     snapshot_path,
     split_digest,
 )
-from medfuncta_dist.storage.claim import take
 from medfuncta_dist.storage.digest import sha256_bytes
+from medfuncta_dist.storage.leases.lease_claim import take
 from medfuncta_dist.storage.object_store import ObjectStore
 from tests.unit.shards.samples import key_of, shard
 

@@ -19,13 +19,13 @@ from medfuncta_dist.errors import (
     RunFileError,
     StageOrderError,
 )
-from medfuncta_dist.shards.pack import pack
+from medfuncta_dist.run.frozen_run_file import fixed_part, freeze, thaw
+from medfuncta_dist.shards.pack_driver import pack
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.stages.chain import run_stages
 from medfuncta_dist.stages.preflight import check_training, pinned_snapshot
-from medfuncta_dist.stages.run_record import fixed_part, freeze, thaw
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.work import map_here
+from medfuncta_dist.task_map import map_here
 from tests.writers import write_medmnist
 
 

@@ -12,10 +12,10 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, RunChangedError, RunFileError, StageOrderError
 from medfuncta_dist.stages.chain import run_stages
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.submit.backend import State
-from medfuncta_dist.submit.facts import facts
-from medfuncta_dist.submit.status import Status, status
-from medfuncta_dist.submit.target import Target
+from medfuncta_dist.submit.backends.backend import State
+from medfuncta_dist.submit.status.job_target import Target
+from medfuncta_dist.submit.status.run_status import Status, status
+from medfuncta_dist.submit.status.status_facts import facts
 from medfuncta_dist.telemetry.progress_record import progress_path
 from tests.unit.stages.test_refusals import run_file
 

@@ -17,8 +17,8 @@ from medfuncta_dist.errors import (
     ObjectMissingError,
     StorageError,
 )
-from medfuncta_dist.storage.failures import reason
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.request_failures import reason
 from medfuncta_dist.storage.retry import FIRST_WAIT_S, LONGEST_WAIT_S, persist
 from tests.unit.storage.flaky_server import BODY, Flaky, serving
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from medfuncta_dist.scans.scan import Scan, Window
-from medfuncta_dist.shards.index import index_bytes
+from medfuncta_dist.shards.shard_index import index_bytes
+from medfuncta_dist.shards.shard_writer import write_shard
 from medfuncta_dist.shards.snapshot import Shard
-from medfuncta_dist.shards.writer import write_shard
 from medfuncta_dist.storage.digest import sha256_bytes, sha256_file
 from medfuncta_dist.storage.object_store import ObjectStore
 

@@ -14,9 +14,9 @@ from medfuncta_dist.errors import IntegrityError, RunFileError
 from medfuncta_dist.shards.snapshot import Shard
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.streaming import stream
-from medfuncta_dist.streaming.cache import ShardCache
-from medfuncta_dist.streaming.order import EpochOrder, SampleId, rank_slice
-from medfuncta_dist.streaming.source import SampleReader
+from medfuncta_dist.streaming.sample_order import EpochOrder, SampleId, rank_slice
+from medfuncta_dist.streaming.sample_reader import SampleReader
+from medfuncta_dist.streaming.shard_cache import ShardCache
 from medfuncta_dist.streaming.stream import Batch, scan_batches, training_stream
 from tests.unit.streaming.archive import key_of, scan_of, write_split
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.submit.base import load_base
-from medfuncta_dist.submit.render import Submission, render
+from medfuncta_dist.submit.manifest.base_manifest import load_base
+from medfuncta_dist.submit.manifest.render import Submission, render
 
 RUN = """
 name: chest

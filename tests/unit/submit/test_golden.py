@@ -16,11 +16,11 @@ import yaml
 
 from medfuncta_dist.config.load import load
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.submit.base import load_base
-from medfuncta_dist.submit.manifest_text import as_yaml
-from medfuncta_dist.submit.render import Submission, render
-from medfuncta_dist.submit.runtime_env import RUN_FILE_VARIABLE, environment_of
-from medfuncta_dist.submit.validate import validate
+from medfuncta_dist.submit.manifest.base_manifest import load_base
+from medfuncta_dist.submit.manifest.manifest_text import as_yaml
+from medfuncta_dist.submit.manifest.render import Submission, render
+from medfuncta_dist.submit.manifest.runtime_env import RUN_FILE_VARIABLE, environment_of
+from medfuncta_dist.submit.rules.validate_manifest import validate
 
 ROOT = Path(__file__).parents[3]
 GOLDEN = ROOT / "tests" / "golden"

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, LeaseLostError, RunFileError, StorageError
-from medfuncta_dist.storage.claim import take
+from medfuncta_dist.storage.leases.lease_claim import take
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.progress_record import (
     RECENT_S,

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from medfuncta_dist.errors import LeaseLostError
-from medfuncta_dist.storage.holder import this_process
-from medfuncta_dist.storage.lease import Fence, first_lease, run_lease
+from medfuncta_dist.storage.leases.lease import Fence, first_lease, run_lease
+from medfuncta_dist.storage.leases.lease_holder import this_process
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.training.attempt import Attempt, generations, next_attempt
 

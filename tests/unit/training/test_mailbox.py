@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from medfuncta_dist.errors import MedfunctaError
-from medfuncta_dist.training.heartbeat import Beat
+from medfuncta_dist.training.liveness.heartbeat import Beat
 from medfuncta_dist.training.mailbox import Mailbox
 
 

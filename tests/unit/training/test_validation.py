@@ -12,14 +12,14 @@ import yaml
 
 from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.shards.pack import pack
+from medfuncta_dist.network.committed_network import new_learner
+from medfuncta_dist.shards.pack_driver import pack
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.streaming.source import SampleReader, ShardCache
-from medfuncta_dist.training.network import new_learner
+from medfuncta_dist.streaming.sample_reader import SampleReader, ShardCache
+from medfuncta_dist.task_map import map_here
 from medfuncta_dist.training.validation import Validation, held_out_split, spread
 from medfuncta_dist.training.world import World
-from medfuncta_dist.work import map_here
 from tests.writers import write_ecg_csv, write_medmnist
 
 

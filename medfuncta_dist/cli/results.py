@@ -1,0 +1,63 @@
+"""decode, probe and verify: look at what a run has made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from medfuncta_dist.cli.answer import JsonOption, RunFileArgument, SetOption, answer
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command("decode", help="A latent to NIfTI, PNG, CSV or npy, at any resolution.")(decode)
+    app.command("probe", help="Classify from latents: k-NN and logistic regression.")(probe)
+    app.command("verify", help="Re-check every checksum and count of shards, checkpoints and latents.")(verify)
+
+
+def decode(
+    run_file: str = RunFileArgument,
+    key: str = typer.Option(..., "--key", help="The scan's key, or a unique beginning of it."),
+    out: str = typer.Option(..., "--out", help="File to write: .nii.gz, .nii, .png, .csv or .npy."),
+    shape: str | None = typer.Option(None, "--shape", help="Points an axis, for example 128x128. Default: as packed."),
+    overrides: list[str] = SetOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """A latent back to a scan."""
+
+    def work() -> dict[str, Any]:
+        from medfuncta_dist.config.load import load
+        from medfuncta_dist.stages.decode import decode_key
+
+        return decode_key(load(run_file, overrides), key, out, shape)
+
+    answer(work, as_json)
+
+
+def probe(run_file: str = RunFileArgument, overrides: list[str] = SetOption, as_json: bool = JsonOption) -> None:
+    """Classify from latents."""
+
+    def work() -> dict[str, Any]:
+        from medfuncta_dist.config.load import load
+        from medfuncta_dist.stages.probe import probe_run
+
+        return probe_run(load(run_file, overrides))
+
+    answer(work, as_json)
+
+
+def verify(
+    what: str = typer.Argument(..., metavar="RUN.yaml|URI", help="A run file, or a storage root to verify whole."),
+    repair: bool = typer.Option(False, "--repair", help="Make damaged things again where that is possible."),
+    overrides: list[str] = SetOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Re-check every checksum and count."""
+
+    def work() -> dict[str, Any]:
+        from medfuncta_dist.integrity.verify import verify_target
+
+        return verify_target(what, overrides, repair)
+
+    answer(work, as_json)

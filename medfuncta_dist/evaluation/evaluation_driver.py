@@ -1,0 +1,215 @@
+"""The evaluate stage: scores of every fitted scan, baselines, pictures, and a report of it all.
+
+Writes ``runs/<name>/report/``: ``metrics.parquet`` (a row a scan), ``summary.json``, and ``report.html``, last.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.errors import RunFileError, StageOrderError
+from medfuncta_dist.evaluation.baselines import CompareTask, combine, compare_task, evenly, flat_picks, most_picks
+from medfuncta_dist.evaluation.decode import reconstruct
+from medfuncta_dist.evaluation.original_scans import Pick, read_samples
+from medfuncta_dist.evaluation.report import Picture, ReportData, render
+from medfuncta_dist.evaluation.report_summary import against_baselines, summarise
+from medfuncta_dist.evaluation.score_task import ScoreTask, score_task
+from medfuncta_dist.fields.shared_network import SharedNetwork
+from medfuncta_dist.fitting import latent_ledger
+from medfuncta_dist.fitting.fit_driver import LatentTable, latent_table
+from medfuncta_dist.fitting.fit_plan import cover
+from medfuncta_dist.fitting.latent_ledger import Commit, Counts
+from medfuncta_dist.fitting.worker_settings import WorkerSettings
+from medfuncta_dist.latents.table import latents_of
+from medfuncta_dist.network.network_loader import load_network
+from medfuncta_dist.storage.digest import canonical_json
+from medfuncta_dist.storage.leases.lease import Fence
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.task_map import Failed, FanOut
+from medfuncta_dist.telemetry.event_log import history
+
+TRAINING_SPLIT = "train"
+
+
+@dataclass(frozen=True)
+class EvaluateProgress:
+    """Tasks done, of scoring and of comparing with the training set."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """The latent table as it is found when evaluation starts."""
+
+    store: ObjectStore
+    worker: WorkerSettings
+    target: LatentTable
+    commits: dict[str, Commit]
+    counts: Counts
+
+
+def report_folder(run: RunFile) -> str:
+    """Where the stage writes, relative to the storage root."""
+    return f"runs/{run.name}/report"
+
+
+def evaluate(
+    run: RunFile,
+    fan_out: FanOut,
+    on_progress: Callable[[EvaluateProgress], None] = lambda _: None,
+    *,
+    fence: Fence | None = None,
+) -> dict[str, Any]:
+    """Evaluate a run; returns what ``summary.json`` holds. ``fence`` is passed before the report is written.
+
+    Raises:
+        StageOrderError: the fit stage has not finished.
+        RunFileError: ``evaluate.split`` has no fitted scans.
+        LeaseLostError: another driver has taken the run over.
+        Exception: a task's own error.
+    """
+    fitted = _open(run)
+    _require_split(run, fitted)  # before every scan is decoded
+    scores = _scores(fitted, fan_out, on_progress)
+    held_out = scores.filter(pc.equal(scores["split"], run.evaluate.split))
+    baselines = _baselines(run, fitted, held_out, fan_out, on_progress)
+    commits = [fitted.commits[work.name] for work in fitted.target.works]
+    summary = summarise(run, fitted.target, commits, fitted.counts, scores, baselines)
+    data = _report_data(run, fitted, scores, held_out, summary)
+    folder = report_folder(run)
+    if fence is not None:
+        fence.require(fitted.store)
+    fitted.store.write(f"{folder}/metrics.parquet", _parquet(scores))
+    fitted.store.write(f"{folder}/summary.json", canonical_json(summary))
+    fitted.store.write(f"{folder}/report.html", render(data).encode())
+    return summary
+
+
+def _open(run: RunFile) -> _Fitted:
+    store = ObjectStore(run.storage)
+    target = latent_table(run, store)
+    commits = latent_ledger.read_commits(store, target.folder)
+    done, missing = cover(target.works, commits)
+    if missing:
+        raise StageOrderError(
+            f"{sum(work.scans for work in missing)} packed scans have no latent yet",
+            where=store.uri(target.folder),
+            do="run the fit stage first, and let it finish",
+        )
+    counts = latent_ledger.reconcile(done, commits)
+    return _Fitted(store, WorkerSettings.of(run), replace(target, works=done), commits, counts)
+
+
+def _results(
+    fan_out: FanOut, task: Callable[[Any], Any], items: Sequence[Any], on_progress: Callable[[EvaluateProgress], None]
+) -> list[Any]:
+    """Results in the items' order, whatever the order of completion. The first failure ends the stage."""
+    found: dict[Any, Any] = {}
+    for outcome in fan_out(task, items):
+        if isinstance(outcome, Failed):
+            raise outcome.error
+        found[outcome.item] = outcome.result
+        on_progress(EvaluateProgress(len(found), len(items)))
+    return [found[item] for item in items]
+
+
+def _scores(fitted: _Fitted, fan_out: FanOut, on_progress: Callable[[EvaluateProgress], None]) -> pa.Table:
+    tasks = []
+    for work in fitted.target.works:
+        part = fitted.commits[work.name].part
+        if part is not None:
+            tasks.append(ScoreTask(fitted.worker, fitted.target.folder, fitted.target.network, work, part))
+    if not tasks:
+        raise StageOrderError("no scan has a latent", where=fitted.target.folder, do="see why fit quarantined them all")
+    return pa.concat_tables(_results(fan_out, score_task, tasks, on_progress)).sort_by("key").combine_chunks()
+
+
+def _require_split(run: RunFile, fitted: _Fitted) -> None:
+    splits = {fitted.commits[work.name].split for work in fitted.target.works if fitted.commits[work.name].rows}
+    if splits and run.evaluate.split not in splits:
+        raise RunFileError(
+            f"no scan of split '{run.evaluate.split}' is fitted",
+            where="evaluate.split",
+            do=f"choose among {', '.join(sorted(splits))}",
+        )
+
+
+def _baselines(
+    run: RunFile,
+    fitted: _Fitted,
+    held_out: pa.Table,
+    fan_out: FanOut,
+    on_progress: Callable[[EvaluateProgress], None],
+) -> dict[str, Any] | None:
+    """Both baselines and the reconstructions on the same scans; None where there is nothing to compare with."""
+    shards = _training_shards(fitted)
+    if run.evaluate.split == TRAINING_SPLIT or not shards:
+        return None
+    chosen = held_out.take(evenly(range(held_out.num_rows), most_picks(run.data.points * run.data.channels)))
+    picks = _picks(fitted, chosen)
+    tasks = [CompareTask(fitted.worker, shard, picks) for shard in shards]
+    comparisons = _results(fan_out, compare_task, tasks, on_progress)
+    flat = flat_picks(fitted.worker, picks)
+    return against_baselines(combine(flat, comparisons), chosen["psnr"].to_numpy())
+
+
+def _training_shards(fitted: _Fitted) -> list[Any]:
+    damaged = {commit.shard for commit in fitted.commits.values() if commit.failed}
+    return [s for s in fitted.target.snapshot.splits.get(TRAINING_SPLIT, ()) if s.sha256 not in damaged]
+
+
+def _picks(fitted: _Fitted, rows: pa.Table) -> tuple[Pick, ...]:
+    shards = {work.shard.sha256: work.shard for work in fitted.target.works}
+    places = zip(rows["shard"].to_pylist(), rows["row"].to_pylist(), strict=True)
+    return tuple(Pick(shards[shard], row) for shard, row in places)
+
+
+def _report_data(
+    run: RunFile, fitted: _Fitted, scores: pa.Table, held_out: pa.Table, summary: dict[str, Any]
+) -> ReportData:
+    network = load_network(fitted.store, fitted.target.network)
+    psnr = {split: scores.filter(pc.equal(scores["split"], split))["psnr"].to_numpy() for split in summary["splits"]}
+    return ReportData(
+        run=run,
+        summary=summary,
+        spec=network.spec,
+        code_version=network.code_version,
+        pictures=list(_pictures(run, fitted, network, held_out)),
+        psnr=psnr,
+        loss=history(fitted.store, run.name, "loss"),
+        held_out_psnr=history(fitted.store, run.name, "psnr"),
+    )
+
+
+def _pictures(run: RunFile, fitted: _Fitted, network: SharedNetwork, held_out: pa.Table) -> Iterator[Picture]:
+    """The chosen number of held-out scans, evenly spaced from the worst PSNR to the best."""
+    if not run.evaluate.pictures:
+        return
+    chosen = evenly(range(held_out.num_rows), run.evaluate.pictures)
+    rows = held_out.sort_by([("psnr", "ascending"), ("key", "ascending")]).take(chosen)
+    store, cache = fitted.worker.open()
+    samples = read_samples(store, cache, _picks(fitted, rows))
+    shards = set(rows["shard"].to_pylist())
+    table = latent_ledger.load_table(store, fitted.target.folder, columns=["latent"], shards=shards)
+    for row, sample in zip(rows.to_pylist(), samples, strict=True):
+        latent = latents_of(table.filter(pc.equal(table["key"], sample.key)))
+        values = sample.values()
+        decoded = reconstruct(network, latent, values.shape[1:])[0]
+        upright = sample.meta["slice"] is not None
+        yield Picture(sample.key, values, decoded, upright, row["psnr"], row["ssim"], sample.labels, row["below_min"])
+
+
+def _parquet(scores: pa.Table) -> bytes:
+    buffer = io.BytesIO()
+    pq.write_table(scores, buffer, compression="ZSTD")
+    return buffer.getvalue()

@@ -1,0 +1,89 @@
+"""What ``runs/<name>/report/summary.json`` says, from the scores of all scans. Pure.
+
+Every metric is {"scans", "mean", "std", "median", "lowest", "highest"}, or null where it is not defined.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from jaxtyping import Float
+
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.evaluation import metrics
+from medfuncta_dist.evaluation.baselines import Baselines
+from medfuncta_dist.fitting.fit_driver import LatentTable
+from medfuncta_dist.fitting.latent_ledger import Commit, Counts
+
+FORMAT_VERSION = 1
+METRICS = ("psnr", "ssim", "mse")
+
+
+def summarise(
+    run: RunFile,
+    target: LatentTable,
+    commits: Sequence[Commit],
+    counts: Counts,
+    scores: pa.Table,
+    baselines: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """The whole summary as JSON objects. ``scores`` has the columns of ``evaluation.scores.SCHEMA``."""
+    fitting = Counter(scan.reason for commit in commits for scan in commit.quarantined)
+    packing = Counter(entry["reason"] for entry in target.snapshot.quarantined)
+    difference = np.abs(scores["psnr"].to_numpy() - scores["fit_psnr"].to_numpy())
+    return {
+        "format_version": FORMAT_VERSION,
+        "run": run.name,
+        "split": run.evaluate.split,
+        "dataset": {
+            "name": target.snapshot.name,
+            "digest": target.snapshot.digest,
+            "counts": dict(target.snapshot.counts),
+        },
+        "network": {"digest": target.network.digest},
+        "latents": target.folder,
+        "counts": asdict(counts),
+        "quarantine_reasons": {"packing": dict(packing), "fitting": dict(fitting)},
+        "splits": by_split(scores),
+        "labels": by_label(scores, run.evaluate.split),
+        "baselines": baselines,
+        # Decoded now against measured when fitted: near 0, or the two ran on very different machines.
+        "largest_psnr_difference": float(difference.max()),
+        "note": run.evaluate.note,
+    }
+
+
+def against_baselines(baselines: Baselines, psnr: Float[np.ndarray, " scan"]) -> dict[str, Any]:
+    """PSNR of the reconstructions and of both baselines on the same scans, and the mean gain over each, in dB."""
+    named = {"mean_scan": baselines.mean_scan, "nearest_scan": baselines.nearest}
+    mine = float(psnr.mean())
+    figures = {name: {"psnr": _json(metrics.spread(v)), "gain": mine - float(v.mean())} for name, v in named.items()}
+    return {"scans": len(psnr), "reconstruction": {"psnr": _json(metrics.spread(psnr))}, **figures}
+
+
+def by_split(scores: pa.Table) -> dict[str, Any]:
+    """Every metric of every split."""
+    return _groups(scores, scores["split"].to_pylist())
+
+
+def by_label(scores: pa.Table, split: str) -> dict[str, Any]:
+    """Every metric by label, over one split's labelled scans. Several labels together are one name: ``0, 3``."""
+    labelled = pc.greater(pc.list_value_length(scores["labels"]), 0)
+    rows = scores.filter(pc.and_(pc.equal(scores["split"], split), labelled))
+    return _groups(rows, [", ".join(map(str, labels)) for labels in rows["labels"].to_pylist()])
+
+
+def _groups(rows: pa.Table, names: Sequence[str]) -> dict[str, Any]:
+    columns = {m: rows[m].to_numpy(zero_copy_only=False).astype(float) for m in METRICS}
+    grouped = metrics.by_group(names, columns)
+    return {name: {m: _json(spread) for m, spread in found.items()} for name, found in grouped.items()}
+
+
+def _json(spread: metrics.Spread | None) -> dict[str, Any] | None:
+    return None if spread is None else spread.as_json()

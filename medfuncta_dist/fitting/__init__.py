@@ -1,0 +1,1 @@
+"""The fit stage across many workers: plan, tasks, ledger and driver."""

@@ -1,0 +1,238 @@
+"""The latent table's ledger: one commit record a range, and the count that every packed scan is fitted or quarantined.
+
+A record lies at ``<folder>/commits/<range>[-g<generation>].json``; the generation is the token of the driver's lease.
+It is written last, so a range without one was not fitted. A range whose task failed as a whole has a record without a
+part that lists all its keys: the count closes, and the next run tries the range again, because a shard can be repaired.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from medfuncta_dist.errors import IntegrityError, ObjectMissingError, StageOrderError
+from medfuncta_dist.fitting.fit_plan import FitWork, cover, range_name
+from medfuncta_dist.latents import table
+from medfuncta_dist.latents.table import PartRef
+from medfuncta_dist.storage.commit_record import Record, read_as, read_records, write_record
+from medfuncta_dist.storage.leases.lease import Fence
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.parsing.typed_record import typed
+
+KIND = "latents"
+_DELETE = "delete this commit record and run fit again"
+
+
+@dataclass(frozen=True)
+class Quarantined:
+    """A scan without a latent, and why: fixed words only."""
+
+    key: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What became of one range. ``psnr_sum`` and ``psnr_squares`` (dB, dB²) let totals be told without the parts."""
+
+    split: str
+    shard: str
+    start: int
+    stop: int
+    rows: int
+    part: PartRef | None
+    quarantined: tuple[Quarantined, ...] = ()
+    below_min: int = 0
+    psnr_sum: float = 0.0
+    psnr_squares: float = 0.0
+    failed: bool = False
+    """The range failed as a whole, before any of its scans was tried: to be tried again."""
+
+    @property
+    def name(self) -> str:
+        """The range's name."""
+        return range_name(self.shard, self.start, self.stop)
+
+    def body(self) -> dict[str, Any]:
+        """As JSON objects."""
+        return asdict(self) | {"quarantined": [asdict(q) for q in self.quarantined]}
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Mean and standard deviation (population) of a PSNR in dB, over ``scans``."""
+
+    mean: float
+    std: float
+    scans: int
+
+
+@dataclass(frozen=True)
+class Counts:
+    """packed = fitted + quarantined; flagged scans are among the fitted ones."""
+
+    packed: int
+    fitted: int
+    quarantined: int
+    flagged: int
+
+
+def record_path(folder: str, work: FitWork, fence: Fence | None = None) -> str:
+    """Where a driver's commit record of a range lies. Drivers never share a name: none can overwrite another's."""
+    return f"{folder}/commits/{work.name}{f'-g{fence.token:09d}' if fence else ''}.json"
+
+
+def write_commit(store: ObjectStore, folder: str, work: FitWork, commit: Commit, fence: Fence | None = None) -> None:
+    """Write the commit record of a range: the last thing a task does. LeaseLostError where ``fence`` says so."""
+    if fence is not None:
+        fence.require(store)
+    generation = fence.token if fence else 0
+    write_record(store, record_path(folder, work, fence), KIND, commit.body(), generation)
+
+
+def read_commit(store: ObjectStore, folder: str, work: FitWork, fence: Fence | None = None) -> Commit | None:
+    """The commit record that this driver has written of a range, or None."""
+    try:
+        return read_as(Commit, store, record_path(folder, work, fence), KIND)
+    except ObjectMissingError:
+        return None
+
+
+def read_commits(store: ObjectStore, folder: str) -> dict[str, Commit]:
+    """The commit records that count, by range name; the digests of all are verified."""
+    return settle(record for _, record in read_records(store, f"{folder}/commits/", KIND))
+
+
+def settle(records: Iterable[Record]) -> dict[str, Commit]:
+    """The commits that count, by range name: no scan is in two of them, in whatever order they came.
+
+    Of one range the highest generation counts; of a range and its pieces, the whole. One that failed as a whole counts
+    only where nothing else does.
+    """
+    best: dict[str, Commit] = {}
+    for record in sorted(records, key=lambda r: (r.generation, r.digest)):
+        commit = typed(Commit, record.body, "a latents record", record.where, _DELETE)
+        if not commit.failed or best.get(commit.name, commit).failed:
+            best[commit.name] = commit
+    counting: dict[str, Commit] = {}
+    for failed in (False, True):
+        some = [commit for commit in best.values() if commit.failed == failed]
+        counting |= {c.name: c for c in _apart(some, taken=counting.values())}
+    return counting
+
+
+def _apart(commits: Iterable[Commit], taken: Iterable[Commit]) -> list[Commit]:
+    """Those that overlap neither ``taken`` ones nor each other, larger ones first."""
+    rows: dict[str, list[tuple[int, int]]] = {}
+    for commit in taken:
+        rows.setdefault(commit.shard, []).append((commit.start, commit.stop))
+    chosen = []
+    for commit in sorted(commits, key=lambda c: (c.start - c.stop, c.start)):
+        there = rows.setdefault(commit.shard, [])
+        if all(commit.stop <= start or stop <= commit.start for start, stop in there):
+            there.append((commit.start, commit.stop))
+            chosen.append(commit)
+    return chosen
+
+
+def settled(commits: Mapping[str, Commit]) -> set[str]:
+    """Names of the ranges that need no further work."""
+    return {name for name, commit in commits.items() if not commit.failed}
+
+
+def reconcile(works: Sequence[FitWork], commits: Mapping[str, Commit]) -> Counts:
+    """Count the ranges; IntegrityError unless every scan of every range is fitted or quarantined exactly once."""
+    done, left = cover(works, commits)
+    for work in (*left, *done):
+        _check(work, commits.get(work.name))
+    mine = [commits[work.name] for work in done]
+    return Counts(
+        packed=sum(work.scans for work in works),
+        fitted=sum(commit.rows for commit in mine),
+        quarantined=sum(len(commit.quarantined) for commit in mine),
+        flagged=sum(commit.below_min for commit in mine),
+    )
+
+
+def psnr_by_split(commits: Iterable[Commit]) -> dict[str, Spread]:
+    """PSNR over the fitted scans of each split."""
+    groups: dict[str, list[Commit]] = {}
+    for commit in commits:
+        if commit.rows:
+            groups.setdefault(commit.split, []).append(commit)
+    return {split: _spread(group) for split, group in sorted(groups.items())}
+
+
+def load_table(
+    store: ObjectStore,
+    folder: str,
+    splits: Sequence[str] | None = None,
+    columns: Sequence[str] | None = None,
+    shards: Iterable[str] | None = None,
+) -> pa.Table:
+    """The latent table, sorted by key: every committed part of the chosen splits (None: all), each verified.
+
+    Args:
+        columns: the columns wanted; ``key`` is always among them.
+        shards: SHA-256 of the shards whose scans are wanted, to see the table as one snapshot does. None: all.
+
+    Raises:
+        StageOrderError: nothing of this is fitted yet.
+    """
+    wanted_shards = None if shards is None else set(shards)
+    parts = [
+        commit.part
+        for _, commit in sorted(read_commits(store, folder).items())
+        if commit.part is not None
+        and (splits is None or commit.split in splits)
+        and (wanted_shards is None or commit.shard in wanted_shards)
+    ]
+    if not parts:
+        raise StageOrderError("there are no latents yet", where=store.uri(folder), do="run the fit stage first")
+    names = None if columns is None else list(dict.fromkeys(["key", *columns]))
+    return table.sort_by_key(table.read_parts(store, folder, parts, names))
+
+
+def verify(store: ObjectStore, folder: str, works: Sequence[FitWork]) -> Counts:
+    """Read every part back: bytes, rows, unique keys, and the count of every packed scan; IntegrityError if not so."""
+    commits = read_commits(store, folder)
+    counts = reconcile(works, commits)
+    mine = [commits[work.name] for work in cover(works, commits)[0]]
+    tables = table.read_parts(store, folder, [c.part for c in mine if c.part is not None], ["key"])
+    for commit, rows in zip([c for c in mine if c.part is not None], tables, strict=True):
+        if rows.num_rows != commit.rows:
+            raise IntegrityError(
+                f"a part holds {rows.num_rows} rows, but its commit record says {commit.rows}",
+                where=store.uri(folder),
+                do="delete this latent table's folder and run fit again",
+            )
+    if tables:
+        table.sort_by_key(tables)
+    return counts
+
+
+def _check(work: FitWork, commit: Commit | None) -> None:
+    if commit is None:
+        found = "has no commit record"
+    elif (commit.shard, commit.start, commit.stop) != (work.shard.sha256, work.start, work.stop):
+        found = "has the commit record of another range"
+    elif commit.rows + len(commit.quarantined) != work.scans:
+        found = f"has {commit.rows} fitted and {len(commit.quarantined)} quarantined scans"
+    else:
+        return
+    raise IntegrityError(
+        f"range {work.name} of {work.scans} packed scans {found}",
+        where=f"split {work.split}",
+        do="run fit again; if this stays, delete the range's commit record first",
+    )
+
+
+def _spread(commits: Sequence[Commit]) -> Spread:
+    scans = sum(commit.rows for commit in commits)
+    mean = math.fsum(commit.psnr_sum for commit in commits) / scans
+    square = math.fsum(commit.psnr_squares for commit in commits) / scans
+    return Spread(mean, math.sqrt(max(square - mean**2, 0.0)), scans)

@@ -1,0 +1,1 @@
+"""Verify and repair everything that is stored: shards, checkpoints, networks and latents."""

@@ -1,0 +1,106 @@
+"""Damaged shards made again from the archive: content addresses and determinism give the same bytes, or none.
+
+The sources of each damaged shard are packed anew into a scratch folder by the task that packed them first. What comes
+out under the damaged objects' own names replaces them; nothing else is written, and nothing is deleted.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.errors import IntegrityError, MedfunctaError, ObjectMissingError, ScanError
+from medfuncta_dist.integrity.verify_shards import Fault, ShardCheck, check_shard
+from medfuncta_dist.scans.private_folder import load_salt, private_folder
+from medfuncta_dist.scans.scan_key import KeyMaker
+from medfuncta_dist.shards.data_contract import open_dataset
+from medfuncta_dist.shards.pack_plan import PackSource, find_sources
+from medfuncta_dist.shards.pack_record import PackRecord, read_packs
+from medfuncta_dist.shards.pack_task import PackTask, pack_task
+from medfuncta_dist.shards.snapshot import Shard, Snapshot
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.task_map import Failed, FanOut
+
+CHANGED = (
+    "its sources now give another shard: they have changed since they were packed, or data.shard_scans, "
+    "data.shard_megabytes or the reader's version has"
+)
+
+
+@dataclass(frozen=True)
+class RepairTask:
+    """Sources to pack once more, and the shards that must come out."""
+
+    pack: PackTask
+    wanted: tuple[Shard, ...]
+
+    @property
+    def name(self) -> str:
+        """The pack's name."""
+        return self.pack.name
+
+
+def repair_shards(run: RunFile, snapshot: Snapshot, damaged: Collection[str], fan_out: FanOut) -> list[Fault]:
+    """Make the shards with these URIs, and their indexes, again; the faults that stay.
+
+    Raises ``RunFileError`` where archive or salt are not at hand, ``RunChangedError`` where they are not this data
+    set's.
+    """
+    store = ObjectStore(run.storage)
+    keys = KeyMaker(load_salt(private_folder(run.data.private, run.dataset, run.storage)))
+    open_dataset(store, run.dataset, run.data, keys.fingerprint())
+    shards = [shard for split in snapshot.splits.values() for shard in split if shard.uri in damaged]
+    tasks, faults = _planned(run, keys, find_sources(run.data, keys), read_packs(store, run.dataset), shards)
+    for outcome in fan_out(repair_task, tasks):
+        if isinstance(outcome, Failed):
+            faults += [Fault(shard.uri, f"not repaired: {_in_words(outcome.error)}") for shard in outcome.item.wanted]
+        else:
+            faults += outcome.result
+    return faults
+
+
+def _in_words(error: Exception) -> str:
+    """Of an error that is not ours only the class: its text may name a source."""
+    return error.what if isinstance(error, MedfunctaError) else type(error).__name__
+
+
+def _planned(
+    run: RunFile, keys: KeyMaker, sources: Sequence[PackSource], records: Iterable[PackRecord], shards: Sequence[Shard]
+) -> tuple[list[RepairTask], list[Fault]]:
+    """One task a pack record that damaged shards come from, and the shards that nothing can be done for."""
+    left, tasks, faults = {shard.uri: shard for shard in shards}, [], []
+    for record in records:
+        wanted = tuple(left.pop(shard.uri) for shard in record.shards if shard.uri in left)
+        # In the archive's order: as they were packed.
+        group = tuple(source for source in sources if source.key in set(record.sources)) if wanted else ()
+        if len(group) < len(record.sources):
+            gone = f"{len(record.sources) - len(group)} of its {len(record.sources)} sources have left the archive"
+            faults += [Fault(shard.uri, gone) for shard in wanted]
+        elif wanted:
+            tasks.append(RepairTask(PackTask(run.storage, run.dataset, run.data, group, keys), wanted))
+    return tasks, faults + [Fault(uri, "no pack record names it") for uri in left]
+
+
+def repair_task(task: RepairTask) -> list[Fault]:
+    """Pack the sources into a scratch folder, and put what carries a wanted name in place; the faults that stay."""
+    store, faults = ObjectStore(task.pack.root), []
+    with tempfile.TemporaryDirectory(prefix="medfuncta-repair-") as folder:
+        pack_task(replace(task.pack, root=folder))
+        for shard in task.wanted:
+            made = [path for path in (shard.uri, shard.index_uri) if (Path(folder) / path).exists()]
+            for path in made:
+                store.upload(Path(folder) / path, path)
+            if not _is_whole(store, shard):
+                faults.append(Fault(shard.uri, CHANGED))
+    return faults
+
+
+def _is_whole(store: ObjectStore, shard: Shard) -> bool:
+    try:
+        check_shard(ShardCheck(store.root, shard))
+    except (IntegrityError, ObjectMissingError, ScanError):
+        return False
+    return True

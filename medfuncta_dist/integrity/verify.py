@@ -1,0 +1,164 @@
+"""Re-check every checksum and every count of what runs have written, and have mended what can be made again."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from medfuncta_dist.config.load import MAX_BYTES, load, parse_kept
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.errors import IntegrityError, ObjectMissingError, RunFileError, StageOrderError
+from medfuncta_dist.fitting import latent_ledger
+from medfuncta_dist.fitting.fit_driver import latent_table
+from medfuncta_dist.fitting.fit_plan import cover
+from medfuncta_dist.integrity.latent_damage import find_damage
+from medfuncta_dist.integrity.repair import REPAIRS, repaired
+from medfuncta_dist.integrity.verify_shards import Fault, verify_snapshot
+from medfuncta_dist.network.network_loader import load_network, published_network
+from medfuncta_dist.run.fan_outs import cpu_fan_out
+from medfuncta_dist.run.shown_progress import shown
+from medfuncta_dist.shards.snapshot import load_snapshot
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.training.checkpoints.checkpoint import verify_checkpoints
+
+Figures = dict[str, Any]
+REPAIR = (
+    "run verify --repair: it packs damaged shards again from the archive, and removes damaged checkpoints and latents "
+    "that can be made again"
+)
+BEYOND_REPAIR = "restore these objects from a backup; what was repaired is told above"
+
+
+def verify_target(target: str, overrides: Sequence[str], repair: bool = False) -> Figures:
+    """Verify a run (a run file), or every run below a storage root (URI or folder). IntegrityError: all faults.
+
+    ``repair`` mends what can be made again, then verifies that; the faults that stay are raised.
+    """
+    figures: Figures = {"runs": {}, "said": []}
+    faults: list[Fault] = []
+    for run in list(_runs(target, overrides)):
+        if isinstance(run, Fault):
+            faults.append(run)
+            continue
+        found, said, run_faults = _verify_run(run, repair)
+        figures["runs"][run.name] = found
+        figures["said"] += [f"verify {run.name}: {line}" for line in said]
+        faults += run_faults
+    if faults:
+        print("\n".join(figures["said"]), file=sys.stderr)
+        raise IntegrityError(
+            f"{len(faults)} faults:\n" + "\n".join(f"  {fault.where}: {fault.what}" for fault in faults),
+            do=BEYOND_REPAIR if repair else REPAIR,
+        )
+    return figures
+
+
+def _runs(target: str, overrides: Sequence[str]) -> Iterator[RunFile | Fault]:
+    if target.endswith((".yaml", ".yml")) and Path(target).is_file():
+        yield load(target, overrides)
+        return
+    store = ObjectStore(target)
+    files = [info.path for info in store.list("runs") if info.path.count("/") == 2 and info.path.endswith("/run.yaml")]
+    if not files:
+        raise RunFileError(
+            "there are no runs here", where=store.uri("runs"), do="give a run file, or the storage root of a run"
+        )
+    for path in files:
+        yield _stored(store, path, overrides)
+
+
+def _stored(store: ObjectStore, path: str, overrides: Sequence[str]) -> RunFile | Fault:
+    """A run's frozen run file; a fault where it is damaged: the other runs are verified all the same."""
+    where = store.uri(path)
+    here = f"storage={store.root}"  # The root may be mounted or copied elsewhere than where the run wrote it.
+    try:
+        text = store.read(path, limit=MAX_BYTES).decode()
+        parse_kept(text, [here], where=where)
+    except UnicodeDecodeError:
+        return Fault(where, "the run file is not text")
+    except (IntegrityError, RunFileError) as error:
+        return Fault(where, f"the run file can not be read: {error.what}")
+    return parse_kept(text, [here, *overrides], where=where)
+
+
+def _verify_run(run: RunFile, repair: bool) -> tuple[Figures, list[str], list[Fault]]:
+    store = ObjectStore(run.storage)
+    figures: Figures = {}
+    said: list[str] = []
+    faults: list[Fault] = []
+    for name, verify in PARTS.items():
+        found, line, part_faults = _verify_part(verify, run, store)
+        if repair and part_faults and name in REPAIRS:
+            said.append(f"{name}: {line}")
+            mended, notes = repaired(REPAIRS[name], run, store, part_faults)
+            said += [f"{name}: {note}" for note in mended]
+            found, line, part_faults = _verify_part(verify, run, store)
+            found["repaired"] = mended
+            part_faults = [Fault(f.where, notes.get(f.where, f.what)) for f in part_faults]
+        figures[name] = found
+        said.append(f"{name}: {line}")
+        faults += part_faults
+    return figures, said, faults
+
+
+def _verify_part(verify: Verify, run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault]]:
+    try:
+        return verify(run, store)
+    except StageOrderError as error:
+        return {}, f"nothing to check yet ({error.what})", []
+    except (IntegrityError, ObjectMissingError) as error:
+        return {}, "damaged", [Fault(error.where, error.what)]
+
+
+def _dataset(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault]]:
+    snapshot = load_snapshot(store, run.dataset, run.data.snapshot)
+    with shown("verify", lambda done_total: (*done_total, {})) as report:
+        faults = verify_snapshot(store, snapshot, cpu_fan_out(run), lambda done, total: report((done, total)))
+    counts = dict(snapshot.counts)
+    shards = sum(map(len, snapshot.splits.values()))
+    line = (
+        f"{shards} shards hold {snapshot.samples} scans; "
+        f"found {counts['scans']} = packed {counts['packed']} + quarantined {counts['quarantined']}"
+    )
+    return {"snapshot": snapshot.digest, "shards": shards, "counts": counts}, line, faults
+
+
+def _checkpoints(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault]]:
+    whole, damaged = verify_checkpoints(store, run.name)
+    faults = [Fault(where, what) for where, what in damaged]
+    return {"whole": whole, "damaged": len(damaged)}, f"{whole} whole, {len(damaged)} damaged", faults
+
+
+def _network(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault]]:
+    ref = published_network(store, run.name)
+    load_network(store, ref)
+    return {"digest": ref.digest}, f"whole, {ref.digest[:12]}", []
+
+
+def _latents(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault]]:
+    target = latent_table(run, store)
+    if damages := find_damage(store, target.folder):
+        faults = [Fault(store.uri(damage.part or damage.record), damage.what) for damage in damages]
+        return {"damaged": len(damages)}, f"{len(damages)} commit records are damaged, or their parts", faults
+    commits = latent_ledger.read_commits(store, target.folder)
+    if not commits:
+        raise StageOrderError("no scan is fitted")
+    works, unfitted = cover(target.works, commits)
+    counts = latent_ledger.verify(store, target.folder, works)
+    line = f"packed {counts.packed} = fitted {counts.fitted} + quarantined {counts.quarantined}"
+    left = sum(work.scans for work in unfitted)
+    if left:
+        line = f"not finished, {left} packed scans are to be fitted yet (run fit); of the others, {line}"
+    figures = {"packed": counts.packed, "fitted": counts.fitted, "quarantined": counts.quarantined}
+    return figures | {"unfitted": left}, line, []
+
+
+Verify = Callable[[RunFile, ObjectStore], tuple[Figures, str, list[Fault]]]
+PARTS: dict[str, Verify] = {
+    "shards": _dataset,
+    "checkpoints": _checkpoints,
+    "network": _network,
+    "latents": _latents,
+}

@@ -1,0 +1,98 @@
+"""Sweeps through ``torch.compile``, and with CUDA graphs on a GPU: never with other numbers unnoticed.
+
+Each kind and shape of sweep is compiled once a process, and its first result is compared with the eager one. Whether a
+run computes so is settled when it starts (``self_check.py``); from then on what does not compile, or comes out
+otherwise, is an error.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medfuncta_dist.errors import MedfunctaError
+from medfuncta_dist.meta.sweeps.folded import Folded, ThetaGradient
+
+TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
+"""Relative, by norm: what the project allows its gradients against the oracle. Sound kernels stay below 1e-5 in
+float32 (7e-7 at 5 x 64, 5e-6 at 15 x 256); a wrong one is off by far more."""
+
+Sweep = Callable[..., Any]
+
+
+def swept(sweep: Sweep, network: Folded, *inputs: Any) -> Any:
+    """``sweep(network, *inputs)``, compiled where the network's arithmetic says so.
+
+    MedfunctaError when it does not compile, or differs from the eager result at the first call of its kind and shape.
+    """
+    if not network.arithmetic.compiled:
+        return sweep(network, *inputs)
+    kind = (sweep, network.spec, network.arithmetic, *(_shape(one) for one in inputs))
+    run = _compiled(kind)
+    if kind in _proven:
+        return run(network, *inputs)
+    copies = copy.deepcopy(inputs)
+    expected = sweep(network, *copies)
+    try:
+        found = run(network, *inputs)
+    except Exception as error:  # what compilers raise is of no one family
+        raise _broken(f"does not compile here ({type(error).__name__}: {_first_line(error)})", sweep) from error
+    _require_equal([found, *inputs], [expected, *copies], sweep)
+    _proven.add(kind)
+    return found
+
+
+_proven: set[Any] = set()
+"""Kinds whose first compiled result was compared."""
+
+
+@cache
+def _compiled(kind: Any) -> Sweep:
+    # One for each kind, so that none is recompiled for another shape behind our back. Only CUDA has graphs to keep.
+    mode = "reduce-overhead" if torch.cuda.is_available() else None
+    run: Sweep = torch.compile(  # type: ignore[call-overload]
+        kind[0], fullgraph=True, dynamic=False, mode=mode, isolate_recompiles=True
+    )
+    return run
+
+
+def _shape(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return tuple(value.shape), value.stride(), value.dtype, value.device
+    return type(value).__name__ if isinstance(value, ThetaGradient) else value
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _tensors(part)
+    elif isinstance(value, ThetaGradient):
+        yield from (*value.weights.values(), *value.biases.values())
+
+
+def _require_equal(found: Any, expected: Any, sweep: Sweep) -> None:
+    for one, other in zip(_tensors(found), _tensors(expected), strict=True):
+        known = torch.isfinite(other)  # a scan that is not a number says nothing of the kernel
+        error, size = (one - other)[known].norm(), other[known].norm()
+        if not bool(error <= TOLERANCE[other.dtype] * size):
+            raise _broken(f"differs from the eager one by {float(error / size):.1e} (relative)", sweep)
+
+
+def _broken(what: str, sweep: Sweep) -> MedfunctaError:
+    return MedfunctaError(
+        f"the compiled {sweep.__name__} {what}",
+        where=f"torch {torch.__version__}",
+        do="let workers be alike (the same torch, a C++ compiler on each); or start a run under another name with "
+        "meta.compile: off",
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "")[:200]

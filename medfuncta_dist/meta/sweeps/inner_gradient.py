@@ -1,0 +1,129 @@
+"""The gradient of the loss by latents, by hand: one sweep forward through the sines and one back (docs/method.md, 2).
+
+It works in shift space (see ``Folded``): a block's latents come in as shifts and its gradient goes out by shifts.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from medfuncta_dist.meta.machine.compiled import swept
+from medfuncta_dist.meta.sweeps.chunks import Chunks
+from medfuncta_dist.meta.sweeps.folded import Folded, ThetaGradient
+from medfuncta_dist.meta.sweeps.layers import affine, back, onward, output, output_back, share, stem, stem_back
+
+
+def loss_sweep(
+    network: Folded,
+    coordinates: Float[Tensor, "point coord"],
+    targets: Float[Tensor, "scan point channel"],
+    shifts: Float[Tensor, "scan layer hidden"],
+    clamp: bool = False,
+) -> Float[Tensor, " scan"]:
+    """Each scan's sum of squared errors over a block; with ``clamp``, of values clamped to [0, 1] as PSNR wants."""
+    hidden, _ = stem(network, coordinates)
+    for layer, k in enumerate(network.spec.modulated_layers):
+        hidden = onward(network, k, hidden, affine(network, k, hidden, shifts[:, layer]).sin_())
+    values = output(network, hidden)
+    return ((values.clamp(0, 1) if clamp else values) - targets).square().sum((1, 2))
+
+
+def gradient_sweep(
+    network: Folded,
+    coordinates: Float[Tensor, "point coord"],
+    targets: Float[Tensor, "scan point channel"],
+    shifts: Float[Tensor, "scan layer hidden"],
+    weight: float,
+    theta: ThetaGradient | None = None,
+) -> tuple[Float[Tensor, "scan layer hidden"], Float[Tensor, " scan"]]:
+    """Gradient by the shifts of ``weight`` x each scan's sum of squared errors over a block, and that sum.
+
+    With ``theta``, the gradient by the folded weights is added there as well.
+    """
+    spec = network.spec
+    incoming: dict[int, Tensor] = {}
+    cosines: dict[int, Tensor] = {}
+    hidden, stem_cosine = stem(network, coordinates)
+    for layer, k in enumerate(spec.modulated_layers):
+        phase = affine(network, k, hidden, shifts[:, layer])
+        if theta is not None:
+            incoming[k] = hidden
+        hidden = onward(network, k, hidden, phase.sin())
+        cosines[k] = phase.cos_()
+
+    error = output(network, hidden) - targets
+    residue = 2 * weight * error
+    if theta is not None:
+        theta.add_weight(spec.layers, residue, hidden)
+        theta.add_bias(spec.layers, residue)
+
+    adjoint = output_back(network, residue)
+    gradient = torch.empty_like(shifts)
+    for layer, k in reversed(list(enumerate(spec.modulated_layers))):
+        through = cosines.pop(k).mul_(adjoint)
+        gradient[:, layer] = through.sum(1)
+        if theta is not None:
+            below = incoming.pop(k)
+            through, adjoint = share(through, len(below)), share(adjoint, len(below))
+            theta.add_weight(k, through, below)
+        if layer > 0 or (theta is not None and stem_cosine is not None):
+            adjoint = back(network, k, through, adjoint)
+    if theta is not None and stem_cosine is not None:
+        stem_back(network, coordinates, stem_cosine, adjoint, theta)
+    return gradient, error.square().sum((1, 2))
+
+
+def inner_gradient(
+    network: Folded,
+    coordinates: Float[Tensor, "point coord"],
+    targets: Float[Tensor, "batch point channel"],
+    latents: Float[Tensor, "batch latent"],
+    chunks: Chunks,
+    theta: ThetaGradient | None = None,
+) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, " batch"]]:
+    """∇_φ of each scan's mean squared error, and that error; with ``theta``, its gradient by θ is added there as well.
+
+    No graph is kept: memory is that of one chunk.
+    """
+    gradient, errors = shift_gradient(network, coordinates, targets, latents, chunks, theta)
+    return network.pull_back(gradient), errors
+
+
+def shift_gradient(
+    network: Folded,
+    coordinates: Float[Tensor, "point coord"],
+    targets: Float[Tensor, "batch point channel"],
+    latents: Float[Tensor, "batch latent"],
+    chunks: Chunks,
+    theta: ThetaGradient | None = None,
+) -> tuple[Float[Tensor, "batch layer hidden"], Float[Tensor, " batch"]]:
+    """``inner_gradient`` before it is pulled back from the shifts: every layer's part apart."""
+    weight = 1 / (targets.shape[1] * targets.shape[2])
+    shifts = network.shifts(latents)
+    gradient, errors = torch.zeros_like(shifts), targets.new_zeros(len(targets))
+    for scans, points in chunks.blocks(*targets.shape[:2]):
+        block = (coordinates[points], targets[scans, points], shifts[scans])
+        part, error = swept(gradient_sweep, network, *block, weight, theta)
+        gradient[scans] += part
+        errors[scans] += error
+    if theta is not None:
+        theta.add_shifts(gradient, latents)
+    return gradient, errors * weight
+
+
+def losses(
+    network: Folded,
+    coordinates: Float[Tensor, "point coord"],
+    targets: Float[Tensor, "batch point channel"],
+    latents: Float[Tensor, "batch latent"],
+    chunks: Chunks,
+    clamp: bool = False,
+) -> Float[Tensor, " batch"]:
+    """Each scan's mean squared error, in chunks; with ``clamp``, of values clamped to [0, 1] as PSNR wants."""
+    shifts, errors = network.shifts(latents), targets.new_zeros(len(targets))
+    for scans, points in chunks.blocks(*targets.shape[:2]):
+        block = (coordinates[points], targets[scans, points], shifts[scans])
+        errors[scans] += swept(loss_sweep, network, *block, clamp)
+    return errors / (targets.shape[1] * targets.shape[2])

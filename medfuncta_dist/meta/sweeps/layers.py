@@ -1,0 +1,89 @@
+"""One layer of the folded network, forward and back: the steps that every hand-written sweep is made of.
+
+Tensors are (scan, point, hidden). Below the first modulated layer all scans are alike, and a scan axis of 1 stands for
+all of them; the first shift broadcasts it.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from medfuncta_dist.meta.machine.products import product, product_plus, product_plus_row
+from medfuncta_dist.meta.sweeps.folded import Folded, ThetaGradient
+
+
+def stem(
+    network: Folded, coordinates: Float[Tensor, "point coord"]
+) -> tuple[Float[Tensor, "1 point width"], Float[Tensor, "1 point width"] | None]:
+    """What the first modulated layer sees: h₁, with cos of its phase; or the coordinates themselves, with None."""
+    if 1 in network.spec.modulated_layers:
+        return coordinates[None], None
+    phase = torch.addmm(network.biases[1], coordinates, network.weights[1].T)[None]
+    return phase.sin(), phase.cos_()
+
+
+def stem_back(
+    network: Folded,
+    coordinates: Float[Tensor, "point coord"],
+    cosine: Float[Tensor, "1 point hidden"],
+    adjoint: Float[Tensor, "1 point hidden"],
+    theta: ThetaGradient,
+) -> None:
+    """Add the gradient by the first layer's weight and bias."""
+    through = adjoint * cosine
+    theta.add_weight(1, through, coordinates[None])
+    theta.add_bias(1, through)
+
+
+def affine(
+    network: Folded, k: int, hidden: Float[Tensor, "#scan point in"], shift: Float[Tensor, "scan hidden"]
+) -> Float[Tensor, "scan point hidden"]:
+    """W̃_k h + shift."""
+    weight, by = network.weights[k].T, network.arithmetic.products
+    if len(shift) == 1:
+        return product_plus_row(shift[0], hidden[0], weight, by)[None]
+    phase = product(hidden.flatten(0, 1), weight, by).view(*hidden.shape[:2], -1)
+    return phase.add_(shift[:, None]) if len(hidden) == len(shift) else phase + shift[:, None]
+
+
+def onward(
+    network: Folded, k: int, hidden: Float[Tensor, "#scan point in"], wave: Float[Tensor, "scan point hidden"]
+) -> Float[Tensor, "scan point hidden"]:
+    """[h +] wave, in the memory of ``wave``."""
+    return wave.add_(hidden) if network.spec.residual and k > 1 else wave
+
+
+def output(network: Folded, hidden: Float[Tensor, "scan point hidden"]) -> Float[Tensor, "scan point channel"]:
+    """W_K h + b_K + 0.5."""
+    last, by = network.spec.layers, network.arithmetic.products
+    values = product_plus_row(network.biases[last], hidden.flatten(0, 1), network.weights[last].T, by)
+    return values.view(*hidden.shape[:2], -1)
+
+
+def output_motion(network: Folded, motion: Float[Tensor, "scan point hidden"]) -> Float[Tensor, "scan point channel"]:
+    """W_K ḣ."""
+    last, by = network.spec.layers, network.arithmetic.products
+    return product(motion.flatten(0, 1), network.weights[last].T, by).view(*motion.shape[:2], -1)
+
+
+def output_back(network: Folded, adjoint: Float[Tensor, "scan point channel"]) -> Float[Tensor, "scan point hidden"]:
+    """W_Kᵀ(adjoint of the values)."""
+    last, by = network.spec.layers, network.arithmetic.products
+    return product(adjoint.flatten(0, 1), network.weights[last], by).view(*adjoint.shape[:2], -1)
+
+
+def back(
+    network: Folded, k: int, through: Float[Tensor, "scan point hidden"], adjoint: Float[Tensor, "scan point hidden"]
+) -> Float[Tensor, "scan point in"]:
+    """The adjoint of layer k's input, from that of its phase (``through``) and that of its output: W̃ᵀδ [+ a]."""
+    flat, weight, by = through.flatten(0, 1), network.weights[k], network.arithmetic.products
+    if network.spec.residual and k > 1:
+        return product_plus(adjoint.flatten(0, 1), flat, weight, by).view_as(adjoint)
+    return product(flat, weight, by).view(*through.shape[:2], -1)
+
+
+def share(adjoint: Float[Tensor, "scan point hidden"], scans: int) -> Float[Tensor, "shared point hidden"]:
+    """Summed over scans where ``scans`` = 1 says that they share what the adjoint belongs to."""
+    return adjoint.sum(0, keepdim=True) if scans < len(adjoint) else adjoint

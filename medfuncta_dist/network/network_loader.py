@@ -1,0 +1,68 @@
+"""The run's shared network, found through its commit record and kept once a process."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+from medfuncta_dist.errors import IntegrityError, MedfunctaError, ObjectMissingError, StageOrderError
+from medfuncta_dist.fields.shared_network import DESCRIPTION_FILE, LARGEST_DESCRIPTION, WEIGHTS_FILE, SharedNetwork
+from medfuncta_dist.storage.commit_record import read_record
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.parsing.strict_json import RESTORE
+
+LARGEST_WEIGHTS = 2**32  # bytes: a billion numbers, fifty times the published networks
+KEPT = 2  # networks a process: a worker that is reused by the next run should not collect all it ever saw
+
+
+@dataclass(frozen=True)
+class NetworkRef:
+    """Where a committed network lies, and the digest that it must have."""
+
+    folder: str
+    digest: str
+
+
+def published_network(store: ObjectStore, run_name: str) -> NetworkRef:
+    """The network that training committed. StageOrderError while there is none."""
+    folder = f"runs/{run_name}/network"
+    try:
+        body = read_record(store, f"{folder}/commit.json", "network")
+    except ObjectMissingError as error:
+        raise StageOrderError(
+            "the shared network is not trained yet", where=store.uri(folder), do="run the train stage first"
+        ) from error
+    digest = body.get("digest")
+    if not isinstance(digest, str):
+        where = store.uri(f"{folder}/commit.json")
+        raise IntegrityError("the network's commit record names no digest", where=where, do=RESTORE)
+    return NetworkRef(folder, digest)
+
+
+def load_network(store: ObjectStore, ref: NetworkRef) -> SharedNetwork:
+    """Read the network, on the CPU. IntegrityError when it is not the committed one."""
+    limits = {WEIGHTS_FILE: LARGEST_WEIGHTS, DESCRIPTION_FILE: LARGEST_DESCRIPTION}
+    files = [store.read(f"{ref.folder}/{name}", limit=limit) for name, limit in limits.items()]
+    try:
+        network = SharedNetwork.from_files(*files)
+    except MedfunctaError as error:
+        raise type(error)(error.what, where=store.uri(ref.folder), do=error.do) from error
+    if network.digest != ref.digest:
+        raise IntegrityError(
+            "the shared network is not the one that its commit record names",
+            where=store.uri(ref.folder),
+            do="restore the network's files from a backup, or run train again under another name",
+        )
+    return network
+
+
+@lru_cache(maxsize=KEPT)
+def network_here(root: str, ref: NetworkRef) -> SharedNetwork:
+    """The network on this process's device, read once."""
+    network = load_network(ObjectStore(root), ref)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    for tensors in (network.params, network.extras):
+        tensors.update({name: tensor.to(device) for name, tensor in tensors.items()})
+    return network

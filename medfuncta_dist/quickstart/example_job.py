@@ -1,0 +1,73 @@
+"""The whole job on this machine: an embedded S3 server, a real scan, and the same stages as on a cluster.
+
+Nothing here is special but the surroundings: the run file is jobs/quickstart.yaml, the storage is s3://.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.resources import files
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from medfuncta_dist.config.load import parse
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.errors import MedfunctaError
+from medfuncta_dist.quickstart.embedded_s3 import EmbeddedS3
+from medfuncta_dist.stages.chain import run_stages
+from medfuncta_dist.storage.object_store import ObjectStore
+
+VOLUME = "datasets/data/mni_icbm152_t1_tal_nlin_sym_09a_converted.nii.gz"
+SCAN = "mni152/t1.nii.gz"
+PLAN = """\
+medfuncta-dist quickstart
+  1. start an S3 server on this machine, and put one brain MRI into it (MNI152: an average of 152 brains)
+  2. pack      cut it into axial slices, shards and an index
+  3. train     meta-learn one small network on two workers (Ray Train, DeepSpeed)
+  4. fit       find one latent vector for each slice (Ray tasks)
+  5. evaluate  decode the latents of held-out slices, compare, and write a report
+Everything is written below {workdir}; run it again and it goes on where it stopped.
+"""
+
+
+def run_quickstart(workdir: str, overrides: list[str]) -> dict[str, Any]:
+    """Run it; the report and summary.json are copied into ``workdir``."""
+    folder = Path(workdir).resolve()
+    volume = _volume()
+    folder.mkdir(parents=True, exist_ok=True)
+    print(PLAN.format(workdir=folder), file=sys.stderr)
+    with EmbeddedS3(folder / "s3") as server:
+        os.environ.update(server.environment)
+        for bucket in ("archive", "medfuncta"):
+            server.create_bucket(bucket)
+        run = _run_file(folder, overrides)
+        archive = ObjectStore("s3://archive")
+        if not archive.exists(SCAN):
+            archive.upload(volume, SCAN)
+        figures = run_stages(run, ["pack", "train", "fit", "evaluate"])
+        store = ObjectStore(run.storage)
+        store.download(f"runs/{run.name}/report/report.html", folder / "report.html")
+        store.download(f"runs/{run.name}/summary.json", folder / "summary.json")
+    figures["report"] = str(folder / "report.html")
+    figures["said"] += [f"report:  {folder / 'report.html'}", f"figures: {folder / 'summary.json'}"]
+    return figures
+
+
+def _run_file(folder: Path, overrides: list[str]) -> RunFile:
+    text = files("medfuncta_dist").joinpath("jobs/quickstart.yaml").read_text()
+    here = [f"data.private={folder / 'private'}", f"cluster.cache={folder / 'cache'}"]
+    return parse(text, here + overrides, where="jobs/quickstart.yaml")
+
+
+def _volume() -> Path:
+    # Found, not imported: importing nilearn takes seconds, and only a file that its wheel carries is wanted.
+    spec = find_spec("nilearn")
+    path = Path(spec.submodule_search_locations[0]) / VOLUME if spec and spec.submodule_search_locations else None
+    if path is None or not path.exists():
+        raise MedfunctaError(
+            "the quickstart's scan is not installed",
+            do="pip install 'medfuncta-dist[quickstart]' (nilearn's wheel carries it)",
+        )
+    return path

@@ -1,0 +1,40 @@
+"""What a run file may leave open, and a run must settle once, for it decides the last bits: chunk sizes, when it
+starts; how it computes, before it first does (``arithmetic.py``)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import psutil
+
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.meta.sweeps.chunks import ACTIVATION_BYTES, Chunks
+
+GPU_ACTIVATION_BYTES = 2**26
+"""Of one layer: a sweep of 15 layers then holds under 4 GB. Not measured: no GPU has run this yet."""
+SHARE_OF_FREE_MEMORY = 0.25
+"""Of what is free, for the sweeps of all workers: data, parameters and Ray need the rest."""
+
+
+OPEN = ("chunk_points", "chunk_scans", "products", "compiled")
+"""Keys of ``meta`` that a run file need not give."""
+
+
+def resolved(run: RunFile, frozen: RunFile | None) -> RunFile:
+    """The run file with what it leaves open: as this run began, else, of chunk sizes, as chosen now."""
+    found: dict[str, Any] = _chosen(run) if frozen is None else {name: getattr(frozen.meta, name) for name in OPEN}
+    settled = {name: value for name, value in found.items() if getattr(run.meta, name) is None and value is not None}
+    return run.model_copy(update={"meta": run.meta.model_copy(update=settled)}) if settled else run
+
+
+def _chosen(run: RunFile) -> dict[str, Any]:
+    chunks = Chunks.sized(run.field.hidden, activation_bytes(run, psutil.virtual_memory().available))
+    return {"chunk_points": chunks.points, "chunk_scans": chunks.scans}
+
+
+def activation_bytes(run: RunFile, free: int) -> int:
+    """Bytes of one layer's activations in a chunk; a sweep holds four of these a layer (docs/method.md, 4)."""
+    if run.cluster.gpus_per_worker:
+        return GPU_ACTIVATION_BYTES
+    held = 4 * run.field.layers * run.cluster.most_workers
+    return max(4 * run.field.hidden, min(ACTIVATION_BYTES, int(SHARE_OF_FREE_MEMORY * free / held)))

@@ -1,0 +1,60 @@
+"""How a run computes (the library of matrix products, compiled or not), settled before its first training or fitting
+and kept in its run.yaml: a resumed run, and all its workers, then compute alike or fail in words."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+
+from medfuncta_dist.config.load import dump
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.meta.machine.arithmetic import Arithmetic
+from medfuncta_dist.meta.machine.products import Products
+from medfuncta_dist.meta.machine.self_check import Trial, Verdict, self_check
+from medfuncta_dist.meta.sweeps.chunks import Chunks
+from medfuncta_dist.network.committed_network import field_spec
+from medfuncta_dist.network.core_settings import chunks_of
+from medfuncta_dist.run.fan_outs import compute_fan_out
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.task_map import Done, FanOut
+
+
+def settled(run: RunFile, store: ObjectStore, fan_out: FanOut | None = None) -> RunFile:
+    """The frozen run file with what it leaves open, written again. Compiling is tried by a task, where workers are."""
+    if run.meta.products is not None and run.meta.compiled is not None:
+        return run
+    products = run.meta.products or _products(run)
+    compiled = run.meta.compiled
+    if compiled is None:
+        compiled = _wanted(run) and _pays(run, products, fan_out or compute_fan_out(run))
+    run = run.model_copy(
+        update={"meta": run.meta.model_copy(update={"products": products, "compiled": compiled})},
+    )
+    store.write(f"runs/{run.name}/run.yaml", dump(run).encode())
+    return run
+
+
+def _products(run: RunFile) -> Products:
+    return Arithmetic.best(torch.device("cuda" if run.cluster.gpus_per_worker else "cpu")).products
+
+
+def _wanted(run: RunFile) -> bool:
+    """On a CPU compiling takes minutes in every process, for a step that is a quarter faster: only who asks gets it."""
+    return run.meta.compile == "on" or (run.meta.compile == "auto" and run.cluster.gpus_per_worker > 0)
+
+
+def _pays(run: RunFile, products: Products, fan_out: FanOut) -> bool:
+    trial = Trial(
+        field_spec(run),
+        run.data.points,
+        run.meta.selection_ratio,
+        chunks_of(run) or Chunks.sized(run.field.hidden),
+        Arithmetic(products),
+        run.cluster.threads,
+    )
+    (outcome,) = fan_out(self_check, [trial])
+    verdict = outcome.result if isinstance(outcome, Done) else Verdict(False, str(outcome.error))
+    if not verdict.compiled:
+        print(f"warning: this run computes without torch.compile: {verdict.reason}", file=sys.stderr)
+    return bool(verdict.compiled)

@@ -1,0 +1,67 @@
+"""runs/<name>/terminal/<submission>.json: why a submitted job can not succeed, whatever is retried.
+
+A cluster retries a failed job blindly. An invalid run file or damaged bytes stay what they are, so the first try leaves
+a record, and every further try of the same submission ends at once with the same words and the same exit code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from medfuncta_dist import errors
+from medfuncta_dist.config.job import submission_id
+from medfuncta_dist.errors import IntegrityError, MedfunctaError, ObjectMissingError, RunFileError
+from medfuncta_dist.storage.commit_record import read_as, write_record
+from medfuncta_dist.storage.object_store import ObjectStore
+
+KIND = "terminal"
+FINAL = (RunFileError.exit_code, IntegrityError.exit_code)
+"""Exit codes that no retry changes."""
+
+
+@contextmanager
+def ending_retries(store: ObjectStore, name: str) -> Iterator[None]:
+    """In a job: raise what an earlier try ended with for good, or record how this one does. Elsewhere: nothing."""
+    submission = submission_id()
+    if submission is None:
+        yield
+        return
+    path = f"runs/{name}/terminal/{submission}.json"
+    _raise_recorded(store, path)
+    try:
+        yield
+    except MedfunctaError as error:
+        if error.exit_code in FINAL:
+            with suppress(MedfunctaError, OSError):  # storage itself may be what is refused: its error is the answer
+                write_record(store, path, KIND, _body(error))
+        raise
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """A record's body: an error in words."""
+
+    error: str
+    what: str
+    where: str
+    do: str
+    exit_code: int
+
+
+def _body(error: MedfunctaError) -> dict[str, Any]:
+    return asdict(_Ended(type(error).__name__, error.what, error.where, error.do, error.exit_code))
+
+
+def _raise_recorded(store: ObjectStore, path: str) -> None:
+    try:
+        ended = read_as(_Ended, store, path, KIND)
+    except ObjectMissingError:
+        return
+    kind = getattr(errors, ended.error, None)
+    if getattr(kind, "exit_code", None) != ended.exit_code:  # another version's class
+        kind = RunFileError if ended.exit_code == RunFileError.exit_code else IntegrityError
+    assert kind is not None
+    raise kind(ended.what, where=ended.where, do=ended.do)

@@ -1,0 +1,67 @@
+"""PNG and JPEG pictures, (row, column), grey or colour, 8 or 16 bits."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from medfuncta_dist.errors import ScanError
+from medfuncta_dist.scans.readers.reader import Found, check_inflation, check_size, refusing
+from medfuncta_dist.scans.scan import Scan, stored
+
+DIRECT = ("L", "RGB", "I", "I;16", "I;16B")
+"""Pillow's modes that are taken as they are."""
+START_OF_SCAN, MAX_PASSES = b"\xff\xda", 100
+"""A marker that coded data can not hold. Encoders make about ten passes."""
+AS_GREY = ("1", "LA")
+AS_COLOUR = ("P", "PA", "RGBA", "CMYK", "YCbCr")
+
+
+class ImageReader:
+    """One picture a file. Transparent parts are black; a photograph's orientation tag is followed."""
+
+    name = "image"
+    suffixes: tuple[str, ...] = (".png", ".jpg", ".jpeg")
+
+    def scans(self, path: Path) -> Iterator[Found]:
+        """The file's picture."""
+        yield Found("", None, _read(path))
+
+
+def _read(path: Path) -> Scan:
+    # A decompression bomb is Pillow's own error at open; ``check_size`` is the same limit as every other format's.
+    with refusing("not a readable PNG or JPEG file"), Image.open(path, formats=("PNG", "JPEG")) as image:
+        check_inflation(check_size((*image.size, len(image.getbands()))), path.stat().st_size)
+        _check_passes(image, path)
+        if getattr(image, "n_frames", 1) != 1:
+            raise ScanError("a picture of several frames")
+        if image.mode != "I;16" and any(";16" in str(tile[3]) for tile in image.tile):
+            raise ScanError("a picture of 16 bits a colour")  # Pillow would drop the lower 8 without a word
+        pixels = stored(np.asarray(_plain(ImageOps.exif_transpose(image))))
+    array = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
+    return Scan(np.ascontiguousarray(array), (1.0, 1.0), None, "PX")
+
+
+def _check_passes(image: Image.Image, path: Path) -> None:
+    """Each pass of a progressive JPEG goes over the whole picture again, and takes ten bytes of the file."""
+    if image.format != "JPEG":
+        return
+    with path.open("rb") as file:
+        passes = sum(part.count(START_OF_SCAN) for part in iter(lambda: file.read(2**20), b""))
+    if passes > MAX_PASSES:
+        raise ScanError(f"a JPEG picture of more than {MAX_PASSES} passes")
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """The same picture as grey or RGB, without palette or transparency."""
+    if image.mode in DIRECT:
+        return image
+    if image.mode not in AS_GREY + AS_COLOUR:
+        raise ScanError("a picture in a colour mode that is not read")
+    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
+        black = Image.new("RGBA", image.size, (0, 0, 0, 255))
+        image = Image.alpha_composite(black, image.convert("RGBA")).convert("L" if image.mode == "LA" else "RGB")
+    return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")

@@ -1,0 +1,48 @@
+"""Which reader reads what."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.scans.readers.dicom import DicomReader
+from medfuncta_dist.scans.readers.ecg_csv import EcgCsvReader
+from medfuncta_dist.scans.readers.image_file import ImageReader
+from medfuncta_dist.scans.readers.medmnist import MedmnistReader
+from medfuncta_dist.scans.readers.nifti import NiftiReader
+from medfuncta_dist.scans.readers.reader import Reader
+
+READERS: Final[tuple[Reader, ...]] = (NiftiReader(), DicomReader(), ImageReader(), MedmnistReader(), EcgCsvReader())
+
+
+def reader_for(name: str | None, uri: str) -> Reader:
+    """The reader called ``name``, else the one for the suffix of ``uri``. RunFileError lists the choices."""
+    if name is not None:
+        return reader_named(name)
+    suffix = _suffix(uri)
+    for reader in READERS:
+        if suffix in reader.suffixes:
+            return reader
+    raise RunFileError(
+        "no reader knows the suffix of a source", where="data.source", do=f"set data.reader: {_choices()}"
+    )
+
+
+def reader_named(name: str) -> Reader:
+    """The reader called ``name``. RunFileError lists the choices."""
+    for reader in READERS:
+        if reader.name == name:
+            return reader
+    raise RunFileError(f"there is no reader {name!r}", where="data.reader", do=f"choose one of: {_choices()}")
+
+
+def _choices() -> str:
+    return ", ".join(f"{r.name} ({' '.join(s or 'no suffix' for s in r.suffixes)})" for r in READERS)
+
+
+def _suffix(uri: str) -> str:
+    """The longest known suffix of the file's name; "" for a name without one, such as a DICOM UID (1.2.840.10008)."""
+    file = uri.rsplit("/", 1)[-1].lower()
+    known = [s for reader in READERS for s in reader.suffixes if s and file.endswith(s)]
+    last = file.rpartition(".")[2] if "." in file else ""
+    return max(known, key=len, default="" if last.isdigit() else last)

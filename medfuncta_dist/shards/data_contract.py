@@ -1,0 +1,72 @@
+"""The data contract: the choices that decide what a packed scan is. One data set, one contract, one salt.
+
+    datasets/<name>/dataset.json   commit record {"name", "contract", "salt"}, written when the first scans are packed
+
+``salt`` is the salt's fingerprint. Another salt would give every scan another key, and pack the archive twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from medfuncta_dist.config.run_file import Data
+from medfuncta_dist.errors import ObjectMissingError, RunChangedError
+from medfuncta_dist.shards.snapshot import dataset_path
+from medfuncta_dist.storage.commit_record import read_as, write_record
+from medfuncta_dist.storage.object_store import ObjectStore
+
+FIELDS = ("shape", "channels", "intensity", "aspect", "slices", "slabs", "reader", "fractions")
+KIND = "dataset"
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """The body of the data set's record."""
+
+    name: str
+    contract: dict[str, Any]
+    salt: str
+
+
+def contract_of(data: Data) -> dict[str, Any]:
+    """What the run file's ``data`` section says about a packed scan, as JSON values.
+
+    Left out: where scans come from (archives grow and move) and how they are grouped into shards and tasks.
+    """
+    whole = data.model_dump(mode="json")
+    return {name: whole[name] for name in FIELDS} | {"splits": sorted(data.splits) if data.splits else None}
+
+
+def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """One line a difference, as ``data.shape: [28, 28] in the run file, [64, 64] in the data set``; [] when equal."""
+    names = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+    return [f"data.{n}: {ours.get(n)} in the run file, {theirs.get(n)} in the data set" for n in names]
+
+
+def require_contract(data: Data, contract: Mapping[str, Any], where: str) -> None:
+    """``RunChangedError``, with the differences, unless ``data`` would pack scans as the data set's are."""
+    if lines := differences(contract_of(data), contract):
+        raise RunChangedError(
+            "the data set was packed with another data section:\n    " + "\n    ".join(lines),
+            where=where,
+            do="restore these values, or set data.dataset to a new name to pack everything anew",
+        )
+
+
+def open_dataset(store: ObjectStore, name: str, data: Data, salt: str) -> None:
+    """Create the data set's record, or check that ``data`` and the salt's fingerprint are those it was begun with."""
+    path = dataset_path(name, "dataset.json")
+    try:
+        begun = read_as(_Begun, store, path, KIND)
+    except ObjectMissingError:
+        write_record(store, path, KIND, {"name": name, "contract": contract_of(data), "salt": salt})
+        return
+    require_contract(data, begun.contract, store.uri(path))
+    if begun.salt != salt:
+        raise RunChangedError(
+            "the data set's keys were made with another salt, so that every scan would be packed a second time",
+            where=store.uri(path),
+            do="bring back the salt: the file in data.private of whoever packed first, or MEDFUNCTA_SALT",
+        )

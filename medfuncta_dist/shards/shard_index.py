@@ -1,0 +1,119 @@
+"""The index of a shard: a Parquet file beside the tar, one row a sample, in the tar's order.
+
+| column        | type   |                                                                 |
+|---------------|--------|-----------------------------------------------------------------|
+| key           | string | the sample's key, 64 lowercase hex digits                       |
+| source, item  | string | key of the source it came from, and its ordinal place in there  |
+| npy_offset    | int64  | bytes from the start of the tar to the npy member's data        |
+| npy_length    | int64  | bytes                                                           |
+| npy_crc32c    | uint32 | CRC-32C of those bytes                                          |
+| json_offset, json_length, json_crc32c |  | the same for the json member                    |
+
+With it a sample is two ranges of the tar, each verifiable alone; ``format_version`` is in the schema's metadata.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medfuncta_dist.errors import FormatVersionError, IntegrityError
+from medfuncta_dist.storage.parsing import parquet
+from medfuncta_dist.storage.parsing.strict_json import RESTORE
+
+FORMAT_VERSION = b"1"
+TAR_BLOCK = 512
+LARGEST_ROW = 2**12
+"""Bytes of a row, inflated; it has about 200."""
+
+SCHEMA = pa.schema(
+    [
+        ("key", pa.string()),
+        ("source", pa.string()),
+        ("item", pa.string()),
+        ("npy_offset", pa.int64()),
+        ("npy_length", pa.int64()),
+        ("npy_crc32c", pa.uint32()),
+        ("json_offset", pa.int64()),
+        ("json_length", pa.int64()),
+        ("json_crc32c", pa.uint32()),
+    ],
+    metadata={b"format_version": FORMAT_VERSION, b"kind": b"medfuncta shard index"},
+)
+
+
+@dataclass(frozen=True)
+class IndexRow:
+    """Where one sample lies in its shard. Fields in the order of ``SCHEMA``."""
+
+    key: str
+    source: str
+    item: str
+    npy_offset: int
+    npy_length: int
+    npy_crc32c: int
+    json_offset: int
+    json_length: int
+    json_crc32c: int
+
+
+def index_table(rows: Sequence[IndexRow]) -> pa.Table:
+    """The rows as a table of ``SCHEMA``."""
+    cells = [astuple(row) for row in rows]
+    return pa.table([pa.array([c[i] for c in cells], f.type) for i, f in enumerate(SCHEMA)], schema=SCHEMA)
+
+
+def index_bytes(table: pa.Table) -> bytes:
+    """The table as a Parquet file; the same bytes for the same table (and version of pyarrow)."""
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink, compression="zstd", version="2.6")
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def parse_index(data: bytes, *, shard_size: int, samples: int, where: str) -> pa.Table:
+    """Parse an index and check that it can belong to a shard of ``shard_size`` bytes with ``samples`` samples.
+
+    Raises ``FormatVersionError`` for an unknown version, ``IntegrityError`` for anything else that does not fit.
+    """
+    file = parquet.opened(data, where, row_bytes=LARGEST_ROW, rows=samples)
+    _check_schema(file.schema_arrow, where)
+    table = parquet.read(file, where)
+    if any(column.null_count for column in table.columns):
+        raise IntegrityError("the index lacks values", where=where, do=RESTORE)
+    if not _keys_unique(table):
+        raise IntegrityError("two samples of the index have the same key", where=where, do=RESTORE)
+    if not _ranges_fit(table, shard_size):
+        what = "the index points outside its shard, or at overlapping members"
+        raise IntegrityError(what, where=where, do=RESTORE)
+    return table
+
+
+def _check_schema(schema: pa.Schema, where: str) -> None:
+    version = (schema.metadata or {}).get(b"format_version")
+    if version != FORMAT_VERSION:
+        raise FormatVersionError(
+            f"index format_version {version!r} is unknown; this version reads {FORMAT_VERSION!r}",
+            where=where,
+            do="use the version of medfuncta-dist that wrote it, or a newer one",
+        )
+    if not schema.equals(SCHEMA):
+        raise IntegrityError("the index does not have the columns it should have", where=where, do=RESTORE)
+
+
+def _keys_unique(table: pa.Table) -> bool:
+    return bool(len(table["key"].unique()) == table.num_rows)
+
+
+def _ranges_fit(table: pa.Table, shard_size: int) -> bool:
+    starts = np.stack([table["npy_offset"].to_numpy(), table["json_offset"].to_numpy()], axis=1).ravel()
+    lengths = np.stack([table["npy_length"].to_numpy(), table["json_length"].to_numpy()], axis=1).ravel()
+    # Bounds first, one by one, so that the sum below can not overflow.
+    if np.any(starts < TAR_BLOCK) or np.any(lengths <= 0) or np.any(np.maximum(starts, lengths) > shard_size):
+        return False
+    ends = starts + lengths
+    # Each member's header block lies between the end of the one before it and its own data.
+    return bool(np.all(ends <= shard_size) and np.all(starts[1:] >= ends[:-1] + TAR_BLOCK))

@@ -1,0 +1,79 @@
+"""Writing one shard: a tar that any WebDataset reader opens, and, from the same pass, its index.
+
+Deterministic: members in the order given, no time, owner or machine in any header, plain USTAR. So the same scans make
+the same bytes, the tar's SHA-256 can be its name, and a retry overwrites nothing.
+"""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+import pyarrow as pa
+
+from medfuncta_dist.errors import IntegrityError
+from medfuncta_dist.scans.scan import Scan
+from medfuncta_dist.shards.sample import encode
+from medfuncta_dist.shards.shard_index import TAR_BLOCK, IndexRow, index_table
+from medfuncta_dist.storage.digest import crc32c
+
+LARGEST_MEMBER = 8 * 2**30 - 1
+"""Bytes: what the eleven octal digits of a USTAR header can say."""
+
+
+class ShardWriter:
+    """A shard being written to a local file, sample by sample; holds one index row a sample, and no array."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 - closed by close()
+        self._rows: list[IndexRow] = []
+        self._keys: set[str] = set()
+
+    @property
+    def samples(self) -> int:
+        """Samples so far."""
+        return len(self._rows)
+
+    @property
+    def size(self) -> int:
+        """Bytes so far, without the end of the archive."""
+        return self._tar.offset
+
+    def add(self, key: str, npy: bytes, json: bytes, source: str, item: str) -> None:
+        """Append one encoded sample. A key twice, or one that WebDataset would cut, is an ``IntegrityError``."""
+        if key in self._keys or not key or "." in key or "/" in key:
+            raise IntegrityError("a sample's key is repeated, or holds a dot or a slash", where=f"sample {key}")
+        self._keys.add(key)
+        npy_at, json_at = self._member(f"{key}.npy", npy), self._member(f"{key}.json", json)
+        row = IndexRow(key, source, item, npy_at, len(npy), crc32c(npy), json_at, len(json), crc32c(json))
+        self._rows.append(row)
+
+    def close(self) -> pa.Table:
+        """End the archive; returns its index."""
+        self._tar.close()
+        return index_table(self._rows)
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._tar.close()
+
+    def _member(self, name: str, data: bytes) -> int:
+        info = tarfile.TarInfo(name)  # its defaults: time 0, no owner, mode 0644
+        info.size = len(data)
+        at = self._tar.offset + TAR_BLOCK
+        self._tar.addfile(info, io.BytesIO(data))
+        return at
+
+
+def write_shard(path: Path, samples: Iterable[tuple[str, Scan, str, str]]) -> pa.Table:
+    """Write canonical scans, given as (key, scan, source key, item), as one shard; returns its index."""
+    with ShardWriter(path) as shard:
+        for key, scan, source, item in samples:
+            shard.add(key, *encode(key, scan), source, item)
+        return shard.close()

@@ -1,0 +1,51 @@
+"""The fit stage: a latent for every scan."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.fitting.fit_driver import FitProgress, FitSummary, fit
+from medfuncta_dist.run.fan_outs import compute_fan_out
+from medfuncta_dist.run.stage_progress import Notes, told
+from medfuncta_dist.shards.snapshot import load_snapshot
+from medfuncta_dist.stages.preflight import check_network, check_snapshot
+from medfuncta_dist.storage.leases.lease import Fence
+from medfuncta_dist.storage.object_store import ObjectStore
+
+
+def run_fit(run: RunFile, store: ObjectStore, fence: Fence | None = None, beside: Sequence[str] = ()) -> dict[str, Any]:
+    """Fit what has no latent yet; the figures of the whole table as it is then."""
+    check_snapshot(run, load_snapshot(store, run.dataset, run.data.snapshot))
+    check_network(run, store)
+    with told(run, store, "fit", "scans", _read, fence, beside) as report:
+        summary = fit(run, compute_fan_out(run), report, fence=fence)
+    return {
+        "latents": summary.folder,
+        "dataset": summary.dataset_digest,
+        "network": summary.network_digest,
+        "counts": asdict(summary.counts),
+        "fitted_now": summary.fitted_now,
+        "found_committed": summary.found_committed,
+        "psnr": {split: asdict(spread) for split, spread in summary.psnr.items()},
+        "quarantined": summary.counts.quarantined,
+        "reasons": dict(Counter(scan.reason for scan in summary.quarantined)),
+        "said": [_said(summary)],
+    }
+
+
+def _read(progress: FitProgress) -> tuple[int, int, Notes]:
+    notes: Notes = {"tasks": f"{progress.ranges_done}/{progress.ranges}", "quarantined": progress.quarantined}
+    return progress.scans_done, progress.scans, notes
+
+
+def _said(summary: FitSummary) -> str:
+    counts = summary.counts
+    psnr = ", ".join(f"{split} {spread.mean:.2f} dB" for split, spread in sorted(summary.psnr.items()))
+    return (
+        f"fit: {counts.fitted} of {counts.packed} scans have a latent ({psnr}), {counts.flagged} below fit.min_psnr, "
+        f"{counts.quarantined} quarantined"
+    )

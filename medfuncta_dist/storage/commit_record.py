@@ -1,0 +1,127 @@
+"""Commit records: small JSON objects, written last. What has no commit record does not exist.
+
+    {"format_version": 1, "kind": "...", "generation": 0, "body": {...}, "digest": "<SHA-256 of the rest>"}
+
+A record proves itself by its own digest and carries its writer's generation; readers take the highest one.
+"""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from medfuncta_dist.errors import FormatVersionError, IntegrityError, MedfunctaError, ObjectMissingError
+from medfuncta_dist.storage.digest import canonical_json, digest_json
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.parsing import strict_json
+from medfuncta_dist.storage.parsing.typed_record import typed
+
+T = TypeVar("T")
+
+FORMAT_VERSION = 1
+LARGEST_RECORD = 64 * 2**20
+"""Bytes. Records name files, they do not hold data: a larger one is not ours."""
+PARALLEL_READS = 16
+
+
+@dataclass(frozen=True)
+class Record:
+    """A verified commit record."""
+
+    kind: str
+    generation: int
+    body: dict[str, Any]
+    digest: str
+    where: str = ""
+    """Its URI."""
+
+
+def write_record(store: ObjectStore, path: str, kind: str, body: dict[str, Any], generation: int = 0) -> dict[str, Any]:
+    """Write a commit record and return it whole. Everything that ``body`` names must be in storage before."""
+    record = make_record(kind, body, generation)
+    data = canonical_json(record)
+    if len(data) > LARGEST_RECORD:
+        raise MedfunctaError(
+            f"a {kind} record of {len(data)} bytes is larger than a reader accepts ({LARGEST_RECORD})",
+            where=store.uri(path),
+            do="give each task less to do: data.sources_per_task, fit.scans_per_task",
+        )
+    store.write(path, data)
+    return record
+
+
+def make_record(kind: str, body: dict[str, Any], generation: int) -> dict[str, Any]:
+    """A commit record with its digest."""
+    record = {"format_version": FORMAT_VERSION, "kind": kind, "generation": generation, "body": body}
+    return record | {"digest": digest_json(record)}
+
+
+def read_record(store: ObjectStore, path: str, kind: str) -> dict[str, Any]:
+    """The verified body of one record (ObjectMissingError, IntegrityError, FormatVersionError)."""
+    return _read(store, path, kind).body
+
+
+def read_as(as_type: type[T], store: ObjectStore, path: str, kind: str) -> T:
+    """The same, its body as a dataclass: IntegrityError also where it has other fields."""
+    return typed(as_type, read_record(store, path, kind), f"a {kind} record", store.uri(path), _RESTORE)
+
+
+def read_records(store: ObjectStore, prefix: str, kind: str) -> list[tuple[str, Record]]:
+    """All records below a folder as (path, record), sorted by path; files that are not ``.json`` are ignored."""
+    paths = [o.path for o in store.list(prefix) if o.path.endswith(".json")]
+    with ThreadPoolExecutor(PARALLEL_READS) as pool:
+        records = list(pool.map(lambda path: _read_if_there(store, path, kind), paths))
+    return [(path, record) for path, record in zip(paths, records, strict=True) if record is not None]
+
+
+def latest_record(store: ObjectStore, prefix: str, kind: str) -> tuple[str, Record] | None:
+    """The record of the highest generation (then the last path). IntegrityError if any of them is damaged."""
+    records = read_records(store, prefix, kind)
+    return max(records, key=lambda r: (r[1].generation, r[0]), default=None)
+
+
+def parse_record(data: bytes, kind: str, where: str) -> Record:
+    """Parse and verify a record's bytes; errors name ``where``."""
+    record = strict_json.parse_object(data, "a record", where, _RESTORE)
+    if _is_of_another_version(record):
+        version = record.get("format_version")
+        what = f"format_version {version!r} of a {kind} record is not one that this version reads ({FORMAT_VERSION})"
+        raise FormatVersionError(
+            what, where=where, do="use the version of medfuncta-dist that wrote it, or a newer one"
+        )
+    digest = record.pop("digest", None)
+    # The bytes, too: 1e-05 and 1E-05, or two long decimals, can be one number and differ by one bit.
+    if digest != digest_json(record) or canonical_json(record | {"digest": digest}) != data:
+        raise IntegrityError(f"a {kind} record does not match its own digest", where=where, do=_RESTORE)
+    fields = (record.get("kind"), record.get("generation"), record.get("body"))
+    match fields:
+        case (str(found), int(generation), dict(body)) if found == kind:
+            return Record(kind, generation, body, digest, where)
+    raise IntegrityError(f"expected a {kind} record, found kind {fields[0]!r}", where=where, do=_RESTORE)
+
+
+def _is_of_another_version(record: dict[str, Any]) -> bool:
+    """Not where a version that is no number, or that proves itself with ours put back, shows damage to one of ours."""
+    version, digest = record.get("format_version"), record.get("digest")
+    if version == FORMAT_VERSION:
+        return False
+    rest = {name: value for name, value in record.items() if name != "digest"}
+    if digest == digest_json(rest):
+        return True
+    return isinstance(version, int) and digest != digest_json(rest | {"format_version": FORMAT_VERSION})
+
+
+_RESTORE = "restore the object from a backup, or delete it and run the stage again"
+
+
+def _read(store: ObjectStore, path: str, kind: str) -> Record:
+    return parse_record(store.read(path, limit=LARGEST_RECORD), kind, store.uri(path))
+
+
+def _read_if_there(store: ObjectStore, path: str, kind: str) -> Record | None:
+    """None for a record that was deleted after the listing: retention removes old ones while others read."""
+    try:
+        return _read(store, path, kind)
+    except ObjectMissingError:
+        return None

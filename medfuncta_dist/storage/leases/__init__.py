@@ -1,0 +1,1 @@
+"""Who may write: leases, their holders, and compare-and-swap."""

@@ -1,0 +1,1 @@
+"""Reading what storage returns, which is not trusted: JSON, typed records, Parquet."""

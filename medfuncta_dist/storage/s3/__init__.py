@@ -1,0 +1,1 @@
+"""S3: one client per process, reads, writes and listings."""

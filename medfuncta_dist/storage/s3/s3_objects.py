@@ -1,0 +1,116 @@
+"""Objects in S3, one request at a time: no retries, no caches, and a time limit on every request."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, TypeVar
+
+from s3fs import S3FileSystem
+
+from medfuncta_dist.storage.request_failures import is_unmet_condition, refuses_credentials
+from medfuncta_dist.storage.retry import attempt_s, refuse_above
+from medfuncta_dist.storage.s3.s3_client import S3Client, renewed, s3_client
+
+T = TypeVar("T")
+
+
+class S3Objects:
+    """Paths are relative to ``root`` ("bucket/prefix"); errors are s3fs' own, for retry.py to judge."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def read(self, path: str, limit: int | None, seconds: float) -> bytes:
+        return self.read_tagged(path, limit, seconds)[0]
+
+    def read_tagged(self, path: str, limit: int | None, seconds: float) -> tuple[bytes, str]:
+        bucket, key = self._address(path)
+
+        def get(client: S3Client) -> tuple[bytes, str]:
+            with client.get(bucket, key, seconds) as answer:
+                if limit is not None:
+                    refuse_above(limit, answer.size)
+                return answer.read(), answer.tag
+
+        return _with_credentials(get, seconds)
+
+    def read_range(self, path: str, start: int, length: int, seconds: float) -> bytes:
+        bucket, key = self._address(path)
+        headers = {"Range": f"bytes={start}-{start + length - 1}"}
+
+        def get(client: S3Client) -> bytes:
+            with client.get(bucket, key, seconds, headers) as answer:
+                refuse_above(length, answer.size)  # a server that knows no ranges answers with all of it
+                return answer.read()
+
+        return _with_credentials(get, seconds)
+
+    def write(self, path: str, data: bytes, seconds: float) -> None:
+        _ask(lambda s3: s3._pipe_file(self._key(path), data), min(seconds, attempt_s(len(data))))
+
+    def write_if(self, path: str, data: bytes, tag: str | None, seconds: float) -> str | None:
+        bucket, key = self._address(path)
+        condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
+        try:
+            answer = _ask(lambda s3: s3._call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition), seconds)
+        except OSError as error:
+            if is_unmet_condition(error):
+                return None
+            raise
+        return str(answer["ETag"])
+
+    def upload(self, local: Path, path: str, seconds: float) -> None:
+        _ask(lambda s3: s3._put_file(str(local), self._key(path)), seconds)
+
+    def download(self, path: str, local: Path, limit: int | None, seconds: float) -> str:
+        bucket, key = self._address(path)
+
+        def get(client: S3Client) -> str:
+            digest = sha256()
+            with client.get(bucket, key, seconds) as answer, local.open("wb") as file:
+                if limit is not None:
+                    refuse_above(limit, answer.size)
+                for piece in answer.pieces():
+                    digest.update(piece)
+                    file.write(piece)
+            return digest.hexdigest()
+
+        return _with_credentials(get, seconds)
+
+    def size(self, path: str, seconds: float) -> int:
+        bucket, key = self._address(path)
+        head = _ask(lambda s3: s3._call_s3("head_object", Bucket=bucket, Key=key), seconds)
+        return int(head["ContentLength"])
+
+    def list(self, prefix: str, seconds: float) -> list[tuple[str, int]]:
+        folder = self._key(prefix) if prefix else self.root
+        found = _ask(lambda s3: s3._lsdir(folder, delimiter=""), seconds)
+        skip = len(self.root) + 1
+        return [(o["name"][skip:], int(o["size"])) for o in found if not o["name"].endswith("/")]
+
+    def delete(self, path: str, seconds: float) -> None:
+        _ask(lambda s3: s3._rm_file(self._key(path)), seconds)
+
+    def _address(self, path: str) -> tuple[str, str]:
+        bucket, _, key = self._key(path).partition("/")
+        return bucket, key
+
+    def _key(self, path: str) -> str:
+        return f"{self.root}/{path}"
+
+
+def _ask(request: Callable[[S3FileSystem], Awaitable[Any]], seconds: float) -> Any:
+    return _with_credentials(lambda client: client.ask(request, seconds), seconds)
+
+
+def _with_credentials(request: Callable[[S3Client], T], seconds: float) -> T:
+    """A request whose credentials are refused is sent again with new ones, where there are new ones."""
+    client = s3_client()
+    try:
+        return request(client)
+    except Exception as error:
+        if not refuses_credentials(error) or (fresh := renewed(client, seconds)) is None:
+            raise
+        return request(fresh)

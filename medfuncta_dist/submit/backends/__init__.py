@@ -1,0 +1,1 @@
+"""Where jobs run: one interface, Kubernetes (KubeRay) and Ray's Jobs API."""

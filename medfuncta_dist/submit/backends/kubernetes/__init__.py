@@ -1,0 +1,1 @@
+"""Jobs as KubeRay RayJobs, through the API server."""

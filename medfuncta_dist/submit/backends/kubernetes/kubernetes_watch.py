@@ -1,0 +1,62 @@
+"""One object followed through list and watch, over every way in which a watch ends."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import urllib3
+from kubernetes import watch
+from kubernetes.client import ApiException
+
+from medfuncta_dist.submit.backends.kubernetes.kubernetes_api import PASSING, call, in_words
+
+ListCall = Callable[..., Any]
+PAUSE_S = 0.5
+"""Before a dropped watch is opened again: a server that closes every one at once is not asked without a break."""
+
+
+def watched(list_objects: ListCall, name: str, every_s: float, *, where: str) -> Iterator[dict[str, Any] | None]:
+    """The object now, after every change, and at least every ``every_s`` seconds; None, and the end, once it is gone.
+
+    A watch that times out or breaks goes on from the last resourceVersion that was seen, bookmarks included; one that
+    is too old (410), or refused for now, begins again from a fresh list.
+    """
+    found, version = _listed(list_objects, name, where)
+    yield found
+    while found is not None:
+        try:
+            for kind, thing in _events(list_objects, name, version, every_s):
+                version = thing["metadata"]["resourceVersion"]
+                if kind != "BOOKMARK":
+                    found = None if kind == "DELETED" else thing
+                    yield found
+                if found is None:
+                    return
+        except urllib3.exceptions.HTTPError:
+            time.sleep(PAUSE_S)
+        except ApiException as error:
+            if error.status != 410 and error.status not in PASSING:
+                raise in_words(error, where) from error
+            found, version = _listed(list_objects, name, where)
+        yield found
+
+
+def _listed(list_objects: ListCall, name: str, where: str) -> tuple[dict[str, Any] | None, str]:
+    answer = call(lambda: list_objects(field_selector=f"metadata.name={name}"), where=where)
+    return next(iter(answer["items"]), None), answer["metadata"]["resourceVersion"]
+
+
+def _events(list_objects: ListCall, name: str, version: str, every_s: float) -> Iterator[tuple[str, dict[str, Any]]]:
+    seconds = max(1, round(every_s))
+    stream = watch.Watch().stream(  # type: ignore[no-untyped-call]
+        list_objects,
+        field_selector=f"metadata.name={name}",
+        resource_version=version,
+        allow_watch_bookmarks=True,
+        timeout_seconds=seconds,
+        _request_timeout=(5, seconds + 10),
+    )
+    for event in stream:
+        yield event["type"], event["raw_object"]

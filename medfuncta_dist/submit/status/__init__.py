@@ -1,0 +1,1 @@
+"""How a run and its jobs are: records, facts, judgement, text."""

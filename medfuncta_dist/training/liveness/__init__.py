@@ -1,0 +1,1 @@
+"""Which ranks are alive and which hang."""

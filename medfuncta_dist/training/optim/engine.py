@@ -1,0 +1,195 @@
+"""DeepSpeed, tamed: one object that takes an outer step at any ZeRO stage and whose state goes in and out as tensors.
+
+The only file that imports deepspeed, whose import prints to stdout: import it in workers only. What a ZeRO stage may
+and may not do with a meta-learner:
+
+* the whole meta-learner must be one leaf module, and get an input that requires grad (the initial latents): otherwise
+  stage 3 frees its parameters before the outer backward reads them;
+* DeepSpeed averages gradients over ranks, so a rank scales its loss by world size / global batch (`share_of_loss`);
+* moments exist only after a first step, hence the still step (rate 0, zero gradients) before loading them;
+* stages 1 and 2 link parameters to their moments after the first *group* of the first step, when those of the other
+  groups do not exist yet (`_link_moments`);
+* stage 3 pads a parameter to a multiple of the world size, so its moments are set by padded local slices;
+* stages 1 to 3 divide matrices, so Muon, which needs them whole, is for stage 0 (``config/run_file.py`` refuses it).
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import deepspeed
+import torch
+import torch.distributed as dist
+from deepspeed.ops import __compatible_ops__ as compatible_ops
+from deepspeed.runtime import compiler
+from deepspeed.utils import (
+    logger,
+    safe_get_full_fp32_param,
+    safe_get_full_optimizer_state,
+    safe_set_full_optimizer_state,
+    safe_set_local_optimizer_state,
+    set_z3_leaf_modules,
+)
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn.utils import clip_grad_norm_
+
+from medfuncta_dist.config.run_file import Train
+from medfuncta_dist.fields.siren import Params
+from medfuncta_dist.meta.outer_loop import MetaLearner
+from medfuncta_dist.training.checkpoints.training_state import MuonState, State, moments
+from medfuncta_dist.training.optim.outer_optimizers import outer_optimizer
+from medfuncta_dist.training.optim.parameter_groups import SHARE, kinds_of_state
+
+# Every gradient is below this: DeepSpeed computes the global norm, which we report, only where it clips.
+NO_CLIP = 1e30
+
+
+def connect() -> torch.device:
+    """Join DeepSpeed to the process group that exists already (torch.distributed), and return this rank's device."""
+    # Serves inference only, and would be compiled here: 40 s, and a lock that hangs later starts if interrupted.
+    compatible_ops["deepspeed_shm_comm"] = False
+    # ZeRO imports DeepSpeed's own Muon, to ask whether ours is one, and that one's marks for torch's compiler would
+    # import the compiler: half a second of CPU time a worker, at each restart.
+    compiler.compile = lambda: compiler.dummy_decorator
+    logger.setLevel("ERROR")
+    os.environ.setdefault("LOCAL_RANK", "0")
+    deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False)
+    return torch.device(deepspeed.accelerator.get_accelerator().current_device_name())
+
+
+def share_of_loss(losses: Float[Tensor, " batch"], global_batch: int, world_size: int) -> Float[Tensor, ""]:
+    """This rank's loss, scaled so that the mean over ranks is the global batch's mean, uneven shares included."""
+    return losses.sum() * (world_size / global_batch)
+
+
+class Engine:
+    """A meta-learner, its optimiser (each parameter at its share of the rate, see groups.py), its place in the world.
+
+    ``learner`` holds the parameters to start from: load a checkpoint's parameters before, its moments after
+    (`load_moments`).
+    """
+
+    def __init__(self, learner: MetaLearner, train: Train) -> None:
+        self._parameters = learner.params()
+        self._stage, self._linked = train.stage, False
+        self._train, self._kinds = train, kinds_of_state(learner, train)
+        self._optimizer = outer_optimizer(learner, train)
+        if self._stage == 3:
+            set_z3_leaf_modules(learner, [type(learner)])
+        self._engine: Any = deepspeed.initialize(
+            model=learner, optimizer=self._optimizer, config=_config(train), dist_init_required=False
+        )[0]
+
+    def losses(self, *inputs: Any) -> Float[Tensor, " batch"]:
+        """Outer loss of each scan: the learner's forward. One input must require grad."""
+        losses: Tensor = self._engine(*inputs)
+        return losses
+
+    def step(self, loss: Float[Tensor, ""], rate: float) -> float:
+        """One step of the optimiser at ``rate`` on this rank's loss (see `share_of_loss`).
+
+        Returns the global gradient norm before clipping; not finite when the gradient is not.
+        """
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = rate * group[SHARE]
+        self._engine.backward(loss)
+        clipped_here = self._clip() if self._stage == 0 else None
+        self._engine.step()
+        self._link_moments()
+        self._agree()
+        norm = clipped_here if self._stage == 0 else self._engine.get_global_grad_norm()
+        return float("nan") if norm is None else float(norm)
+
+    def _link_moments(self) -> None:
+        """Once, after a step: link every group's parameters to their moments, which by now exist."""
+        if self._stage in (1, 2) and not self._linked:
+            self._engine.optimizer._hp_optimizer_states_linked = False
+            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+            self._linked = True
+
+    @torch.no_grad()
+    def _agree(self) -> None:
+        """Rank 0's word on what Muon stepped: it multiplies in bfloat16, in which unlike machines would drift apart."""
+        matrices = [self._parameters[name] for name, kind in self._kinds.items() if kind is MuonState]
+        if matrices and dist.get_world_size() > 1:
+            flat = torch.cat([matrix.flatten() for matrix in matrices])
+            dist.broadcast(flat, src=0)
+            said = torch.split(flat, [matrix.numel() for matrix in matrices])
+            for matrix, values in zip(matrices, said, strict=True):
+                matrix.copy_(values.view_as(matrix))
+
+    def _clip(self) -> Tensor:
+        """Stage 0 has whole gradients and, in DeepSpeed, no norm to ask for: clip with torch's own."""
+        return clip_grad_norm_(self._parameters.values(), self._train.clip or float("inf"))
+
+    def still_step(self, *inputs: Any) -> None:
+        """Make the moments exist without moving anything: rate 0, gradients 0."""
+        self.step(self.losses(*inputs).sum() * 0.0, rate=0.0)
+
+    def full_parameters(self) -> Params:
+        """Every parameter, whole, float32, on the device. A collective: call it on every rank."""
+        return {name: self._full(name, None) for name in self._parameters}
+
+    def share_of_state(self) -> State:
+        """The parameters and moments that this rank writes: every W-th. A collective, one parameter at a time."""
+        rank, world = dist.get_rank(), dist.get_world_size()
+        share = {}
+        for index, (name, kind) in enumerate(self._kinds.items()):
+            whole = [self._full(name, key) for key in (None, *moments(kind))]
+            if index % world == rank:
+                share[name] = kind(*(t.detach().to("cpu", torch.float32, copy=True) for t in whole))
+        return share
+
+    def load_moments(self, state: State, steps: int) -> None:
+        """Set the moments and Adam's step count; needs a `still_step` before. Every rank passes the whole state."""
+        for name, kind in self._kinds.items():
+            for key in moments(kind):
+                self._set_moment(name, key, getattr(state[name], key))
+        for entry in self._optimizer.state.values():
+            if "step" in entry:  # Muon counts none.
+                entry["step"].fill_(steps)
+
+    def _full(self, name: str, moment: str | None) -> Tensor:
+        parameter = self._parameters[name]
+        if self._stage == 0:
+            at_home: Tensor = parameter if moment is None else self._optimizer.state[parameter][moment]
+            return at_home.detach()
+        whole: Tensor = (
+            safe_get_full_fp32_param(parameter) if moment is None else safe_get_full_optimizer_state(parameter, moment)
+        )
+        return whole.view(_shape(parameter))
+
+    def _set_moment(self, name: str, key: str, value: Tensor) -> None:
+        parameter: Any = self._parameters[name]
+        if self._stage == 0:
+            self._optimizer.state[parameter][key].copy_(value)
+        elif self._stage < 3:
+            safe_set_full_optimizer_state(parameter, value.to(parameter.device), key)
+        else:
+            safe_set_local_optimizer_state(parameter, _padded_slice(value, parameter.ds_tensor), key)
+
+
+def _config(train: Train) -> dict[str, Any]:
+    return {
+        # The real batch is uneven over ranks and known to us alone; DeepSpeed only wants the numbers to be consistent.
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": 0.0 if train.stage == 0 else train.clip or NO_CLIP,
+        "zero_optimization": {"stage": train.stage},
+        "zero_allow_untested_optimizer": True,  # Ours is AdamW, by another class (optimizers.py).
+        "steps_per_print": 10**12,
+    }
+
+
+def _shape(parameter: Tensor) -> torch.Size:
+    return torch.Size(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def _padded_slice(value: Tensor, local: Tensor) -> Tensor:
+    """This rank's slice of ``value``, padded with zeros to the size of stage 3's partition."""
+    size, rank = local.numel(), dist.get_rank()
+    padded = torch.zeros(size * dist.get_world_size(), dtype=torch.float32)
+    padded[: value.numel()] = value.flatten()
+    return padded[rank * size : (rank + 1) * size].to(local.device)

@@ -1,0 +1,1 @@
+"""What training reports: numbers, events, warnings, and what earlier attempts left."""

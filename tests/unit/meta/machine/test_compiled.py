@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from medfuncta_dist.errors import MedfunctaError
+from medfuncta_dist.latents.fit import FitSettings, fit_batch
+from medfuncta_dist.meta.machine import compiled
+from medfuncta_dist.meta.machine.arithmetic import Arithmetic
+from medfuncta_dist.meta.machine.self_check import LEAST_GAIN, Trial, self_check
+from medfuncta_dist.meta.meta_gradient import meta_gradient
+from medfuncta_dist.meta.sweeps.chunks import Chunks
+from medfuncta_dist.meta.sweeps.folded import fold
+from tests.unit.meta.problems import problem
+
+EAGER = Arithmetic.best(torch.device("cpu"))
+COMPILED = replace(EAGER, compiled=True)
+SMALL = problem(2, "paper", 1.0, dtype=torch.float32)
+TRIAL = Trial(SMALL.spec, 20, 0.5, Chunks(20, 3), EAGER, threads=1)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_proven(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(compiled, "_proven", set())
+    compiled._compiled.cache_clear()
+    yield
+    compiled._compiled.cache_clear()
+
+
+def as_compiler(change: Callable[[Any], Any]) -> Callable[..., Any]:
+    """In the place of ``torch.compile``: what it returns has its result changed."""
+    return lambda sweep, **_: lambda *inputs: change(sweep(*inputs))
+
+
+def step(arithmetic: Arithmetic) -> Any:
+    p = SMALL
+    return meta_gradient(
+        p.spec, p.params, p.coordinates, p.targets, p.latents, p.contexts, p.rate, Chunks(20, 3), arithmetic
+    )
+
+
+def wrong_by(size: float) -> Callable[[Any], Any]:
+    return lambda result: tuple(part * (1 + size) if isinstance(part, torch.Tensor) else part for part in result)
+
+
+# In a process without the tests' shape checks, which wrap every function: the compiler can not see through them.
+IN_A_CLEAN_PROCESS = """
+import torch
+from dataclasses import replace
+from medfuncta_dist.meta.machine.arithmetic import Arithmetic
+from medfuncta_dist.meta.sweeps.chunks import Chunks
+from medfuncta_dist.meta.machine.compiled import _proven
+from medfuncta_dist.meta.sweeps.folded import ThetaGradient, fold
+from medfuncta_dist.meta.sweeps.inner_gradient import shift_gradient
+from tests.unit.meta.problems import problem
+torch.set_num_threads(1)
+p = problem(2, "code", 1.0, dtype=torch.float32)
+eager = Arithmetic.best(torch.device("cpu"))
+plain, fast = (fold(p.spec, p.params, how) for how in (eager, replace(eager, compiled=True)))
+block = (p.coordinates, p.targets, p.latents, Chunks(20, 3))
+wanted, found, again = ThetaGradient(plain), ThetaGradient(fast), ThetaGradient(fast)
+expected = shift_gradient(plain, *block, wanted)
+for theta in (found, again):
+    torch.testing.assert_close(shift_gradient(fast, *block, theta), expected, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(theta.weights, wanted.weights, rtol=1e-5, atol=1e-6)
+print(len(_proven), torch._dynamo.utils.counters["stats"]["unique_graphs"])
+"""
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="without a compiler runs are eager, which is tested below")
+def test_a_compiled_sweep_is_the_eager_one() -> None:
+    """The compiler itself, on the sweep that every inner step takes, θ's gradient included: one kind, one graph."""
+    environment = os.environ | {"TORCHINDUCTOR_COMPILE_THREADS": "1"}  # no pool of processes for one small graph
+    done = subprocess.run([sys.executable, "-c", IN_A_CLEAN_PROCESS], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["1", "1"], done.stderr
+
+
+def test_wrong_numbers_are_an_error_and_not_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", as_compiler(wrong_by(1e-3)))
+    with pytest.raises(
+        MedfunctaError, match=r"compiled gradient_sweep differs from the eager one by 1\.0e-03"
+    ) as found:
+        step(COMPILED)
+    assert "meta.compile: off" in found.value.do
+
+
+def test_each_shape_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", as_compiler(lambda result: result))
+    step(COMPILED)
+    before = len(compiled._proven)
+    step(COMPILED)
+    assert len(compiled._proven) == before
+    settings = FitSettings(2, 0.1, chunks=Chunks(7, 2), arithmetic=COMPILED)
+    fit_batch(SMALL.spec, SMALL.params, SMALL.coordinates, SMALL.targets, settings)
+    assert len(compiled._proven) > before + 4  # blocks of 7 and of 6 points, of 2 scans and of 1
+
+
+def test_a_scan_that_is_not_a_number_is_not_the_compilers_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", as_compiler(lambda result: result))
+    spoiled = SMALL.targets.clone()
+    spoiled[1, 3] = float("nan")
+    settings = FitSettings(2, 0.1, arithmetic=COMPILED)
+    fitted = fit_batch(SMALL.spec, SMALL.params, SMALL.coordinates, spoiled, settings)
+    assert fitted.finite.tolist() == [True, False, True]
+
+
+@pytest.mark.parametrize("size", [1e-3, float("nan")])
+def test_the_self_check_refuses_a_broken_compiler(monkeypatch: pytest.MonkeyPatch, size: float) -> None:
+    monkeypatch.setattr(torch, "compile", as_compiler(wrong_by(size)))
+    verdict = self_check(TRIAL)
+    assert not verdict.compiled
+    assert "differs" in verdict.reason
+
+
+def test_the_self_check_goes_on_without_a_compiler() -> None:
+    clean = """
+from medfuncta_dist.meta.machine.arithmetic import Arithmetic
+from medfuncta_dist.meta.sweeps.chunks import Chunks
+from medfuncta_dist.meta.machine.self_check import Trial, self_check
+from tests.unit.meta.problems import problem
+print(self_check(Trial(problem(2, "paper", 1.0).spec, 19, 0.5, Chunks(20, 3), Arithmetic("torch"), threads=1)))
+"""
+    environment = os.environ | {"CXX": "no-such-compiler", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", clean], env=environment, capture_output=True, text=True, check=True)
+    assert "compiled=False" in done.stdout
+    assert "does not compile here" in done.stdout
+    assert "no-such-compiler" in done.stdout or "C++ compiler" in done.stdout
+
+
+def test_what_gains_nothing_is_refused_and_what_gains_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", as_compiler(lambda result: result))
+    seconds = {False: 1.0, True: 1.0}
+    monkeypatch.setattr("medfuncta_dist.meta.machine.self_check._seconds", lambda work, how: seconds[how.compiled])
+    assert not self_check(TRIAL).compiled
+    seconds[True] = 0.99 / LEAST_GAIN
+    assert self_check(TRIAL).compiled
+
+
+def test_a_process_that_can_not_multiply_as_the_run_does_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medfuncta_dist.meta.machine.arithmetic.onednn_works", lambda: False)
+    assert Arithmetic.best(torch.device("cpu")) == Arithmetic("torch")
+    with pytest.raises(MedfunctaError, match="multiplies matrices with oneDNN") as found:
+        fold(SMALL.spec, SMALL.params, Arithmetic("onednn"))
+    assert "meta.products: torch" in found.value.do
+    fold(SMALL.spec, SMALL.params, Arithmetic("torch"))
+
+
+def test_oneDNN_is_not_for_a_gpu() -> None:
+    with pytest.raises(MedfunctaError, match="on cuda"):
+        Arithmetic("onednn").require(torch.device("cuda"))
+    assert Arithmetic.best(torch.device("cuda")) == Arithmetic("torch")

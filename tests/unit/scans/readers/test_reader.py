@@ -1,0 +1,65 @@
+from __future__ import annotations
+
+import errno
+import logging
+import warnings
+from pathlib import Path
+
+import pytest
+
+from medfuncta_dist.errors import ScanError
+from medfuncta_dist.scans.readers.reader import MAX_VALUES, check_size, refusing
+from tests.writers import PATIENT
+
+
+def fail_loudly() -> None:
+    with refusing("damaged"):
+        logging.getLogger("pydicom").warning(PATIENT)
+        warnings.warn(PATIENT, stacklevel=1)
+        raise ValueError(PATIENT)
+
+
+def test_a_librarys_words_never_get_out(caplog: pytest.LogCaptureFixture, recwarn: pytest.WarningsRecorder) -> None:
+    with pytest.raises(ScanError) as error:
+        fail_loudly()
+    assert error.value.what == "damaged"
+    assert PATIENT not in str(error.value)
+    assert error.value.__suppress_context__
+    assert not caplog.records
+    assert not recwarn.list
+
+
+def test_loggers_speak_again_afterwards(caplog: pytest.LogCaptureFixture) -> None:
+    with refusing("damaged"):
+        pass
+    logging.getLogger("pydicom").warning("hello")
+    assert caplog.messages == ["hello"]
+
+
+def test_the_systems_error_keeps_its_number_and_loses_its_path(tmp_path: Path) -> None:
+    with pytest.raises(ScanError, match=r"error 2\b") as error, refusing("damaged"):
+        (tmp_path / PATIENT).open()
+    assert PATIENT not in str(error.value)
+
+
+def test_own_refusals_and_lack_of_memory_pass_through() -> None:
+    with pytest.raises(ScanError, match="inner"), refusing("outer"):
+        raise ScanError("inner")
+    with pytest.raises(MemoryError), refusing("outer"):
+        raise MemoryError
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EMFILE, errno.ESTALE])
+def test_what_the_machine_lacks_passes_through(number: int) -> None:
+    with pytest.raises(OSError, match="lacking"), refusing("damaged"):
+        raise OSError(number, "lacking")
+
+
+@pytest.mark.parametrize("shape", [(0,), (4, -1), (2**40, 2**40), (MAX_VALUES + 1,)])
+def test_absurd_sizes_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ScanError, match="the header declares"):
+        check_size(shape)
+
+
+def test_size() -> None:
+    assert check_size((512, 512, 2048)) == MAX_VALUES

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from medfuncta_dist.errors import FormatVersionError, IntegrityError
+from medfuncta_dist.shards.shard_index import SCHEMA, IndexRow, index_bytes, index_table, parse_index
+from tests.unit.shards.samples import key_of
+
+SIZE = 10240
+FIRST = IndexRow(key_of(0), key_of("s"), "", 512, 600, 2**32 - 1, 2048, 200, 0)
+SECOND = IndexRow(key_of(1), key_of("s"), "row/1", 3072, 600, 5, 4608, 200, 6)
+
+
+def parse(rows: list[IndexRow], size: int = SIZE, samples: int | None = None) -> pa.Table:
+    return parse_index(index_bytes(index_table(rows)), shard_size=size, samples=samples or len(rows), where="here")
+
+
+def test_rows_come_back() -> None:
+    assert [IndexRow(**row) for row in parse([FIRST, SECOND]).to_pylist()] == [FIRST, SECOND]
+
+
+def test_an_empty_index_is_one_too() -> None:
+    assert parse([]).num_rows == 0
+
+
+def test_the_same_rows_are_the_same_bytes() -> None:
+    assert index_bytes(index_table([FIRST, SECOND])) == index_bytes(index_table([FIRST, SECOND]))
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        replace(SECOND, json_offset=SIZE - 100),  # ends behind the shard
+        replace(SECOND, npy_offset=-1),
+        replace(SECOND, npy_offset=100),  # no room for a header
+        replace(SECOND, npy_length=0),
+        replace(SECOND, npy_length=2**62),
+        replace(SECOND, json_offset=2**62, json_length=2**62),  # the sum overflows
+        replace(SECOND, npy_offset=2048),  # overlaps the sample before
+        replace(SECOND, json_offset=3072 + 600),  # no room for the header between
+    ],
+)
+def test_ranges_outside_the_shard_are_refused(second: IndexRow) -> None:
+    with pytest.raises(IntegrityError, match="points outside its shard"):
+        parse([FIRST, second])
+
+
+def test_a_shard_cut_short_no_longer_fits_its_index() -> None:
+    parse([FIRST, SECOND], size=4808)
+    with pytest.raises(IntegrityError, match="points outside its shard"):
+        parse([FIRST, SECOND], size=4807)
+
+
+def test_a_repeated_key_is_refused() -> None:
+    with pytest.raises(IntegrityError, match="same key"):
+        parse([FIRST, replace(SECOND, key=FIRST.key)])
+
+
+def test_another_number_of_rows_is_refused() -> None:
+    with pytest.raises(IntegrityError, match="of 2 rows, expected 3"):
+        parse([FIRST, SECOND], samples=3)
+
+
+def written(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return bytes(sink.getvalue().to_pybytes())
+
+
+def test_an_unknown_format_version_is_refused_by_name() -> None:
+    table = index_table([FIRST]).replace_schema_metadata({"format_version": "2"})
+    with pytest.raises(FormatVersionError, match="index format_version b'2'"):
+        parse_index(written(table), shard_size=SIZE, samples=1, where="here")
+
+
+def test_other_columns_are_refused() -> None:
+    table = index_table([FIRST]).drop_columns(["item"]).replace_schema_metadata(SCHEMA.metadata)
+    with pytest.raises(IntegrityError, match="columns"):
+        parse_index(written(table), shard_size=SIZE, samples=1, where="here")
+
+
+def test_nulls_are_refused() -> None:
+    row = index_table([FIRST]).to_pylist()[0] | {"npy_offset": None}
+    with pytest.raises(IntegrityError, match="lacks values"):
+        parse_index(written(pa.Table.from_pylist([row], schema=SCHEMA)), shard_size=SIZE, samples=1, where="here")
+
+
+def test_something_else_than_parquet_is_refused() -> None:
+    with pytest.raises(IntegrityError, match="not a Parquet file"):
+        parse_index(b"PAR1 nonsense PAR1", shard_size=SIZE, samples=1, where="here")

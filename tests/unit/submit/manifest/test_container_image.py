@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+import ray
+
+from medfuncta_dist import __version__
+from medfuncta_dist.submit.manifest.container_image import image, ray_version, version_in_tag
+from tests.unit.submit.manifests import run_file
+
+
+@pytest.mark.parametrize(
+    ("name", "version"),
+    [
+        ("medfuncta-dist:0.1.0-ray2.60.0", "2.60.0"),
+        ("registry:5000/a/medfuncta-dist:0.1.0-ray2.60.0-cpu", "2.60.0"),
+        ("x:ray-2.59.1", "2.59.1"),
+        ("x:2.59.1", None),  # perhaps the image's own version
+        ("rayproject/ray:2.60.0-py311-gpu", "2.60.0"),
+        ("docker.io/rayproject/ray-ml:2.60.0", "2.60.0"),
+        ("x:latest", None),
+        ("x:0.1.0-array2.60.0", None),
+        ("registry:5000/medfuncta-dist", None),
+        ("medfuncta-dist", None),
+        ("medfuncta-dist@sha256:" + "0" * 64, None),
+        ("medfuncta-dist:0.1.0-ray2.60.0@sha256:" + "0" * 64, "2.60.0"),
+    ],
+)
+def test_a_tag_tells_rays_version_or_does_not(name, version):
+    assert version_in_tag(name) == version
+
+
+def test_the_version_is_the_installed_ones_unless_the_run_file_says_another():
+    assert ray_version(run_file().kubernetes) == ray.__version__
+    assert ray_version(run_file("kubernetes.ray_version=2.55.1").kubernetes) == "2.55.1"
+
+
+def test_the_default_image_names_both_versions():
+    kubernetes = run_file().kubernetes
+    assert image(kubernetes, gpus=True) == f"medfuncta-dist:{__version__}-ray{ray.__version__}"
+    assert image(kubernetes, gpus=False) == image(kubernetes, gpus=True) + "-cpu"
+    assert version_in_tag(image(kubernetes, gpus=False)) == ray.__version__
+
+
+def test_one_image_serves_all_unless_two_are_given():
+    one = run_file("kubernetes.image=a:1").kubernetes
+    two = run_file("kubernetes.image=a:1", "kubernetes.cpu_image=b:1").kubernetes
+    assert [image(k, gpus=g) for k in (one, two) for g in (True, False)] == ["a:1", "a:1", "a:1", "b:1"]

@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import copy
+import json
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from medfuncta_dist.config.kubernetes import WorkerPods
+from medfuncta_dist.config.load import parse
+from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.stages.chain import STAGES
+from medfuncta_dist.submit.manifest import job_names
+from medfuncta_dist.submit.manifest.base_manifest import load_base, shipped_overlays
+from medfuncta_dist.submit.manifest.manifest_text import as_yaml
+from medfuncta_dist.submit.manifest.render import Submission, render
+from medfuncta_dist.submit.manifest.runtime_env import environment_of, run_file_of
+from medfuncta_dist.submit.rules.validate_manifest import validate
+from tests.unit.submit.manifests import manifest, run_file
+
+
+def pods(rendered):
+    """The pod specs: head first."""
+    cluster = rendered["spec"]["rayClusterSpec"]
+    return [group["template"]["spec"] for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"])]
+
+
+def environment(pod):
+    """Ray's container's variables."""
+    return {item["name"]: item.get("value", item.get("valueFrom")) for item in pod["containers"][0]["env"]}
+
+
+def test_the_same_submission_makes_the_same_bytes_and_leaves_the_base_alone():
+    base = load_base(["gpu"])
+    before = copy.deepcopy(base)
+    submission = Submission(run_file(), ("train",), 1, "chest-1", "abc")
+    assert as_yaml(render(submission, base)) == as_yaml(render(submission, base))
+    assert base == before
+
+
+def test_the_run_file_inside_is_the_resolved_one():
+    run = run_file()
+    carried = parse(run_file_of(manifest()))
+    assert carried.cluster.cache == "/cache"
+    assert carried.model_copy(update={"cluster": run.cluster}) == run
+    assert environment_of(manifest())["MEDFUNCTA_JOB"] == "chest-1"
+    assert manifest()["spec"]["entrypoint"] == "medfuncta-dist run env:MEDFUNCTA_RUN_FILE train --json"
+
+
+def test_evaluating_asks_for_no_gpu_where_there_is_none_and_packing_keeps_what_decides_chunk_sizes():
+    carried = {s: parse(run_file_of(manifest(stages=[s]))).cluster.gpus_per_worker for s in ("pack", "fit", "evaluate")}
+    assert carried == {"pack": 1, "fit": 1, "evaluate": 0}
+
+
+def test_a_manifest_read_again_from_yaml_is_the_same():
+    assert yaml.safe_load(as_yaml(manifest())) == manifest()
+    assert json.loads(json.dumps(manifest())) == manifest()
+
+
+def test_labels_tell_run_stage_attempt_and_digest_and_pods_have_them_too():
+    rendered = manifest()
+    labels = rendered["metadata"]["labels"]
+    assert labels[job_names.RUN], labels[job_names.STAGE] == ("chest", "train")
+    assert labels[job_names.RUN_FILE_DIGEST] == run_file().digest()[:63]
+    assert rendered["metadata"]["annotations"][job_names.RUN_FILE_DIGEST] == run_file().digest()
+    worker = rendered["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["metadata"]["labels"]
+    assert worker.items() <= labels.items()
+
+
+def test_an_idempotency_key_is_a_label_and_is_not_told():
+    submission = Submission(run_file(), ("train",), 1, "chest-1", "abc", "what a person / wrote")
+    rendered = render(submission, load_base())
+    assert rendered["metadata"]["labels"][job_names.IDEMPOTENCY_KEY] == job_names.key_label("what a person / wrote")
+    assert "wrote" not in as_yaml(rendered)
+
+
+def test_a_job_has_the_pods_that_its_stages_use_and_no_others():
+    jobs = {stages: manifest(stages=stages.split()) for stages in ("pack", "train", "pack train")}
+    groups = {k: [g["groupName"] for g in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]] for k, job in jobs.items()}
+    assert groups == {"pack": ["cpu"], "train": ["gpu"], "pack train": ["cpu", "gpu"]}
+    assert ["nvidia.com/gpu" in json.dumps(job) for job in jobs.values()] == [False, True, True]
+    assert [job["metadata"]["name"] for job in jobs.values()] == ["chest-pack-1", "chest-train-1", "chest-pt1"]
+
+
+def test_requests_equal_limits_and_the_sizes_are_the_run_files():
+    rendered = manifest("kubernetes.gpu.workers=2", "kubernetes.gpu.memory_gigabytes=64")
+    head, worker = pods(rendered)
+    resources = worker["containers"][0]["resources"]
+    assert resources["requests"] == resources["limits"] == {"cpu": "8", "memory": "64Gi", "nvidia.com/gpu": "2"}
+    assert {v["name"]: v.get("emptyDir") for v in worker["volumes"]}["shm"]["sizeLimit"] == "26215Mi"
+    assert head["containers"][0]["resources"]["limits"] == {"cpu": "2", "memory": "16Gi"}
+    assert rendered["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"] == 4
+
+
+def test_threads_go_to_workers_and_extra_variables_to_all():
+    head, worker = pods(manifest("kubernetes.environment={AWS_REGION: eu-central-1}"))
+    assert environment(worker)["OMP_NUM_THREADS"] == "4"
+    assert environment(head)["AWS_REGION"] == environment(worker)["AWS_REGION"] == "eu-central-1"
+    assert environment(worker)["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] == "100"
+
+
+def test_the_salt_goes_to_the_head_of_a_job_that_packs_and_nowhere_else():
+    head, worker = pods(manifest(stages=["pack"]))
+    assert environment(head)["MEDFUNCTA_SALT"] == {"secretKeyRef": {"name": "medfuncta-salt", "key": "MEDFUNCTA_SALT"}}
+    assert "MEDFUNCTA_SALT" not in environment(worker)
+    assert "MEDFUNCTA_SALT" not in as_yaml(manifest(stages=["train"])).replace("salt_secret", "")
+
+
+def test_secrets_are_named_and_never_held():
+    rendered = manifest("kubernetes.storage_secret=s3-keys", "kubernetes.wandb_secret=wandb")
+    for pod in pods(rendered):
+        assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "s3-keys"}}]
+        assert environment(pod)["WANDB_API_KEY"]["secretKeyRef"]["name"] == "wandb"
+    off = manifest("kubernetes.wandb_secret=wandb", "telemetry.wandb='off'")
+    assert all("WANDB_API_KEY" not in environment(pod) for pod in pods(off))
+
+
+def test_claims_are_mounted_everywhere_and_the_cache_may_be_a_volume():
+    rendered = manifest(
+        "kubernetes.claims={archive: /data}", "kubernetes.cache_storage_class=nvme", "cluster.cache=/fast"
+    )
+    for pod in pods(rendered):
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        assert volumes["claim-archive"]["persistentVolumeClaim"] == {"claimName": "archive"}
+        assert set(volumes["cache"]) == {"name", "ephemeral"}
+        mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
+        assert (mounts["claim-archive"], mounts["cache"], mounts["shm"]) == ("/data", "/fast", "/dev/shm")
+    assert parse(run_file_of(rendered)).cluster.cache == "/fast"
+
+
+def test_nodes_are_chosen_beside_what_an_overlay_says():
+    settings = ["kubernetes.gpu.labels={pool: big}", "kubernetes.gpu.tolerations=['dedicated=ml:NoSchedule', other]"]
+    head, worker = pods(manifest(*settings, overlays=["gpu"]))
+    assert worker["nodeSelector"] == {"pool": "big"}
+    assert worker["tolerations"] == [
+        {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"},
+        {"key": "dedicated", "operator": "Equal", "value": "ml", "effect": "NoSchedule"},
+        {"key": "other", "operator": "Exists"},
+    ]
+    assert "nodeSelector" not in head
+    assert "tolerations" not in head
+
+
+def test_a_range_grows_by_itself_and_in_a_queue_asks_for_the_most():
+    free = manifest("cluster.workers=[2, 8]")["spec"]["rayClusterSpec"]
+    assert free["enableInTreeAutoscaling"] is True
+    assert free["headGroupSpec"]["template"]["spec"]["automountServiceAccountToken"] is True
+    assert [free["workerGroupSpecs"][0][k] for k in ("minReplicas", "replicas", "maxReplicas")] == [2, 2, 8]
+    queued = manifest("cluster.workers=[2, 8]", "kubernetes.queue=q")["spec"]["rayClusterSpec"]
+    assert "enableInTreeAutoscaling" not in queued
+    assert [queued["workerGroupSpecs"][0][k] for k in ("minReplicas", "replicas", "maxReplicas")] == [2, 8, 8]
+
+
+def test_queue_and_priority_are_the_overlays_unless_given():
+    labels = manifest("kubernetes.priority=urgent", overlays=["kueue"])["metadata"]["labels"]
+    assert labels["kueue.x-k8s.io/queue-name"] == "medfuncta"
+    assert labels["kueue.x-k8s.io/priority-class"] == "urgent"
+    assert "kueue.x-k8s.io/queue-name" not in manifest()["metadata"]["labels"]
+
+
+def test_a_run_file_that_can_not_travel_is_refused():
+    with pytest.raises(RunFileError, match="Ray would take for a variable"):
+        manifest("data.source=s3://archive/$HOME/*.png")
+    with pytest.raises(RunFileError, match="a job carries 65536"):
+        manifest(f"data.source=[{', '.join(f's3://archive/{n:060}.png' for n in range(1000))}]")
+
+
+def test_a_run_file_is_measured_as_ray_carries_it():
+    """Each of these letters is two bytes, and six in JSON."""
+    with pytest.raises(RunFileError, match="a job carries 65536"):
+        manifest(f"evaluate.note={'é' * 20_000}")
+    manifest(f"evaluate.note={'e' * 20_000}")
+
+
+def test_every_image_is_the_jobs():
+    for stages, image in ((["train"], "a:1"), (["pack"], "b:1")):
+        rendered = manifest("kubernetes.image=a:1", "kubernetes.cpu_image=b:1", stages=stages)
+        assert {c["image"] for pod in pods(rendered) for c in pod["containers"]} == {image}
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    name=st.from_regex(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", fullmatch=True),
+    workers=st.one_of(st.integers(1, 24), st.tuples(st.integers(1, 8), st.integers(9, 24)).map(list)),
+    gpus=st.sampled_from([0, 0.5, 1, 2]),
+    a_pod=st.integers(1, 8),
+    memory=st.floats(1, 500),
+    overlays=st.lists(st.sampled_from(shipped_overlays()), unique=True),
+    stages=st.lists(st.sampled_from(STAGES), min_size=1, unique=True),
+    queue=st.booleans(),
+)
+def test_whatever_a_run_file_asks_for_is_valid_or_refused_in_words(
+    name, workers, gpus, a_pod, memory, overlays, stages, queue
+):
+    run = run_file(f"name={name}", f"cluster.workers={workers}", f"cluster.gpus_per_worker={gpus}")
+    pods_ = WorkerPods(workers=a_pod, memory_gigabytes=memory)
+    kubernetes = run.kubernetes.model_copy(update={"gpu": pods_, "cpu": pods_, "queue": "q" if queue else None})
+    submission = Submission(run.model_copy(update={"kubernetes": kubernetes}), tuple(stages), 1, "s", "c")
+    if {"train", "fit"} & set(stages) and not float(gpus * a_pod).is_integer():
+        with pytest.raises(RunFileError, match="Kubernetes gives out whole ones"):
+            render(submission, load_base(overlays))
+    else:
+        assert validate(render(submission, load_base(overlays))) == []

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.telemetry import storage_patience
+from medfuncta_dist.telemetry.event_log import EventLog
+from medfuncta_dist.telemetry.progress_record import ProgressRecorder, begun
+from medfuncta_dist.telemetry.storage_patience import TELL_S, impatient
+
+
+@pytest.fixture
+def outage(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
+    """Storage that accepts connections and never says a word."""
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setattr(storage_patience, "TELL_S", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
+        yield ObjectStore("s3://bucket/root", deadline_s=20)
+
+
+def log_and_close(store: ObjectStore) -> None:
+    log = EventLog(store, "r", "000001-a")
+    log.event("started", step=0)
+    log.close()
+
+
+def record_and_leave(store: ObjectStore) -> None:
+    with ProgressRecorder(store, "r", "fit", unit="scans") as told:
+        told.at(1, 2)
+
+
+@pytest.mark.parametrize("tell", [log_and_close, record_and_leave])
+def test_an_outage_does_not_keep_a_driver_from_its_end(
+    tell: Callable[[ObjectStore], None], outage: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "medfuncta_dist.telemetry.progress_record._former", lambda *_: begun(None, 0.0, "r", "fit", "scans", None)
+    )
+    began = time.monotonic()
+    tell(outage)
+    assert time.monotonic() - began < 12, "two writes of 1 s, and opening the client"
+
+
+def test_a_shorter_deadline_stays() -> None:
+    assert impatient(ObjectStore("s3://bucket", deadline_s=3)).deadline_s == 3
+    assert impatient(ObjectStore("s3://bucket")).deadline_s == TELL_S

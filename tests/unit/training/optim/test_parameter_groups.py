@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medfuncta_dist.config.run_file import Train
+from medfuncta_dist.fields.coordinates import grid
+from medfuncta_dist.fields.siren import FieldSpec, init_params
+from medfuncta_dist.meta.outer_loop import LOG_RATES, MetaLearner
+from medfuncta_dist.training.checkpoints.training_state import AdamState, MuonState
+from medfuncta_dist.training.optim.parameter_groups import (
+    RATES_SHARE,
+    SHARE,
+    kinds_of_state,
+    parameter_groups,
+    share_of_rate,
+    taken_by_muon,
+)
+
+SPEC = FieldSpec(2, 1, 4, 3, 2, (10.0, 20.0, 40.0))
+
+
+def learner(learn_rates: bool) -> MetaLearner:
+    return MetaLearner(SPEC, init_params(SPEC, torch.Generator()), grid([4, 4]), 0.1, learn_rates=learn_rates)
+
+
+@pytest.mark.parametrize(
+    ("name", "share"),
+    [("layer.1.weight", 1), ("layer.2.bias", 0.5), ("modulation.3.weight", 0.25), ("layer.4.weight", 1 / 6)],
+)
+def test_layers_share_by_their_omega_only_when_asked(name: str, share: float) -> None:
+    assert share_of_rate(name, SPEC, by_omega=True) == pytest.approx(share)
+    assert share_of_rate(name, SPEC, by_omega=False) == 1
+
+
+def test_plain_settings_are_one_group() -> None:
+    [group] = parameter_groups(learner(False), Train(weight_decay=0.1, rate_by_omega=False))
+    assert (group[SHARE], group["weight_decay"], len(group["params"])) == (1, 0.1, len(SPEC.shapes()))
+
+
+@pytest.mark.parametrize("by_omega", [True, False])
+def test_every_parameter_is_in_one_group_and_rates_do_not_decay(by_omega: bool) -> None:
+    model = learner(True)
+    groups = parameter_groups(model, Train(weight_decay=0.1, rate_by_omega=by_omega))
+    assert sorted(id(p) for g in groups for p in g["params"]) == sorted(id(p) for p in model.parameters())
+    [rates] = [g for g in groups if any(p is model.params()[LOG_RATES] for p in g["params"])]
+    assert (rates[SHARE], rates["weight_decay"], len(rates["params"])) == (RATES_SHARE, 0.0, 1)
+
+
+def test_muon_takes_the_hidden_matrices_only_and_only_when_asked() -> None:
+    assert taken_by_muon(SPEC, Train(optimizer="muon")) == ["layer.2.weight", "layer.3.weight"]
+    assert taken_by_muon(SPEC, Train(optimizer="adamw")) == []
+
+
+def test_a_square_map_of_latents_is_no_hidden_matrix() -> None:
+    spec = FieldSpec(3, 3, 3, 3, 3, (10.0, 20.0))
+    assert spec.shapes()["modulation.2.weight"] == spec.shapes()["layer.1.weight"] == (3, 3)
+    assert taken_by_muon(spec, Train(optimizer="muon")) == ["layer.2.weight"]
+
+
+def test_a_parameter_s_state_is_its_optimiser_s() -> None:
+    model = learner(True)
+    kinds = kinds_of_state(model, Train(optimizer="muon"))
+    assert kinds.keys() == model.shapes.keys()
+    assert {name for name, kind in kinds.items() if kind is MuonState} == {"layer.2.weight", "layer.3.weight"}
+    assert set(kinds_of_state(model, Train(optimizer="adamw")).values()) == {AdamState}
+
+
+def test_groups_of_some_parameters_leave_out_the_others() -> None:
+    model = learner(True)
+    names = ["layer.2.weight", "layer.3.weight"]
+    groups = parameter_groups(model, Train(rate_by_omega=True), names)
+    assert [group[SHARE] for group in groups] == [0.5, 0.25]
+    assert [p.shape for group in groups for p in group["params"]] == [(3, 3), (3, 3)]

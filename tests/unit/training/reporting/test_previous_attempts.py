@@ -1,0 +1,64 @@
+from __future__ import annotations
+
+import pytest
+
+from medfuncta_dist.config.run_file import Train
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.telemetry.event_log import EventLog
+from medfuncta_dist.telemetry.goodput import STOPPED
+from medfuncta_dist.training.mailbox import Reached
+from medfuncta_dist.training.reporting.previous_attempts import past
+
+NAMES = ("0000000001-20260101T000000-aaaa", "0000000002-20260101T000000-bbbb")
+
+
+@pytest.fixture
+def store(tmp_path_factory: pytest.TempPathFactory) -> ObjectStore:
+    store = ObjectStore(str(tmp_path_factory.mktemp("store")))
+    for name, first, last in ((NAMES[0], 0, 9), (NAMES[1], 5, 7)):
+        log = EventLog(store, "r", name)
+        log.event("started", step=first, setup_s=0.0)
+        for step in range(first + 1, last + 1):
+            log.log(step, {"loss": 0.1, "s_per_step": 1.0})
+        log.close()
+    return store
+
+
+def test_a_new_run_has_no_past(tmp_path_factory: pytest.TempPathFactory) -> None:
+    found = past(ObjectStore(str(tmp_path_factory.mktemp("empty"))), "r", None, print)
+    assert found.reached is None
+    train = Train(node_hours_between_failures=8)
+    assert found.between_failures_s(train, nodes=4) == 2 * 3600
+
+
+def test_the_attempt_before_counts_however_far_an_earlier_one_got(store: ObjectStore) -> None:
+    reached = past(store, "r", None, print).reached
+    assert reached is not None
+    assert (reached.step, reached.cause) == (7, "stopped")
+
+
+def test_after_a_clean_stop_there_is_nothing_to_recover_from(store: ObjectStore) -> None:
+    log = EventLog(store, "r", "0000000003-20260101T000000-cccc")
+    log.log(8, {"loss": 0.1})
+    log.event(STOPPED, step=8)
+    log.close()
+    assert past(store, "r", None, print).reached is None
+    told = Reached(9, 1.0, "failure")
+    assert past(store, "r", told, print).reached == told
+
+
+@pytest.mark.parametrize("step", [6, 8])
+def test_what_the_driver_was_told_and_what_was_stored_complete_each_other(store: ObjectStore, step: int) -> None:
+    reached = past(store, "r", Reached(step, 1.0, "hang"), print).reached
+    assert reached is not None
+    assert (reached.step, reached.cause) == (max(7, step), "hang")
+    assert reached.time > 1e9
+
+
+def test_a_damaged_log_is_said_and_left_out(store: ObjectStore) -> None:
+    store.write(f"runs/r/events/{NAMES[1]}.jsonl", b"\x00")
+    said: list[str] = []
+    reached = past(store, "r", None, said.append).reached
+    assert reached is not None
+    assert reached.step == 9
+    assert len(said) == 1
