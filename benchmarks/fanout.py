@@ -114,16 +114,17 @@ def write_records(root: str, shards: int) -> None:
     from medfuncta_dist.latents.table import PartRef
     from medfuncta_dist.shards.snapshot import Snapshot, commit_snapshot
     from medfuncta_dist.storage.object_store import ObjectStore
+    from medfuncta_dist.storage.publish import ALONE
 
     store = ObjectStore(root)
     contract = {"shape": [64, 64], "channels": 1}
     snapshot = Snapshot(DATASET, None, contract, {"train": [shard(n) for n in range(shards)]}, generation=1)
-    commit_snapshot(store, snapshot)
+    commit_snapshot(store, snapshot, fence=ALONE)
 
     def commit(work: FitWork) -> None:
         part = PartRef(f"parts/{work.shard.sha256}.parquet", work.shard.sha256, 8_000_000)
         found = Commit(work.split, work.shard.sha256, work.start, work.stop, work.scans, part, psnr_sum=4e4)
-        write_commit(store, TABLE, work, found)
+        write_commit(store, TABLE, work, found, fence=ALONE)
 
     with ThreadPoolExecutor(16) as pool:
         list(pool.map(commit, ranges(snapshot, None, SCANS_PER_SHARD)[::2]))

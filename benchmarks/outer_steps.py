@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import common
-from medfuncta_dist.config.run_file import Train
+from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.siren import FieldSpec, init_params
 from medfuncta_dist.meta.context import context_sets

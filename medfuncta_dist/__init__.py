@@ -36,8 +36,8 @@ __all__ = [
     "train",
 ]
 
-# No name here may be that of a package inside this one (submit, run, network ...): when Python imports a package, it sets
-# it as an attribute of its parent, in place of the function. Hence ``submit_stages``.
+# No name here may be that of a package inside this one (submit, run, network ...): Python sets an imported package as
+# an attribute of its parent, which would then hide the function. Hence ``submit_stages``.
 _MODULES = {
     "RunFile": "config.run_file",
     "SharedNetwork": "fields.shared_network",

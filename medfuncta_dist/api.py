@@ -47,8 +47,8 @@ def pack(run: RunLike, overrides: Sequence[str] = ()) -> Figures:
         MedfunctaError: with what, where, and what to do next (see ``medfuncta_dist.errors``).
 
     Example:
-        >>> pack("my-xrays.yaml")["counts"]["packed"]
-        40
+        >>> pack("my-xrays.yaml")["counts"]["packed"] > 0
+        True
     """
     return _stage("pack", run, overrides)
 
@@ -60,8 +60,8 @@ def train(run: RunLike, overrides: Sequence[str] = ()) -> Figures:
         MedfunctaError: as ``pack``; InterruptedRunError when it was stopped, and can be resumed by the same call.
 
     Example:
-        >>> train("my-xrays.yaml")["steps"]
-        1000
+        >>> train("my-xrays.yaml")["psnr"] > 0
+        True
     """
     return _stage("train", run, overrides)
 
@@ -73,8 +73,8 @@ def fit(run: RunLike, overrides: Sequence[str] = ()) -> Figures:
         MedfunctaError: as ``pack``; StageOrderError before there is a network.
 
     Example:
-        >>> fit("my-xrays.yaml")["counts"]["fitted"]
-        40
+        >>> fit("my-xrays.yaml")["counts"]["fitted"] > 0
+        True
     """
     return _stage("fit", run, overrides)
 

@@ -57,7 +57,7 @@ def stream(lines: Callable[[], Iterable[str]], as_json: bool) -> NoReturn:
 
 
 def _finished_with_quarantined() -> int:
-    from medfuncta_dist.config.job import submission_id
+    from medfuncta_dist.config.submission_id import submission_id
 
     return 3 if submission_id() is None else 0
 

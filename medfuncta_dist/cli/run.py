@@ -7,8 +7,9 @@ from typing import Any
 import typer
 
 from medfuncta_dist.cli.answer import JsonOption, RunFileArgument, SetOption, answer
+from medfuncta_dist.config.stage_names import STAGES
 
-STAGES = {
+HELP = {
     "pack": "Scans to shards. Run again: only what is missing.",
     "train": "Meta-learn the shared network. Run again: resume.",
     "fit": "A latent for every scan. Run again: only what is missing.",
@@ -21,13 +22,13 @@ KeyOption = typer.Option(
     "--idempotency-key",
     help="A key of your choice: the same request with it again gets the same answer, once done.",
 )
-StagesArgument = typer.Argument(..., metavar="STAGE...", help="Any of: pack train fit evaluate.", show_default=False)
+StagesArgument = typer.Argument(..., metavar="STAGE...", help=f"Any of: {' '.join(STAGES)}.", show_default=False)
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    for stage, help_ in STAGES.items():
-        app.command(stage, help=help_)(_stage_command(stage))
+    for stage in STAGES:
+        app.command(stage, help=HELP[stage])(_stage_command(stage))
     app.command("run", help="Several stages in order: the entrypoint of a submitted job.")(run)
 
 

@@ -14,15 +14,15 @@ import yaml
 from pydantic import ValidationError
 
 from medfuncta_dist.config.presets import PRESETS
-from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.run_file import RunFile, older_values
 from medfuncta_dist.errors import RunFileError
 
 ENVIRONMENT = "env:"
 MAX_BYTES = 1 << 20  # a run file is a page; anything larger is some other file
 MAX_NODES = 50_000  # values and keys, aliases written out: a list of every file of a large archive still fits
 
-BEFORE: Mapping[str, Any] = {"train": {"optimizer": "adamw"}}
-"""What a run that is older than a key was begun with: a default may change, such a run does not."""
+BEFORE: Mapping[str, Any] = older_values()
+"""What a run that is older than a key was begun with."""
 
 LONGEST_SHOWN = 200  # characters of a wrong value that an error repeats
 
@@ -84,7 +84,7 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> RunFile:
             data = file.read(MAX_BYTES + 1)
         text = data.decode() if len(data) <= MAX_BYTES else None
     except (OSError, UnicodeDecodeError) as error:
-        raise RunFileError(f"the run file can not be read: {error}", where=str(path), do="check the path") from error
+        raise RunFileError(f"the run file cannot be read: {error}", where=str(path), do="check the path") from error
     if text is None:
         raise RunFileError("the run file is larger than 1 MiB", where=str(path), do="give a run file, not data")
     return parse(text, overrides, where=str(path))
@@ -130,7 +130,7 @@ def dump(run: RunFile) -> str:
 
 
 def explain(error: ValidationError) -> str:
-    """One line a fault: key, value, what was expected."""
+    """One line per fault: key, value, what was expected."""
     lines = [f"the run file is invalid ({error.error_count()} fault{'s' * (error.error_count() > 1)}):"]
     for fault in error.errors():
         key = ".".join(str(part) for part in fault["loc"]) or "(whole file)"

@@ -1,14 +1,37 @@
-"""What all sections of the run file share: strictness, and the kinds of numbers."""
+"""What all sections of the run file share: strictness, what their keys mean, and the kinds of values."""
 
 from __future__ import annotations
 
-from typing import Annotated
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from medfuncta_dist.config.keys import Meaning, meanings
+
+NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
+
+
+def _named(value: str) -> str:
+    if not NAME.fullmatch(value):
+        raise ValueError("expected at most 40 lowercase letters, digits and dashes, starting with a letter")
+    return value
+
+
+def _bare_word(value: Any) -> Any:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
 
 PositiveInt = Annotated[int, Field(gt=0)]
 NaturalInt = Annotated[int, Field(ge=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NaturalFloat = Annotated[float, Field(ge=0)]
+Ratio = Annotated[float, Field(gt=0, le=1)]
+Name = Annotated[str, AfterValidator(_named)]
+Split = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+BARE_WORD = BeforeValidator(_bare_word)
+"""For a choice of words with on or off among them: YAML 1.1 reads a bare on or off as true or false."""
 
 
 class Section(BaseModel):
@@ -17,3 +40,21 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+    MEANING: ClassVar[Meaning] = Meaning()
+    """What every key of this section means for a run that does not say otherwise. A section inside a section means
+    what the key that holds it means."""
+
+    @classmethod
+    def meanings(cls) -> dict[str, Meaning]:
+        """What each key means for a run."""
+        return meanings(cls.model_fields, cls.MEANING)
+
+    @classmethod
+    def keys_where(cls, wanted: Callable[[Meaning], bool]) -> tuple[str, ...]:
+        """The keys whose meaning is wanted, in the order of the section."""
+        return tuple(name for name, meaning in cls.meanings().items() if wanted(meaning))
+
+    def part(self, wanted: Callable[[Meaning], bool]) -> dict[str, Any]:
+        """These keys with their values, as JSON has them."""
+        return self.model_dump(mode="json", include=set(self.keys_where(wanted)))

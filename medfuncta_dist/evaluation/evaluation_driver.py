@@ -31,8 +31,8 @@ from medfuncta_dist.fitting.worker_settings import WorkerSettings
 from medfuncta_dist.latents.table import latents_of
 from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.storage.digest import canonical_json
-from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE, Guard, publish_bytes
 from medfuncta_dist.task_map import Failed, FanOut
 from medfuncta_dist.telemetry.event_log import history
 
@@ -68,7 +68,7 @@ def evaluate(
     fan_out: FanOut,
     on_progress: Callable[[EvaluateProgress], None] = lambda _: None,
     *,
-    fence: Fence | None = None,
+    fence: Guard = ALONE,
 ) -> dict[str, Any]:
     """Evaluate a run; returns what ``summary.json`` holds. ``fence`` is passed before the report is written.
 
@@ -86,12 +86,13 @@ def evaluate(
     commits = [fitted.commits[work.name] for work in fitted.target.works]
     summary = summarise(run, fitted.target, commits, fitted.counts, scores, baselines)
     data = _report_data(run, fitted, scores, held_out, summary)
-    folder = report_folder(run)
-    if fence is not None:
-        fence.require(fitted.store)
-    fitted.store.write(f"{folder}/metrics.parquet", _parquet(scores))
-    fitted.store.write(f"{folder}/summary.json", canonical_json(summary))
-    fitted.store.write(f"{folder}/report.html", render(data).encode())
+    files = {
+        "metrics.parquet": _parquet(scores),
+        "summary.json": canonical_json(summary),
+        "report.html": render(data).encode(),
+    }
+    for name, content in files.items():
+        publish_bytes(fitted.store, fence, f"{report_folder(run)}/{name}", content)
     return summary
 
 

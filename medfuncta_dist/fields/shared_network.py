@@ -33,6 +33,7 @@ from torch import Tensor
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, MedfunctaError
 from medfuncta_dist.fields import safe_tensors
 from medfuncta_dist.fields.coordinates import grid
+from medfuncta_dist.fields.network_record import RECORD_FILE, files_below
 from medfuncta_dist.fields.siren import FieldSpec, Params, field
 
 WEIGHTS_FILE = "network.safetensors"
@@ -95,14 +96,23 @@ class SharedNetwork:
 
     @classmethod
     def load(cls, folder: str | Path) -> SharedNetwork:
-        """Read both files from a local folder."""
+        """Read both files from a local folder: a run's ``network``, whose commit record is followed, or one of them.
+
+        Raises MedfunctaError where there is no network, IntegrityError where it is not the committed one.
+        """
         folder = Path(folder)
-        for name in (WEIGHTS_FILE, DESCRIPTION_FILE):
-            if not (folder / name).is_file():
+        record = _committed(folder / RECORD_FILE) if (folder / RECORD_FILE).is_file() else None
+        names = [WEIGHTS_FILE, DESCRIPTION_FILE]
+        paths = names if record is None else files_below(record, names, str(folder / RECORD_FILE))
+        for path in paths:
+            if not (folder / path).is_file():
                 raise MedfunctaError(
-                    f"there is no {name}", where=str(folder), do="give a folder that holds both files of a network"
+                    f"there is no {path}", where=str(folder), do="give a folder that holds both files of a network"
                 )
-        return cls.from_files((folder / WEIGHTS_FILE).read_bytes(), (folder / DESCRIPTION_FILE).read_bytes())
+        network = cls.from_files(*((folder / path).read_bytes() for path in paths))
+        if record is not None and network.digest != record.get("digest"):
+            raise _damaged(f"the network is not the one that {RECORD_FILE} names")
+        return network
 
     @torch.no_grad()
     def decode(
@@ -126,6 +136,24 @@ class SharedNetwork:
         kept = {name: self.params[name] for name in self.spec.shapes()} | self.extras
         kept = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in kept.items()}
         return safetensors.torch.save({name: tensor.contiguous() for name, tensor in kept.items()})
+
+
+def _committed(path: Path) -> dict[str, Any]:
+    """The body of a network's commit record. What it says is proved by the network that it leads to."""
+    try:
+        record = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise _damaged(f"{RECORD_FILE} is not JSON") from error
+    if not isinstance(record, dict) or record.get("kind") != "network" or not isinstance(record.get("body"), dict):
+        raise _damaged(f"{RECORD_FILE} is not the commit record of a network")
+    if record.get("format_version") != FORMAT_VERSION:
+        raise FormatVersionError(
+            f"{RECORD_FILE} has format_version {record.get('format_version')!r}, this version reads {FORMAT_VERSION}",
+            where=str(path),
+            do="read it with the version of medfuncta-dist that wrote it, or a newer one",
+        )
+    body: dict[str, Any] = record["body"]
+    return body
 
 
 def _describe(network: SharedNetwork, weights: bytes) -> bytes:

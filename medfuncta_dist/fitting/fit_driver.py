@@ -17,8 +17,8 @@ from medfuncta_dist.network.core_settings import fit_settings
 from medfuncta_dist.network.network_loader import NetworkRef, load_network, published_network
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
 from medfuncta_dist.storage.digest import digest_json
-from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE, Guard
 from medfuncta_dist.task_map import Done, Failed, FanOut, map_divided
 
 
@@ -66,8 +66,9 @@ class FitSummary:
 
 def fit_digest(run: RunFile) -> str:
     """SHA-256 of every setting that can change a latent; which splits are wanted is not one of them."""
-    settings = run.fit.model_dump(mode="json", exclude={"splits"})
-    return digest_json(settings | {"rate": run.fit_rate, "seed": run.train.seed})
+    sections = run.parts(lambda key: key.in_fit_digest).values()
+    settings = {key: value for section in sections for key, value in section.items()}
+    return digest_json(settings | {"rate": run.fit_rate})
 
 
 def latent_folder(run: RunFile, network_digest: str) -> str:
@@ -88,7 +89,7 @@ def fit(
     fan_out: FanOut,
     on_progress: Callable[[FitProgress], None] = lambda _: None,
     *,
-    fence: Fence | None = None,
+    fence: Guard = ALONE,
 ) -> FitSummary:
     """Fit every scan of the snapshot that has no latent yet; ``fence`` is passed before every commit.
 
@@ -120,7 +121,7 @@ def _run(
     fan_out: FanOut,
     progress: _Progress,
     failures: Failures,
-    fence: Fence | None,
+    fence: Guard,
 ) -> list[Fitted]:
     """Map the tasks, dividing ranges whose worker dies; returns what succeeded tasks answered."""
 
@@ -170,7 +171,7 @@ class _Progress:
         self._on_progress(FitProgress(*counts))
 
 
-def _task(run: RunFile, target: TableLocation, work: FitWork, fence: Fence | None) -> FitTask:
+def _task(run: RunFile, target: TableLocation, work: FitWork, fence: Guard) -> FitTask:
     return FitTask(
         worker=WorkerSettings.of(run),
         folder=target.folder,

@@ -12,8 +12,8 @@ from medfuncta_dist.fitting.fit_plan import FitWork
 from medfuncta_dist.fitting.fit_task import FitTask
 from medfuncta_dist.fitting.latent_ledger import Commit, Quarantined
 from medfuncta_dist.shards.snapshot import read_index
-from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import Guard
 from medfuncta_dist.task_map import Failed, may_be_the_items_fault
 
 DAMAGED_SHARD = "its shard is damaged or missing"
@@ -34,7 +34,7 @@ def pieces_of(failed: Failed) -> list[FitTask]:
 class Failures:
     """The final failures of a stage, settled as they come; poison scans at the end, when they are counted."""
 
-    def __init__(self, store: ObjectStore, folder: str, fence: Fence | None) -> None:
+    def __init__(self, store: ObjectStore, folder: str, fence: Guard) -> None:
         self._store, self._folder, self._fence = store, folder, fence
         self._poison: list[Failed] = []
         self._errors: list[Exception] = []

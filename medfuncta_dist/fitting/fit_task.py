@@ -30,8 +30,8 @@ from medfuncta_dist.latents.table import Row
 from medfuncta_dist.network.network_loader import KEPT, NetworkRef, network_here
 from medfuncta_dist.shards.sample import Sample, decode
 from medfuncta_dist.shards.snapshot import Shard
-from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import Guard
 from medfuncta_dist.streaming.sample_order import SampleId
 from medfuncta_dist.streaming.sample_reader import SampleReader
 from medfuncta_dist.streaming.shard_cache import ShardCache
@@ -57,7 +57,7 @@ class FitTask:
     batch: int
     min_psnr: float
     fit_digest: str
-    fence: Fence | None = None
+    fence: Guard
 
     @property
     def name(self) -> str:

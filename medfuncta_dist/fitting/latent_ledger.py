@@ -18,10 +18,10 @@ from medfuncta_dist.errors import IntegrityError, ObjectMissingError, StageOrder
 from medfuncta_dist.fitting.fit_plan import FitWork, cover, range_name
 from medfuncta_dist.latents import table
 from medfuncta_dist.latents.table import PartRef
-from medfuncta_dist.storage.commit_record import Record, read_as, read_records, write_record
-from medfuncta_dist.storage.leases.lease import Fence
+from medfuncta_dist.storage.commit_record import Record, read_as, read_records
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing.typed_record import typed
+from medfuncta_dist.storage.publish import Guard, NewRecord, publish
 
 KIND = "latents"
 _DELETE = "delete this commit record and run fit again"
@@ -81,20 +81,17 @@ class Counts:
     flagged: int
 
 
-def record_path(folder: str, work: FitWork, fence: Fence | None = None) -> str:
+def record_path(folder: str, work: FitWork, fence: Guard | None = None) -> str:
     """Where a driver's commit record of a range lies. Drivers never share a name: none can overwrite another's."""
-    return f"{folder}/commits/{work.name}{f'-g{fence.token:09d}' if fence else ''}.json"
+    return f"{folder}/commits/{work.name}{f'-g{fence.token:09d}' if fence and fence.token else ''}.json"
 
 
-def write_commit(store: ObjectStore, folder: str, work: FitWork, commit: Commit, fence: Fence | None = None) -> None:
+def write_commit(store: ObjectStore, folder: str, work: FitWork, commit: Commit, fence: Guard) -> None:
     """Write the commit record of a range: the last thing a task does. LeaseLostError where ``fence`` says so."""
-    if fence is not None:
-        fence.require(store)
-    generation = fence.token if fence else 0
-    write_record(store, record_path(folder, work, fence), KIND, commit.body(), generation)
+    publish(store, fence, NewRecord(record_path(folder, work, fence), KIND, commit.body(), fence.token))
 
 
-def read_commit(store: ObjectStore, folder: str, work: FitWork, fence: Fence | None = None) -> Commit | None:
+def read_commit(store: ObjectStore, folder: str, work: FitWork, fence: Guard | None = None) -> Commit | None:
     """The commit record that this driver has written of a range, or None."""
     try:
         return read_as(Commit, store, record_path(folder, work, fence), KIND)

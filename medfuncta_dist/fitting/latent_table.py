@@ -30,6 +30,8 @@ class LatentTable:
         >>> table.latents.shape == (len(table), table.network.spec.latent)
         True
         >>> values = table.network.decode(torch.from_numpy(table.latents), shape=(64, 64))
+        >>> values.shape[1:]
+        torch.Size([1, 64, 64])
     """
 
     rows: pa.Table

@@ -41,9 +41,9 @@ def repaired(repair: Repair, run: RunFile, store: ObjectStore, faults: Sequence[
 
 def _shards(run: RunFile, store: ObjectStore, faults: Sequence[Fault]) -> tuple[list[str], Notes]:
     snapshot = load_snapshot(store, run.dataset, run.data.snapshot)
-    with holding(store, dataset_lease(run.dataset), run.cluster.lease_seconds, f"data set {run.dataset}"):
+    with holding(store, dataset_lease(run.dataset), run.cluster.lease_seconds, f"data set {run.dataset}") as fence:
         damaged = {shard.uri for split in snapshot.splits.values() for shard in split} & {f.where for f in faults}
-        left = repair_shards(run, snapshot, damaged, cpu_fan_out(run))
+        left = repair_shards(run, snapshot, damaged, cpu_fan_out(run), fence)
     return [f"{len(damaged) - len(left)} of {len(damaged)} damaged shards packed again"], {
         f.where: f.what for f in left
     }

@@ -22,12 +22,15 @@ from medfuncta_dist.shards.pack_record import PackRecord, read_packs
 from medfuncta_dist.shards.pack_task import PackTask, pack_task
 from medfuncta_dist.shards.snapshot import Shard, Snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import Guard, Unfenced
 from medfuncta_dist.task_map import Failed, FanOut
 
 CHANGED = (
     "its sources now give another shard: they have changed since they were packed, or data.shard_scans, "
     "data.shard_megabytes or the reader's version has"
 )
+
+SCRATCH = Unfenced("it is packed into a scratch folder, which only this task knows")
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,17 @@ class RepairTask:
         return self.pack.name
 
 
-def repair_shards(run: RunFile, snapshot: Snapshot, damaged: Collection[str], fan_out: FanOut) -> list[Fault]:
+def repair_shards(
+    run: RunFile, snapshot: Snapshot, damaged: Collection[str], fan_out: FanOut, fence: Guard
+) -> list[Fault]:
     """Make the shards with these URIs, and their indexes, again; the faults that stay.
 
     Raises ``RunFileError`` where archive or salt are not at hand, ``RunChangedError`` where they are not this data
-    set's.
+    set's, ``LeaseLostError`` where another driver has taken the data set over.
     """
     store = ObjectStore(run.storage)
     keys = KeyMaker(load_salt(private_folder(run.data.private, run.dataset, run.storage)))
-    open_dataset(store, run.dataset, run.data, keys.fingerprint())
+    open_dataset(store, run.dataset, run.data, keys.fingerprint(), fence)
     shards = [shard for split in snapshot.splits.values() for shard in split if shard.uri in damaged]
     tasks, faults = _planned(run, keys, find_sources(run.data, keys), read_packs(store, run.dataset), shards)
     for outcome in fan_out(repair_task, tasks):
@@ -80,7 +85,7 @@ def _planned(
             gone = f"{len(record.sources) - len(group)} of its {len(record.sources)} sources have left the archive"
             faults += [Fault(shard.uri, gone) for shard in wanted]
         elif wanted:
-            tasks.append(RepairTask(PackTask(run.storage, run.dataset, run.data, group, keys), wanted))
+            tasks.append(RepairTask(PackTask(run.storage, run.dataset, run.data, group, keys, SCRATCH), wanted))
     return tasks, faults + [Fault(uri, "no pack record names it") for uri in left]
 
 

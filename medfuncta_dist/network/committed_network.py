@@ -1,6 +1,7 @@
 """The shared network of a run: its architecture, its first parameters, and its committed files at the end.
 
-runs/<name>/network/{network.safetensors,network.json}, then runs/<name>/network/commit.json (kind "network"):
+runs/<name>/network/<network digest>/{network.safetensors,network.json}, then runs/<name>/network/commit.json (kind
+"network"): two drivers never write one file with different bytes, and the one that holds the lease decides.
 {"digest": <network digest>, "files": {<file>: {"path", "size", "sha256"}}, "step", "loss", "psnr",
  "dataset_digest", "run_digest"}
 """
@@ -14,18 +15,19 @@ import torch
 
 from medfuncta_dist import __version__
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import ObjectMissingError
+from medfuncta_dist.errors import IntegrityError, ObjectMissingError
 from medfuncta_dist.fields.coordinates import grid
-from medfuncta_dist.fields.shared_network import SharedNetwork
+from medfuncta_dist.fields.network_record import RECORD_FILE, files_below, network_folder
+from medfuncta_dist.fields.shared_network import DESCRIPTION_FILE, WEIGHTS_FILE, SharedNetwork
 from medfuncta_dist.fields.siren import FieldSpec, Params, init_params
 from medfuncta_dist.meta.inner_rates import Rate, inner_rates, layer_rates
 from medfuncta_dist.meta.outer_loop import LOG_RATES, MetaLearner
 from medfuncta_dist.network.core_settings import arithmetic_of, chunks_of
 from medfuncta_dist.shards.snapshot import Snapshot
-from medfuncta_dist.storage.commit_record import read_as, write_record
+from medfuncta_dist.storage.commit_record import read_as
 from medfuncta_dist.storage.digest import sha256_bytes
-from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import Guard, NewRecord, publish
 
 KIND = "network"
 
@@ -100,7 +102,7 @@ def commit_network(
     params: Params,
     loss: float | None,
     psnr: float | None,
-    fence: Fence | None = None,
+    fence: Guard,
 ) -> Committed:
     """Write the network's two files and then, past the fence, the record that makes them exist (LeaseLostError)."""
     inner = {"steps": run.meta.inner_steps, "rate": run.inner_rate, "selection_ratio": run.meta.selection_ratio}
@@ -108,26 +110,34 @@ def commit_network(
     weights = {name: params[name].detach().to("cpu", torch.float32) for name in spec.shapes()}
     extras = _stored_rates(spec, run, params)
     network = SharedNetwork(spec, weights, dict(snapshot.contract), inner, snapshot.digest, __version__, extras)
+    files = store_network(store, run.name, network)
+    done = Committed(network.digest, files, run.train.steps, loss, psnr, snapshot.digest, run.digest())
+    publish(store, fence, NewRecord(f"{network_folder(run.name)}/{RECORD_FILE}", KIND, asdict(done)))
+    return done
+
+
+def store_network(store: ObjectStore, run: str, network: SharedNetwork) -> dict[str, dict[str, Any]]:
+    """Write a network's two files under its digest: what is there already has the same bytes.
+
+    Returns what its commit record says of them. IntegrityError where storage did not keep them whole.
+    """
     files = {}
     for name, data in network.to_files().items():
-        path = f"{network_folder(run.name)}/{name}"
+        path = f"{network_folder(run)}/{network.digest}/{name}"
         store.write(path, data)
+        if (found := store.size(path)) != len(data):
+            do = "see what the storage does to new files, then run train again: it goes on from its last checkpoint"
+            raise IntegrityError(f"{len(data)} bytes were written, {found} arrived", where=store.uri(path), do=do)
         files[name] = {"path": path, "size": len(data), "sha256": sha256_bytes(data)}
-    done = Committed(network.digest, files, run.train.steps, loss, psnr, snapshot.digest, run.digest())
-    if fence is not None:
-        fence.require(store)
-    write_record(store, f"{network_folder(run.name)}/commit.json", KIND, asdict(done))
-    return done
+    return files
 
 
 def committed_network(store: ObjectStore, run: str) -> Committed | None:
     """The finished network of a run, if training ended. IntegrityError for a damaged record."""
+    path = f"{network_folder(run)}/{RECORD_FILE}"
     try:
-        return read_as(Committed, store, f"{network_folder(run)}/commit.json", KIND)
+        done = read_as(Committed, store, path, KIND)
     except ObjectMissingError:
         return None
-
-
-def network_folder(run: str) -> str:
-    """Where a run's network lies, relative to the storage root."""
-    return f"runs/{run}/network"
+    files_below(asdict(done), (WEIGHTS_FILE, DESCRIPTION_FILE), store.uri(path), run)
+    return done

@@ -8,6 +8,7 @@ from functools import lru_cache
 import torch
 
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, ObjectMissingError, StageOrderError
+from medfuncta_dist.fields.network_record import RECORD_FILE, files_below, network_folder
 from medfuncta_dist.fields.shared_network import DESCRIPTION_FILE, LARGEST_DESCRIPTION, WEIGHTS_FILE, SharedNetwork
 from medfuncta_dist.storage.commit_record import read_record
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -19,32 +20,39 @@ KEPT = 2  # networks a process: a worker that is reused by the next run should n
 
 @dataclass(frozen=True)
 class NetworkRef:
-    """Where a committed network lies, and the digest that it must have."""
+    """Where a committed network's two files lie, and the digest that it must have."""
 
-    folder: str
+    weights: str
+    description: str
     digest: str
+
+    @property
+    def folder(self) -> str:
+        """Of its description, which is what the digest is of."""
+        return self.description.rpartition("/")[0]
 
 
 def published_network(store: ObjectStore, run_name: str) -> NetworkRef:
     """The network that training committed. StageOrderError while there is none."""
-    folder = f"runs/{run_name}/network"
+    folder = network_folder(run_name)
+    where = store.uri(f"{folder}/{RECORD_FILE}")
     try:
-        body = read_record(store, f"{folder}/commit.json", "network")
+        body = read_record(store, f"{folder}/{RECORD_FILE}", "network")
     except ObjectMissingError as error:
         raise StageOrderError(
             "the shared network is not trained yet", where=store.uri(folder), do="run the train stage first"
         ) from error
     digest = body.get("digest")
     if not isinstance(digest, str):
-        where = store.uri(f"{folder}/commit.json")
         raise IntegrityError("the network's commit record names no digest", where=where, do=RESTORE)
-    return NetworkRef(folder, digest)
+    weights, description = files_below(body, (WEIGHTS_FILE, DESCRIPTION_FILE), where, run_name)
+    return NetworkRef(f"{folder}/{weights}", f"{folder}/{description}", digest)
 
 
 def load_network(store: ObjectStore, ref: NetworkRef) -> SharedNetwork:
     """Read the network, on the CPU. IntegrityError when it is not the committed one."""
-    limits = {WEIGHTS_FILE: LARGEST_WEIGHTS, DESCRIPTION_FILE: LARGEST_DESCRIPTION}
-    files = [store.read(f"{ref.folder}/{name}", limit=limit) for name, limit in limits.items()]
+    limits = {ref.weights: LARGEST_WEIGHTS, ref.description: LARGEST_DESCRIPTION}
+    files = [store.read(path, limit=limit) for path, limit in limits.items()]
     try:
         network = SharedNetwork.from_files(*files)
     except MedfunctaError as error:

@@ -14,6 +14,7 @@ from typing import Any
 
 from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.stage_names import STAGES
 from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.quickstart.embedded_s3 import EmbeddedS3
 from medfuncta_dist.stages.chain import run_stages
@@ -46,7 +47,7 @@ def run_quickstart(workdir: str, overrides: list[str]) -> dict[str, Any]:
         archive = ObjectStore("s3://archive")
         if not archive.exists(SCAN):
             archive.upload(volume, SCAN)
-        figures = run_stages(run, ["pack", "train", "fit", "evaluate"])
+        figures = run_stages(run, STAGES)
         store = ObjectStore(run.storage)
         store.download(f"runs/{run.name}/report/report.html", folder / "report.html")
         store.download(f"runs/{run.name}/summary.json", folder / "summary.json")

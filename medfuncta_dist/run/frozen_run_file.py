@@ -19,33 +19,15 @@ from medfuncta_dist.errors import (
 )
 from medfuncta_dist.run.resolve import resolved
 from medfuncta_dist.storage.object_store import ObjectStore
-
-FIXED = ("data", "field", "meta", "train", "fit")
-# Keys of the fixed sections that change nothing in the outputs: where the state lives, how often it is saved or
-# looked at, and which files hold the owner's secrets.
-FREE = {
-    "data": {"private", "max_quarantined", "sources_per_task", "snapshot"},
-    "train": {
-        "zero_stage",
-        "checkpoint_steps",
-        "checkpoint_minutes",
-        "node_hours_between_failures",
-        "keep_checkpoints",
-        "keep_checkpoint_hours",
-        "max_failures",
-        "max_preemptions",
-        "hang_timeout",
-    },
-    "fit": {"splits"},
-}
+from medfuncta_dist.storage.publish import Guard, publish_bytes, withdraw
 
 
-def freeze(run: RunFile, store: ObjectStore) -> tuple[RunFile, bool]:
+def freeze(run: RunFile, store: ObjectStore, fence: Guard) -> tuple[RunFile, bool]:
     """Refuse a run file that differs, where it matters, from this run's frozen one; else keep it as the frozen one.
 
-    Returns it resolved, and whether it is the run's first.
+    Returns it resolved, and whether it is the run's first. LeaseLostError where ``fence`` says so.
     """
-    path = _path(run)
+    path = run_path(run)
     frozen = _frozen(path, store)
     run = resolved(run, frozen)
     changed = difference(fixed_part(frozen), fixed_part(run)) if frozen is not None else []
@@ -55,18 +37,19 @@ def freeze(run: RunFile, store: ObjectStore) -> tuple[RunFile, bool]:
             where=store.uri(path),
             do="undo these changes, or give the changed run another name (data.dataset keeps the shards)",
         )
-    store.write(path, dump(run).encode())
+    publish_bytes(store, fence, path, dump(run).encode())
     return run, frozen is None
 
 
-def thaw(run: RunFile, store: ObjectStore) -> None:
+def thaw(run: RunFile, store: ObjectStore, fence: Guard) -> None:
     """Forget the frozen run file: the run was refused before it did anything, and its mistake may be corrected.
 
-    So may the choice of a data set; unless something was trained on it.
+    So may the choice of a data set; unless something was trained on it. LeaseLostError where ``fence`` says so: the
+    run may be another driver's by now.
     """
     if not any(store.list(f"runs/{run.name}/{made}") for made in ("checkpoints", "network")):
-        store.delete(pin_path(run))
-    store.delete(_path(run))
+        withdraw(store, fence, pin_path(run))
+    withdraw(store, fence, run_path(run))
 
 
 def _frozen(path: str, store: ObjectStore) -> RunFile | None:
@@ -81,7 +64,8 @@ def _frozen(path: str, store: ObjectStore) -> RunFile | None:
         raise IntegrityError(f"the run's frozen run file is damaged: {what}", where=where, do=do) from error
 
 
-def _path(run: RunFile) -> str:
+def run_path(run: RunFile) -> str:
+    """Where the frozen run file lies, relative to the storage root."""
     return f"runs/{run.name}/run.yaml"
 
 
@@ -92,8 +76,7 @@ def pin_path(run: RunFile) -> str:
 
 def fixed_part(run: RunFile) -> dict[str, Any]:
     """What may not change within a run, as plain values."""
-    whole = run.model_dump(mode="json")
-    return {s: {k: v for k, v in whole[s].items() if k not in FREE.get(s, ())} for s in FIXED}
+    return run.parts(lambda key: key.fixed)
 
 
 def require_writable(store: ObjectStore, name: str) -> None:

@@ -11,10 +11,11 @@ from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import ObjectMissingError, RunChangedError
-from medfuncta_dist.storage.commit_record import read_as, write_record
+from medfuncta_dist.storage.commit_record import read_as
 from medfuncta_dist.storage.digest import sha256_bytes
 from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import NewRecord, publish
 
 KIND = "submission"
 
@@ -57,5 +58,4 @@ class Submission:
 
     def record(self, store: ObjectStore, fence: Fence, answer: dict[str, Any] | None) -> None:
         """Record the request (``answer`` None, when it starts) or what it has answered."""
-        fence.require(store)
-        write_record(store, self.path, KIND, {**self.request, "answer": answer}, fence.token)
+        publish(store, fence, NewRecord(self.path, KIND, {**self.request, "answer": answer}, fence.token))

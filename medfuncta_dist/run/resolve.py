@@ -8,6 +8,7 @@ from typing import Any
 import psutil
 
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.section import Section
 from medfuncta_dist.meta.sweeps.chunks import ACTIVATION_BYTES, Chunks
 
 GPU_ACTIVATION_BYTES = 2**26
@@ -16,15 +17,17 @@ SHARE_OF_FREE_MEMORY = 0.25
 """Of what is free, for the sweeps of all workers: data, parameters and Ray need the rest."""
 
 
-OPEN = ("chunk_points", "chunk_scans", "products", "compiled")
-"""Keys of ``meta`` that a run file need not give."""
-
-
 def resolved(run: RunFile, frozen: RunFile | None) -> RunFile:
     """The run file with what it leaves open: as this run began, else, of chunk sizes, as chosen now."""
-    found: dict[str, Any] = _chosen(run) if frozen is None else {name: getattr(frozen.meta, name) for name in OPEN}
-    settled = {name: value for name, value in found.items() if getattr(run.meta, name) is None and value is not None}
-    return run.model_copy(update={"meta": run.meta.model_copy(update=settled)}) if settled else run
+    found = {"meta": _chosen(run)} if frozen is None else frozen.parts(lambda key: key.settled)
+    filled = {name: _filled(getattr(run, name), values) for name, values in found.items()}
+    changed = {name: section for name, section in filled.items() if section is not getattr(run, name)}
+    return run.model_copy(update=changed) if changed else run
+
+
+def _filled(section: Section, found: dict[str, Any]) -> Section:
+    settled = {name: value for name, value in found.items() if getattr(section, name) is None and value is not None}
+    return section.model_copy(update=settled) if settled else section
 
 
 def _chosen(run: RunFile) -> dict[str, Any]:

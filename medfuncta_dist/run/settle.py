@@ -16,12 +16,17 @@ from medfuncta_dist.meta.sweeps.chunks import Chunks
 from medfuncta_dist.network.committed_network import field_spec
 from medfuncta_dist.network.core_settings import chunks_of
 from medfuncta_dist.run.fan_outs import compute_fan_out
+from medfuncta_dist.run.frozen_run_file import run_path
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import Guard, publish_bytes
 from medfuncta_dist.task_map import Done, FanOut
 
 
-def settled(run: RunFile, store: ObjectStore, fan_out: FanOut | None = None) -> RunFile:
-    """The frozen run file with what it leaves open, written again. Compiling is tried by a task, where workers are."""
+def settled(run: RunFile, store: ObjectStore, fan_out: FanOut | None = None, *, fence: Guard) -> RunFile:
+    """The frozen run file with what it leaves open, written again. Compiling is tried by a task, where workers are.
+
+    LeaseLostError where ``fence`` says so: what another driver has settled stays.
+    """
     if run.meta.products is not None and run.meta.compiled is not None:
         return run
     products = run.meta.products or _products(run)
@@ -31,7 +36,7 @@ def settled(run: RunFile, store: ObjectStore, fan_out: FanOut | None = None) -> 
     run = run.model_copy(
         update={"meta": run.meta.model_copy(update={"products": products, "compiled": compiled})},
     )
-    store.write(f"runs/{run.name}/run.yaml", dump(run).encode())
+    publish_bytes(store, fence, run_path(run), dump(run).encode())
     return run
 
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from medfuncta_dist.config.job import submission_id
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.submission_id import submission_id
 from medfuncta_dist.run.shown_progress import shown
 from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore

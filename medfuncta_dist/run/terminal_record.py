@@ -12,14 +12,16 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from medfuncta_dist import errors
-from medfuncta_dist.config.job import submission_id
+from medfuncta_dist.config.submission_id import submission_id
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, ObjectMissingError, RunFileError
-from medfuncta_dist.storage.commit_record import read_as, write_record
+from medfuncta_dist.storage.commit_record import read_as
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import NewRecord, Unfenced, publish
 
 KIND = "terminal"
 FINAL = (RunFileError.exit_code, IntegrityError.exit_code)
 """Exit codes that no retry changes."""
+NO_LEASE = Unfenced("a job may be refused before it has a lease; the record bears its own name, and binds no other job")
 
 
 @contextmanager
@@ -36,7 +38,7 @@ def ending_retries(store: ObjectStore, name: str) -> Iterator[None]:
     except MedfunctaError as error:
         if error.exit_code in FINAL:
             with suppress(MedfunctaError, OSError):  # storage itself may be what is refused: its error is the answer
-                write_record(store, path, KIND, _body(error))
+                publish(store, NO_LEASE, NewRecord(path, KIND, _body(error)))
         raise
 
 

@@ -14,7 +14,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from medfuncta_dist.config.run_file import Data, Slabs, Slices, Split
+from medfuncta_dist.config.section import Split
+from medfuncta_dist.config.sections.data_section import Data, Slabs, Slices
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.intensity import choose_window
 from medfuncta_dist.scans.resample import cast, resample, target_grid

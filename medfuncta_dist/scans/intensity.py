@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medfuncta_dist.config.run_file import Intensity
+from medfuncta_dist.config.sections.data_section import Intensity
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.scan import Window
 

@@ -11,13 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from medfuncta_dist.config.run_file import Data
+from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import ObjectMissingError, RunChangedError
 from medfuncta_dist.shards.snapshot import dataset_path
-from medfuncta_dist.storage.commit_record import read_as, write_record
+from medfuncta_dist.storage.commit_record import read_as
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import Guard, NewRecord, publish
 
-FIELDS = ("shape", "channels", "intensity", "aspect", "slices", "slabs", "reader", "fractions")
 KIND = "dataset"
 
 
@@ -33,10 +33,10 @@ class _Begun:
 def contract_of(data: Data) -> dict[str, Any]:
     """What the run file's ``data`` section says about a packed scan, as JSON values.
 
-    Left out: where scans come from (archives grow and move) and how they are grouped into shards and tasks.
+    Left out: where scans come from (archives grow and move; of ``splits`` only the names are in) and how they are
+    grouped into shards and tasks.
     """
-    whole = data.model_dump(mode="json")
-    return {name: whole[name] for name in FIELDS} | {"splits": sorted(data.splits) if data.splits else None}
+    return data.part(lambda key: key.in_contract) | {"splits": sorted(data.splits) if data.splits else None}
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
@@ -55,13 +55,17 @@ def require_contract(data: Data, contract: Mapping[str, Any], where: str) -> Non
         )
 
 
-def open_dataset(store: ObjectStore, name: str, data: Data, salt: str) -> None:
-    """Create the data set's record, or check that ``data`` and the salt's fingerprint are those it was begun with."""
+def open_dataset(store: ObjectStore, name: str, data: Data, salt: str, fence: Guard) -> None:
+    """Create the data set's record, or check that ``data`` and the salt's fingerprint are those it was begun with.
+
+    LeaseLostError where the data set's ``fence`` says so.
+    """
     path = dataset_path(name, "dataset.json")
     try:
         begun = read_as(_Begun, store, path, KIND)
     except ObjectMissingError:
-        write_record(store, path, KIND, {"name": name, "contract": contract_of(data), "salt": salt})
+        body = {"name": name, "contract": contract_of(data), "salt": salt}
+        publish(store, fence, NewRecord(path, KIND, body))
         return
     require_contract(data, begun.contract, store.uri(path))
     if begun.salt != salt:

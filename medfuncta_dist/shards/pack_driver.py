@@ -25,8 +25,8 @@ from medfuncta_dist.shards.pack_plan import PackPlan, PackSource, find_sources, 
 from medfuncta_dist.shards.pack_record import PackRecord, read_packs, record_path
 from medfuncta_dist.shards.pack_task import PackTask, pack_task, set_aside
 from medfuncta_dist.shards.snapshot import Shard, Snapshot, commit_snapshot, newest_snapshot, snapshot_path
-from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE, Guard
 from medfuncta_dist.task_map import Failed, FanOut, map_divided, may_be_the_items_fault
 
 __all__ = ["PackPlan", "PackProgress", "PackSource", "PackSummary", "PackTask", "pack", "pack_task", "plan"]
@@ -55,7 +55,7 @@ class PackSummary:
 
 
 def pack(
-    run: RunFile, fan_out: FanOut, on_progress: Callable[[PackProgress], None], *, fence: Fence | None = None
+    run: RunFile, fan_out: FanOut, on_progress: Callable[[PackProgress], None], *, fence: Guard = ALONE
 ) -> PackSummary:
     """Pack every scan of the run file's sources that is not packed yet; tasks go through ``fan_out``.
 
@@ -68,7 +68,7 @@ def pack(
     keys = KeyMaker(load_or_create_salt(folder))
     sources = find_sources(run.data, keys)
     _require_apart(sources, store)
-    open_dataset(store, run.dataset, run.data, keys.fingerprint())
+    open_dataset(store, run.dataset, run.data, keys.fingerprint(), fence)
     parent, known = newest_snapshot(store, run.dataset), read_packs(store, run.dataset)
     _require_known(parent, known, store)
     todo = plan(sources, known, parent.packs if parent else (), run.data.sources_per_task)
@@ -171,7 +171,7 @@ def _beyond(parent: Snapshot | None, records: Sequence[PackRecord]) -> list[Pack
 
 
 def _snapshot(
-    store: ObjectStore, run: RunFile, parent: Snapshot | None, records: Sequence[PackRecord], fence: Fence | None
+    store: ObjectStore, run: RunFile, parent: Snapshot | None, records: Sequence[PackRecord], fence: Guard
 ) -> Snapshot:
     """The parent as it is plus the new records; committed when it differs from the parent."""
     new = _beyond(parent, records)

@@ -17,12 +17,12 @@ from typing import Any
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError
 from medfuncta_dist.shards.pack_ledger import COUNTS
 from medfuncta_dist.shards.snapshot import Shard, dataset_path
-from medfuncta_dist.storage.commit_record import read_record, read_records, write_record
+from medfuncta_dist.storage.commit_record import read_record, read_records
 from medfuncta_dist.storage.digest import digest_json
-from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing.strict_json import RESTORE
 from medfuncta_dist.storage.parsing.typed_record import typed
+from medfuncta_dist.storage.publish import Guard, NewRecord, publish
 
 KIND = "pack"
 ENTRY = {"kind", "key", "source", "item", "reason"}
@@ -50,12 +50,12 @@ def group_name(source_keys: Iterable[str]) -> str:
     return digest_json(sorted(source_keys))
 
 
-def record_path(dataset: str, name: str, fence: Fence | None = None) -> str:
+def record_path(dataset: str, name: str, fence: Guard | None = None) -> str:
     """Path of a driver's pack record, relative to the storage root."""
-    return dataset_path(dataset, "packs", f"{name}{f'-g{fence.token:09d}' if fence else ''}.json")
+    return dataset_path(dataset, "packs", f"{name}{f'-g{fence.token:09d}' if fence and fence.token else ''}.json")
 
 
-def write_pack(store: ObjectStore, dataset: str, record: PackRecord, fence: Fence | None = None) -> None:
+def write_pack(store: ObjectStore, dataset: str, record: PackRecord, fence: Guard) -> None:
     """Commit one task. Its shards and indexes must be in storage before. LeaseLostError where ``fence`` says so."""
     body = {
         "sources": list(record.sources),
@@ -63,12 +63,10 @@ def write_pack(store: ObjectStore, dataset: str, record: PackRecord, fence: Fenc
         "quarantined": [dict(entry) for entry in record.quarantined],
         "counts": dict(record.counts),
     }
-    if fence is not None:
-        fence.require(store)
-    write_record(store, record_path(dataset, record.name, fence), KIND, body, fence.token if fence else 0)
+    publish(store, fence, NewRecord(record_path(dataset, record.name, fence), KIND, body, fence.token))
 
 
-def read_pack(store: ObjectStore, dataset: str, name: str, fence: Fence | None = None) -> PackRecord | None:
+def read_pack(store: ObjectStore, dataset: str, name: str, fence: Guard | None = None) -> PackRecord | None:
     """The verified record of one task, as this driver has written it, or None."""
     path = record_path(dataset, name, fence)
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
-from medfuncta_dist.config.run_file import Data
+from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.pack_ledger import require_balance, total
 from medfuncta_dist.shards.pack_plan import PackSource
@@ -17,8 +17,8 @@ from medfuncta_dist.shards.pack_record import PackRecord, group_name, read_pack,
 from medfuncta_dist.shards.shard_set import ShardSet
 from medfuncta_dist.shards.snapshot import Shard
 from medfuncta_dist.shards.source_reader import BadScan, BadSource, Blank, Encoded, Event, SourceReader
-from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import Guard
 from medfuncta_dist.storage.request_failures import explain
 
 
@@ -31,7 +31,7 @@ class PackTask:
     data: Data = field(repr=False)
     sources: tuple[PackSource, ...]
     keys: KeyMaker = field(repr=False)
-    fence: Fence | None = None
+    fence: Guard
 
     @cached_property
     def name(self) -> str:

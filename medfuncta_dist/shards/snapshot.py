@@ -17,13 +17,13 @@ import pyarrow as pa
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, RunFileError, StageOrderError
 from medfuncta_dist.shards.shard_index import parse_index
-from medfuncta_dist.storage.commit_record import latest_record, read_as, write_record
+from medfuncta_dist.storage.commit_record import latest_record, read_as
 from medfuncta_dist.storage.digest import canonical_json, digest_json, sha256_bytes
-from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing import strict_json
 from medfuncta_dist.storage.parsing.strict_json import RESTORE
 from medfuncta_dist.storage.parsing.typed_record import typed
+from medfuncta_dist.storage.publish import Guard, NewRecord, publish
 
 FORMAT_VERSION = 1
 KIND = "snapshot"
@@ -141,7 +141,7 @@ def commits_prefix(dataset: str) -> str:
     return dataset_path(dataset, "commits")
 
 
-def commit_snapshot(store: ObjectStore, snapshot: Snapshot, fence: Fence | None = None) -> None:
+def commit_snapshot(store: ObjectStore, snapshot: Snapshot, fence: Guard) -> None:
     """Write the snapshot and then its commit record. Writing it twice changes nothing.
 
     LeaseLostError where ``fence``, passed between the two, says so: the first takes long, and counts for nothing alone.
@@ -151,9 +151,7 @@ def commit_snapshot(store: ObjectStore, snapshot: Snapshot, fence: Fence | None 
     store.write(path, data)
     record = f"{commits_prefix(snapshot.name)}/{snapshot.generation:09d}-{snapshot.digest[:12]}.json"
     body = {"digest": snapshot.digest, "uri": path, "size": len(data), "sha256": sha256_bytes(data)}
-    if fence is not None:
-        fence.require(store)
-    write_record(store, record, KIND, body, generation=snapshot.generation)
+    publish(store, fence, NewRecord(record, KIND, body, snapshot.generation))
 
 
 def load_snapshot(store: ObjectStore, dataset: str, digest: str | None) -> Snapshot:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from medfuncta_dist.config.run_file import Data, Slices
+from medfuncta_dist.config.sections.data_section import Data, Slices
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, ScanError
 from medfuncta_dist.scans.canonical import canonical, slices, split_of, windowed
 from medfuncta_dist.scans.readers.reader import Found

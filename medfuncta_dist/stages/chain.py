@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.stage_names import COMPUTING, require_stages
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.run.driver_lease import holding
 from medfuncta_dist.run.frozen_run_file import freeze, require_writable, thaw
@@ -17,12 +18,6 @@ from medfuncta_dist.run.terminal_record import ending_retries
 from medfuncta_dist.stages import run_summary
 from medfuncta_dist.storage.leases.lease import Fence, run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
-
-STAGES = ("pack", "train", "fit", "evaluate")
-"""Each is ``run_<name>(run, store, fence, names)`` in ``stages/<name>_stage.py``, imported when it starts: packing
-loads no torch. ``names`` are all that this process runs."""
-COMPUTING = ("train", "fit")
-"""Stages whose results depend on how numbers are multiplied: settled before the first of them."""
 
 
 def run_stages(run: RunFile, names: Sequence[str], key: str | None = None) -> dict[str, Any]:
@@ -35,17 +30,11 @@ def run_stages(run: RunFile, names: Sequence[str], key: str | None = None) -> di
     store = ObjectStore(run.storage)
     submission = Submission.of(run, names, key) if key else None
     with ending_retries(store, run.name):
-        _require_known(names)
+        require_stages(names)
         answer = submission.answer(store) if submission else None
         if answer is None:
             answer = _as_only_driver(run, names, store, submission)
     return answer
-
-
-def _require_known(names: Sequence[str]) -> None:
-    unknown = [name for name in names if name not in STAGES]
-    if unknown:
-        raise RunFileError(f"there is no stage {unknown[0]!r}", do=f"choose from {', '.join(STAGES)}")
 
 
 def _as_only_driver(
@@ -64,34 +53,34 @@ def _as_only_driver(
 
 
 def _in_order(run: RunFile, names: Sequence[str], store: ObjectStore, fence: Fence) -> dict[str, Any]:
-    run, first = freeze(run, store)
+    run, first = freeze(run, store, fence)
     run_summary.load(store, run.name)  # a damaged one is refused now, not after the hours of a stage
     answer: dict[str, Any] = {"run": run.name, "said": [], "quarantined": 0}
     for name in names:
         fence.require(store)
         try:
-            run = _settled(run, store) if name in COMPUTING else run
+            run = _settled(run, store, fence) if name in COMPUTING else run
             figures = _run_stage(name, run, store, fence, names)
         except RunFileError:
             if first and name == names[0]:
-                fence.require(store)  # it may be another driver's by now
-                thaw(run, store)
+                thaw(run, store, fence)
             raise
         answer["said"] += figures.pop("said")
         answer["quarantined"] += figures.get("quarantined", 0)
         answer[name] = figures
-        fence.require(store)
-        run_summary.merge(store, run.name, name, figures)
+        run_summary.merge(store, run.name, name, figures, fence)
     return answer
 
 
-def _settled(run: RunFile, store: ObjectStore) -> RunFile:
+def _settled(run: RunFile, store: ObjectStore, fence: Fence) -> RunFile:
     from medfuncta_dist.run.settle import settled  # with torch, which packing does not need
 
-    return settled(run, store)
+    return settled(run, store, fence=fence)
 
 
 def _run_stage(name: str, run: RunFile, store: ObjectStore, fence: Fence, names: Sequence[str]) -> dict[str, Any]:
+    """``run_<name>`` in ``stages/<name>.py``, imported at its turn: packing needs no torch. ``names``: all that this
+    process runs."""
     print(f"[{run.name}] {name} ...", file=sys.stderr)
     began = time.monotonic()
     stage = getattr(import_module(f"medfuncta_dist.stages.{name}_stage"), f"run_{name}")

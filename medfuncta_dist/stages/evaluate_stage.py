@@ -13,9 +13,7 @@ from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 
 
-def run_evaluate(
-    run: RunFile, store: ObjectStore, fence: Fence | None = None, beside: Sequence[str] = ()
-) -> dict[str, Any]:
+def run_evaluate(run: RunFile, store: ObjectStore, fence: Fence, beside: Sequence[str] = ()) -> dict[str, Any]:
     """Evaluate the latent table; the figures of the report."""
     with told(run, store, "evaluate", "tasks", _read, fence, beside) as report:
         summary = evaluate(run, compute_fan_out(run), report, fence=fence)

@@ -17,7 +17,7 @@ from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 
 
-def run_fit(run: RunFile, store: ObjectStore, fence: Fence | None = None, beside: Sequence[str] = ()) -> dict[str, Any]:
+def run_fit(run: RunFile, store: ObjectStore, fence: Fence, beside: Sequence[str] = ()) -> dict[str, Any]:
     """Fit what has no latent yet; the figures of the whole table as it is then."""
     check_snapshot(run, load_snapshot(store, run.dataset, run.data.snapshot))
     check_network(run, store)

@@ -15,9 +15,7 @@ from medfuncta_dist.storage.leases.lease import Fence, dataset_lease
 from medfuncta_dist.storage.object_store import ObjectStore
 
 
-def run_pack(
-    run: RunFile, store: ObjectStore, fence: Fence | None = None, beside: Sequence[str] = ()
-) -> dict[str, Any]:
+def run_pack(run: RunFile, store: ObjectStore, fence: Fence, beside: Sequence[str] = ()) -> dict[str, Any]:
     """Pack what is missing; the figures of the whole data set as it is then.
 
     The data set has a lease of its own, beside the run's: runs may share it.

@@ -12,8 +12,9 @@ from medfuncta_dist.network.network_loader import load_network, published_networ
 from medfuncta_dist.run.frozen_run_file import pin_path
 from medfuncta_dist.shards.data_contract import require_contract
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
-from medfuncta_dist.storage.commit_record import read_as, write_record
+from medfuncta_dist.storage.commit_record import read_as
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import Guard, NewRecord, publish
 
 
 def check_snapshot(run: RunFile, snapshot: Snapshot) -> None:
@@ -54,10 +55,11 @@ class _Pin:
     snapshot: str
 
 
-def pinned_snapshot(run: RunFile, store: ObjectStore) -> Snapshot:
+def pinned_snapshot(run: RunFile, store: ObjectStore, fence: Guard) -> Snapshot:
     """The snapshot that this run trains on: ``data.snapshot`` or the newest, chosen once and recorded.
 
-    A resumed run goes on with the scans it began with, whatever has been packed since.
+    A resumed run goes on with the scans it began with, whatever has been packed since. LeaseLostError where ``fence``
+    says so, and nothing was recorded yet.
     """
     path = pin_path(run)
     if store.exists(path):
@@ -71,7 +73,7 @@ def pinned_snapshot(run: RunFile, store: ObjectStore) -> Snapshot:
         return load_snapshot(store, run.dataset, digest)
     snapshot = load_snapshot(store, run.dataset, run.data.snapshot)
     check_training(run, snapshot)
-    write_record(store, path, "pin", {"snapshot": snapshot.digest})
+    publish(store, fence, NewRecord(path, "pin", {"snapshot": snapshot.digest}))
     return snapshot
 
 

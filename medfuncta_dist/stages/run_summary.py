@@ -8,6 +8,7 @@ from typing import Any
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, ObjectMissingError
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing import strict_json
+from medfuncta_dist.storage.publish import Guard, publish_bytes
 
 FORMAT_VERSION = 1
 LARGEST = 2**24
@@ -39,7 +40,8 @@ def load(store: ObjectStore, name: str) -> dict[str, Any]:
     return whole
 
 
-def merge(store: ObjectStore, name: str, stage: str, figures: dict[str, Any]) -> None:
-    """Put one stage's figures in, in place of its former ones."""
+def merge(store: ObjectStore, name: str, stage: str, figures: dict[str, Any], fence: Guard) -> None:
+    """Put one stage's figures in, in place of its former ones. LeaseLostError where ``fence`` says so."""
     whole = load(store, name) | {stage: figures}
-    store.write(path(name), json.dumps(whole, indent=1, sort_keys=True, allow_nan=False).encode())
+    data = json.dumps(whole, indent=1, sort_keys=True, allow_nan=False).encode()
+    publish_bytes(store, fence, path(name), data)

@@ -16,11 +16,9 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.training.trainer import TrainSummary, train
 
 
-def run_train(
-    run: RunFile, store: ObjectStore, fence: Fence | None = None, beside: Sequence[str] = ()
-) -> dict[str, Any]:
+def run_train(run: RunFile, store: ObjectStore, fence: Fence, beside: Sequence[str] = ()) -> dict[str, Any]:
     """Train, or go on training, on the run's snapshot."""
-    snapshot = pinned_snapshot(run, store)
+    snapshot = pinned_snapshot(run, store, fence)
     with recorded(run, store, "train", "steps", fence, beside) as told:
         summary = train(run, snapshot.digest, partial(_hear, told, run.train.steps), fence=fence)
     return {**asdict(summary), "snapshot": snapshot.digest, "said": [_said(summary)]}

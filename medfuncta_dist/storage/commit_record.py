@@ -1,4 +1,4 @@
-"""Commit records: small JSON objects, written last. What has no commit record does not exist.
+"""Commit records: small JSON objects, written last, by ``publish.py``. What has no commit record does not exist.
 
     {"format_version": 1, "kind": "...", "generation": 0, "body": {...}, "digest": "<SHA-256 of the rest>"}
 
@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from medfuncta_dist.errors import FormatVersionError, IntegrityError, MedfunctaError, ObjectMissingError
+from medfuncta_dist.errors import FormatVersionError, IntegrityError, ObjectMissingError
 from medfuncta_dist.storage.digest import canonical_json, digest_json
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing import strict_json
@@ -35,20 +35,6 @@ class Record:
     digest: str
     where: str = ""
     """Its URI."""
-
-
-def write_record(store: ObjectStore, path: str, kind: str, body: dict[str, Any], generation: int = 0) -> dict[str, Any]:
-    """Write a commit record and return it whole. Everything that ``body`` names must be in storage before."""
-    record = make_record(kind, body, generation)
-    data = canonical_json(record)
-    if len(data) > LARGEST_RECORD:
-        raise MedfunctaError(
-            f"a {kind} record of {len(data)} bytes is larger than a reader accepts ({LARGEST_RECORD})",
-            where=store.uri(path),
-            do="give each task less to do: data.sources_per_task, fit.scans_per_task",
-        )
-    store.write(path, data)
-    return record
 
 
 def make_record(kind: str, body: dict[str, Any], generation: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ SENT_AHEAD = 2
 """Batches on the device before they are needed: one would wait for the thread that sends, two never do."""
 
 
-def on_device(batches: Iterable[Batch], device: torch.device) -> Iterator[tuple[Batch, Tensor]]:
+def on_device(batches: Iterable[Batch], device: torch.device) -> Generator[tuple[Batch, Tensor]]:
     """Each batch with its values as a tensor (batch, point, channel) on ``device``.
 
     On CUDA a thread copies ahead, beside the computation; on CPU the tensor is the batch's own memory.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -53,6 +54,12 @@ class Prefetched(Iterator[T]):
         """Stop the thread, and wait for its end."""
         self._left.set()
         self._thread.join()
+
+    def leave(self) -> None:
+        """Stop the thread before its next item, and do not wait for it: storage may keep it for minutes."""
+        self._left.set()
+        with suppress(queue.Full):  # whoever waits for an item, in another thread, is told that there will be none
+            self._ready.put_nowait(_End(None))
 
     def __del__(self) -> None:
         self._left.set()

@@ -14,7 +14,7 @@ import numpy.typing as npt
 import webdataset as wds
 
 from medfuncta_dist.shards.sample import Sample, decode
-from medfuncta_dist.streaming.prefetch import prefetch
+from medfuncta_dist.streaming.prefetch import Prefetched, prefetch
 from medfuncta_dist.streaming.sample_order import EpochOrder, SampleId, position
 from medfuncta_dist.streaming.sample_reader import Members, SampleReader
 
@@ -57,7 +57,7 @@ def training_stream(
     start_step: int,
     stop_step: int,
     rank_slice: slice,
-) -> Iterator[Batch]:
+) -> Prefetched[Batch]:
     """This rank's batches of the outer steps ``start_step`` … ``stop_step - 1``, read ahead by one thread.
 
     A stream that starts at step s gives what one that started at 0 would give from there. Raises IntegrityError or

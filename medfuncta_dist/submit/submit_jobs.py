@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.stage_names import STAGES, require_stages
 from medfuncta_dist.errors import ClusterError, MedfunctaError, RunChangedError, RunFileError
-from medfuncta_dist.stages.chain import STAGES
 from medfuncta_dist.storage.leases.compare_and_swap import Swap
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.backends.backend import Backend
@@ -23,8 +23,6 @@ from medfuncta_dist.submit.manifest.render import Submission, render
 from medfuncta_dist.submit.status.job_records import Submitted, create_job, delete_job, read_job, read_jobs
 from medfuncta_dist.submit.status.job_target import job_or_none
 
-SAME = ("data", "field", "meta", "train", "fit", "evaluate")
-"""Sections of the run file that make two requests different; resources do not."""
 GLANCE_S = 10.0
 """How long a dry run waits for a storage that may not answer from here."""
 HANDOVER_S = 30.0
@@ -54,9 +52,7 @@ class Request:
     """Of idempotency."""
 
     def __post_init__(self) -> None:
-        unknown = [stage for stage in self.stages if stage not in STAGES]
-        if unknown:
-            raise RunFileError(f"there is no stage {unknown[0]!r}", do=f"choose from {', '.join(STAGES)}")
+        require_stages(self.stages)
         if sorted(self.stages, key=STAGES.index) != list(self.stages) or len(set(self.stages)) != len(self.stages):
             raise RunFileError("stages out of order", do=f"name them in this order, once: {' '.join(STAGES)}")
 
@@ -165,7 +161,7 @@ def _at_work(submitted: Submitted, backend: Backend) -> bool:
 
 
 def _require_same(submitted: Submitted, run: RunFile) -> None:
-    if submitted.run_file_digest != run.digest(*SAME):
+    if submitted.run_file_digest != run.results_digest:
         raise RunChangedError(
             f"{submitted.name} was submitted with another run file",
             do=f"wait for it, or `medfuncta-dist cancel {submitted.name}`; a new request needs a new idempotency key",
@@ -189,7 +185,7 @@ def record_of(request: Request, stages: tuple[str, ...], recorded: Sequence[Subm
         attempt=attempt,
         backend=backend.name,
         time=time.time(),
-        run_file_digest=request.run.digest(*SAME),
+        run_file_digest=request.run.results_digest,
         commit=code_commit(),
         idempotency_key=key_label(request.key) if request.key is not None else None,
         overlays=request.overlays,

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import wandb
 
-from medfuncta_dist.config.run_file import RunFile, Telemetry
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.sections.telemetry_section import Telemetry
 
 
 def mode_of(telemetry: Telemetry, key_is_set: bool) -> str:
@@ -68,5 +69,5 @@ class WandbSink:
 
 def public_config(run: RunFile) -> dict[str, Any]:
     """What of the run file may leave the machine: the mathematics. Sources and storage name places, and stay."""
-    whole = run.model_dump(mode="json")
-    return {"shape": run.data.shape, **{name: whole[name] for name in ("field", "meta", "train", "fit")}}
+    sections = run.parts(lambda key: key.public)
+    return {**sections.pop("data"), **sections}

@@ -12,8 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import Guard
 from medfuncta_dist.telemetry.event_log import attempts
 
 NAME = re.compile(r"(?:\d{9}-)?(\d{6,16})-\d{8}T\d{6}-[0-9a-f]{4}")
@@ -32,17 +32,16 @@ class Attempt:
     name: str
 
 
-def next_attempt(store: ObjectStore, run: str, fence: Fence | None = None) -> Attempt:
+def next_attempt(store: ObjectStore, run: str, fence: Guard) -> Attempt:
     """The attempt after every one that left a trace in storage (events or checkpoints), and of a higher number than any
     of a driver that held the run before. LeaseLostError where this driver does not hold it any more.
     """
     checkpoints = (
         info.path.split("/")[3] for info in store.list(f"runs/{run}/checkpoints") if info.path.count("/") > 3
     )
-    floor = ATTEMPTS_A_DRIVER * fence.token if fence is not None else 0
+    floor = ATTEMPTS_A_DRIVER * fence.token
     generation = 1 + max([floor, *generations([*attempts(store, run), *checkpoints])])
-    if fence is not None:
-        fence.require(store)  # After the listing: a later holder's traces can then not be in it.
+    fence.require(store)  # After the listing: a later holder's traces can then not be in it.
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
     return Attempt(generation, f"{generation:0{DIGITS}d}-{moment}-{secrets.token_hex(2)}")
 

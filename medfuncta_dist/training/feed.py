@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from typing import Any
 
 import torch
@@ -32,13 +33,21 @@ class Feed:
         cluster = run.cluster
         self._cache = ShardCache(store, cache_folder(cluster.cache), int(cluster.cache_gigabytes * 2**30))
 
-    def batches(self, first: int) -> Iterable[tuple[Batch, Tensor]]:
-        """This rank's rows of every global batch from outer step ``first`` (0-based) on, on its device."""
+    @contextmanager
+    def batches(self, first: int) -> Iterator[Iterable[tuple[Batch, Tensor]]]:
+        """This rank's rows of every global batch from outer step ``first`` (0-based) on, on its device.
+
+        They are fetched while the block runs, from its beginning on.
+        """
         train = self._run.train
         reader = SampleReader(self._store, self._snapshot.shards(TRAIN), self._cache)
         rows = rank_slice(train.batch, self._world.size, self._world.rank)
         stream = training_stream(reader, self._order, first, train.steps, rows)
-        return on_device(stream, self._world.device)
+        try:
+            with closing(on_device(stream, self._world.device)) as batches:
+                yield batches
+        finally:
+            stream.leave()
 
     def place(self, step: int) -> tuple[int, int]:
         """Epoch and batch of an outer step (0-based)."""

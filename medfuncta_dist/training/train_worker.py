@@ -6,6 +6,7 @@ import math
 import os
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, TypeVar
 
 import ray
@@ -14,34 +15,22 @@ import torch
 from ray.exceptions import RayActorError
 from torch import Tensor
 
-from medfuncta_dist import __version__
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import MedfunctaError, RunChangedError, StorageError, TrainingCollapsedError
+from medfuncta_dist.errors import MedfunctaError, StorageError, TrainingCollapsedError
 from medfuncta_dist.fields.siren import FieldSpec, Params
-from medfuncta_dist.network.committed_network import commit_network, new_learner
-from medfuncta_dist.shards.snapshot import load_snapshot
-from medfuncta_dist.storage.leases.lease import Fence
-from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.network.committed_network import commit_network
+from medfuncta_dist.storage.publish import Guard
 from medfuncta_dist.telemetry.event_log import history
 from medfuncta_dist.telemetry.goodput import STOPPED
-from medfuncta_dist.training.attempt import Attempt, next_attempt
-from medfuncta_dist.training.checkpoints.checkpoint import Checkpoint, Checkpoints, Facts
-from medfuncta_dist.training.checkpoints.checkpoint_cadence import Cadence
 from medfuncta_dist.training.checkpoints.checkpoint_saver import Saver
 from medfuncta_dist.training.checkpoints.checkpoint_uploads import Uploads
-from medfuncta_dist.training.checkpoints.training_state import require_kinds
 from medfuncta_dist.training.driver_channel import Line
-from medfuncta_dist.training.feed import Feed
-from medfuncta_dist.training.liveness.heartbeat import Beat
-from medfuncta_dist.training.liveness.heartbeat_sender import Pulse
-from medfuncta_dist.training.optim.engine import Engine, connect, share_of_loss
+from medfuncta_dist.training.opening import Place, Restored, open_place, restore
+from medfuncta_dist.training.optim.engine import connect, share_of_loss
 from medfuncta_dist.training.optim.learning_rate import learning_rate
-from medfuncta_dist.training.optim.parameter_groups import kinds_of_state
 from medfuncta_dist.training.reporting.collapse import ADVICE, Finding, Watch, scatter, squares_about_mean
-from medfuncta_dist.training.reporting.leader import Leader, Wishes
-from medfuncta_dist.training.reporting.previous_attempts import past
+from medfuncta_dist.training.reporting.leader import Wishes
 from medfuncta_dist.training.reporting.step_statistics import Pace
-from medfuncta_dist.training.reporting.telemetry_sinks import open_telemetry
 from medfuncta_dist.training.world import World
 
 T = TypeVar("T")
@@ -52,7 +41,7 @@ class Preempted(RayActorError):
     worker by preemption, and starts the group again elsewhere, at the cost of the preemption budget."""
 
 
-def train_worker(run: RunFile, snapshot_digest: str, mailbox: Any, fence: Fence | None, began: float) -> None:
+def train_worker(run: RunFile, snapshot_digest: str, mailbox: Any, fence: Guard, began: float) -> None:
     """Train until done, stopped or broken. Ray Train starts this again, on every rank, when any rank breaks.
 
     An error that starting again can not heal goes to the driver's mailbox first; whoever starts after that leaves.
@@ -62,7 +51,9 @@ def train_worker(run: RunFile, snapshot_digest: str, mailbox: Any, fence: Fence 
     if line.has_failed():
         return
     try:
-        Training(run, snapshot_digest, line, fence, began).finish()
+        node = ray.get_runtime_context().get_node_id()
+        with opened_training(run, snapshot_digest, line, fence, node, began) as training:
+            training.finish()
     except TrainingCollapsedError as error:
         line.fail(error)  # Every rank saw it and returns, so nothing is left to restart.
     except StorageError:
@@ -72,44 +63,44 @@ def train_worker(run: RunFile, snapshot_digest: str, mailbox: Any, fence: Fence 
         raise
 
 
-class Training:
-    """One rank of one attempt, restored and ready; ``finish`` takes the steps that are left."""
+@contextmanager
+def opened_training(
+    run: RunFile, snapshot_digest: str, line: Line, fence: Guard, node: str, began: float
+) -> Iterator[Training]:
+    """One rank of one attempt, restored and ready, while the block runs. What it opens is closed however that ends.
 
-    def __init__(self, run: RunFile, snapshot_digest: str, line: Line, fence: Fence | None, began: float) -> None:
-        torch.set_num_threads(run.cluster.threads)
-        self.run, self.fence, self.world, self.store = run, fence, World.here(connect()), ObjectStore(run.storage)
-        leads = self.world.leads
-        attempt: Attempt = self.world.from_leader(next_attempt(self.store, run.name, fence) if leads else None)
-        self.line = line.of(attempt.name)
-        self.pulse = Pulse(self.line.beat, self._first_beat(attempt), run.train.hang_timeout)
-        self.nodes = self.world.gather(ray.get_runtime_context().get_node_id())
-        self.past = past(self.store, run.name, self.line.reached(), self._say) if leads else None
-        self.leader = self._leader(attempt)
-        self.snapshot = load_snapshot(self.store, run.dataset, snapshot_digest)
-        hours = run.train.keep_checkpoint_hours
-        keep_s = 3600 * hours if hours is not None else math.inf
-        self.checkpoints = Checkpoints(self.store, run.name, attempt, run.train.keep_checkpoints, keep_s, fence)
-        self.feed = Feed(run, self.store, self.snapshot, self.world)
-        self._load()
-        uploads = Uploads(self.checkpoints, self.line, self.world.rank, self.world.size, self.leader.flush)
-        self.saver = Saver(uploads, self.leader, self.world, self.pulse, self.engine, self._facts)
-        pids, setup_s = self.world.gather(os.getpid()), round(time.time() - began, 3)
-        place = {"attempt": attempt.name, "step": self.first, "workers": self.world.size, "pids": pids}
-        self.leader.event("started", **place, nodes=[node[:12] for node in self.nodes], setup_s=setup_s)
+    ``node`` is the id of this machine in the cluster.
+    """
+    torch.set_num_threads(run.cluster.threads)
+    with ExitStack() as opened:
+        place = open_place(run, snapshot_digest, line, fence, node, World.here(connect()), opened)
+        restored = restore(place, opened)
+        world, leader = place.world, place.leader
+        uploads = Uploads(restored.checkpoints, place.line, world.rank, world.size, leader.flush)
+        saver = Saver(uploads, leader, world, place.pulse, restored.engine, place.facts)
+        pids, setup_s = world.gather(os.getpid()), round(time.time() - began, 3)
+        facts = {"attempt": place.attempt.name, "step": restored.first, "workers": world.size, "pids": pids}
+        leader.event("started", **facts, nodes=[node[:12] for node in place.nodes], setup_s=setup_s)
+        yield Training(place, restored, saver)
+
+
+class Training:
+    """One rank of one attempt; ``finish`` takes the steps that are left."""
+
+    def __init__(self, place: Place, restored: Restored, saver: Saver) -> None:
+        self.run, self.world, self.store, self.line = place.run, place.world, place.store, place.line
+        self.pulse, self.leader, self.past, self.feed = place.pulse, place.leader, place.past, place.feed
+        self.learner, self.engine = restored.learner, restored.engine
+        self.first, self.batches = restored.first, restored.batches
+        self.place, self.saver = place, saver
 
     def finish(self) -> None:
         """Take the steps that are left and write the network; or stop early, saved, when the driver asks."""
-        try:
-            if self._take_steps() == self.run.train.steps:
-                self._write_network()
-            # Nobody falls silent before rank 0 is done: who does, while others are at work, has hung.
-            self.pulse.at("waiting for rank 0", self.run.train.steps, waits=True)
-            self.world.from_leader(None)
-        finally:
-            self.pulse.end()
-            self.leader.close()
-            if self.world.leads:
-                self.line.over()
+        if self._take_steps() == self.run.train.steps:
+            self._write_network()
+        # Nobody falls silent before rank 0 is done: who does, while others are at work, has hung.
+        self.pulse.at("waiting for rank 0", self.run.train.steps, waits=True)
+        self.world.from_leader(None)
 
     def _take_steps(self) -> int:
         """The train loop. Returns the number of steps taken since the beginning of the run."""
@@ -202,64 +193,9 @@ class Training:
             self.leader.event("collapse", step=step, finding=finding)
             self.leader.say(f"outer step {step}: {ADVICE[finding]}")
 
-    def _load(self) -> None:
-        """The learner and its engine, as the newest whole checkpoint has them, or as a run begins."""
-        self.learner = new_learner(self.run)
-        found = self._restore()
-        self.first = found.facts.step if found is not None else 0
-        self.batches = self.feed.batches(self.first)  # Scans are fetched while the engine is built.
-        if found is not None:
-            self.learner.load({name: whole.param for name, whole in found.state.items()})
-        self.engine = Engine(self.learner, self.run.train)
-        if found is not None:
-            self.engine.still_step(*self.feed.still_inputs())
-            self.engine.load_moments(found.state, found.facts.step)
-
-    def _restore(self) -> Checkpoint | None:
-        """The newest whole checkpoint: rank 0 finds and verifies it, the others then read the same one."""
-        shapes = self.learner.shapes
-        found = self.checkpoints.restore_latest(shapes, self.leader.say) if self.world.leads else None
-        record = self.world.from_leader(found.record if found is not None else None)
-        if record is not None and found is None:
-            found = self.checkpoints.load(record, shapes)
-        if found is not None:
-            where = self.store.uri(found.record)
-            _check_same(found.facts, self._facts(self.run.train.steps), where)
-            require_kinds(found.state, kinds_of_state(self.learner, self.run.train), where)
-        return found
-
-    def _facts(self, step: int) -> Facts:
-        epoch, batch = self.feed.place(step)
-        return Facts(
-            step=step,
-            epoch=epoch,
-            batch=batch,
-            dataset_digest=self.snapshot.digest,
-            run_digest=self.run.digest(),
-            field_digest=self.run.digest("field"),
-            zero_stage=self.run.train.stage,
-            world_size=self.world.size,
-            code_version=__version__,
-            written=round(time.time(), 3),
-        )
-
-    def _first_beat(self, attempt: Attempt) -> Beat:
-        node = ray.get_runtime_context().get_node_id()
-        return Beat(attempt.name, self.world.rank, node, os.getpid(), 0, "starting", 0, 0, waits=False, patient=True)
-
-    def _leader(self, attempt: Attempt) -> Leader:
-        """Rank 0's telemetry and its line to the driver; on other ranks, a leader that does nothing."""
-        train, nodes = self.run.train, len(set(self.nodes))
-        between_failures_s = self.past.between_failures_s(train, nodes) if self.past is not None else math.inf
-        telemetry = open_telemetry(self.run, self.store, attempt) if self.world.leads else None
-        return Leader(telemetry, self.line.tell, self.line.stopping, Cadence(train, between_failures_s))
-
     def _pace(self) -> Pace:
         before = self.past.reached if self.past is not None else None
         return Pace(self.run.train.batch) if before is None else Pace(self.run.train.batch, before.time, before.step)
-
-    def _say(self, text: str) -> None:
-        self.line.tell("note", text=text)
 
     def _field(self) -> tuple[FieldSpec, Params, Tensor]:
         return self.learner.spec, self.engine.full_parameters(), self.learner.coordinates
@@ -272,7 +208,7 @@ class Training:
         self.leader.flush()
         last = (history(self.store, self.run.name, metric, self.leader.say)[-1:] for metric in ("loss", "psnr"))
         loss, psnr = (found[0][1] if found else None for found in last)
-        done = commit_network(self.store, self.run, self.snapshot, params, loss, psnr, self.fence)
+        done = commit_network(self.store, self.run, self.place.snapshot, params, loss, psnr, self.place.fence)
         self.leader.event("finished", step=done.step, network=done.digest)
 
 
@@ -292,21 +228,4 @@ def _check_finite(what: str, value: float, step: int) -> None:
         raise TrainingCollapsedError(
             f"the {what} of outer step {step + 1} is {value}",
             do="lower train.rate or meta.inner_rate, or set train.clip; checkpoints before this step are kept",
-        )
-
-
-def _check_same(found: Facts, expected: Facts, where: str) -> None:
-    """A checkpoint of another data set, network or later step is refused; world size and ZeRO stage do not matter."""
-    for name, told in (("dataset_digest", "data set"), ("field_digest", "field section")):
-        if getattr(found, name) != getattr(expected, name):
-            raise RunChangedError(
-                f"the checkpoint was trained with another {told}",
-                where=where,
-                do="use another run name for another run",
-            )
-    if found.step > expected.step:
-        raise RunChangedError(
-            f"train.steps is {expected.step}, but step {found.step} is done already",
-            where=where,
-            do="raise train.steps, or use another run name",
         )

@@ -22,8 +22,8 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import InterruptedRunError, RunChangedError
 from medfuncta_dist.fanout import start_ray
 from medfuncta_dist.network.committed_network import Committed, committed_network
-from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE, Guard
 from medfuncta_dist.telemetry.event_log import read_events
 from medfuncta_dist.telemetry.goodput import Goodput, goodput
 from medfuncta_dist.training.liveness.heartbeat import PATIENT_S
@@ -47,7 +47,7 @@ class TrainSummary:
 
 
 def train(
-    run: RunFile, snapshot_digest: str, on_progress: OnProgress | None = None, *, fence: Fence | None = None
+    run: RunFile, snapshot_digest: str, on_progress: OnProgress | None = None, *, fence: Guard = ALONE
 ) -> TrainSummary:
     """Train the run's network on a snapshot, from its last checkpoint if there is one.
 
@@ -77,7 +77,7 @@ def train(
     return TrainSummary(done.step, first, driver.attempts, done.loss, done.psnr, done.digest, seconds, figures)
 
 
-def _trainer(run: RunFile, snapshot_digest: str, mailbox: Any, folder: str, fence: Fence | None) -> TorchTrainer:
+def _trainer(run: RunFile, snapshot_digest: str, mailbox: Any, folder: str, fence: Guard) -> TorchTrainer:
     # Workers keep the driver's working folder: relative paths of the run file mean the same there.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     cluster, elastic = run.cluster, run.cluster.fewest_workers < run.cluster.most_workers

@@ -23,6 +23,7 @@ from medfuncta_dist.fitting.fit_driver import fit, locate_table
 from medfuncta_dist.integrity.latent_damage import find_damage
 from medfuncta_dist.shards.snapshot import Shard, load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.streaming.sample_order import SampleId
 from medfuncta_dist.streaming.sample_reader import SampleReader
 from medfuncta_dist.streaming.shard_cache import ShardCache
@@ -161,7 +162,7 @@ def test_a_latent_part_or_its_record(place: Place, kind: str, measured: Measured
 def test_a_checkpoint_or_its_record(part: str, tmp_path: Path, measured: Measured) -> None:
     """The one before is used, and the person told."""
     store, attempt = ObjectStore(str(tmp_path)), Attempt(1, "0000000001-20260101T000000-aaaa")
-    checkpoints = Checkpoints(store, "r", attempt, keep=5)
+    checkpoints = Checkpoints(store, "r", attempt, keep=5, fence=ALONE)
     for step in (10, 20):
         state = {name: AdamState(*(torch.rand(shape) for _ in range(3))) for name, shape in SHAPES.items()}
         facts = Facts(step, 0, step, "d" * 64, "r" * 64, "f" * 64, zero_stage=0, world_size=1, code_version="0")

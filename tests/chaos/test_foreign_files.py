@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 import torch
 
-from medfuncta_dist.config.job import JOB_VARIABLE
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.submission_id import JOB_VARIABLE
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, RunFileError
 from medfuncta_dist.fields.siren import init_params
 from medfuncta_dist.fitting.fit_driver import fit
@@ -32,6 +32,7 @@ from medfuncta_dist.storage.digest import canonical_json, digest_json
 from medfuncta_dist.storage.leases.lease import run_lease
 from medfuncta_dist.storage.leases.lease_claim import take
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import map_here
 from medfuncta_dist.telemetry.event_log import EventLog, history
 from medfuncta_dist.training.attempt import Attempt, next_attempt
@@ -54,7 +55,7 @@ JOB = "small-fit-1"
 
 def save(store: ObjectStore, step: int, attempt: Attempt = FIRST) -> None:
     """A checkpoint of a tiny state."""
-    checkpoints = Checkpoints(store, "small", attempt, keep=5)
+    checkpoints = Checkpoints(store, "small", attempt, keep=5, fence=ALONE)
     state = {name: AdamState(*(torch.full(shape, float(step)) for _ in range(3))) for name, shape in SHAPES.items()}
     facts = Facts(step, 0, step, "d" * 64, "r" * 64, "f" * 64, zero_stage=0, world_size=1, code_version="0")
     checkpoints.commit(facts, [checkpoints.write_share(step, 0, 1, state)])
@@ -67,16 +68,16 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = run_file(folder, **SECTIONS)
     packed(run, folder)
     store = ObjectStore(run.storage)
-    run, _ = freeze(run, store)
+    run, _ = freeze(run, store, fence=ALONE)
     params = init_params(field_spec(run), torch.Generator().manual_seed(0))
-    commit_network(store, run, pinned_snapshot(run, store), params, loss=0.1, psnr=20.0)
+    commit_network(store, run, pinned_snapshot(run, store, fence=ALONE), params, loss=0.1, psnr=20.0, fence=ALONE)
     fit(run, map_here)
     for step in (10, 20):
         save(store, step)
     log = EventLog(store, "small", FIRST.name, flush_s=0)
     log.log(10, {"loss": 0.5})
     log.close()
-    run_summary.merge(store, "small", "fit", {"psnr": 30.0})
+    run_summary.merge(store, "small", "fit", {"psnr": 30.0}, fence=ALONE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(JOB_VARIABLE, JOB)
         with pytest.raises(RunFileError), ending_retries(store, "small"):
@@ -101,7 +102,7 @@ class Place:
         return sorted(p for p in self.folder.glob(pattern) if p.is_file())[-1]
 
     def start(self) -> Any:
-        freeze(self.run, self.store)
+        freeze(self.run, self.store, fence=ALONE)
         return run_summary.load(self.store, "small")["fit"]
 
     def pack(self) -> Any:
@@ -109,9 +110,9 @@ class Place:
 
     def train(self) -> Any:
         """What a worker group does before its first step."""
-        snapshot = pinned_snapshot(self.run, self.store)
-        attempt = next_attempt(self.store, "small")
-        found = Checkpoints(self.store, "small", attempt, keep=5).restore_latest(SHAPES, self.said.append)
+        snapshot = pinned_snapshot(self.run, self.store, fence=ALONE)
+        attempt = next_attempt(self.store, "small", fence=ALONE)
+        found = Checkpoints(self.store, "small", attempt, keep=5, fence=ALONE).restore_latest(SHAPES, self.said.append)
         assert found is not None, "training begins again from nothing"
         curve = history(self.store, "small", say=self.said.append)
         return snapshot.digest, attempt.generation, found.facts.step, curve
@@ -220,8 +221,8 @@ PLACES: list[tuple[str, str, tuple[str, ...], str]] = [
     ("train", "storage/runs/small/events/*.jsonl", JSON, PASSED_OVER),
     ("trained", "storage/runs/small/network/commit.json", RECORD, REFUSED),
     ("fit", "storage/runs/small/network/commit.json", RECORD, REFUSED),
-    ("fit", "storage/runs/small/network/network.json", JSON, REFUSED),
-    ("fit", "storage/runs/small/network/network.safetensors", BYTES, REFUSED),
+    ("fit", "storage/runs/small/network/*/network.json", JSON, REFUSED),
+    ("fit", "storage/runs/small/network/*/network.safetensors", BYTES, REFUSED),
     ("fit", "storage/runs/small/latents/*/commits/*.json", RECORD, REFUSED),
     ("fit", "storage/datasets/small/commits/*.json", RECORD, REFUSED),
     ("fit", "storage/datasets/small/snapshots/*.json", JSON, REFUSED),
@@ -294,7 +295,9 @@ def test_a_driver_finds_what_the_driver_before_saved(place: Place) -> None:
     for step in (30, 40):
         claim = take(place.store, run_lease("fresh"), 0.2, place.said.append)
         attempt = next_attempt(place.store, "small", claim.fence)
-        found = Checkpoints(place.store, "small", attempt, keep=5).restore_latest(SHAPES, place.said.append)
+        found = Checkpoints(place.store, "small", attempt, keep=5, fence=ALONE).restore_latest(
+            SHAPES, place.said.append
+        )
         assert found is not None
         assert found.facts.step == step - 10
         save(place.store, step, attempt)

@@ -11,9 +11,9 @@ from typing import Any
 
 from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.run.driver_lease import holding
-from medfuncta_dist.storage.commit_record import write_record
 from medfuncta_dist.storage.leases.lease import run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import NewRecord, publish
 
 NAME = "raced"
 
@@ -25,9 +25,8 @@ def drive(root: str, ttl: float, go_on: Callable[[int], bool]) -> str:
         with holding(store, run_lease(NAME), ttl, NAME) as fence:
             print(f"held {fence.token}", flush=True)
             for number in takewhile(go_on, count()):
-                fence.require(store)
                 path = f"runs/{NAME}/commits/{fence.token}-{number:05}.json"
-                write_record(store, path, "commit", {"number": number}, fence.token)
+                publish(store, fence, NewRecord(path, "commit", {"number": number}, fence.token))
                 print(f"committed {number}", flush=True)
                 time.sleep(0.05)
     except MedfunctaError as error:

@@ -7,7 +7,7 @@ import re
 from importlib.metadata import version
 
 from medfuncta_dist import __version__
-from medfuncta_dist.config.kubernetes import Kubernetes
+from medfuncta_dist.config.sections.kubernetes_section import Kubernetes
 
 NAMED = re.compile(r"(?:^|[-_.])ray[-_]?v?(\d+\.\d+\.\d+)")
 """Ray's version in a tag such as ``0.1.0-ray2.60.0-cpu``."""

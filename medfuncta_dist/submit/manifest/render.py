@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from medfuncta_dist.config.job import JOB_VARIABLE
 from medfuncta_dist.config.load import ENVIRONMENT, dump
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.submission_id import JOB_VARIABLE
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.submit.manifest import job_names
 from medfuncta_dist.submit.manifest.base_manifest import merged

@@ -6,12 +6,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medfuncta_dist.config.kubernetes import Nodes, WorkerPods
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.sections.kubernetes_section import Nodes, WorkerPods
+from medfuncta_dist.config.stage_names import COMPUTING
 from medfuncta_dist.errors import RunFileError
 
-COMPUTE = ("train", "fit")
-"""Stages that run on GPUs where the run file gives workers any; the others read, write and count."""
 SHARED_MEMORY = 0.4
 """Of a pod's memory: Ray's object store takes 0.3, NCCL and torch's loaders the rest."""
 
@@ -53,7 +52,7 @@ def worker_groups(run: RunFile, stages: Sequence[str]) -> list[Group]:
 
 def kinds(run: RunFile, stages: Sequence[str]) -> list[str]:
     """Names of these groups."""
-    found = {"gpu" if stage in COMPUTE and run.cluster.gpus_per_worker else "cpu" for stage in stages}
+    found = {"gpu" if stage in COMPUTING and run.cluster.gpus_per_worker else "cpu" for stage in stages}
     return sorted(found)
 
 

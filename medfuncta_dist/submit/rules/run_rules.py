@@ -8,13 +8,13 @@ from functools import lru_cache
 
 from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.stage_names import COMPUTING
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.scans.private_folder import SALT_VARIABLE
 from medfuncta_dist.submit.manifest.container_image import version_in_tag
 from medfuncta_dist.submit.manifest.job_names import STAGE
 from medfuncta_dist.submit.manifest.quantity import amount
 from medfuncta_dist.submit.manifest.runtime_env import run_file_of
-from medfuncta_dist.submit.manifest.worker_groups import COMPUTE
 from medfuncta_dist.submit.rules.manifest_view import Part, RayJob, part, parts, variable, whole
 from medfuncta_dist.submit.rules.rule import RuleBook
 
@@ -127,7 +127,7 @@ def _gpus(job: RayJob) -> Breaches:
 def _idle(job: RayJob) -> Breaches:
     stages = str(job.labels.get(STAGE, "")).split(".")
     for where, container in job.ray_containers():
-        if GPU in part(part(container.get("resources")).get("limits")) and not set(stages) & set(COMPUTE):
+        if GPU in part(part(container.get("resources")).get("limits")) and not set(stages) & set(COMPUTING):
             yield where, f"{' and '.join(stages)} would hold GPUs and not use them"
 
 

@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError
-from medfuncta_dist.storage.commit_record import make_record, read_record, read_records, write_record
-from medfuncta_dist.storage.digest import canonical_json
-from medfuncta_dist.storage.leases.compare_and_swap import Seen, Swap
+from medfuncta_dist.storage.commit_record import read_record, read_records
+from medfuncta_dist.storage.leases.compare_and_swap import Swap
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import NewRecord, Unfenced, publish, publish_first
 from medfuncta_dist.telemetry.progress_record import StageProgress, read_progress
 
 JOB_KIND, TERMINAL_KIND = "job", "terminal"
+NO_LEASE = Unfenced("whoever submits or cancels is no driver; a job's record is read by other submitters only")
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,7 @@ def read_jobs(store: ObjectStore, run: str) -> list[Submitted]:
 
 def create_job(swap: Swap, run: str, submitted: Submitted) -> bool:
     """Record a submission where its name is still free; False where somebody has it."""
-    data = canonical_json(make_record(JOB_KIND, _body(submitted), 0))
-    return swap.swap(_job_path(run, submitted.name), Seen(None, None), data) is not None
+    return publish_first(swap, NewRecord(_job_path(run, submitted.name), JOB_KIND, _body(submitted)))
 
 
 def read_job(store: ObjectStore, run: str, name: str) -> Submitted | None:
@@ -97,7 +97,7 @@ def read_job(store: ObjectStore, run: str, name: str) -> Submitted | None:
 
 def write_job(store: ObjectStore, run: str, submitted: Submitted) -> None:
     """Record what became of a submission."""
-    write_record(store, _job_path(run, submitted.name), JOB_KIND, _body(submitted))
+    publish(store, NO_LEASE, NewRecord(_job_path(run, submitted.name), JOB_KIND, _body(submitted)))
 
 
 def delete_job(store: ObjectStore, run: str, name: str) -> None:

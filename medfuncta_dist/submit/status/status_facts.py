@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
+from medfuncta_dist.config.stage_names import STAGES
 from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.backends.backend import Job
@@ -12,8 +13,6 @@ from medfuncta_dist.submit.status.job_records import Stored, read_stored
 from medfuncta_dist.submit.status.job_target import Target
 from medfuncta_dist.submit.status.run_cost import rates
 from medfuncta_dist.submit.status.run_status import Facts
-
-STAGES = ("pack", "train", "fit", "evaluate")
 
 
 def facts(target: Target) -> Facts:

@@ -22,11 +22,11 @@ from torch import Tensor
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, ObjectMissingError
 from medfuncta_dist.fields import safe_tensors
-from medfuncta_dist.storage.commit_record import LARGEST_RECORD, parse_record, write_record
+from medfuncta_dist.storage.commit_record import LARGEST_RECORD, parse_record
 from medfuncta_dist.storage.digest import sha256_bytes
-from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing.typed_record import typed
+from medfuncta_dist.storage.publish import Guard, NewRecord, publish
 from medfuncta_dist.training.attempt import Attempt, generations
 from medfuncta_dist.training.checkpoints.training_state import State, from_tensors, to_tensors
 
@@ -91,7 +91,8 @@ class Checkpoints:
         attempt: Attempt,
         keep: int,
         keep_s: float = math.inf,
-        fence: Fence | None = None,
+        *,
+        fence: Guard,
     ) -> None:
         self._store, self._attempt, self._keep, self._keep_s, self._fence = store, attempt, keep, keep_s, fence
         self._folder = f"runs/{run}/checkpoints"
@@ -111,8 +112,7 @@ class Checkpoints:
         """Make the checkpoint exist. LeaseLostError where another driver has taken the run over."""
         path = f"{self._folder}/commits/{_digits(facts.step)}-{self._attempt.name}.json"
         body = {**asdict(facts), "files": [asdict(file) for file in files]}
-        self._require_lease()
-        write_record(self._store, path, KIND, body, self._attempt.generation)
+        publish(self._store, self._fence, NewRecord(path, KIND, body, self._attempt.generation))
 
     def restore_latest(self, shapes: Mapping[str, tuple[int, ...]], say: Callable[[str], None]) -> Checkpoint | None:
         """The newest checkpoint that proves whole; None when there never was one.
@@ -148,7 +148,7 @@ class Checkpoints:
         The newest stays whatever its age. Records go before files: a record whose files are gone would look like
         damage. LeaseLostError, and nothing goes, where another driver has taken the run over: it may be reading them.
         """
-        self._require_lease()
+        self._fence.require(self._store)
         paths = newest_first(self._store, self._folder)
         good = [path for path in paths if path not in self._damaged][: self._keep]
         kept = [path for rank, path in enumerate(good) if rank == 0 or self._is_young(path)]
@@ -159,10 +159,6 @@ class Checkpoints:
             folder = info.path.split("/")[3]
             if folder != "commits" and self._is_over(folder, step) and folder not in map(checkpoint_name, kept):
                 self._store.delete(info.path)
-
-    def _require_lease(self) -> None:
-        if self._fence is not None:
-            self._fence.require(self._store)
 
     def _is_young(self, path: str) -> bool:
         if math.isinf(self._keep_s):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medfuncta_dist.config.run_file import Train
+from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.training.checkpoints.checkpoint_interval import interval
 
 WORTH_SAYING = 1.2

@@ -35,7 +35,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
-from medfuncta_dist.config.run_file import Train
+from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.fields.siren import Params
 from medfuncta_dist.meta.outer_loop import MetaLearner
 from medfuncta_dist.training.checkpoints.training_state import MuonState, State, moments

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from medfuncta_dist.config.run_file import Train
+from medfuncta_dist.config.sections.train_section import Train
 
 
 def learning_rate(step: int, train: Train) -> float:

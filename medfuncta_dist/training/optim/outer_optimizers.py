@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from medfuncta_dist.config.run_file import Train
+from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.meta.outer_loop import MetaLearner
 from medfuncta_dist.training.optim.parameter_groups import parameter_groups, taken_by_muon
 

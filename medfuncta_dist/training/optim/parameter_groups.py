@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from medfuncta_dist.config.run_file import Train
+from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.fields.siren import FieldSpec
 from medfuncta_dist.meta.outer_loop import LOG_RATES, MetaLearner
 from medfuncta_dist.training.checkpoints.training_state import AdamState, Kind, MuonState

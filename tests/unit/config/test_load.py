@@ -144,7 +144,7 @@ def test_a_bomb_is_refused_before_it_goes_off(text):
 @pytest.mark.parametrize(
     "value", ["2026-13-45", "!!bool maybe", "!!int ''", "9" * 5000, "2026-01-01 00:00:00 +99:99", "0x" + "f" * 9999]
 )
-def test_what_yaml_can_not_convert_is_refused(value):
+def test_what_yaml_cannot_convert_is_refused(value):
     with pytest.raises(RunFileError):
         parse(SMALLEST.replace("ecg-mitbih", value))
 
@@ -187,7 +187,7 @@ def test_a_run_file_may_lie_in_the_environment(monkeypatch):
 
 
 def test_a_missing_or_huge_file_is_refused(tmp_path):
-    with pytest.raises(RunFileError, match="can not be read"):
+    with pytest.raises(RunFileError, match="cannot be read"):
         load(tmp_path / "none.yaml")
     big = tmp_path / "big.yaml"
     big.write_bytes(b"#" * (2 << 20))

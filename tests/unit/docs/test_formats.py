@@ -14,8 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from medfuncta_dist.config.job import JOB_VARIABLE
-from medfuncta_dist.config.run_file import Data, RunFile
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.sections.data_section import Data
+from medfuncta_dist.config.submission_id import JOB_VARIABLE
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.evaluation.evaluation_driver import evaluate
 from medfuncta_dist.fields.siren import Params, init_params
@@ -31,6 +32,7 @@ from medfuncta_dist.stages import run_summary
 from medfuncta_dist.stages.preflight import pinned_snapshot
 from medfuncta_dist.storage.leases.lease import dataset_lease, run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.submit.status.job_records import Submitted, write_job
 from medfuncta_dist.task_map import map_here
 from medfuncta_dist.telemetry.event_log import EventLog
@@ -55,12 +57,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("formats")
     run = run_file(folder, **SECTIONS)
     store = ObjectStore(run.storage)
-    freeze(run, store)
+    freeze(run, store, fence=ALONE)
     packed(run, folder, counts={"train": 9, "test": 4})
-    snapshot = pinned_snapshot(run, store)
+    snapshot = pinned_snapshot(run, store, fence=ALONE)
     train(run, store, snapshot)
     fit(run, map_here)
-    run_summary.merge(store, run.name, "evaluate", evaluate(run, map_here))
+    run_summary.merge(store, run.name, "evaluate", evaluate(run, map_here), fence=ALONE)
     drive(run, store)
     return folder
 
@@ -84,19 +86,19 @@ def drive(run: RunFile, store: ObjectStore) -> None:
 def train(run: RunFile, store: ObjectStore, snapshot: Snapshot) -> None:
     """What is left behind by training on two ranks."""
     params = init_params(field_spec(run), torch.Generator().manual_seed(0))
-    attempt = next_attempt(store, run.name)
+    attempt = next_attempt(store, run.name, fence=ALONE)
     events = EventLog(store, run.name, attempt.name)
     events.event("started", attempt=attempt.name, step=0, workers=2, pids=[1, 2])
     for step in range(1, 7):
         events.log(step, {"loss": 0.1 / step, "psnr": 10.0 + step})
     events.close()
-    checkpoints = Checkpoints(store, run.name, attempt, keep=3)
+    checkpoints = Checkpoints(store, run.name, attempt, keep=3, fence=ALONE)
     for step in (3, 6):
         digests = {"dataset_digest": snapshot.digest, "run_digest": run.digest(), "field_digest": run.digest("field")}
         facts = Facts(step=step, epoch=0, batch=step, **digests, zero_stage=1, world_size=2, code_version="test")
         files = [checkpoints.write_share(step, rank, 2, share(params, rank)) for rank in range(2)]
         checkpoints.commit(facts, files)
-    commit_network(store, run, snapshot, params, 0.1 / 6, 16.0)
+    commit_network(store, run, snapshot, params, 0.1 / 6, 16.0, fence=ALONE)
 
 
 def share(params: Params, rank: int) -> dict[str, AdamState]:

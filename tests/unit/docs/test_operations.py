@@ -16,7 +16,7 @@ from click import UsageError
 
 from medfuncta_dist.cli.app import app
 from medfuncta_dist.config.load import load
-from medfuncta_dist.stages.chain import STAGES
+from medfuncta_dist.config.stage_names import STAGES
 from medfuncta_dist.submit.manifest.base_manifest import load_base
 from medfuncta_dist.submit.manifest.render import Submission, render
 from medfuncta_dist.submit.rules.validate_manifest import validate

@@ -367,8 +367,9 @@ def test_a_network_for_other_scans_is_refused_before_any_task(tmp_path):
 
 def test_a_network_that_is_not_the_committed_one_is_refused(run):
     other = network(run, hidden=17)
+    folder = f"runs/{run.name}/network/{network(run).digest}"
     for name, data in other.to_files().items():
-        ObjectStore(run.storage).write(f"runs/{run.name}/network/{name}", data)
+        ObjectStore(run.storage).write(f"{folder}/{name}", data)
     with pytest.raises(IntegrityError, match="not the one that its commit record names"):
         fit(run, map_here)
 

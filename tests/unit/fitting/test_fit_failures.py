@@ -18,11 +18,11 @@ from medfuncta_dist.fitting.fit_failures import ENDED_ITS_WORKER
 from medfuncta_dist.fitting.fit_task import NOT_FINITE
 from medfuncta_dist.shards.sample import Sample
 from medfuncta_dist.shards.snapshot import read_index
-from medfuncta_dist.storage.commit_record import write_record
 from medfuncta_dist.storage.leases.lease import Fence, first_lease, run_lease
 from medfuncta_dist.storage.leases.lease_holder import this_process
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import Done, Failed, FanOut, map_here
+from tests.records import write_record
 from tests.unit.latents.fitted import COUNTS, ready
 
 SCANS = sum(COUNTS.values())

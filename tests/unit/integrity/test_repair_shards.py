@@ -18,6 +18,7 @@ from medfuncta_dist.scans.private_folder import SALT_FILE
 from medfuncta_dist.shards.pack_driver import pack
 from medfuncta_dist.shards.snapshot import Shard, Snapshot, load_snapshot, read_index
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.streaming.shard_cache import ShardCache
 from medfuncta_dist.task_map import Failed, map_here
 from tests.unit.shards.samples import objects, run_file
@@ -50,7 +51,7 @@ def shards(run: RunFile) -> list[Shard]:
 
 
 def repaired(run: RunFile) -> list[Fault]:
-    return repair_shards(run, snapshot(run), {fault.where for fault in faults(run)}, map_here)
+    return repair_shards(run, snapshot(run), {fault.where for fault in faults(run)}, map_here, fence=ALONE)
 
 
 def flip(store: ObjectStore, path: str) -> None:
@@ -104,6 +105,7 @@ def test_only_the_sources_of_the_damaged_shard_are_read(run: RunFile, tmp_path: 
         snapshot(run),
         {shards(run)[0].uri},
         lambda task, items: map_here(lambda item: read.append(len(item.pack.sources)) or task(item), items),
+        fence=ALONE,
     )
     assert read == [2]
 
@@ -128,7 +130,7 @@ def test_a_repair_that_fails_names_no_file(run: RunFile) -> None:
         errors = (FileNotFoundError(2, "No such file", "/archive/Doe^Jane.csv"), DiskFullError("a disk is full"))
         yield from (Failed(item, error) for item in items for error in errors)
 
-    [unforeseen, ours] = repair_shards(run, snapshot(run), {shards(run)[0].uri}, failing)
+    [unforeseen, ours] = repair_shards(run, snapshot(run), {shards(run)[0].uri}, failing, fence=ALONE)
     assert unforeseen.what == "not repaired: FileNotFoundError"
     assert ours.what == "not repaired: a disk is full"
 

@@ -10,11 +10,12 @@ import torch
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import FieldSpec, init_params
+from medfuncta_dist.network.committed_network import store_network
 from medfuncta_dist.shards.pack_driver import pack
 from medfuncta_dist.shards.snapshot import load_snapshot
-from medfuncta_dist.storage.commit_record import write_record
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
+from tests.records import write_record
 from tests.writers import write_medmnist
 
 LATENT = 24
@@ -65,9 +66,8 @@ def network(run: RunFile, **changes: Any) -> SharedNetwork:
 def publish(run: RunFile, shared: SharedNetwork) -> None:
     """Commit a network as the train stage does."""
     store = ObjectStore(run.storage)
-    for name, data in shared.to_files().items():
-        store.write(f"runs/{run.name}/network/{name}", data)
-    write_record(store, f"runs/{run.name}/network/commit.json", "network", {"digest": shared.digest})
+    body = {"digest": shared.digest, "files": store_network(store, run.name, shared)}
+    write_record(store, f"runs/{run.name}/network/commit.json", "network", body)
 
 
 def ready(folder: Path, **sections: Any) -> RunFile:

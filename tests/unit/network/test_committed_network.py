@@ -1,17 +1,30 @@
 from __future__ import annotations
 
+import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import IntegrityError
+from medfuncta_dist.errors import IntegrityError, LeaseLostError, MedfunctaError
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.meta.inner_rates import inner_rates
-from medfuncta_dist.network.committed_network import commit_network, committed_network, field_spec, new_learner
+from medfuncta_dist.network.committed_network import (
+    Committed,
+    commit_network,
+    committed_network,
+    field_spec,
+    new_learner,
+)
+from medfuncta_dist.network.network_loader import load_network, published_network
 from medfuncta_dist.shards.snapshot import Snapshot
+from medfuncta_dist.storage.leases.lease import run_lease
+from medfuncta_dist.storage.leases.lease_claim import take
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE, Guard
+from tests.records import write_record
 
 
 def run_file(storage: str = "/unused", **sections: dict) -> RunFile:
@@ -39,7 +52,7 @@ def test_a_committed_network_reads_back_and_a_damaged_record_is_noticed(tmp_path
     assert committed_network(store, "r") is None
     params = new_learner(run).params()
     snapshot = Snapshot("scans", None, {"shape": [6, 5, 4]}, {})
-    done = commit_network(store, run, snapshot, params, loss=0.5, psnr=None)
+    done = commit_network(store, run, snapshot, params, loss=0.5, psnr=None, fence=ALONE)
     assert committed_network(store, "r") == done
     weights, description = (store.read(done.files[f"network.{kind}"]["path"]) for kind in ("safetensors", "json"))
     network = SharedNetwork.from_files(weights, description)
@@ -51,12 +64,111 @@ def test_a_committed_network_reads_back_and_a_damaged_record_is_noticed(tmp_path
         committed_network(store, "r")
 
 
+def committed(tmp_path: Path, seed: int, fence: Guard = ALONE) -> Committed:
+    """A network that is another for another seed."""
+    run = run_file(field={"layers": 3, "hidden": 4, "latent": 2}, train={"seed": seed})
+    snapshot = Snapshot("scans", None, {"shape": [6, 5, 4]}, {})
+    return commit_network(ObjectStore(str(tmp_path)), run, snapshot, new_learner(run).params(), 0.5, None, fence)
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_driver_that_lost_its_lease_changes_no_byte_of_its_successors_network(tmp_path: Path) -> None:
+    store, path = ObjectStore(str(tmp_path)), run_lease("r")
+    first = take(store, path, 0.2, print)
+    first.give_back()
+    second = take(store, path, 0.2, print)
+    done = committed(tmp_path, seed=2, fence=second.fence)
+    before = content(tmp_path / "runs/r/network")
+    with pytest.raises(LeaseLostError):
+        committed(tmp_path, seed=1, fence=first.fence)
+    after = content(tmp_path / "runs/r/network")
+    assert before.items() <= after.items()
+    assert committed_network(store, "r") == done
+    ref = published_network(store, "r")
+    assert load_network(store, ref).digest == ref.digest == done.digest
+    assert SharedNetwork.load(tmp_path / "runs/r/network").digest == done.digest
+
+
+def test_a_run_folder_is_loaded_by_its_record_wherever_it_was_copied_to(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        done = committed(tmp_path, seed)
+    copy = tmp_path / "my-run"
+    shutil.copytree(tmp_path / "runs" / "r", copy)
+    assert SharedNetwork.load(copy / "network").digest == done.digest
+    assert SharedNetwork.load(copy / "network" / done.digest).digest == done.digest
+    (copy / "network" / done.digest / "network.json").unlink()
+    with pytest.raises(MedfunctaError, match=r"there is no .*network\.json"):
+        SharedNetwork.load(copy / "network")
+    (copy / "network" / "commit.json").write_text("{")
+    with pytest.raises(IntegrityError, match="not JSON"):
+        SharedNetwork.load(copy / "network")
+
+
+def test_a_network_of_the_old_layout_reads(tmp_path: Path) -> None:
+    """Version 0.1.0 wrote both files beside the record."""
+    done, store = committed(tmp_path, seed=1), ObjectStore(str(tmp_path))
+    files = {}
+    for name, file in done.files.items():
+        files[name] = file | {"path": f"runs/r/network/{name}"}
+        store.write(files[name]["path"], store.read(file["path"]))
+        store.delete(file["path"])
+    write_record(store, "runs/r/network/commit.json", "network", asdict(replace(done, files=files)))
+    found = committed_network(store, "r")
+    assert found is not None
+    assert found.files == files
+    ref = published_network(store, "r")
+    assert (ref.folder, load_network(store, ref).digest) == ("runs/r/network", done.digest)
+    assert SharedNetwork.load(tmp_path / "runs/r/network").digest == done.digest
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "runs/r/network/../../other/network/network.json",
+        "runs/r/network//network.json",
+        "runs/r/network",
+        "runs/other/network/network.json",
+        "runs/r/checkpoints/network.json",
+        "/runs/r/network/network.json",
+        "network.json",
+        "runs/r/network/a\\..\\network.json",
+        7,
+        None,
+    ],
+)
+def test_a_record_leads_nowhere_but_into_its_runs_network_folder(tmp_path: Path, path: object) -> None:
+    done, store = committed(tmp_path, seed=1), ObjectStore(str(tmp_path))
+    files = done.files | {"network.json": {"path": path}}
+    write_record(store, "runs/r/network/commit.json", "network", asdict(replace(done, files=files)))
+    with pytest.raises(IntegrityError, match=r"network\.json"):
+        committed_network(store, "r")
+    with pytest.raises(IntegrityError, match=r"network\.json"):
+        published_network(store, "r")
+    if path != "runs/other/network/network.json":  # of a folder alone, nobody knows the run
+        with pytest.raises(IntegrityError, match=r"network\.json"):
+            SharedNetwork.load(tmp_path / "runs/r/network")
+
+
+def test_a_record_of_another_network_is_noticed(tmp_path: Path) -> None:
+    done, store = committed(tmp_path, seed=1), ObjectStore(str(tmp_path))
+    write_record(store, "runs/r/network/commit.json", "network", asdict(replace(done, digest="0" * 64)))
+    with pytest.raises(IntegrityError, match="not the one"):
+        SharedNetwork.load(tmp_path / "runs/r/network")
+    with pytest.raises(IntegrityError, match="not the one"):
+        load_network(store, published_network(store, "r"))
+
+
 @pytest.mark.parametrize("policy", ["layer", "learned"])
 def test_a_network_keeps_the_rates_it_was_trained_with(tmp_path: Path, policy: str) -> None:
     meta = {"inner_steps": 3, "inner_rate": 0.2, "rate_policy": policy}
     store, run = ObjectStore(str(tmp_path)), run_file(field={"layers": 4, "hidden": 4, "latent": 2}, meta=meta)
     learner = new_learner(run)
-    done = commit_network(store, run, Snapshot("scans", None, {"shape": [6, 5, 4]}, {}), learner.params(), None, None)
+    done = commit_network(
+        store, run, Snapshot("scans", None, {"shape": [6, 5, 4]}, {}), learner.params(), None, None, fence=ALONE
+    )
     weights, description = (store.read(done.files[f"network.{kind}"]["path"]) for kind in ("safetensors", "json"))
     network = SharedNetwork.from_files(weights, description)
     assert network.params.keys() == network.spec.shapes().keys()

@@ -19,6 +19,7 @@ from medfuncta_dist.run.frozen_run_file import freeze
 from medfuncta_dist.run.resolve import GPU_ACTIVATION_BYTES, activation_bytes, resolved
 from medfuncta_dist.run.settle import settled
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import Done, Failed, map_here
 
 
@@ -37,12 +38,12 @@ def test_what_is_left_open_is_chosen_and_what_is_given_stays():
 
 def test_a_run_goes_on_with_the_sizes_it_began_with(tmp_path):
     store = ObjectStore(str(tmp_path))
-    freeze(run_file("meta.chunk_points=7", "meta.chunk_scans=3"), store)
-    again, first = freeze(run_file(), store)
+    freeze(run_file("meta.chunk_points=7", "meta.chunk_scans=3"), store, fence=ALONE)
+    again, first = freeze(run_file(), store, fence=ALONE)
     assert not first
     assert chunks_of(again) == Chunks(7, 3)
     with pytest.raises(RunChangedError, match=r"meta\.chunk_scans: 3 -> 4"):
-        freeze(run_file("meta.chunk_scans=4"), store)
+        freeze(run_file("meta.chunk_scans=4"), store, fence=ALONE)
 
 
 def test_memory_decides_and_the_cache_is_enough():
@@ -62,24 +63,24 @@ def test_training_and_fitting_take_them():
 
 def computing(tmp_path, *overrides):
     run = run_file("field.layers=3", "field.hidden=4", "field.latent=3", f"storage={tmp_path}", *overrides)
-    return freeze(run, ObjectStore(str(tmp_path)))[0]
+    return freeze(run, ObjectStore(str(tmp_path)), fence=ALONE)[0]
 
 
 def test_how_a_run_computes_is_settled_once_and_kept(tmp_path, monkeypatch):
     store = ObjectStore(str(tmp_path))
-    first = settled(computing(tmp_path), store, map_here)
+    first = settled(computing(tmp_path), store, map_here, fence=ALONE)
     assert arithmetic_of(first) == Arithmetic.best(torch.device("cpu"))
     assert arithmetic_of(first) == new_learner(first).arithmetic == fit_settings(first).arithmetic
     monkeypatch.setattr("medfuncta_dist.meta.machine.arithmetic.onednn_works", lambda: first.meta.products == "torch")
     again = computing(tmp_path)
-    assert settled(again, store, map_here) is again
+    assert settled(again, store, map_here, fence=ALONE) is again
     assert arithmetic_of(again) == arithmetic_of(first)
     with pytest.raises(MedfunctaError, match="multiplies") if first.meta.products == "onednn" else nullcontext():
         fold(field_spec(again), new_learner(again).params(), arithmetic_of(again))
 
 
 def test_another_choice_than_the_runs_is_refused(tmp_path):
-    settled(computing(tmp_path, "meta.products=torch"), ObjectStore(str(tmp_path)), map_here)
+    settled(computing(tmp_path, "meta.products=torch"), ObjectStore(str(tmp_path)), map_here, fence=ALONE)
     with pytest.raises(RunChangedError, match=r"meta\.products: 'torch' -> 'onednn'"):
         computing(tmp_path, "meta.products=onednn")
 
@@ -88,7 +89,7 @@ def test_a_compiler_that_is_wrong_is_left_out_with_one_line(tmp_path, monkeypatc
     wrong = lambda sweep, **_: lambda *inputs: tuple(part * 1.01 for part in sweep(*inputs))  # noqa: E731
     monkeypatch.setattr(torch, "compile", wrong)
     compiled._compiled.cache_clear()
-    run = settled(computing(tmp_path, "meta.compile=on"), ObjectStore(str(tmp_path)), map_here)
+    run = settled(computing(tmp_path, "meta.compile=on"), ObjectStore(str(tmp_path)), map_here, fence=ALONE)
     compiled._compiled.cache_clear()
     assert run.meta.compiled is False
     (line,) = capsys.readouterr().err.splitlines()
@@ -105,7 +106,7 @@ def test_compiling_is_tried_where_workers_are_and_only_if_wanted(tmp_path):
 
     def compiled_of(name, *overrides):
         run = computing(tmp_path, f"name={name}", *overrides)
-        return settled(run, ObjectStore(str(tmp_path)), fan_out).meta.compiled
+        return settled(run, ObjectStore(str(tmp_path)), fan_out, fence=ALONE).meta.compiled
 
     assert compiled_of("cpu") is False
     assert compiled_of("never", "meta.compile=off", "cluster.gpus_per_worker=1") is False
@@ -119,6 +120,8 @@ def test_compiling_is_tried_where_workers_are_and_only_if_wanted(tmp_path):
 
 def test_a_worker_that_fails_in_the_trial_means_eager(tmp_path, capsys):
     run = computing(tmp_path, "meta.compile=on")
-    run = settled(run, ObjectStore(str(tmp_path)), lambda _, items: iter([Failed(items[0], OSError("it died"))]))
+    run = settled(
+        run, ObjectStore(str(tmp_path)), lambda _, items: iter([Failed(items[0], OSError("it died"))]), fence=ALONE
+    )
     assert run.meta.compiled is False
     assert "it died" in capsys.readouterr().err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from medfuncta_dist.config.job import JOB_VARIABLE
+from medfuncta_dist.config.submission_id import JOB_VARIABLE
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, QuarantineLimitError, RunFileError, RunHeldError
 from medfuncta_dist.run.terminal_record import ending_retries
 from medfuncta_dist.storage.object_store import ObjectStore

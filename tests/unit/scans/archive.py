@@ -8,7 +8,7 @@ import nibabel
 import nilearn
 import pydicom.data
 
-from medfuncta_dist.config.run_file import Data
+from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.scans.readers.reader import Found, Reader
 from medfuncta_dist.scans.scan import Scan
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medfuncta_dist.config.run_file import Data, Slabs, Slices
+from medfuncta_dist.config.sections.data_section import Data, Slabs, Slices
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.canonical import canonical, slices, split_of, windowed
 from medfuncta_dist.scans.scan import Scan, Window

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medfuncta_dist.config.run_file import Intensity
+from medfuncta_dist.config.sections.data_section import Intensity
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.intensity import choose_window
 from medfuncta_dist.scans.scan import Window

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medfuncta_dist.config.run_file import Data, RunFile
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.scans.scan import Scan, Window
 from medfuncta_dist.shards.snapshot import Shard
 from medfuncta_dist.storage.object_store import ObjectStore

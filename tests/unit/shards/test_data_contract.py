@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
-from medfuncta_dist.config.run_file import Data
+from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import RunChangedError
 from medfuncta_dist.shards.data_contract import contract_of, differences, open_dataset, require_contract
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE
 
 DATA = Data(source="s3://archive/Doe^Jane/*.nii", shape=[28, 28])
 
@@ -50,20 +51,20 @@ def test_differences_name_key_and_both_values() -> None:
 
 def test_a_data_set_has_one_contract(tmp_path: Path) -> None:
     store = ObjectStore(str(tmp_path))
-    open_dataset(store, "d", DATA, "salt-1")
+    open_dataset(store, "d", DATA, "salt-1", fence=ALONE)
     written = store.read("datasets/d/dataset.json")
-    open_dataset(store, "d", changed(source="s3://elsewhere/*"), "salt-1")
+    open_dataset(store, "d", changed(source="s3://elsewhere/*"), "salt-1", fence=ALONE)
     with pytest.raises(RunChangedError, match=r"data\.shape: \[32, 32\] in the run file, \[28, 28\] in the data set"):
-        open_dataset(store, "d", changed(shape=[32, 32]), "salt-1")
+        open_dataset(store, "d", changed(shape=[32, 32]), "salt-1", fence=ALONE)
     assert store.read("datasets/d/dataset.json") == written
 
 
 def test_a_data_set_has_one_salt(tmp_path: Path) -> None:
     store = ObjectStore(str(tmp_path))
-    open_dataset(store, "d", DATA, "salt-1")
+    open_dataset(store, "d", DATA, "salt-1", fence=ALONE)
     with pytest.raises(RunChangedError, match="another salt"):
-        open_dataset(store, "d", DATA, "salt-2")
-    open_dataset(store, "e", DATA, "salt-2")
+        open_dataset(store, "d", DATA, "salt-2", fence=ALONE)
+    open_dataset(store, "e", DATA, "salt-2", fence=ALONE)
 
 
 def test_a_snapshot_of_another_contract_is_refused() -> None:

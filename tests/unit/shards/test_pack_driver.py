@@ -24,6 +24,7 @@ from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot, newest_snaps
 from medfuncta_dist.storage.leases.lease import dataset_lease
 from medfuncta_dist.storage.leases.lease_claim import take
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import Done, Failed, map_here
 from tests.unit.shards.samples import objects, run_file, uploads
 from tests.writers import PATIENT, PATIENT_ID, PATIENT_UID, write_dicom, write_ecg_csv, write_nifti
@@ -188,7 +189,9 @@ def test_a_late_duplicate_with_another_listing_changes_nothing(run: RunFile, tmp
     # Another driver saw other neighbours, and commits its overlapping groups when the snapshot is long there.
     sources = [source for task in seen for source in task.sources]
     for start in range(0, 5):
-        late = PackTask(seen[0].root, seen[0].dataset, seen[0].data, tuple(sources[start : start + 3]), seen[0].keys)
+        late = PackTask(
+            seen[0].root, seen[0].dataset, seen[0].data, tuple(sources[start : start + 3]), seen[0].keys, fence=ALONE
+        )
         pack_task(late)
     again = packed(run)
     assert again.snapshot_digest == first.snapshot_digest
@@ -199,7 +202,7 @@ def test_overlapping_groups_without_a_snapshot_still_pack_every_scan_once(run: R
     tasks = tasks_of(run, 2)
     sources = [source for task in tasks for source in task.sources]
     for group in (sources[1:4], sources[0:3], sources[3:5]):
-        pack_task(PackTask(tasks[0].root, tasks[0].dataset, tasks[0].data, tuple(group), tasks[0].keys))
+        pack_task(PackTask(tasks[0].root, tasks[0].dataset, tasks[0].data, tuple(group), tasks[0].keys, fence=ALONE))
     summary = packed(run)
     found = keys(run, loaded(run))
     assert len(found) == len(set(found)) == summary.counts["packed"] == 5 * ROWS
@@ -328,7 +331,7 @@ def test_a_record_that_counts_wrong_is_noticed(run: RunFile) -> None:
     sources = [source.key for source in done.item.sources]
     wrong = PackRecord(record.name, sources, {}, (), record.counts)
     assert group_name(sources) == record.name
-    write_pack(store, run.dataset, wrong)
+    write_pack(store, run.dataset, wrong, fence=ALONE)
     with pytest.raises(IntegrityError, match="do not hold each packed scan once"):
         packed(run)
 

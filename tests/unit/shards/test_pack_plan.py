@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medfuncta_dist.config.run_file import Data
+from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.pack_ledger import total

@@ -11,6 +11,7 @@ from medfuncta_dist.errors import IntegrityError
 from medfuncta_dist.shards.pack_ledger import total
 from medfuncta_dist.shards.pack_record import PackRecord, group_name, read_pack, read_packs, settle, write_pack
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE
 from tests.unit.shards.samples import key_of, shard
 
 groups = st.lists(st.frozensets(st.integers(0, 8), min_size=1), max_size=8, unique=True)
@@ -27,7 +28,7 @@ def test_what_is_committed_is_read(tmp_path: Path) -> None:
     one, two = record(1, 2), record(3)
     one = PackRecord(one.name, one.sources, one.splits, (entry,), one.counts)
     for each in (one, two):
-        write_pack(store, "d", each)
+        write_pack(store, "d", each, fence=ALONE)
     read = read_pack(store, "d", one.name)
     assert read is not None
     assert (list(read.sources), read.splits, list(read.quarantined)) == (one.sources, one.splits, [entry])
@@ -37,7 +38,7 @@ def test_what_is_committed_is_read(tmp_path: Path) -> None:
 
 def test_a_record_copied_to_another_name_is_refused(tmp_path: Path) -> None:
     store = ObjectStore(str(tmp_path))
-    write_pack(store, "d", record(1))
+    write_pack(store, "d", record(1), fence=ALONE)
     data = store.read(f"datasets/d/packs/{record(1).name}.json")
     store.write(f"datasets/d/packs/{record(2).name}.json", data)
     with pytest.raises(IntegrityError, match="another record's name"):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from medfuncta_dist.config.run_file import Data
+from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import DiskFullError, IntegrityError
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards import pack_task as module
@@ -20,6 +20,7 @@ from medfuncta_dist.shards.shard_set import ShardSet
 from medfuncta_dist.shards.snapshot import read_index
 from medfuncta_dist.shards.source_reader import Event, SourceReader
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE
 from tests.unit.shards.samples import objects, uploads
 from tests.writers import write_ecg_csv
 
@@ -34,7 +35,7 @@ def task(tmp_path: Path) -> PackTask:
         write_ecg_csv(tmp_path / "archive" / f"Doe-{n}.csv", rows=10, seed=n)
     (tmp_path / "archive" / "Doe-1.csv").write_text("not a number\n")
     sources = find_sources(DATA.model_copy(update={"source": str(tmp_path / "archive")}), KEYS)
-    return PackTask(str(tmp_path / "store"), "d", DATA, tuple(sources), KEYS)
+    return PackTask(str(tmp_path / "store"), "d", DATA, tuple(sources), KEYS, fence=ALONE)
 
 
 def test_every_scan_is_packed_or_quarantined(task: PackTask) -> None:
@@ -143,7 +144,7 @@ def test_memory_does_not_grow_with_the_scans(tmp_path: Path) -> None:
     (tmp_path / "archive").mkdir()
     data = DATA.model_copy(update={"source": str(tmp_path / "archive"), "shape": [2048], "shard_scans": 1024})
     write_ecg_csv(tmp_path / "archive" / "a.csv", rows=300)
-    task = PackTask(str(tmp_path / "store"), "d", data, tuple(find_sources(data, KEYS)), KEYS)
+    task = PackTask(str(tmp_path / "store"), "d", data, tuple(find_sources(data, KEYS)), KEYS, fence=ALONE)
     tracemalloc.start()
     record = pack_task(task)
     _, peak = tracemalloc.get_traced_memory()

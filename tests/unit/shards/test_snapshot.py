@@ -22,6 +22,7 @@ from medfuncta_dist.shards.snapshot import (
 from medfuncta_dist.storage.digest import sha256_bytes
 from medfuncta_dist.storage.leases.lease_claim import take
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE
 from tests.unit.shards.samples import key_of, shard
 
 FIRST = Snapshot(
@@ -87,8 +88,8 @@ def test_an_unknown_format_version_is_refused_by_name() -> None:
 
 
 def test_the_newest_committed_snapshot_is_loaded(store: ObjectStore) -> None:
-    commit_snapshot(store, SECOND)
-    commit_snapshot(store, FIRST)
+    commit_snapshot(store, SECOND, fence=ALONE)
+    commit_snapshot(store, FIRST, fence=ALONE)
     assert load_snapshot(store, "d", None).digest == SECOND.digest
     assert load_snapshot(store, "d", FIRST.digest).digest == FIRST.digest
 
@@ -118,15 +119,15 @@ def test_a_lease_that_is_lost_while_a_snapshot_is_written_lets_no_record_through
 
 
 def test_another_snapshot_under_its_name_is_noticed(store: ObjectStore) -> None:
-    commit_snapshot(store, FIRST)
+    commit_snapshot(store, FIRST, fence=ALONE)
     store.write(snapshot_path("d", FIRST.digest), SECOND.to_bytes())
     with pytest.raises(IntegrityError, match="not the one its name says"):
         load_snapshot(store, "d", None)
 
 
 def test_a_damaged_commit_record_is_not_passed_over(store: ObjectStore) -> None:
-    commit_snapshot(store, FIRST)
-    commit_snapshot(store, SECOND)
+    commit_snapshot(store, FIRST, fence=ALONE)
+    commit_snapshot(store, SECOND, fence=ALONE)
     newest = store.list(commits_prefix("d"))[-1].path
     store.write(newest, store.read(newest).replace(b'"generation":2', b'"generation":0'))
     with pytest.raises(IntegrityError):
@@ -134,9 +135,9 @@ def test_a_damaged_commit_record_is_not_passed_over(store: ObjectStore) -> None:
 
 
 def test_committing_twice_changes_nothing(store: ObjectStore) -> None:
-    commit_snapshot(store, FIRST)
+    commit_snapshot(store, FIRST, fence=ALONE)
     before = [(o, store.read(o.path)) for o in store.list("")]
-    commit_snapshot(store, FIRST)
+    commit_snapshot(store, FIRST, fence=ALONE)
     assert [(o, store.read(o.path)) for o in store.list("")] == before
 
 
@@ -163,6 +164,6 @@ def test_an_index_is_read_only_if_it_is_the_one(store: ObjectStore) -> None:
 def test_ten_thousand_shards_are_cheap(store: ObjectStore) -> None:
     shards = [shard(i) for i in range(10_000)]
     start = time.process_time()
-    commit_snapshot(store, replace(FIRST, splits={"train": shards}))
+    commit_snapshot(store, replace(FIRST, splits={"train": shards}), fence=ALONE)
     assert load_snapshot(store, "d", None).samples == 100_000
     assert time.process_time() - start < 10  # 0.4 s on one idle slow core; anything quadratic takes minutes

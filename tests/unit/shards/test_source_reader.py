@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medfuncta_dist.config.run_file import Data, Slabs, Slices
+from medfuncta_dist.config.sections.data_section import Data, Slabs, Slices
 from medfuncta_dist.errors import DiskFullError, IntegrityError, ScanError, StorageError
 from medfuncta_dist.scans.readers.reader import Found
 from medfuncta_dist.scans.scan import Scan

@@ -25,6 +25,7 @@ from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.stages.chain import run_stages
 from medfuncta_dist.stages.preflight import check_training, pinned_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import map_here
 from tests.writers import write_medmnist
 
@@ -56,7 +57,7 @@ def packed(tmp_path: Path) -> Path:
 def test_the_first_run_file_is_kept_resolved(tmp_path):
     run = run_file(tmp_path)
     store = ObjectStore(run.storage)
-    kept, first = freeze(run, store)
+    kept, first = freeze(run, store, fence=ALONE)
     assert first
     assert parse(store.read("runs/refused/run.yaml").decode()) == kept
     assert [o.path for o in store.list("runs")] == ["runs/refused/run.yaml"]
@@ -64,20 +65,20 @@ def test_the_first_run_file_is_kept_resolved(tmp_path):
 
 def test_a_changed_run_file_is_refused_with_the_difference(tmp_path):
     store = ObjectStore(run_file(tmp_path).storage)
-    freeze(run_file(tmp_path), store)
+    freeze(run_file(tmp_path), store, fence=ALONE)
     with pytest.raises(RunChangedError, match=r"fit\.steps: 10 -> 5"):
-        freeze(run_file(tmp_path, fit__steps=5), store)
+        freeze(run_file(tmp_path, fit__steps=5), store, fence=ALONE)
     assert parse(store.read("runs/refused/run.yaml").decode()).fit.steps == 10
 
 
 def test_a_run_that_is_older_than_the_choice_of_an_optimizer_goes_on_with_adamw(tmp_path):
     store = ObjectStore(run_file(tmp_path).storage)
-    kept, _ = freeze(run_file(tmp_path), store)
+    kept, _ = freeze(run_file(tmp_path), store, fence=ALONE)
     lines = dump(kept).splitlines()
     store.write("runs/refused/run.yaml", "\n".join(line for line in lines if "optimizer:" not in line).encode())
-    freeze(run_file(tmp_path), store)
+    freeze(run_file(tmp_path), store, fence=ALONE)
     with pytest.raises(RunChangedError, match=r"train\.optimizer: 'adamw' -> 'muon'"):
-        freeze(run_file(tmp_path, train__optimizer="muon"), store)
+        freeze(run_file(tmp_path, train__optimizer="muon"), store, fence=ALONE)
 
 
 @pytest.mark.parametrize(
@@ -92,10 +93,10 @@ def test_a_run_that_is_older_than_the_choice_of_an_optimizer_goes_on_with_adamw(
 )
 def test_what_changes_no_output_may_change(tmp_path, change):
     store = ObjectStore(run_file(tmp_path).storage)
-    freeze(run_file(tmp_path), store)
+    freeze(run_file(tmp_path), store, fence=ALONE)
     changed = run_file(tmp_path, **change)
-    freeze(changed, store)
-    kept, first = freeze(changed, store)
+    freeze(changed, store, fence=ALONE)
+    kept, first = freeze(changed, store, fence=ALONE)
     assert not first
     assert store.read("runs/refused/run.yaml").decode() == dump(kept)
     assert kept.model_copy(update={"meta": changed.meta}) == changed
@@ -106,7 +107,7 @@ def test_a_run_that_was_refused_before_it_began_may_be_corrected(tmp_path):
     with pytest.raises(RunFileError, match="no file matches"):
         run_stages(run_file(tmp_path, data__source=str(tmp_path / "mistyped.npz")), ["pack"])
     store = ObjectStore(run_file(tmp_path).storage)
-    assert freeze(run_file(tmp_path), store)
+    assert freeze(run_file(tmp_path), store, fence=ALONE)
     with pytest.raises(RunFileError, match="no file matches"):
         run_stages(run_file(tmp_path), ["pack"])
     assert store.exists("runs/refused/run.yaml")  # not this call's: the run may have begun
@@ -118,9 +119,9 @@ def test_a_refused_first_run_lets_go_of_its_data_set_unless_something_was_traine
     for trained in (False, True):
         if trained:
             store.write("runs/refused/checkpoints/commits/000000005-000001-20260101T000000-aaaa.json", b"{}")
-        run, _ = freeze(run, store)
-        pinned_snapshot(run, store)
-        thaw(run, store)
+        run, _ = freeze(run, store, fence=ALONE)
+        pinned_snapshot(run, store, fence=ALONE)
+        thaw(run, store, fence=ALONE)
         assert store.exists("runs/refused/pin.json") == trained
         assert not store.exists("runs/refused/run.yaml")
 
@@ -185,14 +186,14 @@ def test_splits_that_can_not_be_fitted_are_refused_before_training(packed):
 def test_a_run_goes_on_with_the_snapshot_it_began_with(packed):
     run = run_file(packed)
     store = ObjectStore(run.storage)
-    pinned = pinned_snapshot(run, store).digest
+    pinned = pinned_snapshot(run, store, fence=ALONE).digest
     (packed / "more").mkdir()
     write_medmnist(packed / "more" / "later.npz", shape=(8, 8), counts={"train": 4}, seed=1)
     grown = run_file(packed, data__source=[str(packed / "images.npz"), str(packed / "more")])
     assert pack(grown, map_here, lambda _: None).snapshot_digest != pinned
-    assert pinned_snapshot(run, store).digest == pinned
+    assert pinned_snapshot(run, store, fence=ALONE).digest == pinned
     with pytest.raises(RunChangedError, match=pinned):
-        pinned_snapshot(run_file(packed, data__snapshot="0" * 64), store)
+        pinned_snapshot(run_file(packed, data__snapshot="0" * 64), store, fence=ALONE)
 
 
 def test_scans_packed_otherwise_are_refused_unless_only_a_snapshot_is_named(packed):
@@ -201,7 +202,7 @@ def test_scans_packed_otherwise_are_refused_unless_only_a_snapshot_is_named(pack
         run_stages(other, ["train"])
     digest = load_snapshot(ObjectStore(other.storage), "refused", None).digest
     reuse = run_file(packed, name="reuse", data={"snapshot": digest, "dataset": "refused", "shape": [8, 8]})
-    assert pinned_snapshot(reuse, ObjectStore(reuse.storage)).digest == digest
+    assert pinned_snapshot(reuse, ObjectStore(reuse.storage), fence=ALONE).digest == digest
 
 
 def test_an_unknown_format_of_the_kept_run_file_is_refused(tmp_path):
@@ -209,7 +210,7 @@ def test_an_unknown_format_of_the_kept_run_file_is_refused(tmp_path):
     store = ObjectStore(run.storage)
     store.write("runs/refused/run.yaml", dump(run).replace("format_version: 1", "format_version: 9").encode())
     with pytest.raises(IntegrityError, match="format_version = 9"):
-        freeze(run, store)
+        freeze(run, store, fence=ALONE)
 
 
 @pytest.mark.parametrize("root", ["s3://KEY:SECRET@bucket/x", "s3://KEY:SECRET@bucket"])

@@ -83,3 +83,23 @@ def test_reading_and_computing_overlap() -> None:
     for _ in prefetch(slow(), 2):
         time.sleep(0.05)
     assert time.monotonic() - began < 0.9  # one after the other: 1.0 s and more
+
+
+def test_a_stream_that_is_left_stops_its_thread_and_wakes_who_waits_for_it() -> None:
+    goes_on = threading.Event()
+
+    def slow() -> Iterator[int]:
+        goes_on.wait(10)
+        yield 1
+
+    taken: list[int] = []
+    stream = prefetch(slow(), 1)
+    waiting = threading.Thread(target=lambda: taken.extend(stream))
+    waiting.start()
+    began = time.monotonic()
+    stream.leave()
+    assert time.monotonic() - began < 1  # storage may keep the thread: nobody waits for that
+    goes_on.set()
+    waiting.join(10)
+    assert not waiting.is_alive()
+    assert taken == []

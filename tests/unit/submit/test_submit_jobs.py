@@ -15,7 +15,6 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import ClusterError, JobMissingError, RunChangedError, RunFileError, StageOrderError
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.stages import readiness
-from medfuncta_dist.storage.commit_record import write_record
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit import follow_stages, submit_jobs
 from medfuncta_dist.submit.backends.backend import State
@@ -25,9 +24,10 @@ from medfuncta_dist.submit.status.job_records import read_jobs
 from medfuncta_dist.submit.status.job_target import find
 from medfuncta_dist.submit.status.run_status import Status, status
 from medfuncta_dist.submit.status.status_facts import facts
-from medfuncta_dist.submit.submit_jobs import SAME, Request, glance, manifests
+from medfuncta_dist.submit.submit_jobs import Request, glance, manifests
 from tests.api_server import ApiServer
 from tests.integration.training_runs import packed
+from tests.records import write_record
 
 submit = partial(submit_jobs.submit, readiness=readiness)
 resume = partial(follow_stages.resume, readiness=readiness)
@@ -155,7 +155,7 @@ def test_of_two_submits_at_once_the_second_does_not_touch_the_record_of_the_firs
     with pytest.raises(RunChangedError, match="x-pack-1 was submitted with another run file"):
         submit(Request(other, ("pack",)), Overtaken(Request(run, ("pack",))))
     (record,) = read_jobs(ObjectStore(run.storage), "x")
-    assert record.run_file_digest == run.digest(*SAME)
+    assert record.run_file_digest == run.results_digest
     assert created(server) == ["x-pack-1"]
 
 
@@ -209,7 +209,8 @@ def test_following_submits_each_stage_when_the_one_before_is_done_and_stops_at_a
 def test_evaluation_waits_for_every_latent(run: RunFile, monkeypatch: pytest.MonkeyPatch) -> None:
     pack_now(run)
     store = ObjectStore(run.storage)
-    write_record(store, "runs/x/network/commit.json", "network", {"digest": "0" * 64})
+    files = {name: {"path": f"runs/x/network/{name}"} for name in ("network.safetensors", "network.json")}
+    write_record(store, "runs/x/network/commit.json", "network", {"digest": "0" * 64, "files": files})
     monkeypatch.setattr("medfuncta_dist.stages.preflight.check_network", lambda run, store: None)
     with pytest.raises(StageOrderError, match="56 scans have no latent"):
         readiness.require_ready(run, store, ["evaluate"])

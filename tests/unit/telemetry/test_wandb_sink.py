@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from medfuncta_dist.config.run_file import Data, RunFile, Telemetry
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.sections.data_section import Data
+from medfuncta_dist.config.sections.telemetry_section import Telemetry
 from medfuncta_dist.telemetry.wandb_sink import WandbSink, mode_of, public_config
 
 

@@ -14,7 +14,7 @@ from kubernetes.client import ApiException
 from kubernetes.config import ConfigException
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay, wait_exponential_jitter
 
-from medfuncta_dist.config.kubernetes import Kubernetes
+from medfuncta_dist.config.sections.kubernetes_section import Kubernetes
 from medfuncta_dist.errors import ClusterError, JobMissingError
 
 T = TypeVar("T")

@@ -3,13 +3,12 @@ from __future__ import annotations
 import pytest
 import yaml
 
+from medfuncta_dist.config.stage_names import STAGES
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.submit.backends.backend import State
 from medfuncta_dist.submit.backends.kubernetes.rayjob_state import DEPLOYMENT
 from medfuncta_dist.submit.manifest.argo_workflow import workflow
 from tests.unit.submit.manifests import manifest
-
-STAGES = ["pack", "train", "fit", "evaluate"]
 
 
 def jobs(*overrides: str):

@@ -5,7 +5,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medfuncta_dist.stages.chain import STAGES
+from medfuncta_dist.config.stage_names import STAGES
 from medfuncta_dist.submit.manifest import job_names
 
 RUNS = st.from_regex(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", fullmatch=True)

@@ -8,10 +8,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from medfuncta_dist.config.kubernetes import WorkerPods
 from medfuncta_dist.config.load import parse
+from medfuncta_dist.config.sections.kubernetes_section import WorkerPods
+from medfuncta_dist.config.stage_names import STAGES
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.stages.chain import STAGES
 from medfuncta_dist.submit.manifest import job_names
 from medfuncta_dist.submit.manifest.base_manifest import load_base, shipped_overlays
 from medfuncta_dist.submit.manifest.manifest_text import as_yaml

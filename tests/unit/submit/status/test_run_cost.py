@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from medfuncta_dist.config.kubernetes import Kubernetes
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.sections.kubernetes_section import Kubernetes
 from medfuncta_dist.submit.manifest.worker_groups import worker_groups
 from medfuncta_dist.submit.status.run_cost import gpus, rates
 

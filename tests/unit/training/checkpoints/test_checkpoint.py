@@ -13,6 +13,7 @@ from medfuncta_dist.errors import FormatVersionError, IntegrityError, LeaseLostE
 from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.training.attempt import Attempt
 from medfuncta_dist.training.checkpoints.checkpoint import Checkpoints, Facts
 from medfuncta_dist.training.checkpoints.training_state import AdamState, State
@@ -30,7 +31,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> ObjectStore:
 
 
 def checkpoints(store: ObjectStore, attempt: Attempt = FIRST, keep: int = 2) -> Checkpoints:
-    return Checkpoints(store, "r", attempt, keep)
+    return Checkpoints(store, "r", attempt, keep, fence=ALONE)
 
 
 def state(step: int) -> State:
@@ -169,7 +170,7 @@ def test_another_network_s_checkpoint_is_refused(store: ObjectStore) -> None:
 
 def test_old_age_removes_all_but_the_newest(store: ObjectStore) -> None:
     old = time.time() - 7200
-    to = Checkpoints(store, "r", FIRST, keep=3, keep_s=3600)
+    to = Checkpoints(store, "r", FIRST, keep=3, keep_s=3600, fence=ALONE)
     for step, written in ((5, old), (10, time.time()), (15, old)):
         to.commit(replace(facts(step), written=written), [to.write_share(step, 0, 1, state(step))])
         to.retain(step)

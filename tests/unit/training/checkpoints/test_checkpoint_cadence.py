@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from medfuncta_dist.config.run_file import Train
+from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.training.checkpoints.checkpoint_cadence import Cadence
 from medfuncta_dist.training.checkpoints.checkpoint_interval import FIRST_S
 

@@ -8,9 +8,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from medfuncta_dist.config.run_file import Train
+from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.telemetry.telemetry import Telemetry
 from medfuncta_dist.training.checkpoints.checkpoint import Checkpoints
 from medfuncta_dist.training.checkpoints.checkpoint_cadence import Cadence
@@ -65,10 +66,9 @@ def engine() -> Engine:
 def saver(alone: World, store: ObjectStore, engine: Engine, told: list[tuple[str, dict[str, Any]]]) -> Iterator[Saver]:
     cadence = Cadence(Train(), between_failures_s=3600)
     leader = Leader(Telemetry([]), lambda kind, **fields: told.append((kind, fields)), lambda: False, cadence)
-    checkpoints = Checkpoints(store, "r", ATTEMPT, keep=2)
-    pulse = Pulse(lambda beat: None, Beat("1", 0, "node", 1, 0, "starting", 0, 0, False, True), timeout=60)
-    yield Saver(Uploads(checkpoints, Desk(), 0, 1, leader.flush), leader, alone, pulse, engine, facts)
-    pulse.end()
+    checkpoints = Checkpoints(store, "r", ATTEMPT, keep=2, fence=ALONE)
+    with Pulse(lambda beat: None, Beat("1", 0, "node", 1, 0, "starting", 0, 0, False, True), timeout=60) as pulse:
+        yield Saver(Uploads(checkpoints, Desk(), 0, 1, leader.flush), leader, alone, pulse, engine, facts)
 
 
 def block(store: ObjectStore) -> None:
@@ -84,7 +84,7 @@ def test_what_is_saved_is_the_state_of_that_step_and_the_cost_is_told(
         saver.save(step)
     engine.step()
     saver.settle(3)
-    found = Checkpoints(store, "r", ATTEMPT, keep=2).restore_latest(SHAPES, print)
+    found = Checkpoints(store, "r", ATTEMPT, keep=2, fence=ALONE).restore_latest(SHAPES, print)
     assert found is not None
     assert (found.facts.step, saver.committed) == (2, 2)
     assert {float(whole.param.mean()) for whole in found.state.values()} == {2.0}

@@ -14,6 +14,7 @@ import torch
 from medfuncta_dist.errors import DeadlineError, LeaseLostError, StorageError
 from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE, Unfenced
 from medfuncta_dist.training.attempt import Attempt
 from medfuncta_dist.training.checkpoints import checkpoint_uploads
 from medfuncta_dist.training.checkpoints.checkpoint import Checkpoints, Facts
@@ -51,7 +52,7 @@ def facts(step: int) -> Facts:
     return Facts(step, 0, step, "d" * 64, "r" * 64, "f" * 64, zero_stage=1, world_size=2, code_version="0")
 
 
-def ranks(store: ObjectStore, before_commit: Any = lambda: None, fence: Fence | None = None) -> list[Uploads]:
+def ranks(store: ObjectStore, before_commit: Any = lambda: None, fence: Fence | Unfenced = ALONE) -> list[Uploads]:
     desk = Desk()
     checkpoints = [Checkpoints(store, "r", ATTEMPT, keep=2, fence=fence) for _ in range(2)]
     return [Uploads(checkpoints[rank], desk, rank, 2, before_commit) for rank in range(2)]
@@ -64,7 +65,9 @@ def waited(uploads: Uploads) -> Uploaded:
 
 
 def restored(store: ObjectStore) -> int | None:
-    found = Checkpoints(store, "r", Attempt(2, "0000000002-20260101T000000-bbbb"), 2).restore_latest(SHAPES, print)
+    found = Checkpoints(store, "r", Attempt(2, "0000000002-20260101T000000-bbbb"), 2, fence=ALONE).restore_latest(
+        SHAPES, print
+    )
     return None if found is None else found.facts.step
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from medfuncta_dist.config.run_file import Train
+from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.siren import FieldSpec, init_params
 from medfuncta_dist.meta.context import context_sets

@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from medfuncta_dist.config.run_file import Train
+from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.siren import FieldSpec, init_params
 from medfuncta_dist.meta.outer_loop import LOG_RATES, MetaLearner
@@ -98,9 +98,11 @@ import os, sys
 os.environ |= {"DS_ACCELERATOR": "cpu", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 import torch.distributed as dist
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-from tests.unit.training.optim.test_engine import inputs, learner
-from medfuncta_dist.config.run_file import Train
-from medfuncta_dist.training.optim.engine import Engine, connect
+from medfuncta_dist.config.sections.train_section import Train
+from medfuncta_dist.training.optim.engine import Engine
+from medfuncta_dist.training.optim.engine import connect
+from tests.unit.training.optim.test_engine import inputs
+from tests.unit.training.optim.test_engine import learner
 connect()
 engine = Engine(learner(), Train(zero_stage=int(sys.argv[1]), optimizer=sys.argv[2]))
 engine.step(engine.losses(*inputs(0)).mean(), 1e-3)

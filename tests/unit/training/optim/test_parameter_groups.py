@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medfuncta_dist.config.run_file import Train
+from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.siren import FieldSpec, init_params
 from medfuncta_dist.meta.outer_loop import LOG_RATES, MetaLearner

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medfuncta_dist.config.run_file import Train
+from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.telemetry.telemetry import Telemetry
 from medfuncta_dist.training.checkpoints.checkpoint_cadence import Cadence
 from medfuncta_dist.training.reporting.leader import LOOK_S, PUT_OFF_S, Leader, Wishes

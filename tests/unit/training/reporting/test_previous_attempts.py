@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from medfuncta_dist.config.run_file import Train
+from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.event_log import EventLog
 from medfuncta_dist.telemetry.goodput import STOPPED

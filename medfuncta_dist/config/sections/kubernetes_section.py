@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from medfuncta_dist.config.section import NaturalInt, PositiveFloat, PositiveInt, Section
+from medfuncta_dist.config.keys import RESOURCES
+from medfuncta_dist.config.section import NaturalFloat, NaturalInt, PositiveFloat, PositiveInt, Section
 
 Label = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 """What Kubernetes calls a DNS label (RFC 1123): the name of a namespace, a Secret, a queue."""
@@ -20,7 +21,7 @@ class Nodes(Section):
     labels: dict[str, str] = Field(default={})
     """Labels that a node must have."""
     tolerations: list[Taint] = Field(default=[])
-    """Taints of nodes that pods may be put on all the same, as `kubectl taint` writes them: dedicated=ml:NoSchedule."""
+    """Taints of nodes that pods may be put on nevertheless, as `kubectl taint` writes them: dedicated=ml:NoSchedule."""
 
 
 class HeadPod(Nodes):
@@ -36,20 +37,20 @@ class WorkerPods(Nodes):
     """Pods of workers. Their CPUs and GPUs follow from `workers` here and from `cluster`."""
 
     workers: PositiveInt = 1
-    """Workers, or tasks at once, in a pod. A pod for a whole node has faster ways between its GPUs."""
+    """Workers, or concurrent tasks, per pod. One pod per whole node has faster links between its GPUs."""
     pods: PositiveInt | None = None
-    """Pods. Default: enough for cluster.workers."""
+    """Number of pods. Default: enough for cluster.workers."""
     memory_gigabytes: PositiveFloat = 16
-    """Memory of a pod (GiB), shared memory and object store included."""
+    """Memory per pod (GiB), shared memory and object store included."""
 
 
 class Prices(Section):
-    """What a cluster costs, for the money that `status` tells. Without a price, it tells hours."""
+    """What a cluster costs, for the cost that `status` shows. Without a price, it shows hours."""
 
-    gpu_hour: Annotated[float, Field(ge=0)] | None = None
-    """Price of a GPU for an hour, its share of CPUs and memory included."""
-    cpu_hour: Annotated[float, Field(ge=0)] | None = None
-    """Price of a CPU core for an hour, in pods without a GPU."""
+    gpu_hour: NaturalFloat | None = None
+    """Price per GPU and hour, its share of CPUs and memory included."""
+    cpu_hour: NaturalFloat | None = None
+    """Price per CPU core and hour, in pods without a GPU."""
     currency: Annotated[str, Field(min_length=1, max_length=8)] = "USD"
     """Currency of both."""
 
@@ -57,13 +58,15 @@ class Prices(Section):
 class Kubernetes(Section):
     """How a submitted job looks in the cluster. None of these change what is computed."""
 
+    MEANING: ClassVar = RESOURCES
+
     namespace: Label = "medfuncta"
-    """Namespace of the RayJob; k8s/base makes one of the default's name."""
+    """Namespace of the RayJob; k8s/base creates the default one."""
     overlays: list[str] = Field(default=[])
     """Patches of the RayJob, in order: gpu, spot, kueue, local (shipped), or a folder with your own rayjob.yaml."""
     image: str | None = None
-    """Container image. Default: medfuncta-dist:<version>-ray<version>, as cluster/Dockerfile says, which a cluster that
-    pulls needs with its registry."""
+    """Container image. Default: medfuncta-dist:<version>-ray<version>, as cluster/Dockerfile says, to which a cluster
+    that pulls images needs the registry added."""
     cpu_image: str | None = None
     """Image of jobs that use no GPU. Default: ``image``."""
     ray_version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")] | None = None
@@ -93,12 +96,12 @@ class Kubernetes(Section):
     shm_gigabytes: PositiveFloat | None = None
     """Shared memory of a worker pod, taken from its memory. Default: 40 % of that; Ray's object store takes 30 %."""
     cache_path: Annotated[str, Field(pattern=r"^/[^:]+$")] = "/cache"
-    """Where the volume for verified shards is mounted, unless cluster.cache says another place."""
+    """Where the volume for verified shards is mounted, unless cluster.cache names another place."""
     cache_storage_class: Label | None = None
-    """StorageClass of a volume a pod for the cache. Default: the node's own disk (emptyDir)."""
+    """StorageClass of the cache, one volume per pod. Default: the node's own disk (emptyDir)."""
     backoff_limit: NaturalInt = 3
-    """Retries of a failed RayJob, each with a new cluster. Preemption by Kueue is none."""
+    """Retries of a failed RayJob, each with a new cluster. Preemption by Kueue does not count."""
     ttl_seconds: NaturalInt = 60
-    """Seconds that a finished job's cluster is kept, with its GPUs."""
+    """Seconds for which a finished job's cluster, with its GPUs, is kept."""
     prices: Prices = Prices()
-    """Prices."""
+    """What the cluster costs."""

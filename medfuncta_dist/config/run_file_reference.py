@@ -1,11 +1,13 @@
-"""docs/run-file.md, written from the model itself: ``python -m medfuncta_dist.config.reference > docs/run-file.md``."""
+"""docs/run-file.md, written from the model itself:
+``python -m medfuncta_dist.config.run_file_reference > docs/run-file.md``."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from medfuncta_dist.config.keys import Meaning, WithinRun
 from medfuncta_dist.config.presets import PRESETS
 from medfuncta_dist.config.run_file import RunFile
 
@@ -29,10 +31,23 @@ data:
 preset: medfuncta-1d
 ```
 
-The resolved file (every key) is kept as `runs/<name>/run.yaml`. Within a run, `data`, `field`, `meta`, `train` and
-`fit` may not change (a changed file is refused with the difference), except for keys that change no output; see
-`run/frozen_run_file.py`. This page is generated from the code (`python -m medfuncta_dist.config.reference`).
+The resolved file (every key) is kept as `runs/<name>/run.yaml`. The column *may change* says whether the same run may
+be started again with another value:
+
+- yes: at any time.
+- no: a changed file is refused, with the difference.
+- no, once settled: the key may be left open; then the run chooses a value once and keeps it.
+- new run: with another value it is another run.
+
+This page is generated from the code (`python -m medfuncta_dist.config.run_file_reference`).
 """
+HEADER = "| key | type | default | may change | meaning |\n|---|---|---|---|---|"
+MAY_CHANGE = {
+    WithinRun.FIXED: "no",
+    WithinRun.SETTLED: "no, once settled",
+    WithinRun.FREE: "yes",
+    WithinRun.IDENTITY: "new run",
+}
 
 
 def reference() -> str:
@@ -41,36 +56,37 @@ def reference() -> str:
 
 
 def _sections(schema: dict[str, Any]) -> Iterator[str]:
-    definitions = schema["$defs"]
-    yield "## Top level\n\n| key | type | default | meaning |\n|---|---|---|---|"
-    sections = []
+    definitions, sections, meanings = schema["$defs"], RunFile.sections(), RunFile.meanings()
+    yield f"## Top level\n\n{HEADER}"
     for name, field in schema["properties"].items():
-        if name in ("name", "storage", "preset", "format_version"):
-            yield _row(name, field, schema)
-        else:
-            sections.append(name)
-    for name in sections:
-        yield from _table(name, definitions[_reference(schema["properties"][name])], definitions)
+        if name not in sections:
+            yield _row(name, field, schema, meanings[name])
+    for name, kind in sections.items():
+        yield from _table(name, definitions[kind.__name__], definitions, kind.meanings())
 
 
-def _table(path: str, section: dict[str, Any], definitions: dict[str, Any]) -> Iterator[str]:
+def _table(
+    path: str, section: dict[str, Any], definitions: dict[str, Any], meanings: Mapping[str, Meaning]
+) -> Iterator[str]:
     about = " ".join(section.get("description", "").split()).replace("``", "`")
-    yield f"\n## `{path}`\n\n{about}\n\n| key | type | default | meaning |\n|---|---|---|---|"
+    yield f"\n## `{path}`\n\n{about}\n\n{HEADER}"
     nested = []
     for name, field in section["properties"].items():
-        yield _row(name, field, section)
+        yield _row(name, field, section, meanings[name])
         target = _reference(field)
         if target:
-            nested.append((f"{path}.{name}", definitions[target]))
+            nested.append((name, definitions[target]))
     for name, definition in nested:
-        yield from _table(name, definition, definitions)
+        yield from _table(
+            f"{path}.{name}", definition, definitions, dict.fromkeys(definition["properties"], meanings[name])
+        )
 
 
-def _row(name: str, field: dict[str, Any], section: dict[str, Any]) -> str:
+def _row(name: str, field: dict[str, Any], section: dict[str, Any], meaning: Meaning) -> str:
     required = name in section.get("required", [])
     default = "required" if required else "see below" if _reference(field) else f"`{_plain(field.get('default'))}`"
     about = " ".join(field.get("description", "").split()).replace("``", "`").replace("|", "\\|")
-    return f"| `{name}` | {_type(field)} | {default} | {about} |"
+    return f"| `{name}` | {_type(field)} | {default} | {MAY_CHANGE[meaning.within_run]} | {about} |"
 
 
 def _plain(value: object) -> str:

@@ -1,4 +1,4 @@
-"""Whether this process is a submitted job, and of which submission: the manifest tells by an environment variable."""
+"""Whether this process is a submitted job, and of which submission: the manifest says so in an environment variable."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SUBMISSION_ID = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 def submission_id() -> str | None:
-    """The id of the submission that this process is a try of; None outside of a job."""
+    """The id of the submission that this process is a try of; None outside a job."""
     given = os.environ.get(JOB_VARIABLE)
     if not given:
         return None
@@ -21,6 +21,6 @@ def submission_id() -> str | None:
         raise RunFileError(
             f"not a submission's id: {given!r}",
             where=JOB_VARIABLE,
-            do="set it to lowercase letters, digits and dashes, at most 63; outside of jobs do not set it",
+            do="set it to lowercase letters, digits and dashes, at most 63; outside jobs leave it unset",
         )
     return given

@@ -1,0 +1,156 @@
+"""The section ``data`` of the run file: where scans come from, and what a packed scan is."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from medfuncta_dist.config.keys import CONTRACT, FREE, PUBLIC, Key, Meaning, WithinRun
+from medfuncta_dist.config.section import Name, NaturalInt, PositiveInt, Ratio, Section, Split
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class Intensity(Section):
+    """How stored values map to [0, 1]: ``(value - low) / (high - low)``, clipped; kept with each scan, so that it can
+    be undone.
+
+    ``auto`` takes the whole range of an 8-bit image and the 0-99.9 percentiles of anything else; ``range`` needs
+    ``low`` and ``high`` in the scan's own units (for CT, Hounsfield units).
+    """
+
+    mode: Literal["auto", "dtype", "minmax", "percentile", "range"] = "auto"
+    """Where low and high come from."""
+    low: float | None = None
+    """Lower end: a value (range) or a percentile (percentile)."""
+    high: float | None = None
+    """Upper end, likewise."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Intensity:
+        needed = self.mode in ("range", "percentile")
+        if needed != (self.low is not None and self.high is not None):
+            raise ValueError(f"mode '{self.mode}' {'needs' if needed else 'takes no'} low and high")
+        if self.low is None or self.high is None:
+            return self
+        if not self.low < self.high:
+            raise ValueError(f"low must be below high, got {self.low} and {self.high}")
+        if self.mode == "percentile" and (self.low < 0 or self.high > 100):
+            raise ValueError(f"percentiles lie in 0..100, got {self.low} and {self.high}")
+        return self
+
+
+class Slices(Section):
+    """Pack a volume as 2D slices along an axis of its canonical (RAS+) orientation: 0 sagittal, 1 coronal, 2 axial."""
+
+    axis: Annotated[int, Field(ge=0, le=2)] = 2
+    """0 sagittal, 1 coronal, 2 axial."""
+    min_foreground: Annotated[float, Field(ge=0, le=1)] = 0.0
+    """A slice whose share of values above 10 % of the intensity window is lower than this is not a scan."""
+
+
+class Slabs(Section):
+    """Hold out whole slabs of neighbouring slices; ``gap`` slices on each side of a slab join neither split.
+
+    Neighbouring slices look alike, so holding out single slices would leak. Gap slices get the split ``gap``.
+    """
+
+    size: PositiveInt = 16
+    """Slices per slab."""
+    period: Annotated[int, Field(ge=2)] = 4
+    """One slab of every `period` is held out."""
+    gap: NaturalInt = 2
+    """Slices on each side of a held-out slab that join neither split."""
+    split: Split = "test"
+    """The split that held-out slabs go to."""
+
+    @model_validator(mode="after")
+    def _room(self) -> Slabs:
+        if self.split in ("train", "gap"):
+            raise ValueError(f"split is '{self.split}', but held-out slabs must go to a split of their own")
+        if 2 * self.gap >= self.size * (self.period - 1):
+            raise ValueError("the gaps leave no training slices: lower gap, or raise size or period")
+        return self
+
+
+class Data(Section):
+    """Where scans come from and what shape they are packed in."""
+
+    MEANING: ClassVar = Meaning()
+
+    source: str | list[str] | None = None
+    """Where the scans are: a path, an s3:// URI, a folder, a glob, or a list of these."""
+    splits: dict[Split, str | list[str]] | None = None
+    """Sources by split, where the splits are given as files; excludes ``source``."""
+    reader: Annotated[str | None, CONTRACT] = None
+    """The reader of all files. Default: by each file's suffix."""
+    shape: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1, max_length=3), CONTRACT, PUBLIC]
+    """Points per axis that every scan is brought to: one, two or three axes."""
+    channels: Annotated[PositiveInt, CONTRACT] = 1
+    """Values per point: 1 grey, 3 colour."""
+    dataset: Name | None = None
+    """Name of the data set in storage. Default: the run's name."""
+    snapshot: Annotated[str | None, Key(within_run=WithinRun.FREE)] = None
+    """Digest of an existing snapshot to use. Default: the newest of ``dataset``; training stays with the snapshot that
+    it began with."""
+    intensity: Annotated[Intensity, CONTRACT] = Intensity()
+    """How stored values map to [0, 1]."""
+    aspect: Annotated[Literal["pad", "crop", "stretch"], CONTRACT] = "pad"
+    """How a field of view of another aspect ratio is brought to ``shape``."""
+    slices: Annotated[Slices | None, CONTRACT] = None
+    """Pack volumes as slices."""
+    slabs: Annotated[Slabs | None, CONTRACT] = None
+    """Hold out slabs of slices."""
+    fractions: Annotated[dict[Split, Ratio], CONTRACT] = Field(default={"train": 0.8, "val": 0.1, "test": 0.1})
+    """Share of scans per split, drawn by key, where neither the source nor ``slabs`` gives splits."""
+    shard_scans: PositiveInt = 1024
+    """Scans per shard, at most."""
+    shard_megabytes: PositiveInt = 128
+    """Size of a shard, at most (MiB, of array data)."""
+    sources_per_task: Annotated[PositiveInt, FREE] = 256
+    """Files per pack task."""
+    private: Annotated[str | None, FREE] = None
+    """Folder for the salt and the key-to-path mapping. Default: ~/.medfuncta/<dataset>. Never inside storage."""
+    max_quarantined: Annotated[float, Field(ge=0, le=1), FREE] = 0.05
+    """Share of all scans found that may be quarantined before a stage fails."""
+
+    @field_validator("snapshot")
+    @classmethod
+    def _digest(cls, value: str | None) -> str | None:
+        if value is not None and not DIGEST.fullmatch(value):
+            raise ValueError("expected a dataset digest: 64 lowercase hex digits")
+        return value
+
+    @field_validator("source", "splits")
+    @classmethod
+    def _no_shell(cls, value: Any) -> Any:
+        values = value.values() if isinstance(value, dict) else [value]
+        flat = [u for v in values for u in (v if isinstance(v, list) else [v])]
+        if not flat or any(u is not None and (u == "" or u.startswith("pipe:") or "\n" in u) for u in flat):
+            raise ValueError("expected a local path or an s3:// URI, or a glob of either")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Data:
+        given = [n for n in ("source", "splits", "snapshot") if getattr(self, n) is not None]
+        if not given:
+            raise ValueError("give source (where the scans are), splits, or snapshot (an existing data set)")
+        if self.source is not None and self.splits is not None:
+            raise ValueError("give source or splits, not both")
+        if self.slices is not None and len(self.shape) != 2:
+            raise ValueError(f"slices are two-dimensional, but shape has {len(self.shape)} axes")
+        if self.slabs is not None and self.slices is None:
+            raise ValueError("slabs need slices")
+        if abs(sum(self.fractions.values()) - 1) > 1e-6 or "train" not in self.fractions:
+            raise ValueError(f"fractions must contain train and sum to 1, got {self.fractions}")
+        return self
+
+    @property
+    def points(self) -> int:
+        """Number of coordinates of one scan."""
+        total = 1
+        for n in self.shape:
+            total *= n
+        return total

@@ -1,0 +1,21 @@
+"""The section ``evaluate`` of the run file: the report."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from medfuncta_dist.config.keys import Meaning, WithinRun
+from medfuncta_dist.config.section import NaturalInt, Section, Split
+
+
+class Evaluate(Section):
+    """The report."""
+
+    MEANING: ClassVar = Meaning(WithinRun.FREE)
+
+    split: Split = "test"
+    """The split that pictures and headline numbers come from."""
+    pictures: NaturalInt = 6
+    """Scans shown in the report."""
+    note: str | None = None
+    """A remark shown at the top of the report: what its reader should know about these scans."""

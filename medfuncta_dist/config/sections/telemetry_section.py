@@ -1,0 +1,23 @@
+"""The section ``telemetry`` of the run file: who watches."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from medfuncta_dist.config.keys import RESOURCES
+from medfuncta_dist.config.section import BARE_WORD, PositiveInt, Section
+
+
+class Telemetry(Section):
+    """Metrics. Pictures of scans leave the machine only when ``images`` is set."""
+
+    MEANING: ClassVar = RESOURCES
+
+    wandb: Annotated[Literal["off", "offline", "online", "auto"], BARE_WORD] = "auto"
+    """``auto``: online when WANDB_API_KEY is set, offline otherwise."""
+    project: str = "medfuncta-dist"
+    """Weights & Biases project."""
+    images: bool = False
+    """Send pictures of reconstructions to Weights & Biases."""
+    log_steps: PositiveInt = 10
+    """Outer steps between log lines."""

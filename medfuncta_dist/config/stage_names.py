@@ -1,0 +1,19 @@
+"""The stages of a run, by name and in order: what the command line, the chain and submitted jobs agree on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from medfuncta_dist.errors import RunFileError
+
+STAGES = ("pack", "train", "fit", "evaluate")
+COMPUTING = ("train", "fit")
+"""Stages that compute with the network: on GPUs where the run file gives workers any, and only after it is settled how
+numbers are multiplied. The others read, write and count."""
+
+
+def require_stages(names: Sequence[str]) -> None:
+    """RunFileError at the first name that is not a stage's."""
+    unknown = [name for name in names if name not in STAGES]
+    if unknown:
+        raise RunFileError(f"there is no stage {unknown[0]!r}", do=f"choose from {', '.join(STAGES)}")

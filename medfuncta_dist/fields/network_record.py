@@ -1,0 +1,48 @@
+"""Where a trained network's files are: what the commit record of a run says of them. Pure.
+
+``runs/<name>/network/commit.json`` names each file by its path below the storage root. Today that is
+``runs/<name>/network/<network digest>/<file>``; earlier versions wrote ``runs/<name>/network/<file>``. Whoever reads
+follows the record, and only into the run's network folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from medfuncta_dist.errors import IntegrityError
+
+RECORD_FILE = "commit.json"
+_RESTORE = "restore the run's network folder from a backup, or run train again under another name"
+
+
+def network_folder(run: str) -> str:
+    """Where a run's network lies, relative to the storage root."""
+    return f"runs/{run}/network"
+
+
+def files_below(body: Mapping[str, Any], names: Sequence[str], where: str, run: str | None = None) -> list[str]:
+    """The paths of a network's files, relative to the run's network folder, in the order of ``names``.
+
+    Args:
+        body: of the commit record.
+        where: the record, for errors.
+        run: the run that it is of; None where only the folder is at hand.
+
+    Raises:
+        IntegrityError: a file is not named, or by a path that leads out of the run's network folder.
+    """
+    files = body.get("files")
+    return [_below(files.get(name) if isinstance(files, Mapping) else None, name, where, run) for name in names]
+
+
+def _below(file: Any, name: str, where: str, run: str | None) -> str:
+    path = file.get("path") if isinstance(file, Mapping) else None
+    if not isinstance(path, str):
+        raise IntegrityError(f"the network's commit record does not say where {name} is", where=where, do=_RESTORE)
+    parts = path.split("/")
+    stays = len(parts) > 3 and parts[0] == "runs" and parts[2] == "network" and parts[1] == (run or parts[1])
+    if not stays or {"", ".", ".."} & set(parts) or "\\" in path or "\0" in path:
+        what = f"the network's commit record names {name} outside of the run's network folder: {path!r}"
+        raise IntegrityError(what, where=where, do=_RESTORE)
+    return "/".join(parts[3:])
