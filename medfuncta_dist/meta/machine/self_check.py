@@ -15,7 +15,9 @@ from medfuncta_dist.meta.context import context_sets
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.machine.compiled import TOLERANCE
 from medfuncta_dist.meta.meta_gradient import MetaGradient, meta_gradient
+from medfuncta_dist.meta.objective import Objective
 from medfuncta_dist.meta.sweeps.chunks import Chunks
+from medfuncta_dist.meta.sweeps.folded import fold
 
 LEAST_GAIN = 1.05
 """Times faster; less is noise, and not worth compiling for."""
@@ -76,7 +78,8 @@ def _work(trial: Trial) -> Callable[[Arithmetic], MetaGradient]:
     latents = torch.zeros(scans, spec.latent, device=device)
 
     def work(arithmetic: Arithmetic) -> MetaGradient:
-        return meta_gradient(spec, params, coordinates, targets, latents, contexts, 1e-2, trial.chunks, arithmetic)
+        network = fold(spec, params, arithmetic)
+        return meta_gradient(Objective(network, coordinates, targets, latents, trial.chunks), contexts, 1e-2)
 
     return work
 

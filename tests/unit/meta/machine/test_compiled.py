@@ -41,10 +41,7 @@ def as_compiler(change: Callable[[Any], Any]) -> Callable[..., Any]:
 
 
 def step(arithmetic: Arithmetic) -> Any:
-    p = SMALL
-    return meta_gradient(
-        p.spec, p.params, p.coordinates, p.targets, p.latents, p.contexts, p.rate, Chunks(20, 3), arithmetic
-    )
+    return meta_gradient(SMALL.objective(Chunks(20, 3), arithmetic), SMALL.contexts, SMALL.rate)
 
 
 def wrong_by(size: float) -> Callable[[Any], Any]:
@@ -58,18 +55,17 @@ from dataclasses import replace
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.sweeps.chunks import Chunks
 from medfuncta_dist.meta.machine.compiled import _proven
-from medfuncta_dist.meta.sweeps.folded import ThetaGradient, fold
+from medfuncta_dist.meta.sweeps.folded import ThetaGradient
 from medfuncta_dist.meta.sweeps.inner_gradient import shift_gradient
 from tests.unit.meta.problems import problem
 torch.set_num_threads(1)
 p = problem(2, "code", 1.0, dtype=torch.float32)
 eager = Arithmetic.best(torch.device("cpu"))
-plain, fast = (fold(p.spec, p.params, how) for how in (eager, replace(eager, compiled=True)))
-block = (p.coordinates, p.targets, p.latents, Chunks(20, 3))
-wanted, found, again = ThetaGradient(plain), ThetaGradient(fast), ThetaGradient(fast)
-expected = shift_gradient(plain, *block, wanted)
+plain, fast = (p.objective(Chunks(20, 3), how) for how in (eager, replace(eager, compiled=True)))
+wanted, found, again = (ThetaGradient(one.network) for one in (plain, fast, fast))
+expected = shift_gradient(plain, wanted)
 for theta in (found, again):
-    torch.testing.assert_close(shift_gradient(fast, *block, theta), expected, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(shift_gradient(fast, theta), expected, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(theta.weights, wanted.weights, rtol=1e-5, atol=1e-6)
 print(len(_proven), torch._dynamo.utils.counters["stats"]["unique_graphs"])
 """
