@@ -56,7 +56,7 @@ class Decoded:
 def reconstruct(
     network: SharedNetwork, latents: Float[np.ndarray, "scan latent"], shape: Sequence[int]
 ) -> Float[np.ndarray, "scan channel *spatial"]:
-    """Decode latents on a grid of any shape, in chunks of points; float32, clamped to [0, 1]."""
+    """Decode latents on a grid of any shape, on the network's device, in chunks of points; float32, in [0, 1]."""
     device = next(iter(network.params.values())).device
     values = network.decode(torch.from_numpy(np.ascontiguousarray(latents)).to(device), shape)
     return values.clamp(0, 1).cpu().numpy()
@@ -103,7 +103,7 @@ def decode_to_file(run: RunFile, key: str, out: Path, shape: Sequence[int] | Non
 
 
 def decode_key(run: RunFile, key: str, shape: Sequence[int] | None = None) -> Decoded:
-    """Decode the scan of this key (or of a unique beginning of it) at ``shape`` (None: as packed).
+    """Decode the scan of this key (or of a unique beginning of it) at ``shape`` (None: as packed), on the CPU.
 
     RunFileError when there is no such latent, or when the shape has another number of axes.
     """

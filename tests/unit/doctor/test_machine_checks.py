@@ -50,9 +50,10 @@ def test_the_cache_folder_is_judged_by_the_first_folder_that_is_there(tmp_path: 
 
 def test_no_gpu_is_no_fault_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)  # the session's cluster, where other tests have started it
-    torch = pytest.importorskip("torch")
-    if torch.cuda.is_available():
-        assert machine_checks.gpu(None).state is State.GOOD
-    else:
-        assert machine_checks.gpu(run()).state is State.GOOD
-        assert machine_checks.gpu(run(gpus_per_worker=1)).state is State.ODD
+    assert machine_checks.gpu(run()).state is State.GOOD
+    assert machine_checks.gpu(run(gpus_per_worker=1)).state is State.ODD
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_named() -> None:
+    assert "CUDA" in machine_checks.gpu(run(gpus_per_worker=1)).what

@@ -93,6 +93,11 @@ def test_a_key_decodes_to_what_the_network_makes_of_its_latent(run, rows):
     assert np.array_equal(found.scan_units, found.values * np.float32(255))
 
 
+def test_one_key_is_decoded_on_the_cpu_whatever_is_visible(run, rows, visible_gpu):
+    granted = run.model_copy(update={"cluster": run.cluster.model_copy(update={"gpus_per_worker": 1.0})})
+    assert decode_key(granted, rows[0]["key"]).values.shape == (1, 12, 12)
+
+
 def test_the_beginning_of_a_key_is_enough_and_any_resolution_will_do(run, rows):
     found = decode_key(run, rows[0]["key"][:8], (23, 34))
     assert found.values.shape == (1, 23, 34)

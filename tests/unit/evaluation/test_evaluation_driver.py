@@ -15,6 +15,7 @@ from medfuncta_dist.errors import LeaseLostError, RunFileError, StageOrderError,
 from medfuncta_dist.evaluation.evaluation_driver import EvaluateProgress, evaluate
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import fit, locate_table
+from medfuncta_dist.network.network_loader import network_here
 from medfuncta_dist.shards.pack_driver import pack
 from medfuncta_dist.storage.leases.lease_claim import take
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -48,6 +49,11 @@ def report(run: RunFile, name: str) -> bytes:
 
 def metrics(run: RunFile) -> list[dict[str, Any]]:
     return pq.read_table(io.BytesIO(report(run, "metrics.parquet"))).to_pylist()
+
+
+def test_a_gpu_that_is_visible_but_not_granted_is_left_alone(run, summary, visible_gpu):
+    network_here.cache_clear()
+    assert evaluate(run, map_here)["splits"] == summary["splits"]
 
 
 def test_every_fitted_scan_is_scored_and_agrees_with_the_table(run, summary):

@@ -14,6 +14,7 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import (
     FormatVersionError,
     IntegrityError,
+    MedfunctaError,
     QuarantineLimitError,
     RunFileError,
     StageOrderError,
@@ -27,12 +28,15 @@ from medfuncta_dist.fitting.fit_failures import DAMAGED_SHARD
 from medfuncta_dist.fitting.fit_task import NOT_FINITE, NOT_STORABLE, WRONG_SHAPE, FitTask, fit_task
 from medfuncta_dist.latents import table
 from medfuncta_dist.latents.fit import FitSettings, fit_batch
+from medfuncta_dist.meta.machine.arithmetic import Arithmetic
+from medfuncta_dist.network.network_loader import network_here
 from medfuncta_dist.shards.sample import Sample
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import Done, Failed, map_here
 from tests.unit.latents.fitted import COUNTS, LATENT, network, packed, publish, ready, run_file
 
 SCANS = sum(COUNTS.values())
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -101,6 +105,30 @@ def test_a_task_is_small_and_pickles(run, monkeypatch):
     fit(run, lambda task, items: iter([tasks.append(i) or Done(i, task(i)) for i in items]))
     assert len(pickle.dumps(tasks[0])) < 3000
     assert fit_task(pickle.loads(pickle.dumps(tasks[0]))).rows == 5
+
+
+def test_a_gpu_that_is_visible_but_not_granted_is_left_alone(run, visible_gpu):
+    network_here.cache_clear()
+    products = run.model_copy(update={"meta": run.meta.model_copy(update={"products": Arithmetic.best(CPU).products})})
+    assert fit(products, map_here).counts.fitted == SCANS
+    task = network_here(run.storage, latent_table(run, ObjectStore(run.storage)).network, CPU)
+    assert {tensor.device for tensor in task.params.values()} == {CPU}
+
+
+def test_a_granted_gpu_that_torch_cannot_use_is_an_error_and_not_the_cpu(run):
+    granted = run.model_copy(update={"cluster": run.cluster.model_copy(update={"gpus_per_worker": 0.5})})
+    with pytest.raises(MedfunctaError, match="was granted a GPU, but torch") as found:
+        fit(granted, map_here)
+    assert "cluster.gpus_per_worker" in found.value.do
+
+
+@pytest.mark.gpu
+def test_a_granted_gpu_fits_the_same_scans(run):
+    granted = run.model_copy(update={"cluster": run.cluster.model_copy(update={"gpus_per_worker": 1.0})})
+    on_gpu = fit(granted, map_here)
+    assert on_gpu.counts.fitted == SCANS
+    ref = latent_table(granted, ObjectStore(run.storage)).network
+    assert {t.device.type for t in network_here(run.storage, ref, torch.device("cuda")).params.values()} == {"cuda"}
 
 
 def test_a_range_whose_worker_died_after_its_commit_is_not_fitted_again(run, monkeypatch):
