@@ -11,6 +11,7 @@ from medfuncta_dist.quickstart import example_job
 from medfuncta_dist.quickstart.example_job import has_gpu, may_take_gpu
 from medfuncta_dist.run.frozen_run_file import freeze
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +44,7 @@ def test_who_says_what_workers_get_gets_that(tmp_path: Path, monkeypatch: pytest
 
 def test_a_run_that_began_on_cpus_stays_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begun = run_file(tmp_path)
-    freeze(begun, ObjectStore(begun.storage))
+    freeze(begun, ObjectStore(begun.storage), fence=ALONE)
     monkeypatch.setattr(example_job, "has_gpu", lambda: True)
     assert workers(tmp_path) == (2, 0)
 
@@ -53,7 +54,7 @@ def test_a_run_that_began_on_a_gpu_stays_there_while_there_is_one(
 ) -> None:
     monkeypatch.setattr(example_job, "has_gpu", lambda: True)
     begun = run_file(tmp_path)
-    freeze(begun, ObjectStore(begun.storage))
+    freeze(begun, ObjectStore(begun.storage), fence=ALONE)
     assert workers(tmp_path) == (1, 1)
     monkeypatch.setattr(example_job, "has_gpu", lambda: False)
     assert workers(tmp_path) == (2, 0)
