@@ -27,22 +27,22 @@ JsonOption = typer.Option(False, "--json", help="Print one JSON object on stdout
 def answer(work: Callable[[], dict[str, Any]], as_json: bool) -> NoReturn:
     """Run ``work`` and exit. It returns figures to print; ``said`` in them (a list of lines) is what a person reads,
     ``quarantined`` > 0 makes the exit code 3, and ``exit_code`` what it says."""
-    with _stdout_for_the_answer() as say:
+    with _redirect_stdout() as say:
         try:
             signal.signal(signal.SIGTERM, _interrupt)
             figures = work()
             code = figures.pop("exit_code", 0)
             if figures.get("quarantined"):
-                code = _finished_with_quarantined()
+                code = _choose_quarantined_exit_code()
         except BaseException as error:
-            figures, code = _failure(error)
-        say(_as_json(figures, code) if as_json else "\n".join(figures.get("said", [])))
+            figures, code = _describe_failure(error)
+        say(_to_json(figures, code) if as_json else "\n".join(figures.get("said", [])))
     sys.exit(code)
 
 
 def stream(lines: Callable[[], Iterable[str]], as_json: bool) -> NoReturn:
     """Print lines as they come, and exit. With ``as_json`` an error is the last line."""
-    with _stdout_for_the_answer() as say:
+    with _redirect_stdout() as say:
         code = 0
         try:
             for line in lines():
@@ -50,19 +50,19 @@ def stream(lines: Callable[[], Iterable[str]], as_json: bool) -> NoReturn:
         except BrokenPipeError:
             pass  # whoever read has seen enough
         except BaseException as error:
-            figures, code = _failure(error)
+            figures, code = _describe_failure(error)
             if as_json:
-                say(_as_json(figures, code))
+                say(_to_json(figures, code))
     sys.exit(code)
 
 
-def _finished_with_quarantined() -> int:
+def _choose_quarantined_exit_code() -> int:
     from medfuncta_dist.config.job import submission_id
 
     return 3 if submission_id() is None else 0
 
 
-def _failure(error: BaseException) -> tuple[dict[str, Any], int]:
+def _describe_failure(error: BaseException) -> tuple[dict[str, Any], int]:
     from medfuncta_dist.errors import MedfunctaError
 
     if isinstance(error, MedfunctaError):
@@ -81,7 +81,7 @@ def _failure(error: BaseException) -> tuple[dict[str, Any], int]:
     return {"error": {"kind": type(error).__name__, "what": str(error), "where": "", "do": ""}}, 1
 
 
-def _as_json(figures: dict[str, Any], code: int) -> str:
+def _to_json(figures: dict[str, Any], code: int) -> str:
     return json.dumps({**figures, "exit_code": code}, sort_keys=True, allow_nan=False)
 
 
@@ -90,7 +90,7 @@ def _interrupt(_signal: int, _frame: object) -> None:
 
 
 @contextmanager
-def _stdout_for_the_answer() -> Iterator[Callable[[str], None]]:
+def _redirect_stdout() -> Iterator[Callable[[str], None]]:
     """Send file descriptor 1 to stderr meanwhile: libraries and Ray's workers print where the answer belongs."""
     sys.stdout.flush()
     real = os.dup(1)

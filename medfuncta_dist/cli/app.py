@@ -29,10 +29,10 @@ def main() -> None:
     try:
         app()
     except SystemExit as end:
-        _leave(end)
+        _exit_now(end)
 
 
-def _leave(end: SystemExit) -> NoReturn:
+def _exit_now(end: SystemExit) -> NoReturn:
     """End with the code that was promised.
 
     Ray's end can change it: where one of its threads still has a question when its core is taken down, the process ends

@@ -24,8 +24,8 @@ def doctor(
 
     def work() -> dict[str, Any]:
         from medfuncta_dist.config.load import load
-        from medfuncta_dist.doctor.doctor import look
+        from medfuncta_dist.doctor.doctor import run_doctor
 
-        return look(None if run_file is None else load(run_file, overrides), context)
+        return run_doctor(None if run_file is None else load(run_file, overrides), context)
 
     answer(work, as_json)

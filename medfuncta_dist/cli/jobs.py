@@ -40,21 +40,21 @@ def status(
     """How a run is."""
 
     def work() -> dict[str, Any]:
-        from medfuncta_dist.submit.status.job_target import find
-        from medfuncta_dist.submit.status.run_status import status as judge
-        from medfuncta_dist.submit.status.status_facts import facts
-        from medfuncta_dist.submit.status.status_text import lines
+        from medfuncta_dist.submit.status.job_target import find_target
+        from medfuncta_dist.submit.status.run_status import derive_status as judge
+        from medfuncta_dist.submit.status.status_facts import gather_facts
+        from medfuncta_dist.submit.status.status_text import render_status
 
         backend = opened(where, address, context, namespace, what)
-        target = find(what, backend)
+        target = find_target(what, backend)
         if watch:
-            from medfuncta_dist.cli.live import Live
-            from medfuncta_dist.submit.status.job_watch import watch as watch_job
+            from medfuncta_dist.cli.live import LiveStatus
+            from medfuncta_dist.submit.status.job_watch import watch_job
 
-            with Live() as live:
+            with LiveStatus() as live:
                 return live.ending(watch_job(target, backend, live.show))
-        now = judge(facts(target))
-        return {**now.as_dict(), "said": lines(now)}
+        now = judge(gather_facts(target))
+        return {**now.as_dict(), "said": render_status(now)}
 
     answer(work, as_json)
 
@@ -71,10 +71,10 @@ def logs(
     """The lines of a job's driver."""
 
     def lines() -> Iterator[str]:
-        from medfuncta_dist.submit.status.job_target import find
+        from medfuncta_dist.submit.status.job_target import find_target
 
         backend = opened(where, address, context, namespace, what)
-        name = find(what, backend).name
+        name = find_target(what, backend).name
         for line in backend.logs(name, follow=follow):
             yield json.dumps({"job": name, **asdict(line)}) if as_json else line.text
 
@@ -93,21 +93,21 @@ def list_jobs(
     """The jobs that a cluster has."""
 
     def work() -> dict[str, Any]:
-        from medfuncta_dist.submit.backends.backend import State
-        from medfuncta_dist.submit.status.status_text import table
+        from medfuncta_dist.submit.backends.backend import JobState
+        from medfuncta_dist.submit.status.status_text import render_job_table
 
-        unknown = set(state) - set(State)
+        unknown = set(state) - set(JobState)
         if unknown:
             from medfuncta_dist.errors import RunFileError
 
-            raise RunFileError(f"there is no state {min(unknown)!r}", do=f"choose from {', '.join(State)}")
+            raise RunFileError(f"there is no state {min(unknown)!r}", do=f"choose from {', '.join(JobState)}")
         found = opened(where, address, context, namespace).jobs(run)
         jobs = [job for job in found if not state or str(job.state) in state]
-        return {"jobs": [_figures(job) for job in jobs], "said": table(jobs)}
+        return {"jobs": [_describe_job(job) for job in jobs], "said": render_job_table(jobs)}
 
     answer(work, as_json)
 
 
-def _figures(job: Job) -> dict[str, Any]:
+def _describe_job(job: Job) -> dict[str, Any]:
     whole = {name: value for name, value in asdict(job).items() if name not in ("labels", "run_file")}
     return {**whole, "state": str(job.state), "run": job.run, "stages": list(job.stages), "attempt": job.attempt}

@@ -11,16 +11,16 @@ from rich.console import Console
 from rich.live import Live as RichLive
 from rich.text import Text
 
-from medfuncta_dist.submit.backends.backend import State
-from medfuncta_dist.submit.status.run_status import Status
-from medfuncta_dist.submit.status.status_text import lines
+from medfuncta_dist.submit.backends.backend import JobState
+from medfuncta_dist.submit.status.run_status import RunStatus
+from medfuncta_dist.submit.status.status_text import render_status
 
-LINE_S = 30.0
+REPEAT_S = 30.0
 """Between lines without a change of state, where there is no terminal."""
-EXIT_CODES = {State.DONE: 0, State.FAILED: 1, State.CANCELLED: 5, State.LOST: 5}
+EXIT_CODES = {JobState.DONE: 0, JobState.FAILED: 1, JobState.CANCELLED: 5, JobState.LOST: 5}
 
 
-class Live:
+class LiveStatus:
     """``with Live() as live: live.show(status)``."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class Live:
         self._told: tuple[str, str] | None = None
         self._when = float("-inf")
 
-    def __enter__(self) -> Live:
+    def __enter__(self) -> LiveStatus:
         if self._live is not None:
             self._live.start()
         return self
@@ -40,19 +40,23 @@ class Live:
         if self._live is not None:
             self._live.stop()
 
-    def show(self, status: Status) -> None:
+    def show(self, status: RunStatus) -> None:
         """The status now."""
         told = (status.name, str(status.state))
         if self._live is not None:
-            self._live.update(Text("\n".join(lines(status))), refresh=True)
-        elif told != self._told or time.monotonic() - self._when >= LINE_S:
+            self._live.update(Text("\n".join(render_status(status))), refresh=True)
+        elif told != self._told or time.monotonic() - self._when >= REPEAT_S:
             self._told, self._when = told, time.monotonic()
-            self.say("\n".join(lines(status)))
+            self.say("\n".join(render_status(status)))
 
     def say(self, text: str) -> None:
         """A line that stays."""
         self._console.print(text, markup=False, highlight=False)
 
-    def ending(self, status: Status) -> dict[str, Any]:
+    def ending(self, status: RunStatus) -> dict[str, Any]:
         """The answer of a command that watched a job to its end: its exit code is the job's."""
-        return {**status.as_dict(), "exit_code": status.exit_code or EXIT_CODES[status.state], "said": lines(status)}
+        return {
+            **status.as_dict(),
+            "exit_code": status.exit_code or EXIT_CODES[status.state],
+            "said": render_status(status),
+        }

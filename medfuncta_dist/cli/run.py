@@ -8,7 +8,7 @@ import typer
 
 from medfuncta_dist.cli.answer import JsonOption, RunFileArgument, SetOption, answer
 
-STAGES = {
+STAGE_HELP = {
     "pack": "Scans to shards. Run again: only what is missing.",
     "train": "Meta-learn the shared network. Run again: resume.",
     "fit": "A latent for every scan. Run again: only what is missing.",
@@ -26,19 +26,19 @@ StagesArgument = typer.Argument(..., metavar="STAGE...", help="Any of: pack trai
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    for stage, help_ in STAGES.items():
-        app.command(stage, help=help_)(_stage_command(stage))
+    for stage, help_ in STAGE_HELP.items():
+        app.command(stage, help=help_)(_make_stage_command(stage))
     app.command("run", help="Several stages in order: the entrypoint of a submitted job.")(run)
 
 
-def _stage_command(stage: str) -> Any:
+def _make_stage_command(stage: str) -> Any:
     def command(
         run_file: str = RunFileArgument,
         overrides: list[str] = SetOption,
         key: str | None = KeyOption,
         as_json: bool = JsonOption,
     ) -> None:
-        answer(lambda: _run(run_file, [stage], overrides, key), as_json)
+        answer(lambda: _run_stages(run_file, [stage], overrides, key), as_json)
 
     return command
 
@@ -51,10 +51,10 @@ def run(
     as_json: bool = JsonOption,
 ) -> None:
     """Several stages in order."""
-    answer(lambda: _run(run_file, stages, overrides, key), as_json)
+    answer(lambda: _run_stages(run_file, stages, overrides, key), as_json)
 
 
-def _run(run_file: str, stages: list[str], overrides: list[str], key: str | None) -> dict[str, Any]:
+def _run_stages(run_file: str, stages: list[str], overrides: list[str], key: str | None) -> dict[str, Any]:
     from medfuncta_dist.config.load import load
     from medfuncta_dist.stages.chain import run_stages
 

@@ -12,7 +12,7 @@ from medfuncta_dist.cli.run import KeyOption, StagesArgument
 
 if TYPE_CHECKING:
     from medfuncta_dist.submit.backends.backend import Backend
-    from medfuncta_dist.submit.submit_jobs import Request, Sent
+    from medfuncta_dist.submit.submit_jobs import SubmissionRequest, SubmissionResult
 
 TargetArgument = typer.Argument(..., metavar="RUN.yaml|NAME", help="A run file, a job, or a run with jobs.")
 OverlayOption = typer.Option(
@@ -49,16 +49,16 @@ def submit(
 
     def work() -> dict[str, Any]:
         from medfuncta_dist.config.load import load
-        from medfuncta_dist.submit.submit_jobs import Request
+        from medfuncta_dist.submit.submit_jobs import SubmissionRequest
 
-        run = load(run_file, _with_namespace(overrides, namespace))
-        request = Request(run, tuple(stages), _listed(overlays), together, key)
+        run = load(run_file, _add_namespace(overrides, namespace))
+        request = SubmissionRequest(run, tuple(stages), _split_overlays(overlays), together, key)
         backend = opened(where, address, context, run.kubernetes.namespace)
         if dry_run:
-            return _shown(request, backend, workflow)
+            return _answer_dry_run(request, backend, workflow)
         if workflow:
-            return _planned(request, backend)
-        return _followed(request, backend) if follow else _submitted(request, backend)
+            return _answer_workflow(request, backend)
+        return _answer_follow(request, backend) if follow else _answer_submit(request, backend)
 
     answer(work, as_json)
 
@@ -77,10 +77,12 @@ def resume(
 
     def work() -> dict[str, Any]:
         from medfuncta_dist.stages import readiness
-        from medfuncta_dist.submit.follow_stages import resume as resume_job
+        from medfuncta_dist.submit.follow_stages import resume_job
 
         backend = opened(where, address, context, namespace, what, overrides)
-        return _told(resume_job(what, _with_namespace(overrides, namespace), _listed(overlays), backend, readiness))
+        return _describe_result(
+            resume_job(what, _add_namespace(overrides, namespace), _split_overlays(overlays), backend, readiness)
+        )
 
     answer(work, as_json)
 
@@ -97,56 +99,58 @@ def cancel(
     """End a job."""
 
     def work() -> dict[str, Any]:
-        from medfuncta_dist.submit.cancel_job import cancel as cancel_job
-        from medfuncta_dist.submit.status.status_text import cancelled
+        from medfuncta_dist.submit.cancel_job import cancel_job
+        from medfuncta_dist.submit.status.status_text import render_cancellation
 
         status, hard = cancel_job(what, opened(where, address, context, namespace, what), now=now)
-        return {**status.as_dict(), "hard": hard, "said": [cancelled(status, hard=hard)]}
+        return {**status.as_dict(), "hard": hard, "said": [render_cancellation(status, hard=hard)]}
 
     answer(work, as_json)
 
 
-def _with_namespace(overrides: list[str], namespace: str | None) -> list[str]:
+def _add_namespace(overrides: list[str], namespace: str | None) -> list[str]:
     return [*overrides, *([f"kubernetes.namespace={namespace}"] if namespace else [])]
 
 
-def _listed(overlays: list[str]) -> tuple[str, ...]:
+def _split_overlays(overlays: list[str]) -> tuple[str, ...]:
     return tuple(name for given in overlays for name in given.split(",") if name)
 
 
-def _shown(request: Request, backend: Backend, as_workflow: bool) -> dict[str, Any]:
+def _answer_dry_run(request: SubmissionRequest, backend: Backend, as_workflow: bool) -> dict[str, Any]:
     import sys
 
-    from medfuncta_dist.submit.manifest.argo_workflow import workflow
-    from medfuncta_dist.submit.submit_jobs import glance, manifests
+    from medfuncta_dist.submit.manifest.argo_workflow import build_workflow
+    from medfuncta_dist.submit.submit_jobs import read_earlier_jobs, render_manifests
 
-    recorded, remark = glance(request.run)
+    recorded, remark = read_earlier_jobs(request.run)
     if remark:
         print(remark, file=sys.stderr)
-    made = manifests(request, recorded, backend)
-    return _printed([workflow(made)] if as_workflow else [backend.outgoing(manifest) for manifest in made])
+    made = render_manifests(request, recorded, backend)
+    return _answer_manifests(
+        [build_workflow(made)] if as_workflow else [backend.outgoing(manifest) for manifest in made]
+    )
 
 
-def _planned(request: Request, backend: Backend) -> dict[str, Any]:
-    from medfuncta_dist.submit.submit_workflow import planned
+def _answer_workflow(request: SubmissionRequest, backend: Backend) -> dict[str, Any]:
+    from medfuncta_dist.submit.submit_workflow import submit_workflow
 
-    return _printed([planned(request, backend)])
-
-
-def _printed(things: list[dict[str, Any]]) -> dict[str, Any]:
-    from medfuncta_dist.submit.manifest.manifest_text import as_yaml
-
-    return {"manifests": things, "said": ["---\n".join(as_yaml(thing) for thing in things)]}
+    return _answer_manifests([submit_workflow(request, backend)])
 
 
-def _submitted(request: Request, backend: Backend) -> dict[str, Any]:
+def _answer_manifests(things: list[dict[str, Any]]) -> dict[str, Any]:
+    from medfuncta_dist.submit.manifest.manifest_text import to_yaml
+
+    return {"manifests": things, "said": ["---\n".join(to_yaml(thing) for thing in things)]}
+
+
+def _answer_submit(request: SubmissionRequest, backend: Backend) -> dict[str, Any]:
     from medfuncta_dist.stages import readiness
-    from medfuncta_dist.submit.submit_jobs import submit as submit_job
+    from medfuncta_dist.submit.submit_jobs import submit_next_job
 
-    return _told(submit_job(request, backend, readiness))
+    return _describe_result(submit_next_job(request, backend, readiness))
 
 
-def _told(sent: Sent) -> dict[str, Any]:
+def _describe_result(sent: SubmissionResult) -> dict[str, Any]:
     lines = [f"{sent.name}: {'submitted' if sent.new else 'is there already'}"]
     if sent.left:
         again = "again" if sent.record.idempotency_key is None else "with another key"
@@ -160,11 +164,11 @@ def _told(sent: Sent) -> dict[str, Any]:
     }
 
 
-def _followed(request: Request, backend: Backend) -> dict[str, Any]:
-    from medfuncta_dist.cli.live import Live
+def _answer_follow(request: SubmissionRequest, backend: Backend) -> dict[str, Any]:
+    from medfuncta_dist.cli.live import LiveStatus
     from medfuncta_dist.stages import readiness
-    from medfuncta_dist.submit.follow_stages import submit_each
+    from medfuncta_dist.submit.follow_stages import submit_and_follow
 
-    with Live() as live:
-        sent, ended = submit_each(request, backend, live.show, live.say, readiness)
-    return {**_told(sent), **live.ending(ended)}
+    with LiveStatus() as live:
+        sent, ended = submit_and_follow(request, backend, live.show, live.say, readiness)
+    return {**_describe_result(sent), **live.ending(ended)}

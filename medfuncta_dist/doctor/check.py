@@ -11,7 +11,7 @@ from typing import Any
 from medfuncta_dist.errors import MedfunctaError
 
 
-class State(StrEnum):
+class Outcome(StrEnum):
     """How a check ended."""
 
     GOOD = "good"
@@ -28,29 +28,29 @@ class State(StrEnum):
 class Finding:
     """What a check found; ``do`` is the fix, for all that is not good."""
 
-    state: State
+    state: Outcome
     what: str
     do: str = ""
 
 
-def good(what: str) -> Finding:
+def passed(what: str) -> Finding:
     """As it should be."""
-    return Finding(State.GOOD, what)
+    return Finding(Outcome.GOOD, what)
 
 
-def odd(what: str, do: str) -> Finding:
+def warned(what: str, do: str) -> Finding:
     """Works, with a remark."""
-    return Finding(State.ODD, what, do)
+    return Finding(Outcome.ODD, what, do)
 
 
-def bad(what: str, do: str) -> Finding:
+def failed(what: str, do: str) -> Finding:
     """A run would fail."""
-    return Finding(State.BAD, what, do)
+    return Finding(Outcome.BAD, what, do)
 
 
-def unasked(why: str) -> Finding:
+def skipped(why: str) -> Finding:
     """Not looked at."""
-    return Finding(State.UNASKED, why)
+    return Finding(Outcome.UNASKED, why)
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Answered:
+class CheckResult:
     """A check, answered, and the seconds that it took."""
 
     name: str
@@ -78,14 +78,14 @@ class Answered:
         return f"{self.finding.state:<8} {self.name}: {self.finding.what}{do}"
 
 
-def examine(checks: list[Check]) -> Iterator[Answered]:
+def run_checks(checks: list[Check]) -> Iterator[CheckResult]:
     """Ask one after the other. No answer ends the examination: what is broken is what it is for."""
     for check in checks:
         began = time.monotonic()
         try:
             finding = check.ask()
         except MedfunctaError as error:
-            finding = bad(error.what + (f" ({error.where})" if error.where else ""), error.do)
+            finding = failed(error.what + (f" ({error.where})" if error.where else ""), error.do)
         except Exception as error:
-            finding = bad(f"{type(error).__name__}: {error}", "this is not foreseen: report it")
-        yield Answered(check.name, finding, round(time.monotonic() - began, 3))
+            finding = failed(f"{type(error).__name__}: {error}", "this is not foreseen: report it")
+        yield CheckResult(check.name, finding, round(time.monotonic() - began, 3))

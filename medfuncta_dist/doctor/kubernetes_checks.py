@@ -12,19 +12,19 @@ from kubernetes import client
 from kubernetes.client import ApiException
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.doctor.check import Check, Finding, bad, good, odd, unasked
+from medfuncta_dist.doctor.check import Check, Finding, failed, passed, skipped, warned
 from medfuncta_dist.errors import ClusterError, JobMissingError
-from medfuncta_dist.submit.backends.kubernetes.kubernetes_api import REQUEST_S, call, connect
+from medfuncta_dist.submit.backends.kubernetes.kubernetes_api import REQUEST_TIMEOUT_S, call_api, connect
 from medfuncta_dist.submit.manifest.base_manifest import load_base
-from medfuncta_dist.submit.manifest.container_image import image, ray_version, version_in_tag
+from medfuncta_dist.submit.manifest.container_image import choose_image, choose_ray_version, parse_ray_version
 from medfuncta_dist.submit.manifest.render import Submission, render
 from medfuncta_dist.submit.rules.validate_manifest import validate
 
-KUBERAY = (1, 7)
-OPERATORS = {"KubeRay": "kuberay-operator", "Kueue": "kueue"}
+MIN_KUBERAY = (1, 7)
+OPERATOR_LABELS = {"KubeRay": "kuberay-operator", "Kueue": "kueue"}
 """Value of the label app.kubernetes.io/name of each operator's Deployment, as its Helm chart and manifests set it."""
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-NEEDED = (
+NEEDED_PERMISSIONS = (
     *((verb, "ray.io", "rayjobs") for verb in ("create", "get", "list", "watch", "patch", "delete")),
     ("list", "", "pods"),
     ("delete", "", "pods"),
@@ -36,10 +36,10 @@ NEEDED = (
 def kubernetes_checks(run: RunFile | None, context: str | None) -> list[Check]:
     """Of the cluster that the kubeconfig names, if there is one."""
     try:
-        cluster = Cluster(*connect(context), run)
+        cluster = ClusterChecks(*connect(context), run)
     except ClusterError as error:
         reason = error.what
-        return [Check("kubernetes", lambda: unasked(f"{reason}: only submission needs one"))]
+        return [Check("kubernetes", lambda: skipped(f"{reason}: only submission needs one"))]
     return [
         Check("kubernetes", cluster.reached),
         Check("permissions", cluster.allowed),
@@ -53,7 +53,7 @@ def kubernetes_checks(run: RunFile | None, context: str | None) -> list[Check]:
 
 
 @dataclass
-class Cluster:
+class ClusterChecks:
     """One cluster as a run file wants it."""
 
     api: client.ApiClient
@@ -70,42 +70,46 @@ class Cluster:
         version = self._ask(client.VersionApi(self.api).get_code, "the API server").git_version
         if self._there(client.CoreV1Api(self.api).read_namespace, self.namespace) is False:
             do = "kubectl apply -k k8s/overlays/gpu (or another overlay) makes it; or correct kubernetes.namespace"
-            return bad(f"{version}, but there is no namespace {self.namespace}", do)
-        return good(f"{version}, namespace {self.namespace}")
+            return failed(f"{version}, but there is no namespace {self.namespace}", do)
+        return passed(f"{version}, namespace {self.namespace}")
 
     def allowed(self) -> Finding:
         """What submission, status and cancel need."""
-        missing = [f"{verb} {resource}" for verb, group, resource in NEEDED if not self._may(verb, group, resource)]
+        missing = [
+            f"{verb} {resource}" for verb, group, resource in NEEDED_PERMISSIONS if not self._may(verb, group, resource)
+        ]
         if missing:
             do = "ask for the Role of k8s/base/submitter.yaml in this namespace"
-            return bad(f"not allowed in {self.namespace}: {', '.join(missing)}", do)
-        return good("RayJobs may be made, watched, changed and deleted; logs may be read")
+            return failed(f"not allowed in {self.namespace}: {', '.join(missing)}", do)
+        return passed("RayJobs may be made, watched, changed and deleted; logs may be read")
 
     def kuberay(self) -> Finding:
         """Its resource, and its operator's version."""
         if not self._has("ray.io", "v1", "rayjobs"):
-            return bad("there are no RayJobs in this cluster", "install KubeRay 1.7 (docs/operations.md)")
+            return failed("there are no RayJobs in this cluster", "install KubeRay 1.7 (docs/operations.md)")
         found = self._operator("KubeRay")
         if found is None:
-            return odd("RayJobs are there; the operator's version can not be seen", "see that it is 1.7 or later")
-        if found < KUBERAY:
-            return bad(f"KubeRay {_dotted(found)}", "upgrade to KubeRay 1.7: older ones refuse token authentication")
-        return good(f"KubeRay {_dotted(found)}")
+            return warned("RayJobs are there; the operator's version can not be seen", "see that it is 1.7 or later")
+        if found < MIN_KUBERAY:
+            return failed(
+                f"KubeRay {_format_version(found)}", "upgrade to KubeRay 1.7: older ones refuse token authentication"
+            )
+        return passed(f"KubeRay {_format_version(found)}")
 
     def kueue(self) -> Finding:
         """Its resource, where the run names a queue."""
         if self._queue is None:
-            return unasked("the run names no queue")
+            return skipped("the run names no queue")
         if not self._has("kueue.x-k8s.io", "v1beta2", "localqueues"):
             do = "install Kueue (docs/operations.md), or leave the overlay kueue and kubernetes.queue out"
-            return bad("the run names a queue, but Kueue's v1beta2 is not in this cluster", do)
+            return failed("the run names a queue, but Kueue's v1beta2 is not in this cluster", do)
         found = self._operator("Kueue")
-        return good("Kueue" + (f" {_dotted(found)}" if found else ", its version can not be seen"))
+        return passed("Kueue" + (f" {_format_version(found)}" if found else ", its version can not be seen"))
 
     def queue(self) -> Finding:
         """The LocalQueue that jobs wait in, and whether it is open."""
         if self._queue is None:
-            return unasked("the run names no queue")
+            return skipped("the run names no queue")
         custom: Any = client.CustomObjectsApi(self.api)
         get = partial(
             custom.get_namespaced_custom_object, "kueue.x-k8s.io", "v1beta2", self.namespace, "localqueues", self._queue
@@ -114,18 +118,20 @@ class Cluster:
             found = self._ask(get, f"LocalQueue {self._queue}")
         except JobMissingError:
             do = "kubectl apply -k k8s/overlays/kueue, or correct kubernetes.queue"
-            return bad(f"there is no LocalQueue {self._queue} in {self.namespace}", do)
+            return failed(f"there is no LocalQueue {self._queue} in {self.namespace}", do)
         conditions = {c["type"]: c for c in found.get("status", {}).get("conditions", [])}
         if conditions.get("Active", {}).get("status") == "False":
             why = conditions["Active"].get("message", "no reason given")
-            return bad(f"LocalQueue {self._queue} is closed: {why}", "see its ClusterQueue: kubectl get clusterqueues")
+            return failed(
+                f"LocalQueue {self._queue} is closed: {why}", "see its ClusterQueue: kubectl get clusterqueues"
+            )
         waiting = found.get("status", {}).get("pendingWorkloads", 0)
-        return good(f"LocalQueue {self._queue}, {waiting} waiting")
+        return passed(f"LocalQueue {self._queue}, {waiting} waiting")
 
     def secrets(self) -> Finding:
         """The Secrets and the ServiceAccount that pods name. Their contents are not read."""
         if self.run is None:
-            return unasked("no run file")
+            return skipped("no run file")
         core: Any = client.CoreV1Api(self.api)
         settings, space = self.run.kubernetes, self.namespace
         named = [s for s in (settings.salt_secret, settings.storage_secret, settings.wandb_secret) if s is not None]
@@ -135,32 +141,32 @@ class Cluster:
         missing = [name for name, found in there.items() if found is False]
         if missing:
             do = "make them (docs/operations.md), or name others in the run file's section kubernetes"
-            return bad(f"missing in {space}: {', '.join(missing)}", do)
+            return failed(f"missing in {space}: {', '.join(missing)}", do)
         hidden = [name for name, found in there.items() if found is None]
         if hidden:
-            return odd(
+            return warned(
                 f"may not be seen: {', '.join(hidden)}", "nothing: pods need them, submitters need not read them"
             )
-        return good(", ".join(there))
+        return passed(", ".join(there))
 
     def image(self) -> Finding:
         """The image's Ray is the submitter's, as far as its tag tells."""
         if self.run is None:
-            return unasked("no run file")
-        name = image(self.run.kubernetes, gpus=self.run.cluster.gpus_per_worker > 0)
-        wanted, tagged = ray_version(self.run.kubernetes), version_in_tag(name)
+            return skipped("no run file")
+        name = choose_image(self.run.kubernetes, gpus=self.run.cluster.gpus_per_worker > 0)
+        wanted, tagged = choose_ray_version(self.run.kubernetes), parse_ray_version(name)
         if tagged is None:
-            return odd(
+            return warned(
                 f"{name} does not say which Ray it holds, {wanted} is needed", "tag it as cluster/README.md says"
             )
         if tagged != wanted:
-            return bad(
+            return failed(
                 f"{name} holds Ray {tagged}, {wanted} is needed", "build the image again, or install that Ray here"
             )
         if "/" not in name:
             do = "push it, and set kubernetes.image to its name there; nothing, if it was loaded into the nodes"
-            return odd(f"{name} names no registry: nodes can not pull it", do)
-        return good(f"{name}, Ray {tagged}")
+            return warned(f"{name} names no registry: nodes can not pull it", do)
+        return passed(f"{name}, Ray {tagged}")
 
     def manifest(self) -> Finding:
         """What would be submitted is valid, by every rule that can be asked offline; and a token guards it.
@@ -168,13 +174,13 @@ class Cluster:
         Of two jobs: one without GPUs, and one with those that the run has.
         """
         if self.run is None:
-            return unasked("no run file")
+            return skipped("no run file")
         base = load_base(self.run.kubernetes.overlays)
         jobs = (Submission(self.run, (stage,), 1, "doctor", "0" * 40) for stage in ("pack", "train"))
         found = [finding for job in jobs for finding in validate(render(job, base))]
         if found:
-            return bad("; ".join(dict.fromkeys(f"{f.where}: {f.what}" for f in found)), found[0].do)
-        return good("valid, with token authentication")
+            return failed("; ".join(dict.fromkeys(f"{f.where}: {f.what}" for f in found)), found[0].do)
+        return passed("valid, with token authentication")
 
     @cached_property
     def _queue(self) -> str | None:
@@ -184,7 +190,7 @@ class Cluster:
         return self.run.kubernetes.queue or labels.get(QUEUE_LABEL)
 
     def _ask(self, request: Callable[..., Any], where: str) -> Any:
-        return call(lambda: request(_request_timeout=REQUEST_S), where=where)
+        return call_api(lambda: request(_request_timeout=REQUEST_TIMEOUT_S), where=where)
 
     def _there(self, read: Callable[..., Any], *names: str) -> bool | None:
         """Whether an object exists; None where this user may not see it."""
@@ -218,7 +224,7 @@ class Cluster:
     def _operator(self, name: str) -> tuple[int, ...] | None:
         """Version of an operator, by its Deployment's label or image; None where it may not be seen."""
         apps: Any = client.AppsV1Api(self.api)
-        label = f"app.kubernetes.io/name={OPERATORS[name]}"
+        label = f"app.kubernetes.io/name={OPERATOR_LABELS[name]}"
         try:
             found = self._ask(partial(apps.list_deployment_for_all_namespaces, label_selector=label), name)
         except ClusterError:
@@ -232,5 +238,5 @@ class Cluster:
         return None
 
 
-def _dotted(version: tuple[int, ...]) -> str:
+def _format_version(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))

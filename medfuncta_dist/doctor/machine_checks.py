@@ -12,12 +12,12 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.doctor.check import Check, Finding, bad, good, odd, unasked
+from medfuncta_dist.doctor.check import Check, Finding, failed, passed, skipped, warned
 from medfuncta_dist.streaming.shard_cache import cache_folder
 
 PACKAGE = "medfuncta-dist"
 SHM = Path("/dev/shm")
-SHM_BYTES = 2 * 2**30
+MIN_SHM_BYTES = 2 * 2**30
 """Ray's object store lies in shared memory, where there is room, else in files: slow."""
 INSTALL = "install again with this project's own command: make install"
 
@@ -25,39 +25,39 @@ INSTALL = "install again with this project's own command: make install"
 def machine_checks(run: RunFile | None) -> list[Check]:
     """In the order in which one would look."""
     return [
-        Check("python", python),
-        Check("packages", packages),
-        Check("threads", lambda: unasked("no run file") if run is None else threads(run, os.cpu_count() or 1)),
-        Check("gpu", lambda: gpu(run)),
-        Check("cache", lambda: cache(run)),
-        Check("shared memory", shared_memory),
+        Check("python", check_python),
+        Check("packages", check_packages),
+        Check("threads", lambda: skipped("no run file") if run is None else check_threads(run, os.cpu_count() or 1)),
+        Check("gpu", lambda: check_gpu(run)),
+        Check("cache", lambda: check_cache(run)),
+        Check("shared memory", check_shared_memory),
     ]
 
 
-def python() -> Finding:
+def check_python() -> Finding:
     """Its version, against what the package asks for."""
     wanted = SpecifierSet(metadata(PACKAGE)["Requires-Python"] or "")
     found = ".".join(map(str, sys.version_info[:3]))
     if found in wanted:
-        return good(found)
-    return bad(f"{found}, but {wanted} is needed", f"make PYTHON=python3.11 install (any {wanted} will do)")
+        return passed(found)
+    return failed(f"{found}, but {wanted} is needed", f"make PYTHON=python3.11 install (any {wanted} will do)")
 
 
-def packages() -> Finding:
+def check_packages() -> Finding:
     """Every package that ours needs is there, in a version that it allows."""
-    wrong = [told for requirement in _needed() if (told := _wrong(requirement)) is not None]
+    wrong = [told for requirement in _list_requirements() if (told := _explain_mismatch(requirement)) is not None]
     if wrong:
-        return bad("; ".join(wrong), INSTALL)
+        return failed("; ".join(wrong), INSTALL)
     shown = ("ray", "torch", "deepspeed", "webdataset", "s3fs", "kubernetes")
-    return good(", ".join(f"{name} {version(name)}" for name in shown))
+    return passed(", ".join(f"{name} {version(name)}" for name in shown))
 
 
-def _needed() -> list[Requirement]:
+def _list_requirements() -> list[Requirement]:
     parsed = [Requirement(line) for line in requires(PACKAGE) or []]
     return [requirement for requirement in parsed if requirement.marker is None or requirement.marker.evaluate()]
 
 
-def _wrong(requirement: Requirement) -> str | None:
+def _explain_mismatch(requirement: Requirement) -> str | None:
     try:
         found = version(requirement.name)
     except PackageNotFoundError:
@@ -66,56 +66,58 @@ def _wrong(requirement: Requirement) -> str | None:
     return None if allowed else f"{requirement.name} is {found}, not {requirement.specifier}"
 
 
-def threads(run: RunFile, cores: int) -> Finding:
+def check_threads(run: RunFile, cores: int) -> Finding:
     """workers × threads ≤ cores, where the workers would run here."""
     wanted = run.cluster.most_workers * run.cluster.threads
     if os.environ.get("RAY_ADDRESS"):
-        return unasked("workers run on the cluster of RAY_ADDRESS")
+        return skipped("workers run on the cluster of RAY_ADDRESS")
     if wanted <= cores:
-        return good(f"{wanted} compute threads on {cores} cores")
+        return passed(f"{wanted} compute threads on {cores} cores")
     do = "lower cluster.workers or cluster.threads; it runs all the same, slower"
-    return odd(f"{wanted} compute threads on {cores} cores", do)
+    return warned(f"{wanted} compute threads on {cores} cores", do)
 
 
-def gpu(run: RunFile | None) -> Finding:
+def check_gpu(run: RunFile | None) -> Finding:
     """CUDA, where the run asks for it."""
     import torch
 
     wanted = run is not None and run.cluster.gpus_per_worker > 0
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-        return good(f"{names}; CUDA {torch.version.cuda}")
+        return passed(f"{names}; CUDA {torch.version.cuda}")
     if not wanted:
-        return good("none, and none is asked for")
+        return passed("none, and none is asked for")
     if os.environ.get("RAY_ADDRESS"):
-        return unasked("none here; workers run on the cluster of RAY_ADDRESS")
+        return skipped("none here; workers run on the cluster of RAY_ADDRESS")
     why = "torch is a CPU build" if torch.version.cuda is None else "torch finds no driver or device"
     do = "nothing, if the run is submitted to a cluster; else see what `nvidia-smi` says, and which torch is installed"
-    return odd(f"cluster.gpus_per_worker asks for GPUs, and here {why}", do)
+    return warned(f"cluster.gpus_per_worker asks for GPUs, and here {why}", do)
 
 
-def cache(run: RunFile | None) -> Finding:
+def check_cache(run: RunFile | None) -> Finding:
     """Room for verified shards."""
     folder = cache_folder(run.cluster.cache if run else None)
     wanted = (run.cluster.cache_gigabytes if run else 1.0) * 2**30
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     if not os.access(there, os.W_OK):
-        return bad(f"{there} can not be written", "set cluster.cache to a folder that can")
+        return failed(f"{there} can not be written", "set cluster.cache to a folder that can")
     free = shutil.disk_usage(there).free
     told = f"{free / 2**30:.1f} GiB free for the {wanted / 2**30:g} GiB of cluster.cache_gigabytes, at {folder}"
     return (
-        good(told)
+        passed(told)
         if free >= wanted
-        else odd(told, "lower cluster.cache_gigabytes, or set cluster.cache to a larger disk")
+        else warned(told, "lower cluster.cache_gigabytes, or set cluster.cache to a larger disk")
     )
 
 
-def shared_memory() -> Finding:
+def check_shared_memory() -> Finding:
     """/dev/shm, which containers get too little of by default."""
     if not SHM.is_dir():
-        return odd("this system has no /dev/shm", "Ray uses files instead: slower, nothing else")
+        return warned("this system has no /dev/shm", "Ray uses files instead: slower, nothing else")
     free = shutil.disk_usage(SHM).free
     told = f"{free / 2**30:.1f} GiB free in {SHM}"
-    if free >= SHM_BYTES:
-        return good(told)
-    return odd(told, f"give the container {SHM_BYTES // 2**30} GiB: --shm-size for docker, kubernetes.shm_gigabytes")
+    if free >= MIN_SHM_BYTES:
+        return passed(told)
+    return warned(
+        told, f"give the container {MIN_SHM_BYTES // 2**30} GiB: --shm-size for docker, kubernetes.shm_gigabytes"
+    )

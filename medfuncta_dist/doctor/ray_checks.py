@@ -9,65 +9,65 @@ import urllib.error
 import urllib.request
 from importlib.metadata import version
 
-from medfuncta_dist.doctor.check import Check, Finding, bad, good, odd, unasked
+from medfuncta_dist.doctor.check import Check, Finding, failed, passed, skipped, warned
 
-SECONDS = 10.0
+TIMEOUT_S = 10.0
 
 
 def ray_checks() -> list[Check]:
     """Reached, of our version, closed to strangers."""
-    return [Check("ray cluster", reached), Check("ray jobs", jobs_api)]
+    return [Check("ray cluster", check_connection), Check("ray jobs", check_jobs_api)]
 
 
-def reached() -> Finding:
+def check_connection() -> Finding:
     """Something listens at RAY_ADDRESS."""
     address = os.environ.get("RAY_ADDRESS")
     if address is None:
-        return unasked("RAY_ADDRESS is not set: stages start Ray on this machine")
+        return skipped("RAY_ADDRESS is not set: stages start Ray on this machine")
     host, _, port = address.rpartition(":")
     if not port.isdigit():
-        return unasked(f"RAY_ADDRESS is {address!r}: Ray finds it by itself")
+        return skipped(f"RAY_ADDRESS is {address!r}: Ray finds it by itself")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), TIMEOUT_S).close()
     except OSError as error:
-        return bad(
+        return failed(
             f"nothing answers at {address}: {error}", "see that the head runs (`ray status`), or unset RAY_ADDRESS"
         )
-    if os.environ.get("RAY_AUTH_MODE") == "token" and not _token():
-        return bad(
+    if os.environ.get("RAY_AUTH_MODE") == "token" and not _read_token():
+        return failed(
             "RAY_AUTH_MODE is token, but there is none", "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to its file"
         )
-    return good(address)
+    return passed(address)
 
 
-def jobs_api() -> Finding:
+def check_jobs_api() -> Finding:
     """The Jobs API's Ray is ours, and it asks for a token: without, it is a shell for whoever reaches it."""
     address = os.environ.get("RAY_API_SERVER_ADDRESS")
     if address is None:
-        return unasked("RAY_API_SERVER_ADDRESS is not set: --backend ray asks the dashboard on this machine")
-    stranger, _ = _version(address, None)
-    status, found = _version(address, _token())
+        return skipped("RAY_API_SERVER_ADDRESS is not set: --backend ray asks the dashboard on this machine")
+    stranger, _ = _read_version(address, None)
+    status, found = _read_version(address, _read_token())
     if status in (401, 403):
-        return bad("the token is missing or wrong", "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's")
+        return failed("the token is missing or wrong", "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's")
     if status != 200:
-        return bad(f"{address} answers {status}", "see that the head's dashboard runs, and that this is its address")
+        return failed(f"{address} answers {status}", "see that the head's dashboard runs, and that this is its address")
     if found != version("ray"):
-        return bad(
+        return failed(
             f"Ray {found}, but {version('ray')} is installed here", "use the image of this version, or install that Ray"
         )
     if stranger == 200:
-        return odd(
+        return warned(
             f"Ray {found}, open to everybody", "start it with RAY_AUTH_MODE=token; keep its port on this machine"
         )
-    return good(f"Ray {found}, closed without a token")
+    return passed(f"Ray {found}, closed without a token")
 
 
-def _version(address: str, token: str | None) -> tuple[int, str]:
+def _read_version(address: str, token: str | None) -> tuple[int, str]:
     """HTTP status and Ray's version."""
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     try:
         request = urllib.request.Request(f"{address.rstrip('/')}/api/version", headers=headers)
-        with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
             return answer.status, str(json.loads(answer.read(2**16))["ray_version"])
     except urllib.error.HTTPError as refusal:
         return refusal.code, ""
@@ -75,7 +75,7 @@ def _version(address: str, token: str | None) -> tuple[int, str]:
         return 0, ""
 
 
-def _token() -> str | None:
+def _read_token() -> str | None:
     given = os.environ.get("RAY_AUTH_TOKEN")
     path = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
     if given is None and os.path.isfile(path):

@@ -13,17 +13,17 @@ from email.utils import parsedate_to_datetime
 from functools import cache, partial
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.doctor.check import Check, Finding, State, bad, good, odd, unasked
+from medfuncta_dist.doctor.check import Check, Finding, Outcome, failed, passed, skipped, warned
 from medfuncta_dist.errors import IntegrityError, MedfunctaError
 from medfuncta_dist.storage.leases.compare_and_swap import honours_conditions
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.request_failures import reason
 
-SLOW_S = 1.0
+SLOW_REQUEST_S = 1.0
 """A small request that takes longer makes a stage of thousands of commits slow."""
-SKEW_S = 60.0
+WARN_SKEW_S = 60.0
 """S3 refuses requests that are signed 15 minutes off; a minute already says that nobody keeps the time."""
-LARGEST_SKEW_S = 900.0
+MAX_SKEW_S = 900.0
 MEBI = 2**20
 PROVIDERS = {
     "env": "environment variables",
@@ -42,62 +42,66 @@ SHORT_LIVED = {"assume-role-with-web-identity", "container-role", "iam-role", "a
 def storage_checks(run: RunFile | None) -> list[Check]:
     """Of the run file's ``storage``. Without credentials, nothing else is asked of it."""
     if run is None:
-        return [Check("storage", lambda: unasked("no run file: give one to have its storage checked"))]
+        return [Check("storage", lambda: skipped("no run file: give one to have its storage checked"))]
     store = ObjectStore(run.storage)
     if not store.root.startswith("s3://"):
-        return [Check("storage", lambda: read_and_write(store))]
-    checks = {"storage": read_and_write, "multipart": multipart, "conditional writes": conditions}
+        return [Check("storage", lambda: check_read_and_write(store))]
+    checks = {
+        "storage": check_read_and_write,
+        "multipart": check_multipart,
+        "conditional writes": check_conditional_writes,
+    }
     return [
-        Check("credentials", credentials),
-        *(Check(name, partial(_with_credentials, check, store)) for name, check in checks.items()),
-        Check("clock", clock),
+        Check("credentials", check_credentials),
+        *(Check(name, partial(_run_with_credentials, check, store)) for name, check in checks.items()),
+        Check("clock", check_clock),
     ]
 
 
-def _with_credentials(check: Callable[[ObjectStore], Finding], store: ObjectStore) -> Finding:
-    return check(store) if credentials().state is not State.BAD else unasked("there are no credentials")
+def _run_with_credentials(check: Callable[[ObjectStore], Finding], store: ObjectStore) -> Finding:
+    return check(store) if check_credentials().state is not Outcome.BAD else skipped("there are no credentials")
 
 
 @cache
-def credentials() -> Finding:
+def check_credentials() -> Finding:
     """Where they come from. Roles are best: they expire by themselves, and lie in no file."""
     from botocore.session import Session
 
     found = Session().get_credentials()
     if found is None:
-        return bad(
+        return failed(
             "there are none",
             "in a cluster: annotate the ServiceAccount with a role (kubernetes.service_account), or name a Secret "
             "(kubernetes.storage_secret); elsewhere: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or `aws configure`",
         )
     told = f"from {PROVIDERS.get(found.method, found.method)}"
     if found.method in SHORT_LIVED or not os.environ.get("KUBERNETES_SERVICE_HOST"):
-        return good(told)
-    return odd(told, "in a cluster, a role on the ServiceAccount (IRSA) needs no keys: kubernetes.service_account")
+        return passed(told)
+    return warned(told, "in a cluster, a role on the ServiceAccount (IRSA) needs no keys: kubernetes.service_account")
 
 
-def read_and_write(store: ObjectStore) -> Finding:
+def check_read_and_write(store: ObjectStore) -> Finding:
     """Write, read back, list and delete a small object; the slowest is told."""
     path, data = f".doctor-{secrets.token_hex(8)}/probe", secrets.token_bytes(1000)
     steps: dict[str, Callable[[], object]] = {
         "write": lambda: store.write(path, data),
-        "read": lambda: _same(store, path, data),
-        "list": lambda: _listed(store, path),
+        "read": lambda: _require_same_bytes(store, path, data),
+        "list": lambda: _require_listed(store, path),
     }
     try:
-        seconds = {name: _timed(step) for name, step in steps.items()}
+        seconds = {name: _measure_seconds(step) for name, step in steps.items()}
     except MedfunctaError:
         with suppress(MedfunctaError):  # what was refused before is the answer
             store.delete(path)
         raise
-    seconds["delete"] = _timed(lambda: store.delete(path))
+    seconds["delete"] = _measure_seconds(lambda: store.delete(path))
     told = ", ".join(f"{name} {1000 * s:.0f} ms" for name, s in seconds.items())
-    if max(seconds.values()) > SLOW_S:
-        return odd(f"{store.root}: {told}", "use a bucket in the cluster's own region; see the network's latency")
-    return good(f"{store.root}: {told}")
+    if max(seconds.values()) > SLOW_REQUEST_S:
+        return warned(f"{store.root}: {told}", "use a bucket in the cluster's own region; see the network's latency")
+    return passed(f"{store.root}: {told}")
 
 
-def multipart(store: ObjectStore) -> Finding:
+def check_multipart(store: ObjectStore) -> Finding:
     """An upload in parts, as large shards go: S3 proxies and policies like to forbid just this."""
     from medfuncta_dist.storage.s3.s3_client import s3_client
 
@@ -122,38 +126,42 @@ def multipart(store: ObjectStore) -> Finding:
         await files._call_s3("delete_object", **place)  # type: ignore[attr-defined]
 
     try:
-        seconds = _timed(lambda: client.ask(in_parts, 60))
+        seconds = _measure_seconds(lambda: client.ask(in_parts, 60))
         client.ask(remove, 20)
     except Exception as error:
         do = "allow s3:PutObject and s3:AbortMultipartUpload; a proxy before the storage must pass `?uploads`"
-        return bad(f"an upload in parts is refused: {reason(error)}", do)
-    return good(f"{size / MEBI:.0f} MiB in two parts, {size / MEBI / seconds:.0f} MiB/s")
+        return failed(f"an upload in parts is refused: {reason(error)}", do)
+    return passed(f"{size / MEBI:.0f} MiB in two parts, {size / MEBI / seconds:.0f} MiB/s")
 
 
-def conditions(store: ObjectStore) -> Finding:
+def check_conditional_writes(store: ObjectStore) -> Finding:
     """Whether a lease is taken exactly, or by the next-best."""
     began = time.monotonic()
     if honours_conditions(store):
-        return good(f"honoured: one driver a run, exactly ({1000 * (time.monotonic() - began):.0f} ms)")
+        return passed(f"honoured: one driver a run, exactly ({1000 * (time.monotonic() - began):.0f} ms)")
     do = "do not start two drivers of one run in the same moment; docs/decisions.md tells of the next-best"
-    return odd("ignored by this store: leases are taken by the next-best way", do)
+    return warned("ignored by this store: leases are taken by the next-best way", do)
 
 
-def clock() -> Finding:
+def check_clock() -> Finding:
     """This machine's time against the storage's."""
-    endpoint = _endpoint()
+    endpoint = _choose_endpoint()
     try:
-        skew = seconds_ahead(endpoint)
+        skew = measure_clock_skew(endpoint)
     except (OSError, TypeError, ValueError) as error:
         do = "see AWS_ENDPOINT_URL and AWS_DEFAULT_REGION, and that this machine reaches it"
-        return bad(f"{endpoint} tells no time: {error}", do)
+        return failed(f"{endpoint} tells no time: {error}", do)
     told = f"{abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} the storage's"
-    if abs(skew) >= LARGEST_SKEW_S:
-        return bad(told, "S3 refuses such signatures: set the clock (chrony, systemd-timesyncd)")
-    return good(told) if abs(skew) < SKEW_S else odd(told, "let the machine keep the time (chrony, systemd-timesyncd)")
+    if abs(skew) >= MAX_SKEW_S:
+        return failed(told, "S3 refuses such signatures: set the clock (chrony, systemd-timesyncd)")
+    return (
+        passed(told)
+        if abs(skew) < WARN_SKEW_S
+        else warned(told, "let the machine keep the time (chrony, systemd-timesyncd)")
+    )
 
 
-def seconds_ahead(endpoint: str) -> float:
+def measure_clock_skew(endpoint: str) -> float:
     """How far this clock is ahead of the server's, which tells whole seconds. Any answer will do: also a refusal."""
     request = urllib.request.Request(endpoint, method="HEAD")
     began = time.time()
@@ -167,24 +175,24 @@ def seconds_ahead(endpoint: str) -> float:
     return here - there
 
 
-def _endpoint() -> str:
+def _choose_endpoint() -> str:
     region = os.environ.get("AWS_DEFAULT_REGION") or os.environ.get("AWS_REGION") or "us-east-1"
     given = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     return given or f"https://s3.{region}.amazonaws.com"
 
 
-def _timed(step: Callable[[], object]) -> float:
+def _measure_seconds(step: Callable[[], object]) -> float:
     began = time.monotonic()
     step()
     return time.monotonic() - began
 
 
-def _same(store: ObjectStore, path: str, data: bytes) -> None:
+def _require_same_bytes(store: ObjectStore, path: str, data: bytes) -> None:
     if store.read(path) != data:
         raise IntegrityError("what was read is not what was written", where=store.uri(path), do="use another storage")
 
 
-def _listed(store: ObjectStore, path: str) -> None:
+def _require_listed(store: ObjectStore, path: str) -> None:
     if [info.path for info in store.list(path.rpartition("/")[0])] != [path]:
         raise IntegrityError(
             "a listing does not show what was just written",

@@ -17,17 +17,23 @@ from medfuncta_dist.storage.leases.compare_and_swap import Swap
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.backends.backend import Backend
 from medfuncta_dist.submit.manifest.base_manifest import load_base
-from medfuncta_dist.submit.manifest.code_commit import code_commit
-from medfuncta_dist.submit.manifest.job_names import key_label, rayjob_name, stage_name
+from medfuncta_dist.submit.manifest.code_commit import find_code_commit
+from medfuncta_dist.submit.manifest.job_names import hash_idempotency_key, join_stages, make_rayjob_name
 from medfuncta_dist.submit.manifest.render import Submission, render
-from medfuncta_dist.submit.status.job_records import Submitted, create_job, delete_job, read_job, read_jobs
-from medfuncta_dist.submit.status.job_target import job_or_none
+from medfuncta_dist.submit.status.job_records import (
+    SubmissionRecord,
+    create_job_record,
+    delete_job_record,
+    read_job_record,
+    read_job_records,
+)
+from medfuncta_dist.submit.status.job_target import find_job
 
-SAME = ("data", "field", "meta", "train", "fit", "evaluate")
+RESULT_SECTIONS = ("data", "field", "meta", "train", "fit", "evaluate")
 """Sections of the run file that make two requests different; resources do not."""
-GLANCE_S = 10.0
+DRY_RUN_DEADLINE_S = 10.0
 """How long a dry run waits for a storage that may not answer from here."""
-HANDOVER_S = 30.0
+HANDOVER_TIMEOUT_S = 30.0
 """What another submit gets to hand a job to the cluster, after it took the name."""
 POLL_S = 0.5
 
@@ -43,7 +49,7 @@ class Readiness(Protocol):
 
 
 @dataclass(frozen=True)
-class Request:
+class SubmissionRequest:
     """What was asked for. ``together``: all stages in one job; else one job a stage."""
 
     run: RunFile
@@ -67,10 +73,10 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Sent:
+class SubmissionResult:
     """The job that a request has led to, and whether this call made it. ``left``: stages that wait for it."""
 
-    record: Submitted
+    record: SubmissionRecord
     new: bool
     left: tuple[str, ...] = ()
 
@@ -80,49 +86,51 @@ class Sent:
         return self.record.name
 
 
-def manifests(request: Request, recorded: Sequence[Submitted], backend: Backend) -> list[dict[str, Any]]:
+def render_manifests(
+    request: SubmissionRequest, recorded: Sequence[SubmissionRecord], backend: Backend
+) -> list[dict[str, Any]]:
     """The manifest of every job of a request, each as its next attempt. RunFileError names all that is wrong."""
     base = load_base([*request.run.kubernetes.overlays, *request.overlays])
-    made = [_manifest(request, stages, base, recorded) for stages in request.jobs]
+    made = [_render_manifest(request, stages, base, recorded) for stages in request.jobs]
     for manifest in made:
         backend.require_valid(manifest)
     return made
 
 
-def glance(run: RunFile) -> tuple[list[Submitted], str]:
+def read_earlier_jobs(run: RunFile) -> tuple[list[SubmissionRecord], str]:
     """Earlier submissions, for a dry run; without an answer from storage, none, and a remark that says so."""
     try:
-        return read_jobs(ObjectStore(run.storage, deadline_s=GLANCE_S), run.name), ""
+        return read_job_records(ObjectStore(run.storage, deadline_s=DRY_RUN_DEADLINE_S), run.name), ""
     except MedfunctaError as error:
         return [], f"storage does not answer from here ({error.what}): attempts are counted from 1"
 
 
-def submit(request: Request, backend: Backend, readiness: Readiness) -> Sent:
+def submit_next_job(request: SubmissionRequest, backend: Backend, readiness: Readiness) -> SubmissionResult:
     """Submit the first job of the request that is due. Asked again, it returns the one that is at work already.
 
     StageOrderError before what its stage reads from is complete; RunChangedError when the idempotency key, or a job
     that is at work, stands for another run file.
     """
     run, store = request.run, ObjectStore(request.run.storage)
-    recorded = read_jobs(store, run.name)
-    earlier = _earlier(request, recorded, backend)
+    recorded = read_job_records(store, run.name)
+    earlier = _find_earlier_job(request, recorded, backend)
     if earlier is not None:
-        return _sent(request, earlier, new=False)
-    stages = due(request, store, readiness)
+        return _make_result(request, earlier, new=False)
+    stages = choose_due_stages(request, store, readiness)
     readiness.require_ready(run, store, stages)
-    (manifest,) = manifests(replace(request, stages=stages, together=True), recorded, backend)
-    record = record_of(request, stages, recorded, backend)
-    if not create_job(Swap.of(store), run.name, record):
-        return _sent(request, _winner(run, store, record.name, backend), new=False)
+    (manifest,) = render_manifests(replace(request, stages=stages, together=True), recorded, backend)
+    record = make_submission_record(request, stages, recorded, backend)
+    if not create_job_record(Swap.of(store), run.name, record):
+        return _make_result(request, _wait_for_concurrent_submit(run, store, record.name, backend), new=False)
     try:
         backend.submit(manifest)
     except ClusterError:
-        delete_job(store, run.name, record.name)  # refused: there is no such job to remember
+        delete_job_record(store, run.name, record.name)  # refused: there is no such job to remember
         raise
-    return _sent(request, record, new=True)
+    return _make_result(request, record, new=True)
 
 
-def due(request: Request, store: ObjectStore, readiness: Readiness) -> tuple[str, ...]:
+def choose_due_stages(request: SubmissionRequest, store: ObjectStore, readiness: Readiness) -> tuple[str, ...]:
     """The stages of the first job whose outputs are not complete; of the last one, when all are."""
     for stages in request.jobs[:-1]:
         if not readiness.is_complete(request.run, store, stages[-1]):
@@ -130,77 +138,81 @@ def due(request: Request, store: ObjectStore, readiness: Readiness) -> tuple[str
     return request.jobs[-1]
 
 
-def _earlier(request: Request, recorded: Sequence[Submitted], backend: Backend) -> Submitted | None:
+def _find_earlier_job(
+    request: SubmissionRequest, recorded: Sequence[SubmissionRecord], backend: Backend
+) -> SubmissionRecord | None:
     """The job that this request has led to before: by its key, or because it is at work on one of its stages."""
     for submitted in reversed(recorded):
-        same_key = request.key is not None and submitted.idempotency_key == key_label(request.key)
-        if same_key or (set(submitted.stages) & set(request.stages) and _at_work(submitted, backend)):
-            _require_same(submitted, request.run)
+        same_key = request.key is not None and submitted.idempotency_key == hash_idempotency_key(request.key)
+        if same_key or (set(submitted.stages) & set(request.stages) and _is_active(submitted, backend)):
+            _require_same_run_file(submitted, request.run)
             return submitted
     return None
 
 
-def _winner(run: RunFile, store: ObjectStore, name: str, backend: Backend) -> Submitted:
+def _wait_for_concurrent_submit(run: RunFile, store: ObjectStore, name: str, backend: Backend) -> SubmissionRecord:
     """The job of a submit at the same time that was first to take its name, once the cluster has it."""
-    deadline = time.monotonic() + HANDOVER_S
-    while (record := read_job(store, run.name, name)) is not None:
-        _require_same(record, run)
-        if job_or_none(backend, name) is not None:
+    deadline = time.monotonic() + HANDOVER_TIMEOUT_S
+    while (record := read_job_record(store, run.name, name)) is not None:
+        _require_same_run_file(record, run)
+        if find_job(backend, name) is not None:
             return record
         if time.monotonic() > deadline:
             break
         time.sleep(POLL_S)
-    raise taken(name)
+    raise name_taken_error(name)
 
 
-def taken(name: str) -> ClusterError:
+def name_taken_error(name: str) -> ClusterError:
     """The error of a submit that lost a name to another one at the same time."""
     do = "run the same command again: it sees what the other one did"
     return ClusterError("another submit of this run took this job's name a moment ago", where=name, do=do)
 
 
-def _at_work(submitted: Submitted, backend: Backend) -> bool:
-    job = job_or_none(backend, submitted.name)
+def _is_active(submitted: SubmissionRecord, backend: Backend) -> bool:
+    job = find_job(backend, submitted.name)
     return job is not None and not job.state.over
 
 
-def _require_same(submitted: Submitted, run: RunFile) -> None:
-    if submitted.run_file_digest != run.digest(*SAME):
+def _require_same_run_file(submitted: SubmissionRecord, run: RunFile) -> None:
+    if submitted.run_file_digest != run.digest(*RESULT_SECTIONS):
         raise RunChangedError(
             f"{submitted.name} was submitted with another run file",
             do=f"wait for it, or `medfuncta-dist cancel {submitted.name}`; a new request needs a new idempotency key",
         )
 
 
-def _manifest(
-    request: Request, stages: tuple[str, ...], base: dict[str, Any], recorded: Sequence[Submitted]
+def _render_manifest(
+    request: SubmissionRequest, stages: tuple[str, ...], base: dict[str, Any], recorded: Sequence[SubmissionRecord]
 ) -> dict[str, Any]:
-    attempt = _attempt(stages, recorded)
-    name = rayjob_name(request.run.name, stage_name(stages), attempt)
-    return render(Submission(request.run, stages, attempt, name, code_commit(), request.key), base)
+    attempt = _next_attempt(stages, recorded)
+    name = make_rayjob_name(request.run.name, join_stages(stages), attempt)
+    return render(Submission(request.run, stages, attempt, name, find_code_commit(), request.key), base)
 
 
-def record_of(request: Request, stages: tuple[str, ...], recorded: Sequence[Submitted], backend: Backend) -> Submitted:
+def make_submission_record(
+    request: SubmissionRequest, stages: tuple[str, ...], recorded: Sequence[SubmissionRecord], backend: Backend
+) -> SubmissionRecord:
     """What storage remembers of the next attempt at some stages of a request."""
-    attempt = _attempt(stages, recorded)
-    return Submitted(
-        name=rayjob_name(request.run.name, stage_name(stages), attempt),
+    attempt = _next_attempt(stages, recorded)
+    return SubmissionRecord(
+        name=make_rayjob_name(request.run.name, join_stages(stages), attempt),
         stages=stages,
         attempt=attempt,
         backend=backend.name,
         time=time.time(),
-        run_file_digest=request.run.digest(*SAME),
-        commit=code_commit(),
-        idempotency_key=key_label(request.key) if request.key is not None else None,
+        run_file_digest=request.run.digest(*RESULT_SECTIONS),
+        commit=find_code_commit(),
+        idempotency_key=hash_idempotency_key(request.key) if request.key is not None else None,
         overlays=request.overlays,
     )
 
 
-def _attempt(stages: tuple[str, ...], recorded: Sequence[Submitted]) -> int:
+def _next_attempt(stages: tuple[str, ...], recorded: Sequence[SubmissionRecord]) -> int:
     return 1 + max((submitted.attempt for submitted in recorded if submitted.stages == stages), default=0)
 
 
-def _sent(request: Request, submitted: Submitted, *, new: bool) -> Sent:
+def _make_result(request: SubmissionRequest, submitted: SubmissionRecord, *, new: bool) -> SubmissionResult:
     after = STAGES.index(submitted.stages[-1])
     left = tuple(stage for stage in request.stages if STAGES.index(stage) > after)
-    return Sent(submitted, new, left)
+    return SubmissionResult(submitted, new, left)

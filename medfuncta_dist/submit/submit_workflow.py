@@ -15,32 +15,46 @@ from medfuncta_dist.storage.leases.compare_and_swap import Swap
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.backends.backend import Backend
 from medfuncta_dist.submit.backends.kubernetes.kubernetes_jobs import KubernetesJobs
-from medfuncta_dist.submit.manifest.argo_workflow import workflow
-from medfuncta_dist.submit.manifest.job_names import key_label
-from medfuncta_dist.submit.status.job_records import Submitted, create_job, delete_job, read_jobs
-from medfuncta_dist.submit.submit_jobs import Request, manifests, record_of, taken
+from medfuncta_dist.submit.manifest.argo_workflow import build_workflow
+from medfuncta_dist.submit.manifest.job_names import hash_idempotency_key
+from medfuncta_dist.submit.status.job_records import (
+    SubmissionRecord,
+    create_job_record,
+    delete_job_record,
+    read_job_records,
+)
+from medfuncta_dist.submit.submit_jobs import (
+    SubmissionRequest,
+    make_submission_record,
+    name_taken_error,
+    render_manifests,
+)
 
-APART_S = 1e-3
+RECORD_INTERVAL_S = 1e-3
 """Between the times of two records: by time they stand in the chain's order."""
 
 
-def planned(request: Request, backend: Backend) -> dict[str, Any]:
+def submit_workflow(request: SubmissionRequest, backend: Backend) -> dict[str, Any]:
     """The Workflow of a request, each of its jobs recorded as its next attempt. StorageError without an answer from
     storage; RunChangedError when the idempotency key has led to a job already; RunFileError for another backend."""
     if backend.name != KubernetesJobs.name:
         raise RunFileError("Argo runs on Kubernetes only", do="leave --backend ray out, or use --follow")
     store = ObjectStore(request.run.storage)
-    recorded = read_jobs(store, request.run.name)
+    recorded = read_job_records(store, request.run.name)
     _require_new_key(request, recorded)
-    made = workflow(manifests(request, recorded, backend))
+    made = build_workflow(render_manifests(request, recorded, backend))
     now, name = time.time(), made["metadata"]["name"]
-    records = [record_of(request, stages, recorded, backend) for stages in request.jobs]
-    _create(store, request.run.name, [replace(r, time=now + i * APART_S, workflow=name) for i, r in enumerate(records)])
+    records = [make_submission_record(request, stages, recorded, backend) for stages in request.jobs]
+    _create_records(
+        store,
+        request.run.name,
+        [replace(r, time=now + i * RECORD_INTERVAL_S, workflow=name) for i, r in enumerate(records)],
+    )
     return made
 
 
-def _require_new_key(request: Request, recorded: Sequence[Submitted]) -> None:
-    key = None if request.key is None else key_label(request.key)
+def _require_new_key(request: SubmissionRequest, recorded: Sequence[SubmissionRecord]) -> None:
+    key = None if request.key is None else hash_idempotency_key(request.key)
     for submitted in recorded:
         if key is not None and submitted.idempotency_key == key:
             raise RunChangedError(
@@ -49,11 +63,11 @@ def _require_new_key(request: Request, recorded: Sequence[Submitted]) -> None:
             )
 
 
-def _create(store: ObjectStore, run: str, records: Sequence[Submitted]) -> None:
+def _create_records(store: ObjectStore, run: str, records: Sequence[SubmissionRecord]) -> None:
     """All of the records, or none."""
     swap = Swap.of(store)
     for number, record in enumerate(records):
-        if not create_job(swap, run, record):
+        if not create_job_record(swap, run, record):
             for made in records[:number]:
-                delete_job(store, run, made.name)
-            raise taken(record.name)
+                delete_job_record(store, run, made.name)
+            raise name_taken_error(record.name)

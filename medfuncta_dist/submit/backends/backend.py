@@ -12,10 +12,16 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from medfuncta_dist.errors import ClusterError
-from medfuncta_dist.submit.manifest.job_names import ATTEMPT, RUN, RUN_FILE_DIGEST, STAGE, SUBMISSION
+from medfuncta_dist.submit.manifest.job_names import (
+    ATTEMPT_LABEL,
+    RUN_FILE_DIGEST_LABEL,
+    RUN_LABEL,
+    STAGE_LABEL,
+    SUBMISSION_LABEL,
+)
 
 
-class State(StrEnum):
+class JobState(StrEnum):
     """Where a job is."""
 
     QUEUED = "queued"
@@ -36,7 +42,7 @@ class State(StrEnum):
     @property
     def over(self) -> bool:
         """Whether nothing more will happen by itself."""
-        return self in (State.DONE, State.FAILED, State.CANCELLED, State.LOST)
+        return self in (JobState.DONE, JobState.FAILED, JobState.CANCELLED, JobState.LOST)
 
 
 @dataclass(frozen=True)
@@ -44,7 +50,7 @@ class Job:
     """A job as the cluster sees it. Times are Unix seconds."""
 
     name: str
-    state: State
+    state: JobState
     labels: Mapping[str, str]
     run_file: str = ""
     """The resolved run file that it was submitted with, as YAML."""
@@ -59,36 +65,36 @@ class Job:
     @property
     def run(self) -> str:
         """Name of its run; empty for a job that this tool did not submit."""
-        return self.labels.get(RUN, "")
+        return self.labels.get(RUN_LABEL, "")
 
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages that it runs, in order."""
-        return tuple(stage for stage in self.labels.get(STAGE, "").split(".") if stage)
+        return tuple(stage for stage in self.labels.get(STAGE_LABEL, "").split(".") if stage)
 
     @property
     def attempt(self) -> int:
         """Number of the submission among those of the same run and stages."""
-        return int(self.labels.get(ATTEMPT, "0"))
+        return int(self.labels.get(ATTEMPT_LABEL, "0"))
 
     @property
     def submission(self) -> str:
         """Its id in storage."""
-        return self.labels.get(SUBMISSION, self.name)
+        return self.labels.get(SUBMISSION_LABEL, self.name)
 
 
 @dataclass(frozen=True)
-class Line:
+class LogLine:
     """A line of a job's log; ``time`` (Unix seconds) where the backend tells it."""
 
     text: str
     time: float | None = None
 
 
-def ours(there: Job, manifest: Mapping[str, Any], where: str) -> Job:
+def require_same_submission(there: Job, manifest: Mapping[str, Any], where: str) -> Job:
     """The job that a cluster has under a manifest's name, if it is that submission and at work; else ClusterError."""
     labels = manifest["metadata"]["labels"]
-    same = all(there.labels.get(label) == labels[label] for label in (SUBMISSION, RUN_FILE_DIGEST))
+    same = all(there.labels.get(label) == labels[label] for label in (SUBMISSION_LABEL, RUN_FILE_DIGEST_LABEL))
     if same and not there.state.over:
         return there
     raise ClusterError(
@@ -115,7 +121,7 @@ class Backend(Protocol):
     def status(self, name: str) -> Job:
         """The job as it is now."""
 
-    def logs(self, name: str, *, follow: bool = False) -> Iterator[Line]:
+    def logs(self, name: str, *, follow: bool = False) -> Iterator[LogLine]:
         """Its lines from the first on; with ``follow`` until it is over."""
 
     def changes(self, name: str, every_s: float) -> Iterator[Job]:

@@ -18,21 +18,21 @@ import yaml
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from medfuncta_dist.errors import ClusterError, JobMissingError
-from medfuncta_dist.submit.backends.backend import Job, Line, State, ours
-from medfuncta_dist.submit.manifest.job_names import RUN, SUBMISSION
+from medfuncta_dist.submit.backends.backend import Job, JobState, LogLine, require_same_submission
+from medfuncta_dist.submit.manifest.job_names import RUN_LABEL, SUBMISSION_LABEL
 from medfuncta_dist.submit.manifest.runtime_env import RUN_FILE_VARIABLE
 from medfuncta_dist.submit.rules.validate_manifest import require_no_secrets
 
 T = TypeVar("T")
 
-STATES = {
-    "PENDING": State.STARTING,
-    "RUNNING": State.RUNNING,
-    "STOPPED": State.CANCELLED,
-    "SUCCEEDED": State.DONE,
-    "FAILED": State.FAILED,
+STATE_BY_RAY_STATUS = {
+    "PENDING": JobState.STARTING,
+    "RUNNING": JobState.RUNNING,
+    "STOPPED": JobState.CANCELLED,
+    "SUCCEEDED": JobState.DONE,
+    "FAILED": JobState.FAILED,
 }
-STOP_S = 100
+STOP_GRACE_S = 100
 """What a driver gets between SIGTERM and SIGKILL: time for a checkpoint. Ray's default is 3 s."""
 POLL_S = 1.0
 DEADLINE_S = 60.0
@@ -64,13 +64,13 @@ class RayJobs:
         """The arguments of ``JobSubmissionClient.submit_job``."""
         meta, spec = manifest["metadata"], manifest["spec"]
         runtime = yaml.safe_load(spec.get("runtimeEnvYAML") or "{}")
-        runtime["env_vars"] = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_S), **runtime.get("env_vars", {})}
+        runtime["env_vars"] = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_GRACE_S), **runtime.get("env_vars", {})}
         return {
             "submission_id": meta["name"],
             "entrypoint": spec["entrypoint"],
             "runtime_env": runtime,
             "metadata": dict(meta["labels"]),
-            **_resources(spec),
+            **_build_entrypoint_resources(spec),
         }
 
     def require_valid(self, manifest: Mapping[str, Any]) -> None:
@@ -82,14 +82,14 @@ class RayJobs:
         arguments = self.outgoing(manifest)
         name = arguments["submission_id"]
         try:
-            return ours(self.status(name), manifest, f"{name} on {self.address}")
+            return require_same_submission(self.status(name), manifest, f"{name} on {self.address}")
         except JobMissingError:
             self._call(lambda: self._client.submit_job(**arguments), name)
         return self.status(name)
 
     def status(self, name: str) -> Job:
         """The job as Ray has it."""
-        return _job(self._call(lambda: self._client.get_job_info(name), name))
+        return _to_job(self._call(lambda: self._client.get_job_info(name), name))
 
     def changes(self, name: str, every_s: float) -> Iterator[Job]:
         """Asked every second: the Jobs API has no watch."""
@@ -103,19 +103,19 @@ class RayJobs:
             if not job.state.over:
                 time.sleep(min(POLL_S, every_s))
 
-    def logs(self, name: str, *, follow: bool = False) -> Iterator[Line]:
+    def logs(self, name: str, *, follow: bool = False) -> Iterator[LogLine]:
         """The driver's lines."""
         if not follow:
             text = self._call(lambda: self._client.get_job_logs(name), name)
-            yield from map(Line, text.splitlines())
+            yield from map(LogLine, text.splitlines())
             return
         self.status(name)
         rest = ""
         for chunk in self._tail(name):
             *whole, rest = (rest + chunk).split("\n")
-            yield from map(Line, whole)
+            yield from map(LogLine, whole)
         if rest:
-            yield Line(rest)
+            yield LogLine(rest)
 
     def cancel(self, name: str, *, now: bool = False) -> None:
         """SIGTERM, then SIGKILL after ``STOP_S``. Ray has no harder stop, so ``now`` changes nothing."""
@@ -126,8 +126,8 @@ class RayJobs:
 
     def jobs(self, run: str | None = None) -> list[Job]:
         """The jobs with our labels."""
-        found = [_job(details) for details in self._call(lambda: self._client.list_jobs())]
-        ours = [job for job in found if RUN in job.labels and run in (None, job.run)]
+        found = [_to_job(details) for details in self._call(lambda: self._client.list_jobs())]
+        ours = [job for job in found if RUN_LABEL in job.labels and run in (None, job.run)]
         return sorted(ours, key=lambda job: (job.submitted or 0.0, job.name))
 
     def _tail(self, name: str) -> Iterator[str]:
@@ -145,7 +145,7 @@ class RayJobs:
         """A request, again while its answer may pass; its errors in words."""
         where = f"{name} on {self.address}" if name else self.address
         retrying = Retrying(
-            retry=retry_if_exception(_is_passing),
+            retry=retry_if_exception(_is_transient),
             stop=stop_after_delay(DEADLINE_S),
             wait=wait_fixed(POLL_S),
             reraise=True,
@@ -155,24 +155,24 @@ class RayJobs:
         except StopAsyncIteration:
             raise
         except Exception as error:  # RuntimeError, requests' and aiohttp's, Ray's own: no common base
-            raise _in_words(error, where) from error
+            raise _explain_error(error, where) from error
 
 
-def _is_passing(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     """5xx: a cluster that has just come up, or has just lost a node, has no agent for a moment."""
-    code = _status(error)
+    code = _parse_http_status(error)
     return code is not None and code >= 500
 
 
-def _status(error: BaseException) -> int | None:
+def _parse_http_status(error: BaseException) -> int | None:
     """Ray's client tells the HTTP status in its error's text only."""
     found = re.search(r"status code (\d+)", str(error))
     return int(found[1]) if found else None
 
 
-def _in_words(error: Exception, where: str) -> ClusterError:
+def _explain_error(error: Exception, where: str) -> ClusterError:
     text = str(error)
-    code = _status(error)
+    code = _parse_http_status(error)
     if "does not exist" in text or code == 404:
         return JobMissingError("the cluster has no such job", where=where, do="`medfuncta-dist list` shows what it has")
     if type(error).__name__ == "AuthenticationError" or code in (401, 403):
@@ -184,26 +184,28 @@ def _in_words(error: Exception, where: str) -> ClusterError:
     return ClusterError(f"Ray refuses the request: {text.splitlines()[0]}", where=where, do="see the dashboard's log")
 
 
-def _resources(spec: Mapping[str, Any]) -> dict[str, Any]:
+def _build_entrypoint_resources(spec: Mapping[str, Any]) -> dict[str, Any]:
     given = {"entrypoint_num_cpus": "entrypointNumCpus", "entrypoint_num_gpus": "entrypointNumGpus"}
-    return {ours: spec[theirs] for ours, theirs in given.items() if theirs in spec}
+    return {
+        require_same_submission: spec[theirs] for require_same_submission, theirs in given.items() if theirs in spec
+    }
 
 
-def _job(details: Any) -> Job:
+def _to_job(details: Any) -> Job:
     labels = dict(details.metadata or {})
     name = details.submission_id or details.job_id or ""
     variables = (details.runtime_env or {}).get("env_vars", {})
     return Job(
         name=name,
-        state=STATES[str(details.status.value)],
-        labels={SUBMISSION: name, **labels},
+        state=STATE_BY_RAY_STATUS[str(details.status.value)],
+        labels={SUBMISSION_LABEL: name, **labels},
         run_file=variables.get(RUN_FILE_VARIABLE, ""),
-        submitted=_seconds(details.start_time),
-        started=_seconds(details.start_time),
-        ended=_seconds(details.end_time),
+        submitted=_to_seconds(details.start_time),
+        started=_to_seconds(details.start_time),
+        ended=_to_seconds(details.end_time),
         message=str(details.message or ""),
     )
 
 
-def _seconds(milliseconds: int | None) -> float | None:
+def _to_seconds(milliseconds: int | None) -> float | None:
     return milliseconds / 1000 if milliseconds else None

@@ -12,7 +12,7 @@ COMMIT_VARIABLE = "MEDFUNCTA_COMMIT"
 """Set in images, where there is no repository to ask."""
 
 
-def code_commit() -> str:
+def find_code_commit() -> str:
     """The commit of this code: the image's, else the repository's that it runs from, else its version."""
     given = os.environ.get(COMMIT_VARIABLE)
     if given:

@@ -15,16 +15,16 @@ from medfuncta_dist.config.load import ENVIRONMENT, dump
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.submit.manifest import job_names
-from medfuncta_dist.submit.manifest.base_manifest import merged
-from medfuncta_dist.submit.manifest.container_image import image, ray_version
-from medfuncta_dist.submit.manifest.manifest_text import as_yaml
-from medfuncta_dist.submit.manifest.pod_template import PodSettings, filled
+from medfuncta_dist.submit.manifest.base_manifest import merge_patch
+from medfuncta_dist.submit.manifest.container_image import choose_image, choose_ray_version
+from medfuncta_dist.submit.manifest.manifest_text import to_yaml
+from medfuncta_dist.submit.manifest.pod_template import PodSettings, fill_pod_template
 from medfuncta_dist.submit.manifest.runtime_env import RUN_FILE_VARIABLE
-from medfuncta_dist.submit.manifest.worker_groups import Group, head, window, worker_groups
+from medfuncta_dist.submit.manifest.worker_groups import PodGroup, choose_window, make_head_group, make_worker_groups
 
-LARGEST_RUN_FILE = 2**16
+MAX_RUN_FILE_BYTES = 2**16
 """Bytes as JSON: Linux takes no environment variable over 128 KiB, and Ray's holds this one escaped."""
-IDLE_SECONDS = 300
+IDLE_TIMEOUT_S = 300
 """After which the autoscaler gives a worker back: longer than the pause between two stages."""
 
 
@@ -43,104 +43,108 @@ class Submission:
 def render(submission: Submission, base: Mapping[str, Any]) -> dict[str, Any]:
     """The RayJob of one submission, on ``base`` (see ``base.load_base``). RunFileError: the run file can not be."""
     run, stages = submission.run, submission.stages
-    groups = worker_groups(run, stages)
-    labels = _labels(submission)
+    groups = make_worker_groups(run, stages)
+    labels = _build_labels(submission)
     settings = PodSettings(
         run=run,
-        image=image(run.kubernetes, gpus=any(group.gpus for group in groups)),
-        cache=_cache(run),
+        image=choose_image(run.kubernetes, gpus=any(group.gpus for group in groups)),
+        cache=_choose_cache_path(run),
         labels=labels,
         salt="pack" in stages,
     )
     metadata = {
-        "name": job_names.rayjob_name(run.name, job_names.stage_name(stages), submission.attempt),
+        "name": job_names.make_rayjob_name(run.name, job_names.join_stages(stages), submission.attempt),
         "namespace": run.kubernetes.namespace,
-        "labels": {**labels, **_queue(run)},
-        "annotations": {job_names.RUN_FILE_DIGEST: run.digest(), job_names.COMMIT: submission.commit},
+        "labels": {**labels, **_build_queue_labels(run)},
+        "annotations": {job_names.RUN_FILE_DIGEST_LABEL: run.digest(), job_names.COMMIT_LABEL: submission.commit},
     }
-    manifest: dict[str, Any] = merged(base, {"metadata": metadata, "spec": _job(submission)})
-    manifest["spec"]["rayClusterSpec"] = _cluster(manifest, groups, settings)
+    manifest: dict[str, Any] = merge_patch(base, {"metadata": metadata, "spec": _build_job_spec(submission)})
+    manifest["spec"]["rayClusterSpec"] = _build_cluster_spec(manifest, groups, settings)
     return manifest
 
 
-def _labels(submission: Submission) -> dict[str, str]:
+def _build_labels(submission: Submission) -> dict[str, str]:
     run = submission.run
-    found = job_names.labels(
+    found = job_names.make_labels(
         run.name,
-        job_names.stage_name(submission.stages),
+        job_names.join_stages(submission.stages),
         submission.attempt,
         submission.submission,
         run.digest(),
         submission.commit,
     )
     if submission.idempotency_key is not None:
-        found[job_names.IDEMPOTENCY_KEY] = job_names.key_label(submission.idempotency_key)
+        found[job_names.IDEMPOTENCY_KEY_LABEL] = job_names.hash_idempotency_key(submission.idempotency_key)
     return found
 
 
-def _queue(run: RunFile) -> dict[str, str]:
+def _build_queue_labels(run: RunFile) -> dict[str, str]:
     given = {"queue-name": run.kubernetes.queue, "priority-class": run.kubernetes.priority}
     return {f"kueue.x-k8s.io/{key}": value for key, value in given.items() if value is not None}
 
 
-def _job(submission: Submission) -> dict[str, Any]:
+def _build_job_spec(submission: Submission) -> dict[str, Any]:
     run = submission.run
-    variables = {RUN_FILE_VARIABLE: _run_file(submission), JOB_VARIABLE: submission.submission}
+    variables = {RUN_FILE_VARIABLE: _dump_run_file(submission), JOB_VARIABLE: submission.submission}
     return {
         "entrypoint": f"medfuncta-dist run {ENVIRONMENT}{RUN_FILE_VARIABLE} {' '.join(submission.stages)} --json",
-        "runtimeEnvYAML": as_yaml({"env_vars": variables}),
+        "runtimeEnvYAML": to_yaml({"env_vars": variables}),
         "metadata": {"run": run.name, "stages": " ".join(submission.stages), "submission": submission.submission},
         "ttlSecondsAfterFinished": run.kubernetes.ttl_seconds,
         "backoffLimit": run.kubernetes.backoff_limit,
     }
 
 
-def _run_file(submission: Submission) -> str:
+def _dump_run_file(submission: Submission) -> str:
     """The run file as the job is to read it: with the cache's folder, tasks for all of its pods, and without GPUs where
     its cluster has none.
 
     A job that packs keeps its GPUs in the file: it may be the first, and the first one settles chunk sizes by them.
     """
     run = submission.run
-    groups = worker_groups(run, submission.stages)
-    cluster: dict[str, Any] = {"cache": _cache(run), "window": window(run, groups)}
+    groups = make_worker_groups(run, submission.stages)
+    cluster: dict[str, Any] = {"cache": _choose_cache_path(run), "window": choose_window(run, groups)}
     if "pack" not in submission.stages and not any(group.gpus for group in groups):
         cluster["gpus_per_worker"] = 0
     text = dump(run.model_copy(update={"cluster": run.cluster.model_copy(update=cluster)}))
     size = len(json.dumps(text).encode())
-    if size > LARGEST_RUN_FILE:
+    if size > MAX_RUN_FILE_BYTES:
         do = "name folders or patterns in data.source, not single files"
-        raise RunFileError(f"the run file has {size} bytes as JSON, a job carries {LARGEST_RUN_FILE}", do=do)
+        raise RunFileError(f"the run file has {size} bytes as JSON, a job carries {MAX_RUN_FILE_BYTES}", do=do)
     if "$" in text:
         do = "name the folder above what has the sign in its name"
         raise RunFileError("the run file holds a $, which Ray would take for a variable", do=do)
     return text
 
 
-def _cache(run: RunFile) -> str:
+def _choose_cache_path(run: RunFile) -> str:
     return run.cluster.cache or run.kubernetes.cache_path
 
 
-def _cluster(manifest: Mapping[str, Any], groups: Sequence[Group], settings: PodSettings) -> dict[str, Any]:
+def _build_cluster_spec(
+    manifest: Mapping[str, Any], groups: Sequence[PodGroup], settings: PodSettings
+) -> dict[str, Any]:
     base = manifest["spec"]["rayClusterSpec"]
     prototypes = {group["groupName"]: group for group in base["workerGroupSpecs"]}
     queued = "kueue.x-k8s.io/queue-name" in manifest["metadata"]["labels"]
     elastic = not queued and any(group.fewest < group.most for group in groups)
     top = base["headGroupSpec"]
-    template = filled(top["template"], head(settings.run), settings)
+    template = fill_pod_template(top["template"], make_head_group(settings.run), settings)
     if elastic:
         template["spec"]["automountServiceAccountToken"] = True  # the autoscaler beside the head asks for pods
     return {
         **base,
-        "rayVersion": ray_version(settings.run.kubernetes),
-        **(_autoscaling(top) if elastic else {}),
+        "rayVersion": choose_ray_version(settings.run.kubernetes),
+        **(_build_autoscaler_spec(top) if elastic else {}),
         "headGroupSpec": {**top, "template": template},
-        "workerGroupSpecs": [_worker_group(prototypes[g.name], g, settings, elastic=elastic) for g in groups],
+        "workerGroupSpecs": [
+            _build_worker_group_spec(prototypes[g.name], g, settings, elastic=elastic) for g in groups
+        ],
     }
 
 
-def _worker_group(
-    prototype: Mapping[str, Any], group: Group, settings: PodSettings, *, elastic: bool
+def _build_worker_group_spec(
+    prototype: Mapping[str, Any], group: PodGroup, settings: PodSettings, *, elastic: bool
 ) -> dict[str, Any]:
     # Kueue gives a job all of its pods at once, and no autoscaler: there, the most are asked for.
     return {
@@ -148,14 +152,14 @@ def _worker_group(
         "replicas": group.fewest if elastic else group.most,
         "minReplicas": group.fewest,
         "maxReplicas": group.most,
-        "template": filled(prototype["template"], group, settings),
+        "template": fill_pod_template(prototype["template"], group, settings),
     }
 
 
-def _autoscaling(top: Mapping[str, Any]) -> dict[str, Any]:
+def _build_autoscaler_spec(top: Mapping[str, Any]) -> dict[str, Any]:
     options = {
         "version": "v2",
-        "idleTimeoutSeconds": IDLE_SECONDS,
+        "idleTimeoutSeconds": IDLE_TIMEOUT_S,
         "securityContext": top["template"]["spec"]["containers"][0].get("securityContext", {}),
         "resources": {"requests": {"cpu": "500m", "memory": "512Mi"}, "limits": {"cpu": "500m", "memory": "512Mi"}},
     }

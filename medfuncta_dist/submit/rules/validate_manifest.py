@@ -7,12 +7,12 @@ from typing import Any
 
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.submit.rules import cluster_rules, kuberay_rules, kueue_rules, run_rules, security_rules
-from medfuncta_dist.submit.rules.manifest_schema import custom_findings, pod_findings, schema_folder
+from medfuncta_dist.submit.rules.manifest_schema import check_custom_resource, check_pod_template, find_schema_folder
 from medfuncta_dist.submit.rules.manifest_view import RayJob
 from medfuncta_dist.submit.rules.rule import Finding
 
-BOOKS = (kuberay_rules.BOOK, cluster_rules.BOOK, kueue_rules.BOOK, security_rules.BOOK, run_rules.BOOK)
-RULES = tuple(rule for book in BOOKS for rule in book.rules)
+RULE_BOOKS = (kuberay_rules.RULES, cluster_rules.RULES, kueue_rules.RULES, security_rules.RULES, run_rules.RULES)
+RULES = tuple(rule for book in RULE_BOOKS for rule in book.rules)
 """Every rule, in the order of findings."""
 
 
@@ -20,10 +20,10 @@ def validate(manifest: Mapping[str, Any]) -> list[Finding]:
     """What is wrong with a RayJob: its CRD's schema (where MEDFUNCTA_SCHEMAS is set), Kubernetes' schemas of its pods,
     the rules of KubeRay's and Kueue's controllers, and this tool's own. Empty where nothing is."""
     job = RayJob(manifest)
-    folder = schema_folder()
-    findings = custom_findings(manifest, folder) if folder is not None else []
+    folder = find_schema_folder()
+    findings = check_custom_resource(manifest, folder) if folder is not None else []
     for where, template in job.templates() if job.cluster else ():
-        findings += pod_findings(template, where)
+        findings += check_pod_template(template, where)
     for rule in RULES:
         findings += rule.findings(job)
     return findings
@@ -31,16 +31,16 @@ def validate(manifest: Mapping[str, Any]) -> list[Finding]:
 
 def require_valid(manifest: Mapping[str, Any]) -> None:
     """RunFileError that names every finding, if there is one."""
-    _require_none(validate(manifest), manifest)
+    _require_no_findings(validate(manifest), manifest)
 
 
 def require_no_secrets(manifest: Mapping[str, Any]) -> None:
     """The same by the one rule that holds where there are no pods: what a job carries, its cluster shows to all."""
-    secrets = next(rule for rule in security_rules.BOOK.rules if rule.name == "no-secrets")
-    _require_none(secrets.findings(RayJob(manifest)), manifest)
+    secrets = next(rule for rule in security_rules.RULES.rules if rule.name == "no-secrets")
+    _require_no_findings(secrets.findings(RayJob(manifest)), manifest)
 
 
-def _require_none(findings: Sequence[Finding], manifest: Mapping[str, Any]) -> None:
+def _require_no_findings(findings: Sequence[Finding], manifest: Mapping[str, Any]) -> None:
     if findings:
         name = RayJob(manifest).name or "a RayJob"
         lines = [f"  {f.rule}: {f.where}: {f.what}\n      do: {f.do}" for f in findings]

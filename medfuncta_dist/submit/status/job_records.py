@@ -22,7 +22,7 @@ JOB_KIND, TERMINAL_KIND = "job", "terminal"
 
 
 @dataclass(frozen=True)
-class Submitted:
+class SubmissionRecord:
     """A submission, written before the cluster hears of it: a name is never given twice. ``time`` is Unix seconds."""
 
     name: str
@@ -42,7 +42,7 @@ class Submitted:
 
 
 @dataclass(frozen=True)
-class Terminal:
+class TerminalRecord:
     """Why a job must not be tried again as it is: the exit code, and the error in words."""
 
     code: int
@@ -51,85 +51,85 @@ class Terminal:
 
 
 @dataclass(frozen=True)
-class Stored:
+class StoredRun:
     """A run, as its storage tells it."""
 
-    jobs: tuple[Submitted, ...]
+    jobs: tuple[SubmissionRecord, ...]
     progress: dict[str, StageProgress]
-    terminal: dict[str, Terminal]
+    terminal: dict[str, TerminalRecord]
     """By job."""
 
-    def named(self, job: str) -> Submitted | None:
+    def named(self, job: str) -> SubmissionRecord | None:
         """The submission of that name."""
         return next((submitted for submitted in self.jobs if submitted.name == job), None)
 
 
-def read_stored(store: ObjectStore, run: str, stages: Sequence[str]) -> Stored:
+def read_stored_run(store: ObjectStore, run: str, stages: Sequence[str]) -> StoredRun:
     """Everything above for one run, in a few small reads."""
     told = {stage: read_progress(store, run, stage) for stage in stages}
-    return Stored(
-        jobs=tuple(read_jobs(store, run)),
+    return StoredRun(
+        jobs=tuple(read_job_records(store, run)),
         progress={stage: progress for stage, progress in told.items() if progress is not None},
-        terminal=read_terminal(store, run),
+        terminal=read_terminal_records(store, run),
     )
 
 
-def read_jobs(store: ObjectStore, run: str) -> list[Submitted]:
+def read_job_records(store: ObjectStore, run: str) -> list[SubmissionRecord]:
     """All submissions of a run, oldest first."""
     records = read_records(store, f"runs/{run}/jobs", JOB_KIND)
-    return sorted((_submitted(path, record.body) for path, record in records), key=lambda s: (s.time, s.name))
+    return sorted((_parse_submission(path, record.body) for path, record in records), key=lambda s: (s.time, s.name))
 
 
-def create_job(swap: Swap, run: str, submitted: Submitted) -> bool:
+def create_job_record(swap: Swap, run: str, submitted: SubmissionRecord) -> bool:
     """Record a submission where its name is still free; False where somebody has it."""
-    data = canonical_json(make_record(JOB_KIND, _body(submitted), 0))
-    return swap.swap(_job_path(run, submitted.name), Seen(None, None), data) is not None
+    data = canonical_json(make_record(JOB_KIND, _to_body(submitted), 0))
+    return swap.swap(_make_job_path(run, submitted.name), Seen(None, None), data) is not None
 
 
-def read_job(store: ObjectStore, run: str, name: str) -> Submitted | None:
+def read_job_record(store: ObjectStore, run: str, name: str) -> SubmissionRecord | None:
     """One submission; None where there is none of that name."""
-    path = _job_path(run, name)
+    path = _make_job_path(run, name)
     try:
-        return _submitted(path, read_record(store, path, JOB_KIND))
+        return _parse_submission(path, read_record(store, path, JOB_KIND))
     except ObjectMissingError:
         return None
 
 
-def write_job(store: ObjectStore, run: str, submitted: Submitted) -> None:
+def write_job_record(store: ObjectStore, run: str, submitted: SubmissionRecord) -> None:
     """Record what became of a submission."""
-    write_record(store, _job_path(run, submitted.name), JOB_KIND, _body(submitted))
+    write_record(store, _make_job_path(run, submitted.name), JOB_KIND, _to_body(submitted))
 
 
-def delete_job(store: ObjectStore, run: str, name: str) -> None:
+def delete_job_record(store: ObjectStore, run: str, name: str) -> None:
     """Forget a job that the cluster refused."""
-    store.delete(_job_path(run, name))
+    store.delete(_make_job_path(run, name))
 
 
-def read_terminal(store: ObjectStore, run: str) -> dict[str, Terminal]:
+def read_terminal_records(store: ObjectStore, run: str) -> dict[str, TerminalRecord]:
     """The terminal records of a run, by job."""
     records = read_records(store, f"runs/{run}/terminal", TERMINAL_KIND)
-    return {_stem(path): _terminal(record.body) for path, record in records}
+    return {_parse_job_name(path): _parse_terminal(record.body) for path, record in records}
 
 
-def _job_path(run: str, name: str) -> str:
+def _make_job_path(run: str, name: str) -> str:
     return f"runs/{run}/jobs/{name}.json"
 
 
-def _body(submitted: Submitted) -> dict[str, Any]:
+def _to_body(submitted: SubmissionRecord) -> dict[str, Any]:
     return asdict(submitted) | {"stages": list(submitted.stages), "overlays": list(submitted.overlays)}
 
 
-def _submitted(path: str, body: dict[str, Any]) -> Submitted:
+def _parse_submission(path: str, body: dict[str, Any]) -> SubmissionRecord:
     try:
         lists = {"stages": tuple(body["stages"]), "overlays": tuple(body.get("overlays", ()))}
-        return Submitted(**{**body, **lists})
+        return SubmissionRecord(**{**body, **lists})
     except (KeyError, TypeError) as error:
         raise IntegrityError("a job's record does not have the fields it should have", where=path) from error
 
 
-def _terminal(body: dict[str, Any]) -> Terminal:
-    return Terminal(int(body.get("exit_code", 1)), str(body.get("what", "")), str(body.get("do", "")))
+def _parse_terminal(body: dict[str, Any]) -> TerminalRecord:
+    return TerminalRecord(int(body.get("exit_code", 1)), str(body.get("what", "")), str(body.get("do", "")))
 
 
-def _stem(path: str) -> str:
+def _parse_job_name(path: str) -> str:
     return path.rsplit("/", 1)[-1].removesuffix(".json")

@@ -10,20 +10,20 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from medfuncta_dist.submit.backends.backend import Job, State
-from medfuncta_dist.submit.status.job_records import Submitted, Terminal
-from medfuncta_dist.submit.status.run_cost import Rates
-from medfuncta_dist.submit.status.time_left import seconds_left
+from medfuncta_dist.submit.backends.backend import Job, JobState
+from medfuncta_dist.submit.status.job_records import SubmissionRecord, TerminalRecord
+from medfuncta_dist.submit.status.run_cost import HourlyCost
+from medfuncta_dist.submit.status.time_left import estimate_seconds_left
 from medfuncta_dist.telemetry.progress_record import StageProgress
 
-WAITING = (State.QUEUED, State.STARTING, State.RETRYING)
+WAITING = (JobState.QUEUED, JobState.STARTING, JobState.RETRYING)
 """States in which the cluster's own words say why it is not running."""
-ALIVE_S = 180.0
+DRIVER_ALIVE_S = 180.0
 """A driver that told something this lately is alive, whatever the cluster says: one task's length, and some."""
 
 
 @dataclass(frozen=True)
-class Facts:
+class RunFacts:
     """All that is known. ``job`` is None where the cluster does not have it; ``submitted`` where storage does not."""
 
     now: float
@@ -32,19 +32,19 @@ class Facts:
     run: str
     stages: Sequence[str]
     job: Job | None = None
-    submitted: Submitted | None = None
+    submitted: SubmissionRecord | None = None
     progress: Mapping[str, StageProgress] = field(default_factory=dict)
-    terminal: Terminal | None = None
-    rates: Rates = field(default_factory=Rates)
+    terminal: TerminalRecord | None = None
+    rates: HourlyCost = field(default_factory=HourlyCost)
 
 
 @dataclass(frozen=True)
-class Status:
+class RunStatus:
     """A run at a moment. Money is None without prices in the run file; ``scans_done`` where scans are not counted."""
 
     name: str
     run: str
-    state: State
+    state: JobState
     stage: str
     """The stage that it is in, or ended in."""
     done: int = 0
@@ -80,47 +80,47 @@ class Status:
         return {**whole, "state": str(self.state), "later": list(self.later), "figures": dict(self.figures)}
 
 
-def status(facts: Facts) -> Status:
+def derive_status(facts: RunFacts) -> RunStatus:
     """Join the facts."""
-    stage = current_stage(facts)
+    stage = find_current_stage(facts)
     told = facts.progress.get(stage)
-    state = _state(facts, told)
-    failure, do = _failure(facts, state, told)
-    hours = sum(p.gpu_s for p in _mine(facts)) / 3600
-    left = seconds_left(told) if told is not None else None
-    left = left if state is State.RUNNING else (0.0 if state is State.DONE else None)
-    return Status(
+    state = _derive_state(facts, told)
+    failure, do = _explain_failure(facts, state, told)
+    hours = sum(p.gpu_s for p in _list_job_progress(facts)) / 3600
+    left = estimate_seconds_left(told) if told is not None else None
+    left = left if state is JobState.RUNNING else (0.0 if state is JobState.DONE else None)
+    return RunStatus(
         name=facts.name,
         run=facts.run,
         state=state,
         stage=stage,
         eta_s=left,
         gpu_hours=round(hours, 4),
-        spent=facts.rates.cost(sum(p.held_s for p in _mine(facts))),
+        spent=facts.rates.cost(sum(p.held_s for p in _list_job_progress(facts))),
         remaining=None if left is None else facts.rates.cost(left),
         later=tuple(facts.stages[facts.stages.index(stage) + 1 :]) if stage else (),
         currency=facts.rates.currency,
-        restarts=_restarts(facts, told),
+        restarts=_count_restarts(facts, told),
         failure=failure,
         next=do,
-        exit_code=facts.terminal.code if facts.terminal is not None and state is State.FAILED else 0,
-        **({} if told is None else _told(told, facts.now)),
+        exit_code=facts.terminal.code if facts.terminal is not None and state is JobState.FAILED else 0,
+        **({} if told is None else _progress_fields(told, facts.now)),
     )
 
 
-def current_stage(facts: Facts) -> str:
+def find_current_stage(facts: RunFacts) -> str:
     """The first stage of the job that is not finished; its last one when all are."""
     for stage in facts.stages:
-        if not _finished(facts, stage):
+        if not _is_finished(facts, stage):
             return stage
     return facts.stages[-1] if facts.stages else ""
 
 
-def _mine(facts: Facts) -> list[StageProgress]:
+def _list_job_progress(facts: RunFacts) -> list[StageProgress]:
     return [facts.progress[stage] for stage in facts.stages if stage in facts.progress]
 
 
-def _finished(facts: Facts, stage: str) -> bool:
+def _is_finished(facts: RunFacts, stage: str) -> bool:
     told = facts.progress.get(stage)
     if told is None or told.finished is None:
         return False
@@ -128,71 +128,71 @@ def _finished(facts: Facts, stage: str) -> bool:
     return facts.submitted is None or told.finished >= facts.submitted.time
 
 
-def _state(facts: Facts, told: StageProgress | None) -> State:
+def _derive_state(facts: RunFacts, told: StageProgress | None) -> JobState:
     if facts.job is not None:
         return facts.job.state
     if facts.terminal is not None:
-        return State.FAILED
-    if facts.stages and all(_finished(facts, stage) for stage in facts.stages):
-        return State.DONE
-    if told is not None and told.failure is None and facts.now - told.updated < ALIVE_S:
-        return State.RUNNING
+        return JobState.FAILED
+    if facts.stages and all(_is_finished(facts, stage) for stage in facts.stages):
+        return JobState.DONE
+    if told is not None and told.failure is None and facts.now - told.updated < DRIVER_ALIVE_S:
+        return JobState.RUNNING
     if facts.submitted is not None and facts.submitted.cancelled is not None:
-        return State.CANCELLED
+        return JobState.CANCELLED
     if _waits_for_argo(facts):
-        return State.QUEUED
-    return State.LOST if facts.submitted is not None or told is not None else State.QUEUED
+        return JobState.QUEUED
+    return JobState.LOST if facts.submitted is not None or told is not None else JobState.QUEUED
 
 
-def _waits_for_argo(facts: Facts) -> bool:
+def _waits_for_argo(facts: RunFacts) -> bool:
     """Whether a job of a workflow that the cluster does not have never told anything: its turn has not come."""
     begun = any(told.submission == facts.name for told in facts.progress.values())
     return facts.job is None and facts.submitted is not None and facts.submitted.workflow is not None and not begun
 
 
-def _restarts(facts: Facts, told: StageProgress | None) -> int:
+def _count_restarts(facts: RunFacts, told: StageProgress | None) -> int:
     starts = told.starts - 1 if told is not None else 0
     return max(starts, facts.job.restarts if facts.job is not None else 0)
 
 
-def _told(told: StageProgress, now: float) -> dict[str, Any]:
+def _progress_fields(told: StageProgress, now: float) -> dict[str, Any]:
     return {
         "done": told.done,
         "total": told.total,
         "unit": told.unit,
         "progress": round(told.done / told.total, 4) if told.total else float(told.finished is not None),
         "step": told.done if told.unit == "steps" else None,
-        "scans_done": told.done if told.unit == "scans" else _whole(told.notes.get("packed")),
+        "scans_done": told.done if told.unit == "scans" else _to_int(told.notes.get("packed")),
         "figures": told.notes,
         "silent_s": round(max(0.0, now - told.updated), 1),
     }
 
 
-def _whole(number: float | None) -> int | None:
+def _to_int(number: float | None) -> int | None:
     return None if number is None else int(number)
 
 
-def _failure(facts: Facts, state: State, told: StageProgress | None) -> tuple[str, str]:
+def _explain_failure(facts: RunFacts, state: JobState, told: StageProgress | None) -> tuple[str, str]:
     """The reason and the next action, from whoever knows best: the terminal record, the driver, the cluster."""
     resume = f"medfuncta-dist resume {facts.name}"
-    if facts.terminal is not None and state is not State.DONE:
-        return _sentence(facts.terminal.what), facts.terminal.do
+    if facts.terminal is not None and state is not JobState.DONE:
+        return _to_sentence(facts.terminal.what), facts.terminal.do
     cause = told.failure if told is not None else None
-    words = _sentence(cause["what"] if cause else facts.job.message if facts.job is not None else "")
-    if state is State.QUEUED and facts.submitted is not None and _waits_for_argo(facts):
+    words = _to_sentence(cause["what"] if cause else facts.job.message if facts.job is not None else "")
+    if state is JobState.QUEUED and facts.submitted is not None and _waits_for_argo(facts):
         chain = facts.submitted.workflow
         return f"It waits for its turn in the workflow {chain}.", f"if `kubectl get workflow {chain}` fails: {resume}"
-    if state is State.LOST:
+    if state is JobState.LOST:
         return words or "The job is not on the cluster, and it never said that it ended.", resume
-    if state is State.FAILED:
+    if state is JobState.FAILED:
         advice = cause["do"] if cause else ""
         return words or "The job failed without a word.", f"{advice}; then {resume}" if advice else resume
-    if state is State.CANCELLED:
+    if state is JobState.CANCELLED:
         return "", f"{resume} (it goes on where it stopped)"
     return (words if cause or state in WAITING else ""), ""
 
 
-def _sentence(text: str) -> str:
+def _to_sentence(text: str) -> str:
     """The first line of a text as one sentence."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     if not line:

@@ -21,9 +21,9 @@ T = TypeVar("T")
 
 DEADLINE_S = 60.0
 """Of one call, retries included: a person waits for it."""
-REQUEST_S = 20.0
+REQUEST_TIMEOUT_S = 20.0
 """Of one request: an API server that says nothing for so long is not there."""
-PASSING = {429, 500, 502, 503, 504}
+TRANSIENT_STATUSES = {429, 500, 502, 503, 504}
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
@@ -42,7 +42,7 @@ def connect(context: str | None = None) -> tuple[client.ApiClient, str]:
         # Named here: the client's own default is what KUBECONFIG was when it was imported.
         file = os.environ.get("KUBECONFIG")
         config.load_kube_config(file, context, settings)  # type: ignore[no-untyped-call]
-        return client.ApiClient(settings), _kubeconfig_namespace(file, context)
+        return client.ApiClient(settings), _read_kubeconfig_namespace(file, context)
     except (ConfigException, OSError) as error:
         raise ClusterError(
             f"there is no way to a Kubernetes cluster: {error}",
@@ -51,26 +51,26 @@ def connect(context: str | None = None) -> tuple[client.ApiClient, str]:
         ) from error
 
 
-def _kubeconfig_namespace(file: str | None, context: str | None) -> str:
+def _read_kubeconfig_namespace(file: str | None, context: str | None) -> str:
     contexts, active = config.list_kube_config_contexts(file)  # type: ignore[no-untyped-call]
     chosen = next((c for c in contexts if c["name"] == context), active)
     return str(chosen["context"].get("namespace") or Kubernetes().namespace)
 
 
-def call(request: Callable[[], T], *, where: str, deadline_s: float = DEADLINE_S) -> T:
+def call_api(request: Callable[[], T], *, where: str, deadline_s: float = DEADLINE_S) -> T:
     """Make a request again while its answer may pass, as long and as late as the server says. ClusterError in words.
 
     An ApiException of 409 or 410 is handed on: whoever called knows what it means.
     """
     retrying = Retrying(
-        retry=retry_if_exception(_is_passing), stop=stop_before_delay(deadline_s), wait=_wait, reraise=True
+        retry=retry_if_exception(_is_transient), stop=stop_before_delay(deadline_s), wait=_choose_wait, reraise=True
     )
     try:
         return retrying(request)
     except ApiException as error:
         if error.status in (409, 410):
             raise
-        raise in_words(error, where) from error
+        raise explain_api_error(error, where) from error
     except urllib3.exceptions.HTTPError as error:
         raise ClusterError(
             f"the API server does not answer: {type(error).__name__}",
@@ -79,9 +79,9 @@ def call(request: Callable[[], T], *, where: str, deadline_s: float = DEADLINE_S
         ) from error
 
 
-def in_words(error: ApiException, where: str) -> ClusterError:
+def explain_api_error(error: ApiException, where: str) -> ClusterError:
     """What an answer means, and what to do."""
-    said = message_of(error)
+    said = read_server_message(error)
     match error.status:
         case 401:
             what, do = "the API server does not know who is asking (401)", "log in again: the credentials are over"
@@ -93,14 +93,14 @@ def in_words(error: ApiException, where: str) -> ClusterError:
             return JobMissingError(f"not found (404): {said}", where=where, do="`medfuncta-dist list` shows what is")
         case 400 | 422:
             what, do = f"the API server refuses this manifest ({error.status}): {said}", "correct what it names"
-        case status if status in PASSING:
+        case status if status in TRANSIENT_STATUSES:
             what, do = f"the API server is not well ({status}): {said}", "run the same command again in a while"
         case status:
             what, do = f"the API server answered {status}: {said}", "see what `kubectl` says of it"
     return ClusterError(what, where=where, do=do)
 
 
-def message_of(error: ApiException) -> str:
+def read_server_message(error: ApiException) -> str:
     """The server's own words: the message of its Status object."""
     try:
         return str(json.loads(error.body or "")["message"])
@@ -108,13 +108,13 @@ def message_of(error: ApiException) -> str:
         return str(error.reason or error.body or "no reason given")
 
 
-def _is_passing(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     if isinstance(error, ApiException):
-        return error.status in PASSING
+        return error.status in TRANSIENT_STATUSES
     return isinstance(error, urllib3.exceptions.HTTPError)
 
 
-def _wait(state: RetryCallState) -> float:
+def _choose_wait(state: RetryCallState) -> float:
     """What the server asks for, where it asks; else longer each time."""
     error: Any = state.outcome.exception() if state.outcome is not None else None
     asked = (getattr(error, "headers", None) or {}).get("Retry-After", "")

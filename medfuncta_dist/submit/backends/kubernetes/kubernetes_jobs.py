@@ -12,19 +12,24 @@ from kubernetes import client
 from kubernetes.client import ApiException
 
 from medfuncta_dist.errors import ClusterError, JobMissingError
-from medfuncta_dist.submit.backends.backend import Job, Line, State, ours
-from medfuncta_dist.submit.backends.kubernetes.kubernetes_api import REQUEST_S, call, connect, in_words
-from medfuncta_dist.submit.backends.kubernetes.kubernetes_events import last_warning
-from medfuncta_dist.submit.backends.kubernetes.kubernetes_watch import watched
-from medfuncta_dist.submit.backends.kubernetes.pod_logs import log_of
-from medfuncta_dist.submit.backends.kubernetes.rayjob_state import job_of
-from medfuncta_dist.submit.manifest.job_names import RUN, selector
+from medfuncta_dist.submit.backends.backend import Job, JobState, LogLine, require_same_submission
+from medfuncta_dist.submit.backends.kubernetes.kubernetes_api import (
+    REQUEST_TIMEOUT_S,
+    call_api,
+    connect,
+    explain_api_error,
+)
+from medfuncta_dist.submit.backends.kubernetes.kubernetes_events import find_last_warning
+from medfuncta_dist.submit.backends.kubernetes.kubernetes_watch import watch_object
+from medfuncta_dist.submit.backends.kubernetes.pod_logs import read_pod_log
+from medfuncta_dist.submit.backends.kubernetes.rayjob_state import to_job
+from medfuncta_dist.submit.manifest.job_names import RUN_LABEL, make_label_selector
 from medfuncta_dist.submit.rules.validate_manifest import require_valid
 
-RAYJOBS = ("ray.io", "v1")
+GROUP_VERSION = ("ray.io", "v1")
 PLURAL = "rayjobs"
 POLL_S = 3.0
-UNEXPLAINED = (State.QUEUED, State.STARTING, State.RETRYING, State.FAILED)
+UNEXPLAINED = (JobState.QUEUED, JobState.STARTING, JobState.RETRYING, JobState.FAILED)
 
 
 class KubernetesJobs:
@@ -64,38 +69,40 @@ class KubernetesJobs:
     def submit(self, manifest: Mapping[str, Any]) -> Job:
         """Create the RayJob."""
         name, namespace = manifest["metadata"]["name"], manifest["metadata"].get("namespace") or self.namespace
-        create = partial(self._rayjobs.create_namespaced_custom_object, *RAYJOBS, namespace, PLURAL)
+        create = partial(self._rayjobs.create_namespaced_custom_object, *GROUP_VERSION, namespace, PLURAL)
         where = f"RayJob {namespace}/{name}"
         try:
-            return job_of(call(lambda: create(self.outgoing(manifest), _request_timeout=REQUEST_S), where=where))
+            return to_job(
+                call_api(lambda: create(self.outgoing(manifest), _request_timeout=REQUEST_TIMEOUT_S), where=where)
+            )
         except ApiException as error:
             if error.status != 409:
-                raise in_words(error, where) from error
+                raise explain_api_error(error, where) from error
         # A create that was answered 500 may have been heard: what is there under this name is then ours.
         there = self.status(name)
-        return ours(there, manifest, where)
+        return require_same_submission(there, manifest, where)
 
     def status(self, name: str) -> Job:
         """The RayJob as a job."""
-        return self._explained(job_of(self._read(name)))
+        return self._explained(to_job(self._read(name)))
 
     def changes(self, name: str, every_s: float) -> Iterator[Job]:
         """Told by a watch; a deleted one ends as JobMissingError."""
-        for rayjob in watched(self._listed, name, every_s, where=self._where(name)):
+        for rayjob in watch_object(self._listed, name, every_s, where=self._where(name)):
             if rayjob is None:
                 raise JobMissingError(f"the job {name} was deleted", where=self._where(name))
-            job = self._explained(job_of(rayjob))
+            job = self._explained(to_job(rayjob))
             yield job
             if job.state.over:
                 return
 
-    def logs(self, name: str, *, follow: bool = False) -> Iterator[Line]:
+    def logs(self, name: str, *, follow: bool = False) -> Iterator[LogLine]:
         """The driver's lines, from the head pod; with ``follow`` those of later clusters of the same job too."""
         last, seen = 0.0, False
         while True:
             job = self.status(name)
             for head in self._pods(self._read(name), **{"node-type": "head"}):
-                for line in log_of(self._core, head, since=last, follow=follow and not job.state.over):
+                for line in read_pod_log(self._core, head, since=last, follow=follow and not job.state.over):
                     last, seen = line.time or last, True
                     yield line
             if not follow or job.state.over:
@@ -115,20 +122,20 @@ class KubernetesJobs:
             rayjob = self._read(name)
         except JobMissingError:
             return
-        if job_of(rayjob).state.over and not now:
+        if to_job(rayjob).state.over and not now:
             return
         if now:
             self._drop_finalizers(name)
-        delete = partial(self._rayjobs.delete_namespaced_custom_object, *RAYJOBS, self.namespace, PLURAL, name)
-        self._if_there(partial(delete, propagation_policy="Background", _request_timeout=REQUEST_S), name)
+        delete = partial(self._rayjobs.delete_namespaced_custom_object, *GROUP_VERSION, self.namespace, PLURAL, name)
+        self._if_there(partial(delete, propagation_policy="Background", _request_timeout=REQUEST_TIMEOUT_S), name)
         if now:
             self._kill_pods(rayjob)
 
     def jobs(self, run: str | None = None) -> list[Job]:
         """All RayJobs with our label."""
-        wanted = selector(run=run) if run else RUN
-        found = call(lambda: self._listed(label_selector=wanted), where=f"RayJobs in {self.namespace}")
-        jobs = [job_of(rayjob) for rayjob in found["items"]]
+        wanted = make_label_selector(run=run) if run else RUN_LABEL
+        found = call_api(lambda: self._listed(label_selector=wanted), where=f"RayJobs in {self.namespace}")
+        jobs = [to_job(rayjob) for rayjob in found["items"]]
         return sorted(jobs, key=lambda job: (job.submitted or 0.0, job.name))
 
     def _explained(self, job: Job) -> Job:
@@ -137,37 +144,39 @@ class KubernetesJobs:
             return job
         read = partial(self._core.list_namespaced_event, self.namespace, field_selector="type=Warning")
         try:
-            events = call(lambda: read(_request_timeout=REQUEST_S), where=f"events in {self.namespace}").items
+            events = call_api(
+                lambda: read(_request_timeout=REQUEST_TIMEOUT_S), where=f"events in {self.namespace}"
+            ).items
         except (ClusterError, ApiException):
             return job  # events may be nobody's to read, and explain only
-        return replace(job, message=last_warning(events, job.name))
+        return replace(job, message=find_last_warning(events, job.name))
 
     def _where(self, name: str) -> str:
         return f"RayJob {self.namespace}/{name}"
 
     def _read(self, name: str) -> dict[str, Any]:
-        get = partial(self._rayjobs.get_namespaced_custom_object, *RAYJOBS, self.namespace, PLURAL, name)
-        return dict(call(lambda: get(_request_timeout=REQUEST_S), where=self._where(name)))
+        get = partial(self._rayjobs.get_namespaced_custom_object, *GROUP_VERSION, self.namespace, PLURAL, name)
+        return dict(call_api(lambda: get(_request_timeout=REQUEST_TIMEOUT_S), where=self._where(name)))
 
     def _listed(self, **wanted: Any) -> Any:
         """With ``watch`` and ``_preload_content=False`` a stream: kubernetes.watch calls it so."""
-        wanted.setdefault("_request_timeout", REQUEST_S)
-        return self._rayjobs.list_namespaced_custom_object(*RAYJOBS, self.namespace, PLURAL, **wanted)
+        wanted.setdefault("_request_timeout", REQUEST_TIMEOUT_S)
+        return self._rayjobs.list_namespaced_custom_object(*GROUP_VERSION, self.namespace, PLURAL, **wanted)
 
     def _if_there(self, request: Any, name: str) -> None:
         try:
-            call(request, where=self._where(name))
+            call_api(request, where=self._where(name))
         except JobMissingError:
             return
 
     def _drop_finalizers(self, name: str) -> None:
-        patch = partial(self._rayjobs.patch_namespaced_custom_object, *RAYJOBS, self.namespace, PLURAL, name)
-        self._if_there(partial(patch, {"metadata": {"finalizers": None}}, _request_timeout=REQUEST_S), name)
+        patch = partial(self._rayjobs.patch_namespaced_custom_object, *GROUP_VERSION, self.namespace, PLURAL, name)
+        self._if_there(partial(patch, {"metadata": {"finalizers": None}}, _request_timeout=REQUEST_TIMEOUT_S), name)
 
     def _kill_pods(self, rayjob: Mapping[str, Any]) -> None:
         for pod in self._pods(rayjob):
             kill = partial(self._core.delete_namespaced_pod, pod.metadata.name, self.namespace)
-            self._if_there(partial(kill, grace_period_seconds=0, _request_timeout=REQUEST_S), pod.metadata.name)
+            self._if_there(partial(kill, grace_period_seconds=0, _request_timeout=REQUEST_TIMEOUT_S), pod.metadata.name)
 
     def _pods(self, rayjob: Mapping[str, Any], **labels: str) -> list[Any]:
         cluster = (rayjob.get("status") or {}).get("rayClusterName")
@@ -175,4 +184,4 @@ class KubernetesJobs:
             return []
         wanted = ",".join(f"ray.io/{key}={value}" for key, value in {"cluster": cluster, **labels}.items())
         get = partial(self._core.list_namespaced_pod, self.namespace, label_selector=wanted)
-        return list(call(lambda: get(_request_timeout=REQUEST_S), where=f"pods of {cluster}").items)
+        return list(call_api(lambda: get(_request_timeout=REQUEST_TIMEOUT_S), where=f"pods of {cluster}").items)

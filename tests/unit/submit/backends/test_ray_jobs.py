@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from medfuncta_dist.errors import ClusterError, JobMissingError, RunFileError
-from medfuncta_dist.submit.backends.backend import State
+from medfuncta_dist.submit.backends.backend import JobState
 from medfuncta_dist.submit.backends.ray_jobs import RayJobs
 from tests.unit.submit.manifests import manifest
 
@@ -105,14 +105,14 @@ def test_a_secret_does_not_travel_to_a_dashboard_that_shows_it() -> None:
 def test_a_job_is_told_in_the_words_of_all_backends(api: Any) -> None:
     address, _ = api((200, DETAILS))
     job = RayJobs(address).status("x-fit-1")
-    assert (job.name, job.state, job.run, job.stages, job.attempt) == ("x-fit-1", State.RUNNING, "x", ("fit",), 1)
+    assert (job.name, job.state, job.run, job.stages, job.attempt) == ("x-fit-1", JobState.RUNNING, "x", ("fit",), 1)
     assert (job.started, job.run_file, job.submission) == (1760000000.5, "name: x", "x-fit-1")
 
 
 def test_a_cluster_without_an_agent_for_a_moment_is_asked_again(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medfuncta_dist.submit.backends.ray_jobs.POLL_S", 0.05)
     address, script = api((500, "No available agent"), (503, ""), (200, DETAILS))
-    assert RayJobs(address).status("x-fit-1").state is State.RUNNING
+    assert RayJobs(address).status("x-fit-1").state is JobState.RUNNING
     assert script.asked == 3
 
 

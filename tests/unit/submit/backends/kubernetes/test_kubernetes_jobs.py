@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from medfuncta_dist.errors import ClusterError, JobMissingError
-from medfuncta_dist.submit.backends.backend import State
+from medfuncta_dist.submit.backends.backend import JobState
 from medfuncta_dist.submit.backends.kubernetes import kubernetes_api
 from medfuncta_dist.submit.backends.kubernetes.kubernetes_jobs import KubernetesJobs
 from tests.api_server import TOKEN, ApiServer
@@ -48,7 +48,7 @@ def test_what_is_sent_is_what_arrives_and_is_found_again_by_its_labels(server: A
     job = jobs.submit(rayjob())
     jobs.submit(rayjob("y-fit-1", run="y"))
     server.cluster.create("rayjobs", "medfuncta", {"metadata": {"name": "of-someone-else"}})
-    assert (job.name, job.run, job.stages, job.attempt, job.state) == ("x-fit-1", "x", ("fit",), 1, State.QUEUED)
+    assert (job.name, job.run, job.stages, job.attempt, job.state) == ("x-fit-1", "x", ("fit",), 1, JobState.QUEUED)
     assert job.run_file == "name: x\n"
     assert [found.name for found in jobs.jobs()] == ["x-fit-1", "y-fit-1"]
     assert [found.name for found in jobs.jobs("y")] == ["y-fit-1"]
@@ -60,18 +60,18 @@ def test_what_is_sent_is_what_arrives_and_is_found_again_by_its_labels(server: A
 @pytest.mark.parametrize(
     ("status", "state"),
     [
-        ({"jobDeploymentStatus": "Initializing"}, State.STARTING),
-        ({"jobDeploymentStatus": "Running", "jobStatus": "PENDING"}, State.STARTING),
-        ({"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}, State.RUNNING),
-        ({"jobDeploymentStatus": "Suspended"}, State.QUEUED),
-        ({"jobDeploymentStatus": "Retrying", "failed": 1}, State.RETRYING),
-        ({"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}, State.DONE),
-        ({"jobDeploymentStatus": "Complete", "jobStatus": "STOPPED"}, State.CANCELLED),
-        ({"jobDeploymentStatus": "Failed", "jobStatus": "FAILED"}, State.FAILED),
-        ({"jobDeploymentStatus": "ValidationFailed"}, State.FAILED),
+        ({"jobDeploymentStatus": "Initializing"}, JobState.STARTING),
+        ({"jobDeploymentStatus": "Running", "jobStatus": "PENDING"}, JobState.STARTING),
+        ({"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}, JobState.RUNNING),
+        ({"jobDeploymentStatus": "Suspended"}, JobState.QUEUED),
+        ({"jobDeploymentStatus": "Retrying", "failed": 1}, JobState.RETRYING),
+        ({"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}, JobState.DONE),
+        ({"jobDeploymentStatus": "Complete", "jobStatus": "STOPPED"}, JobState.CANCELLED),
+        ({"jobDeploymentStatus": "Failed", "jobStatus": "FAILED"}, JobState.FAILED),
+        ({"jobDeploymentStatus": "ValidationFailed"}, JobState.FAILED),
     ],
 )
-def test_every_status_of_kuberay_has_a_state(server: ApiServer, status: dict[str, Any], state: State) -> None:
+def test_every_status_of_kuberay_has_a_state(server: ApiServer, status: dict[str, Any], state: JobState) -> None:
     jobs = KubernetesJobs()
     jobs.submit(rayjob())
     server.set_status("x-fit-1", **status)
@@ -91,7 +91,7 @@ def test_why_a_job_does_not_come_up_is_told_from_its_pods_events(server: ApiServ
     )
     assert jobs.status("x-fit-1").message.startswith("FailedScheduling: 0/3 nodes")
     server.forbidden.add(("GET", "events"))
-    assert jobs.status("x-fit-1").state is State.STARTING
+    assert jobs.status("x-fit-1").state is JobState.STARTING
     server.set_status("x-fit-1", jobDeploymentStatus="Running", jobStatus="RUNNING")
     assert jobs.status("x-fit-1").message == ""
 
@@ -130,7 +130,7 @@ def test_a_busy_server_is_asked_again_when_it_says(server: ApiServer) -> None:
 
 
 def test_a_server_that_stays_unwell_is_left_in_the_end(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kubernetes_api.call, "__kwdefaults__", {"deadline_s": 1.0})
+    monkeypatch.setattr(kubernetes_api.call_api, "__kwdefaults__", {"deadline_s": 1.0})
     server.fail("GET", "rayjobs", 500, times=1000)
     with pytest.raises(ClusterError, match=r"not well \(500\)") as caught:
         KubernetesJobs().jobs()
@@ -175,7 +175,7 @@ def test_cancel_lets_kuberay_stop_the_job_and_now_does_not_wait_for_it(server: A
         labels = {"ray.io/cluster": f"{name}-abcde", "ray.io/node-type": "head"}
         server.add_pod(f"{name}-head", [], labels=labels, ownerReferences=[{"uid": owner}])
     jobs.cancel("x-fit-1")
-    assert jobs.status("x-fit-1").state is State.STOPPING
+    assert jobs.status("x-fit-1").state is JobState.STOPPING
     server.cluster.get("pods", "medfuncta", "x-fit-1-head")
     jobs.cancel("x-fit-2", now=True)
     with pytest.raises(JobMissingError):
@@ -187,7 +187,7 @@ def test_cancel_lets_kuberay_stop_the_job_and_now_does_not_wait_for_it(server: A
     jobs.cancel("x-fit-1")
 
 
-def follow(server: ApiServer, *acts: Any) -> list[State]:
+def follow(server: ApiServer, *acts: Any) -> list[JobState]:
     """The states that ``changes`` tells while the acts are done, one after each state."""
     seen, waiting = [], list(acts)
     for job in KubernetesJobs().changes("x-fit-1", every_s=2):
@@ -222,7 +222,7 @@ def test_a_watch_tells_changes_and_survives_drops_and_compaction(server: ApiServ
         set_to("Suspended", before=forget),
         set_to("Complete", "SUCCEEDED", before=unwell),
     )
-    assert states == [State.QUEUED, State.STARTING, State.RUNNING, State.QUEUED, State.DONE]
+    assert states == [JobState.QUEUED, JobState.STARTING, JobState.RUNNING, JobState.QUEUED, JobState.DONE]
     watches = [query for _, _, query in server.seen if query.get("watch") == "true"]
     lists = [path for _, path, query in server.seen if path.endswith("/rayjobs") and query and "watch" not in query]
     assert len(watches) >= 3
