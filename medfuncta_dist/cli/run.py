@@ -1,4 +1,4 @@
-"""pack, train, fit, evaluate and run: stages in order, in this process's cluster."""
+"""pack, train, fit, evaluate and run: stages, in this process and on its Ray cluster."""
 
 from __future__ import annotations
 
@@ -9,26 +9,28 @@ import typer
 from medfuncta_dist.cli.answer import JsonOption, RunFileArgument, SetOption, answer
 
 STAGE_HELP = {
-    "pack": "Scans to shards. Run again: only what is missing.",
-    "train": "Meta-learn the shared network. Run again: resume.",
-    "fit": "A latent for every scan. Run again: only what is missing.",
-    "evaluate": "Metrics, and a report with pictures.",
+    "pack": "Pack scans into shards. Run again, it packs only what is missing.",
+    "train": "Meta-learn the shared network. Run again, it resumes.",
+    "fit": "Fit a latent for every scan. Run again, it fits only what is missing.",
+    "evaluate": "Compute metrics, and write a report with pictures.",
 }
 
 
 KeyOption = typer.Option(
     None,
     "--idempotency-key",
-    help="A key of your choice: the same request with it again gets the same answer, once done.",
+    help="Any text: a request with the same key is carried out once, and later gets the same answer.",
 )
-StagesArgument = typer.Argument(..., metavar="STAGE...", help="Any of: pack train fit evaluate.", show_default=False)
+StagesArgument = typer.Argument(
+    ..., metavar="STAGE...", help="One or more of pack, train, fit, evaluate, in this order.", show_default=False
+)
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     for stage, help_ in STAGE_HELP.items():
         app.command(stage, help=help_)(_make_stage_command(stage))
-    app.command("run", help="Several stages in order: the entrypoint of a submitted job.")(run)
+    app.command("run", help="Run several stages in order. Submitted jobs use this command.")(run)
 
 
 def _make_stage_command(stage: str) -> Any:
@@ -50,7 +52,7 @@ def run(
     key: str | None = KeyOption,
     as_json: bool = JsonOption,
 ) -> None:
-    """Several stages in order."""
+    """Run several stages in order."""
     answer(lambda: _run_stages(run_file, stages, overrides, key), as_json)
 
 

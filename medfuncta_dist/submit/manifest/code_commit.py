@@ -1,4 +1,4 @@
-"""Which code submits: a commit for labels, so that a job can be told by what made it."""
+"""The commit of the code that submits, for a label of the job."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from pathlib import Path
 from medfuncta_dist import __version__
 
 COMMIT_VARIABLE = "MEDFUNCTA_COMMIT"
-"""Set in images, where there is no repository to ask."""
+"""Set in images, which have no repository."""
 
 
 def find_code_commit() -> str:
-    """The commit of this code: the image's, else the repository's that it runs from, else its version."""
+    """The commit of this code: the image's, else that of the repository it runs from, else its version."""
     given = os.environ.get(COMMIT_VARIABLE)
     if given:
         return given
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return f"v{__version__}"
-    asked = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return asked.stdout.strip() or f"v{__version__}"
+    result = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return result.stdout.strip() or f"v{__version__}"

@@ -1,5 +1,7 @@
-"""What a RayJob is called, and the labels by which it is found again. The run's name is its identity; a RayJob is one
-attempt at some of its stages."""
+"""The name of a RayJob, and the labels by which it is found.
+
+The run's name is its identity; a RayJob is one attempt at some of its stages.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from collections.abc import Sequence
 from medfuncta_dist.storage.digest import digest_json
 
 MAX_NAME_LENGTH = 47
-"""KubeRay appends six characters for the RayCluster, whose services must still be DNS labels."""
+"""KubeRay appends six characters for the RayCluster, whose services must also be DNS labels."""
 MAX_LABEL_LENGTH = 63
 
 LABEL_PREFIX = "medfuncta.dev"
@@ -23,28 +25,28 @@ IDEMPOTENCY_KEY_LABEL = f"{LABEL_PREFIX}/idempotency-key"
 
 
 def join_stages(stages: Sequence[str]) -> str:
-    """Several stages as one word, which is also a label's value: ``pack.train``."""
+    """Several stages as one word, which is a valid label value: ``pack.train``."""
     return ".".join(stages)
 
 
 def make_rayjob_name(run: str, stage: str, attempt: int) -> str:
-    """A DNS-1035 label of at most 47 characters, different for each run, stage (see ``stage_name``) and attempt.
+    """A DNS-1035 label of at most 47 characters, different for each run, stage (see ``join_stages``) and attempt.
 
-    ``<run>-<stage>-<attempt>`` where that fits, else with the stages' first letters, else with a digest for the rest.
+    ``<run>-<stage>-<attempt>`` if that fits, else with the first letters of the stages, else with a digest.
     """
     stages = stage.split(".")
     letters = "".join(name[0] for name in stages)
-    whole = [f"{run}-{stage}-{attempt}"] if len(stages) == 1 else []
-    for name in [*whole, f"{run}-{letters}{attempt}"]:
+    full = [f"{run}-{stage}-{attempt}"] if len(stages) == 1 else []
+    for name in [*full, f"{run}-{letters}{attempt}"]:
         if len(name) <= MAX_NAME_LENGTH:
             return name
     digest = digest_json([run, stage, attempt])[:10]
-    # No run's name ends with a dash, so two of them before the last part stand in this form only.
+    # No run's name ends with a dash, so two dashes before the last part occur in this form only.
     return f"{run[: MAX_NAME_LENGTH - len(digest) - 2].rstrip('-')}--{digest}"
 
 
 def make_labels(run: str, stage: str, attempt: int, submission: str, digest: str, commit: str) -> dict[str, str]:
-    """All by which a RayJob is looked up; values cut and cleaned to what a label may hold."""
+    """The labels by which a RayJob is found; each value is made a valid label value."""
     values = {RUN_LABEL: run, STAGE_LABEL: stage, ATTEMPT_LABEL: str(attempt), SUBMISSION_LABEL: submission}
     return {
         key: to_label_value(value)
@@ -53,12 +55,12 @@ def make_labels(run: str, stage: str, attempt: int, submission: str, digest: str
 
 
 def to_label_value(text: str) -> str:
-    """``text`` as a label's value: at most 63 of ``[A-Za-z0-9._-]``, alphanumeric at both ends, possibly empty."""
+    """``text`` as a label value: at most 63 of ``[A-Za-z0-9._-]``, alphanumeric at both ends, possibly empty."""
     return re.sub(r"[^A-Za-z0-9._-]", "-", text).strip("._-")[:MAX_LABEL_LENGTH].rstrip("._-")
 
 
 def hash_idempotency_key(idempotency_key: str) -> str:
-    """Any text as a label's value by which it is found again: its digest."""
+    """The digest of an idempotency key, which is a valid label value."""
     return digest_json(idempotency_key)[:MAX_LABEL_LENGTH]
 
 

@@ -1,4 +1,4 @@
-"""A manifest as YAML that people can read and ``kubectl`` takes."""
+"""A manifest as YAML that is readable and that ``kubectl`` accepts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import yaml
 
 
 def to_yaml(manifest: Mapping[str, Any]) -> str:
-    """YAML in the manifest's own order; texts of several lines, as the run file inside, as blocks; no aliases."""
+    """YAML in the manifest's own order, without aliases. Multi-line texts (the run file) become blocks."""
     return yaml.dump(dict(manifest), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**16)
 
 

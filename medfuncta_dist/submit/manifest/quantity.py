@@ -1,4 +1,4 @@
-"""Kubernetes' quantities: ``16Gi``, ``1500m``, ``2``."""
+"""Kubernetes quantities: ``16Gi``, ``1500m``, ``2``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ QUANTITY = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([kMGTP]i?|Ki|m)?")
 
 
 def parse_quantity(quantity: object) -> float | None:
-    """A quantity as a number (bytes, cores); None for what is none."""
+    """A quantity as a number (bytes, cores); None if it is not one."""
     found = QUANTITY.fullmatch(str(quantity))
     suffix = found.group(2) or "" if found else ""
     return float(found.group(1)) * FACTORS[suffix] if found and suffix in FACTORS else None

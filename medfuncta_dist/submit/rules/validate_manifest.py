@@ -1,4 +1,4 @@
-"""All that can be known of a RayJob to be wrong before a cluster sees it."""
+"""Validating a RayJob before it is sent, by schemas and all rules."""
 
 from __future__ import annotations
 
@@ -13,12 +13,15 @@ from medfuncta_dist.submit.rules.rule import Finding
 
 RULE_BOOKS = (kuberay_rules.RULES, cluster_rules.RULES, kueue_rules.RULES, security_rules.RULES, run_rules.RULES)
 RULES = tuple(rule for book in RULE_BOOKS for rule in book.rules)
-"""Every rule, in the order of findings."""
+"""Every rule, in the order of their findings."""
 
 
 def validate(manifest: Mapping[str, Any]) -> list[Finding]:
-    """What is wrong with a RayJob: its CRD's schema (where MEDFUNCTA_SCHEMAS is set), Kubernetes' schemas of its pods,
-    the rules of KubeRay's and Kueue's controllers, and this tool's own. Empty where nothing is."""
+    """Everything that is wrong with a RayJob; empty if it is valid.
+
+    Checks are its CRD's schema (if MEDFUNCTA_SCHEMAS is set), Kubernetes' schemas for its pods, the rules of KubeRay's
+    and Kueue's controllers, and this tool's own rules.
+    """
     job = RayJob(manifest)
     folder = find_schema_folder()
     findings = check_custom_resource(manifest, folder) if folder is not None else []
@@ -30,12 +33,12 @@ def validate(manifest: Mapping[str, Any]) -> list[Finding]:
 
 
 def require_valid(manifest: Mapping[str, Any]) -> None:
-    """RunFileError that names every finding, if there is one."""
+    """RunFileError with all findings, if there are any."""
     _require_no_findings(validate(manifest), manifest)
 
 
 def require_no_secrets(manifest: Mapping[str, Any]) -> None:
-    """The same by the one rule that holds where there are no pods: what a job carries, its cluster shows to all."""
+    """RunFileError if the manifest contains secrets: the one rule that also applies where there are no pods."""
     secrets = next(rule for rule in security_rules.RULES.rules if rule.name == "no-secrets")
     _require_no_findings(secrets.findings(RayJob(manifest)), manifest)
 
@@ -45,4 +48,4 @@ def _require_no_findings(findings: Sequence[Finding], manifest: Mapping[str, Any
         name = RayJob(manifest).name or "a RayJob"
         lines = [f"  {f.rule}: {f.where}: {f.what}\n      do: {f.do}" for f in findings]
         what = f"{name} would not run ({len(findings)} fault{'s' * (len(findings) > 1)}):"
-        raise RunFileError("\n".join([what, *lines]), do="correct these, in the run file or in its overlay")
+        raise RunFileError("\n".join([what, *lines]), do="correct these in the run file or in its overlay")

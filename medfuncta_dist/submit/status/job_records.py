@@ -1,8 +1,8 @@
-"""What storage knows of a run's jobs: what was submitted, how far its stages are, and what ended for good.
+"""What storage records of a run's jobs: what was submitted, the progress of each stage, and what ended for good.
 
-runs/<name>/jobs/<job>.json          a commit record a submission: attempts count up even when the cluster forgets
+runs/<name>/jobs/<job>.json          one commit record per submission, so that attempts are counted
 runs/<name>/progress/<stage>.json    telemetry/progress_record.py
-runs/<name>/terminal/<job>.json      a commit record: trying again would end the same way
+runs/<name>/terminal/<job>.json      one commit record per job that must not be retried: it would end the same way
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ JOB_KIND, TERMINAL_KIND = "job", "terminal"
 
 @dataclass(frozen=True)
 class SubmissionRecord:
-    """A submission, written before the cluster hears of it: a name is never given twice. ``time`` is Unix seconds."""
+    """A submission, recorded before the job is sent, so that no name is used twice. ``time`` is in Unix seconds."""
 
     name: str
     stages: tuple[str, ...]
@@ -34,16 +34,16 @@ class SubmissionRecord:
     commit: str
     idempotency_key: str | None = None
     cancelled: float | None = None
-    """When somebody asked for its end."""
+    """When a user cancelled it, in Unix seconds."""
     overlays: tuple[str, ...] = ()
-    """Asked for beside those of the run file: a resumed job has them, too."""
+    """Overlays given at submission, after the run file's: a resumed job has them, too."""
     workflow: str | None = None
-    """The Argo Workflow that sends it to the cluster when its turn comes."""
+    """The Argo Workflow that sends it to the cluster after the jobs before it."""
 
 
 @dataclass(frozen=True)
 class TerminalRecord:
-    """Why a job must not be tried again as it is: the exit code, and the error in words."""
+    """Why a job must not be retried as it is: exit code, error, and what to do."""
 
     code: int
     what: str
@@ -52,24 +52,24 @@ class TerminalRecord:
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A run, as its storage tells it."""
+    """Everything that storage records of a run's jobs."""
 
     jobs: tuple[SubmissionRecord, ...]
     progress: dict[str, StageProgress]
     terminal: dict[str, TerminalRecord]
-    """By job."""
+    """By the job's name."""
 
-    def named(self, job: str) -> SubmissionRecord | None:
-        """The submission of that name."""
-        return next((submitted for submitted in self.jobs if submitted.name == job), None)
+    def find_record(self, job: str) -> SubmissionRecord | None:
+        """The submission of that name; None if there is none."""
+        return next((record for record in self.jobs if record.name == job), None)
 
 
 def read_stored_run(store: ObjectStore, run: str, stages: Sequence[str]) -> StoredRun:
-    """Everything above for one run, in a few small reads."""
-    told = {stage: read_progress(store, run, stage) for stage in stages}
+    """Read a run's records, in a few small reads."""
+    progress = {stage: read_progress(store, run, stage) for stage in stages}
     return StoredRun(
         jobs=tuple(read_job_records(store, run)),
-        progress={stage: progress for stage, progress in told.items() if progress is not None},
+        progress={stage: found for stage, found in progress.items() if found is not None},
         terminal=read_terminal_records(store, run),
     )
 
@@ -80,14 +80,14 @@ def read_job_records(store: ObjectStore, run: str) -> list[SubmissionRecord]:
     return sorted((_parse_submission(path, record.body) for path, record in records), key=lambda s: (s.time, s.name))
 
 
-def create_job_record(swap: Swap, run: str, submitted: SubmissionRecord) -> bool:
-    """Record a submission where its name is still free; False where somebody has it."""
-    data = canonical_json(make_record(JOB_KIND, _to_body(submitted), 0))
-    return swap.swap(_make_job_path(run, submitted.name), Seen(None, None), data) is not None
+def create_job_record(swap: Swap, run: str, record: SubmissionRecord) -> bool:
+    """Record a submission; False if its name is taken."""
+    data = canonical_json(make_record(JOB_KIND, _to_body(record), 0))
+    return swap.swap(_make_job_path(run, record.name), Seen(None, None), data) is not None
 
 
 def read_job_record(store: ObjectStore, run: str, name: str) -> SubmissionRecord | None:
-    """One submission; None where there is none of that name."""
+    """One submission; None if there is none of that name."""
     path = _make_job_path(run, name)
     try:
         return _parse_submission(path, read_record(store, path, JOB_KIND))
@@ -95,13 +95,13 @@ def read_job_record(store: ObjectStore, run: str, name: str) -> SubmissionRecord
         return None
 
 
-def write_job_record(store: ObjectStore, run: str, submitted: SubmissionRecord) -> None:
-    """Record what became of a submission."""
-    write_record(store, _make_job_path(run, submitted.name), JOB_KIND, _to_body(submitted))
+def write_job_record(store: ObjectStore, run: str, record: SubmissionRecord) -> None:
+    """Overwrite the record of a submission."""
+    write_record(store, _make_job_path(run, record.name), JOB_KIND, _to_body(record))
 
 
 def delete_job_record(store: ObjectStore, run: str, name: str) -> None:
-    """Forget a job that the cluster refused."""
+    """Delete the record of a job that the cluster refused."""
     store.delete(_make_job_path(run, name))
 
 
@@ -115,8 +115,8 @@ def _make_job_path(run: str, name: str) -> str:
     return f"runs/{run}/jobs/{name}.json"
 
 
-def _to_body(submitted: SubmissionRecord) -> dict[str, Any]:
-    return asdict(submitted) | {"stages": list(submitted.stages), "overlays": list(submitted.overlays)}
+def _to_body(record: SubmissionRecord) -> dict[str, Any]:
+    return asdict(record) | {"stages": list(record.stages), "overlays": list(record.overlays)}
 
 
 def _parse_submission(path: str, body: dict[str, Any]) -> SubmissionRecord:
@@ -124,7 +124,7 @@ def _parse_submission(path: str, body: dict[str, Any]) -> SubmissionRecord:
         lists = {"stages": tuple(body["stages"]), "overlays": tuple(body.get("overlays", ()))}
         return SubmissionRecord(**{**body, **lists})
     except (KeyError, TypeError) as error:
-        raise IntegrityError("a job's record does not have the fields it should have", where=path) from error
+        raise IntegrityError("a job's record has missing or unknown fields", where=path) from error
 
 
 def _parse_terminal(body: dict[str, Any]) -> TerminalRecord:

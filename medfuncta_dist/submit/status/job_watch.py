@@ -1,4 +1,4 @@
-"""A job watched to its end."""
+"""Watching a job until it ends."""
 
 from __future__ import annotations
 
@@ -12,25 +12,27 @@ from medfuncta_dist.submit.status.run_status import RunStatus, derive_status
 from medfuncta_dist.submit.status.status_facts import gather_facts
 
 STORAGE_POLL_S = 5.0
-"""Between looks at storage while nothing happens on the cluster."""
+"""Between reads of storage while nothing changes on the cluster."""
 
 StatusCallback = Callable[[RunStatus], None]
 
 
-def watch_job(target: JobTarget, backend: Backend, show: StatusCallback, every_s: float = STORAGE_POLL_S) -> RunStatus:
-    """Show every change of a job until it is over; returns how it ended. A deleted job ends it, too."""
-    for seen in _follow_target(target, backend, every_s):
-        now = derive_status(gather_facts(seen))
-        show(now)
-        if now.state.over:
-            return now
-    return now
+def watch_job(
+    target: JobTarget, backend: Backend, show_status: StatusCallback, every_s: float = STORAGE_POLL_S
+) -> RunStatus:
+    """Report the status after every change of a job, until it has ended or is deleted. Returns the last status."""
+    for current in _follow_target(target, backend, every_s):
+        status = derive_status(gather_facts(current))
+        show_status(status)
+        if status.state.is_over:
+            return status
+    return status
 
 
 def _follow_target(target: JobTarget, backend: Backend, every_s: float) -> Iterator[JobTarget]:
-    """The target again after each change of its job; once more without it when the cluster has it no longer."""
+    """The target after each change of its job; last, without the job, if the cluster deletes it."""
     try:
-        for job in backend.changes(target.name, every_s):
+        for job in backend.watch_job(target.name, every_s):
             yield replace(target, job=job)
     except JobMissingError:
         yield replace(target, job=None)

@@ -1,13 +1,11 @@
-"""Gathers what ``run_status.py`` judges: one look at the cluster, and a few small reads from storage."""
+"""Gathering the facts that ``run_status.py`` derives a status from, in a few small reads of storage."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.submit.backends.backend import Job
 from medfuncta_dist.submit.status.job_records import StoredRun, read_stored_run
 from medfuncta_dist.submit.status.job_target import JobTarget
 from medfuncta_dist.submit.status.run_cost import compute_hourly_cost
@@ -17,9 +15,9 @@ STAGES = ("pack", "train", "fit", "evaluate")
 
 
 def gather_facts(target: JobTarget) -> RunFacts:
-    """All that is known of a target now. Storage that can not be read from here leaves the cluster's part."""
+    """All that is known of a target now. If storage cannot be read from here: what the cluster knows."""
     stored = _read_stored(target)
-    submission = target.job.submission if target.job else target.name
+    submission = target.job.submission_id if target.job else target.name
     stages = target.stages or tuple(stage for stage in STAGES if stage in stored.progress)
     return RunFacts(
         now=time.time(),
@@ -27,16 +25,11 @@ def gather_facts(target: JobTarget) -> RunFacts:
         run=target.run_name,
         stages=stages,
         job=target.job,
-        submitted=stored.named(target.name) or target.submitted,
+        record=stored.find_record(target.name) or target.record,
         progress=stored.progress,
         terminal=stored.terminal.get(submission),
         **({} if target.run is None else {"rates": compute_hourly_cost(target.run, stages)}),
     )
-
-
-def later(target: JobTarget, job: Job | None) -> JobTarget:
-    """The same target when the cluster has news of its job."""
-    return replace(target, job=job)
 
 
 def _read_stored(target: JobTarget) -> StoredRun:

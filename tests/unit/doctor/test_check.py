@@ -14,7 +14,7 @@ def test_an_error_of_ours_is_a_bad_finding_in_its_own_words_and_any_other_ends_n
         raise ValueError("odd")
 
     first, second, third = run_checks([Check("a", ours), Check("b", foreign), Check("c", lambda: passed("fine"))])
-    assert first.finding == Finding(Outcome.BAD, "the bucket does not exist (s3://b)", "create it")
-    assert (second.finding.state, second.finding.what) == (Outcome.BAD, "ValueError: odd")
-    assert third.finding.state is Outcome.GOOD
-    assert str(first).splitlines() == ["bad      a: the bucket does not exist (s3://b)", "         → create it"]
+    assert first.finding == Finding(Outcome.FAILED, "the bucket does not exist (s3://b)", "create it")
+    assert (second.finding.state, second.finding.what) == (Outcome.FAILED, "ValueError: odd")
+    assert third.finding.state is Outcome.PASSED
+    assert str(first).splitlines() == ["failed   a: the bucket does not exist (s3://b)", "         → create it"]

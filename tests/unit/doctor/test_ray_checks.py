@@ -21,22 +21,22 @@ def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_address_is_no_fault() -> None:
-    assert ray_checks.check_connection().state is ray_checks.check_jobs_api().state is Outcome.UNASKED
+    assert ray_checks.check_connection().state is ray_checks.check_jobs_api().state is Outcome.SKIPPED
 
 
 def test_an_address_where_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    assert ray_checks.check_connection().state is Outcome.BAD
+    assert ray_checks.check_connection().state is Outcome.FAILED
 
 
 @pytest.mark.parametrize(
     ("answer", "token", "state", "word"),
     [
-        (when("secret", HERE), "secret", Outcome.GOOD, "closed"),
-        (when("secret", HERE), "other", Outcome.BAD, "token"),
-        (HERE, "secret", Outcome.ODD, "open to everybody"),
-        (when("secret", {"ray_version": "2.1.0"}), "secret", Outcome.BAD, "2.1.0"),
-        (500, "secret", Outcome.BAD, "500"),
+        (when("secret", HERE), "secret", Outcome.PASSED, "requires a token"),
+        (when("secret", HERE), "other", Outcome.FAILED, "token"),
+        (HERE, "secret", Outcome.WARNED, "open to anyone"),
+        (when("secret", {"ray_version": "2.1.0"}), "secret", Outcome.FAILED, "2.1.0"),
+        (500, "secret", Outcome.FAILED, "500"),
     ],
 )
 def test_the_jobs_api(answer: object, token: str, state: Outcome, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,7 +45,7 @@ def test_the_jobs_api(answer: object, token: str, state: Outcome, word: str, mon
         monkeypatch.setenv("RAY_AUTH_TOKEN", token)
         found = ray_checks.check_jobs_api()
         monkeypatch.setenv("RAY_ADDRESS", address.removeprefix("http://"))
-        assert ray_checks.check_connection().state is Outcome.GOOD
+        assert ray_checks.check_connection().state is Outcome.PASSED
     assert found.state is state
     assert word in found.what
-    assert (found.do == "") == (state is Outcome.GOOD)
+    assert (found.do == "") == (state is Outcome.PASSED)

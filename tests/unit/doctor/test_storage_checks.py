@@ -23,21 +23,23 @@ from tests.unit.doctor.served import served
 def answers(root: str) -> dict[str, CheckResult]:
     settings = {"name": "r", "storage": root, "data": {"source": "x/*.png", "shape": [8, 8]}}
     storage_checks.check_credentials.cache_clear()
-    return {found.name: found for found in run_checks(storage_checks.storage_checks(RunFile.model_validate(settings)))}
+    return {
+        found.name: found for found in run_checks(storage_checks.list_storage_checks(RunFile.model_validate(settings)))
+    }
 
 
 def test_a_real_s3_server_is_read_written_and_left_as_it_was(
     s3: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage_checks, "SLOW_S", 60.0)  # a busy machine is not the server's fault
+    monkeypatch.setattr(storage_checks, "SLOW_REQUEST_S", 60.0)  # a busy machine is not the server's fault
     root = s3()
     found = answers(root)
     assert {name: f.finding.state for name, f in found.items()} == {
-        "credentials": Outcome.GOOD,
-        "storage": Outcome.GOOD,
-        "multipart": Outcome.GOOD,
-        "conditional writes": Outcome.ODD,  # this server ignores conditions
-        "clock": Outcome.GOOD,
+        "credentials": Outcome.PASSED,
+        "storage": Outcome.PASSED,
+        "multipart": Outcome.PASSED,
+        "conditional writes": Outcome.WARNED,  # this server ignores conditions
+        "clock": Outcome.PASSED,
     }
     assert "environment variables" in found["credentials"].finding.what
     assert "MiB/s" in found["multipart"].finding.what
@@ -45,16 +47,16 @@ def test_a_real_s3_server_is_read_written_and_left_as_it_was(
 
 
 def test_a_slow_storage_is_told(s3: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_checks, "SLOW_S", 0.0)
-    assert answers(s3())["storage"].finding.state is Outcome.ODD
+    monkeypatch.setattr(storage_checks, "SLOW_REQUEST_S", 0.0)
+    assert answers(s3())["storage"].finding.state is Outcome.WARNED
 
 
 def test_a_bucket_that_is_not_there_is_told_with_what_to_do(s3: Callable[[], str]) -> None:
     s3()
     found = answers("s3://no-such-bucket-here/x")
-    assert found["storage"].finding.state is Outcome.BAD
+    assert found["storage"].finding.state is Outcome.FAILED
     assert found["storage"].finding.do
-    assert found["multipart"].finding.state is Outcome.BAD
+    assert found["multipart"].finding.state is Outcome.FAILED
 
 
 def test_without_credentials_nothing_else_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -63,17 +65,17 @@ def test_without_credentials_nothing_else_is_asked(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     found = answers("s3://bucket/x")
-    assert found["credentials"].finding.state is Outcome.BAD
-    assert found["storage"].finding.state is found["multipart"].finding.state is Outcome.UNASKED
+    assert found["credentials"].finding.state is Outcome.FAILED
+    assert found["storage"].finding.state is found["multipart"].finding.state is Outcome.SKIPPED
 
 
 def test_a_local_folder(tmp_path: Path) -> None:
     found = answers(str(tmp_path / "storage"))
-    assert [f.finding.state for f in found.values()] == [Outcome.GOOD]
+    assert [f.finding.state for f in found.values()] == [Outcome.PASSED]
 
 
 @pytest.mark.parametrize(
-    ("minutes", "state"), [(0, Outcome.GOOD), (-5, Outcome.ODD), (20, Outcome.BAD), (-20, Outcome.BAD)]
+    ("minutes", "state"), [(0, Outcome.PASSED), (-5, Outcome.WARNED), (20, Outcome.FAILED), (-20, Outcome.FAILED)]
 )
 def test_a_clock_that_is_wrong(minutes: int, state: Outcome, monkeypatch: pytest.MonkeyPatch) -> None:
     there = datetime.now(UTC) + timedelta(minutes=minutes)
@@ -87,7 +89,7 @@ def test_a_clock_that_is_wrong(minutes: int, state: Outcome, monkeypatch: pytest
 
 def test_a_server_that_is_not_there_tells_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    assert storage_checks.check_clock().state is Outcome.BAD
+    assert storage_checks.check_clock().state is Outcome.FAILED
 
 
 def test_an_upload_in_parts_that_is_refused_half_way_is_told_with_its_code_and_left_nowhere(tmp_path: Path) -> None:
@@ -104,6 +106,6 @@ def test_an_upload_in_parts_that_is_refused_half_way_is_told_with_its_code_and_l
             here.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
             found = storage_checks.check_multipart(store)
         left = s3_client().ask(lambda files: files._call_s3("list_multipart_uploads", Bucket="stores"), 20)
-    assert found.state is Outcome.BAD
+    assert found.state is Outcome.FAILED
     assert "403" in found.what
     assert not left.get("Uploads")

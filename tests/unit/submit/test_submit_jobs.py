@@ -55,7 +55,7 @@ def test_a_dry_run_shows_what_the_api_server_then_receives(server: ApiServer, ru
     received = server.cluster.get("rayjobs", "medfuncta", "x-pack-1")
     for added in ("uid", "creationTimestamp", "resourceVersion"):
         del received["metadata"][added]
-    assert received == jobs.outgoing(shown) == shown
+    assert received == jobs.build_payload(shown) == shown
 
 
 def test_a_dry_run_needs_no_storage(jobs: KubernetesJobs, run: RunFile, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,12 +84,12 @@ def test_a_stage_is_refused_before_what_it_reads_from_is_complete(
         submit(SubmissionRequest(run, ("fit",)), jobs)
     assert not server.seen
     assert submit(SubmissionRequest(run, ("train",)), jobs).name == "x-train-1"
-    assert submit(SubmissionRequest(run, ("pack", "train", "fit"), together=True), jobs).new is False
+    assert submit(SubmissionRequest(run, ("pack", "train", "fit"), together=True), jobs).is_new is False
 
 
 def test_stages_come_in_order_and_once(run: RunFile) -> None:
     for stages in (("fit", "train"), ("fit", "fit")):
-        with pytest.raises(RunFileError, match="out of order"):
+        with pytest.raises(RunFileError, match="stages are out of order"):
             SubmissionRequest(run, stages)
     with pytest.raises(RunFileError, match="no stage 'bake'"):
         SubmissionRequest(run, ("bake",))
@@ -100,7 +100,7 @@ def test_the_same_request_again_is_the_job_at_work_and_then_the_next_attempt(
 ) -> None:
     first = submit(SubmissionRequest(run, ("pack",)), jobs)
     again = submit(SubmissionRequest(run, ("pack",)), jobs)
-    assert (first.name, first.new, again.name, again.new) == ("x-pack-1", True, "x-pack-1", False)
+    assert (first.name, first.is_new, again.name, again.is_new) == ("x-pack-1", True, "x-pack-1", False)
     end(server, "x-pack-1")
     assert submit(SubmissionRequest(run, ("pack",)), jobs).name == "x-pack-2"
     assert created(server) == ["x-pack-1", "x-pack-2"]
@@ -115,19 +115,19 @@ def test_a_name_is_not_given_twice_even_when_the_cluster_forgets(
 
 
 def test_an_idempotency_key_stands_for_one_job_for_ever(server: ApiServer, jobs: KubernetesJobs, run: RunFile) -> None:
-    request = SubmissionRequest(run, ("pack",), key="nightly 2026-07-11")
-    assert submit(request, jobs).new
+    request = SubmissionRequest(run, ("pack",), idempotency_key="nightly 2026-07-11")
+    assert submit(request, jobs).is_new
     end(server, "x-pack-1")
     again = submit(request, jobs)
-    assert (again.name, again.new) == ("x-pack-1", False)
+    assert (again.name, again.is_new) == ("x-pack-1", False)
     server.cluster.delete("rayjobs", "medfuncta", "x-pack-1", "Background")
-    assert not submit(request, jobs).new
+    assert not submit(request, jobs).is_new
     larger = run.model_copy(update={"cluster": run.cluster.model_copy(update={"cpus_per_worker": 2})})
-    assert not submit(replace(request, run=larger), jobs).new
+    assert not submit(replace(request, run=larger), jobs).is_new
     other = run.model_copy(update={"data": run.data.model_copy(update={"shape": [9, 9]})})
     with pytest.raises(RunChangedError, match="another run file"):
         submit(replace(request, run=other), jobs)
-    assert submit(replace(request, key="another"), jobs).name == "x-pack-2"
+    assert submit(replace(request, idempotency_key="another"), jobs).name == "x-pack-2"
 
 
 def test_a_refused_job_leaves_no_trace(server: ApiServer, jobs: KubernetesJobs, run: RunFile) -> None:
@@ -163,7 +163,7 @@ def test_of_two_submits_at_once_the_second_does_not_touch_the_record_of_the_firs
 
 def test_of_two_equal_submits_at_once_the_second_finds_the_job_of_the_first(server: ApiServer, run: RunFile) -> None:
     sent = submit(SubmissionRequest(run, ("pack",)), Overtaken(SubmissionRequest(run, ("pack",))))
-    assert (sent.name, sent.new, created(server)) == ("x-pack-1", False, ["x-pack-1"])
+    assert (sent.name, sent.is_new, created(server)) == ("x-pack-1", False, ["x-pack-1"])
 
 
 def test_an_invalid_manifest_is_refused_before_the_server_hears_of_it(
@@ -180,7 +180,7 @@ def test_a_chain_goes_on_with_the_first_stage_that_is_not_complete(
 ) -> None:
     request = SubmissionRequest(run, ("pack", "train", "fit"))
     sent = submit(request, jobs)
-    assert (sent.name, sent.left) == ("x-pack-1", ("train", "fit"))
+    assert (sent.name, sent.remaining) == ("x-pack-1", ("train", "fit"))
     end(server, "x-pack-1")
     pack_now(run)
     assert submit(request, jobs).name == "x-train-1"
@@ -203,7 +203,7 @@ def test_following_submits_each_stage_when_the_one_before_is_done_and_stops_at_a
 
     sent, ended = submit_each(SubmissionRequest(run, ("pack", "train", "fit")), jobs, kuberay, said.append)
     assert said == ["x-pack-1: submitted", "x-train-1: submitted"]
-    assert (sent.name, ended.state, sent.left) == ("x-train-1", JobState.FAILED, ())
+    assert (sent.name, ended.state, sent.remaining) == ("x-train-1", JobState.FAILED, ())
     assert ended.next == "medfuncta-dist resume x-train-1"
     assert created(server) == ["x-pack-1", "x-train-1"]
 
@@ -229,7 +229,7 @@ def test_cancel_is_remembered_and_resume_is_a_new_attempt_of_the_same_run(
     server: ApiServer, jobs: KubernetesJobs, run: RunFile, tmp_path: Path
 ) -> None:
     submit(SubmissionRequest(run, ("pack",)), jobs)
-    assert resume("x-pack-1", [], [], jobs).new is False  # still at work
+    assert resume("x-pack-1", [], [], jobs).is_new is False  # still at work
     ended, hard = cancel_job("x-pack-1", jobs, now=False)
     assert (ended.state, hard) == (JobState.CANCELLED, False)
     with pytest.raises(JobMissingError, match="give the run file"):
@@ -238,7 +238,7 @@ def test_cancel_is_remembered_and_resume_is_a_new_attempt_of_the_same_run(
     path.write_text(_dumped(run))
     assert derive_status(gather_facts(find_target(str(path), jobs))).state is JobState.CANCELLED
     resumed = resume(str(path), [], [], jobs)
-    assert (resumed.name, resumed.new) == ("x-pack-2", True)
+    assert (resumed.name, resumed.is_new) == ("x-pack-2", True)
     # A job that KubeRay has given up is still there: its own manifest tells what it was.
     server.set_status("x-pack-2", jobDeploymentStatus="Failed", reason="JobStatusCheckTimeoutExceeded")
     now = derive_status(gather_facts(find_target("x", jobs)))
@@ -259,10 +259,10 @@ def test_a_resumed_job_has_the_overlays_that_it_was_submitted_with(
     cancel_job("x-pack-2", jobs, now=False)
     assert resume(str(path), [], [], jobs).name == "x-pack-3"
     queue = "kueue.x-k8s.io/queue-name"
-    assert jobs.status("x-pack-1").labels[queue] == jobs.status("x-pack-3").labels[queue] == "medfuncta"
+    assert jobs.read_job("x-pack-1").labels[queue] == jobs.read_job("x-pack-3").labels[queue] == "medfuncta"
     server.set_status("x-pack-3", jobDeploymentStatus="Failed", reason="JobStatusCheckTimeoutExceeded")
     assert resume("x", ["kubernetes.backoff_limit=7"], ["gpu"], jobs).name == "x-pack-4"
-    assert queue not in jobs.status("x-pack-4").labels
+    assert queue not in jobs.read_job("x-pack-4").labels
     assert server.cluster.get("rayjobs", "medfuncta", "x-pack-4")["spec"]["backoffLimit"] == 7
 
 
@@ -294,7 +294,7 @@ def test_a_cancelled_job_is_not_resumed_by_the_run_file_of_one_that_evaluates(
     assert target.run is not None
     assert (target.name, target.run.cluster.gpus_per_worker) == ("x-train-1", 1)
     server.cluster.delete("rayjobs", "medfuncta", "x-fit-1", "Background")
-    with pytest.raises(JobMissingError, match="does not tell how") as caught:
+    with pytest.raises(JobMissingError, match="do not show its run file") as caught:
         resume("x", [], [], jobs)
     assert caught.value.do == "give the run file instead"
 

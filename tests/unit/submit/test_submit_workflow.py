@@ -82,11 +82,11 @@ def test_without_storage_or_kubernetes_there_is_no_workflow_and_a_key_makes_one(
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError):
         submit_workflow(SubmissionRequest(run.model_copy(update={"storage": str(tmp_path / "file")}), CHAIN), jobs)
-    with pytest.raises(RunFileError, match="on Kubernetes only"):
+    with pytest.raises(RunFileError, match="needs Kubernetes, where Argo runs; the backend is ray"):
         submit_workflow(SubmissionRequest(run, CHAIN), RayJobs())
-    submit_workflow(SubmissionRequest(run, CHAIN, key="nightly"), jobs)
-    with pytest.raises(RunChangedError, match="has led to x-pack-1"):
-        submit_workflow(SubmissionRequest(run, CHAIN, key="nightly"), jobs)
+    submit_workflow(SubmissionRequest(run, CHAIN, idempotency_key="nightly"), jobs)
+    with pytest.raises(RunChangedError, match="was used before, for x-pack-1"):
+        submit_workflow(SubmissionRequest(run, CHAIN, idempotency_key="nightly"), jobs)
 
 
 def test_status_tells_of_the_job_of_a_workflow_whose_turn_it_is(

@@ -1,4 +1,4 @@
-"""Why a job does not come up, from the events of its pods: no node fits, an image can not be pulled, no quota."""
+"""Why a job does not start, from the events of its pods: no node fits, an image cannot be pulled, no quota."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def find_last_warning(events: Iterable[Any], job: str) -> str:
-    """The newest warning about the job or what was made for it (their names begin with the job's); empty if none."""
+    """The newest warning about the job, or an object created for it (its name begins with the job's); empty if none."""
     about = [
         event for event in events if event.type == "Warning" and _belongs_to(event.involved_object.name or "", job)
     ]

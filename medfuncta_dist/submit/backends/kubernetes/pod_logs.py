@@ -1,4 +1,4 @@
-"""A pod's log as lines with times, through the API server."""
+"""The log of a pod as lines with times, through the API server."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from medfuncta_dist.submit.backends.backend import LogLine
 from medfuncta_dist.submit.backends.kubernetes.kubernetes_api import call_api
 
 DRIVER_LOG = "driver-log"
-"""The head pod's container that repeats the driver's lines; a head without it has only Ray's own."""
+"""The container of the head pod that prints the driver's lines. A head without it has only Ray's own lines."""
 STREAM_TIMEOUT_S = 30
-"""A stream that says nothing for so long is opened again: it may be dead."""
+"""A stream that is silent for so long is opened again: its connection may be dead."""
 
 
 def read_pod_log(core: Any, head: Any, *, since: float, follow: bool) -> Iterator[LogLine]:
-    """Lines of a head pod later than ``since`` (Unix seconds). A stream that breaks ends: who follows asks again.
+    """The lines of a head pod after ``since`` (Unix seconds). A broken connection ends them: a follower calls again.
 
-    ClusterError when the log can not be read, unless it is followed: then a pod may just not be there yet.
+    ClusterError when the log cannot be read; with ``follow`` there are no lines instead, as the pod may not exist yet.
     """
     meta = head.metadata
     wanted = {"timestamps": True, "follow": follow, **_choose_container(head), **_build_since(since)}
@@ -47,12 +47,12 @@ def _build_since(since: float) -> dict[str, int]:
 
 
 def _parse_stream(stream: Any) -> Iterator[LogLine]:
-    """Lines of a log with timestamps; a connection that breaks ends them."""
+    """The lines of a log with timestamps, until its end or a broken connection."""
     rest = b""
     try:
         for chunk in stream.stream(decode_content=False):
-            *whole, rest = (rest + chunk).split(b"\n")
-            yield from map(_parse_line, whole)
+            *complete, rest = (rest + chunk).split(b"\n")
+            yield from map(_parse_line, complete)
     except urllib3.exceptions.HTTPError:
         return
     finally:

@@ -1,4 +1,4 @@
-"""A RayJob, as the API server tells it, as a ``Job``. Pure."""
+"""A RayJob of the API server as a ``Job``. Pure."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ STATE_BY_DEPLOYMENT_STATUS = {
     "Failed": JobState.FAILED,
     "ValidationFailed": JobState.FAILED,
 }
-"""KubeRay 1.7's ``status.jobDeploymentStatus``; Complete is told by ``jobStatus``."""
+"""For KubeRay 1.7's ``status.jobDeploymentStatus``; at Complete, ``jobStatus`` decides."""
 STATE_BY_JOB_STATUS = {"SUCCEEDED": JobState.DONE, "STOPPED": JobState.CANCELLED, "FAILED": JobState.FAILED}
-"""Ray's own job status, once the deployment is Complete."""
+"""For Ray's own job status, once the deployment is Complete."""
 REASONS = {
-    "JobStatusCheckTimeoutExceeded": "the head of its Ray cluster was gone for too long, and KubeRay gave up",
+    "JobStatusCheckTimeoutExceeded": "the head of its Ray cluster was lost for too long, and KubeRay gave up",
     "DeadlineExceeded": "it ran longer than activeDeadlineSeconds",
-    "SubmissionFailed": "its Ray cluster did not take the job",
-    "JobDeploymentStatusTransitionGracePeriodExceeded": "Ray said that it ended, KubeRay did not follow",
+    "SubmissionFailed": "its Ray cluster did not accept the job",
+    "JobDeploymentStatusTransitionGracePeriodExceeded": "Ray reported its end, but KubeRay did not record it",
     "ValidationFailed": "KubeRay refused its manifest",
 }
-"""``status.reason`` in words; others (AppFailed) say less than ``status.message``."""
+"""Explanations of ``status.reason``. Of other reasons (AppFailed), ``status.message`` says more."""
 
 
 def to_job(rayjob: Mapping[str, Any]) -> Job:
-    """The job, its state and times; what the object lacks stays empty."""
+    """The job with its state and times; fields that the object lacks stay empty."""
     meta, status = rayjob.get("metadata", {}), rayjob.get("status") or {}
     return Job(
         name=meta.get("name", ""),
@@ -50,7 +50,7 @@ def to_job(rayjob: Mapping[str, Any]) -> Job:
 
 
 def derive_state(rayjob: Mapping[str, Any]) -> JobState:
-    """Its state in this project's words."""
+    """Its state in this project's terms."""
     status = rayjob.get("status") or {}
     deployment = status.get("jobDeploymentStatus", "")
     if rayjob.get("metadata", {}).get("deletionTimestamp"):

@@ -39,7 +39,7 @@ def test_a_step_ends_with_its_job_and_not_with_a_suspended_or_retrying_one():
 
 
 def test_what_argo_would_change_is_refused():
-    with pytest.raises(RunFileError, match="Argo would fill in"):
+    with pytest.raises(RunFileError, match="Argo would replace"):
         build_workflow(jobs("evaluate.note='{{x}}'"))
     with pytest.raises(RunFileError, match="no job"):
         build_workflow([])

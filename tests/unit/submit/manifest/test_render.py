@@ -164,16 +164,16 @@ def test_queue_and_priority_are_the_overlays_unless_given():
     assert "kueue.x-k8s.io/queue-name" not in manifest()["metadata"]["labels"]
 
 
-def test_a_run_file_that_can_not_travel_is_refused():
-    with pytest.raises(RunFileError, match="Ray would take for a variable"):
+def test_a_run_file_that_cannot_travel_is_refused():
+    with pytest.raises(RunFileError, match="Ray would read as a variable"):
         manifest("data.source=s3://archive/$HOME/*.png")
-    with pytest.raises(RunFileError, match="a job carries 65536"):
+    with pytest.raises(RunFileError, match="a job can carry 65536"):
         manifest(f"data.source=[{', '.join(f's3://archive/{n:060}.png' for n in range(1000))}]")
 
 
 def test_a_run_file_is_measured_as_ray_carries_it():
     """Each of these letters is two bytes, and six in JSON."""
-    with pytest.raises(RunFileError, match="a job carries 65536"):
+    with pytest.raises(RunFileError, match="a job can carry 65536"):
         manifest(f"evaluate.note={'é' * 20_000}")
     manifest(f"evaluate.note={'e' * 20_000}")
 

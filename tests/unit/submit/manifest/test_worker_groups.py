@@ -27,17 +27,17 @@ def test_without_gpus_everything_runs_on_cpus():
 
 def test_a_pod_for_a_node_holds_several_workers():
     (group,) = make_worker_groups(run_file("kubernetes.gpu.workers=3"), ["train"])
-    assert (group.fewest, group.most, group.cpus, group.gpus) == (3, 3, 12, 3)
+    assert (group.min_pods, group.max_pods, group.cpus, group.gpus) == (3, 3, 12, 3)
 
 
 def test_a_range_of_workers_is_one_of_pods():
     (group,) = make_worker_groups(run_file("cluster.workers=[2, 8]", "kubernetes.gpu.workers=2"), ["train"])
-    assert (group.fewest, group.most) == (1, 4)
+    assert (group.min_pods, group.max_pods) == (1, 4)
 
 
 def test_a_number_of_pods_may_be_given():
     (group,) = make_worker_groups(run_file("kubernetes.cpu.pods=20"), ["pack"])
-    assert (group.fewest, group.most, group.gpus) == (20, 20, 0)
+    assert (group.min_pods, group.max_pods, group.gpus) == (20, 20, 0)
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,8 @@ def test_as_many_tasks_are_in_flight_as_the_pods_can_take(overrides, expected):
 
 
 def test_shared_memory_is_a_share_of_the_pods_unless_given():
-    assert make_worker_groups(run_file("kubernetes.gpu.memory_gigabytes=100"), ["train"])[0].shared == 40
-    assert make_worker_groups(run_file("kubernetes.shm_gigabytes=3"), ["train"])[0].shared == 3
+    assert make_worker_groups(run_file("kubernetes.gpu.memory_gigabytes=100"), ["train"])[0].shm_gib == 40
+    assert make_worker_groups(run_file("kubernetes.shm_gigabytes=3"), ["train"])[0].shm_gib == 3
 
 
 def test_parts_of_a_gpu_must_add_up_to_whole_ones():

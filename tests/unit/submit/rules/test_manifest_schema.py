@@ -17,7 +17,7 @@ from medfuncta_dist.submit.rules.validate_manifest import require_valid, validat
 from tests.unit.submit.manifests import GONE, changed, manifest
 
 needs_schemas = pytest.mark.skipif(
-    not os.environ.get("MEDFUNCTA_SCHEMAS"), reason="MEDFUNCTA_SCHEMAS names no folder with the CRDs' schemas"
+    not os.environ.get("MEDFUNCTA_SCHEMAS"), reason="MEDFUNCTA_SCHEMAS does not name a folder with the CRDs' schemas"
 )
 
 
@@ -64,7 +64,7 @@ def test_without_the_folder_kubernetes_own_schemas_still_hold_for_pods(monkeypat
 
 def test_a_folder_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setenv("MEDFUNCTA_SCHEMAS", "/no/such/folder")
-    with pytest.raises(RunFileError, match="MEDFUNCTA_SCHEMAS names no folder"):
+    with pytest.raises(RunFileError, match="MEDFUNCTA_SCHEMAS does not name a folder"):
         validate(manifest())
 
 

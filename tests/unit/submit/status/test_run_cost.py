@@ -48,8 +48,8 @@ def test_what_is_paid_is_what_the_pods_hold() -> None:
             kubernetes = Kubernetes.model_validate({**asked.kubernetes.model_dump(), **settings})
             given = asked.model_copy(update={"kubernetes": kubernetes})
             groups = make_worker_groups(given, stages)
-            held = sum(group.most * group.gpus for group in groups)
-            cores = 2 + sum(group.most * group.cpus for group in groups if not group.gpus)
+            held = sum(group.max_pods * group.gpus for group in groups)
+            cores = 2 + sum(group.max_pods * group.cpus for group in groups if not group.gpus)
             assert count_gpus(given, stages) == held
             assert compute_hourly_cost(given, stages).per_hour == pytest.approx(2.5 * held + 0.05 * cores)
 
