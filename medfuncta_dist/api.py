@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from medfuncta_dist.config import load
 from medfuncta_dist.config.run_file import RunFile
-
-if TYPE_CHECKING:
-    from medfuncta_dist.submit.backends.backend import Backend
 
 RunLike = RunFile | str | Path
 """A run file as an object, or the path of one."""
@@ -121,15 +118,17 @@ def submit_stages(
     """
     from medfuncta_dist.stages import readiness
     from medfuncta_dist.submit import submit_jobs
+    from medfuncta_dist.submit.backends.registry import BackendName, BackendOptions, open_backend
 
     loaded = load_run_file(run)
-    request = submit_jobs.Request(loaded, tuple(stages), tuple(overlays), key=idempotency_key)
-    client = _backend(backend, loaded)
+    request = submit_jobs.SubmissionRequest(loaded, tuple(stages), tuple(overlays), idempotency_key=idempotency_key)
+    client = open_backend(BackendName(backend), BackendOptions(namespace=loaded.kubernetes.namespace))
     if dry_run:
-        recorded, _ = submit_jobs.glance(loaded)
-        return {"manifests": [client.outgoing(m) for m in submit_jobs.manifests(request, recorded, client)]}
-    sent = submit_jobs.submit(request, client, readiness)
-    return {"job": sent.name, "new": sent.new, "left": list(sent.left)}
+        earlier, _ = submit_jobs.read_earlier_jobs(loaded)
+        manifests = submit_jobs.render_manifests(request, earlier, client)
+        return {"manifests": [client.build_payload(manifest) for manifest in manifests]}
+    result = submit_jobs.submit_next_job(request, client, readiness)
+    return {"job": result.name, "new": result.is_new, "left": list(result.remaining)}
 
 
 def _stage(name: str, run: RunLike, overrides: Sequence[str]) -> Figures:
@@ -137,13 +136,3 @@ def _stage(name: str, run: RunLike, overrides: Sequence[str]) -> Figures:
 
     figures: Figures = run_stages(load_run_file(run, overrides), [name])[name]
     return figures
-
-
-def _backend(name: str, run: RunFile) -> Backend:
-    if name == "ray":
-        from medfuncta_dist.submit.backends.ray_jobs import RayJobs
-
-        return RayJobs(None)
-    from medfuncta_dist.submit.backends.kubernetes.kubernetes_jobs import KubernetesJobs
-
-    return KubernetesJobs(run.kubernetes.namespace)

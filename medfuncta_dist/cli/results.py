@@ -1,4 +1,4 @@
-"""decode, probe and verify: look at what a run has made."""
+"""decode, probe and verify: use and check what a run has produced."""
 
 from __future__ import annotations
 
@@ -51,8 +51,10 @@ def probe(run_file: str = RunFileArgument, overrides: list[str] = SetOption, as_
 
 
 def verify(
-    what: str = typer.Argument(..., metavar="RUN.yaml|URI", help="A run file, or a storage root to verify whole."),
-    repair: bool = typer.Option(False, "--repair", help="Make damaged things again where that is possible."),
+    what: str = typer.Argument(
+        ..., metavar="RUN.yaml|URI", help="A run file, or the URI of a storage root: then everything in it."
+    ),
+    repair: bool = typer.Option(False, "--repair", help="Restore damaged objects where that is possible."),
     overrides: list[str] = SetOption,
     as_json: bool = JsonOption,
 ) -> None:
