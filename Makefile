@@ -8,16 +8,14 @@ WORKDIR ?= quickstart-run
 # Threads are given out explicitly (workers x threads <= cores); libraries that take all cores by themselves are held to one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: quickstart test check bench chaos soak image-steps golden format clean install
+.PHONY: quickstart test check bench chaos soak image-steps dist dist-test golden format clean install always
 
 install: $(INSTALLED)
 
-$(INSTALLED): pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
-	@echo "Installing into $(VENV), pinned by constraints.txt (about 2 GB; a few minutes, once) ..."
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@PIP_CONSTRAINT=constraints.txt $(BIN)/python -m pip install -q --disable-pip-version-check -e '.[dev]'
-	@touch $@
+# Asked every time, at once where nothing is to do: an installation that was interrupted, or of other pins, is mended.
+$(INSTALLED): always
+	@$(PYTHON) .ci/install.py $(VENV)
+always:
 
 quickstart: $(INSTALLED)
 	@$(BIN)/medfuncta-dist quickstart --workdir $(WORKDIR)
@@ -54,6 +52,15 @@ soak: $(INSTALLED)
 image-steps: $(INSTALLED)
 	$(BIN)/python -m tests.image_steps cpu
 
+# The wheel and the source archive, in dist/.
+dist: $(INSTALLED)
+	@rm -rf dist
+	$(BIN)/python -m build --no-isolation
+
+# The wheel in a fresh environment outside the clone, a short quickstart and a dry-run submission: installs all once more.
+dist-test: dist
+	$(BIN)/python -m tests.fresh_install dist/*.whl
+
 # The manifests in tests/golden, written anew after a change on purpose; read the difference.
 golden: $(INSTALLED)
 	UPDATE_GOLDEN=1 $(BIN)/python -m pytest tests/unit/submit/test_golden.py
@@ -63,4 +70,4 @@ format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(WORKDIR)
+	rm -rf $(VENV) $(VENV).lock build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(WORKDIR)

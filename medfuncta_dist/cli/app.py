@@ -13,9 +13,28 @@ from medfuncta_dist.cli import doctor, jobs, quickstart, results, run, submit
 app = typer.Typer(
     help="Turn archives of medical scans into compact neural representations, at cluster scale.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from medfuncta_dist.cli.version import version
+
+        typer.echo(version())
+        raise typer.Exit
+
+
+VersionOption = typer.Option(
+    False, "--version", is_eager=True, callback=_show_version, help="Print the version, and the code's commit if known."
+)
+
+
+@app.callback()
+def options(version: bool = VersionOption) -> None:
+    """What comes before any command."""
+
+
 quickstart.add_to(app)
 run.add_to(app)
 results.add_to(app)

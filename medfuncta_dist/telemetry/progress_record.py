@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from types import TracebackType
 
-from medfuncta_dist.errors import FormatVersionError, MedfunctaError, ObjectMissingError
+from medfuncta_dist.errors import FormatVersionError, MedfunctaError, ObjectMissingError, RunFileError
 from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing import strict_json
@@ -120,6 +120,9 @@ class ProgressRecorder:
     """``with ProgressRecorder(...) as recorder: recorder.at(3, 10)``. Telemetry: it never ends a run.
 
     ``fence`` is passed before every write: a driver that has lost its lease tells no more.
+
+    What a finished stage left stays as it is until the next driver reports something, ends, or fails: a command that is
+    refused before that (RunFileError: another salt, say) has done nothing, and leaves the stage finished.
     """
 
     def __init__(
@@ -137,15 +140,20 @@ class ProgressRecorder:
     ) -> None:
         self._store, self._gpus, self._write_s, self._clock = impatient(store), gpus, write_s, clock
         self._fence, self._written = fence, float("-inf")
-        self.progress = begun(_former(store, run, stage), clock(), run, stage, unit, job)
+        former = _former(store, run, stage)
+        self._keeps_finished = former is not None and former.finished is not None
+        self.progress = begun(former, clock(), run, stage, unit, job)
 
     def __enter__(self) -> ProgressRecorder:
-        self._write()
+        if not self._keeps_finished:
+            self._write()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._keeps_finished and isinstance(error, RunFileError):
+            return
         now = self._clock()
         self.progress = advanced(self.progress, now, self.progress.done, self.progress.total, self._gpus)
         if error is None:
@@ -169,7 +177,7 @@ class ProgressRecorder:
         self.progress = replace(self.progress, starts=self.progress.starts + 1)
 
     def _write(self) -> None:
-        self._written = self._clock()
+        self._written, self._keeps_finished = self._clock(), False
         whole = {"format_version": FORMAT_VERSION, **asdict(self.progress)}
         try:
             if self._fence is not None:  # a driver that comes back late must not tell over its successor

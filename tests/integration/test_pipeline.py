@@ -19,13 +19,14 @@ from PIL import Image
 
 from medfuncta_dist.config.load import load
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import IntegrityError
+from medfuncta_dist.errors import IntegrityError, RunFileError
 from medfuncta_dist.integrity.verify import verify_target
 from medfuncta_dist.scans.private_folder import read_mapping
 from medfuncta_dist.stages.chain import run_stages
 from medfuncta_dist.stages.decode import decode_key
 from medfuncta_dist.stages.probe import probe_run
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.telemetry.progress_record import read_progress
 from tests import writers
 from tests.integration.commands import Ended, command, finish, start
 
@@ -113,6 +114,14 @@ def test_running_again_does_only_what_is_missing(run):
     assert again["pack"]["new_sources"] == 0
     assert again["train"]["first_step"] == again["train"]["steps"]
     assert again["fit"]["fitted_now"] == 0
+
+
+def test_a_stage_that_is_refused_when_it_runs_again_stays_finished(run):
+    before = read_progress(ObjectStore(run.storage), "images", "evaluate")
+    assert before.finished is not None
+    with pytest.raises(RunFileError, match="no scan of split 'tset'"):
+        run_stages(run.model_copy(update={"evaluate": run.evaluate.model_copy(update={"split": "tset"})}), ["evaluate"])
+    assert read_progress(ObjectStore(run.storage), "images", "evaluate") == before
 
 
 def test_the_report_is_whole_and_names_no_file(run, images):

@@ -14,11 +14,21 @@ COMMIT_VARIABLE = "MEDFUNCTA_COMMIT"
 
 def code_commit() -> str:
     """The commit of this code: the image's, else the repository's that it runs from, else its version."""
+    return known_commit() or f"v{__version__}"
+
+
+def known_commit() -> str | None:
+    """The commit of this code; None where neither an image nor a repository names it."""
     given = os.environ.get(COMMIT_VARIABLE)
     if given:
         return given
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
-        return f"v{__version__}"
-    asked = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return asked.stdout.strip() or f"v{__version__}"
+        return None
+    try:
+        asked = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        )
+    except OSError:  # there is no git here
+        return None
+    return asked.stdout.strip() or None

@@ -29,23 +29,23 @@ MAY_WRITE = {
     "publish.py:publish_first": "what is decided, on a condition",
     # Data objects: names that no two writers share, or content addresses; nothing until a record names them.
     "checkpoint.py:write_share": "a rank's share",
-    "network.py:store_network": "a network's files",
+    "committed_network.py:store_network": "a network's files",
     "shard_set.py:_upload_once": "a shard",
     "shard_set.py:_write_once": "an index",
     "snapshot.py:commit_snapshot": "a snapshot, before its record",
     "table.py:write_part": "a part of the latent table",
-    "repair.py:repair_task": "a damaged shard's own bytes, under their content address",
+    "repair_shards.py:repair_task": "a damaged shard's own bytes, under their content address",
     # What tells and decides nothing.
     "event_log.py:flush": "events of one attempt",
     "progress_record.py:_write": "progress",
     # Probes, which are removed again.
-    "storage.py:read_and_write": "doctor's probe",
-    "run_record.py:require_writable": "whether storage can be written",
-    "swap.py:honours_conditions": "whether storage honours conditions",
+    "storage_checks.py:read_and_write": "doctor's probe",
+    "frozen_run_file.py:require_writable": "whether storage can be written",
+    "compare_and_swap.py:honours_conditions": "whether storage honours conditions",
     # The lease, which is what the door asks for, and storage itself.
-    "claim.py:_put": "the lease",
-    "claim.py:take": "the lease",
-    "swap.py:swap": "storage",
+    "lease_claim.py:_put": "the lease",
+    "lease_claim.py:take": "the lease",
+    "compare_and_swap.py:swap": "storage",
     "object_store.py:write": "storage",
     "object_store.py:write_if": "storage",
     "object_store.py:upload": "storage",
@@ -53,10 +53,10 @@ MAY_WRITE = {
     # Files of this machine, no objects.
     "s3_objects.py:get": "a local file",
     "s3_objects.py:download": "a local file",
-    "private.py:_create_salt": "the owner's own file",
+    "private_folder.py:_create_salt": "the owner's own file",
     "answer.py:_stdout_for_the_answer": "stdout",
     "answer.py:say": "stdout",
-    "quickstart.py:run_quickstart": "the scan, into the archive, which is input",
+    "example_job.py:run_quickstart": "the scan, into the archive, which is input",
 }
 SAY = """These write to storage past the door: {}.
 What others take as decided (a record, a frozen file, figures) goes through storage/publish.py: publish(store, fence,

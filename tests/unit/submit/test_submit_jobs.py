@@ -20,11 +20,12 @@ from medfuncta_dist.submit import follow_stages, submit_jobs
 from medfuncta_dist.submit.backends.backend import State
 from medfuncta_dist.submit.backends.kubernetes.kubernetes_jobs import KubernetesJobs
 from medfuncta_dist.submit.cancel_job import cancel
+from medfuncta_dist.submit.follow_stages import resume, submit_each
 from medfuncta_dist.submit.status.job_records import read_jobs
 from medfuncta_dist.submit.status.job_target import find
 from medfuncta_dist.submit.status.run_status import Status, status
 from medfuncta_dist.submit.status.status_facts import facts
-from medfuncta_dist.submit.submit_jobs import Request, glance, manifests
+from medfuncta_dist.submit.submit_jobs import Request, glance, manifests, submit
 from tests.api_server import ApiServer
 from tests.integration.training_runs import packed
 from tests.records import write_record

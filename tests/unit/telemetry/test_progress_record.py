@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medfuncta_dist.errors import FormatVersionError, IntegrityError, LeaseLostError, StorageError
+from medfuncta_dist.errors import FormatVersionError, IntegrityError, LeaseLostError, RunFileError, StorageError
 from medfuncta_dist.storage.leases.lease_claim import take
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.progress_record import (
@@ -68,6 +68,29 @@ def test_the_next_driver_goes_on_counting_and_time_between_them_is_nobodys(tmp_p
     found = read_progress(store, "x", "fit")
     assert (found.starts, found.held_s, found.began, found.started) == (3, 27.0, 100.0, 1120.0)
     assert recorder(store, clock).progress.starts == 1  # a finished stage begins anew
+
+
+def test_a_finished_stage_stays_finished_until_the_next_driver_reports_or_fails(tmp_path: Path) -> None:
+    store, clock = ObjectStore(str(tmp_path)), Clock()
+    with recorder(store, clock) as told:
+        told.at(100, 100)
+    finished = read_progress(store, "x", "fit")
+    seen = []
+
+    def refused(*reports: int) -> None:
+        with recorder(store, clock) as told:
+            for done in reports:
+                told.at(done, 120)
+            seen.append(read_progress(store, "x", "fit"))
+            raise RunFileError("another salt")
+
+    with pytest.raises(RunFileError):
+        refused()
+    assert seen.pop() == read_progress(store, "x", "fit") == finished
+    with pytest.raises(RunFileError):
+        refused(100)
+    assert seen.pop().finished is None
+    assert read_progress(store, "x", "fit").failure["kind"] == "RunFileError"
 
 
 def test_an_error_that_is_not_ours_leaves_its_class_and_no_text_of_it(tmp_path: Path) -> None:
