@@ -1,4 +1,5 @@
-"""docs/reference/cli.md, written from the commands themselves: ``python docs/tools/cli_page.py > docs/reference/cli.md``."""
+"""docs/reference/cli.md, written from the commands themselves:
+``python docs/tools/cli_page.py > docs/reference/cli.md``."""
 
 from __future__ import annotations
 
