@@ -9,6 +9,7 @@ from __future__ import annotations
 import html
 import posixpath
 import re
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ MIRRORED = (
     "jobs/*.yaml",
 )
 """Files outside docs/ that the site has, under their own paths."""
+FONT = Path(find_spec("ziamath").submodule_search_locations[0]) / "fonts" / "STIXTwoMath-Regular.ttf"
+"""A font for formulas, which the wheel of ziamath carries. Found, not imported: nothing else of it is used."""
 PAGES_OF = {"README.md": "docs/index.md"}
 """What stands on the site for a file that it does not have."""
 
@@ -40,11 +43,12 @@ FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>',
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Add the files from outside docs/."""
+    """Add the files from outside docs/, and a font for formulas: many machines have none that is made for them."""
     for pattern in MIRRORED:
         for path in sorted(ROOT.glob(pattern)):
             name = path.relative_to(ROOT).as_posix()
             files.append(File.generated(config, name, abs_src_path=str(path)))
+    files.append(File.generated(config, f"assets/{FONT.name}", abs_src_path=str(FONT)))
     return files
 
 
@@ -96,4 +100,6 @@ def on_page_content(content: str, **_: Any) -> str:
 
 def _as_mathml(found: re.Match[str]) -> str:
     display = "block" if found[1] == "div" else "inline"
-    return convert(html.unescape(found[2]), display=display)
+    mathml = convert(html.unescape(found[2]), display=display)
+    # The bars of a norm are not a pair for the converter: one alone would stretch to the height of its whole row.
+    return mathml.replace("<mo>&#x02016;</mo>", '<mo stretchy="false">&#x02016;</mo>')

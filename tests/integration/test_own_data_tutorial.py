@@ -18,7 +18,8 @@ PAGE = "docs/tutorials/own-data.md"
 def test_the_tutorial_leads_from_images_to_latents(tmp_path: Path, ray_cluster: str) -> None:
     home = tmp_path / "home"
     home.mkdir()
-    done = follow(PAGE, tmp_path, dict(os.environ) | {"HOME": str(home), "WANDB_MODE": "offline"})
+    token = {"RAY_AUTH_TOKEN_PATH": str(Path.home() / ".ray" / "auth_token")}  # Ray's, which another home lacks
+    done = follow(PAGE, tmp_path, os.environ | {"HOME": str(home), "WANDB_MODE": "offline"} | token)
     for line, block in done.items():
         assert block.returncode == 0, f"{PAGE}:{line}\n{block.stderr}"
     said = "\n".join(block.stdout for block in done.values())
