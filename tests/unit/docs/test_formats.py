@@ -32,6 +32,7 @@ from medfuncta_dist.stages import run_summary
 from medfuncta_dist.stages.preflight import pinned_snapshot
 from medfuncta_dist.storage.leases.lease import dataset_lease, run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.submit.status.job_records import SubmissionRecord, write_job_record
 from medfuncta_dist.task_map import map_here
 from medfuncta_dist.telemetry.event_log import EventLog
