@@ -63,8 +63,8 @@ def status(
 
             with LiveStatus() as live:
                 return live.final_answer(watch_job(found, backend, live.show))
-        status = derive_status(gather_facts(found))
-        return {**status.as_dict(), "said": render_status(status)}
+        current = derive_status(gather_facts(found))
+        return {**current.as_dict(), "said": render_status(current)}
 
     answer(work, as_json)
 

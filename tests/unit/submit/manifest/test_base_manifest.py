@@ -54,7 +54,7 @@ def test_an_overlay_of_ones_own_is_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["- a\n", "a: [", None])
-def test_an_overlay_that_can_not_be_read_is_refused_with_those_there_are(tmp_path, text):
+def test_an_overlay_that_cannot_be_read_is_refused_with_those_there_are(tmp_path, text):
     if text is not None:
         (tmp_path / "rayjob.yaml").write_text(text)
     with pytest.raises(RunFileError, match=r"rayjob\.yaml"):

@@ -68,7 +68,7 @@ def test_a_running_job_tells_progress_time_and_money() -> None:
     text = "\n".join(render_status(now))
     assert "250/1000 scans" in text
     assert "time left 0:25:00" in text
-    assert "spent 1.60 EUR   to come 6.67 EUR" in text
+    assert "spent 1.60 EUR   remaining 6.67 EUR" in text
 
 
 def test_steps_are_steps_and_packed_scans_are_scans() -> None:
@@ -149,7 +149,7 @@ def test_time_left_and_money_to_come_are_said_to_be_of_the_stage_where_more_foll
     assert (now.stage, now.later, now.as_dict()["later"]) == ("fit", ("evaluate",), ["evaluate"])
     text = "\n".join(render_status(now))
     assert "time left 0:25:00 of this stage" in text
-    assert "to come 6.67 EUR of this stage" in text
+    assert "remaining 6.67 EUR of this stage" in text
     assert "of this stage" not in "\n".join(render_status(derive_status(replace(facts, stages=("fit",)))))
 
 
@@ -174,8 +174,6 @@ def test_restarts_are_counted_where_they_are_known() -> None:
     assert judged(JobState.RUNNING, told(starts=1), job={"restarts": 2}).restarts == 2
 
 
-@pytest.mark.parametrize(
-    ("hard", "words"), [(False, "x-fit-1: cancelled"), (True, "x-fit-1: cancelled, ended at once")]
-)
+@pytest.mark.parametrize(("forced", "words"), [(False, "x-fit-1: cancelled"), (True, "x-fit-1: cancelled (forced)")])
 def test_a_cancelled_job_is_not_said_to_have_saved(hard: bool, words: str) -> None:
     assert render_cancellation(RunStatus("x-fit-1", "x", JobState.CANCELLED, "fit"), hard=hard) == words
