@@ -20,7 +20,7 @@ import torch
 import yaml
 
 from medfuncta_dist.config.load import dump, parse
-from medfuncta_dist.fitting.fit_driver import fit, latent_table
+from medfuncta_dist.fitting.fit_driver import fit, locate_table
 from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.quickstart.embedded_s3 import EmbeddedS3
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -65,7 +65,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("pages")
     run = ready(folder)
     fit(run, map_here)
-    table = folder / "storage" / latent_table(run, ObjectStore(run.storage)).folder
+    table = folder / "storage" / locate_table(run, ObjectStore(run.storage)).folder
     (table.parent / "<network>-<fit>").symlink_to(table)
     (folder / "my-run").symlink_to(folder / "storage" / "runs" / run.name)
     (folder / "run.yaml").write_text(dump(run))
@@ -88,7 +88,7 @@ def _python_pages() -> list[str]:
 
 @pytest.mark.parametrize("page", _python_pages())
 def test_the_python_of_a_page_runs_from_top_to_bottom(page: str, folder: Path) -> None:
-    network = load_network(ObjectStore("storage"), latent_table(_run(), ObjectStore("storage")).network)
+    network = load_network(ObjectStore("storage"), locate_table(_run(), ObjectStore("storage")).network)
     names: dict[str, Any] = {"latents": torch.zeros(2, network.spec.latent)}
     for block in pages.blocks(ROOT / page):
         if block.language == "python" and block.remark is None:
