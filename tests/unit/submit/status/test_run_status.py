@@ -175,5 +175,5 @@ def test_restarts_are_counted_where_they_are_known() -> None:
 
 
 @pytest.mark.parametrize(("forced", "words"), [(False, "x-fit-1: cancelled"), (True, "x-fit-1: cancelled (forced)")])
-def test_a_cancelled_job_is_not_said_to_have_saved(hard: bool, words: str) -> None:
-    assert render_cancellation(RunStatus("x-fit-1", "x", JobState.CANCELLED, "fit"), hard=hard) == words
+def test_a_cancelled_job_is_not_said_to_have_saved(forced: bool, words: str) -> None:
+    assert render_cancellation(RunStatus("x-fit-1", "x", JobState.CANCELLED, "fit"), forced=forced) == words
