@@ -244,7 +244,7 @@ def test_cancel_is_remembered_and_resume_is_a_new_attempt_of_the_same_run(
     server.set_status("x-pack-2", jobDeploymentStatus="Failed", reason="JobStatusCheckTimeoutExceeded")
     now = derive_status(gather_facts(find_target("x", jobs)))
     assert (now.name, now.state, now.next) == ("x-pack-2", JobState.FAILED, "medfuncta-dist resume x-pack-2")
-    assert "head of its Ray cluster was gone" in now.failure
+    assert "head of its Ray cluster was lost" in now.failure
     assert resume("x", [], [], jobs).name == "x-pack-3"
 
 
