@@ -19,6 +19,7 @@ from medfuncta_dist.errors import RunFileError, StageOrderError
 from medfuncta_dist.evaluation.baselines import CompareTask, combine, compare_task, evenly, flat_picks, most_picks
 from medfuncta_dist.evaluation.decode import reconstruct
 from medfuncta_dist.evaluation.original_scans import Pick, read_samples
+from medfuncta_dist.evaluation.pca import PcaScores, PcaTask, choose_scans, pca_task
 from medfuncta_dist.evaluation.report import Picture, ReportData, render
 from medfuncta_dist.evaluation.report_summary import against_baselines, summarise
 from medfuncta_dist.evaluation.score_task import ScoreTask, score_task
@@ -30,6 +31,7 @@ from medfuncta_dist.fitting.latent_ledger import Commit, Counts
 from medfuncta_dist.fitting.worker_settings import WorkerSettings
 from medfuncta_dist.latents.table import latents_of
 from medfuncta_dist.network.network_loader import load_network
+from medfuncta_dist.shards.snapshot import Shard
 from medfuncta_dist.storage.digest import canonical_json
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE, Guard, publish_bytes
@@ -56,6 +58,7 @@ class _Fitted:
     target: TableLocation
     commits: dict[str, Commit]
     counts: Counts
+    network: SharedNetwork
 
 
 def report_folder(run: RunFile) -> str:
@@ -108,7 +111,8 @@ def _open(run: RunFile) -> _Fitted:
             do="run the fit stage first, and let it finish",
         )
     counts = latent_ledger.reconcile(done, commits)
-    return _Fitted(store, WorkerSettings.of(run), replace(target, works=done), commits, counts)
+    network = load_network(store, target.network)
+    return _Fitted(store, WorkerSettings.of(run), replace(target, works=done), commits, counts, network)
 
 
 def _results(
@@ -152,7 +156,7 @@ def _baselines(
     fan_out: FanOut,
     on_progress: Callable[[EvaluateProgress], None],
 ) -> dict[str, Any] | None:
-    """Both baselines and the reconstructions on the same scans; None where there is nothing to compare with."""
+    """All baselines and the reconstructions on the same scans; None where there is nothing to compare with."""
     shards = _training_shards(fitted)
     if run.evaluate.split == TRAINING_SPLIT or not shards:
         return None
@@ -161,10 +165,25 @@ def _baselines(
     tasks = [CompareTask(fitted.worker, shard, picks) for shard in shards]
     comparisons = _results(fan_out, compare_task, tasks, on_progress)
     flat = flat_picks(fitted.worker, picks)
-    return against_baselines(combine(flat, comparisons), chosen["psnr"].to_numpy())
+    pca = _pca(fitted, shards, picks, flat.shape[1], fan_out, on_progress)
+    return against_baselines(combine(flat, comparisons), chosen["psnr"].to_numpy(), pca)
 
 
-def _training_shards(fitted: _Fitted) -> list[Any]:
+def _pca(
+    fitted: _Fitted,
+    shards: Sequence[Shard],
+    picks: tuple[Pick, ...],
+    values: int,
+    fan_out: FanOut,
+    on_progress: Callable[[EvaluateProgress], None],
+) -> PcaScores | None:
+    """PCA with as many components as the network's latents have numbers, or as the training split allows."""
+    task = PcaTask(fitted.worker, choose_scans(shards, values), picks, fitted.network.spec.latent)
+    scores: list[PcaScores | None] = _results(fan_out, pca_task, [task], on_progress)
+    return scores[0]
+
+
+def _training_shards(fitted: _Fitted) -> list[Shard]:
     damaged = {commit.shard for commit in fitted.commits.values() if commit.failed}
     return [s for s in fitted.target.snapshot.splits.get(TRAINING_SPLIT, ()) if s.sha256 not in damaged]
 
@@ -178,21 +197,21 @@ def _picks(fitted: _Fitted, rows: pa.Table) -> tuple[Pick, ...]:
 def _report_data(
     run: RunFile, fitted: _Fitted, scores: pa.Table, held_out: pa.Table, summary: dict[str, Any]
 ) -> ReportData:
-    network = load_network(fitted.store, fitted.target.network)
+    network = fitted.network
     psnr = {split: scores.filter(pc.equal(scores["split"], split))["psnr"].to_numpy() for split in summary["splits"]}
     return ReportData(
         run=run,
         summary=summary,
         spec=network.spec,
         code_version=network.code_version,
-        pictures=list(_pictures(run, fitted, network, held_out)),
+        pictures=list(_pictures(run, fitted, held_out)),
         psnr=psnr,
         loss=history(fitted.store, run.name, "loss"),
         held_out_psnr=history(fitted.store, run.name, "psnr"),
     )
 
 
-def _pictures(run: RunFile, fitted: _Fitted, network: SharedNetwork, held_out: pa.Table) -> Iterator[Picture]:
+def _pictures(run: RunFile, fitted: _Fitted, held_out: pa.Table) -> Iterator[Picture]:
     """The chosen number of held-out scans, evenly spaced from the worst PSNR to the best."""
     if not run.evaluate.pictures:
         return
@@ -205,7 +224,7 @@ def _pictures(run: RunFile, fitted: _Fitted, network: SharedNetwork, held_out: p
     for row, sample in zip(rows.to_pylist(), samples, strict=True):
         latent = latents_of(table.filter(pc.equal(table["key"], sample.key)))
         values = sample.values()
-        decoded = reconstruct(network, latent, values.shape[1:])[0]
+        decoded = reconstruct(fitted.network, latent, values.shape[1:])[0]
         upright = sample.meta["slice"] is not None
         yield Picture(sample.key, values, decoded, upright, row["psnr"], row["ssim"], sample.labels, row["below_min"])
 

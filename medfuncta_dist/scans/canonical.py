@@ -123,12 +123,12 @@ def split_of(key: str, index: int | None, given: str | None, data: Data) -> Spli
 
 
 def _by_slab(index: int, slabs: Slabs) -> Split:
-    """Slices are counted in slabs of ``size``; the last of every ``period`` slabs is held out."""
+    """Slices are counted in slabs of ``size``; the last of every ``period`` is held out, for each split in turn."""
     cycle = slabs.size * slabs.period
     held_out = cycle - slabs.size
     position = index % cycle
     if position >= held_out:
-        return slabs.split
+        return slabs.splits[index // cycle % len(slabs.splits)]
     before_one = held_out - position <= slabs.gap
     after_one = index >= cycle and position < slabs.gap
     return GAP if before_one or after_one else "train"

@@ -35,5 +35,7 @@ def _said(summary: dict[str, Any]) -> list[str]:
             "the training mean": baselines["mean_scan"]["gain"],
             "the nearest training scan": baselines["nearest_scan"]["gain"],
         }
+        if pca := baselines["pca"]:
+            gains[f"PCA of {pca['components']} components"] = pca["gain"]
         lines.append("          " + ", ".join(f"{gain:+.2f} dB over {name}" for name, gain in gains.items()))
     return lines

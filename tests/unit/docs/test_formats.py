@@ -136,8 +136,9 @@ def test_the_pages_python_notices_damage(said, folder):
         said["record"](damaged, "pin")
 
 
-def test_the_pages_splits_are_those_of_the_code(said):
-    slabs = {"size": 4, "period": 3, "gap": 2, "split": "val"}
+@pytest.mark.parametrize("split", ["val", ["val", "test"]])
+def test_the_pages_splits_are_those_of_the_code(said, split):
+    slabs = {"size": 4, "period": 3, "gap": 2, "split": split}
     data = Data.model_validate({"source": "x", "shape": [8, 8], "slices": {"axis": 2}, "slabs": slabs})
     keys = np.random.default_rng(0).bytes(32 * 200).hex()
     for index in range(200):
