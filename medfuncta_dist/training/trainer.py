@@ -12,6 +12,7 @@ import secrets
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,8 +27,9 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE, Guard
 from medfuncta_dist.telemetry.event_log import read_events
 from medfuncta_dist.telemetry.goodput import Goodput, goodput
+from medfuncta_dist.telemetry.progress_report import OnProgress, ignore_progress
 from medfuncta_dist.training.liveness.heartbeat import PATIENT_S
-from medfuncta_dist.training.train_driver import Driver, OnProgress
+from medfuncta_dist.training.train_driver import OnMessage, TrainDriver
 
 
 @dataclass(frozen=True)
@@ -46,19 +48,31 @@ class TrainSummary:
     """Of the whole run, over all its attempts and commands."""
 
 
+def log_line(text: str) -> None:
+    """Print a line for people."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def train(
-    run: RunFile, snapshot_digest: str, on_progress: OnProgress | None = None, *, fence: Guard = ALONE
+    run: RunFile,
+    snapshot_digest: str,
+    on_message: OnMessage | None = None,
+    *,
+    on_progress: OnProgress = ignore_progress,
+    notify: Callable[[str], None] = log_line,
+    fence: Guard = ALONE,
 ) -> TrainSummary:
     """Train the run's network on a snapshot, from its last checkpoint if there is one.
 
-    Shows progress on stderr. Returns at once, without Ray, when the network is there already. Raises
+    ``on_message`` gets each message of the workers, ``on_progress`` what follows from them for the stage's progress,
+    ``notify`` lines for people. Returns at once, without Ray, when the network is there already. Raises
     TrainingCollapsedError when the loss is not finite, InterruptedRunError after Ctrl-C or SIGTERM (saved first), other
     MedfunctaErrors as they are, and MedfunctaError when workers failed more than ``train.max_failures`` times.
     ``fence`` is passed before every commit (LeaseLostError).
     """
     began = time.monotonic()
     store = ObjectStore(run.storage)
-    driver = Driver(run, on_progress)
+    driver = TrainDriver(run, on_progress, notify, on_message)
     if committed_network(store, run.name) is None:
         start_ray(run)
         with tempfile.TemporaryDirectory(prefix="medfuncta-train-", ignore_cleanup_errors=True) as folder:
@@ -72,7 +86,7 @@ def train(
         )
     _check_dataset(done, snapshot_digest, store.uri(f"runs/{run.name}"))
     first = driver.first_step if driver.first_step is not None else done.step
-    figures = goodput(read_events(store, run.name, lambda text: print(text, file=sys.stderr)))
+    figures = goodput(read_events(store, run.name, notify))
     seconds = round(time.monotonic() - began, 3)
     return TrainSummary(done.step, first, driver.attempts, done.loss, done.psnr, done.digest, seconds, figures)
 
