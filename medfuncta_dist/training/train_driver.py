@@ -29,7 +29,7 @@ STOP_S = 60.0
 KILL_S = 15.0
 """For a task to start on the node of a worker that hangs."""
 QUIET_S = 60.0
-"""After this long without a word from the workers, say what the cluster has."""
+"""After this long without a message from the workers, print what the cluster has."""
 
 
 OnMessage = Callable[[str, dict[str, Any]], None]
@@ -59,14 +59,14 @@ class TrainDriver:
 
     def follow(self, trainer: TorchTrainer) -> None:
         """Run the trainer, pass messages on, and raise what went wrong."""
-        # In a thread of its own: there, Ray Train installs no signal handler, whose exit code for Ctrl-C would be 0.
+        # In a thread of its own: there Ray Train installs no signal handler, whose exit code for Ctrl-C would be 0.
         training = _TrainerThread(trainer)
         with _sigterm_interrupts():
             try:
                 self._poll(training, math.inf)
             except KeyboardInterrupt:
                 self._notify("stopping: saving a checkpoint first (once more to stop at once)")
-                self.mailbox.stop.remote()
+                self.mailbox.request_stop.remote()
                 self._poll(training, STOP_S)
         failure = ray.get(self.mailbox.failure.remote())
         if failure is not None:
@@ -92,17 +92,17 @@ class TrainDriver:
         """Kill the processes that keep the others waiting; Ray Train then starts the group again, as after a crash."""
         if time.monotonic() < self._no_kill_before:
             return
-        for hung in ray.get(self.mailbox.hung.remote(self._run.train.hang_timeout)):
-            beat = hung.beat
+        for hung in ray.get(self.mailbox.find_hung.remote(self._run.train.hang_timeout)):
+            beat = hung.heartbeat
             killed = kill_worker(beat.node, beat.pid)
             if killed is None:
                 self._no_kill_before = time.monotonic() + KILL_S
                 return
-            self.mailbox.ended_hung.remote()
+            self.mailbox.mark_hung_killed.remote()
             if killed:
                 where = f"rank {beat.rank} (process {beat.pid} on node {beat.node[:12]})"
-                self._notify(f"{where} hangs, {hung.why}: killed, the workers start again")
-                self._pass_on("hung", {"rank": beat.rank, "pid": beat.pid, "node": beat.node, "why": hung.why})
+                self._notify(f"{where} hangs, {hung.reason}: killed, the workers start again")
+                self._pass_on("hung", {"rank": beat.rank, "pid": beat.pid, "node": beat.node, "why": hung.reason})
 
     def _pass_on(self, kind: str, fields: dict[str, Any]) -> None:
         if self._on_message is not None:
@@ -138,9 +138,9 @@ class TrainDriver:
 
 
 def kill_worker(node: str, pid: int) -> bool | None:
-    """SIGKILL to a training worker, by a task on its node: nothing less ends a stopped one. Whether it was there.
+    """SIGKILL a training worker, by a task on its node: nothing less ends a stopped process. Whether it was there.
 
-    None where the node does not answer. Ray finds out by itself when it is dead; otherwise it is worth another try.
+    None where the node does not answer: if it is dead, Ray notices that; if not, the caller may try again.
     """
     there = NodeAffinitySchedulingStrategy(node, soft=False)
     task = ray.remote(num_cpus=0, max_retries=0)(_kill).options(scheduling_strategy=there)
@@ -151,7 +151,7 @@ def kill_worker(node: str, pid: int) -> bool | None:
 
 
 def _kill(pid: int) -> bool:
-    """Only a worker of Ray's: a process that has ended may have left its number to another one."""
+    """Only a worker of Ray's: another process may have got the number of one that has ended."""
     try:
         process = psutil.Process(pid)
         if not any(word.startswith("ray::") for word in process.cmdline()):
@@ -203,7 +203,7 @@ def _sigterm_interrupts() -> Iterator[None]:
 
 
 def _awaited_resources(run: RunFile) -> str:
-    """Ray waits for resources for ever, in silence; people should know."""
+    """What is waited for and what there is: Ray itself waits for resources for ever, in silence."""
     cluster, total = run.cluster, ray.cluster_resources()  # type: ignore[no-untyped-call]
     return (
         f"waiting for {cluster.fewest_workers} workers of {cluster.cpus_per_worker:g} CPUs and "
@@ -216,12 +216,12 @@ def _explained(error: Exception, run: RunFile) -> MedfunctaError:
     """Ray Train's error, with the first worker's reason instead of its pages of tracebacks."""
     if isinstance(error, PreemptionError):
         return InterruptedRunError(
-            f"nodes went more than train.max_preemptions = {run.train.max_preemptions} times",
+            f"nodes were preempted more than train.max_preemptions = {run.train.max_preemptions} times",
             do="run the same command again: it resumes at the last checkpoint",
         )
     failures = getattr(error, "worker_failures", None) or {0: error}
     # What a worker raised comes wrapped with its traceback. One worker's error fails the others' collectives, too: an
-    # error of ours is the cause, theirs are the echo.
+    # error of ours is the cause, theirs follow from it.
     reasons = {rank: getattr(failure, "_base_exc", failure) for rank, failure in failures.items()}
     ours = [reason for reason in reasons.values() if isinstance(reason, MedfunctaError)]
     if ours:
@@ -230,7 +230,7 @@ def _explained(error: Exception, run: RunFile) -> MedfunctaError:
     lines = [line for line in str(reason).splitlines() if line.strip()]
     last = lines[-1] if lines else type(reason).__name__
     return MedfunctaError(
-        f"workers failed more than train.max_failures = {run.train.max_failures} times, at last with: {last}",
+        f"workers failed more than train.max_failures = {run.train.max_failures} times; the last failure: {last}",
         where=f"worker {rank}",
-        do="mend the cause and run the same command again: it resumes at the last checkpoint",
+        do="fix the cause and run the same command again: it resumes at the last checkpoint",
     )

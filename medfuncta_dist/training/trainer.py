@@ -1,7 +1,7 @@
-"""Training as seen from the driver: start the workers, follow them, end with the network or an error in words.
+"""Training as seen from the driver: start the workers, follow them, end with the network or a clear error.
 
-Ray Train brings workers up, restarts the group when one dies, and knows of preemptions. It keeps no state of ours: each
-driver gives it a fresh run name and a local folder for its marker; checkpoints are our own (checkpoint.py).
+Ray Train starts workers, restarts the group when one dies, and handles preemptions. It keeps no state of ours: each
+driver gives it a new run name and a local folder for its own files; checkpoints are ours (checkpoint.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from medfuncta_dist.storage.publish import ALONE, Guard
 from medfuncta_dist.telemetry.event_log import read_events
 from medfuncta_dist.telemetry.goodput import Goodput, goodput
 from medfuncta_dist.telemetry.progress_report import OnProgress, ignore_progress
-from medfuncta_dist.training.liveness.heartbeat import PATIENT_S
+from medfuncta_dist.training.liveness.heartbeat import SLOW_PHASE_S
 from medfuncta_dist.training.train_driver import OnMessage, TrainDriver
 
 
@@ -98,7 +98,7 @@ def _trainer(run: RunFile, snapshot_digest: str, mailbox: Any, folder: str, fenc
     # How long to wait for room. A node that has to pull an image needs long; but a range is asked for as many as were
     # there 20 s ago, and must ask again when one of their nodes has gone since.
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "10" if elastic else "600"
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")  # A dead worker is noticed so late; default 2.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")  # Until a dead worker is noticed; the default is 2.
     os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")  # Some clouds give 12 s; the default is 5.
     workers = (cluster.fewest_workers, cluster.most_workers) if elastic else cluster.most_workers
     resources = {"CPU": cluster.cpus_per_worker}
@@ -107,8 +107,8 @@ def _trainer(run: RunFile, snapshot_digest: str, mailbox: Any, folder: str, fenc
     return TorchTrainer(
         worker_entry,
         train_loop_config={"run": run.model_dump(), "snapshot": snapshot_digest, "mailbox": mailbox, "fence": fence},
-        # Only for collectives on which the heartbeats keep silent: start-up, long uploads, and a driver that is gone.
-        torch_config=TorchConfig(timeout_s=math.ceil(max(PATIENT_S, 2 * run.train.hang_timeout))),
+        # Only for collectives that the heartbeats do not judge: start-up, long uploads, and a driver that is gone.
+        torch_config=TorchConfig(timeout_s=math.ceil(max(SLOW_PHASE_S, 2 * run.train.hang_timeout))),
         scaling_config=ScalingConfig(
             num_workers=workers,  # type: ignore[arg-type]
             use_gpu=cluster.gpus_per_worker > 0,
