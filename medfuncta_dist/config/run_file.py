@@ -51,7 +51,8 @@ class RunFile(Section):
     storage: Annotated[str, Field(min_length=1), AfterValidator(_root), IDENTITY]
     """Root of everything the run writes: a local folder or s3://bucket/prefix."""
     preset: Annotated[PresetName | None, FREE] = None
-    """Settings to start from, for scans of so many axes (see Presets, at the end of this page). What may not change within a run are the keys that it sets."""
+    """Settings to start from, for scans with that many axes; see Presets, at the end of this page. What may not change
+    within a run are the keys that it sets."""
     format_version: Annotated[Literal[1], FREE] = 1
     """Version of the run file's format; written into the copy that is kept with a run."""
     data: Data

@@ -37,16 +37,9 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE, Guard, publish_bytes
 from medfuncta_dist.task_map import Failed, FanOut
 from medfuncta_dist.telemetry.event_log import history
+from medfuncta_dist.telemetry.progress_report import OnProgress, ProgressReport, ignore_progress
 
 TRAINING_SPLIT = "train"
-
-
-@dataclass(frozen=True)
-class EvaluateProgress:
-    """Tasks done, of scoring and of comparing with the training set."""
-
-    done: int
-    total: int
 
 
 @dataclass(frozen=True)
@@ -69,7 +62,7 @@ def report_folder(run: RunFile) -> str:
 def evaluate(
     run: RunFile,
     fan_out: FanOut,
-    on_progress: Callable[[EvaluateProgress], None] = lambda _: None,
+    on_progress: OnProgress = ignore_progress,
     *,
     fence: Guard = ALONE,
 ) -> dict[str, Any]:
@@ -115,20 +108,18 @@ def _open(run: RunFile) -> _Fitted:
     return _Fitted(store, WorkerSettings.of(run), replace(target, works=done), commits, counts, network)
 
 
-def _results(
-    fan_out: FanOut, task: Callable[[Any], Any], items: Sequence[Any], on_progress: Callable[[EvaluateProgress], None]
-) -> list[Any]:
+def _results(fan_out: FanOut, task: Callable[[Any], Any], items: Sequence[Any], on_progress: OnProgress) -> list[Any]:
     """Results in the items' order, whatever the order of completion. The first failure ends the stage."""
     found: dict[Any, Any] = {}
     for outcome in fan_out(task, items):
         if isinstance(outcome, Failed):
             raise outcome.error
         found[outcome.item] = outcome.result
-        on_progress(EvaluateProgress(len(found), len(items)))
+        on_progress(ProgressReport("evaluate", len(found), len(items)))
     return [found[item] for item in items]
 
 
-def _scores(fitted: _Fitted, fan_out: FanOut, on_progress: Callable[[EvaluateProgress], None]) -> pa.Table:
+def _scores(fitted: _Fitted, fan_out: FanOut, on_progress: OnProgress) -> pa.Table:
     tasks = []
     for work in fitted.target.works:
         part = fitted.commits[work.name].part
@@ -154,7 +145,7 @@ def _baselines(
     fitted: _Fitted,
     held_out: pa.Table,
     fan_out: FanOut,
-    on_progress: Callable[[EvaluateProgress], None],
+    on_progress: OnProgress,
 ) -> dict[str, Any] | None:
     """All baselines and the reconstructions on the same scans; None where there is nothing to compare with."""
     shards = _training_shards(fitted)
@@ -175,7 +166,7 @@ def _pca(
     picks: tuple[Pick, ...],
     values: int,
     fan_out: FanOut,
-    on_progress: Callable[[EvaluateProgress], None],
+    on_progress: OnProgress,
 ) -> PcaScores | None:
     """PCA with as many components as the network's latents have numbers, or as the training split allows."""
     task = PcaTask(fitted.worker, choose_scans(shards, values), picks, fitted.network.spec.latent)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medfuncta_dist.config.run_file import RunFile
@@ -20,6 +20,7 @@ from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE, Guard
 from medfuncta_dist.task_map import Done, Failed, FanOut, map_divided
+from medfuncta_dist.telemetry.progress_report import OnProgress, ProgressReport, ignore_progress
 
 
 @dataclass(frozen=True)
@@ -36,17 +37,6 @@ class TableLocation:
     def shards(self) -> set[str]:
         """SHA-256 of the shards it covers."""
         return {work.shard.sha256 for work in self.works}
-
-
-@dataclass(frozen=True)
-class FitProgress:
-    """How far the stage is, in ranges and in scans, earlier runs included."""
-
-    ranges_done: int
-    ranges: int
-    scans_done: int
-    scans: int
-    quarantined: int = 0
 
 
 @dataclass(frozen=True)
@@ -87,7 +77,7 @@ def locate_table(run: RunFile, store: ObjectStore) -> TableLocation:
 def fit(
     run: RunFile,
     fan_out: FanOut,
-    on_progress: Callable[[FitProgress], None] = lambda _: None,
+    on_progress: OnProgress = ignore_progress,
     *,
     fence: Guard = ALONE,
 ) -> FitSummary:
@@ -142,20 +132,20 @@ def _run(
 
 
 class _Progress:
-    """Counts ranges and scans, and tells."""
+    """Counts ranges and scans, and reports them."""
 
     def __init__(
         self,
         works: Sequence[FitWork],
         todo: Sequence[FitWork],
         quarantined: int,
-        on_progress: Callable[[FitProgress], None],
+        on_progress: OnProgress,
     ) -> None:
         self._ranges, self._scans = len(works), sum(work.scans for work in works)
         self._ranges_done = self._ranges - len(todo)
         self._scans_done = self._scans - sum(work.scans for work in todo)
         self._quarantined, self._on_progress = quarantined, on_progress
-        self._tell()
+        self._report()
 
     def divide(self, pieces: int) -> None:
         self._ranges += max(pieces - 1, 0)
@@ -164,11 +154,12 @@ class _Progress:
         self._ranges_done += 1
         self._scans_done += work.scans
         self._quarantined += work.scans - fitted
-        self._tell()
+        self._report()
 
-    def _tell(self) -> None:
-        counts = (self._ranges_done, self._ranges, self._scans_done, self._scans, self._quarantined)
-        self._on_progress(FitProgress(*counts))
+    def _report(self) -> None:
+        tasks = f"{self._ranges_done}/{self._ranges}"
+        notes: dict[str, float | str] = {"tasks": tasks, "quarantined": self._quarantined}
+        self._on_progress(ProgressReport("fit", self._scans_done, self._scans, notes))
 
 
 def _task(run: RunFile, target: TableLocation, work: FitWork, fence: Guard) -> FitTask:

@@ -18,9 +18,9 @@ from medfuncta_dist.integrity.repair import REPAIRS, repaired
 from medfuncta_dist.integrity.verify_shards import Fault, verify_snapshot
 from medfuncta_dist.network.network_loader import load_network, published_network
 from medfuncta_dist.run.fan_outs import cpu_fan_out
-from medfuncta_dist.run.shown_progress import shown
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.telemetry.progress_bar import ProgressBar
 from medfuncta_dist.training.checkpoints.checkpoint import verify_checkpoints
 
 Figures = dict[str, Any]
@@ -114,8 +114,8 @@ def _verify_part(verify: Verify, run: RunFile, store: ObjectStore) -> tuple[Figu
 
 def _dataset(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault]]:
     snapshot = load_snapshot(store, run.dataset, run.data.snapshot)
-    with shown("verify", lambda done_total: (*done_total, {})) as report:
-        faults = verify_snapshot(store, snapshot, cpu_fan_out(run), lambda done, total: report((done, total)))
+    with ProgressBar("verify") as bar:
+        faults = verify_snapshot(store, snapshot, cpu_fan_out(run), bar.show)
     counts = dict(snapshot.counts)
     shards = sum(map(len, snapshot.splits.values()))
     line = (

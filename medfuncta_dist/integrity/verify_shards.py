@@ -17,6 +17,7 @@ from medfuncta_dist.shards.snapshot import Shard, Snapshot, read_index, snapshot
 from medfuncta_dist.storage.digest import crc32c, sha256_file
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import Failed, FanOut
+from medfuncta_dist.telemetry.progress_report import OnProgress, ProgressReport
 
 MEMBERS = ("npy", "json")
 
@@ -37,9 +38,7 @@ class Fault:
     what: str
 
 
-def verify_snapshot(
-    store: ObjectStore, snapshot: Snapshot, fan_out: FanOut, on_progress: Callable[[int, int], None]
-) -> list[Fault]:
+def verify_snapshot(store: ObjectStore, snapshot: Snapshot, fan_out: FanOut, on_progress: OnProgress) -> list[Fault]:
     """Check the counts of a snapshot and all its shards, and that no scan is there twice; the faults found."""
     faults = [*_counts(store, snapshot), *_packs(store, snapshot)]
     keys: list[np.ndarray] = []
@@ -49,7 +48,7 @@ def verify_snapshot(
             faults.append(_fault(outcome))
         else:
             keys.append(outcome.result)
-        on_progress(done, len(checks))
+        on_progress(ProgressReport("verify", done, len(checks)))
     return faults + _repeated(keys, snapshot.name)
 
 

@@ -28,17 +28,9 @@ from medfuncta_dist.shards.snapshot import Shard, Snapshot, commit_snapshot, new
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE, Guard
 from medfuncta_dist.task_map import Failed, FanOut, map_divided, may_be_the_items_fault
+from medfuncta_dist.telemetry.progress_report import OnProgress, ProgressReport
 
-__all__ = ["PackPlan", "PackProgress", "PackSource", "PackSummary", "PackTask", "pack", "pack_task", "plan"]
-
-
-@dataclass(frozen=True)
-class PackProgress:
-    """How far packing is: sources of the archive, and the ledger of what was packed so far, earlier runs included."""
-
-    sources_done: int
-    sources: int
-    counts: dict[str, int]
+__all__ = ["PackPlan", "PackSource", "PackSummary", "PackTask", "pack", "pack_task", "plan"]
 
 
 @dataclass(frozen=True)
@@ -54,9 +46,7 @@ class PackSummary:
     """Sources that this call packed or quarantined."""
 
 
-def pack(
-    run: RunFile, fan_out: FanOut, on_progress: Callable[[PackProgress], None], *, fence: Guard = ALONE
-) -> PackSummary:
+def pack(run: RunFile, fan_out: FanOut, on_progress: OnProgress, *, fence: Guard = ALONE) -> PackSummary:
     """Pack every scan of the run file's sources that is not packed yet; tasks go through ``fan_out``.
 
     Raises ``RunFileError`` (sources), ``RunChangedError`` (contract or salt are not the data set's),
@@ -105,9 +95,7 @@ def _require_known(parent: Snapshot | None, records: Sequence[PackRecord], store
         )
 
 
-def _reporter(
-    todo: PackPlan, sources: int, on_progress: Callable[[PackProgress], None]
-) -> Callable[[PackRecord], None]:
+def _reporter(todo: PackPlan, sources: int, on_progress: OnProgress) -> Callable[[PackRecord], None]:
     counts = total(record.counts for record in todo.records)
     left = sum(map(len, todo.groups))
 
@@ -115,7 +103,9 @@ def _reporter(
         nonlocal counts, left
         if record is not None:
             counts, left = total([counts, record.counts]), left - record.counts["sources"]
-        on_progress(PackProgress(sources - left, sources, counts))
+        lost = counts["quarantined"] + counts["sources_quarantined"]
+        notes: dict[str, float | str] = {"packed": counts["packed"], "quarantined": lost}
+        on_progress(ProgressReport("pack", sources - left, sources, notes))
 
     report(None)
     return report

@@ -6,22 +6,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.evaluation.evaluation_driver import EvaluateProgress, evaluate, report_folder
+from medfuncta_dist.evaluation.evaluation_driver import evaluate, report_folder
 from medfuncta_dist.run.fan_outs import compute_fan_out
-from medfuncta_dist.run.stage_progress import Notes, told
+from medfuncta_dist.run.stage_progress import open_reporter
 from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 
 
-def run_evaluate(run: RunFile, store: ObjectStore, fence: Fence, beside: Sequence[str] = ()) -> dict[str, Any]:
+def run_evaluate(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[str] = ()) -> dict[str, Any]:
     """Evaluate the latent table; the figures of the report."""
-    with told(run, store, "evaluate", "tasks", _read, fence, beside) as report:
-        summary = evaluate(run, compute_fan_out(run), report, fence=fence)
+    with open_reporter(run, store, "evaluate", fence, stages) as reporter:
+        summary = evaluate(run, compute_fan_out(run), reporter.report, fence=fence)
     return {**summary, "report": store.uri(f"{report_folder(run)}/report.html"), "said": list(_said(summary))}
-
-
-def _read(progress: EvaluateProgress) -> tuple[int, int, Notes]:
-    return progress.done, progress.total, {}
 
 
 def _said(summary: dict[str, Any]) -> list[str]:

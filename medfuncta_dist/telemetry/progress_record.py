@@ -21,6 +21,7 @@ from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing import strict_json
 from medfuncta_dist.storage.parsing.typed_record import typed
+from medfuncta_dist.telemetry.progress_report import UNITS, ProgressReport
 from medfuncta_dist.telemetry.storage_patience import impatient
 
 FORMAT_VERSION = 1
@@ -117,7 +118,7 @@ def begun(former: StageProgress | None, now: float, run: str, stage: str, unit: 
 
 
 class ProgressRecorder:
-    """``with ProgressRecorder(...) as recorder: recorder.at(3, 10)``. Telemetry: it never ends a run.
+    """``with ProgressRecorder(...) as recorder: recorder.record(report)``. Telemetry: it never ends a run.
 
     ``fence`` is passed before every write: a driver that has lost its lease tells no more.
 
@@ -131,7 +132,6 @@ class ProgressRecorder:
         run: str,
         stage: str,
         *,
-        unit: str,
         gpus: float = 0.0,
         job: str | None = None,
         fence: Fence | None = None,
@@ -142,7 +142,7 @@ class ProgressRecorder:
         self._fence, self._written = fence, float("-inf")
         former = _former(store, run, stage)
         self._keeps_finished = former is not None and former.finished is not None
-        self.progress = begun(former, clock(), run, stage, unit, job)
+        self.progress = begun(former, clock(), run, stage, UNITS[stage], job)
 
     def __enter__(self) -> ProgressRecorder:
         if not self._keeps_finished:
@@ -162,19 +162,14 @@ class ProgressRecorder:
             self.progress = replace(self.progress, failure=_failure(error))
         self._write()
 
-    def at(self, done: int, total: int, **notes: float) -> None:
-        """``done`` of ``total`` are done; written now and then."""
-        self.progress = advanced(self.progress, self._clock(), done, total, self._gpus, **notes)
+    def record(self, report: ProgressReport) -> None:
+        """Note how far the stage is; written now and then."""
+        if report.workers_started and self.progress.samples:  # under the same driver: the workers had to start again
+            self.progress = replace(self.progress, starts=self.progress.starts + 1)
+        now, figures = self._clock(), report.figures
+        self.progress = advanced(self.progress, now, report.done, report.total, self._gpus, **figures)
         if self._clock() - self._written >= self._write_s:
             self._write()
-
-    def note(self, **notes: float) -> None:
-        """A figure that came without an advance."""
-        self.progress = replace(self.progress, notes={**self.progress.notes, **notes})
-
-    def restarted(self) -> None:
-        """The worker group began again, under the same driver."""
-        self.progress = replace(self.progress, starts=self.progress.starts + 1)
 
     def _write(self) -> None:
         self._written, self._keeps_finished = self._clock(), False

@@ -13,7 +13,7 @@ SHORTEST_S = 30.0
 LONGEST_S = 3600.0
 """Nobody wants to lose more, however rare failures are: a rate is a guess."""
 FIRST_S = 60.0
-"""Before anything was measured."""
+"""Before the first checkpoint was measured."""
 
 
 def time_between_failures(prior_s: float, observed_s: float, failures: int) -> float:

@@ -37,6 +37,7 @@ from medfuncta_dist.submit.status.job_records import SubmissionRecord, write_job
 from medfuncta_dist.task_map import map_here
 from medfuncta_dist.telemetry.event_log import EventLog
 from medfuncta_dist.telemetry.progress_record import ProgressRecorder
+from medfuncta_dist.telemetry.progress_report import ProgressReport
 from medfuncta_dist.training.attempt import next_attempt
 from medfuncta_dist.training.checkpoints.checkpoint import Checkpoints, Facts
 from medfuncta_dist.training.checkpoints.training_state import AdamState
@@ -75,8 +76,8 @@ def drive(run: RunFile, store: ObjectStore) -> None:
     ):
         Submission.of(run, ["evaluate"], "monday").record(store, fence, {"run": run.name})
     write_job_record(store, run.name, SubmissionRecord("small-fit-1", ("fit",), 1, "kubernetes", 1.0, "0" * 64, "abc"))
-    with ProgressRecorder(store, run.name, "fit", unit="scans") as told:
-        told.at(13, 13, quarantined=0)
+    with ProgressRecorder(store, run.name, "fit") as recorder:
+        recorder.record(ProgressReport("fit", 13, 13, {"quarantined": 0}))
     with pytest.MonkeyPatch.context() as patch, suppress(RunFileError):
         patch.setenv(JOB_VARIABLE, "job-1")
         with ending_retries(store, run.name):

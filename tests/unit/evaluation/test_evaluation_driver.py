@@ -12,7 +12,7 @@ import pytest
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import LeaseLostError, RunFileError, StageOrderError, StorageError
-from medfuncta_dist.evaluation.evaluation_driver import EvaluateProgress, evaluate
+from medfuncta_dist.evaluation.evaluation_driver import evaluate
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import fit, locate_table
 from medfuncta_dist.network.network_loader import network_here
@@ -21,6 +21,7 @@ from medfuncta_dist.storage.leases.lease_claim import take
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import Done, Failed, map_here
 from medfuncta_dist.telemetry.event_log import EventLog
+from medfuncta_dist.telemetry.progress_report import ProgressReport
 from tests.unit.latents.fitted import COUNTS, LATENT, network, publish, ready, run_file
 from tests.writers import PATIENT, structured, write_ecg_csv, write_nifti
 
@@ -137,7 +138,7 @@ def test_results_do_not_depend_on_the_order_of_completion(run, summary):
 
 
 def test_progress_reaches_the_end(run):
-    seen: list[EvaluateProgress] = []
+    seen: list[ProgressReport] = []
     evaluate(run, map_here, seen.append)
     assert seen[-1].done == seen[-1].total > 0
 

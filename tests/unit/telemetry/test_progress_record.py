@@ -19,6 +19,7 @@ from medfuncta_dist.telemetry.progress_record import (
     read_progress,
     thinned,
 )
+from medfuncta_dist.telemetry.progress_report import ProgressReport
 
 
 class Clock:
@@ -30,7 +31,11 @@ class Clock:
 
 
 def recorder(store: ObjectStore, clock: Clock, **given: object) -> ProgressRecorder:
-    return ProgressRecorder(store, "x", "fit", unit="scans", clock=clock, **given)  # type: ignore[arg-type]
+    return ProgressRecorder(store, "x", "fit", clock=clock, **given)  # type: ignore[arg-type]
+
+
+def report(done: int, total: int, *, workers_started: bool = False, **notes: float) -> ProgressReport:
+    return ProgressReport("fit", done, total, dict(notes), workers_started)
 
 
 def test_what_is_told_is_read_back_and_written_only_now_and_then(tmp_path: Path) -> None:
@@ -38,10 +43,10 @@ def test_what_is_told_is_read_back_and_written_only_now_and_then(tmp_path: Path)
     assert read_progress(store, "x", "fit") is None
     with recorder(store, clock, gpus=8.0) as told:
         clock.now += 5
-        told.at(10, 100, quarantined=1)
+        told.record(report(10, 100, quarantined=1))
         assert read_progress(store, "x", "fit").done == 0
         clock.now += 5
-        told.at(20, 100, psnr=31.5)
+        told.record(report(20, 100, psnr=31.5))
         found = read_progress(store, "x", "fit")
         assert found == told.progress
         assert (found.done, found.total, found.notes) == (20, 100, {"quarantined": 1, "psnr": 31.5})
@@ -55,7 +60,7 @@ def test_the_next_driver_goes_on_counting_and_time_between_them_is_nobodys(tmp_p
     store, clock = ObjectStore(str(tmp_path)), Clock()
     told = recorder(store, clock)
     clock.now += 20
-    told.at(10, 100)
+    told.record(report(10, 100))
     with pytest.raises(StorageError), told:
         raise StorageError("no room", do="make some")
     assert read_progress(store, "x", "fit").failure == {"kind": "StorageError", "what": "no room", "do": "make some"}
@@ -63,8 +68,9 @@ def test_the_next_driver_goes_on_counting_and_time_between_them_is_nobodys(tmp_p
     with recorder(store, clock) as told:
         assert told.progress.failure is None
         clock.now += 7
-        told.at(40, 100)
-        told.restarted()
+        told.record(report(20, 100, workers_started=True))
+        told.record(report(40, 100))
+        told.record(report(30, 100, workers_started=True))
     found = read_progress(store, "x", "fit")
     assert (found.starts, found.held_s, found.began, found.started) == (3, 27.0, 100.0, 1120.0)
     assert recorder(store, clock).progress.starts == 1  # a finished stage begins anew
@@ -73,14 +79,14 @@ def test_the_next_driver_goes_on_counting_and_time_between_them_is_nobodys(tmp_p
 def test_a_finished_stage_stays_finished_until_the_next_driver_reports_or_fails(tmp_path: Path) -> None:
     store, clock = ObjectStore(str(tmp_path)), Clock()
     with recorder(store, clock) as told:
-        told.at(100, 100)
+        told.record(report(100, 100))
     finished = read_progress(store, "x", "fit")
     seen = []
 
     def refused(*reports: int) -> None:
         with recorder(store, clock) as told:
             for done in reports:
-                told.at(done, 120)
+                told.record(report(done, 120))
             seen.append(read_progress(store, "x", "fit"))
             raise RunFileError("another salt")
 
@@ -106,7 +112,7 @@ def test_workers_that_go_back_to_a_checkpoint_are_measured_anew(tmp_path: Path) 
     told = recorder(ObjectStore(str(tmp_path)), clock)
     for done in (100, 200, 150, 160):
         clock.now += 10
-        told.at(done, 1000)
+        told.record(report(done, 1000))
     assert rate(told.progress.samples) == 1.0
 
 
@@ -137,7 +143,7 @@ def test_a_record_whose_values_are_of_another_kind_never_ends_a_stage(tmp_path: 
     with pytest.raises(IntegrityError, match=next(iter(field))):
         read_progress(store, "x", "fit")
     with recorder(store, Clock()) as told:
-        told.at(1, 2)
+        told.record(report(1, 2))
     assert read_progress(store, "x", "fit").done == 2
 
 
@@ -156,8 +162,8 @@ def test_a_driver_that_comes_back_after_a_takeover_tells_no_more(tmp_path: Path)
         with recorder(store, Clock(), fence=late.fence) as told:
             late.give_back()
             with recorder(store, Clock(), fence=take(store, "lease.json", 60, print).fence) as successor:
-                successor.at(5, 5)
-            told.at(1, 5)
+                successor.record(report(5, 5))
+            told.record(report(1, 5))
             raise late.lost("it changed hands")
 
     with pytest.raises(LeaseLostError):
@@ -169,7 +175,7 @@ def test_a_driver_that_comes_back_after_a_takeover_tells_no_more(tmp_path: Path)
 def test_storage_that_fails_does_not_end_the_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "root").write_text("a file where a folder should be")
     with recorder(ObjectStore(str(tmp_path / "root"), deadline_s=0.1), Clock()) as told:
-        told.at(1, 2)
+        told.record(report(1, 2))
     assert "progress was not written" in capsys.readouterr().err
 
 

@@ -10,6 +10,7 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry import storage_patience
 from medfuncta_dist.telemetry.event_log import EventLog
 from medfuncta_dist.telemetry.progress_record import ProgressRecorder, begun
+from medfuncta_dist.telemetry.progress_report import ProgressReport
 from medfuncta_dist.telemetry.storage_patience import TELL_S, impatient
 
 
@@ -32,8 +33,8 @@ def log_and_close(store: ObjectStore) -> None:
 
 
 def record_and_leave(store: ObjectStore) -> None:
-    with ProgressRecorder(store, "r", "fit", unit="scans") as told:
-        told.at(1, 2)
+    with ProgressRecorder(store, "r", "fit") as told:
+        told.record(ProgressReport("fit", 1, 2))
 
 
 @pytest.mark.parametrize("tell", [log_and_close, record_and_leave])

@@ -1,7 +1,7 @@
-"""What one rank of one attempt works with: opened before its first step, closed after its last, however that ends.
+"""Sets up one rank of one attempt: what it works with, and the network as the newest checkpoint has it.
 
 Whatever runs beside training or must be closed (the heartbeat's thread, telemetry, the thread that fetches scans) is
-entered on one stack, the moment it is there. So a start that fails halfway leaves none of it behind.
+entered on one exit stack as soon as it exists. So a start that fails halfway leaves none of it running.
 """
 
 from __future__ import annotations
@@ -28,32 +28,32 @@ from medfuncta_dist.training.attempt import Attempt, next_attempt
 from medfuncta_dist.training.checkpoints.checkpoint import Checkpoint, Checkpoints, Facts
 from medfuncta_dist.training.checkpoints.checkpoint_cadence import Cadence
 from medfuncta_dist.training.checkpoints.training_state import require_kinds
-from medfuncta_dist.training.driver_channel import Line
+from medfuncta_dist.training.driver_channel import DriverChannel
 from medfuncta_dist.training.feed import Feed
-from medfuncta_dist.training.liveness.heartbeat import Beat
-from medfuncta_dist.training.liveness.heartbeat_sender import Pulse
+from medfuncta_dist.training.liveness.heartbeat import Heartbeat
+from medfuncta_dist.training.liveness.heartbeat_sender import HeartbeatSender
 from medfuncta_dist.training.optim.engine import Engine
 from medfuncta_dist.training.optim.parameter_groups import kinds_of_state
 from medfuncta_dist.training.reporting.leader import Leader
-from medfuncta_dist.training.reporting.previous_attempts import Past, past
+from medfuncta_dist.training.reporting.previous_attempts import PreviousAttempts, read_previous_attempts
 from medfuncta_dist.training.reporting.telemetry_sinks import open_telemetry
 from medfuncta_dist.training.world import World
 
 
 @dataclass(frozen=True)
-class Place:
-    """A rank's place in an attempt, before there is a network."""
+class RankContext:
+    """What a rank of an attempt works with, before there is a network."""
 
     run: RunFile
     fence: Guard
     world: World
     store: ObjectStore
     attempt: Attempt
-    line: Line
-    pulse: Pulse
+    channel: DriverChannel
+    heartbeat: HeartbeatSender
     nodes: list[str]
     """Of every rank."""
-    past: Past | None
+    previous: PreviousAttempts | None
     """On rank 0."""
     leader: Leader
     snapshot: Snapshot
@@ -68,7 +68,7 @@ class Place:
 
     def facts(self, step: int) -> Facts:
         """What a checkpoint of this step is of."""
-        epoch, batch = self.feed.place(step)
+        epoch, batch = self.feed.epoch_and_batch(step)
         return Facts(
             step=step,
             epoch=epoch,
@@ -84,7 +84,7 @@ class Place:
 
 
 @dataclass(frozen=True)
-class Restored:
+class RestoredNetwork:
     """A network ready for its next step."""
 
     learner: MetaLearner
@@ -96,80 +96,110 @@ class Restored:
     """They know which ones are damaged."""
 
 
-def open_place(
-    run: RunFile, snapshot_digest: str, line: Line, fence: Guard, node: str, world: World, opened: ExitStack
-) -> Place:
-    """This process's place in a new attempt. Rank 0 numbers the attempt and opens the telemetry."""
-    store, leads = ObjectStore(run.storage), world.leads
-    attempt: Attempt = world.from_leader(next_attempt(store, run.name, fence) if leads else None)
-    line = line.of(attempt.name)
-    if leads:
-        opened.callback(line.over)
-    pulse = opened.enter_context(Pulse(line.beat, _first_beat(attempt, world.rank, node), run.train.hang_timeout))
+def open_rank(
+    run: RunFile,
+    snapshot_digest: str,
+    channel: DriverChannel,
+    fence: Guard,
+    node: str,
+    world: World,
+    stack: ExitStack,
+) -> RankContext:
+    """Set up this rank for a new attempt. Rank 0 numbers the attempt and opens the telemetry."""
+    store = ObjectStore(run.storage)
+    attempt: Attempt = world.broadcast_from_leader(next_attempt(store, run.name, fence) if world.is_leader else None)
+    channel = channel.for_attempt(attempt.name)
+    if world.is_leader:
+        stack.callback(channel.mark_finished)
+    first = _first_heartbeat(attempt, world.rank, node)
+    heartbeat = stack.enter_context(HeartbeatSender(channel.send_heartbeat, first, run.train.hang_timeout))
     nodes = world.gather(node)
-    before = past(store, run.name, line.reached(), lambda text: line.tell("note", text=text)) if leads else None
-    leader = _leader(run, store, attempt, line, before, nodes)
-    opened.callback(leader.close)
+    previous = _previous_attempts(run, store, channel) if world.is_leader else None
+    leader = _leader(run, store, attempt, channel, previous, nodes)
+    stack.callback(leader.close)
     snapshot = load_snapshot(store, run.dataset, snapshot_digest)
     feed = Feed(run, store, snapshot, world)
-    return Place(run, fence, world, store, attempt, line, pulse, nodes, before, leader, snapshot, feed)
+    return RankContext(run, fence, world, store, attempt, channel, heartbeat, nodes, previous, leader, snapshot, feed)
 
 
-def restore(place: Place, opened: ExitStack) -> Restored:
+def restore(rank: RankContext, stack: ExitStack) -> RestoredNetwork:
     """The learner and its engine, as the newest whole checkpoint has them, or as a run begins."""
-    learner, checkpoints = new_learner(place.run), place.checkpoints
-    found = _newest(place, checkpoints, learner)
+    learner, checkpoints = new_learner(rank.run), rank.checkpoints
+    found = _newest(rank, checkpoints, learner)
     first = found.facts.step if found is not None else 0
-    batches = opened.enter_context(place.feed.batches(first))  # Scans are fetched while the engine is built.
+    batches = stack.enter_context(rank.feed.batches(first))  # Scans are fetched while the engine is built.
     if found is not None:
         learner.load({name: whole.param for name, whole in found.state.items()})
-    engine = Engine(learner, place.run.train)
+    engine = Engine(learner, rank.run.train)
     if found is not None:
-        engine.still_step(*place.feed.still_inputs())
+        engine.create_moments(*rank.feed.zero_inputs())
         engine.load_moments(found.state, found.facts.step)
-    return Restored(learner, engine, first, batches, checkpoints)
+    return RestoredNetwork(learner, engine, first, batches, checkpoints)
 
 
-def _first_beat(attempt: Attempt, rank: int, node: str) -> Beat:
-    return Beat(attempt.name, rank, node, os.getpid(), 0, "starting", 0, 0, waits=False, patient=True)
+def _first_heartbeat(attempt: Attempt, rank: int, node: str) -> Heartbeat:
+    return Heartbeat(
+        attempt=attempt.name,
+        rank=rank,
+        node=node,
+        pid=os.getpid(),
+        step=0,
+        phase="starting",
+        phases_begun=0,
+        life_signs=0,
+        waits_for_others=False,
+        may_be_slow=True,
+    )
+
+
+def _previous_attempts(run: RunFile, store: ObjectStore, channel: DriverChannel) -> PreviousAttempts:
+    def notify(text: str) -> None:
+        channel.post("note", text=text)
+
+    return read_previous_attempts(store, run.name, channel.previous_attempt_end(), notify)
 
 
 def _leader(
-    run: RunFile, store: ObjectStore, attempt: Attempt, line: Line, before: Past | None, nodes: list[str]
+    run: RunFile,
+    store: ObjectStore,
+    attempt: Attempt,
+    channel: DriverChannel,
+    previous: PreviousAttempts | None,
+    nodes: list[str],
 ) -> Leader:
-    """Rank 0's telemetry and its line to the driver; on other ranks, a leader that does nothing."""
-    if before is None:
-        return Leader(None, line.tell, line.stopping, Cadence(run.train, math.inf))
-    between_failures_s = before.between_failures_s(run.train, len(set(nodes)))
-    return Leader(open_telemetry(run, store, attempt), line.tell, line.stopping, Cadence(run.train, between_failures_s))
+    """Rank 0's telemetry and its channel to the driver; on other ranks, a leader that does nothing."""
+    if previous is None:
+        return Leader(None, channel.post, channel.stop_requested, Cadence(run.train, math.inf))
+    cadence = Cadence(run.train, previous.time_between_failures_s(run.train, len(set(nodes))))
+    return Leader(open_telemetry(run, store, attempt), channel.post, channel.stop_requested, cadence)
 
 
-def _newest(place: Place, checkpoints: Checkpoints, learner: MetaLearner) -> Checkpoint | None:
+def _newest(rank: RankContext, checkpoints: Checkpoints, learner: MetaLearner) -> Checkpoint | None:
     """The newest whole checkpoint: rank 0 finds and verifies it, the others then read the same one."""
-    world = place.world
-    found = checkpoints.restore_latest(learner.shapes, place.leader.say) if world.leads else None
-    record = world.from_leader(found.record if found is not None else None)
+    world = rank.world
+    found = checkpoints.restore_latest(learner.shapes, rank.leader.notify) if world.is_leader else None
+    record = world.broadcast_from_leader(found.record if found is not None else None)
     if record is not None and found is None:
         found = checkpoints.load(record, learner.shapes)
     if found is not None:
-        where = place.store.uri(found.record)
-        _check_same(found.facts, place.facts(place.run.train.steps), where)
-        require_kinds(found.state, kinds_of_state(learner, place.run.train), where)
+        where = rank.store.uri(found.record)
+        _check_same(found.facts, rank.facts(rank.run.train.steps), where)
+        require_kinds(found.state, kinds_of_state(learner, rank.run.train), where)
     return found
 
 
 def _check_same(found: Facts, expected: Facts, where: str) -> None:
     """A checkpoint of another data set, network or later step is refused; world size and ZeRO stage do not matter."""
-    for name, told in (("dataset_digest", "data set"), ("field_digest", "field section")):
+    for name, what in (("dataset_digest", "data set"), ("field_digest", "field section")):
         if getattr(found, name) != getattr(expected, name):
             raise RunChangedError(
-                f"the checkpoint was trained with another {told}",
+                f"the checkpoint was trained with another {what}",
                 where=where,
                 do="use another run name for another run",
             )
     if found.step > expected.step:
         raise RunChangedError(
-            f"train.steps is {expected.step}, but step {found.step} is done already",
+            f"train.steps is {expected.step}, but step {found.step} is already done",
             where=where,
             do="raise train.steps, or use another run name",
         )
