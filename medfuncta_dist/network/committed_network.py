@@ -9,6 +9,7 @@ written last, only by the driver that holds the lease, and decides which network
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -23,9 +24,10 @@ from medfuncta_dist.fields.siren import FieldSpec, Params
 from medfuncta_dist.meta.inner_rates import inner_rates
 from medfuncta_dist.network.core_settings import field_spec, trained_rates
 from medfuncta_dist.shards.snapshot import Snapshot
-from medfuncta_dist.storage.commit_record import read_as
+from medfuncta_dist.storage.commit_record import read_as, read_record
 from medfuncta_dist.storage.digest import sha256_bytes
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.parsing.strict_json import RESTORE
 from medfuncta_dist.storage.publish import Guard, NewRecord, publish
 
 KIND = "network"
@@ -57,12 +59,6 @@ class Committed:
     dataset_digest: str
     run_digest: str
 
-    def ref(self, run: str, where: str) -> NetworkRef:
-        """Where its files are, below the network folder of ``run``. IntegrityError, naming ``where``, if elsewhere."""
-        paths = files_below(asdict(self), (WEIGHTS_FILE, DESCRIPTION_FILE), where, run)
-        weights, description = (f"{network_folder(run)}/{path}" for path in paths)
-        return NetworkRef(weights, description, self.digest)
-
 
 def committed_network(store: ObjectStore, run: str) -> Committed | None:
     """The commit record of a run's network; None until training has finished. IntegrityError if it is damaged."""
@@ -70,22 +66,34 @@ def committed_network(store: ObjectStore, run: str) -> Committed | None:
         done = read_as(Committed, store, record_path(run), KIND)
     except ObjectMissingError:
         return None
-    done.ref(run, store.uri(record_path(run)))  # a path that leads elsewhere is damage, too
+    _ref(asdict(done), run, store.uri(record_path(run)))  # a path that leads elsewhere is damage, too
     return done
 
 
 def published_network(store: ObjectStore, run: str) -> NetworkRef:
     """Where the run's finished network is. StageOrderError until training has finished."""
-    done = committed_network(store, run)
-    if done is None:
+    try:
+        body = read_record(store, record_path(run), KIND)
+    except ObjectMissingError as error:
         where = store.uri(network_folder(run))
-        raise StageOrderError("the shared network is not trained yet", where=where, do="run the train stage first")
-    return done.ref(run, store.uri(record_path(run)))
+        what = "the shared network is not trained yet"
+        raise StageOrderError(what, where=where, do="run the train stage first") from error
+    return _ref(body, run, store.uri(record_path(run)))
 
 
 def record_path(run: str) -> str:
     """Path of the commit record of a run's network, relative to the storage root."""
     return f"{network_folder(run)}/{RECORD_FILE}"
+
+
+def _ref(body: Mapping[str, Any], run: str, where: str) -> NetworkRef:
+    """The network that a record's body names. IntegrityError, naming ``where``, unless it is in the run's folder."""
+    digest = body.get("digest")
+    if not isinstance(digest, str):
+        raise IntegrityError("the network's commit record names no digest", where=where, do=RESTORE)
+    paths = files_below(body, (WEIGHTS_FILE, DESCRIPTION_FILE), where, run)
+    weights, description = (f"{network_folder(run)}/{path}" for path in paths)
+    return NetworkRef(weights, description, digest)
 
 
 def commit_network(

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.stage_names import STAGES, require_stages
 from medfuncta_dist.errors import ClusterError, MedfunctaError, RunChangedError, RunFileError
-from medfuncta_dist.storage.leases.compare_and_swap import Swap
+from medfuncta_dist.storage.leases.compare_and_swap import ConditionalStore
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.backends.backend import Backend
 from medfuncta_dist.submit.manifest.base_manifest import load_base
@@ -108,7 +108,7 @@ def submit(request: Request, backend: Backend, readiness: Readiness) -> Sent:
     readiness.require_ready(run, store, stages)
     (manifest,) = manifests(replace(request, stages=stages, together=True), recorded, backend)
     record = record_of(request, stages, recorded, backend)
-    if not create_job(Swap.of(store), run.name, record):
+    if not create_job(ConditionalStore.probe(store), run.name, record):
         return _sent(request, _winner(run, store, record.name, backend), new=False)
     try:
         backend.submit(manifest)

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from medfuncta_dist.errors import RunChangedError, RunFileError
-from medfuncta_dist.storage.leases.compare_and_swap import Swap
+from medfuncta_dist.storage.leases.compare_and_swap import ConditionalStore
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.backends.backend import Backend
 from medfuncta_dist.submit.backends.kubernetes.kubernetes_jobs import KubernetesJobs
@@ -51,9 +51,9 @@ def _require_new_key(request: Request, recorded: Sequence[Submitted]) -> None:
 
 def _create(store: ObjectStore, run: str, records: Sequence[Submitted]) -> None:
     """All of the records, or none."""
-    swap = Swap.of(store)
+    conditional = ConditionalStore.probe(store)
     for number, record in enumerate(records):
-        if not create_job(swap, run, record):
+        if not create_job(conditional, run, record):
             for made in records[:number]:
                 delete_job(store, run, made.name)
             raise taken(record.name)

@@ -13,7 +13,7 @@ from typing import Any
 
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError
 from medfuncta_dist.storage.commit_record import read_record, read_records
-from medfuncta_dist.storage.leases.compare_and_swap import Swap
+from medfuncta_dist.storage.leases.compare_and_swap import ConditionalStore
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import NewRecord, Unfenced, publish, publish_first
 from medfuncta_dist.telemetry.progress_record import StageProgress, read_progress
@@ -81,9 +81,9 @@ def read_jobs(store: ObjectStore, run: str) -> list[Submitted]:
     return sorted((_submitted(path, record.body) for path, record in records), key=lambda s: (s.time, s.name))
 
 
-def create_job(swap: Swap, run: str, submitted: Submitted) -> bool:
+def create_job(conditional: ConditionalStore, run: str, submitted: Submitted) -> bool:
     """Record a submission where its name is still free; False where somebody has it."""
-    return publish_first(swap, NewRecord(_job_path(run, submitted.name), JOB_KIND, _body(submitted)))
+    return publish_first(conditional, NewRecord(_job_path(run, submitted.name), JOB_KIND, _body(submitted)))
 
 
 def read_job(store: ObjectStore, run: str, name: str) -> Submitted | None:
