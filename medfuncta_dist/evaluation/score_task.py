@@ -15,7 +15,8 @@ from medfuncta_dist.fitting.fit_plan import FitWork
 from medfuncta_dist.fitting.worker_settings import WorkerSettings
 from medfuncta_dist.latents import table
 from medfuncta_dist.latents.table import PartRef
-from medfuncta_dist.network.network_loader import NetworkRef, network_here
+from medfuncta_dist.network.committed_network import NetworkRef
+from medfuncta_dist.network.network_loader import network_here
 from medfuncta_dist.shards.snapshot import read_index
 
 FORMAT_VERSION = "1"

@@ -13,8 +13,9 @@ from medfuncta_dist.fitting.fit_plan import FitWork, cover, plan, ranges
 from medfuncta_dist.fitting.fit_task import FitTask, Fitted, fit_task
 from medfuncta_dist.fitting.latent_ledger import Counts, Quarantined, Spread
 from medfuncta_dist.fitting.worker_settings import WorkerSettings
+from medfuncta_dist.network.committed_network import NetworkRef, published_network
 from medfuncta_dist.network.core_settings import fit_settings
-from medfuncta_dist.network.network_loader import NetworkRef, load_network, published_network
+from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
 from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.storage.object_store import ObjectStore

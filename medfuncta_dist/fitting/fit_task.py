@@ -27,7 +27,8 @@ from medfuncta_dist.fitting.worker_settings import WorkerSettings
 from medfuncta_dist.latents import table
 from medfuncta_dist.latents.fit import FitResult, FitSettings, Fitter
 from medfuncta_dist.latents.table import Row
-from medfuncta_dist.network.network_loader import KEPT, NetworkRef, network_here
+from medfuncta_dist.network.committed_network import NetworkRef
+from medfuncta_dist.network.network_loader import KEPT, network_here
 from medfuncta_dist.shards.sample import Sample, decode
 from medfuncta_dist.shards.snapshot import Shard
 from medfuncta_dist.storage.object_store import ObjectStore

@@ -16,7 +16,8 @@ from medfuncta_dist.fitting.fit_plan import cover
 from medfuncta_dist.integrity.latent_damage import find_damage
 from medfuncta_dist.integrity.repair import REPAIRS, repaired
 from medfuncta_dist.integrity.verify_shards import Fault, verify_snapshot
-from medfuncta_dist.network.network_loader import load_network, published_network
+from medfuncta_dist.network.committed_network import published_network
+from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.run.fan_outs import cpu_fan_out
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore

@@ -140,7 +140,7 @@ def read_part(store: ObjectStore, folder: str, part: PartRef, columns: Sequence[
 
 def parse_table(data: bytes, where: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Parquet bytes of a part, or of an exported table, as a table; refuses what this version does not read."""
-    file = parquet.opened(data, where, row_bytes=LARGEST_ROW)
+    file = parquet.open_parquet(data, where, row_bytes=LARGEST_ROW)
     metadata = file.schema_arrow.metadata or {}
     version, kind = metadata.get(b"format_version"), metadata.get(b"kind")
     if version != FORMAT_VERSION.encode() or kind != KIND.encode():

@@ -80,7 +80,7 @@ class _Keeper:
             except MedfunctaError as error:
                 if time.monotonic() - proved > self._claim.ttl:
                     return self._lose(
-                        self._claim.lost(f"it could not be proved for {self._claim.ttl:g} s: {error.what}")
+                        self._claim.lost_error(f"it could not be proved for {self._claim.ttl:g} s: {error.what}")
                     )
                 self._say(f"the lease could not be renewed, trying again: {error.what}")
                 wait = min(RETRY_S, self._claim.ttl / BEATS)

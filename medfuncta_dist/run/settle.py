@@ -12,8 +12,7 @@ from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.machine.products import Products
 from medfuncta_dist.meta.machine.self_check import Trial, Verdict, self_check
 from medfuncta_dist.meta.sweeps.chunks import Chunks
-from medfuncta_dist.network.committed_network import field_spec
-from medfuncta_dist.network.core_settings import chunks_of
+from medfuncta_dist.network.core_settings import chunks_of, field_spec
 from medfuncta_dist.run.fan_outs import compute_fan_out
 from medfuncta_dist.run.frozen_run_file import run_path
 from medfuncta_dist.storage.object_store import ObjectStore

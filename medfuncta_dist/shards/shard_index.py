@@ -79,7 +79,7 @@ def parse_index(data: bytes, *, shard_size: int, samples: int, where: str) -> pa
 
     Raises ``FormatVersionError`` for an unknown version, ``IntegrityError`` for anything else that does not fit.
     """
-    file = parquet.opened(data, where, row_bytes=LARGEST_ROW, rows=samples)
+    file = parquet.open_parquet(data, where, row_bytes=LARGEST_ROW, rows=samples)
     _check_schema(file.schema_arrow, where)
     table = parquet.read(file, where)
     if any(column.null_count for column in table.columns):

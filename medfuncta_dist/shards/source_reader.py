@@ -19,8 +19,8 @@ from medfuncta_dist.scans.scan import Scan
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.pack_plan import PackSource
 from medfuncta_dist.shards.sample import encode
-from medfuncta_dist.storage.request_failures import explain, is_of_the_machine
-from medfuncta_dist.storage.sources import ANONYMOUS, local_copy
+from medfuncta_dist.storage.request_failures import explain, is_machine_failure
+from medfuncta_dist.storage.sources import ANONYMOUS_SOURCE, local_copy
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ class SourceReader:
         except (MedfunctaError, MemoryError):
             raise
         except Exception as error:  # a library's: its message may quote the file
-            if isinstance(error, OSError) and is_of_the_machine(error):
-                raise explain(error, ANONYMOUS) from None
+            if isinstance(error, OSError) and is_machine_failure(error):
+                raise explain(error, ANONYMOUS_SOURCE) from None
             yield BadSource(f"the reader failed: {type(error).__name__}")
 
     def _found(self, source: PackSource, found: Found) -> Iterator[Event]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunChangedError, RunFileError
 from medfuncta_dist.fitting.fit_plan import chosen_splits
-from medfuncta_dist.network.network_loader import load_network, published_network
+from medfuncta_dist.network.committed_network import published_network
+from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.run.frozen_run_file import pin_path
 from medfuncta_dist.shards.data_contract import require_contract
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot

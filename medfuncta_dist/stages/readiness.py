@@ -31,7 +31,7 @@ def require_ready(run: RunFile, store: ObjectStore, stages: Sequence[str]) -> No
 
 def is_complete(run: RunFile, store: ObjectStore, stage: str) -> bool:
     """Whether a stage's outputs are all there, whoever made them. Scans that came since are a new pack's business."""
-    from medfuncta_dist.network.network_loader import published_network
+    from medfuncta_dist.network.committed_network import published_network
     from medfuncta_dist.shards.snapshot import newest_snapshot
 
     if stage == "pack":

@@ -19,7 +19,7 @@ from medfuncta_dist import __version__
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunChangedError
 from medfuncta_dist.meta.outer_loop import MetaLearner
-from medfuncta_dist.network.committed_network import new_learner
+from medfuncta_dist.network.core_settings import new_learner
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard

@@ -12,8 +12,7 @@ from torch import Tensor
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.fields.siren import FieldSpec, Params, field
 from medfuncta_dist.latents.fit import Fitter
-from medfuncta_dist.network.committed_network import trained_rates
-from medfuncta_dist.network.core_settings import fit_settings
+from medfuncta_dist.network.core_settings import fit_settings, trained_rates
 from medfuncta_dist.shards.snapshot import Snapshot
 from medfuncta_dist.streaming.sample_order import SampleId
 from medfuncta_dist.streaming.sample_reader import SampleReader

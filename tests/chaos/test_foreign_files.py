@@ -21,7 +21,8 @@ from medfuncta_dist.config.submission_id import JOB_VARIABLE
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, RunFileError
 from medfuncta_dist.fields.siren import init_params
 from medfuncta_dist.fitting.fit_driver import fit
-from medfuncta_dist.network.committed_network import commit_network, committed_network, field_spec
+from medfuncta_dist.network.committed_network import commit_network, committed_network
+from medfuncta_dist.network.core_settings import field_spec
 from medfuncta_dist.run.frozen_run_file import freeze
 from medfuncta_dist.run.idempotency import Submission
 from medfuncta_dist.run.terminal_record import ending_retries

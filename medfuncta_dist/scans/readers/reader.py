@@ -16,7 +16,7 @@ from typing import Protocol
 
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.scan import Scan
-from medfuncta_dist.storage.request_failures import is_of_the_machine
+from medfuncta_dist.storage.request_failures import is_machine_failure
 
 MAX_VALUES = 2**29
 """Values of one scan: a whole-body CT of 512 x 512 x 2048. A header that declares more is damaged, or an attack."""
@@ -69,7 +69,7 @@ def refusing(reason: str) -> Iterator[None]:
     except (ScanError, MemoryError):
         raise
     except OSError as error:
-        if is_of_the_machine(error):
+        if is_machine_failure(error):
             raise
         # An error number comes from the system (permission, disk); libraries raise OSError without one.
         raise ScanError(

@@ -21,7 +21,8 @@ from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.evaluation.evaluation_driver import evaluate
 from medfuncta_dist.fields.siren import Params, init_params
 from medfuncta_dist.fitting.fit_driver import fit
-from medfuncta_dist.network.committed_network import commit_network, field_spec
+from medfuncta_dist.network.committed_network import commit_network
+from medfuncta_dist.network.core_settings import field_spec
 from medfuncta_dist.run.driver_lease import holding
 from medfuncta_dist.run.frozen_run_file import freeze
 from medfuncta_dist.run.idempotency import Submission

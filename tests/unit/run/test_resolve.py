@@ -14,8 +14,7 @@ from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.machine.self_check import Verdict
 from medfuncta_dist.meta.sweeps.chunks import ACTIVATION_BYTES, Chunks
 from medfuncta_dist.meta.sweeps.folded import fold
-from medfuncta_dist.network.committed_network import field_spec, new_learner
-from medfuncta_dist.network.core_settings import arithmetic_of, chunks_of, fit_settings
+from medfuncta_dist.network.core_settings import arithmetic_of, chunks_of, field_spec, fit_settings, new_learner
 from medfuncta_dist.run.frozen_run_file import freeze
 from medfuncta_dist.run.resolve import GPU_ACTIVATION_BYTES, activation_bytes, resolved
 from medfuncta_dist.run.settle import settled

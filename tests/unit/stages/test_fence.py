@@ -15,7 +15,8 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import LeaseLostError
 from medfuncta_dist.evaluation.evaluation_driver import evaluate
 from medfuncta_dist.fitting.fit_driver import fit
-from medfuncta_dist.network.committed_network import commit_network, new_learner
+from medfuncta_dist.network.committed_network import commit_network
+from medfuncta_dist.network.core_settings import new_learner
 from medfuncta_dist.run.frozen_run_file import freeze, thaw
 from medfuncta_dist.run.settle import settled
 from medfuncta_dist.shards.pack_driver import pack

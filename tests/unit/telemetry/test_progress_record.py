@@ -164,7 +164,7 @@ def test_a_driver_that_comes_back_after_a_takeover_tells_no_more(tmp_path: Path)
             with recorder(store, Clock(), fence=take(store, "lease.json", 60, print).fence) as successor:
                 successor.record(report(5, 5))
             told.record(report(1, 5))
-            raise late.lost("it changed hands")
+            raise late.lost_error("it changed hands")
 
     with pytest.raises(LeaseLostError):
         superseded()
