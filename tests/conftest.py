@@ -26,6 +26,22 @@ install_import_hook(
 from medfuncta_dist.quickstart.embedded_s3 import EmbeddedS3  # noqa: E402
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Where two processes share the tests (`make test`), one of them has the session's one Ray cluster and begins with
+    all tests of it; each other file is run whole by one process, so that its fixtures are made once."""
+    if not getattr(config.option, "loadgroup", False):
+        return
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group("ray" if needs_ray(item) else item.path.stem))
+    items.sort(key=lambda item: not needs_ray(item))
+
+
+def needs_ray(item: pytest.Item) -> bool:
+    """Whether a test, or a fixture that it uses, asks for the session's cluster."""
+    return "ray_cluster" in getattr(item, "fixturenames", ())
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedS3]:
     """A real S3 server; its address and credentials are in the environment for the whole session."""
