@@ -27,7 +27,7 @@ test: $(INSTALLED)
 
 # All of them, and more examples of each property (docs/testing.md).
 test-all: $(INSTALLED)
-	HYPOTHESIS_PROFILE=full $(BIN)/python -m pytest $(TESTED)
+	$(BIN)/python -m pytest $(TESTED) --hypothesis-profile full
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 # Before torch or numpy start their thread pools: workers x threads must not exceed the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -24,6 +25,13 @@ install_import_hook(
 )
 
 from medfuncta_dist.quickstart.embedded_s3 import EmbeddedS3  # noqa: E402
+
+
+# Without deadlines: how long one example takes tells nothing where processes share the cores. `make test-all` asks for
+# "full" by pytest's option; a property that names its own number of examples keeps it.
+settings.register_profile("short", deadline=None)
+settings.register_profile("full", deadline=None, max_examples=500)
+settings.load_profile("short")
 
 
 @pytest.hookimpl(tryfirst=True)

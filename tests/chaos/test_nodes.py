@@ -43,7 +43,6 @@ def said(found: dict[str, Any], kind: str) -> list[dict[str, Any]]:
     return [fields for name, fields in found["saw"] if name == kind]
 
 
-@pytest.mark.slow
 @pytest.mark.fault("drain")
 @pytest.mark.parametrize("notice", NOTICES_S)
 def test_a_drained_node_s_work_is_saved_before_its_deadline_and_goes_on_elsewhere(

@@ -200,6 +200,7 @@ def test_storage_that_refuses_checkpoints_is_said_and_ends_the_run_only_when_it_
     assert (summary.first_step, summary.steps) == (0, STEPS)
 
 
+@pytest.mark.slow
 def test_workers_that_die_more_often_than_allowed_end_the_run_in_words(storage: str, snapshot: str) -> None:
     def kill(kind: str, fields: dict[str, Any]) -> None:
         if kind == "started":
@@ -275,6 +276,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_once(storage: str, snapshot: 
     assert len(attempts) == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_learns_nothing_is_said_to_be_stuck_and_goes_on(storage: str, snapshot: str) -> None:
     run = run_file(storage, "stuck", workers=2, steps=30, rate=1e-12)
     meta = run.meta.model_copy(update={"inner_rate": 1e-9, "rate_policy": "learned"})
