@@ -8,7 +8,7 @@ WORKDIR ?= quickstart-run
 # Threads are given out explicitly (workers x threads <= cores); libraries that take all cores by themselves are held to one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: quickstart test test-all check bench chaos soak image-steps dist dist-test golden format clean install always
+.PHONY: quickstart test test-all check bench chaos soak image-steps dist dist-test golden docs format clean install always
 
 install: $(INSTALLED)
 
@@ -71,9 +71,13 @@ dist-test: dist
 golden: $(INSTALLED)
 	UPDATE_GOLDEN=1 $(BIN)/python -m pytest tests/unit/submit/test_golden.py
 
+# The site, into site/. Strict: a link that leads nowhere is an error. Nothing is fetched.
+docs: $(INSTALLED)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf $(VENV) $(VENV).lock build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(WORKDIR)
+	rm -rf $(VENV) $(VENV).lock build dist site *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis $(WORKDIR)

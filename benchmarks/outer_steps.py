@@ -32,6 +32,7 @@ from medfuncta_dist.meta.context import context_sets
 from medfuncta_dist.meta.inner_rates import layer_rates
 from medfuncta_dist.meta.losses import psnr_of_mse
 from medfuncta_dist.meta.meta_gradient import descend
+from medfuncta_dist.meta.objective import Objective
 from medfuncta_dist.meta.outer_loop import MetaLearner
 from medfuncta_dist.meta.sweeps.chunks import Chunks
 from medfuncta_dist.meta.sweeps.folded import fold
@@ -262,8 +263,9 @@ def held_out(model: MetaLearner, test: Tensor) -> list[float]:
     found = []
     for part in test.split(64):
         start = torch.zeros(len(part), model.spec.latent)
-        path = descend(network, model.coordinates, part, start, [points] * FIT_STEPS, model.rates, chunks)
-        at = [losses(network, model.coordinates, part, path[h], chunks, clamp=True) for h in (1, 5, FIT_STEPS)]
+        objective = Objective(network, model.coordinates, part, start, chunks)
+        path = descend(objective, [points] * FIT_STEPS, model.rates)
+        at = [losses(objective.at(path[h]), clamp=True) for h in (1, 5, FIT_STEPS)]
         found.append(torch.stack([psnr_of_mse(error).nan_to_num(0) for error in at], 1))
     return [float(mean) for mean in torch.cat(found).mean(0)]
 

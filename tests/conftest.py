@@ -14,10 +14,14 @@ from hypothesis import settings
 # Before torch or numpy start their thread pools: workers x threads must not exceed the cores.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+# Before torch looks for GPUs, here and in all that tests start: the same tests do the same on every machine.
+ON_GPU = os.environ.get("MEDFUNCTA_TEST_GPU") == "1"
+if not ON_GPU:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
-from jaxtyping import install_import_hook
+from jaxtyping import install_import_hook  # noqa: E402
 
-import tests.typecheck  # noqa: F401  # named by the hook, which does not import it
+import tests.typecheck  # noqa: E402, F401  # named by the hook, which does not import it
 
 # Only in the tests: a user's run does not pay for the checks, nor need beartype. Before anything imports these modules.
 install_import_hook(
@@ -25,7 +29,6 @@ install_import_hook(
 )
 
 from medfuncta_dist.quickstart.embedded_s3 import EmbeddedS3  # noqa: E402
-
 
 # Without deadlines: how long one example takes tells nothing where processes share the cores. `make test-all` asks for
 # "full" by pytest's option; a property that names its own number of examples keeps it.
@@ -36,10 +39,18 @@ settings.load_profile("short")
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Where two processes share the tests (`make test`), one of them has the session's one Ray cluster and begins with
-    all tests of it; each other file is run whole by one process, so that its fixtures are made once."""
-    if not getattr(config.option, "loadgroup", False):
-        return
+    """With MEDFUNCTA_TEST_GPU=1 only what is marked ``gpu`` runs; without it, only what is not."""
+    for_gpu = [item for item in items if item.get_closest_marker("gpu") is not None]
+    others = [item for item in items if item.get_closest_marker("gpu") is None]
+    items[:], left_out = (for_gpu, others) if ON_GPU else (others, for_gpu)
+    config.hook.pytest_deselected(items=left_out)
+    if getattr(config.option, "loadgroup", False):
+        group_for_processes(items)
+
+
+def group_for_processes(items: list[pytest.Item]) -> None:
+    """Where processes share the tests (`make test`), one of them has the session's one Ray cluster and begins with all
+    tests of it; each other file is run whole by one process, so that its fixtures are made once."""
     for item in items:
         item.add_marker(pytest.mark.xdist_group("ray" if needs_ray(item) else item.path.stem))
     items.sort(key=lambda item: not needs_ray(item))
@@ -48,6 +59,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def needs_ray(item: pytest.Item) -> bool:
     """Whether a test, or a fixture that it uses, asks for the session's cluster."""
     return "ray_cluster" in getattr(item, "fixturenames", ())
+
+
+@pytest.fixture
+def visible_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch says that it sees a GPU, as it does in a task that was granted none; whoever asks for it gets an error."""
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
 
 
 @pytest.fixture(scope="session")

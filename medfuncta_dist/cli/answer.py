@@ -1,9 +1,10 @@
-"""How a command ends: one answer on stdout, everything else on stderr, one documented exit code.
+"""The end of a command: one answer on stdout, everything else on stderr, and a documented exit code.
 
-0 done · 1 anything else · 2 usage or invalid run file · 3 finished with quarantined scans · 4 integrity failure
-5 preempted or interrupted, resumable
+0 done · 1 any other error · 2 usage, or invalid run file · 3 finished, with quarantined scans · 4 integrity failure
+5 preempted or interrupted; the same command resumes
 
-Inside a submitted job 3 becomes 0: a cluster would take it for a failure. The answer and summary.json hold the counts.
+Inside a submitted job 3 becomes 0, as the cluster would take it for a failure. The answer and summary.json have the
+counts.
 """
 
 from __future__ import annotations
@@ -20,56 +21,64 @@ from typing import Any, NoReturn
 import typer
 
 RunFileArgument = typer.Argument(..., metavar="RUN.yaml", help="The run file.", show_default=False)
-SetOption = typer.Option([], "--set", metavar="KEY=VALUE", help="Override a key: --set train.steps=100. Repeatable.")
-JsonOption = typer.Option(False, "--json", help="Print one JSON object on stdout, and nothing else there.")
+SetOption = typer.Option(
+    [],
+    "--set",
+    metavar="KEY=VALUE",
+    help="Override a key of the run file, for example --set train.steps=100. Repeatable.",
+)
+JsonOption = typer.Option(False, "--json", help="Print one JSON object on stdout, and nothing else.")
 
 
 def answer(work: Callable[[], dict[str, Any]], as_json: bool) -> NoReturn:
-    """Run ``work`` and exit. It returns figures to print; ``said`` in them (a list of lines) is what a person reads,
-    ``quarantined`` > 0 makes the exit code 3, and ``exit_code`` what it says."""
-    with _stdout_for_the_answer() as say:
+    """Run ``work``, print what it returns, and exit.
+
+    ``work`` returns the object that --json prints. In it, ``said`` is a list of lines, printed without --json;
+    ``exit_code`` is the exit code; and ``quarantined`` > 0 makes the exit code 3.
+    """
+    with _redirect_stdout() as write_answer:
         try:
             signal.signal(signal.SIGTERM, _interrupt)
             figures = work()
             code = figures.pop("exit_code", 0)
             if figures.get("quarantined"):
-                code = _finished_with_quarantined()
+                code = _choose_quarantined_exit_code()
         except BaseException as error:
-            figures, code = _failure(error)
-        say(_as_json(figures, code) if as_json else "\n".join(figures.get("said", [])))
+            figures, code = _describe_failure(error)
+        write_answer(_to_json(figures, code) if as_json else "\n".join(figures.get("said", [])))
     sys.exit(code)
 
 
 def stream(lines: Callable[[], Iterable[str]], as_json: bool) -> NoReturn:
-    """Print lines as they come, and exit. With ``as_json`` an error is the last line."""
-    with _stdout_for_the_answer() as say:
+    """Print lines as they arrive, and exit. With ``as_json``, an error is the last line."""
+    with _redirect_stdout() as write_answer:
         code = 0
         try:
             for line in lines():
-                say(line)
+                write_answer(line)
         except BrokenPipeError:
-            pass  # whoever read has seen enough
+            pass  # the reader has closed the pipe, as `head` does
         except BaseException as error:
-            figures, code = _failure(error)
+            figures, code = _describe_failure(error)
             if as_json:
-                say(_as_json(figures, code))
+                write_answer(_to_json(figures, code))
     sys.exit(code)
 
 
-def _finished_with_quarantined() -> int:
+def _choose_quarantined_exit_code() -> int:
     from medfuncta_dist.config.submission_id import submission_id
 
     return 3 if submission_id() is None else 0
 
 
-def _failure(error: BaseException) -> tuple[dict[str, Any], int]:
+def _describe_failure(error: BaseException) -> tuple[dict[str, Any], int]:
     from medfuncta_dist.errors import MedfunctaError
 
     if isinstance(error, MedfunctaError):
         print(f"error: {error}", file=sys.stderr)
         kind = type(error).__name__
         return {"error": {"kind": kind, "what": error.what, "where": error.where, "do": error.do}}, error.exit_code
-    # Once Ray has started, its own handler turns SIGTERM, the end that a cluster gives a pod, into this exit.
+    # Once Ray has started, its own handler turns SIGTERM, with which a cluster stops a pod, into this exit.
     terminated = isinstance(error, SystemExit) and error.code == signal.SIGTERM
     if terminated or isinstance(error, KeyboardInterrupt):
         what, do = "interrupted", "run the same command again: it resumes"
@@ -81,7 +90,7 @@ def _failure(error: BaseException) -> tuple[dict[str, Any], int]:
     return {"error": {"kind": type(error).__name__, "what": str(error), "where": "", "do": ""}}, 1
 
 
-def _as_json(figures: dict[str, Any], code: int) -> str:
+def _to_json(figures: dict[str, Any], code: int) -> str:
     return json.dumps({**figures, "exit_code": code}, sort_keys=True, allow_nan=False)
 
 
@@ -90,14 +99,14 @@ def _interrupt(_signal: int, _frame: object) -> None:
 
 
 @contextmanager
-def _stdout_for_the_answer() -> Iterator[Callable[[str], None]]:
-    """Send file descriptor 1 to stderr meanwhile: libraries and Ray's workers print where the answer belongs."""
+def _redirect_stdout() -> Iterator[Callable[[str], None]]:
+    """Send file descriptor 1 to stderr: libraries and Ray's workers print to stdout, where only the answer belongs."""
     sys.stdout.flush()
     real = os.dup(1)
     os.dup2(2, 1)
 
-    def say(text: str) -> None:
+    def write(text: str) -> None:
         if text:
             os.write(real, text.encode() + b"\n")
 
-    yield say
+    yield write

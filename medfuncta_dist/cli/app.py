@@ -1,4 +1,4 @@
-"""``medfuncta-dist``: every command, by group. Imports typer and nothing else, so that ``--help`` answers at once."""
+"""``medfuncta-dist``: every command, by group. It imports only light modules, so that ``--help`` is immediate."""
 
 from __future__ import annotations
 
@@ -48,14 +48,15 @@ def main() -> None:
     try:
         app()
     except SystemExit as end:
-        _leave(end)
+        _exit_now(end)
 
 
-def _leave(end: SystemExit) -> NoReturn:
-    """End with the code that was promised.
+def _exit_now(end: SystemExit) -> NoReturn:
+    """Exit with the documented code.
 
-    Ray's end can change it: where one of its threads still has a question when its core is taken down, the process ends
-    with code 1 (GetCoreWorker in core_worker_process.cc). A cluster that is not ours needs no goodbye: it sees us go.
+    Ray's shutdown can change it: if one of its threads makes a call after its core is torn down, the process ends with
+    code 1 (GetCoreWorker in core_worker_process.cc). A cluster that this process did not start notices by itself that
+    it is gone, so the shutdown is skipped.
     """
     if "ray" in sys.modules and os.environ.get("RAY_ADDRESS") and isinstance(end.code, int):
         sys.stdout.flush()

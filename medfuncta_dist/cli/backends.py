@@ -1,51 +1,42 @@
-"""Where jobs go: the options that all commands on jobs share, and the client that they mean."""
+"""The options of every command on jobs that say which cluster is meant."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import typer
 
+from medfuncta_dist.submit.backends.registry import DEFAULT_BACKEND, BackendName, BackendOptions, open_backend
+
 if TYPE_CHECKING:
     from medfuncta_dist.submit.backends.backend import Backend
 
-
-class Where(StrEnum):
-    """Kinds of clusters."""
-
-    KUBERNETES = "kubernetes"
-    RAY = "ray"
-
-
 BackendOption = typer.Option(
-    Where.KUBERNETES, "--backend", envvar="MEDFUNCTA_BACKEND", help="KubeRay, or a Ray cluster that runs already."
+    DEFAULT_BACKEND,
+    "--backend",
+    envvar="MEDFUNCTA_BACKEND",
+    help="Where jobs run: Kubernetes with KubeRay, or a Ray cluster that is already running.",
 )
 AddressOption = typer.Option(
-    None, "--address", envvar="RAY_API_SERVER_ADDRESS", help="Ray's dashboard, for --backend ray."
+    None, "--address", envvar="RAY_API_SERVER_ADDRESS", help="URL of the Ray dashboard, for --backend ray."
 )
-ContextOption = typer.Option(None, "--context", help="Context of the kubeconfig.")
+ContextOption = typer.Option(None, "--context", help="Context of the kubeconfig. Default: the current one.")
 NamespaceOption = typer.Option(
-    None, "--namespace", "-n", help="Namespace. Default: the run file's, where one is given; else the kubeconfig's."
+    None, "--namespace", "-n", help="Kubernetes namespace. Default: the run file's if one is given, else the context's."
 )
 
 
-def opened(
-    where: Where,
+def open_named_backend(
+    name: BackendName,
     address: str | None,
     context: str | None,
     namespace: str | None,
-    what: str = "",
-    sets: list[str] | None = None,
+    target: str = "",
+    overrides: list[str] | None = None,
 ) -> Backend:
-    """The client. ``what`` is the command's argument: a run file says the namespace."""
-    if where is Where.RAY:
-        from medfuncta_dist.submit.backends.ray_jobs import RayJobs
-
-        return RayJobs(address)
+    """The client of a backend. If ``target``, the command's argument, is a run file, its namespace is the default."""
     from medfuncta_dist.config.load import load
-    from medfuncta_dist.submit.backends.kubernetes.kubernetes_jobs import KubernetesJobs
 
-    if namespace is None and what.endswith((".yaml", ".yml")):
-        namespace = load(what, sets or ()).kubernetes.namespace
-    return KubernetesJobs(namespace, context=context)
+    if namespace is None and target.endswith((".yaml", ".yml")):
+        namespace = load(target, overrides or ()).kubernetes.namespace
+    return open_backend(name, BackendOptions(address, context, namespace))

@@ -1,4 +1,4 @@
-"""doctor: what is missing here, and how to get it."""
+"""doctor: find what is missing or misconfigured, and how to fix it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from medfuncta_dist.cli.answer import JsonOption, SetOption, answer
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command("doctor", help="What is missing here, and how to get it.")(doctor)
+    app.command("doctor", help="Find what is missing or misconfigured, and how to fix it.")(doctor)
 
 
 def doctor(
-    run_file: str | None = typer.Argument(None, metavar="[RUN.yaml]", help="A run file: its storage, cluster, queue."),
+    run_file: str | None = typer.Argument(None, metavar="[RUN.yaml]", help="Also check what this run file needs."),
     context: str | None = typer.Option(None, "--context", help="Context of the kubeconfig. Default: the current one."),
     overrides: list[str] = SetOption,
     as_json: bool = JsonOption,
@@ -24,8 +24,8 @@ def doctor(
 
     def work() -> dict[str, Any]:
         from medfuncta_dist.config.load import load
-        from medfuncta_dist.doctor.doctor import look
+        from medfuncta_dist.doctor.doctor import run_doctor
 
-        return look(None if run_file is None else load(run_file, overrides), context)
+        return run_doctor(None if run_file is None else load(run_file, overrides), context)
 
     answer(work, as_json)

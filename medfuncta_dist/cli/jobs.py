@@ -1,4 +1,4 @@
-"""status, logs and list: look at jobs, without touching them."""
+"""status, logs and list: show jobs, without changing them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,15 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from medfuncta_dist.cli.answer import JsonOption, answer, stream
-from medfuncta_dist.cli.backends import AddressOption, BackendOption, ContextOption, NamespaceOption, Where, opened
+from medfuncta_dist.cli.backends import (
+    AddressOption,
+    BackendOption,
+    ContextOption,
+    NamespaceOption,
+    open_named_backend,
+)
 from medfuncta_dist.cli.submit import TargetArgument
+from medfuncta_dist.submit.backends.registry import BackendName
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,59 +30,62 @@ StateOption = typer.Option([], "--state", help="Only jobs in this state. Repeata
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    app.command("status", help="State, progress, time left, cost, and what went wrong with what to do.")(status)
-    app.command("logs", help="The lines of a job's driver.")(logs)
-    app.command("list", help="The jobs that a cluster has.")(list_jobs)
+    app.command(
+        "status",
+        help="Show state, progress, time left and cost; and after a failure, what to do.",
+    )(status)
+    app.command("logs", help="Print the log of a job's driver.")(logs)
+    app.command("list", help="List the jobs on a cluster.")(list_jobs)
 
 
 def status(
-    what: str = TargetArgument,
-    watch: bool = typer.Option(False, "--watch", help="Go on until it is over."),
-    where: Where = BackendOption,
+    target: str = TargetArgument,
+    watch: bool = typer.Option(False, "--watch", help="Update the status until the job has ended."),
+    backend_name: BackendName = BackendOption,
     address: str | None = AddressOption,
     context: str | None = ContextOption,
     namespace: str | None = NamespaceOption,
     as_json: bool = JsonOption,
 ) -> None:
-    """How a run is."""
+    """Show the status of a run."""
 
     def work() -> dict[str, Any]:
-        from medfuncta_dist.submit.status.job_target import find
-        from medfuncta_dist.submit.status.run_status import status as judge
-        from medfuncta_dist.submit.status.status_facts import facts
-        from medfuncta_dist.submit.status.status_text import lines
+        from medfuncta_dist.submit.status.job_target import find_target
+        from medfuncta_dist.submit.status.run_status import derive_status
+        from medfuncta_dist.submit.status.status_facts import gather_facts
+        from medfuncta_dist.submit.status.status_text import render_status
 
-        backend = opened(where, address, context, namespace, what)
-        target = find(what, backend)
+        backend = open_named_backend(backend_name, address, context, namespace, target)
+        found = find_target(target, backend)
         if watch:
-            from medfuncta_dist.cli.live import Live
-            from medfuncta_dist.submit.status.job_watch import watch as watch_job
+            from medfuncta_dist.cli.live import LiveStatus
+            from medfuncta_dist.submit.status.job_watch import watch_job
 
-            with Live() as live:
-                return live.ending(watch_job(target, backend, live.show))
-        now = judge(facts(target))
-        return {**now.as_dict(), "said": lines(now)}
+            with LiveStatus() as live:
+                return live.final_answer(watch_job(found, backend, live.show))
+        current = derive_status(gather_facts(found))
+        return {**current.as_dict(), "said": render_status(current)}
 
     answer(work, as_json)
 
 
 def logs(
-    what: str = TargetArgument,
-    follow: bool = typer.Option(False, "--follow", "-f", help="Go on until the job is over."),
-    where: Where = BackendOption,
+    target: str = TargetArgument,
+    follow: bool = typer.Option(False, "--follow", "-f", help="Print new lines until the job has ended."),
+    backend_name: BackendName = BackendOption,
     address: str | None = AddressOption,
     context: str | None = ContextOption,
     namespace: str | None = NamespaceOption,
     as_json: bool = typer.Option(False, "--json", help="Print JSON lines on stdout."),
 ) -> None:
-    """The lines of a job's driver."""
+    """Print the log of a job's driver."""
 
     def lines() -> Iterator[str]:
-        from medfuncta_dist.submit.status.job_target import find
+        from medfuncta_dist.submit.status.job_target import find_target
 
-        backend = opened(where, address, context, namespace, what)
-        name = find(what, backend).name
-        for line in backend.logs(name, follow=follow):
+        backend = open_named_backend(backend_name, address, context, namespace, target)
+        name = find_target(target, backend).name
+        for line in backend.read_logs(name, follow=follow):
             yield json.dumps({"job": name, **asdict(line)}) if as_json else line.text
 
     stream(lines, as_json)
@@ -84,30 +94,30 @@ def logs(
 def list_jobs(
     state: list[str] = StateOption,
     run: str | None = typer.Option(None, "--run", help="Only jobs of this run."),
-    where: Where = BackendOption,
+    backend_name: BackendName = BackendOption,
     address: str | None = AddressOption,
     context: str | None = ContextOption,
     namespace: str | None = NamespaceOption,
     as_json: bool = JsonOption,
 ) -> None:
-    """The jobs that a cluster has."""
+    """List the jobs on a cluster."""
 
     def work() -> dict[str, Any]:
-        from medfuncta_dist.submit.backends.backend import State
-        from medfuncta_dist.submit.status.status_text import table
+        from medfuncta_dist.submit.backends.backend import JobState
+        from medfuncta_dist.submit.status.status_text import render_job_table
 
-        unknown = set(state) - set(State)
+        unknown = set(state) - set(JobState)
         if unknown:
             from medfuncta_dist.errors import RunFileError
 
-            raise RunFileError(f"there is no state {min(unknown)!r}", do=f"choose from {', '.join(State)}")
-        found = opened(where, address, context, namespace).jobs(run)
+            raise RunFileError(f"there is no state {min(unknown)!r}", do=f"choose from {', '.join(JobState)}")
+        found = open_named_backend(backend_name, address, context, namespace).list_jobs(run)
         jobs = [job for job in found if not state or str(job.state) in state]
-        return {"jobs": [_figures(job) for job in jobs], "said": table(jobs)}
+        return {"jobs": [_describe_job(job) for job in jobs], "said": render_job_table(jobs)}
 
     answer(work, as_json)
 
 
-def _figures(job: Job) -> dict[str, Any]:
-    whole = {name: value for name, value in asdict(job).items() if name not in ("labels", "run_file")}
-    return {**whole, "state": str(job.state), "run": job.run, "stages": list(job.stages), "attempt": job.attempt}
+def _describe_job(job: Job) -> dict[str, Any]:
+    fields = {name: value for name, value in asdict(job).items() if name not in ("labels", "run_file")}
+    return {**fields, "state": str(job.state), "run": job.run, "stages": list(job.stages), "attempt": job.attempt}

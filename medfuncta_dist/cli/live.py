@@ -1,4 +1,4 @@
-"""A status that changes while one looks, on stderr: in place on a terminal, a line at each change elsewhere."""
+"""Showing a changing status on stderr: in place on a terminal, else as new lines at each change of state."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from rich.console import Console
 from rich.live import Live as RichLive
 from rich.text import Text
 
-from medfuncta_dist.submit.backends.backend import State
-from medfuncta_dist.submit.status.run_status import Status
-from medfuncta_dist.submit.status.status_text import lines
+from medfuncta_dist.submit.backends.backend import JobState
+from medfuncta_dist.submit.status.run_status import RunStatus
+from medfuncta_dist.submit.status.status_text import render_status
 
-LINE_S = 30.0
-"""Between lines without a change of state, where there is no terminal."""
-EXIT_CODES = {State.DONE: 0, State.FAILED: 1, State.CANCELLED: 5, State.LOST: 5}
+REPEAT_S = 30.0
+"""Without a terminal, the status is printed again after so long without a change of state."""
+EXIT_CODES = {JobState.DONE: 0, JobState.FAILED: 1, JobState.CANCELLED: 5, JobState.LOST: 5}
 
 
-class Live:
+class LiveStatus:
     """``with Live() as live: live.show(status)``."""
 
     def __init__(self) -> None:
         self._console = Console(file=sys.stderr)
         self._live = RichLive(console=self._console, auto_refresh=False) if self._console.is_terminal else None
-        self._told: tuple[str, str] | None = None
-        self._when = float("-inf")
+        self._last_state: tuple[str, str] | None = None
+        self._printed_at = float("-inf")
 
-    def __enter__(self) -> Live:
+    def __enter__(self) -> LiveStatus:
         if self._live is not None:
             self._live.start()
         return self
@@ -40,19 +40,24 @@ class Live:
         if self._live is not None:
             self._live.stop()
 
-    def show(self, status: Status) -> None:
-        """The status now."""
-        told = (status.name, str(status.state))
+    def show(self, status: RunStatus) -> None:
+        """Show the present status."""
+        state = (status.name, str(status.state))
         if self._live is not None:
-            self._live.update(Text("\n".join(lines(status))), refresh=True)
-        elif told != self._told or time.monotonic() - self._when >= LINE_S:
-            self._told, self._when = told, time.monotonic()
-            self.say("\n".join(lines(status)))
+            self._live.update(Text("\n".join(render_status(status))), refresh=True)
+        elif state != self._last_state or time.monotonic() - self._printed_at >= REPEAT_S:
+            self._last_state = state
+            self._printed_at = time.monotonic()
+            self.print_line("\n".join(render_status(status)))
 
-    def say(self, text: str) -> None:
-        """A line that stays."""
+    def print_line(self, text: str) -> None:
+        """Print a line that stays."""
         self._console.print(text, markup=False, highlight=False)
 
-    def ending(self, status: Status) -> dict[str, Any]:
-        """The answer of a command that watched a job to its end: its exit code is the job's."""
-        return {**status.as_dict(), "exit_code": status.exit_code or EXIT_CODES[status.state], "said": lines(status)}
+    def final_answer(self, status: RunStatus) -> dict[str, Any]:
+        """The answer of a command that watched a job until it ended; its exit code is the job's."""
+        return {
+            **status.as_dict(),
+            "exit_code": status.exit_code or EXIT_CODES[status.state],
+            "said": render_status(status),
+        }

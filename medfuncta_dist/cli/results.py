@@ -1,7 +1,9 @@
-"""decode, probe and verify: look at what a run has made."""
+"""decode, probe and verify: use and check what a run has produced."""
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
 from typing import Any
 
 import typer
@@ -20,7 +22,7 @@ def decode(
     run_file: str = RunFileArgument,
     key: str = typer.Option(..., "--key", help="The scan's key, or a unique beginning of it."),
     out: str = typer.Option(..., "--out", help="File to write: .nii.gz, .nii, .png, .csv or .npy."),
-    shape: str | None = typer.Option(None, "--shape", help="Points an axis, for example 128x128. Default: as packed."),
+    shape: str | None = typer.Option(None, "--shape", help="Points per axis, for example 128x128. Default: as packed."),
     overrides: list[str] = SetOption,
     as_json: bool = JsonOption,
 ) -> None:
@@ -28,9 +30,9 @@ def decode(
 
     def work() -> dict[str, Any]:
         from medfuncta_dist.config.load import load
-        from medfuncta_dist.stages.decode import decode_key
+        from medfuncta_dist.evaluation.decode import decode_to_file
 
-        return decode_key(load(run_file, overrides), key, out, shape)
+        return decode_to_file(load(run_file, overrides), key, Path(out), _shape(shape))
 
     answer(work, as_json)
 
@@ -40,16 +42,19 @@ def probe(run_file: str = RunFileArgument, overrides: list[str] = SetOption, as_
 
     def work() -> dict[str, Any]:
         from medfuncta_dist.config.load import load
-        from medfuncta_dist.stages.probe import probe_run
+        from medfuncta_dist.evaluation.probe import describe, probe_run
 
-        return probe_run(load(run_file, overrides))
+        found = probe_run(load(run_file, overrides))
+        return {**found, "said": describe(found)}
 
     answer(work, as_json)
 
 
 def verify(
-    what: str = typer.Argument(..., metavar="RUN.yaml|URI", help="A run file, or a storage root to verify whole."),
-    repair: bool = typer.Option(False, "--repair", help="Make damaged things again where that is possible."),
+    what: str = typer.Argument(
+        ..., metavar="RUN.yaml|URI", help="A run file, or the URI of a storage root: then everything in it."
+    ),
+    repair: bool = typer.Option(False, "--repair", help="Restore damaged objects where that is possible."),
     overrides: list[str] = SetOption,
     as_json: bool = JsonOption,
 ) -> None:
@@ -61,3 +66,13 @@ def verify(
         return verify_target(what, overrides, repair)
 
     answer(work, as_json)
+
+
+def _shape(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d{1,5}(x\d{1,5}){0,2}", text):
+        from medfuncta_dist.errors import RunFileError
+
+        raise RunFileError(f"{text!r} is not a shape", where="--shape", do="for example --shape 128x128")
+    return [int(n) for n in text.split("x")]

@@ -1,4 +1,4 @@
-"""pack, train, fit, evaluate and run: stages in order, in this process's cluster."""
+"""pack, train, fit, evaluate and run: stages, in this process and on its Ray cluster."""
 
 from __future__ import annotations
 
@@ -9,37 +9,39 @@ import typer
 from medfuncta_dist.cli.answer import JsonOption, RunFileArgument, SetOption, answer
 from medfuncta_dist.config.stage_names import STAGES
 
-HELP = {
-    "pack": "Scans to shards. Run again: only what is missing.",
-    "train": "Meta-learn the shared network. Run again: resume.",
-    "fit": "A latent for every scan. Run again: only what is missing.",
-    "evaluate": "Metrics, and a report with pictures.",
+STAGE_HELP = {
+    "pack": "Pack scans into shards. Run again, it packs only what is missing.",
+    "train": "Meta-learn the shared network. Run again, it resumes.",
+    "fit": "Fit a latent for every scan. Run again, it fits only what is missing.",
+    "evaluate": "Compute metrics, and write a report with pictures.",
 }
 
 
 KeyOption = typer.Option(
     None,
     "--idempotency-key",
-    help="A key of your choice: the same request with it again gets the same answer, once done.",
+    help="Any text: a request with the same key is carried out once, and later gets the same answer.",
 )
-StagesArgument = typer.Argument(..., metavar="STAGE...", help=f"Any of: {' '.join(STAGES)}.", show_default=False)
+StagesArgument = typer.Argument(
+    ..., metavar="STAGE...", help=f"One or more of {', '.join(STAGES)}, in this order.", show_default=False
+)
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     for stage in STAGES:
-        app.command(stage, help=HELP[stage])(_stage_command(stage))
-    app.command("run", help="Several stages in order: the entrypoint of a submitted job.")(run)
+        app.command(stage, help=STAGE_HELP[stage])(_make_stage_command(stage))
+    app.command("run", help="Run several stages in order. Submitted jobs use this command.")(run)
 
 
-def _stage_command(stage: str) -> Any:
+def _make_stage_command(stage: str) -> Any:
     def command(
         run_file: str = RunFileArgument,
         overrides: list[str] = SetOption,
         key: str | None = KeyOption,
         as_json: bool = JsonOption,
     ) -> None:
-        answer(lambda: _run(run_file, [stage], overrides, key), as_json)
+        answer(lambda: _run_stages(run_file, [stage], overrides, key), as_json)
 
     return command
 
@@ -51,11 +53,11 @@ def run(
     key: str | None = KeyOption,
     as_json: bool = JsonOption,
 ) -> None:
-    """Several stages in order."""
-    answer(lambda: _run(run_file, stages, overrides, key), as_json)
+    """Run several stages in order."""
+    answer(lambda: _run_stages(run_file, stages, overrides, key), as_json)
 
 
-def _run(run_file: str, stages: list[str], overrides: list[str], key: str | None) -> dict[str, Any]:
+def _run_stages(run_file: str, stages: list[str], overrides: list[str], key: str | None) -> dict[str, Any]:
     from medfuncta_dist.config.load import load
     from medfuncta_dist.stages.chain import run_stages
 

@@ -1,4 +1,4 @@
-"""submit, resume and cancel: jobs on a cluster."""
+"""submit, resume and cancel: start and stop jobs on a cluster."""
 
 from __future__ import annotations
 
@@ -7,24 +7,37 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from medfuncta_dist.cli.answer import JsonOption, RunFileArgument, SetOption, answer
-from medfuncta_dist.cli.backends import AddressOption, BackendOption, ContextOption, NamespaceOption, Where, opened
+from medfuncta_dist.cli.backends import (
+    AddressOption,
+    BackendOption,
+    ContextOption,
+    NamespaceOption,
+    open_named_backend,
+)
 from medfuncta_dist.cli.run import KeyOption, StagesArgument
+from medfuncta_dist.submit.backends.registry import BackendName
 
 if TYPE_CHECKING:
     from medfuncta_dist.submit.backends.backend import Backend
-    from medfuncta_dist.submit.submit_jobs import Request, Sent
+    from medfuncta_dist.submit.submit_jobs import SubmissionRequest, SubmissionResult
 
-TargetArgument = typer.Argument(..., metavar="RUN.yaml|NAME", help="A run file, a job, or a run with jobs.")
+TargetArgument = typer.Argument(
+    ..., metavar="RUN.yaml|NAME", help="A run file, the name of a job, or the name of a run with jobs on the cluster."
+)
 OverlayOption = typer.Option(
-    [], "--overlay", help="Further overlays of the manifest, after the run file's: gpu,spot,kueue or a folder."
+    [],
+    "--overlay",
+    help="Overlays of the manifest, applied after the run file's: names such as gpu,spot,kueue, or a folder.",
 )
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    app.command("submit", help="Run stages as jobs of a cluster.")(submit)
-    app.command("resume", help="Submit a job once more: the same run, as a new attempt.")(resume)
-    app.command("cancel", help="End a job: it saves first; hard when it does not go, or with --now.")(cancel)
+    app.command("submit", help="Run stages as jobs on a cluster.")(submit)
+    app.command("resume", help="Submit a job again, as a new attempt at the same run and stages.")(resume)
+    app.command("cancel", help="Stop a job. It saves a checkpoint first, unless --now is given or it takes too long.")(
+        cancel
+    )
 
 
 def submit(
@@ -32,12 +45,16 @@ def submit(
     stages: list[str] = StagesArgument,
     dry_run: bool = typer.Option(False, "--dry-run", help="Print exactly what would be sent, and send nothing."),
     workflow: bool = typer.Option(
-        False, "--workflow", help="Print an Argo Workflow of the jobs, for kubectl create, and keep their names."
+        False,
+        "--workflow",
+        help="Print an Argo Workflow of the jobs, for `kubectl create -f -`, and reserve the jobs' names.",
     ),
-    follow: bool = typer.Option(False, "--follow", help="Watch, and submit each stage when the one before is done."),
+    follow: bool = typer.Option(
+        False, "--follow", help="Watch the jobs, and submit each stage when the one before is done."
+    ),
     together: bool = typer.Option(False, "--together", help="All stages in one job, on one cluster."),
     overlays: list[str] = OverlayOption,
-    where: Where = BackendOption,
+    backend_name: BackendName = BackendOption,
     address: str | None = AddressOption,
     context: str | None = ContextOption,
     namespace: str | None = NamespaceOption,
@@ -45,126 +62,135 @@ def submit(
     overrides: list[str] = SetOption,
     as_json: bool = JsonOption,
 ) -> None:
-    """Run stages as jobs of a cluster."""
+    """Run stages as jobs on a cluster."""
 
     def work() -> dict[str, Any]:
         from medfuncta_dist.config.load import load
-        from medfuncta_dist.submit.submit_jobs import Request
+        from medfuncta_dist.submit.submit_jobs import SubmissionRequest
 
-        run = load(run_file, _with_namespace(overrides, namespace))
-        request = Request(run, tuple(stages), _listed(overlays), together, key)
-        backend = opened(where, address, context, run.kubernetes.namespace)
+        run = load(run_file, _add_namespace(overrides, namespace))
+        request = SubmissionRequest(run, tuple(stages), _split_overlays(overlays), together, key)
+        backend = open_named_backend(backend_name, address, context, run.kubernetes.namespace)
         if dry_run:
-            return _shown(request, backend, workflow)
+            return _answer_dry_run(request, backend, workflow)
         if workflow:
-            return _planned(request, backend)
-        return _followed(request, backend) if follow else _submitted(request, backend)
+            return _answer_workflow(request, backend)
+        return _answer_follow(request, backend) if follow else _answer_submit(request, backend)
 
     answer(work, as_json)
 
 
 def resume(
-    what: str = TargetArgument,
+    target: str = TargetArgument,
     overlays: list[str] = OverlayOption,
-    where: Where = BackendOption,
+    backend_name: BackendName = BackendOption,
     address: str | None = AddressOption,
     context: str | None = ContextOption,
     namespace: str | None = NamespaceOption,
     overrides: list[str] = SetOption,
     as_json: bool = JsonOption,
 ) -> None:
-    """Submit a job once more."""
+    """Submit a job again."""
 
     def work() -> dict[str, Any]:
         from medfuncta_dist.stages import readiness
-        from medfuncta_dist.submit.follow_stages import resume as resume_job
+        from medfuncta_dist.submit.follow_stages import resume_job
 
-        backend = opened(where, address, context, namespace, what, overrides)
-        return _told(resume_job(what, _with_namespace(overrides, namespace), _listed(overlays), backend, readiness))
+        backend = open_named_backend(backend_name, address, context, namespace, target, overrides)
+        changes = _add_namespace(overrides, namespace)
+        return _describe_result(resume_job(target, changes, _split_overlays(overlays), backend, readiness))
 
     answer(work, as_json)
 
 
 def cancel(
-    what: str = TargetArgument,
+    target: str = TargetArgument,
     now: bool = typer.Option(False, "--now", help="Do not wait for a checkpoint."),
-    where: Where = BackendOption,
+    backend_name: BackendName = BackendOption,
     address: str | None = AddressOption,
     context: str | None = ContextOption,
     namespace: str | None = NamespaceOption,
     as_json: bool = JsonOption,
 ) -> None:
-    """End a job."""
+    """Stop a job."""
 
     def work() -> dict[str, Any]:
-        from medfuncta_dist.submit.cancel_job import cancel as cancel_job
-        from medfuncta_dist.submit.status.status_text import cancelled
+        from medfuncta_dist.submit.cancel_job import cancel_job
+        from medfuncta_dist.submit.status.status_text import render_cancellation
 
-        status, hard = cancel_job(what, opened(where, address, context, namespace, what), now=now)
-        return {**status.as_dict(), "hard": hard, "said": [cancelled(status, hard=hard)]}
+        backend = open_named_backend(backend_name, address, context, namespace, target)
+        status, forced = cancel_job(target, backend, now=now)
+        return {**status.as_dict(), "hard": forced, "said": [render_cancellation(status, forced=forced)]}
 
     answer(work, as_json)
 
 
-def _with_namespace(overrides: list[str], namespace: str | None) -> list[str]:
+def _add_namespace(overrides: list[str], namespace: str | None) -> list[str]:
     return [*overrides, *([f"kubernetes.namespace={namespace}"] if namespace else [])]
 
 
-def _listed(overlays: list[str]) -> tuple[str, ...]:
+def _split_overlays(overlays: list[str]) -> tuple[str, ...]:
     return tuple(name for given in overlays for name in given.split(",") if name)
 
 
-def _shown(request: Request, backend: Backend, as_workflow: bool) -> dict[str, Any]:
+def _answer_dry_run(request: SubmissionRequest, backend: Backend, as_workflow: bool) -> dict[str, Any]:
     import sys
 
-    from medfuncta_dist.submit.manifest.argo_workflow import workflow
-    from medfuncta_dist.submit.submit_jobs import glance, manifests
+    from medfuncta_dist.submit.manifest.argo_workflow import build_workflow
+    from medfuncta_dist.submit.submit_jobs import read_earlier_jobs, render_manifests
 
-    recorded, remark = glance(request.run)
-    if remark:
-        print(remark, file=sys.stderr)
-    made = manifests(request, recorded, backend)
-    return _printed([workflow(made)] if as_workflow else [backend.outgoing(manifest) for manifest in made])
-
-
-def _planned(request: Request, backend: Backend) -> dict[str, Any]:
-    from medfuncta_dist.submit.submit_workflow import planned
-
-    return _printed([planned(request, backend)])
+    earlier, note = read_earlier_jobs(request.run)
+    if note:
+        print(note, file=sys.stderr)
+    manifests = render_manifests(request, earlier, backend)
+    if as_workflow:
+        return _answer_manifests([build_workflow(manifests)])
+    return _answer_manifests([backend.build_payload(manifest) for manifest in manifests])
 
 
-def _printed(things: list[dict[str, Any]]) -> dict[str, Any]:
-    from medfuncta_dist.submit.manifest.manifest_text import as_yaml
+def _answer_workflow(request: SubmissionRequest, backend: Backend) -> dict[str, Any]:
+    from medfuncta_dist.submit.submit_workflow import submit_workflow
 
-    return {"manifests": things, "said": ["---\n".join(as_yaml(thing) for thing in things)]}
+    return _answer_manifests([submit_workflow(request, backend)])
 
 
-def _submitted(request: Request, backend: Backend) -> dict[str, Any]:
+def _answer_manifests(manifests: list[dict[str, Any]]) -> dict[str, Any]:
+    from medfuncta_dist.submit.manifest.manifest_text import to_yaml
+
+    return {"manifests": manifests, "said": ["---\n".join(to_yaml(manifest) for manifest in manifests)]}
+
+
+def _answer_submit(request: SubmissionRequest, backend: Backend) -> dict[str, Any]:
     from medfuncta_dist.stages import readiness
-    from medfuncta_dist.submit.submit_jobs import submit as submit_job
+    from medfuncta_dist.submit.submit_jobs import submit_next_job
 
-    return _told(submit_job(request, backend, readiness))
+    return _describe_result(submit_next_job(request, backend, readiness))
 
 
-def _told(sent: Sent) -> dict[str, Any]:
-    lines = [f"{sent.name}: {'submitted' if sent.new else 'is there already'}"]
-    if sent.left:
-        again = "again" if sent.record.idempotency_key is None else "with another key"
-        lines.append(f"then: {' '.join(sent.left)} (the same command {again} when it is done, or --follow)")
+def _answer_follow(request: SubmissionRequest, backend: Backend) -> dict[str, Any]:
+    from medfuncta_dist.cli.live import LiveStatus
+    from medfuncta_dist.stages import readiness
+    from medfuncta_dist.submit.follow_stages import submit_and_follow
+
+    with LiveStatus() as live:
+        result, ended = submit_and_follow(request, backend, live.show, live.print_line, readiness)
+    return {**_describe_result(result), **live.final_answer(ended)}
+
+
+def _describe_result(result: SubmissionResult) -> dict[str, Any]:
+    from medfuncta_dist.submit.follow_stages import describe_submission
+
+    lines = [describe_submission(result)]
+    if result.remaining:
+        again = "again" if result.record.idempotency_key is None else "with another idempotency key"
+        lines.append(
+            f"not yet submitted: {' '.join(result.remaining)} (when this job is done, run the same command {again}; "
+            "or use --follow)"
+        )
     return {
-        "job": sent.name,
-        "stages": list(sent.record.stages),
-        "new": sent.new,
-        "left": list(sent.left),
+        "job": result.name,
+        "stages": list(result.record.stages),
+        "new": result.is_new,
+        "left": list(result.remaining),
         "said": lines,
     }
-
-
-def _followed(request: Request, backend: Backend) -> dict[str, Any]:
-    from medfuncta_dist.cli.live import Live
-    from medfuncta_dist.stages import readiness
-    from medfuncta_dist.submit.follow_stages import submit_each
-
-    with Live() as live:
-        sent, ended = submit_each(request, backend, live.show, live.say, readiness)
-    return {**_told(sent), **live.ending(ended)}

@@ -1,1 +1,1 @@
-"""What is missing here, and how to get it."""
+"""Finding what is missing or misconfigured, and how to fix it."""

@@ -1,4 +1,4 @@
-"""A check: a question about this machine, the storage or a cluster, its answer, and what to do about a bad one."""
+"""Checks: questions about this machine, the storage or a cluster; each has a finding and, if it is bad, a fix."""
 
 from __future__ import annotations
 
@@ -11,81 +11,93 @@ from typing import Any
 from medfuncta_dist.errors import MedfunctaError
 
 
-class State(StrEnum):
-    """How a check ended."""
+class Outcome(StrEnum):
+    """The outcome of a check, with the value that ``doctor --json`` prints and scripts read."""
 
-    GOOD = "good"
-    """As it should be."""
-    ODD = "odd"
-    """Works, but not as well as it could, or can not be told."""
-    BAD = "bad"
+    PASSED = "good"
+    WARNED = "odd"
+    """It works, but not as well as it could, or the check cannot tell."""
+    FAILED = "bad"
     """A run would fail here, or be unsafe."""
-    UNASKED = "unasked"
-    """Does not matter for this run, or hangs on another check."""
+    SKIPPED = "unasked"
+    """It does not matter for this run, or depends on another check."""
+
+    @property
+    def label(self) -> str:
+        """The word for people."""
+        return LABELS[self]
+
+
+LABELS = {
+    Outcome.PASSED: "ok",
+    Outcome.WARNED: "warning",
+    Outcome.FAILED: "failed",
+    Outcome.SKIPPED: "skipped",
+}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found; ``do`` is the fix, for all that is not good."""
+    """What a check found. ``do`` is the fix, for warnings and failures."""
 
-    state: State
+    state: Outcome
     what: str
     do: str = ""
 
 
-def good(what: str) -> Finding:
-    """As it should be."""
-    return Finding(State.GOOD, what)
+def passed(what: str) -> Finding:
+    """Everything is as it should be."""
+    return Finding(Outcome.PASSED, what)
 
 
-def odd(what: str, do: str) -> Finding:
-    """Works, with a remark."""
-    return Finding(State.ODD, what, do)
+def warned(what: str, do: str) -> Finding:
+    """It works, with a warning."""
+    return Finding(Outcome.WARNED, what, do)
 
 
-def bad(what: str, do: str) -> Finding:
+def failed(what: str, do: str) -> Finding:
     """A run would fail."""
-    return Finding(State.BAD, what, do)
+    return Finding(Outcome.FAILED, what, do)
 
 
-def unasked(why: str) -> Finding:
-    """Not looked at."""
-    return Finding(State.UNASKED, why)
+def skipped(why: str) -> Finding:
+    """Not checked."""
+    return Finding(Outcome.SKIPPED, why)
 
 
 @dataclass(frozen=True)
 class Check:
-    """``name`` and the function that answers; a MedfunctaError of it is a bad finding in its own words."""
+    """A named check. If ``run`` raises a MedfunctaError, that becomes a failure with the error's text."""
 
     name: str
-    ask: Callable[[], Finding]
+    run: Callable[[], Finding]
 
 
 @dataclass(frozen=True)
-class Answered:
-    """A check, answered, and the seconds that it took."""
+class CheckResult:
+    """What a check found, and how many seconds it took."""
 
     name: str
     finding: Finding
     seconds: float
 
-    def told(self) -> dict[str, Any]:
+    def as_dict(self) -> dict[str, Any]:
         """As JSON."""
         return {"check": self.name, **asdict(self.finding), "seconds": self.seconds}
 
     def __str__(self) -> str:
         do = f"\n{'':9}→ {self.finding.do}" if self.finding.do else ""
-        return f"{self.finding.state:<8} {self.name}: {self.finding.what}{do}"
+        return f"{self.finding.state.label:<8} {self.name}: {self.finding.what}{do}"
 
 
-def examine(checks: list[Check]) -> Iterator[Answered]:
-    """Ask one after the other. No answer ends the examination: what is broken is what it is for."""
+def run_checks(checks: list[Check]) -> Iterator[CheckResult]:
+    """Run one check after the other. Every error becomes a failure of its check, and the next check still runs."""
     for check in checks:
         began = time.monotonic()
         try:
-            finding = check.ask()
+            finding = check.run()
         except MedfunctaError as error:
-            finding = bad(error.what + (f" ({error.where})" if error.where else ""), error.do)
+            finding = failed(error.what + (f" ({error.where})" if error.where else ""), error.do)
         except Exception as error:
-            finding = bad(f"{type(error).__name__}: {error}", "this is not foreseen: report it")
-        yield Answered(check.name, finding, round(time.monotonic() - began, 3))
+            finding = failed(f"{type(error).__name__}: {error}", "this is an unexpected error: please report it")
+        yield CheckResult(check.name, finding, round(time.monotonic() - began, 3))

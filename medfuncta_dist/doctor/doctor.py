@@ -1,4 +1,4 @@
-"""All checks, shown as they are answered."""
+"""Running all checks, and printing each as it completes."""
 
 from __future__ import annotations
 
@@ -7,29 +7,34 @@ from collections import Counter
 from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.doctor.check import Check, State, examine
-from medfuncta_dist.doctor.machine_checks import machine_checks
-from medfuncta_dist.doctor.ray_checks import ray_checks
-from medfuncta_dist.doctor.storage_checks import storage_checks
+from medfuncta_dist.doctor.check import Check, Outcome, run_checks
+from medfuncta_dist.doctor.machine_checks import list_machine_checks
+from medfuncta_dist.doctor.ray_checks import list_ray_checks
+from medfuncta_dist.doctor.storage_checks import list_storage_checks
 
 
-def look(run: RunFile | None, context: str | None = None) -> dict[str, Any]:
-    """Ask everything. ``exit_code`` 1 where something is bad. Nothing is left behind in storage or cluster."""
-    answered = []
-    for found in examine(_checks(run, context)):
-        print(found, file=sys.stderr)
-        answered.append(found)
-    counts = Counter(found.finding.state for found in answered)
-    told = ", ".join(f"{counts[state]} {state}" for state in State)
+def run_doctor(run: RunFile | None, context: str | None = None) -> dict[str, Any]:
+    """Run every check. ``exit_code`` is 1 if one failed. Nothing is left behind in storage or on a cluster."""
+    results = []
+    for result in run_checks(_list_checks(run, context)):
+        print(result, file=sys.stderr)
+        results.append(result)
+    counts = Counter(result.finding.state for result in results)
+    summary = ", ".join(f"{counts[outcome]} {outcome.label}" for outcome in Outcome)
     return {
-        "checks": [found.told() for found in answered],
-        "counts": {str(state): counts[state] for state in State},
-        "exit_code": 1 if counts[State.BAD] else 0,
-        "said": [f"doctor: {len(answered)} checks: {told}"],
+        "checks": [result.as_dict() for result in results],
+        "counts": {str(outcome): counts[outcome] for outcome in Outcome},
+        "exit_code": 1 if counts[Outcome.FAILED] else 0,
+        "said": [f"doctor: {len(results)} checks: {summary}"],
     }
 
 
-def _checks(run: RunFile | None, context: str | None) -> list[Check]:
-    from medfuncta_dist.doctor.kubernetes_checks import kubernetes_checks  # its client takes a second to import
+def _list_checks(run: RunFile | None, context: str | None) -> list[Check]:
+    from medfuncta_dist.doctor.kubernetes_checks import list_kubernetes_checks  # its client takes a second to import
 
-    return [*machine_checks(run), *storage_checks(run), *ray_checks(), *kubernetes_checks(run, context)]
+    return [
+        *list_machine_checks(run),
+        *list_storage_checks(run),
+        *list_ray_checks(),
+        *list_kubernetes_checks(run, context),
+    ]

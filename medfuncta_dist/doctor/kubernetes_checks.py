@@ -1,4 +1,4 @@
-"""A Kubernetes cluster: reached, allowed; KubeRay and Kueue in versions that fit; queue and Secrets in place."""
+"""Checks of a Kubernetes cluster: connection, permissions, versions of KubeRay and Kueue, queue, Secrets, image."""
 
 from __future__ import annotations
 
@@ -12,49 +12,49 @@ from kubernetes import client
 from kubernetes.client import ApiException
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.doctor.check import Check, Finding, bad, good, odd, unasked
+from medfuncta_dist.doctor.check import Check, Finding, failed, passed, skipped, warned
 from medfuncta_dist.errors import ClusterError, JobMissingError
-from medfuncta_dist.submit.backends.kubernetes.kubernetes_api import REQUEST_S, call, connect
+from medfuncta_dist.submit.backends.kubernetes.kubernetes_api import REQUEST_TIMEOUT_S, call_api, connect
 from medfuncta_dist.submit.manifest.base_manifest import load_base
-from medfuncta_dist.submit.manifest.container_image import image, ray_version, version_in_tag
+from medfuncta_dist.submit.manifest.container_image import choose_image, choose_ray_version, parse_ray_version
 from medfuncta_dist.submit.manifest.render import Submission, render
+from medfuncta_dist.submit.rules.manifest_view import QUEUE_LABEL
 from medfuncta_dist.submit.rules.validate_manifest import validate
 
-KUBERAY = (1, 7)
-OPERATORS = {"KubeRay": "kuberay-operator", "Kueue": "kueue"}
-"""Value of the label app.kubernetes.io/name of each operator's Deployment, as its Helm chart and manifests set it."""
-QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-NEEDED = (
+MIN_KUBERAY = (1, 7)
+OPERATOR_LABELS = {"KubeRay": "kuberay-operator", "Kueue": "kueue"}
+"""The label app.kubernetes.io/name of each operator's Deployment, as set by its Helm chart and manifests."""
+NEEDED_PERMISSIONS = (
     *((verb, "ray.io", "rayjobs") for verb in ("create", "get", "list", "watch", "patch", "delete")),
     ("list", "", "pods"),
     ("delete", "", "pods"),
     ("get", "", "pods/log"),
 )
-"""(verb, group, resource): what the clients of submission call, as k8s/base/submitter.yaml allows it."""
+"""(verb, group, resource): the requests of submission, which k8s/base/submitter.yaml allows."""
 
 
-def kubernetes_checks(run: RunFile | None, context: str | None) -> list[Check]:
-    """Of the cluster that the kubeconfig names, if there is one."""
+def list_kubernetes_checks(run: RunFile | None, context: str | None) -> list[Check]:
+    """Checks of the kubeconfig's cluster, if there is one."""
     try:
-        cluster = Cluster(*connect(context), run)
+        cluster = ClusterChecks(*connect(context), run)
     except ClusterError as error:
         reason = error.what
-        return [Check("kubernetes", lambda: unasked(f"{reason}: only submission needs one"))]
+        return [Check("kubernetes", lambda: skipped(f"{reason}; only submission needs one"))]
     return [
-        Check("kubernetes", cluster.reached),
-        Check("permissions", cluster.allowed),
-        Check("kuberay", cluster.kuberay),
-        Check("kueue", cluster.kueue),
-        Check("queue", cluster.queue),
-        Check("secrets", cluster.secrets),
-        Check("image", cluster.image),
-        Check("manifest", cluster.manifest),
+        Check("kubernetes", cluster.check_connection),
+        Check("permissions", cluster.check_permissions),
+        Check("kuberay", cluster.check_kuberay),
+        Check("kueue", cluster.check_kueue),
+        Check("queue", cluster.check_queue),
+        Check("secrets", cluster.check_secrets),
+        Check("image", cluster.check_image),
+        Check("manifest", cluster.check_manifest),
     ]
 
 
 @dataclass
-class Cluster:
-    """One cluster as a run file wants it."""
+class ClusterChecks:
+    """Checks of one cluster, for one run file."""
 
     api: client.ApiClient
     default_namespace: str
@@ -62,134 +62,147 @@ class Cluster:
 
     @property
     def namespace(self) -> str:
-        """Where the run's jobs go."""
+        """The namespace of the run's jobs."""
         return self.run.kubernetes.namespace if self.run else self.default_namespace
 
-    def reached(self) -> Finding:
-        """The API server answers, and the namespace is there."""
-        version = self._ask(client.VersionApi(self.api).get_code, "the API server").git_version
-        if self._there(client.CoreV1Api(self.api).read_namespace, self.namespace) is False:
-            do = "kubectl apply -k k8s/overlays/gpu (or another overlay) makes it; or correct kubernetes.namespace"
-            return bad(f"{version}, but there is no namespace {self.namespace}", do)
-        return good(f"{version}, namespace {self.namespace}")
+    def check_connection(self) -> Finding:
+        """The API server answers, and the namespace exists."""
+        version = self._request(client.VersionApi(self.api).get_code, "the API server").git_version
+        if self._exists(client.CoreV1Api(self.api).read_namespace, self.namespace) is False:
+            do = "run `kubectl apply -k k8s/overlays/gpu` (or another overlay), or correct kubernetes.namespace"
+            return failed(f"{version}, but there is no namespace {self.namespace}", do)
+        return passed(f"{version}, namespace {self.namespace}")
 
-    def allowed(self) -> Finding:
-        """What submission, status and cancel need."""
-        missing = [f"{verb} {resource}" for verb, group, resource in NEEDED if not self._may(verb, group, resource)]
+    def check_permissions(self) -> Finding:
+        """The permissions that submit, status, logs and cancel need."""
+        missing = [
+            f"{verb} {resource}"
+            for verb, group, resource in NEEDED_PERMISSIONS
+            if not self._is_allowed(verb, group, resource)
+        ]
         if missing:
-            do = "ask for the Role of k8s/base/submitter.yaml in this namespace"
-            return bad(f"not allowed in {self.namespace}: {', '.join(missing)}", do)
-        return good("RayJobs may be made, watched, changed and deleted; logs may be read")
+            do = "ask for the Role in k8s/base/submitter.yaml, in this namespace"
+            return failed(f"not allowed in {self.namespace}: {', '.join(missing)}", do)
+        return passed("may create, watch, change and delete RayJobs, and read logs")
 
-    def kuberay(self) -> Finding:
-        """Its resource, and its operator's version."""
-        if not self._has("ray.io", "v1", "rayjobs"):
-            return bad("there are no RayJobs in this cluster", "install KubeRay 1.7 (docs/operations.md)")
-        found = self._operator("KubeRay")
+    def check_kuberay(self) -> Finding:
+        """The resource RayJob, and the operator's version."""
+        if not self._has_resource("ray.io", "v1", "rayjobs"):
+            return failed("KubeRay is not installed in this cluster", "install KubeRay 1.7 (docs/operations.md)")
+        found = self._read_operator_version("KubeRay")
         if found is None:
-            return odd("RayJobs are there; the operator's version can not be seen", "see that it is 1.7 or later")
-        if found < KUBERAY:
-            return bad(f"KubeRay {_dotted(found)}", "upgrade to KubeRay 1.7: older ones refuse token authentication")
-        return good(f"KubeRay {_dotted(found)}")
+            return warned("KubeRay is installed; its version cannot be read", "check that it is 1.7 or later")
+        if found < MIN_KUBERAY:
+            return failed(
+                f"KubeRay {_format_version(found)}",
+                "upgrade to KubeRay 1.7: older versions refuse token authentication",
+            )
+        return passed(f"KubeRay {_format_version(found)}")
 
-    def kueue(self) -> Finding:
-        """Its resource, where the run names a queue."""
-        if self._queue is None:
-            return unasked("the run names no queue")
-        if not self._has("kueue.x-k8s.io", "v1beta2", "localqueues"):
-            do = "install Kueue (docs/operations.md), or leave the overlay kueue and kubernetes.queue out"
-            return bad("the run names a queue, but Kueue's v1beta2 is not in this cluster", do)
-        found = self._operator("Kueue")
-        return good("Kueue" + (f" {_dotted(found)}" if found else ", its version can not be seen"))
+    def check_kueue(self) -> Finding:
+        """The resource LocalQueue, if the run names a queue."""
+        if self._queue_name is None:
+            return skipped("the run names no queue")
+        if not self._has_resource("kueue.x-k8s.io", "v1beta2", "localqueues"):
+            do = "install Kueue (docs/operations.md), or remove the overlay kueue and kubernetes.queue"
+            return failed("the run names a queue, but Kueue with v1beta2 is not installed in this cluster", do)
+        found = self._read_operator_version("Kueue")
+        return passed("Kueue" + (f" {_format_version(found)}" if found else "; its version cannot be read"))
 
-    def queue(self) -> Finding:
-        """The LocalQueue that jobs wait in, and whether it is open."""
-        if self._queue is None:
-            return unasked("the run names no queue")
+    def check_queue(self) -> Finding:
+        """The LocalQueue of the run's jobs exists and is active."""
+        if self._queue_name is None:
+            return skipped("the run names no queue")
         custom: Any = client.CustomObjectsApi(self.api)
         get = partial(
-            custom.get_namespaced_custom_object, "kueue.x-k8s.io", "v1beta2", self.namespace, "localqueues", self._queue
+            custom.get_namespaced_custom_object,
+            "kueue.x-k8s.io",
+            "v1beta2",
+            self.namespace,
+            "localqueues",
+            self._queue_name,
         )
         try:
-            found = self._ask(get, f"LocalQueue {self._queue}")
+            found = self._request(get, f"LocalQueue {self._queue_name}")
         except JobMissingError:
             do = "kubectl apply -k k8s/overlays/kueue, or correct kubernetes.queue"
-            return bad(f"there is no LocalQueue {self._queue} in {self.namespace}", do)
+            return failed(f"there is no LocalQueue {self._queue_name} in {self.namespace}", do)
         conditions = {c["type"]: c for c in found.get("status", {}).get("conditions", [])}
         if conditions.get("Active", {}).get("status") == "False":
             why = conditions["Active"].get("message", "no reason given")
-            return bad(f"LocalQueue {self._queue} is closed: {why}", "see its ClusterQueue: kubectl get clusterqueues")
+            return failed(
+                f"LocalQueue {self._queue_name} is not active: {why}",
+                "look at its ClusterQueue: kubectl get clusterqueues",
+            )
         waiting = found.get("status", {}).get("pendingWorkloads", 0)
-        return good(f"LocalQueue {self._queue}, {waiting} waiting")
+        return passed(f"LocalQueue {self._queue_name}, {waiting} waiting")
 
-    def secrets(self) -> Finding:
-        """The Secrets and the ServiceAccount that pods name. Their contents are not read."""
+    def check_secrets(self) -> Finding:
+        """The Secrets and the ServiceAccount of the pods exist. Their contents are not read."""
         if self.run is None:
-            return unasked("no run file")
+            return skipped("no run file")
         core: Any = client.CoreV1Api(self.api)
         settings, space = self.run.kubernetes, self.namespace
         named = [s for s in (settings.salt_secret, settings.storage_secret, settings.wandb_secret) if s is not None]
-        there = {f"Secret {name}": self._there(core.read_namespaced_secret, name, space) for name in named}
+        exists = {f"Secret {name}": self._exists(core.read_namespaced_secret, name, space) for name in named}
         account = settings.service_account
-        there[f"ServiceAccount {account}"] = self._there(core.read_namespaced_service_account, account, space)
-        missing = [name for name, found in there.items() if found is False]
+        exists[f"ServiceAccount {account}"] = self._exists(core.read_namespaced_service_account, account, space)
+        missing = [name for name, found in exists.items() if found is False]
         if missing:
-            do = "make them (docs/operations.md), or name others in the run file's section kubernetes"
-            return bad(f"missing in {space}: {', '.join(missing)}", do)
-        hidden = [name for name, found in there.items() if found is None]
+            do = "create them (docs/operations.md), or name others in the run file's section kubernetes"
+            return failed(f"missing in {space}: {', '.join(missing)}", do)
+        hidden = [name for name, found in exists.items() if found is None]
         if hidden:
-            return odd(
-                f"may not be seen: {', '.join(hidden)}", "nothing: pods need them, submitters need not read them"
+            return warned(
+                f"no permission to read: {', '.join(hidden)}", "nothing, if they exist: the pods need them, not you"
             )
-        return good(", ".join(there))
+        return passed(", ".join(exists))
 
-    def image(self) -> Finding:
-        """The image's Ray is the submitter's, as far as its tag tells."""
+    def check_image(self) -> Finding:
+        """The image has the installed version of Ray, as far as its tag shows."""
         if self.run is None:
-            return unasked("no run file")
-        name = image(self.run.kubernetes, gpus=self.run.cluster.gpus_per_worker > 0)
-        wanted, tagged = ray_version(self.run.kubernetes), version_in_tag(name)
+            return skipped("no run file")
+        name = choose_image(self.run.kubernetes, gpus=self.run.cluster.gpus_per_worker > 0)
+        wanted, tagged = choose_ray_version(self.run.kubernetes), parse_ray_version(name)
         if tagged is None:
-            return odd(
-                f"{name} does not say which Ray it holds, {wanted} is needed", "tag it as cluster/README.md says"
+            return warned(
+                f"the tag of {name} does not name its version of Ray; {wanted} is needed",
+                "tag it as described in cluster/README.md",
             )
         if tagged != wanted:
-            return bad(
-                f"{name} holds Ray {tagged}, {wanted} is needed", "build the image again, or install that Ray here"
+            return failed(
+                f"{name} has Ray {tagged}, but {wanted} is needed", "build the image again, or install its Ray here"
             )
         if "/" not in name:
-            do = "push it, and set kubernetes.image to its name there; nothing, if it was loaded into the nodes"
-            return odd(f"{name} names no registry: nodes can not pull it", do)
-        return good(f"{name}, Ray {tagged}")
+            do = "push it to a registry, and set kubernetes.image to its name there; nothing, if the nodes have it"
+            return warned(f"{name} names no registry, so nodes cannot pull it", do)
+        return passed(f"{name}, Ray {tagged}")
 
-    def manifest(self) -> Finding:
-        """What would be submitted is valid, by every rule that can be asked offline; and a token guards it.
-
-        Of two jobs: one without GPUs, and one with those that the run has.
-        """
+    def check_manifest(self) -> Finding:
+        """The manifests of two jobs, one without GPUs and one with the run's GPUs, are valid by all rules."""
         if self.run is None:
-            return unasked("no run file")
+            return skipped("no run file")
         base = load_base(self.run.kubernetes.overlays)
         jobs = (Submission(self.run, (stage,), 1, "doctor", "0" * 40) for stage in ("pack", "train"))
         found = [finding for job in jobs for finding in validate(render(job, base))]
         if found:
-            return bad("; ".join(dict.fromkeys(f"{f.where}: {f.what}" for f in found)), found[0].do)
-        return good("valid, with token authentication")
+            return failed("; ".join(dict.fromkeys(f"{f.where}: {f.what}" for f in found)), found[0].do)
+        return passed("valid, with token authentication")
 
     @cached_property
-    def _queue(self) -> str | None:
+    def _queue_name(self) -> str | None:
         if self.run is None:
             return None
         labels = load_base(self.run.kubernetes.overlays)["metadata"].get("labels", {})
         return self.run.kubernetes.queue or labels.get(QUEUE_LABEL)
 
-    def _ask(self, request: Callable[..., Any], where: str) -> Any:
-        return call(lambda: request(_request_timeout=REQUEST_S), where=where)
+    def _request(self, request: Callable[..., Any], where: str) -> Any:
+        return call_api(lambda: request(_request_timeout=REQUEST_TIMEOUT_S), where=where)
 
-    def _there(self, read: Callable[..., Any], *names: str) -> bool | None:
-        """Whether an object exists; None where this user may not see it."""
+    def _exists(self, read: Callable[..., Any], *names: str) -> bool | None:
+        """Whether an object exists; None if this user may not read it."""
         try:
-            self._ask(partial(read, *names), " ".join(names))
+            self._request(partial(read, *names), " ".join(names))
         except JobMissingError:
             return False
         except ClusterError as error:
@@ -198,29 +211,29 @@ class Cluster:
             raise
         return True
 
-    def _has(self, group: str, version: str, plural: str) -> bool:
+    def _has_resource(self, group: str, version: str, plural: str) -> bool:
         custom: Any = client.CustomObjectsApi(self.api)
         try:
-            found = self._ask(partial(custom.get_api_resources, group, version), group)
+            found = self._request(partial(custom.get_api_resources, group, version), group)
         except (ClusterError, ApiException):
             return False
         return any(resource.name == plural for resource in found.resources)
 
-    def _may(self, verb: str, group: str, resource: str) -> bool:
+    def _is_allowed(self, verb: str, group: str, resource: str) -> bool:
         resource, _, inner = resource.partition("/")
         wanted = {"namespace": self.namespace, "verb": verb, "group": group, "resource": resource, "subresource": inner}
         review = client.V1SelfSubjectAccessReview(
             spec=client.V1SelfSubjectAccessReviewSpec(resource_attributes=client.V1ResourceAttributes(**wanted))
         )
         create = client.AuthorizationV1Api(self.api).create_self_subject_access_review
-        return bool(self._ask(partial(create, review), "permissions").status.allowed)
+        return bool(self._request(partial(create, review), "permissions").status.allowed)
 
-    def _operator(self, name: str) -> tuple[int, ...] | None:
-        """Version of an operator, by its Deployment's label or image; None where it may not be seen."""
+    def _read_operator_version(self, name: str) -> tuple[int, ...] | None:
+        """The version of an operator, from its Deployment's label or image; None if that cannot be read."""
         apps: Any = client.AppsV1Api(self.api)
-        label = f"app.kubernetes.io/name={OPERATORS[name]}"
+        label = f"app.kubernetes.io/name={OPERATOR_LABELS[name]}"
         try:
-            found = self._ask(partial(apps.list_deployment_for_all_namespaces, label_selector=label), name)
+            found = self._request(partial(apps.list_deployment_for_all_namespaces, label_selector=label), name)
         except ClusterError:
             return None
         for deployment in found.items:
@@ -232,5 +245,5 @@ class Cluster:
         return None
 
 
-def _dotted(version: tuple[int, ...]) -> str:
+def _format_version(version: tuple[int, ...]) -> str:
     return ".".join(map(str, version))

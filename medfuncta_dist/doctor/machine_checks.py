@@ -1,4 +1,4 @@
-"""This machine: Python, packages, threads, GPUs, room on disk and in shared memory."""
+"""Checks of this machine: Python, packages, threads, GPUs, free disk space and shared memory."""
 
 from __future__ import annotations
 
@@ -12,52 +12,55 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.doctor.check import Check, Finding, bad, good, odd, unasked
+from medfuncta_dist.doctor.check import Check, Finding, failed, passed, skipped, warned
 from medfuncta_dist.streaming.shard_cache import cache_folder
 
 PACKAGE = "medfuncta-dist"
 SHM = Path("/dev/shm")
-SHM_BYTES = 2 * 2**30
-"""Ray's object store lies in shared memory, where there is room, else in files: slow."""
+MIN_SHM_BYTES = 2 * 2**30
+"""Ray's object store uses shared memory if there is enough of it, else files, which are slow."""
 INSTALL = "install again with this project's own command: make install"
 
 
-def machine_checks(run: RunFile | None) -> list[Check]:
-    """In the order in which one would look."""
+def list_machine_checks(run: RunFile | None) -> list[Check]:
+    """The checks, the most basic first."""
     return [
-        Check("python", python),
-        Check("packages", packages),
-        Check("threads", lambda: unasked("no run file") if run is None else threads(run, os.cpu_count() or 1)),
-        Check("gpu", lambda: gpu(run)),
-        Check("cache", lambda: cache(run)),
-        Check("shared memory", shared_memory),
+        Check("python", check_python),
+        Check("packages", check_packages),
+        Check("threads", lambda: skipped("no run file") if run is None else check_threads(run, os.cpu_count() or 1)),
+        Check("gpu", lambda: check_gpu(run)),
+        Check("cache", lambda: check_cache(run)),
+        Check("shared memory", check_shared_memory),
     ]
 
 
-def python() -> Finding:
-    """Its version, against what the package asks for."""
+def check_python() -> Finding:
+    """Python's version, against what the package requires."""
     wanted = SpecifierSet(metadata(PACKAGE)["Requires-Python"] or "")
     found = ".".join(map(str, sys.version_info[:3]))
     if found in wanted:
-        return good(found)
-    return bad(f"{found}, but {wanted} is needed", f"make PYTHON=python3.11 install (any {wanted} will do)")
+        return passed(found)
+    return failed(
+        f"{found}, but {wanted} is needed", f"install with another Python ({wanted}): make PYTHON=python3.11 install"
+    )
 
 
-def packages() -> Finding:
-    """Every package that ours needs is there, in a version that it allows."""
-    wrong = [told for requirement in _needed() if (told := _wrong(requirement)) is not None]
+def check_packages() -> Finding:
+    """Every required package is installed, in an allowed version."""
+    found = [_explain_mismatch(requirement) for requirement in _list_requirements()]
+    wrong = [mismatch for mismatch in found if mismatch is not None]
     if wrong:
-        return bad("; ".join(wrong), INSTALL)
-    shown = ("ray", "torch", "deepspeed", "webdataset", "s3fs", "kubernetes")
-    return good(", ".join(f"{name} {version(name)}" for name in shown))
+        return failed("; ".join(wrong), INSTALL)
+    names = ("ray", "torch", "deepspeed", "webdataset", "s3fs", "kubernetes")
+    return passed(", ".join(f"{name} {version(name)}" for name in names))
 
 
-def _needed() -> list[Requirement]:
+def _list_requirements() -> list[Requirement]:
     parsed = [Requirement(line) for line in requires(PACKAGE) or []]
     return [requirement for requirement in parsed if requirement.marker is None or requirement.marker.evaluate()]
 
 
-def _wrong(requirement: Requirement) -> str | None:
+def _explain_mismatch(requirement: Requirement) -> str | None:
     try:
         found = version(requirement.name)
     except PackageNotFoundError:
@@ -66,56 +69,58 @@ def _wrong(requirement: Requirement) -> str | None:
     return None if allowed else f"{requirement.name} is {found}, not {requirement.specifier}"
 
 
-def threads(run: RunFile, cores: int) -> Finding:
-    """workers × threads ≤ cores, where the workers would run here."""
+def check_threads(run: RunFile, cores: int) -> Finding:
+    """workers × threads ≤ cores, if the workers run on this machine."""
     wanted = run.cluster.most_workers * run.cluster.threads
     if os.environ.get("RAY_ADDRESS"):
-        return unasked("workers run on the cluster of RAY_ADDRESS")
+        return skipped("workers run on the cluster of RAY_ADDRESS")
     if wanted <= cores:
-        return good(f"{wanted} compute threads on {cores} cores")
-    do = "lower cluster.workers or cluster.threads; it runs all the same, slower"
-    return odd(f"{wanted} compute threads on {cores} cores", do)
+        return passed(f"{wanted} compute threads on {cores} cores")
+    do = "lower cluster.workers or cluster.threads; as it is, the run works, but slower"
+    return warned(f"{wanted} compute threads on {cores} cores", do)
 
 
-def gpu(run: RunFile | None) -> Finding:
-    """CUDA, where the run asks for it."""
+def check_gpu(run: RunFile | None) -> Finding:
+    """CUDA, if the run needs it."""
     import torch
 
     wanted = run is not None and run.cluster.gpus_per_worker > 0
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
-        return good(f"{names}; CUDA {torch.version.cuda}")
+        return passed(f"{names}; CUDA {torch.version.cuda}")
     if not wanted:
-        return good("none, and none is asked for")
+        return passed("no GPU, and the run needs none")
     if os.environ.get("RAY_ADDRESS"):
-        return unasked("none here; workers run on the cluster of RAY_ADDRESS")
-    why = "torch is a CPU build" if torch.version.cuda is None else "torch finds no driver or device"
-    do = "nothing, if the run is submitted to a cluster; else see what `nvidia-smi` says, and which torch is installed"
-    return odd(f"cluster.gpus_per_worker asks for GPUs, and here {why}", do)
+        return skipped("no GPU here, but workers run on the cluster of RAY_ADDRESS")
+    why = "torch is a CPU build" if torch.version.cuda is None else "torch finds no CUDA driver or device"
+    do = "nothing, if the run is submitted to a cluster; else check `nvidia-smi`, and install torch with CUDA"
+    return warned(f"cluster.gpus_per_worker needs GPUs, but {why}", do)
 
 
-def cache(run: RunFile | None) -> Finding:
-    """Room for verified shards."""
+def check_cache(run: RunFile | None) -> Finding:
+    """Disk space for the cache of shards."""
     folder = cache_folder(run.cluster.cache if run else None)
     wanted = (run.cluster.cache_gigabytes if run else 1.0) * 2**30
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    if not os.access(there, os.W_OK):
-        return bad(f"{there} can not be written", "set cluster.cache to a folder that can")
-    free = shutil.disk_usage(there).free
-    told = f"{free / 2**30:.1f} GiB free for the {wanted / 2**30:g} GiB of cluster.cache_gigabytes, at {folder}"
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not os.access(existing, os.W_OK):
+        return failed(f"{existing} is not writable", "set cluster.cache to a writable folder")
+    free = shutil.disk_usage(existing).free
+    what = f"{free / 2**30:.1f} GiB free for the {wanted / 2**30:g} GiB of cluster.cache_gigabytes, at {folder}"
     return (
-        good(told)
+        passed(what)
         if free >= wanted
-        else odd(told, "lower cluster.cache_gigabytes, or set cluster.cache to a larger disk")
+        else warned(what, "lower cluster.cache_gigabytes, or set cluster.cache to a larger disk")
     )
 
 
-def shared_memory() -> Finding:
-    """/dev/shm, which containers get too little of by default."""
+def check_shared_memory() -> Finding:
+    """The size of /dev/shm, which is too small in containers by default."""
     if not SHM.is_dir():
-        return odd("this system has no /dev/shm", "Ray uses files instead: slower, nothing else")
+        return warned("this system has no /dev/shm", "nothing: Ray uses files instead, which is slower")
     free = shutil.disk_usage(SHM).free
-    told = f"{free / 2**30:.1f} GiB free in {SHM}"
-    if free >= SHM_BYTES:
-        return good(told)
-    return odd(told, f"give the container {SHM_BYTES // 2**30} GiB: --shm-size for docker, kubernetes.shm_gigabytes")
+    what = f"{free / 2**30:.1f} GiB free in {SHM}"
+    if free >= MIN_SHM_BYTES:
+        return passed(what)
+    return warned(
+        what, f"give the container {MIN_SHM_BYTES // 2**30} GiB: docker's --shm-size, or kubernetes.shm_gigabytes"
+    )

@@ -1,4 +1,4 @@
-"""A Ray cluster, where RAY_ADDRESS or RAY_API_SERVER_ADDRESS names one. Asked over HTTP: importing Ray is slow."""
+"""Checks of the Ray cluster that RAY_ADDRESS or RAY_API_SERVER_ADDRESS names, over HTTP, as importing Ray is slow."""
 
 from __future__ import annotations
 
@@ -9,65 +9,71 @@ import urllib.error
 import urllib.request
 from importlib.metadata import version
 
-from medfuncta_dist.doctor.check import Check, Finding, bad, good, odd, unasked
+from medfuncta_dist.doctor.check import Check, Finding, failed, passed, skipped, warned
 
-SECONDS = 10.0
-
-
-def ray_checks() -> list[Check]:
-    """Reached, of our version, closed to strangers."""
-    return [Check("ray cluster", reached), Check("ray jobs", jobs_api)]
+TIMEOUT_S = 10.0
 
 
-def reached() -> Finding:
-    """Something listens at RAY_ADDRESS."""
+def list_ray_checks() -> list[Check]:
+    """The cluster answers, has the installed version of Ray, and requires a token."""
+    return [Check("ray cluster", check_connection), Check("ray jobs", check_jobs_api)]
+
+
+def check_connection() -> Finding:
+    """A process listens at RAY_ADDRESS."""
     address = os.environ.get("RAY_ADDRESS")
     if address is None:
-        return unasked("RAY_ADDRESS is not set: stages start Ray on this machine")
+        return skipped("RAY_ADDRESS is not set: stages start Ray on this machine")
     host, _, port = address.rpartition(":")
     if not port.isdigit():
-        return unasked(f"RAY_ADDRESS is {address!r}: Ray finds it by itself")
+        return skipped(f"RAY_ADDRESS is {address!r}: Ray finds the cluster itself")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), SECONDS).close()
+        socket.create_connection((host.strip("[]"), int(port)), TIMEOUT_S).close()
     except OSError as error:
-        return bad(
-            f"nothing answers at {address}: {error}", "see that the head runs (`ray status`), or unset RAY_ADDRESS"
+        return failed(
+            f"nothing answers at {address}: {error}",
+            "check that the head is running (`ray status`), or unset RAY_ADDRESS",
         )
-    if os.environ.get("RAY_AUTH_MODE") == "token" and not _token():
-        return bad(
-            "RAY_AUTH_MODE is token, but there is none", "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to its file"
+    if os.environ.get("RAY_AUTH_MODE") == "token" and not _read_token():
+        return failed(
+            "RAY_AUTH_MODE is token, but no token is set",
+            "set RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH to a file with it",
         )
-    return good(address)
+    return passed(address)
 
 
-def jobs_api() -> Finding:
-    """The Jobs API's Ray is ours, and it asks for a token: without, it is a shell for whoever reaches it."""
+def check_jobs_api() -> Finding:
+    """The Jobs API has the installed version of Ray, and requires a token: without one, anyone could run code."""
     address = os.environ.get("RAY_API_SERVER_ADDRESS")
     if address is None:
-        return unasked("RAY_API_SERVER_ADDRESS is not set: --backend ray asks the dashboard on this machine")
-    stranger, _ = _version(address, None)
-    status, found = _version(address, _token())
+        return skipped("RAY_API_SERVER_ADDRESS is not set: --backend ray uses the dashboard on this machine")
+    anonymous, _ = _read_version(address, None)
+    status, found = _read_version(address, _read_token())
     if status in (401, 403):
-        return bad("the token is missing or wrong", "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's")
+        return failed("the token is missing or wrong", "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN to the cluster's")
     if status != 200:
-        return bad(f"{address} answers {status}", "see that the head's dashboard runs, and that this is its address")
+        return failed(
+            f"{address} answers {status}", "check that the head's dashboard is running, and that this is its address"
+        )
     if found != version("ray"):
-        return bad(
-            f"Ray {found}, but {version('ray')} is installed here", "use the image of this version, or install that Ray"
+        return failed(
+            f"Ray {found}, but {version('ray')} is installed here",
+            "use the same version of Ray here and on the cluster",
         )
-    if stranger == 200:
-        return odd(
-            f"Ray {found}, open to everybody", "start it with RAY_AUTH_MODE=token; keep its port on this machine"
+    if anonymous == 200:
+        return warned(
+            f"Ray {found}, open to anyone who can reach it",
+            "start it with RAY_AUTH_MODE=token, or keep its port private",
         )
-    return good(f"Ray {found}, closed without a token")
+    return passed(f"Ray {found}, requires a token")
 
 
-def _version(address: str, token: str | None) -> tuple[int, str]:
-    """HTTP status and Ray's version."""
+def _read_version(address: str, token: str | None) -> tuple[int, str]:
+    """HTTP status, and Ray's version; status 0 if there is no usable answer."""
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     try:
         request = urllib.request.Request(f"{address.rstrip('/')}/api/version", headers=headers)
-        with urllib.request.urlopen(request, timeout=SECONDS) as answer:
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
             return answer.status, str(json.loads(answer.read(2**16))["ray_version"])
     except urllib.error.HTTPError as refusal:
         return refusal.code, ""
@@ -75,7 +81,7 @@ def _version(address: str, token: str | None) -> tuple[int, str]:
         return 0, ""
 
 
-def _token() -> str | None:
+def _read_token() -> str | None:
     given = os.environ.get("RAY_AUTH_TOKEN")
     path = os.environ.get("RAY_AUTH_TOKEN_PATH") or os.path.expanduser("~/.ray/auth_token")
     if given is None and os.path.isfile(path):

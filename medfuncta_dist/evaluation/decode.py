@@ -16,11 +16,12 @@ import torch
 from jaxtyping import Float
 from PIL import Image
 
+from medfuncta_dist.config import load
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting import latent_ledger
-from medfuncta_dist.fitting.fit_driver import LatentTable, latent_table
+from medfuncta_dist.fitting.fit_driver import TableLocation, locate_table
 from medfuncta_dist.fitting.fit_plan import FitWork, cover
 from medfuncta_dist.latents import table
 from medfuncta_dist.network.network_loader import load_network
@@ -55,19 +56,59 @@ class Decoded:
 def reconstruct(
     network: SharedNetwork, latents: Float[np.ndarray, "scan latent"], shape: Sequence[int]
 ) -> Float[np.ndarray, "scan channel *spatial"]:
-    """Decode latents on a grid of any shape, in chunks of points; float32, clamped to [0, 1]."""
+    """Decode latents on a grid of any shape, on the network's device, in chunks of points; float32, in [0, 1]."""
     device = next(iter(network.params.values())).device
     values = network.decode(torch.from_numpy(np.ascontiguousarray(latents)).to(device), shape)
     return values.clamp(0, 1).cpu().numpy()
 
 
+def decode(run: RunFile | str | Path, key: str, shape: Sequence[int] | None = None) -> Decoded:
+    """One scan of a run, from its latent.
+
+    Args:
+        run: a run file, or the path of one.
+        key: of the scan, or a beginning of it of at least 8 digits that no other key has.
+        shape: points per axis. The field of view stays the same. None: as packed.
+
+    Returns:
+        Values (channel, *shape) in [0, 1], with spacing (mm) and affine of the new grid, PSNR (dB) as packed, and
+        ``scan_units`` for values in the scan's own units.
+
+    Raises:
+        RunFileError: no scan, or several, have this key, or the shape has another number of axes.
+        StageOrderError: nothing is fitted yet.
+
+    Example:
+        >>> decoded = decode("my-xrays.yaml", key, shape=(128, 128))
+        >>> decoded.values.shape
+        (1, 128, 128)
+    """
+    return decode_key(run if isinstance(run, RunFile) else load.load(run), key, shape)
+
+
+def decode_to_file(run: RunFile, key: str, out: Path, shape: Sequence[int] | None = None) -> dict[str, Any]:
+    """Decode a scan into a file (see ``save``); the figures of the command ``decode``."""
+    decoded = decode_key(run, key, shape)
+    save(decoded, out)
+    points = "x".join(str(n) for n in decoded.values.shape[1:])
+    flag = " (flagged: below fit.min_psnr)" if decoded.below_min else ""
+    return {
+        "key": decoded.key,
+        "file": str(out.resolve()),
+        "shape": list(decoded.values.shape),
+        "psnr": decoded.psnr,
+        "below_min": decoded.below_min,
+        "said": [f"decode: {points} points in {out}; its latent reconstructs at {decoded.psnr:.2f} dB{flag}"],
+    }
+
+
 def decode_key(run: RunFile, key: str, shape: Sequence[int] | None = None) -> Decoded:
-    """Decode the scan of this key (or of a unique beginning of it) at ``shape`` (None: as packed).
+    """Decode the scan of this key (or of a unique beginning of it) at ``shape`` (None: as packed), on the CPU.
 
     RunFileError when there is no such latent, or when the shape has another number of axes.
     """
     store = ObjectStore(run.storage)
-    target = latent_table(run, store)
+    target = locate_table(run, store)
     row = find_row(store, target, key)
     network = load_network(store, target.network)
     packed = tuple(target.snapshot.contract["shape"])
@@ -88,7 +129,7 @@ def decode_key(run: RunFile, key: str, shape: Sequence[int] | None = None) -> De
     return _decoded(row.to_pylist()[0], values, packed, wanted)
 
 
-def find_row(store: ObjectStore, target: LatentTable, key: str) -> pa.Table:
+def find_row(store: ObjectStore, target: TableLocation, key: str) -> pa.Table:
     """The table's one row for a key; only the part that holds it is read."""
     if len(key) < SHORTEST_KEY:
         raise RunFileError(f"a key needs at least {SHORTEST_KEY} digits", where="--key", do="give more of the key")

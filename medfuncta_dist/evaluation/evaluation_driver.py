@@ -24,7 +24,7 @@ from medfuncta_dist.evaluation.report_summary import against_baselines, summaris
 from medfuncta_dist.evaluation.score_task import ScoreTask, score_task
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting import latent_ledger
-from medfuncta_dist.fitting.fit_driver import LatentTable, latent_table
+from medfuncta_dist.fitting.fit_driver import TableLocation, locate_table
 from medfuncta_dist.fitting.fit_plan import cover
 from medfuncta_dist.fitting.latent_ledger import Commit, Counts
 from medfuncta_dist.fitting.worker_settings import WorkerSettings
@@ -53,7 +53,7 @@ class _Fitted:
 
     store: ObjectStore
     worker: WorkerSettings
-    target: LatentTable
+    target: TableLocation
     commits: dict[str, Commit]
     counts: Counts
 
@@ -98,7 +98,7 @@ def evaluate(
 
 def _open(run: RunFile) -> _Fitted:
     store = ObjectStore(run.storage)
-    target = latent_table(run, store)
+    target = locate_table(run, store)
     commits = latent_ledger.read_commits(store, target.folder)
     done, missing = cover(target.works, commits)
     if missing:

@@ -21,7 +21,7 @@ from sklearn.preprocessing import StandardScaler
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.fitting import latent_ledger
-from medfuncta_dist.fitting.fit_driver import latent_table
+from medfuncta_dist.fitting.fit_driver import locate_table
 from medfuncta_dist.latents.table import latents_of
 from medfuncta_dist.storage.digest import canonical_json
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -61,7 +61,7 @@ def probe_run(run: RunFile, train_split: str = "train", test_split: str = "test"
     RunFileError when a split has no labelled scans, or the training split a single class.
     """
     store = ObjectStore(run.storage)
-    target = latent_table(run, store)
+    target = locate_table(run, store)
     columns = ["split", "labels", "latent"]
     rows = latent_ledger.load_table(store, target.folder, [train_split, test_split], columns, target.shards)
     train, test = (_labelled(rows, split, label) for split in (train_split, test_split))
@@ -76,6 +76,16 @@ def probe_run(run: RunFile, train_split: str = "train", test_split: str = "test"
     }
     publish_bytes(store, NO_LEASE, f"runs/{run.name}/report/probe.json", canonical_json(answer))
     return answer
+
+
+def describe(answer: dict[str, Any]) -> list[str]:
+    """What ``probe_run`` found, as lines for people."""
+    scans = ", ".join(f"{count} {split}" for split, count in answer["scans"].items())
+    rows = [
+        f"  {one['classifier']:<22} accuracy {one['accuracy']:.3f}   macro F1 {one['macro_f1']:.3f}"
+        for one in answer["classifiers"]
+    ]
+    return [f"probe: {scans} scans", *rows]
 
 
 def _classifiers(scans: int) -> list[tuple[str, Any]]:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.evaluation import metrics
 from medfuncta_dist.evaluation.baselines import Baselines
-from medfuncta_dist.fitting.fit_driver import LatentTable
+from medfuncta_dist.fitting.fit_driver import TableLocation
 from medfuncta_dist.fitting.latent_ledger import Commit, Counts
 
 FORMAT_VERSION = 1
@@ -27,7 +27,7 @@ METRICS = ("psnr", "ssim", "mse")
 
 def summarise(
     run: RunFile,
-    target: LatentTable,
+    target: TableLocation,
     commits: Sequence[Commit],
     counts: Counts,
     scores: pa.Table,

@@ -54,7 +54,7 @@ class ScoreTask:
 def score_task(task: ScoreTask) -> pa.Table:
     """Metrics of every fitted scan of the range, as rows of ``SCHEMA``."""
     store, cache = task.worker.open()
-    network = network_here(task.worker.root, task.network)
+    network = network_here(task.worker.root, task.network, task.worker.device)
     fitted = table.read_part(store, task.folder, task.part)
     place = {key: row for row, key in enumerate(read_index(store, task.work.shard)["key"].to_pylist())}
     keys = fitted["key"].to_pylist()

@@ -23,7 +23,7 @@ from medfuncta_dist.task_map import Done, Failed, FanOut, map_divided
 
 
 @dataclass(frozen=True)
-class LatentTable:
+class TableLocation:
     """Where a run's latents are, and what they are latents of."""
 
     folder: str
@@ -76,12 +76,12 @@ def latent_folder(run: RunFile, network_digest: str) -> str:
     return f"runs/{run.name}/latents/{network_digest[:16]}-{fit_digest(run)[:16]}"
 
 
-def latent_table(run: RunFile, store: ObjectStore) -> LatentTable:
+def locate_table(run: RunFile, store: ObjectStore) -> TableLocation:
     """The table that this run file describes. StageOrderError before its data set and its network are complete."""
     snapshot = load_snapshot(store, run.dataset, run.data.snapshot)
     network = published_network(store, run.name)
     works = ranges(snapshot, run.fit.splits, run.fit.scans_per_task)
-    return LatentTable(latent_folder(run, network.digest), snapshot, network, works)
+    return TableLocation(latent_folder(run, network.digest), snapshot, network, works)
 
 
 def fit(
@@ -102,7 +102,7 @@ def fit(
             finished first, so that running the stage again does only what is left.
     """
     store = ObjectStore(run.storage)
-    target = latent_table(run, store)
+    target = locate_table(run, store)
     _check_contract(store, target)
     before = latent_ledger.read_commits(store, target.folder)
     todo = plan(target.snapshot, run.fit.splits, latent_ledger.settled(before), run.fit.scans_per_task)
@@ -116,7 +116,7 @@ def fit(
 
 def _run(
     run: RunFile,
-    target: LatentTable,
+    target: TableLocation,
     todo: Sequence[FitWork],
     fan_out: FanOut,
     progress: _Progress,
@@ -171,7 +171,7 @@ class _Progress:
         self._on_progress(FitProgress(*counts))
 
 
-def _task(run: RunFile, target: LatentTable, work: FitWork, fence: Guard) -> FitTask:
+def _task(run: RunFile, target: TableLocation, work: FitWork, fence: Guard) -> FitTask:
     return FitTask(
         worker=WorkerSettings.of(run),
         folder=target.folder,
@@ -187,7 +187,7 @@ def _task(run: RunFile, target: LatentTable, work: FitWork, fence: Guard) -> Fit
     )
 
 
-def _check_contract(store: ObjectStore, target: LatentTable) -> None:
+def _check_contract(store: ObjectStore, target: TableLocation) -> None:
     """The network must have been made for scans of the snapshot's shape; better known before a thousand tasks start."""
     spec = load_network(store, target.network).spec
     shape, channels = target.snapshot.contract["shape"], target.snapshot.contract["channels"]
@@ -200,7 +200,7 @@ def _check_contract(store: ObjectStore, target: LatentTable) -> None:
         )
 
 
-def _summarise(store: ObjectStore, target: LatentTable, answers: Sequence[Fitted]) -> FitSummary:
+def _summarise(store: ObjectStore, target: TableLocation, answers: Sequence[Fitted]) -> FitSummary:
     """Told from the records as they now lie in storage, not from what tasks answered."""
     commits = latent_ledger.read_commits(store, target.folder)
     counts = latent_ledger.reconcile(target.works, commits)

@@ -83,7 +83,7 @@ def fit_task(task: FitTask) -> Fitted:
     store, cache = task.worker.open()
     if earlier := _committed(store, task):
         return earlier
-    network = network_here(task.worker.root, task.network)
+    network = network_here(task.worker.root, task.network, task.worker.device)
     rows: list[Row] = []
     quarantined: list[Quarantined] = []
     with closing(SampleReader(store, [task.work.shard], cache)) as reader:
@@ -144,21 +144,19 @@ def _read(reader: SampleReader, row: int, key: str, shape: tuple[int, ...]) -> S
 
 @lru_cache(maxsize=KEPT)
 def fitter_here(
-    root: str, ref: NetworkRef, shape: tuple[int, ...], settings: FitSettings, learned_rates: bool
+    worker: WorkerSettings, ref: NetworkRef, shape: tuple[int, ...], settings: FitSettings, learned_rates: bool
 ) -> Fitter:
     """The network made ready to fit, once a process."""
-    network = network_here(root, ref)
+    network = network_here(worker.root, ref, worker.device)
     if learned_rates and "inner.rates" in network.extras:
         settings = replace(settings, rate=network.extras["inner.rates"])
-    device = next(iter(network.params.values())).device
-    return Fitter(network.spec, network.params, grid(shape, device=device), settings)
+    return Fitter(network.spec, network.params, grid(shape, device=worker.device), settings)
 
 
 def _fit(task: FitTask, network: SharedNetwork, batch: Sequence[Read]) -> tuple[list[Row], list[Quarantined]]:
     """Fit one batch. Unusable scans, those of other ranges and the padding are zeros: shapes never depend on them."""
-    fitter = fitter_here(task.worker.root, task.network, task.shape, task.settings, task.learned_rates)
-    device = next(iter(network.params.values())).device
-    result = fitter.fit(torch.from_numpy(_targets(task, network, batch)).to(device))
+    fitter = fitter_here(task.worker, task.network, task.shape, task.settings, task.learned_rates)
+    result = fitter.fit(torch.from_numpy(_targets(task, network, batch)).to(task.worker.device))
     return _sort_out(task, batch, _Fitted.of(result))
 
 

@@ -8,24 +8,33 @@ from pathlib import Path
 import torch
 
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.meta.device import granted_device
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.streaming.shard_cache import ShardCache, cache_folder
 
 
 @dataclass(frozen=True)
 class WorkerSettings:
-    """Storage root, the folder and size of the machine's shard cache, and compute threads."""
+    """Storage root, the folder and size of the machine's shard cache, compute threads, and the GPUs of each task."""
 
     root: str
     cache_folder: str
     cache_bytes: int
     threads: int
+    gpus: float
 
     @classmethod
     def of(cls, run: RunFile) -> WorkerSettings:
         """As the run file says."""
         folder = str(cache_folder(run.cluster.cache))
-        return cls(run.storage, folder, int(run.cluster.cache_gigabytes * 2**30), run.cluster.threads)
+        cluster = run.cluster
+        cache_bytes = int(cluster.cache_gigabytes * 2**30)
+        return cls(run.storage, folder, cache_bytes, cluster.threads, cluster.gpus_per_worker)
+
+    @property
+    def device(self) -> torch.device:
+        """Where a task computes."""
+        return granted_device(self.gpus)
 
     def open(self) -> tuple[ObjectStore, ShardCache]:
         """Open storage and cache in this process, and hold torch to its threads."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import MedfunctaError, RunHeldError
-from medfuncta_dist.fitting.fit_driver import latent_table
+from medfuncta_dist.fitting.fit_driver import locate_table
 from medfuncta_dist.integrity.latent_damage import find_damage, remove
 from medfuncta_dist.integrity.repair_checkpoints import remove_damaged_checkpoints
 from medfuncta_dist.integrity.repair_shards import repair_shards
@@ -56,7 +56,7 @@ def _checkpoints(run: RunFile, store: ObjectStore, faults: Sequence[Fault]) -> t
 
 
 def _latents(run: RunFile, store: ObjectStore, faults: Sequence[Fault]) -> tuple[list[str], Notes]:
-    folder = latent_table(run, store).folder
+    folder = locate_table(run, store).folder
     with holding(store, run_lease(run.name), run.cluster.lease_seconds, run.name):
         damages = find_damage(store, folder)
         left = remove(store, damages)

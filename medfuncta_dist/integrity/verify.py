@@ -11,7 +11,7 @@ from medfuncta_dist.config.load import MAX_BYTES, load, parse_kept
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError, RunFileError, StageOrderError
 from medfuncta_dist.fitting import latent_ledger
-from medfuncta_dist.fitting.fit_driver import latent_table
+from medfuncta_dist.fitting.fit_driver import locate_table
 from medfuncta_dist.fitting.fit_plan import cover
 from medfuncta_dist.integrity.latent_damage import find_damage
 from medfuncta_dist.integrity.repair import REPAIRS, repaired
@@ -138,7 +138,7 @@ def _network(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault
 
 
 def _latents(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault]]:
-    target = latent_table(run, store)
+    target = locate_table(run, store)
     if damages := find_damage(store, target.folder):
         faults = [Fault(store.uri(damage.part or damage.record), damage.what) for damage in damages]
         return {"damaged": len(damages)}, f"{len(damages)} commit records are damaged, or their parts", faults

@@ -11,9 +11,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from medfuncta_dist.meta.context import context_size
-from medfuncta_dist.meta.machine.compiled import swept
 from medfuncta_dist.meta.machine.products import product
-from medfuncta_dist.meta.sweeps.chunks import Chunks
+from medfuncta_dist.meta.objective import Block, Objective
 from medfuncta_dist.meta.sweeps.folded import Folded
 from medfuncta_dist.meta.sweeps.layers import affine, back, onward, output, stem
 
@@ -63,58 +62,38 @@ def rows(jacobian: Jacobian, chosen: Tensor | None = None) -> Float[Tensor, "sca
     return torch.cat([torch.cat(by_layer, -1) for by_layer in channels], 1)
 
 
-def curvature(
-    network: Folded,
-    coordinates: Float[Tensor, "point coord"],
-    latents: Float[Tensor, "batch latent"],
-    chunks: Chunks,
-) -> Float[Tensor, "batch latent latent"]:
-    """2 JᵀJ over the number of values: the Hessian of each scan's mean squared error without its second derivatives."""
-    shifts = network.shifts(latents)
-    total = latents.new_zeros(len(latents), latents.shape[1], latents.shape[1])
-    for scans, points in chunks.blocks(len(latents), len(coordinates)):
-        jacobian, _ = swept(jacobian_sweep, network, coordinates[points], shifts[scans])
-        _add_squares(total[scans], network, rows(jacobian))
-    return total.mul_(2 / (len(coordinates) * network.spec.channels))
-
-
 def curved_gradient(
-    network: Folded,
-    coordinates: Float[Tensor, "point coord"],
-    targets: Float[Tensor, "batch point channel"],
-    latents: Float[Tensor, "batch latent"],
-    sample: Int[Tensor, " chosen"],
-    chunks: Chunks,
+    objective: Objective, sample: Int[Tensor, " chosen"]
 ) -> tuple[Float[Tensor, "batch layer hidden"], Float[Tensor, " batch"], Float[Tensor, "batch latent latent"]]:
-    """``shift_gradient`` and ``curvature`` by one sweep: the loss's gradient is Jᵀ times the residue.
+    """``shift_gradient`` and the curvature by one sweep: the loss's gradient is Jᵀ times the residue.
 
-    The curvature is that of the points in ``sample`` (sorted indices, on the CPU).
+    The curvature is 2 JᵀJ over the number of values, the Hessian of each scan's mean squared error without its second
+    derivatives; it is that of the points in ``sample`` (sorted indices, on the CPU).
     """
-    weight = 1 / (targets.shape[1] * targets.shape[2])
-    shifts, size = network.shifts(latents), latents.shape[1]
-    gradient, errors = torch.zeros_like(shifts), targets.new_zeros(len(targets))
-    total = latents.new_zeros(len(latents), size, size)
-    for scans, points in chunks.blocks(*targets.shape[:2]):
-        jacobian, values = swept(jacobian_sweep, network, coordinates[points], shifts[scans])
-        error = values - targets[scans, points]
-        errors[scans] += error.square().sum((1, 2))
+    network, weight, shifts = objective.network, 1 / objective.values_per_scan, objective.shifts
+    gradient, errors = torch.zeros_like(shifts), objective.zero_errors()
+    total = objective.latents.new_zeros(len(shifts), network.spec.latent, network.spec.latent)
+    for block in objective.blocks():
+        jacobian, values = block.run(jacobian_sweep, shifts[block.scans])
+        error = values - block.targets
+        errors[block.scans] += error.square().sum((1, 2))
         residue = 2 * weight * error
         for channel, by_layer in enumerate(jacobian):
             for layer, part in enumerate(by_layer):
-                gradient[scans, layer] += torch.bmm(residue[:, None, :, channel], part)[:, 0]
-        _add_squares(total[scans], network, rows(jacobian, _inside(sample, points, coordinates)))
-    return gradient, errors * weight, total.mul_(2 / (len(sample) * targets.shape[2]))
+                gradient[block.scans, layer] += torch.bmm(residue[:, None, :, channel], part)[:, 0]
+        _add_squares(total[block.scans], network, rows(jacobian, _inside(sample, block)))
+    return gradient, errors * weight, total.mul_(2 / (len(sample) * network.spec.channels))
 
 
 def _add_squares(total: Tensor, network: Folded, by_shifts: Float[Tensor, "scan value shift"]) -> None:
     """total += JᵀJ with J = ∂y/∂s M̃."""
-    by_latents = product(by_shifts.flatten(0, 1), network.maps, network.arithmetic.products).view(
-        *by_shifts.shape[:2], -1
-    )
+    flat = product(by_shifts.flatten(0, 1), network.maps, network.arithmetic.products)
+    by_latents = flat.view(*by_shifts.shape[:2], network.spec.latent)  # a block may have no point of the sample
     total.baddbmm_(by_latents.mT, by_latents)
 
 
-def _inside(sample: Tensor, points: slice, coordinates: Tensor) -> Tensor | None:
+def _inside(sample: Tensor, block: Block) -> Tensor | None:
     """The sample's points within a block, counted from its first; None for all of them."""
-    inside = sample[(sample >= points.start) & (sample < points.stop)] - points.start
-    return None if len(inside) == points.stop - points.start else inside.to(coordinates.device)
+    start, stop = block.points.start, block.points.stop
+    inside = sample[(sample >= start) & (sample < stop)] - start
+    return None if len(inside) == stop - start else inside.to(block.targets.device)

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from medfuncta_dist.fields.siren import FieldSpec, Params
-from medfuncta_dist.latents.curvature import curvature, curved_gradient, jacobian_sweep, rows, spread_points
+from medfuncta_dist.latents.curvature import curved_gradient, jacobian_sweep, rows, spread_points
 from medfuncta_dist.latents.fit_steps import GaussNewton, Plain, Seen, Steps
 from medfuncta_dist.latents.latent_types import StorageType, Stored, store
 from medfuncta_dist.meta.context import context_indices
@@ -23,6 +23,7 @@ from medfuncta_dist.meta.inner_rates import Rate
 from medfuncta_dist.meta.losses import psnr_of_mse
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.machine.memory import keep_freed_memory
+from medfuncta_dist.meta.objective import Objective
 from medfuncta_dist.meta.sweeps.chunks import Chunks
 from medfuncta_dist.meta.sweeps.folded import fold
 from medfuncta_dist.meta.sweeps.inner_gradient import losses, shift_gradient
@@ -120,32 +121,38 @@ class Fitter:
 
     def _fit_block(self, targets: Tensor) -> tuple[Stored, Tensor, Tensor]:
         """What to store of each scan, its error as stored (values clamped, as PSNR wants), and its steps."""
-        latents = targets.new_zeros(len(targets), self._network.spec.latent)
+        objective = self._at_origin(targets)
         moving = torch.ones(len(targets), dtype=torch.bool, device=targets.device)
         taken = torch.zeros(len(targets), dtype=torch.int32, device=targets.device)
         steps = self._steps()
         for step in range(self._settings.steps):
-            seen = self._see(step, latents, targets)
+            seen = self._see(step, objective)
             if self._settings.target_psnr is not None and seen.whole:
                 moving &= ~(psnr_of_mse(seen.losses) >= self._settings.target_psnr)
                 if not moving.any():
                     break
-            latents = torch.where(moving[:, None], steps.next(latents, seen), latents)
+            latents = objective.latents
+            objective = objective.at(torch.where(moving[:, None], steps.next(latents, seen), latents))
             taken += moving
-        return *self._judged(steps, latents, targets), taken
+        return *self._judged(steps, objective), taken
 
-    def _judged(self, steps: Steps, latents: Tensor, targets: Tensor) -> tuple[Stored, Tensor]:
+    def _at_origin(self, targets: Tensor) -> Objective:
+        """The scans at φ = 0."""
+        latents = targets.new_zeros(len(targets), self._network.spec.latent)
+        return Objective(self._network, self._coordinates, targets, latents, self._chunks)
+
+    def _judged(self, steps: Steps, objective: Objective) -> tuple[Stored, Tensor]:
+        latents = objective.latents
         stored = store(latents, self._settings.storage_type)
-        errors = self._errors(stored, targets)
+        errors = self._errors(stored, objective)
         better = steps.settled(latents, errors)
         if not torch.equal(better, latents):
             stored = store(better, self._settings.storage_type)
-            errors = self._errors(stored, targets)
+            errors = self._errors(stored, objective)
         return stored, errors
 
-    def _errors(self, stored: Stored, targets: Tensor) -> Tensor:
-        latents = stored.restored().to(targets.dtype)
-        return losses(self._network, self._coordinates, targets, latents, self._chunks, clamp=True)
+    def _errors(self, stored: Stored, objective: Objective) -> Tensor:
+        return losses(objective.at(stored.restored().to(objective.targets.dtype)), clamp=True)
 
     def _plan(self) -> list[Int[Tensor, " context"]]:
         """The context of each step. Equal contexts are one object: their losses may be compared."""
@@ -169,33 +176,23 @@ class Fitter:
             return GaussNewton(self._network, settings.damping)
         return Plain(self._network, settings.rate, settings.momentum if settings.method == "momentum" else 0.0)
 
-    def _see(self, step: int, latents: Tensor, targets: Tensor) -> Seen:
+    def _see(self, step: int, objective: Objective) -> Seen:
         if step == 0 and self._settings.closed_form:
-            return self._seen_at_origin(targets)
+            return self._seen_at_origin(objective.targets)
         context = self._contexts[step]
-        by_shifts, errors, matrix = self._sweep(step, latents, targets)
+        by_shifts, errors, matrix = self._sweep(step, objective.on(context))
         if self._settings.rescale is not None:
-            sub, _ = self._gradient(self._draw(RESCALING, step, self._settings.rescale), latents, targets)
+            sub, _ = shift_gradient(objective.on(self._draw(RESCALING, step, self._settings.rescale)))
             sizes = [torch.linalg.vector_norm(self._network.pull_back(g), dim=1) for g in (sub, by_shifts)]
             by_shifts = by_shifts * (sizes[0] / sizes[1].clamp(min=torch.finfo(sizes[1].dtype).tiny))[:, None, None]
         return Seen(context, by_shifts, errors, context is self._everything, matrix)
 
-    def _sweep(self, step: int, latents: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _sweep(self, step: int, objective: Objective) -> tuple[Tensor, Tensor, Tensor | None]:
         """Gradient by shifts, losses and, where the method wants it, curvature, on the step's context."""
-        context = self._contexts[step]
         if not self._curved:
-            return *self._gradient(context, latents, targets), None
-        sample = spread_points(len(context), self._settings.curvature_ratio, step)
-        seen = self._seen_points(context, targets)
-        return curved_gradient(self._network, *seen, latents, sample, self._chunks)
-
-    def _gradient(self, context: Tensor, latents: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        return shift_gradient(self._network, *self._seen_points(context, targets), latents, self._chunks)
-
-    def _seen_points(self, context: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        if len(context) == len(self._coordinates):
-            return self._coordinates, targets
-        return self._coordinates[context], targets[:, context]
+            return *shift_gradient(objective), None
+        sample = spread_points(len(objective.coordinates), self._settings.curvature_ratio, step)
+        return curved_gradient(objective, sample)
 
     def _seen_at_origin(self, targets: Tensor) -> Seen:
         """At φ = 0 the gradient is linear in the target: y ↦ 2/N J₀ᵀ(f₀ − y)."""
@@ -208,17 +205,20 @@ class Fitter:
 
     @cached_property
     def _origin(self) -> _Origin:
-        shifts = self._network.shifts(self._network.maps.new_zeros(1, self._network.spec.latent))
-        pieces = [
-            jacobian_sweep(self._network, part, shifts) for part in torch.split(self._coordinates, self._chunks.points)
-        ]
+        blank = self._blank()
+        shifts = blank.shifts
+        pieces = [jacobian_sweep(self._network, block.coordinates, shifts) for block in blank.blocks()]
         by_channel = torch.cat([rows(jacobian).view(len(jacobian), -1, shifts.numel()) for jacobian, _ in pieces], 1)
         return _Origin(torch.cat([values[0] for _, values in pieces]), by_channel.transpose(0, 1).flatten(0, 1))
 
     @cached_property
     def _first_curvature(self) -> Float[Tensor, "1 latent latent"]:
-        origin = self._network.maps.new_zeros(1, self._network.spec.latent)
-        return curvature(self._network, self._coordinates, origin, self._chunks)
+        _, _, matrix = curved_gradient(self._blank(), torch.arange(len(self._coordinates)))
+        return matrix
+
+    def _blank(self) -> Objective:
+        """One scan at φ = 0, to ask for what does not depend on targets: all zeros, as good as any."""
+        return self._at_origin(self._network.maps.new_zeros(1, len(self._coordinates), self._network.spec.channels))
 
     def _draw(self, purpose: int, step: int, ratio: float) -> Tensor:
         seed, points = self._settings.seed, len(self._coordinates)

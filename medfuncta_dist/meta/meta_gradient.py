@@ -13,12 +13,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from medfuncta_dist.fields.siren import FieldSpec, Params
+from medfuncta_dist.fields.siren import Params
 from medfuncta_dist.meta.inner_rates import Rate, inner_rates, of_step
-from medfuncta_dist.meta.machine.arithmetic import Arithmetic
-from medfuncta_dist.meta.sweeps.chunks import Chunks
+from medfuncta_dist.meta.objective import Objective
 from medfuncta_dist.meta.sweeps.directional import directional_gradient
-from medfuncta_dist.meta.sweeps.folded import Folded, ThetaGradient, fold
+from medfuncta_dist.meta.sweeps.folded import ThetaGradient
 from medfuncta_dist.meta.sweeps.inner_gradient import inner_gradient, losses, shift_gradient
 
 
@@ -35,18 +34,13 @@ class MetaGradient:
 
 @torch.no_grad()
 def descend(
-    network: Folded,
-    coordinates: Float[Tensor, "point coord"],
-    targets: Float[Tensor, "batch point channel"],
-    latents: Float[Tensor, "batch latent"],
-    contexts: Sequence[Int[Tensor, " context"]],
-    rate: Rate,
-    chunks: Chunks,
+    objective: Objective, contexts: Sequence[Int[Tensor, " context"]], rate: Rate
 ) -> list[Float[Tensor, "batch latent"]]:
-    """The inner loop without a graph: φ₀ … φ_G."""
-    path, rates = [latents.detach()], inner_rates(network.spec, rate, latents)
+    """The inner loop without a graph, from the objective's latents: φ₀ … φ_G."""
+    network, path = objective.network, [objective.latents.detach()]
+    rates = inner_rates(network.spec, rate, objective.latents)
     for g, context in enumerate(contexts):
-        by_shifts, _ = shift_gradient(network, *_seen(coordinates, targets, context), path[-1], chunks)
+        by_shifts, _ = shift_gradient(objective.on(context).at(path[-1]))
         here = of_step(rates, g)
         path.append(path[-1] - (here * network.pull_back_apart(by_shifts, len(here))).sum(1))
     return path
@@ -54,55 +48,29 @@ def descend(
 
 @torch.no_grad()
 def adapted_losses(
-    spec: FieldSpec,
-    params: Params,
-    coordinates: Float[Tensor, "point coord"],
-    targets: Float[Tensor, "batch point channel"],
-    latents: Float[Tensor, "batch latent"],
-    contexts: Sequence[Int[Tensor, " context"]],
-    rate: Rate,
-    chunks: Chunks,
-    arithmetic: Arithmetic | None = None,
+    objective: Objective, contexts: Sequence[Int[Tensor, " context"]], rate: Rate
 ) -> Float[Tensor, " batch"]:
     """Per-scan outer losses alone, as validation needs them."""
-    network = fold(spec, params, arithmetic)
-    path = descend(network, coordinates, targets, latents, contexts, rate, chunks)
-    return losses(network, coordinates, targets, path[-1], chunks)
+    return losses(objective.at(descend(objective, contexts, rate)[-1]))
 
 
 @torch.no_grad()
-def meta_gradient(
-    spec: FieldSpec,
-    params: Params,
-    coordinates: Float[Tensor, "point coord"],
-    targets: Float[Tensor, "batch point channel"],
-    latents: Float[Tensor, "batch latent"],
-    contexts: Sequence[Int[Tensor, " context"]],
-    rate: Rate,
-    chunks: Chunks,
-    arithmetic: Arithmetic | None = None,
-) -> MetaGradient:
-    """Outer losses after one inner step per context set, and the exact second-order gradients of their sum."""
-    network, rates = fold(spec, params, arithmetic), inner_rates(spec, rate, latents)
+def meta_gradient(objective: Objective, contexts: Sequence[Int[Tensor, " context"]], rate: Rate) -> MetaGradient:
+    """Outer losses after one inner step per context set, and the exact second-order gradients of their sum.
+
+    The inner loop begins at the objective's latents; the outer loss is that on all its points.
+    """
+    network = objective.network
+    rates, theta = inner_rates(network.spec, rate, objective.latents), ThetaGradient(network)
     by_rates = torch.zeros_like(rates)
-    theta = ThetaGradient(network)
-    path = descend(network, coordinates, targets, latents, contexts, rates, chunks)
+    path = descend(objective, contexts, rates)
     # λ = ∂(outer loss)/∂φ_{g+1}, from the last latents back to the first.
-    pull, outer = inner_gradient(network, coordinates, targets, path[-1], chunks, theta)
+    pull, outer = inner_gradient(objective.at(path[-1]), theta)
     for g in reversed(range(len(contexts))):
         # φ_{g+1} = φ_g − r∇L: along −rλ, the speed of L has the gradients that this step adds to θ's and to λ.
-        seen, here = _seen(coordinates, targets, contexts[g]), of_step(rates, g)
-        direction = -here * pull[:, None]
-        by_latents, by_shifts = directional_gradient(network, *seen, path[g], direction, chunks, theta)
+        seen, here = objective.on(contexts[g]).at(path[g]), of_step(rates, g)
+        by_latents, by_shifts = directional_gradient(seen, -here * pull[:, None], theta)
         by_rate = -pull[:, None] * network.pull_back_apart(by_shifts, len(here))
         of_step(by_rates, g).add_(by_rate.sum(0).sum_to_size(here.shape))
         pull = pull + by_latents
     return MetaGradient(outer, theta.unfold(), pull, by_rates)
-
-
-def _seen(coordinates: Tensor, targets: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-    """Coordinates and targets of a context set; a full one needs no copy, for its indices are sorted."""
-    if len(context) == len(coordinates):
-        return coordinates, targets
-    context = context.to(targets.device)
-    return coordinates[context], targets[:, context]

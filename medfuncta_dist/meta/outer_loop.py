@@ -21,7 +21,9 @@ from medfuncta_dist.meta.losses import mse
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.machine.memory import keep_freed_memory
 from medfuncta_dist.meta.meta_gradient import adapted_losses, meta_gradient
+from medfuncta_dist.meta.objective import Objective
 from medfuncta_dist.meta.sweeps.chunks import Chunks
+from medfuncta_dist.meta.sweeps.folded import fold
 
 Engine = Literal["recursive", "unrolled"]
 
@@ -94,12 +96,13 @@ class MetaLearner(torch.nn.Module):
         """Each scan's loss over all coordinates after one inner step per context set, from the initial ``latents``."""
         if self.engine == "unrolled":
             return self._unrolled(targets, latents, contexts)
-        params, how = self.params(), (self.chunks, self.arithmetic)
+        params = self.params()
+        network = fold(self.spec, params, self.arithmetic)
+        objective = Objective(network, self.coordinates, targets, latents, self.chunks)
         if torch.is_grad_enabled():
             theta = [params[name] for name in self.spec.shapes()]
-            settings = (self.spec, self.coordinates, contexts, *how)
-            return _recursive(settings, targets, latents, self.rates, *theta)
-        return adapted_losses(self.spec, params, self.coordinates, targets, latents, contexts, self.rates, *how)
+            return _recursive(objective, contexts, latents, self.rates, *theta)
+        return adapted_losses(objective, contexts, self.rates)
 
     def _unrolled(self, targets: Tensor, latents: Tensor, contexts: Sequence[Tensor]) -> Tensor:
         params, differentiable = self.params(), torch.is_grad_enabled()
@@ -111,17 +114,15 @@ class _Recursive(torch.autograd.Function):
     """One node of autograd's graph: computes losses and gradients together, and hands the gradients over when asked.
 
     So whoever wraps the module (DeepSpeed at any ZeRO stage) sees an ordinary loss, and θ need be whole only during
-    the forward.
+    the forward. The numbers come from the objective; its latents and θ are given apart too, for the graph's edges.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, settings: tuple[Any, ...], targets: Tensor, latents: Tensor, rates: Tensor, *tensors: Tensor
+        ctx: Any, objective: Objective, contexts: Sequence[Tensor], latents: Tensor, rates: Tensor, *theta: Tensor
     ) -> Tensor:
-        spec, coordinates, contexts, *how = settings
-        params = dict(zip(spec.shapes(), tensors, strict=True))
-        result = meta_gradient(spec, params, coordinates, targets, latents, contexts, rates, *how)
-        ctx.by_latents, ctx.by_shared = result.latents, [result.rates, *(result.params[name] for name in params)]
+        result, names = meta_gradient(objective, contexts, rates), objective.network.spec.shapes()
+        ctx.by_latents, ctx.by_shared = result.latents, [result.rates, *(result.params[name] for name in names)]
         return result.losses
 
     @staticmethod

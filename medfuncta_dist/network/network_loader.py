@@ -10,6 +10,7 @@ import torch
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, ObjectMissingError, StageOrderError
 from medfuncta_dist.fields.network_record import RECORD_FILE, files_below, network_folder
 from medfuncta_dist.fields.shared_network import DESCRIPTION_FILE, LARGEST_DESCRIPTION, WEIGHTS_FILE, SharedNetwork
+from medfuncta_dist.meta.device import require_device
 from medfuncta_dist.storage.commit_record import read_record
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing.strict_json import RESTORE
@@ -67,10 +68,10 @@ def load_network(store: ObjectStore, ref: NetworkRef) -> SharedNetwork:
 
 
 @lru_cache(maxsize=KEPT)
-def network_here(root: str, ref: NetworkRef) -> SharedNetwork:
-    """The network on this process's device, read once."""
+def network_here(root: str, ref: NetworkRef, device: torch.device) -> SharedNetwork:
+    """The network on the device that the task was granted, read once. MedfunctaError where torch cannot use it."""
+    require_device(device)
     network = load_network(ObjectStore(root), ref)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     for tensors in (network.params, network.extras):
         tensors.update({name: tensor.to(device) for name, tensor in tensors.items()})
     return network

@@ -52,6 +52,11 @@ def thaw(run: RunFile, store: ObjectStore, fence: Guard) -> None:
     withdraw(store, fence, run_path(run))
 
 
+def begun_with(run: RunFile, store: ObjectStore) -> RunFile | None:
+    """The run file that this run was started with; None for a new run. IntegrityError for a damaged one."""
+    return _frozen(run_path(run), store)
+
+
 def _frozen(path: str, store: ObjectStore) -> RunFile | None:
     where = store.uri(path)
     try:

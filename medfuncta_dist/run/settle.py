@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import sys
 
-import torch
-
 from medfuncta_dist.config.load import dump
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.meta.device import granted_device
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.machine.products import Products
 from medfuncta_dist.meta.machine.self_check import Trial, Verdict, self_check
@@ -41,7 +40,7 @@ def settled(run: RunFile, store: ObjectStore, fan_out: FanOut | None = None, *, 
 
 
 def _products(run: RunFile) -> Products:
-    return Arithmetic.best(torch.device("cuda" if run.cluster.gpus_per_worker else "cpu")).products
+    return Arithmetic.best(granted_device(run.cluster.gpus_per_worker)).products
 
 
 def _wanted(run: RunFile) -> bool:
@@ -57,6 +56,7 @@ def _pays(run: RunFile, products: Products, fan_out: FanOut) -> bool:
         chunks_of(run) or Chunks.sized(run.field.hidden),
         Arithmetic(products),
         run.cluster.threads,
+        run.cluster.gpus_per_worker,
     )
     (outcome,) = fan_out(self_check, [trial])
     verdict = outcome.result if isinstance(outcome, Done) else Verdict(False, str(outcome.error))

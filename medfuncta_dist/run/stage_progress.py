@@ -12,7 +12,7 @@ from medfuncta_dist.config.submission_id import submission_id
 from medfuncta_dist.run.shown_progress import shown
 from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.submit.status.run_cost import gpus
+from medfuncta_dist.submit.status.run_cost import count_gpus
 from medfuncta_dist.telemetry.progress_record import ProgressRecorder, rate
 
 Notes = dict[str, int | str]
@@ -46,7 +46,7 @@ def recorded(
     run: RunFile, store: ObjectStore, stage: str, unit: str, fence: Fence | None, beside: Sequence[str] = ()
 ) -> Iterator[Told]:
     """The record and the metrics alone, for a stage that shows its own bar."""
-    job, held = submission_id(), gpus(run, [stage, *beside])
+    job, held = submission_id(), count_gpus(run, [stage, *beside])
     with ProgressRecorder(store, run.name, stage, unit=unit, gpus=held, job=job, fence=fence) as recorder:
         yield Told(recorder)
 

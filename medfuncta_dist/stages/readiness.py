@@ -48,10 +48,10 @@ def is_complete(run: RunFile, store: ObjectStore, stage: str) -> bool:
 
 def _require_fitted(run: RunFile, store: ObjectStore) -> None:
     from medfuncta_dist.fitting import latent_ledger
-    from medfuncta_dist.fitting.fit_driver import latent_table
+    from medfuncta_dist.fitting.fit_driver import locate_table
     from medfuncta_dist.fitting.fit_plan import plan
 
-    table = latent_table(run, store)
+    table = locate_table(run, store)
     settled = latent_ledger.settled(latent_ledger.read_commits(store, table.folder))
     left = plan(table.snapshot, run.fit.splits, settled, run.fit.scans_per_task)
     if left:

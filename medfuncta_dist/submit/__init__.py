@@ -1,1 +1,1 @@
-"""Run file to RayJob, and the clients that submit, watch and cancel it."""
+"""From a run file to a job on a cluster, and the commands that submit, watch and cancel it."""

@@ -1,4 +1,4 @@
-"""A job ended from outside: asked first, then made to."""
+"""Cancelling a job: ask it to stop, then force it."""
 
 from __future__ import annotations
 
@@ -7,44 +7,55 @@ from dataclasses import replace
 
 from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.submit.backends.backend import Backend
-from medfuncta_dist.submit.status.job_records import write_job
-from medfuncta_dist.submit.status.job_target import Target, find, job_or_none
-from medfuncta_dist.submit.status.run_status import Status, status
-from medfuncta_dist.submit.status.status_facts import facts
+from medfuncta_dist.submit.backends.backend import Backend, Job
+from medfuncta_dist.submit.status.job_records import write_job_record
+from medfuncta_dist.submit.status.job_target import JobTarget, find_job, find_target
+from medfuncta_dist.submit.status.run_status import RunStatus, derive_status
+from medfuncta_dist.submit.status.status_facts import gather_facts
 
 GRACE_S = 150.0
-"""What a cancelled job gets to save and leave, before it is ended: a pod's 120 s, and some for the cluster."""
+"""Time for a cancelled job to save and exit before it is forced: a pod's 120 s, plus a margin for the cluster."""
 POLL_S = 1.0
 
 
-def cancel(text: str, backend: Backend, *, now: bool, grace_s: float = GRACE_S) -> tuple[Status, bool]:
-    """End a job: gracefully, then hard if it is not gone after ``grace_s``. How it is then, and whether it was hard.
+def cancel_job(text: str, backend: Backend, *, now: bool, grace_s: float = GRACE_S) -> tuple[RunStatus, bool]:
+    """Cancel a job: ask it to stop, and force it if it is still there after ``grace_s`` seconds.
 
-    A job that is over stays as it ended; with ``now`` a cluster that keeps it forgets it.
+    Returns its status afterwards, and whether it was forced. A job that has ended keeps its state; with ``now``, a
+    cluster that can delete it does so.
     """
-    target = find(text, backend)
-    if target.job is None or not target.job.state.over:
-        _remember(target)
+    target = find_target(text, backend)
+    if not _has_ended(target.job):
+        _record_cancellation(target)
     backend.cancel(target.name, now=now)
-    deadline, job = time.monotonic() + grace_s, job_or_none(backend, target.name)
-    while job is not None and not job.state.over and time.monotonic() < deadline:
-        time.sleep(POLL_S)
-        job = job_or_none(backend, target.name)
-    hard = now
-    if job is not None and not job.state.over:
-        hard = True
+    job = _wait_for_end(backend, target.name, grace_s)
+    forced = now
+    if job is not None and not job.state.is_over:
+        forced = True
         backend.cancel(target.name, now=True)
-        job = job_or_none(backend, target.name)
-    return status(facts(replace(target, job=job))), hard
+        job = find_job(backend, target.name)
+    return derive_status(gather_facts(replace(target, job=job))), forced
 
 
-def _remember(target: Target) -> None:
-    """That somebody asked for its end: afterwards the cluster may know nothing."""
-    if target.run is None or target.submitted is None:
+def _has_ended(job: Job | None) -> bool:
+    return job is not None and job.state.is_over
+
+
+def _wait_for_end(backend: Backend, name: str, seconds: float) -> Job | None:
+    """The job once it has ended, or as it is after ``seconds``; None once the cluster has deleted it."""
+    deadline, job = time.monotonic() + seconds, find_job(backend, name)
+    while job is not None and not job.state.is_over and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+        job = find_job(backend, name)
+    return job
+
+
+def _record_cancellation(target: JobTarget) -> None:
+    """Record in storage that a user cancelled the job: afterwards the cluster may not know it any more."""
+    if target.run is None or target.record is None:
         return
     try:
-        asked = replace(target.submitted, cancelled=time.time())
-        write_job(ObjectStore(target.run.storage), target.run.name, asked)
+        cancelled = replace(target.record, cancelled=time.time())
+        write_job_record(ObjectStore(target.run.storage), target.run.name, cancelled)
     except MedfunctaError:
-        return  # the cluster is what must hear of it
+        return  # storage may be out of reach from here; the job is cancelled on the cluster all the same

@@ -1,4 +1,4 @@
-"""Submitting stage after stage, and once more."""
+"""submit --follow, which submits each stage when the one before is done; and resume, which submits a job again."""
 
 from __future__ import annotations
 
@@ -7,47 +7,74 @@ from dataclasses import replace
 
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.submit.backends.backend import Backend, State
-from medfuncta_dist.submit.status.job_target import Target, find, job_or_none
-from medfuncta_dist.submit.status.job_watch import Show, watch
-from medfuncta_dist.submit.status.run_status import Status
-from medfuncta_dist.submit.submit_jobs import Readiness, Request, Sent, submit
+from medfuncta_dist.submit.backends.backend import Backend, JobState
+from medfuncta_dist.submit.status.job_target import JobTarget, find_job, find_target
+from medfuncta_dist.submit.status.job_watch import StatusCallback, watch_job
+from medfuncta_dist.submit.status.run_status import RunStatus
+from medfuncta_dist.submit.submit_jobs import Readiness, SubmissionRequest, SubmissionResult, submit_next_job
 
 
-def submit_each(
-    request: Request, backend: Backend, show: Show, say: Callable[[str], None], readiness: Readiness
-) -> tuple[Sent, Status]:
-    """Submit one job after the other, each when the one before is done; the last one, and how it ended.
+def submit_and_follow(
+    request: SubmissionRequest,
+    backend: Backend,
+    show_status: StatusCallback,
+    print_line: Callable[[str], None],
+    readiness: Readiness,
+) -> tuple[SubmissionResult, RunStatus]:
+    """Submit one job after the other, each when the one before is done. Returns the last one, and how it ended.
 
-    Stages whose outputs are complete are passed over, except packing: only it can tell that nothing is new.
+    A stage whose outputs are complete is skipped, except packing: only packing can find out whether the source has
+    new scans.
     """
     store, jobs = ObjectStore(request.run.storage), request.jobs
     for stages in jobs:
-        if stages != jobs[-1] and stages[-1] != "pack" and readiness.is_complete(request.run, store, stages[-1]):
-            say(f"{' '.join(stages)}: complete already")
+        is_last = stages == jobs[-1]
+        if not is_last and stages[-1] != "pack" and readiness.is_complete(request.run, store, stages[-1]):
+            print_line(f"{' '.join(stages)}: already complete")
             continue
-        key = None if request.key is None else f"{request.key}/{' '.join(stages)}"
-        sent = submit(replace(request, stages=stages, together=True, key=key), backend, readiness)
-        say(f"{sent.name}: {'submitted' if sent.new else 'is there already'}")
-        job = job_or_none(backend, sent.name)
-        ended = watch(Target(request.run.name, request.run, job, sent.record), backend, show)
-        if ended.state is not State.DONE:
+        result, ended = _submit_and_watch(request, stages, backend, show_status, print_line, readiness)
+        if ended.state is not JobState.DONE:
             break
-    return sent, ended
+    return result, ended
 
 
-def resume(
+def _submit_and_watch(
+    request: SubmissionRequest,
+    stages: tuple[str, ...],
+    backend: Backend,
+    show_status: StatusCallback,
+    print_line: Callable[[str], None],
+    readiness: Readiness,
+) -> tuple[SubmissionResult, RunStatus]:
+    """Submit one job of the request, and watch it until it ends."""
+    key = request.idempotency_key
+    stage_key = None if key is None else f"{key}/{' '.join(stages)}"
+    single = replace(request, stages=stages, together=True, idempotency_key=stage_key)
+    result = submit_next_job(single, backend, readiness)
+    print_line(describe_submission(result))
+    job = find_job(backend, result.name)
+    target = JobTarget(request.run.name, request.run, job, result.record)
+    return result, watch_job(target, backend, show_status)
+
+
+def describe_submission(result: SubmissionResult) -> str:
+    """One line: the job, and whether this command submitted it."""
+    return f"{result.name}: {'submitted' if result.is_new else 'already submitted'}"
+
+
+def resume_job(
     text: str, overrides: Sequence[str], overlays: Sequence[str], backend: Backend, readiness: Readiness
-) -> Sent:
-    """Submit a job once more: the same run and stages, as a new attempt; the one at work, if there is one. Overlays are
-    those that it had, unless others are given.
+) -> SubmissionResult:
+    """Submit a job again as a new attempt at the same stages of the same run; if it is still active, return it.
 
-    Of a job that the cluster has forgotten, the run file tells. RunFileError when nothing was ever submitted.
+    Without ``overlays``, the job keeps those it was submitted with. RunFileError when nothing is known of such a job.
     """
-    target = find(text, backend, overrides)
+    target = find_target(text, backend, overrides)
     if target.run is None or not target.stages:
         raise RunFileError(
-            f"it is not known what {text!r} was", do="submit its run file: `medfuncta-dist submit RUN.yaml STAGE...`"
+            f"there is no record of the run file or the stages of {text!r}",
+            do="submit its run file: `medfuncta-dist submit RUN.yaml STAGE...`",
         )
-    had = target.submitted.overlays if target.submitted is not None else ()
-    return submit(Request(target.run, target.stages, tuple(overlays) or had, together=True), backend, readiness)
+    previous = target.record.overlays if target.record is not None else ()
+    request = SubmissionRequest(target.run, target.stages, tuple(overlays) or previous, together=True)
+    return submit_next_job(request, backend, readiness)

@@ -1,6 +1,7 @@
-"""Submitting: what is due, whether it may start, the manifest, the record in storage, and then the cluster.
+"""Submitting a job: choose the stages, check that they can start, render the manifest, record it, send it.
 
-The record comes first: a name that was once given is never given again, even when the cluster forgets its jobs.
+The record in storage is written before the cluster hears of the job, so that a name is never used twice, even after the
+cluster has deleted its jobs.
 """
 
 from __future__ import annotations
@@ -17,44 +18,52 @@ from medfuncta_dist.storage.leases.compare_and_swap import Swap
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.backends.backend import Backend
 from medfuncta_dist.submit.manifest.base_manifest import load_base
-from medfuncta_dist.submit.manifest.code_commit import code_commit
-from medfuncta_dist.submit.manifest.job_names import key_label, rayjob_name, stage_name
+from medfuncta_dist.submit.manifest.code_commit import find_code_commit
+from medfuncta_dist.submit.manifest.job_names import hash_idempotency_key, join_stages, make_rayjob_name
 from medfuncta_dist.submit.manifest.render import Submission, render
-from medfuncta_dist.submit.status.job_records import Submitted, create_job, delete_job, read_job, read_jobs
-from medfuncta_dist.submit.status.job_target import job_or_none
+from medfuncta_dist.submit.status.job_records import (
+    SubmissionRecord,
+    create_job_record,
+    delete_job_record,
+    read_job_record,
+    read_job_records,
+)
+from medfuncta_dist.submit.status.job_target import find_job
 
-GLANCE_S = 10.0
-"""How long a dry run waits for a storage that may not answer from here."""
-HANDOVER_S = 30.0
-"""What another submit gets to hand a job to the cluster, after it took the name."""
+DRY_RUN_DEADLINE_S = 10.0
+"""How long a dry run waits for storage, which may be out of reach from here."""
+HANDOVER_TIMEOUT_S = 30.0
+"""How long another submit may take between recording a job and sending it to the cluster."""
 POLL_S = 0.5
 
 
 class Readiness(Protocol):
-    """What a submission asks of a run's outputs. ``stages/readiness.py`` answers it; this room loads no torch."""
+    """What a submission asks about a run's outputs. ``stages/readiness.py`` implements it: this room loads no torch."""
 
     def require_ready(self, run: RunFile, store: ObjectStore, stages: Sequence[str]) -> None:
-        """StageOrderError, RunFileError unless the first of these stages can start."""
+        """StageOrderError or RunFileError unless the first of these stages can start."""
 
     def is_complete(self, run: RunFile, store: ObjectStore, stage: str) -> bool:
-        """Whether all outputs of a stage are there."""
+        """Whether all outputs of a stage exist."""
 
 
 @dataclass(frozen=True)
-class Request:
-    """What was asked for. ``together``: all stages in one job; else one job a stage."""
+class SubmissionRequest:
+    """What the user asked for. ``together``: all stages in one job, else one job per stage."""
 
     run: RunFile
     stages: tuple[str, ...]
     overlays: tuple[str, ...] = ()
     together: bool = False
-    key: str | None = None
-    """Of idempotency."""
+    idempotency_key: str | None = None
 
     def __post_init__(self) -> None:
         require_stages(self.stages)
         if sorted(self.stages, key=STAGES.index) != list(self.stages) or len(set(self.stages)) != len(self.stages):
-            raise RunFileError("stages out of order", do=f"name them in this order, once: {' '.join(STAGES)}")
+            raise RunFileError(
+                f"the stages are out of order: {' '.join(self.stages)}",
+                do=f"name each stage once, in this order: {' '.join(STAGES)}",
+            )
 
     @property
     def jobs(self) -> list[tuple[str, ...]]:
@@ -63,140 +72,155 @@ class Request:
 
 
 @dataclass(frozen=True)
-class Sent:
-    """The job that a request has led to, and whether this call made it. ``left``: stages that wait for it."""
+class SubmissionResult:
+    """The job that serves a request."""
 
-    record: Submitted
-    new: bool
-    left: tuple[str, ...] = ()
+    record: SubmissionRecord
+    is_new: bool
+    """Whether this call submitted it; False when it was submitted before."""
+    remaining: tuple[str, ...] = ()
+    """Stages of the request that are not submitted yet."""
 
     @property
     def name(self) -> str:
-        """Of the job."""
+        """The job's name."""
         return self.record.name
 
 
-def manifests(request: Request, recorded: Sequence[Submitted], backend: Backend) -> list[dict[str, Any]]:
-    """The manifest of every job of a request, each as its next attempt. RunFileError names all that is wrong."""
+def render_manifests(
+    request: SubmissionRequest, earlier: Sequence[SubmissionRecord], backend: Backend
+) -> list[dict[str, Any]]:
+    """The manifest of every job of a request, each as its next attempt. RunFileError lists everything that is wrong."""
     base = load_base([*request.run.kubernetes.overlays, *request.overlays])
-    made = [_manifest(request, stages, base, recorded) for stages in request.jobs]
-    for manifest in made:
+    manifests = [_render_manifest(request, stages, base, earlier) for stages in request.jobs]
+    for manifest in manifests:
         backend.require_valid(manifest)
-    return made
+    return manifests
 
 
-def glance(run: RunFile) -> tuple[list[Submitted], str]:
-    """Earlier submissions, for a dry run; without an answer from storage, none, and a remark that says so."""
+def read_earlier_jobs(run: RunFile) -> tuple[list[SubmissionRecord], str]:
+    """The run's earlier submissions, for a dry run. If storage does not answer: none, and a note that says so."""
     try:
-        return read_jobs(ObjectStore(run.storage, deadline_s=GLANCE_S), run.name), ""
+        return read_job_records(ObjectStore(run.storage, deadline_s=DRY_RUN_DEADLINE_S), run.name), ""
     except MedfunctaError as error:
         return [], f"storage does not answer from here ({error.what}): attempts are counted from 1"
 
 
-def submit(request: Request, backend: Backend, readiness: Readiness) -> Sent:
-    """Submit the first job of the request that is due. Asked again, it returns the one that is at work already.
+def submit_next_job(request: SubmissionRequest, backend: Backend, readiness: Readiness) -> SubmissionResult:
+    """Submit the first job of the request that is not complete. Called again, it returns the job that is active.
 
-    StageOrderError before what its stage reads from is complete; RunChangedError when the idempotency key, or a job
-    that is at work, stands for another run file.
+    StageOrderError when the inputs of its stage are not complete; RunChangedError when the idempotency key, or the
+    active job, belongs to another run file.
     """
     run, store = request.run, ObjectStore(request.run.storage)
-    recorded = read_jobs(store, run.name)
-    earlier = _earlier(request, recorded, backend)
+    records = read_job_records(store, run.name)
+    earlier = _find_earlier_job(request, records, backend)
     if earlier is not None:
-        return _sent(request, earlier, new=False)
-    stages = due(request, store, readiness)
+        return _make_result(request, earlier, is_new=False)
+    stages = choose_due_stages(request, store, readiness)
     readiness.require_ready(run, store, stages)
-    (manifest,) = manifests(replace(request, stages=stages, together=True), recorded, backend)
-    record = record_of(request, stages, recorded, backend)
-    if not create_job(Swap.of(store), run.name, record):
-        return _sent(request, _winner(run, store, record.name, backend), new=False)
+    (manifest,) = render_manifests(replace(request, stages=stages, together=True), records, backend)
+    record = make_submission_record(request, stages, records, backend)
+    if not create_job_record(Swap.of(store), run.name, record):
+        concurrent = _wait_for_concurrent_submit(run, store, record.name, backend)
+        return _make_result(request, concurrent, is_new=False)
     try:
         backend.submit(manifest)
     except ClusterError:
-        delete_job(store, run.name, record.name)  # refused: there is no such job to remember
+        delete_job_record(store, run.name, record.name)  # the cluster refused it: there is no such job
         raise
-    return _sent(request, record, new=True)
+    return _make_result(request, record, is_new=True)
 
 
-def due(request: Request, store: ObjectStore, readiness: Readiness) -> tuple[str, ...]:
-    """The stages of the first job whose outputs are not complete; of the last one, when all are."""
+def choose_due_stages(request: SubmissionRequest, store: ObjectStore, readiness: Readiness) -> tuple[str, ...]:
+    """The stages of the first job whose outputs are not complete; of the last job, when all are."""
     for stages in request.jobs[:-1]:
         if not readiness.is_complete(request.run, store, stages[-1]):
             return stages
     return request.jobs[-1]
 
 
-def _earlier(request: Request, recorded: Sequence[Submitted], backend: Backend) -> Submitted | None:
-    """The job that this request has led to before: by its key, or because it is at work on one of its stages."""
-    for submitted in reversed(recorded):
-        same_key = request.key is not None and submitted.idempotency_key == key_label(request.key)
-        if same_key or (set(submitted.stages) & set(request.stages) and _at_work(submitted, backend)):
-            _require_same(submitted, request.run)
-            return submitted
-    return None
-
-
-def _winner(run: RunFile, store: ObjectStore, name: str, backend: Backend) -> Submitted:
-    """The job of a submit at the same time that was first to take its name, once the cluster has it."""
-    deadline = time.monotonic() + HANDOVER_S
-    while (record := read_job(store, run.name, name)) is not None:
-        _require_same(record, run)
-        if job_or_none(backend, name) is not None:
-            return record
-        if time.monotonic() > deadline:
-            break
-        time.sleep(POLL_S)
-    raise taken(name)
-
-
-def taken(name: str) -> ClusterError:
-    """The error of a submit that lost a name to another one at the same time."""
-    do = "run the same command again: it sees what the other one did"
-    return ClusterError("another submit of this run took this job's name a moment ago", where=name, do=do)
-
-
-def _at_work(submitted: Submitted, backend: Backend) -> bool:
-    job = job_or_none(backend, submitted.name)
-    return job is not None and not job.state.over
-
-
-def _require_same(submitted: Submitted, run: RunFile) -> None:
-    if submitted.run_file_digest != run.results_digest:
-        raise RunChangedError(
-            f"{submitted.name} was submitted with another run file",
-            do=f"wait for it, or `medfuncta-dist cancel {submitted.name}`; a new request needs a new idempotency key",
-        )
-
-
-def _manifest(
-    request: Request, stages: tuple[str, ...], base: dict[str, Any], recorded: Sequence[Submitted]
-) -> dict[str, Any]:
-    attempt = _attempt(stages, recorded)
-    name = rayjob_name(request.run.name, stage_name(stages), attempt)
-    return render(Submission(request.run, stages, attempt, name, code_commit(), request.key), base)
-
-
-def record_of(request: Request, stages: tuple[str, ...], recorded: Sequence[Submitted], backend: Backend) -> Submitted:
-    """What storage remembers of the next attempt at some stages of a request."""
-    attempt = _attempt(stages, recorded)
-    return Submitted(
-        name=rayjob_name(request.run.name, stage_name(stages), attempt),
+def make_submission_record(
+    request: SubmissionRequest, stages: tuple[str, ...], earlier: Sequence[SubmissionRecord], backend: Backend
+) -> SubmissionRecord:
+    """The record of the next attempt at some stages of a request."""
+    attempt, key = _next_attempt(stages, earlier), request.idempotency_key
+    return SubmissionRecord(
+        name=make_rayjob_name(request.run.name, join_stages(stages), attempt),
         stages=stages,
         attempt=attempt,
         backend=backend.name,
         time=time.time(),
         run_file_digest=request.run.results_digest,
-        commit=code_commit(),
-        idempotency_key=key_label(request.key) if request.key is not None else None,
+        commit=find_code_commit(),
+        idempotency_key=None if key is None else hash_idempotency_key(key),
         overlays=request.overlays,
     )
 
 
-def _attempt(stages: tuple[str, ...], recorded: Sequence[Submitted]) -> int:
-    return 1 + max((submitted.attempt for submitted in recorded if submitted.stages == stages), default=0)
+def name_taken_error(name: str) -> ClusterError:
+    """The error when another submit recorded a job of this name first."""
+    return ClusterError(
+        "another submit of this run took this job's name a moment ago",
+        where=name,
+        do="run the same command again: it will find the other job",
+    )
 
 
-def _sent(request: Request, submitted: Submitted, *, new: bool) -> Sent:
-    after = STAGES.index(submitted.stages[-1])
-    left = tuple(stage for stage in request.stages if STAGES.index(stage) > after)
-    return Sent(submitted, new, left)
+def _find_earlier_job(
+    request: SubmissionRequest, records: Sequence[SubmissionRecord], backend: Backend
+) -> SubmissionRecord | None:
+    """The job that serves this request already: it has the same key, or it is active on one of the same stages."""
+    key = None if request.idempotency_key is None else hash_idempotency_key(request.idempotency_key)
+    for record in reversed(records):
+        has_same_key = key is not None and record.idempotency_key == key
+        if has_same_key or (set(record.stages) & set(request.stages) and _is_active(record, backend)):
+            _require_same_run_file(record, request.run)
+            return record
+    return None
+
+
+def _wait_for_concurrent_submit(run: RunFile, store: ObjectStore, name: str, backend: Backend) -> SubmissionRecord:
+    """The job of a concurrent submit that recorded this name first, once the cluster has it."""
+    deadline = time.monotonic() + HANDOVER_TIMEOUT_S
+    while (record := read_job_record(store, run.name, name)) is not None:
+        _require_same_run_file(record, run)
+        if find_job(backend, name) is not None:
+            return record
+        if time.monotonic() > deadline:
+            break
+        time.sleep(POLL_S)
+    raise name_taken_error(name)
+
+
+def _is_active(record: SubmissionRecord, backend: Backend) -> bool:
+    job = find_job(backend, record.name)
+    return job is not None and not job.state.is_over
+
+
+def _require_same_run_file(record: SubmissionRecord, run: RunFile) -> None:
+    if record.run_file_digest != run.results_digest:
+        raise RunChangedError(
+            f"{record.name} was submitted with another run file",
+            do=f"wait until it ends, or run `medfuncta-dist cancel {record.name}`; if you gave an idempotency key, use "
+            "a new one for a changed run file",
+        )
+
+
+def _render_manifest(
+    request: SubmissionRequest, stages: tuple[str, ...], base: dict[str, Any], earlier: Sequence[SubmissionRecord]
+) -> dict[str, Any]:
+    attempt = _next_attempt(stages, earlier)
+    name = make_rayjob_name(request.run.name, join_stages(stages), attempt)
+    submission = Submission(request.run, stages, attempt, name, find_code_commit(), request.idempotency_key)
+    return render(submission, base)
+
+
+def _next_attempt(stages: tuple[str, ...], earlier: Sequence[SubmissionRecord]) -> int:
+    return 1 + max((record.attempt for record in earlier if record.stages == stages), default=0)
+
+
+def _make_result(request: SubmissionRequest, record: SubmissionRecord, *, is_new: bool) -> SubmissionResult:
+    last = STAGES.index(record.stages[-1])
+    remaining = tuple(stage for stage in request.stages if STAGES.index(stage) > last)
+    return SubmissionResult(record, is_new, remaining)

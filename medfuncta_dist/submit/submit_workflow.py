@@ -1,6 +1,7 @@
-"""submit --workflow: the names of all jobs of a chain taken in storage, and then the Argo Workflow that sends them.
+"""submit --workflow: reserves the names of all jobs of a chain in storage, then builds the Argo Workflow of them.
 
-Argo applies a job by its name, and a name that a finished job had would change nothing and count as done.
+Argo applies a job by its name: under the name of a job that has finished, nothing would run, and the step would count
+as done.
 """
 
 from __future__ import annotations
@@ -14,46 +15,74 @@ from medfuncta_dist.errors import RunChangedError, RunFileError
 from medfuncta_dist.storage.leases.compare_and_swap import Swap
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.backends.backend import Backend
-from medfuncta_dist.submit.backends.kubernetes.kubernetes_jobs import KubernetesJobs
-from medfuncta_dist.submit.manifest.argo_workflow import workflow
-from medfuncta_dist.submit.manifest.job_names import key_label
-from medfuncta_dist.submit.status.job_records import Submitted, create_job, delete_job, read_jobs
-from medfuncta_dist.submit.submit_jobs import Request, manifests, record_of, taken
+from medfuncta_dist.submit.manifest.argo_workflow import build_workflow
+from medfuncta_dist.submit.manifest.job_names import hash_idempotency_key
+from medfuncta_dist.submit.status.job_records import (
+    SubmissionRecord,
+    create_job_record,
+    delete_job_record,
+    read_job_records,
+)
+from medfuncta_dist.submit.submit_jobs import (
+    SubmissionRequest,
+    make_submission_record,
+    name_taken_error,
+    render_manifests,
+)
 
-APART_S = 1e-3
-"""Between the times of two records: by time they stand in the chain's order."""
-
-
-def planned(request: Request, backend: Backend) -> dict[str, Any]:
-    """The Workflow of a request, each of its jobs recorded as its next attempt. StorageError without an answer from
-    storage; RunChangedError when the idempotency key has led to a job already; RunFileError for another backend."""
-    if backend.name != KubernetesJobs.name:
-        raise RunFileError("Argo runs on Kubernetes only", do="leave --backend ray out, or use --follow")
-    store = ObjectStore(request.run.storage)
-    recorded = read_jobs(store, request.run.name)
-    _require_new_key(request, recorded)
-    made = workflow(manifests(request, recorded, backend))
-    now, name = time.time(), made["metadata"]["name"]
-    records = [record_of(request, stages, recorded, backend) for stages in request.jobs]
-    _create(store, request.run.name, [replace(r, time=now + i * APART_S, workflow=name) for i, r in enumerate(records)])
-    return made
+RECORD_INTERVAL_S = 1e-3
+"""Between the times of two records: sorted by time, they are in the order of the stages."""
 
 
-def _require_new_key(request: Request, recorded: Sequence[Submitted]) -> None:
-    key = None if request.key is None else key_label(request.key)
-    for submitted in recorded:
-        if key is not None and submitted.idempotency_key == key:
+def submit_workflow(request: SubmissionRequest, backend: Backend) -> dict[str, Any]:
+    """The Workflow of a request; each of its jobs is recorded as its next attempt.
+
+    RunFileError for a backend that runs no workflows; StorageError when storage does not answer; RunChangedError when
+    the idempotency key was used before.
+    """
+    if not backend.runs_workflows:
+        raise RunFileError(
+            f"--workflow needs Kubernetes, where Argo runs; the backend is {backend.name}",
+            do="leave --backend out, or use --follow instead of --workflow",
+        )
+    run, store = request.run, ObjectStore(request.run.storage)
+    earlier = read_job_records(store, run.name)
+    _require_new_key(request, earlier)
+    workflow = build_workflow(render_manifests(request, earlier, backend))
+    records = _make_records(request, earlier, backend, workflow["metadata"]["name"])
+    _create_records(store, run.name, records)
+    return workflow
+
+
+def _make_records(
+    request: SubmissionRequest, earlier: Sequence[SubmissionRecord], backend: Backend, workflow: str
+) -> list[SubmissionRecord]:
+    """One record per job, a little apart in time."""
+    now = time.time()
+    records = [make_submission_record(request, stages, earlier, backend) for stages in request.jobs]
+    return [
+        replace(record, time=now + number * RECORD_INTERVAL_S, workflow=workflow)
+        for number, record in enumerate(records)
+    ]
+
+
+def _require_new_key(request: SubmissionRequest, earlier: Sequence[SubmissionRecord]) -> None:
+    if request.idempotency_key is None:
+        return
+    key = hash_idempotency_key(request.idempotency_key)
+    for record in earlier:
+        if record.idempotency_key == key:
             raise RunChangedError(
-                f"this idempotency key has led to {submitted.name} already",
-                do="a new workflow needs a new key; Argo runs the one that it has by itself",
+                f"this idempotency key was used before, for {record.name}",
+                do="use a new key for a new workflow; a workflow that exists is continued by Argo",
             )
 
 
-def _create(store: ObjectStore, run: str, records: Sequence[Submitted]) -> None:
-    """All of the records, or none."""
+def _create_records(store: ObjectStore, run: str, records: Sequence[SubmissionRecord]) -> None:
+    """Create all of the records, or none."""
     swap = Swap.of(store)
     for number, record in enumerate(records):
-        if not create_job(swap, run, record):
-            for made in records[:number]:
-                delete_job(store, run, made.name)
-            raise taken(record.name)
+        if not create_job_record(swap, run, record):
+            for created in records[:number]:
+                delete_job_record(store, run, created.name)
+            raise name_taken_error(record.name)

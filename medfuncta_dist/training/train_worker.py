@@ -73,7 +73,9 @@ def opened_training(
     """
     torch.set_num_threads(run.cluster.threads)
     with ExitStack() as opened:
-        place = open_place(run, snapshot_digest, line, fence, node, World.here(connect()), opened)
+        place = open_place(
+            run, snapshot_digest, line, fence, node, World.here(connect(run.cluster.gpus_per_worker)), opened
+        )
         restored = restore(place, opened)
         world, leader = place.world, place.leader
         uploads = Uploads(restored.checkpoints, place.line, world.rank, world.size, leader.flush)

@@ -21,6 +21,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import InterruptedRunError, RunChangedError
 from medfuncta_dist.fanout import start_ray
+from medfuncta_dist.meta.device import granted_device
 from medfuncta_dist.network.committed_network import Committed, committed_network
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE, Guard
@@ -115,8 +116,8 @@ def _trainer(run: RunFile, snapshot_digest: str, mailbox: Any, folder: str, fenc
 def worker_entry(config: dict[str, Any]) -> None:
     """What Ray Train calls on each worker. Imports late: deepspeed prints when imported, and the driver's is stdout."""
     began = time.time()
-    if not config["run"]["cluster"]["gpus_per_worker"]:
-        os.environ["DS_ACCELERATOR"] = "cpu"
+    # Before the first import of deepspeed, which else takes whatever it finds.
+    os.environ["DS_ACCELERATOR"] = granted_device(config["run"]["cluster"]["gpus_per_worker"]).type
     from medfuncta_dist.training.train_worker import train_worker
 
     run = RunFile.model_validate(config["run"])

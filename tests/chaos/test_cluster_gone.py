@@ -17,7 +17,7 @@ import yaml
 
 from medfuncta_dist.integrity.verify import verify_target
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.submit.status.job_records import read_jobs
+from medfuncta_dist.submit.status.job_records import read_job_records
 from tests.chaos.runs import committed, events, eventually
 from tests.integration.test_submission import start
 from tests.integration.training_runs import run_file
@@ -72,7 +72,7 @@ def test_a_chain_comes_to_its_end_over_lost_clusters(run_yaml: Path, measured: C
     assert (checked["packed"], checked["fitted"], checked["unfitted"]) == (56, 56, 0)
     starts = [fields["step"] for fields in events(store, "gone", "started")]
     redone = [fields["redone"] for fields in events(store, "gone", "recovered")]
-    jobs = [job.name for job in read_jobs(store, "gone")]
+    jobs = [job.name for job in read_job_records(store, "gone")]
     seconds = f"{time.monotonic() - began:.0f} s"
     measured(f"{LOSSES} clusters lost, {len(jobs)} jobs, starts at steps {starts}, {redone} redone, {seconds}")
     assert starts == sorted(starts)

@@ -19,7 +19,7 @@ import torch
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError
 from medfuncta_dist.fitting import latent_ledger
-from medfuncta_dist.fitting.fit_driver import fit, latent_table
+from medfuncta_dist.fitting.fit_driver import fit, locate_table
 from medfuncta_dist.integrity.latent_damage import find_damage
 from medfuncta_dist.shards.snapshot import Shard, load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -129,7 +129,7 @@ def test_a_shard_cut_short_is_told_and_its_scans_counted(place: Place, at: str, 
     path = place.storage / shard.uri
     with tarfile.open(path) as tar:
         border = tar.getmembers()[4].offset
-    table = latent_table(place.run, place.store).folder
+    table = locate_table(place.run, place.store).folder
     for record in (place.storage / table / "commits").glob("*.json"):
         record.unlink()
     for cached in Path(place.run.cluster.cache or "").glob("*.tar"):
@@ -145,7 +145,7 @@ def test_a_shard_cut_short_is_told_and_its_scans_counted(place: Place, at: str, 
 
 @pytest.mark.parametrize("kind", ["parts", "commits"])
 def test_a_latent_part_or_its_record(place: Place, kind: str, measured: Measured) -> None:
-    folder = latent_table(place.run, place.store).folder
+    folder = locate_table(place.run, place.store).folder
     path = sorted((place.storage / folder / kind).iterdir())[0]
     noticed = 0
     for data in flips(path.read_bytes()):

@@ -15,7 +15,7 @@ import pytest
 from medfuncta_dist.config.load import dump
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.fitting import latent_ledger
-from medfuncta_dist.fitting.fit_driver import fit, latent_table
+from medfuncta_dist.fitting.fit_driver import fit, locate_table
 from medfuncta_dist.latents.table import table_bytes
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
@@ -52,7 +52,7 @@ def run(tmp_path: Path) -> RunFile:
 
 def commits(run: RunFile) -> dict[str, float]:
     """Range → when its commit record was written, in seconds since 1970."""
-    folder = Path(run.storage) / latent_table(run, ObjectStore(run.storage)).folder / "commits"
+    folder = Path(run.storage) / locate_table(run, ObjectStore(run.storage)).folder / "commits"
     return {path.name: path.stat().st_mtime for path in folder.glob("*.json")}
 
 
@@ -102,4 +102,4 @@ def kill_one(run: RunFile, folder: Path, share: float) -> None:
 
 def table_of(run: RunFile) -> object:
     store = ObjectStore(run.storage)
-    return latent_ledger.load_table(store, latent_table(run, store).folder)
+    return latent_ledger.load_table(store, locate_table(run, store).folder)

@@ -11,7 +11,7 @@ import pytest
 from medfuncta_dist.config.load import dump
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.fitting import latent_ledger
-from medfuncta_dist.fitting.fit_driver import latent_table
+from medfuncta_dist.fitting.fit_driver import locate_table
 from medfuncta_dist.fitting.fit_failures import ENDED_ITS_WORKER
 from medfuncta_dist.fitting.fit_task import NOT_FINITE
 from medfuncta_dist.scans.private_folder import read_mapping
@@ -86,7 +86,7 @@ def test_seven_of_a_thousand(
     assert fitted.code == 3, fitted.stderr
     counts = fitted.answer["fit"]["counts"]
     assert (counts["packed"], counts["fitted"], counts["quarantined"]) == (SCANS - 4, SCANS - 7, 3)
-    folder = latent_table(run, store).folder
+    folder = locate_table(run, store).folder
     found = {
         q.key: q.reason for commit in latent_ledger.read_commits(store, folder).values() for q in commit.quarantined
     }

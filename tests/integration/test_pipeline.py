@@ -20,11 +20,11 @@ from PIL import Image
 from medfuncta_dist.config.load import load
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, RunFileError
+from medfuncta_dist.evaluation.decode import decode_to_file
+from medfuncta_dist.evaluation.probe import probe_run
 from medfuncta_dist.integrity.verify import verify_target
 from medfuncta_dist.scans.private_folder import read_mapping
 from medfuncta_dist.stages.chain import run_stages
-from medfuncta_dist.stages.decode import decode_key
-from medfuncta_dist.stages.probe import probe_run
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.progress_record import read_progress
 from tests import writers
@@ -139,7 +139,7 @@ def test_nothing_in_storage_but_the_run_file_names_a_source(run):
 
 
 def test_a_key_decodes_at_another_resolution(run, key, tmp_path):
-    found = decode_key(run, key[:12], str(tmp_path / "x.png"), "32x32")
+    found = decode_to_file(run, key[:12], tmp_path / "x.png", [32, 32])
     assert found["key"] == key
     assert Image.open(tmp_path / "x.png").size == (32, 32)
 
@@ -154,7 +154,7 @@ def test_an_ecg_goes_the_same_way(tmp_path):
     data = {"source": str(tmp_path / "beats.csv"), "reader": "ecg-csv", "shape": [60]}
     ecg = load(write_run(tmp_path, "ecg", str(tmp_path / "store"), data))
     assert run_stages(ecg, ["pack", "train", "fit", "evaluate"])["fit"]["counts"]["fitted"] == 48
-    decode_key(ecg, first_key(tmp_path), str(tmp_path / "beat.csv"), "120")
+    decode_to_file(ecg, first_key(tmp_path), tmp_path / "beat.csv", [120])
     assert np.loadtxt(tmp_path / "beat.csv", delimiter=",").shape == (120,)
 
 
@@ -165,7 +165,7 @@ def test_a_volume_goes_the_same_way_whole(tmp_path):
     data = {"source": str(tmp_path / "in"), "shape": [8, 8, 8], "fractions": {"train": 1.0}}
     volumes = load(write_run(tmp_path, "volumes", str(tmp_path / "store"), data, evaluate={"split": "train"}))
     run_stages(volumes, ["pack", "train", "fit", "evaluate"])
-    decode_key(volumes, first_key(tmp_path), str(tmp_path / "v.nii.gz"), None)
+    decode_to_file(volumes, first_key(tmp_path), tmp_path / "v.nii.gz")
     assert nib.load(tmp_path / "v.nii.gz").shape == (8, 8, 8)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator
 from functools import cache
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ def swept(sweep: Sweep, network: Folded, *inputs: Any) -> Any:
     if not network.arithmetic.compiled:
         return sweep(network, *inputs)
     kind = (sweep, network.spec, network.arithmetic, *(_shape(one) for one in inputs))
-    run = _compiled(kind)
+    run = _compiled(kind, network.maps.device.type)
     if kind in _proven:
         return run(network, *inputs)
     copies = copy.deepcopy(inputs)
@@ -52,13 +53,21 @@ _proven: set[Any] = set()
 
 
 @cache
-def _compiled(kind: Any) -> Sweep:
+def _compiled(kind: Any, device: str) -> Sweep:
     # One for each kind, so that none is recompiled for another shape behind our back. Only CUDA has graphs to keep.
-    mode = "reduce-overhead" if torch.cuda.is_available() else None
-    run: Sweep = torch.compile(  # type: ignore[call-overload]
-        kind[0], fullgraph=True, dynamic=False, mode=mode, isolate_recompiles=True
-    )
+    mode = "reduce-overhead" if device == "cuda" else None
+    run: Sweep = torch.compile(_copy(kind[0]), fullgraph=True, dynamic=False, mode=mode)
     return run
+
+
+def _copy(sweep: Any) -> FunctionType:
+    # The compiler keeps its results at a function's code, at most eight of them: each kind gets code of its own.
+    # (torch 2.13 has an option for that, `isolate_recompiles`; older ones do not.)
+    copy = FunctionType(
+        sweep.__code__.replace(), sweep.__globals__, sweep.__name__, sweep.__defaults__, sweep.__closure__
+    )
+    copy.__kwdefaults__ = sweep.__kwdefaults__
+    return copy
 
 
 def _shape(value: Any) -> Any:

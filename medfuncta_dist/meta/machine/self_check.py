@@ -12,10 +12,13 @@ from torch import Tensor
 from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.fields.siren import FieldSpec, init_params
 from medfuncta_dist.meta.context import context_sets
+from medfuncta_dist.meta.device import granted_device, require_device
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.machine.compiled import TOLERANCE
 from medfuncta_dist.meta.meta_gradient import MetaGradient, meta_gradient
+from medfuncta_dist.meta.objective import Objective
 from medfuncta_dist.meta.sweeps.chunks import Chunks
+from medfuncta_dist.meta.sweeps.folded import fold
 
 LEAST_GAIN = 1.05
 """Times faster; less is noise, and not worth compiling for."""
@@ -32,6 +35,8 @@ class Trial:
     chunks: Chunks
     arithmetic: Arithmetic
     threads: int
+    gpus: float
+    """Granted to each worker, and to the trial."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +48,9 @@ class Verdict:
 
 
 def self_check(trial: Trial) -> Verdict:
-    """Compare and time compiled sweeps against eager ones, on the GPU where there is one.
+    """Compare and time compiled sweeps against eager ones, on the device that the trial was granted.
 
-    Never raises for what is the compiler's fault: then the verdict is no.
+    Never raises for what is the compiler's fault: then the verdict is no. MedfunctaError for a GPU torch cannot use.
     """
     torch.set_num_threads(trial.threads)
     work = _work(trial)
@@ -66,7 +71,7 @@ def self_check(trial: Trial) -> Verdict:
 
 
 def _work(trial: Trial) -> Callable[[Arithmetic], MetaGradient]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = require_device(granted_device(trial.gpus))
     generator = torch.Generator().manual_seed(0)
     spec, scans = trial.spec, trial.chunks.scans
     params = {name: tensor.to(device) for name, tensor in init_params(spec, generator).items()}
@@ -76,7 +81,8 @@ def _work(trial: Trial) -> Callable[[Arithmetic], MetaGradient]:
     latents = torch.zeros(scans, spec.latent, device=device)
 
     def work(arithmetic: Arithmetic) -> MetaGradient:
-        return meta_gradient(spec, params, coordinates, targets, latents, contexts, 1e-2, trial.chunks, arithmetic)
+        network = fold(spec, params, arithmetic)
+        return meta_gradient(Objective(network, coordinates, targets, latents, trial.chunks), contexts, 1e-2)
 
     return work
 

@@ -13,8 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medfuncta_dist.meta.machine.compiled import swept
-from medfuncta_dist.meta.sweeps.chunks import Chunks
+from medfuncta_dist.meta.objective import Objective
 from medfuncta_dist.meta.sweeps.folded import Folded, ThetaGradient
 from medfuncta_dist.meta.sweeps.layers import (
     affine,
@@ -83,29 +82,23 @@ def directional_sweep(
 
 
 def directional_gradient(
-    network: Folded,
-    coordinates: Float[Tensor, "point coord"],
-    targets: Float[Tensor, "batch point channel"],
-    latents: Float[Tensor, "batch latent"],
-    directions: Float[Tensor, "batch rated latent"],
-    chunks: Chunks,
-    theta: ThetaGradient,
+    objective: Objective, directions: Float[Tensor, "batch rated latent"], theta: ThetaGradient
 ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, "batch layer hidden"]]:
     """∂S/∂φ = ∇²L v for every scan's mean squared error L and its own direction v; ∂S/∂θ is added to ``theta``.
 
     A direction is one for all layers, or one for each. The second result is ∂L/∂s, the inner gradient by shifts.
     """
-    weight = 1 / (targets.shape[1] * targets.shape[2])
-    shifts, tangents = network.shifts(latents), network.tangents(directions)
+    weight = 1 / objective.values_per_scan
+    shifts, tangents = objective.shifts, objective.network.tangents(directions)
     by_shifts, by_tangents = torch.zeros_like(shifts), torch.zeros_like(tangents)
-    for scans, points in chunks.blocks(*targets.shape[:2]):
-        block = (coordinates[points], targets[scans, points], shifts[scans], tangents[scans])
-        shift_part, tangent_part = swept(directional_sweep, network, *block, weight, theta)
-        by_shifts[scans] += shift_part
-        by_tangents[scans] += tangent_part
-    theta.add_shifts(by_shifts, latents)
+    for block in objective.blocks():
+        moving = shifts[block.scans], tangents[block.scans]
+        shift_part, tangent_part = block.run(directional_sweep, block.targets, *moving, weight, theta)
+        by_shifts[block.scans] += shift_part
+        by_tangents[block.scans] += tangent_part
+    theta.add_shifts(by_shifts, objective.latents)
     theta.add_tangents(by_tangents, directions)
-    return network.pull_back(by_shifts), by_tangents
+    return objective.network.pull_back(by_shifts), by_tangents
 
 
 def _forward(network: Folded, hidden: Tensor, shifts: Tensor, tangents: Tensor) -> tuple[list[_Layer], Tensor, Tensor]:

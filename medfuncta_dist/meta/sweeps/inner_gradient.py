@@ -9,8 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medfuncta_dist.meta.machine.compiled import swept
-from medfuncta_dist.meta.sweeps.chunks import Chunks
+from medfuncta_dist.meta.objective import Objective
 from medfuncta_dist.meta.sweeps.folded import Folded, ThetaGradient
 from medfuncta_dist.meta.sweeps.layers import affine, back, onward, output, output_back, share, stem, stem_back
 
@@ -76,54 +75,34 @@ def gradient_sweep(
 
 
 def inner_gradient(
-    network: Folded,
-    coordinates: Float[Tensor, "point coord"],
-    targets: Float[Tensor, "batch point channel"],
-    latents: Float[Tensor, "batch latent"],
-    chunks: Chunks,
-    theta: ThetaGradient | None = None,
+    objective: Objective, theta: ThetaGradient | None = None
 ) -> tuple[Float[Tensor, "batch latent"], Float[Tensor, " batch"]]:
     """∇_φ of each scan's mean squared error, and that error; with ``theta``, its gradient by θ is added there as well.
 
     No graph is kept: memory is that of one chunk.
     """
-    gradient, errors = shift_gradient(network, coordinates, targets, latents, chunks, theta)
-    return network.pull_back(gradient), errors
+    gradient, errors = shift_gradient(objective, theta)
+    return objective.network.pull_back(gradient), errors
 
 
 def shift_gradient(
-    network: Folded,
-    coordinates: Float[Tensor, "point coord"],
-    targets: Float[Tensor, "batch point channel"],
-    latents: Float[Tensor, "batch latent"],
-    chunks: Chunks,
-    theta: ThetaGradient | None = None,
+    objective: Objective, theta: ThetaGradient | None = None
 ) -> tuple[Float[Tensor, "batch layer hidden"], Float[Tensor, " batch"]]:
     """``inner_gradient`` before it is pulled back from the shifts: every layer's part apart."""
-    weight = 1 / (targets.shape[1] * targets.shape[2])
-    shifts = network.shifts(latents)
-    gradient, errors = torch.zeros_like(shifts), targets.new_zeros(len(targets))
-    for scans, points in chunks.blocks(*targets.shape[:2]):
-        block = (coordinates[points], targets[scans, points], shifts[scans])
-        part, error = swept(gradient_sweep, network, *block, weight, theta)
-        gradient[scans] += part
-        errors[scans] += error
+    weight, shifts = 1 / objective.values_per_scan, objective.shifts
+    gradient, errors = torch.zeros_like(shifts), objective.zero_errors()
+    for block in objective.blocks():
+        part, error = block.run(gradient_sweep, block.targets, shifts[block.scans], weight, theta)
+        gradient[block.scans] += part
+        errors[block.scans] += error
     if theta is not None:
-        theta.add_shifts(gradient, latents)
+        theta.add_shifts(gradient, objective.latents)
     return gradient, errors * weight
 
 
-def losses(
-    network: Folded,
-    coordinates: Float[Tensor, "point coord"],
-    targets: Float[Tensor, "batch point channel"],
-    latents: Float[Tensor, "batch latent"],
-    chunks: Chunks,
-    clamp: bool = False,
-) -> Float[Tensor, " batch"]:
+def losses(objective: Objective, clamp: bool = False) -> Float[Tensor, " batch"]:
     """Each scan's mean squared error, in chunks; with ``clamp``, of values clamped to [0, 1] as PSNR wants."""
-    shifts, errors = network.shifts(latents), targets.new_zeros(len(targets))
-    for scans, points in chunks.blocks(*targets.shape[:2]):
-        block = (coordinates[points], targets[scans, points], shifts[scans])
-        errors[scans] += swept(loss_sweep, network, *block, clamp)
-    return errors / (targets.shape[1] * targets.shape[2])
+    shifts, errors = objective.shifts, objective.zero_errors()
+    for block in objective.blocks():
+        errors[block.scans] += block.run(loss_sweep, block.targets, shifts[block.scans], clamp)
+    return errors / objective.values_per_scan

@@ -1,1 +1,1 @@
-"""Where jobs run: one interface, Kubernetes (KubeRay) and Ray's Jobs API."""
+"""The places that run jobs: one interface, one class per backend, and the registry of them by name."""

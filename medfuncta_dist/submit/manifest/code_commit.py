@@ -1,4 +1,4 @@
-"""Which code submits: a commit for labels, so that a job can be told by what made it."""
+"""The commit of the code that submits, for a label of the job."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from pathlib import Path
 from medfuncta_dist import __version__
 
 COMMIT_VARIABLE = "MEDFUNCTA_COMMIT"
-"""Set in images, where there is no repository to ask."""
+"""Set in images, which have no repository."""
 
 
-def code_commit() -> str:
-    """The commit of this code: the image's, else the repository's that it runs from, else its version."""
-    return known_commit() or f"v{__version__}"
+def find_code_commit() -> str:
+    """The commit of this code: the image's, else that of the repository it runs from, else its version."""
+    return find_known_commit() or f"v{__version__}"
 
 
-def known_commit() -> str | None:
+def find_known_commit() -> str | None:
     """The commit of this code; None where neither an image nor a repository names it."""
     given = os.environ.get(COMMIT_VARIABLE)
     if given:
         return given
-    root = Path(__file__).resolve().parents[2]
+    root = Path(__file__).resolve().parents[3]
     if not (root / ".git").exists():
         return None
     try:

@@ -1,5 +1,5 @@
-"""Which image a job runs, and which Ray is in it. Ray is asked for its version by its package's metadata: importing it
-takes a second."""
+"""The image of a job, and the version of Ray in it. The installed version is read from the package's metadata, because
+importing Ray takes a second."""
 
 from __future__ import annotations
 
@@ -9,30 +9,32 @@ from importlib.metadata import version
 from medfuncta_dist import __version__
 from medfuncta_dist.config.sections.kubernetes_section import Kubernetes
 
-NAMED = re.compile(r"(?:^|[-_.])ray[-_]?v?(\d+\.\d+\.\d+)")
+RAY_IN_TAG = re.compile(r"(?:^|[-_.])ray[-_]?v?(\d+\.\d+\.\d+)")
 """Ray's version in a tag such as ``0.1.0-ray2.60.0-cpu``."""
-OFFICIAL = re.compile(r"(?:^|/)rayproject/ray[a-z-]*$")
-"""The repositories whose tags begin with it, such as ``rayproject/ray:2.60.0-py311``."""
+OFFICIAL_REPOSITORY = re.compile(r"(?:^|/)rayproject/ray[a-z-]*$")
+"""Ray's own repositories, whose tags begin with the version: ``rayproject/ray:2.60.0-py311``."""
 
 
-def ray_version(kubernetes: Kubernetes) -> str:
-    """Ray's version in the image: as the run file says, else the installed one."""
+def choose_ray_version(kubernetes: Kubernetes) -> str:
+    """The version of Ray that the image must have: the run file's, else the installed one."""
     return kubernetes.ray_version or version("ray")
 
 
-def image(kubernetes: Kubernetes, *, gpus: bool) -> str:
+def choose_image(kubernetes: Kubernetes, *, gpus: bool) -> str:
     """The image of a job with or without GPUs; by default the tag that cluster/Dockerfile gives it."""
     if not gpus and kubernetes.cpu_image is not None:
         return kubernetes.cpu_image
     if kubernetes.image is not None:
         return kubernetes.image
-    return f"medfuncta-dist:{__version__}-ray{ray_version(kubernetes)}{'' if gpus else '-cpu'}"
+    return f"medfuncta-dist:{__version__}-ray{choose_ray_version(kubernetes)}{'' if gpus else '-cpu'}"
 
 
-def version_in_tag(name: str) -> str | None:
-    """Ray's version as the image's tag names it; None where it names none (``latest``, a digest)."""
+def parse_ray_version(name: str) -> str | None:
+    """The version of Ray in the tag of an image; None if the tag names none (``latest``, a digest)."""
     repository, _, tag = name.partition("@")[0].rpartition(":")
     if not repository or "/" in tag:  # no tag: the colon belongs to a registry's port
         return None
-    found = NAMED.search(tag) or (re.match(r"(\d+\.\d+\.\d+)", tag) if OFFICIAL.search(repository) else None)
+    found = RAY_IN_TAG.search(tag) or (
+        re.match(r"(\d+\.\d+\.\d+)", tag) if OFFICIAL_REPOSITORY.search(repository) else None
+    )
     return found.group(1) if found else None

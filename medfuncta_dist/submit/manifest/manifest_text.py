@@ -1,4 +1,4 @@
-"""A manifest as YAML that people can read and ``kubectl`` takes."""
+"""A manifest as YAML that is readable and that ``kubectl`` accepts."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 
-def as_yaml(manifest: Mapping[str, Any]) -> str:
-    """YAML in the manifest's own order; texts of several lines, as the run file inside, as blocks; no aliases."""
+def to_yaml(manifest: Mapping[str, Any]) -> str:
+    """YAML in the manifest's own order, without aliases. Multi-line texts (the run file) become blocks."""
     return yaml.dump(dict(manifest), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=2**16)
 
 
@@ -18,8 +18,8 @@ class _Dumper(yaml.SafeDumper):
         return True
 
 
-def _text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
+def _represent_text(dumper: yaml.SafeDumper, value: str) -> yaml.ScalarNode:
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style="|" if "\n" in value else None)
 
 
-_Dumper.add_representer(str, _text)
+_Dumper.add_representer(str, _represent_text)

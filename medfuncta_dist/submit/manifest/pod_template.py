@@ -1,4 +1,4 @@
-"""One pod template of the base, filled in: image, resources, environment, volumes, nodes. Pure."""
+"""Filling in one pod template of the base: image, resources, environment, volumes, node selection. Pure."""
 
 from __future__ import annotations
 
@@ -9,11 +9,12 @@ from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.scans.private_folder import SALT_VARIABLE
-from medfuncta_dist.submit.manifest.base_manifest import merged
-from medfuncta_dist.submit.manifest.worker_groups import Group
+from medfuncta_dist.submit.manifest.base_manifest import merge_patch
+from medfuncta_dist.submit.manifest.worker_groups import PodGroup
 
-CACHE_ROOM = 1.1
-"""Of the cache's size: a node is taken from its pod when the volume overflows, and downloads overlap evictions."""
+CACHE_HEADROOM = 1.1
+"""The volume's size relative to the cache's: a pod whose volume overflows is evicted, and a new shard is downloaded
+before an old one is deleted."""
 
 
 @dataclass(frozen=True)
@@ -22,22 +23,22 @@ class PodSettings:
 
     run: RunFile
     image: str
-    cache: str
+    cache_path: str
     labels: Mapping[str, str]
-    salt: bool
-    """Whether the job packs. Its driver, on the head, then makes keys."""
+    needs_salt: bool
+    """Whether the job packs: its driver, on the head, then computes the scans' keys."""
 
 
-def filled(template: Mapping[str, Any], group: Group, settings: PodSettings) -> dict[str, Any]:
-    """The base's pod template with everything that the run file says of such pods."""
+def fill_pod_template(template: Mapping[str, Any], group: PodGroup, settings: PodSettings) -> dict[str, Any]:
+    """The base's pod template with everything that the run file says about pods of this group."""
     base = template["spec"]
     name = base["containers"][0]["name"]
     container = {
         "name": name,
         "image": settings.image,
-        "resources": _resources(group),
-        "env": _environment(group, settings),
-        "volumeMounts": [{"name": "cache", "mountPath": settings.cache}, *_claim_mounts(settings.run)],
+        "resources": _build_resources(group),
+        "env": _build_environment(group, settings),
+        "volumeMounts": [{"name": "cache", "mountPath": settings.cache_path}, *_build_claim_mounts(settings.run)],
     }
     secret = settings.run.kubernetes.storage_secret
     if secret:
@@ -45,61 +46,61 @@ def filled(template: Mapping[str, Any], group: Group, settings: PodSettings) -> 
     spec = {
         "serviceAccountName": settings.run.kubernetes.service_account,
         "containers": [container, *({"name": c["name"], "image": settings.image} for c in base["containers"][1:])],
-        "volumes": _volumes(group, settings.run),
-        **_nodes(group),
+        "volumes": _build_volumes(group, settings.run),
+        **_build_node_placement(group),
     }
-    whole: dict[str, Any] = merged(template, {"metadata": {"labels": dict(settings.labels)}, "spec": spec})
-    whole["spec"]["volumes"] = _one_source(whole["spec"]["volumes"])
-    return whole
+    filled: dict[str, Any] = merge_patch(template, {"metadata": {"labels": dict(settings.labels)}, "spec": spec})
+    filled["spec"]["volumes"] = _keep_one_source(filled["spec"]["volumes"])
+    return filled
 
 
-def quantity(value: float) -> str:
-    """A number of CPUs as Kubernetes writes it: ``4``, ``1500m``."""
+def format_cpus(value: float) -> str:
+    """A number of CPUs as a Kubernetes quantity: ``4``, ``1500m``."""
     return str(int(value)) if float(value).is_integer() else f"{math.ceil(value * 1000)}m"
 
 
-def gibibytes(value: float) -> str:
-    """A size in GiB as Kubernetes writes it: ``16Gi``, ``6554Mi``."""
+def format_gibibytes(value: float) -> str:
+    """A size in GiB as a Kubernetes quantity: ``16Gi``, ``6554Mi``."""
     return f"{int(value)}Gi" if float(value).is_integer() else f"{math.ceil(value * 1024)}Mi"
 
 
-def _resources(group: Group) -> dict[str, Any]:
-    # Requests equal limits: such a pod is the last to be evicted, and Ray counts what it really has.
-    amounts = {"cpu": quantity(group.cpus), "memory": gibibytes(group.memory)}
+def _build_resources(group: PodGroup) -> dict[str, Any]:
+    # Requests equal limits: such pods are evicted last, and Ray counts what the pod really has.
+    amounts = {"cpu": format_cpus(group.cpus), "memory": format_gibibytes(group.memory_gib)}
     if group.gpus:
         amounts["nvidia.com/gpu"] = str(group.gpus)
     return {"requests": amounts, "limits": dict(amounts)}
 
 
-def _environment(group: Group, settings: PodSettings) -> list[dict[str, Any]]:
+def _build_environment(group: PodGroup, settings: PodSettings) -> list[dict[str, Any]]:
     kubernetes = settings.run.kubernetes
     values = dict(kubernetes.environment)
     if group.name != "head":
         values.setdefault("OMP_NUM_THREADS", str(settings.run.cluster.threads))
     variables: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in values.items()]
-    if settings.salt and group.name == "head" and kubernetes.salt_secret:
-        variables.append(_from_secret(SALT_VARIABLE, kubernetes.salt_secret))
+    if settings.needs_salt and group.name == "head" and kubernetes.salt_secret:
+        variables.append(_reference_secret(SALT_VARIABLE, kubernetes.salt_secret))
     if kubernetes.wandb_secret and settings.run.telemetry.wandb != "off":
-        variables.append(_from_secret("WANDB_API_KEY", kubernetes.wandb_secret))
+        variables.append(_reference_secret("WANDB_API_KEY", kubernetes.wandb_secret))
     return variables
 
 
-def _from_secret(variable: str, secret: str) -> dict[str, Any]:
+def _reference_secret(variable: str, secret: str) -> dict[str, Any]:
     return {"name": variable, "valueFrom": {"secretKeyRef": {"name": secret, "key": variable}}}
 
 
-def _claim_mounts(run: RunFile) -> list[dict[str, Any]]:
+def _build_claim_mounts(run: RunFile) -> list[dict[str, Any]]:
     return [{"name": f"claim-{name}", "mountPath": path} for name, path in run.kubernetes.claims.items()]
 
 
-def _volumes(group: Group, run: RunFile) -> list[dict[str, Any]]:
-    size = gibibytes(math.ceil(CACHE_ROOM * run.cluster.cache_gigabytes))
+def _build_volumes(group: PodGroup, run: RunFile) -> list[dict[str, Any]]:
+    size = format_gibibytes(math.ceil(CACHE_HEADROOM * run.cluster.cache_gigabytes))
     claims = [{"name": f"claim-{name}", "persistentVolumeClaim": {"claimName": name}} for name in run.kubernetes.claims]
-    shm = {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": gibibytes(group.shared)}}
-    return [shm, {"name": "cache", **_cache(size, run.kubernetes.cache_storage_class)}, *claims]
+    shm = {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": format_gibibytes(group.shm_gib)}}
+    return [shm, {"name": "cache", **_build_cache_source(size, run.kubernetes.cache_storage_class)}, *claims]
 
 
-def _cache(size: str, storage_class: str | None) -> dict[str, Any]:
+def _build_cache_source(size: str, storage_class: str | None) -> dict[str, Any]:
     if storage_class is None:
         return {"emptyDir": {"sizeLimit": size}}
     claim = {
@@ -110,21 +111,21 @@ def _cache(size: str, storage_class: str | None) -> dict[str, Any]:
     return {"ephemeral": {"volumeClaimTemplate": {"spec": claim}}}
 
 
-def _one_source(volumes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    # Merged by name, the base's emptyDir would stand beside the run file's claim; a volume has one source.
+def _keep_one_source(volumes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    # The merge by name leaves the base's emptyDir beside the run file's claim, but a volume has one source.
     return [{k: v for k, v in volume.items() if k != "emptyDir" or "ephemeral" not in volume} for volume in volumes]
 
 
-def _nodes(group: Group) -> dict[str, Any]:
+def _build_node_placement(group: PodGroup) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if group.nodes.labels:
         found["nodeSelector"] = dict(group.nodes.labels)
     if group.nodes.tolerations:
-        found["tolerations"] = [_toleration(taint) for taint in group.nodes.tolerations]
+        found["tolerations"] = [_parse_toleration(taint) for taint in group.nodes.tolerations]
     return found
 
 
-def _toleration(taint: str) -> dict[str, str]:
+def _parse_toleration(taint: str) -> dict[str, str]:
     """``key[=value][:effect]`` as a toleration."""
     rest, _, effect = taint.partition(":")
     key, equals, value = rest.partition("=")

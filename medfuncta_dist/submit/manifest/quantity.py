@@ -1,18 +1,18 @@
-"""Kubernetes' quantities: ``16Gi``, ``1500m``, ``2``."""
+"""Kubernetes quantities: ``16Gi``, ``1500m``, ``2``."""
 
 from __future__ import annotations
 
 import re
 
-SUFFIX = {
+FACTORS = {
     "": 1.0, "m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "P": 1e15,
     "Ki": 2.0**10, "Mi": 2.0**20, "Gi": 2.0**30, "Ti": 2.0**40, "Pi": 2.0**50,
 }  # fmt: skip
 QUANTITY = re.compile(r"(\d+(?:\.\d*)?|\.\d+)([kMGTP]i?|Ki|m)?")
 
 
-def amount(quantity: object) -> float | None:
-    """A quantity as a number (bytes, cores); None for what is none."""
+def parse_quantity(quantity: object) -> float | None:
+    """A quantity as a number (bytes, cores); None if it is not one."""
     found = QUANTITY.fullmatch(str(quantity))
     suffix = found.group(2) or "" if found else ""
-    return float(found.group(1)) * SUFFIX[suffix] if found and suffix in SUFFIX else None
+    return float(found.group(1)) * FACTORS[suffix] if found and suffix in FACTORS else None

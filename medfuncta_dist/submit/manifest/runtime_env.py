@@ -1,4 +1,4 @@
-"""What a RayJob carries to its entrypoint: the run file and the submission's id, as environment variables."""
+"""The environment variables of a RayJob's entrypoint, which hold the run file and the submission's id."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import yaml
 RUN_FILE_VARIABLE = "MEDFUNCTA_RUN_FILE"
 
 
-def environment_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+def read_environment(manifest: Mapping[str, Any]) -> dict[str, Any]:
     """The environment variables of a RayJob's entrypoint."""
     spec = manifest.get("spec")
     try:
@@ -21,6 +21,6 @@ def environment_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return variables if isinstance(variables, dict) else {}
 
 
-def run_file_of(manifest: Mapping[str, Any]) -> str:
-    """The run file that a rendered RayJob carries, as YAML; empty for another's."""
-    return str(environment_of(manifest).get(RUN_FILE_VARIABLE, ""))
+def read_run_file(manifest: Mapping[str, Any]) -> str:
+    """The run file inside a RayJob, as YAML; empty if this tool did not render it."""
+    return str(read_environment(manifest).get(RUN_FILE_VARIABLE, ""))

@@ -1,1 +1,1 @@
-"""What can be known to be wrong with a RayJob before a cluster sees it: schemas and rulebooks."""
+"""Checking a RayJob before it is sent: schemas and rules."""

@@ -3,72 +3,72 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
-from medfuncta_dist.submit.rules.manifest_view import QUEUE, RayJob, part
-from medfuncta_dist.submit.rules.rule import RuleBook
+from medfuncta_dist.submit.rules.manifest_view import QUEUE_LABEL, RayJob, as_mapping
+from medfuncta_dist.submit.rules.rule import Breaches, RuleBook
 
-BOOK = RuleBook()
-PRIORITY = "kueue.x-k8s.io/priority-class"
-MOST_GROUPS = 17
-"""A workload has at most 18 sets of pods, and the head is one."""
+RULES = RuleBook()
+PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
+MAX_GROUPS = 17
+"""A workload has at most 18 sets of pods, of which the head is one."""
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
-Breaches = Iterator[tuple[str, str]]
 
-
-@BOOK.rule("kueue-queue-name", "set kubernetes.queue to the name of a LocalQueue in the namespace")
-def _queue(job: RayJob) -> Breaches:
+@RULES.rule("kueue-queue-name", "set kubernetes.queue to the name of a LocalQueue in the namespace")
+def _check_queue(job: RayJob) -> Breaches:
     if job.queue is not None and not DNS_LABEL.fullmatch(str(job.queue)):
-        yield f"metadata.labels[{QUEUE}]", f"{job.queue!r} is no name of a queue"
+        yield f"metadata.labels[{QUEUE_LABEL}]", f"{job.queue!r} is not a valid name of a queue"
 
 
-@BOOK.rule("kueue-priority", "set kubernetes.queue too, or leave kubernetes.priority out")
-def _priority(job: RayJob) -> Breaches:
-    if PRIORITY in job.labels and job.queue is None:
-        yield f"metadata.labels[{PRIORITY}]", "a priority without a queue says nothing"
+@RULES.rule("kueue-priority", "set kubernetes.queue too, or leave kubernetes.priority out")
+def _check_priority(job: RayJob) -> Breaches:
+    if PRIORITY_LABEL in job.labels and job.queue is None:
+        yield f"metadata.labels[{PRIORITY_LABEL}]", "a priority has no effect without a queue"
 
 
-@BOOK.rule("kueue-shutdown", "set shutdownAfterJobFinishes to true")
-def _shutdown(job: RayJob) -> Breaches:
-    if job.queue is not None and not job.shutdown:
-        yield "spec.shutdownAfterJobFinishes", "a queued job that keeps its cluster would hold its quota for ever"
+@RULES.rule("kueue-shutdown", "set shutdownAfterJobFinishes to true")
+def _check_shutdown(job: RayJob) -> Breaches:
+    if job.queue is not None and not job.removes_cluster:
+        yield "spec.shutdownAfterJobFinishes", "a queued job that keeps its cluster would hold its quota forever"
 
 
-@BOOK.rule("kueue-own-cluster", "leave clusterSelector out")
-def _own_cluster(job: RayJob) -> Breaches:
-    if job.queue is not None and job.selected:
-        yield "spec.clusterSelector", "a queued job can not use an existing cluster"
+@RULES.rule("kueue-own-cluster", "leave clusterSelector out")
+def _check_own_cluster(job: RayJob) -> Breaches:
+    if job.queue is not None and job.uses_existing_cluster:
+        yield "spec.clusterSelector", "a queued job cannot use an existing cluster"
 
 
-@BOOK.rule("kueue-suspend", "leave suspend out")
-def _suspend(job: RayJob) -> Breaches:
+@RULES.rule("kueue-suspend", "leave suspend out")
+def _check_suspend(job: RayJob) -> Breaches:
     if job.queue is not None and "suspend" in job.spec:
-        yield "spec.suspend", "in a queue, this field is Kueue's"
+        yield "spec.suspend", "in a queue, only Kueue sets this field"
 
 
-@BOOK.rule("kueue-no-autoscaling", "leave enableInTreeAutoscaling out: a queue gives all pods at once")
-def _autoscaling(job: RayJob) -> Breaches:
+@RULES.rule("kueue-no-autoscaling", "leave enableInTreeAutoscaling out: a queue admits all pods at once")
+def _check_autoscaling(job: RayJob) -> Breaches:
     if job.queue is not None and job.autoscaling:
-        yield "spec.rayClusterSpec.enableInTreeAutoscaling", "a queued job can not grow by itself"
+        yield "spec.rayClusterSpec.enableInTreeAutoscaling", "a queued job cannot add workers"
 
 
-@BOOK.rule("kueue-groups", f"use at most {MOST_GROUPS} worker groups")
-def _groups(job: RayJob) -> Breaches:
-    if job.queue is not None and len(job.groups) > MOST_GROUPS:
-        yield "spec.rayClusterSpec.workerGroupSpecs", f"{len(job.groups)} groups, Kueue counts {MOST_GROUPS} at most"
+@RULES.rule("kueue-groups", f"use at most {MAX_GROUPS} worker groups")
+def _check_groups(job: RayJob) -> Breaches:
+    if job.queue is not None and len(job.worker_groups) > MAX_GROUPS:
+        yield (
+            "spec.rayClusterSpec.workerGroupSpecs",
+            f"{len(job.worker_groups)} groups; Kueue allows {MAX_GROUPS}",
+        )
 
 
-@BOOK.rule("kueue-group-name", "rename the group")
-def _group_name(job: RayJob) -> Breaches:
-    if job.queue is not None and any(group.get("groupName") == "head" for group in job.groups):
-        yield "spec.rayClusterSpec.workerGroupSpecs[head]", "to Kueue, this name is the head's"
+@RULES.rule("kueue-group-name", "rename the group")
+def _check_group_name(job: RayJob) -> Breaches:
+    if job.queue is not None and any(group.get("groupName") == "head" for group in job.worker_groups):
+        yield "spec.rayClusterSpec.workerGroupSpecs[head]", "Kueue uses this name for the head"
 
 
-@BOOK.rule("kueue-requests", "set the container's resources: Kueue counts requests")
-def _requests(job: RayJob) -> Breaches:
+@RULES.rule("kueue-requests", "set the container's resources: Kueue counts requests against the quota")
+def _check_requests(job: RayJob) -> Breaches:
     for where, container in job.ray_containers() if job.queue is not None else ():
-        requests = part(part(container.get("resources")).get("requests"))
+        requests = as_mapping(as_mapping(container.get("resources")).get("requests"))
         missing = [name for name in ("cpu", "memory") if name not in requests]
         if missing:
             yield (

@@ -1,4 +1,4 @@
-"""What a rule is: a name, a remedy, and a check that says where a manifest breaks it, and how."""
+"""A rule for manifests: a name, a remedy, and a check that yields each place where a manifest breaks it."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 from medfuncta_dist.submit.rules.manifest_view import RayJob
 
-Check = Callable[[RayJob], Iterator[tuple[str, str]]]
-"""Yields (where, what) for each breach."""
+Breaches = Iterator[tuple[str, str]]
+"""(where in the manifest, what is wrong) for each breach of a rule."""
+Check = Callable[[RayJob], Breaches]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault of a manifest: which rule, where in the manifest, what is wrong, what to do."""
+    """One fault of a manifest: the rule, where in the manifest, what is wrong, what to do."""
 
     rule: str
     where: str
@@ -26,25 +27,25 @@ class Finding:
 
 @dataclass(frozen=True)
 class Rule:
-    """A named check; ``do`` is the remedy in the words of the run file, or of the overlay."""
+    """A named check; ``do`` is the remedy, in terms of the run file or the overlay."""
 
     name: str
     do: str
     check: Check
 
     def findings(self, job: RayJob) -> list[Finding]:
-        """All breaches."""
+        """A finding for each breach."""
         return [Finding(self.name, where, what, self.do) for where, what in self.check(job)]
 
 
 class RuleBook:
-    """Rules in the order in which they are written down."""
+    """A set of rules, in the order of their definition."""
 
     def __init__(self) -> None:
         self.rules: list[Rule] = []
 
     def rule(self, name: str, do: str) -> Callable[[Check], Check]:
-        """Decorator: the check becomes a rule of this book."""
+        """Decorator: adds the check to this book as a rule."""
 
         def add(check: Check) -> Check:
             self.rules.append(Rule(name, do, check))

@@ -1,4 +1,4 @@
-"""All that can be known of a RayJob to be wrong before a cluster sees it."""
+"""Validating a RayJob before it is sent, by schemas and all rules."""
 
 from __future__ import annotations
 
@@ -7,42 +7,45 @@ from typing import Any
 
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.submit.rules import cluster_rules, kuberay_rules, kueue_rules, run_rules, security_rules
-from medfuncta_dist.submit.rules.manifest_schema import custom_findings, pod_findings, schema_folder
+from medfuncta_dist.submit.rules.manifest_schema import check_custom_resource, check_pod_template, find_schema_folder
 from medfuncta_dist.submit.rules.manifest_view import RayJob
 from medfuncta_dist.submit.rules.rule import Finding
 
-BOOKS = (kuberay_rules.BOOK, cluster_rules.BOOK, kueue_rules.BOOK, security_rules.BOOK, run_rules.BOOK)
-RULES = tuple(rule for book in BOOKS for rule in book.rules)
-"""Every rule, in the order of findings."""
+RULE_BOOKS = (kuberay_rules.RULES, cluster_rules.RULES, kueue_rules.RULES, security_rules.RULES, run_rules.RULES)
+RULES = tuple(rule for book in RULE_BOOKS for rule in book.rules)
+"""Every rule, in the order of their findings."""
 
 
 def validate(manifest: Mapping[str, Any]) -> list[Finding]:
-    """What is wrong with a RayJob: its CRD's schema (where MEDFUNCTA_SCHEMAS is set), Kubernetes' schemas of its pods,
-    the rules of KubeRay's and Kueue's controllers, and this tool's own. Empty where nothing is."""
+    """Everything that is wrong with a RayJob; empty if it is valid.
+
+    Checks are its CRD's schema (if MEDFUNCTA_SCHEMAS is set), Kubernetes' schemas for its pods, the rules of KubeRay's
+    and Kueue's controllers, and this tool's own rules.
+    """
     job = RayJob(manifest)
-    folder = schema_folder()
-    findings = custom_findings(manifest, folder) if folder is not None else []
+    folder = find_schema_folder()
+    findings = check_custom_resource(manifest, folder) if folder is not None else []
     for where, template in job.templates() if job.cluster else ():
-        findings += pod_findings(template, where)
+        findings += check_pod_template(template, where)
     for rule in RULES:
         findings += rule.findings(job)
     return findings
 
 
 def require_valid(manifest: Mapping[str, Any]) -> None:
-    """RunFileError that names every finding, if there is one."""
-    _require_none(validate(manifest), manifest)
+    """RunFileError with all findings, if there are any."""
+    _require_no_findings(validate(manifest), manifest)
 
 
 def require_no_secrets(manifest: Mapping[str, Any]) -> None:
-    """The same by the one rule that holds where there are no pods: what a job carries, its cluster shows to all."""
-    secrets = next(rule for rule in security_rules.BOOK.rules if rule.name == "no-secrets")
-    _require_none(secrets.findings(RayJob(manifest)), manifest)
+    """RunFileError if the manifest contains secrets: the one rule that also applies where there are no pods."""
+    secrets = next(rule for rule in security_rules.RULES.rules if rule.name == "no-secrets")
+    _require_no_findings(secrets.findings(RayJob(manifest)), manifest)
 
 
-def _require_none(findings: Sequence[Finding], manifest: Mapping[str, Any]) -> None:
+def _require_no_findings(findings: Sequence[Finding], manifest: Mapping[str, Any]) -> None:
     if findings:
         name = RayJob(manifest).name or "a RayJob"
         lines = [f"  {f.rule}: {f.where}: {f.what}\n      do: {f.do}" for f in findings]
         what = f"{name} would not run ({len(findings)} fault{'s' * (len(findings) > 1)}):"
-        raise RunFileError("\n".join([what, *lines]), do="correct these, in the run file or in its overlay")
+        raise RunFileError("\n".join([what, *lines]), do="correct these in the run file or in its overlay")

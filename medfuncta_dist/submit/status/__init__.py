@@ -1,1 +1,1 @@
-"""How a run and its jobs are: records, facts, judgement, text."""
+"""The status of a run and its jobs: what is recorded, what that means, and how it is shown."""

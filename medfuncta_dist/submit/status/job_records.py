@@ -1,8 +1,8 @@
-"""What storage knows of a run's jobs: what was submitted, how far its stages are, and what ended for good.
+"""What storage records of a run's jobs: what was submitted, the progress of each stage, and what ended for good.
 
-runs/<name>/jobs/<job>.json          a commit record a submission: attempts count up even when the cluster forgets
+runs/<name>/jobs/<job>.json          one commit record per submission, so that attempts are counted
 runs/<name>/progress/<stage>.json    telemetry/progress_record.py
-runs/<name>/terminal/<job>.json      a commit record: trying again would end the same way
+runs/<name>/terminal/<job>.json      one commit record per job that must not be retried: it would end the same way
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ NO_LEASE = Unfenced("whoever submits or cancels is no driver; a job's record is 
 
 
 @dataclass(frozen=True)
-class Submitted:
-    """A submission, written before the cluster hears of it: a name is never given twice. ``time`` is Unix seconds."""
+class SubmissionRecord:
+    """A submission, recorded before the job is sent, so that no name is used twice. ``time`` is in Unix seconds."""
 
     name: str
     stages: tuple[str, ...]
@@ -35,16 +35,16 @@ class Submitted:
     commit: str
     idempotency_key: str | None = None
     cancelled: float | None = None
-    """When somebody asked for its end."""
+    """When a user cancelled it, in Unix seconds."""
     overlays: tuple[str, ...] = ()
-    """Asked for beside those of the run file: a resumed job has them, too."""
+    """Overlays given at submission, after the run file's: a resumed job has them, too."""
     workflow: str | None = None
-    """The Argo Workflow that sends it to the cluster when its turn comes."""
+    """The Argo Workflow that sends it to the cluster after the jobs before it."""
 
 
 @dataclass(frozen=True)
-class Terminal:
-    """Why a job must not be tried again as it is: the exit code, and the error in words."""
+class TerminalRecord:
+    """Why a job must not be retried as it is: exit code, error, and what to do."""
 
     code: int
     what: str
@@ -52,84 +52,84 @@ class Terminal:
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A run, as its storage tells it."""
+class StoredRun:
+    """Everything that storage records of a run's jobs."""
 
-    jobs: tuple[Submitted, ...]
+    jobs: tuple[SubmissionRecord, ...]
     progress: dict[str, StageProgress]
-    terminal: dict[str, Terminal]
-    """By job."""
+    terminal: dict[str, TerminalRecord]
+    """By the job's name."""
 
-    def named(self, job: str) -> Submitted | None:
-        """The submission of that name."""
-        return next((submitted for submitted in self.jobs if submitted.name == job), None)
+    def find_record(self, job: str) -> SubmissionRecord | None:
+        """The submission of that name; None if there is none."""
+        return next((record for record in self.jobs if record.name == job), None)
 
 
-def read_stored(store: ObjectStore, run: str, stages: Sequence[str]) -> Stored:
-    """Everything above for one run, in a few small reads."""
-    told = {stage: read_progress(store, run, stage) for stage in stages}
-    return Stored(
-        jobs=tuple(read_jobs(store, run)),
-        progress={stage: progress for stage, progress in told.items() if progress is not None},
-        terminal=read_terminal(store, run),
+def read_stored_run(store: ObjectStore, run: str, stages: Sequence[str]) -> StoredRun:
+    """Read a run's records, in a few small reads."""
+    progress = {stage: read_progress(store, run, stage) for stage in stages}
+    return StoredRun(
+        jobs=tuple(read_job_records(store, run)),
+        progress={stage: found for stage, found in progress.items() if found is not None},
+        terminal=read_terminal_records(store, run),
     )
 
 
-def read_jobs(store: ObjectStore, run: str) -> list[Submitted]:
+def read_job_records(store: ObjectStore, run: str) -> list[SubmissionRecord]:
     """All submissions of a run, oldest first."""
     records = read_records(store, f"runs/{run}/jobs", JOB_KIND)
-    return sorted((_submitted(path, record.body) for path, record in records), key=lambda s: (s.time, s.name))
+    return sorted((_parse_submission(path, record.body) for path, record in records), key=lambda s: (s.time, s.name))
 
 
-def create_job(swap: Swap, run: str, submitted: Submitted) -> bool:
-    """Record a submission where its name is still free; False where somebody has it."""
-    return publish_first(swap, NewRecord(_job_path(run, submitted.name), JOB_KIND, _body(submitted)))
+def create_job_record(swap: Swap, run: str, record: SubmissionRecord) -> bool:
+    """Record a submission; False if its name is taken."""
+    return publish_first(swap, NewRecord(_make_job_path(run, record.name), JOB_KIND, _to_body(record)))
 
 
-def read_job(store: ObjectStore, run: str, name: str) -> Submitted | None:
-    """One submission; None where there is none of that name."""
-    path = _job_path(run, name)
+def read_job_record(store: ObjectStore, run: str, name: str) -> SubmissionRecord | None:
+    """One submission; None if there is none of that name."""
+    path = _make_job_path(run, name)
     try:
-        return _submitted(path, read_record(store, path, JOB_KIND))
+        return _parse_submission(path, read_record(store, path, JOB_KIND))
     except ObjectMissingError:
         return None
 
 
-def write_job(store: ObjectStore, run: str, submitted: Submitted) -> None:
-    """Record what became of a submission."""
-    publish(store, NO_LEASE, NewRecord(_job_path(run, submitted.name), JOB_KIND, _body(submitted)))
+def write_job_record(store: ObjectStore, run: str, record: SubmissionRecord) -> None:
+    """Overwrite the record of a submission."""
+    publish(store, NO_LEASE, NewRecord(_make_job_path(run, record.name), JOB_KIND, _to_body(record)))
 
 
-def delete_job(store: ObjectStore, run: str, name: str) -> None:
-    """Forget a job that the cluster refused."""
-    store.delete(_job_path(run, name))
+def delete_job_record(store: ObjectStore, run: str, name: str) -> None:
+    """Delete the record of a job that the cluster refused."""
+    store.delete(_make_job_path(run, name))
 
 
-def read_terminal(store: ObjectStore, run: str) -> dict[str, Terminal]:
+def read_terminal_records(store: ObjectStore, run: str) -> dict[str, TerminalRecord]:
     """The terminal records of a run, by job."""
     records = read_records(store, f"runs/{run}/terminal", TERMINAL_KIND)
-    return {_stem(path): _terminal(record.body) for path, record in records}
+    return {_parse_job_name(path): _parse_terminal(record.body) for path, record in records}
 
 
-def _job_path(run: str, name: str) -> str:
+def _make_job_path(run: str, name: str) -> str:
     return f"runs/{run}/jobs/{name}.json"
 
 
-def _body(submitted: Submitted) -> dict[str, Any]:
-    return asdict(submitted) | {"stages": list(submitted.stages), "overlays": list(submitted.overlays)}
+def _to_body(record: SubmissionRecord) -> dict[str, Any]:
+    return asdict(record) | {"stages": list(record.stages), "overlays": list(record.overlays)}
 
 
-def _submitted(path: str, body: dict[str, Any]) -> Submitted:
+def _parse_submission(path: str, body: dict[str, Any]) -> SubmissionRecord:
     try:
         lists = {"stages": tuple(body["stages"]), "overlays": tuple(body.get("overlays", ()))}
-        return Submitted(**{**body, **lists})
+        return SubmissionRecord(**{**body, **lists})
     except (KeyError, TypeError) as error:
-        raise IntegrityError("a job's record does not have the fields it should have", where=path) from error
+        raise IntegrityError("a job's record has missing or unknown fields", where=path) from error
 
 
-def _terminal(body: dict[str, Any]) -> Terminal:
-    return Terminal(int(body.get("exit_code", 1)), str(body.get("what", "")), str(body.get("do", "")))
+def _parse_terminal(body: dict[str, Any]) -> TerminalRecord:
+    return TerminalRecord(int(body.get("exit_code", 1)), str(body.get("what", "")), str(body.get("do", "")))
 
 
-def _stem(path: str) -> str:
+def _parse_job_name(path: str) -> str:
     return path.rsplit("/", 1)[-1].removesuffix(".json")

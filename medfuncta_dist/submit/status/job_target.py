@@ -1,4 +1,4 @@
-"""What a person means by RUN or NAME: a run file, a job's name, or the name of a run whose jobs the cluster has."""
+"""Finding the job that RUN.yaml|NAME means: a run file, a job's name, or the name of a run with jobs on the cluster."""
 
 from __future__ import annotations
 
@@ -11,106 +11,111 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import JobMissingError, MedfunctaError
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.backends.backend import Backend, Job
-from medfuncta_dist.submit.status.job_records import Submitted, read_jobs
+from medfuncta_dist.submit.status.job_records import SubmissionRecord, read_job_records
 from medfuncta_dist.telemetry.progress_record import read_progress
 
 SUFFIXES = (".yaml", ".yml")
 
 
 @dataclass(frozen=True)
-class Target:
-    """A run, and the job of it that is meant: the one named, else the newest."""
+class JobTarget:
+    """A run and one job of it: the one that was named, else the newest."""
 
     run_name: str
     run: RunFile | None
-    """None where the job was submitted by something that this version can not read."""
+    """None if this version cannot read the run file that the job was submitted with."""
     job: Job | None = None
-    """As the cluster has it; None where it has not."""
-    submitted: Submitted | None = None
+    """As the cluster reports it; None if the cluster does not have it."""
+    record: SubmissionRecord | None = None
 
     @property
     def name(self) -> str:
-        """Of the job; of the run, where there is none."""
-        return self.job.name if self.job else self.submitted.name if self.submitted else self.run_name
+        """The job's name; the run's, if there is no job."""
+        known = self.job or self.record
+        return known.name if known is not None else self.run_name
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """Of the job."""
-        return self.job.stages if self.job else self.submitted.stages if self.submitted else ()
+        """The job's stages."""
+        known = self.job or self.record
+        return known.stages if known is not None else ()
 
 
-def find(text: str, backend: Backend, overrides: Sequence[str] = ()) -> Target:
-    """Look it up. JobMissingError when the cluster knows neither a job nor a run of that name. ``overrides`` change the
-    run file, also one that a job carries."""
+def find_target(text: str, backend: Backend, overrides: Sequence[str] = ()) -> JobTarget:
+    """The job that ``text`` means. ``overrides`` change the run file, also one that a job carries.
+
+    JobMissingError when the cluster has neither a job nor jobs of a run of that name.
+    """
     if text.endswith(SUFFIXES) or Path(text).is_file():
-        return _of_run(load(text, overrides), backend)
-    job = job_or_none(backend, text)
+        return _find_by_run_file(load(text, overrides), backend)
+    job = find_job(backend, text)
     if job is None:
-        jobs = backend.jobs(text)
+        jobs = backend.list_jobs(text)
         if not jobs:
             raise JobMissingError(
-                f"there is no job, and no run with jobs, called {text!r}",
-                do="give the run file instead: storage remembers what the cluster has forgotten",
+                f"the cluster has no job named {text!r}, and no jobs of a run of that name",
+                do="give the run file instead: storage also has the jobs that the cluster has deleted",
             )
-        return _newest(jobs, overrides)
-    return _of_job(job, overrides)
+        return _find_newest(jobs, overrides)
+    return _make_target(job, overrides)
 
 
-def job_or_none(backend: Backend, name: str) -> Job | None:
-    """A job by its name; None where the cluster has none."""
+def find_job(backend: Backend, name: str) -> Job | None:
+    """A job by its name; None if the cluster does not have it."""
     try:
-        return backend.status(name)
+        return backend.read_job(name)
     except JobMissingError:
         return None
 
 
-def _of_run(run: RunFile, backend: Backend) -> Target:
-    store = ObjectStore(run.storage)
-    newest = _meant(store, run.name, read_jobs(store, run.name), lambda name: job_or_none(backend, name) is not None)
-    job = job_or_none(backend, newest.name) if newest else None
-    return Target(run.name, run, job, newest)
+def _find_by_run_file(run: RunFile, backend: Backend) -> JobTarget:
+    records = read_job_records(ObjectStore(run.storage), run.name)
+    newest = _choose_record(run, records, lambda name: find_job(backend, name) is not None)
+    job = find_job(backend, newest.name) if newest else None
+    return JobTarget(run.name, run, job, newest)
 
 
-def _newest(jobs: Sequence[Job], overrides: Sequence[str]) -> Target:
-    """The newest job of a run: the cluster's, unless storage remembers a later one. Cancelled jobs are deleted."""
-    # A job that only evaluates carries a run file without the GPUs that the others need.
-    known = next((job for job in reversed(jobs) if job.stages != ("evaluate",)), jobs[-1])
-    run, there = _run_of(known, overrides), {job.name for job in jobs}
-    meant = None if run is None else _meant(ObjectStore(run.storage), run.name, _recorded(run), there.__contains__)
-    if run is None or meant is None or meant.name in there:
-        return _of_job(next((job for job in jobs if meant and job.name == meant.name), jobs[-1]), overrides)
-    if known.stages == ("evaluate",) and meant.stages != known.stages:
+def _find_newest(jobs: Sequence[Job], overrides: Sequence[str]) -> JobTarget:
+    """The newest job of a run: the cluster's, unless storage has a later one, as cancelled jobs are deleted."""
+    # The run file of a job that only evaluates has no GPUs, which the other stages need.
+    source = next((job for job in reversed(jobs) if job.stages != ("evaluate",)), jobs[-1])
+    on_cluster = {job.name: job for job in jobs}
+    run = _parse_run_file(source, overrides)
+    newest = None if run is None else _choose_record(run, _read_records(run), on_cluster.__contains__)
+    if run is None or newest is None or newest.name in on_cluster:
+        return _make_target(jobs[-1] if newest is None else on_cluster[newest.name], overrides)
+    if source.stages == ("evaluate",) and newest.stages != source.stages:
         raise JobMissingError(
-            f"the newest job is {meant.name}, and what the cluster still has does not tell how that one was run",
+            f"the newest job is {newest.name}, and the jobs that are still on the cluster do not show its run file",
             do="give the run file instead",
         )
-    return Target(run.name, run, None, meant)
+    return JobTarget(run.name, run, None, newest)
 
 
-def _meant(
-    store: ObjectStore, run: str, recorded: Sequence[Submitted], there: Callable[[str], bool]
-) -> Submitted | None:
-    """The newest submission; of a workflow's, which are all recorded at once, the last that has begun, or its first."""
-    if not recorded or recorded[-1].workflow is None:
-        return recorded[-1] if recorded else None
-    chain = [submitted for submitted in recorded if submitted.workflow == recorded[-1].workflow]
-    begun = [s for s in chain if s.cancelled or there(s.name) or _has_told(store, run, s)]
+def _choose_record(
+    run: RunFile, records: Sequence[SubmissionRecord], is_on_cluster: Callable[[str], bool]
+) -> SubmissionRecord | None:
+    """The newest submission. Of a workflow's jobs, recorded all at once, the last one that has begun, or the first."""
+    if not records or records[-1].workflow is None:
+        return records[-1] if records else None
+    store, chain = ObjectStore(run.storage), [r for r in records if r.workflow == records[-1].workflow]
+    begun = [r for r in chain if r.cancelled or is_on_cluster(r.name) or _has_progress(store, run.name, r)]
     return begun[-1] if begun else chain[0]
 
 
-def _has_told(store: ObjectStore, run: str, submitted: Submitted) -> bool:
-    """Whether a driver of this job has told its progress."""
-    told = (read_progress(store, run, stage) for stage in submitted.stages)
-    return any(progress is not None and progress.submission == submitted.name for progress in told)
+def _has_progress(store: ObjectStore, run: str, record: SubmissionRecord) -> bool:
+    """Whether a driver of this job has recorded progress."""
+    found = (read_progress(store, run, stage) for stage in record.stages)
+    return any(progress is not None and progress.submission == record.name for progress in found)
 
 
-def _of_job(job: Job, overrides: Sequence[str]) -> Target:
-    run = _run_of(job, overrides)
-    record = next((submitted for submitted in _recorded(run) if submitted.name == job.name), None)
-    return Target(job.run, run, job, record)
+def _make_target(job: Job, overrides: Sequence[str]) -> JobTarget:
+    run = _parse_run_file(job, overrides)
+    record = next((record for record in _read_records(run) if record.name == job.name), None)
+    return JobTarget(job.run, run, job, record)
 
 
-def _run_of(job: Job, overrides: Sequence[str]) -> RunFile | None:
+def _parse_run_file(job: Job, overrides: Sequence[str]) -> RunFile | None:
     where = f"the run file in {job.name}"
     try:
         run = parse(job.run_file, where=where) if job.run_file else None
@@ -119,8 +124,8 @@ def _run_of(job: Job, overrides: Sequence[str]) -> RunFile | None:
     return parse(job.run_file, overrides, where) if run is not None and overrides else run
 
 
-def _recorded(run: RunFile | None) -> list[Submitted]:
+def _read_records(run: RunFile | None) -> list[SubmissionRecord]:
     try:
-        return [] if run is None else read_jobs(ObjectStore(run.storage), run.name)
+        return [] if run is None else read_job_records(ObjectStore(run.storage), run.name)
     except MedfunctaError:
-        return []  # storage that only the cluster reaches: the cluster's truth is better than none
+        return []  # storage that only the cluster can reach: what the cluster reports must do

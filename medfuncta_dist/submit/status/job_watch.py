@@ -1,4 +1,4 @@
-"""A job watched to its end."""
+"""Watching a job until it ends."""
 
 from __future__ import annotations
 
@@ -7,30 +7,32 @@ from dataclasses import replace
 
 from medfuncta_dist.errors import JobMissingError
 from medfuncta_dist.submit.backends.backend import Backend
-from medfuncta_dist.submit.status.job_target import Target
-from medfuncta_dist.submit.status.run_status import Status, status
-from medfuncta_dist.submit.status.status_facts import facts
+from medfuncta_dist.submit.status.job_target import JobTarget
+from medfuncta_dist.submit.status.run_status import RunStatus, derive_status
+from medfuncta_dist.submit.status.status_facts import gather_facts
 
-LOOK_S = 5.0
-"""Between looks at storage while nothing happens on the cluster."""
+STORAGE_POLL_S = 5.0
+"""Between reads of storage while nothing changes on the cluster."""
 
-Show = Callable[[Status], None]
-
-
-def watch(target: Target, backend: Backend, show: Show, every_s: float = LOOK_S) -> Status:
-    """Show every change of a job until it is over; returns how it ended. A deleted job ends it, too."""
-    for seen in _looks(target, backend, every_s):
-        now = status(facts(seen))
-        show(now)
-        if now.state.over:
-            return now
-    return now
+StatusCallback = Callable[[RunStatus], None]
 
 
-def _looks(target: Target, backend: Backend, every_s: float) -> Iterator[Target]:
-    """The target again after each change of its job; once more without it when the cluster has it no longer."""
+def watch_job(
+    target: JobTarget, backend: Backend, show_status: StatusCallback, every_s: float = STORAGE_POLL_S
+) -> RunStatus:
+    """Report the status after every change of a job, until it has ended or is deleted. Returns the last status."""
+    for current in _follow_target(target, backend, every_s):
+        status = derive_status(gather_facts(current))
+        show_status(status)
+        if status.state.is_over:
+            return status
+    return status
+
+
+def _follow_target(target: JobTarget, backend: Backend, every_s: float) -> Iterator[JobTarget]:
+    """The target after each change of its job; last, without the job, if the cluster deletes it."""
     try:
-        for job in backend.changes(target.name, every_s):
+        for job in backend.watch_job(target.name, every_s):
             yield replace(target, job=job)
     except JobMissingError:
         yield replace(target, job=None)

@@ -1,7 +1,8 @@
-"""How a run is: the cluster's truth and storage's, joined. Pure.
+"""The status of a run, from what the cluster and storage know. Pure.
 
-The cluster knows whether a job waits, runs or ended; storage knows what was done, and why a driver ended. Neither is
-enough: a cluster may be gone, taken back by Kueue or deleted a week ago, and storage can not tell waiting from dead.
+The cluster knows whether a job is waiting, running or over; storage knows what was done, and why a driver ended.
+Neither is enough: the cluster may have been deleted a week ago or suspended by Kueue, and storage alone cannot tell a
+waiting job from a dead one.
 """
 
 from __future__ import annotations
@@ -10,190 +11,201 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from medfuncta_dist.submit.backends.backend import Job, State
-from medfuncta_dist.submit.status.job_records import Submitted, Terminal
-from medfuncta_dist.submit.status.run_cost import Rates
-from medfuncta_dist.submit.status.time_left import seconds_left
+from medfuncta_dist.submit.backends.backend import Job, JobState
+from medfuncta_dist.submit.status.job_records import SubmissionRecord, TerminalRecord
+from medfuncta_dist.submit.status.run_cost import HourlyCost
+from medfuncta_dist.submit.status.time_left import estimate_seconds_left
 from medfuncta_dist.telemetry.progress_record import StageProgress
 
-WAITING = (State.QUEUED, State.STARTING, State.RETRYING)
-"""States in which the cluster's own words say why it is not running."""
-ALIVE_S = 180.0
-"""A driver that told something this lately is alive, whatever the cluster says: one task's length, and some."""
+WAITING = (JobState.QUEUED, JobState.STARTING, JobState.RETRYING)
+"""States in which the cluster's message says why the job is not running."""
+DRIVER_ALIVE_S = 180.0
+"""A driver that progress something this lately is alive, whatever the cluster says: one task's length, and some."""
 
 
 @dataclass(frozen=True)
-class Facts:
-    """All that is known. ``job`` is None where the cluster does not have it; ``submitted`` where storage does not."""
+class RunFacts:
+    """What is known of a job. ``job`` is None if the cluster does not have it; ``record``, if storage does not."""
 
     now: float
     name: str
-    """Of the job; of the run, where nothing was submitted."""
+    """The job's name; the run's, if nothing was submitted."""
     run: str
     stages: Sequence[str]
     job: Job | None = None
-    submitted: Submitted | None = None
+    record: SubmissionRecord | None = None
     progress: Mapping[str, StageProgress] = field(default_factory=dict)
-    terminal: Terminal | None = None
-    rates: Rates = field(default_factory=Rates)
+    terminal: TerminalRecord | None = None
+    rates: HourlyCost = field(default_factory=HourlyCost)
 
 
 @dataclass(frozen=True)
-class Status:
-    """A run at a moment. Money is None without prices in the run file; ``scans_done`` where scans are not counted."""
+class RunStatus:
+    """The status of a run. Costs are None without prices in the run file; ``scans_done``, if scans are not counted."""
 
     name: str
     run: str
-    state: State
+    state: JobState
     stage: str
-    """The stage that it is in, or ended in."""
+    """The stage that is running, or in which it ended."""
     done: int = 0
     total: int = 0
     unit: str = ""
     progress: float = 0.0
-    """0..1, of the stage."""
+    """Of the stage, from 0 to 1."""
     step: int | None = None
     scans_done: int | None = None
     eta_s: float | None = None
-    """To the end of the stage."""
+    """Seconds to the end of the stage."""
     gpu_hours: float = 0.0
     spent: float | None = None
     remaining: float | None = None
-    """To come until the end of the stage."""
+    """Cost until the end of the stage."""
     later: tuple[str, ...] = ()
-    """Stages of the job that come after this one: neither ``eta_s`` nor ``remaining`` counts them."""
+    """The job's stages after this one, which neither ``eta_s`` nor ``remaining`` includes."""
     currency: str = ""
     restarts: int = 0
     figures: Mapping[str, float] = field(default_factory=dict)
     silent_s: float | None = None
-    """Seconds since the driver's last word."""
+    """Seconds since the driver last recorded progress."""
     failure: str = ""
     """Why the last failure happened, in one sentence."""
     next: str = ""
-    """What to do now; empty where waiting is right."""
+    """What to do now; empty if nothing but waiting."""
     exit_code: int = 0
-    """Of its driver, where it ended for good; 0 else."""
+    """The driver's exit code, if the job failed for good; else 0."""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values."""
-        whole = {name: value for name, value in asdict(self).items() if name != "exit_code"}
-        return {**whole, "state": str(self.state), "later": list(self.later), "figures": dict(self.figures)}
+        """As JSON values, under the keys of ``status --json``."""
+        fields = {name: value for name, value in asdict(self).items() if name != "exit_code"}
+        return {**fields, "state": str(self.state), "later": list(self.later), "figures": dict(self.figures)}
 
 
-def status(facts: Facts) -> Status:
-    """Join the facts."""
-    stage = current_stage(facts)
-    told = facts.progress.get(stage)
-    state = _state(facts, told)
-    failure, do = _failure(facts, state, told)
-    hours = sum(p.gpu_s for p in _mine(facts)) / 3600
-    left = seconds_left(told) if told is not None else None
-    left = left if state is State.RUNNING else (0.0 if state is State.DONE else None)
-    return Status(
+def derive_status(facts: RunFacts) -> RunStatus:
+    """The status that the facts amount to."""
+    stage = find_current_stage(facts)
+    progress = facts.progress.get(stage)
+    state = _derive_state(facts, progress)
+    failure, do = _explain_failure(facts, state, progress)
+    gpu_s = sum(p.gpu_s for p in _list_job_progress(facts))
+    left = _estimate_time_left(state, progress)
+    return RunStatus(
         name=facts.name,
         run=facts.run,
         state=state,
         stage=stage,
         eta_s=left,
-        gpu_hours=round(hours, 4),
-        spent=facts.rates.cost(sum(p.held_s for p in _mine(facts))),
+        gpu_hours=round(gpu_s / 3600, 4),
+        spent=facts.rates.cost(sum(p.held_s for p in _list_job_progress(facts))),
         remaining=None if left is None else facts.rates.cost(left),
         later=tuple(facts.stages[facts.stages.index(stage) + 1 :]) if stage else (),
         currency=facts.rates.currency,
-        restarts=_restarts(facts, told),
+        restarts=_count_restarts(facts, progress),
         failure=failure,
         next=do,
-        exit_code=facts.terminal.code if facts.terminal is not None and state is State.FAILED else 0,
-        **({} if told is None else _told(told, facts.now)),
+        exit_code=facts.terminal.code if facts.terminal is not None and state is JobState.FAILED else 0,
+        **({} if progress is None else _progress_fields(progress, facts.now)),
     )
 
 
-def current_stage(facts: Facts) -> str:
-    """The first stage of the job that is not finished; its last one when all are."""
+def _estimate_time_left(state: JobState, progress: StageProgress | None) -> float | None:
+    """Seconds to the end of the stage; None unless the job is running or done."""
+    if state is JobState.DONE:
+        return 0.0
+    return estimate_seconds_left(progress) if state is JobState.RUNNING and progress is not None else None
+
+
+def find_current_stage(facts: RunFacts) -> str:
+    """The first stage of the job that is not finished; the last one, if all are."""
     for stage in facts.stages:
-        if not _finished(facts, stage):
+        if not _is_finished(facts, stage):
             return stage
     return facts.stages[-1] if facts.stages else ""
 
 
-def _mine(facts: Facts) -> list[StageProgress]:
+def _list_job_progress(facts: RunFacts) -> list[StageProgress]:
     return [facts.progress[stage] for stage in facts.stages if stage in facts.progress]
 
 
-def _finished(facts: Facts, stage: str) -> bool:
-    told = facts.progress.get(stage)
-    if told is None or told.finished is None:
+def _is_finished(facts: RunFacts, stage: str) -> bool:
+    progress = facts.progress.get(stage)
+    if progress is None or progress.finished is None:
         return False
-    # A stage that is run once more was finished before: by an earlier job, which says nothing of this one.
-    return facts.submitted is None or told.finished >= facts.submitted.time
+    # When a stage is run again, an earlier job finished it; that does not count for this job.
+    return facts.record is None or progress.finished >= facts.record.time
 
 
-def _state(facts: Facts, told: StageProgress | None) -> State:
+def _derive_state(facts: RunFacts, progress: StageProgress | None) -> JobState:
     if facts.job is not None:
         return facts.job.state
     if facts.terminal is not None:
-        return State.FAILED
-    if facts.stages and all(_finished(facts, stage) for stage in facts.stages):
-        return State.DONE
-    if told is not None and told.failure is None and facts.now - told.updated < ALIVE_S:
-        return State.RUNNING
-    if facts.submitted is not None and facts.submitted.cancelled is not None:
-        return State.CANCELLED
-    if _waits_for_argo(facts):
-        return State.QUEUED
-    return State.LOST if facts.submitted is not None or told is not None else State.QUEUED
+        return JobState.FAILED
+    if facts.stages and all(_is_finished(facts, stage) for stage in facts.stages):
+        return JobState.DONE
+    if progress is not None and progress.failure is None and facts.now - progress.updated < DRIVER_ALIVE_S:
+        return JobState.RUNNING
+    if facts.record is not None and facts.record.cancelled is not None:
+        return JobState.CANCELLED
+    if _waits_in_workflow(facts):
+        return JobState.QUEUED
+    return JobState.LOST if facts.record is not None or progress is not None else JobState.QUEUED
 
 
-def _waits_for_argo(facts: Facts) -> bool:
-    """Whether a job of a workflow that the cluster does not have never told anything: its turn has not come."""
-    begun = any(told.submission == facts.name for told in facts.progress.values())
-    return facts.job is None and facts.submitted is not None and facts.submitted.workflow is not None and not begun
+def _waits_in_workflow(facts: RunFacts) -> bool:
+    """Whether a workflow has not started this job yet: the cluster does not have it, and it recorded no progress."""
+    begun = any(progress.submission == facts.name for progress in facts.progress.values())
+    return facts.job is None and facts.record is not None and facts.record.workflow is not None and not begun
 
 
-def _restarts(facts: Facts, told: StageProgress | None) -> int:
-    starts = told.starts - 1 if told is not None else 0
+def _count_restarts(facts: RunFacts, progress: StageProgress | None) -> int:
+    starts = progress.starts - 1 if progress is not None else 0
     return max(starts, facts.job.restarts if facts.job is not None else 0)
 
 
-def _told(told: StageProgress, now: float) -> dict[str, Any]:
+def _progress_fields(progress: StageProgress, now: float) -> dict[str, Any]:
     return {
-        "done": told.done,
-        "total": told.total,
-        "unit": told.unit,
-        "progress": round(told.done / told.total, 4) if told.total else float(told.finished is not None),
-        "step": told.done if told.unit == "steps" else None,
-        "scans_done": told.done if told.unit == "scans" else _whole(told.notes.get("packed")),
-        "figures": told.notes,
-        "silent_s": round(max(0.0, now - told.updated), 1),
+        "done": progress.done,
+        "total": progress.total,
+        "unit": progress.unit,
+        "progress": round(progress.done / progress.total, 4)
+        if progress.total
+        else float(progress.finished is not None),
+        "step": progress.done if progress.unit == "steps" else None,
+        "scans_done": progress.done if progress.unit == "scans" else _to_int(progress.notes.get("packed")),
+        "figures": progress.notes,
+        "silent_s": round(max(0.0, now - progress.updated), 1),
     }
 
 
-def _whole(number: float | None) -> int | None:
+def _to_int(number: float | None) -> int | None:
     return None if number is None else int(number)
 
 
-def _failure(facts: Facts, state: State, told: StageProgress | None) -> tuple[str, str]:
-    """The reason and the next action, from whoever knows best: the terminal record, the driver, the cluster."""
+def _explain_failure(facts: RunFacts, state: JobState, progress: StageProgress | None) -> tuple[str, str]:
+    """The failure, and what to do next: from the terminal record, else the driver's, else the cluster's message."""
     resume = f"medfuncta-dist resume {facts.name}"
-    if facts.terminal is not None and state is not State.DONE:
-        return _sentence(facts.terminal.what), facts.terminal.do
-    cause = told.failure if told is not None else None
-    words = _sentence(cause["what"] if cause else facts.job.message if facts.job is not None else "")
-    if state is State.QUEUED and facts.submitted is not None and _waits_for_argo(facts):
-        chain = facts.submitted.workflow
-        return f"It waits for its turn in the workflow {chain}.", f"if `kubectl get workflow {chain}` fails: {resume}"
-    if state is State.LOST:
-        return words or "The job is not on the cluster, and it never said that it ended.", resume
-    if state is State.FAILED:
+    if facts.terminal is not None and state is not JobState.DONE:
+        return _to_sentence(facts.terminal.what), facts.terminal.do
+    cause = progress.failure if progress is not None else None
+    reason = _to_sentence(cause["what"] if cause else facts.job.message if facts.job is not None else "")
+    if state is JobState.QUEUED and facts.record is not None and _waits_in_workflow(facts):
+        workflow = facts.record.workflow
+        return (
+            f"It waits for its turn in the workflow {workflow}.",
+            f"if `kubectl get workflow {workflow}` fails: {resume}",
+        )
+    if state is JobState.LOST:
+        return reason or "The job is not on the cluster, and its driver never reported an end.", resume
+    if state is JobState.FAILED:
         advice = cause["do"] if cause else ""
-        return words or "The job failed without a word.", f"{advice}; then {resume}" if advice else resume
-    if state is State.CANCELLED:
-        return "", f"{resume} (it goes on where it stopped)"
-    return (words if cause or state in WAITING else ""), ""
+        return reason or "The job failed without giving a reason.", f"{advice}; then {resume}" if advice else resume
+    if state is JobState.CANCELLED:
+        return "", f"{resume} (it continues where it stopped)"
+    return (reason if cause or state in WAITING else ""), ""
 
 
-def _sentence(text: str) -> str:
-    """The first line of a text as one sentence."""
+def _to_sentence(text: str) -> str:
+    """The first line of a text, as a sentence."""
     line = next((line.strip() for line in text.splitlines() if line.strip()), "")
     if not line:
         return ""

@@ -1,22 +1,20 @@
-"""A status in a few lines for people. Pure."""
+"""A status as lines of text. Pure."""
 
 from __future__ import annotations
 
 from medfuncta_dist.submit.backends.backend import Job
-from medfuncta_dist.submit.status.run_status import Status
+from medfuncta_dist.submit.status.run_status import RunStatus
 
-BAR = 30
+BAR_WIDTH = 30
+SHOWN_FIGURES = ("loss", "psnr", "packed", "quarantined")
 
 
-def lines(status: Status) -> list[str]:
-    """State and progress, time and money, and what went wrong with what to do."""
+def render_status(status: RunStatus) -> list[str]:
+    """State, progress, time, cost; and what went wrong, with what to do."""
     found = [f"{status.name}  {status.state}" + (f" ({status.stage})" if status.stage else "")]
     if status.total:
-        filled = round(BAR * min(1.0, status.progress))
-        figures = [f"{name} {_figure(value)}" for name, value in sorted(status.figures.items()) if name in SHOWN]
-        bar = f"{'█' * filled}{'·' * (BAR - filled)} {status.done}/{status.total} {status.unit}"
-        found.append("  ".join([f"  {bar}", *figures]))
-    found += [f"  {'   '.join(part)}" for part in (_time(status), _money(status)) if part]
+        found.append(_render_progress(status))
+    found += [f"  {'   '.join(part)}" for part in (_render_time(status), _render_cost(status)) if part]
     if status.failure:
         found.append(f"  last failure: {status.failure}")
     if status.next:
@@ -24,49 +22,55 @@ def lines(status: Status) -> list[str]:
     return found
 
 
-def cancelled(status: Status, *, hard: bool) -> str:
-    """A job after somebody asked for its end. Whether it saved, only its checkpoints know."""
-    return f"{status.name}: {status.state}{', ended at once' if hard else ''}"
+def render_cancellation(status: RunStatus, *, forced: bool) -> str:
+    """A job after ``cancel``. Whether it saved a checkpoint is not known here."""
+    return f"{status.name}: {status.state}{' (forced)' if forced else ''}"
 
 
-SHOWN = ("loss", "psnr", "packed", "quarantined")
-
-
-def table(jobs: list[Job]) -> list[str]:
-    """One line a job."""
+def render_job_table(jobs: list[Job]) -> list[str]:
+    """A table with one line per job."""
     rows = [("NAME", "RUN", "STAGES", "STATE"), *((j.name, j.run, " ".join(j.stages), str(j.state)) for j in jobs)]
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
-def duration(seconds: float) -> str:
+def format_duration(seconds: float) -> str:
     """Hours, minutes, seconds: ``1:02:03``."""
     whole = round(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
-def _time(status: Status) -> list[str]:
-    found = [] if status.eta_s is None or status.state.over else [f"time left {duration(status.eta_s)}{_of(status)}"]
+def _render_progress(status: RunStatus) -> str:
+    filled = round(BAR_WIDTH * min(1.0, status.progress))
+    bar = f"{'█' * filled}{'·' * (BAR_WIDTH - filled)} {status.done}/{status.total} {status.unit}"
+    shown = [(name, value) for name, value in sorted(status.figures.items()) if name in SHOWN_FIGURES]
+    return "  ".join([f"  {bar}", *(f"{name} {_format_figure(value)}" for name, value in shown)])
+
+
+def _render_time(status: RunStatus) -> list[str]:
+    found = []
+    if status.eta_s is not None and not status.state.is_over:
+        found.append(f"time left {format_duration(status.eta_s)}{_note_stage(status)}")
     if status.restarts:
         found.append(f"{status.restarts} restart{'s' * (status.restarts > 1)}")
-    if status.silent_s is not None and not status.state.over:
-        found.append(f"last word {duration(status.silent_s)} ago")
+    if status.silent_s is not None and not status.state.is_over:
+        found.append(f"last progress report {format_duration(status.silent_s)} ago")
     return found
 
 
-def _money(status: Status) -> list[str]:
+def _render_cost(status: RunStatus) -> list[str]:
     found = [f"{status.gpu_hours:.2f} GPU-hours"] if status.gpu_hours else []
     if status.spent is not None:
         found.append(f"spent {status.spent:.2f} {status.currency}")
     if status.remaining is not None:
-        found.append(f"to come {status.remaining:.2f} {status.currency}{_of(status)}")
+        found.append(f"remaining {status.remaining:.2f} {status.currency}{_note_stage(status)}")
     return found
 
 
-def _of(status: Status) -> str:
-    """What the figures are of, where the job has more than that to do."""
+def _note_stage(status: RunStatus) -> str:
+    """Says that a figure is for the stage, if the job has further stages."""
     return " of this stage" if status.later else ""
 
 
-def _figure(value: float) -> str:
+def _format_figure(value: float) -> str:
     return str(int(value)) if float(value).is_integer() else f"{value:.5g}"

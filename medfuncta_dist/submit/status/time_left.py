@@ -1,13 +1,13 @@
-"""How long a stage still takes, from what its driver told. Pure."""
+"""Estimating how long a stage still takes, from the progress that its driver recorded. Pure."""
 
 from __future__ import annotations
 
 from medfuncta_dist.telemetry.progress_record import StageProgress, rate
 
 
-def seconds_left(progress: StageProgress) -> float | None:
-    """Seconds from ``updated`` to the stage's end at the present rate; 0 when finished, None while no rate is known."""
+def estimate_seconds_left(progress: StageProgress) -> float | None:
+    """Seconds from ``updated`` to the end of the stage at the current rate: 0 if finished, None if not known."""
     if progress.finished is not None or (progress.total > 0 and progress.done >= progress.total):
         return 0.0
-    present = rate(progress.samples)
-    return None if present is None else (progress.total - progress.done) / present
+    current_rate = rate(progress.samples)
+    return None if current_rate is None else (progress.total - progress.done) / current_rate

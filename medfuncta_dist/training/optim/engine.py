@@ -37,6 +37,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.fields.siren import Params
+from medfuncta_dist.meta.device import granted_device, require_device
 from medfuncta_dist.meta.outer_loop import MetaLearner
 from medfuncta_dist.training.checkpoints.training_state import MuonState, State, moments
 from medfuncta_dist.training.optim.outer_optimizers import outer_optimizer
@@ -46,8 +47,13 @@ from medfuncta_dist.training.optim.parameter_groups import SHARE, kinds_of_state
 NO_CLIP = 1e30
 
 
-def connect() -> torch.device:
-    """Join DeepSpeed to the process group that exists already (torch.distributed), and return this rank's device."""
+def connect(gpus: float = 0.0) -> torch.device:
+    """Join DeepSpeed to the process group that exists already (torch.distributed), and return this rank's device.
+
+    ``gpus``: what this rank was granted; DS_ACCELERATOR must have named its kind when deepspeed was imported.
+    MedfunctaError where torch cannot use the GPU.
+    """
+    granted = require_device(granted_device(gpus))
     # Serves inference only, and would be compiled here: 40 s, and a lock that hangs later starts if interrupted.
     compatible_ops["deepspeed_shm_comm"] = False
     # ZeRO imports DeepSpeed's own Muon, to ask whether ours is one, and that one's marks for torch's compiler would
@@ -56,7 +62,9 @@ def connect() -> torch.device:
     logger.setLevel("ERROR")
     os.environ.setdefault("LOCAL_RANK", "0")
     deepspeed.init_distributed(dist_backend=dist.get_backend(), auto_mpi_discovery=False)
-    return torch.device(deepspeed.accelerator.get_accelerator().current_device_name())
+    device = torch.device(deepspeed.accelerator.get_accelerator().current_device_name())
+    assert device.type == granted.type, f"DeepSpeed computes on {device.type}, this rank was granted {granted.type}"
+    return device
 
 
 def share_of_loss(losses: Float[Tensor, " batch"], global_batch: int, world_size: int) -> Float[Tensor, ""]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import medfuncta_dist
-from medfuncta_dist.submit.manifest.code_commit import COMMIT_VARIABLE, code_commit, known_commit
+from medfuncta_dist.submit.manifest.code_commit import COMMIT_VARIABLE, find_code_commit, find_known_commit
 
 COMMAND = str(Path(sys.executable).parent / "medfuncta-dist")
 HELP_SECONDS = 0.5
@@ -45,8 +45,8 @@ def test_without_git_or_a_repository_the_commit_is_not_known(
     monkeypatch.setattr(module, "__file__", str(package / "code_commit.py"))
     monkeypatch.setenv("PATH", str(tmp_path))  # no git
     monkeypatch.delenv(COMMIT_VARIABLE, raising=False)
-    assert known_commit() is None
-    assert code_commit() == f"v{medfuncta_dist.__version__}"
+    assert find_known_commit() is None
+    assert find_code_commit() == f"v{medfuncta_dist.__version__}"
 
 
 def test_a_command_is_completed() -> None:

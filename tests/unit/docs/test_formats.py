@@ -33,7 +33,7 @@ from medfuncta_dist.stages.preflight import pinned_snapshot
 from medfuncta_dist.storage.leases.lease import dataset_lease, run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
-from medfuncta_dist.submit.status.job_records import Submitted, write_job
+from medfuncta_dist.submit.status.job_records import SubmissionRecord, write_job_record
 from medfuncta_dist.task_map import map_here
 from medfuncta_dist.telemetry.event_log import EventLog
 from medfuncta_dist.telemetry.progress_record import ProgressRecorder
@@ -74,7 +74,7 @@ def drive(run: RunFile, store: ObjectStore) -> None:
         holding(store, run_lease(run.name), 60, "") as fence,
     ):
         Submission.of(run, ["evaluate"], "monday").record(store, fence, {"run": run.name})
-    write_job(store, run.name, Submitted("small-fit-1", ("fit",), 1, "kubernetes", 1.0, "0" * 64, "abc"))
+    write_job_record(store, run.name, SubmissionRecord("small-fit-1", ("fit",), 1, "kubernetes", 1.0, "0" * 64, "abc"))
     with ProgressRecorder(store, run.name, "fit", unit="scans") as told:
         told.at(13, 13, quarantined=0)
     with pytest.MonkeyPatch.context() as patch, suppress(RunFileError):

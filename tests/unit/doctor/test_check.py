@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medfuncta_dist.doctor.check import Check, Finding, State, examine, good
+from medfuncta_dist.doctor.check import Check, Finding, Outcome, passed, run_checks
 from medfuncta_dist.errors import StorageError
 
 
@@ -13,8 +13,8 @@ def test_an_error_of_ours_is_a_bad_finding_in_its_own_words_and_any_other_ends_n
     def foreign() -> Finding:
         raise ValueError("odd")
 
-    first, second, third = examine([Check("a", ours), Check("b", foreign), Check("c", lambda: good("fine"))])
-    assert first.finding == Finding(State.BAD, "the bucket does not exist (s3://b)", "create it")
-    assert (second.finding.state, second.finding.what) == (State.BAD, "ValueError: odd")
-    assert third.finding.state is State.GOOD
-    assert str(first).splitlines() == ["bad      a: the bucket does not exist (s3://b)", "         → create it"]
+    first, second, third = run_checks([Check("a", ours), Check("b", foreign), Check("c", lambda: passed("fine"))])
+    assert first.finding == Finding(Outcome.FAILED, "the bucket does not exist (s3://b)", "create it")
+    assert (second.finding.state, second.finding.what) == (Outcome.FAILED, "ValueError: odd")
+    assert third.finding.state is Outcome.PASSED
+    assert str(first).splitlines() == ["failed   a: the bucket does not exist (s3://b)", "         → create it"]

@@ -27,4 +27,4 @@ def test_the_command_shows_each_check_and_ends_with_1_where_one_is_bad(tmp_path:
     assert states["storage"] == "bad"
     assert states["kubernetes"] == "unasked"
     assert all(check["do"] for check in told["checks"] if check["state"] in ("odd", "bad"))
-    assert "bad      storage" in done.stderr
+    assert "failed   storage" in done.stderr

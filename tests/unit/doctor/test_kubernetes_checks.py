@@ -11,8 +11,8 @@ import pytest
 import yaml
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.doctor.check import Answered, State, examine
-from medfuncta_dist.doctor.kubernetes_checks import NEEDED, kubernetes_checks
+from medfuncta_dist.doctor.check import CheckResult, Outcome, run_checks
+from medfuncta_dist.doctor.kubernetes_checks import NEEDED_PERMISSIONS, list_kubernetes_checks
 from tests.unit.doctor.served import Answers, served
 
 SPACE = "/api/v1/namespaces/medfuncta"
@@ -55,7 +55,7 @@ def whole(**changes: Any) -> Answers:
 
 def examined(
     answers: Answers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int = 0, **kubernetes: Any
-) -> dict[str, Answered]:
+) -> dict[str, CheckResult]:
     with served(answers) as address:
         config = {
             "current-context": "c",
@@ -75,13 +75,13 @@ def examined(
                 "kubernetes": kubernetes,
             }
         )
-        return {found.name: found for found in examine(kubernetes_checks(run, None))}
+        return {found.name: found for found in run_checks(list_kubernetes_checks(run, None))}
 
 
 def test_a_cluster_that_has_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = "registry.example/medfuncta-dist:0.1.0-ray2.60.0"
     found = examined(whole(), tmp_path, monkeypatch, queue="scans", overlays=["kueue"], image=image)
-    assert {name: f.finding.state for name, f in found.items()} == dict.fromkeys(found, State.GOOD), found
+    assert {name: f.finding.state for name, f in found.items()} == dict.fromkeys(found, Outcome.PASSED), found
     assert "v1.33.1" in found["kubernetes"].finding.what
     assert "1.7.0" in found["kuberay"].finding.what
     assert "2 waiting" in found["queue"].finding.what
@@ -102,7 +102,7 @@ def test_a_cluster_that_has_everything(tmp_path: Path, monkeypatch: pytest.Monke
             },
             "create rayjobs",
         ),
-        ("kuberay", {("GET", "/apis/ray.io/v1"): 404}, "no RayJobs"),
+        ("kuberay", {("GET", "/apis/ray.io/v1"): 404}, "KubeRay is not installed"),
         (
             "kuberay",
             {("GET", "/apis/apps/v1/deployments"): {"items": [deployment("kuberay-operator", "v1.4.2")]}},
@@ -131,39 +131,39 @@ def test_what_is_missing_is_told_with_its_remedy(
     check: str, changed: Answers, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = examined(whole(answers=changed), tmp_path, monkeypatch, queue="scans", overlays=["kueue"])[check].finding
-    assert found.state is State.BAD
+    assert found.state is Outcome.FAILED
     assert words in found.what
     assert found.do
 
 
 def test_an_operator_that_may_not_be_seen_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hidden = whole(answers={("GET", "/apis/apps/v1/deployments"): 403})
-    assert examined(hidden, tmp_path, monkeypatch)["kuberay"].finding.state is State.ODD
+    assert examined(hidden, tmp_path, monkeypatch)["kuberay"].finding.state is Outcome.WARNED
 
 
 def test_secrets_that_a_submitter_may_not_read_are_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hidden = whole(answers={("GET", f"{SPACE}/secrets/medfuncta-salt"): 403, ("GET", SPACE): 403})
     found = examined(hidden, tmp_path, monkeypatch)
-    assert found["secrets"].finding.state is State.ODD
-    assert found["kubernetes"].finding.state is State.GOOD
+    assert found["secrets"].finding.state is Outcome.WARNED
+    assert found["kubernetes"].finding.state is Outcome.PASSED
 
 
 def test_an_image_of_another_ray(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = examined(whole(), tmp_path, monkeypatch, cpu_image="medfuncta-dist:0.1.0-ray2.1.0")
-    assert found["image"].finding.state is State.BAD
-    assert found["manifest"].finding.state is State.BAD
+    assert found["image"].finding.state is Outcome.FAILED
+    assert found["manifest"].finding.state is Outcome.FAILED
 
 
 def test_the_manifest_of_a_job_with_gpus_is_looked_at_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = {"cpu_image": "r.example/m:0.1.0-ray2.60.0", "image": "r.example/m:0.1.0-ray2.1.0"}
     found = examined(whole(), tmp_path, monkeypatch, gpus=1, **images)["manifest"].finding
-    assert found.state is State.BAD
+    assert found.state is Outcome.FAILED
     assert "2.1.0" in found.what
 
 
 def test_an_image_that_no_node_can_pull_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = examined(whole(), tmp_path, monkeypatch)["image"].finding
-    assert found.state is State.ODD
+    assert found.state is Outcome.WARNED
     assert "kubernetes.image" in found.do
 
 
@@ -176,8 +176,8 @@ def test_every_right_that_is_asked_for_is_one_that_submitters_get() -> None:
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
-    assert set(NEEDED) <= given
-    assert {("watch", "ray.io", "rayjobs"), ("get", "", "pods/log")} <= set(NEEDED)
+    assert set(NEEDED_PERMISSIONS) <= given
+    assert {("watch", "ray.io", "rayjobs"), ("get", "", "pods/log")} <= set(NEEDED_PERMISSIONS)
 
 
 def test_a_right_to_logs_is_asked_for_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,5 +195,5 @@ def test_a_right_to_logs_is_asked_for_as_one(tmp_path: Path, monkeypatch: pytest
 
 def test_no_kubeconfig_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
-    (found,) = examine(kubernetes_checks(None, None))
-    assert found.finding.state is State.UNASKED
+    (found,) = run_checks(list_kubernetes_checks(None, None))
+    assert found.finding.state is Outcome.SKIPPED

@@ -8,7 +8,7 @@ import pytest
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.doctor import machine_checks
-from medfuncta_dist.doctor.check import State
+from medfuncta_dist.doctor.check import Outcome
 
 
 def run(**cluster: object) -> RunFile:
@@ -18,16 +18,16 @@ def run(**cluster: object) -> RunFile:
 
 
 def test_this_machine_has_what_the_tests_needed() -> None:
-    assert machine_checks.python().state is State.GOOD
-    assert machine_checks.packages().state is State.GOOD
+    assert machine_checks.check_python().state is Outcome.PASSED
+    assert machine_checks.check_packages().state is Outcome.PASSED
 
 
 def test_a_package_of_a_version_that_is_not_allowed_and_one_that_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         machine_checks, "requires", lambda name: ["numpy<1", "no-such-package>=3", "torch>=2; extra == 'x'"]
     )
-    found = machine_checks.packages()
-    assert found.state is State.BAD
+    found = machine_checks.check_packages()
+    assert found.state is Outcome.FAILED
     assert "numpy is" in found.what
     assert "no-such-package is missing" in found.what
     assert "torch" not in found.what
@@ -35,24 +35,25 @@ def test_a_package_of_a_version_that_is_not_allowed_and_one_that_is_missing(monk
 
 def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert machine_checks.threads(run(workers=2, threads=2), 4).state is State.GOOD
-    assert machine_checks.threads(run(workers=[1, 3], threads=2), 4).state is State.ODD
+    assert machine_checks.check_threads(run(workers=2, threads=2), 4).state is Outcome.PASSED
+    assert machine_checks.check_threads(run(workers=[1, 3], threads=2), 4).state is Outcome.WARNED
     monkeypatch.setenv("RAY_ADDRESS", "somewhere:6379")
-    assert machine_checks.threads(run(workers=3, threads=2), 4).state is State.UNASKED
+    assert machine_checks.check_threads(run(workers=3, threads=2), 4).state is Outcome.SKIPPED
 
 
 def test_the_cache_folder_is_judged_by_the_first_folder_that_is_there(tmp_path: Path) -> None:
     folder = str(tmp_path / "a" / "b")
-    assert machine_checks.cache(run(cache=folder, cache_gigabytes=0.001)).state is State.GOOD
+    assert machine_checks.check_cache(run(cache=folder, cache_gigabytes=0.001)).state is Outcome.PASSED
     assert not (tmp_path / "a").exists()
-    assert machine_checks.cache(run(cache=folder, cache_gigabytes=1e7)).state is State.ODD
+    assert machine_checks.check_cache(run(cache=folder, cache_gigabytes=1e7)).state is Outcome.WARNED
 
 
 def test_no_gpu_is_no_fault_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)  # the session's cluster, where other tests have started it
-    torch = pytest.importorskip("torch")
-    if torch.cuda.is_available():
-        assert machine_checks.gpu(None).state is State.GOOD
-    else:
-        assert machine_checks.gpu(run()).state is State.GOOD
-        assert machine_checks.gpu(run(gpus_per_worker=1)).state is State.ODD
+    assert machine_checks.check_gpu(run()).state is Outcome.PASSED
+    assert machine_checks.check_gpu(run(gpus_per_worker=1)).state is Outcome.WARNED
+
+
+@pytest.mark.gpu
+def test_a_gpu_is_named() -> None:
+    assert "CUDA" in machine_checks.check_gpu(run(gpus_per_worker=1)).what

@@ -7,7 +7,7 @@ from importlib.metadata import version
 import pytest
 
 from medfuncta_dist.doctor import ray_checks
-from medfuncta_dist.doctor.check import State
+from medfuncta_dist.doctor.check import Outcome
 from tests.unit.doctor.served import served, when
 
 VERSION = ("GET", "/api/version")
@@ -21,31 +21,31 @@ def _no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_no_address_is_no_fault() -> None:
-    assert ray_checks.reached().state is ray_checks.jobs_api().state is State.UNASKED
+    assert ray_checks.check_connection().state is ray_checks.check_jobs_api().state is Outcome.SKIPPED
 
 
 def test_an_address_where_nobody_listens(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
-    assert ray_checks.reached().state is State.BAD
+    assert ray_checks.check_connection().state is Outcome.FAILED
 
 
 @pytest.mark.parametrize(
     ("answer", "token", "state", "word"),
     [
-        (when("secret", HERE), "secret", State.GOOD, "closed"),
-        (when("secret", HERE), "other", State.BAD, "token"),
-        (HERE, "secret", State.ODD, "open to everybody"),
-        (when("secret", {"ray_version": "2.1.0"}), "secret", State.BAD, "2.1.0"),
-        (500, "secret", State.BAD, "500"),
+        (when("secret", HERE), "secret", Outcome.PASSED, "requires a token"),
+        (when("secret", HERE), "other", Outcome.FAILED, "token"),
+        (HERE, "secret", Outcome.WARNED, "open to anyone"),
+        (when("secret", {"ray_version": "2.1.0"}), "secret", Outcome.FAILED, "2.1.0"),
+        (500, "secret", Outcome.FAILED, "500"),
     ],
 )
-def test_the_jobs_api(answer: object, token: str, state: State, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_jobs_api(answer: object, token: str, state: Outcome, word: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with served({VERSION: answer}) as address:
         monkeypatch.setenv("RAY_API_SERVER_ADDRESS", address)
         monkeypatch.setenv("RAY_AUTH_TOKEN", token)
-        found = ray_checks.jobs_api()
+        found = ray_checks.check_jobs_api()
         monkeypatch.setenv("RAY_ADDRESS", address.removeprefix("http://"))
-        assert ray_checks.reached().state is State.GOOD
+        assert ray_checks.check_connection().state is Outcome.PASSED
     assert found.state is state
     assert word in found.what
-    assert (found.do == "") == (state is State.GOOD)
+    assert (found.do == "") == (state is Outcome.PASSED)

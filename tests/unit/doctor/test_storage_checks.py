@@ -12,7 +12,7 @@ import pytest
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.doctor import storage_checks
-from medfuncta_dist.doctor.check import Answered, State, examine
+from medfuncta_dist.doctor.check import CheckResult, Outcome, run_checks
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.s3.s3_client import s3_client
 from tests.chaos.faulty_s3 import Faults, FaultyS3
@@ -20,24 +20,26 @@ from tests.stores import roots
 from tests.unit.doctor.served import served
 
 
-def answers(root: str) -> dict[str, Answered]:
+def answers(root: str) -> dict[str, CheckResult]:
     settings = {"name": "r", "storage": root, "data": {"source": "x/*.png", "shape": [8, 8]}}
-    storage_checks.credentials.cache_clear()
-    return {found.name: found for found in examine(storage_checks.storage_checks(RunFile.model_validate(settings)))}
+    storage_checks.check_credentials.cache_clear()
+    return {
+        found.name: found for found in run_checks(storage_checks.list_storage_checks(RunFile.model_validate(settings)))
+    }
 
 
 def test_a_real_s3_server_is_read_written_and_left_as_it_was(
     s3: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(storage_checks, "SLOW_S", 60.0)  # a busy machine is not the server's fault
+    monkeypatch.setattr(storage_checks, "SLOW_REQUEST_S", 60.0)  # a busy machine is not the server's fault
     root = s3()
     found = answers(root)
     assert {name: f.finding.state for name, f in found.items()} == {
-        "credentials": State.GOOD,
-        "storage": State.GOOD,
-        "multipart": State.GOOD,
-        "conditional writes": State.ODD,  # this server ignores conditions
-        "clock": State.GOOD,
+        "credentials": Outcome.PASSED,
+        "storage": Outcome.PASSED,
+        "multipart": Outcome.PASSED,
+        "conditional writes": Outcome.WARNED,  # this server ignores conditions
+        "clock": Outcome.PASSED,
     }
     assert "environment variables" in found["credentials"].finding.what
     assert "MiB/s" in found["multipart"].finding.what
@@ -45,16 +47,16 @@ def test_a_real_s3_server_is_read_written_and_left_as_it_was(
 
 
 def test_a_slow_storage_is_told(s3: Callable[[], str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(storage_checks, "SLOW_S", 0.0)
-    assert answers(s3())["storage"].finding.state is State.ODD
+    monkeypatch.setattr(storage_checks, "SLOW_REQUEST_S", 0.0)
+    assert answers(s3())["storage"].finding.state is Outcome.WARNED
 
 
 def test_a_bucket_that_is_not_there_is_told_with_what_to_do(s3: Callable[[], str]) -> None:
     s3()
     found = answers("s3://no-such-bucket-here/x")
-    assert found["storage"].finding.state is State.BAD
+    assert found["storage"].finding.state is Outcome.FAILED
     assert found["storage"].finding.do
-    assert found["multipart"].finding.state is State.BAD
+    assert found["multipart"].finding.state is Outcome.FAILED
 
 
 def test_without_credentials_nothing_else_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -63,29 +65,31 @@ def test_without_credentials_nothing_else_is_asked(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     found = answers("s3://bucket/x")
-    assert found["credentials"].finding.state is State.BAD
-    assert found["storage"].finding.state is found["multipart"].finding.state is State.UNASKED
+    assert found["credentials"].finding.state is Outcome.FAILED
+    assert found["storage"].finding.state is found["multipart"].finding.state is Outcome.SKIPPED
 
 
 def test_a_local_folder(tmp_path: Path) -> None:
     found = answers(str(tmp_path / "storage"))
-    assert [f.finding.state for f in found.values()] == [State.GOOD]
+    assert [f.finding.state for f in found.values()] == [Outcome.PASSED]
 
 
-@pytest.mark.parametrize(("minutes", "state"), [(0, State.GOOD), (-5, State.ODD), (20, State.BAD), (-20, State.BAD)])
-def test_a_clock_that_is_wrong(minutes: int, state: State, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("minutes", "state"), [(0, Outcome.PASSED), (-5, Outcome.WARNED), (20, Outcome.FAILED), (-20, Outcome.FAILED)]
+)
+def test_a_clock_that_is_wrong(minutes: int, state: Outcome, monkeypatch: pytest.MonkeyPatch) -> None:
     there = datetime.now(UTC) + timedelta(minutes=minutes)
     with served({}, date=format_datetime(there, usegmt=True)) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
         monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
-        found = storage_checks.clock()
+        found = storage_checks.check_clock()
     assert found.state is state
     assert ("behind" in found.what) == (minutes > 0) or minutes == 0
 
 
 def test_a_server_that_is_not_there_tells_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    assert storage_checks.clock().state is State.BAD
+    assert storage_checks.check_clock().state is Outcome.FAILED
 
 
 def test_an_upload_in_parts_that_is_refused_half_way_is_told_with_its_code_and_left_nowhere(tmp_path: Path) -> None:
@@ -100,8 +104,8 @@ def test_an_upload_in_parts_that_is_refused_half_way_is_told_with_its_code_and_l
         )
         with pytest.MonkeyPatch.context() as here:
             here.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
-            found = storage_checks.multipart(store)
+            found = storage_checks.check_multipart(store)
         left = s3_client().ask(lambda files: files._call_s3("list_multipart_uploads", Bucket="stores"), 20)
-    assert found.state is State.BAD
+    assert found.state is Outcome.FAILED
     assert "403" in found.what
     assert not left.get("Uploads")

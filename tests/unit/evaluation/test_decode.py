@@ -24,7 +24,7 @@ from medfuncta_dist.evaluation.decode import (
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import FieldSpec, init_params
 from medfuncta_dist.fitting import latent_ledger
-from medfuncta_dist.fitting.fit_driver import fit, latent_table
+from medfuncta_dist.fitting.fit_driver import fit, locate_table
 from medfuncta_dist.scans.readers.ecg_csv import EcgCsvReader
 from medfuncta_dist.scans.scan import Window
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -54,7 +54,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> RunFile:
 @pytest.fixture(scope="module")
 def rows(run: RunFile) -> list[dict]:
     store = ObjectStore(run.storage)
-    return latent_ledger.load_table(store, latent_table(run, store).folder).to_pylist()
+    return latent_ledger.load_table(store, locate_table(run, store).folder).to_pylist()
 
 
 SIZES = st.lists(st.tuples(st.integers(2, 300), st.integers(2, 300)), min_size=1, max_size=3)
@@ -91,6 +91,11 @@ def test_a_key_decodes_to_what_the_network_makes_of_its_latent(run, rows):
     assert np.array_equal(found.values, network(run).decode(latent, (12, 12)).clamp(0, 1)[0].numpy())
     assert (found.key, found.psnr) == (row["key"], row["psnr"])
     assert np.array_equal(found.scan_units, found.values * np.float32(255))
+
+
+def test_one_key_is_decoded_on_the_cpu_whatever_is_visible(run, rows, visible_gpu):
+    granted = run.model_copy(update={"cluster": run.cluster.model_copy(update={"gpus_per_worker": 1.0})})
+    assert decode_key(granted, rows[0]["key"]).values.shape == (1, 12, 12)
 
 
 def test_the_beginning_of_a_key_is_enough_and_any_resolution_will_do(run, rows):

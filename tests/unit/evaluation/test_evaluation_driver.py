@@ -14,7 +14,8 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import LeaseLostError, RunFileError, StageOrderError, StorageError
 from medfuncta_dist.evaluation.evaluation_driver import EvaluateProgress, evaluate
 from medfuncta_dist.fitting import latent_ledger
-from medfuncta_dist.fitting.fit_driver import fit, latent_table
+from medfuncta_dist.fitting.fit_driver import fit, locate_table
+from medfuncta_dist.network.network_loader import network_here
 from medfuncta_dist.shards.pack_driver import pack
 from medfuncta_dist.storage.leases.lease_claim import take
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -50,10 +51,15 @@ def metrics(run: RunFile) -> list[dict[str, Any]]:
     return pq.read_table(io.BytesIO(report(run, "metrics.parquet"))).to_pylist()
 
 
+def test_a_gpu_that_is_visible_but_not_granted_is_left_alone(run, summary, visible_gpu):
+    network_here.cache_clear()
+    assert evaluate(run, map_here)["splits"] == summary["splits"]
+
+
 def test_every_fitted_scan_is_scored_and_agrees_with_the_table(run, summary):
     rows = metrics(run)
     store = ObjectStore(run.storage)
-    fitted = {r["key"]: r for r in latent_ledger.load_table(store, latent_table(run, store).folder).to_pylist()}
+    fitted = {r["key"]: r for r in latent_ledger.load_table(store, locate_table(run, store).folder).to_pylist()}
     assert [row["key"] for row in rows] == sorted(fitted)
     for row in rows:
         assert row["psnr"] == pytest.approx(fitted[row["key"]]["psnr"], abs=1e-3)
@@ -182,7 +188,7 @@ def test_one_and_three_dimensions_go_the_same_way(tmp_path: Path, kind: str):
 def test_a_quarantined_shard_does_not_stop_the_evaluation_of_the_others(tmp_path):
     run = ready(tmp_path, data={"max_quarantined": 1.0})
     store = ObjectStore(run.storage)
-    shard = next(work.shard for work in latent_table(run, store).works if work.split == "train")
+    shard = next(work.shard for work in locate_table(run, store).works if work.split == "train")
     store.write(shard.uri, store.read(shard.uri)[:-512])
     fit(run, map_here)
     summary = evaluate(run, map_here)

@@ -14,6 +14,7 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import (
     FormatVersionError,
     IntegrityError,
+    MedfunctaError,
     QuarantineLimitError,
     RunFileError,
     StageOrderError,
@@ -22,17 +23,20 @@ from medfuncta_dist.errors import (
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fitting import fit_task as worker_side
 from medfuncta_dist.fitting import latent_ledger
-from medfuncta_dist.fitting.fit_driver import FitProgress, fit, latent_table
+from medfuncta_dist.fitting.fit_driver import FitProgress, fit, locate_table
 from medfuncta_dist.fitting.fit_failures import DAMAGED_SHARD
 from medfuncta_dist.fitting.fit_task import NOT_FINITE, NOT_STORABLE, WRONG_SHAPE, FitTask, fit_task
 from medfuncta_dist.latents import table
 from medfuncta_dist.latents.fit import FitSettings, fit_batch
+from medfuncta_dist.meta.machine.arithmetic import Arithmetic
+from medfuncta_dist.network.network_loader import network_here
 from medfuncta_dist.shards.sample import Sample
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import Done, Failed, map_here
 from tests.unit.latents.fitted import COUNTS, LATENT, network, packed, publish, ready, run_file
 
 SCANS = sum(COUNTS.values())
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -48,7 +52,7 @@ def objects(run: RunFile) -> dict[str, bytes]:
 
 def whole(run: RunFile) -> Any:
     store = ObjectStore(run.storage)
-    return latent_ledger.load_table(store, latent_table(run, store).folder)
+    return latent_ledger.load_table(store, locate_table(run, store).folder)
 
 
 def counted(done: list[str]) -> Callable[..., Iterator[Done | Failed]]:
@@ -70,7 +74,7 @@ def test_every_scan_gets_the_latent_that_fitting_it_gives(run):
     assert rows["key"].to_pylist() == sorted(rows["key"].to_pylist())
 
     store = ObjectStore(run.storage)
-    work = latent_table(run, store).works[0]
+    work = locate_table(run, store).works[0]
     _, cache = worker_side.WorkerSettings.of(run).open()
     reader = worker_side.SampleReader(store, [work.shard], cache)
     samples = [worker_side._read(reader, row, reader.keys(0)[row], (1, 12, 12)) for row in range(3)]
@@ -88,7 +92,7 @@ def test_every_scan_gets_the_latent_that_fitting_it_gives(run):
 
 
 def test_a_scan_of_other_channels_or_points_is_no_scan_of_this_network(run):
-    work = latent_table(run, ObjectStore(run.storage)).works[0]
+    work = locate_table(run, ObjectStore(run.storage)).works[0]
     store, cache = worker_side.WorkerSettings.of(run).open()
     reader = worker_side.SampleReader(store, [work.shard], cache)
     key = reader.keys(0)[0]
@@ -101,6 +105,30 @@ def test_a_task_is_small_and_pickles(run, monkeypatch):
     fit(run, lambda task, items: iter([tasks.append(i) or Done(i, task(i)) for i in items]))
     assert len(pickle.dumps(tasks[0])) < 3000
     assert fit_task(pickle.loads(pickle.dumps(tasks[0]))).rows == 5
+
+
+def test_a_gpu_that_is_visible_but_not_granted_is_left_alone(run, visible_gpu):
+    network_here.cache_clear()
+    products = run.model_copy(update={"meta": run.meta.model_copy(update={"products": Arithmetic.best(CPU).products})})
+    assert fit(products, map_here).counts.fitted == SCANS
+    task = network_here(run.storage, latent_table(run, ObjectStore(run.storage)).network, CPU)
+    assert {tensor.device for tensor in task.params.values()} == {CPU}
+
+
+def test_a_granted_gpu_that_torch_cannot_use_is_an_error_and_not_the_cpu(run):
+    granted = run.model_copy(update={"cluster": run.cluster.model_copy(update={"gpus_per_worker": 0.5})})
+    with pytest.raises(MedfunctaError, match="was granted a GPU, but torch") as found:
+        fit(granted, map_here)
+    assert "cluster.gpus_per_worker" in found.value.do
+
+
+@pytest.mark.gpu
+def test_a_granted_gpu_fits_the_same_scans(run):
+    granted = run.model_copy(update={"cluster": run.cluster.model_copy(update={"gpus_per_worker": 1.0})})
+    on_gpu = fit(granted, map_here)
+    assert on_gpu.counts.fitted == SCANS
+    ref = latent_table(granted, ObjectStore(run.storage)).network
+    assert {t.device.type for t in network_here(run.storage, ref, torch.device("cuda")).params.values()} == {"cuda"}
 
 
 def test_a_range_whose_worker_died_after_its_commit_is_not_fitted_again(run, monkeypatch):
@@ -205,7 +233,7 @@ def test_a_damaged_sample_is_quarantined_alone(run, monkeypatch):
     monkeypatch.setattr(worker_side.SampleReader, "read", failing)
     data = run.data.model_copy(update={"max_quarantined": 0.5})
     summary = fit(run.model_copy(update={"data": data}), map_here)
-    shards = {work.shard for work in latent_table(run, ObjectStore(run.storage)).works}
+    shards = {work.shard for work in locate_table(run, ObjectStore(run.storage)).works}
     assert summary.counts.quarantined == sum(shard.samples > 2 for shard in shards)
     assert summary.counts.fitted == SCANS - summary.counts.quarantined
 
@@ -213,7 +241,7 @@ def test_a_damaged_sample_is_quarantined_alone(run, monkeypatch):
 def damage(run: RunFile) -> int:
     """Flip a bit of the first shard; returns how many scans it holds."""
     store = ObjectStore(run.storage)
-    shard = latent_table(run, store).works[0].shard
+    shard = locate_table(run, store).works[0].shard
     data = bytearray(store.read(shard.uri))
     data[len(data) // 2] ^= 1
     store.write(shard.uri, bytes(data))
@@ -222,7 +250,7 @@ def damage(run: RunFile) -> int:
 
 def test_a_damaged_shard_is_quarantined_whole_and_tried_again_when_repaired(run):
     store = ObjectStore(run.storage)
-    shard = latent_table(run, store).works[0].shard
+    shard = locate_table(run, store).works[0].shard
     good = store.read(shard.uri)
     lost = damage(run)
     lenient = run.model_copy(update={"data": run.data.model_copy(update={"max_quarantined": 0.9})})
@@ -240,7 +268,7 @@ def test_a_damaged_shard_is_quarantined_whole_and_tried_again_when_repaired(run)
 
 def test_a_shard_whose_index_is_lost_too_is_reported_when_the_rest_is_done(run):
     store = ObjectStore(run.storage)
-    shard = latent_table(run, store).works[0].shard
+    shard = locate_table(run, store).works[0].shard
     store.write(shard.index_uri, store.read(shard.index_uri)[:-1])
     with pytest.raises(IntegrityError, match="index"):
         fit(run, map_here)
@@ -309,7 +337,7 @@ def test_small_latents_are_judged_as_they_are_stored(tmp_path, storage_type, num
     row = rows.to_pylist()[0]
     decoded = shared.decode(torch.from_numpy(table.latents_of(rows[:1])), (12, 12)).clamp(0, 1)
     store = ObjectStore(run.storage)
-    work = latent_table(run, store).works
+    work = locate_table(run, store).works
     _, cache = worker_side.WorkerSettings.of(run).open()
     shards = list({w.shard.sha256: w.shard for w in work}.values())
     reader = worker_side.SampleReader(store, shards, cache)
@@ -377,7 +405,7 @@ def test_a_network_that_is_not_the_committed_one_is_refused(run):
 def test_verify_counts_everything_and_notices_what_is_missing_or_damaged(run):
     fit(run, map_here)
     store = ObjectStore(run.storage)
-    target = latent_table(run, store)
+    target = locate_table(run, store)
     assert latent_ledger.verify(store, target.folder, target.works).fitted == SCANS
     parts, records = ([p for p in objects(run) if kind in p] for kind in ("/parts/", "/commits/"))
     good = store.read(parts[0])
@@ -393,7 +421,7 @@ def test_verify_counts_everything_and_notices_what_is_missing_or_damaged(run):
 def test_the_table_can_be_had_by_split_column_and_shard(run):
     fit(run, map_here)
     store = ObjectStore(run.storage)
-    target = latent_table(run, store)
+    target = locate_table(run, store)
     test = latent_ledger.load_table(store, target.folder, ["test"], ["psnr"])
     assert (test.column_names, test.num_rows) == (["key", "psnr"], COUNTS["test"])
     shard = target.works[0].shard

@@ -13,7 +13,7 @@ from medfuncta_dist import task_map
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import LeaseLostError, StorageError, WorkerDiedError
 from medfuncta_dist.fitting import latent_ledger
-from medfuncta_dist.fitting.fit_driver import FitProgress, FitSummary, fit, latent_table
+from medfuncta_dist.fitting.fit_driver import FitProgress, FitSummary, fit, locate_table
 from medfuncta_dist.fitting.fit_failures import ENDED_ITS_WORKER
 from medfuncta_dist.fitting.fit_task import NOT_FINITE
 from medfuncta_dist.shards.sample import Sample
@@ -38,13 +38,13 @@ def run(tmp_path: Path) -> RunFile:
 def keys(run: RunFile) -> list[str]:
     """All packed keys, in the order of the shards."""
     store = ObjectStore(run.storage)
-    shards = dict.fromkeys(work.shard for work in latent_table(run, store).works)
+    shards = dict.fromkeys(work.shard for work in locate_table(run, store).works)
     return [key for shard in shards for key in read_index(store, shard)["key"].to_pylist()]
 
 
 def table_of(run: RunFile) -> Any:
     store = ObjectStore(run.storage)
-    return latent_ledger.load_table(store, latent_table(run, store).folder)
+    return latent_ledger.load_table(store, locate_table(run, store).folder)
 
 
 def poisoned(run: RunFile, names: Sequence[str], error: Exception = DEATH, ran: list[str] | None = None) -> FanOut:
@@ -186,7 +186,7 @@ def test_what_a_superseded_driver_commits_late_does_not_count(run):
     summary = fit(run, map_here, fence=held(run, 2))
     assert summary.fitted_now == SCANS - tasks[0].work.scans
     # Between its look at the lease and its write, the old driver was stopped; now it goes on.
-    store, target = ObjectStore(run.storage), latent_table(run, ObjectStore(run.storage))
+    store, target = ObjectStore(run.storage), locate_table(run, ObjectStore(run.storage))
     before = table_of(run)
     for rows in target.works:
         empty = tuple(latent_ledger.Quarantined(key, "late") for key in keys(run)[rows.start : rows.stop])

@@ -11,7 +11,7 @@ import pytest
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError
 from medfuncta_dist.fitting import latent_ledger
-from medfuncta_dist.fitting.fit_driver import fit, latent_table
+from medfuncta_dist.fitting.fit_driver import fit, locate_table
 from medfuncta_dist.fitting.latent_ledger import KIND
 from medfuncta_dist.integrity.latent_damage import Damage, find_damage, remove
 from medfuncta_dist.latents.table import PartRef, read_part
@@ -36,7 +36,7 @@ def store(run: RunFile) -> ObjectStore:
 
 
 def folder(run: RunFile) -> str:
-    return latent_table(run, ObjectStore(run.storage)).folder
+    return locate_table(run, ObjectStore(run.storage)).folder
 
 
 def objects(run: RunFile) -> dict[str, bytes]:

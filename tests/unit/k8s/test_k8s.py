@@ -17,11 +17,11 @@ import promql_parser
 import pytest
 import yaml
 
-from medfuncta_dist.submit.manifest.base_manifest import load_base, shipped_overlays
-from medfuncta_dist.submit.manifest.job_names import RUN
-from medfuncta_dist.submit.rules.manifest_schema import core_findings, custom_findings
+from medfuncta_dist.submit.manifest.base_manifest import list_shipped_overlays, load_base
+from medfuncta_dist.submit.manifest.job_names import RUN_LABEL
+from medfuncta_dist.submit.rules.manifest_schema import check_core_object, check_custom_resource
 from medfuncta_dist.submit.rules.manifest_view import RayJob
-from medfuncta_dist.submit.rules.security_rules import BOOK
+from medfuncta_dist.submit.rules.security_rules import RULES
 from medfuncta_dist.telemetry.metric_catalogue import METRICS
 
 K8S = Path(__file__).parents[3] / "k8s"
@@ -62,9 +62,9 @@ def _check(document: dict[str, Any]) -> None:
     group = document["apiVersion"].partition("/")[0]
     folder = os.environ.get("MEDFUNCTA_SCHEMAS")
     if group == "kueue.x-k8s.io":
-        assert not folder or custom_findings(document, Path(folder)) == []
+        assert not folder or check_custom_resource(document, Path(folder)) == []
     elif group not in ELSEWHERE:
-        assert core_findings(document) == []
+        assert check_core_object(document) == []
 
 
 @pytest.mark.parametrize("path", RESOURCES, ids=_name)
@@ -81,7 +81,7 @@ def test_custom_resources_were_checked():
         pytest.skip("MEDFUNCTA_SCHEMAS names no folder: Kueue's resources were not checked")
     queue = copy.deepcopy(_one("components/kueue/cluster-queue.yaml", "ClusterQueue"))
     queue["spec"]["preemption"]["withinClusterQueue"] = "Sometimes"
-    assert custom_findings(queue, Path(os.environ["MEDFUNCTA_SCHEMAS"]))
+    assert check_custom_resource(queue, Path(os.environ["MEDFUNCTA_SCHEMAS"]))
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=_name)
@@ -125,7 +125,7 @@ def test_the_namespace_enforces_the_restricted_standard():
 def test_pods_that_are_no_ray_jobs_keep_to_the_restricted_standard_too():
     template = _one("components/local/object-store.yaml", "Deployment")["spec"]["template"]
     job = RayJob({"spec": {"rayClusterSpec": {"headGroupSpec": {"template": template}}}})
-    rules = [rule for rule in BOOK.rules if rule.name.startswith("pod-")]
+    rules = [rule for rule in RULES.rules if rule.name.startswith("pod-")]
     assert rules
     assert [finding for rule in rules for finding in rule.findings(job)] == []
 
@@ -218,8 +218,8 @@ def test_a_local_job_finds_its_object_store():
 
 
 def test_every_overlay_of_jobs_is_a_component_of_the_cluster():
-    assert {"gpu", "spot", "kueue", "local"} == set(shipped_overlays())
-    assert set(shipped_overlays()) <= {path.name for path in (K8S / "overlays").iterdir()}
+    assert {"gpu", "spot", "kueue", "local"} == set(list_shipped_overlays())
+    assert set(list_shipped_overlays()) <= {path.name for path in (K8S / "overlays").iterdir()}
 
 
 @cache
@@ -262,5 +262,5 @@ def test_every_alert_says_what_and_what_to_do():
 def test_the_monitors_labels_are_those_that_pods_get():
     relabelings = _one("components/monitoring/pod-monitor.yaml", "PodMonitor")["spec"]["podMetricsEndpoints"][0]
     sources = {source for r in relabelings["relabelings"] for source in r["sourceLabels"]}
-    prefix = "__meta_kubernetes_pod_label_" + re.sub(r"\W", "_", RUN).removesuffix("run")
+    prefix = "__meta_kubernetes_pod_label_" + re.sub(r"\W", "_", RUN_LABEL).removesuffix("run")
     assert any(source == f"{prefix}stage" for source in sources)

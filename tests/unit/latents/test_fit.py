@@ -10,12 +10,13 @@ from torch import Tensor
 
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.siren import FieldSpec, Params, field, init_params
-from medfuncta_dist.latents.curvature import curvature, curved_gradient, spread_points
+from medfuncta_dist.latents.curvature import curved_gradient, spread_points
 from medfuncta_dist.latents.fit import FitSettings, Method, fit_batch
 from medfuncta_dist.latents.latent_types import StorageType
 from medfuncta_dist.meta.context import context_indices, context_sets
 from medfuncta_dist.meta.inner_loop import adapt
 from medfuncta_dist.meta.losses import psnr
+from medfuncta_dist.meta.objective import Objective
 from medfuncta_dist.meta.sweeps.chunks import Chunks
 from medfuncta_dist.meta.sweeps.folded import fold
 from medfuncta_dist.meta.sweeps.inner_gradient import shift_gradient
@@ -132,14 +133,15 @@ def test_the_curvature_is_that_of_autograd_for_several_channels() -> None:
     params = {n: t.double() for n, t in init_params(spec, torch.Generator().manual_seed(1)).items()}
     points, latents = grid([5, 4], dtype=torch.float64), 0.3 * torch.ones(3, 5, dtype=torch.float64)
     latents[1] *= -1
-    found = curvature(fold(spec, params), points, latents, Chunks(7, 2))
+    objective = Objective(fold(spec, params), points, torch.zeros(3, 20, 2, dtype=torch.float64), latents, Chunks(7, 2))
+    _, _, found = curved_gradient(objective, torch.arange(20))
     for latent, matrix in zip(latents, found, strict=True):
         rows = torch.autograd.functional.jacobian(lambda p: field(spec, params, points, p[None]).flatten(), latent)
         torch.testing.assert_close(matrix, 2 / 40 * rows.T @ rows)
 
 
 @pytest.mark.parametrize("chunks", [Chunks(7, 2), Chunks(100, 100)])
-@pytest.mark.parametrize("share", [0.4, 1.0])
+@pytest.mark.parametrize("share", [0.1, 0.4, 1.0])
 def test_one_sweep_gives_gradient_and_curvature(chunks: Chunks, share: float) -> None:
     spec = FieldSpec(2, 2, 4, 6, 5, (3.0, 5.0, 4.0), residual=True, modulate_first=True)
     network = fold(spec, {n: t.double() for n, t in init_params(spec, torch.Generator().manual_seed(1)).items()})
@@ -147,10 +149,11 @@ def test_one_sweep_gives_gradient_and_curvature(chunks: Chunks, share: float) ->
     latents[1] *= -1
     wanted = torch.rand(3, 20, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     sample = spread_points(20, share, 1)
-    by_shifts, errors, matrix = curved_gradient(network, points, wanted, latents, sample, chunks)
-    expected = shift_gradient(network, points, wanted, latents, chunks)
-    torch.testing.assert_close((by_shifts, errors), expected)
-    torch.testing.assert_close(matrix, curvature(network, points[sample], latents, chunks))
+    objective = Objective(network, points, wanted, latents, chunks)
+    by_shifts, errors, matrix = curved_gradient(objective, sample)
+    torch.testing.assert_close((by_shifts, errors), shift_gradient(objective))
+    _, _, alone = curved_gradient(objective.on(sample), torch.arange(len(sample)))
+    torch.testing.assert_close(matrix, alone)
 
 
 def test_sparse_gauss_newton_sees_the_same_even_points_at_every_step(params: Params, targets: Tensor) -> None:

@@ -10,6 +10,10 @@ from torch import Tensor
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.siren import FieldSpec, Params, init_params
 from medfuncta_dist.meta.context import context_sets
+from medfuncta_dist.meta.machine.arithmetic import Arithmetic
+from medfuncta_dist.meta.objective import Objective
+from medfuncta_dist.meta.sweeps.chunks import Chunks
+from medfuncta_dist.meta.sweeps.folded import fold
 
 SHAPES = {1: (17,), 2: (5, 4), 3: (3, 4, 3)}
 
@@ -23,6 +27,10 @@ class Problem:
     latents: Tensor
     contexts: list[Tensor]
     rate: float | Tensor = 0.1
+
+    def objective(self, chunks: Chunks, arithmetic: Arithmetic | None = None) -> Objective:
+        network = fold(self.spec, self.params, arithmetic)
+        return Objective(network, self.coordinates, self.targets, self.latents, chunks)
 
 
 def problem(

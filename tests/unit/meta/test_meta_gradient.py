@@ -13,7 +13,6 @@ from medfuncta_dist.meta.inner_loop import adapt
 from medfuncta_dist.meta.meta_gradient import MetaGradient, adapted_losses, descend, meta_gradient
 from medfuncta_dist.meta.outer_loop import LOG_RATES, MetaLearner
 from medfuncta_dist.meta.sweeps.chunks import Chunks
-from medfuncta_dist.meta.sweeps.folded import fold
 from tests.unit.meta.problems import Problem, problem
 
 CHUNKS = [Chunks(7, 1), Chunks(5, 2), Chunks(10_000, 10_000)]
@@ -21,7 +20,7 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-4}
 
 
 def recursive(p: Problem, chunks: Chunks) -> MetaGradient:
-    return meta_gradient(p.spec, p.params, p.coordinates, p.targets, p.latents, p.contexts, p.rate, chunks)
+    return meta_gradient(p.objective(chunks), p.contexts, p.rate)
 
 
 def oracle(p: Problem) -> MetaGradient:
@@ -113,8 +112,7 @@ def test_any_number_of_inner_steps_in_the_smallest_chunks(steps: int) -> None:
 
 def test_the_path_is_that_of_the_inner_loop() -> None:
     p = problem(3, "paper", 0.5)
-    network = fold(p.spec, p.params)
-    path = descend(network, p.coordinates, p.targets, p.latents, p.contexts, p.rate, Chunks(5, 2))
+    path = descend(p.objective(Chunks(5, 2)), p.contexts, p.rate)
     assert len(path) == len(p.contexts) + 1
     for g in range(len(path)):
         expected = adapt(p.spec, p.params, p.coordinates, p.targets, p.latents, p.contexts[:g], p.rate, False)
@@ -123,7 +121,7 @@ def test_the_path_is_that_of_the_inner_loop() -> None:
 
 def test_losses_alone_are_those_of_the_whole() -> None:
     p = problem(2, "code", 0.5)
-    arguments = (p.spec, p.params, p.coordinates, p.targets, p.latents, p.contexts, p.rate, Chunks(5, 2))
+    arguments = (p.objective(Chunks(5, 2)), p.contexts, p.rate)
     torch.testing.assert_close(adapted_losses(*arguments), meta_gradient(*arguments).losses, rtol=1e-12, atol=0)
 
 

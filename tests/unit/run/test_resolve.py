@@ -8,6 +8,7 @@ import torch
 from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import MedfunctaError, RunChangedError
+from medfuncta_dist.meta.device import granted_device
 from medfuncta_dist.meta.machine import compiled
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.machine.self_check import Verdict
@@ -79,6 +80,18 @@ def test_how_a_run_computes_is_settled_once_and_kept(tmp_path, monkeypatch):
         fold(field_spec(again), new_learner(again).params(), arithmetic_of(again))
 
 
+def test_a_gpu_that_is_visible_but_not_granted_changes_nothing(tmp_path, visible_gpu):
+    run = settled(computing(tmp_path, "meta.compile=on"), ObjectStore(str(tmp_path)), in_a_task)
+    assert arithmetic_of(run).products == Arithmetic.best(torch.device("cpu")).products
+    assert run.meta.compiled is True
+
+
+def in_a_task(task, items):
+    """The trial's device, asked as the trial asks, without compiling for a minute."""
+    assert [granted_device(trial.gpus).type for trial in items] == ["cpu"]
+    return iter([Done(items[0], Verdict(True, ""))])
+
+
 def test_another_choice_than_the_runs_is_refused(tmp_path):
     settled(computing(tmp_path, "meta.products=torch"), ObjectStore(str(tmp_path)), map_here, fence=ALONE)
     with pytest.raises(RunChangedError, match=r"meta\.products: 'torch' -> 'onednn'"):
@@ -114,6 +127,7 @@ def test_compiling_is_tried_where_workers_are_and_only_if_wanted(tmp_path):
     assert compiled_of("asked", "meta.compile=on") is True
     assert compiled_of("gpu", "cluster.gpus_per_worker=1") is True
     assert [trial.arithmetic.products for trial in tried][1] == "torch"
+    assert [trial.gpus for trial in tried] == [0, 1]
     assert compiled_of("given", "meta.compile=on", "meta.compiled=false") is False
     assert len(tried) == 2
 

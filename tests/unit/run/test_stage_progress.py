@@ -10,7 +10,7 @@ import pytest
 from medfuncta_dist.run.stage_progress import recorded
 from medfuncta_dist.stages.chain import run_stages
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.submit.status.run_cost import gpus
+from medfuncta_dist.submit.status.run_cost import count_gpus
 from tests.unit.stages.test_refusals import run_file
 
 
@@ -21,7 +21,7 @@ def test_packing_holds_the_gpus_of_the_job_that_it_is_part_of(
     archive: Path,
 ) -> None:
     run = run_file(archive, cluster__workers=2, cluster__gpus_per_worker=1)
-    assert gpus(run, beside) == held
+    assert count_gpus(run, beside) == held
     store = ObjectStore(run.storage)
     with recorded(run, store, "pack", "sources", None, beside) as told:
         began = told.recorder.progress.updated

@@ -22,7 +22,7 @@ def test_on_the_cpu_nothing_is_copied() -> None:
         assert np.shares_memory(values.numpy(), batch.values)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.gpu
 def test_on_a_gpu_values_arrive_whole_and_in_order() -> None:
     given, device = batches(20), torch.device("cuda", 0)
     busy = torch.randn(2048, 2048, device=device)

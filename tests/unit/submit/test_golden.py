@@ -17,9 +17,9 @@ import yaml
 from medfuncta_dist.config.load import load
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.submit.manifest.base_manifest import load_base
-from medfuncta_dist.submit.manifest.manifest_text import as_yaml
+from medfuncta_dist.submit.manifest.manifest_text import to_yaml
 from medfuncta_dist.submit.manifest.render import Submission, render
-from medfuncta_dist.submit.manifest.runtime_env import RUN_FILE_VARIABLE, environment_of
+from medfuncta_dist.submit.manifest.runtime_env import RUN_FILE_VARIABLE, read_environment
 from medfuncta_dist.submit.rules.validate_manifest import validate
 
 ROOT = Path(__file__).parents[3]
@@ -44,10 +44,10 @@ def _run(job: str) -> RunFile:
 
 
 def _shown(manifest: dict[str, Any], job: str) -> str:
-    variables = {**environment_of(manifest), RUN_FILE_VARIABLE: f"(jobs/{job}.yaml, every key)"}
-    shown = {**manifest, "spec": {**manifest["spec"], "runtimeEnvYAML": as_yaml({"env_vars": variables})}}
+    variables = {**read_environment(manifest), RUN_FILE_VARIABLE: f"(jobs/{job}.yaml, every key)"}
+    shown = {**manifest, "spec": {**manifest["spec"], "runtimeEnvYAML": to_yaml({"env_vars": variables})}}
     digest = _run(job).digest()
-    return as_yaml(shown).replace(digest, "(digest)").replace(digest[:63], "(digest)")
+    return to_yaml(shown).replace(digest, "(digest)").replace(digest[:63], "(digest)")
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)

@@ -1,4 +1,4 @@
-"""The API server: how it is found, which of its answers may pass, and what the others mean in words."""
+"""Requests to the Kubernetes API server: how it is found, which errors are transient, and what the others mean."""
 
 from __future__ import annotations
 
@@ -20,57 +20,57 @@ from medfuncta_dist.errors import ClusterError, JobMissingError
 T = TypeVar("T")
 
 DEADLINE_S = 60.0
-"""Of one call, retries included: a person waits for it."""
-REQUEST_S = 20.0
-"""Of one request: an API server that says nothing for so long is not there."""
-PASSING = {429, 500, 502, 503, 504}
+"""For one call with its retries: a user is waiting."""
+REQUEST_TIMEOUT_S = 20.0
+"""For one request: an API server that is silent for so long is not reachable."""
+TRANSIENT_STATUSES = {429, 500, 502, 503, 504}
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
 def connect(context: str | None = None) -> tuple[client.ApiClient, str]:
-    """A client and the namespace it starts in: the pod's own inside a cluster, else the kubeconfig's.
+    """A client and its namespace: inside a cluster the pod's own, else those of the kubeconfig.
 
-    ClusterError when there is neither. A kubeconfig that names no namespace means the one that k8s/base makes.
+    ClusterError when there is neither. If the kubeconfig names no namespace, it is the one that k8s/base creates.
     """
     settings = client.Configuration()
-    # One layer owns retries: this one, which knows what may be sent twice.
+    # `call_api` makes the retries, because it knows which requests may be sent twice.
     settings.retries = False
     try:
         if context is None and "KUBERNETES_SERVICE_HOST" in os.environ and (SERVICE_ACCOUNT / "token").exists():
             config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
             return client.ApiClient(settings), (SERVICE_ACCOUNT / "namespace").read_text().strip()
-        # Named here: the client's own default is what KUBECONFIG was when it was imported.
+        # The client's own default is the value of KUBECONFIG when the client was imported.
         file = os.environ.get("KUBECONFIG")
         config.load_kube_config(file, context, settings)  # type: ignore[no-untyped-call]
-        return client.ApiClient(settings), _kubeconfig_namespace(file, context)
+        return client.ApiClient(settings), _read_kubeconfig_namespace(file, context)
     except (ConfigException, OSError) as error:
         raise ClusterError(
-            f"there is no way to a Kubernetes cluster: {error}",
+            f"no Kubernetes cluster is configured: {error}",
             where=os.environ.get("KUBECONFIG", "~/.kube/config"),
-            do="set KUBECONFIG, or name a context of it with --context; `kubectl get rayjobs` shows whether it works",
+            do="set KUBECONFIG, or choose a context with --context; `kubectl get rayjobs` shows whether it works",
         ) from error
 
 
-def _kubeconfig_namespace(file: str | None, context: str | None) -> str:
+def _read_kubeconfig_namespace(file: str | None, context: str | None) -> str:
     contexts, active = config.list_kube_config_contexts(file)  # type: ignore[no-untyped-call]
     chosen = next((c for c in contexts if c["name"] == context), active)
     return str(chosen["context"].get("namespace") or Kubernetes().namespace)
 
 
-def call(request: Callable[[], T], *, where: str, deadline_s: float = DEADLINE_S) -> T:
-    """Make a request again while its answer may pass, as long and as late as the server says. ClusterError in words.
+def call_api(request: Callable[[], T], *, where: str, deadline_s: float = DEADLINE_S) -> T:
+    """Make a request, and repeat it while its errors are transient, after the time that the server asks for.
 
-    An ApiException of 409 or 410 is handed on: whoever called knows what it means.
+    Errors become ClusterErrors. An ApiException with status 409 or 410 is raised as it is: its meaning is the caller's.
     """
     retrying = Retrying(
-        retry=retry_if_exception(_is_passing), stop=stop_before_delay(deadline_s), wait=_wait, reraise=True
+        retry=retry_if_exception(_is_transient), stop=stop_before_delay(deadline_s), wait=_choose_wait, reraise=True
     )
     try:
         return retrying(request)
     except ApiException as error:
         if error.status in (409, 410):
             raise
-        raise in_words(error, where) from error
+        raise explain_api_error(error, where) from error
     except urllib3.exceptions.HTTPError as error:
         raise ClusterError(
             f"the API server does not answer: {type(error).__name__}",
@@ -79,43 +79,51 @@ def call(request: Callable[[], T], *, where: str, deadline_s: float = DEADLINE_S
         ) from error
 
 
-def in_words(error: ApiException, where: str) -> ClusterError:
-    """What an answer means, and what to do."""
-    said = message_of(error)
+def explain_api_error(error: ApiException, where: str) -> ClusterError:
+    """The ClusterError for an error status: what it means, and what to do."""
+    message = read_server_message(error)
     match error.status:
         case 401:
-            what, do = "the API server does not know who is asking (401)", "log in again: the credentials are over"
+            what, do = "the API server does not accept the credentials (401)", "log in again: they may have expired"
         case 403:
-            what, do = f"not allowed (403): {said}", "ask for this permission: k8s/base/submitter.yaml lists them all"
-        case 404 if "could not find the requested resource" in said or "page not found" in said:
+            what, do = (
+                f"not allowed (403): {message}",
+                "ask for this permission (all: k8s/base/submitter.yaml)",
+            )
+        case 404 if "could not find the requested resource" in message or "page not found" in message:
             what, do = "this cluster has no RayJobs (404)", "install KubeRay 1.7; `medfuncta-dist doctor` checks it"
         case 404:
-            return JobMissingError(f"not found (404): {said}", where=where, do="`medfuncta-dist list` shows what is")
+            return JobMissingError(
+                f"not found (404): {message}", where=where, do="list the jobs: `medfuncta-dist list`"
+            )
         case 400 | 422:
-            what, do = f"the API server refuses this manifest ({error.status}): {said}", "correct what it names"
-        case status if status in PASSING:
-            what, do = f"the API server is not well ({status}): {said}", "run the same command again in a while"
+            what, do = (
+                f"the API server refused this manifest ({error.status}): {message}",
+                "correct what it names",
+            )
+        case status if status in TRANSIENT_STATUSES:
+            what, do = f"the API server failed ({status}): {message}", "run the same command again in a few minutes"
         case status:
-            what, do = f"the API server answered {status}: {said}", "see what `kubectl` says of it"
+            what, do = f"the API server answered {status}: {message}", "try the same with `kubectl`"
     return ClusterError(what, where=where, do=do)
 
 
-def message_of(error: ApiException) -> str:
-    """The server's own words: the message of its Status object."""
+def read_server_message(error: ApiException) -> str:
+    """The server's own message, from its Status object."""
     try:
         return str(json.loads(error.body or "")["message"])
     except (ValueError, KeyError, TypeError):
         return str(error.reason or error.body or "no reason given")
 
 
-def _is_passing(error: BaseException) -> bool:
+def _is_transient(error: BaseException) -> bool:
     if isinstance(error, ApiException):
-        return error.status in PASSING
+        return error.status in TRANSIENT_STATUSES
     return isinstance(error, urllib3.exceptions.HTTPError)
 
 
-def _wait(state: RetryCallState) -> float:
-    """What the server asks for, where it asks; else longer each time."""
+def _choose_wait(state: RetryCallState) -> float:
+    """Seconds until the next try: as the server asks (Retry-After), else longer each time."""
     error: Any = state.outcome.exception() if state.outcome is not None else None
     asked = (getattr(error, "headers", None) or {}).get("Retry-After", "")
     return float(asked) if str(asked).isdigit() else wait_exponential_jitter(initial=0.3, max=8.0, jitter=0.3)(state)

@@ -1,4 +1,4 @@
-"""Jobs as KubeRay's RayJobs, through the official client."""
+"""The ``kubernetes`` backend: jobs are RayJobs of KubeRay, through the official client."""
 
 from __future__ import annotations
 
@@ -6,39 +6,52 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Self
 
 from kubernetes import client
 from kubernetes.client import ApiException
 
 from medfuncta_dist.errors import ClusterError, JobMissingError
-from medfuncta_dist.submit.backends.backend import Job, Line, State, ours
-from medfuncta_dist.submit.backends.kubernetes.kubernetes_api import REQUEST_S, call, connect, in_words
-from medfuncta_dist.submit.backends.kubernetes.kubernetes_events import last_warning
-from medfuncta_dist.submit.backends.kubernetes.kubernetes_watch import watched
-from medfuncta_dist.submit.backends.kubernetes.pod_logs import log_of
-from medfuncta_dist.submit.backends.kubernetes.rayjob_state import job_of
-from medfuncta_dist.submit.manifest.job_names import RUN, selector
+from medfuncta_dist.submit.backends.backend import Job, JobState, LogLine, require_same_submission
+from medfuncta_dist.submit.backends.kubernetes.kubernetes_api import (
+    REQUEST_TIMEOUT_S,
+    call_api,
+    connect,
+    explain_api_error,
+)
+from medfuncta_dist.submit.backends.kubernetes.kubernetes_events import find_last_warning
+from medfuncta_dist.submit.backends.kubernetes.kubernetes_watch import watch_object
+from medfuncta_dist.submit.backends.kubernetes.pod_logs import read_pod_log
+from medfuncta_dist.submit.backends.kubernetes.rayjob_state import to_job
+from medfuncta_dist.submit.backends.registry import BackendOptions
+from medfuncta_dist.submit.manifest.job_names import RUN_LABEL, make_label_selector
 from medfuncta_dist.submit.rules.validate_manifest import require_valid
 
-RAYJOBS = ("ray.io", "v1")
+GROUP_VERSION = ("ray.io", "v1")
 PLURAL = "rayjobs"
 POLL_S = 3.0
-UNEXPLAINED = (State.QUEUED, State.STARTING, State.RETRYING, State.FAILED)
+UNEXPLAINED = (JobState.QUEUED, JobState.STARTING, JobState.RETRYING, JobState.FAILED)
 
 
 class KubernetesJobs:
-    """A ``Backend``. ``namespace`` None: the kubeconfig's, or the pod's own."""
+    """A ``Backend``. Without ``namespace``: the kubeconfig's, or inside a cluster the pod's own."""
 
     name = "kubernetes"
+    runs_workflows = True
 
     def __init__(self, namespace: str | None = None, *, context: str | None = None) -> None:
-        self._given, self._context = namespace, context
+        self._given_namespace = namespace
+        self._context = context
+
+    @classmethod
+    def from_options(cls, options: BackendOptions) -> Self:
+        """The cluster of ``options.context``, and the namespace of the same name."""
+        return cls(options.namespace, context=options.context)
 
     @cached_property
     def _connection(self) -> tuple[client.ApiClient, str]:
         api, namespace = connect(self._context)
-        return api, self._given or namespace
+        return api, self._given_namespace or namespace
 
     @cached_property
     def _rayjobs(self) -> Any:
@@ -50,129 +63,138 @@ class KubernetesJobs:
 
     @property
     def namespace(self) -> str:
-        """Where it looks, and submits manifests that name none."""
+        """The namespace of its jobs, and of manifests that name none."""
         return self._connection[1]
 
-    def outgoing(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        """The manifest itself: nothing is added on the way."""
+    def build_payload(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """The manifest itself: nothing is added."""
         return dict(manifest)
 
     def require_valid(self, manifest: Mapping[str, Any]) -> None:
-        """Schemas and the controllers' rules."""
+        """Check the schemas, and all rules."""
         require_valid(manifest)
 
     def submit(self, manifest: Mapping[str, Any]) -> Job:
         """Create the RayJob."""
         name, namespace = manifest["metadata"]["name"], manifest["metadata"].get("namespace") or self.namespace
-        create = partial(self._rayjobs.create_namespaced_custom_object, *RAYJOBS, namespace, PLURAL)
+        create = partial(self._rayjobs.create_namespaced_custom_object, *GROUP_VERSION, namespace, PLURAL)
         where = f"RayJob {namespace}/{name}"
         try:
-            return job_of(call(lambda: create(self.outgoing(manifest), _request_timeout=REQUEST_S), where=where))
+            return to_job(
+                call_api(lambda: create(self.build_payload(manifest), _request_timeout=REQUEST_TIMEOUT_S), where=where)
+            )
         except ApiException as error:
             if error.status != 409:
-                raise in_words(error, where) from error
-        # A create that was answered 500 may have been heard: what is there under this name is then ours.
-        there = self.status(name)
-        return ours(there, manifest, where)
+                raise explain_api_error(error, where) from error
+        # A create request that was answered with 500 may have succeeded: then the job of this name is this submission.
+        return require_same_submission(self.read_job(name), manifest, where)
 
-    def status(self, name: str) -> Job:
+    def read_job(self, name: str) -> Job:
         """The RayJob as a job."""
-        return self._explained(job_of(self._read(name)))
+        return self._add_reason(to_job(self._get_rayjob(name)))
 
-    def changes(self, name: str, every_s: float) -> Iterator[Job]:
-        """Told by a watch; a deleted one ends as JobMissingError."""
-        for rayjob in watched(self._listed, name, every_s, where=self._where(name)):
+    def watch_job(self, name: str, every_s: float) -> Iterator[Job]:
+        """From a watch of the RayJob. JobMissingError once it is deleted."""
+        for rayjob in watch_object(self._list_rayjobs, name, every_s, where=self._locate(name)):
             if rayjob is None:
-                raise JobMissingError(f"the job {name} was deleted", where=self._where(name))
-            job = self._explained(job_of(rayjob))
+                raise JobMissingError(f"the job {name} was deleted", where=self._locate(name))
+            job = self._add_reason(to_job(rayjob))
             yield job
-            if job.state.over:
+            if job.state.is_over:
                 return
 
-    def logs(self, name: str, *, follow: bool = False) -> Iterator[Line]:
-        """The driver's lines, from the head pod; with ``follow`` those of later clusters of the same job too."""
-        last, seen = 0.0, False
+    def read_logs(self, name: str, *, follow: bool = False) -> Iterator[LogLine]:
+        """The driver's lines, from the head pod; with ``follow``, also those of later clusters of the same job."""
+        last_time = 0.0
+        has_lines = False
         while True:
-            job = self.status(name)
-            for head in self._pods(self._read(name), **{"node-type": "head"}):
-                for line in log_of(self._core, head, since=last, follow=follow and not job.state.over):
-                    last, seen = line.time or last, True
+            job = self.read_job(name)
+            for head in self._list_pods(self._get_rayjob(name), **{"node-type": "head"}):
+                for line in read_pod_log(self._core, head, since=last_time, follow=follow and not job.state.is_over):
+                    last_time = line.time or last_time
+                    has_lines = True
                     yield line
-            if not follow or job.state.over:
+            if not follow or job.state.is_over:
                 break
             time.sleep(POLL_S)
-        if not seen:
+        if not has_lines:
             raise ClusterError(
-                f"the job has no log now: it is {job.state}",
-                where=self._where(name),
-                do="logs live as long as the job's cluster; `status` tells from storage what became of it",
+                f"there is no log of this job; it is {job.state}",
+                where=self._locate(name),
+                do="logs are deleted with the job's cluster; `medfuncta-dist status` shows how the job ended",
             )
 
     def cancel(self, name: str, *, now: bool = False) -> None:
-        """Delete a RayJob that is not over. KubeRay then stops the job first, and pods get their grace; ``now``:
-        neither, and one that is over is deleted, too."""
+        """Delete a RayJob that has not ended: KubeRay stops the job first, and its pods get their grace period. With
+        ``now`` they do not, and a RayJob that has ended is deleted, too."""
         try:
-            rayjob = self._read(name)
+            rayjob = self._get_rayjob(name)
         except JobMissingError:
             return
-        if job_of(rayjob).state.over and not now:
+        if to_job(rayjob).state.is_over and not now:
             return
         if now:
-            self._drop_finalizers(name)
-        delete = partial(self._rayjobs.delete_namespaced_custom_object, *RAYJOBS, self.namespace, PLURAL, name)
-        self._if_there(partial(delete, propagation_policy="Background", _request_timeout=REQUEST_S), name)
+            self._remove_finalizers(name)
+        delete = partial(self._rayjobs.delete_namespaced_custom_object, *GROUP_VERSION, self.namespace, PLURAL, name)
+        self._ignore_missing(partial(delete, propagation_policy="Background", _request_timeout=REQUEST_TIMEOUT_S), name)
         if now:
-            self._kill_pods(rayjob)
+            self._delete_pods(rayjob)
 
-    def jobs(self, run: str | None = None) -> list[Job]:
-        """All RayJobs with our label."""
-        wanted = selector(run=run) if run else RUN
-        found = call(lambda: self._listed(label_selector=wanted), where=f"RayJobs in {self.namespace}")
-        jobs = [job_of(rayjob) for rayjob in found["items"]]
+    def list_jobs(self, run: str | None = None) -> list[Job]:
+        """All RayJobs with this tool's label."""
+        wanted = make_label_selector(run=run) if run else RUN_LABEL
+        found = call_api(lambda: self._list_rayjobs(label_selector=wanted), where=f"RayJobs in {self.namespace}")
+        jobs = [to_job(rayjob) for rayjob in found["items"]]
         return sorted(jobs, key=lambda job: (job.submitted or 0.0, job.name))
 
-    def _explained(self, job: Job) -> Job:
-        """With a reason from the events, where the RayJob itself gives none for not running."""
+    def _add_reason(self, job: Job) -> Job:
+        """The job with a reason from the events, if it is not running and the RayJob itself gives none."""
         if job.message or job.state not in UNEXPLAINED:
             return job
         read = partial(self._core.list_namespaced_event, self.namespace, field_selector="type=Warning")
         try:
-            events = call(lambda: read(_request_timeout=REQUEST_S), where=f"events in {self.namespace}").items
+            events = call_api(
+                lambda: read(_request_timeout=REQUEST_TIMEOUT_S), where=f"events in {self.namespace}"
+            ).items
         except (ClusterError, ApiException):
-            return job  # events may be nobody's to read, and explain only
-        return replace(job, message=last_warning(events, job.name))
+            return job  # reading events may be forbidden, and they only explain
+        return replace(job, message=find_last_warning(events, job.name))
 
-    def _where(self, name: str) -> str:
+    def _locate(self, name: str) -> str:
         return f"RayJob {self.namespace}/{name}"
 
-    def _read(self, name: str) -> dict[str, Any]:
-        get = partial(self._rayjobs.get_namespaced_custom_object, *RAYJOBS, self.namespace, PLURAL, name)
-        return dict(call(lambda: get(_request_timeout=REQUEST_S), where=self._where(name)))
+    def _get_rayjob(self, name: str) -> dict[str, Any]:
+        get = partial(self._rayjobs.get_namespaced_custom_object, *GROUP_VERSION, self.namespace, PLURAL, name)
+        return dict(call_api(lambda: get(_request_timeout=REQUEST_TIMEOUT_S), where=self._locate(name)))
 
-    def _listed(self, **wanted: Any) -> Any:
-        """With ``watch`` and ``_preload_content=False`` a stream: kubernetes.watch calls it so."""
-        wanted.setdefault("_request_timeout", REQUEST_S)
-        return self._rayjobs.list_namespaced_custom_object(*RAYJOBS, self.namespace, PLURAL, **wanted)
+    def _list_rayjobs(self, **wanted: Any) -> Any:
+        """List RayJobs; kubernetes.watch calls it with ``watch`` and ``_preload_content=False``, for a stream."""
+        wanted.setdefault("_request_timeout", REQUEST_TIMEOUT_S)
+        return self._rayjobs.list_namespaced_custom_object(*GROUP_VERSION, self.namespace, PLURAL, **wanted)
 
-    def _if_there(self, request: Any, name: str) -> None:
+    def _ignore_missing(self, request: Any, name: str) -> None:
         try:
-            call(request, where=self._where(name))
+            call_api(request, where=self._locate(name))
         except JobMissingError:
             return
 
-    def _drop_finalizers(self, name: str) -> None:
-        patch = partial(self._rayjobs.patch_namespaced_custom_object, *RAYJOBS, self.namespace, PLURAL, name)
-        self._if_there(partial(patch, {"metadata": {"finalizers": None}}, _request_timeout=REQUEST_S), name)
+    def _remove_finalizers(self, name: str) -> None:
+        patch = partial(self._rayjobs.patch_namespaced_custom_object, *GROUP_VERSION, self.namespace, PLURAL, name)
+        self._ignore_missing(
+            partial(patch, {"metadata": {"finalizers": None}}, _request_timeout=REQUEST_TIMEOUT_S), name
+        )
 
-    def _kill_pods(self, rayjob: Mapping[str, Any]) -> None:
-        for pod in self._pods(rayjob):
-            kill = partial(self._core.delete_namespaced_pod, pod.metadata.name, self.namespace)
-            self._if_there(partial(kill, grace_period_seconds=0, _request_timeout=REQUEST_S), pod.metadata.name)
+    def _delete_pods(self, rayjob: Mapping[str, Any]) -> None:
+        for pod in self._list_pods(rayjob):
+            delete = partial(self._core.delete_namespaced_pod, pod.metadata.name, self.namespace)
+            self._ignore_missing(
+                partial(delete, grace_period_seconds=0, _request_timeout=REQUEST_TIMEOUT_S), pod.metadata.name
+            )
 
-    def _pods(self, rayjob: Mapping[str, Any], **labels: str) -> list[Any]:
+    def _list_pods(self, rayjob: Mapping[str, Any], **labels: str) -> list[Any]:
         cluster = (rayjob.get("status") or {}).get("rayClusterName")
         if not cluster:
             return []
         wanted = ",".join(f"ray.io/{key}={value}" for key, value in {"cluster": cluster, **labels}.items())
         get = partial(self._core.list_namespaced_pod, self.namespace, label_selector=wanted)
-        return list(call(lambda: get(_request_timeout=REQUEST_S), where=f"pods of {cluster}").items)
+        return list(call_api(lambda: get(_request_timeout=REQUEST_TIMEOUT_S), where=f"pods of {cluster}").items)

@@ -1,4 +1,4 @@
-"""One object followed through list and watch, over every way in which a watch ends."""
+"""Following one object through list and watch, however a watch ends."""
 
 from __future__ import annotations
 
@@ -10,45 +10,47 @@ import urllib3
 from kubernetes import watch
 from kubernetes.client import ApiException
 
-from medfuncta_dist.submit.backends.kubernetes.kubernetes_api import PASSING, call, in_words
+from medfuncta_dist.submit.backends.kubernetes.kubernetes_api import TRANSIENT_STATUSES, call_api, explain_api_error
 
 ListCall = Callable[..., Any]
 PAUSE_S = 0.5
-"""Before a dropped watch is opened again: a server that closes every one at once is not asked without a break."""
+"""Before a dropped watch is opened again, so that a server that closes each one at once is not flooded."""
 
 
-def watched(list_objects: ListCall, name: str, every_s: float, *, where: str) -> Iterator[dict[str, Any] | None]:
-    """The object now, after every change, and at least every ``every_s`` seconds; None, and the end, once it is gone.
+def watch_object(list_objects: ListCall, name: str, every_s: float, *, where: str) -> Iterator[dict[str, Any] | None]:
+    """The object now, after every change, and at least every ``every_s`` seconds; None, last, once it is deleted.
 
-    A watch that times out or breaks goes on from the last resourceVersion that was seen, bookmarks included; one that
-    is too old (410), or refused for now, begins again from a fresh list.
+    A watch that times out or breaks continues from the last resourceVersion seen, bookmarks included. If that version
+    is too old (410), or the error is transient, it starts again from a new list.
     """
-    found, version = _listed(list_objects, name, where)
+    found, version = _list_object(list_objects, name, where)
     yield found
     while found is not None:
         try:
-            for kind, thing in _events(list_objects, name, version, every_s):
-                version = thing["metadata"]["resourceVersion"]
+            for kind, changed in _stream_events(list_objects, name, version, every_s):
+                version = changed["metadata"]["resourceVersion"]
                 if kind != "BOOKMARK":
-                    found = None if kind == "DELETED" else thing
+                    found = None if kind == "DELETED" else changed
                     yield found
                 if found is None:
                     return
         except urllib3.exceptions.HTTPError:
             time.sleep(PAUSE_S)
         except ApiException as error:
-            if error.status != 410 and error.status not in PASSING:
-                raise in_words(error, where) from error
-            found, version = _listed(list_objects, name, where)
+            if error.status != 410 and error.status not in TRANSIENT_STATUSES:
+                raise explain_api_error(error, where) from error
+            found, version = _list_object(list_objects, name, where)
         yield found
 
 
-def _listed(list_objects: ListCall, name: str, where: str) -> tuple[dict[str, Any] | None, str]:
-    answer = call(lambda: list_objects(field_selector=f"metadata.name={name}"), where=where)
+def _list_object(list_objects: ListCall, name: str, where: str) -> tuple[dict[str, Any] | None, str]:
+    answer = call_api(lambda: list_objects(field_selector=f"metadata.name={name}"), where=where)
     return next(iter(answer["items"]), None), answer["metadata"]["resourceVersion"]
 
 
-def _events(list_objects: ListCall, name: str, version: str, every_s: float) -> Iterator[tuple[str, dict[str, Any]]]:
+def _stream_events(
+    list_objects: ListCall, name: str, version: str, every_s: float
+) -> Iterator[tuple[str, dict[str, Any]]]:
     seconds = max(1, round(every_s))
     stream = watch.Watch().stream(  # type: ignore[no-untyped-call]
         list_objects,

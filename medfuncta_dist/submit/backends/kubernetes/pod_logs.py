@@ -1,4 +1,4 @@
-"""A pod's log as lines with times, through the API server."""
+"""The log of a pod as lines with times, through the API server."""
 
 from __future__ import annotations
 
@@ -11,59 +11,59 @@ from typing import Any
 import urllib3
 
 from medfuncta_dist.errors import ClusterError
-from medfuncta_dist.submit.backends.backend import Line
-from medfuncta_dist.submit.backends.kubernetes.kubernetes_api import call
+from medfuncta_dist.submit.backends.backend import LogLine
+from medfuncta_dist.submit.backends.kubernetes.kubernetes_api import call_api
 
 DRIVER_LOG = "driver-log"
-"""The head pod's container that repeats the driver's lines; a head without it has only Ray's own."""
-SILENCE_S = 30
-"""A stream that says nothing for so long is opened again: it may be dead."""
+"""The container of the head pod that prints the driver's lines. A head without it has only Ray's own lines."""
+STREAM_TIMEOUT_S = 30
+"""A stream that is silent for so long is opened again: its connection may be dead."""
 
 
-def log_of(core: Any, head: Any, *, since: float, follow: bool) -> Iterator[Line]:
-    """Lines of a head pod later than ``since`` (Unix seconds). A stream that breaks ends: who follows asks again.
+def read_pod_log(core: Any, head: Any, *, since: float, follow: bool) -> Iterator[LogLine]:
+    """The lines of a head pod after ``since`` (Unix seconds). A broken connection ends them: a follower calls again.
 
-    ClusterError when the log can not be read, unless it is followed: then a pod may just not be there yet.
+    ClusterError when the log cannot be read; with ``follow`` there are no lines instead, as the pod may not exist yet.
     """
     meta = head.metadata
-    wanted = {"timestamps": True, "follow": follow, **_container(head), **_later_than(since)}
+    wanted = {"timestamps": True, "follow": follow, **_choose_container(head), **_build_since(since)}
     read = partial(core.read_namespaced_pod_log, meta.name, meta.namespace, **wanted, _preload_content=False)
     try:
-        stream = call(partial(read, _request_timeout=(5, SILENCE_S)), where=f"log of pod {meta.name}")
+        stream = call_api(partial(read, _request_timeout=(5, STREAM_TIMEOUT_S)), where=f"log of pod {meta.name}")
     except ClusterError:
         if follow:
             return
         raise
-    yield from (line for line in _parsed(stream) if (line.time or 0.0) > since)
+    yield from (line for line in _parse_stream(stream) if (line.time or 0.0) > since)
 
 
-def _container(head: Any) -> dict[str, str]:
+def _choose_container(head: Any) -> dict[str, str]:
     names = [container.name for container in head.spec.containers]
     return {"container": DRIVER_LOG if DRIVER_LOG in names else names[0]}
 
 
-def _later_than(since: float) -> dict[str, int]:
+def _build_since(since: float) -> dict[str, int]:
     return {"since_seconds": int(time.time() - since) + 2} if since else {}
 
 
-def _parsed(stream: Any) -> Iterator[Line]:
-    """Lines of a log with timestamps; a connection that breaks ends them."""
+def _parse_stream(stream: Any) -> Iterator[LogLine]:
+    """The lines of a log with timestamps, until its end or a broken connection."""
     rest = b""
     try:
         for chunk in stream.stream(decode_content=False):
-            *whole, rest = (rest + chunk).split(b"\n")
-            yield from map(_line, whole)
+            *complete, rest = (rest + chunk).split(b"\n")
+            yield from map(_parse_line, complete)
     except urllib3.exceptions.HTTPError:
         return
     finally:
         stream.release_conn()
     if rest:
-        yield _line(rest)
+        yield _parse_line(rest)
 
 
-def _line(data: bytes) -> Line:
+def _parse_line(data: bytes) -> LogLine:
     stamp, _, text = data.decode(errors="replace").partition(" ")
     try:
-        return Line(text, datetime.fromisoformat(stamp).timestamp())
+        return LogLine(text, datetime.fromisoformat(stamp).timestamp())
     except ValueError:
-        return Line(data.decode(errors="replace"))
+        return LogLine(data.decode(errors="replace"))

@@ -1,4 +1,4 @@
-"""A RayJob, as the API server tells it, as a ``Job``. Pure."""
+"""A RayJob of the API server as a ``Job``. Pure."""
 
 from __future__ import annotations
 
@@ -6,66 +6,66 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from medfuncta_dist.submit.backends.backend import Job, State
-from medfuncta_dist.submit.manifest.runtime_env import run_file_of
+from medfuncta_dist.submit.backends.backend import Job, JobState
+from medfuncta_dist.submit.manifest.runtime_env import read_run_file
 
-DEPLOYMENT = {
-    "": State.QUEUED,
-    "Initializing": State.STARTING,
-    "Waiting": State.STARTING,
-    "Running": State.RUNNING,
-    "Suspending": State.QUEUED,
-    "Suspended": State.QUEUED,
-    "Retrying": State.RETRYING,
-    "Failed": State.FAILED,
-    "ValidationFailed": State.FAILED,
+STATE_BY_DEPLOYMENT_STATUS = {
+    "": JobState.QUEUED,
+    "Initializing": JobState.STARTING,
+    "Waiting": JobState.STARTING,
+    "Running": JobState.RUNNING,
+    "Suspending": JobState.QUEUED,
+    "Suspended": JobState.QUEUED,
+    "Retrying": JobState.RETRYING,
+    "Failed": JobState.FAILED,
+    "ValidationFailed": JobState.FAILED,
 }
-"""KubeRay 1.7's ``status.jobDeploymentStatus``; Complete is told by ``jobStatus``."""
-ENDED = {"SUCCEEDED": State.DONE, "STOPPED": State.CANCELLED, "FAILED": State.FAILED}
-"""Ray's own job status, once the deployment is Complete."""
+"""For KubeRay 1.7's ``status.jobDeploymentStatus``; at Complete, ``jobStatus`` decides."""
+STATE_BY_JOB_STATUS = {"SUCCEEDED": JobState.DONE, "STOPPED": JobState.CANCELLED, "FAILED": JobState.FAILED}
+"""For Ray's own job status, once the deployment is Complete."""
 REASONS = {
-    "JobStatusCheckTimeoutExceeded": "the head of its Ray cluster was gone for too long, and KubeRay gave up",
+    "JobStatusCheckTimeoutExceeded": "the head of its Ray cluster was lost for too long, and KubeRay gave up",
     "DeadlineExceeded": "it ran longer than activeDeadlineSeconds",
-    "SubmissionFailed": "its Ray cluster did not take the job",
-    "JobDeploymentStatusTransitionGracePeriodExceeded": "Ray said that it ended, KubeRay did not follow",
+    "SubmissionFailed": "its Ray cluster did not accept the job",
+    "JobDeploymentStatusTransitionGracePeriodExceeded": "Ray reported its end, but KubeRay did not record it",
     "ValidationFailed": "KubeRay refused its manifest",
 }
-"""``status.reason`` in words; others (AppFailed) say less than ``status.message``."""
+"""Explanations of ``status.reason``. Of other reasons (AppFailed), ``status.message`` says more."""
 
 
-def job_of(rayjob: Mapping[str, Any]) -> Job:
-    """The job, its state and times; what the object lacks stays empty."""
+def to_job(rayjob: Mapping[str, Any]) -> Job:
+    """The job with its state and times; fields that the object lacks stay empty."""
     meta, status = rayjob.get("metadata", {}), rayjob.get("status") or {}
     return Job(
         name=meta.get("name", ""),
-        state=state_of(rayjob),
+        state=derive_state(rayjob),
         labels={**meta.get("annotations", {}), **meta.get("labels", {})},
-        run_file=run_file_of(rayjob),
-        submitted=_moment(meta.get("creationTimestamp")),
-        started=_moment(status.get("startTime")),
-        ended=_moment(status.get("endTime")),
+        run_file=read_run_file(rayjob),
+        submitted=_parse_time(meta.get("creationTimestamp")),
+        started=_parse_time(status.get("startTime")),
+        ended=_parse_time(status.get("endTime")),
         restarts=int(status.get("failed") or 0),
-        message=_message(status),
+        message=_read_message(status),
     )
 
 
-def state_of(rayjob: Mapping[str, Any]) -> State:
-    """Its state in this project's words."""
+def derive_state(rayjob: Mapping[str, Any]) -> JobState:
+    """Its state in this project's terms."""
     status = rayjob.get("status") or {}
     deployment = status.get("jobDeploymentStatus", "")
     if rayjob.get("metadata", {}).get("deletionTimestamp"):
-        return State.STOPPING
+        return JobState.STOPPING
     if deployment == "Complete":
-        return ENDED.get(status.get("jobStatus", ""), State.DONE)
+        return STATE_BY_JOB_STATUS.get(status.get("jobStatus", ""), JobState.DONE)
     if deployment == "Running" and status.get("jobStatus", "") in ("", "PENDING"):
-        return State.STARTING
-    return DEPLOYMENT.get(deployment, State.STARTING)
+        return JobState.STARTING
+    return STATE_BY_DEPLOYMENT_STATUS.get(deployment, JobState.STARTING)
 
 
-def _message(status: Mapping[str, Any]) -> str:
+def _read_message(status: Mapping[str, Any]) -> str:
     reason, message = str(status.get("reason", "")), str(status.get("message", ""))
     return REASONS.get(reason, message or reason)
 
 
-def _moment(text: str | None) -> float | None:
+def _parse_time(text: str | None) -> float | None:
     return datetime.fromisoformat(text).timestamp() if text else None

@@ -24,7 +24,7 @@ from tests.unit.meta.problems import problem
 EAGER = Arithmetic.best(torch.device("cpu"))
 COMPILED = replace(EAGER, compiled=True)
 SMALL = problem(2, "paper", 1.0, dtype=torch.float32)
-TRIAL = Trial(SMALL.spec, 20, 0.5, Chunks(20, 3), EAGER, threads=1)
+TRIAL = Trial(SMALL.spec, 20, 0.5, Chunks(20, 3), EAGER, threads=1, gpus=0)
 
 
 @pytest.fixture(autouse=True)
@@ -41,10 +41,7 @@ def as_compiler(change: Callable[[Any], Any]) -> Callable[..., Any]:
 
 
 def step(arithmetic: Arithmetic) -> Any:
-    p = SMALL
-    return meta_gradient(
-        p.spec, p.params, p.coordinates, p.targets, p.latents, p.contexts, p.rate, Chunks(20, 3), arithmetic
-    )
+    return meta_gradient(SMALL.objective(Chunks(20, 3), arithmetic), SMALL.contexts, SMALL.rate)
 
 
 def wrong_by(size: float) -> Callable[[Any], Any]:
@@ -58,18 +55,17 @@ from dataclasses import replace
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.sweeps.chunks import Chunks
 from medfuncta_dist.meta.machine.compiled import _proven
-from medfuncta_dist.meta.sweeps.folded import ThetaGradient, fold
+from medfuncta_dist.meta.sweeps.folded import ThetaGradient
 from medfuncta_dist.meta.sweeps.inner_gradient import shift_gradient
 from tests.unit.meta.problems import problem
 torch.set_num_threads(1)
 p = problem(2, "code", 1.0, dtype=torch.float32)
 eager = Arithmetic.best(torch.device("cpu"))
-plain, fast = (fold(p.spec, p.params, how) for how in (eager, replace(eager, compiled=True)))
-block = (p.coordinates, p.targets, p.latents, Chunks(20, 3))
-wanted, found, again = ThetaGradient(plain), ThetaGradient(fast), ThetaGradient(fast)
-expected = shift_gradient(plain, *block, wanted)
+plain, fast = (p.objective(Chunks(20, 3), how) for how in (eager, replace(eager, compiled=True)))
+wanted, found, again = (ThetaGradient(one.network) for one in (plain, fast, fast))
+expected = shift_gradient(plain, wanted)
 for theta in (found, again):
-    torch.testing.assert_close(shift_gradient(fast, *block, theta), expected, rtol=1e-5, atol=1e-7)
+    torch.testing.assert_close(shift_gradient(fast, theta), expected, rtol=1e-5, atol=1e-7)
     torch.testing.assert_close(theta.weights, wanted.weights, rtol=1e-5, atol=1e-6)
 print(len(_proven), torch._dynamo.utils.counters["stats"]["unique_graphs"])
 """
@@ -126,13 +122,35 @@ from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.sweeps.chunks import Chunks
 from medfuncta_dist.meta.machine.self_check import Trial, self_check
 from tests.unit.meta.problems import problem
-print(self_check(Trial(problem(2, "paper", 1.0).spec, 19, 0.5, Chunks(20, 3), Arithmetic("torch"), threads=1)))
+print(self_check(Trial(problem(2, "paper", 1.0).spec, 19, 0.5, Chunks(20, 3), Arithmetic("torch"), threads=1, gpus=0)))
 """
     environment = os.environ | {"CXX": "no-such-compiler", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", clean], env=environment, capture_output=True, text=True, check=True)
     assert "compiled=False" in done.stdout
     assert "does not compile here" in done.stdout
     assert "no-such-compiler" in done.stdout or "C++ compiler" in done.stdout
+
+
+def test_only_what_computes_on_a_gpu_asks_for_cuda_graphs(monkeypatch: pytest.MonkeyPatch, visible_gpu: None) -> None:
+    modes = []
+
+    def compiler(sweep: Any, *, mode: str | None, **_: Any) -> Any:
+        modes.append(mode)
+        return sweep
+
+    monkeypatch.setattr(torch, "compile", compiler)
+    step(COMPILED)
+    assert set(modes) == {None}
+
+
+def test_the_self_check_computes_where_it_was_granted(monkeypatch: pytest.MonkeyPatch, visible_gpu: None) -> None:
+    monkeypatch.setattr(torch, "compile", as_compiler(lambda result: result))
+    assert "compiled and" in self_check(TRIAL).reason  # both were timed: nothing asked for the GPU
+
+
+def test_the_self_check_says_that_the_granted_gpu_is_not_there() -> None:
+    with pytest.raises(MedfunctaError, match="was granted a GPU"):
+        self_check(replace(TRIAL, gpus=1))
 
 
 def test_what_gains_nothing_is_refused_and_what_gains_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

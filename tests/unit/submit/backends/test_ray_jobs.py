@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from medfuncta_dist.errors import ClusterError, JobMissingError, RunFileError
-from medfuncta_dist.submit.backends.backend import State
+from medfuncta_dist.submit.backends.backend import JobState
 from medfuncta_dist.submit.backends.ray_jobs import RayJobs
 from tests.unit.submit.manifests import manifest
 
@@ -85,7 +85,7 @@ def test_of_a_manifest_it_takes_what_is_the_jobs_own() -> None:
         "rayClusterSpec": {},
         "entrypointNumCpus": 1,
     }
-    sent = RayJobs("http://nowhere").outgoing({"metadata": {"name": "x-fit-1", "labels": LABELS}, "spec": spec})
+    sent = RayJobs("http://nowhere").build_payload({"metadata": {"name": "x-fit-1", "labels": LABELS}, "spec": spec})
     assert sent == {
         "submission_id": "x-fit-1",
         "entrypoint": "run",
@@ -104,15 +104,15 @@ def test_a_secret_does_not_travel_to_a_dashboard_that_shows_it() -> None:
 
 def test_a_job_is_told_in_the_words_of_all_backends(api: Any) -> None:
     address, _ = api((200, DETAILS))
-    job = RayJobs(address).status("x-fit-1")
-    assert (job.name, job.state, job.run, job.stages, job.attempt) == ("x-fit-1", State.RUNNING, "x", ("fit",), 1)
-    assert (job.started, job.run_file, job.submission) == (1760000000.5, "name: x", "x-fit-1")
+    job = RayJobs(address).read_job("x-fit-1")
+    assert (job.name, job.state, job.run, job.stages, job.attempt) == ("x-fit-1", JobState.RUNNING, "x", ("fit",), 1)
+    assert (job.started, job.run_file, job.submission_id) == (1760000000.5, "name: x", "x-fit-1")
 
 
 def test_a_cluster_without_an_agent_for_a_moment_is_asked_again(api: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("medfuncta_dist.submit.backends.ray_jobs.POLL_S", 0.05)
     address, script = api((500, "No available agent"), (503, ""), (200, DETAILS))
-    assert RayJobs(address).status("x-fit-1").state is State.RUNNING
+    assert RayJobs(address).read_job("x-fit-1").state is JobState.RUNNING
     assert script.asked == 3
 
 
@@ -125,7 +125,7 @@ def test_what_is_refused_is_told_at_once_with_what_to_do(
 ) -> None:
     address, script = api((status, "no"))
     with pytest.raises(kind, match=words) as caught:
-        RayJobs(address).status("x-fit-1")
+        RayJobs(address).read_job("x-fit-1")
     assert caught.value.do
     assert script.asked == 1
 
@@ -135,12 +135,12 @@ def test_a_cluster_that_is_not_there_is_an_error_in_words() -> None:
         listener.bind(("127.0.0.1", 0))
         address = f"http://127.0.0.1:{listener.getsockname()[1]}"
     with pytest.raises(ClusterError, match="does not answer"):
-        RayJobs(address).jobs()
+        RayJobs(address).list_jobs()
 
 
 def test_jobs_of_other_makers_are_not_listed(api: Any) -> None:
     other = {**DETAILS, "submission_id": "raysubmit_1", "metadata": {}}
     later = {**DETAILS, "submission_id": "y-fit-1", "metadata": {**LABELS, "medfuncta.dev/run": "y"}, "start_time": 1}
     address, _ = api((200, [DETAILS, other, later]))
-    assert [job.name for job in RayJobs(address).jobs()] == ["y-fit-1", "x-fit-1"]
-    assert [job.name for job in RayJobs(address).jobs("x")] == ["x-fit-1"]
+    assert [job.name for job in RayJobs(address).list_jobs()] == ["y-fit-1", "x-fit-1"]
+    assert [job.name for job in RayJobs(address).list_jobs("x")] == ["x-fit-1"]

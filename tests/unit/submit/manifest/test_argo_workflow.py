@@ -5,9 +5,9 @@ import yaml
 
 from medfuncta_dist.config.stage_names import STAGES
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.submit.backends.backend import State
-from medfuncta_dist.submit.backends.kubernetes.rayjob_state import DEPLOYMENT
-from medfuncta_dist.submit.manifest.argo_workflow import workflow
+from medfuncta_dist.submit.backends.backend import JobState
+from medfuncta_dist.submit.backends.kubernetes.rayjob_state import STATE_BY_DEPLOYMENT_STATUS
+from medfuncta_dist.submit.manifest.argo_workflow import build_workflow
 from tests.unit.submit.manifests import manifest
 
 
@@ -16,7 +16,7 @@ def jobs(*overrides: str):
 
 
 def test_a_workflow_applies_the_same_jobs_one_after_the_other():
-    made = workflow(jobs())
+    made = build_workflow(jobs())
     chain, *steps = made["spec"]["templates"]
     assert [[step["template"] for step in group] for group in chain["steps"]] == [[stage] for stage in STAGES]
     assert [yaml.safe_load(step["resource"]["manifest"]) for step in steps] == jobs()
@@ -25,20 +25,23 @@ def test_a_workflow_applies_the_same_jobs_one_after_the_other():
 
 
 def test_a_step_ends_with_its_job_and_not_with_a_suspended_or_retrying_one():
-    step = workflow(jobs())["spec"]["templates"][1]["resource"]
+    step = build_workflow(jobs())["spec"]["templates"][1]["resource"]
     assert step["action"] == "apply"
     assert step["successCondition"] == "status.jobDeploymentStatus == Complete, status.jobStatus == SUCCEEDED"
     # A job that KubeRay refuses never runs: its step must not wait for it.
     ended = "status.jobDeploymentStatus in (Failed, ValidationFailed), status.jobStatus == STOPPED"
     assert step["failureCondition"] == ended
-    assert {word for word, state in DEPLOYMENT.items() if state is State.FAILED} == {"Failed", "ValidationFailed"}
+    assert {word for word, state in STATE_BY_DEPLOYMENT_STATUS.items() if state is JobState.FAILED} == {
+        "Failed",
+        "ValidationFailed",
+    }
 
 
 def test_what_argo_would_change_is_refused():
-    with pytest.raises(RunFileError, match="Argo would fill in"):
-        workflow(jobs("evaluate.note='{{x}}'"))
+    with pytest.raises(RunFileError, match="Argo would replace"):
+        build_workflow(jobs("evaluate.note='{{x}}'"))
     with pytest.raises(RunFileError, match="no job"):
-        workflow([])
+        build_workflow([])
 
 
 def test_the_service_account_is_one_that_the_component_makes():
@@ -46,4 +49,4 @@ def test_the_service_account_is_one_that_the_component_makes():
 
     text = (files("medfuncta_dist") / "k8s/components/argo/workflow.yaml").read_text()
     accounts = [d["metadata"]["name"] for d in yaml.safe_load_all(text) if d["kind"] == "ServiceAccount"]
-    assert workflow(jobs())["spec"]["serviceAccountName"] in accounts
+    assert build_workflow(jobs())["spec"]["serviceAccountName"] in accounts

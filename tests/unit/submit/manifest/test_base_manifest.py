@@ -5,18 +5,18 @@ import copy
 import pytest
 
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.submit.manifest.base_manifest import load_base, merged, shipped_overlays
+from medfuncta_dist.submit.manifest.base_manifest import list_shipped_overlays, load_base, merge_patch
 
 
 def test_the_shipped_overlays_are_found():
-    assert shipped_overlays() == ["gpu", "kueue", "local", "spot"]
+    assert list_shipped_overlays() == ["gpu", "kueue", "local", "spot"]
 
 
 def test_named_things_merge_and_neither_side_changes():
     base = {"containers": [{"name": "a", "image": "1", "env": [{"name": "X", "value": "1"}]}, {"name": "b"}]}
     patch = {"containers": [{"name": "a", "env": [{"name": "Y", "value": "2"}]}, {"name": "c"}]}
     before = copy.deepcopy((base, patch))
-    assert merged(base, patch) == {
+    assert merge_patch(base, patch) == {
         "containers": [
             {"name": "a", "image": "1", "env": [{"name": "X", "value": "1"}, {"name": "Y", "value": "2"}]},
             {"name": "b"},
@@ -28,9 +28,9 @@ def test_named_things_merge_and_neither_side_changes():
 
 def test_tolerations_add_up_once_and_other_lists_are_replaced():
     spot, gpu = {"key": "spot"}, {"key": "gpu"}
-    assert merged({"tolerations": [spot]}, {"tolerations": [gpu, spot]}) == {"tolerations": [spot, gpu]}
-    assert merged({"drop": ["A"]}, {"drop": ["B"]}) == {"drop": ["B"]}
-    assert merged({"terms": [{"x": 1}]}, {"terms": [{"y": 2}]}) == {"terms": [{"y": 2}]}
+    assert merge_patch({"tolerations": [spot]}, {"tolerations": [gpu, spot]}) == {"tolerations": [spot, gpu]}
+    assert merge_patch({"drop": ["A"]}, {"drop": ["B"]}) == {"drop": ["B"]}
+    assert merge_patch({"terms": [{"x": 1}]}, {"terms": [{"y": 2}]}) == {"terms": [{"y": 2}]}
 
 
 def test_overlays_lie_over_each_other_in_order():
@@ -54,7 +54,7 @@ def test_an_overlay_of_ones_own_is_a_folder(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["- a\n", "a: [", None])
-def test_an_overlay_that_can_not_be_read_is_refused_with_those_there_are(tmp_path, text):
+def test_an_overlay_that_cannot_be_read_is_refused_with_those_there_are(tmp_path, text):
     if text is not None:
         (tmp_path / "rayjob.yaml").write_text(text)
     with pytest.raises(RunFileError, match=r"rayjob\.yaml"):

@@ -4,7 +4,7 @@ import pytest
 import ray
 
 from medfuncta_dist import __version__
-from medfuncta_dist.submit.manifest.container_image import image, ray_version, version_in_tag
+from medfuncta_dist.submit.manifest.container_image import choose_image, choose_ray_version, parse_ray_version
 from tests.unit.submit.manifests import run_file
 
 
@@ -26,22 +26,22 @@ from tests.unit.submit.manifests import run_file
     ],
 )
 def test_a_tag_tells_rays_version_or_does_not(name, version):
-    assert version_in_tag(name) == version
+    assert parse_ray_version(name) == version
 
 
 def test_the_version_is_the_installed_ones_unless_the_run_file_says_another():
-    assert ray_version(run_file().kubernetes) == ray.__version__
-    assert ray_version(run_file("kubernetes.ray_version=2.55.1").kubernetes) == "2.55.1"
+    assert choose_ray_version(run_file().kubernetes) == ray.__version__
+    assert choose_ray_version(run_file("kubernetes.ray_version=2.55.1").kubernetes) == "2.55.1"
 
 
 def test_the_default_image_names_both_versions():
     kubernetes = run_file().kubernetes
-    assert image(kubernetes, gpus=True) == f"medfuncta-dist:{__version__}-ray{ray.__version__}"
-    assert image(kubernetes, gpus=False) == image(kubernetes, gpus=True) + "-cpu"
-    assert version_in_tag(image(kubernetes, gpus=False)) == ray.__version__
+    assert choose_image(kubernetes, gpus=True) == f"medfuncta-dist:{__version__}-ray{ray.__version__}"
+    assert choose_image(kubernetes, gpus=False) == choose_image(kubernetes, gpus=True) + "-cpu"
+    assert parse_ray_version(choose_image(kubernetes, gpus=False)) == ray.__version__
 
 
 def test_one_image_serves_all_unless_two_are_given():
     one = run_file("kubernetes.image=a:1").kubernetes
     two = run_file("kubernetes.image=a:1", "kubernetes.cpu_image=b:1").kubernetes
-    assert [image(k, gpus=g) for k in (one, two) for g in (True, False)] == ["a:1", "a:1", "a:1", "b:1"]
+    assert [choose_image(k, gpus=g) for k in (one, two) for g in (True, False)] == ["a:1", "a:1", "a:1", "b:1"]

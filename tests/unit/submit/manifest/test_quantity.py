@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medfuncta_dist.submit.manifest.pod_template import gibibytes, quantity
-from medfuncta_dist.submit.manifest.quantity import amount
+from medfuncta_dist.submit.manifest.pod_template import format_cpus, format_gibibytes
+from medfuncta_dist.submit.manifest.quantity import parse_quantity
 
 
 @pytest.mark.parametrize(
@@ -13,15 +13,15 @@ from medfuncta_dist.submit.manifest.quantity import amount
     [("16Gi", 16 * 2**30), ("1500m", 1.5), ("2", 2), ("0.5", 0.5), ("1k", 1000), (".5Mi", 2**19), (3, 3)],
 )
 def test_quantities(text, value):
-    assert amount(text) == value
+    assert parse_quantity(text) == value
 
 
 @pytest.mark.parametrize("text", ["", "x", "1 Gi", "-1", "1gi", None, "Gi"])
 def test_what_is_no_quantity(text):
-    assert amount(text) is None
+    assert parse_quantity(text) is None
 
 
 @given(st.floats(0.001, 1000, allow_nan=False))
 def test_what_is_written_is_no_less_than_asked_and_hardly_more(value):
-    assert value - 1e-9 <= amount(quantity(value)) <= value + 1.001e-3
-    assert value * 2**30 - 1 <= amount(gibibytes(value)) <= (value * 1024 + 1) * 2**20
+    assert value - 1e-9 <= parse_quantity(format_cpus(value)) <= value + 1.001e-3
+    assert value * 2**30 - 1 <= parse_quantity(format_gibibytes(value)) <= (value * 1024 + 1) * 2**20

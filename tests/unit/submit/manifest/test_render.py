@@ -13,10 +13,10 @@ from medfuncta_dist.config.sections.kubernetes_section import WorkerPods
 from medfuncta_dist.config.stage_names import STAGES
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.submit.manifest import job_names
-from medfuncta_dist.submit.manifest.base_manifest import load_base, shipped_overlays
-from medfuncta_dist.submit.manifest.manifest_text import as_yaml
+from medfuncta_dist.submit.manifest.base_manifest import list_shipped_overlays, load_base
+from medfuncta_dist.submit.manifest.manifest_text import to_yaml
 from medfuncta_dist.submit.manifest.render import Submission, render
-from medfuncta_dist.submit.manifest.runtime_env import environment_of, run_file_of
+from medfuncta_dist.submit.manifest.runtime_env import read_environment, read_run_file
 from medfuncta_dist.submit.rules.validate_manifest import validate
 from tests.unit.submit.manifests import manifest, run_file
 
@@ -36,35 +36,37 @@ def test_the_same_submission_makes_the_same_bytes_and_leaves_the_base_alone():
     base = load_base(["gpu"])
     before = copy.deepcopy(base)
     submission = Submission(run_file(), ("train",), 1, "chest-1", "abc")
-    assert as_yaml(render(submission, base)) == as_yaml(render(submission, base))
+    assert to_yaml(render(submission, base)) == to_yaml(render(submission, base))
     assert base == before
 
 
 def test_the_run_file_inside_is_the_resolved_one():
     run = run_file()
-    carried = parse(run_file_of(manifest()))
+    carried = parse(read_run_file(manifest()))
     assert carried.cluster.cache == "/cache"
     assert carried.model_copy(update={"cluster": run.cluster}) == run
-    assert environment_of(manifest())["MEDFUNCTA_JOB"] == "chest-1"
+    assert read_environment(manifest())["MEDFUNCTA_JOB"] == "chest-1"
     assert manifest()["spec"]["entrypoint"] == "medfuncta-dist run env:MEDFUNCTA_RUN_FILE train --json"
 
 
 def test_evaluating_asks_for_no_gpu_where_there_is_none_and_packing_keeps_what_decides_chunk_sizes():
-    carried = {s: parse(run_file_of(manifest(stages=[s]))).cluster.gpus_per_worker for s in ("pack", "fit", "evaluate")}
+    carried = {
+        s: parse(read_run_file(manifest(stages=[s]))).cluster.gpus_per_worker for s in ("pack", "fit", "evaluate")
+    }
     assert carried == {"pack": 1, "fit": 1, "evaluate": 0}
 
 
 def test_a_manifest_read_again_from_yaml_is_the_same():
-    assert yaml.safe_load(as_yaml(manifest())) == manifest()
+    assert yaml.safe_load(to_yaml(manifest())) == manifest()
     assert json.loads(json.dumps(manifest())) == manifest()
 
 
 def test_labels_tell_run_stage_attempt_and_digest_and_pods_have_them_too():
     rendered = manifest()
     labels = rendered["metadata"]["labels"]
-    assert labels[job_names.RUN], labels[job_names.STAGE] == ("chest", "train")
-    assert labels[job_names.RUN_FILE_DIGEST] == run_file().digest()[:63]
-    assert rendered["metadata"]["annotations"][job_names.RUN_FILE_DIGEST] == run_file().digest()
+    assert labels[job_names.RUN_LABEL], labels[job_names.STAGE_LABEL] == ("chest", "train")
+    assert labels[job_names.RUN_FILE_DIGEST_LABEL] == run_file().digest()[:63]
+    assert rendered["metadata"]["annotations"][job_names.RUN_FILE_DIGEST_LABEL] == run_file().digest()
     worker = rendered["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["template"]["metadata"]["labels"]
     assert worker.items() <= labels.items()
 
@@ -72,8 +74,10 @@ def test_labels_tell_run_stage_attempt_and_digest_and_pods_have_them_too():
 def test_an_idempotency_key_is_a_label_and_is_not_told():
     submission = Submission(run_file(), ("train",), 1, "chest-1", "abc", "what a person / wrote")
     rendered = render(submission, load_base())
-    assert rendered["metadata"]["labels"][job_names.IDEMPOTENCY_KEY] == job_names.key_label("what a person / wrote")
-    assert "wrote" not in as_yaml(rendered)
+    assert rendered["metadata"]["labels"][job_names.IDEMPOTENCY_KEY_LABEL] == job_names.hash_idempotency_key(
+        "what a person / wrote"
+    )
+    assert "wrote" not in to_yaml(rendered)
 
 
 def test_a_job_has_the_pods_that_its_stages_use_and_no_others():
@@ -105,7 +109,7 @@ def test_the_salt_goes_to_the_head_of_a_job_that_packs_and_nowhere_else():
     head, worker = pods(manifest(stages=["pack"]))
     assert environment(head)["MEDFUNCTA_SALT"] == {"secretKeyRef": {"name": "medfuncta-salt", "key": "MEDFUNCTA_SALT"}}
     assert "MEDFUNCTA_SALT" not in environment(worker)
-    assert "MEDFUNCTA_SALT" not in as_yaml(manifest(stages=["train"])).replace("salt_secret", "")
+    assert "MEDFUNCTA_SALT" not in to_yaml(manifest(stages=["train"])).replace("salt_secret", "")
 
 
 def test_secrets_are_named_and_never_held():
@@ -127,7 +131,7 @@ def test_claims_are_mounted_everywhere_and_the_cache_may_be_a_volume():
         assert set(volumes["cache"]) == {"name", "ephemeral"}
         mounts = {mount["name"]: mount["mountPath"] for mount in pod["containers"][0]["volumeMounts"]}
         assert (mounts["claim-archive"], mounts["cache"], mounts["shm"]) == ("/data", "/fast", "/dev/shm")
-    assert parse(run_file_of(rendered)).cluster.cache == "/fast"
+    assert parse(read_run_file(rendered)).cluster.cache == "/fast"
 
 
 def test_nodes_are_chosen_beside_what_an_overlay_says():
@@ -160,16 +164,16 @@ def test_queue_and_priority_are_the_overlays_unless_given():
     assert "kueue.x-k8s.io/queue-name" not in manifest()["metadata"]["labels"]
 
 
-def test_a_run_file_that_can_not_travel_is_refused():
-    with pytest.raises(RunFileError, match="Ray would take for a variable"):
+def test_a_run_file_that_cannot_travel_is_refused():
+    with pytest.raises(RunFileError, match="Ray would read as a variable"):
         manifest("data.source=s3://archive/$HOME/*.png")
-    with pytest.raises(RunFileError, match="a job carries 65536"):
+    with pytest.raises(RunFileError, match="a job can carry 65536"):
         manifest(f"data.source=[{', '.join(f's3://archive/{n:060}.png' for n in range(1000))}]")
 
 
 def test_a_run_file_is_measured_as_ray_carries_it():
     """Each of these letters is two bytes, and six in JSON."""
-    with pytest.raises(RunFileError, match="a job carries 65536"):
+    with pytest.raises(RunFileError, match="a job can carry 65536"):
         manifest(f"evaluate.note={'é' * 20_000}")
     manifest(f"evaluate.note={'e' * 20_000}")
 
@@ -187,7 +191,7 @@ def test_every_image_is_the_jobs():
     gpus=st.sampled_from([0, 0.5, 1, 2]),
     a_pod=st.integers(1, 8),
     memory=st.floats(1, 500),
-    overlays=st.lists(st.sampled_from(shipped_overlays()), unique=True),
+    overlays=st.lists(st.sampled_from(list_shipped_overlays()), unique=True),
     stages=st.lists(st.sampled_from(STAGES), min_size=1, unique=True),
     queue=st.booleans(),
 )

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.submit.manifest.worker_groups import window, worker_groups
+from medfuncta_dist.submit.manifest.worker_groups import choose_window, make_worker_groups
 from tests.unit.submit.manifests import run_file
 
 
@@ -18,26 +18,26 @@ from tests.unit.submit.manifests import run_file
     ],
 )
 def test_a_stage_gets_the_pods_that_it_uses(stages, groups):
-    assert [group.name for group in worker_groups(run_file(), stages)] == groups
+    assert [group.name for group in make_worker_groups(run_file(), stages)] == groups
 
 
 def test_without_gpus_everything_runs_on_cpus():
-    assert [g.name for g in worker_groups(run_file("cluster.gpus_per_worker=0"), ["pack", "train"])] == ["cpu"]
+    assert [g.name for g in make_worker_groups(run_file("cluster.gpus_per_worker=0"), ["pack", "train"])] == ["cpu"]
 
 
 def test_a_pod_for_a_node_holds_several_workers():
-    (group,) = worker_groups(run_file("kubernetes.gpu.workers=3"), ["train"])
-    assert (group.fewest, group.most, group.cpus, group.gpus) == (3, 3, 12, 3)
+    (group,) = make_worker_groups(run_file("kubernetes.gpu.workers=3"), ["train"])
+    assert (group.min_pods, group.max_pods, group.cpus, group.gpus) == (3, 3, 12, 3)
 
 
 def test_a_range_of_workers_is_one_of_pods():
-    (group,) = worker_groups(run_file("cluster.workers=[2, 8]", "kubernetes.gpu.workers=2"), ["train"])
-    assert (group.fewest, group.most) == (1, 4)
+    (group,) = make_worker_groups(run_file("cluster.workers=[2, 8]", "kubernetes.gpu.workers=2"), ["train"])
+    assert (group.min_pods, group.max_pods) == (1, 4)
 
 
 def test_a_number_of_pods_may_be_given():
-    (group,) = worker_groups(run_file("kubernetes.cpu.pods=20"), ["pack"])
-    assert (group.fewest, group.most, group.gpus) == (20, 20, 0)
+    (group,) = make_worker_groups(run_file("kubernetes.cpu.pods=20"), ["pack"])
+    assert (group.min_pods, group.max_pods, group.gpus) == (20, 20, 0)
 
 
 @pytest.mark.parametrize(
@@ -51,16 +51,16 @@ def test_a_number_of_pods_may_be_given():
 )
 def test_as_many_tasks_are_in_flight_as_the_pods_can_take(overrides, expected):
     run = run_file(*overrides)
-    assert window(run, worker_groups(run, ["pack"])) == expected
+    assert choose_window(run, make_worker_groups(run, ["pack"])) == expected
 
 
 def test_shared_memory_is_a_share_of_the_pods_unless_given():
-    assert worker_groups(run_file("kubernetes.gpu.memory_gigabytes=100"), ["train"])[0].shared == 40
-    assert worker_groups(run_file("kubernetes.shm_gigabytes=3"), ["train"])[0].shared == 3
+    assert make_worker_groups(run_file("kubernetes.gpu.memory_gigabytes=100"), ["train"])[0].shm_gib == 40
+    assert make_worker_groups(run_file("kubernetes.shm_gigabytes=3"), ["train"])[0].shm_gib == 3
 
 
 def test_parts_of_a_gpu_must_add_up_to_whole_ones():
     half = "cluster.gpus_per_worker=0.5"
-    assert worker_groups(run_file(half, "kubernetes.gpu.workers=2"), ["train"])[0].gpus == 1
+    assert make_worker_groups(run_file(half, "kubernetes.gpu.workers=2"), ["train"])[0].gpus == 1
     with pytest.raises(RunFileError, match=r"0\.5 GPUs(.|\n)*kubernetes\.gpu\.workers"):
-        worker_groups(run_file(half), ["train"])
+        make_worker_groups(run_file(half), ["train"])

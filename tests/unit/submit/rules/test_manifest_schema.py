@@ -7,17 +7,17 @@ import pytest
 
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.submit.rules.manifest_schema import (
-    core_findings,
-    custom_findings,
-    pod_findings,
-    schema_folder,
-    strict,
+    check_core_object,
+    check_custom_resource,
+    check_pod_template,
+    find_schema_folder,
+    make_strict,
 )
 from medfuncta_dist.submit.rules.validate_manifest import require_valid, validate
 from tests.unit.submit.manifests import GONE, changed, manifest
 
 needs_schemas = pytest.mark.skipif(
-    not os.environ.get("MEDFUNCTA_SCHEMAS"), reason="MEDFUNCTA_SCHEMAS names no folder with the CRDs' schemas"
+    not os.environ.get("MEDFUNCTA_SCHEMAS"), reason="MEDFUNCTA_SCHEMAS does not name a folder with the CRDs' schemas"
 )
 
 
@@ -38,21 +38,23 @@ needs_schemas = pytest.mark.skipif(
 )
 def test_the_crd_knows_every_field(changes, where, what):
     folder = Path(os.environ["MEDFUNCTA_SCHEMAS"])
-    assert custom_findings(manifest(), folder) == []
-    found = custom_findings(changed(manifest(), changes), folder)
+    assert check_custom_resource(manifest(), folder) == []
+    found = check_custom_resource(changed(manifest(), changes), folder)
     assert any(where in finding.where and what in finding.what for finding in found), found
 
 
 @needs_schemas
 def test_validation_uses_the_folder_that_the_environment_names():
     assert [f.rule for f in validate(changed(manifest(), {"spec/rayStart": 1}))] == ["crd-schema"]
-    (finding,) = custom_findings({"apiVersion": "ray.io/v1", "kind": "Thing"}, Path(os.environ["MEDFUNCTA_SCHEMAS"]))
+    (finding,) = check_custom_resource(
+        {"apiVersion": "ray.io/v1", "kind": "Thing"}, Path(os.environ["MEDFUNCTA_SCHEMAS"])
+    )
     assert finding.what == "there is no schema for ray.io/v1 Thing"
 
 
 def test_without_the_folder_kubernetes_own_schemas_still_hold_for_pods(monkeypatch):
     monkeypatch.delenv("MEDFUNCTA_SCHEMAS", raising=False)
-    assert schema_folder() is None
+    assert find_schema_folder() is None
     place = "spec/rayClusterSpec/workerGroupSpecs/0/template/spec/containers/0/imagePullPolice"
     (finding,) = validate(changed(manifest(), {place: "Never"}))
     assert finding.rule == "core-schema"
@@ -62,17 +64,17 @@ def test_without_the_folder_kubernetes_own_schemas_still_hold_for_pods(monkeypat
 
 def test_a_folder_that_is_not_there_is_refused(monkeypatch):
     monkeypatch.setenv("MEDFUNCTA_SCHEMAS", "/no/such/folder")
-    with pytest.raises(RunFileError, match="MEDFUNCTA_SCHEMAS names no folder"):
+    with pytest.raises(RunFileError, match="MEDFUNCTA_SCHEMAS does not name a folder"):
         validate(manifest())
 
 
 def test_kinds_of_kubernetes_own():
     good = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "a"}}
-    assert core_findings(good) == []
-    assert "automont" in core_findings({**good, "automont": True})[0].what
-    assert "schema for kind" in core_findings({**good, "kind": "Nothing"})[0].what
-    assert pod_findings({"spec": {"containers": []}}, "here") == []
-    assert pod_findings({"spec": {}}, "here")[0].where.startswith("here")
+    assert check_core_object(good) == []
+    assert "automont" in check_core_object({**good, "automont": True})[0].what
+    assert "schema for kind" in check_core_object({**good, "kind": "Nothing"})[0].what
+    assert check_pod_template({"spec": {"containers": []}}, "here") == []
+    assert check_pod_template({"spec": {}}, "here")[0].where.startswith("here")
 
 
 def test_strictness_stops_where_the_schema_says_so():
@@ -84,7 +86,7 @@ def test_strictness_stops_where_the_schema_says_so():
             "d": {"type": "object", "additionalProperties": {"type": "string"}},
         },
     }
-    made = strict(schema)
+    made = make_strict(schema)
     assert made["additionalProperties"] is False
     assert "additionalProperties" not in made["properties"]["b"]
     assert made["properties"]["d"]["additionalProperties"] == {"type": "string"}

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from medfuncta_dist.submit.backends.backend import Job, State
-from medfuncta_dist.submit.manifest.job_names import labels
-from medfuncta_dist.submit.status.job_records import Submitted, Terminal
-from medfuncta_dist.submit.status.run_cost import Rates
-from medfuncta_dist.submit.status.run_status import ALIVE_S, Facts, Status, status
-from medfuncta_dist.submit.status.status_text import cancelled, lines
+from medfuncta_dist.submit.backends.backend import Job, JobState
+from medfuncta_dist.submit.manifest.job_names import make_labels
+from medfuncta_dist.submit.status.job_records import SubmissionRecord, TerminalRecord
+from medfuncta_dist.submit.status.run_cost import HourlyCost
+from medfuncta_dist.submit.status.run_status import DRIVER_ALIVE_S, RunFacts, RunStatus, derive_status
+from medfuncta_dist.submit.status.status_text import render_cancellation, render_status
 from medfuncta_dist.telemetry.progress_record import StageProgress
 
 NOW = 1000.0
@@ -35,139 +35,145 @@ def told(**given: Any) -> StageProgress:
     return StageProgress("x", "fit", "scans", **{**known, **given})
 
 
-def job(state: State, **given: Any) -> Job:
-    return Job("x-fit-1", state, labels("x", "fit", 1, "x-fit-1", "d", "c"), **given)
+def job(state: JobState, **given: Any) -> Job:
+    return Job("x-fit-1", state, make_labels("x", "fit", 1, "x-fit-1", "d", "c"), **given)
 
 
-def submitted(**given: Any) -> Submitted:
-    return Submitted("x-fit-1", ("fit",), 1, "kubernetes", 300.0, "d", "c", **given)
+def submitted(**given: Any) -> SubmissionRecord:
+    return SubmissionRecord("x-fit-1", ("fit",), 1, "kubernetes", 300.0, "d", "c", **given)
 
 
 def judged(
-    state: State | None, progress: StageProgress | None = None, *, record: Submitted | None = None, **given: Any
-) -> Status:
+    state: JobState | None,
+    progress: StageProgress | None = None,
+    *,
+    record: SubmissionRecord | None = None,
+    **given: Any,
+) -> RunStatus:
     progresses = {} if progress is None else {"fit": progress}
     found = None if state is None else job(state, **given.pop("job", {}))
-    facts = Facts(NOW, "x-fit-1", "x", ("fit",), found, record, progresses, **given)
-    return status(facts)
+    facts = RunFacts(NOW, "x-fit-1", "x", ("fit",), found, record, progresses, **given)
+    return derive_status(facts)
 
 
 def test_a_running_job_tells_progress_time_and_money() -> None:
-    now = judged(State.RUNNING, told(), rates=Rates(16.0, "EUR"))
-    assert (now.state, now.stage, now.done, now.total, now.unit) == (State.RUNNING, "fit", 250, 1000, "scans")
+    now = judged(JobState.RUNNING, told(), rates=HourlyCost(16.0, "EUR"))
+    assert (now.state, now.stage, now.done, now.total, now.unit) == (JobState.RUNNING, "fit", 250, 1000, "scans")
     assert (now.progress, now.scans_done, now.step, now.figures) == (0.25, 250, None, {"quarantined": 3})
     assert now.eta_s == pytest.approx(750 / 0.5)
     assert now.gpu_hours == pytest.approx(0.8)
     assert now.spent == pytest.approx(1.6)
     assert now.remaining == pytest.approx(16.0 * 1500 / 3600, abs=0.01)
     assert (now.silent_s, now.restarts, now.failure, now.next) == (10.0, 0, "", "")
-    text = "\n".join(lines(now))
+    text = "\n".join(render_status(now))
     assert "250/1000 scans" in text
     assert "time left 0:25:00" in text
-    assert "spent 1.60 EUR   to come 6.67 EUR" in text
+    assert "spent 1.60 EUR   remaining 6.67 EUR" in text
 
 
 def test_steps_are_steps_and_packed_scans_are_scans() -> None:
-    assert judged(State.RUNNING, replace(told(), unit="steps")).step == 250
+    assert judged(JobState.RUNNING, replace(told(), unit="steps")).step == 250
     packing = replace(told(), unit="sources", notes={"packed": 77})
-    assert (judged(State.RUNNING, packing).scans_done, judged(State.RUNNING, packing).step) == (77, None)
+    assert (judged(JobState.RUNNING, packing).scans_done, judged(JobState.RUNNING, packing).step) == (77, None)
 
 
 def test_without_prices_there_is_no_money_and_without_a_rate_no_time() -> None:
-    now = judged(State.RUNNING, told(samples=((990.0, 250),)))
+    now = judged(JobState.RUNNING, told(samples=((990.0, 250),)))
     assert (now.spent, now.remaining, now.eta_s) == (None, None, None)
 
 
 def test_a_waiting_job_has_no_time_left() -> None:
-    now = judged(State.QUEUED, told())
-    assert (now.state, now.eta_s, now.next) == (State.QUEUED, None, "")
+    now = judged(JobState.QUEUED, told())
+    assert (now.state, now.eta_s, now.next) == (JobState.QUEUED, None, "")
 
 
-@pytest.mark.parametrize("state", list(State))
-def test_the_cluster_decides_the_state_of_a_job_that_it_has(state: State) -> None:
+@pytest.mark.parametrize("state", list(JobState))
+def test_the_cluster_decides_the_state_of_a_job_that_it_has(state: JobState) -> None:
     assert judged(state, told()).state is state
 
 
 def test_a_failure_is_one_sentence_and_the_next_action() -> None:
-    now = judged(State.FAILED, told(failure=FAILURE))
+    now = judged(JobState.FAILED, told(failure=FAILURE))
     assert now.failure == "Storage refused the request: AccessDenied."
     assert now.next == "check credentials; then medfuncta-dist resume x-fit-1"
     assert now.exit_code == 0
 
 
 def test_a_terminal_record_says_why_trying_again_is_no_use() -> None:
-    now = judged(State.FAILED, told(failure=FAILURE), terminal=Terminal(4, "a shard is damaged\n  more", "run verify"))
+    now = judged(
+        JobState.FAILED, told(failure=FAILURE), terminal=TerminalRecord(4, "a shard is damaged\n  more", "run verify")
+    )
     assert (now.failure, now.next, now.exit_code) == ("A shard is damaged.", "run verify", 4)
 
 
 def test_a_head_that_is_gone_is_told_in_kuberays_place_with_resume() -> None:
-    now = judged(State.FAILED, told(), job={"message": "the head of its Ray cluster was gone for too long"})
+    now = judged(JobState.FAILED, told(), job={"message": "the head of its Ray cluster was gone for too long"})
     assert now.failure == "The head of its Ray cluster was gone for too long."
     assert now.next == "medfuncta-dist resume x-fit-1"
 
 
 def test_of_a_job_that_the_cluster_forgot_storage_tells() -> None:
-    long_ago = NOW - ALIVE_S - 1
-    assert judged(None, told(updated=long_ago), record=submitted()).state is State.LOST
+    long_ago = NOW - DRIVER_ALIVE_S - 1
+    assert judged(None, told(updated=long_ago), record=submitted()).state is JobState.LOST
     assert "resume" in judged(None, told(updated=long_ago), record=submitted()).next
-    assert judged(None, told(), record=submitted()).state is State.RUNNING
-    assert judged(None, told(finished=995.0, done=1000), record=submitted()).state is State.DONE
-    assert judged(None, told(updated=long_ago), record=submitted(cancelled=999.0)).state is State.CANCELLED
-    assert judged(None, told(), record=submitted(), terminal=Terminal(2, "x", "y")).state is State.FAILED
+    assert judged(None, told(), record=submitted()).state is JobState.RUNNING
+    assert judged(None, told(finished=995.0, done=1000), record=submitted()).state is JobState.DONE
+    assert judged(None, told(updated=long_ago), record=submitted(cancelled=999.0)).state is JobState.CANCELLED
+    assert judged(None, told(), record=submitted(), terminal=TerminalRecord(2, "x", "y")).state is JobState.FAILED
     assert judged(None, told(failure=FAILURE), record=submitted()).failure.startswith("Storage refused")
 
 
 def test_a_stage_that_an_earlier_job_finished_is_not_done_again_by_that() -> None:
     """Submitted at 1500, after the last finish: nothing is known of this job but that it is not there."""
     now = judged(None, told(finished=995.0, done=1000), record=replace(submitted(), time=1500.0))
-    assert now.state is not State.DONE
+    assert now.state is not JobState.DONE
 
 
 def test_several_stages_in_one_job_are_told_by_the_one_it_is_in() -> None:
     packed = StageProgress("x", "pack", "sources", 400.0, 400.0, 500.0, done=9, total=9, finished=500.0, held_s=100.0)
-    facts = Facts(NOW, "x", "x", ("pack", "fit"), job(State.RUNNING), submitted(), {"pack": packed, "fit": told()})
-    assert status(facts).stage == "fit"
-    assert status(replace(facts, progress={"pack": packed})).stage == "fit"
-    done = replace(facts, progress={"pack": packed, "fit": told(finished=999.0)}, rates=Rates(36.0, "USD"))
-    assert status(done).stage == "fit"
-    assert status(done).spent == pytest.approx(36.0 * 460 / 3600)
+    facts = RunFacts(
+        NOW, "x", "x", ("pack", "fit"), job(JobState.RUNNING), submitted(), {"pack": packed, "fit": told()}
+    )
+    assert derive_status(facts).stage == "fit"
+    assert derive_status(replace(facts, progress={"pack": packed})).stage == "fit"
+    done = replace(facts, progress={"pack": packed, "fit": told(finished=999.0)}, rates=HourlyCost(36.0, "USD"))
+    assert derive_status(done).stage == "fit"
+    assert derive_status(done).spent == pytest.approx(36.0 * 460 / 3600)
 
 
 def test_time_left_and_money_to_come_are_said_to_be_of_the_stage_where_more_follow() -> None:
-    facts = Facts(
-        NOW, "x", "x", ("fit", "evaluate"), job(State.RUNNING), None, {"fit": told()}, rates=Rates(16.0, "EUR")
+    facts = RunFacts(
+        NOW, "x", "x", ("fit", "evaluate"), job(JobState.RUNNING), None, {"fit": told()}, rates=HourlyCost(16.0, "EUR")
     )
-    now = status(facts)
+    now = derive_status(facts)
     assert (now.stage, now.later, now.as_dict()["later"]) == ("fit", ("evaluate",), ["evaluate"])
-    text = "\n".join(lines(now))
+    text = "\n".join(render_status(now))
     assert "time left 0:25:00 of this stage" in text
-    assert "to come 6.67 EUR of this stage" in text
-    assert "of this stage" not in "\n".join(lines(status(replace(facts, stages=("fit",)))))
+    assert "remaining 6.67 EUR of this stage" in text
+    assert "of this stage" not in "\n".join(render_status(derive_status(replace(facts, stages=("fit",)))))
 
 
 def test_a_job_whose_turn_in_a_workflow_has_not_come_is_queued_and_not_lost() -> None:
     planned = submitted(workflow="x-pf1")
     waits = judged(None, told(updated=1.0, submission="x-fit-0"), record=planned)
-    assert waits.state is State.QUEUED
+    assert waits.state is JobState.QUEUED
     assert "the workflow x-pf1" in waits.failure
     assert "kubectl get workflow x-pf1" in waits.next
-    assert judged(None, told(updated=1.0, submission="x-fit-1"), record=planned).state is State.LOST
-    assert judged(State.QUEUED, record=planned).next == ""
+    assert judged(None, told(updated=1.0, submission="x-fit-1"), record=planned).state is JobState.LOST
+    assert judged(JobState.QUEUED, record=planned).next == ""
 
 
 def test_a_job_that_does_not_come_up_says_why_and_a_running_one_repeats_no_old_words() -> None:
     words = {"message": "FailedScheduling: 0/3 nodes are available"}
-    assert judged(State.STARTING, job=words).failure == "FailedScheduling: 0/3 nodes are available."
-    assert judged(State.RUNNING, told(), job=words).failure == ""
+    assert judged(JobState.STARTING, job=words).failure == "FailedScheduling: 0/3 nodes are available."
+    assert judged(JobState.RUNNING, told(), job=words).failure == ""
 
 
 def test_restarts_are_counted_where_they_are_known() -> None:
-    assert judged(State.RUNNING, told(starts=3)).restarts == 2
-    assert judged(State.RUNNING, told(starts=1), job={"restarts": 2}).restarts == 2
+    assert judged(JobState.RUNNING, told(starts=3)).restarts == 2
+    assert judged(JobState.RUNNING, told(starts=1), job={"restarts": 2}).restarts == 2
 
 
-@pytest.mark.parametrize(
-    ("hard", "words"), [(False, "x-fit-1: cancelled"), (True, "x-fit-1: cancelled, ended at once")]
-)
-def test_a_cancelled_job_is_not_said_to_have_saved(hard: bool, words: str) -> None:
-    assert cancelled(Status("x-fit-1", "x", State.CANCELLED, "fit"), hard=hard) == words
+@pytest.mark.parametrize(("forced", "words"), [(False, "x-fit-1: cancelled"), (True, "x-fit-1: cancelled (forced)")])
+def test_a_cancelled_job_is_not_said_to_have_saved(forced: bool, words: str) -> None:
+    assert render_cancellation(RunStatus("x-fit-1", "x", JobState.CANCELLED, "fit"), forced=forced) == words

@@ -59,7 +59,7 @@ def ranks(store: ObjectStore, before_commit: Any = lambda: None, fence: Fence | 
 
 
 def waited(uploads: Uploads) -> Uploaded:
-    outcome = checkpoint_uploads.wait(lambda: None)
+    outcome = uploads.wait(lambda: None)
     assert outcome is not None
     return outcome
 
@@ -116,7 +116,7 @@ def test_a_full_disk_commits_nothing_and_the_next_checkpoint_counts(store: Objec
     both = ranks(store)
     for rank in range(2):
         both[rank].start(facts(5), share(rank))
-    assert [waited(checkpoint_uploads).failure for uploads in both] == [None, None]
+    assert [waited(uploads).failure for uploads in both] == [None, None]
     with no_space(64):
         both[without_space].start(facts(10), share(without_space))
         failed = waited(both[without_space])

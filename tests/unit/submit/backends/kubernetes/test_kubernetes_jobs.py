@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from medfuncta_dist.errors import ClusterError, JobMissingError
-from medfuncta_dist.submit.backends.backend import State
+from medfuncta_dist.submit.backends.backend import JobState
 from medfuncta_dist.submit.backends.kubernetes import kubernetes_api
 from medfuncta_dist.submit.backends.kubernetes.kubernetes_jobs import KubernetesJobs
 from tests.api_server import TOKEN, ApiServer
@@ -48,10 +48,10 @@ def test_what_is_sent_is_what_arrives_and_is_found_again_by_its_labels(server: A
     job = jobs.submit(rayjob())
     jobs.submit(rayjob("y-fit-1", run="y"))
     server.cluster.create("rayjobs", "medfuncta", {"metadata": {"name": "of-someone-else"}})
-    assert (job.name, job.run, job.stages, job.attempt, job.state) == ("x-fit-1", "x", ("fit",), 1, State.QUEUED)
+    assert (job.name, job.run, job.stages, job.attempt, job.state) == ("x-fit-1", "x", ("fit",), 1, JobState.QUEUED)
     assert job.run_file == "name: x\n"
-    assert [found.name for found in jobs.jobs()] == ["x-fit-1", "y-fit-1"]
-    assert [found.name for found in jobs.jobs("y")] == ["y-fit-1"]
+    assert [found.name for found in jobs.list_jobs()] == ["x-fit-1", "y-fit-1"]
+    assert [found.name for found in jobs.list_jobs("y")] == ["y-fit-1"]
     kept = server.cluster.get("rayjobs", "medfuncta", "x-fit-1")
     assert kept["spec"] == rayjob()["spec"]
     assert kept["metadata"]["labels"] == rayjob()["metadata"]["labels"]
@@ -60,22 +60,22 @@ def test_what_is_sent_is_what_arrives_and_is_found_again_by_its_labels(server: A
 @pytest.mark.parametrize(
     ("status", "state"),
     [
-        ({"jobDeploymentStatus": "Initializing"}, State.STARTING),
-        ({"jobDeploymentStatus": "Running", "jobStatus": "PENDING"}, State.STARTING),
-        ({"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}, State.RUNNING),
-        ({"jobDeploymentStatus": "Suspended"}, State.QUEUED),
-        ({"jobDeploymentStatus": "Retrying", "failed": 1}, State.RETRYING),
-        ({"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}, State.DONE),
-        ({"jobDeploymentStatus": "Complete", "jobStatus": "STOPPED"}, State.CANCELLED),
-        ({"jobDeploymentStatus": "Failed", "jobStatus": "FAILED"}, State.FAILED),
-        ({"jobDeploymentStatus": "ValidationFailed"}, State.FAILED),
+        ({"jobDeploymentStatus": "Initializing"}, JobState.STARTING),
+        ({"jobDeploymentStatus": "Running", "jobStatus": "PENDING"}, JobState.STARTING),
+        ({"jobDeploymentStatus": "Running", "jobStatus": "RUNNING"}, JobState.RUNNING),
+        ({"jobDeploymentStatus": "Suspended"}, JobState.QUEUED),
+        ({"jobDeploymentStatus": "Retrying", "failed": 1}, JobState.RETRYING),
+        ({"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}, JobState.DONE),
+        ({"jobDeploymentStatus": "Complete", "jobStatus": "STOPPED"}, JobState.CANCELLED),
+        ({"jobDeploymentStatus": "Failed", "jobStatus": "FAILED"}, JobState.FAILED),
+        ({"jobDeploymentStatus": "ValidationFailed"}, JobState.FAILED),
     ],
 )
-def test_every_status_of_kuberay_has_a_state(server: ApiServer, status: dict[str, Any], state: State) -> None:
+def test_every_status_of_kuberay_has_a_state(server: ApiServer, status: dict[str, Any], state: JobState) -> None:
     jobs = KubernetesJobs()
     jobs.submit(rayjob())
     server.set_status("x-fit-1", **status)
-    job = jobs.status("x-fit-1")
+    job = jobs.read_job("x-fit-1")
     assert job.state is state
     assert job.restarts == status.get("failed", 0)
 
@@ -85,15 +85,15 @@ def test_why_a_job_does_not_come_up_is_told_from_its_pods_events(server: ApiServ
     jobs.submit(rayjob())
     server.set_status("x-fit-1", jobDeploymentStatus="Initializing")
     server.warn("x-fit-10-abcde-head", "Failed", "of another job")
-    assert jobs.status("x-fit-1").message == ""
+    assert jobs.read_job("x-fit-1").message == ""
     server.warn(
         "x-fit-1-abcde-gpu-worker", "FailedScheduling", "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
     )
-    assert jobs.status("x-fit-1").message.startswith("FailedScheduling: 0/3 nodes")
+    assert jobs.read_job("x-fit-1").message.startswith("FailedScheduling: 0/3 nodes")
     server.forbidden.add(("GET", "events"))
-    assert jobs.status("x-fit-1").state is State.STARTING
+    assert jobs.read_job("x-fit-1").state is JobState.STARTING
     server.set_status("x-fit-1", jobDeploymentStatus="Running", jobStatus="RUNNING")
-    assert jobs.status("x-fit-1").message == ""
+    assert jobs.read_job("x-fit-1").message == ""
 
 
 def test_the_same_submission_twice_is_one_job(server: ApiServer) -> None:
@@ -107,7 +107,7 @@ def test_another_job_of_that_name_is_an_error_and_stays(server: ApiServer) -> No
     jobs.submit(rayjob())
     other = rayjob()
     other["metadata"]["labels"]["medfuncta.dev/submission"] = "another"
-    with pytest.raises(ClusterError, match="another job has this name, and it is queued"):
+    with pytest.raises(ClusterError, match="another job already has this name; it is queued"):
         jobs.submit(other)
     assert server.cluster.get("rayjobs", "medfuncta", "x-fit-1")["metadata"]["labels"] == rayjob()["metadata"]["labels"]
 
@@ -124,16 +124,16 @@ def test_a_busy_server_is_asked_again_when_it_says(server: ApiServer) -> None:
     server.fail("GET", "rayjobs", 429, times=1, retry_after=1)
     server.fail("GET", "rayjobs", 503, times=1)
     began = time.monotonic()
-    assert KubernetesJobs().jobs() == []
+    assert KubernetesJobs().list_jobs() == []
     assert time.monotonic() - began >= 1.0
     assert len(server.seen) == 3
 
 
 def test_a_server_that_stays_unwell_is_left_in_the_end(server: ApiServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kubernetes_api.call, "__kwdefaults__", {"deadline_s": 1.0})
+    monkeypatch.setattr(kubernetes_api.call_api, "__kwdefaults__", {"deadline_s": 1.0})
     server.fail("GET", "rayjobs", 500, times=1000)
-    with pytest.raises(ClusterError, match=r"not well \(500\)") as caught:
-        KubernetesJobs().jobs()
+    with pytest.raises(ClusterError, match=r"failed \(500\)") as caught:
+        KubernetesJobs().list_jobs()
     assert "again" in caught.value.do
     assert len(server.seen) < 10
 
@@ -147,7 +147,7 @@ def test_who_is_unknown_or_not_allowed_is_told_so_at_once(
     assert "k8s/base/submitter.yaml" in caught.value.do
     monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path, token="over")))
     with pytest.raises(ClusterError, match="401"):
-        KubernetesJobs().jobs()
+        KubernetesJobs().list_jobs()
     assert len(server.seen) == 2
     assert TOKEN not in str(caught.value)
 
@@ -156,14 +156,14 @@ def test_missing_jobs_missing_kuberay_and_a_missing_cluster_are_told_apart(
     server: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(JobMissingError, match="x-fit-9"):
-        KubernetesJobs().status("x-fit-9")
+        KubernetesJobs().read_job("x-fit-9")
     server.has_kuberay = False
     with pytest.raises(ClusterError, match="no RayJobs") as caught:
-        KubernetesJobs().jobs()
+        KubernetesJobs().list_jobs()
     assert "install KubeRay" in caught.value.do
     monkeypatch.setenv("KUBECONFIG", "/nowhere")
-    with pytest.raises(ClusterError, match="no way to a Kubernetes cluster"):
-        KubernetesJobs().jobs()
+    with pytest.raises(ClusterError, match="no Kubernetes cluster is configured"):
+        KubernetesJobs().list_jobs()
 
 
 def test_cancel_lets_kuberay_stop_the_job_and_now_does_not_wait_for_it(server: ApiServer) -> None:
@@ -175,11 +175,11 @@ def test_cancel_lets_kuberay_stop_the_job_and_now_does_not_wait_for_it(server: A
         labels = {"ray.io/cluster": f"{name}-abcde", "ray.io/node-type": "head"}
         server.add_pod(f"{name}-head", [], labels=labels, ownerReferences=[{"uid": owner}])
     jobs.cancel("x-fit-1")
-    assert jobs.status("x-fit-1").state is State.STOPPING
+    assert jobs.read_job("x-fit-1").state is JobState.STOPPING
     server.cluster.get("pods", "medfuncta", "x-fit-1-head")
     jobs.cancel("x-fit-2", now=True)
     with pytest.raises(JobMissingError):
-        jobs.status("x-fit-2")
+        jobs.read_job("x-fit-2")
     assert ("pods", "medfuncta", "x-fit-2-head") not in server.cluster.objects
     # KubeRay has stopped the job, and lets it go: its pods go with it.
     server.cluster.patch("rayjobs", "medfuncta", "x-fit-1", {"metadata": {"finalizers": None}})
@@ -187,10 +187,10 @@ def test_cancel_lets_kuberay_stop_the_job_and_now_does_not_wait_for_it(server: A
     jobs.cancel("x-fit-1")
 
 
-def follow(server: ApiServer, *acts: Any) -> list[State]:
+def follow(server: ApiServer, *acts: Any) -> list[JobState]:
     """The states that ``changes`` tells while the acts are done, one after each state."""
     seen, waiting = [], list(acts)
-    for job in KubernetesJobs().changes("x-fit-1", every_s=2):
+    for job in KubernetesJobs().watch_job("x-fit-1", every_s=2):
         if not seen or seen[-1] is not job.state:
             seen.append(job.state)
             if waiting:
@@ -222,7 +222,7 @@ def test_a_watch_tells_changes_and_survives_drops_and_compaction(server: ApiServ
         set_to("Suspended", before=forget),
         set_to("Complete", "SUCCEEDED", before=unwell),
     )
-    assert states == [State.QUEUED, State.STARTING, State.RUNNING, State.QUEUED, State.DONE]
+    assert states == [JobState.QUEUED, JobState.STARTING, JobState.RUNNING, JobState.QUEUED, JobState.DONE]
     watches = [query for _, _, query in server.seen if query.get("watch") == "true"]
     lists = [path for _, path, query in server.seen if path.endswith("/rayjobs") and query and "watch" not in query]
     assert len(watches) >= 3
@@ -233,7 +233,7 @@ def test_a_watch_tells_changes_and_survives_drops_and_compaction(server: ApiServ
 def test_a_job_that_is_deleted_ends_the_watch(server: ApiServer) -> None:
     jobs = KubernetesJobs()
     jobs.submit(rayjob())
-    changes = jobs.changes("x-fit-1", every_s=5)
+    changes = jobs.watch_job("x-fit-1", every_s=5)
     next(changes)
     threading.Timer(0.2, lambda: jobs.cancel("x-fit-1")).start()
     with pytest.raises(JobMissingError, match="deleted"):
@@ -246,13 +246,13 @@ def test_logs_follow_the_driver_over_a_broken_stream_and_into_the_next_cluster(
     monkeypatch.setattr("medfuncta_dist.submit.backends.kubernetes.kubernetes_jobs.POLL_S", 0.1)
     jobs = KubernetesJobs()
     jobs.submit(rayjob())
-    with pytest.raises(ClusterError, match="no log now"):
-        list(jobs.logs("x-fit-1"))
+    with pytest.raises(ClusterError, match="no log of this job"):
+        list(jobs.read_logs("x-fit-1"))
     server.set_status("x-fit-1", rayClusterName="c1", jobDeploymentStatus="Running", jobStatus="RUNNING")
     server.add_pod("h1", ["one", "two"], labels={"ray.io/cluster": "c1", "ray.io/node-type": "head"})
-    assert [line.text for line in jobs.logs("x-fit-1")] == ["one", "two"]
+    assert [line.text for line in jobs.read_logs("x-fit-1")] == ["one", "two"]
     texts = []
-    for line in jobs.logs("x-fit-1", follow=True):
+    for line in jobs.read_logs("x-fit-1", follow=True):
         texts.append(line.text)
         assert line.time is not None
         if line.text == "two":

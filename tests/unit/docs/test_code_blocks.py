@@ -1,0 +1,157 @@
+"""Every code block of the README and the documentation is run, parsed or loaded here, or says why not.
+
+Elsewhere: the Python of docs/formats.md by ``test_formats.py``, and the tutorials from their first line to their last
+by ``test_cluster_tutorial.py`` and ``tests/integration/test_own_data_tutorial.py``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from medfuncta_dist.config.load import dump, parse
+from medfuncta_dist.fitting.fit_driver import fit, locate_table
+from medfuncta_dist.network.network_loader import load_network
+from medfuncta_dist.quickstart.embedded_s3 import EmbeddedS3
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.task_map import map_here
+from tests.unit.docs import pages
+from tests.unit.docs.pages import ROOT, Block, all_blocks, commands
+from tests.unit.latents.fitted import ready
+
+TEXTS = ("text", "markdown")
+"""Languages of blocks that hold no code: what a command prints, a formula, a tree."""
+LANGUAGES = ("python", "sh", "yaml", *TEXTS)
+ELSEWHERE = {
+    "docs/formats.md": "tests/unit/docs/test_formats.py",
+    "docs/tutorials/own-data.md": "tests/integration/test_own_data_tutorial.py",
+    "docs/tutorials/cluster.md": "tests/unit/docs/test_cluster_tutorial.py",
+}
+"""Pages whose blocks run in an order of their own, and where."""
+SHELL_WORDS = ("source", "export", "cd")
+MEDFUNCTA = str(Path(sys.executable).parent / "medfuncta-dist")
+SMALLEST = {"name": "small", "storage": "s3://bucket/x", "data": {"source": "s3://archive/*.png", "shape": [64, 64]}}
+
+
+@pytest.mark.parametrize("block", all_blocks(), ids=str)
+def test_a_block_names_its_language(block: Block) -> None:
+    assert block.language in LANGUAGES, f"{block}: give the block one of these languages: {', '.join(LANGUAGES)}"
+
+
+def test_blocks_that_run_elsewhere_do() -> None:
+    for page, test in ELSEWHERE.items():
+        assert Path(page).name in (ROOT / test).read_text(), f"{test} does not read {page}"
+    for block in all_blocks():
+        if block.remark and block.remark[0] == "run by":
+            assert (ROOT / block.remark[1]).exists(), block
+
+
+# -- Python -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The working folder that pages speak of: a fitted run as ``my-run``, its run file as ``run.yaml``."""
+    folder = tmp_path_factory.mktemp("pages")
+    run = ready(folder)
+    fit(run, map_here)
+    table = folder / "storage" / locate_table(run, ObjectStore(run.storage)).folder
+    (table.parent / "<network>-<fit>").symlink_to(table)
+    (folder / "my-run").symlink_to(folder / "storage" / "runs" / run.name)
+    (folder / "run.yaml").write_text(dump(run))
+    (folder / "jobs").symlink_to(ROOT / "jobs")
+    (folder / "my-xrays.yaml").write_text(_titled("my-xrays.yaml"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield folder
+
+
+def _titled(name: str) -> str:
+    (text,) = (block.text for block in all_blocks("yaml") if block.title == name)
+    return text
+
+
+def _python_pages() -> list[str]:
+    found = [b.page for b in all_blocks("python") if b.remark is None and b.page not in ELSEWHERE]
+    return sorted(set(found))
+
+
+@pytest.mark.parametrize("page", _python_pages())
+def test_the_python_of_a_page_runs_from_top_to_bottom(page: str, folder: Path) -> None:
+    network = load_network(ObjectStore("storage"), locate_table(_run(), ObjectStore("storage")).network)
+    names: dict[str, Any] = {"latents": torch.zeros(2, network.spec.latent)}
+    for block in pages.blocks(ROOT / page):
+        if block.language == "python" and block.remark is None:
+            exec(compile("\n" * block.line + block.text, page, "exec"), names)  # a failure names the page's own line
+
+
+def _run() -> Any:
+    return parse(Path("run.yaml").read_text())
+
+
+def test_the_readmes_python_is_among_it() -> None:
+    assert {"README.md", "docs/reference/api.md"} <= set(_python_pages())
+
+
+# -- YAML -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("block", all_blocks("yaml"), ids=str)
+def test_a_run_file_or_a_part_of_one_is_accepted(block: Block) -> None:
+    if block.remark is not None:
+        return
+    given = yaml.safe_load(block.text)
+    text = block.text if "name" in given else yaml.safe_dump(SMALLEST) + block.text
+    parse(text, where=str(block))
+
+
+# -- Shell ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("page", "arguments"), pages.ours())
+def test_a_command_parses(page: str, arguments: tuple[str, ...]) -> None:
+    pages.parse(arguments)
+
+
+def test_a_wrong_command_does_not_parse() -> None:
+    with pytest.raises(BaseException, match="no-such-option"):
+        pages.parse(("fit", "run.yaml", "--no-such-option"))
+
+
+@pytest.mark.parametrize("block", all_blocks("sh"), ids=str)
+def test_a_command_that_is_not_ours_says_why_it_is_not_run(block: Block) -> None:
+    if block.remark is not None or block.page in ELSEWHERE:
+        return
+    for words in commands(block):
+        if words[0] == "make":
+            done = subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, f"{block}: {done.stderr}"
+        elif words[:2] == ["python", "-m"]:
+            assert find_spec(words[2]), f"{block}: no module {words[2]}"
+        else:
+            assert words[0] in (pages.OURS, *SHELL_WORDS), f"{block}: {words[0]}: run it, or say why not"
+
+
+def _dry_runs() -> list[tuple[str, ...]]:
+    return sorted({arguments for _, arguments in pages.ours() if "--dry-run" in arguments})
+
+
+@pytest.mark.parametrize("arguments", _dry_runs(), ids=" ".join)
+def test_a_dry_run_prints_what_would_be_sent(arguments: tuple[str, ...], folder: Path, s3_server: EmbeddedS3) -> None:
+    s3_server.create_bucket("my-bucket")
+    environment = os.environ | {"MEDFUNCTA_COMMIT": "0" * 40}
+    done = subprocess.run([MEDFUNCTA, *arguments], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    sent = list(yaml.safe_load_all(done.stdout))
+    assert [job["kind"] for job in sent] == ["RayJob"] * 4
+    assert re.search(r"-pack-1$", sent[0]["metadata"]["name"])
