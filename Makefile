@@ -8,7 +8,7 @@ WORKDIR ?= quickstart-run
 # Threads are given out explicitly (workers x threads <= cores); libraries that take all cores by themselves are held to one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: quickstart test check bench chaos soak image-steps dist dist-test golden docs format clean install always
+.PHONY: quickstart test test-all check bench chaos soak image-steps dist dist-test golden docs format clean install always
 
 install: $(INSTALLED)
 
@@ -20,8 +20,14 @@ always:
 quickstart: $(INSTALLED)
 	@$(BIN)/medfuncta-dist quickstart --workdir $(WORKDIR)
 
+# Every capability in one short form, in two processes: one has the Ray cluster, the other has everything else.
+TESTED := -n 2 --dist loadgroup --no-loadscope-reorder
 test: $(INSTALLED)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(TESTED) -m "not slow"
+
+# All of them, and more examples of each property (docs/testing.md).
+test-all: $(INSTALLED)
+	$(BIN)/python -m pytest $(TESTED) --hypothesis-profile full
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

@@ -70,6 +70,7 @@ def require_one_history(store: ObjectStore, name: str) -> int:
     return twice
 
 
+@pytest.mark.slow
 @pytest.mark.fault("driver-frozen")
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_driver_stopped_past_its_lease(storage: str, snapshot: str, tmp_path: Path, measured: Measured) -> None:

@@ -56,6 +56,7 @@ def commits(run: RunFile) -> dict[str, float]:
     return {path.name: path.stat().st_mtime for path in folder.glob("*.json")}
 
 
+@pytest.mark.slow
 @pytest.mark.fault("fit-kill")
 @pytest.mark.usefixtures("ray_cluster")
 def test_killed_at_random_moments(

@@ -14,6 +14,7 @@ from tests.unit.docs.pages import follow
 PAGE = "docs/tutorials/own-data.md"
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_tutorial_leads_from_images_to_latents(tmp_path: Path, ray_cluster: str) -> None:
     home = tmp_path / "home"

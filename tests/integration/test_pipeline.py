@@ -148,6 +148,7 @@ def test_latents_can_be_probed(run):
     assert probe_run(run)["scans"] == {"train": 40, "test": 8}
 
 
+@pytest.mark.slow
 def test_an_ecg_goes_the_same_way(tmp_path):
     writers.write_ecg_csv(tmp_path / "beats.csv", rows=48, samples=60)
     data = {"source": str(tmp_path / "beats.csv"), "reader": "ecg-csv", "shape": [60]}
@@ -204,6 +205,7 @@ def test_fit_killed_and_run_again_is_byte_identical(tmp_path):
     assert latents(tmp_path / "a") == latents(tmp_path / "b")
 
 
+@pytest.mark.slow
 def test_a_terminated_command_says_that_it_can_be_resumed(tmp_path):
     writers.write_medmnist(tmp_path / "images.npz", shape=(16, 16), counts={"train": 40, "val": 4, "test": 4})
     data = {"source": str(tmp_path / "images.npz"), "shape": [16, 16]}

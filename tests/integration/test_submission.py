@@ -29,14 +29,13 @@ NAME = "long"
 PATIENCE_S = 180.0
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def nodes() -> Iterator[RayNodes]:
     with RayNodes() as cluster:
-        cluster.up(2)
         yield cluster
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def run_yaml(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that trains until it is stopped, on a packed data set, in a local folder."""
     folder = tmp_path_factory.mktemp("submission")
@@ -106,10 +105,12 @@ def starts(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [event["fields"] for event in events if event["name"] == "started"]
 
 
+@pytest.mark.parametrize("losses", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["in peace", "with losses"])
 def test_a_job_is_followed_through_the_loss_of_a_node_and_of_the_cluster_cancelled_and_resumed(
-    nodes: RayNodes, run_yaml: Path
+    nodes: RayNodes, run_yaml: Path, losses: bool
 ) -> None:
     store = ObjectStore(str(run_yaml.parent / "storage"))
+    nodes.up(2 if losses else 1)
 
     # Who has no token, or a wrong one, gets nothing, and is told why.
     assert nodes.status_of("/api/jobs/", None) == 401
@@ -130,7 +131,7 @@ def test_a_job_is_followed_through_the_loss_of_a_node_and_of_the_cluster_cancell
 
     # It trains; the same request again is the same job; its lines can be followed.
     logs = start(nodes, "logs", "long-train-1", "--follow")
-    events = eventually(lambda: going_on(store, 1), "a checkpoint")
+    eventually(lambda: going_on(store, 1), "a checkpoint")
     again = medfuncta(nodes, "submit", str(run_yaml), "train").answer
     assert (again["job"], again["new"]) == ("long-train-1", False)
     status = eventually(lambda: running(nodes, str(run_yaml)), "steps in the status")
@@ -144,38 +145,55 @@ def test_a_job_is_followed_through_the_loss_of_a_node_and_of_the_cluster_cancell
     exported = eventually(lambda: wanted <= (names := nodes.metrics()) and names, "metrics")
     assert exported <= {metric.prometheus for metric in METRICS}
 
+    attempts = lose_a_node_and_the_cluster(nodes, run_yaml, shown[0], logs) if losses else 1
+
+    # Cancelled, it saves first; resumed, it goes on from there as a new attempt.
+    cancelled = medfuncta(nodes, "cancel", "long-train-1")
+    assert (cancelled.code, cancelled.answer["state"], cancelled.answer["hard"]) == (0, "cancelled", False)
+    assert "resume" in cancelled.answer["next"]
+    if not losses:  # with them, it ended with its cluster
+        require_first_line(logs)
+    saved = max(e["fields"]["step"] for e in going_on(store, attempts) if e["name"] == "checkpoint")
+    resumed = medfuncta(nodes, "resume", NAME)
+    assert (resumed.answer["job"], resumed.answer["new"]) == ("long-train-2", True)
+    events = eventually(lambda: going_on(store, attempts + 1), "a checkpoint of the resumed job")
+    assert starts(events)[attempts]["step"] == saved
+    listed = medfuncta(nodes, "list", "--run", NAME, "--state", "running").answer["jobs"]
+    assert [job["name"] for job in listed] == ["long-train-2"]
+    over_ray(nodes, "jobs.cancel(argument)", "long-train-2")
+
+
+def lose_a_node_and_the_cluster(
+    nodes: RayNodes, run_yaml: Path, shown: dict[str, Any], logs: subprocess.Popen[str]
+) -> int:
+    """Under a job that trains; how many attempts have begun then."""
+    store = ObjectStore(str(run_yaml.parent / "storage"))
+
     # A node is lost: the workers start again, from a checkpoint, on the one that is left.
-    nodes.lose_node_of(starts(events)[0]["pids"][0])
+    nodes.lose_node_of(starts(going_on(store, 1))[0]["pids"][0])
     events = eventually(lambda: going_on(store, 2), "a checkpoint after the node was lost")
     assert starts(events)[1]["step"] > 0
     assert medfuncta(nodes, "status", str(run_yaml)).answer["restarts"] >= 1
 
     # The whole cluster is taken away, and comes back with the same manifest, as Kueue does it: the same run goes on.
     nodes.down()
-    out, _ = logs.communicate(timeout=PATIENCE_S)
-    lines = [json.loads(line) for line in out.splitlines()]
-    assert any("from step 0" in line.get("text", "") for line in lines)
+    require_first_line(logs)
     nodes.up(1)
     gone = medfuncta(nodes, "status", str(run_yaml)).answer
     assert gone["step"] > 0
     assert gone["state"] in ("lost", "running")  # running: its driver spoke just now, and storage can not know better
-    over_ray(nodes, "jobs.submit(argument).name", {"metadata": _metadata(shown[0]), "spec": _spec(shown[0])})
+    over_ray(nodes, "jobs.submit(argument).name", {"metadata": _metadata(shown), "spec": _spec(shown)})
     events = eventually(lambda: going_on(store, 3), "a checkpoint on the new cluster")
     assert starts(events)[2]["step"] > starts(events)[1]["step"]
     assert nodes.read("/api/jobs/long-train-1")["status"] == "RUNNING"
+    return 3
 
-    # Cancelled, it saves first; resumed, it goes on from there as a new attempt.
-    cancelled = medfuncta(nodes, "cancel", "long-train-1")
-    assert (cancelled.code, cancelled.answer["state"], cancelled.answer["hard"]) == (0, "cancelled", False)
-    assert "resume" in cancelled.answer["next"]
-    saved = max(e["fields"]["step"] for e in going_on(store, 3) if e["name"] == "checkpoint")
-    resumed = medfuncta(nodes, "resume", NAME)
-    assert (resumed.answer["job"], resumed.answer["new"]) == ("long-train-2", True)
-    events = eventually(lambda: going_on(store, 4), "a checkpoint of the resumed job")
-    assert starts(events)[3]["step"] == saved
-    listed = medfuncta(nodes, "list", "--run", NAME, "--state", "running").answer["jobs"]
-    assert [job["name"] for job in listed] == ["long-train-2"]
-    over_ray(nodes, "jobs.cancel(argument)", "long-train-2")
+
+def require_first_line(logs: subprocess.Popen[str]) -> None:
+    """Whoever follows a job's lines has had the first, once there are no more to come."""
+    out, _ = logs.communicate(timeout=PATIENCE_S)
+    lines = [json.loads(line) for line in out.splitlines()]
+    assert any("from step 0" in line.get("text", "") for line in lines)
 
 
 def running(nodes: RayNodes, run: str) -> dict[str, Any] | None:

@@ -62,6 +62,7 @@ def losses_of(storage: str, name: str) -> list[float]:
     return [loss for _, loss in history(ObjectStore(storage), name)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 2])
 def test_two_uneven_workers_lose_what_one_loses(stage: int, storage: str, snapshot: str, alone: list[float]) -> None:
     found = losses(run_file(storage, f"zero-{stage}", workers=2, zero_stage=stage), snapshot)
@@ -140,6 +141,7 @@ def test_killed_workers_cost_the_steps_since_the_last_checkpoint_and_no_bits(
     assert figures.wall_s > figures.recovery_median_s + STEPS * figures.s_per_step
 
 
+@pytest.mark.slow
 def test_a_stopped_worker_is_named_and_killed_within_the_hang_timeout(
     uninterrupted: TrainSummary, storage: str, snapshot: str
 ) -> None:
@@ -169,6 +171,7 @@ def test_a_stopped_worker_is_named_and_killed_within_the_hang_timeout(
     assert causes == ["hang"]
 
 
+@pytest.mark.slow
 def test_storage_that_refuses_checkpoints_is_said_and_ends_the_run_only_when_it_goes_on(
     snapshot: str, storage: str, tmp_path: Path
 ) -> None:
@@ -197,6 +200,7 @@ def test_storage_that_refuses_checkpoints_is_said_and_ends_the_run_only_when_it_
     assert (summary.first_step, summary.steps) == (0, STEPS)
 
 
+@pytest.mark.slow
 def test_workers_that_die_more_often_than_allowed_end_the_run_in_words(storage: str, snapshot: str) -> None:
     def kill(kind: str, fields: dict[str, Any]) -> None:
         if kind == "started":
@@ -215,6 +219,7 @@ def events_of(storage: str, name: str) -> list[dict[str, Any]]:
     return [line for line in read_events(ObjectStore(storage), name) if line["kind"] == "event"]
 
 
+@pytest.mark.slow
 def test_a_killed_driver_resumes_at_its_last_checkpoint_with_the_same_bits(
     uninterrupted: TrainSummary, storage: str, snapshot: str, tmp_path: Path
 ) -> None:
@@ -232,6 +237,7 @@ def test_a_killed_driver_resumes_at_its_last_checkpoint_with_the_same_bits(
     assert summary.network_digest == uninterrupted.network_digest
 
 
+@pytest.mark.slow
 def test_an_interrupted_zero_3_run_is_saved_and_goes_on_alone_at_zero_0(
     storage: str, snapshot: str, alone: list[float]
 ) -> None:
@@ -250,6 +256,7 @@ def test_an_interrupted_zero_3_run_is_saved_and_goes_on_alone_at_zero_0(
     assert losses_of(storage, "interrupted")[:STEPS] == pytest.approx(alone, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_a_run_with_muon_trains_and_goes_on_with_no_other_optimizer(storage: str, snapshot: str) -> None:
     """The network loses its record, as if the run had ended just before it."""
     assert train(run_file(storage, "muon", optimizer="muon"), snapshot).attempts == 1
@@ -269,6 +276,7 @@ def test_a_loss_that_is_not_finite_ends_the_run_at_once(storage: str, snapshot: 
     assert len(attempts) == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_learns_nothing_is_said_to_be_stuck_and_goes_on(storage: str, snapshot: str) -> None:
     run = run_file(storage, "stuck", workers=2, steps=30, rate=1e-12)
     meta = run.meta.model_copy(update={"inner_rate": 1e-9, "rate_policy": "learned"})

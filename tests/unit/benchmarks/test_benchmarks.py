@@ -103,6 +103,7 @@ def test_the_page_tells_every_constant_and_its_origin(tmp_path: Path) -> None:
     assert "100 M scans" in text
 
 
+@pytest.mark.slow
 def test_fit_throughput() -> None:
     found = told("fit_throughput")
     small, claims = found["results"]["small"], {claim["what"]: claim for claim in found["claims"]}

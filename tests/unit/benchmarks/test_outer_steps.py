@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 from PIL import Image
 
@@ -12,6 +13,7 @@ from benchmarks.outer_steps import ARMS, OURS, PLAIN, by_network, claims, learne
 from tests.unit.benchmarks.test_benchmarks import told
 
 
+@pytest.mark.slow
 def test_outer_steps() -> None:
     found = told("outer_steps")
     assert set(found["results"]) == {*PLAIN, OURS}

@@ -14,6 +14,8 @@ import pytest
 
 from tests.unit.packaging.tiny_project import TOOL_BYTES, finish, make_clone, start_install
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
