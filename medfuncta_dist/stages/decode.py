@@ -1,4 +1,4 @@
-"""One latent back to a file."""
+"""Decodes one latent into a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Classify from latents."""
+"""Classifies scans from their latents."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from medfuncta_dist.evaluation import probe
 
 
 def probe_run(run: RunFile) -> dict[str, Any]:
-    """k-NN and logistic regression on the training split's latents, judged on the test split."""
+    """k-NN and logistic regression on the training split's latents, evaluated on the test split."""
     found = probe.probe_run(run)
     lines = [
         f"  {one['classifier']:<22} accuracy {one['accuracy']:.3f}   macro F1 {one['macro_f1']:.3f}"

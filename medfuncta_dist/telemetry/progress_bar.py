@@ -15,7 +15,7 @@ from rich.progress import Progress as Bar
 from medfuncta_dist.telemetry.progress_report import ProgressReport
 
 LINE_S = 10.0
-"""Between plain lines: often enough to see life, rare enough for a log."""
+"""Between plain lines: often enough to see progress, rare enough for a log."""
 
 
 class ProgressBar:
@@ -93,7 +93,7 @@ def _shown_note(name: str, value: float | str) -> str:
 
 
 def remaining(started: tuple[float, int], now: float, done: int, total: int) -> str:
-    """Time left in words, from (time, done) at the start; ``time left ?`` until something was done since."""
+    """Time left in words, from (time, done) at the start; ``time left ?`` until something was done since then."""
     since, first = started
     if done >= total:
         return "done"
