@@ -18,7 +18,7 @@ import pytest
 
 from medfuncta_dist import fanout
 from medfuncta_dist.errors import IntegrityError, RunFileError, WorkerDiedError
-from medfuncta_dist.fanout import require_room, ray_fan_out
+from medfuncta_dist.fanout import ray_fan_out, require_room
 from medfuncta_dist.task_map import Done, Failed
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
