@@ -17,10 +17,10 @@ def run_evaluate(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequenc
     """Evaluate the latent table; the figures of the report."""
     with open_reporter(run, store, "evaluate", fence, stages) as reporter:
         summary = evaluate(run, compute_fan_out(run), reporter.report, fence=fence)
-    return {**summary, "report": store.uri(f"{report_folder(run)}/report.html"), "said": list(_said(summary))}
+    return {**summary, "report": store.uri(f"{report_folder(run)}/report.html"), "said": _summary_lines(summary)}
 
 
-def _said(summary: dict[str, Any]) -> list[str]:
+def _summary_lines(summary: dict[str, Any]) -> list[str]:
     scores = summary["splits"][summary["split"]]
     ssim = f", SSIM {scores['ssim']['mean']:.3f}" if scores["ssim"] else ""
     spread = f"{scores['psnr']['mean']:.2f} ± {scores['psnr']['std']:.2f} dB"

@@ -33,11 +33,11 @@ def run_fit(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[str
         "psnr": {split: asdict(spread) for split, spread in summary.psnr.items()},
         "quarantined": summary.counts.quarantined,
         "reasons": dict(Counter(scan.reason for scan in summary.quarantined)),
-        "said": [_said(summary)],
+        "said": [_summary_text(summary)],
     }
 
 
-def _said(summary: FitSummary) -> str:
+def _summary_text(summary: FitSummary) -> str:
     counts = summary.counts
     psnr = ", ".join(f"{split} {spread.mean:.2f} dB" for split, spread in sorted(summary.psnr.items()))
     return (

@@ -19,10 +19,10 @@ def run_train(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[s
     snapshot = pinned_snapshot(run, store, fence)
     with open_reporter(run, store, "train", fence, stages) as reporter:
         summary = train(run, snapshot.digest, on_progress=reporter.report, notify=reporter.notify, fence=fence)
-    return {**asdict(summary), "snapshot": snapshot.digest, "said": [_said(summary)]}
+    return {**asdict(summary), "snapshot": snapshot.digest, "said": [_summary_text(summary)]}
 
 
-def _said(summary: TrainSummary) -> str:
+def _summary_text(summary: TrainSummary) -> str:
     psnr = "" if summary.psnr is None else f", held-out PSNR {summary.psnr:.2f} dB"
     began = "" if summary.first_step == 0 else f" (this time from step {summary.first_step})"
     return f"train: {summary.steps} outer steps{began}{psnr}; network {summary.network_digest[:12]}"

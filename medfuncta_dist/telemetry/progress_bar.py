@@ -15,7 +15,7 @@ from rich.progress import Progress as Bar
 from medfuncta_dist.telemetry.progress_report import ProgressReport
 
 LINE_S = 10.0
-"""Between plain lines: often enough to see life, rare enough for a log."""
+"""Between plain lines: often enough to see progress, rare enough for a log."""
 
 
 class ProgressBar:
@@ -30,7 +30,8 @@ class ProgressBar:
         self._bar: Bar | None = None
         self._task: TaskID | None = None
         self._started: tuple[float, int] | None = None
-        self._last_line = float("-inf")
+        self._last_line = ("", float("-inf"))
+        """And when it was printed."""
         self._done = -1
 
     def __enter__(self) -> ProgressBar:
@@ -44,13 +45,12 @@ class ProgressBar:
 
     def show(self, report: ProgressReport) -> None:
         """Show how far the stage is, the time left and the report's notes; without a terminal, now and then."""
-        now, left = time.monotonic(), self._time_left(report)
-        note = "  ".join(f"{name} {value}" for name, value in shown_notes(report.notes).items())
+        left = self._time_left(report)
+        note = "  ".join(f"{name} {value}" for name, value in formatted_notes(report.notes).items())
         if self._stream.isatty():
             self._update_bar(report, left, note)
-        elif report.done >= report.total or (now - self._last_line >= self._line_s and not report.workers_started):
-            self._last_line = now
-            self._print(f"{self._title} {report.done}/{report.total}  {left}  {note}")
+        elif report.done >= report.total or (self._line_is_due() and not report.workers_started):
+            self._print_line(f"{self._title} {report.done}/{report.total}  {left}  {note}")
 
     def notify(self, text: str) -> None:
         """Print a line of its own, above the bar where there is one."""
@@ -77,23 +77,32 @@ class ProgressBar:
             self._bar.start()
         self._bar.update(self._task, completed=report.done, total=report.total, left=left, note=note)
 
+    def _line_is_due(self) -> bool:
+        return time.monotonic() - self._last_line[1] >= self._line_s
+
+    def _print_line(self, line: str) -> None:
+        """Print a plain line of progress, unless it repeats the last one: a checkpoint changes none of it."""
+        if line != self._last_line[0]:
+            self._print(line)
+        self._last_line = (line, time.monotonic())
+
     def _print(self, line: str) -> None:
         print(line.rstrip(), file=self._stream, flush=True)
 
 
-def shown_notes(notes: Mapping[str, float | str]) -> dict[str, str]:
+def formatted_notes(notes: Mapping[str, float | str]) -> dict[str, str]:
     """A report's notes as people read them. When the last checkpoint was written is only for the record."""
-    return {name: _shown_note(name, value) for name, value in notes.items() if name != "checkpoint"}
+    return {name: _formatted_note(name, value) for name, value in notes.items() if name != "checkpoint"}
 
 
-def _shown_note(name: str, value: float | str) -> str:
+def _formatted_note(name: str, value: float | str) -> str:
     if not isinstance(value, float):
         return str(value)
     return f"{value:.2f} dB" if name == "psnr" else f"{value:.5f}"
 
 
 def remaining(started: tuple[float, int], now: float, done: int, total: int) -> str:
-    """Time left in words, from (time, done) at the start; ``time left ?`` until something was done since."""
+    """Time left in words, from (time, done) at the start; ``time left ?`` until something was done since then."""
     since, first = started
     if done >= total:
         return "done"

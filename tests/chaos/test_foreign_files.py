@@ -25,7 +25,7 @@ from medfuncta_dist.network.committed_network import commit_network, committed_n
 from medfuncta_dist.network.core_settings import field_spec
 from medfuncta_dist.run.frozen_run_file import freeze
 from medfuncta_dist.run.idempotency import Submission
-from medfuncta_dist.run.terminal_record import ending_retries
+from medfuncta_dist.run.terminal_record import recording_final_failure
 from medfuncta_dist.shards.pack_driver import pack
 from medfuncta_dist.stages import run_summary
 from medfuncta_dist.stages.preflight import check_network, pinned_snapshot
@@ -81,7 +81,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_summary.merge(store, "small", "fit", {"psnr": 30.0}, fence=ALONE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(JOB_VARIABLE, JOB)
-        with pytest.raises(RunFileError), ending_retries(store, "small"):
+        with pytest.raises(RunFileError), recording_final_failure(store, "small"):
             raise RunFileError("it said no", do="mend it")
     return folder
 
@@ -115,7 +115,7 @@ class Place:
         attempt = next_attempt(self.store, "small", fence=ALONE)
         found = Checkpoints(self.store, "small", attempt, keep=5, fence=ALONE).restore_latest(SHAPES, self.said.append)
         assert found is not None, "training begins again from nothing"
-        curve = history(self.store, "small", say=self.said.append)
+        curve = history(self.store, "small", notify=self.said.append)
         return snapshot.digest, attempt.generation, found.facts.step, curve
 
     def trained(self) -> Any:
@@ -137,7 +137,7 @@ class Place:
         """A submitted job that is tried again, after it has ended for good."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(JOB_VARIABLE, JOB)
-            with ending_retries(self.store, "small"):
+            with recording_final_failure(self.store, "small"):
                 raise AssertionError("it was tried again")
 
 

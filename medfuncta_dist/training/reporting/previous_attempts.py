@@ -17,7 +17,7 @@ from medfuncta_dist.training.mailbox import AttemptEnd
 @dataclass(frozen=True)
 class PreviousAttempts:
     """The run's figures so far, and how the attempt before ended; None for the first attempt, and after a clean stop:
-    nothing failed, and nobody waited for the steps to go on."""
+    nothing failed then, and no time was lost."""
 
     figures: Goodput
     last_end: AttemptEnd | None

@@ -23,10 +23,10 @@ from medfuncta_dist.fields.siren import Params, init_params
 from medfuncta_dist.fitting.fit_driver import fit
 from medfuncta_dist.network.committed_network import commit_network
 from medfuncta_dist.network.core_settings import field_spec
-from medfuncta_dist.run.driver_lease import holding
+from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.run.frozen_run_file import freeze
 from medfuncta_dist.run.idempotency import Submission
-from medfuncta_dist.run.terminal_record import ending_retries
+from medfuncta_dist.run.terminal_record import recording_final_failure
 from medfuncta_dist.scans.canonical import split_of
 from medfuncta_dist.shards.snapshot import Snapshot
 from medfuncta_dist.stages import run_summary
@@ -72,8 +72,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def drive(run: RunFile, store: ObjectStore) -> None:
     """What drivers leave behind: leases that were held, a key that was answered, a job that could not succeed."""
     with (
-        holding(store, dataset_lease(run.dataset), 60, run.dataset),
-        holding(store, run_lease(run.name), 60, "") as fence,
+        hold_lease(store, dataset_lease(run.dataset), 60, run.dataset),
+        hold_lease(store, run_lease(run.name), 60, "") as fence,
     ):
         Submission.of(run, ["evaluate"], "monday").record(store, fence, {"run": run.name})
     write_job_record(store, run.name, SubmissionRecord("small-fit-1", ("fit",), 1, "kubernetes", 1.0, "0" * 64, "abc"))
@@ -81,7 +81,7 @@ def drive(run: RunFile, store: ObjectStore) -> None:
         recorder.record(ProgressReport("fit", 13, 13, {"quarantined": 0}))
     with pytest.MonkeyPatch.context() as patch, suppress(RunFileError):
         patch.setenv(JOB_VARIABLE, "job-1")
-        with ending_retries(store, run.name):
+        with recording_final_failure(store, run.name):
             raise RunFileError("wrong", where="key", do="mend")
 
 

@@ -144,7 +144,7 @@ def test_workers_that_die_of_many_scans_are_to_blame_themselves(run):
 
 def test_workers_that_die_of_everything_are_not_fed_for_long(tmp_path, monkeypatch):
     run = ready(tmp_path, fit={"scans_per_task": 2})
-    monkeypatch.setattr(task_map, "HOPELESS", 8)
+    monkeypatch.setattr(task_map, "MAX_FIRST_FAILURES", 8)
     ran: list[str] = []
     with pytest.raises(WorkerDiedError):
         fit(run, poisoned(run, keys(run), ran=ran))

@@ -32,7 +32,7 @@ def test_packing_holds_the_gpus_of_the_job_that_it_is_part_of(
     assert json.loads(store.read("runs/refused/progress/pack.json"))["gpu_s"] == 3600.0 * held
 
 
-def test_a_stage_is_told_what_it_shares_its_cluster_with(
+def test_a_stage_knows_what_it_shares_its_cluster_with(
     archive: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

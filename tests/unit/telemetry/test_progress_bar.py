@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from medfuncta_dist.telemetry.progress_bar import ProgressBar, remaining, shown_notes
+from medfuncta_dist.telemetry.progress_bar import ProgressBar, formatted_notes, remaining
 from medfuncta_dist.telemetry.progress_report import ProgressReport
 
 
@@ -39,6 +39,14 @@ def test_plain_lines_now_and_then_where_there_is_no_terminal() -> None:
     ]
 
 
+def test_the_end_is_printed_once_however_often_it_is_reported() -> None:
+    stream = io.StringIO()
+    with ProgressBar("train", stream=stream, line_s=1e9) as progress:
+        progress.show(report(100, psnr=30.0))
+        progress.show(report(100, psnr=30.0, checkpoint=1.8e9))
+    assert stream.getvalue().splitlines() == ["train 100/100  done  psnr 30.00 dB"]
+
+
 def test_a_restart_that_goes_back_measures_anew() -> None:
     stream = io.StringIO()
     with ProgressBar("train", stream=stream, line_s=0.0) as progress:
@@ -61,7 +69,7 @@ def test_what_the_workers_first_unit_takes_is_not_taken_for_their_speed() -> Non
 
 def test_notes_as_people_read_them() -> None:
     notes = {"loss": 0.0123456, "psnr": 31.456, "tasks": "3/4", "quarantined": 2, "checkpoint": 1.8e9}
-    assert shown_notes(notes) == {"loss": "0.01235", "psnr": "31.46 dB", "tasks": "3/4", "quarantined": "2"}
+    assert formatted_notes(notes) == {"loss": "0.01235", "psnr": "31.46 dB", "tasks": "3/4", "quarantined": "2"}
 
 
 def test_a_bar_on_a_terminal() -> None:

@@ -39,7 +39,7 @@ def test_why_an_attempt_ended_is_known_to_the_next() -> None:
     assert (end.step, end.cause) == (10, "hang")
 
 
-def test_a_rank_is_named_until_it_is_known_to_be_gone() -> None:
+def test_a_rank_is_found_until_it_is_known_to_be_gone() -> None:
     mailbox = Mailbox()
     mailbox.record_heartbeat(beat("1"))
     assert len(mailbox.find_hung(timeout=0.0)) == 1

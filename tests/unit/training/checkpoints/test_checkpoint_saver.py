@@ -49,7 +49,7 @@ def alone() -> Iterator[World]:
 
 
 @pytest.fixture
-def told() -> list[tuple[str, dict[str, Any]]]:
+def messages() -> list[tuple[str, dict[str, Any]]]:
     return []
 
 
@@ -65,10 +65,10 @@ def engine() -> Engine:
 
 @pytest.fixture
 def saver(
-    alone: World, store: ObjectStore, engine: Engine, told: list[tuple[str, dict[str, Any]]]
+    alone: World, store: ObjectStore, engine: Engine, messages: list[tuple[str, dict[str, Any]]]
 ) -> Iterator[CheckpointSaver]:
     cadence = Cadence(Train(), between_failures_s=3600)
-    leader = Leader(Telemetry([]), lambda kind, **fields: told.append((kind, fields)), lambda: False, cadence)
+    leader = Leader(Telemetry([]), lambda kind, **fields: messages.append((kind, fields)), lambda: False, cadence)
     checkpoints = Checkpoints(store, "r", ATTEMPT, keep=2, fence=ALONE)
     with HeartbeatSender(
         lambda beat: None, Heartbeat("1", 0, "node", 1, 0, "starting", 0, 0, False, True), timeout=60
@@ -88,8 +88,8 @@ def block(store: ObjectStore) -> None:
     store.write("runs/r/checkpoints", b"in the way")
 
 
-def test_what_is_saved_is_the_state_of_that_step_and_the_cost_is_told(
-    saver: CheckpointSaver, engine: Engine, store: ObjectStore, told: list[tuple[str, dict[str, Any]]]
+def test_what_is_saved_is_the_state_of_that_step_and_the_cost_is_reported(
+    saver: CheckpointSaver, engine: Engine, store: ObjectStore, messages: list[tuple[str, dict[str, Any]]]
 ) -> None:
     for step in (1, 2):
         engine.step()
@@ -100,22 +100,22 @@ def test_what_is_saved_is_the_state_of_that_step_and_the_cost_is_told(
     assert found is not None
     assert (found.facts.step, saver.committed) == (2, 2)
     assert {float(whole.param.mean()) for whole in found.state.values()} == {2.0}
-    events = [fields for kind, fields in told if kind == "checkpoint"]
+    events = [fields for kind, fields in messages if kind == "checkpoint"]
     assert [fields["step"] for fields in events] == [1, 2]
     assert all(fields["stall_s"] >= 0 and fields["upload_s"] > 0 for fields in events)
-    intervals = [fields["seconds"] for kind, fields in told if kind == "interval"]
+    intervals = [fields["seconds"] for kind, fields in messages if kind == "interval"]
     assert intervals
     assert min(intervals) >= SHORTEST_S
 
 
 def test_refused_checkpoints_are_said_and_end_training_only_in_a_row(
-    saver: CheckpointSaver, store: ObjectStore, told: list[tuple[str, dict[str, Any]]]
+    saver: CheckpointSaver, store: ObjectStore, messages: list[tuple[str, dict[str, Any]]]
 ) -> None:
     block(store)
     for step in range(1, FAILED_IN_A_ROW):
         saver.save(step)
         saver.wait_for_upload(step)
-    assert len([text for kind, text in told if kind == "note"]) == FAILED_IN_A_ROW - 1
+    assert len([text for kind, text in messages if kind == "note"]) == FAILED_IN_A_ROW - 1
     store.delete("runs/r/checkpoints")
     saver.save(5)
     saver.wait_for_upload(5)

@@ -62,8 +62,8 @@ def test_a_rising_loss_is_called_falling_once_and_again_after_it_had_recovered()
 
 def test_a_loss_that_sways_about_the_limit_is_called_falling_once() -> None:
     detector = CollapseDetector(1000)
-    told = [detector.after_validation(db) for db in (30.0, 26.9, 27.1, 26.9, 28.5, 26.9, 29.5, 26.9)]
-    assert [len(found) for found in told] == [0, 1, 0, 0, 0, 0, 0, 1]
+    reported = [detector.after_validation(db) for db in (30.0, 26.9, 27.1, 26.9, 28.5, 26.9, 29.5, 26.9)]
+    assert [len(found) for found in reported] == [0, 1, 0, 0, 0, 0, 0, 1]
 
 
 def test_held_out_psnr_is_judged_by_its_own_best() -> None:

@@ -43,8 +43,8 @@ def test_after_a_clean_stop_there_is_nothing_to_recover_from(store: ObjectStore)
     log.event(STOPPED, step=8)
     log.close()
     assert read_previous_attempts(store, "r", None, print).last_end is None
-    told = AttemptEnd(9, 1.0, "failure")
-    assert read_previous_attempts(store, "r", told, print).last_end == told
+    known = AttemptEnd(9, 1.0, "failure")
+    assert read_previous_attempts(store, "r", known, print).last_end == known
 
 
 @pytest.mark.parametrize("step", [6, 8])
