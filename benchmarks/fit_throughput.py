@@ -1,4 +1,4 @@
-"""Fitting: scans a second against PSNR, and PSNR against wall time.
+"""Fitting: scans per second against PSNR, and PSNR against wall time.
 
 Speed is taken at the paper's 2D size, where an untrained network is as fast as a trained one; quality on a small
 network, trained here. The baseline is the published procedure: one scan at a time, eager autograd, 20 steps on all
@@ -113,7 +113,7 @@ def timed(work: Callable[[], Any]) -> float:
 
 
 def quality(params: Params, scans: Tensor, rounds: int) -> dict[str, dict[str, float]]:
-    """Of every method on the small network: seconds a scan, time over five plain steps, mean PSNR and steps."""
+    """Of every method on the small network: seconds per scan, time over five plain steps, mean PSNR and steps."""
     fitters = {name: Fitter(SMALL, params, grid((28, 28)), settings) for name, settings in METHODS.items()}
     results = {name: fitter.fit(scans) for name, fitter in fitters.items()}  # also the warm-up
     times = side_by_side({name: partial(timed, partial(f.fit, scans)) for name, f in fitters.items()}, rounds)

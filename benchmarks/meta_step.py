@@ -176,7 +176,7 @@ def _resident() -> int:
 
 
 class _Highest:
-    """The highest resident size from now on, sampled: the kernel's own high-water mark can not be set back here."""
+    """The highest resident size from now on, sampled: the kernel's own high-water mark cannot be set back here."""
 
     def __init__(self) -> None:
         self._highest, self._over = _resident(), threading.Event()

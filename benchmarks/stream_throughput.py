@@ -1,4 +1,4 @@
-"""Streaming: scans a second from S3 and from a node's disk, and how long training waits for data.
+"""Streaming: scans per second from S3 and from a node's disk, and how long training waits for data.
 
 Every variant reads the same tars and ends with the same batches: float32 (batch, point, channel) in [0, 1], 24 scans.
 

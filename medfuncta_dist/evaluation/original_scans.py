@@ -19,7 +19,7 @@ from medfuncta_dist.streaming.shard_cache import ShardCache
 
 @dataclass(frozen=True)
 class Pick:
-    """One scan, by its place."""
+    """One scan, by its position."""
 
     shard: Shard
     row: int
@@ -40,8 +40,8 @@ def read_picks(store: ObjectStore, cache: ShardCache, picks: Sequence[Pick]) -> 
 
 
 def values_of_shard(store: ObjectStore, cache: ShardCache, shard: Shard) -> Iterator[np.ndarray]:
-    """Values of every scan of a shard. One that can not be read is left out: the fit stage has quarantined it."""
-    cache.path(shard)  # a shard that is damaged as a whole is no matter of single scans
+    """Values of every scan of a shard. One that cannot be read is left out: the fit stage has quarantined it."""
+    cache.path(shard)  # a shard that is damaged as a whole is an error
     with closing(SampleReader(store, [shard], cache)) as reader:
         for row in range(shard.samples):
             try:

@@ -250,7 +250,7 @@ def explode(name: str, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """A child each: a limit can not be taken back, and one that is killed takes no other with it."""
+    """A child each: a limit cannot be taken back, and one that is killed takes no other with it."""
     for name in BOMBS:
         child = os.fork()
         if child == 0:
