@@ -185,10 +185,10 @@ def main() -> None:
     published = baseline_psnr(params, held_out[: 2 if short else 32])
     few = quality_of(params, held_out[: 2 if short else 32], newton(3))
     speed = throughput(images(given.data, "test", 2, 64), 1 if short else 20, 1 if short else 3)
-    told(short, began, given, small, row, few - published, published, speed)
+    claims_and_notes(short, began, given, small, row, few - published, published, speed)
 
 
-def told(
+def claims_and_notes(
     short: bool,
     began: float,
     given: argparse.Namespace,
@@ -212,8 +212,8 @@ def told(
     table: list[dict[str, Any]] = [{"small network": name, **row} for name, row in small.items()]
     notes = [
         f"Published fit on the small network: {published:.2f} dB (the first 32 of these scans).",
-        f"Quick: {QUICK_NAME}, damping {QUICK.damping}; chosen on the validation split, told on the test split. Time "
-        f"ratio in turns: {row['lowest_ratio']:.2f} to {row['highest_ratio']:.2f}.",
+        f"Quick: {QUICK_NAME}, damping {QUICK.damping}; chosen on the validation split, reported on the test split. "
+        f"Time ratio in turns: {row['lowest_ratio']:.2f} to {row['highest_ratio']:.2f}.",
         *([] if given.network else [f"The small network was trained here, {TRAINING_STEPS} outer steps."]),
         *(f"At the paper's size, {n}: {seconds[n]:.2f} s a scan, {faster[n]:.2f} x published." for n in speed),
         f"Scans: {'of the file given' if given.data else 'smooth noise'}.",

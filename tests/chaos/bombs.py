@@ -230,12 +230,12 @@ def outcome(read: Read, path: Path) -> dict[str, Any]:
     began = time.process_time()
     try:
         read(path)
-        told = "read"
+        outcome = "read"
     except MedfunctaError as error:
-        told = "refused" if error.what else "refused without a word"
+        outcome = "refused" if error.what else "refused without a message"
     except BaseException as error:
-        told = f"{type(error).__name__}: {error}"[:200]
-    return {"outcome": told, "seconds": round(time.process_time() - began, 3)}
+        outcome = f"{type(error).__name__}: {error}"[:200]
+    return {"outcome": outcome, "seconds": round(time.process_time() - began, 3)}
 
 
 def explode(name: str, folder: Path) -> dict[str, Any]:

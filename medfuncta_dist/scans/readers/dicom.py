@@ -18,8 +18,10 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.readers.bounded_file import BoundedFile
-from medfuncta_dist.scans.readers.reader import Found, check_size, refusing
+from medfuncta_dist.scans.readers.reader import Found, check_size, refusing, silence_logger
 from medfuncta_dist.scans.scan import Scan, stored
+
+silence_logger("pydicom")
 
 UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 GREY = ("MONOCHROME1", "MONOCHROME2")

@@ -9,8 +9,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.readers.reader import Found, check_inflation, check_size, refusing
+from medfuncta_dist.scans.readers.reader import Found, check_inflation, check_size, refusing, silence_logger
 from medfuncta_dist.scans.scan import Scan, stored
+
+silence_logger("PIL")
 
 DIRECT = ("L", "RGB", "I", "I;16", "I;16B")
 """Pillow's modes that are taken as they are."""

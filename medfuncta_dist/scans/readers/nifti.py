@@ -11,8 +11,10 @@ import nibabel as nib
 import numpy as np
 
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.readers.reader import Found, check_inflation, check_size, refusing
+from medfuncta_dist.scans.readers.reader import Found, check_inflation, check_size, refusing, silence_logger
 from medfuncta_dist.scans.scan import Scan, stored
+
+silence_logger("nibabel.global")
 
 GZIP_MAGIC = b"\x1f\x8b"
 MAX_DEFLATE_RATIO = 1032  # https://zlib.net/zlib_tech.html

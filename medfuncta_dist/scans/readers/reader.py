@@ -26,7 +26,7 @@ LARGEST_RATIO = 100
 """A file may decompress to FREE_BYTES at any ratio, and beyond that to LARGEST_RATIO times its size. Scans compress
 to a half or a tenth; deflate can compress zeros to a thousandth."""
 
-LIBRARY_LOGGERS = ("pydicom", "nibabel.global", "PIL")
+_silenced_loggers: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,18 @@ class Reader(Protocol):
         ...
 
 
+def silence_logger(name: str) -> None:
+    """Suppress this logger inside ``refusing``. A reader's module calls it for the library that it uses."""
+    _silenced_loggers.add(name)
+
+
 @contextmanager
 def refusing(reason: str) -> Iterator[None]:
     """Turn any error of a library into ScanError(reason), and suppress its warnings and log lines.
 
     Errors of this machine (memory, disk, open files) are raised: quarantining scans would hide them.
     """
-    loggers = [logger for name in LIBRARY_LOGGERS if not (logger := logging.getLogger(name)).disabled]
+    loggers = [logger for name in _silenced_loggers if not (logger := logging.getLogger(name)).disabled]
     try:
         for logger in loggers:
             logger.disabled = True
