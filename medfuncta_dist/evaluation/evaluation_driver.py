@@ -1,6 +1,6 @@
 """The evaluate stage: scores of every fitted scan, baselines, pictures, and a report of it all.
 
-Writes ``runs/<name>/report/``: ``metrics.parquet`` (a row a scan), ``summary.json``, and ``report.html``, last.
+Writes ``runs/<name>/report/``: ``metrics.parquet`` (a row per scan), ``summary.json``, and ``report.html``, last.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ TRAINING_SPLIT = "train"
 
 @dataclass(frozen=True)
 class _Fitted:
-    """The latent table as it is found when evaluation starts."""
+    """The latent table when evaluation starts."""
 
     store: ObjectStore
     worker: WorkerSettings
@@ -66,7 +66,7 @@ def evaluate(
     *,
     fence: Guard = ALONE,
 ) -> dict[str, Any]:
-    """Evaluate a run; returns what ``summary.json`` holds. ``fence`` is passed before the report is written.
+    """Evaluate a run; returns what ``summary.json`` holds. ``fence`` is checked before the report is written.
 
     Raises:
         StageOrderError: the fit stage has not finished.
@@ -126,7 +126,11 @@ def _scores(fitted: _Fitted, fan_out: FanOut, on_progress: OnProgress) -> pa.Tab
         if part is not None:
             tasks.append(ScoreTask(fitted.worker, fitted.target.folder, fitted.target.network, work, part))
     if not tasks:
-        raise StageOrderError("no scan has a latent", where=fitted.target.folder, do="see why fit quarantined them all")
+        raise StageOrderError(
+            "no scan has a latent",
+            where=fitted.target.folder,
+            do="read in the fit stage's commit records why all were quarantined",
+        )
     return pa.concat_tables(_results(fan_out, score_task, tasks, on_progress)).sort_by("key").combine_chunks()
 
 

@@ -19,7 +19,7 @@ from medfuncta_dist.streaming.shard_cache import ShardCache
 
 @dataclass(frozen=True)
 class Pick:
-    """One scan, by its place."""
+    """One scan, by its position."""
 
     shard: Shard
     row: int
@@ -44,7 +44,7 @@ def values_of_shard(
 ) -> Iterator[np.ndarray]:
     """Values of a shard's scans: of all, or of these rows. One that cannot be read is left out: the fit stage has
     quarantined it."""
-    cache.path(shard)  # a shard that is damaged as a whole is no matter of single scans
+    cache.path(shard)  # a shard that is damaged as a whole is an error
     with closing(SampleReader(store, [shard], cache)) as reader:
         for row in range(shard.samples) if rows is None else rows:
             try:

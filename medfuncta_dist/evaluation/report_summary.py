@@ -1,4 +1,4 @@
-"""What ``runs/<name>/report/summary.json`` says, from the scores of all scans. Pure.
+"""The content of ``runs/<name>/report/summary.json``, from the scores of all scans. Pure.
 
 Every metric is {"scans", "mean", "std", "median", "lowest", "highest"}, or null where it is not defined.
 """
@@ -34,7 +34,7 @@ def summarise(
     scores: pa.Table,
     baselines: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """The whole summary as JSON objects. ``scores`` has the columns of ``evaluation.scores.SCHEMA``."""
+    """The whole summary as JSON objects. ``scores`` has the columns of ``score_task.SCHEMA``."""
     fitting = Counter(scan.reason for commit in commits for scan in commit.quarantined)
     packing = Counter(entry["reason"] for entry in target.snapshot.quarantined)
     difference = np.abs(scores["psnr"].to_numpy() - scores["fit_psnr"].to_numpy())

@@ -160,7 +160,7 @@ def test_a_latent_part_or_its_record(place: Place, kind: str, measured: Measured
 
 @pytest.mark.parametrize("part", ["0*/*.safetensors", "commits/*.json"])
 def test_a_checkpoint_or_its_record(part: str, tmp_path: Path, measured: Measured) -> None:
-    """The one before is used, and the person told."""
+    """The one before is used, and the user gets a message."""
     store, attempt = ObjectStore(str(tmp_path)), Attempt(1, "0000000001-20260101T000000-aaaa")
     checkpoints = Checkpoints(store, "r", attempt, keep=5, fence=ALONE)
     for step in (10, 20):

@@ -245,9 +245,9 @@ def refused(stage: Callable[[], Any], path: Path, folder: Path) -> None:
     """It ends with an error in words, which names the object (or the folder that it is one of) and says what to do."""
     with pytest.raises(MedfunctaError) as caught:
         stage()
-    told = str(caught.value)
-    assert str(path.relative_to(folder)) in told or str(path.parent.relative_to(folder)) in told, told
-    assert caught.value.do, told
+    error_text = str(caught.value)
+    assert str(path.relative_to(folder)) in error_text or str(path.parent.relative_to(folder)) in error_text, error_text
+    assert caught.value.do, error_text
 
 
 @pytest.mark.parametrize(("stage", "pattern", "fault", "expected"), CASES)

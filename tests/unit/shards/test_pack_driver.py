@@ -249,7 +249,7 @@ def test_a_lost_pack_record_does_not_pack_its_scans_a_second_time(run: RunFile) 
     packed(run)
     store = ObjectStore(run.storage)
     store.delete(store.list(f"datasets/{run.dataset}/packs")[0].path)
-    with pytest.raises(IntegrityError, match=r"1 pack records .* are not there") as caught:
+    with pytest.raises(IntegrityError, match=r"1 pack records .* are missing") as caught:
         packed(run)
     assert "/packs/" in caught.value.where
 
