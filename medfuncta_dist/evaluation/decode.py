@@ -78,7 +78,7 @@ def decode(run: RunFile | str | Path, key: str, shape: Sequence[int] | None = No
         RunFileError: no scan, or several, have this key, or the shape has another number of axes.
         StageOrderError: nothing is fitted yet.
 
-    Example:
+    Examples:
         >>> decoded = decode("my-xrays.yaml", key, shape=(128, 128))
         >>> decoded.values.shape
         (1, 128, 128)

@@ -35,8 +35,8 @@ def share_of_rate(name: str, spec: FieldSpec, by_omega: bool) -> float:
 def muon_parameters(spec: FieldSpec, train: Train) -> list[str]:
     """Names of the parameters that Muon steps: the hidden matrices W_2 … W_{K-1}, where the run file asks for it."""
     # Muon turns all directions of a matrix alike. W_1 and W_K have as few as there are coordinates and channels, and
-    # its authors leave such layers to AdamW; the latents' maps M_k gained nothing by it (docs/decisions.md). By name,
-    # not by shape: an M_k that happens to be square, because P = L, is no hidden matrix.
+    # its authors leave such layers to AdamW; the latents' maps M_k gained nothing by it (docs/decisions).
+    # By name, not by shape: an M_k that happens to be square, because P = L, is no hidden matrix.
     return [f"layer.{k}.weight" for k in range(2, spec.layers)] if train.optimizer == "muon" else []
 
 
