@@ -15,7 +15,7 @@ FIXTURE = "ray_cluster"
 
 @cache
 def scope_of(file: Path) -> str:
-    """Tests of equal scopes run in one process. Decided from the text: who hands out the tests collects none of them."""
+    """Tests of equal scopes run in one process. Decided by the text: who hands out the tests collects none of them."""
     return "ray" if FIXTURE in file.read_text(encoding="utf-8") else str(file)
 
 
