@@ -21,7 +21,7 @@ quickstart: $(INSTALLED)
 	@$(BIN)/medfuncta-dist quickstart --workdir $(WORKDIR)
 
 # Every capability in one short form, in two processes: one has the Ray cluster, the other has everything else.
-TESTED := -n 2 --dist loadgroup --no-loadscope-reorder
+TESTED := -n 2
 test: $(INSTALLED)
 	$(BIN)/python -m pytest $(TESTED) -m "not slow"
 

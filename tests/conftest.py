@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -29,6 +30,7 @@ install_import_hook(
 )
 
 from medfuncta_dist.quickstart.embedded_s3 import EmbeddedS3  # noqa: E402
+from tests.processes import begin_with_ray, scheduler  # noqa: E402
 
 # Without deadlines: how long one example takes tells nothing where processes share the cores. `make test-all` asks for
 # "full" by pytest's option; a property that names its own number of examples keeps it.
@@ -37,28 +39,20 @@ settings.register_profile("full", deadline=None, max_examples=500)
 settings.load_profile("short")
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """With MEDFUNCTA_TEST_GPU=1 only what is marked ``gpu`` runs; without it, only what is not."""
     for_gpu = [item for item in items if item.get_closest_marker("gpu") is not None]
     others = [item for item in items if item.get_closest_marker("gpu") is None]
     items[:], left_out = (for_gpu, others) if ON_GPU else (others, for_gpu)
     config.hook.pytest_deselected(items=left_out)
-    if getattr(config.option, "loadgroup", False):
-        group_for_processes(items)
+    if hasattr(config, "workerinput"):  # one of several processes
+        begin_with_ray(items)
 
 
-def group_for_processes(items: list[pytest.Item]) -> None:
-    """Where processes share the tests (`make test`), one of them has the session's one Ray cluster and begins with all
-    tests of it; each other file is run whole by one process, so that its fixtures are made once."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if needs_ray(item) else item.path.stem))
-    items.sort(key=lambda item: not needs_ray(item))
-
-
-def needs_ray(item: pytest.Item) -> bool:
-    """Whether a test, or a fixture that it uses, asks for the session's cluster."""
-    return "ray_cluster" in getattr(item, "fixturenames", ())
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With ``-n 2``, as in `make test`."""
+    return scheduler(config, log)
 
 
 @pytest.fixture
