@@ -111,7 +111,7 @@ def write_records(root: str, shards: int) -> None:
     """A committed snapshot, and a commit record for every second shard."""
     from medfuncta_dist.fitting.fit_plan import ranges
     from medfuncta_dist.fitting.latent_ledger import Commit, write_commit
-    from medfuncta_dist.latents.table import PartRef
+    from medfuncta_dist.latents.table_format import PartRef
     from medfuncta_dist.shards.snapshot import Snapshot, commit_snapshot
     from medfuncta_dist.storage.object_store import ObjectStore
     from medfuncta_dist.storage.publish import ALONE

@@ -36,8 +36,7 @@ from medfuncta_dist.evaluation.metrics import psnr
 from medfuncta_dist.evaluation.pca import components_of, pca_mse
 from medfuncta_dist.latents.fit import fit_batch
 from medfuncta_dist.meta.context import context_sets
-from medfuncta_dist.network.committed_network import new_learner, trained_rates
-from medfuncta_dist.network.core_settings import fit_settings
+from medfuncta_dist.network.core_settings import fit_settings, new_learner, trained_rates
 from medfuncta_dist.training.optim.learning_rate import learning_rate
 from medfuncta_dist.training.optim.outer_optimizers import outer_optimizer
 from medfuncta_dist.training.optim.parameter_groups import SHARE

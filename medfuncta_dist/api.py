@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from medfuncta_dist.config import load
 from medfuncta_dist.config.run_file import RunFile
@@ -93,7 +93,9 @@ def submit_stages(
     run: RunLike,
     stages: Sequence[str],
     *,
-    backend: Literal["kubernetes", "ray"] = "kubernetes",
+    backend: str = "kubernetes",
+    address: str | None = None,
+    context: str | None = None,
     dry_run: bool = False,
     overlays: Sequence[str] = (),
     idempotency_key: str | None = None,
@@ -102,6 +104,9 @@ def submit_stages(
 
     Args:
         stages: any of ``pack``, ``train``, ``fit``, ``evaluate``, in this order.
+        backend: ``kubernetes`` (KubeRay), or ``ray`` (a Ray cluster that is already running).
+        address: URL of that Ray cluster's dashboard.
+        context: context of the kubeconfig; None for the current one.
         dry_run: send nothing, and return every manifest under ``manifests``.
         overlays: further overlays of the manifest, after the run file's.
 
@@ -122,7 +127,7 @@ def submit_stages(
 
     loaded = load_run_file(run)
     request = submit_jobs.SubmissionRequest(loaded, tuple(stages), tuple(overlays), idempotency_key=idempotency_key)
-    client = open_backend(BackendName(backend), BackendOptions(namespace=loaded.kubernetes.namespace))
+    client = open_backend(BackendName(backend), BackendOptions(address, context, loaded.kubernetes.namespace))
     if dry_run:
         earlier, _ = submit_jobs.read_earlier_jobs(loaded)
         manifests = submit_jobs.render_manifests(request, earlier, client)

@@ -63,3 +63,7 @@ def _exit_now(end: SystemExit) -> NoReturn:
         sys.stderr.flush()
         os._exit(end.code)
     raise end
+
+
+if __name__ == "__main__":
+    main()

@@ -16,8 +16,8 @@ from jaxtyping import Float
 
 from medfuncta_dist.evaluation.metrics import psnr
 from medfuncta_dist.evaluation.original_scans import Pick, read_picks, values_of_shard
-from medfuncta_dist.fitting.worker_settings import WorkerSettings
 from medfuncta_dist.shards.snapshot import Shard
+from medfuncta_dist.streaming.worker_settings import WorkerSettings
 
 CHUNK = 256  # training scans compared at once: large enough for a fast matrix product
 CHUNK_BYTES = 2**27  # of them, as float32: volumes are compared a few at a time

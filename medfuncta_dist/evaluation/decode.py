@@ -23,7 +23,7 @@ from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import TableLocation, locate_table
 from medfuncta_dist.fitting.fit_plan import FitWork, cover
-from medfuncta_dist.latents import table
+from medfuncta_dist.latents import table_format
 from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.scans.readers.reader import MAX_VALUES
 from medfuncta_dist.scans.scan import Window
@@ -125,7 +125,7 @@ def decode_key(run: RunFile, key: str, shape: Sequence[int] | None = None) -> De
             where="--shape",
             do="give a smaller one",
         )
-    values = reconstruct(network, table.latents_of(row), target_shape)[0]
+    values = reconstruct(network, table_format.latents_of(row), target_shape)[0]
     return _decoded(row.to_pylist()[0], values, packed, target_shape)
 
 
@@ -144,7 +144,7 @@ def find_row(store: ObjectStore, target: TableLocation, key: str) -> pa.Table:
         )
     name, whole = found[0]
     part = commits[name].part
-    rows = None if part is None else table.read_part(store, target.folder, part)
+    rows = None if part is None else table_format.read_part(store, target.folder, part)
     rows = rows.filter(pc.equal(rows["key"], whole)) if rows is not None else None
     if rows is None or not rows.num_rows:
         raise RunFileError("this scan was quarantined, and has no latent", where="--key", do="choose another key")

@@ -28,13 +28,13 @@ from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import TableLocation, locate_table
 from medfuncta_dist.fitting.fit_plan import cover
 from medfuncta_dist.fitting.latent_ledger import Commit, Counts
-from medfuncta_dist.fitting.worker_settings import WorkerSettings
-from medfuncta_dist.latents.table import latents_of
+from medfuncta_dist.latents.table_format import latents_of
 from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.shards.snapshot import Shard
 from medfuncta_dist.storage.digest import canonical_json
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE, Guard, publish_bytes
+from medfuncta_dist.streaming.worker_settings import WorkerSettings
 from medfuncta_dist.task_map import Failed, FanOut
 from medfuncta_dist.telemetry.event_log import history
 from medfuncta_dist.telemetry.progress_report import OnProgress, ProgressReport, ignore_progress

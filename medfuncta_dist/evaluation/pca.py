@@ -15,8 +15,8 @@ from jaxtyping import Float
 from medfuncta_dist.evaluation.baselines import CHUNK_BYTES, Flat, evenly, flat_picks
 from medfuncta_dist.evaluation.metrics import psnr
 from medfuncta_dist.evaluation.original_scans import Pick, values_of_shard
-from medfuncta_dist.fitting.worker_settings import WorkerSettings
 from medfuncta_dist.shards.snapshot import Shard
+from medfuncta_dist.streaming.worker_settings import WorkerSettings
 
 MOST_BYTES = 2**29  # of training scans, as float32; the decomposition needs about as much again, twice
 MOST_SHARDS = 64  # training shards that one task reads: some 8 GB at the default size of a shard

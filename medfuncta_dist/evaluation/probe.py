@@ -22,7 +22,7 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import locate_table
-from medfuncta_dist.latents.table import latents_of
+from medfuncta_dist.latents.table_format import latents_of
 from medfuncta_dist.storage.digest import canonical_json
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Unfenced, publish_bytes

@@ -12,12 +12,12 @@ from medfuncta_dist.evaluation.decode import reconstruct
 from medfuncta_dist.evaluation.metrics import score
 from medfuncta_dist.evaluation.original_scans import Pick, read_samples
 from medfuncta_dist.fitting.fit_plan import FitWork
-from medfuncta_dist.fitting.worker_settings import WorkerSettings
-from medfuncta_dist.latents import table
-from medfuncta_dist.latents.table import PartRef
+from medfuncta_dist.latents import table_format
+from medfuncta_dist.latents.table_format import PartRef
 from medfuncta_dist.network.committed_network import NetworkRef
 from medfuncta_dist.network.network_loader import network_here
 from medfuncta_dist.shards.snapshot import read_index
+from medfuncta_dist.streaming.worker_settings import WorkerSettings
 
 FORMAT_VERSION = "1"
 
@@ -56,12 +56,12 @@ def score_task(task: ScoreTask) -> pa.Table:
     """Metrics of every fitted scan of the range, as rows of ``SCHEMA``."""
     store, cache = task.worker.open()
     network = network_here(task.worker.root, task.network, task.worker.device)
-    fitted = table.read_part(store, task.folder, task.part)
+    fitted = table_format.read_part(store, task.folder, task.part)
     place = {key: row for row, key in enumerate(read_index(store, task.work.shard)["key"].to_pylist())}
     keys = fitted["key"].to_pylist()
     samples = read_samples(store, cache, [Pick(task.work.shard, place[key]) for key in keys])
     rows = []
-    for sample, latent, known in zip(samples, table.latents_of(fitted), _known(fitted), strict=True):
+    for sample, latent, known in zip(samples, table_format.latents_of(fitted), _known(fitted), strict=True):
         values = sample.values()
         result = score(values, reconstruct(network, latent[None], values.shape[1:])[0])
         ssim = None if np.isnan(result.ssim) else result.ssim

@@ -12,7 +12,6 @@ from medfuncta_dist.fitting.fit_failures import Failures, pieces_of
 from medfuncta_dist.fitting.fit_plan import FitWork, cover, plan, ranges
 from medfuncta_dist.fitting.fit_task import FitTask, Fitted, fit_task
 from medfuncta_dist.fitting.latent_ledger import Counts, Quarantined, Spread
-from medfuncta_dist.fitting.worker_settings import WorkerSettings
 from medfuncta_dist.network.committed_network import NetworkRef, published_network
 from medfuncta_dist.network.core_settings import fit_settings
 from medfuncta_dist.network.network_loader import load_network
@@ -20,6 +19,7 @@ from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
 from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE, Guard
+from medfuncta_dist.streaming.worker_settings import WorkerSettings
 from medfuncta_dist.task_map import Done, Failed, FanOut, map_divided
 from medfuncta_dist.telemetry.progress_report import OnProgress, ProgressReport, ignore_progress
 

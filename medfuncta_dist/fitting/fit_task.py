@@ -23,10 +23,9 @@ from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_plan import FitWork
 from medfuncta_dist.fitting.latent_ledger import Commit, Quarantined
-from medfuncta_dist.fitting.worker_settings import WorkerSettings
-from medfuncta_dist.latents import table
+from medfuncta_dist.latents import table_format
 from medfuncta_dist.latents.fit import FitResult, FitSettings, Fitter
-from medfuncta_dist.latents.table import Row
+from medfuncta_dist.latents.table_format import Row
 from medfuncta_dist.network.committed_network import NetworkRef
 from medfuncta_dist.network.network_loader import KEPT, network_here
 from medfuncta_dist.shards.sample import Sample, decode
@@ -36,6 +35,7 @@ from medfuncta_dist.storage.publish import Guard
 from medfuncta_dist.streaming.sample_order import SampleId
 from medfuncta_dist.streaming.sample_reader import SampleReader
 from medfuncta_dist.streaming.shard_cache import ShardCache
+from medfuncta_dist.streaming.worker_settings import WorkerSettings
 
 NOT_FINITE = "its latent is not finite"
 NOT_STORABLE = "its latent does not fit the storage type"
@@ -237,15 +237,19 @@ def _row(task: FitTask, sample: Sample, fitted: _Fitted, i: int) -> Row:
     )
 
 
-def _write_part(task: FitTask, store: ObjectStore, network: SharedNetwork, rows: list[Row]) -> table.PartRef | None:
+def _write_part(
+    task: FitTask, store: ObjectStore, network: SharedNetwork, rows: list[Row]
+) -> table_format.PartRef | None:
     if not rows:
         return None
     identity = {"network": task.network.digest, "fit": task.fit_digest}
-    whole = table.part_table(rows, network.spec.latent, task.settings.storage_type, identity)
-    return table.write_part(store, task.folder, whole)
+    whole = table_format.part_table(rows, network.spec.latent, task.settings.storage_type, identity)
+    return table_format.write_part(store, task.folder, whole)
 
 
-def _commit(task: FitTask, rows: list[Row], quarantined: list[Quarantined], part: table.PartRef | None) -> Commit:
+def _commit(
+    task: FitTask, rows: list[Row], quarantined: list[Quarantined], part: table_format.PartRef | None
+) -> Commit:
     quality = np.array([row.psnr for row in rows], np.float64)
     return Commit(
         split=task.work.split,

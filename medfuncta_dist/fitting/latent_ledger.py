@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError, StageOrderError
 from medfuncta_dist.fitting.fit_plan import FitWork, cover, range_name
-from medfuncta_dist.latents import table
-from medfuncta_dist.latents.table import PartRef
+from medfuncta_dist.latents import table_format
+from medfuncta_dist.latents.table_format import PartRef
 from medfuncta_dist.storage.commit_record import Record, read_as, read_records
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing.typed_record import typed
@@ -191,7 +191,7 @@ def load_table(
     if not parts:
         raise StageOrderError("there are no latents yet", where=store.uri(folder), do="run the fit stage first")
     names = None if columns is None else list(dict.fromkeys(["key", *columns]))
-    return table.sort_by_key(table.read_parts(store, folder, parts, names))
+    return table_format.sort_by_key(table_format.read_parts(store, folder, parts, names))
 
 
 def verify(store: ObjectStore, folder: str, works: Sequence[FitWork]) -> Counts:
@@ -199,7 +199,7 @@ def verify(store: ObjectStore, folder: str, works: Sequence[FitWork]) -> Counts:
     commits = read_commits(store, folder)
     counts = reconcile(works, commits)
     mine = [commits[work.name] for work in cover(works, commits)[0]]
-    tables = table.read_parts(store, folder, [c.part for c in mine if c.part is not None], ["key"])
+    tables = table_format.read_parts(store, folder, [c.part for c in mine if c.part is not None], ["key"])
     for commit, rows in zip([c for c in mine if c.part is not None], tables, strict=True):
         if rows.num_rows != commit.rows:
             raise IntegrityError(
@@ -208,7 +208,7 @@ def verify(store: ObjectStore, folder: str, works: Sequence[FitWork]) -> Counts:
                 do="delete this latent table's folder and run fit again",
             )
     if tables:
-        table.sort_by_key(tables)
+        table_format.sort_by_key(tables)
     return counts
 
 

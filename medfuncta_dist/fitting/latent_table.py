@@ -16,7 +16,7 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting.fit_driver import locate_table
 from medfuncta_dist.fitting.latent_ledger import load_table
-from medfuncta_dist.latents.table import latents_of
+from medfuncta_dist.latents.table_format import latents_of
 from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.storage.object_store import ObjectStore
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, ObjectMissingError
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.latent_ledger import Commit
-from medfuncta_dist.latents import table
+from medfuncta_dist.latents import table_format
 from medfuncta_dist.storage.commit_record import read_as
 from medfuncta_dist.storage.object_store import ObjectStore
 
@@ -34,7 +34,7 @@ class DamagedRecord:
 def find_damaged_records(store: ObjectStore, folder: str) -> list[DamagedRecord]:
     """Every record below ``folder`` that is damaged, or whose part is."""
     paths = [info.path for info in store.list(f"{folder}/commits") if info.path.endswith(".json")]
-    with ThreadPoolExecutor(table.READERS) as pool:
+    with ThreadPoolExecutor(table_format.READERS) as pool:
         return [
             found for found in pool.map(lambda path: _check_record(store, folder, path), paths) if found is not None
         ]
@@ -46,7 +46,7 @@ def _check_record(store: ObjectStore, folder: str, path: str) -> DamagedRecord |
         commit = read_as(Commit, store, path, latent_ledger.KIND)
         if commit.part is not None:
             part = f"{folder}/{commit.part.path}"
-            rows = table.read_part(store, folder, commit.part, ["key"]).num_rows
+            rows = table_format.read_part(store, folder, commit.part, ["key"]).num_rows
             if rows != commit.rows:
                 return DamagedRecord(path, f"its part holds {rows} rows, not {commit.rows}", part)
     except FormatVersionError as error:

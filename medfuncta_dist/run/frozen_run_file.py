@@ -17,7 +17,7 @@ from medfuncta_dist.errors import (
     RunFileError,
     StorageError,
 )
-from medfuncta_dist.run.resolve import resolve_run
+from medfuncta_dist.run.settle_chunks import resolve_run
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard, publish_bytes, withdraw
 

@@ -73,7 +73,7 @@ def _in_order(run: RunFile, names: Sequence[str], store: ObjectStore, fence: Fen
 
 
 def _settle(run: RunFile, store: ObjectStore, fence: Fence) -> RunFile:
-    from medfuncta_dist.run.settle import settle_arithmetic  # imports torch, which packing does not need
+    from medfuncta_dist.run.settle_arithmetic import settle_arithmetic  # imports torch, which packing does not need
 
     return settle_arithmetic(run, store, fence=fence)
 

@@ -16,7 +16,7 @@ from medfuncta_dist.config.load import dump
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import fit, locate_table
-from medfuncta_dist.latents.table import table_bytes
+from medfuncta_dist.latents.table_format import table_bytes
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
 from tests.chaos import fit_journal

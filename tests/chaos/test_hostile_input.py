@@ -24,7 +24,7 @@ from medfuncta_dist.config.load import parse
 from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import FieldSpec, init_params
-from medfuncta_dist.latents.table import Row, parse_table, part_table, table_bytes
+from medfuncta_dist.latents.table_format import Row, parse_table, part_table, table_bytes
 from medfuncta_dist.scans.readers.reader_registry import reader_named
 from medfuncta_dist.scans.scan import Scan, Window
 from medfuncta_dist.shards.sample import decode, encode

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from medfuncta_dist.evaluation import baselines
 from medfuncta_dist.evaluation.baselines import CompareTask, Comparison, combine, evenly, most_picks, nearest_mse
 from medfuncta_dist.evaluation.original_scans import Pick, read_picks, read_samples
-from medfuncta_dist.fitting.worker_settings import WorkerSettings
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.streaming.worker_settings import WorkerSettings
 from tests.unit.latents.fitted import ready
 
 

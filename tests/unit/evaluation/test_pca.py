@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from medfuncta_dist.evaluation import pca
 from medfuncta_dist.evaluation.original_scans import Pick
 from medfuncta_dist.evaluation.pca import Chosen, PcaTask, choose_scans, components_of, pca_mse, pca_task
-from medfuncta_dist.fitting.worker_settings import WorkerSettings
 from medfuncta_dist.shards.snapshot import Shard, load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.streaming.worker_settings import WorkerSettings
 from tests.unit.latents.fitted import COUNTS, ready
 
 

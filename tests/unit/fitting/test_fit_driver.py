@@ -26,7 +26,7 @@ from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import fit, locate_table
 from medfuncta_dist.fitting.fit_failures import DAMAGED_SHARD
 from medfuncta_dist.fitting.fit_task import NOT_FINITE, NOT_STORABLE, WRONG_SHAPE, FitTask, fit_task
-from medfuncta_dist.latents import table
+from medfuncta_dist.latents import table_format
 from medfuncta_dist.latents.fit import FitSettings, fit_batch
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.network.network_loader import network_here
@@ -337,7 +337,7 @@ def test_small_latents_are_judged_as_they_are_stored(tmp_path, storage_type, num
     rows, shared = whole(run), network(run)
     assert rows.schema.field("latent").type.value_type == number
     row = rows.to_pylist()[0]
-    decoded = shared.decode(torch.from_numpy(table.latents_of(rows[:1])), (12, 12)).clamp(0, 1)
+    decoded = shared.decode(torch.from_numpy(table_format.latents_of(rows[:1])), (12, 12)).clamp(0, 1)
     store = ObjectStore(run.storage)
     work = locate_table(run, store).works
     _, cache = worker_side.WorkerSettings.of(run).open()
@@ -370,7 +370,7 @@ def test_learned_rates_are_used_where_the_run_file_gives_none(tmp_path):
     )
     for one in (learned, given):
         fit(one, map_here)
-    assert table.latents_of(whole(learned)).tolist() == table.latents_of(whole(given)).tolist()
+    assert table_format.latents_of(whole(learned)).tolist() == table_format.latents_of(whole(given)).tolist()
 
 
 def test_latents_beyond_float16_are_quarantined_not_stored_as_infinite(tmp_path):
@@ -428,7 +428,7 @@ def test_the_table_can_be_had_by_split_column_and_shard(run):
     assert (test.column_names, test.num_rows) == (["key", "psnr"], COUNTS["test"])
     shard = target.works[0].shard
     assert latent_ledger.load_table(store, target.folder, shards=[shard.sha256]).num_rows == shard.samples
-    assert table.latents_of(whole(run)).shape == (SCANS, LATENT)
+    assert table_format.latents_of(whole(run)).shape == (SCANS, LATENT)
     with pytest.raises(StageOrderError):
         latent_ledger.load_table(store, target.folder, ["gap"])
 

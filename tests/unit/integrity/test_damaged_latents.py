@@ -14,7 +14,7 @@ from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import fit, locate_table
 from medfuncta_dist.fitting.latent_ledger import KIND
 from medfuncta_dist.integrity.damaged_latents import DamagedRecord, find_damaged_records, remove_damaged_records
-from medfuncta_dist.latents.table import PartRef, read_part
+from medfuncta_dist.latents.table_format import PartRef, read_part
 from medfuncta_dist.storage.commit_record import read_record
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError
-from medfuncta_dist.latents import table
-from medfuncta_dist.latents.table import Row
+from medfuncta_dist.latents import table_format
+from medfuncta_dist.latents.table_format import Row
 from medfuncta_dist.storage.object_store import ObjectStore
 
 IDENTITY = {"network": "n" * 64, "fit": "f" * 64}
@@ -37,7 +37,7 @@ def row(number: int, storage_type: str = "float32") -> Row:
 
 
 def rows(count: int, storage_type: str = "float32") -> pa.Table:
-    return table.part_table([row(i, storage_type) for i in range(count)], 6, storage_type, IDENTITY)
+    return table_format.part_table([row(i, storage_type) for i in range(count)], 6, storage_type, IDENTITY)
 
 
 @pytest.fixture
@@ -47,33 +47,33 @@ def store(tmp_path) -> ObjectStore:
 
 @pytest.mark.parametrize("storage_type", ["float32", "float16"])
 def test_what_is_written_is_what_is_read(store, storage_type):
-    part = table.write_part(store, "latents", rows(5, storage_type))
-    read = table.read_part(store, "latents", part)
+    part = table_format.write_part(store, "latents", rows(5, storage_type))
+    read = table_format.read_part(store, "latents", part)
     assert read.equals(rows(5, storage_type))
     first, second = read.to_pylist()[:2]
     assert first["affine"] is None
     assert np.array_equal(np.reshape(second["affine"], (4, 4)), np.diag([2.0, 3, 4, 1]))
     assert (first["below_min"], second["below_min"], second["slice"], second["labels"]) == (True, False, 1, [1])
-    assert np.array_equal(table.latents_of(read), np.stack([row(i, storage_type).latent for i in range(5)]))
+    assert np.array_equal(table_format.latents_of(read), np.stack([row(i, storage_type).latent for i in range(5)]))
 
 
 def test_int8_latents_never_come_without_their_scale(store):
     numbers = [replace(row(i), latent=np.arange(-3, 3, dtype=np.int8), scale=0.5 * (i + 1)) for i in range(2)]
-    part = table.write_part(store, "latents", table.part_table(numbers, 6, "int8", IDENTITY))
-    read = table.read_part(store, "latents", part, ["key", "latent"])
+    part = table_format.write_part(store, "latents", table_format.part_table(numbers, 6, "int8", IDENTITY))
+    read = table_format.read_part(store, "latents", part, ["key", "latent"])
     assert read.column_names == ["key", "latent", "scale"]
-    assert table.latents_of(read).tolist() == [[0.5 * i * n for n in range(-3, 3)] for i in (1, 2)]
+    assert table_format.latents_of(read).tolist() == [[0.5 * i * n for n in range(-3, 3)] for i in (1, 2)]
     assert "scale" not in rows(1).column_names
 
 
 def test_equal_rows_are_equal_bytes_under_their_own_digest(store):
-    one, two = (table.write_part(store, "latents", rows(5)) for _ in range(2))
+    one, two = (table_format.write_part(store, "latents", rows(5)) for _ in range(2))
     assert one == two
     assert [o.path for o in store.list("latents")] == [f"latents/parts/{one.sha256}.parquet"]
 
 
 def test_the_file_says_what_it_is(store):
-    part = table.write_part(store, "latents", rows(1))
+    part = table_format.write_part(store, "latents", rows(1))
     metadata = pq.read_schema(io.BytesIO(store.read(f"latents/{part.path}"))).metadata
     assert (metadata[b"format_version"], metadata[b"network"]) == (b"1", b"n" * 64)
 
@@ -82,46 +82,49 @@ def test_the_file_says_what_it_is(store):
 def test_an_unknown_format_is_refused_by_name(key, value):
     other = rows(1).replace_schema_metadata({"format_version": "1", "kind": "latents", key: value})
     with pytest.raises(FormatVersionError, match=f"'{value}'"):
-        table.parse_table(table.table_bytes(other), "a part")
+        table_format.parse_table(table_format.table_bytes(other), "a part")
 
 
 def test_damage_is_noticed(store):
-    part = table.write_part(store, "latents", rows(3))
+    part = table_format.write_part(store, "latents", rows(3))
     data = bytearray(store.read(f"latents/{part.path}"))
     data[len(data) // 2] ^= 1
     store.write(f"latents/{part.path}", bytes(data))
     with pytest.raises(IntegrityError, match="not the one that was committed"):
-        table.read_part(store, "latents", part)
+        table_format.read_part(store, "latents", part)
     with pytest.raises(IntegrityError, match="not a Parquet file"):
-        table.parse_table(b"something else", "a part")
+        table_format.parse_table(b"something else", "a part")
 
 
 def test_the_whole_table_is_sorted_by_key_whatever_the_order_of_parts():
     whole = rows(7)
     pieces = [whole.slice(4), whole.slice(1, 3), whole.slice(0, 1)]
-    assert table.sort_by_key(pieces).equals(whole)
-    assert table.sort_by_key(pieces[::-1]).equals(whole)
+    assert table_format.sort_by_key(pieces).equals(whole)
+    assert table_format.sort_by_key(pieces[::-1]).equals(whole)
 
 
 def test_a_key_that_occurs_twice_is_refused():
     with pytest.raises(IntegrityError, match="1 keys"):
-        table.sort_by_key([rows(3), rows(1)])
+        table_format.sort_by_key([rows(3), rows(1)])
 
 
 def test_exports_of_equal_tables_are_equal_files(tmp_path):
-    first = table.export(rows(4), tmp_path / "a.parquet")
-    assert table.export(table.sort_by_key([rows(4).slice(2), rows(4).slice(0, 2)]), tmp_path / "b.parquet") == first
+    first = table_format.export(rows(4), tmp_path / "a.parquet")
+    assert (
+        table_format.export(table_format.sort_by_key([rows(4).slice(2), rows(4).slice(0, 2)]), tmp_path / "b.parquet")
+        == first
+    )
     assert (tmp_path / "a.parquet").read_bytes() == (tmp_path / "b.parquet").read_bytes()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.parquet", "b.parquet"]
 
 
 def test_a_latent_of_another_length_does_not_get_in():
     with pytest.raises(pa.ArrowInvalid):
-        table.part_table([replace(row(0), latent=np.zeros(5, np.float32))], 6, "float32", IDENTITY)
+        table_format.part_table([replace(row(0), latent=np.zeros(5, np.float32))], 6, "float32", IDENTITY)
 
 
 def test_no_bit_of_the_stored_schema_is_more_than_an_error():
-    data = table.table_bytes(rows(2))
+    data = table_format.table_bytes(rows(2))
     begin, flips = data.index(b"ARROW:schema"), 0
     for at in range(begin, len(data) - 8):
         for bit in range(8):
@@ -129,5 +132,5 @@ def test_no_bit_of_the_stored_schema_is_more_than_an_error():
             damaged[at] ^= 1 << bit
             flips += 1
             with suppress(IntegrityError, FormatVersionError):
-                table.parse_table(bytes(damaged), "here")
+                table_format.parse_table(bytes(damaged), "here")
     assert flips > 1000

@@ -16,8 +16,8 @@ from medfuncta_dist.meta.sweeps.chunks import ACTIVATION_BYTES, Chunks
 from medfuncta_dist.meta.sweeps.folded import fold
 from medfuncta_dist.network.core_settings import arithmetic_of, chunks_of, field_spec, fit_settings, new_learner
 from medfuncta_dist.run.frozen_run_file import freeze
-from medfuncta_dist.run.resolve import GPU_ACTIVATION_BYTES, activation_bytes, resolve_run
-from medfuncta_dist.run.settle import settle_arithmetic
+from medfuncta_dist.run.settle_arithmetic import settle_arithmetic
+from medfuncta_dist.run.settle_chunks import GPU_ACTIVATION_BYTES, activation_bytes, resolve_run
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import Done, Failed, map_here
