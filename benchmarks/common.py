@@ -1,4 +1,4 @@
-"""What all benchmarks share: how runs are compared, and what is told of where they ran.
+"""What all benchmarks share: how runs are compared, and what is recorded about the machine.
 
 A benchmark is one script for one claim. It prints one JSON object, and writes it with a Markdown table to
 ``benchmarks/results/<name>-<machine>``. ``--short`` takes seconds, shows that the script works, and writes nothing.
@@ -43,7 +43,7 @@ class Claim:
     def met(self) -> bool:
         return self.measured >= self.target if self.at_least else self.measured <= self.target
 
-    def told(self) -> dict[str, Any]:
+    def as_json(self) -> dict[str, Any]:
         """As JSON."""
         return asdict(self) | {"met": self.met}
 
@@ -79,22 +79,22 @@ def report(
     notes: Sequence[str] = (),
 ) -> None:
     """Print the JSON; where the run was whole, keep it with a Markdown table. ``began``: of ``time.perf_counter``."""
-    told = {
+    record = {
         "benchmark": name,
         "short": short,
         "seconds": round(time.perf_counter() - began, 1),
         **where(),
-        "claims": [claim.told() for claim in claims],
+        "claims": [claim.as_json() for claim in claims],
         "results": dict(results),
         "notes": list(notes),
     }
-    text = json.dumps(rounded(told), indent=2, ensure_ascii=False)
+    text = json.dumps(rounded(record), indent=2, ensure_ascii=False)
     print(text)
     if not short:
         RESULTS.mkdir(exist_ok=True)
         file = RESULTS / f"{name}-{machine_name()}"
         file.with_suffix(".json").write_text(text + "\n")
-        file.with_suffix(".md").write_text(markdown(rounded(told), rounded(list(table))))
+        file.with_suffix(".md").write_text(markdown(rounded(record), rounded(list(table))))
 
 
 def where() -> dict[str, Any]:
@@ -118,8 +118,8 @@ def where() -> dict[str, Any]:
 
 def command() -> str:
     """What was run. Of paths the last part: where a machine keeps its files helps nobody."""
-    told = [os.path.basename(word) or word for word in sys.argv[1:]]
-    return shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *told])
+    words = [os.path.basename(word) or word for word in sys.argv[1:]]
+    return shlex.join(["python", "-m", f"benchmarks.{Path(sys.argv[0]).stem}", *words])
 
 
 def machine_name() -> str:
@@ -163,9 +163,9 @@ def rounded(value: Any, digits: int = 4) -> Any:
     return [rounded(item, digits) for item in value] if isinstance(value, list | tuple) else value
 
 
-def markdown(told: Mapping[str, Any], table: Sequence[Mapping[str, Any]]) -> str:
+def markdown(record: Mapping[str, Any], table: Sequence[Mapping[str, Any]]) -> str:
     """The results page: claims, the table, where it ran."""
-    machine = told["machine"]
+    machine = record["machine"]
     claims = [
         {
             "claim": c["what"],
@@ -173,16 +173,16 @@ def markdown(told: Mapping[str, Any], table: Sequence[Mapping[str, Any]]) -> str
             "measured": f"{c['measured']:g}",
             "met": "yes" if c["met"] else "**no**",
         }
-        for c in told["claims"]
+        for c in record["claims"]
     ]
     ran = (
-        f"`{told['command']}` at commit `{told['commit']}`, {told['seconds']:g} s, on {machine['processor']}, "
+        f"`{record['command']}` at commit `{record['commit']}`, {record['seconds']:g} s, on {machine['processor']}, "
         f"{machine['cores']} cores, {machine['memory_gb']:.0f} GB, {machine['gpu'] or 'no GPU'}; "
-        f"{told['threads']} thread(s); load average at the end {machine['load_at_end']:g}. "
-        + ", ".join(f"{name} {number}" for name, number in told["versions"].items())
+        f"{record['threads']} thread(s); load average at the end {machine['load_at_end']:g}. "
+        + ", ".join(f"{name} {number}" for name, number in record["versions"].items())
     )
-    notes = "\n".join(f"- {note}" for note in told["notes"])
-    parts = [f"# {told['benchmark']}", rows_of(claims), rows_of(table), notes, ran]
+    notes = "\n".join(f"- {note}" for note in record["notes"])
+    parts = [f"# {record['benchmark']}", rows_of(claims), rows_of(table), notes, ran]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""Fitting: scans a second against PSNR, and PSNR against wall time.
+"""Fitting: scans per second against PSNR, and PSNR against wall time.
 
 Speed is taken at the paper's 2D size, where an untrained network is as fast as a trained one; quality on a small
 network, trained here. The baseline is the published procedure: one scan at a time, eager autograd, 20 steps on all
@@ -113,7 +113,7 @@ def timed(work: Callable[[], Any]) -> float:
 
 
 def quality(params: Params, scans: Tensor, rounds: int) -> dict[str, dict[str, float]]:
-    """Of every method on the small network: seconds a scan, time over five plain steps, mean PSNR and steps."""
+    """Of every method on the small network: seconds per scan, time over five plain steps, mean PSNR and steps."""
     fitters = {name: Fitter(SMALL, params, grid((28, 28)), settings) for name, settings in METHODS.items()}
     results = {name: fitter.fit(scans) for name, fitter in fitters.items()}  # also the warm-up
     times = side_by_side({name: partial(timed, partial(f.fit, scans)) for name, f in fitters.items()}, rounds)
@@ -185,10 +185,10 @@ def main() -> None:
     published = baseline_psnr(params, held_out[: 2 if short else 32])
     few = quality_of(params, held_out[: 2 if short else 32], newton(3))
     speed = throughput(images(given.data, "test", 2, 64), 1 if short else 20, 1 if short else 3)
-    told(short, began, given, small, row, few - published, published, speed)
+    claims_and_notes(short, began, given, small, row, few - published, published, speed)
 
 
-def told(
+def claims_and_notes(
     short: bool,
     began: float,
     given: argparse.Namespace,
@@ -212,8 +212,8 @@ def told(
     table: list[dict[str, Any]] = [{"small network": name, **row} for name, row in small.items()]
     notes = [
         f"Published fit on the small network: {published:.2f} dB (the first 32 of these scans).",
-        f"Quick: {QUICK_NAME}, damping {QUICK.damping}; chosen on the validation split, told on the test split. Time "
-        f"ratio in turns: {row['lowest_ratio']:.2f} to {row['highest_ratio']:.2f}.",
+        f"Quick: {QUICK_NAME}, damping {QUICK.damping}; chosen on the validation split, reported on the test split. "
+        f"Time ratio in turns: {row['lowest_ratio']:.2f} to {row['highest_ratio']:.2f}.",
         *([] if given.network else [f"The small network was trained here, {TRAINING_STEPS} outer steps."]),
         *(f"At the paper's size, {n}: {seconds[n]:.2f} s a scan, {faster[n]:.2f} x published." for n in speed),
         f"Scans: {'of the file given' if given.data else 'smooth noise'}.",

@@ -90,8 +90,8 @@ def plain_step(spec: FieldSpec, params: Params, coordinates: Tensor, targets: Te
             hidden = torch.sin(spec.omegas[k - 1] * phase)
         return hidden @ params[f"layer.{spec.layers}.weight"].T + params[f"layer.{spec.layers}.bias"] + 0.5
 
-    def loss(points: Tensor, wanted: Tensor, latents: Tensor) -> Tensor:
-        return (values(points, latents) - wanted).square().mean(dim=(1, 2)).sum()
+    def loss(points: Tensor, targets: Tensor, latents: Tensor) -> Tensor:
+        return (values(points, latents) - targets).square().mean(dim=(1, 2)).sum()
 
     latents = targets.new_zeros(len(targets), spec.latent, requires_grad=True)
     for context in contexts:
@@ -176,7 +176,7 @@ def _resident() -> int:
 
 
 class _Highest:
-    """The highest resident size from now on, sampled: the kernel's own high-water mark can not be set back here."""
+    """The highest resident size from now on, sampled: the kernel's own high-water mark cannot be set back here."""
 
     def __init__(self) -> None:
         self._highest, self._over = _resident(), threading.Event()

@@ -14,7 +14,7 @@ Curve = Sequence[tuple[int, float, float]]
 
 DASHES = ("-", "--", ":", "-.")
 DECIBELS = 8.0
-"""What is shown below the best point: the first steps are alike, and far down."""
+"""dB shown below the best point: the first steps of all curves are alike, and far below."""
 
 
 def draw(curves: Mapping[str, Mapping[str, Curve]], path: Path) -> None:

@@ -1,7 +1,7 @@
 """Fewer outer steps: held-out PSNR against outer steps and time, for inner-rate policies and outer optimisers.
 
 Each arm trains a network from the same seed on the same batches and then fits held-out scans: all coordinates, 20 plain
-steps at its own inner rates. Arms are chosen by the validation split, and told with the test split. ``--data`` takes a
+steps at its own inner rates. Arms are chosen on the validation split and reported on the test split. ``--data`` takes a
 MedMNIST file (its three splits); without it, scans are made. The default runs the arms of the claim; ``--arms`` runs
 any others by name, or ``all``. Arms run side by side, one a core.
 """
@@ -142,8 +142,8 @@ def by_network(results: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Cur
     curves: dict[str, dict[str, Curve]] = {}
     for name, result in results.items():
         network = ARMS[name].network
-        told = f"{result['psnr'][-1]:.2f} dB" if result["psnr"] else "collapsed"
-        curves.setdefault(network, {})[f"{name.removeprefix(f'{network}-')} ({told})"] = result["curve"]
+        label = f"{result['psnr'][-1]:.2f} dB" if result["psnr"] else "collapsed"
+        curves.setdefault(network, {})[f"{name.removeprefix(f'{network}-')} ({label})"] = result["curve"]
     return curves
 
 

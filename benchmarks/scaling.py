@@ -34,7 +34,7 @@ def constants(results: Path) -> dict[str, Constant]:
     kind = next(iter(stream["results"]["speed"].values()))
     archive_scans = kind["scans_per_s"]["S3, ours verified"] / kind["mb_per_s"]["S3, ours verified"]
     planned = fan["results"]["plan"]
-    by_stream, by_fan = (f"measured: {told['benchmark']}, {told['machine']['name']}" for told in (stream, fan))
+    by_stream, by_fan = (f"measured: {record['benchmark']}, {record['machine']['name']}" for record in (stream, fan))
     return {
         "tar bytes a scan (64² uint8)": Constant(1e6 / archive_scans, "B", by_stream),
         "stream, verified, from S3": Constant(kind["scans_per_s"]["S3, ours verified"], "scans/s a process", by_stream),

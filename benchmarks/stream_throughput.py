@@ -1,4 +1,4 @@
-"""Streaming: scans a second from S3 and from a node's disk, and how long training waits for data.
+"""Streaming: scans per second from S3 and from a node's disk, and how long training waits for data.
 
 Every variant reads the same tars and ends with the same batches: float32 (batch, point, channel) in [0, 1], 24 scans.
 
@@ -214,7 +214,7 @@ class NoDigest:
 
 @contextmanager
 def without_digests() -> Iterator[None]:
-    """Every digest is believed: a cached file is named after its SHA-256, and members are read without a look."""
+    """No digest is checked: cached files are found by their SHA-256 names, and members are read unverified."""
 
     def member(reader: Any, file: BinaryIO, index: Any, sample: Any, which: int) -> bytes:
         offset, length, _ = (int(n) for n in index.members[sample.row, which])
@@ -297,9 +297,9 @@ def claims(speeds: dict[str, Any], waits: dict[str, Any]) -> list[Claim]:
 
 
 def notes(waits: dict[str, Any]) -> list[str]:
-    """The first batch of a process comes from an empty cache: told in seconds, since a run has it once."""
-    told = "the first batch, from an empty cache, came after {:.2f} s; with it the share over {} steps is {:.2%}"
-    return [f"{name}: " + told.format(w["first_wait_s"], w["steps"], w["share"]) for name, w in waits.items()]
+    """The first batch of a process comes from an empty cache: given in seconds, since a run has it once."""
+    text = "the first batch, from an empty cache, came after {:.2f} s; with it the share over {} steps is {:.2%}"
+    return [f"{name}: " + text.format(w["first_wait_s"], w["steps"], w["share"]) for name, w in waits.items()]
 
 
 def table(speeds: dict[str, Any]) -> list[dict[str, Any]]:

@@ -25,7 +25,7 @@ def load_run_file(run: RunLike, overrides: Sequence[str] = ()) -> RunFile:
     Raises:
         RunFileError: names every key that is wrong, with its value and what was expected.
 
-    Example:
+    Examples:
         >>> run = load_run_file("my-xrays.yaml", ["train.steps=1000"])
         >>> run.train.steps
         1000
@@ -43,7 +43,7 @@ def pack(run: RunLike, overrides: Sequence[str] = ()) -> Figures:
     Raises:
         MedfunctaError: with what, where, and what to do next (see ``medfuncta_dist.errors``).
 
-    Example:
+    Examples:
         >>> pack("my-xrays.yaml")["counts"]["packed"] > 0
         True
     """
@@ -56,7 +56,7 @@ def train(run: RunLike, overrides: Sequence[str] = ()) -> Figures:
     Raises:
         MedfunctaError: as ``pack``; InterruptedRunError when it was stopped, and can be resumed by the same call.
 
-    Example:
+    Examples:
         >>> train("my-xrays.yaml")["psnr"] > 0
         True
     """
@@ -69,7 +69,7 @@ def fit(run: RunLike, overrides: Sequence[str] = ()) -> Figures:
     Raises:
         MedfunctaError: as ``pack``; StageOrderError before there is a network.
 
-    Example:
+    Examples:
         >>> fit("my-xrays.yaml")["counts"]["fitted"] > 0
         True
     """
@@ -82,7 +82,7 @@ def evaluate(run: RunLike, overrides: Sequence[str] = ()) -> Figures:
     Raises:
         MedfunctaError: as ``pack``; StageOrderError before scans are fitted.
 
-    Example:
+    Examples:
         >>> evaluate("my-xrays.yaml")["report"].endswith("report.html")
         True
     """
@@ -112,7 +112,7 @@ def submit_stages(
         MedfunctaError: RunFileError names all that is wrong with the manifests; StageOrderError before what a stage
             reads from is complete; ClusterError when the cluster refuses.
 
-    Example:
+    Examples:
         >>> len(submit_stages("my-xrays.yaml", ["pack", "train"], dry_run=True)["manifests"])
         2
     """

@@ -1,6 +1,6 @@
-"""The errors a user can meet.
+"""The errors that a user can get.
 
-    MedfunctaError                 1   anything else that went wrong, in words
+    MedfunctaError                 1   any other error
     ├── RunFileError               2   the run file (or a command's argument) is invalid
     │   ├── RunChangedError        2   the run file differs from the one this run was started with
     │   └── StageOrderError        2   a stage was started before the one it reads from is complete
@@ -9,21 +9,21 @@
     │   ├── DeadlineError          1   ... within its deadline
     │   ├── DiskFullError          1   ... because a disk of this machine is full
     │   └── CredentialsError       5   ... because the credentials have expired; with new ones the same command resumes
-    ├── IntegrityError             4   bytes are not what their record says
+    ├── IntegrityError             4   bytes or counts do not match their record
     │   ├── FormatVersionError     4   a file's format_version is not one this version reads
     │   └── DamagedShardError      4   a shard, or its index, is missing or not the one that was packed
     ├── QuarantineLimitError       4   more scans were quarantined than the run file allows
     ├── InterruptedRunError        5   preempted or interrupted; the same command resumes
-    │   └── LeaseLostError         5   another driver has taken this run over: this one stops before its next commit
-    ├── RunHeldError               1   another driver, alive, holds the run (or the data set)
-    ├── TrainingCollapsedError     1   the loss is not finite, or stuck
+    │   └── LeaseLostError         5   another driver has taken the run over: this one stops before its next commit
+    ├── RunHeldError               1   another running driver holds the run (or the data set)
+    ├── TrainingCollapsedError     1   the loss is not finite
     ├── ClusterError               1   the cluster (Kubernetes, Ray Jobs) refused, or did not answer
     │   └── JobMissingError        1   ... because it has no such job
-    ├── WorkerDiedError            1   a task's worker died again and again: the system's end, not the task's error
+    ├── WorkerDiedError            1   the workers of a task died in every attempt
     └── ScanError                  -   one scan is unusable: it is quarantined, the run goes on
 
-The number is the exit code. Every error says what happened, where, and what to do next; none of the three may hold a
-file name, path, UID, date or other text taken from a scan (those could name a patient).
+The number is the exit code. Every error says what happened, where, and what to do next. None of the three may contain a
+file name, path, UID, date or other text taken from a scan: it could name a patient.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class MedfunctaError(Exception):
         return f"{self.what}{where}{do}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Keyword-only arguments do not survive Exception's own pickling, and errors cross Ray's process borders.
+        # Exception's own pickling drops keyword-only arguments, and errors are sent between Ray's processes.
         return _rebuild, (type(self), self.what, self.where, self.do)
 
 
@@ -65,7 +65,7 @@ class RunChangedError(RunFileError):
 
 
 class StageOrderError(RunFileError):
-    """A stage was started before the one that it reads from is complete."""
+    """A stage was started before the stage that it reads from is complete."""
 
 
 class StorageError(MedfunctaError):
@@ -85,13 +85,13 @@ class DiskFullError(StorageError):
 
 
 class CredentialsError(StorageError):
-    """The storage's credentials have expired, and no others are to be had. With new ones the same command resumes."""
+    """The storage's credentials have expired, and there are no others. With new ones the same command resumes."""
 
     exit_code = 5
 
 
 class IntegrityError(MedfunctaError):
-    """Bytes, or counts, are not what their record says."""
+    """Bytes or counts do not match their record."""
 
     exit_code = 4
 
@@ -117,15 +117,15 @@ class InterruptedRunError(MedfunctaError):
 
 
 class LeaseLostError(InterruptedRunError):
-    """This driver can no longer prove that the run (or data set) is its own; it commits nothing more."""
+    """This driver can no longer prove that it holds the run (or data set); it commits nothing more."""
 
 
 class RunHeldError(MedfunctaError):
-    """Another driver, which is alive, holds the run or its data set. Says who, and until when."""
+    """Another running driver holds the run or its data set. The message says which, and until when."""
 
 
 class TrainingCollapsedError(MedfunctaError):
-    """Training can not go on: the loss is not finite."""
+    """Training cannot continue: the loss is not finite."""
 
 
 class ClusterError(MedfunctaError):
@@ -137,8 +137,8 @@ class JobMissingError(ClusterError):
 
 
 class WorkerDiedError(MedfunctaError):
-    """Worker processes died every time a task was tried: killed, out of memory, or crashed by what they read."""
+    """Worker processes died in every attempt of a task: killed, out of memory, or crashed by the data they read."""
 
 
 class ScanError(MedfunctaError):
-    """One scan can not be used. ``what`` is its quarantine reason: fixed words and numbers only."""
+    """One scan cannot be used. ``what`` is its quarantine reason: fixed words and numbers only."""

@@ -1,4 +1,4 @@
-"""Items mapped over Ray tasks: a bounded window in flight, results in the order of completion, deaths retried."""
+"""Maps items over Ray tasks: a bounded window in flight, results in the order of completion, dead tasks retried."""
 
 from __future__ import annotations
 
@@ -21,26 +21,27 @@ from medfuncta_dist.errors import MedfunctaError, RunFileError, WorkerDiedError
 from medfuncta_dist.task_map import Done, Failed, FanOut
 
 OBJECT_STORE_BYTES = 500_000_000
-"""Of a Ray that is started here. Nothing large travels through it, and the default is a third of the memory."""
-MOST_NODES = 20
-"""Nodes that may be lost under one task. A node that goes says nothing about the task, but a task that takes every node
-with it must end, too."""
-STRAGGLING = 4.0
-"""Times the median of the tasks that are done."""
-STRAGGLING_S = 5.0
-"""At least: below it, a slow task is noise."""
-COMPARED = 100
-"""Last tasks that the median is taken over; ``FEWEST_COMPARED`` of them are enough to begin with."""
-FEWEST_COMPARED = 3
-LOOK_S = 1.0
-"""Between looks at how long tasks take."""
+"""Of a Ray that is started here. Nothing large passes through it, and the default is a third of the memory."""
+MAX_NODES_LOST = 20
+"""Nodes that may be lost under one task. A lost node is no sign of a bad task, but a task that kills every node
+must end, too."""
+STRAGGLER_FACTOR = 4.0
+"""Of the median time of finished tasks: a task that takes longer is a straggler."""
+STRAGGLER_MIN_S = 5.0
+"""A task that takes less is no straggler: below this, differences are noise."""
+RECENT_TASKS = 100
+"""Last finished tasks that the median is taken over."""
+MIN_RECENT_TASKS = 3
+"""Finished tasks without which there is no median to compare with."""
+CHECK_S = 1.0
+"""Between checks of how long tasks take."""
 
 
 def start_ray(run: RunFile) -> None:
     """Connect to the cluster that RAY_ADDRESS names, or start Ray on this machine with room for the run's workers.
 
-    Does nothing when this process is connected. Workers' lines stay in Ray's own logs: here they would reach stdout,
-    which belongs to the command's answer. MedfunctaError when the cluster does not answer.
+    Does nothing when this process is connected. Workers' output stays in Ray's own logs: here it would reach stdout,
+    which holds only the command's answer. MedfunctaError when the cluster does not answer.
     """
     if ray.is_initialized():
         return
@@ -50,22 +51,22 @@ def start_ray(run: RunFile) -> None:
         ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise MedfunctaError(
-            f"Ray can not be reached: {error}",
+            f"Ray cannot be reached: {error}",
             where=f"RAY_ADDRESS={address}" if address else "a Ray started on this machine",
-            do="see whether the cluster runs (`ray status`), or unset RAY_ADDRESS to start Ray here",
+            do="check whether the cluster runs (`ray status`), or unset RAY_ADDRESS to start Ray here",
         ) from error
 
 
 def _on_this_machine(run: RunFile) -> dict[str, Any]:
-    # As many CPUs as the workers ask for, if that is more than there are: a small machine runs them, only slower.
+    # As many CPUs as the workers ask for, even where there are fewer: a small machine runs them, only more slowly.
     cpus = max(os.cpu_count() or 1, math.ceil(run.cluster.most_workers * run.cluster.cpus_per_worker))
     return {"num_cpus": cpus, "include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
 
 
-def check_room(*, num_cpus: float, num_gpus: float) -> None:
-    """Refuse tasks too large for a Ray that was started here; on a cluster, which may grow, say what they wait for.
+def require_room(*, num_cpus: float, num_gpus: float) -> None:
+    """Refuse tasks too large for a Ray that was started here; on a cluster, which may grow, print what they wait for.
 
-    Ray itself waits for ever, in silence. RunFileError.
+    Ray itself waits for ever, without a message. RunFileError where no machine is large enough.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     if any(node.get("CPU", 0) >= num_cpus and node.get("GPU", 0) >= num_gpus for node in nodes):
@@ -74,7 +75,7 @@ def check_room(*, num_cpus: float, num_gpus: float) -> None:
     if not os.environ.get("RAY_ADDRESS"):
         do = "lower cluster.gpus_per_worker or cluster.cpus_per_worker, or set RAY_ADDRESS to a cluster that has them"
         raise RunFileError(what, where="a Ray started on this machine", do=do)
-    print(f"waiting: {what}; the stage goes on when one joins", file=sys.stderr)
+    print(f"waiting: {what}; the stage continues when one joins", file=sys.stderr)
 
 
 def ray_fan_out(
@@ -84,144 +85,144 @@ def ray_fan_out(
     num_gpus: float = 0,
     max_attempts: int = 3,
     race: bool = False,
-    say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+    notify: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
 ) -> FanOut:
     """A fan-out that keeps ``window`` tasks in flight, each with these resources.
 
     A task whose worker dies is tried ``max_attempts`` times in all, one whose node is lost more often, so tasks must be
-    idempotent. One that raises is not tried again: the error comes back as ``Failed``, itself where it can cross
-    processes. Items still in flight when the iterator is closed are cancelled.
+    idempotent. One that raises is not tried again: the error comes back in ``Failed``, unwrapped where it can be
+    pickled. Items still in flight when the iterator is closed are cancelled.
 
-    A task that takes ``STRAGGLING`` times the median is told to ``say``; with ``race``, once no item is left to start,
-    it gets a second copy, and the first of the two to end decides.
+    A task that takes ``STRAGGLER_FACTOR`` times the median is reported to ``notify``; with ``race``, once no item is
+    left to start, it gets a second copy, and the first of the two to end decides.
     """
 
     def fan_out(task: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Done | Failed]:
-        # max_retries: deaths are counted here, where attempts are reported. max_calls: by default a process that held
-        # a GPU ends after one task, and the network that it has loaded with it.
+        # max_retries: attempts are counted and reported here. max_calls: by default a process that held a GPU ends
+        # after one task, and loses the network that it has loaded.
         options: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_retries": 0, "max_calls": 0}
-        flights = _Flights(ray.remote(**options)(task), max_attempts, say)
+        in_flight = _TasksInFlight(ray.remote(**options)(task), max_attempts, notify)
         waiting = iter(items)
         try:
-            while flights.fill(waiting, window):
-                outcome = flights.land()
+            while in_flight.start_next(waiting, window):
+                outcome = in_flight.wait_for_one()
                 if outcome is not None:
                     yield outcome
-                flights.look(window if race else 0)
+                in_flight.check_stragglers(window if race else 0)
         finally:
-            flights.cancel()
+            in_flight.cancel()
 
     return fan_out
 
 
 @dataclass(frozen=True)
-class _Flight:
+class _TaskInFlight:
     item: Any
     began: float
     attempt: int = 1
     nodes_lost: int = 0
     slow: bool = False
-    twin: Any = None
-    """The reference of the other copy, of a task that is raced."""
+    other_copy: Any = None
+    """The reference of the other copy of a task that is raced."""
 
 
-class _Flights:
+class _TasksInFlight:
     """The tasks in flight. Nothing of an item is kept after its outcome, so a driver's memory does not grow."""
 
-    def __init__(self, remote: Any, max_attempts: int, say: Callable[[str], None]) -> None:
-        self._remote, self._max_attempts, self._say = remote, max_attempts, say
-        self._flying: dict[Any, _Flight] = {}
-        self._seconds: deque[float] = deque(maxlen=COMPARED)
-        self._looked = time.monotonic()
+    def __init__(self, remote: Any, max_attempts: int, notify: Callable[[str], None]) -> None:
+        self._remote, self._max_attempts, self._notify = remote, max_attempts, notify
+        self._tasks: dict[Any, _TaskInFlight] = {}
+        self._seconds: deque[float] = deque(maxlen=RECENT_TASKS)
+        self._checked = time.monotonic()
         self._all_started = False
 
-    def fill(self, waiting: Iterator[Any], window: int) -> bool:
+    def start_next(self, waiting: Iterator[Any], window: int) -> bool:
         """Start items while there is room; False when nothing is in flight or left."""
-        while len(self._flying) < window and not self._all_started:
+        while len(self._tasks) < window and not self._all_started:
             try:
-                self._start(_Flight(next(waiting), time.monotonic()))
+                self._start(_TaskInFlight(next(waiting), time.monotonic()))
             except StopIteration:
                 self._all_started = True
-        return bool(self._flying)
+        return bool(self._tasks)
 
-    def land(self) -> Done | Failed | None:
-        """Wait for one task to end, or for the next look. None when none has, or when it died and is not given up."""
-        landed, _ = ray.wait(list(self._flying), num_returns=1, timeout=LOOK_S)
-        if not landed:
+    def wait_for_one(self) -> Done | Failed | None:
+        """Wait for one task to end, or for the next check. None when none has ended, or one died and is retried."""
+        ended, _ = ray.wait(list(self._tasks), num_returns=1, timeout=CHECK_S)
+        if not ended:
             return None
-        flight = self._flying.pop(landed[0])
+        flight = self._tasks.pop(ended[0])
         try:
-            done = Done(flight.item, ray.get(landed[0]))
+            done = Done(flight.item, ray.get(ended[0]))
         except RayTaskError as error:
-            self._end(flight.twin)
+            self._cancel_copy(flight.other_copy)
             return Failed(flight.item, _original(error), flight.attempt)
         except RayError as death:
-            return self._died(flight, death)
+            return self._retry(flight, death)
         self._seconds.append(time.monotonic() - flight.began)
-        self._end(flight.twin)
+        self._cancel_copy(flight.other_copy)
         return done
 
-    def look(self, window: int) -> None:
-        """Tell of tasks that take far longer than others; with room in ``window``, start a second copy of each."""
+    def check_stragglers(self, window: int) -> None:
+        """Report tasks that take far longer than others; with room in ``window``, start a second copy of each."""
         now = time.monotonic()
-        if now - self._looked < LOOK_S or len(self._seconds) < FEWEST_COMPARED:
+        if now - self._checked < CHECK_S or len(self._seconds) < MIN_RECENT_TASKS:
             return
-        self._looked, typical = now, median(self._seconds)
-        for reference, flight in list(self._flying.items()):
+        self._checked, typical = now, median(self._seconds)
+        for reference, flight in list(self._tasks.items()):
             seconds = now - flight.began
-            if seconds < max(STRAGGLING * typical, STRAGGLING_S):
+            if seconds < max(STRAGGLER_FACTOR * typical, STRAGGLER_MIN_S):
                 continue
             if not flight.slow:
-                self._say(f"slow: {_name(flight.item)} takes {seconds:.0f} s, others {typical:.1f} s")
-                self._flying[reference] = flight = replace(flight, slow=True)
-            if self._all_started and flight.twin is None and len(self._flying) < window:
+                self._notify(f"slow: {_log_name(flight.item)} takes {seconds:.0f} s, others {typical:.1f} s")
+                self._tasks[reference] = flight = replace(flight, slow=True)
+            if self._all_started and flight.other_copy is None and len(self._tasks) < window:
                 self._race(reference, flight)
 
     def cancel(self) -> None:
         """Ask the tasks in flight to stop."""
-        for reference in self._flying:
+        for reference in self._tasks:
             ray.cancel(reference)
-        self._flying.clear()
+        self._tasks.clear()
 
-    def _race(self, reference: Any, flight: _Flight) -> None:
-        self._say(f"slow: a second copy of {_name(flight.item)} is started")
-        twin = self._start(replace(flight, twin=reference))
-        self._flying[reference] = replace(flight, twin=twin)
+    def _race(self, reference: Any, flight: _TaskInFlight) -> None:
+        self._notify(f"slow: a second copy of {_log_name(flight.item)} is started")
+        copy = self._start(replace(flight, other_copy=reference))
+        self._tasks[reference] = replace(flight, other_copy=copy)
 
-    def _died(self, flight: _Flight, death: RayError) -> Failed | None:
-        if flight.twin is not None:  # which goes on alone
-            self._flying[flight.twin] = replace(self._flying[flight.twin], twin=None)
+    def _retry(self, flight: _TaskInFlight, death: RayError) -> Failed | None:
+        if flight.other_copy is not None:  # which continues alone
+            self._tasks[flight.other_copy] = replace(self._tasks[flight.other_copy], other_copy=None)
             return None
-        if isinstance(death, NodeDiedError | LocalRayletDiedError) and flight.nodes_lost < MOST_NODES:
+        if isinstance(death, NodeDiedError | LocalRayletDiedError) and flight.nodes_lost < MAX_NODES_LOST:
             again = replace(flight, nodes_lost=flight.nodes_lost + 1)
         elif flight.attempt < self._max_attempts:
             again = replace(flight, attempt=flight.attempt + 1)
         else:
-            return Failed(flight.item, _lost(death, flight.attempt), flight.attempt)
+            return Failed(flight.item, _worker_died(death, flight.attempt), flight.attempt)
         self._start(replace(again, began=time.monotonic(), slow=False))
         return None
 
-    def _start(self, flight: _Flight) -> Any:
+    def _start(self, flight: _TaskInFlight) -> Any:
         reference = self._remote.remote(flight.item)
-        self._flying[reference] = flight
+        self._tasks[reference] = flight
         return reference
 
-    def _end(self, twin: Any) -> None:
-        if twin is not None:
-            self._flying.pop(twin)
-            ray.cancel(twin, force=True)  # what hangs would not hear a question, and keep its place for ever
+    def _cancel_copy(self, copy: Any) -> None:
+        if copy is not None:
+            self._tasks.pop(copy)
+            ray.cancel(copy, force=True)  # a task that hangs would ignore a request, and keep its worker for ever
 
 
-def _name(item: Any) -> str:
-    """What an item may be called in a log: its ``name``, where it has one."""
+def _log_name(item: Any) -> str:
+    """What a log may call an item: its ``name``, where it has one."""
     return f"{type(item).__name__} {getattr(item, 'name', '')}".rstrip()
 
 
 def _original(error: RayTaskError) -> Exception:
-    """What the task raised; Ray wraps it, and keeps the wrapped one where it could be pickled."""
+    """What the task raised; Ray wraps it, and keeps the original where it could be pickled."""
     return error.cause if isinstance(error.cause, Exception) else error
 
 
-def _lost(death: RayError, attempts: int) -> WorkerDiedError:
+def _worker_died(death: RayError, attempts: int) -> WorkerDiedError:
     what = f"a worker died on the same task {attempts} times ({type(death).__name__})"
-    return WorkerDiedError(what, do="look for lack of memory in the logs of Ray and of the nodes")
+    return WorkerDiedError(what, do="check the logs of Ray and of the nodes for lack of memory")

@@ -1,7 +1,7 @@
 """The shape that pack and fit share: a task mapped over items, each ending as ``Done`` or ``Failed``.
 
-Drivers take the fan-out as an argument: ``fanout.ray_fan_out`` on a cluster, ``map_here`` in a unit test. What fails
-for reasons of its own is divided until the culprit is alone.
+Drivers take the fan-out as an argument: ``fanout.ray_fan_out`` on a cluster, ``map_here`` in a unit test. A task
+that fails because of an item is divided until that item is alone.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Any
 
 from medfuncta_dist.errors import MedfunctaError, WorkerDiedError
 
-HOPELESS = 32
-"""Tasks that fail while none succeeds: so many culprits in a row are none, and dividing them all would take days."""
+MAX_FIRST_FAILURES = 32
+"""Failed tasks before any succeeds: then the items are not to blame, and dividing them all would take days."""
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,16 @@ def map_divided(
 ) -> Iterator[Done | Failed]:
     """Map items, then the pieces that ``divide`` makes of failed ones, and so on; a failure without pieces is final.
 
-    Raises the last failure's error when ``HOPELESS`` items have failed and none has succeeded.
+    Raises the last failure's error when ``MAX_FIRST_FAILURES`` items have failed and none has succeeded.
     """
     succeeded = divided = 0
     while items:
         pieces: list[Any] = []
         for outcome in fan_out(task, items):
             smaller = divide(outcome) if isinstance(outcome, Failed) else ()
-            succeeded, divided = succeeded + isinstance(outcome, Done), divided + bool(smaller)
-            if isinstance(outcome, Failed) and divided >= HOPELESS and not succeeded:
+            succeeded += isinstance(outcome, Done)
+            divided += bool(smaller)
+            if isinstance(outcome, Failed) and divided >= MAX_FIRST_FAILURES and not succeeded:
                 raise outcome.error
             if smaller:
                 pieces += smaller
@@ -71,9 +72,9 @@ def map_divided(
 
 
 def may_be_the_items_fault(error: Exception) -> bool:
-    """Whether what was worked on may be to blame: its worker died, or raised what nobody foresaw.
+    """Whether the item may be to blame: its worker died, or raised an unforeseen error.
 
-    Storage, disk, memory and run file are not: setting an item aside would hide that they need mending.
+    Errors of storage, disk, memory and run file are not: quarantining an item would hide what needs to be fixed.
     """
     if isinstance(error, WorkerDiedError):
         return True

@@ -22,6 +22,7 @@ KINDS = {
 
 ROOMS = {
     "cli": ("command", "parses, calls, prints"),
+    "api": ("command", "the public functions"),
     "doctor": ("command", "what is missing here"),
     "quickstart": ("command", "the whole job on one machine"),
     "stages": ("run", "pack, train, fit, evaluate, in order"),

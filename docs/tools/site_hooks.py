@@ -39,6 +39,7 @@ PAGES_OF = {"README.md": "docs/index.md"}
 
 FENCE = re.compile(r"(^```.*?^```[ \t]*$)", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>[^)\s#]*)(?P<anchor>#[^)]*)?\)")
+IN_TABLE = re.compile(r"(?<=<td>)<code>[^<]*</code>")
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -94,7 +95,9 @@ def name_on_site(path: str, known: set[str]) -> str | None:
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """Formulas as MathML, which browsers draw by themselves: no script, and nothing to fetch."""
+    """Formulas as MathML, which browsers draw by themselves: no script, and nothing to fetch. Paths in tables may break
+    after a slash, or their column would fill a phone."""
+    content = IN_TABLE.sub(lambda code: code[0].replace("/", "/<wbr>").replace("</<wbr>", "</"), content)
     return FORMULA.sub(_as_mathml, content)
 
 

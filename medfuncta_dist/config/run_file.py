@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from medfuncta_dist.config.keys import FREE, IDENTITY, Meaning, before
+from medfuncta_dist.config.presets import PresetName
 from medfuncta_dist.config.section import Name, Section
 from medfuncta_dist.config.sections.cluster_section import Cluster
 from medfuncta_dist.config.sections.data_section import Data
@@ -49,8 +50,9 @@ class RunFile(Section):
     """The run's durable identity: lowercase letters, digits and dashes, at most 40."""
     storage: Annotated[str, Field(min_length=1), AfterValidator(_root), IDENTITY]
     """Root of everything the run writes: a local folder or s3://bucket/prefix."""
-    preset: Annotated[Literal["medfuncta-1d", "medfuncta-2d", "medfuncta-3d"] | None, FREE] = None
-    """Settings of the paper to start from. What may not change within a run are the keys that it sets."""
+    preset: Annotated[PresetName | None, FREE] = None
+    """Settings to start from, for scans with that many axes; see Presets, at the end of this page. What may not change
+    within a run are the keys that it sets."""
     format_version: Annotated[Literal[1], FREE] = 1
     """Version of the run file's format; written into the copy that is kept with a run."""
     data: Data
@@ -75,7 +77,7 @@ class RunFile(Section):
     @model_validator(mode="after")
     def _preset_fits_shape(self) -> RunFile:
         axes = len(self.data.shape)
-        if self.preset is not None and self.preset != f"medfuncta-{axes}d":
+        if self.preset is not None and not self.preset.endswith(f"{axes}d"):
             raise ValueError(f"preset {self.preset} is for other scans: data.shape has {axes} axes, {self.data.shape}")
         return self
 

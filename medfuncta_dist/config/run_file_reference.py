@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from medfuncta_dist.config.keys import Meaning, WithinRun
-from medfuncta_dist.config.presets import PRESETS
+from medfuncta_dist.config.presets import ALIASES, OURS, PAPER, PUBLIC_CODE, Preset
 from medfuncta_dist.config.run_file import RunFile
 
 HEAD = """\
@@ -28,7 +28,7 @@ data:
   source: s3://archive/mit-bih/*.csv
   reader: ecg-csv                  # default: by suffix
   shape: [187]
-preset: medfuncta-1d
+preset: 1d
 ```
 
 The resolved file (every key) is kept as `runs/<name>/run.yaml`. The column *may change* says whether the same run may
@@ -124,11 +124,36 @@ def _bounds(field: dict[str, Any]) -> str:
     return f" {', '.join(said)}" if said else ""
 
 
+PRESETS_HEAD = """
+## Presets
+
+A preset is a network and its settings for scans of one, two or three axes; what it does not name keeps its default.
+Start from `1d`, `2d` or `3d`. The others are for training a published network again, and reach far less in the same
+time.
+"""
+FAMILIES = {
+    "**Ours**: the best settings that are known; `benchmarks/results/presets-*` has the measurements.": OURS,
+    "**The paper's text** (MedFuncta, MIDL 2026, Table 5 and Section 3): no residual term, ω from 20.": PAPER,
+    "**The paper's public code** (github.com/pfriedri/medfuncta, March 2025), which differs from the text: residual "
+    "layers, a modulated first layer, ω = 10 and 5 more per layer (1D: 10 more), AdamW's own weight decay, no "
+    "schedule, and a fit that rescales its steps.": PUBLIC_CODE,
+}
+
+
 def _presets() -> Iterator[str]:
-    yield "\n## Presets\n\nThe paper's settings; everything they do not name keeps its default.\n"
-    for name, sections in PRESETS.items():
-        settings = [f"{section}.{key} {value}" for section, keys in sections.items() for key, value in keys.items()]
-        yield f"- `{name}`: {', '.join(settings)}"
+    yield PRESETS_HEAD
+    for about, presets in FAMILIES.items():
+        yield f"{about}\n"
+        yield from (f"- `{name}`: {_settings(preset)}" for name, preset in presets.items())
+        yield ""
+    names = ", ".join(f"`{old}` is `{new}`" for old, new in ALIASES.items())
+    yield f"**Earlier names** stay valid, so that runs that were begun with them go on: {names}."
+
+
+def _settings(preset: Preset) -> str:
+    return ", ".join(
+        f"{section}.{key} {_plain(value)}" for section, keys in preset.items() for key, value in keys.items()
+    )
 
 
 if __name__ == "__main__":

@@ -143,7 +143,7 @@ def check_conditional_writes(store: ObjectStore) -> Finding:
     began = time.monotonic()
     if honours_conditions(store):
         return passed(f"supported: only one driver per run ({1000 * (time.monotonic() - began):.0f} ms)")
-    do = "do not start two drivers of one run at the same moment (docs/decisions.md describes the fallback)"
+    do = "do not start two drivers of one run at the same moment (docs/decisions/runs.md describes the fallback)"
     return warned("not supported by this store: leases use a fallback, which is not exact", do)
 
 

@@ -79,9 +79,9 @@ def compare_task(task: CompareTask) -> Comparison:
     return Comparison(total, scans, nearest)
 
 
-@lru_cache(maxsize=1)  # they lie all over the evaluated split: read once a process, not once a training shard
+@lru_cache(maxsize=1)  # they are spread over the evaluated split: read once per process, not once per training shard
 def flat_picks(worker: WorkerSettings, picks: tuple[Pick, ...]) -> Flat:
-    """Values of the picked scans, a row a scan."""
+    """Values of the picked scans, a row per scan."""
     store, cache = worker.open()
     flat = np.stack([values.ravel() for values in read_picks(store, cache, picks)])
     flat.flags.writeable = False

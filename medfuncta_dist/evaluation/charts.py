@@ -55,7 +55,7 @@ def svg_uri(drawing: Figure) -> str:
 
 
 def histogram(psnr: Mapping[str, np.ndarray], min_psnr: float) -> str:
-    """One panel a split on a common axis: scans by PSNR, their mean, and the line below which scans are flagged."""
+    """One panel per split on a common axis: scans by PSNR, their mean, and the line below which scans are flagged."""
     drawing, panels = figure(9.2, 0.5 + 0.95 * len(psnr), rows=len(psnr), heights=[1] * len(psnr))
     edges = _edges(np.concatenate(list(psnr.values())))
     for axes, (split, values), colour in zip(panels, psnr.items(), colours(list(psnr)), strict=True):
@@ -94,7 +94,7 @@ def running_median(values: np.ndarray, width: int) -> np.ndarray:
 
 
 def colours(splits: Sequence[str]) -> list[str]:
-    """A colour a split: known ones always the same."""
+    """A colour per split: known ones always the same."""
     spare = iter(OTHER_COLOURS * (1 + len(splits) // len(OTHER_COLOURS)))
     return [SPLIT_COLOURS.get(split) or next(spare) for split in splits]
 

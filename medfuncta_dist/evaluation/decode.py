@@ -1,4 +1,4 @@
-"""From a latent back to a scan: any resolution, same field of view, the scan's own units, a file others can open."""
+"""From a latent back to a scan: at any resolution, same field of view, in the scan's units, as a common file format."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def decode(run: RunFile | str | Path, key: str, shape: Sequence[int] | None = No
         RunFileError: no scan, or several, have this key, or the shape has another number of axes.
         StageOrderError: nothing is fitted yet.
 
-    Example:
+    Examples:
         >>> decoded = decode("my-xrays.yaml", key, shape=(128, 128))
         >>> decoded.values.shape
         (1, 128, 128)
@@ -112,21 +112,21 @@ def decode_key(run: RunFile, key: str, shape: Sequence[int] | None = None) -> De
     row = find_row(store, target, key)
     network = load_network(store, target.network)
     packed = tuple(target.snapshot.contract["shape"])
-    wanted = tuple(shape or packed)
-    if len(wanted) != len(packed) or min(wanted) < 2:
+    target_shape = tuple(shape or packed)
+    if len(target_shape) != len(packed) or min(target_shape) < 2:
         raise RunFileError(
-            f"a scan of shape {list(packed)} can not be decoded at {list(wanted)}",
+            f"a scan of shape {list(packed)} cannot be decoded at {list(target_shape)}",
             where="--shape",
             do=f"give {len(packed)} numbers of at least 2",
         )
-    if math.prod(wanted) * network.spec.channels > MAX_VALUES:
+    if math.prod(target_shape) * network.spec.channels > MAX_VALUES:
         raise RunFileError(
-            f"a scan of shape {list(wanted)} has more than {MAX_VALUES} values",
+            f"a scan of shape {list(target_shape)} has more than {MAX_VALUES} values",
             where="--shape",
             do="give a smaller one",
         )
-    values = reconstruct(network, table.latents_of(row), wanted)[0]
-    return _decoded(row.to_pylist()[0], values, packed, wanted)
+    values = reconstruct(network, table.latents_of(row), target_shape)[0]
+    return _decoded(row.to_pylist()[0], values, packed, target_shape)
 
 
 def find_row(store: ObjectStore, target: TableLocation, key: str) -> pa.Table:
@@ -195,7 +195,7 @@ def save(decoded: Decoded, path: Path) -> None:
 
     .nii, .nii.gz: scan units, float32, with spacing and affine (2D: one slice; channels on the fifth axis).
     .png: 2D, 8 bits; scan units where they fit in 0..255, else the intensity window spread over 0..255.
-    .csv: 1D, scan units, one line a channel. .npy: scan units, float32 (channel, *spatial).
+    .csv: 1D, scan units, one line per channel. .npy: scan units, float32 (channel, *spatial).
     """
     writer = next((w for suffix, w in _WRITERS.items() if path.name.lower().endswith(suffix)), None)
     if writer is None:
@@ -205,7 +205,7 @@ def save(decoded: Decoded, path: Path) -> None:
         writer(decoded, path)
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        raise RunFileError(f"the file can not be written: {reason}", where="--out", do="name another file") from error
+        raise RunFileError(f"the file cannot be written: {reason}", where="--out", do="name another file") from error
 
 
 def _nifti(decoded: Decoded, path: Path) -> None:

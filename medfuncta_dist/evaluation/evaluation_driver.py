@@ -1,6 +1,6 @@
 """The evaluate stage: scores of every fitted scan, baselines, pictures, and a report of it all.
 
-Writes ``runs/<name>/report/``: ``metrics.parquet`` (a row a scan), ``summary.json``, and ``report.html``, last.
+Writes ``runs/<name>/report/``: ``metrics.parquet`` (a row per scan), ``summary.json``, and ``report.html``, last.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from medfuncta_dist.errors import RunFileError, StageOrderError
 from medfuncta_dist.evaluation.baselines import CompareTask, combine, compare_task, evenly, flat_picks, most_picks
 from medfuncta_dist.evaluation.decode import reconstruct
 from medfuncta_dist.evaluation.original_scans import Pick, read_samples
+from medfuncta_dist.evaluation.pca import PcaScores, PcaTask, choose_scans, pca_task
 from medfuncta_dist.evaluation.report import Picture, ReportData, render
 from medfuncta_dist.evaluation.report_summary import against_baselines, summarise
 from medfuncta_dist.evaluation.score_task import ScoreTask, score_task
@@ -30,32 +31,27 @@ from medfuncta_dist.fitting.latent_ledger import Commit, Counts
 from medfuncta_dist.fitting.worker_settings import WorkerSettings
 from medfuncta_dist.latents.table import latents_of
 from medfuncta_dist.network.network_loader import load_network
+from medfuncta_dist.shards.snapshot import Shard
 from medfuncta_dist.storage.digest import canonical_json
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE, Guard, publish_bytes
 from medfuncta_dist.task_map import Failed, FanOut
 from medfuncta_dist.telemetry.event_log import history
+from medfuncta_dist.telemetry.progress_report import OnProgress, ProgressReport, ignore_progress
 
 TRAINING_SPLIT = "train"
 
 
 @dataclass(frozen=True)
-class EvaluateProgress:
-    """Tasks done, of scoring and of comparing with the training set."""
-
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
 class _Fitted:
-    """The latent table as it is found when evaluation starts."""
+    """The latent table when evaluation starts."""
 
     store: ObjectStore
     worker: WorkerSettings
     target: TableLocation
     commits: dict[str, Commit]
     counts: Counts
+    network: SharedNetwork
 
 
 def report_folder(run: RunFile) -> str:
@@ -66,11 +62,11 @@ def report_folder(run: RunFile) -> str:
 def evaluate(
     run: RunFile,
     fan_out: FanOut,
-    on_progress: Callable[[EvaluateProgress], None] = lambda _: None,
+    on_progress: OnProgress = ignore_progress,
     *,
     fence: Guard = ALONE,
 ) -> dict[str, Any]:
-    """Evaluate a run; returns what ``summary.json`` holds. ``fence`` is passed before the report is written.
+    """Evaluate a run; returns what ``summary.json`` holds. ``fence`` is checked before the report is written.
 
     Raises:
         StageOrderError: the fit stage has not finished.
@@ -108,30 +104,33 @@ def _open(run: RunFile) -> _Fitted:
             do="run the fit stage first, and let it finish",
         )
     counts = latent_ledger.reconcile(done, commits)
-    return _Fitted(store, WorkerSettings.of(run), replace(target, works=done), commits, counts)
+    network = load_network(store, target.network)
+    return _Fitted(store, WorkerSettings.of(run), replace(target, works=done), commits, counts, network)
 
 
-def _results(
-    fan_out: FanOut, task: Callable[[Any], Any], items: Sequence[Any], on_progress: Callable[[EvaluateProgress], None]
-) -> list[Any]:
+def _results(fan_out: FanOut, task: Callable[[Any], Any], items: Sequence[Any], on_progress: OnProgress) -> list[Any]:
     """Results in the items' order, whatever the order of completion. The first failure ends the stage."""
     found: dict[Any, Any] = {}
     for outcome in fan_out(task, items):
         if isinstance(outcome, Failed):
             raise outcome.error
         found[outcome.item] = outcome.result
-        on_progress(EvaluateProgress(len(found), len(items)))
+        on_progress(ProgressReport("evaluate", len(found), len(items)))
     return [found[item] for item in items]
 
 
-def _scores(fitted: _Fitted, fan_out: FanOut, on_progress: Callable[[EvaluateProgress], None]) -> pa.Table:
+def _scores(fitted: _Fitted, fan_out: FanOut, on_progress: OnProgress) -> pa.Table:
     tasks = []
     for work in fitted.target.works:
         part = fitted.commits[work.name].part
         if part is not None:
             tasks.append(ScoreTask(fitted.worker, fitted.target.folder, fitted.target.network, work, part))
     if not tasks:
-        raise StageOrderError("no scan has a latent", where=fitted.target.folder, do="see why fit quarantined them all")
+        raise StageOrderError(
+            "no scan has a latent",
+            where=fitted.target.folder,
+            do="read in the fit stage's commit records why all were quarantined",
+        )
     return pa.concat_tables(_results(fan_out, score_task, tasks, on_progress)).sort_by("key").combine_chunks()
 
 
@@ -150,9 +149,9 @@ def _baselines(
     fitted: _Fitted,
     held_out: pa.Table,
     fan_out: FanOut,
-    on_progress: Callable[[EvaluateProgress], None],
+    on_progress: OnProgress,
 ) -> dict[str, Any] | None:
-    """Both baselines and the reconstructions on the same scans; None where there is nothing to compare with."""
+    """All baselines and the reconstructions on the same scans; None where there is nothing to compare with."""
     shards = _training_shards(fitted)
     if run.evaluate.split == TRAINING_SPLIT or not shards:
         return None
@@ -161,10 +160,25 @@ def _baselines(
     tasks = [CompareTask(fitted.worker, shard, picks) for shard in shards]
     comparisons = _results(fan_out, compare_task, tasks, on_progress)
     flat = flat_picks(fitted.worker, picks)
-    return against_baselines(combine(flat, comparisons), chosen["psnr"].to_numpy())
+    pca = _pca(fitted, shards, picks, flat.shape[1], fan_out, on_progress)
+    return against_baselines(combine(flat, comparisons), chosen["psnr"].to_numpy(), pca)
 
 
-def _training_shards(fitted: _Fitted) -> list[Any]:
+def _pca(
+    fitted: _Fitted,
+    shards: Sequence[Shard],
+    picks: tuple[Pick, ...],
+    values: int,
+    fan_out: FanOut,
+    on_progress: OnProgress,
+) -> PcaScores | None:
+    """PCA with as many components as the network's latents have numbers, or as the training split allows."""
+    task = PcaTask(fitted.worker, choose_scans(shards, values), picks, fitted.network.spec.latent)
+    scores: list[PcaScores | None] = _results(fan_out, pca_task, [task], on_progress)
+    return scores[0]
+
+
+def _training_shards(fitted: _Fitted) -> list[Shard]:
     damaged = {commit.shard for commit in fitted.commits.values() if commit.failed}
     return [s for s in fitted.target.snapshot.splits.get(TRAINING_SPLIT, ()) if s.sha256 not in damaged]
 
@@ -178,21 +192,21 @@ def _picks(fitted: _Fitted, rows: pa.Table) -> tuple[Pick, ...]:
 def _report_data(
     run: RunFile, fitted: _Fitted, scores: pa.Table, held_out: pa.Table, summary: dict[str, Any]
 ) -> ReportData:
-    network = load_network(fitted.store, fitted.target.network)
+    network = fitted.network
     psnr = {split: scores.filter(pc.equal(scores["split"], split))["psnr"].to_numpy() for split in summary["splits"]}
     return ReportData(
         run=run,
         summary=summary,
         spec=network.spec,
         code_version=network.code_version,
-        pictures=list(_pictures(run, fitted, network, held_out)),
+        pictures=list(_pictures(run, fitted, held_out)),
         psnr=psnr,
         loss=history(fitted.store, run.name, "loss"),
         held_out_psnr=history(fitted.store, run.name, "psnr"),
     )
 
 
-def _pictures(run: RunFile, fitted: _Fitted, network: SharedNetwork, held_out: pa.Table) -> Iterator[Picture]:
+def _pictures(run: RunFile, fitted: _Fitted, held_out: pa.Table) -> Iterator[Picture]:
     """The chosen number of held-out scans, evenly spaced from the worst PSNR to the best."""
     if not run.evaluate.pictures:
         return
@@ -205,7 +219,7 @@ def _pictures(run: RunFile, fitted: _Fitted, network: SharedNetwork, held_out: p
     for row, sample in zip(rows.to_pylist(), samples, strict=True):
         latent = latents_of(table.filter(pc.equal(table["key"], sample.key)))
         values = sample.values()
-        decoded = reconstruct(network, latent, values.shape[1:])[0]
+        decoded = reconstruct(fitted.network, latent, values.shape[1:])[0]
         upright = sample.meta["slice"] is not None
         yield Picture(sample.key, values, decoded, upright, row["psnr"], row["ssim"], sample.labels, row["below_min"])
 

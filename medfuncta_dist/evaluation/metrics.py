@@ -14,7 +14,7 @@ from skimage.metrics import structural_similarity
 
 PSNR_CAP = 100.0  # dB, for a perfect reconstruction, so that means stay finite
 SSIM_WINDOW = (
-    7  # points an axis: the default of scikit-image, and of the original paper's Matlab code for uniform windows
+    7  # points per axis: the default of scikit-image, and of the original paper's Matlab code for uniform windows
 )
 
 Values = Float[np.ndarray, "channel *spatial"]
@@ -83,7 +83,7 @@ def ssim(original: Values, reconstruction: Values) -> float:
 
 
 def ssim_window(shape: Sequence[int]) -> int:
-    """Points an axis of SSIM's window for scans of this shape: odd, at most 7, at most the shortest axis."""
+    """Points per axis of SSIM's window for scans of this shape: odd, at most 7, at most the shortest axis."""
     shortest = min(*shape, SSIM_WINDOW)
     return shortest - 1 + shortest % 2
 

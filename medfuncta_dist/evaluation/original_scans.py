@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ from medfuncta_dist.streaming.shard_cache import ShardCache
 
 @dataclass(frozen=True)
 class Pick:
-    """One scan, by its place."""
+    """One scan, by its position."""
 
     shard: Shard
     row: int
@@ -39,11 +39,14 @@ def read_picks(store: ObjectStore, cache: ShardCache, picks: Sequence[Pick]) -> 
     return [sample.values() for sample in read_samples(store, cache, picks)]
 
 
-def values_of_shard(store: ObjectStore, cache: ShardCache, shard: Shard) -> Iterator[np.ndarray]:
-    """Values of every scan of a shard. One that can not be read is left out: the fit stage has quarantined it."""
-    cache.path(shard)  # a shard that is damaged as a whole is no matter of single scans
+def values_of_shard(
+    store: ObjectStore, cache: ShardCache, shard: Shard, rows: Iterable[int] | None = None
+) -> Iterator[np.ndarray]:
+    """Values of a shard's scans: of all, or of these rows. One that cannot be read is left out: the fit stage has
+    quarantined it."""
+    cache.path(shard)  # a shard that is damaged as a whole is an error
     with closing(SampleReader(store, [shard], cache)) as reader:
-        for row in range(shard.samples):
+        for row in range(shard.samples) if rows is None else rows:
             try:
                 yield _sample(reader, SampleId(0, row)).values()
             except FormatVersionError:

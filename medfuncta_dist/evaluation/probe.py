@@ -1,6 +1,6 @@
-"""What latents know: classifiers from latents alone, trained on one split and judged on another.
+"""Classification from latents alone: classifiers trained on one split and scored on another.
 
-Features are standardised by the training split. Everything is judged against always answering the most frequent class.
+Features are standardised by the training split. The baseline is to answer always with the most frequent class.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Unfenced, publish_bytes
 
 FORMAT_VERSION = 1
-NO_LEASE = Unfenced("probing is no stage; whoever probes the same latents gets the same answer")
+NO_LEASE = Unfenced("probe is not a stage, and the same latents always give the same result")
 NEIGHBOURS = (1, 5)  # 1: as in the MedFuncta paper; 5: steadier where classes overlap
 MOST_ITERATIONS = 2000  # of L-BFGS: standardised latents converge in a few hundred
 
@@ -46,12 +46,12 @@ class Classified:
 
 
 def probe(train: Latents, train_labels: Labels, test: Latents, test_labels: Labels) -> list[Classified]:
-    """Train each classifier and judge it; the majority baseline comes first."""
+    """Train and score each classifier; the majority baseline comes first."""
     results = []
     for name, model in _classifiers(len(train)):
-        said = model.fit(train, train_labels).predict(test)
-        f1 = f1_score(test_labels, said, average="macro", zero_division=0)
-        results.append(Classified(name, float(accuracy_score(test_labels, said)), float(f1)))
+        predicted = model.fit(train, train_labels).predict(test)
+        f1 = f1_score(test_labels, predicted, average="macro", zero_division=0)
+        results.append(Classified(name, float(accuracy_score(test_labels, predicted)), float(f1)))
     return results
 
 

@@ -1,6 +1,6 @@
 """The report: one HTML file that loads nothing, for a browser without a network. Data in, text out.
 
-It shows scans, and is patient data like them. Names of files and patients are not in it: scans go by their keys.
+It shows scans, and so is patient data. It holds no names of files or patients: scans are identified by keys.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Picture:
 
 @dataclass(frozen=True, eq=False)
 class ReportData:
-    """All that a report tells. ``summary`` is the content of summary.json; ``psnr`` holds each split's values in dB."""
+    """The content of a report. ``summary`` is the content of summary.json; ``psnr`` holds each split's values in dB."""
 
     run: RunFile
     summary: Mapping[str, Any]
@@ -156,14 +156,13 @@ def _curves(data: ReportData) -> list[dict[str, str]]:
 
 
 def _baselines(found: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Rows of the table of baselines, with bars as long as their PSNR."""
+    """Rows of the table of baselines, with bars as long as their PSNR. Earlier versions' summaries have no PCA."""
     if found is None:
         return []
-    names = {
-        "mean_scan": "mean training scan",
-        "nearest_scan": "nearest training scan",
-        "reconstruction": "reconstruction",
-    }
+    names = {"mean_scan": "mean training scan", "nearest_scan": "nearest training scan"}
+    if pca := found.get("pca"):
+        names["pca"] = f"PCA, {pca['components']:,} components"
+    names["reconstruction"] = "reconstruction"
     top = max(found[name]["psnr"]["mean"] for name in names)
     return [
         {

@@ -1,4 +1,4 @@
-"""What ``runs/<name>/report/summary.json`` says, from the scores of all scans. Pure.
+"""The content of ``runs/<name>/report/summary.json``, from the scores of all scans. Pure.
 
 Every metric is {"scans", "mean", "std", "median", "lowest", "highest"}, or null where it is not defined.
 """
@@ -18,6 +18,7 @@ from jaxtyping import Float
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.evaluation import metrics
 from medfuncta_dist.evaluation.baselines import Baselines
+from medfuncta_dist.evaluation.pca import PcaScores
 from medfuncta_dist.fitting.fit_driver import TableLocation
 from medfuncta_dist.fitting.latent_ledger import Commit, Counts
 
@@ -33,7 +34,7 @@ def summarise(
     scores: pa.Table,
     baselines: dict[str, Any] | None,
 ) -> dict[str, Any]:
-    """The whole summary as JSON objects. ``scores`` has the columns of ``evaluation.scores.SCHEMA``."""
+    """The whole summary as JSON objects. ``scores`` has the columns of ``score_task.SCHEMA``."""
     fitting = Counter(scan.reason for commit in commits for scan in commit.quarantined)
     packing = Counter(entry["reason"] for entry in target.snapshot.quarantined)
     difference = np.abs(scores["psnr"].to_numpy() - scores["fit_psnr"].to_numpy())
@@ -59,12 +60,17 @@ def summarise(
     }
 
 
-def against_baselines(baselines: Baselines, psnr: Float[np.ndarray, " scan"]) -> dict[str, Any]:
-    """PSNR of the reconstructions and of both baselines on the same scans, and the mean gain over each, in dB."""
+def against_baselines(baselines: Baselines, psnr: Float[np.ndarray, " scan"], pca: PcaScores | None) -> dict[str, Any]:
+    """PSNR of the reconstructions and of the baselines on the same scans, and the mean gain over each, in dB."""
     named = {"mean_scan": baselines.mean_scan, "nearest_scan": baselines.nearest}
     mine = float(psnr.mean())
-    figures = {name: {"psnr": _json(metrics.spread(v)), "gain": mine - float(v.mean())} for name, v in named.items()}
-    return {"scans": len(psnr), "reconstruction": {"psnr": _json(metrics.spread(psnr))}, **figures}
+    figures = {name: _against(v, mine) for name, v in named.items()}
+    linear = pca and {"components": pca.components, "training_scans": pca.training_scans, **_against(pca.psnr, mine)}
+    return {"scans": len(psnr), "reconstruction": {"psnr": _json(metrics.spread(psnr))}, **figures, "pca": linear}
+
+
+def _against(baseline: Float[np.ndarray, " scan"], mine: float) -> dict[str, Any]:
+    return {"psnr": _json(metrics.spread(baseline)), "gain": mine - float(baseline.mean())}
 
 
 def by_split(scores: pa.Table) -> dict[str, Any]:

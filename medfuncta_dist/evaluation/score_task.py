@@ -1,4 +1,4 @@
-"""Every fitted scan decoded and compared with its original: one task a committed range, numbers only come back."""
+"""Every fitted scan decoded and compared with its original: one task per committed range, returning numbers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from medfuncta_dist.fitting.fit_plan import FitWork
 from medfuncta_dist.fitting.worker_settings import WorkerSettings
 from medfuncta_dist.latents import table
 from medfuncta_dist.latents.table import PartRef
-from medfuncta_dist.network.network_loader import NetworkRef, network_here
+from medfuncta_dist.network.committed_network import NetworkRef
+from medfuncta_dist.network.network_loader import network_here
 from medfuncta_dist.shards.snapshot import read_index
 
 FORMAT_VERSION = "1"
@@ -35,9 +36,9 @@ SCHEMA = pa.schema(
     ],
     {"format_version": FORMAT_VERSION, "kind": "metrics"},
 )
-"""``metrics.parquet``, a row a scan, sorted by key. PSNRs in dB: ``psnr`` from decoding the stored latent now,
+"""``metrics.parquet``, a row per scan, sorted by key. PSNRs in dB: ``psnr`` from decoding the stored latent now,
 ``fit_psnr`` as the latent table has it. ``ssim`` is null where it is not defined. ``shard`` and ``row`` say where the
-original lies."""
+original is."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,6 @@ def score_task(task: ScoreTask) -> pa.Table:
 
 
 def _known(fitted: pa.Table) -> list[dict[str, Any]]:
-    """What the latent table already says of each scan."""
+    """What the latent table already holds about each scan."""
     rows = fitted.select(["key", "split", "labels", "psnr", "below_min"]).to_pylist()
     return [{**row, "fit_psnr": row.pop("psnr")} for row in rows]

@@ -14,7 +14,7 @@ from medfuncta_dist.errors import RunFileError
 def grid(
     shape: Sequence[int], device: torch.device | str | None = None, dtype: torch.dtype = torch.float32
 ) -> Float[Tensor, "point coord"]:
-    """Coordinates of every point of a regular grid in [-1, 1]^C, one row a point.
+    """Coordinates of every point of a regular grid in [-1, 1]^C, one row per point.
 
     Both ends of each axis are included (align-corners), axes are in ``ij`` order and the last axis runs fastest, as in
     an array's own memory. Raises RunFileError for an axis of fewer than two points, which has no extent.

@@ -1,8 +1,8 @@
-"""Where a trained network's files are: what the commit record of a run says of them. Pure.
+"""Where a trained network's files are, according to the commit record of its run. Pure.
 
 ``runs/<name>/network/commit.json`` names each file by its path below the storage root. Today that is
-``runs/<name>/network/<network digest>/<file>``; earlier versions wrote ``runs/<name>/network/<file>``. Whoever reads
-follows the record, and only into the run's network folder.
+``runs/<name>/network/<network digest>/<file>``; earlier versions wrote ``runs/<name>/network/<file>``. Readers
+follow the record, and only into the run's network folder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _RESTORE = "restore the run's network folder from a backup, or run train again u
 
 
 def network_folder(run: str) -> str:
-    """Where a run's network lies, relative to the storage root."""
+    """Folder of a run's network, relative to the storage root."""
     return f"runs/{run}/network"
 
 
@@ -25,12 +25,12 @@ def files_below(body: Mapping[str, Any], names: Sequence[str], where: str, run: 
     """The paths of a network's files, relative to the run's network folder, in the order of ``names``.
 
     Args:
-        body: of the commit record.
-        where: the record, for errors.
-        run: the run that it is of; None where only the folder is at hand.
+        body: the body of the commit record.
+        where: the record's URI, for errors.
+        run: the name of its run; None if only the folder is known.
 
     Raises:
-        IntegrityError: a file is not named, or by a path that leads out of the run's network folder.
+        IntegrityError: a file is missing in it, or has a path out of the run's network folder.
     """
     files = body.get("files")
     return [_below(files.get(name) if isinstance(files, Mapping) else None, name, where, run) for name in names]

@@ -1,4 +1,4 @@
-"""safetensors bytes, not trusted: sizes are compared before memory is taken, and every fault is a ValueError."""
+"""safetensors bytes, not trusted: sizes are checked before memory is allocated, and every error is a ValueError."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ LARGEST_HEADER = 2**22
 
 
 def load(data: bytes) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """The metadata and the tensors, which share no memory with ``data``. ValueError for what is not safetensors."""
+    """The metadata and the tensors, which share no memory with ``data``. ValueError if it is not safetensors."""
     metadata = _metadata(data)
     try:
-        # The library proves that the tensors are as large as their shapes say, apart, and fill the file exactly.
+        # The library checks that tensors have the size of their shape, do not overlap, and fill the file exactly.
         return metadata, safetensors.torch.load(data)
     except MemoryError:
         raise

@@ -44,7 +44,7 @@ KIND = "shared-network"
 EXTRAS: dict[str, tuple[tuple[str, ...], ...]] = {
     "inner.rates": (("latent",), ("step", "latent"), ("step", "layer", "latent")),
 }
-"""Names of extras, and the axes that each may have. ``inner.rates`` are step sizes of latents, learned in training."""
+"""Names of extras, and the axes that each may have. ``inner.rates``: step sizes of latents, learned in training."""
 
 FIELDS = {"spec": object, "contract": dict, "inner": dict, "dataset_digest": str, "code_version": str, "weights": dict}
 """What ``network.json`` holds beside its version and kind."""
@@ -52,7 +52,7 @@ LARGEST_DESCRIPTION = 2**20
 """Bytes. It has about a thousand."""
 
 DECODE_POINTS = 8192
-"""Points decoded at once, a scan at a time: 8 MB an activation at hidden width 256, whatever the resolution."""
+"""Points decoded at once, scan by scan: 8 MB per activation at hidden width 256, whatever the resolution."""
 
 
 @dataclass(frozen=True)
@@ -85,14 +85,16 @@ class SharedNetwork:
         Raises FormatVersionError for another format version, IntegrityError when the two files do not belong together
         or a tensor is missing, superfluous, or of another shape or type than the architecture says.
         """
-        said = _parse(description)
-        _check_weights(weights, said["weights"])
-        spec = _spec(said["spec"])
+        parsed = _parse(description)
+        _check_weights(weights, parsed["weights"])
+        spec = _spec(parsed["spec"])
         tensors = _load_tensors(weights)
         extras = {name: tensors.pop(name) for name in EXTRAS if name in tensors}
         _check_tensors(spec, tensors)
         _check_extras(spec, extras)
-        return cls(spec, tensors, said["contract"], said["inner"], said["dataset_digest"], said["code_version"], extras)
+        return cls(
+            spec, tensors, parsed["contract"], parsed["inner"], parsed["dataset_digest"], parsed["code_version"], extras
+        )
 
     @classmethod
     def load(cls, folder: str | Path) -> SharedNetwork:
@@ -139,7 +141,7 @@ class SharedNetwork:
 
 
 def _committed(path: Path) -> dict[str, Any]:
-    """The body of a network's commit record. What it says is proved by the network that it leads to."""
+    """The body of a network's commit record. The network's own digest proves it."""
     try:
         record = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -174,39 +176,39 @@ def _parse(description: bytes) -> dict[str, Any]:
     if len(description) > LARGEST_DESCRIPTION:
         raise _damaged(f"{DESCRIPTION_FILE} is larger than {LARGEST_DESCRIPTION} bytes")
     try:
-        said = json.loads(description)
-        json.dumps(said, allow_nan=False).encode()  # NaN and infinities are no JSON, though Python reads them
+        parsed = json.loads(description)
+        json.dumps(parsed, allow_nan=False).encode()  # NaN and infinities are not JSON, though Python parses them
     except (ValueError, RecursionError) as error:
         raise _damaged(f"{DESCRIPTION_FILE} is not JSON") from error
-    if not isinstance(said, dict) or said.get("kind") != KIND:
+    if not isinstance(parsed, dict) or parsed.get("kind") != KIND:
         raise _damaged(f"{DESCRIPTION_FILE} does not describe a shared network")
-    version = said.get("format_version")
+    version = parsed.get("format_version")
     if version != FORMAT_VERSION:
         raise FormatVersionError(
             f"{DESCRIPTION_FILE} has format_version {version!r}, this version reads {FORMAT_VERSION}",
             do="read it with the version of medfuncta-dist that wrote it, or a newer one",
         )
-    missing = FIELDS.keys() - said.keys()
+    missing = FIELDS.keys() - parsed.keys()
     if missing:
         raise _damaged(f"{DESCRIPTION_FILE} lacks {', '.join(sorted(missing))}")
-    if wrong := [name for name, kind in FIELDS.items() if not isinstance(said[name], kind)]:
+    if wrong := [name for name, kind in FIELDS.items() if not isinstance(parsed[name], kind)]:
         raise _damaged(f"{DESCRIPTION_FILE} has no valid {wrong[0]}")
-    return said
+    return parsed
 
 
-def _check_weights(weights: bytes, said: dict[str, Any]) -> None:
-    if said.get("sha256") != hashlib.sha256(weights).hexdigest():
+def _check_weights(weights: bytes, parsed: dict[str, Any]) -> None:
+    if parsed.get("sha256") != hashlib.sha256(weights).hexdigest():
         raise _damaged(f"{WEIGHTS_FILE} is not the file that {DESCRIPTION_FILE} names: its SHA-256 differs")
 
 
-def _spec(said: Any) -> FieldSpec:
-    said = said if isinstance(said, dict) else {}
-    sizes = [said.get(name) for name in ("coords", "channels", "layers", "hidden", "latent")]
-    switches = [said.get(name) for name in ("residual", "modulate_first")]
+def _spec(parsed: Any) -> FieldSpec:
+    parsed = parsed if isinstance(parsed, dict) else {}
+    sizes = [parsed.get(name) for name in ("coords", "channels", "layers", "hidden", "latent")]
+    switches = [parsed.get(name) for name in ("residual", "modulate_first")]
     if any(type(size) is not int for size in sizes) or any(type(switch) is not bool for switch in switches):
         raise _damaged(f"{DESCRIPTION_FILE} holds no valid architecture")
     try:
-        return FieldSpec(**{**said, "omegas": tuple(float(w) for w in said["omegas"])})
+        return FieldSpec(**{**parsed, "omegas": tuple(float(w) for w in parsed["omegas"])})
     except (TypeError, ValueError, KeyError, OverflowError, MedfunctaError) as error:
         raise _damaged(f"{DESCRIPTION_FILE} holds no valid architecture") from error
 
@@ -221,8 +223,8 @@ def _load_tensors(weights: bytes) -> Params:
 def _check_tensors(spec: FieldSpec, params: Params) -> None:
     shapes = spec.shapes()
     if params.keys() != shapes.keys():
-        odd = ", ".join(sorted(params.keys() ^ shapes.keys()))
-        raise _damaged(f"{WEIGHTS_FILE} and the architecture differ in the tensors {odd}")
+        names = ", ".join(sorted(params.keys() ^ shapes.keys()))
+        raise _damaged(f"{WEIGHTS_FILE} and the architecture differ in the tensors {names}")
     for name, shape in shapes.items():
         tensor = params[name]
         if tuple(tensor.shape) != shape or tensor.dtype != torch.float32:
@@ -230,7 +232,7 @@ def _check_tensors(spec: FieldSpec, params: Params) -> None:
 
 
 def _check_extras(spec: FieldSpec, extras: Params) -> None:
-    """Every size that an axis's name fixes must be that size, and axes of one name must agree."""
+    """Check axes against the sizes that their names fix; axes of the same name must have the same size."""
     sizes = {"latent": spec.latent, "layer": len(spec.modulated_layers)}
     for name, tensor in extras.items():
         axes = next((axes for axes in EXTRAS[name] if len(axes) == tensor.ndim), ())

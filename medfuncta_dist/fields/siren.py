@@ -24,7 +24,7 @@ Params = dict[str, Tensor]
 """θ by name: ``layer.{k}.weight|bias`` and ``modulation.{k}.weight|bias``, k counting from 1 as in the formula."""
 
 OUTPUT_OFFSET = 0.5
-"""Values lie in [0, 1]: an untrained network starts in the middle."""
+"""Values are in [0, 1]: an untrained network starts in the middle."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class FieldSpec:
             )
         if len(self.omegas) != self.layers - 1:
             raise RunFileError(
-                f"{len(self.omegas)} values of omega were given, expected one a sine layer: layers - 1 = "
+                f"{len(self.omegas)} values of omega were given, expected one per sine layer: layers - 1 = "
                 f"{self.layers - 1}"
             )
         if not all(math.isfinite(w) and w > 0 for w in self.omegas):

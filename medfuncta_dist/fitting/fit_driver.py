@@ -1,8 +1,8 @@
-"""The driver's side of fitting: which ranges are left, what came of them, and whether the count closes."""
+"""The fit stage's driver: plans the ranges that are left, maps the tasks, and reconciles the counts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medfuncta_dist.config.run_file import RunFile
@@ -13,18 +13,20 @@ from medfuncta_dist.fitting.fit_plan import FitWork, cover, plan, ranges
 from medfuncta_dist.fitting.fit_task import FitTask, Fitted, fit_task
 from medfuncta_dist.fitting.latent_ledger import Counts, Quarantined, Spread
 from medfuncta_dist.fitting.worker_settings import WorkerSettings
+from medfuncta_dist.network.committed_network import NetworkRef, published_network
 from medfuncta_dist.network.core_settings import fit_settings
-from medfuncta_dist.network.network_loader import NetworkRef, load_network, published_network
+from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
 from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE, Guard
 from medfuncta_dist.task_map import Done, Failed, FanOut, map_divided
+from medfuncta_dist.telemetry.progress_report import OnProgress, ProgressReport, ignore_progress
 
 
 @dataclass(frozen=True)
 class TableLocation:
-    """Where a run's latents are, and what they are latents of."""
+    """Where a run's latents are, and the snapshot and network that they belong to."""
 
     folder: str
     snapshot: Snapshot
@@ -39,19 +41,8 @@ class TableLocation:
 
 
 @dataclass(frozen=True)
-class FitProgress:
-    """How far the stage is, in ranges and in scans, earlier runs included."""
-
-    ranges_done: int
-    ranges: int
-    scans_done: int
-    scans: int
-    quarantined: int = 0
-
-
-@dataclass(frozen=True)
 class FitSummary:
-    """What the table holds when the stage is over. ``fitted_now`` counts the scans of this run of the stage."""
+    """The content of the table when the stage ends. ``fitted_now`` counts the scans of this run of the stage."""
 
     folder: str
     dataset_digest: str
@@ -59,13 +50,13 @@ class FitSummary:
     counts: Counts
     fitted_now: int
     found_committed: int
-    """Ranges that a task of this run found committed by a copy of itself, and did not fit again."""
+    """Ranges that were already committed by a copy of the task, and not fitted again."""
     quarantined: list[Quarantined]
     psnr: dict[str, Spread]
 
 
 def fit_digest(run: RunFile) -> str:
-    """SHA-256 of every setting that can change a latent; which splits are wanted is not one of them."""
+    """SHA-256 of every setting that can change a latent; ``fit.splits`` is not one of them."""
     sections = run.parts(lambda key: key.in_fit_digest).values()
     settings = {key: value for section in sections for key, value in section.items()}
     return digest_json(settings | {"rate": run.fit_rate})
@@ -87,27 +78,27 @@ def locate_table(run: RunFile, store: ObjectStore) -> TableLocation:
 def fit(
     run: RunFile,
     fan_out: FanOut,
-    on_progress: Callable[[FitProgress], None] = lambda _: None,
+    on_progress: OnProgress = ignore_progress,
     *,
     fence: Guard = ALONE,
 ) -> FitSummary:
-    """Fit every scan of the snapshot that has no latent yet; ``fence`` is passed before every commit.
+    """Fit every scan of the snapshot that has no latent yet; ``fence`` is checked before every commit.
 
     Raises:
         LeaseLostError: another driver has taken the run over.
-        IntegrityError: the ledger does not close.
+        IntegrityError: not every packed scan is fitted or quarantined exactly once.
         QuarantineLimitError: more scans are quarantined than ``data.max_quarantined`` allows.
         WorkerDiedError: workers died on more scans than that; none of those is quarantined.
-        Exception: a task's own error, when it says nothing about scans (storage is down, a bug). Everything else is
-            finished first, so that running the stage again does only what is left.
+        Exception: a task's error that no scan caused (storage is down, a bug). All other tasks are finished first, so
+            that running the stage again does only what is left.
     """
     store = ObjectStore(run.storage)
     target = locate_table(run, store)
     _check_contract(store, target)
     before = latent_ledger.read_commits(store, target.folder)
     todo = plan(target.snapshot, run.fit.splits, latent_ledger.settled(before), run.fit.scans_per_task)
-    lost = sum(len(commit.quarantined) for commit in before.values() if not commit.failed)
-    progress = _Progress(target.works, todo, lost, on_progress)
+    quarantined = sum(len(commit.quarantined) for commit in before.values() if not commit.failed)
+    progress = _Progress(target.works, todo, quarantined, on_progress)
     done_now = _run(run, target, todo, fan_out, progress, Failures(store, target.folder, fence), fence)
     summary = _summarise(store, target, done_now)
     _check_limit(run, summary)
@@ -123,39 +114,39 @@ def _run(
     failures: Failures,
     fence: Guard,
 ) -> list[Fitted]:
-    """Map the tasks, dividing ranges whose worker dies; returns what succeeded tasks answered."""
+    """Map the tasks, dividing ranges whose worker dies; returns the results of the tasks that succeeded."""
 
     def divide(failed: Failed) -> list[FitTask]:
         pieces = pieces_of(failed)
         progress.divide(len(pieces))
         return pieces
 
-    answers = []
+    results = []
     for outcome in map_divided(fan_out, fit_task, [_task(run, target, work, fence) for work in todo], divide):
         if isinstance(outcome, Done):
-            answers.append(outcome.result)
+            results.append(outcome.result)
         elif not failures.settle(outcome):
             continue
         progress.advance(outcome.item.work, outcome.result.rows if isinstance(outcome, Done) else 0)
     failures.close(most=run.data.max_quarantined * sum(work.scans for work in target.works))
-    return answers
+    return results
 
 
 class _Progress:
-    """Counts ranges and scans, and tells."""
+    """Counts ranges and scans, and reports them."""
 
     def __init__(
         self,
         works: Sequence[FitWork],
         todo: Sequence[FitWork],
         quarantined: int,
-        on_progress: Callable[[FitProgress], None],
+        on_progress: OnProgress,
     ) -> None:
         self._ranges, self._scans = len(works), sum(work.scans for work in works)
         self._ranges_done = self._ranges - len(todo)
         self._scans_done = self._scans - sum(work.scans for work in todo)
         self._quarantined, self._on_progress = quarantined, on_progress
-        self._tell()
+        self._report()
 
     def divide(self, pieces: int) -> None:
         self._ranges += max(pieces - 1, 0)
@@ -164,11 +155,12 @@ class _Progress:
         self._ranges_done += 1
         self._scans_done += work.scans
         self._quarantined += work.scans - fitted
-        self._tell()
+        self._report()
 
-    def _tell(self) -> None:
-        counts = (self._ranges_done, self._ranges, self._scans_done, self._scans, self._quarantined)
-        self._on_progress(FitProgress(*counts))
+    def _report(self) -> None:
+        tasks = f"{self._ranges_done}/{self._ranges}"
+        notes: dict[str, float | str] = {"tasks": tasks, "quarantined": self._quarantined}
+        self._on_progress(ProgressReport("fit", self._scans_done, self._scans, notes))
 
 
 def _task(run: RunFile, target: TableLocation, work: FitWork, fence: Guard) -> FitTask:
@@ -188,7 +180,7 @@ def _task(run: RunFile, target: TableLocation, work: FitWork, fence: Guard) -> F
 
 
 def _check_contract(store: ObjectStore, target: TableLocation) -> None:
-    """The network must have been made for scans of the snapshot's shape; better known before a thousand tasks start."""
+    """RunFileError, before any task starts, unless the network was trained for scans of the snapshot's shape."""
     spec = load_network(store, target.network).spec
     shape, channels = target.snapshot.contract["shape"], target.snapshot.contract["channels"]
     if (spec.coords, spec.channels) != (len(shape), channels):
@@ -200,8 +192,8 @@ def _check_contract(store: ObjectStore, target: TableLocation) -> None:
         )
 
 
-def _summarise(store: ObjectStore, target: TableLocation, answers: Sequence[Fitted]) -> FitSummary:
-    """Told from the records as they now lie in storage, not from what tasks answered."""
+def _summarise(store: ObjectStore, target: TableLocation, results: Sequence[Fitted]) -> FitSummary:
+    """From the records in storage, not from the tasks' results."""
     commits = latent_ledger.read_commits(store, target.folder)
     counts = latent_ledger.reconcile(target.works, commits)
     mine = [commits[work.name] for work in cover(target.works, commits)[0]]
@@ -210,8 +202,8 @@ def _summarise(store: ObjectStore, target: TableLocation, answers: Sequence[Fitt
         dataset_digest=target.snapshot.digest,
         network_digest=target.network.digest,
         counts=counts,
-        fitted_now=sum(answer.rows for answer in answers if not answer.earlier),
-        found_committed=sum(answer.earlier for answer in answers),
+        fitted_now=sum(result.rows for result in results if not result.earlier),
+        found_committed=sum(result.earlier for result in results),
         quarantined=[q for commit in mine for q in commit.quarantined],
         psnr=latent_ledger.psnr_by_split(mine),
     )
@@ -223,5 +215,5 @@ def _check_limit(run: RunFile, summary: FitSummary) -> None:
         raise QuarantineLimitError(
             f"{counts.quarantined} of {counts.packed} packed scans could not be fitted",
             where=f"data.max_quarantined allows a share of {run.data.max_quarantined}",
-            do="look at the reasons in the commit records; when the rest is worth having, raise data.max_quarantined",
+            do="read the reasons in the commit records, correct the cause, or raise data.max_quarantined",
         )

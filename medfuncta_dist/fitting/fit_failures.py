@@ -1,4 +1,4 @@
-"""What becomes of a fit task that failed: its range is divided, or quarantined, or the error is nobody's fault here."""
+"""What happens after a fit task failed: its range is divided or quarantined, or the error is raised at the end."""
 
 from __future__ import annotations
 
@@ -21,52 +21,52 @@ ENDED_ITS_WORKER = "fitting it ended its worker every time"
 
 
 def pieces_of(failed: Failed) -> list[FitTask]:
-    """Smaller tasks that find the scan to blame; none where no scan may be, or where it is alone.
+    """Smaller tasks, to find the scan that caused the failure; none if no scan did, or if it is alone already.
 
-    LeaseLostError is raised: what other tasks do now will not count either.
+    LeaseLostError is raised at once: the other tasks' commits would be refused, too.
     """
     if isinstance(failed.error, LeaseLostError):
         raise failed.error
     task: FitTask = failed.item
-    return [replace(task, work=piece) for piece in task.work.divided()] if _of_one_scan(failed.error) else []
+    return [replace(task, work=piece) for piece in task.work.divided()] if _may_be_a_scans_fault(failed.error) else []
 
 
 class Failures:
-    """The final failures of a stage, settled as they come; poison scans at the end, when they are counted."""
+    """The final failures of a stage. Scans that always fail are quarantined at the end, when their number is known."""
 
     def __init__(self, store: ObjectStore, folder: str, fence: Guard) -> None:
         self._store, self._folder, self._fence = store, folder, fence
-        self._poison: list[Failed] = []
+        self._fatal: list[Failed] = []
         self._errors: list[Exception] = []
 
     def settle(self, failed: Failed) -> bool:
         """Whether the range counts as done: its scans are, or will be, quarantined."""
-        if _of_one_scan(failed.error):
-            self._poison.append(failed)
+        if _may_be_a_scans_fault(failed.error):
+            self._fatal.append(failed)
         elif not isinstance(failed.error, DamagedShardError):
             self._errors.append(failed.error)
             return False
         else:
             try:
                 self._quarantine(failed.item.work, _reason(failed.error), failed=True)
-            except MedfunctaError as error:  # its keys are lost, too
+            except MedfunctaError as error:  # its index is damaged, too
                 self._errors.append(error)
                 return False
         return True
 
     def close(self, most: float) -> None:
-        """Quarantine up to ``most`` poison scans, then raise the first error that is not about scans, if any.
+        """Quarantine up to ``most`` scans that always failed, then raise the first error that no scan caused.
 
-        WorkerDiedError when they are more, and none is quarantined: then the workers are to blame, and another try, on
-        other machines, may go well.
+        WorkerDiedError if there are more, and none is quarantined: then the cause is in the workers, and a retry on
+        other machines may succeed.
         """
-        if len(self._poison) > most:
+        if len(self._fatal) > most:
             raise WorkerDiedError(
-                f"workers died, or failed, on {len(self._poison)} scans: {_reason(self._poison[0].error)}",
+                f"workers died, or failed, on {len(self._fatal)} scans: {_reason(self._fatal[0].error)}",
                 where="the fit stage's tasks; none of these scans was quarantined",
                 do="look at the workers' logs and memory, then run the fit stage again",
             )
-        for failed in self._poison:
+        for failed in self._fatal:
             self._quarantine(failed.item.work, _reason(failed.error), failed=False)
         if self._errors:
             raise self._errors[0]
@@ -78,7 +78,7 @@ class Failures:
         latent_ledger.write_commit(self._store, self._folder, work, commit, self._fence)
 
 
-def _of_one_scan(error: Exception) -> bool:
+def _may_be_a_scans_fault(error: Exception) -> bool:
     return may_be_the_items_fault(error) and not isinstance(error, torch.OutOfMemoryError)
 
 

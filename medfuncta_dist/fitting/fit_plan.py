@@ -1,7 +1,7 @@
 """What is left to fit: the snapshot's scans, cut into ranges by position, minus the ranges already committed. Pure.
 
-A range that ends its workers is divided, always in the same way. So a range is done when it is committed, or when all
-of its pieces are.
+A range whose workers die is divided, always in the same way: it is done when it is committed, or when all of its
+pieces are.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.shards.snapshot import Shard, Snapshot
 
 PIECES = 8
-"""Of a divided range. A scan that ends its workers is then alone among 1024 after four divisions; each costs as many
-workers as a task has attempts."""
+"""Pieces of a divided range. Four divisions isolate a fatal scan among 1024; each division costs as many workers as a
+task has attempts."""
 
 Rows = tuple[int, int]
 """First row, last row plus one."""
@@ -32,7 +32,7 @@ class FitWork:
 
     @property
     def name(self) -> str:
-        """What its commit record is named after: the shard's content and the range, so new scans never rename it."""
+        """The name of its commit record: from the shard's content and the range, so new scans never change it."""
         return range_name(self.shard.sha256, self.start, self.stop)
 
     @property
@@ -41,7 +41,7 @@ class FitWork:
         return self.stop - self.start
 
     def divided(self) -> list[FitWork]:
-        """Up to ``PIECES`` pieces that make up the range, in order; none of a single scan."""
+        """The range in up to ``PIECES`` pieces, in order; empty for a single scan."""
         size = -(-self.scans // PIECES)
         starts = range(self.start, self.stop, size) if self.scans > 1 else ()
         return [replace(self, start=start, stop=min(start + size, self.stop)) for start in starts]
@@ -73,7 +73,7 @@ def plan(
 
 
 def cover(works: Iterable[FitWork], committed: Collection[str]) -> tuple[list[FitWork], list[FitWork]]:
-    """The works, divided ones as their pieces: those that are committed, and those that are left."""
+    """The works, with divided ones as their pieces: those that are committed, and those that are left."""
     rows = _rows(committed)
     pieces = [piece for work in works for piece in _pieces(work, rows.get(work.shard.sha256[:24], ()))]
     return [piece for piece, done in pieces if done], [piece for piece, done in pieces if not done]
@@ -90,7 +90,7 @@ def _pieces(work: FitWork, committed: Iterable[Rows]) -> Iterator[tuple[FitWork,
 
 
 def _rows(committed: Iterable[str]) -> Mapping[str, list[Rows]]:
-    """The rows that each shard's names hold."""
+    """The committed rows of each shard."""
     found: dict[str, list[Rows]] = defaultdict(list)
     for name in committed:
         shard, start, stop = name.split("-")

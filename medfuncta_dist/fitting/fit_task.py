@@ -1,4 +1,4 @@
-"""The worker's side of fitting: one range of one shard, from verified bytes to a committed part. Self-contained."""
+"""The fit task: one range of one shard, from verified bytes to a committed part. Self-contained."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ from medfuncta_dist.fitting.worker_settings import WorkerSettings
 from medfuncta_dist.latents import table
 from medfuncta_dist.latents.fit import FitResult, FitSettings, Fitter
 from medfuncta_dist.latents.table import Row
-from medfuncta_dist.network.network_loader import KEPT, NetworkRef, network_here
+from medfuncta_dist.network.committed_network import NetworkRef
+from medfuncta_dist.network.network_loader import KEPT, network_here
 from medfuncta_dist.shards.sample import Sample, decode
 from medfuncta_dist.shards.snapshot import Shard
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -44,7 +45,7 @@ WRONG_SHAPE = "its shape is not the data contract's"
 
 @dataclass(frozen=True)
 class FitTask:
-    """All that a worker needs. Small: the network travels through storage, and is read once a process."""
+    """All that a worker needs. It is small: the network is read from storage, once per process."""
 
     worker: WorkerSettings
     folder: str
@@ -53,7 +54,7 @@ class FitTask:
     shape: tuple[int, ...]
     settings: FitSettings
     learned_rates: bool
-    """Step sizes are the network's own, where it has learned any."""
+    """Whether to use the network's learned step sizes, if it has any."""
     batch: int
     min_psnr: float
     fit_digest: str
@@ -67,17 +68,17 @@ class FitTask:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What a task answers: scans with a latent, and whether it found them committed (a late or a raced copy)."""
+    """The result of a task: the number of scans with a latent, and whether another copy had already committed them."""
 
     rows: int
     earlier: bool = False
 
 
 def fit_task(task: FitTask) -> Fitted:
-    """Fit one range, write its part, then its commit record; does nothing when that was done before.
+    """Fit one range, write its part, then its commit record; does nothing if that is done already.
 
-    A worker can die between its commit and its answer, and is then tried again; a slow task can have a second copy. The
-    first commit stays. A scan that can not be used is quarantined and its neighbours go on, bit for bit as if it had
+    A worker can die between its commit and its result, and the task is retried; a slow task can have a second copy. The
+    first commit stays. A scan that cannot be used is quarantined and its neighbours go on, bit for bit as if it had
     been usable. DamagedShardError when the shard as a whole is not the one that the snapshot lists.
     """
     store, cache = task.worker.open()
@@ -87,7 +88,7 @@ def fit_task(task: FitTask) -> Fitted:
     rows: list[Row] = []
     quarantined: list[Quarantined] = []
     with closing(SampleReader(store, [task.work.shard], cache)) as reader:
-        _prove(cache, task.work.shard, reader)
+        _verify_shard(cache, task.work.shard, reader)
         for batch in _batches(task, reader, (network.spec.channels, *task.shape)):
             fitted, refused = _fit(task, network, batch)
             rows += fitted
@@ -99,8 +100,8 @@ def fit_task(task: FitTask) -> Fitted:
     return Fitted(len(rows))
 
 
-def _prove(cache: ShardCache, shard: Shard, reader: SampleReader) -> None:
-    """Prove the shard and its index as a whole: after this, damage is a matter of single scans."""
+def _verify_shard(cache: ShardCache, shard: Shard, reader: SampleReader) -> None:
+    """Verify the shard and its index as a whole: after this, any damage concerns single scans."""
     try:
         cache.path(shard)
         reader.keys(0)
@@ -116,7 +117,7 @@ def _committed(store: ObjectStore, task: FitTask) -> Fitted | None:
 
 
 Read = Sample | Quarantined | None
-"""A scan of a batch: readable, already known not to be, or outside of the range."""
+"""A scan of a batch: read, quarantined, or (None) outside the range."""
 
 
 def _batches(task: FitTask, reader: SampleReader, shape: tuple[int, ...]) -> Iterator[list[Read]]:
@@ -134,7 +135,7 @@ def _read(reader: SampleReader, row: int, key: str, shape: tuple[int, ...]) -> S
         members = reader.read(SampleId(0, row))
         sample = decode(key, members["npy"], members["json"])
     except FormatVersionError:
-        raise  # a matter of versions, not of this scan: quarantining would hide it
+        raise  # caused by the version, not by this scan: quarantining would hide it
     except ScanError as error:
         return Quarantined(key, error.what)
     except IntegrityError:
@@ -146,7 +147,7 @@ def _read(reader: SampleReader, row: int, key: str, shape: tuple[int, ...]) -> S
 def fitter_here(
     worker: WorkerSettings, ref: NetworkRef, shape: tuple[int, ...], settings: FitSettings, learned_rates: bool
 ) -> Fitter:
-    """The network made ready to fit, once a process."""
+    """The network, ready to fit; created once per process."""
     network = network_here(worker.root, ref, worker.device)
     if learned_rates and "inner.rates" in network.extras:
         settings = replace(settings, rate=network.extras["inner.rates"])

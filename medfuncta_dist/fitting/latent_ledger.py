@@ -1,8 +1,8 @@
-"""The latent table's ledger: one commit record a range, and the count that every packed scan is fitted or quarantined.
+"""The latent table's ledger: one commit record per range, and the check that each scan is fitted or quarantined.
 
 A record lies at ``<folder>/commits/<range>[-g<generation>].json``; the generation is the token of the driver's lease.
-It is written last, so a range without one was not fitted. A range whose task failed as a whole has a record without a
-part that lists all its keys: the count closes, and the next run tries the range again, because a shard can be repaired.
+It is written last, so a range without one was not fitted. If a task failed as a whole, its record has no part and
+lists all keys as quarantined: the counts balance, and the next run tries the range again, since shards can be repaired.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Quarantined:
 
 @dataclass(frozen=True)
 class Commit:
-    """What became of one range. ``psnr_sum`` and ``psnr_squares`` (dB, dB²) let totals be told without the parts."""
+    """The result of one range. ``psnr_sum`` and ``psnr_squares`` (dB, dB²) give totals without reading the parts."""
 
     split: str
     shard: str
@@ -50,7 +50,7 @@ class Commit:
     psnr_sum: float = 0.0
     psnr_squares: float = 0.0
     failed: bool = False
-    """The range failed as a whole, before any of its scans was tried: to be tried again."""
+    """The range failed as a whole, before any scan was fitted: the next run tries it again."""
 
     @property
     def name(self) -> str:
@@ -82,12 +82,12 @@ class Counts:
 
 
 def record_path(folder: str, work: FitWork, fence: Guard | None = None) -> str:
-    """Where a driver's commit record of a range lies. Drivers never share a name: none can overwrite another's."""
+    """Path of a driver's commit record of a range. Two drivers never share a name, so none overwrites another's."""
     return f"{folder}/commits/{work.name}{f'-g{fence.token:09d}' if fence and fence.token else ''}.json"
 
 
 def write_commit(store: ObjectStore, folder: str, work: FitWork, commit: Commit, fence: Guard) -> None:
-    """Write the commit record of a range: the last thing a task does. LeaseLostError where ``fence`` says so."""
+    """Write the commit record of a range: the last thing a task does. LeaseLostError if the lease is lost."""
     publish(store, fence, NewRecord(record_path(folder, work, fence), KIND, commit.body(), fence.token))
 
 
@@ -105,10 +105,10 @@ def read_commits(store: ObjectStore, folder: str) -> dict[str, Commit]:
 
 
 def settle(records: Iterable[Record]) -> dict[str, Commit]:
-    """The commits that count, by range name: no scan is in two of them, in whatever order they came.
+    """The commits that count, by range name: no scan is in two of them, whatever their order.
 
-    Of one range the highest generation counts; of a range and its pieces, the whole. One that failed as a whole counts
-    only where nothing else does.
+    For each range the highest generation counts; between a range and its pieces, the range. A range that failed as a
+    whole counts only if nothing else covers it.
     """
     best: dict[str, Commit] = {}
     for record in sorted(records, key=lambda r: (r.generation, r.digest)):
@@ -174,19 +174,19 @@ def load_table(
     """The latent table, sorted by key: every committed part of the chosen splits (None: all), each verified.
 
     Args:
-        columns: the columns wanted; ``key`` is always among them.
-        shards: SHA-256 of the shards whose scans are wanted, to see the table as one snapshot does. None: all.
+        columns: the columns to read; ``key`` is always included. None: all.
+        shards: SHA-256 of the shards whose scans to read, such as those of one snapshot. None: all.
 
     Raises:
-        StageOrderError: nothing of this is fitted yet.
+        StageOrderError: none of it is fitted yet.
     """
-    wanted_shards = None if shards is None else set(shards)
+    chosen_shards = None if shards is None else set(shards)
     parts = [
         commit.part
         for _, commit in sorted(read_commits(store, folder).items())
         if commit.part is not None
         and (splits is None or commit.split in splits)
-        and (wanted_shards is None or commit.shard in wanted_shards)
+        and (chosen_shards is None or commit.shard in chosen_shards)
     ]
     if not parts:
         raise StageOrderError("there are no latents yet", where=store.uri(folder), do="run the fit stage first")
@@ -195,7 +195,7 @@ def load_table(
 
 
 def verify(store: ObjectStore, folder: str, works: Sequence[FitWork]) -> Counts:
-    """Read every part back: bytes, rows, unique keys, and the count of every packed scan; IntegrityError if not so."""
+    """Read every part back: bytes, rows, unique keys, and counts; IntegrityError if any is wrong."""
     commits = read_commits(store, folder)
     counts = reconcile(works, commits)
     mine = [commits[work.name] for work in cover(works, commits)[0]]
@@ -224,7 +224,7 @@ def _check(work: FitWork, commit: Commit | None) -> None:
     raise IntegrityError(
         f"range {work.name} of {work.scans} packed scans {found}",
         where=f"split {work.split}",
-        do="run fit again; if this stays, delete the range's commit record first",
+        do="run fit again; if it happens again, delete the range's commit record first",
     )
 
 

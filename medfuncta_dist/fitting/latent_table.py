@@ -25,7 +25,7 @@ from medfuncta_dist.storage.object_store import ObjectStore
 class LatentTable:
     """One row per scan, sorted by key. Rows below ``fit.min_psnr`` are in it, and flagged.
 
-    Example:
+    Examples:
         >>> table = LatentTable.open("my-xrays.yaml", splits=["test"])
         >>> table.latents.shape == (len(table), table.network.spec.latent)
         True

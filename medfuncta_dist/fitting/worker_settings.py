@@ -1,4 +1,4 @@
-"""What a process needs to know of its machine and of storage, to work on shards: part of every fit and score task."""
+"""The settings of machine and storage that a worker needs to read shards: part of every fit and score task."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class WorkerSettings:
 
     @classmethod
     def of(cls, run: RunFile) -> WorkerSettings:
-        """As the run file says."""
+        """From the run file."""
         folder = str(cache_folder(run.cluster.cache))
         cluster = run.cluster
         cache_bytes = int(cluster.cache_gigabytes * 2**30)

@@ -1,7 +1,7 @@
-"""Repair of what verify found damaged: nothing that is good is touched, and no last good copy deleted.
+"""Repairs what verify found damaged. Nothing that is whole is touched, and no last whole copy is deleted.
 
 shards        packed again from the archive, under the same content address; never deleted
-checkpoints   damaged ones removed, while a whole one is left to go on from
+checkpoints   damaged ones removed, as long as a whole one is left to resume from
 latents       damaged commit records and parts removed: the next fit makes these ranges again, and only them
 """
 
@@ -12,23 +12,23 @@ from collections.abc import Callable, Sequence
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import MedfunctaError, RunHeldError
 from medfuncta_dist.fitting.fit_driver import locate_table
-from medfuncta_dist.integrity.latent_damage import find_damage, remove
+from medfuncta_dist.integrity.damaged_latents import find_damaged_records, remove_damaged_records
 from medfuncta_dist.integrity.repair_checkpoints import remove_damaged_checkpoints
 from medfuncta_dist.integrity.repair_shards import repair_shards
 from medfuncta_dist.integrity.verify_shards import Fault
-from medfuncta_dist.run.driver_lease import holding
+from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.run.fan_outs import cpu_fan_out
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.leases.lease import dataset_lease, run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
 
-Notes = dict[str, str]
+Reasons = dict[str, str]
 """Why a fault stays, by where it is."""
-Repair = Callable[[RunFile, ObjectStore, Sequence[Fault]], tuple[list[str], Notes]]
+Repair = Callable[[RunFile, ObjectStore, Sequence[Fault]], tuple[list[str], Reasons]]
 
 
-def repaired(repair: Repair, run: RunFile, store: ObjectStore, faults: Sequence[Fault]) -> tuple[list[str], Notes]:
-    """What was done, in words, and why faults stay. RunHeldError while a driver works on the run."""
+def run_repair(repair: Repair, run: RunFile, store: ObjectStore, faults: Sequence[Fault]) -> tuple[list[str], Reasons]:
+    """Run a repair: lines on what was done, and why faults stay. RunHeldError while a driver holds the run."""
     try:
         return repair(run, store, faults)
     except RunHeldError:
@@ -39,9 +39,9 @@ def repaired(repair: Repair, run: RunFile, store: ObjectStore, faults: Sequence[
         }
 
 
-def _shards(run: RunFile, store: ObjectStore, faults: Sequence[Fault]) -> tuple[list[str], Notes]:
+def _shards(run: RunFile, store: ObjectStore, faults: Sequence[Fault]) -> tuple[list[str], Reasons]:
     snapshot = load_snapshot(store, run.dataset, run.data.snapshot)
-    with holding(store, dataset_lease(run.dataset), run.cluster.lease_seconds, f"data set {run.dataset}") as fence:
+    with hold_lease(store, dataset_lease(run.dataset), run.cluster.lease_seconds, f"data set {run.dataset}") as fence:
         damaged = {shard.uri for split in snapshot.splits.values() for shard in split} & {f.where for f in faults}
         left = repair_shards(run, snapshot, damaged, cpu_fan_out(run), fence)
     return [f"{len(damaged) - len(left)} of {len(damaged)} damaged shards packed again"], {
@@ -49,18 +49,18 @@ def _shards(run: RunFile, store: ObjectStore, faults: Sequence[Fault]) -> tuple[
     }
 
 
-def _checkpoints(run: RunFile, store: ObjectStore, faults: Sequence[Fault]) -> tuple[list[str], Notes]:
-    with holding(store, run_lease(run.name), run.cluster.lease_seconds, run.name):
+def _checkpoints(run: RunFile, store: ObjectStore, faults: Sequence[Fault]) -> tuple[list[str], Reasons]:
+    with hold_lease(store, run_lease(run.name), run.cluster.lease_seconds, run.name):
         removed = remove_damaged_checkpoints(store, run.name)
     return [f"{len(removed)} of {len(faults)} damaged checkpoints removed"], {}
 
 
-def _latents(run: RunFile, store: ObjectStore, faults: Sequence[Fault]) -> tuple[list[str], Notes]:
+def _latents(run: RunFile, store: ObjectStore, faults: Sequence[Fault]) -> tuple[list[str], Reasons]:
     folder = locate_table(run, store).folder
-    with holding(store, run_lease(run.name), run.cluster.lease_seconds, run.name):
-        damages = find_damage(store, folder)
-        left = remove(store, damages)
-    done = f"{len(damages) - len(left)} of {len(damages)} damaged commit records removed; fit makes their latents again"
+    with hold_lease(store, run_lease(run.name), run.cluster.lease_seconds, run.name):
+        damaged = find_damaged_records(store, folder)
+        left = remove_damaged_records(store, damaged)
+    done = f"{len(damaged) - len(left)} of {len(damaged)} damaged commit records removed; fit makes their latents again"
     return [done], {
         store.uri(d.record): f"{d.what}; not removed: it is not a commit record of this version" for d in left
     }

@@ -1,4 +1,4 @@
-"""Removal of damaged checkpoints, where a good one is left to go on from."""
+"""Removes damaged checkpoints, where a whole one is left to resume from."""
 
 from __future__ import annotations
 

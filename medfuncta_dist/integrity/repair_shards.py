@@ -1,7 +1,7 @@
-"""Damaged shards made again from the archive: content addresses and determinism give the same bytes, or none.
+"""Packs damaged shards again from the archive: packing is deterministic, so the same bytes come out, or none.
 
-The sources of each damaged shard are packed anew into a scratch folder by the task that packed them first. What comes
-out under the damaged objects' own names replaces them; nothing else is written, and nothing is deleted.
+The sources of each damaged shard are packed into a scratch folder by the same task as the first time. Files that come
+out under the names of damaged objects replace them; nothing else is written, and nothing is deleted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ SCRATCH = Unfenced("it is packed into a scratch folder, which only this task kno
 
 @dataclass(frozen=True)
 class RepairTask:
-    """Sources to pack once more, and the shards that must come out."""
+    """Sources to pack again, and the shards that must come out."""
 
     pack: PackTask
     wanted: tuple[Shard, ...]
@@ -49,10 +49,10 @@ class RepairTask:
 def repair_shards(
     run: RunFile, snapshot: Snapshot, damaged: Collection[str], fan_out: FanOut, fence: Guard
 ) -> list[Fault]:
-    """Make the shards with these URIs, and their indexes, again; the faults that stay.
+    """Pack the shards with these URIs, and their indexes, again; the faults that stay.
 
-    Raises ``RunFileError`` where archive or salt are not at hand, ``RunChangedError`` where they are not this data
-    set's, ``LeaseLostError`` where another driver has taken the data set over.
+    Raises ``RunFileError`` where archive or salt are missing, ``RunChangedError`` where they are those of another data
+    set, ``LeaseLostError`` where another driver has taken the data set over.
     """
     store = ObjectStore(run.storage)
     keys = KeyMaker(load_salt(private_folder(run.data.private, run.dataset, run.storage)))
@@ -61,42 +61,42 @@ def repair_shards(
     tasks, faults = _planned(run, keys, find_sources(run.data, keys), read_packs(store, run.dataset), shards)
     for outcome in fan_out(repair_task, tasks):
         if isinstance(outcome, Failed):
-            faults += [Fault(shard.uri, f"not repaired: {_in_words(outcome.error)}") for shard in outcome.item.wanted]
+            faults += [Fault(shard.uri, f"not repaired: {_error_text(outcome.error)}") for shard in outcome.item.wanted]
         else:
             faults += outcome.result
     return faults
 
 
-def _in_words(error: Exception) -> str:
-    """Of an error that is not ours only the class: its text may name a source."""
+def _error_text(error: Exception) -> str:
+    """Of a foreign error only the class: its text may name a source."""
     return error.what if isinstance(error, MedfunctaError) else type(error).__name__
 
 
 def _planned(
     run: RunFile, keys: KeyMaker, sources: Sequence[PackSource], records: Iterable[PackRecord], shards: Sequence[Shard]
 ) -> tuple[list[RepairTask], list[Fault]]:
-    """One task a pack record that damaged shards come from, and the shards that nothing can be done for."""
+    """One task per pack record that damaged shards come from, and the shards that cannot be repaired."""
     left, tasks, faults = {shard.uri: shard for shard in shards}, [], []
     for record in records:
         wanted = tuple(left.pop(shard.uri) for shard in record.shards if shard.uri in left)
         # In the archive's order: as they were packed.
         group = tuple(source for source in sources if source.key in set(record.sources)) if wanted else ()
         if len(group) < len(record.sources):
-            gone = f"{len(record.sources) - len(group)} of its {len(record.sources)} sources have left the archive"
-            faults += [Fault(shard.uri, gone) for shard in wanted]
+            missing = f"{len(record.sources) - len(group)} of its {len(record.sources)} sources have left the archive"
+            faults += [Fault(shard.uri, missing) for shard in wanted]
         elif wanted:
             tasks.append(RepairTask(PackTask(run.storage, run.dataset, run.data, group, keys, SCRATCH), wanted))
     return tasks, faults + [Fault(uri, "no pack record names it") for uri in left]
 
 
 def repair_task(task: RepairTask) -> list[Fault]:
-    """Pack the sources into a scratch folder, and put what carries a wanted name in place; the faults that stay."""
+    """Pack the sources into a scratch folder, and upload the files with a wanted name; the faults that stay."""
     store, faults = ObjectStore(task.pack.root), []
     with tempfile.TemporaryDirectory(prefix="medfuncta-repair-") as folder:
         pack_task(replace(task.pack, root=folder))
         for shard in task.wanted:
-            made = [path for path in (shard.uri, shard.index_uri) if (Path(folder) / path).exists()]
-            for path in made:
+            packed = [path for path in (shard.uri, shard.index_uri) if (Path(folder) / path).exists()]
+            for path in packed:
                 store.upload(Path(folder) / path, path)
             if not _is_whole(store, shard):
                 faults.append(Fault(shard.uri, CHANGED))

@@ -1,4 +1,4 @@
-"""Re-check every checksum and every count of what runs have written, and have mended what can be made again."""
+"""Re-checks every checksum and every count of what runs have written, and repairs what can be made again."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from medfuncta_dist.errors import IntegrityError, ObjectMissingError, RunFileErr
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import locate_table
 from medfuncta_dist.fitting.fit_plan import cover
-from medfuncta_dist.integrity.latent_damage import find_damage
-from medfuncta_dist.integrity.repair import REPAIRS, repaired
+from medfuncta_dist.integrity.damaged_latents import find_damaged_records
+from medfuncta_dist.integrity.repair import REPAIRS, run_repair
 from medfuncta_dist.integrity.verify_shards import Fault, verify_snapshot
-from medfuncta_dist.network.network_loader import load_network, published_network
+from medfuncta_dist.network.committed_network import published_network
+from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.run.fan_outs import cpu_fan_out
-from medfuncta_dist.run.shown_progress import shown
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.telemetry.progress_bar import ProgressBar
 from medfuncta_dist.training.checkpoints.checkpoint import verify_checkpoints
 
 Figures = dict[str, Any]
@@ -28,13 +29,13 @@ REPAIR = (
     "run verify --repair: it packs damaged shards again from the archive, and removes damaged checkpoints and latents "
     "that can be made again"
 )
-BEYOND_REPAIR = "restore these objects from a backup; what was repaired is told above"
+BEYOND_REPAIR = "restore these objects from a backup; the lines above say what was repaired"
 
 
 def verify_target(target: str, overrides: Sequence[str], repair: bool = False) -> Figures:
     """Verify a run (a run file), or every run below a storage root (URI or folder). IntegrityError: all faults.
 
-    ``repair`` mends what can be made again, then verifies that; the faults that stay are raised.
+    ``repair`` repairs what can be made again, then verifies it; the faults that stay are raised.
     """
     figures: Figures = {"runs": {}, "said": []}
     faults: list[Fault] = []
@@ -70,7 +71,7 @@ def _runs(target: str, overrides: Sequence[str]) -> Iterator[RunFile | Fault]:
 
 
 def _stored(store: ObjectStore, path: str, overrides: Sequence[str]) -> RunFile | Fault:
-    """A run's frozen run file; a fault where it is damaged: the other runs are verified all the same."""
+    """A run's frozen run file; a fault where it is damaged: the other runs are verified nevertheless."""
     where = store.uri(path)
     here = f"storage={store.root}"  # The root may be mounted or copied elsewhere than where the run wrote it.
     try:
@@ -79,7 +80,7 @@ def _stored(store: ObjectStore, path: str, overrides: Sequence[str]) -> RunFile 
     except UnicodeDecodeError:
         return Fault(where, "the run file is not text")
     except (IntegrityError, RunFileError) as error:
-        return Fault(where, f"the run file can not be read: {error.what}")
+        return Fault(where, f"the run file cannot be read: {error.what}")
     return parse_kept(text, [here, *overrides], where=where)
 
 
@@ -92,11 +93,11 @@ def _verify_run(run: RunFile, repair: bool) -> tuple[Figures, list[str], list[Fa
         found, line, part_faults = _verify_part(verify, run, store)
         if repair and part_faults and name in REPAIRS:
             said.append(f"{name}: {line}")
-            mended, notes = repaired(REPAIRS[name], run, store, part_faults)
-            said += [f"{name}: {note}" for note in mended]
+            repairs, reasons = run_repair(REPAIRS[name], run, store, part_faults)
+            said += [f"{name}: {note}" for note in repairs]
             found, line, part_faults = _verify_part(verify, run, store)
-            found["repaired"] = mended
-            part_faults = [Fault(f.where, notes.get(f.where, f.what)) for f in part_faults]
+            found["repaired"] = repairs
+            part_faults = [Fault(f.where, reasons.get(f.where, f.what)) for f in part_faults]
         figures[name] = found
         said.append(f"{name}: {line}")
         faults += part_faults
@@ -114,8 +115,8 @@ def _verify_part(verify: Verify, run: RunFile, store: ObjectStore) -> tuple[Figu
 
 def _dataset(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault]]:
     snapshot = load_snapshot(store, run.dataset, run.data.snapshot)
-    with shown("verify", lambda done_total: (*done_total, {})) as report:
-        faults = verify_snapshot(store, snapshot, cpu_fan_out(run), lambda done, total: report((done, total)))
+    with ProgressBar("verify") as bar:
+        faults = verify_snapshot(store, snapshot, cpu_fan_out(run), bar.show)
     counts = dict(snapshot.counts)
     shards = sum(map(len, snapshot.splits.values()))
     line = (
@@ -139,9 +140,9 @@ def _network(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault
 
 def _latents(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault]]:
     target = locate_table(run, store)
-    if damages := find_damage(store, target.folder):
-        faults = [Fault(store.uri(damage.part or damage.record), damage.what) for damage in damages]
-        return {"damaged": len(damages)}, f"{len(damages)} commit records are damaged, or their parts", faults
+    if damaged := find_damaged_records(store, target.folder):
+        faults = [Fault(store.uri(damage.part or damage.record), damage.what) for damage in damaged]
+        return {"damaged": len(damaged)}, f"{len(damaged)} commit records are damaged, or their parts", faults
     commits = latent_ledger.read_commits(store, target.folder)
     if not commits:
         raise StageOrderError("no scan is fitted")

@@ -1,4 +1,4 @@
-"""Re-check a data set: every byte of every shard and index, every sample's checksums, and both ledgers."""
+"""Re-checks a data set: every byte of every shard and index, every sample's checksums, and both ledgers."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from medfuncta_dist.shards.snapshot import Shard, Snapshot, read_index, snapshot
 from medfuncta_dist.storage.digest import crc32c, sha256_file
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import Failed, FanOut
+from medfuncta_dist.telemetry.progress_report import OnProgress, ProgressReport
 
 MEMBERS = ("npy", "json")
 
@@ -37,9 +38,7 @@ class Fault:
     what: str
 
 
-def verify_snapshot(
-    store: ObjectStore, snapshot: Snapshot, fan_out: FanOut, on_progress: Callable[[int, int], None]
-) -> list[Fault]:
+def verify_snapshot(store: ObjectStore, snapshot: Snapshot, fan_out: FanOut, on_progress: OnProgress) -> list[Fault]:
     """Check the counts of a snapshot and all its shards, and that no scan is there twice; the faults found."""
     faults = [*_counts(store, snapshot), *_packs(store, snapshot)]
     keys: list[np.ndarray] = []
@@ -49,19 +48,19 @@ def verify_snapshot(
             faults.append(_fault(outcome))
         else:
             keys.append(outcome.result)
-        on_progress(done, len(checks))
+        on_progress(ProgressReport("verify", done, len(checks)))
     return faults + _repeated(keys, snapshot.name)
 
 
 def _repeated(keys: list[np.ndarray], dataset: str) -> list[Fault]:
-    """Scans packed more than once, told by 64 bits of their keys: 8 bytes a scan, a chance match is one in millions."""
+    """Scans packed more than once, found by 64 bits of their keys: 8 bytes per scan, one false match in millions."""
     seen = np.concatenate(keys) if keys else np.empty(0, np.uint64)
     twice = len(seen) - len(np.unique(seen))
     return [Fault(f"data set {dataset}", f"{twice} scans are packed more than once")] if twice else []
 
 
 def _fault(failure: Failed) -> Fault:
-    # Storage that does not answer says nothing about the bytes in it.
+    # Storage that does not answer is no evidence about the bytes in it.
     if not isinstance(failure.error, IntegrityError | ObjectMissingError | ScanError):
         raise failure.error
     return Fault(failure.item.shard.uri, failure.error.what)
@@ -76,7 +75,7 @@ def check_shard(check: ShardCheck) -> np.ndarray:
     index = read_index(store, shard)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "shard.tar"
-        if store.size(shard.uri) == shard.size:  # what else lies there may be larger than the disk
+        if store.size(shard.uri) == shard.size:  # another object under this name may be larger than the disk
             store.download(shard.uri, path, size=shard.size)
         if not path.exists() or (path.stat().st_size, sha256_file(path)) != (shard.size, shard.sha256):
             raise IntegrityError("the shard is not what the snapshot says", where=store.uri(shard.uri))

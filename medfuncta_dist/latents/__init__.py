@@ -1,1 +1,1 @@
-"""One latent per scan: plan, fit, table."""
+"""Fitting one latent per scan, and the format of the latent table."""

@@ -1,7 +1,7 @@
-"""How a scan's loss bends as its latent moves: the Gauss-Newton matrix, by hand (docs/method.md, 7).
+"""The curvature of a scan's loss in its latent: the Gauss-Newton matrix, computed by hand (docs/method.md, 7).
 
 A value of the field depends on the shifts of its own point's activations alone, so one backward sweep that is not
-summed over points gives every row of the Jacobian ∂y/∂s at once: as dear as the gradient, whatever the latent size.
+summed over points gives every row of the Jacobian ∂y/∂s at once: at the cost of the gradient, whatever the latent size.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ Jacobian = list[list[Tensor]]
 """∂y/∂s by channel and modulated layer: (scan, point, hidden) each."""
 
 GOLDEN = 0.6180339887498949
-"""The fraction whose multiples, modulo 1, keep clear of each other best."""
+"""The fraction whose multiples, modulo 1, are spread most evenly."""
 
 
 def spread_points(points: int, ratio: float, step: int) -> Int[Tensor, " chosen"]:
-    """Indices of a share of the points, evenly spaced, beginning elsewhere at each step.
+    """Indices of a share of the points, evenly spaced, with another offset at each step.
 
     Evenly, because a random third of 784 points leaves gaps in which a step goes wrong: after 3 steps of the small
     network of docs/method.md, 7, it is 1.2 dB below an even third, and that as good as all points.
@@ -57,7 +57,7 @@ def jacobian_sweep(
 
 
 def rows(jacobian: Jacobian, chosen: Tensor | None = None) -> Float[Tensor, "scan value shift"]:
-    """The Jacobian as one matrix a scan, of all points or of the ``chosen``: channel by channel."""
+    """The Jacobian as one matrix per scan, of all points or of the ``chosen``: channel by channel."""
     channels = [[part if chosen is None else part[:, chosen] for part in by_layer] for by_layer in jacobian]
     return torch.cat([torch.cat(by_layer, -1) for by_layer in channels], 1)
 

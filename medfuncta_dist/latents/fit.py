@@ -1,14 +1,13 @@
 """Fitting: the latent of every scan of a batch, the shared network frozen. Runs on bare torch.
 
-All that depends on the network alone is computed once (``Fitter``); then a batch goes through in blocks of scans that
-stay in cache from the first step to the last. docs/method.md, 7, derives the steps.
+What depends only on the network is computed once (``Fitter``); a batch is then fitted in blocks of scans that stay in
+cache from the first step to the last. docs/method.md, 7, derives the steps.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from medfuncta_dist.fields.siren import FieldSpec, Params
 from medfuncta_dist.latents.curvature import curved_gradient, jacobian_sweep, rows, spread_points
-from medfuncta_dist.latents.fit_steps import GaussNewton, Plain, Seen, Steps
+from medfuncta_dist.latents.fit_steps import METHODS, Method, Seen, Steps
 from medfuncta_dist.latents.latent_types import StorageType, Stored, store
 from medfuncta_dist.meta.context import context_indices
 from medfuncta_dist.meta.inner_rates import Rate
@@ -28,10 +27,8 @@ from medfuncta_dist.meta.sweeps.chunks import Chunks
 from medfuncta_dist.meta.sweeps.folded import fold
 from medfuncta_dist.meta.sweeps.inner_gradient import losses, shift_gradient
 
-Method = Literal["sgd", "momentum", "gauss-newton"]
-
 CONTEXTS, RESCALING = range(2)
-"""What random points are drawn for: each has draws of its own."""
+"""The purposes that random points are drawn for: each has its own random numbers."""
 
 
 @dataclass(frozen=True)
@@ -53,14 +50,14 @@ class FitSettings:
     arithmetic: Arithmetic | None = None
     method: Method = "sgd"
     full_steps: int = 0
-    """The last steps, which see all points whatever ``selection_ratio``."""
+    """Number of last steps that see all points, whatever ``selection_ratio``."""
     momentum: float = 0.5
     damping: float = 1.0
     curvature_ratio: float = 1.0
     """Share of a step's points that ``gauss-newton`` takes its curvature from."""
     closed_form: bool = False
     """The first step sees all points, and takes its gradient from the network's Jacobian at φ = 0: the same numbers up
-    to rounding, at the price of one matrix product."""
+    to rounding, at the cost of one matrix product."""
     rescale: float | None = None
     """The published code's rescaling: each scan's step times ‖∇_sub‖/‖∇‖, ∇_sub on a second context of this ratio."""
     target_psnr: float | None = None
@@ -70,7 +67,7 @@ class FitSettings:
 
 @dataclass(frozen=True)
 class FitResult:
-    """One row a scan: its latent as decoding will see it, the PSNR (dB) of that, whether all of it is finite, the
+    """One row per scan: its latent as decoding will see it, the PSNR (dB) of that, whether all of it is finite, the
     steps it took, and what a table stores."""
 
     latents: Float[Tensor, "batch latent"]
@@ -98,7 +95,7 @@ class Fitter:
         self._network, self._coordinates = fold(spec, params, settings.arithmetic), coordinates
         self._settings = settings
         self._chunks = settings.chunks or Chunks.sized(spec.hidden)
-        # A block goes on until its last scan is good enough: on a CPU, one scan a block costs little and stops at once.
+        # A block goes on until its last scan is good enough: on a CPU, blocks of one scan cost little and stop at once.
         alone = settings.target_psnr is not None and coordinates.device.type == "cpu"
         self._block = 1 if alone else self._chunks.scans
         self._everything = torch.arange(len(coordinates), device=coordinates.device)
@@ -106,10 +103,10 @@ class Fitter:
 
     @torch.no_grad()
     def fit(self, targets: Float[Tensor, "batch point channel"]) -> FitResult:
-        """Fit every scan from φ = 0. Rows do not see each other: a scan's bits depend on its own values, its place in
+        """Fit every scan from φ = 0. Rows are independent: a scan's bits depend on its own values, its place in
         the batch and the batch's size, not on its neighbours, so a short batch may be padded with anything.
 
-        A scan that is not finite, or whose fit diverges, comes back with ``finite`` False; its neighbours are unharmed.
+        A scan that is not finite, or whose fit diverges, has ``finite`` False; its neighbours are not affected.
         """
         blocks = [self._fit_block(block) for block in torch.split(targets, self._block)]
         numbers = torch.cat([stored.numbers for stored, _, _ in blocks])
@@ -168,13 +165,10 @@ class Fitter:
 
     @property
     def _curved(self) -> bool:
-        return self._settings.method == "gauss-newton"
+        return METHODS[self._settings.method].curved
 
     def _steps(self) -> Steps:
-        settings = self._settings
-        if self._curved:
-            return GaussNewton(self._network, settings.damping)
-        return Plain(self._network, settings.rate, settings.momentum if settings.method == "momentum" else 0.0)
+        return METHODS[self._settings.method].start(self._network, self._settings)
 
     def _see(self, step: int, objective: Objective) -> Seen:
         if step == 0 and self._settings.closed_form:

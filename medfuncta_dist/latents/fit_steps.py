@@ -1,12 +1,14 @@
-"""Ways to go from one latent to a better one. Each is a class whose ``next`` takes the latents and what was seen there.
-An object of it serves the scans of one block, from the first step to the last.
+"""The methods of fitting: how one step improves latents. ``METHODS`` lists them by the name in the run file.
 
-No scan's step depends on another scan of the batch.
+An object of a method serves the scans of one block, from the first step to the last. No scan's step depends on another
+scan of the batch.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int
@@ -16,16 +18,16 @@ from medfuncta_dist.meta.inner_rates import Rate, inner_rates, of_step
 from medfuncta_dist.meta.sweeps.folded import Folded
 
 SMALLEST_DAMPING, LARGEST_DAMPING = 1e-3, 1e6
-"""Relative to the mean curvature. Below, rounding decides; above, a step is a millionth of a plain one."""
+"""Relative to the mean curvature. Below, rounding errors dominate; above, a step is a millionth of a gradient step."""
 GROWTH = 4.0
-"""Of λ after a step that made its scan worse."""
+"""Factor of λ after a step that made its scan worse."""
 TRUST = (1 / 4, 2.0)
-"""Of λ after a step that made it better, as far as the quadratic model held."""
+"""Range of the factor of λ after a step that made its scan better, by how well the quadratic model predicted it."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What one sweep saw: its context (indices), the gradient of each scan's loss by shifts, and the loss.
+    """One evaluation of a block: its context (indices), the gradient of each scan's loss by shifts, and the loss.
 
     Losses of two steps may be compared where the context is the same object.
     """
@@ -34,12 +36,27 @@ class Seen:
     by_shifts: Float[Tensor, "batch layer hidden"]
     losses: Float[Tensor, " batch"]
     whole: bool
-    """The context was the whole grid."""
+    """Whether the context was the whole grid."""
     curvature: Float[Tensor, "#batch latent latent"] | None = None
-    """Each scan's Gauss-Newton matrix, or one for all scans; for ``GaussNewton`` alone."""
+    """Each scan's Gauss-Newton matrix, or one for all scans; only for methods with ``curved``."""
 
 
-class Plain:
+@runtime_checkable
+class Steps(Protocol):
+    """What a method must provide."""
+
+    def next(self, latents: Float[Tensor, "batch latent"], seen: Seen) -> Float[Tensor, "batch latent"]:
+        """The latents after the next step, given what was seen at the present ones."""
+        ...
+
+    def settled(
+        self, latents: Float[Tensor, "batch latent"], losses: Float[Tensor, " batch"]
+    ) -> Float[Tensor, "batch latent"]:
+        """The final latents, given those after the last step and their ``losses`` on all points."""
+        ...
+
+
+class GradientDescent:
     """φ ← φ − α∇L: the published method. Learned rates (``meta/inner_rates.py``) take α's place where there are any.
 
     With ``momentum`` μ a heavy ball (Polyak 1964): v ← μv − α∇L, φ ← φ + v.
@@ -62,13 +79,13 @@ class Plain:
     def settled(
         self, latents: Float[Tensor, "batch latent"], losses: Float[Tensor, " batch"]
     ) -> Float[Tensor, "batch latent"]:
-        """The latents at the end, whose ``losses`` (at most those on all points) are known: as they are."""
+        """The latents unchanged."""
         return latents
 
 
 @dataclass(frozen=True)
-class _Place:
-    """Where a scan stands, and what was seen there."""
+class _Iterate:
+    """The latents of a block, and their losses, gradients and curvatures."""
 
     latents: Float[Tensor, "batch latent"]
     gradient: Float[Tensor, "batch latent"]
@@ -80,56 +97,83 @@ class GaussNewton:
     """φ ← φ − (H + λ h̄ I)⁻¹ ∇L: H the scan's own Gauss-Newton matrix, h̄ its mean diagonal (Levenberg, Marquardt).
 
     Each scan has a λ of its own, which begins at ``damping``. A step that made its scan worse on the same context is
-    taken back, and λ grows fourfold; after one that made it better, λ follows how much of the promised gain came true
-    (Nielsen 1999): where the quadratic model holds it shrinks, where it does not it grows.
+    reverted, and λ grows fourfold; after one that made it better, λ shrinks or grows with the share of the predicted
+    gain that was realised (Nielsen 1999).
     """
 
     def __init__(self, network: Folded, damping: float) -> None:
         self._network, self._damping = network, damping
         self._relative: Tensor | None = None
-        self._before: tuple[Seen, _Place, Tensor] | None = None
-        """What the last step saw, where it stood, and the gain that it promised."""
+        self._before: tuple[Seen, _Iterate, Tensor] | None = None
+        """What was seen before the last step, the latents there, and the predicted gain."""
 
     def next(self, latents: Float[Tensor, "batch latent"], seen: Seen) -> Float[Tensor, "batch latent"]:
         """The latents after the next step."""
         assert seen.curvature is not None
         if self._relative is None:
             self._relative = torch.full_like(latents[:, 0], self._damping)
-        here = _Place(latents, self._network.pull_back(seen.by_shifts), seen.losses, seen.curvature)
+        here = _Iterate(latents, self._network.pull_back(seen.by_shifts), seen.losses, seen.curvature)
         if self._before is not None and seen.context is self._before[0].context:
-            here = self._take_back(here, *self._before[1:])
+            here = self._revert_worse(here, *self._before[1:])
         shared = len(here.curvature) == 1
         step = damped_solution(here.curvature, self._relative[:1] if shared else self._relative, here.gradient)
-        # What the quadratic model gains along −step: ½ stepᵀ(∇L + damping · step), where damping is what was added.
+        # The quadratic model's gain along −step: ½ stepᵀ(∇L + damping · step), with the damping that was added.
         added = here.curvature.diagonal(dim1=1, dim2=2).mean(1) * self._relative
-        promised = 0.5 * (step * (here.gradient + added[:, None] * step)).sum(1)
-        self._before = (seen, here, promised)
+        predicted = 0.5 * (step * (here.gradient + added[:, None] * step)).sum(1)
+        self._before = (seen, here, predicted)
         return here.latents - step
 
-    def _take_back(self, here: _Place, old: _Place, promised: Tensor) -> _Place:
+    def _revert_worse(self, here: _Iterate, previous: _Iterate, predicted: Tensor) -> _Iterate:
         assert self._relative is not None
-        better = here.losses <= old.losses  # False for what is not a number
-        kept = (old.losses - here.losses) / promised
-        factor = torch.where(better, (1 - (2 * kept - 1) ** 3).clamp(*TRUST), GROWTH)
+        better = here.losses <= previous.losses  # False for NaN
+        realised = (previous.losses - here.losses) / predicted
+        factor = torch.where(better, (1 - (2 * realised - 1) ** 3).clamp(*TRUST), GROWTH)
         self._relative = (self._relative * factor).clamp(SMALLEST_DAMPING, LARGEST_DAMPING)
-        return _Place(
-            torch.where(better[:, None], here.latents, old.latents),
-            torch.where(better[:, None], here.gradient, old.gradient),
-            torch.where(better, here.losses, old.losses),
-            torch.where(better[:, None, None], here.curvature, old.curvature),
+        return _Iterate(
+            torch.where(better[:, None], here.latents, previous.latents),
+            torch.where(better[:, None], here.gradient, previous.gradient),
+            torch.where(better, here.losses, previous.losses),
+            torch.where(better[:, None, None], here.curvature, previous.curvature),
         )
 
     def settled(
         self, latents: Float[Tensor, "batch latent"], losses: Float[Tensor, " batch"]
     ) -> Float[Tensor, "batch latent"]:
-        """The latents at the end, likewise: a last step that made its scan worse is taken back as well."""
+        """A last step that made its scan worse is reverted as well."""
         if self._before is None or not self._before[0].whole:
             return latents
-        old = self._before[1]
-        return torch.where((losses <= old.losses)[:, None], latents, old.latents)
+        previous = self._before[1]
+        return torch.where((losses <= previous.losses)[:, None], latents, previous.latents)
 
 
-Steps = Plain | GaussNewton
+Method = Literal["sgd", "momentum", "gauss-newton"]
+
+
+@runtime_checkable
+class StepSettings(Protocol):
+    """What methods read of ``FitSettings``."""
+
+    @property
+    def rate(self) -> Rate: ...
+    @property
+    def momentum(self) -> float: ...
+    @property
+    def damping(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """A method of fitting: how to start it on a block, and whether its steps need each scan's curvature."""
+
+    start: Callable[[Folded, StepSettings], Steps]
+    curved: bool = False
+
+
+METHODS: dict[Method, MethodEntry] = {
+    "sgd": MethodEntry(lambda network, settings: GradientDescent(network, settings.rate)),
+    "momentum": MethodEntry(lambda network, settings: GradientDescent(network, settings.rate, settings.momentum)),
+    "gauss-newton": MethodEntry(lambda network, settings: GaussNewton(network, settings.damping), curved=True),
+}
 
 
 def damped_solution(
@@ -141,7 +185,7 @@ def damped_solution(
     damped = matrix.clone()
     diagonal = damped.diagonal(dim1=1, dim2=2)
     diagonal += (damping * diagonal.mean(1))[:, None]
-    # A scan that is not a number raises nothing, and harms no other. Upper: torch's own copies then take half the time.
+    # A scan with NaN raises no error and affects no other. Upper: torch's own copies then take half the time.
     factor, _ = torch.linalg.cholesky_ex(damped, upper=True)
     if len(factor) == 1 < len(right):
         return torch.cholesky_solve(right.mT.contiguous(), factor[0], upper=True).mT

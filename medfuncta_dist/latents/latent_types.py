@@ -1,4 +1,4 @@
-"""Latents as they are stored: float32, float16, or int8 with one scale a scan."""
+"""Latents as they are stored: float32, float16, or int8 with one scale per scan."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Stored:
 
 
 def store(latents: Float[Tensor, "batch latent"], storage_type: StorageType) -> Stored:
-    """Round latents to the type. What is not finite, or beyond float16, does not come back finite.
+    """Round latents to the type. Values that are not finite, or exceed float16, are not finite afterwards.
 
     int8: a scan's largest number becomes ±127. Rounding halves the size of float16 and costs less than 0.1 dB
     (``benchmarks/fit_throughput.py``).

@@ -1,8 +1,8 @@
-"""The latent table's format: Parquet parts, one row a scan, equal rows giving equal bytes.
+"""The latent table's format: Parquet parts, one row per scan, equal rows giving equal bytes.
 
 Columns: ``key``, ``split``, ``labels``, ``latent`` (float32, float16 or int8, P numbers), for int8 ``scale`` (what the
 numbers are multiples of), ``psnr`` (dB, of the latent as stored), ``below_min`` (the PSNR is below ``fit.min_psnr``),
-``steps``, ``window_low`` and ``window_high`` (scan units that 0 and 1 stand for), ``spacing`` (mm or s a voxel),
+``steps``, ``window_low`` and ``window_high`` (scan units that 0 and 1 stand for), ``spacing`` (mm or s per voxel),
 ``affine`` (4 x 4, row by row; null where the scan has none), ``modality``, ``slice``. The file's schema metadata holds
 ``format_version``, ``kind``, and the digests of the shared network and of the fit settings.
 """
@@ -30,7 +30,7 @@ from medfuncta_dist.storage.parsing.strict_json import RESTORE
 FORMAT_VERSION = "1"
 KIND = "latents"
 STORAGE_TYPES = ("float32", "float16", "int8")
-LARGEST_ROW = 2**20  # bytes, inflated: a latent of 262 144 numbers
+LARGEST_ROW = 2**20  # bytes, decompressed: a latent of 262 144 numbers
 ROW_GROUP = 1024  # rows: 8 MB of float32 latents at P = 2048, so a reader needs little memory
 READERS = 8  # parts fetched at a time: storage latency, not bandwidth, bounds small parts
 
@@ -103,15 +103,15 @@ def part_table(rows: Sequence[Row], latent: int, storage_type: str, identity: di
         [row.modality for row in rows],
         [row.slice_index for row in rows],
     ]
-    wanted = schema(latent, storage_type, identity)
-    arrays = [c if isinstance(c, pa.Array) else pa.array(c, f.type) for c, f in zip(columns, wanted, strict=True)]
-    return pa.Table.from_arrays(arrays, schema=wanted)
+    part_schema = schema(latent, storage_type, identity)
+    arrays = [c if isinstance(c, pa.Array) else pa.array(c, f.type) for c, f in zip(columns, part_schema, strict=True)]
+    return pa.Table.from_arrays(arrays, schema=part_schema)
 
 
 def table_bytes(table: pa.Table) -> bytes:
-    """Parquet bytes; the same table always gives the same bytes (nothing in them tells time, machine or order)."""
+    """Parquet bytes; the same table always gives the same bytes (they hold no time or machine)."""
     buffer = io.BytesIO()
-    # Latents are close to noise, and keys are noise: a dictionary of either would only be a second copy.
+    # Latents and keys are close to noise: a dictionary of either would only be a second copy.
     pq.write_table(table, buffer, row_group_size=ROW_GROUP, use_dictionary=["split", "modality"], compression="ZSTD")
     return buffer.getvalue()
 
@@ -126,7 +126,7 @@ def write_part(store: ObjectStore, folder: str, table: pa.Table) -> PartRef:
 
 
 def read_part(store: ObjectStore, folder: str, part: PartRef, columns: Sequence[str] | None = None) -> pa.Table:
-    """A part's table. IntegrityError when its bytes are not the ones committed; FormatVersionError as it says."""
+    """A part's table. IntegrityError when it is not the committed one; FormatVersionError for another version."""
     where = f"{folder}/{part.path}"
     data = store.read(where, limit=part.size)
     if len(data) != part.size or sha256_bytes(data) != part.sha256:
@@ -140,7 +140,7 @@ def read_part(store: ObjectStore, folder: str, part: PartRef, columns: Sequence[
 
 def parse_table(data: bytes, where: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Parquet bytes of a part, or of an exported table, as a table; refuses what this version does not read."""
-    file = parquet.opened(data, where, row_bytes=LARGEST_ROW)
+    file = parquet.open_parquet(data, where, row_bytes=LARGEST_ROW)
     metadata = file.schema_arrow.metadata or {}
     version, kind = metadata.get(b"format_version"), metadata.get(b"kind")
     if version != FORMAT_VERSION.encode() or kind != KIND.encode():
@@ -151,7 +151,7 @@ def parse_table(data: bytes, where: str, columns: Sequence[str] | None = None) -
         )
     _check_columns(file.schema_arrow, where)
     if columns is not None and "latent" in columns and "scale" in file.schema_arrow.names:
-        columns = [*columns, "scale"]  # numbers without what they are multiples of are no latents
+        columns = [*columns, "scale"]  # int8 numbers mean nothing without their scale
     return parquet.read(file, where, None if columns is None else list(dict.fromkeys(columns)))
 
 
@@ -159,13 +159,13 @@ def _check_columns(found: pa.Schema, where: str) -> None:
     latent = found.field("latent").type if "latent" in found.names else pa.null()
     size = max(0, latent.list_size) if pa.types.is_fixed_size_list(latent) else 0  # a damaged one may be negative
     if not any(found.equals(schema(size, storage_type, {})) for storage_type in STORAGE_TYPES):
-        raise IntegrityError("a latent table with other columns than it should have", where=where, do=RESTORE)
+        raise IntegrityError("a latent table with other columns than expected", where=where, do=RESTORE)
 
 
 def read_parts(
     store: ObjectStore, folder: str, parts: Iterable[PartRef], columns: Sequence[str] | None = None
 ) -> list[pa.Table]:
-    """Several parts, fetched side by side, in the order given."""
+    """Several parts, fetched in parallel, in the order given."""
     with ThreadPoolExecutor(READERS) as pool:
         return list(pool.map(lambda part: read_part(store, folder, part, columns), parts))
 
@@ -178,7 +178,7 @@ def sort_by_key(tables: Sequence[pa.Table]) -> pa.Table:
     if repeated:
         raise IntegrityError(
             f"{repeated} keys occur more than once in the latent table",
-            do="check with verify that no two shards of the data set hold the same scan",
+            do="run `verify`: two shards of the data set may hold the same scan",
         )
     return whole.take(pc.sort_indices(keys)).combine_chunks()
 

@@ -1,1 +1,1 @@
-"""The shared network of a run: from the run file to the compute core, and its committed files."""
+"""The shared network of a run: run file to compute core, the committed record and its files, and loading it."""

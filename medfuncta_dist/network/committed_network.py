@@ -1,13 +1,15 @@
-"""The shared network of a run: its architecture, its first parameters, and its committed files at the end.
+"""A run's finished network in storage: writing and reading its commit record and its two files.
 
 runs/<name>/network/<network digest>/{network.safetensors,network.json}, then runs/<name>/network/commit.json (kind
-"network"): two drivers never write one file with different bytes, and the one that holds the lease decides.
+"network"). Files lie under the network's digest, so two drivers never write different bytes to one file; the record is
+written last, only by the driver that holds the lease, and decides which network is the run's.
 {"digest": <network digest>, "files": {<file>: {"path", "size", "sha256"}}, "step", "loss", "psnr",
  "dataset_digest", "run_digest"}
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,26 +17,39 @@ import torch
 
 from medfuncta_dist import __version__
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import IntegrityError, ObjectMissingError
-from medfuncta_dist.fields.coordinates import grid
+from medfuncta_dist.errors import IntegrityError, ObjectMissingError, StageOrderError
 from medfuncta_dist.fields.network_record import RECORD_FILE, files_below, network_folder
 from medfuncta_dist.fields.shared_network import DESCRIPTION_FILE, WEIGHTS_FILE, SharedNetwork
-from medfuncta_dist.fields.siren import FieldSpec, Params, init_params
-from medfuncta_dist.meta.inner_rates import Rate, inner_rates, layer_rates
-from medfuncta_dist.meta.outer_loop import LOG_RATES, MetaLearner
-from medfuncta_dist.network.core_settings import arithmetic_of, chunks_of
+from medfuncta_dist.fields.siren import FieldSpec, Params
+from medfuncta_dist.meta.inner_rates import inner_rates
+from medfuncta_dist.network.core_settings import field_spec, trained_rates
 from medfuncta_dist.shards.snapshot import Snapshot
-from medfuncta_dist.storage.commit_record import read_as
+from medfuncta_dist.storage.commit_record import read_as, read_record
 from medfuncta_dist.storage.digest import sha256_bytes
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.parsing.strict_json import RESTORE
 from medfuncta_dist.storage.publish import Guard, NewRecord, publish
 
 KIND = "network"
 
 
 @dataclass(frozen=True)
+class NetworkRef:
+    """Where the two files of a committed network are, and the digest that it must have."""
+
+    weights: str
+    description: str
+    digest: str
+
+    @property
+    def folder(self) -> str:
+        """The folder of its description, which the digest is computed from."""
+        return self.description.rpartition("/")[0]
+
+
+@dataclass(frozen=True)
 class Committed:
-    """What the commit record of a finished network says; ``loss`` and ``psnr`` (dB) are the last measured."""
+    """The commit record of a finished network; ``loss`` and ``psnr`` (dB) are the last measured."""
 
     digest: str
     files: dict[str, dict[str, Any]]
@@ -45,54 +60,40 @@ class Committed:
     run_digest: str
 
 
-def field_spec(run: RunFile) -> FieldSpec:
-    """The architecture that a run file asks for."""
-    section = run.field
-    sizes: dict[str, Any] = {
-        "coords": len(run.data.shape),
-        "channels": run.data.channels,
-        "layers": section.layers,
-        "hidden": section.hidden,
-        "latent": section.latent,
-        "residual": section.residual,
-        "modulate_first": section.modulate_first,
-    }
-    if section.omegas is not None:
-        return FieldSpec(omegas=tuple(section.omegas), **sizes)
-    return FieldSpec.linear(omega_first=section.omega_first, omega_last=section.omega_last, **sizes)
+def committed_network(store: ObjectStore, run: str) -> Committed | None:
+    """The commit record of a run's network; None until training has finished. IntegrityError if it is damaged."""
+    try:
+        done = read_as(Committed, store, record_path(run), KIND)
+    except ObjectMissingError:
+        return None
+    _ref(asdict(done), run, store.uri(record_path(run)))  # a path that leads elsewhere is damage, too
+    return done
 
 
-def new_learner(run: RunFile) -> MetaLearner:
-    """The meta-learner before its first step: the same parameters for a seed on every rank and machine."""
-    spec = field_spec(run)
-    params = init_params(spec, torch.Generator().manual_seed(run.train.seed))
-    learned = run.meta.rate_policy == "learned"
-    coordinates, rates = grid(run.data.shape), first_rates(spec, run)
-    chunks, arithmetic = chunks_of(run), arithmetic_of(run)
-    return MetaLearner(spec, params, coordinates, rates, chunks=chunks, learn_rates=learned, arithmetic=arithmetic)
+def published_network(store: ObjectStore, run: str) -> NetworkRef:
+    """Where the run's finished network is. StageOrderError until training has finished."""
+    try:
+        body = read_record(store, record_path(run), KIND)
+    except ObjectMissingError as error:
+        where = store.uri(network_folder(run))
+        what = "the shared network is not trained yet"
+        raise StageOrderError(what, where=where, do="run the train stage first") from error
+    return _ref(body, run, store.uri(record_path(run)))
 
 
-def first_rates(spec: FieldSpec, run: RunFile) -> Rate:
-    """The inner rates that training starts from: one number, one a layer, or one a step where they are learned."""
-    if run.meta.rate_policy == "layer":
-        return layer_rates(spec, run.inner_rate)
-    if run.meta.rate_policy == "learned":
-        return torch.full((run.meta.inner_steps, 1), run.inner_rate)
-    return run.inner_rate
+def record_path(run: str) -> str:
+    """Path of the commit record of a run's network, relative to the storage root."""
+    return f"{network_folder(run)}/{RECORD_FILE}"
 
 
-def trained_rates(spec: FieldSpec, run: RunFile, params: Params) -> Rate:
-    """The inner rates that belong to trained parameters: the learned ones, where they are learned."""
-    return params[LOG_RATES].exp() if LOG_RATES in params else first_rates(spec, run)
-
-
-def _stored_rates(spec: FieldSpec, run: RunFile, params: Params) -> Params:
-    """What a network keeps beside θ for fitting: inner rates that are more than the one number in its description."""
-    if run.meta.rate_policy == "scalar":
-        return {}
-    whole = inner_rates(spec, trained_rates(spec, run, params), params["layer.1.weight"]).to("cpu", torch.float32)
-    whole = whole.expand(-1, -1, spec.latent)
-    return {"inner.rates": (whole[:, 0] if whole.shape[1] == 1 else whole).contiguous()}
+def _ref(body: Mapping[str, Any], run: str, where: str) -> NetworkRef:
+    """The network that a record's body names. IntegrityError, naming ``where``, unless it is in the run's folder."""
+    digest = body.get("digest")
+    if not isinstance(digest, str):
+        raise IntegrityError("the network's commit record names no digest", where=where, do=RESTORE)
+    paths = files_below(body, (WEIGHTS_FILE, DESCRIPTION_FILE), where, run)
+    weights, description = (f"{network_folder(run)}/{path}" for path in paths)
+    return NetworkRef(weights, description, digest)
 
 
 def commit_network(
@@ -104,7 +105,10 @@ def commit_network(
     psnr: float | None,
     fence: Guard,
 ) -> Committed:
-    """Write the network's two files and then, past the fence, the record that makes them exist (LeaseLostError)."""
+    """Write the network's two files, then the record that makes them the run's network.
+
+    LeaseLostError, and no record is written, where another driver has taken the run over.
+    """
     inner = {"steps": run.meta.inner_steps, "rate": run.inner_rate, "selection_ratio": run.meta.selection_ratio}
     spec = field_spec(run)
     weights = {name: params[name].detach().to("cpu", torch.float32) for name in spec.shapes()}
@@ -112,32 +116,30 @@ def commit_network(
     network = SharedNetwork(spec, weights, dict(snapshot.contract), inner, snapshot.digest, __version__, extras)
     files = store_network(store, run.name, network)
     done = Committed(network.digest, files, run.train.steps, loss, psnr, snapshot.digest, run.digest())
-    publish(store, fence, NewRecord(f"{network_folder(run.name)}/{RECORD_FILE}", KIND, asdict(done)))
+    publish(store, fence, NewRecord(record_path(run.name), KIND, asdict(done)))
     return done
 
 
 def store_network(store: ObjectStore, run: str, network: SharedNetwork) -> dict[str, dict[str, Any]]:
-    """Write a network's two files under its digest: what is there already has the same bytes.
+    """Write a network's two files under its digest: if they are there already, their bytes are the same.
 
-    Returns what its commit record says of them. IntegrityError where storage did not keep them whole.
+    Returns what the commit record lists as ``files``. IntegrityError if storage did not keep a file whole.
     """
     files = {}
     for name, data in network.to_files().items():
         path = f"{network_folder(run)}/{network.digest}/{name}"
         store.write(path, data)
         if (found := store.size(path)) != len(data):
-            do = "see what the storage does to new files, then run train again: it goes on from its last checkpoint"
+            do = "check what the storage does to new files, then run train again: it resumes at its last checkpoint"
             raise IntegrityError(f"{len(data)} bytes were written, {found} arrived", where=store.uri(path), do=do)
         files[name] = {"path": path, "size": len(data), "sha256": sha256_bytes(data)}
     return files
 
 
-def committed_network(store: ObjectStore, run: str) -> Committed | None:
-    """The finished network of a run, if training ended. IntegrityError for a damaged record."""
-    path = f"{network_folder(run)}/{RECORD_FILE}"
-    try:
-        done = read_as(Committed, store, path, KIND)
-    except ObjectMissingError:
-        return None
-    files_below(asdict(done), (WEIGHTS_FILE, DESCRIPTION_FILE), store.uri(path), run)
-    return done
+def _stored_rates(spec: FieldSpec, run: RunFile, params: Params) -> Params:
+    """The inner rates to store beside θ for fitting; none where they are the one number in the description."""
+    if run.meta.rate_policy == "scalar":
+        return {}
+    whole = inner_rates(spec, trained_rates(spec, run, params), params["layer.1.weight"]).to("cpu", torch.float32)
+    whole = whole.expand(-1, -1, spec.latent)
+    return {"inner.rates": (whole[:, 0] if whole.shape[1] == 1 else whole).contiguous()}

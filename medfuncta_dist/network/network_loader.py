@@ -1,53 +1,19 @@
-"""The run's shared network, found through its commit record and kept once a process."""
+"""Loading a run's committed network, verified, and keeping it in the memory of this process."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
 
-from medfuncta_dist.errors import IntegrityError, MedfunctaError, ObjectMissingError, StageOrderError
-from medfuncta_dist.fields.network_record import RECORD_FILE, files_below, network_folder
-from medfuncta_dist.fields.shared_network import DESCRIPTION_FILE, LARGEST_DESCRIPTION, WEIGHTS_FILE, SharedNetwork
+from medfuncta_dist.errors import IntegrityError, MedfunctaError
+from medfuncta_dist.fields.shared_network import LARGEST_DESCRIPTION, SharedNetwork
 from medfuncta_dist.meta.device import require_device
-from medfuncta_dist.storage.commit_record import read_record
+from medfuncta_dist.network.committed_network import NetworkRef
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.storage.parsing.strict_json import RESTORE
 
 LARGEST_WEIGHTS = 2**32  # bytes: a billion numbers, fifty times the published networks
-KEPT = 2  # networks a process: a worker that is reused by the next run should not collect all it ever saw
-
-
-@dataclass(frozen=True)
-class NetworkRef:
-    """Where a committed network's two files lie, and the digest that it must have."""
-
-    weights: str
-    description: str
-    digest: str
-
-    @property
-    def folder(self) -> str:
-        """Of its description, which is what the digest is of."""
-        return self.description.rpartition("/")[0]
-
-
-def published_network(store: ObjectStore, run_name: str) -> NetworkRef:
-    """The network that training committed. StageOrderError while there is none."""
-    folder = network_folder(run_name)
-    where = store.uri(f"{folder}/{RECORD_FILE}")
-    try:
-        body = read_record(store, f"{folder}/{RECORD_FILE}", "network")
-    except ObjectMissingError as error:
-        raise StageOrderError(
-            "the shared network is not trained yet", where=store.uri(folder), do="run the train stage first"
-        ) from error
-    digest = body.get("digest")
-    if not isinstance(digest, str):
-        raise IntegrityError("the network's commit record names no digest", where=where, do=RESTORE)
-    weights, description = files_below(body, (WEIGHTS_FILE, DESCRIPTION_FILE), where, run_name)
-    return NetworkRef(f"{folder}/{weights}", f"{folder}/{description}", digest)
+KEPT = 2  # networks per process: a worker that serves one run after another must not keep all their networks
 
 
 def load_network(store: ObjectStore, ref: NetworkRef) -> SharedNetwork:

@@ -19,16 +19,16 @@ from medfuncta_dist.errors import StorageError
 
 START_DEADLINE_S, STOP_DEADLINE_S = 30.0, 5.0
 REGION = "us-east-1"
-# The shell ends the server when its standard input closes, which happens however this process dies (also by kill -9).
+# The shell ends the server when its standard input closes, which happens however this process ends (also by kill -9).
 KEEPER = 'exec 3<&0; "$@" 3<&- & server=$!; (cat <&3 >/dev/null; kill $server) & wait $server'
 ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")
 
 
 class EmbeddedS3:
-    """``with EmbeddedS3(folder) as s3``: serves ``folder`` (a bucket a subfolder) on a free port of 127.0.0.1.
+    """``with EmbeddedS3(folder) as s3``: serves ``folder`` (one bucket per subfolder) on a free port of 127.0.0.1.
 
-    Real S3 as far as this project goes (signed requests, ranges, multipart), but it ignores conditional writes, and it
-    caches its view of the folder: change objects through S3 only, never as files. Credentials are random and reach
+    It covers the S3 that this project uses (signed requests, ranges, multipart), but it ignores conditional writes, and
+    it caches its view of the folder: change objects through S3 only, never as files. Credentials are random and reach
     the server through its environment, not its command line.
     """
 
@@ -69,7 +69,7 @@ class EmbeddedS3:
         self.stop()
 
     def stop(self) -> None:
-        """End the server, and nothing else."""
+        """End the server."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -88,7 +88,7 @@ class EmbeddedS3:
             "RCLONE_AUTH_KEY": f'"{self._key},{self._secret}"',  # quoted: rclone reads this variable as CSV
             "RCLONE_CONFIG": os.devnull,
         }
-        # Its own session: Ctrl-C at the terminal is for the job, whose last checkpoint still needs the server.
+        # Its own session: Ctrl-C at the terminal must reach the job only, whose last checkpoint still needs the server.
         return subprocess.Popen(
             ["sh", "-c", KEEPER, "sh", *serve],
             stdin=subprocess.PIPE,
@@ -110,7 +110,7 @@ class EmbeddedS3:
         raise StorageError(
             "the embedded S3 server did not start",
             where=text[-500:],
-            do="run the same command again; if this stays, see whether this machine lets programs listen on 127.0.0.1",
+            do="run the same command again; if it fails again, check that programs may listen on 127.0.0.1 here",
         )
 
     def _client(self) -> S3FileSystem:

@@ -1,6 +1,6 @@
 """The whole job on this machine: an embedded S3 server, a real scan, and the same stages as on a cluster.
 
-Nothing here is special but the surroundings: the run file is jobs/quickstart.yaml, the storage is s3://.
+Only the surroundings are special: the run file is jobs/quickstart.yaml, the storage is s3://.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ medfuncta-dist quickstart
   3. train     meta-learn one small network on {workers} (Ray Train, DeepSpeed)
   4. fit       find one latent vector for each slice (Ray tasks)
   5. evaluate  decode the latents of held-out slices, compare, and write a report
-Everything is written below {workdir}; run it again and it goes on where it stopped.
+Everything is written below {workdir}; run the command again and it resumes where it stopped.
 """
 
 
 def run_quickstart(workdir: str, overrides: list[str]) -> dict[str, Any]:
-    """Run it; the report and summary.json are copied into ``workdir``."""
+    """Run the whole job; the report and summary.json are copied into ``workdir``."""
     folder = Path(workdir).resolve()
     volume = _volume()
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,12 +107,12 @@ def _workers(run: RunFile) -> str:
 
 
 def _volume() -> Path:
-    # Found, not imported: importing nilearn takes seconds, and only a file that its wheel carries is wanted.
+    # Found, not imported: importing nilearn takes seconds, and only a file in its wheel is needed.
     spec = find_spec("nilearn")
     path = Path(spec.submodule_search_locations[0]) / VOLUME if spec and spec.submodule_search_locations else None
     if path is None or not path.exists():
         raise MedfunctaError(
             "the quickstart's scan is not installed",
-            do="pip install 'medfuncta-dist[quickstart]' (nilearn's wheel carries it)",
+            do="pip install 'medfuncta-dist[quickstart]' (nilearn's wheel contains it)",
         )
     return path

@@ -1,4 +1,4 @@
-"""One driver at a time: a run, or a data set, is held while a block runs, with a heartbeat in the background."""
+"""One driver at a time: holds the lease of a run, or of a data set, while a block runs, renewing it in a thread."""
 
 from __future__ import annotations
 
@@ -14,63 +14,64 @@ from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.leases.lease_claim import Claim, Say, take
 from medfuncta_dist.storage.object_store import ObjectStore
 
-BEATS = 4
-"""Heartbeats a ttl: three may fail before anyone else may take over."""
+RENEWALS_PER_TTL = 4
+"""Three may fail before another driver may take over."""
 RETRY_S = 1.0
-"""After a heartbeat that failed."""
+"""After a renewal that failed."""
 
 
 @contextmanager
-def holding(store: ObjectStore, path: str, ttl: float, name: str) -> Iterator[Fence]:
+def hold_lease(store: ObjectStore, path: str, ttl: float, name: str) -> Iterator[Fence]:
     """Hold the lease at ``path`` (of ``name``, for people) and give its fence to the block.
 
-    Raises RunHeldError when another driver lives. When the lease is lost, or can not be proved for ``ttl`` seconds, the
-    block is interrupted where it waits (KeyboardInterrupt, in the main thread) and ends with LeaseLostError. However
-    the block ends the lease is given back; a driver that is killed leaves it to be taken over.
+    Raises RunHeldError while another driver holds it. When the lease is lost, or cannot be renewed for ``ttl`` seconds,
+    the block is interrupted where it waits (KeyboardInterrupt, in the main thread) and ends with LeaseLostError.
+    However the block ends, the lease is given back; that of a killed driver is taken over by the next.
     """
 
-    def say(text: str) -> None:
+    def notify(text: str) -> None:
         print(f"[{name}] {text}", file=sys.stderr, flush=True)
 
-    keeper = _Keeper(take(store, path, ttl, say), say)
+    renewer = _LeaseRenewer(take(store, path, ttl, notify), notify)
     try:
-        yield keeper.fence
+        yield renewer.fence
     except (Exception, KeyboardInterrupt) as error:
-        if keeper.lost is not None:
-            raise keeper.lost from error
+        if renewer.lost is not None:
+            raise renewer.lost from error
         raise
     finally:
-        keeper.end()
-    if keeper.lost is not None:
-        raise keeper.lost
+        renewer.end()
+    if renewer.lost is not None:
+        raise renewer.lost
 
 
-class _Keeper:
-    """A daemon thread that keeps a lease alive, whatever the main thread waits for."""
+class _LeaseRenewer:
+    """A daemon thread that renews a lease, whatever the main thread waits for."""
 
-    def __init__(self, claim: Claim, say: Say) -> None:
+    def __init__(self, claim: Claim, notify: Say) -> None:
         self.lost: LeaseLostError | None = None
         self.fence = claim.fence
-        self._claim, self._say = claim, say
-        self._over, self._ending = threading.Event(), threading.Lock()
+        self._claim, self._notify = claim, notify
+        self._over = threading.Event()
+        self._ending = threading.Lock()
         self._interrupts = threading.current_thread() is threading.main_thread()
         if self._interrupts and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-            # As a shell starts what it puts into the background: then a loss would interrupt nothing.
+            # Shells start background jobs like this: then the loss of the lease would not interrupt the main thread.
             signal.signal(signal.SIGINT, signal.default_int_handler)
-        self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
+        self._thread = threading.Thread(target=self._renew_regularly, name="lease", daemon=True)
         self._thread.start()
 
     def end(self) -> None:
-        """Stop the heartbeat and give the lease back, if it is still ours to give."""
+        """Stop renewing, and give the lease back if it is still ours."""
         with self._ending:
             self._over.set()
         self._thread.join()
         if self.lost is None:
-            with suppress(MedfunctaError):  # whoever comes next waits for a ttl; what was done is done
+            with suppress(MedfunctaError):  # the next driver waits for a ttl then; nothing else depends on it
                 self._claim.give_back()
 
-    def _keep(self) -> None:
-        proved, wait = time.monotonic(), self._claim.ttl / BEATS
+    def _renew_regularly(self) -> None:
+        renewed, wait = time.monotonic(), self._claim.ttl / RENEWALS_PER_TTL
         while not self._over.wait(wait):
             asked = time.monotonic()
             try:
@@ -78,14 +79,14 @@ class _Keeper:
             except LeaseLostError as error:
                 return self._lose(error)
             except MedfunctaError as error:
-                if time.monotonic() - proved > self._claim.ttl:
+                if time.monotonic() - renewed > self._claim.ttl:
                     return self._lose(
-                        self._claim.lost(f"it could not be proved for {self._claim.ttl:g} s: {error.what}")
+                        self._claim.lost_error(f"it could not be renewed for {self._claim.ttl:g} s: {error.what}")
                     )
-                self._say(f"the lease could not be renewed, trying again: {error.what}")
-                wait = min(RETRY_S, self._claim.ttl / BEATS)
+                self._notify(f"the lease could not be renewed, trying again: {error.what}")
+                wait = min(RETRY_S, self._claim.ttl / RENEWALS_PER_TTL)
             else:
-                proved, wait = asked, self._claim.ttl / BEATS
+                renewed, wait = asked, self._claim.ttl / RENEWALS_PER_TTL
         return None
 
     def _lose(self, error: LeaseLostError) -> None:

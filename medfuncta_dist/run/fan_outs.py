@@ -1,5 +1,5 @@
-"""The stages' hold on Ray: fan-outs with the run file's resources. Ray starts with the first task, not before: what is
-refused, and what is already done, needs no cluster."""
+"""Fan-outs over Ray with the run file's resources. Ray starts with the first task, not before: a stage that is refused,
+or already done, needs no cluster."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def _fan_out(run: RunFile, num_gpus: float) -> FanOut:
     def fan_out(task: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Done | Failed]:
         if not items:
             return
-        from medfuncta_dist.fanout import check_room, ray_fan_out, start_ray
+        from medfuncta_dist.fanout import ray_fan_out, require_room, start_ray
 
         start_ray(run)
         num_cpus = run.cluster.cpus_per_worker
-        check_room(num_cpus=num_cpus, num_gpus=num_gpus)
+        require_room(num_cpus=num_cpus, num_gpus=num_gpus)
         race = run.cluster.race_stragglers
         yield from ray_fan_out(window, num_cpus=num_cpus, num_gpus=num_gpus, race=race)(task, items)
 

@@ -17,19 +17,19 @@ from medfuncta_dist.errors import (
     RunFileError,
     StorageError,
 )
-from medfuncta_dist.run.resolve import resolved
+from medfuncta_dist.run.resolve import resolve_run
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard, publish_bytes, withdraw
 
 
 def freeze(run: RunFile, store: ObjectStore, fence: Guard) -> tuple[RunFile, bool]:
-    """Refuse a run file that differs, where it matters, from this run's frozen one; else keep it as the frozen one.
+    """Refuse a run file that differs in a fixed key from this run's frozen one; otherwise it becomes the frozen one.
 
-    Returns it resolved, and whether it is the run's first. LeaseLostError where ``fence`` says so.
+    Returns the resolved run file, and whether it is the first of this run. LeaseLostError where the lease was lost.
     """
     path = run_path(run)
     frozen = _frozen(path, store)
-    run = resolved(run, frozen)
+    run = resolve_run(run, frozen)
     changed = difference(fixed_part(frozen), fixed_part(run)) if frozen is not None else []
     if changed:
         raise RunChangedError(
@@ -42,12 +42,12 @@ def freeze(run: RunFile, store: ObjectStore, fence: Guard) -> tuple[RunFile, boo
 
 
 def thaw(run: RunFile, store: ObjectStore, fence: Guard) -> None:
-    """Forget the frozen run file: the run was refused before it did anything, and its mistake may be corrected.
+    """Delete the frozen run file: the run was refused before it did anything, so the run file may be corrected.
 
-    So may the choice of a data set; unless something was trained on it. LeaseLostError where ``fence`` says so: the
-    run may be another driver's by now.
+    So may the choice of a snapshot, unless something was trained on it. LeaseLostError where the lease was lost: the
+    run may belong to another driver by now.
     """
-    if not any(store.list(f"runs/{run.name}/{made}") for made in ("checkpoints", "network")):
+    if not any(store.list(f"runs/{run.name}/{folder}") for folder in ("checkpoints", "network")):
         withdraw(store, fence, pin_path(run))
     withdraw(store, fence, run_path(run))
 
@@ -85,7 +85,7 @@ def fixed_part(run: RunFile) -> dict[str, Any]:
 
 
 def require_writable(store: ObjectStore, name: str) -> None:
-    """Refuse a storage that can not be written before anything is computed.
+    """Refuse storage that cannot be written, before anything is computed.
 
     DeadlineError when it does not answer, CredentialsError and DiskFullError as they are: the run file is right then.
     """
@@ -97,7 +97,7 @@ def require_writable(store: ObjectStore, name: str) -> None:
         raise
     except (StorageError, OSError) as error:
         raise RunFileError(
-            f"storage can not be written: {getattr(error, 'what', error)}",
+            f"storage cannot be written: {getattr(error, 'what', error)}",
             where=f"storage: {store.root}",
             do="correct storage in the run file, or its permissions (for s3://: AWS_ENDPOINT_URL and the credentials)",
         ) from error

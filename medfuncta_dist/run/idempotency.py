@@ -1,6 +1,7 @@
-"""runs/<name>/submissions/<key digest>.json: what a command with an idempotency key was asked, and what it answered.
+"""runs/<name>/submissions/<key digest>.json: the request of a command with an idempotency key, and its answer.
 
-The same key again gets the recorded answer, and nothing is done twice. The key itself is not kept: someone's words.
+The same key again gets the recorded answer, and nothing is done twice. The key itself is not stored: a user chose it,
+and it may hold anything.
 """
 
 from __future__ import annotations

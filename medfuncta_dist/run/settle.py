@@ -1,5 +1,5 @@
-"""How a run computes (the library of matrix products, compiled or not), settled before its first training or fitting
-and kept in its run.yaml: a resumed run, and all its workers, then compute alike or fail in words."""
+"""The arithmetic of a run (the library of matrix products, compiled or not), settled before its first training or
+fitting and kept in its run.yaml: a resumed run, and all its workers, then compute the same way or fail clearly."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.machine.products import Products
 from medfuncta_dist.meta.machine.self_check import Trial, Verdict, self_check
 from medfuncta_dist.meta.sweeps.chunks import Chunks
-from medfuncta_dist.network.committed_network import field_spec
-from medfuncta_dist.network.core_settings import chunks_of
+from medfuncta_dist.network.core_settings import chunks_of, field_spec
 from medfuncta_dist.run.fan_outs import compute_fan_out
 from medfuncta_dist.run.frozen_run_file import run_path
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -21,17 +20,17 @@ from medfuncta_dist.storage.publish import Guard, publish_bytes
 from medfuncta_dist.task_map import Done, FanOut
 
 
-def settled(run: RunFile, store: ObjectStore, fan_out: FanOut | None = None, *, fence: Guard) -> RunFile:
-    """The frozen run file with what it leaves open, written again. Compiling is tried by a task, where workers are.
+def settle_arithmetic(run: RunFile, store: ObjectStore, fan_out: FanOut | None = None, *, fence: Guard) -> RunFile:
+    """Settle what the frozen run file leaves open, and write it again. Compiling is tried by a task on a worker.
 
-    LeaseLostError where ``fence`` says so: what another driver has settled stays.
+    LeaseLostError where the lease was lost: what another driver has settled stays.
     """
     if run.meta.products is not None and run.meta.compiled is not None:
         return run
     products = run.meta.products or _products(run)
     compiled = run.meta.compiled
     if compiled is None:
-        compiled = _wanted(run) and _pays(run, products, fan_out or compute_fan_out(run))
+        compiled = _compile_wanted(run) and _compile_pays(run, products, fan_out or compute_fan_out(run))
     run = run.model_copy(
         update={"meta": run.meta.model_copy(update={"products": products, "compiled": compiled})},
     )
@@ -43,12 +42,12 @@ def _products(run: RunFile) -> Products:
     return Arithmetic.best(granted_device(run.cluster.gpus_per_worker)).products
 
 
-def _wanted(run: RunFile) -> bool:
-    """On a CPU compiling takes minutes in every process, for a step that is a quarter faster: only who asks gets it."""
+def _compile_wanted(run: RunFile) -> bool:
+    """On a CPU compiling takes minutes in every process, for a step that is a quarter faster: only on request."""
     return run.meta.compile == "on" or (run.meta.compile == "auto" and run.cluster.gpus_per_worker > 0)
 
 
-def _pays(run: RunFile, products: Products, fan_out: FanOut) -> bool:
+def _compile_pays(run: RunFile, products: Products, fan_out: FanOut) -> bool:
     trial = Trial(
         field_spec(run),
         run.data.points,

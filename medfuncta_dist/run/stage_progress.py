@@ -1,80 +1,69 @@
-"""A stage's progress told to everyone: a bar or lines on stderr, a record in storage, and Ray's metrics."""
+"""One path for a stage's progress: its driver's reports go to a bar on stderr, a stored record and Ray's metrics."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.submission_id import submission_id
-from medfuncta_dist.run.shown_progress import shown
 from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.status.run_cost import count_gpus
-from medfuncta_dist.telemetry.progress_record import ProgressRecorder, rate
-
-Notes = dict[str, int | str]
-"""Shown behind the bar; whole numbers are recorded, too."""
-
-
-@contextmanager
-def told(
-    run: RunFile,
-    store: ObjectStore,
-    stage: str,
-    unit: str,
-    read: Callable[[Any], tuple[int, int, Notes]],
-    fence: Fence | None,
-    beside: Sequence[str] = (),
-) -> Iterator[Callable[[Any], None]]:
-    """A callback for a stage's reports; ``read`` turns one into (done, total, notes). ``beside``: all
-    stages of this process, whose cluster holds what any of them needs."""
-    with recorded(run, store, stage, unit, fence, beside) as sinks, shown(stage, lambda read_: read_) as show:
-
-        def report(progress: Any) -> None:
-            done, total, notes = read(progress)
-            show((done, total, {name: str(value) for name, value in notes.items()}))
-            sinks.at(done, total, **{name: value for name, value in notes.items() if isinstance(value, int)})
-
-        yield report
+from medfuncta_dist.telemetry.progress_bar import ProgressBar
+from medfuncta_dist.telemetry.progress_record import ProgressRecorder, StageProgress, rate
+from medfuncta_dist.telemetry.progress_report import ProgressReport
 
 
 @contextmanager
-def recorded(
-    run: RunFile, store: ObjectStore, stage: str, unit: str, fence: Fence | None, beside: Sequence[str] = ()
-) -> Iterator[Told]:
-    """The record and the metrics alone, for a stage that shows its own bar."""
-    job, held = submission_id(), count_gpus(run, [stage, *beside])
-    with ProgressRecorder(store, run.name, stage, unit=unit, gpus=held, job=job, fence=fence) as recorder:
-        yield Told(recorder)
+def open_reporter(
+    run: RunFile, store: ObjectStore, stage: str, fence: Fence | None, stages: Sequence[str] = ()
+) -> Iterator[StageReporter]:
+    """Report a stage's progress while the block runs. ``stages``: all stages of this process, whose cluster holds what
+    any of them needs."""
+    job, held = submission_id(), count_gpus(run, [stage, *stages])
+    recorder = ProgressRecorder(store, run.name, stage, gpus=held, job=job, fence=fence)
+    with recorder, ProgressBar(stage) as bar:
+        yield StageReporter(recorder, bar)
 
 
-class Told:
-    """What a stage's driver says of itself."""
+class StageReporter:
+    """Where a stage's driver reports to; none of what it writes to may end the stage."""
 
-    def __init__(self, recorder: ProgressRecorder) -> None:
-        self.recorder = recorder
+    def __init__(self, recorder: ProgressRecorder, bar: ProgressBar) -> None:
+        self._recorder, self._bar = recorder, bar
         self._metrics: Any = None
 
-    def at(self, done: int, total: int, **notes: float) -> None:
-        """``done`` of ``total`` are done; ``notes`` are further figures, such as ``quarantined``."""
-        self.recorder.at(done, total, **notes)
-        progress = self.recorder.progress
-        # Sources of the pack stage are files; what it is judged by is the scans in them.
-        scans = notes.get("packed", done) / done if done else 1.0
-        pace = rate(progress.samples)
-        figures: dict[str, float | None] = {"done": done, "total": total, "starts": progress.starts, **notes}
-        figures["scans_per_s"] = None if pace is None or progress.stage == "train" else pace * scans
-        self._export({name: float(value) for name, value in figures.items() if value is not None})
+    def report(self, report: ProgressReport) -> None:
+        """Show, store and export how far the stage is."""
+        self._bar.show(report)
+        self._recorder.record(report)
+        self._export(report)
 
-    def _export(self, figures: dict[str, float]) -> None:
+    def notify(self, text: str) -> None:
+        """Print a line for people, above the bar."""
+        self._bar.notify(text)
+
+    def _export(self, report: ProgressReport) -> None:
         """From the moment that Ray runs here: what needs no task needs no Ray."""
+        progress = self._recorder.progress
         if self._metrics is None and "ray" in sys.modules:
             from medfuncta_dist.telemetry.ray_metrics import open_metrics
 
-            progress = self.recorder.progress
             self._metrics = open_metrics(progress.run, progress.stage)
         if self._metrics is not None:
-            self._metrics.log(int(figures["done"]), figures)
+            self._metrics.log(report.done, exported_figures(report, progress))
+
+
+def exported_figures(report: ProgressReport, progress: StageProgress) -> dict[str, float]:
+    """What Ray's metrics show of a report; ``progress`` is the record that holds it already."""
+    figures: dict[str, float] = {"done": report.done, "total": report.total, "starts": progress.starts}
+    figures |= report.figures
+    pace = rate(progress.samples)
+    if pace is not None and report.stage != "train":
+        # Sources of the pack stage are files; what it is judged by is the scans in them.
+        scans_per_unit = report.figures.get("packed", report.done) / report.done if report.done else 1.0
+        figures["scans_per_s"] = pace * scans_per_unit
+    return {name: float(value) for name, value in figures.items()}

@@ -1,7 +1,7 @@
-"""runs/<name>/terminal/<submission>.json: why a submitted job can not succeed, whatever is retried.
+"""runs/<name>/terminal/<submission>.json: why a submitted job cannot succeed, however often it is retried.
 
 A cluster retries a failed job blindly. An invalid run file or damaged bytes stay what they are, so the first try leaves
-a record, and every further try of the same submission ends at once with the same words and the same exit code.
+a record, and every further try of the same submission ends at once with the same message and the same exit code.
 """
 
 from __future__ import annotations
@@ -21,12 +21,14 @@ from medfuncta_dist.storage.publish import NewRecord, Unfenced, publish
 KIND = "terminal"
 FINAL = (RunFileError.exit_code, IntegrityError.exit_code)
 """Exit codes that no retry changes."""
-NO_LEASE = Unfenced("a job may be refused before it has a lease; the record bears its own name, and binds no other job")
+NO_LEASE = Unfenced(
+    "a job may be refused before it has a lease; the record has its own name, and concerns no other job"
+)
 
 
 @contextmanager
-def ending_retries(store: ObjectStore, name: str) -> Iterator[None]:
-    """In a job: raise what an earlier try ended with for good, or record how this one does. Elsewhere: nothing."""
+def recording_final_failure(store: ObjectStore, name: str) -> Iterator[None]:
+    """In a submitted job: raise the final error of an earlier try, or record this one's. Elsewhere: do nothing."""
     submission = submission_id()
     if submission is None:
         yield
@@ -37,14 +39,14 @@ def ending_retries(store: ObjectStore, name: str) -> Iterator[None]:
         yield
     except MedfunctaError as error:
         if error.exit_code in FINAL:
-            with suppress(MedfunctaError, OSError):  # storage itself may be what is refused: its error is the answer
+            with suppress(MedfunctaError, OSError):  # storage itself may be at fault: then its error is the answer
                 publish(store, NO_LEASE, NewRecord(path, KIND, _body(error)))
         raise
 
 
 @dataclass(frozen=True)
 class _Ended:
-    """A record's body: an error in words."""
+    """A record's body: an error."""
 
     error: str
     what: str

@@ -2,7 +2,7 @@
 
     volume = windowed(scan, data)                     finite, the declared channels, an intensity window
     for index, piece in slices(volume, data.slices):  where the run file asks for slices
-        sample = canonical(piece, data)               resampled; calls windowed() itself where that was not done
+        sample = canonical(piece, data)               resampled; calls windowed() itself if that was not done
 
 ``split_of`` takes the key of the *whole* scan, so that the slices of a volume stay in one split.
 """
@@ -25,7 +25,7 @@ LUMA = np.array([0.299, 0.587, 0.114])
 """Weights of red, green and blue in the grey of a colour image (ITU-R BT.601, as Pillow's mode L)."""
 
 FOREGROUND = 0.1
-"""A value this far up the intensity window belongs to the body, not to the background (see ``Slices``)."""
+"""Share of the intensity window above which a value counts as body, not background (see ``Slices``)."""
 
 GAP: Split = "gap"
 
@@ -123,19 +123,19 @@ def split_of(key: str, index: int | None, given: str | None, data: Data) -> Spli
 
 
 def _by_slab(index: int, slabs: Slabs) -> Split:
-    """Slices are counted in slabs of ``size``; the last of every ``period`` slabs is held out."""
+    """Slices are counted in slabs of ``size``; the last of every ``period`` is held out, for each split in turn."""
     cycle = slabs.size * slabs.period
     held_out = cycle - slabs.size
     position = index % cycle
     if position >= held_out:
-        return slabs.split
+        return slabs.splits[index // cycle % len(slabs.splits)]
     before_one = held_out - position <= slabs.gap
     after_one = index >= cycle and position < slabs.gap
     return GAP if before_one or after_one else "train"
 
 
 def _by_key(key: str, fractions: dict[Split, float]) -> Split:
-    """Keys are uniform, so their leading 64 bits are a draw; in order of name, so the file's order changes nothing."""
+    """Keys are uniform: their first 64 bits are a random draw. Splits are sorted by name, not by the file's order."""
     draw = int(key[:16], 16) / 16**16
     names = sorted(fractions)
     bounds = np.cumsum([fractions[name] for name in names])

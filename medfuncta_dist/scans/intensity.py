@@ -1,4 +1,4 @@
-"""Which intensities of a scan become 0 and 1."""
+"""The intensity window: which intensities of a scan become 0 and 1."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.scan import Window
 
 AUTO_PERCENTILES = (0.0, 99.9)
-"""A few very bright values (vessels, metal, markers) would darken everything else of a scan without a fixed scale."""
+"""Without the cut, a few very bright values (vessels, metal, markers) would darken the rest of the scan."""
 
 
 def choose_window(array: np.ndarray, intensity: Intensity) -> Window:

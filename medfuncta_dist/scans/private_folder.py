@@ -1,7 +1,7 @@
 """The owner's folder: the salt of the keys, and the mapping from keys back to files. Never inside the storage.
 
-salt          64 hex digits; MEDFUNCTA_SALT (hex) takes its place where a cluster hands it out as a Secret
-mapping.csv   row ``format_version,1``, row ``key,uri,item``, then a row a scan, sorted by key
+salt          64 hex digits; in a cluster, MEDFUNCTA_SALT (hex, from a Secret) replaces it
+mapping.csv   row ``format_version,1``, row ``key,uri,item``, then a row per scan, sorted by key
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ SALT_VARIABLE = "MEDFUNCTA_SALT"
 SALT_FILE = "salt"
 MAPPING_FILE = "mapping.csv"
 LARGEST_SALT = 2**16
-"""Characters; a file of more is something else."""
+"""Characters; a longer file is not a salt."""
 _REPACK = "restore it from a backup, or delete it and pack again"
 _BACKUP = "restore it from a backup: with another salt, every scan would get another key"
 FORMAT_VERSION = 1
 
 
 class MappingRow(NamedTuple):
-    """What a key stands for."""
+    """The scan of a key."""
 
     key: str
     uri: str
@@ -39,13 +39,13 @@ class MappingRow(NamedTuple):
 def private_folder(folder: str | None, dataset: str, storage: str) -> Path:
     """The owner's folder (not created here), default ``~/.medfuncta/<dataset>``; RunFileError if inside ``storage``."""
     if folder is not None and "://" in folder:
-        raise RunFileError(f"data.private is {folder!r}", do="name a local folder: the salt must not lie in a store")
+        raise RunFileError(f"data.private is {folder!r}", do="name a local folder: the salt must not be in a store")
     path = Path(folder).expanduser() if folder is not None else Path.home() / ".medfuncta" / dataset
     path = path.resolve()
     root = storage.removeprefix("file://")
     if "://" not in root and path.is_relative_to(Path(root).expanduser().resolve()):
         raise RunFileError(
-            "the private folder lies inside the storage", where="data.private", do="choose a folder outside of it"
+            "the private folder is inside the storage", where="data.private", do="choose a folder outside the storage"
         )
     return path
 
@@ -53,7 +53,7 @@ def private_folder(folder: str | None, dataset: str, storage: str) -> Path:
 def load_or_create_salt(folder: Path) -> bytes:
     """The salt from the environment, else from the folder, else a new one written there (mode 0600).
 
-    A salt that exists is never replaced, damaged or not: other keys would mean other scans. Raises RunFileError.
+    An existing salt is never replaced, even if damaged: it would change all keys. Raises RunFileError.
     """
     if not os.environ.get(SALT_VARIABLE) and not (folder / SALT_FILE).exists():
         _create_salt(folder / SALT_FILE)
@@ -73,7 +73,7 @@ def load_salt(folder: Path) -> bytes:
         text = ""
     except OSError as error:
         raise RunFileError(
-            f"the salt can not be read: {os.strerror(error.errno or 0)}", where=str(path), do=_BACKUP
+            f"the salt cannot be read: {os.strerror(error.errno or 0)}", where=str(path), do=_BACKUP
         ) from None
     return _parse_salt(text, str(path))
 
@@ -93,14 +93,14 @@ def _create_salt(path: Path) -> None:
         file.write(secrets.token_hex(SALT_BYTES) + "\n")
         file.flush()
         os.fsync(file.fileno())
-        # A link, not a rename: of two processes that start together, the first one's salt becomes both processes' salt.
+        # A link, not a rename: if two processes start together, both use the salt of the first.
         with suppress(FileExistsError):
             os.link(temporary, path)
 
 
 @contextmanager
 def _private_file(folder: Path) -> Iterator[tuple[Path, IO[str]]]:
-    """A new text file in the folder (0700 if made here) that only the owner can read (0600); removed if still there."""
+    """A new text file in the folder (0700 if made here) that only the owner can read (0600); removed at the end."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=folder, prefix=".new-")
     try:
@@ -132,9 +132,13 @@ def read_mapping(folder: Path) -> list[MappingRow]:
         with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
             rows = list(csv.reader(file))
     except (csv.Error, OSError) as error:
-        raise IntegrityError("the mapping can not be read", where=str(path), do=_REPACK) from error
+        raise IntegrityError("the mapping cannot be read", where=str(path), do=_REPACK) from error
     if rows[:1] != [["format_version", str(FORMAT_VERSION)]]:
-        raise FormatVersionError("the mapping has an unknown format_version", where=str(path), do="use a newer release")
+        raise FormatVersionError(
+            "the mapping has an unknown format_version",
+            where=str(path),
+            do="use the version of medfuncta-dist that wrote it, or a newer one",
+        )
     if rows[1:2] != [list(MappingRow._fields)] or any(len(row) != 3 for row in rows[2:]):
         raise IntegrityError("the mapping is damaged", where=str(path), do=_REPACK)
     return [MappingRow(*row) for row in rows[2:]]

@@ -1,4 +1,4 @@
-"""From one grid of voxels to another: where its points lie (pure), and the values there.
+"""From one grid of voxels to another: the positions of its points (pure), and the values there.
 
 Align-corners convention, as the field's coordinates (both ends included): the field of view reaches from the centre of
 the first voxel to the centre of the last, and stretching n voxels to m scales the spacing by (n - 1) / (m - 1).
@@ -15,7 +15,7 @@ from scipy import ndimage
 from medfuncta_dist.errors import ScanError
 
 TOLERANCE = 1e-6
-"""In voxels: how far rounding may carry a point of the far edge out of the field of view."""
+"""In voxels: how far rounding may move a point of the far edge out of the field of view."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +68,10 @@ def _snapped(x: float) -> float:
 
 
 def resample(array: np.ndarray, grid: Grid, outside: float) -> np.ndarray:
-    """Values (channel, *spatial) on a new grid, same type; ``outside`` where it leaves the scan's field of view.
+    """Values (channel, *spatial) on a new grid, same type; ``outside`` for points outside the scan's field of view.
 
     Linear interpolation, so no value leaves the scan's range; shrunk axes are smoothed first (Gaussian,
-    sigma = (scale - 1) / 2 voxels, as scikit-image's resize) against aliasing. Integers are rounded, not cut.
+    sigma = (scale - 1) / 2 voxels, as scikit-image's resize) against aliasing. Integers are rounded, not truncated.
     """
     if all(r == 1 for r in grid.scale) and not any(grid.offset) and grid.shape == array.shape[1:]:
         return array

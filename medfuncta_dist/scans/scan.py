@@ -1,4 +1,4 @@
-"""What every reader returns and every later stage understands: values with their place in the world."""
+"""The type that every reader returns: a scan's values, with their position in world coordinates."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MODALITIES: Final = ("MR", "CT", "XR", "US", "PX", "ECG", "OT")
 """Magnetic resonance, computed tomography, X-ray, ultrasound, picture (of unknown origin), electrocardiogram, other."""
 
 STORED_TYPES: Final = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
-"""Element types of a scan in a shard. Wider ones are narrowed by ``stored``: 24 bits are beyond any scanner."""
+"""Element types of a scan in a shard. ``stored`` narrows wider ones: no scanner measures more than 24 bits."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Window:
         if width == 0:
             out[...] = 0
             return out
-        # float64 in between: 32-bit integers with a large offset would lose their low bits in float32.
+        # Computed in float64: 32-bit integers with a large offset would lose their low bits in float32.
         values = array.astype(np.float64)
         values -= self.low
         values /= width
@@ -52,7 +52,7 @@ class Window:
 class Scan:
     """One scan. Nothing in it can name a patient.
 
-    array: (channel, *spatial), one of ``STORED_TYPES``. Volumes lie in RAS+ order; images are (row, column).
+    array: (channel, *spatial), one of ``STORED_TYPES``. Volumes are in RAS+ order; images are (row, column).
     spacing: distance of neighbouring values along each spatial axis, in mm where the file says so, else 1.
     affine: (4, 4) float64, voxel (i, j, k, 1) -> world RAS mm; None where the file does not say. A 2D scan's maps
         (i, j, 0, 1), and its third column leads to the neighbouring slice.

@@ -1,4 +1,4 @@
-"""Keys: names of scans that only the owner of the salt can turn back into anything."""
+"""Keys: names of scans that only the owner of the salt can trace back to a file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ SALT_BYTES = 32
 class KeyMaker:
     """HMAC-SHA-256 under the owner's salt, as 64 lowercase hex digits (WebDataset cuts a key at its first dot).
 
-    The message is length-prefixed per part, so that no two different identities share one. Raises ValueError for a
+    Each part of the message is preceded by its length, so different identities never share one. Raises ValueError for a
     salt too short to keep file names from being guessed.
     """
 
@@ -29,7 +29,7 @@ class KeyMaker:
         return self._digest("scan", relative, item)
 
     def fingerprint(self) -> str:
-        """16 hex digits that tell two salts apart and reveal neither."""
+        """16 hex digits that distinguish two salts and reveal neither."""
         return self._digest("fingerprint")[:16]
 
     def _digest(self, *parts: str) -> str:

@@ -1,8 +1,8 @@
-"""The data contract: the choices that decide what a packed scan is. One data set, one contract, one salt.
+"""The data contract: the settings that decide what a packed scan is. A data set has one contract and one salt.
 
     datasets/<name>/dataset.json   commit record {"name", "contract", "salt"}, written when the first scans are packed
 
-``salt`` is the salt's fingerprint. Another salt would give every scan another key, and pack the archive twice.
+``salt`` is the salt's fingerprint. With another salt every scan would get another key and be packed again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KIND = "dataset"
 
 
 @dataclass(frozen=True)
-class _Begun:
+class _DatasetRecord:
     """The body of the data set's record."""
 
     name: str
@@ -33,44 +33,44 @@ class _Begun:
 def contract_of(data: Data) -> dict[str, Any]:
     """What the run file's ``data`` section says about a packed scan, as JSON values.
 
-    Left out: where scans come from (archives grow and move; of ``splits`` only the names are in) and how they are
+    It leaves out where scans come from (archives grow and move; of ``splits`` it has only the names) and how scans are
     grouped into shards and tasks.
     """
     return data.part(lambda key: key.in_contract) | {"splits": sorted(data.splits) if data.splits else None}
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """One line a difference, as ``data.shape: [28, 28] in the run file, [64, 64] in the data set``; [] when equal."""
+    """One line per difference, ``data.shape: [28, 28] in the run file, [64, 64] in the data set``; [] when equal."""
     names = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
     return [f"data.{n}: {ours.get(n)} in the run file, {theirs.get(n)} in the data set" for n in names]
 
 
 def require_contract(data: Data, contract: Mapping[str, Any], where: str) -> None:
-    """``RunChangedError``, with the differences, unless ``data`` would pack scans as the data set's are."""
+    """``RunChangedError``, with the differences, unless ``data`` would pack scans like the data set's."""
     if lines := differences(contract_of(data), contract):
         raise RunChangedError(
             "the data set was packed with another data section:\n    " + "\n    ".join(lines),
             where=where,
-            do="restore these values, or set data.dataset to a new name to pack everything anew",
+            do="restore these values, or set data.dataset to a new name to pack everything again",
         )
 
 
 def open_dataset(store: ObjectStore, name: str, data: Data, salt: str, fence: Guard) -> None:
-    """Create the data set's record, or check that ``data`` and the salt's fingerprint are those it was begun with.
+    """Create the data set's record, or check that ``data`` and the salt's fingerprint match it.
 
-    LeaseLostError where the data set's ``fence`` says so.
+    LeaseLostError if the lease of the data set's ``fence`` is lost.
     """
     path = dataset_path(name, "dataset.json")
     try:
-        begun = read_as(_Begun, store, path, KIND)
+        record = read_as(_DatasetRecord, store, path, KIND)
     except ObjectMissingError:
         body = {"name": name, "contract": contract_of(data), "salt": salt}
         publish(store, fence, NewRecord(path, KIND, body))
         return
-    require_contract(data, begun.contract, store.uri(path))
-    if begun.salt != salt:
+    require_contract(data, record.contract, store.uri(path))
+    if record.salt != salt:
         raise RunChangedError(
-            "the data set's keys were made with another salt, so that every scan would be packed a second time",
+            "the data set's keys were made with another salt: every scan would be packed a second time",
             where=store.uri(path),
-            do="bring back the salt: the file in data.private of whoever packed first, or MEDFUNCTA_SALT",
+            do="restore the salt: the file in data.private where the data set was first packed, or MEDFUNCTA_SALT",
         )

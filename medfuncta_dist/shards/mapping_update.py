@@ -1,4 +1,4 @@
-"""Keeping the owner's private mapping (key → where the scan lies) complete, from what is in storage."""
+"""Keeping the owner's private mapping (key → URI and item of the scan) complete, from the records in storage."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ def update_mapping(
 ) -> None:
     """Add the rows of ``new`` records to the mapping, or of all ``records`` where rows of earlier ones are missing.
 
-    ``records`` are all that count, ``new`` among them; ``uris`` maps the keys of the archive's present sources. Rows
-    of sources that have left the archive stay.
+    ``records`` are all that count, including ``new``; ``uris`` maps the keys of the archive's present sources. Rows
+    of sources that were removed from the archive stay.
     """
     known = len(read_mapping(folder))
     complete = known >= sum(map(_keys, records)) - sum(map(_keys, new))
@@ -36,12 +36,12 @@ def _keys(record: PackRecord) -> int:
 
 def _rows(store: ObjectStore, records: Iterable[PackRecord], uris: Mapping[str, str]) -> Iterator[MappingRow]:
     for record in records:
-        for key, source, item in _named(store, record):
+        for key, source, item in _identities(store, record):
             if source in uris:
                 yield MappingRow(key, uris[source], item)
 
 
-def _named(store: ObjectStore, record: PackRecord) -> Iterator[tuple[str, str, str]]:
+def _identities(store: ObjectStore, record: PackRecord) -> Iterator[tuple[str, str, str]]:
     for entry in record.quarantined:
         yield entry["key"], entry["source"], entry["item"]
     for shard in record.shards:

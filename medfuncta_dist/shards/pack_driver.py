@@ -1,12 +1,12 @@
-"""The pack stage's driver: plan → map → reconcile → commit a snapshot → private mapping.
+"""The pack stage's driver: plan → map → reconcile → private mapping → commit a snapshot.
 
     datasets/<dataset>/dataset.json                 the data contract and the salt's fingerprint
     datasets/<dataset>/shards/<sha256>.tar          indexes/<sha256>.parquet
     datasets/<dataset>/packs/<group digest>[-g<generation>].json    a task's commit record
     datasets/<dataset>/snapshots/<digest>.json      commits/<generation>-<digest12>.json
 
-Run again, it does only what is missing. New scans in the archive make new shards, and a snapshot that names the former
-one as its parent; nothing new, no new snapshot.
+Run again, it does only what is missing. New scans in the archive give new shards and a snapshot that names the former
+one as its parent; without new scans there is no new snapshot.
 """
 
 from __future__ import annotations
@@ -23,74 +23,64 @@ from medfuncta_dist.shards.mapping_update import update_mapping
 from medfuncta_dist.shards.pack_ledger import require_balance, require_few_quarantined, total
 from medfuncta_dist.shards.pack_plan import PackPlan, PackSource, find_sources, plan
 from medfuncta_dist.shards.pack_record import PackRecord, read_packs, record_path
-from medfuncta_dist.shards.pack_task import PackTask, pack_task, set_aside
+from medfuncta_dist.shards.pack_task import PackTask, pack_task, quarantine_sources
 from medfuncta_dist.shards.snapshot import Shard, Snapshot, commit_snapshot, newest_snapshot, snapshot_path
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE, Guard
 from medfuncta_dist.task_map import Failed, FanOut, map_divided, may_be_the_items_fault
+from medfuncta_dist.telemetry.progress_report import OnProgress, ProgressReport
 
-__all__ = ["PackPlan", "PackProgress", "PackSource", "PackSummary", "PackTask", "pack", "pack_task", "plan"]
-
-
-@dataclass(frozen=True)
-class PackProgress:
-    """How far packing is: sources of the archive, and the ledger of what was packed so far, earlier runs included."""
-
-    sources_done: int
-    sources: int
-    counts: dict[str, int]
+__all__ = ["PackPlan", "PackSource", "PackSummary", "PackTask", "pack", "pack_task", "plan"]
 
 
 @dataclass(frozen=True)
 class PackSummary:
-    """What the data set is after packing. ``quarantined`` entries hold key, reason and kind (source or scan)."""
+    """The data set after packing. ``quarantined`` entries hold key, reason and kind (source or scan)."""
 
     snapshot_digest: str
     counts: dict[str, int]
     quarantined: list[dict[str, str]] = field(repr=False)
     splits: dict[str, int]
-    """Scans a split."""
+    """Scans per split."""
     new_sources: int
     """Sources that this call packed or quarantined."""
 
 
-def pack(
-    run: RunFile, fan_out: FanOut, on_progress: Callable[[PackProgress], None], *, fence: Guard = ALONE
-) -> PackSummary:
+def pack(run: RunFile, fan_out: FanOut, on_progress: OnProgress, *, fence: Guard = ALONE) -> PackSummary:
     """Pack every scan of the run file's sources that is not packed yet; tasks go through ``fan_out``.
 
     Raises ``RunFileError`` (sources), ``RunChangedError`` (contract or salt are not the data set's),
-    ``QuarantineLimitError``, ``WorkerDiedError`` (the workers are to blame), ``IntegrityError`` (counts that do not
+    ``QuarantineLimitError``, ``WorkerDiedError`` (on too many sources), ``IntegrityError`` (counts that do not
     balance), ``StorageError``, ``LeaseLostError`` (the data set's ``fence``, passed before every commit).
     """
     store = ObjectStore(run.storage)
     folder = private_folder(run.data.private, run.dataset, run.storage)
     keys = KeyMaker(load_or_create_salt(folder))
     sources = find_sources(run.data, keys)
-    _require_apart(sources, store)
+    _require_outside_storage(sources, store)
     open_dataset(store, run.dataset, run.data, keys.fingerprint(), fence)
     parent, known = newest_snapshot(store, run.dataset), read_packs(store, run.dataset)
     _require_known(parent, known, store)
     todo = plan(sources, known, parent.packs if parent else (), run.data.sources_per_task)
     tasks = [PackTask(store.root, run.dataset, run.data, group, keys, fence) for group in todo.groups]
-    made, fatal = _mapped(tasks, fan_out, _reporter(todo, len(sources), on_progress))
-    made += _set_aside(fatal, len(sources), run.data.max_quarantined)
+    made, fatal = _map_tasks(tasks, fan_out, _reporter(todo, len(sources), on_progress))
+    made += _quarantine_fatal(fatal, len(sources), run.data.max_quarantined)
     new_sources = _require_all(tasks, made)
     records = todo.records + made
     # The mapping first: when too much is quarantined, its owner needs it to find the files.
-    update_mapping(folder, store, records, _beyond(parent, records), {s.key: s.uri for s in sources})
+    update_mapping(folder, store, records, _new_records(parent, records), {s.key: s.uri for s in sources})
     snapshot = _snapshot(store, run, parent, records, fence)
     return _summary(snapshot, new_sources)
 
 
-def _require_apart(sources: Sequence[PackSource], store: ObjectStore) -> None:
-    """What the run writes must not become its next pack's scans."""
+def _require_outside_storage(sources: Sequence[PackSource], store: ObjectStore) -> None:
+    """Files that the run writes must not be scans for the next pack."""
     inside = sum(source.uri.startswith(f"{store.root}/") for source in sources)
     if inside:
         raise RunFileError(
             f"{inside} of {len(sources)} source files lie inside the storage",
             where=f"storage: {store.root}",
-            do="choose a storage outside of data.source, or a data.source that leaves it out",
+            do="choose a storage outside data.source, or narrow data.source to leave the storage out",
         )
 
 
@@ -99,15 +89,13 @@ def _require_known(parent: Snapshot | None, records: Sequence[PackRecord], store
     missing = sorted(set(parent.packs if parent else ()) - {record.name for record in records})
     if parent is not None and missing:
         raise IntegrityError(
-            f"{len(missing)} pack records that the newest snapshot is made of are not there",
+            f"{len(missing)} pack records of the newest snapshot are missing",
             where=store.uri(record_path(parent.name, missing[0])),
-            do="restore them from a backup, or pack the archive anew under another data.dataset",
+            do="restore them from a backup, or pack the archive again under another data.dataset",
         )
 
 
-def _reporter(
-    todo: PackPlan, sources: int, on_progress: Callable[[PackProgress], None]
-) -> Callable[[PackRecord], None]:
+def _reporter(todo: PackPlan, sources: int, on_progress: OnProgress) -> Callable[[PackRecord], None]:
     counts = total(record.counts for record in todo.records)
     left = sum(map(len, todo.groups))
 
@@ -115,19 +103,21 @@ def _reporter(
         nonlocal counts, left
         if record is not None:
             counts, left = total([counts, record.counts]), left - record.counts["sources"]
-        on_progress(PackProgress(sources - left, sources, counts))
+        lost = counts["quarantined"] + counts["sources_quarantined"]
+        notes: dict[str, float | str] = {"packed": counts["packed"], "quarantined": lost}
+        on_progress(ProgressReport("pack", sources - left, sources, notes))
 
     report(None)
     return report
 
 
-def _mapped(
+def _map_tasks(
     tasks: Sequence[PackTask], fan_out: FanOut, report: Callable[[PackRecord], None]
 ) -> tuple[list[PackRecord], list[Failed]]:
-    """The records of all tasks that end, and the tasks of one source each that no worker survives."""
+    """The records of the tasks that succeeded, and the tasks of one source each that always failed."""
     made: list[PackRecord] = []
     fatal: list[Failed] = []
-    for outcome in map_divided(fan_out, pack_task, tasks, _alone):
+    for outcome in map_divided(fan_out, pack_task, tasks, _one_source_each):
         if isinstance(outcome, Failed):
             fatal.append(outcome)
         else:
@@ -136,36 +126,36 @@ def _mapped(
     return made, fatal
 
 
-def _alone(failed: Failed) -> list[PackTask]:
-    """The sources of a failed group, one by one, to find the one that is to blame. Other errors are raised."""
+def _one_source_each(failed: Failed) -> list[PackTask]:
+    """One task per source of a failed group, to find the source that caused it. Raises errors of other causes."""
     if not may_be_the_items_fault(failed.error):
         raise failed.error
     task: PackTask = failed.item
     return [replace(task, sources=(source,)) for source in task.sources] if len(task.sources) > 1 else []
 
 
-def _set_aside(fatal: Sequence[Failed], sources: int, limit: float) -> list[PackRecord]:
-    """Quarantine sources that no worker survives; not when they are many, for then the workers are to blame,
-    and WorkerDiedError leaves the job its retries."""
+def _quarantine_fatal(fatal: Sequence[Failed], sources: int, limit: float) -> list[PackRecord]:
+    """Quarantine sources that always failed. If they are many, the cause is elsewhere: WorkerDiedError, after which the
+    job is retried."""
     if len(fatal) > limit * sources:
         raise WorkerDiedError(
             f"workers died, or failed, on {len(fatal)} of {sources} sources: {type(fatal[0].error).__name__}",
             where="the pack stage's tasks; none of these sources was quarantined",
             do="look at the workers' logs and memory, then run the pack stage again",
         )
-    return [set_aside(f.item, f"packing this source failed: {type(f.error).__name__}") for f in fatal]
+    return [quarantine_sources(f.item, f"packing this source failed: {type(f.error).__name__}") for f in fatal]
 
 
 def _require_all(tasks: Sequence[PackTask], made: Sequence[PackRecord]) -> int:
-    """The number of sources that went out, which must have come back."""
+    """The number of sources in the tasks; IntegrityError unless as many are in their records."""
     out, back = sum(len(task.sources) for task in tasks), sum(record.counts["sources"] for record in made)
     if out != back:
         raise IntegrityError(f"{out} sources were to be packed, {back} came back", do="run the pack stage again")
     return out
 
 
-def _beyond(parent: Snapshot | None, records: Sequence[PackRecord]) -> list[PackRecord]:
-    """The records that the parent does not hold, by name: in whatever order they came, the snapshot is the same."""
+def _new_records(parent: Snapshot | None, records: Sequence[PackRecord]) -> list[PackRecord]:
+    """The records that the parent does not hold, by name: the snapshot must not depend on the order of completion."""
     packed = set(parent.packs) if parent else set()
     return sorted((record for record in records if record.name not in packed), key=lambda record: record.name)
 
@@ -173,9 +163,9 @@ def _beyond(parent: Snapshot | None, records: Sequence[PackRecord]) -> list[Pack
 def _snapshot(
     store: ObjectStore, run: RunFile, parent: Snapshot | None, records: Sequence[PackRecord], fence: Guard
 ) -> Snapshot:
-    """The parent as it is plus the new records; committed when it differs from the parent."""
-    new = _beyond(parent, records)
-    snapshot = _grown(parent or _empty(run), new)
+    """The parent plus the new records; committed if there are any."""
+    new = _new_records(parent, records)
+    snapshot = _extended(parent or _empty(run), new)
     where = store.uri(snapshot_path(run.dataset, snapshot.digest))
     _reconcile(snapshot, where)
     reasons = (entry["reason"] for entry in snapshot.quarantined)
@@ -189,7 +179,7 @@ def _empty(run: RunFile) -> Snapshot:
     return Snapshot(run.dataset, None, contract_of(run.data), {}, counts=total([]))
 
 
-def _grown(parent: Snapshot, new: Sequence[PackRecord]) -> Snapshot:
+def _extended(parent: Snapshot, new: Sequence[PackRecord]) -> Snapshot:
     if not new:
         return parent
     splits = {name: list(shards) for name, shards in parent.splits.items()}
@@ -214,7 +204,7 @@ def _reconcile(snapshot: Snapshot, where: str) -> None:
         raise RunFileError("the sources hold no usable scan", where="data", do="check data.source and data.reader")
     shards: list[Shard] = [shard for split in snapshot.splits.values() for shard in split]
     if snapshot.samples != snapshot.counts["packed"] or len({shard.uri for shard in shards}) != len(shards):
-        do = "run `verify`; where it finds nothing damaged, report this: scans were lost count of"
+        do = "run `verify`; where it finds nothing damaged, report this as a bug: the counts of scans are wrong"
         raise IntegrityError("the shards do not hold each packed scan once", where=where, do=do)
 
 

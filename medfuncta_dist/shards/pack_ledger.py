@@ -1,6 +1,6 @@
 """The two ledgers of packing: sources (files, objects) and the scans that were in them. Both must balance.
 
-sources = sources_packed + sources_quarantined        a source that broke off is quarantined; its scans up to there stay
+sources = sources_packed + sources_quarantined        a source that fails halfway is quarantined; its earlier scans stay
 scans   = packed + quarantined                        ``blank`` slices, left out by rule, are not scans
 """
 
@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from medfuncta_dist.errors import IntegrityError, QuarantineLimitError
 
 COUNTS = ("sources", "sources_packed", "sources_quarantined", "scans", "packed", "quarantined", "blank")
-SHOWN_REASONS = 3
+LISTED_REASONS = 3
 
 
 def total(ledgers: Iterable[Mapping[str, int]]) -> dict[str, int]:
@@ -25,23 +25,25 @@ def total(ledgers: Iterable[Mapping[str, int]]) -> dict[str, int]:
 
 
 def require_balance(counts: Mapping[str, int], where: str) -> None:
-    """``IntegrityError`` unless what was found is what was packed plus what was quarantined."""
+    """``IntegrityError`` unless everything found was either packed or quarantined."""
     sources = counts["sources"] == counts["sources_packed"] + counts["sources_quarantined"]
     scans = counts["scans"] == counts["packed"] + counts["quarantined"]
     if not (sources and scans):
         listed = ", ".join(f"{name} {counts[name]}" for name in COUNTS)
-        do = "run `verify`; where it finds nothing damaged, report this: scans were lost count of"
-        raise IntegrityError(f"found is not packed plus quarantined: {listed}", where=where, do=do)
+        do = "run `verify`; where it finds nothing damaged, report this as a bug: the counts of scans are wrong"
+        raise IntegrityError(
+            f"the scans found are not those packed plus those quarantined: {listed}", where=where, do=do
+        )
 
 
 def require_few_quarantined(counts: Mapping[str, int], reasons: Iterable[str], limit: float, where: str) -> None:
-    """``QuarantineLimitError`` above the share ``limit``. A quarantined source counts as one scan: more is unknown."""
-    lost = counts["quarantined"] + counts["sources_quarantined"]
+    """``QuarantineLimitError`` above the share ``limit``. A quarantined source counts as one scan."""
+    unusable = counts["quarantined"] + counts["sources_quarantined"]
     found = counts["scans"] + counts["sources_quarantined"]
-    if lost > limit * found:
-        common = "; ".join(f"{n} × {reason}" for reason, n in Counter(reasons).most_common(SHOWN_REASONS))
+    if unusable > limit * found:
+        common = "; ".join(f"{n} × {reason}" for reason, n in Counter(reasons).most_common(LISTED_REASONS))
         raise QuarantineLimitError(
-            f"{lost} of {found} scans were quarantined, more than data.max_quarantined = {limit:g} allows: {common}",
+            f"{unusable} of {found} scans were quarantined, more than data.max_quarantined = {limit:g}: {common}",
             where=where,
-            do="mend the data section or the archive, or raise data.max_quarantined; what is packed stays packed",
+            do="correct the data section or the archive, or raise data.max_quarantined; packed scans are kept",
         )

@@ -1,4 +1,4 @@
-"""What is there to pack, and in which groups: pure, from the sources in the archive and the records in storage."""
+"""Which sources are left to pack, and in which groups: pure, from the archive's sources and the records in storage."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from medfuncta_dist.storage.sources import Source, expand
 
 @dataclass(frozen=True)
 class PackSource:
-    """A source and its key. Where it lies and what it is called never leave the process: they are not printed."""
+    """A source and its key. Its URI and path are never printed: they can name a patient."""
 
     key: str
     uri: str = field(repr=False)
     relative: str = field(repr=False)
     split: str | None = None
-    """The split that the run file gives it; None where the scans themselves, or their keys, decide."""
+    """The split that the run file assigns; None if the file itself or the key decides."""
 
 
 @dataclass(frozen=True)
@@ -46,21 +46,23 @@ def find_sources(data: Data, keys: KeyMaker) -> list[PackSource]:
         raise RunFileError(
             "there is nothing to pack: the run file names a snapshot, but no scans",
             where="data",
-            do="give data.source or data.splits, or leave the pack stage out",
+            do="set data.source or data.splits, or leave the pack stage out",
         )
     found = [
         s for split, patterns in sorted(data.splits.items()) for s in _keyed(expand(patterns), keys, data.reader, split)
     ]
-    if twice := len(found) - len({source.uri for source in found}):
+    if repeated := len(found) - len({source.uri for source in found}):
         raise RunFileError(
-            f"{twice} source files belong to more than one split", where="data.splits", do="mend the patterns"
+            f"{repeated} source files belong to more than one split",
+            where="data.splits",
+            do="change the patterns so that each file matches one split",
         )
     return found
 
 
 def _keyed(sources: list[Source], keys: KeyMaker, reader: str | None, split: str | None) -> list[PackSource]:
     for source in sources:
-        reader_for(reader, source.uri)  # a file that no reader knows is refused before anything starts
+        reader_for(reader, source.uri)  # refuses an unknown format before anything starts
     # Two splits' folders often use the same file names: the split is then part of what identifies a source.
     relatives = [source.relative if split is None else f"{split}/{source.relative}" for source in sources]
     return [
@@ -81,7 +83,7 @@ def plan(
         raise RunFileError(
             "two sources have the same key: they have the same path below their patterns",
             where="data",
-            do="name their common parent folder in one pattern",
+            do="write one pattern that begins at their common parent folder",
         )
     settled = settle(records, first=packed)
     done = {key for record in settled for key in record.sources}

@@ -1,9 +1,9 @@
-"""The commit record of one pack task: which sources it took, the shards it made of them, and what it had to leave out.
+"""The commit record of one pack task: its sources, the shards made from them, and what was quarantined.
 
     datasets/<name>/packs/<group digest>[-g<generation>].json
 
 The group digest names the set of sources, so a retry has the same name. The generation is the token of the driver's
-lease: none can overwrite another's record, and of one group the highest generation counts.
+lease: no driver can overwrite another's record, and for each group the highest generation counts.
 Shards that no pack record names do not exist. Overlapping records come from two drivers that saw different listings
 of the archive; ``settle`` decides between them, so that no source counts twice.
 """
@@ -26,7 +26,7 @@ from medfuncta_dist.storage.publish import Guard, NewRecord, publish
 
 KIND = "pack"
 ENTRY = {"kind", "key", "source", "item", "reason"}
-"""What a quarantine entry says."""
+"""The fields of a quarantine entry."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class PackRecord:
 
 
 def group_name(source_keys: Iterable[str]) -> str:
-    """The name of a group of sources, whatever their order: SHA-256 (hex) over their keys."""
+    """The name of a group of sources, independent of their order: SHA-256 (hex) over their keys."""
     return digest_json(sorted(source_keys))
 
 
@@ -56,7 +56,7 @@ def record_path(dataset: str, name: str, fence: Guard | None = None) -> str:
 
 
 def write_pack(store: ObjectStore, dataset: str, record: PackRecord, fence: Guard) -> None:
-    """Commit one task. Its shards and indexes must be in storage before. LeaseLostError where ``fence`` says so."""
+    """Commit one task. Its shards and indexes must be in storage already. LeaseLostError if the lease is lost."""
     body = {
         "sources": list(record.sources),
         "splits": {name: [asdict(shard) for shard in shards] for name, shards in record.splits.items()},
@@ -76,7 +76,7 @@ def read_pack(store: ObjectStore, dataset: str, name: str, fence: Guard | None =
 
 
 def read_packs(store: ObjectStore, dataset: str) -> list[PackRecord]:
-    """All pack records of a data set, verified, one a group of sources, sorted by name."""
+    """All pack records of a data set, verified, one per group of sources, sorted by name."""
     found = read_records(store, dataset_path(dataset, "packs"), KIND)
     newest = {}
     for path, record in sorted(found, key=lambda item: (item[1].generation, item[0])):
@@ -88,8 +88,8 @@ def read_packs(store: ObjectStore, dataset: str) -> list[PackRecord]:
 def settle(records: Iterable[PackRecord], first: Sequence[str] = ()) -> list[PackRecord]:
     """The records that count: none of them shares a source with one before it.
 
-    Those named in ``first`` (a snapshot's packs) come first, in that order, then the others by name. So a record that
-    turns up late never displaces what a snapshot already holds.
+    Those named in ``first`` (a snapshot's packs) come first, in that order, then the others by name. So a late record
+    never displaces one that a snapshot already holds.
     """
     rank = {name: i for i, name in enumerate(first)}
     taken: set[str] = set()
@@ -106,9 +106,9 @@ def parse_pack(path: str, body: Mapping[str, Any], where: str) -> PackRecord:
     name = path.rpartition("/")[2].removesuffix(".json").partition("-")[0]
     record = typed(PackRecord, {**body, "name": name}, "a pack record", where)
     if group_name(record.sources) != name:
-        raise IntegrityError("a pack record lies under another record's name", where=where, do=RESTORE)
-    # The driver adds these up, and names what they hold.
+        raise IntegrityError("a pack record is stored under another record's name", where=where, do=RESTORE)
+    # The driver adds up the counts, and reads the entries' fields.
     if not record.counts.keys() >= set(COUNTS) or any(entry.keys() != ENTRY for entry in record.quarantined):
-        raise IntegrityError("a pack record lacks counts, or what a quarantine entry says", where=where, do=RESTORE)
+        raise IntegrityError("a pack record lacks a count, or a field of a quarantine entry", where=where, do=RESTORE)
     splits = {split: tuple(shards) for split, shards in record.splits.items()}
     return replace(record, sources=tuple(record.sources), splits=splits, quarantined=tuple(record.quarantined))

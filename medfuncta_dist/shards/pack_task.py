@@ -16,7 +16,14 @@ from medfuncta_dist.shards.pack_plan import PackSource
 from medfuncta_dist.shards.pack_record import PackRecord, group_name, read_pack, record_path, write_pack
 from medfuncta_dist.shards.shard_set import ShardSet
 from medfuncta_dist.shards.snapshot import Shard
-from medfuncta_dist.shards.source_reader import BadScan, BadSource, Blank, Encoded, Event, SourceReader
+from medfuncta_dist.shards.source_reader import (
+    BlankSlices,
+    EncodedScan,
+    Event,
+    SourceReader,
+    UnusableScan,
+    UnusableSource,
+)
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard
 from medfuncta_dist.storage.request_failures import explain
@@ -24,7 +31,7 @@ from medfuncta_dist.storage.request_failures import explain
 
 @dataclass(frozen=True)
 class PackTask:
-    """Everything that a worker needs. The salt travels in ``keys``, and is not printed."""
+    """Everything that a worker needs. ``keys`` holds the salt, and is not printed."""
 
     root: str
     dataset: str
@@ -40,21 +47,21 @@ class PackTask:
 
 
 def pack_task(task: PackTask) -> PackRecord:
-    """Read the group's sources, write their scans as shards, and commit; does nothing when that was done before.
+    """Read the group's sources, write their scans as shards, and commit; does nothing if that is done already.
 
-    Returns the commit record, less its list of sources (the driver keeps one record a task in memory). Killed
-    anywhere, it can run again: shards have content addresses, and exist only once the record names them.
+    Returns the commit record without its list of sources (the driver keeps one record per task in memory). A task that
+    is killed can run again: shards have content addresses, and count only when the record names them.
     """
     store = ObjectStore(task.root)
     try:
         record = read_pack(store, task.dataset, task.name, task.fence) or _packed(store, task)
-    except OSError as error:  # of this machine's disk: a source's own is an event
+    except OSError as error:  # of this machine's disk: a source's own error is an event
         raise explain(error, "the folder for temporary files of a pack task") from None
     return replace(record, sources=())
 
 
-def set_aside(task: PackTask, reason: str) -> PackRecord:
-    """Commit the sources of a task that can not be run as quarantined."""
+def quarantine_sources(task: PackTask, reason: str) -> PackRecord:
+    """Commit all sources of a task as quarantined."""
     store, n = ObjectStore(task.root), len(task.sources)
     counts = total([]) | {"sources": n, "sources_quarantined": n}
     entries = tuple(_entry("source", source.key, source.key, "", reason) for source in task.sources)
@@ -72,10 +79,10 @@ def _packed(store: ObjectStore, task: PackTask) -> PackRecord:
         for source in task.sources:
             for event in reader.events(source):
                 tally.note(source, event)
-                if isinstance(event, Encoded):
+                if isinstance(event, EncodedScan):
                     shards.add(event.split, event.key, event.npy, event.json, source.key, event.item)
         splits = shards.finish()
-    # What went in was counted scan by scan, what came out is counted from the shards: two ledgers that must agree.
+    # Scans are counted as they are read, and again from the shards: the two counts must agree.
     return _committed(store, task, splits, tuple(tally.quarantined), tally.counts(len(task.sources), splits))
 
 
@@ -90,35 +97,35 @@ def _committed(
     keys = tuple(sorted(source.key for source in task.sources))
     record = PackRecord(task.name, keys, splits, quarantined, counts)
     if earlier := read_pack(store, task.dataset, task.name, task.fence):
-        return earlier  # a twin of this task was faster: what is committed stays as it is
+        return earlier  # a copy of this task was faster: its record stays
     write_pack(store, task.dataset, record, task.fence)
     return record
 
 
 class _Tally:
-    """Counts events, and keeps the quarantine's entries."""
+    """Counts events, and collects the quarantine entries."""
 
     def __init__(self) -> None:
         self.quarantined: list[dict[str, str]] = []
-        self._seen: Counter[str] = Counter()
+        self._counted: Counter[str] = Counter()
 
     def note(self, source: PackSource, event: Event) -> None:
         match event:
-            case Encoded():
-                self._seen["scans"] += 1
-            case BadScan(key, item, reason):
-                self._seen.update(("scans", "quarantined"))
+            case EncodedScan():
+                self._counted["scans"] += 1
+            case UnusableScan(key, item, reason):
+                self._counted.update(("scans", "quarantined"))
                 self.quarantined.append(_entry("scan", key, source.key, item, reason))
-            case BadSource(reason):
-                self._seen["sources_quarantined"] += 1
+            case UnusableSource(reason):
+                self._counted["sources_quarantined"] += 1
                 self.quarantined.append(_entry("source", source.key, source.key, "", reason))
-            case Blank(slices):
-                self._seen["blank"] += slices
+            case BlankSlices(slices):
+                self._counted["blank"] += slices
 
     def counts(self, sources: int, splits: Mapping[str, tuple[Shard, ...]]) -> dict[str, int]:
         packed = sum(shard.samples for shards in splits.values() for shard in shards)
-        whole = sources - self._seen["sources_quarantined"]
-        return total([]) | dict(self._seen) | {"sources": sources, "sources_packed": whole, "packed": packed}
+        whole = sources - self._counted["sources_quarantined"]
+        return total([]) | dict(self._counted) | {"sources": sources, "sources_packed": whole, "packed": packed}
 
 
 def _entry(kind: str, key: str, source: str, item: str, reason: str) -> dict[str, str]:

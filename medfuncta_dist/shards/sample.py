@@ -1,10 +1,10 @@
-"""A sample: one scan as two members of a shard, ``<key>.npy`` (the array) and ``<key>.json`` (what is known of it).
+"""A sample: one scan as two members of a shard, ``<key>.npy`` (the array) and ``<key>.json`` (its metadata).
 
     <key>.json  {"format_version": 1, "shape": [1, 64, 64], "dtype": "int16", "spacing": [..mm], "affine": [[..]]|null,
                  "modality": "MR", "window": [low, high], "labels": [0], "slice": 12|null}
 
-Reading is strict: bytes from storage are not trusted. Nothing is unpickled, and no size is believed before it was
-compared with the number of bytes that are really there.
+Bytes from storage are not trusted: nothing is unpickled, and a declared size is compared with the number of bytes
+present before memory is allocated.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LARGEST_META = 2**20
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A scan as it lies in a shard: ``array`` (channel, *spatial) in its stored type, in the scan's own units."""
+    """A scan as stored in a shard: ``array`` (channel, *spatial) in its stored type, in the scan's own units."""
 
     key: str
     array: np.ndarray
@@ -60,7 +60,7 @@ class Sample:
 
 
 def encode(key: str, scan: Scan) -> tuple[bytes, bytes]:
-    """The npy and json members of a canonical scan. Same scan, same bytes. ``ScanError`` where it can not be stored."""
+    """The npy and json members of a canonical scan. Same scan, same bytes. ``ScanError`` where it cannot be stored."""
     if scan.window is None:
         raise ScanError("the scan has no intensity window")
     array = _storable(scan.array)
@@ -81,7 +81,7 @@ def encode(key: str, scan: Scan) -> tuple[bytes, bytes]:
 
 
 def decode(key: str, npy: bytes, json: bytes) -> Sample:
-    """The sample of two members. ``IntegrityError`` (naming the key) for bytes that ``encode`` does not write.
+    """The sample of two members. ``IntegrityError`` (naming the key) for bytes that ``encode`` did not write.
 
     The array is read-only and shares memory with ``npy``.
     """
@@ -90,7 +90,7 @@ def decode(key: str, npy: bytes, json: bytes) -> Sample:
     if header.name != meta["dtype"] or list(header.shape) != meta["shape"]:
         raise _damaged(key, "the npy and json members do not belong together")
     if len(npy) - size != header.data_size:
-        raise _damaged(key, "the npy member does not have the size that its header says")
+        raise _damaged(key, "the npy member does not have the size that its header declares")
     return Sample(key, np.frombuffer(npy, header.dtype, offset=size).reshape(header.shape), meta)
 
 
@@ -106,7 +106,7 @@ def _json(meta: dict[str, Any]) -> bytes:
         data = canonical_json(meta)
     except ValueError as error:
         raise ScanError("spacing, affine or intensity window is not finite") from error
-    # What ``decode`` would refuse must not be packed: it would end the training that meets it.
+    # A sample that ``decode`` would refuse must not be packed: it would end a training run later.
     if wrong := _invalid(meta):
         raise ScanError(f"its {wrong} can not be stored")
     if len(data) > LARGEST_META:
@@ -115,7 +115,7 @@ def _json(meta: dict[str, Any]) -> bytes:
 
 
 class _Header(NamedTuple):
-    """What an npy header says. ``plain``: of a stored type, little-endian, in C order."""
+    """A parsed npy header. ``plain``: of a stored type, little-endian, in C order."""
 
     dtype: np.dtype[Any]
     name: str
@@ -131,10 +131,12 @@ def _parse_header(key: str, npy: bytes) -> tuple[int, _Header]:
     size = min(NPY_PREAMBLE + int.from_bytes(npy[8:NPY_PREAMBLE], "little"), LARGEST_HEADER)
     try:
         header = _read_header(npy[:size])
-    except Exception as error:  # NumPy parses the header as Python literals, and passes on whatever its tokenizer says
+    except (
+        Exception
+    ) as error:  # NumPy parses the header as Python literals, and lets any error of the tokenizer through
         raise _damaged(key, "the npy member has no valid header") from error
     if not header.plain:
-        raise _damaged(key, "the npy member holds something else than plain little-endian numbers in C order")
+        raise _damaged(key, "the npy member does not hold plain little-endian numbers in C order")
     return size, header
 
 
@@ -168,7 +170,7 @@ def _parse_meta(key: str, data: bytes) -> dict[str, Any]:
 
 
 def _invalid(meta: dict[str, Any]) -> str:
-    """The first field that is missing or not what it should be; "" when all are right."""
+    """The first field that is missing or invalid; "" if all are valid."""
     return next((name for name, valid in _FIELDS.items() if name not in meta or not valid(meta[name])), "")
 
 
@@ -177,7 +179,7 @@ def _refuse(constant: str) -> None:
 
 
 _JSON = json.JSONDecoder(parse_constant=_refuse)
-"""Made once: ``json.loads`` with an option makes one a call."""
+"""Created once: ``json.loads`` with an option creates one per call."""
 
 
 def _is_int(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""The index of a shard: a Parquet file beside the tar, one row a sample, in the tar's order.
+"""The index of a shard: a Parquet file beside the tar, one row per sample, in the tar's order.
 
 | column        | type   |                                                                 |
 |---------------|--------|-----------------------------------------------------------------|
@@ -9,7 +9,7 @@
 | npy_crc32c    | uint32 | CRC-32C of those bytes                                          |
 | json_offset, json_length, json_crc32c |  | the same for the json member                    |
 
-With it a sample is two ranges of the tar, each verifiable alone; ``format_version`` is in the schema's metadata.
+It makes each sample two ranges of the tar that can be verified alone; ``format_version`` is in the schema's metadata.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from medfuncta_dist.storage.parsing.strict_json import RESTORE
 FORMAT_VERSION = b"1"
 TAR_BLOCK = 512
 LARGEST_ROW = 2**12
-"""Bytes of a row, inflated; it has about 200."""
+"""Bytes of a row, decompressed; it has about 200."""
 
 SCHEMA = pa.schema(
     [
@@ -48,7 +48,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class IndexRow:
-    """Where one sample lies in its shard. Fields in the order of ``SCHEMA``."""
+    """Where one sample is in its shard. Fields in the order of ``SCHEMA``."""
 
     key: str
     source: str
@@ -77,13 +77,13 @@ def index_bytes(table: pa.Table) -> bytes:
 def parse_index(data: bytes, *, shard_size: int, samples: int, where: str) -> pa.Table:
     """Parse an index and check that it can belong to a shard of ``shard_size`` bytes with ``samples`` samples.
 
-    Raises ``FormatVersionError`` for an unknown version, ``IntegrityError`` for anything else that does not fit.
+    Raises ``FormatVersionError`` for an unknown version, ``IntegrityError`` for anything else that does not match.
     """
-    file = parquet.opened(data, where, row_bytes=LARGEST_ROW, rows=samples)
+    file = parquet.open_parquet(data, where, row_bytes=LARGEST_ROW, rows=samples)
     _check_schema(file.schema_arrow, where)
     table = parquet.read(file, where)
     if any(column.null_count for column in table.columns):
-        raise IntegrityError("the index lacks values", where=where, do=RESTORE)
+        raise IntegrityError("the index has missing values", where=where, do=RESTORE)
     if not _keys_unique(table):
         raise IntegrityError("two samples of the index have the same key", where=where, do=RESTORE)
     if not _ranges_fit(table, shard_size):
@@ -101,7 +101,7 @@ def _check_schema(schema: pa.Schema, where: str) -> None:
             do="use the version of medfuncta-dist that wrote it, or a newer one",
         )
     if not schema.equals(SCHEMA):
-        raise IntegrityError("the index does not have the columns it should have", where=where, do=RESTORE)
+        raise IntegrityError("the index has other columns than expected", where=where, do=RESTORE)
 
 
 def _keys_unique(table: pa.Table) -> bool:
@@ -111,7 +111,7 @@ def _keys_unique(table: pa.Table) -> bool:
 def _ranges_fit(table: pa.Table, shard_size: int) -> bool:
     starts = np.stack([table["npy_offset"].to_numpy(), table["json_offset"].to_numpy()], axis=1).ravel()
     lengths = np.stack([table["npy_length"].to_numpy(), table["json_length"].to_numpy()], axis=1).ravel()
-    # Bounds first, one by one, so that the sum below can not overflow.
+    # Each bound first, so that the sum below cannot overflow.
     if np.any(starts < TAR_BLOCK) or np.any(lengths <= 0) or np.any(np.maximum(starts, lengths) > shard_size):
         return False
     ends = starts + lengths

@@ -1,4 +1,4 @@
-"""The shards that one pack task is writing: one open a split, bounded in scans and bytes, in storage once full."""
+"""The shards that one pack task is writing: one open per split, limited in scans and bytes, uploaded when full."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MEBIBYTE = 2**20
 
 
 class ShardSet:
-    """Deals samples to shards by split. ``folder`` holds one unfinished tar a split at a time, and memory no array."""
+    """Distributes samples to shards by split. ``folder`` holds one unfinished tar per split; memory holds no array."""
 
     def __init__(self, store: ObjectStore, dataset: str, folder: Path, max_scans: int, max_megabytes: int) -> None:
         self._store, self._dataset, self._folder = store, dataset, folder
@@ -25,7 +25,7 @@ class ShardSet:
         self._done: dict[str, list[Shard]] = {}
 
     def add(self, split: str, key: str, npy: bytes, json: bytes, source: str, item: str) -> None:
-        """Append one encoded sample to its split's shard, beginning a new one where it would not fit."""
+        """Append one encoded sample to its split's shard, starting a new one if it does not fit."""
         shard = self._open.get(split)
         if shard is not None and self._full(shard, len(npy) + len(json)):
             self._finish(split)
@@ -52,13 +52,13 @@ class ShardSet:
     def _finish(self, split: str) -> None:
         writer = self._open.pop(split)
         index = index_bytes(writer.close())
-        shard = self._described(writer, index)
+        shard = self._describe(writer, index)
         _upload_once(self._store, writer.path, shard.uri)
         _write_once(self._store, index, shard.index_uri)
         writer.path.unlink()
         self._done.setdefault(split, []).append(shard)
 
-    def _described(self, writer: ShardWriter, index: bytes) -> Shard:
+    def _describe(self, writer: ShardWriter, index: bytes) -> Shard:
         sha256, index_sha256 = sha256_file(writer.path), sha256_bytes(index)
         return Shard(
             uri=dataset_path(self._dataset, "shards", f"{sha256}.tar"),
@@ -72,7 +72,7 @@ class ShardSet:
 
 
 def _upload_once(store: ObjectStore, local: Path, path: str) -> None:
-    """Upload to a content address; an object of the right size that is already there is the same one."""
+    """Upload to a content address; an object of the same size that is already there is the same object."""
     size = local.stat().st_size
     if _size(store, path) != size:
         store.upload(local, path)
@@ -94,5 +94,5 @@ def _size(store: ObjectStore, path: str) -> int | None:
 
 def _require_size(store: ObjectStore, path: str, size: int) -> None:
     if (found := _size(store, path)) != size:
-        do = "run the pack stage again; if this stays, the storage does not keep what it is given"
+        do = "run the pack stage again; if it happens again, check the storage: it does not keep whole objects"
         raise IntegrityError(f"{size} bytes were uploaded, {found or 0} arrived", where=store.uri(path), do=do)

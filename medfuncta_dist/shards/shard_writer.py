@@ -1,6 +1,6 @@
-"""Writing one shard: a tar that any WebDataset reader opens, and, from the same pass, its index.
+"""Writing one shard: a tar that any WebDataset reader opens, and its index in the same pass.
 
-Deterministic: members in the order given, no time, owner or machine in any header, plain USTAR. So the same scans make
+Deterministic: members in the order given, no time, owner or machine in any header, plain USTAR. So the same scans give
 the same bytes, the tar's SHA-256 can be its name, and a retry overwrites nothing.
 """
 
@@ -21,11 +21,11 @@ from medfuncta_dist.shards.shard_index import TAR_BLOCK, IndexRow, index_table
 from medfuncta_dist.storage.digest import crc32c
 
 LARGEST_MEMBER = 8 * 2**30 - 1
-"""Bytes: what the eleven octal digits of a USTAR header can say."""
+"""Bytes: the largest size that the eleven octal digits of a USTAR header can hold."""
 
 
 class ShardWriter:
-    """A shard being written to a local file, sample by sample; holds one index row a sample, and no array."""
+    """A shard being written to a local file, sample by sample; memory holds one index row per sample, no array."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -44,7 +44,7 @@ class ShardWriter:
         return self._tar.offset
 
     def add(self, key: str, npy: bytes, json: bytes, source: str, item: str) -> None:
-        """Append one encoded sample. A key twice, or one that WebDataset would cut, is an ``IntegrityError``."""
+        """Append one encoded sample. ``IntegrityError`` for a repeated key, or one that WebDataset would cut."""
         if key in self._keys or not key or "." in key or "/" in key:
             raise IntegrityError("a sample's key is repeated, or holds a dot or a slash", where=f"sample {key}")
         self._keys.add(key)

@@ -1,7 +1,7 @@
-"""Snapshots: what a data set is at one moment, immutable, and named by its digest.
+"""Snapshots: immutable listings of a data set at one moment, named by their digest.
 
     datasets/<name>/snapshots/<digest>.json              the snapshot: {"format_version", "digest", "snapshot": {...}}
-    datasets/<name>/commits/<generation>-<digest12>.json its commit record, written last: without it, it does not exist
+    datasets/<name>/commits/<generation>-<digest12>.json its commit record, written last: what makes the snapshot count
 
 The digest is the SHA-256 of the canonical JSON of ``"snapshot"``. Object URIs inside are relative to the storage root.
 """
@@ -50,8 +50,8 @@ class Shard:
 class Snapshot:
     """A data set at one moment.
 
-    ``packs`` names the pack records it is made of: a pack that is in a snapshot stays in every later one, whatever
-    else turns up in storage. ``counts`` are the two ledgers (``shards/pack_ledger.py``), ``quarantined`` entries hold
+    ``packs`` names the pack records that it is made of: a pack in a snapshot stays in every later one, whatever else
+    is added to storage. ``counts`` are the two ledgers (``shards/pack_ledger.py``), ``quarantined`` entries hold
     ``key``, ``reason`` and ``kind`` (``source`` or ``scan``).
     """
 
@@ -63,11 +63,11 @@ class Snapshot:
     counts: Mapping[str, int] = field(default_factory=dict)
     packs: Sequence[str] = ()
     generation: int = 0
-    """1 for the first snapshot of a data set, one more for each later one."""
+    """1 for the first snapshot of a data set, then counting up."""
 
     @cached_property
     def digest(self) -> str:
-        """The dataset digest: SHA-256 (hex) over everything the snapshot says."""
+        """The dataset digest: SHA-256 (hex) over the whole content of the snapshot."""
         return digest_json(self._body())
 
     @property
@@ -76,7 +76,7 @@ class Snapshot:
         return sum(shard.samples for shards in self.splits.values() for shard in shards)
 
     def shards(self, split: str) -> list[Shard]:
-        """The shards of one split; ``RunFileError`` lists the splits there are."""
+        """The shards of one split; ``RunFileError`` lists the splits."""
         if split not in self.splits:
             raise RunFileError(
                 f"the data set has no split '{split}'",
@@ -104,16 +104,16 @@ class Snapshot:
     @classmethod
     def from_bytes(cls, data: bytes, where: str = "snapshot") -> Snapshot:
         """Parse and verify. ``FormatVersionError`` or ``IntegrityError`` name ``where`` the bytes come from."""
-        body, digest = _opened(data, where)
+        body, digest = _parse_file(data, where)
         snapshot = typed(cls, body, "the snapshot", where)
         if snapshot.digest != digest:
             raise IntegrityError(
-                "the snapshot is damaged: its content is not what its digest says", where=where, do=RESTORE
+                "the snapshot is damaged: its content does not match its digest", where=where, do=RESTORE
             )
         return snapshot
 
 
-def _opened(data: bytes, where: str) -> tuple[dict[str, Any], Any]:
+def _parse_file(data: bytes, where: str) -> tuple[dict[str, Any], Any]:
     file = strict_json.parse_object(data, "the snapshot", where)
     if (version := file.get("format_version")) != FORMAT_VERSION:
         raise FormatVersionError(
@@ -127,7 +127,7 @@ def _opened(data: bytes, where: str) -> tuple[dict[str, Any], Any]:
 
 
 def dataset_path(dataset: str, *parts: str) -> str:
-    """Path of something inside a data set, relative to the storage root."""
+    """Path of an object of a data set, relative to the storage root."""
     return "/".join(("datasets", dataset, *parts))
 
 
@@ -137,14 +137,14 @@ def snapshot_path(dataset: str, digest: str) -> str:
 
 
 def commits_prefix(dataset: str) -> str:
-    """Where the commit records of a data set's snapshots lie, relative to the storage root."""
+    """Folder of the commit records of a data set's snapshots, relative to the storage root."""
     return dataset_path(dataset, "commits")
 
 
 def commit_snapshot(store: ObjectStore, snapshot: Snapshot, fence: Guard) -> None:
     """Write the snapshot and then its commit record. Writing it twice changes nothing.
 
-    LeaseLostError where ``fence``, passed between the two, says so: the first takes long, and counts for nothing alone.
+    LeaseLostError if the lease is lost; it is checked between the two, because the first write takes long.
     """
     path = snapshot_path(snapshot.name, snapshot.digest)
     data = snapshot.to_bytes()
@@ -158,13 +158,13 @@ def load_snapshot(store: ObjectStore, dataset: str, digest: str | None) -> Snaps
     """The committed snapshot ``digest`` of a data set, or its newest one when ``digest`` is None.
 
     Raises ``StageOrderError`` when nothing was packed yet, ``RunFileError`` when ``digest`` was never committed,
-    ``IntegrityError`` when the file is not what its digest says.
+    ``IntegrityError`` when the file does not match its digest.
     """
     digest = _newest(store, dataset) if digest is None else _committed(store, dataset, digest)
     path = snapshot_path(dataset, digest)
     snapshot = Snapshot.from_bytes(store.read(path, limit=LARGEST_SNAPSHOT), where=store.uri(path))
     if snapshot.digest != digest:
-        raise IntegrityError("the snapshot is not the one its name says", where=store.uri(path), do=RESTORE)
+        raise IntegrityError("the snapshot does not have the digest in its name", where=store.uri(path), do=RESTORE)
     return snapshot
 
 
@@ -217,12 +217,14 @@ def split_digest(snapshot: Snapshot, split: str) -> str:
 
 
 def read_index(store: ObjectStore, shard: Shard) -> pa.Table:
-    """The shard's index, a row a sample, verified against the shard's record (``IntegrityError``)."""
+    """The shard's index, a row per sample, verified against the shard's record (``IntegrityError``)."""
     return checked_index(store.read(shard.index_uri, limit=shard.index_size), shard, store.uri(shard.index_uri))
 
 
 def checked_index(data: bytes, shard: Shard, where: str) -> pa.Table:
     """The table of an index's bytes, verified against the shard's record (``IntegrityError`` names ``where``)."""
     if len(data) != shard.index_size or sha256_bytes(data) != shard.index_sha256:
-        raise IntegrityError("the index is not what the snapshot says", where=where, do="restore it from a backup")
+        raise IntegrityError(
+            "the index does not match the snapshot's size or SHA-256", where=where, do="restore it from a backup"
+        )
     return parse_index(data, shard_size=shard.size, samples=shard.samples, where=where)

@@ -1,7 +1,7 @@
 """From one source to encoded samples: read, window, slice, resample, encode; one scan in memory at a time.
 
-A bad scan, or a bad source, is an event like any other: the run goes on. What is not the scan's fault (storage, the
-run file, memory) is raised.
+An unusable scan or source is an event like any other: the run goes on. Errors with other causes (storage, the run
+file, memory) are raised.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from medfuncta_dist.scans.scan import Scan
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.pack_plan import PackSource
 from medfuncta_dist.shards.sample import encode
-from medfuncta_dist.storage.request_failures import explain, is_of_the_machine
-from medfuncta_dist.storage.sources import ANONYMOUS, local_copy
+from medfuncta_dist.storage.request_failures import explain, is_machine_failure
+from medfuncta_dist.storage.sources import ANONYMOUS_SOURCE, local_copy
 
 
 @dataclass(frozen=True)
-class Encoded:
+class EncodedScan:
     """A scan ready for its shard."""
 
     key: str
@@ -35,7 +35,7 @@ class Encoded:
 
 
 @dataclass(frozen=True)
-class BadScan:
+class UnusableScan:
     """A scan to quarantine. ``reason``: fixed words and numbers."""
 
     key: str
@@ -44,38 +44,38 @@ class BadScan:
 
 
 @dataclass(frozen=True)
-class BadSource:
-    """A source that could not be read, or broke off after the scans before."""
+class UnusableSource:
+    """A source that could not be read, or failed after its earlier scans."""
 
     reason: str
 
 
 @dataclass(frozen=True)
-class Blank:
-    """Slices that the run file's rule leaves out."""
+class BlankSlices:
+    """Slices that are left out by the run file's rule."""
 
     slices: int
 
 
-Event = Encoded | BadScan | BadSource | Blank
+Event = EncodedScan | UnusableScan | UnusableSource | BlankSlices
 
 
 @dataclass(frozen=True)
 class SourceReader:
-    """Reads sources as one data set's contract and salt say."""
+    """Reads sources by one data set's contract and salt."""
 
     data: Data
     keys: KeyMaker
 
     def events(self, source: PackSource) -> Iterator[Event]:
-        """What is in one source. ``IntegrityError`` when two of its scans have one key."""
-        seen: set[str] = set()
+        """The scans of one source. ``IntegrityError`` when two of its scans have one key."""
+        known_keys: set[str] = set()
         with local_copy(source.uri) as path:
             for event in self._guarded(source, path):
-                if isinstance(event, Encoded | BadScan):
-                    if event.key in seen:
+                if isinstance(event, EncodedScan | UnusableScan):
+                    if event.key in known_keys:
                         raise IntegrityError("two scans of one source have the same key", where=f"source {source.key}")
-                    seen.add(event.key)
+                    known_keys.add(event.key)
                 yield event
 
     def _guarded(self, source: PackSource, path: Path) -> Iterator[Event]:
@@ -84,13 +84,13 @@ class SourceReader:
             for found in reader.scans(path):
                 yield from self._found(source, found)
         except ScanError as error:
-            yield BadSource(error.what)
+            yield UnusableSource(error.what)
         except (MedfunctaError, MemoryError):
             raise
         except Exception as error:  # a library's: its message may quote the file
-            if isinstance(error, OSError) and is_of_the_machine(error):
-                raise explain(error, ANONYMOUS) from None
-            yield BadSource(f"the reader failed: {type(error).__name__}")
+            if isinstance(error, OSError) and is_machine_failure(error):
+                raise explain(error, ANONYMOUS_SOURCE) from None
+            yield UnusableSource(f"the reader failed: {type(error).__name__}")
 
     def _found(self, source: PackSource, found: Found) -> Iterator[Event]:
         key = self.keys.scan_key(source.relative, found.item)
@@ -103,25 +103,25 @@ class SourceReader:
             else:
                 yield from self._slices(source, found, windowed(found.scan, self.data), self.data.slices)
         except ScanError as error:
-            yield BadScan(key, found.item, error.what)
+            yield UnusableScan(key, found.item, error.what)
 
     def _slices(self, source: PackSource, found: Found, volume: Scan, rule: Slices) -> Iterator[Event]:
         taken = 0
-        # The whole volume's key decides the split: neighbouring slices look alike, and must not be parted by chance.
+        # The volume's key decides the split: neighbouring slices look alike, so all must be in the same one.
         volume_key, given = self.keys.scan_key(source.relative, found.item), source.split or found.split
         for index, scan in slices(volume, rule):
             taken += 1
             item = "/".join(filter(None, (found.item, f"slice/{index}")))
             split = split_of(volume_key, index, given, self.data)
             yield self._encoded(self.keys.scan_key(source.relative, item), item, split, scan)
-        yield Blank(volume.shape[rule.axis] - taken)
+        yield BlankSlices(volume.shape[rule.axis] - taken)
 
     def _encoded(self, key: str, item: str, split: str, scan: Scan) -> Event:
         try:
-            return Encoded(key, item, split, *encode(key, canonical(scan, self.data)))
+            return EncodedScan(key, item, split, *encode(key, canonical(scan, self.data)))
         except ScanError as error:
-            return BadScan(key, item, error.what)
+            return UnusableScan(key, item, error.what)
         except (MedfunctaError, MemoryError):
             raise
         except Exception as error:
-            return BadScan(key, item, f"the canonical transform failed: {type(error).__name__}")
+            return UnusableScan(key, item, f"the canonical transform failed: {type(error).__name__}")

@@ -1,1 +1,1 @@
-"""One file a stage: preflight, then the stage, then its summary."""
+"""One file per stage: preflight, then the stage, then its summary."""

@@ -1,4 +1,4 @@
-"""Stages in order. Each is refused before it starts if what it reads from is not there."""
+"""Runs stages in order. A stage is refused before it starts if its input is missing."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.stage_names import COMPUTING, require_stages
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.run.driver_lease import holding
+from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.run.frozen_run_file import freeze, require_writable, thaw
 from medfuncta_dist.run.idempotency import Submission
-from medfuncta_dist.run.terminal_record import ending_retries
+from medfuncta_dist.run.terminal_record import recording_final_failure
 from medfuncta_dist.stages import run_summary
 from medfuncta_dist.storage.leases.lease import Fence, run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -25,11 +25,11 @@ def run_stages(run: RunFile, names: Sequence[str], key: str | None = None) -> di
 
     The answer holds each stage's figures under its name, their lines under ``said`` and all ``quarantined`` together.
     A ``key`` (of idempotency) that has been answered before gets that answer again, and nothing is done. RunHeldError
-    while another driver is at work on this run.
+    while another driver holds this run.
     """
     store = ObjectStore(run.storage)
     submission = Submission.of(run, names, key) if key else None
-    with ending_retries(store, run.name):
+    with recording_final_failure(store, run.name):
         require_stages(names)
         answer = submission.answer(store) if submission else None
         if answer is None:
@@ -41,7 +41,7 @@ def _as_only_driver(
     run: RunFile, names: Sequence[str], store: ObjectStore, submission: Submission | None
 ) -> dict[str, Any]:
     require_writable(store, run.name)
-    with holding(store, run_lease(run.name), run.cluster.lease_seconds, run.name) as fence:
+    with hold_lease(store, run_lease(run.name), run.cluster.lease_seconds, run.name) as fence:
         if submission is None:
             return _in_order(run, names, store, fence)
         answer = submission.answer(store)  # another driver may have finished it while this one waited for the lease
@@ -59,7 +59,7 @@ def _in_order(run: RunFile, names: Sequence[str], store: ObjectStore, fence: Fen
     for name in names:
         fence.require(store)
         try:
-            run = _settled(run, store, fence) if name in COMPUTING else run
+            run = _settle(run, store, fence) if name in COMPUTING else run
             figures = _run_stage(name, run, store, fence, names)
         except RunFileError:
             if first and name == names[0]:
@@ -72,10 +72,10 @@ def _in_order(run: RunFile, names: Sequence[str], store: ObjectStore, fence: Fen
     return answer
 
 
-def _settled(run: RunFile, store: ObjectStore, fence: Fence) -> RunFile:
-    from medfuncta_dist.run.settle import settled  # with torch, which packing does not need
+def _settle(run: RunFile, store: ObjectStore, fence: Fence) -> RunFile:
+    from medfuncta_dist.run.settle import settle_arithmetic  # imports torch, which packing does not need
 
-    return settled(run, store, fence=fence)
+    return settle_arithmetic(run, store, fence=fence)
 
 
 def _run_stage(name: str, run: RunFile, store: ObjectStore, fence: Fence, names: Sequence[str]) -> dict[str, Any]:

@@ -6,25 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.evaluation.evaluation_driver import EvaluateProgress, evaluate, report_folder
+from medfuncta_dist.evaluation.evaluation_driver import evaluate, report_folder
 from medfuncta_dist.run.fan_outs import compute_fan_out
-from medfuncta_dist.run.stage_progress import Notes, told
+from medfuncta_dist.run.stage_progress import open_reporter
 from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 
 
-def run_evaluate(run: RunFile, store: ObjectStore, fence: Fence, beside: Sequence[str] = ()) -> dict[str, Any]:
+def run_evaluate(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[str] = ()) -> dict[str, Any]:
     """Evaluate the latent table; the figures of the report."""
-    with told(run, store, "evaluate", "tasks", _read, fence, beside) as report:
-        summary = evaluate(run, compute_fan_out(run), report, fence=fence)
-    return {**summary, "report": store.uri(f"{report_folder(run)}/report.html"), "said": list(_said(summary))}
+    with open_reporter(run, store, "evaluate", fence, stages) as reporter:
+        summary = evaluate(run, compute_fan_out(run), reporter.report, fence=fence)
+    return {**summary, "report": store.uri(f"{report_folder(run)}/report.html"), "said": _summary_lines(summary)}
 
 
-def _read(progress: EvaluateProgress) -> tuple[int, int, Notes]:
-    return progress.done, progress.total, {}
-
-
-def _said(summary: dict[str, Any]) -> list[str]:
+def _summary_lines(summary: dict[str, Any]) -> list[str]:
     scores = summary["splits"][summary["split"]]
     ssim = f", SSIM {scores['ssim']['mean']:.3f}" if scores["ssim"] else ""
     spread = f"{scores['psnr']['mean']:.2f} ± {scores['psnr']['std']:.2f} dB"
@@ -35,5 +31,7 @@ def _said(summary: dict[str, Any]) -> list[str]:
             "the training mean": baselines["mean_scan"]["gain"],
             "the nearest training scan": baselines["nearest_scan"]["gain"],
         }
+        if pca := baselines["pca"]:
+            gains[f"PCA of {pca['components']} components"] = pca["gain"]
         lines.append("          " + ", ".join(f"{gain:+.2f} dB over {name}" for name, gain in gains.items()))
     return lines

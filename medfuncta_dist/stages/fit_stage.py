@@ -8,21 +8,21 @@ from dataclasses import asdict
 from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.fitting.fit_driver import FitProgress, FitSummary, fit
+from medfuncta_dist.fitting.fit_driver import FitSummary, fit
 from medfuncta_dist.run.fan_outs import compute_fan_out
-from medfuncta_dist.run.stage_progress import Notes, told
+from medfuncta_dist.run.stage_progress import open_reporter
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.stages.preflight import check_network, check_snapshot
 from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 
 
-def run_fit(run: RunFile, store: ObjectStore, fence: Fence, beside: Sequence[str] = ()) -> dict[str, Any]:
+def run_fit(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[str] = ()) -> dict[str, Any]:
     """Fit what has no latent yet; the figures of the whole table as it is then."""
     check_snapshot(run, load_snapshot(store, run.dataset, run.data.snapshot))
     check_network(run, store)
-    with told(run, store, "fit", "scans", _read, fence, beside) as report:
-        summary = fit(run, compute_fan_out(run), report, fence=fence)
+    with open_reporter(run, store, "fit", fence, stages) as reporter:
+        summary = fit(run, compute_fan_out(run), reporter.report, fence=fence)
     return {
         "latents": summary.folder,
         "dataset": summary.dataset_digest,
@@ -33,16 +33,11 @@ def run_fit(run: RunFile, store: ObjectStore, fence: Fence, beside: Sequence[str
         "psnr": {split: asdict(spread) for split, spread in summary.psnr.items()},
         "quarantined": summary.counts.quarantined,
         "reasons": dict(Counter(scan.reason for scan in summary.quarantined)),
-        "said": [_said(summary)],
+        "said": [_summary_text(summary)],
     }
 
 
-def _read(progress: FitProgress) -> tuple[int, int, Notes]:
-    notes: Notes = {"tasks": f"{progress.ranges_done}/{progress.ranges}", "quarantined": progress.quarantined}
-    return progress.scans_done, progress.scans, notes
-
-
-def _said(summary: FitSummary) -> str:
+def _summary_text(summary: FitSummary) -> str:
     counts = summary.counts
     psnr = ", ".join(f"{split} {spread.mean:.2f} dB" for split, spread in sorted(summary.psnr.items()))
     return (

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunChangedError, RunFileError
 from medfuncta_dist.fitting.fit_plan import chosen_splits
-from medfuncta_dist.network.network_loader import load_network, published_network
+from medfuncta_dist.network.committed_network import published_network
+from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.run.frozen_run_file import pin_path
 from medfuncta_dist.shards.data_contract import require_contract
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
@@ -18,9 +19,9 @@ from medfuncta_dist.storage.publish import Guard, NewRecord, publish
 
 
 def check_snapshot(run: RunFile, snapshot: Snapshot) -> None:
-    """The run's scans are as the shards were packed: shape and channels, and all else that the run file says of them.
+    """The run's scans are as the shards were packed: shape, channels, and whatever else the run file says about them.
 
-    A run that names no source, only a snapshot, need not repeat how that was packed.
+    A run that names no source, only a snapshot, need not repeat how the snapshot was packed.
     """
     where = f"data set {run.dataset}, snapshot {snapshot.digest[:12]}"
     for key, wanted in (("shape", list(run.data.shape)), ("channels", run.data.channels)):
@@ -38,7 +39,7 @@ def check_snapshot(run: RunFile, snapshot: Snapshot) -> None:
 def check_training(run: RunFile, snapshot: Snapshot) -> None:
     """There are enough training scans for one global batch, and the splits that will be fitted."""
     check_snapshot(run, snapshot)
-    chosen_splits(snapshot, run.fit.splits)  # once trained, fit.splits can not be corrected any more
+    chosen_splits(snapshot, run.fit.splits)  # once trained, fit.splits cannot be corrected any more
     scans = sum(shard.samples for shard in snapshot.shards("train"))
     if scans < run.train.batch:
         raise RunFileError(
@@ -58,8 +59,8 @@ class _Pin:
 def pinned_snapshot(run: RunFile, store: ObjectStore, fence: Guard) -> Snapshot:
     """The snapshot that this run trains on: ``data.snapshot`` or the newest, chosen once and recorded.
 
-    A resumed run goes on with the scans it began with, whatever has been packed since. LeaseLostError where ``fence``
-    says so, and nothing was recorded yet.
+    A resumed run goes on with the scans it began with, whatever has been packed since. LeaseLostError where
+    the lease was lost and nothing was recorded yet.
     """
     path = pin_path(run)
     if store.exists(path):

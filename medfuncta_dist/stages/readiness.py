@@ -1,4 +1,4 @@
-"""What a stage reads from must be complete before it is submitted: the same rules that the stage itself begins with."""
+"""Whether a stage's input is complete, checked before submission by the rules that the stage itself starts with."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from medfuncta_dist.storage.object_store import ObjectStore
 def require_ready(run: RunFile, store: ObjectStore, stages: Sequence[str]) -> None:
     """StageOrderError (or RunFileError, for what would be refused anyway) unless the first of these stages can start.
 
-    Later ones of the same job read what the ones before them write.
+    The others read what the stages before them in the same job write.
     """
     from medfuncta_dist.shards.snapshot import load_snapshot
     from medfuncta_dist.stages.preflight import check_network, check_snapshot, check_training
@@ -30,8 +30,8 @@ def require_ready(run: RunFile, store: ObjectStore, stages: Sequence[str]) -> No
 
 
 def is_complete(run: RunFile, store: ObjectStore, stage: str) -> bool:
-    """Whether a stage's outputs are all there, whoever made them. Scans that came since are a new pack's business."""
-    from medfuncta_dist.network.network_loader import published_network
+    """Whether a stage's outputs are all there. New scans in the archive do not count."""
+    from medfuncta_dist.network.committed_network import published_network
     from medfuncta_dist.shards.snapshot import newest_snapshot
 
     if stage == "pack":

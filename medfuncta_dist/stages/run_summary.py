@@ -41,7 +41,7 @@ def load(store: ObjectStore, name: str) -> dict[str, Any]:
 
 
 def merge(store: ObjectStore, name: str, stage: str, figures: dict[str, Any], fence: Guard) -> None:
-    """Put one stage's figures in, in place of its former ones. LeaseLostError where ``fence`` says so."""
+    """Put one stage's figures in, in place of its former ones. LeaseLostError where the lease was lost."""
     whole = load(store, name) | {stage: figures}
     data = json.dumps(whole, indent=1, sort_keys=True, allow_nan=False).encode()
     publish_bytes(store, fence, path(name), data)

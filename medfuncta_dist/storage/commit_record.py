@@ -1,8 +1,8 @@
-"""Commit records: small JSON objects, written last, by ``publish.py``. What has no commit record does not exist.
+"""Commit records: small JSON objects, written last, by ``publish.py``. Data without a commit record does not count.
 
     {"format_version": 1, "kind": "...", "generation": 0, "body": {...}, "digest": "<SHA-256 of the rest>"}
 
-A record proves itself by its own digest and carries its writer's generation; readers take the highest one.
+A record holds its own digest, which proves it whole, and its writer's generation: readers take the highest one.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ T = TypeVar("T")
 
 FORMAT_VERSION = 1
 LARGEST_RECORD = 64 * 2**20
-"""Bytes. Records name files, they do not hold data: a larger one is not ours."""
+"""Bytes. Records name files and hold no data: a larger one was not written by medfuncta-dist."""
 PARALLEL_READS = 16
 
 
@@ -49,15 +49,15 @@ def read_record(store: ObjectStore, path: str, kind: str) -> dict[str, Any]:
 
 
 def read_as(as_type: type[T], store: ObjectStore, path: str, kind: str) -> T:
-    """The same, its body as a dataclass: IntegrityError also where it has other fields."""
+    """The same, with its body as a dataclass: IntegrityError also if its fields are not the dataclass's."""
     return typed(as_type, read_record(store, path, kind), f"a {kind} record", store.uri(path), _RESTORE)
 
 
 def read_records(store: ObjectStore, prefix: str, kind: str) -> list[tuple[str, Record]]:
-    """All records below a folder as (path, record), sorted by path; files that are not ``.json`` are ignored."""
+    """All records below a folder as (path, record), sorted by path; files other than ``.json`` are ignored."""
     paths = [o.path for o in store.list(prefix) if o.path.endswith(".json")]
     with ThreadPoolExecutor(PARALLEL_READS) as pool:
-        records = list(pool.map(lambda path: _read_if_there(store, path, kind), paths))
+        records = list(pool.map(lambda path: _read_if_present(store, path, kind), paths))
     return [(path, record) for path, record in zip(paths, records, strict=True) if record is not None]
 
 
@@ -77,7 +77,7 @@ def parse_record(data: bytes, kind: str, where: str) -> Record:
             what, where=where, do="use the version of medfuncta-dist that wrote it, or a newer one"
         )
     digest = record.pop("digest", None)
-    # The bytes, too: 1e-05 and 1E-05, or two long decimals, can be one number and differ by one bit.
+    # The bytes must match, too: 1e-05 and 1E-05, or two long decimals, can differ by one bit and be the same number.
     if digest != digest_json(record) or canonical_json(record | {"digest": digest}) != data:
         raise IntegrityError(f"a {kind} record does not match its own digest", where=where, do=_RESTORE)
     fields = (record.get("kind"), record.get("generation"), record.get("body"))
@@ -88,7 +88,7 @@ def parse_record(data: bytes, kind: str, where: str) -> Record:
 
 
 def _is_of_another_version(record: dict[str, Any]) -> bool:
-    """Not where a version that is no number, or that proves itself with ours put back, shows damage to one of ours."""
+    """Whether another version wrote it. False if the version field itself is damaged: the digest matches with ours."""
     version, digest = record.get("format_version"), record.get("digest")
     if version == FORMAT_VERSION:
         return False
@@ -105,8 +105,8 @@ def _read(store: ObjectStore, path: str, kind: str) -> Record:
     return parse_record(store.read(path, limit=LARGEST_RECORD), kind, store.uri(path))
 
 
-def _read_if_there(store: ObjectStore, path: str, kind: str) -> Record | None:
-    """None for a record that was deleted after the listing: retention removes old ones while others read."""
+def _read_if_present(store: ObjectStore, path: str, kind: str) -> Record | None:
+    """None for a record that was deleted after it was listed: old ones are removed while others read."""
     try:
         return _read(store, path, kind)
     except ObjectMissingError:

@@ -1,4 +1,4 @@
-"""Digests: SHA-256 names and proves whole objects, CRC-32C single samples; records are digested as canonical JSON."""
+"""Digests: SHA-256 for whole objects, CRC-32C for single samples; records are digested as canonical JSON."""
 
 from __future__ import annotations
 

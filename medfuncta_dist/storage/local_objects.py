@@ -12,21 +12,21 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from medfuncta_dist.storage.digest import sha256_bytes, sha256_file
-from medfuncta_dist.storage.retry import refuse_above
+from medfuncta_dist.storage.retry import require_at_most
 
 TEMPORARY = ".tmp-"
-"""Names with this prefix are writes that were never finished; they are invisible."""
+"""Prefix of the names of unfinished writes; they are not listed."""
 
 
 class LocalObjects:
-    """Requests take no time limit: a local file system has none. Paths are relative to the root."""
+    """``seconds`` is ignored: local requests have no time limit. Paths are relative to the root."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def read(self, path: str, limit: int | None, seconds: float) -> bytes:
         if limit is not None:
-            refuse_above(limit, self.size(path, seconds))
+            require_at_most(limit, self.size(path, seconds))
         return (self.root / path).read_bytes()
 
     def read_tagged(self, path: str, limit: int | None, seconds: float) -> tuple[bytes, str]:
@@ -57,20 +57,20 @@ class LocalObjects:
 
     def download(self, path: str, local: Path, limit: int | None, seconds: float) -> str:
         if limit is not None:
-            refuse_above(limit, self.size(path, seconds))
+            require_at_most(limit, self.size(path, seconds))
         shutil.copyfile(self.root / path, local)
         return sha256_file(local)
 
     def size(self, path: str, seconds: float) -> int:
         status = (self.root / path).stat()
-        if not stat.S_ISREG(status.st_mode):  # a folder, or a pipe, which would be waited for
+        if not stat.S_ISREG(status.st_mode):  # a folder, or a pipe, which would block
             raise IsADirectoryError
         return status.st_size
 
     def list(self, prefix: str, seconds: float) -> list[tuple[str, int]]:
         found = []
         for file in _files(self.root / prefix) if prefix else _files(self.root):
-            with suppress(FileNotFoundError):  # removed by another process since it was seen
+            with suppress(FileNotFoundError):  # removed by another process after it was listed
                 found.append((str(file.relative_to(self.root)), file.stat().st_size))
         return found
 
@@ -80,26 +80,26 @@ class LocalObjects:
 
 @contextmanager
 def replacing(target: Path, *, durable: bool = True) -> Iterator[Path]:
-    """A temporary file beside ``target`` that becomes it when the block ends well, and is removed when it does not.
+    """A temporary file that replaces ``target`` when the block succeeds, and is removed when it fails.
 
-    ``durable`` waits for the disk, so that a power cut leaves the old file or the whole new one.
+    ``durable`` syncs to disk, so that a power cut leaves the old file or the whole new one.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.parent / f"{TEMPORARY}{uuid.uuid4().hex}"
     try:
         yield part
         if durable:  # first the bytes, then the name
-            _reach_disk(part)
+            _sync(part)
         part.replace(target)
         if durable:
-            _reach_disk(target.parent)
+            _sync(target.parent)
     finally:
         part.unlink(missing_ok=True)
 
 
 @contextmanager
 def _locked(target: Path) -> Iterator[None]:
-    """One process at a time; TimeoutError, which is retried, while another has it. A dead process holds no lock."""
+    """A lock for one process at a time, which ends with it; TimeoutError, which is retried, while another has it."""
     target.parent.mkdir(parents=True, exist_ok=True)
     lock = target.parent / f"{TEMPORARY}{target.name}.lock"
     with lock.open("a") as handle:
@@ -107,7 +107,7 @@ def _locked(target: Path) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise TimeoutError from error
-        if os.fstat(handle.fileno()).st_nlink == 0:  # its former holder has removed it: others lock a new one
+        if os.fstat(handle.fileno()).st_nlink == 0:  # its former holder has removed the file: others lock a new one
             raise TimeoutError
         try:
             yield
@@ -115,7 +115,7 @@ def _locked(target: Path) -> Iterator[None]:
             lock.unlink()
 
 
-def _reach_disk(path: Path) -> None:
+def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError, RunFileError, StorageError
 from medfuncta_dist.storage.local_objects import LocalObjects, replacing
-from medfuncta_dist.storage.retry import SLOWEST_BYTES_S, persist
+from medfuncta_dist.storage.retry import SLOWEST_BYTES_S, retry_request
 
 T = TypeVar("T")
 
@@ -26,8 +26,8 @@ class ObjectInfo:
     size: int
 
 
-class Objects(Protocol):
-    """What a kind of storage must do: single requests, with ``seconds`` to finish in, raising its own errors."""
+class StorageBackend(Protocol):
+    """The requests of one kind of storage: each has ``seconds`` to finish and raises its own errors."""
 
     def read(self, path: str, limit: int | None, seconds: float) -> bytes: ...
     def read_tagged(self, path: str, limit: int | None, seconds: float) -> tuple[bytes, str]: ...
@@ -42,11 +42,11 @@ class Objects(Protocol):
 
 
 class ObjectStore:
-    """Objects below ``root``. Opens nothing until used, and pickles as its root and deadline alone.
+    """Objects below ``root``. It connects when first used, and pickles as its root and deadline alone.
 
     Every method may raise StorageError, DeadlineError (retries included, ``deadline_s`` seconds plus the transfer's
     allowance) and, where an object must exist, ObjectMissingError. Missing objects and refused credentials are
-    reported at once; everything that can pass by itself is retried with growing, jittered waits.
+    reported at once; transient failures are retried with growing, jittered waits.
     """
 
     def __init__(self, root: str, deadline_s: float = 120.0) -> None:
@@ -59,7 +59,7 @@ class ObjectStore:
         return f"ObjectStore({self.root!r})"
 
     @cached_property
-    def _objects(self) -> Objects:
+    def _backend(self) -> StorageBackend:
         if self.root.startswith("s3://"):
             from medfuncta_dist.storage.s3.s3_objects import S3Objects  # a local run needs no S3 client
 
@@ -67,25 +67,27 @@ class ObjectStore:
         return LocalObjects(Path(self.root))
 
     def uri(self, path: str) -> str:
-        """The absolute URI of a relative path. Refuses paths that lead out of the root (StorageError)."""
-        return f"{self.root.rstrip('/')}/{_inside(path)}"
+        """The absolute URI of a relative path. StorageError for a path that leads out of the root."""
+        return f"{self.root.rstrip('/')}/{_checked(path)}"
 
     def read(self, path: str, *, limit: int | None = None) -> bytes:
-        """All bytes of an object; IntegrityError, before reading, when it is larger than ``limit`` bytes."""
-        deadline_s = self._allowance(limit or 0)
-        return persist(lambda s: self._objects.read(path, limit, s), where=self.uri(path), deadline_s=deadline_s)
+        """All bytes of an object; IntegrityError, before reading it, when it is larger than ``limit`` bytes."""
+        deadline_s = self._deadline(limit or 0)
+        return retry_request(lambda s: self._backend.read(path, limit, s), where=self.uri(path), deadline_s=deadline_s)
 
     def read_tagged(self, path: str, *, limit: int) -> tuple[bytes, str]:
         """All bytes of an object (at most ``limit``) and the tag of this state of it, for ``write_if``."""
-        where, deadline_s = self.uri(path), self._allowance(limit)
-        return persist(lambda s: self._objects.read_tagged(path, limit, s), where=where, deadline_s=deadline_s)
+        where, deadline_s = self.uri(path), self._deadline(limit)
+        return retry_request(lambda s: self._backend.read_tagged(path, limit, s), where=where, deadline_s=deadline_s)
 
     def read_range(self, path: str, start: int, length: int) -> bytes:
         """``length`` bytes from ``start``; IntegrityError when the object ends before that."""
         if length == 0:
             return b""
-        where, deadline_s = self.uri(path), self._allowance(length)
-        data = persist(lambda s: self._objects.read_range(path, start, length, s), where=where, deadline_s=deadline_s)
+        where, deadline_s = self.uri(path), self._deadline(length)
+        data = retry_request(
+            lambda s: self._backend.read_range(path, start, length, s), where=where, deadline_s=deadline_s
+        )
         if len(data) != length:
             what = f"expected {length} bytes at {start}, got {len(data)}"
             raise IntegrityError(what, where=where, do="run `verify`")
@@ -93,32 +95,35 @@ class ObjectStore:
 
     def write(self, path: str, data: bytes) -> None:
         """Create or replace an object; readers see the old bytes or all of the new ones."""
-        deadline_s = self._allowance(len(data))
-        persist(lambda s: self._objects.write(path, data, s), where=self.uri(path), deadline_s=deadline_s)
+        deadline_s = self._deadline(len(data))
+        retry_request(lambda s: self._backend.write(path, data, s), where=self.uri(path), deadline_s=deadline_s)
 
     def write_if(self, path: str, data: bytes, tag: str | None) -> str | None:
         """Replace the object only in the state of ``tag``, or create it only where there is none (``tag`` None).
 
-        Returns the new state's tag; None when the condition did not hold, and also when the write of an attempt whose
-        answer was lost made it fail: read to know. Some servers ignore the condition: see ``compare_and_swap.py``.
+        Returns the new state's tag; None when the condition was false. That can also be the effect of an earlier
+        attempt whose answer was lost: read the object to know. Some servers ignore the condition: see
+        ``compare_and_swap.py``.
         """
-        where, deadline_s = self.uri(path), self._allowance(len(data))
-        return persist(lambda s: self._objects.write_if(path, data, tag, s), where=where, deadline_s=deadline_s)
+        where, deadline_s = self.uri(path), self._deadline(len(data))
+        return retry_request(lambda s: self._backend.write_if(path, data, tag, s), where=where, deadline_s=deadline_s)
 
     def upload(self, local: Path, path: str) -> None:
         """Like ``write``, from a local file."""
-        deadline_s = self._allowance(local.stat().st_size)
-        persist(lambda s: self._objects.upload(local, path, s), where=self.uri(path), deadline_s=deadline_s)
+        deadline_s = self._deadline(local.stat().st_size)
+        retry_request(lambda s: self._backend.upload(local, path, s), where=self.uri(path), deadline_s=deadline_s)
 
     def download(self, path: str, local: Path, *, size: int | None = None) -> str:
-        """Copy an object to a local file, which appears whole or not at all; the SHA-256 (hex) of what was copied.
+        """Copy an object to a local file, which appears whole or not at all; returns the SHA-256 (hex) of the copy.
 
         ``size``, where known, saves a request, and an object that is larger is refused before it is read
         (IntegrityError).
         """
-        where, deadline_s = self.uri(path), self._allowance(self.size(path) if size is None else size)
+        where, deadline_s = self.uri(path), self._deadline(self.size(path) if size is None else size)
         with replacing(local, durable=False) as part:
-            return persist(lambda s: self._objects.download(path, part, size, s), where=where, deadline_s=deadline_s)
+            return retry_request(
+                lambda s: self._backend.download(path, part, size, s), where=where, deadline_s=deadline_s
+            )
 
     def exists(self, path: str) -> bool:
         """Whether the object is there."""
@@ -130,31 +135,31 @@ class ObjectStore:
 
     def size(self, path: str) -> int:
         """Bytes of an object."""
-        return persist(lambda s: self._objects.size(path, s), where=self.uri(path), deadline_s=self.deadline_s)
+        return retry_request(lambda s: self._backend.size(path, s), where=self.uri(path), deadline_s=self.deadline_s)
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         """All objects below the folder ``prefix`` ("" for all), sorted by path; empty when there are none."""
         prefix = prefix.strip("/")
         where = self.uri(prefix) if prefix else self.root
-        found = persist(lambda s: self._objects.list(prefix, s), where=where, deadline_s=self.deadline_s)
+        found = retry_request(lambda s: self._backend.list(prefix, s), where=where, deadline_s=self.deadline_s)
         return sorted((ObjectInfo(path, size) for path, size in found), key=lambda o: o.path)
 
     def delete(self, path: str) -> None:
-        """Remove an object; a missing one is fine."""
-        persist(lambda s: self._objects.delete(path, s), where=self.uri(path), deadline_s=self.deadline_s)
+        """Remove an object; no error if it is missing."""
+        retry_request(lambda s: self._backend.delete(path, s), where=self.uri(path), deadline_s=self.deadline_s)
 
-    def _allowance(self, size: int) -> float:
+    def _deadline(self, size: int) -> float:
         return self.deadline_s + size / SLOWEST_BYTES_S
 
 
 def normal_root(root: str) -> str:
-    """A root without trailing slashes, local ones absolute. RunFileError for any other kind of URI."""
+    """A root without trailing slashes, local ones absolute. RunFileError for any other URI."""
     if root.startswith("s3://"):
         match = S3_ROOT.fullmatch(root)
         if match is None or ".." in root.split("/"):
-            # Not repeated where someone wrote credentials into it.
-            shown = "" if "@" in root else f": {root!r}"
-            raise RunFileError(f"not an S3 location{shown}", do="write s3://bucket or s3://bucket/prefix")
+            # Not quoted if it may hold credentials.
+            quoted = "" if "@" in root else f": {root!r}"
+            raise RunFileError(f"not an S3 location{quoted}", do="write s3://bucket or s3://bucket/prefix")
         return f"s3://{match[1]}{match[2]}"
     local = root.removeprefix("file://")
     if not local or SCHEME.match(local):
@@ -162,7 +167,7 @@ def normal_root(root: str) -> str:
     return str(Path(local).expanduser().absolute())
 
 
-def _inside(path: str) -> str:
+def _checked(path: str) -> str:
     parts = path.split("/")
     if not path or path.startswith("/") or {"", ".", ".."} & set(parts):
         raise StorageError(f"not a path below the storage root: {path!r}")

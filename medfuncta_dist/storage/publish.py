@@ -1,8 +1,8 @@
-"""The one door to what others take as decided: commit records, the frozen run file, summaries and reports.
+"""The only way to write what others take as decided: commit records, the frozen run file, summaries and reports.
 
-Data objects (shards, parts, checkpoint files, a network's files) lie under names that no two writers share, and are
-nothing until a record names them: they are written with ``store.write``. What makes them exist, or is itself read as
-the truth under a fixed name, is written here, right after a look at the lease: a driver that lost it decides nothing.
+Data objects (shards, parts, checkpoint files, a network's files) have names that no two writers share, and do not count
+until a record names them: they are written with ``store.write``. The record that makes them count, and whatever is read
+under a fixed name, is written here, right after the lease is checked: a driver that lost its lease decides nothing.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any, ClassVar
 from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.storage.commit_record import LARGEST_RECORD, make_record
 from medfuncta_dist.storage.digest import canonical_json
-from medfuncta_dist.storage.leases.compare_and_swap import Seen, Swap
+from medfuncta_dist.storage.leases.compare_and_swap import MISSING, ConditionalStore
 from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 
 
 @dataclass(frozen=True)
 class Unfenced:
-    """In a fence's place where a writer has no lease by design; ``reason`` says why that is safe."""
+    """Takes the place of a fence for a writer that has no lease by design; ``reason`` says why that is safe."""
 
     reason: str
     token: ClassVar[int] = 0
@@ -31,15 +31,15 @@ class Unfenced:
 
 
 Guard = Fence | Unfenced
-"""What a writer shows at the door. Travels to workers by pickle."""
+"""A writer's proof that it may publish. Sent to workers by pickle."""
 
-ALONE = Unfenced("the caller sees to it that nobody else works on this run or data set")
+ALONE = Unfenced("the caller makes sure that nobody else works on this run or data set")
 """For a program that calls a stage's driver itself. The command line, and every job, holds a lease instead."""
 
 
 @dataclass(frozen=True)
 class NewRecord:
-    """A commit record to be written. Everything that ``body`` names must be in storage before."""
+    """A commit record to write. Everything that ``body`` names must already be in storage."""
 
     path: str
     kind: str
@@ -47,37 +47,38 @@ class NewRecord:
     generation: int = 0
 
     def to_bytes(self, where: str) -> bytes:
-        """As it is stored; MedfunctaError when that is more than a reader accepts."""
+        """The bytes to store; MedfunctaError when they are more than a reader accepts."""
         data = canonical_json(make_record(self.kind, self.body, self.generation))
         if len(data) > LARGEST_RECORD:
             raise MedfunctaError(
                 f"a {self.kind} record of {len(data)} bytes is larger than a reader accepts ({LARGEST_RECORD})",
                 where=where,
-                do="give each task less to do: data.sources_per_task, fit.scans_per_task",
+                do="give each task less work: lower data.sources_per_task or fit.scans_per_task",
             )
         return data
 
 
 def publish(store: ObjectStore, fence: Guard, record: NewRecord) -> None:
-    """Write a commit record. LeaseLostError, and nothing is written, where ``fence`` says so."""
+    """Write a commit record. LeaseLostError, and nothing is written, if the lease of ``fence`` is lost."""
     publish_bytes(store, fence, record.path, record.to_bytes(store.uri(record.path)))
 
 
 def publish_bytes(store: ObjectStore, fence: Guard, path: str, data: bytes) -> None:
-    """Likewise what is no record: the run file, figures, a report."""
+    """The same for what is not a commit record: the run file, a summary, a report."""
     fence.require(store)
     store.write(path, data)
 
 
-def publish_first(swap: Swap, record: NewRecord) -> bool:
-    """Write a record where there is none of its name, and where nobody can hold a lease: the condition decides.
+def publish_first(conditional: ConditionalStore, record: NewRecord) -> bool:
+    """Write a record without a lease, only if there is none under its name: of two writers, one succeeds.
 
-    False, and nothing is written, where somebody was faster.
+    Returns False, and writes nothing, if there is a record already.
     """
-    return swap.swap(record.path, Seen(None, None), record.to_bytes(swap.store.uri(record.path))) is not None
+    data = record.to_bytes(conditional.store.uri(record.path))
+    return conditional.compare_and_swap(record.path, MISSING, data) is not None
 
 
 def withdraw(store: ObjectStore, fence: Guard, path: str) -> None:
-    """Remove what was published. LeaseLostError, and nothing is removed, where ``fence`` says so."""
+    """Remove what was published. LeaseLostError, and nothing is removed, if the lease of ``fence`` is lost."""
     fence.require(store)
     store.delete(path)

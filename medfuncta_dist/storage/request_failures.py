@@ -1,4 +1,4 @@
-"""What a failed storage request means: whether it may pass by itself, whom it concerns, and how it is told."""
+"""What a failed storage request means: whether to retry it, what caused it, and the error to raise for it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from medfuncta_dist.errors import (
 )
 
 MISSING = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-PASSING_ERRORS = (
+TRANSIENT_ERRORS = (
     boto.HTTPClientError,
     boto.ConnectionError,
     boto.IncompleteReadError,
@@ -29,94 +29,94 @@ PASSING_ERRORS = (
     ConnectionError,
     TimeoutError,
 )
-# Answers below 500 that S3 servers give to requests which are right, but came at the wrong moment or arrived damaged.
-PASSING_CODES = {
+# Answers below 500 that S3 servers give to correct requests that came at the wrong moment or arrived damaged.
+TRANSIENT_CODES = {
     "BadDigest",
     "IncompleteBody",
     "OperationAborted",
     "RequestTimeout",
     "XAmzContentSHA256Mismatch",
 }
-# Answers to a write whose condition does not hold: the object has changed, is being changed, or is gone.
+# Answers to a conditional write whose condition is false: the object has changed, is being changed, or is gone.
 UNMET_CODES = {"PreconditionFailed", "412", "ConditionalRequestConflict", "NoSuchKey"}
-# "You ask too often": then the whole process asks less, not only the thread that was told so.
+# Too many requests: the whole process then sends fewer, not only the thread that got the answer.
 THROTTLING_CODES = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"}
 EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken"}
 CREDENTIAL_CODES = EXPIRED_CODES | {"InvalidAccessKeyId", "SignatureDoesNotMatch"}
-ELSEWHERE_CODES = {"PermanentRedirect", "AuthorizationHeaderMalformed", "301"}
+WRONG_REGION_CODES = {"PermanentRedirect", "AuthorizationHeaderMalformed", "301"}
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-# A machine that lacks something, or whose file system is away. Not EIO: that may be one file on a bad sector.
-LACKING = NO_SPACE | {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN}
+# The machine lacks something, or its file system is not mounted. Not EIO: that may be one file on a bad sector.
+MACHINE_FAILURES = NO_SPACE | {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN}
 
 
-def is_passing(error: BaseException) -> bool:
-    """Whether the same request may succeed a little later. Never for a missing object or refused credentials."""
-    answer = _answer(error)
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request may succeed a little later; never for a missing object or refused credentials."""
+    answer = _error_code(error)
     if answer is not None:
         code, status = answer
-        return (status >= 500 and status != 501) or is_throttled(error) or code in PASSING_CODES
-    return isinstance(error, PASSING_ERRORS)
+        return (status >= 500 and status != 501) or is_throttled(error) or code in TRANSIENT_CODES
+    return isinstance(error, TRANSIENT_ERRORS)
 
 
 def is_throttled(error: BaseException) -> bool:
-    """Whether the store says that it is asked too often."""
-    code, status = _answer(error) or ("", 0)
+    """Whether the store answered that it gets too many requests."""
+    code, status = _error_code(error) or ("", 0)
     return status == 429 or code in THROTTLING_CODES
 
 
-def wanted_pause_s(error: BaseException) -> float:
-    """Seconds for which the store wants to be left alone (``Retry-After``); 0 where it tells none."""
+def retry_after_s(error: BaseException) -> float:
+    """Seconds without any request that the store asks for (``Retry-After``); 0 where it asks for none."""
     client = _client_error(error)
     headers = client.response.get("ResponseMetadata", {}).get("HTTPHeaders", {}) if client else {}
     after = str(headers.get("retry-after", ""))
     return float(after) if after.isdecimal() else 0.0
 
 
-def is_of_the_machine(error: OSError) -> bool:
-    """Whether a local file could not be read for reasons that say nothing about the file."""
-    return error.errno in LACKING
+def is_machine_failure(error: OSError) -> bool:
+    """Whether reading a local file failed because of this machine, not because of the file."""
+    return error.errno in MACHINE_FAILURES
 
 
 def refuses_credentials(error: BaseException) -> bool:
-    """Whether S3 does not know these credentials (any more): others may do."""
-    return (_answer(error) or ("",))[0] in CREDENTIAL_CODES
+    """Whether S3 does not accept these credentials (any more), and others may work."""
+    return (_error_code(error) or ("",))[0] in CREDENTIAL_CODES
 
 
 def is_unmet_condition(error: BaseException) -> bool:
-    """Whether a conditional write was refused because the object is not, or no longer, in that state."""
-    return (_answer(error) or ("",))[0] in UNMET_CODES
+    """Whether a conditional write was refused because the object is not in the expected state."""
+    return (_error_code(error) or ("",))[0] in UNMET_CODES
 
 
 def explain(error: Exception, where: str) -> MedfunctaError:
-    """The error in words. It quotes codes and classes only: texts of S3 and of the system repeat object names."""
-    code = (_answer(error) or ("",))[0]
+    """The error to raise. It quotes codes and classes only: texts of S3 and of the system contain object names."""
+    code = (_error_code(error) or ("",))[0]
     if code == "InvalidRange":
         return IntegrityError("the object ends before the range to be read", where=where, do="run `verify`")
     if code == "NoSuchBucket":
         return StorageError("the bucket does not exist", where=where, do="create it, or correct the run file")
     if isinstance(error, MISSING):
         return ObjectMissingError("no such object", where=where, do="check the URI; `verify` lists what is missing")
-    if is_passing(error):
-        do = "check that the storage answers from this machine, then run the same command again"
+    if is_transient(error):
+        do = "check that this machine can reach the storage, then run the same command again"
         return DeadlineError(f"storage did not answer in time: {reason(error)}", where=where, do=do)
     if code in EXPIRED_CODES:
-        do = "renew the credentials, then run the same command again: it goes on where it stopped"
+        do = "renew the credentials, then run the same command again: it resumes where it stopped"
         return CredentialsError(f"the credentials have expired: {reason(error)}", where=where, do=do)
     if isinstance(error, OSError) and error.errno in NO_SPACE:
-        return DiskFullError(f"a disk of this machine is full: {reason(error)}", where=where, do=_MAKE_ROOM)
-    if code in ELSEWHERE_CODES:
+        return DiskFullError(f"a disk of this machine is full: {reason(error)}", where=where, do=_FREE_SPACE)
+    if code in WRONG_REGION_CODES:
         do = "set AWS_DEFAULT_REGION to the bucket's region"
         return StorageError(f"the bucket is in another region: {reason(error)}", where=where, do=do)
     do = "check credentials, permissions and free space of the storage"
     return StorageError(f"storage refused the request: {reason(error)}", where=where, do=do)
 
 
-_MAKE_ROOM = "make room there (cluster.cache_gigabytes bounds the cache of shards), then run the same command again"
+_FREE_SPACE = "free space there (cluster.cache_gigabytes limits the shard cache), then run the same command again"
 
 
 def reason(error: BaseException) -> str:
     """An error's S3 code, system error or class, without the names that its text may hold."""
-    answer = _answer(error)
+    answer = _error_code(error)
     if answer is not None:
         return f"{answer[0]} (HTTP {answer[1]})"
     if isinstance(error, TimeoutError | urllib3.exceptions.TimeoutError):
@@ -126,8 +126,8 @@ def reason(error: BaseException) -> str:
     return type(error).__name__
 
 
-def _answer(error: BaseException) -> tuple[str, int] | None:
-    """S3's error code and HTTP status."""
+def _error_code(error: BaseException) -> tuple[str, int] | None:
+    """S3's error code and HTTP status; None for an error that is not S3's answer."""
     if (client := _client_error(error)) is None:
         return None
     status = client.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
@@ -135,6 +135,6 @@ def _answer(error: BaseException) -> tuple[str, int] | None:
 
 
 def _client_error(error: BaseException) -> boto.ClientError | None:
-    """What S3 answered; s3fs keeps it as the cause of its own error."""
+    """S3's answer; s3fs keeps it as the cause of its own error."""
     client = error if isinstance(error, boto.ClientError) else error.__cause__
     return client if isinstance(client, boto.ClientError) else None

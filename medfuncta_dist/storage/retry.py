@@ -1,4 +1,4 @@
-"""The only layer that retries storage requests: until a deadline, with jitter, and only what can pass by itself."""
+"""The only layer that retries storage requests: until a deadline, with jitter, and only transient failures."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from typing import TypeVar
 from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_exponential, wait_random_exponential
 
 from medfuncta_dist.errors import IntegrityError, MedfunctaError
-from medfuncta_dist.storage.request_failures import explain, is_passing, is_throttled, wanted_pause_s
-from medfuncta_dist.storage.request_pace import PACE
+from medfuncta_dist.storage.request_failures import explain, is_throttled, is_transient, retry_after_s
+from medfuncta_dist.storage.request_pace import REQUEST_PACE
 
 T = TypeVar("T")
 
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
 ATTEMPT_S = 30.0
-"""One attempt may take this long, and its transfer on top."""
+"""One attempt may take this long, plus the time for its transfer."""
 SLOWEST_BYTES_S = 2e6
-"""Transfers get their size at this rate (bytes a second): below it a connection is given up for a new one."""
+"""Bytes per second. A connection that transfers fewer is given up for a new one."""
 
 
-def persist(request: Callable[[float], T], *, where: str, deadline_s: float) -> T:
-    """Call ``request(seconds left)`` until it succeeds, fails for good, or ``deadline_s`` is over.
+def retry_request(request: Callable[[float], T], *, where: str, deadline_s: float) -> T:
+    """Call ``request(seconds left)`` until it succeeds, fails permanently, or ``deadline_s`` has passed.
 
     Raises ObjectMissingError, DeadlineError or StorageError, naming ``where``, the attempts and the time spent.
     """
@@ -32,20 +32,20 @@ def persist(request: Callable[[float], T], *, where: str, deadline_s: float) -> 
     def attempt() -> T:
         nonlocal attempts
         attempts += 1
-        PACE.turn(deadline_s - (time.monotonic() - started))
+        REQUEST_PACE.wait(deadline_s - (time.monotonic() - started))
         try:
             found = request(max(deadline_s - (time.monotonic() - started), FIRST_WAIT_S))
         except Exception as error:
             if is_throttled(error):
-                PACE.refused(wanted_pause_s(error))
+                REQUEST_PACE.slow_down(retry_after_s(error))
             raise
-        PACE.answered()
+        REQUEST_PACE.speed_up()
         return found
 
     retrying = Retrying(
-        retry=retry_if_exception(is_passing),
+        retry=retry_if_exception(is_transient),
         stop=stop_before_delay(deadline_s),
-        # Half of each wait is by chance: a thousand workers that a store has refused must not come back as one.
+        # Half of each wait is random: a thousand workers that a store has refused must not all return at once.
         wait=wait_exponential(FIRST_WAIT_S / 2, LONGEST_WAIT_S / 2)
         + wait_random_exponential(FIRST_WAIT_S / 2, LONGEST_WAIT_S / 2),
         reraise=True,
@@ -59,19 +59,19 @@ def persist(request: Callable[[float], T], *, where: str, deadline_s: float) -> 
         raise explain(error, f"{where} ({spent}{_rank()})") from error
 
 
-def attempt_s(size: int) -> float:
+def attempt_limit_s(size: int) -> float:
     """Seconds that one attempt to move ``size`` bytes may take."""
     return ATTEMPT_S + size / SLOWEST_BYTES_S
 
 
-def refuse_above(limit: int, size: int) -> None:
-    """IntegrityError when an object is larger than its reader can expect: it is not what should be there."""
+def require_at_most(limit: int, size: int) -> None:
+    """IntegrityError when an object is larger than its reader expects: it is another object."""
     if size > limit:
         what = f"an object has {size} bytes where at most {limit} were expected"
-        raise IntegrityError(what, do="see what lies there, and restore the object from a backup")
+        raise IntegrityError(what, do="look at the object, and restore it from a backup")
 
 
 def _rank() -> str:
-    """Which of the training workers this is; "" in any other process."""
+    """The rank of this training worker; "" in any other process."""
     rank = os.environ.get("RANK", "")
     return f", rank {rank}" if rank.isdecimal() else ""

@@ -1,6 +1,6 @@
 """The user's archive, read-only: patterns in, source files out.
 
-A source's ``relative`` path is what identifies it: keys are HMACs of it, so the archive may move. It can name a
+A source is identified by its ``relative`` path: keys are HMACs of it, so the archive may move. The path can name a
 patient, and is never logged, stored or put into an error.
 """
 
@@ -20,13 +20,13 @@ from medfuncta_dist.storage.object_store import ObjectStore
 
 MAGIC = re.compile(r"[*?\[]")
 COMPRESSED = {".gz", ".bz2", ".xz", ".zst"}
-ANONYMOUS = "a source of this run (the owner's private mapping knows which)"
-"""Where an error lies, as it may be told: a source's name may be a patient's."""
+ANONYMOUS_SOURCE = "a source of this run (the owner's private mapping tells which)"
+"""``where`` of an error about a source, whose own name may contain a patient's."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """One file or object of the archive: where it is, its path below the pattern's fixed part, its bytes."""
+    """One file or object of the archive: its URI, its path below the pattern's fixed part, its size in bytes."""
 
     uri: str
     relative: str
@@ -34,7 +34,7 @@ class Source:
 
 
 def expand(patterns: str | list[str]) -> list[Source]:
-    """The sources that files, folders and globs (``**`` included; local or s3://) name, sorted by ``relative``.
+    """The sources that match files, folders and globs (``**`` included; local or s3://), sorted by ``relative``.
 
     A folder means all files below it; hidden files (a name in the path starts with a dot) are left out unless the
     pattern itself names them. A file that two patterns match counts once. RunFileError when a pattern matches
@@ -63,7 +63,7 @@ def local_copy(source_uri: str) -> Iterator[Path]:
         try:
             ObjectStore(parent).download(name, local)
         except StorageError as error:
-            raise type(error)(error.what, where=ANONYMOUS, do=error.do) from None
+            raise type(error)(error.what, where=ANONYMOUS_SOURCE, do=error.do) from None
         yield local
 
 
@@ -74,7 +74,7 @@ def suffix(name: str) -> str:
 
 
 def _expand_one(pattern: str) -> list[Source]:
-    """A pattern's sources: the file of exactly that name if there is one, else what the glob or folder holds."""
+    """A pattern's sources: the file of exactly that name if there is one, else the files in the glob or folder."""
     if (file := _as_file(pattern)) is not None:
         return [file]
     fixed, rest = _split(pattern)
@@ -130,6 +130,6 @@ def _hidden(path: str) -> bool:
 def _distinct(sources: list[Source]) -> list[Source]:
     same = len(sources) - len({s.relative for s in sources})
     if same:
-        what = f"{same} source files have the same path below their patterns as another one: they have no identity"
-        raise RunFileError(what, where="data.source", do="name their common parent folder in one pattern")
+        what = f"{same} source files have the same path below their patterns as another one, and would get the same key"
+        raise RunFileError(what, where="data.source", do="write one pattern that begins at their common parent folder")
     return sources

@@ -11,11 +11,11 @@ from typing import TypeVar
 T = TypeVar("T")
 
 POLL_S = 0.1
-"""How soon the thread notices that its consumer has left."""
+"""How often the thread checks whether its consumer has stopped."""
 
 
 class _End:
-    """What ends the queue: the producer's error, or None when it came to its end."""
+    """The last entry of the queue: the producer's error, or None if it finished."""
 
     def __init__(self, error: BaseException | None) -> None:
         self.error = error
@@ -24,25 +24,25 @@ class _End:
 def prefetch(items: Iterable[T], depth: int) -> Prefetched[T]:
     """The same items in the same order, at most ``depth`` of them read ahead, from now on.
 
-    An error of ``items`` is raised where its item would have come. Leaving early (``close``, or letting go of it) stops
-    the thread before the next item.
+    An error of ``items`` is raised in place of the item. ``close``, or deleting the result, stops the thread before the
+    next item.
     """
     return Prefetched(items, depth)
 
 
 class Prefetched(Iterator[T]):
-    """What a thread reads ahead. Not a generator: that would begin to read when the first item is asked for."""
+    """Items that a thread reads ahead. Not a generator, which would start to read only at the first ``next``."""
 
     def __init__(self, items: Iterable[T], depth: int) -> None:
         self._ready: queue.Queue[T | _End] = queue.Queue(depth)
-        self._left = threading.Event()
-        # The thread must not hold on to this object, or nobody could let go of it.
-        told = (items, self._ready, self._left)
-        self._thread = threading.Thread(target=_fill, args=told, name="prefetch", daemon=True)
+        self._stopped = threading.Event()
+        # The thread must not refer to this object, which could then never be garbage collected.
+        arguments = (items, self._ready, self._stopped)
+        self._thread = threading.Thread(target=_fill, args=arguments, name="prefetch", daemon=True)
         self._thread.start()
 
     def __next__(self) -> T:
-        if self._left.is_set():
+        if self._stopped.is_set():
             raise StopIteration
         item = self._ready.get()
         if not isinstance(item, _End):
@@ -51,33 +51,33 @@ class Prefetched(Iterator[T]):
         raise item.error or StopIteration
 
     def close(self) -> None:
-        """Stop the thread, and wait for its end."""
-        self._left.set()
+        """Stop the thread, and wait until it has ended."""
+        self._stopped.set()
         self._thread.join()
 
     def leave(self) -> None:
-        """Stop the thread before its next item, and do not wait for it: storage may keep it for minutes."""
-        self._left.set()
-        with suppress(queue.Full):  # whoever waits for an item, in another thread, is told that there will be none
+        """Stop the thread before its next item without waiting for it: storage may block it for minutes."""
+        self._stopped.set()
+        with suppress(queue.Full):  # wakes a thread that waits for an item
             self._ready.put_nowait(_End(None))
 
     def __del__(self) -> None:
-        self._left.set()
+        self._stopped.set()
 
 
-def _fill(items: Iterable[T], ready: queue.Queue[T | _End], left: threading.Event) -> None:
+def _fill(items: Iterable[T], ready: queue.Queue[T | _End], stopped: threading.Event) -> None:
     error: BaseException | None = None
     try:
         for item in items:
-            if not _put(item, ready, left):
+            if not _put(item, ready, stopped):
                 return
     except BaseException as raised:
         error = raised
-    _put(_End(error), ready, left)
+    _put(_End(error), ready, stopped)
 
 
-def _put(item: T | _End, ready: queue.Queue[T | _End], left: threading.Event) -> bool:
-    while not left.is_set():
+def _put(item: T | _End, ready: queue.Queue[T | _End], stopped: threading.Event) -> bool:
+    while not stopped.is_set():
         try:
             ready.put(item, timeout=POLL_S)
         except queue.Full:

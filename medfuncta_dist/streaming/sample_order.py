@@ -1,15 +1,15 @@
 """Sample order as a pure function: (seed, epoch, split digest) -> which scans are in global batch g.
 
-Nothing here depends on world size or rank, so a run that is resumed on another number of workers goes on with exactly
-the scans it would have seen. An epoch is built so:
+Nothing here depends on world size or rank, so a run that resumes on another number of workers continues with exactly
+the scans that it would have read. An epoch is built like this:
 
 1. the split's shards are permuted;
 2. they are dealt, like cards, into C = min(batch, shards) canonical streams;
-3. each stream is cut into blocks of at most ``window`` scans, at a border drawn for the epoch, and each block permuted;
-4. the streams are read round-robin (one that has ended is passed over), ``batch`` scans a global batch;
+3. each stream is cut into blocks of at most ``window`` scans, at an offset drawn per epoch, and each block permuted;
+4. the streams are read round-robin (one that has ended is passed over), ``batch`` scans per global batch;
 5. the last, partial batch is dropped, and counted.
 
-Streams hold shards, and blocks lie in a few of them: a worker reads a few shards at a time, each once.
+A stream is a sequence of shards and a block spans few of them: a worker reads a few shards at a time, each once.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ Indices = npt.NDArray[np.int64]
 
 
 class SampleId(NamedTuple):
-    """A scan by its place: the shard's position in the split, the row in the shard's index."""
+    """The position of a scan: its shard's position in the split, and its row in the shard's index."""
 
     shard: int
     row: int
 
 
 class EpochOrder:
-    """The global batches of one epoch, at random access: ``batch(g)`` costs O(batch), plus a block when one begins.
+    """The global batches of one epoch, with random access: ``batch(g)`` costs O(batch), plus a block when one begins.
 
     ``shard_samples``: scans of each shard of the split, in the snapshot's order; ``digest``: the split's digest.
     """
@@ -50,9 +50,9 @@ class EpochOrder:
         self._batch, self._window = batch, window
         self._name = f"{seed}/{epoch}/{digest}"
         self._streams = self._deal(min(batch, len(self._samples)))
-        # Lists: one number at a time is looked up in them, which NumPy does ten times slower than bisect.
+        # Lists, because they are searched for one number at a time: bisect is ten times faster than NumPy there.
         self._ends = [list(accumulate(self._samples[shards].tolist())) for shards in self._streams]
-        self._rounds = _Rounds([ends[-1] for ends in self._ends])
+        self._round_robin = _RoundRobin([ends[-1] for ends in self._ends])
         self._shifts = [self._shift(stream, ends[-1]) for stream, ends in enumerate(self._ends)]
         self._blocks: dict[int, tuple[int, Indices]] = {}
         self.batches, self.dropped = divmod(int(self._samples.sum()), batch)
@@ -61,7 +61,7 @@ class EpochOrder:
         """The scans of global batch ``g``, the same at any world size."""
         if not 0 <= g < self.batches:
             raise IndexError(f"global batch {g} of {self.batches}")
-        return [self._sample(*self._rounds.turn(p)) for p in range(g * self._batch, (g + 1) * self._batch)]
+        return [self._sample(*self._round_robin.locate(p)) for p in range(g * self._batch, (g + 1) * self._batch)]
 
     def _deal(self, streams: int) -> list[Indices]:
         shards = permutation(len(self._samples), self._name, "shards")
@@ -71,26 +71,26 @@ class EpochOrder:
         """How far the stream's first block is cut short; a stream that fits into the window is one block."""
         return int(random_numbers(1, self._name, "shift", stream)[0]) % self._window if length > self._window else 0
 
-    def _sample(self, stream: int, turn: int) -> SampleId:
-        """The scan that a stream gives at its ``turn``."""
-        place = self._shuffled(stream, turn)
+    def _sample(self, stream: int, index: int) -> SampleId:
+        """The scan at ``index`` of a stream, in shuffled order."""
+        place = self._shuffled(stream, index)
         ends = self._ends[stream]
         nth = bisect_right(ends, place)
         shard = int(self._streams[stream][nth])
         return SampleId(shard, place - ends[nth] + int(self._samples[shard]))
 
-    def _shuffled(self, stream: int, turn: int) -> int:
-        """Place in the stream, before shuffling, of the scan at ``turn``: both lie in the same block."""
-        block, shift = (turn + self._shifts[stream]) // self._window, self._shifts[stream]
+    def _shuffled(self, stream: int, index: int) -> int:
+        """Index before shuffling of the scan at shuffled ``index``: both are in the same block."""
+        block, shift = (index + self._shifts[stream]) // self._window, self._shifts[stream]
         first = max(block * self._window - shift, 0)
         if self._blocks.get(stream, (-1,))[0] != block:
             last = min((block + 1) * self._window - shift, self._ends[stream][-1])
             self._blocks[stream] = block, permutation(last - first, self._name, "block", stream, block)
-        return first + int(self._blocks[stream][1][turn - first])
+        return first + int(self._blocks[stream][1][index - first])
 
 
-class _Rounds:
-    """Round-robin over streams of unequal lengths, at random access: position -> (stream, its turn)."""
+class _RoundRobin:
+    """Round-robin over streams of unequal lengths, with random access: position -> (stream, index in the stream)."""
 
     def __init__(self, lengths: Sequence[int]) -> None:
         levels = [0, *sorted({n for n in lengths if n > 0})]
@@ -102,7 +102,7 @@ class _Rounds:
         ]
         self._starts = [0, *accumulate(rounds)][:-1]
 
-    def turn(self, position: int) -> tuple[int, int]:
+    def locate(self, position: int) -> tuple[int, int]:
         phase = bisect_right(self._starts, position) - 1
         alive = self._alive[phase]
         rounds, nth = divmod(position - self._starts[phase], len(alive))
@@ -110,7 +110,7 @@ class _Rounds:
 
 
 def rank_slice(batch: int, world_size: int, rank: int) -> slice:
-    """The part of a global batch that is a rank's: contiguous, in rank order, sizes differing by at most one."""
+    """A rank's part of a global batch: contiguous, in rank order, sizes differing by at most one."""
     if not 0 <= rank < world_size <= batch:
         raise ValueError(f"rank {rank} of {world_size} workers over a global batch of {batch} scans")
     share, more = divmod(batch, world_size)

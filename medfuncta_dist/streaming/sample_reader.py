@@ -1,7 +1,7 @@
-"""Samples from verified bytes: single scans out of shards, by their place.
+"""Single scans read from shards by their position, and verified.
 
-Nothing is used before it was proved: a shard by its size and SHA-256, an index by its SHA-256, each member of a
-sample by its CRC-32C. A tar that was cut short or had a bit flipped reads without an error otherwise.
+Nothing is used before it is verified: a shard by its size and SHA-256, an index by its SHA-256, each member of a
+sample by its CRC-32C. Without that, a tar that was cut short or has a flipped bit would be read without an error.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from medfuncta_dist.streaming.shard_cache import ShardCache
 __all__ = ["Members", "SampleReader", "ShardCache"]
 
 OPEN_SHARDS = 128
-"""File handles a reader keeps; most systems allow 1024 a process."""
+"""File handles that a reader keeps open; most systems allow 1024 per process."""
 FETCHES = 4
-"""Shards a reader fetches at once in the background: enough to hide requests' latency, and few beside training."""
+"""Shards that a reader fetches at once in the background: enough to hide latency, too few to slow training down."""
 
 
 class Members(TypedDict):
@@ -43,7 +43,7 @@ class Members(TypedDict):
 
 
 class SampleReader:
-    """Single samples of a list of shards, each verified; indexes and shards are fetched when expected, or needed."""
+    """Single samples of a list of shards, each verified; ``expect`` fetches a shard ahead of time."""
 
     def __init__(self, store: ObjectStore, shards: Sequence[Shard], cache: ShardCache) -> None:
         self._store, self._shards, self._cache = store, list(shards), cache
@@ -54,9 +54,9 @@ class SampleReader:
         self._lock = threading.Lock()
 
     def expect(self, shard: int) -> None:
-        """Begin to fetch a shard in the background; reading from it then waits only for what is left to do.
+        """Start to fetch a shard in the background; a read from it then waits only for the rest.
 
-        What goes wrong is raised by the read that needs the shard.
+        An error is raised by the read that needs the shard.
         """
         if shard not in self._open and shard not in self._expected:
             self._expected[shard] = self._fetching.submit(self._fetch, shard)
@@ -77,7 +77,7 @@ class SampleReader:
         return {"__key__": index.keys[sample.row], "__url__": shard.uri, "npy": npy, "json": json}
 
     def close(self) -> None:
-        """Close all shards and expect none; the next read opens them again."""
+        """Close all shards and cancel what was expected; the next read opens them again."""
         with self._lock:
             while self._expected:
                 self._expected.popitem()[1].cancel()

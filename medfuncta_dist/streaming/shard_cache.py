@@ -1,4 +1,4 @@
-"""A node's shards on disk: downloaded once, proved before use, shared by its processes, least recently used out."""
+"""A node's shards on disk: downloaded once, verified before use, shared by its processes, evicted by last use."""
 
 from __future__ import annotations
 
@@ -22,30 +22,30 @@ from medfuncta_dist.storage.object_store import ObjectStore
 LOCK_DEADLINE_S = 3600.0
 """Waiting for another process of this node to download a shard."""
 ABANDONED_S = 3600.0
-"""Age at which an unfinished download has no process any more."""
+"""Seconds after which an unfinished download counts as abandoned by its process."""
 
 INDEX = ".index"
 
-_proved: set[tuple[str, int, int, int]] = set()
-"""Cached files that this process has hashed: path, inode, size, time of change."""
+_verified_files: set[tuple[str, int, int, int]] = set()
+"""Cached files that this process has verified: path, inode, size, time of change."""
 
 
 def cache_folder(configured: str | None) -> Path:
-    """``cluster.cache``, or this user's folder among the temporary ones: two users of a node must not share one."""
+    """``cluster.cache``, or a temporary folder of this user: two users of a node must not share one."""
     return Path(configured) if configured else Path(tempfile.gettempdir()) / f"medfuncta-cache-{os.getuid()}"
 
 
 class ShardCache:
-    """Shards on this node's disk, shared by its processes: each is downloaded once, the least recently used go first.
+    """Shards on this node's disk, shared by its processes: each is downloaded once, and evicted by last use.
 
-    ``max_bytes`` may be exceeded by the shard in use alone.
+    ``max_bytes`` is exceeded only if the shard in use alone is larger.
     """
 
     def __init__(self, store: ObjectStore, folder: Path, max_bytes: int) -> None:
         self._store, self._folder, self._max_bytes = store, folder, max_bytes
 
     def path(self, shard: Shard) -> Path:
-        """The verified local file of a shard (IntegrityError, StorageError). Open it soon: it may be evicted."""
+        """The verified local file of a shard (IntegrityError, StorageError). Open it at once: it may be evicted."""
         with self._lock(shard.sha256):
             return self._verified(shard)
 
@@ -56,13 +56,13 @@ class ShardCache:
             return checked_index(file.read_bytes(), shard, str(file))
         data = self._store.read(shard.index_uri, limit=shard.index_size)
         table = checked_index(data, shard, self._store.uri(shard.index_uri))
-        # It is small, and can be read again: where it can not be kept, nothing is lost.
+        # It is small, and can be read again if it cannot be kept here.
         with suppress(OSError), replacing(file, durable=False) as part:
             part.write_bytes(data)
         return table
 
     def open(self, shard: Shard) -> BinaryIO:
-        """The verified shard, open for reading; eviction can not take it away any more."""
+        """The verified shard, open for reading; eviction no longer affects it."""
         with self._lock(shard.sha256):
             return self._verified(shard).open("rb")
 
@@ -73,27 +73,29 @@ class ShardCache:
             with FileLock(self._folder / f"{name}.lock", timeout=seconds):
                 yield
         except Timeout as error:
-            do = "end the process of this node that holds it"
+            do = "stop the process of this node that holds its lock, then run the same command again"
             raise DeadlineError("a cached shard stayed locked", where=f"shard {name}", do=do) from error
 
     def _verified(self, shard: Shard) -> Path:
         file = self._folder / f"{shard.sha256}.tar"
         if file.is_dir():
-            raise StorageError("a folder lies where a cached shard belongs", where=str(file), do="remove it")
-        if not _proves(file, shard):
+            raise StorageError(
+                "there is a folder in the place of a cached shard", where=str(file), do="remove the folder"
+            )
+        if not _is_verified(file, shard):
             self._fetch(shard, file)
         status = file.stat()
-        # The time of use goes into atime, set by hand since mounts ignore it; mtime tells that the bytes are the same.
+        # atime records the last use, set here because mounts may not; an unchanged mtime shows unchanged bytes.
         os.utime(file, ns=(time.time_ns(), status.st_mtime_ns))
         return file
 
     def _fetch(self, shard: Shard, file: Path) -> None:
         part = file.with_suffix(".part")
-        for _ in range(2):  # a transfer can damage bytes; what is damaged in storage is so the second time, too
+        for _ in range(2):  # a transfer can damage bytes; bytes that are damaged in storage fail twice
             digest = self._download(shard, part)
             if part.stat().st_size == shard.size and digest == shard.sha256:
                 part.replace(file)
-                _proved.add(_signature(file))
+                _verified_files.add(_signature(file))
                 self._evict(file, self._max_bytes)
                 return
             part.unlink()
@@ -101,9 +103,9 @@ class ShardCache:
         raise IntegrityError("the shard is not what the snapshot says (size or SHA-256)", where=where, do=do)
 
     def _download(self, shard: Shard, part: Path) -> str:
-        """The SHA-256 of what came; an object that is larger than the shard never comes.
+        """Download a shard, refusing an object that is larger; returns the SHA-256 of the bytes.
 
-        On a disk without room the other shards make room for this one, once.
+        If the disk is full, all other shards are evicted, once.
         """
         try:
             return self._store.download(shard.uri, part, size=shard.size)
@@ -112,8 +114,8 @@ class ShardCache:
         try:
             return self._store.download(shard.uri, part, size=shard.size)
         except DiskFullError as error:
-            what = f"the cache has no room for a shard of {shard.size} bytes, not even as the only one"
-            do = "make room there, or set cluster.cache to a folder on another disk; then run the same command again"
+            what = f"the shard cache has no room for a shard of {shard.size} bytes, even with all others evicted"
+            do = "free space there, or set cluster.cache to a folder on another disk; then run the same command again"
             raise DiskFullError(what, where=str(self._folder), do=do) from error
 
     def _evict(self, keep: Path, max_bytes: int) -> None:
@@ -126,7 +128,7 @@ class ShardCache:
                     excess -= status.st_size
 
     def _remove(self, file: Path) -> bool:
-        """Remove a shard, unless another process is just opening it."""
+        """Remove a shard, unless another process is opening it."""
         try:
             with self._lock(file.stem, seconds=0):
                 file.unlink(missing_ok=True)
@@ -137,7 +139,7 @@ class ShardCache:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Downloads of processes that were killed, and indexes whose shards are gone."""
+    """Remove downloads of processes that were killed, and indexes whose shards are gone."""
     alone = (file for file in folder.glob(f"*{INDEX}") if not file.with_suffix(".tar").exists())
     for file in (*folder.glob("*.part"), *folder.glob(f"{TEMPORARY}*"), *alone):
         with suppress(FileNotFoundError):
@@ -145,13 +147,13 @@ def _remove_abandoned(folder: Path) -> None:
                 file.unlink()
 
 
-def _proves(file: Path, shard: Shard) -> bool:
-    """Whether the cached file is the shard; hashed once a process, and again whenever the file has changed."""
+def _is_verified(file: Path, shard: Shard) -> bool:
+    """Whether the cached file is the shard; hashed once per process, and again after the file has changed."""
     with suppress(FileNotFoundError):
-        if (signature := _signature(file)) in _proved:
+        if (signature := _signature(file)) in _verified_files:
             return True
         if file.stat().st_size == shard.size and sha256_file(file) == shard.sha256:
-            _proved.add(signature)
+            _verified_files.add(signature)
             return True
     return False
 

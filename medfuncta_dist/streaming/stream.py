@@ -1,4 +1,4 @@
-"""What the training loop reads: a webdataset pipeline whose first stage is our ordered, verified source."""
+"""The training loop's batches: a webdataset pipeline whose source gives verified samples in our order."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from medfuncta_dist.streaming.sample_order import EpochOrder, SampleId, position
 from medfuncta_dist.streaming.sample_reader import Members, SampleReader
 
 READ_AHEAD = 4
-"""Batches. Hiccups of a few steps are hidden; a rank's memory holds a handful of batches more."""
+"""Batches. Hides delays of a few steps, for the memory of as many batches per rank."""
 FETCH_AHEAD = 4096
-"""Scans. The shards of that many scans to come are fetched in the background: seconds, at the speed of any network."""
+"""Scans. The shards of the next so many scans are fetched in the background, which takes seconds."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Batch:
 
 
 class Placed(TypedDict):
-    """A sample on its way through the pipeline, with the outer step that it is for."""
+    """A sample in the pipeline, with its outer step."""
 
     step: int
     epoch: int
@@ -44,7 +44,7 @@ class Placed(TypedDict):
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """The same, decoded."""
+    """A decoded sample, with its outer step."""
 
     step: int
     epoch: int
@@ -60,8 +60,8 @@ def training_stream(
 ) -> Prefetched[Batch]:
     """This rank's batches of the outer steps ``start_step`` … ``stop_step - 1``, read ahead by one thread.
 
-    A stream that starts at step s gives what one that started at 0 would give from there. Raises IntegrityError or
-    StorageError at the batch that can not be read, RunFileError when an epoch has no whole batch.
+    A stream that starts at step s gives the same batches as one that started at 0. Raises IntegrityError or
+    StorageError at the batch that cannot be read, RunFileError when an epoch has no whole batch.
     """
     size = rank_slice.stop - rank_slice.start
 
@@ -73,7 +73,7 @@ def training_stream(
 
 
 def scan_batches(reader: SampleReader, ids: Sequence[SampleId]) -> Iterator[Sample]:
-    """The named scans, decoded, one by one in the order given."""
+    """The decoded scans of ``ids``, one by one in the order given."""
     for sample in ids:
         yield _decode(reader.read(sample))
 
@@ -81,7 +81,7 @@ def scan_batches(reader: SampleReader, ids: Sequence[SampleId]) -> Iterator[Samp
 def _placed(
     reader: SampleReader, order_of_epoch: Callable[[int], EpochOrder], steps: range, part: slice
 ) -> Iterator[Placed]:
-    """The first stage: members of this rank's scans, step by step. A rank never opens a shard of another's scans."""
+    """The first stage: members of this rank's scans, step by step. Shards without any are not opened."""
     for step, epoch, sample in _expected(reader, _planned(order_of_epoch, steps, part)):
         yield {"step": step, "epoch": epoch, "members": reader.read(sample)}
 
@@ -102,7 +102,7 @@ def _planned(
 def _expected(
     reader: SampleReader, planned: Iterable[tuple[int, int, SampleId]]
 ) -> Iterator[tuple[int, int, SampleId]]:
-    """The same, a shard being expected ``FETCH_AHEAD`` scans before its first one is read."""
+    """The same; each shard is expected ``FETCH_AHEAD`` scans before its first scan is read."""
     ahead: deque[tuple[int, int, SampleId]] = deque()
     try:
         for place in planned:
@@ -124,7 +124,7 @@ def _decode(members: Members) -> Sample:
 
 
 def _batched(samples: Iterable[Decoded], size: int) -> Iterator[Batch]:
-    """Every ``size`` samples are one step's: a rank's share is the same at each step."""
+    """Batches of ``size`` samples, one per step: a rank's share is the same at each step."""
     samples = iter(samples)
     while taken := list(islice(samples, size)):
         values = np.empty((len(taken), *_points_shape(taken[0].sample)), np.float32)
@@ -146,5 +146,5 @@ def _points_shape(sample: Sample) -> tuple[int, int]:
 
 
 def _fill(values: npt.NDArray[np.float32], sample: Sample) -> None:
-    """Write a sample's values as (point, channel) to where they are wanted: no copy in between."""
+    """Write a sample's values as (point, channel) straight into ``values``, without a copy in between."""
     sample.values(out=values.T.reshape(sample.array.shape, copy=False))

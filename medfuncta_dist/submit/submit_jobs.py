@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.stage_names import STAGES, require_stages
 from medfuncta_dist.errors import ClusterError, MedfunctaError, RunChangedError, RunFileError
-from medfuncta_dist.storage.leases.compare_and_swap import Swap
+from medfuncta_dist.storage.leases.compare_and_swap import ConditionalStore
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.backends.backend import Backend
 from medfuncta_dist.submit.manifest.base_manifest import load_base
@@ -121,7 +121,7 @@ def submit_next_job(request: SubmissionRequest, backend: Backend, readiness: Rea
     readiness.require_ready(run, store, stages)
     (manifest,) = render_manifests(replace(request, stages=stages, together=True), records, backend)
     record = make_submission_record(request, stages, records, backend)
-    if not create_job_record(Swap.of(store), run.name, record):
+    if not create_job_record(ConditionalStore.probe(store), run.name, record):
         concurrent = _wait_for_concurrent_submit(run, store, record.name, backend)
         return _make_result(request, concurrent, is_new=False)
     try:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from medfuncta_dist.errors import RunChangedError, RunFileError
-from medfuncta_dist.storage.leases.compare_and_swap import Swap
+from medfuncta_dist.storage.leases.compare_and_swap import ConditionalStore
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.backends.backend import Backend
 from medfuncta_dist.submit.manifest.argo_workflow import build_workflow
@@ -80,9 +80,9 @@ def _require_new_key(request: SubmissionRequest, earlier: Sequence[SubmissionRec
 
 def _create_records(store: ObjectStore, run: str, records: Sequence[SubmissionRecord]) -> None:
     """Create all of the records, or none."""
-    swap = Swap.of(store)
+    conditional = ConditionalStore.probe(store)
     for number, record in enumerate(records):
-        if not create_job_record(swap, run, record):
+        if not create_job_record(conditional, run, record):
             for created in records[:number]:
                 delete_job_record(store, run, created.name)
             raise name_taken_error(record.name)

@@ -1,1 +1,1 @@
-"""What a run tells: events, metrics, progress."""
+"""What a run reports: events, metrics, progress."""

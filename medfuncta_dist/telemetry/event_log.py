@@ -24,7 +24,7 @@ import numpy as np
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, ObjectMissingError, StorageError
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing import strict_json
-from medfuncta_dist.telemetry.storage_patience import impatient
+from medfuncta_dist.telemetry.storage_deadline import with_short_deadline
 
 FORMAT_VERSION = 1
 FLUSH_S = 10.0
@@ -34,7 +34,7 @@ PART_BYTES = 2**20
 
 LARGEST_PART = 16 * PART_BYTES
 """A part is closed at the first flush beyond ``PART_BYTES``."""
-_MOVE = "move it away: only the curves of that attempt are lost with it"
+_MOVE_AWAY = "move it away: only the curves of that attempt are lost with it"
 
 
 def events_folder(run: str) -> str:
@@ -45,26 +45,27 @@ def events_folder(run: str) -> str:
 class EventLog:
     """A sink for one attempt. What is not flushed when the process is killed is lost: at most ``flush_s`` seconds.
 
-    The clock's flushes run in a thread of their own. Storage that does not answer costs nothing but memory: the lines
-    are kept, and written with the next flush.
+    Regular flushes run in a thread of their own. Storage that does not answer costs only memory: the lines are kept,
+    and written with the next flush.
     """
 
     def __init__(self, store: ObjectStore, run: str, attempt: str, *, flush_s: float = FLUSH_S) -> None:
-        self._store, self._attempt, self._flush_s = impatient(store), attempt, flush_s
+        self._store, self._attempt, self._flush_s = with_short_deadline(store), attempt, flush_s
         self._base = f"{events_folder(run)}/{attempt}"
-        self._part, self._dirty, self._failing, self._flushed = 0, True, False, time.monotonic()
+        self._part, self._flushed = 0, time.monotonic()
+        self._dirty, self._failing = True, False
         self._unwritten: dict[str, bytes] = {}
         self._adding, self._writing = threading.Lock(), threading.Lock()
         self._start_part()
         self.flush()
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        """A line of numbers. Not-finite ones become null, which JSON has a word for."""
+        """Log a line of numbers. Those that are not finite become null: JSON cannot write them."""
         values = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         self._add({"kind": "metrics", "time": round(time.time(), 3), "step": step, "values": values})
 
     def event(self, name: str, **fields: Any) -> None:
-        """A line that says what happened."""
+        """Log a line that says what happened."""
         self._add({"kind": "event", "time": round(time.time(), 3), "name": name, "fields": fields})
 
     def image(self, name: str, step: int, array: np.ndarray) -> None:
@@ -85,13 +86,13 @@ class EventLog:
                             del self._unwritten[path]
                 self._failing = False
             except StorageError as error:
-                self._say(error)
+                self._warn(error)
 
     def close(self) -> None:
         """Write what is left."""
         self.flush()
 
-    def _say(self, error: StorageError) -> None:
+    def _warn(self, error: StorageError) -> None:
         if not self._failing:
             print(f"telemetry: events could not be stored, and are kept for later: {error.what}", file=sys.stderr)
         self._failing = True
@@ -121,19 +122,21 @@ class EventLog:
         self._bytes += len(self._lines[-1])
 
 
-def read_events(store: ObjectStore, run: str, say: Callable[[str], object] | None = None) -> Iterator[dict[str, Any]]:
+def read_events(
+    store: ObjectStore, run: str, notify: Callable[[str], object] | None = None
+) -> Iterator[dict[str, Any]]:
     """Every line of every attempt, in order, headers left out. FormatVersionError or IntegrityError name the object.
 
-    With ``say``, files that are not event logs are passed over, each with a line: nothing computed hangs on them.
+    With ``notify``, files that are not event logs are skipped, each with a line: no result depends on them.
     """
     for info in store.list(events_folder(run)):
         if info.path.endswith(".jsonl"):
             try:
                 yield from _lines(store.read(info.path, limit=LARGEST_PART), store.uri(info.path))
             except (IntegrityError, ObjectMissingError) as error:
-                if say is None:
+                if notify is None:
                     raise
-                say(f"events of {info.path.rsplit('/', 1)[-1]} are left out: {error.what}")
+                notify(f"events of {info.path.rsplit('/', 1)[-1]} are left out: {error.what}")
 
 
 def attempts(store: ObjectStore, run: str) -> list[str]:
@@ -143,20 +146,20 @@ def attempts(store: ObjectStore, run: str) -> list[str]:
 
 
 def history(
-    store: ObjectStore, run: str, metric: str = "loss", say: Callable[[str], object] | None = None
+    store: ObjectStore, run: str, metric: str = "loss", notify: Callable[[str], object] | None = None
 ) -> list[tuple[int, float]]:
-    """(step, value) of a metric, by step. Steps that were taken again after a restart count once: the last time."""
+    """(step, value) of a metric, by step. Of a step that was taken again after a restart the last value counts."""
     found: dict[int, float] = {}
-    for line in read_events(store, run, say):
+    for line in read_events(store, run, notify):
         if line["kind"] == "metrics" and line["values"].get(metric) is not None:
             found[line["step"]] = line["values"][metric]
     return sorted(found.items())
 
 
 def _lines(data: bytes, where: str) -> Iterator[dict[str, Any]]:
-    parsed = [strict_json.parse_object(line, "a line of an event log", where, _MOVE) for line in data.splitlines()]
+    parsed = [strict_json.parse_object(line, "a line of an event log", where, _MOVE_AWAY) for line in data.splitlines()]
     if not parsed or "format_version" not in parsed[0]:
-        raise IntegrityError("an event log has no header", where=where, do=_MOVE)
+        raise IntegrityError("an event log has no header", where=where, do=_MOVE_AWAY)
     version = parsed[0]["format_version"]
     if version != FORMAT_VERSION:
         raise FormatVersionError(
@@ -165,7 +168,7 @@ def _lines(data: bytes, where: str) -> Iterator[dict[str, Any]]:
             do="use the version of medfuncta-dist that wrote it, or a newer one",
         )
     if parsed[0].get("kind") != "header" or not all(map(_is_valid, parsed[1:])):
-        raise IntegrityError("a line of an event log lacks what its kind should have", where=where, do=_MOVE)
+        raise IntegrityError("a line of an event log lacks what its kind should have", where=where, do=_MOVE_AWAY)
     yield from parsed[1:]
 
 

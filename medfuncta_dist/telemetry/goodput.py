@@ -1,11 +1,11 @@
-"""What a training run got for its time, over all its attempts: pure, from the lines of its event logs.
+"""How much of a training run's time went into its result, over all its attempts: pure, from its event logs.
 
 Events that are read here, besides ``metrics`` with ``s_per_step`` and ``data_wait``:
 
     started      {"step", "setup_s", …}           a group of workers is ready
     recovered    {"step", "seconds", "redone", "cause"}   its first new step, after an attempt that had ended early
     checkpoint   {"step", "stall_s", "upload_s"}  committed
-    preempted    {"step", "seconds"}              saved before a node went
+    preempted    {"step", "seconds"}              saved before a node was drained
     stopped      {"step"}                         saved on request; what follows is another driver's
 """
 
@@ -18,7 +18,7 @@ from statistics import median
 from typing import Any
 
 HELD_UP = 2.0
-"""A step that takes longer than so many median ones was held up."""
+"""A step that takes longer than this many median steps was held up."""
 STOPPED = "stopped"
 """The event of a clean stop."""
 
@@ -29,8 +29,8 @@ class Goodput:
     over all time since the start.
 
     A step that was taken again counts once, as it was taken last. One of more than `HELD_UP` times the median (the
-    first of an attempt, which compiles; a straggler) counts as a median one. Waits are means over ranks. From a clean
-    stop until another driver's workers start, nobody wants steps: that time is left out.
+    first of an attempt, which compiles; a straggler) counts as a median one. Waits are means over ranks. The
+    time from a clean stop until another driver's workers start is left out: no steps were wanted then.
     """
 
     goodput: float | None
@@ -41,13 +41,13 @@ class Goodput:
     """Median."""
     attempts: int
     recoveries: int
-    """Attempts that went on after one that had ended early, for whatever reason."""
+    """Attempts that followed one that had ended early, for whatever reason."""
     recovery_median_s: float | None
-    """From the last sign of the attempt before to the next attempt's first step: detection, restart, restore."""
+    """From the last sign of life of an attempt to the next attempt's first step: detection, restart, restore."""
     recovery_p95_s: float | None
     redone_steps: int
     lost: dict[str, float]
-    """Where the other time went: ``starting``, ``recovering``, ``redoing`` steps, ``saving`` (held up by checkpoints),
+    """The rest of the time: ``starting``, ``recovering``, ``redoing`` steps, ``saving`` (held up by checkpoints),
     ``waiting`` for data, ``stalling`` in steps that something held up, and ``other`` (validation, between steps)."""
     checkpoints: int
     checkpoint_stall_s: float | None
@@ -55,7 +55,7 @@ class Goodput:
     checkpoint_upload_s: float | None
     """Mean time from there to its commit record, beside training."""
     preemption_save_s: float | None
-    """Longest time from noticing that a node goes to the commit record."""
+    """Longest time from noticing that a node is drained to the commit record."""
 
 
 def goodput(lines: Iterable[dict[str, Any]]) -> Goodput:
@@ -66,18 +66,18 @@ def goodput(lines: Iterable[dict[str, Any]]) -> Goodput:
         if line["kind"] == "event":
             events.setdefault(line["name"], []).append(line["fields"])
     recovered, saved = events.get("recovered", []), events.get("checkpoint", [])
-    wall_s, steps, kept = _wall(lines), _reached(lines), _kept(lines)
+    wall_s, steps, kept = _wall(lines), _last_step(lines), _kept_ranges(lines)
     pace = median(it.pace for it in kept) if kept else 0.0
-    useful_s = _all_of(steps, kept, lambda it: it.useful(pace))
+    useful_s = _total_seconds(steps, kept, lambda it: it.useful(pace))
     recoveries = [fields["seconds"] for fields in recovered]
     redone_steps = sum(fields["redone"] for fields in recovered)
     lost = {
-        "starting": sum(_setup(line) for line in _begun(lines)),
+        "starting": sum(_setup(line) for line in _counted_starts(lines)),
         "recovering": sum(recoveries),
         "redoing": redone_steps * pace,
         "saving": sum(fields.get("stall_s") or 0.0 for fields in saved),
-        "waiting": _all_of(steps, kept, lambda it: it.wait),
-        "stalling": _all_of(steps, kept, lambda it: it.pace - it.wait - it.useful(pace)),
+        "waiting": _total_seconds(steps, kept, lambda it: it.wait),
+        "stalling": _total_seconds(steps, kept, lambda it: it.pace - it.wait - it.useful(pace)),
     }
     lost["other"] = max(0.0, wall_s - useful_s - sum(lost.values()))
     return Goodput(
@@ -105,7 +105,7 @@ def percentile(values: Sequence[float], share: float) -> float:
 
 
 @dataclass(frozen=True)
-class _Stretch:
+class _StepRange:
     """Steps ``first`` + 1 to ``last``, at ``pace`` seconds each, ``wait`` of them without data."""
 
     first: int
@@ -118,14 +118,14 @@ class _Stretch:
         return self.last - self.first
 
     def useful(self, median_pace: float) -> float:
-        """Seconds a step that count."""
+        """Useful seconds per step."""
         works = self.pace - self.wait
         return works if works <= HELD_UP * median_pace else median_pace
 
 
-def _kept(lines: Sequence[dict[str, Any]]) -> list[_Stretch]:
-    """What was logged of the steps that the result rests on: an attempt takes back what follows its first step."""
-    kept: list[_Stretch] = []
+def _kept_ranges(lines: Sequence[dict[str, Any]]) -> list[_StepRange]:
+    """What was logged of the steps that the result consists of: an attempt replaces what follows its first step."""
+    kept: list[_StepRange] = []
     at = 0
     for line in lines:
         if line.get("name") == "started":
@@ -133,19 +133,19 @@ def _kept(lines: Sequence[dict[str, Any]]) -> list[_Stretch]:
             kept = [replace(it, last=min(it.last, at)) for it in kept if it.first < at]
         elif line.get("values", {}).get("s_per_step") is not None and line["step"] > at:
             pace, waits = line["values"]["s_per_step"], line["values"].get("data_wait") or 0.0
-            kept.append(_Stretch(at, line["step"], pace, pace * waits))
+            kept.append(_StepRange(at, line["step"], pace, pace * waits))
             at = line["step"]
     return kept
 
 
-def _all_of(steps: int, kept: Sequence[_Stretch], seconds: Callable[[_Stretch], float]) -> float:
+def _total_seconds(steps: int, kept: Sequence[_StepRange], seconds: Callable[[_StepRange], float]) -> float:
     """Seconds of all steps, from those of the logged ones: of the last before a checkpoint there may be no line."""
     logged = sum(it.steps for it in kept)
     return sum(it.steps * seconds(it) for it in kept) * steps / logged if logged else 0.0
 
 
-def _begun(lines: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The first start, and each after a clean stop: no recovery tells of those."""
+def _counted_starts(lines: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The first start, and each after a clean stop: other starts are part of a recovery."""
     wanted = True
     for line in lines:
         if line.get("name") == "started":
@@ -159,7 +159,7 @@ def _wall(lines: Sequence[dict[str, Any]]) -> float:
     """From the workers' first line of code to the last line of the log, less the time between drivers."""
     if not lines:
         return 0.0
-    setup = next((_setup(line) for line in _begun(lines)), 0.0)
+    setup = next((_setup(line) for line in _counted_starts(lines)), 0.0)
     idle = (after["time"] - _setup(after) - line["time"] for line, after in pairwise(lines) if _stops(line))
     times = [line["time"] for line in lines]
     return float(max(times) - times[0] + setup - sum(max(0.0, seconds) for seconds in idle))
@@ -174,7 +174,7 @@ def _stops(line: dict[str, Any]) -> bool:
     return line.get("name") == STOPPED
 
 
-def _reached(lines: Sequence[dict[str, Any]]) -> int:
+def _last_step(lines: Sequence[dict[str, Any]]) -> int:
     """The last step of the last attempt; steps of others beyond its first one are lost."""
     reached = 0
     for line in lines:

@@ -1,4 +1,4 @@
-"""Every metric that this tool exports to Prometheus, with its meaning: docs/metrics.md is made of it. Imports nothing.
+"""Every metric that this tool exports to Prometheus, with its meaning. Imports nothing. docs/metrics.md comes from it:
 
 python -m medfuncta_dist.telemetry.metric_catalogue > docs/metrics.md
 """
@@ -40,7 +40,7 @@ def _train(name: str, unit: str, meaning: str, kind: str = "gauge", source: str 
 TRAIN = (
     _train("step", "steps", "Outer steps taken since the run began."),
     _train("steps_per_s", "steps/s", "Speed since the last log line, data waits included.", source="s_per_step"),
-    _train("scans_per_s", "scans/s", "Scans that outer steps saw, a second.", source="samples_per_s"),
+    _train("scans_per_s", "scans/s", "Scans that outer steps process per second.", source="samples_per_s"),
     _train("data_wait", "0..1", "Share of the time in which workers waited for data; above 0.2 the storage is slow."),
     _train("goodput", "0..1", "Share of all time that went into steps not taken before, less their wait for data."),
     _train("loss", "", "Mean outer loss since the last log line."),
@@ -48,13 +48,15 @@ TRAIN = (
     _train("rate", "", "Step size of the outer optimiser."),
     _train("gradient_norm", "", "Norm of the whole meta-gradient, before clipping."),
     _train("checkpoint_interval_s", "s", "Seconds between checkpoints, as chosen from their cost."),
-    _train("checkpoint_stall_s", "s", "For how long the last checkpoint kept training from its steps."),
-    _train("checkpoint_upload_s", "s", "From there to its commit record, beside training."),
+    _train("checkpoint_stall_s", "s", "How long the last checkpoint held up training."),
+    _train("checkpoint_upload_s", "s", "From then to its commit record, while training goes on."),
     _train("checkpoint_time", "s", "When the last checkpoint was committed (Unix time): its age is time() minus this."),
-    _train("recovery_s", "s", "From the last sign of an attempt that ended early to the first step of the next."),
-    _train("redone_steps", "steps", "Steps that had to be taken again after it."),
-    _train("preemption_save_s", "s", "From the notice that a node goes away to the commit record."),
-    _train("preemptions", "", "Notices that a node goes away, each answered with a checkpoint.", kind="counter"),
+    _train(
+        "recovery_s", "s", "From the last sign of life of an attempt that ended early to the first step of the next."
+    ),
+    _train("redone_steps", "steps", "Steps that had to be taken again after that."),
+    _train("preemption_save_s", "s", "From the notice that a node is drained to the commit record."),
+    _train("preemptions", "", "Notices that a node is drained, each answered with a checkpoint.", kind="counter"),
 )
 EVENTS = Metric("train", "events", "", "Run events.", "counter", tags=("run", "event"))
 
@@ -63,7 +65,7 @@ def _driver(stage: str, unit: str, *more: Metric) -> tuple[Metric, ...]:
     return (
         Metric(stage, "done", unit, f"{unit.capitalize()} done, earlier jobs included."),
         Metric(stage, "total", unit, f"{unit.capitalize()} in all."),
-        Metric(stage, "starts", "", "Drivers and worker groups that began this stage: 1, and one a restart."),
+        Metric(stage, "starts", "", "Drivers and worker groups that began this stage: 1, plus one per restart."),
         *more,
     )
 
@@ -73,14 +75,14 @@ def _quarantined(stage: str) -> Metric:
 
 
 def _scans_per_s(stage: str) -> Metric:
-    return Metric(stage, "scans_per_s", "scans/s", "Scans done a second, over the last ten minutes at most.")
+    return Metric(stage, "scans_per_s", "scans/s", "Scans done per second, over the last ten minutes at most.")
 
 
 METRICS: tuple[Metric, ...] = (
     *TRAIN,
     EVENTS,
     Metric("train", "total", "steps", "Outer steps in all."),
-    Metric("train", "starts", "", "Drivers and worker groups that began this stage: 1, and one a restart."),
+    Metric("train", "starts", "", "Drivers and worker groups that began this stage: 1, plus one per restart."),
     *_driver("pack", "sources", _scans_per_s("pack"), _quarantined("pack")),
     *_driver("fit", "scans", _scans_per_s("fit"), _quarantined("fit")),
     *_driver("evaluate", "tasks"),
@@ -100,7 +102,7 @@ def reference() -> str:
         *(f"| `{metric.prometheus}` | {metric.unit} | {metric.meaning}{_tags(metric)} |" for metric in METRICS),
         "",
         "A gauge keeps its last value while its process lives, and is gone with it: a run that waits in a queue",
-        "exports nothing. `medfuncta-dist status` tells of such a run from storage.",
+        "exports nothing. `medfuncta-dist status` reports on such a run from storage.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
+from medfuncta_dist.telemetry.progress_report import ProgressReport
+
 LINE_S = 10.0
-"""Between plain lines: often enough to see life, rare enough for a log."""
+"""Between plain lines: often enough to see progress, rare enough for a log."""
 
 
-class Progress:
-    """``with Progress("train", total) as progress: progress.at(120, loss="0.01")``. Safe to create in any process."""
+class ProgressBar:
+    """``with ProgressBar("train") as bar: bar.show(report)``. Safe to create in any process.
 
-    def __init__(self, title: str, total: int, *, stream: TextIO | None = None, line_s: float = LINE_S) -> None:
-        self._title, self._total, self._line_s = title, total, line_s
+    The bar appears with the first report, when the total is known.
+    """
+
+    def __init__(self, title: str, *, stream: TextIO | None = None, line_s: float = LINE_S) -> None:
+        self._title, self._line_s = title, line_s
         self._stream = stream or sys.stderr
-        self._bar = _bar(self._stream) if self._stream.isatty() else None
-        self._task = self._bar.add_task(title, total=total, left="", note="") if self._bar is not None else None
+        self._bar: Bar | None = None
+        self._task: TaskID | None = None
         self._started: tuple[float, int] | None = None
-        self._last_line = float("-inf")
+        self._last_line = ("", float("-inf"))
+        """And when it was printed."""
         self._done = -1
 
-    def __enter__(self) -> Progress:
-        if self._bar is not None:
-            self._bar.start()
+    def __enter__(self) -> ProgressBar:
         return self
 
     def __exit__(
@@ -38,35 +43,66 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
-    def at(self, done: int, **notes: str) -> None:
-        """``done`` of ``total`` are done. ``notes`` (``loss="0.0123"``) are shown behind."""
-        now = time.monotonic()
-        # The rate is measured from the first report on: a resumed run did not do its first steps in this second. A
-        # restart goes back to its checkpoint, and starts the measurement again.
-        if self._started is None or done < self._done:
-            self._started = (now, done)
-        self._done = done
-        note = "  ".join(f"{name} {value}" for name, value in notes.items())
-        left = remaining(self._started, now, done, self._total)
-        if self._bar is not None and self._task is not None:
-            self._bar.update(self._task, completed=done, left=left, note=note)
-        elif now - self._last_line >= self._line_s or done >= self._total:
-            self._last_line = now
-            self._print(f"{self._title} {done}/{self._total}  {left}  {note}")
+    def show(self, report: ProgressReport) -> None:
+        """Show how far the stage is, the time left and the report's notes; without a terminal, now and then."""
+        left = self._time_left(report)
+        note = "  ".join(f"{name} {value}" for name, value in formatted_notes(report.notes).items())
+        if self._stream.isatty():
+            self._update_bar(report, left, note)
+        elif report.done >= report.total or (self._line_is_due() and not report.workers_started):
+            self._print_line(f"{self._title} {report.done}/{report.total}  {left}  {note}")
 
-    def say(self, text: str) -> None:
-        """A line of its own, above the bar where there is one."""
+    def notify(self, text: str) -> None:
+        """Print a line of its own, above the bar where there is one."""
         if self._bar is not None:
             self._bar.console.print(text, markup=False, highlight=False)
         else:
             self._print(f"{self._title}: {text}")
 
+    def _time_left(self, report: ProgressReport) -> str:
+        """Time left in words. A restart goes back to its checkpoint, and starts the measurement again."""
+        now, done = time.monotonic(), report.done
+        if report.workers_started:
+            self._started = None
+        # The rate is measured from the first report on: a resumed run did not do its first steps in this second.
+        elif self._started is None or done < self._done:
+            self._started = (now, done)
+        self._done = done
+        return remaining(self._started or (now, done), now, done, report.total)
+
+    def _update_bar(self, report: ProgressReport, left: str, note: str) -> None:
+        if self._bar is None or self._task is None:
+            self._bar = _bar(self._stream)
+            self._task = self._bar.add_task(self._title, total=report.total, left="", note="")
+            self._bar.start()
+        self._bar.update(self._task, completed=report.done, total=report.total, left=left, note=note)
+
+    def _line_is_due(self) -> bool:
+        return time.monotonic() - self._last_line[1] >= self._line_s
+
+    def _print_line(self, line: str) -> None:
+        """Print a plain line of progress, unless it repeats the last one: a checkpoint changes none of it."""
+        if line != self._last_line[0]:
+            self._print(line)
+        self._last_line = (line, time.monotonic())
+
     def _print(self, line: str) -> None:
         print(line.rstrip(), file=self._stream, flush=True)
 
 
+def formatted_notes(notes: Mapping[str, float | str]) -> dict[str, str]:
+    """A report's notes as people read them. When the last checkpoint was written is only for the record."""
+    return {name: _formatted_note(name, value) for name, value in notes.items() if name != "checkpoint"}
+
+
+def _formatted_note(name: str, value: float | str) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    return f"{value:.2f} dB" if name == "psnr" else f"{value:.5f}"
+
+
 def remaining(started: tuple[float, int], now: float, done: int, total: int) -> str:
-    """Time left in words, from (time, done) at the start; ``time left ?`` until something was done since."""
+    """Time left in words, from (time, done) at the start; ``time left ?`` until something was done since then."""
     since, first = started
     if done >= total:
         return "done"

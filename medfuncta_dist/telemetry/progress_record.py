@@ -1,10 +1,10 @@
-"""runs/<name>/progress/<stage>.json: how far a stage is, in one small object that its driver rewrites as it goes.
+"""runs/<name>/progress/<stage>.json: how far a stage is, in one small object that its driver rewrites regularly.
 
     {"format_version": 1, "run": "x", "stage": "fit", "submission": "x-fit-1", "unit": "scans", "done": 40,
      "total": 112, "began": …, "started": …, "updated": …, "finished": null, "starts": 2, "held_s": 61.5,
      "gpu_s": 492.0, "samples": [[time, done], …], "notes": {"quarantined": 1}, "failure": null}
 
-It tells, and decides nothing: what is done is what has a commit record. Times are Unix seconds.
+It is for people, and nothing depends on it: what is done is what has a commit record. Times are Unix seconds.
 """
 
 from __future__ import annotations
@@ -21,17 +21,18 @@ from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing import strict_json
 from medfuncta_dist.storage.parsing.typed_record import typed
-from medfuncta_dist.telemetry.storage_patience import impatient
+from medfuncta_dist.telemetry.progress_report import UNITS, ProgressReport
+from medfuncta_dist.telemetry.storage_deadline import with_short_deadline
 
 FORMAT_VERSION = 1
 WRITE_S = 10.0
-"""Between writes: a killed driver loses this much of what it knew."""
+"""Between writes: a killed driver loses this much of its progress."""
 SAMPLES = 16
 RECENT_S = 600.0
-"""The present rate is that of the last ten minutes: a stage that slowed down an hour ago is judged by now."""
+"""The present rate is that of the last ten minutes: a stage that slowed down an hour ago shows its present speed."""
 LARGEST = 2**16
 """Bytes."""
-_MOVE = "move it away: the stage's next driver writes it anew"
+_MOVE_AWAY = "move it away: the stage's next driver writes it anew"
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ def progress_path(run: str, stage: str) -> str:
 
 
 def read_progress(store: ObjectStore, run: str, stage: str) -> StageProgress | None:
-    """What a stage told last; None if it never began. IntegrityError or FormatVersionError name the object."""
+    """A stage's last record; None if it never began. IntegrityError or FormatVersionError name the object."""
     path = progress_path(run, stage)
     try:
         return _parse(store.read(path, limit=LARGEST), store.uri(path))
@@ -88,20 +89,20 @@ def advanced(progress: StageProgress, now: float, done: int, total: int, gpus: f
         total=total,
         held_s=progress.held_s + held,
         gpu_s=progress.gpu_s + held * gpus,
-        samples=thinned((*samples, (now, done))),
+        samples=thin_samples((*samples, (now, done))),
         notes={**progress.notes, **notes},
     )
 
 
-def thinned(samples: tuple[tuple[float, int], ...]) -> tuple[tuple[float, int], ...]:
-    """At most ``SAMPLES`` of them: of a full list every other one goes, the first and the last stay."""
+def thin_samples(samples: tuple[tuple[float, int], ...]) -> tuple[tuple[float, int], ...]:
+    """At most ``SAMPLES`` of them: of a full list every other one is removed, the first and the last stay."""
     if len(samples) <= SAMPLES:
         return samples
     return (*samples[:-1:2], samples[-1])
 
 
 def rate(samples: Sequence[tuple[float, int]]) -> float | None:
-    """Units a second lately; None until something was done since the first sample."""
+    """Recent units per second; None until something was done since the first sample."""
     if len(samples) < 2:
         return None
     now, last = samples[-1]
@@ -109,7 +110,9 @@ def rate(samples: Sequence[tuple[float, int]]) -> float | None:
     return (last - first) / (now - since) if last > first and now > since else None
 
 
-def begun(former: StageProgress | None, now: float, run: str, stage: str, unit: str, job: str | None) -> StageProgress:
+def start_record(
+    former: StageProgress | None, now: float, run: str, stage: str, unit: str, job: str | None
+) -> StageProgress:
     """The record of a driver that starts now. It goes on counting where an unfinished stage's former driver ended."""
     if former is None or former.finished is not None:
         return StageProgress(run, stage, unit, began=now, started=now, updated=now, submission=job)
@@ -117,9 +120,9 @@ def begun(former: StageProgress | None, now: float, run: str, stage: str, unit: 
 
 
 class ProgressRecorder:
-    """``with ProgressRecorder(...) as recorder: recorder.at(3, 10)``. Telemetry: it never ends a run.
+    """``with ProgressRecorder(...) as recorder: recorder.record(report)``. Telemetry: it never ends a run.
 
-    ``fence`` is passed before every write: a driver that has lost its lease tells no more.
+    ``fence`` is passed before every write: a driver that has lost its lease writes no more.
 
     What a finished stage left stays as it is until the next driver reports something, ends, or fails: a command that is
     refused before that (RunFileError: another salt, say) has done nothing, and leaves the stage finished.
@@ -131,18 +134,17 @@ class ProgressRecorder:
         run: str,
         stage: str,
         *,
-        unit: str,
         gpus: float = 0.0,
         job: str | None = None,
         fence: Fence | None = None,
         write_s: float = WRITE_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._store, self._gpus, self._write_s, self._clock = impatient(store), gpus, write_s, clock
+        self._store, self._gpus, self._write_s, self._clock = with_short_deadline(store), gpus, write_s, clock
         self._fence, self._written = fence, float("-inf")
-        former = _former(store, run, stage)
+        former = _previous_record(store, run, stage)
         self._keeps_finished = former is not None and former.finished is not None
-        self.progress = begun(former, clock(), run, stage, unit, job)
+        self.progress = start_record(former, clock(), run, stage, UNITS[stage], job)
 
     def __enter__(self) -> ProgressRecorder:
         if not self._keeps_finished:
@@ -162,25 +164,20 @@ class ProgressRecorder:
             self.progress = replace(self.progress, failure=_failure(error))
         self._write()
 
-    def at(self, done: int, total: int, **notes: float) -> None:
-        """``done`` of ``total`` are done; written now and then."""
-        self.progress = advanced(self.progress, self._clock(), done, total, self._gpus, **notes)
+    def record(self, report: ProgressReport) -> None:
+        """Note how far the stage is; written now and then."""
+        if report.workers_started and self.progress.samples:  # under the same driver: the workers had to start again
+            self.progress = replace(self.progress, starts=self.progress.starts + 1)
+        now, figures = self._clock(), report.figures
+        self.progress = advanced(self.progress, now, report.done, report.total, self._gpus, **figures)
         if self._clock() - self._written >= self._write_s:
             self._write()
-
-    def note(self, **notes: float) -> None:
-        """A figure that came without an advance."""
-        self.progress = replace(self.progress, notes={**self.progress.notes, **notes})
-
-    def restarted(self) -> None:
-        """The worker group began again, under the same driver."""
-        self.progress = replace(self.progress, starts=self.progress.starts + 1)
 
     def _write(self) -> None:
         self._written, self._keeps_finished = self._clock(), False
         whole = {"format_version": FORMAT_VERSION, **asdict(self.progress)}
         try:
-            if self._fence is not None:  # a driver that comes back late must not tell over its successor
+            if self._fence is not None:  # a driver that comes back late must not overwrite its successor's record
                 self._fence.require(self._store)
             data = json.dumps(whole, sort_keys=True, allow_nan=False).encode()
             self._store.write(progress_path(self.progress.run, self.progress.stage), data)
@@ -188,15 +185,15 @@ class ProgressRecorder:
             print(f"telemetry: progress was not written: {getattr(error, 'what', error)}", file=sys.stderr)
 
 
-def _former(store: ObjectStore, run: str, stage: str) -> StageProgress | None:
+def _previous_record(store: ObjectStore, run: str, stage: str) -> StageProgress | None:
     try:
         return read_progress(store, run, stage)
     except MedfunctaError:
-        return None  # a damaged one is replaced: it decides nothing
+        return None  # a damaged one is replaced: nothing depends on it
 
 
 def _failure(error: BaseException) -> dict[str, str]:
-    """An error in words. Of one that is not ours only the class: its text may name files."""
+    """An error as text. Of a foreign error only the class: its message may name files."""
     if isinstance(error, MedfunctaError):
         return {"kind": type(error).__name__, "what": error.what, "do": error.do}
     if isinstance(error, KeyboardInterrupt | SystemExit):
@@ -205,7 +202,7 @@ def _failure(error: BaseException) -> dict[str, str]:
 
 
 def _parse(data: bytes, where: str) -> StageProgress:
-    whole = strict_json.parse_object(data, "a progress record", where, _MOVE)
+    whole = strict_json.parse_object(data, "a progress record", where, _MOVE_AWAY)
     version = whole.pop("format_version", None)
     if version != FORMAT_VERSION:
         raise FormatVersionError(
@@ -213,4 +210,4 @@ def _parse(data: bytes, where: str) -> StageProgress:
             where=where,
             do="use the version of medfuncta-dist that wrote it, or a newer one",
         )
-    return typed(StageProgress, whole, "a progress record", where, _MOVE)
+    return typed(StageProgress, whole, "a progress record", where, _MOVE_AWAY)

@@ -29,7 +29,7 @@ class RayMetrics:
                 gauge.set(_exported(metric, value), self._tags)
 
     def event(self, name: str, **fields: Any) -> None:
-        """Count the event, and remember when the last checkpoint was."""
+        """Count the event; a checkpoint also sets the time of the last one."""
         if name == "checkpoint":
             self.log(int(fields.get("step", 0)), {"checkpoint_time": time.time()})
         if name == "preempted" and "preemptions" in self._counters:
@@ -38,7 +38,7 @@ class RayMetrics:
             self._counters["events"].inc(1, {**self._tags, "event": name})
 
     def image(self, name: str, step: int, array: np.ndarray) -> None:
-        """Pictures are no metrics."""
+        """Pictures are not exported."""
 
     def flush(self) -> None:
         """Ray exports by itself."""
@@ -57,5 +57,5 @@ def _gauge(metric: Metric) -> Gauge:
 
 
 def _exported(metric: Metric, value: float) -> float:
-    """Events tell seconds a step, people think in steps a second."""
+    """Events hold seconds per step; the metric is steps per second."""
     return 1.0 / value if metric.name == "steps_per_s" and value > 0 else value

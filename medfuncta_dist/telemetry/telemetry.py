@@ -1,4 +1,4 @@
-"""What a run tells about itself: one small interface, several sinks, none of which may stop the run."""
+"""What a run reports about itself: one small interface, several sinks, none of which may stop the run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 
 class Sink(Protocol):
-    """Somewhere that numbers go. Names and values never hold text taken from a scan."""
+    """A destination of numbers and events. Names and values never hold text taken from a scan."""
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Numbers of one outer step."""
@@ -45,30 +45,30 @@ class Telemetry:
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
         """Numbers of one outer step, to every sink."""
-        self._each(lambda sink: sink.log(step, metrics))
+        self._call_each(lambda sink: sink.log(step, metrics))
 
     def event(self, name: str, **fields: Any) -> None:
         """Something that happened, to every sink."""
-        self._each(lambda sink: sink.event(name, **fields))
+        self._call_each(lambda sink: sink.event(name, **fields))
 
     def image(self, name: str, step: int, array: np.ndarray) -> None:
         """A picture, to every sink, and only if the run file allows it."""
         if self._images:
-            self._each(lambda sink: sink.image(name, step, array))
+            self._call_each(lambda sink: sink.image(name, step, array))
 
     def flush(self) -> None:
         """Make what was logged so far durable, before a checkpoint says that it happened."""
-        self._each(lambda sink: sink.flush())
+        self._call_each(lambda sink: sink.flush())
 
     def close(self) -> None:
         """Flush and release every sink."""
-        self._each(lambda sink: sink.close())
+        self._call_each(lambda sink: sink.close())
         self._sinks.clear()
 
-    def _each(self, call: Callable[[Sink], None]) -> None:
+    def _call_each(self, call: Callable[[Sink], None]) -> None:
         for sink in list(self._sinks):
             try:
                 call(sink)
             except Exception as error:
                 self._sinks.remove(sink)
-                print(f"telemetry: {type(sink).__name__} is off from here on: {error}", file=sys.stderr)
+                print(f"telemetry: {type(sink).__name__} is off from now on: {error}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Weights & Biases as a sink: offline unless a key is set, and told nothing about the machine or its files."""
+"""Weights & Biases as a sink: offline unless a key is set, and without data about the machine or its files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def mode_of(telemetry: Telemetry, key_is_set: bool) -> str:
 
 
 class WandbSink:
-    """One W&B run a run name; attempts continue it. ``folder`` is local: an offline run stays there."""
+    """One W&B run per run name; attempts continue it. ``folder`` is local: an offline run stays there."""
 
     def __init__(self, run: RunFile, attempt: str, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -56,7 +56,7 @@ class WandbSink:
         self._run.summary[f"event/{name}"] = fields
 
     def image(self, name: str, step: int, array: np.ndarray) -> None:
-        """A picture; the run file's ``telemetry.images`` was asked before."""
+        """Log a picture; the caller has checked ``telemetry.images``."""
         self._run.log({name: wandb.Image(np.asarray(array, dtype=float) * 255)}, step=step)
 
     def flush(self) -> None:
@@ -68,6 +68,6 @@ class WandbSink:
 
 
 def public_config(run: RunFile) -> dict[str, Any]:
-    """What of the run file may leave the machine: the mathematics. Sources and storage name places, and stay."""
+    """The part of the run file that may leave the machine: not sources and storage, which name places."""
     sections = run.parts(lambda key: key.public)
     return {**sections.pop("data"), **sections}

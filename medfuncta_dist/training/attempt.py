@@ -1,7 +1,7 @@
-"""Attempts: each start of the worker group is one, numbered, and its writings carry its name.
+"""Attempts: each start of the worker group is one, has a number, and names what it writes.
 
 ``0000000000070002-20260711T101500-9f3a`` is the second of the driver whose lease has the fencing token 7. Names sort in
-the order of the attempts; the random end keeps two writers apart even if both believe to be the same one.
+the order of the attempts; the random end keeps two writers apart even if both take themselves for the same one.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from medfuncta_dist.telemetry.event_log import attempts
 
 NAME = re.compile(r"(?:\d{9}-)?(\d{6,16})-\d{8}T\d{6}-[0-9a-f]{4}")
 
-ATTEMPTS_A_DRIVER = 10_000
+ATTEMPTS_PER_DRIVER = 10_000
 """The number of an attempt is its driver's fencing token times this, and a count: far more than a driver sees."""
 DIGITS = 16
 """A token begins with the Unix time, ten digits; a name with more digits than ``NAME`` takes would not be found."""
@@ -33,13 +33,13 @@ class Attempt:
 
 
 def next_attempt(store: ObjectStore, run: str, fence: Guard) -> Attempt:
-    """The attempt after every one that left a trace in storage (events or checkpoints), and of a higher number than any
-    of a driver that held the run before. LeaseLostError where this driver does not hold it any more.
+    """An attempt with a higher number than every one that left events or checkpoints in storage, and than any of
+    a driver that held the run before. LeaseLostError where this driver no longer holds it.
     """
     checkpoints = (
         info.path.split("/")[3] for info in store.list(f"runs/{run}/checkpoints") if info.path.count("/") > 3
     )
-    floor = ATTEMPTS_A_DRIVER * fence.token
+    floor = ATTEMPTS_PER_DRIVER * fence.token
     generation = 1 + max([floor, *generations([*attempts(store, run), *checkpoints])])
     fence.require(store)  # After the listing: a later holder's traces can then not be in it.
     moment = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")

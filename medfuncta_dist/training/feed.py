@@ -1,4 +1,4 @@
-"""What one rank's steps are taken on: its scans, in their order, and each step's context sets."""
+"""The input of one rank's steps: its scans, in their order, and each step's context sets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from medfuncta_dist.streaming.sample_order import EpochOrder, position, rank_sli
 from medfuncta_dist.streaming.sample_reader import SampleReader
 from medfuncta_dist.streaming.shard_cache import ShardCache, cache_folder
 from medfuncta_dist.streaming.stream import Batch, training_stream
-from medfuncta_dist.training.validation import Validation, held_out_split, spread
+from medfuncta_dist.training.validation import Validation, evenly_spread, held_out_split
 from medfuncta_dist.training.world import World
 
 TRAIN = "train"
@@ -49,22 +49,22 @@ class Feed:
         finally:
             stream.leave()
 
-    def place(self, step: int) -> tuple[int, int]:
+    def epoch_and_batch(self, step: int) -> tuple[int, int]:
         """Epoch and batch of an outer step (0-based)."""
         return position(step, self._order(0).batches)
 
     def inputs(self, targets: Tensor, step: int) -> tuple[Any, ...]:
-        """What the learner's forward takes: scans, latents to start from, and the step's context sets."""
+        """The arguments of the learner's forward: scans, initial latents, and the step's context sets."""
         meta, device = self._run.meta, self._world.device
-        # Requires grad, although nobody asks for its gradient: at ZeRO 3 its hook gathers the parameters (engine.py).
+        # Requires grad, although no code reads its gradient: at ZeRO 3 its hook gathers the parameters (engine.py).
         latents = torch.zeros(len(targets), self._run.field.latent, device=device, requires_grad=True)
         contexts = context_sets(
             targets.shape[1], meta.selection_ratio, meta.inner_steps, seed=self._run.train.seed, outer_step=step
         )
         return targets.to(device), latents, contexts
 
-    def still_inputs(self) -> tuple[Any, ...]:
-        """Likewise, of a scan of zeros."""
+    def zero_inputs(self) -> tuple[Any, ...]:
+        """The same arguments, of a scan of zeros."""
         return self.inputs(torch.zeros(1, self._run.data.points, self._run.data.channels), step=0)
 
     def validation(self) -> Validation | None:
@@ -73,7 +73,7 @@ class Feed:
         if split is None:
             return None
         shards = self._snapshot.shards(split)
-        ids = spread([shard.samples for shard in shards], self._run.train.validate_scans)
+        ids = evenly_spread([shard.samples for shard in shards], self._run.train.validate_scans)
         return Validation(self._run, SampleReader(self._store, shards, self._cache), ids, self._world)
 
     def _order(self, epoch: int) -> EpochOrder:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from medfuncta_dist.errors import MedfunctaError
-from medfuncta_dist.training.liveness.heartbeat import Beat, Heartbeats, Hung
+from medfuncta_dist.training.liveness.heartbeat import Heartbeat, HeartbeatMonitor, HungRank
 
 
 @dataclass(frozen=True)
-class Reached:
-    """The last sign of an attempt that has ended early: its step, when (s since 1970), and why it ended."""
+class AttemptEnd:
+    """The last sign of life of an attempt that ended early: its step, when (s since 1970), and why it ended."""
 
     step: int
     time: float
@@ -20,76 +20,79 @@ class Reached:
 
 
 class Mailbox:
-    """An actor beside the driver: workers leave messages, heartbeats, uploaded files and fatal errors; the driver its
-    wish to stop."""
+    """An actor beside the driver. Workers leave messages, heartbeats, checkpoint files and fatal errors here;
+    the driver leaves its request to stop."""
 
     def __init__(self) -> None:
         self._messages: list[tuple[str, dict[str, Any]]] = []
         self._failure: MedfunctaError | None = None
-        self._stopping = False
-        self._heartbeats = Heartbeats()
-        self._reached: tuple[int, float] | None = None
+        self._stop_requested = False
+        self._heartbeats = HeartbeatMonitor()
+        self._last_step: tuple[int, float] | None = None
+        """And when it was reported."""
         self._cause = "failure"
         self._files: dict[tuple[str, int], dict[int, Any]] = {}
 
     def post(self, kind: str, fields: dict[str, Any]) -> None:
-        """From a worker."""
+        """From a worker: a message for the driver."""
         if kind == "step":
-            self._reached, self._cause = (fields["step"], time.time()), "failure"
+            self._last_step = (fields["step"], time.time())
+            self._cause = "failure"
         self._messages.append((kind, fields))
 
     def fail(self, error: MedfunctaError) -> None:
-        """From a worker: an error that no restart heals. The first one counts."""
+        """From a worker: an error that no restart can fix. The first one counts."""
         self._failure = self._failure or error
 
     def failure(self) -> MedfunctaError | None:
         """The fatal error, if any."""
         return self._failure
 
-    def stop(self) -> None:
+    def request_stop(self) -> None:
         """From the driver: save and return."""
-        self._stopping = True
+        self._stop_requested = True
 
-    def stopping(self) -> bool:
+    def stop_requested(self) -> bool:
         """Whether workers should save and return."""
-        return self._stopping
+        return self._stop_requested
 
     def drain(self) -> list[tuple[str, dict[str, Any]]]:
         """Messages since the last call, in order."""
         messages, self._messages = self._messages, []
         return messages
 
-    def beat(self, beat: Beat) -> None:
+    def record_heartbeat(self, heartbeat: Heartbeat) -> None:
         """From a worker: what it is doing."""
-        self._heartbeats.hear(beat)
+        self._heartbeats.record(heartbeat)
 
-    def hung(self, timeout: float) -> list[Hung]:
-        """Who keeps the others waiting for longer than ``timeout`` seconds."""
-        return self._heartbeats.hung(timeout)
+    def find_hung(self, timeout: float) -> list[HungRank]:
+        """The ranks that keep the others waiting for longer than ``timeout`` seconds."""
+        return self._heartbeats.find_hung(timeout)
 
-    def ended_hung(self) -> None:
-        """From the driver: whoever hung has been killed, or was gone already."""
+    def mark_hung_killed(self) -> None:
+        """From the driver: the ranks that hung have been killed, or were gone already."""
         self._cause = "hang"
-        self._heartbeats.done()
+        self._heartbeats.end_attempt()
 
-    def over(self) -> None:
-        """From rank 0, which has done its last thing: from now on silence means nothing."""
-        self._heartbeats.done()
+    def mark_finished(self) -> None:
+        """From rank 0, which has done the last thing it does: from now on silence is no sign of a hang."""
+        self._heartbeats.end_attempt()
 
-    def ends(self, step: int, cause: str) -> None:
-        """This attempt ends at this step, by our own doing and for this reason."""
-        self._reached, self._cause = (step, time.time()), cause
-        self._heartbeats.done()
+    def end_attempt(self, step: int, cause: str) -> None:
+        """From rank 0: this attempt ends at this step on purpose, for this reason."""
+        self._last_step = (step, time.time())
+        self._cause = cause
+        self._heartbeats.end_attempt()
 
-    def reached(self) -> Reached | None:
-        """From a worker that starts: how far the attempt before, of this driver, got."""
-        return None if self._reached is None else Reached(*self._reached, self._cause)
+    def previous_attempt_end(self) -> AttemptEnd | None:
+        """From a worker that starts: how far this driver's previous attempt got."""
+        return None if self._last_step is None else AttemptEnd(*self._last_step, self._cause)
 
-    def hand_in(self, attempt: str, step: int, rank: int, file: Any) -> None:
-        """From a worker: its part of a checkpoint is in storage, or the reason why not."""
+    def submit_share(self, attempt: str, step: int, rank: int, file: Any) -> None:
+        """From a worker: its part of a checkpoint is in storage, or the reason why it is not."""
         self._files = {key: files for key, files in self._files.items() if key >= (attempt, step)}
         self._files.setdefault((attempt, step), {})[rank] = file
 
-    def handed_in(self, attempt: str, step: int) -> dict[int, Any]:
-        """What ranks have handed in for a checkpoint."""
+    def submitted_shares(self, attempt: str, step: int) -> dict[int, Any]:
+        """What ranks have submitted for a checkpoint."""
         return self._files.get((attempt, step), {})

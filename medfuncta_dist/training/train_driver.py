@@ -1,4 +1,4 @@
-"""The driver's part while Ray Train trains: it passes messages on, ends ranks that hang, and says how it ended."""
+"""The driver's part while Ray Train trains: it passes messages on, kills ranks that hang, raises what went wrong."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import InterruptedRunError, MedfunctaError
-from medfuncta_dist.telemetry.progress_bar import Progress
+from medfuncta_dist.telemetry.progress_report import OnProgress, ProgressReport
 from medfuncta_dist.training.mailbox import Mailbox
 
 POLL_S = 0.3
@@ -29,24 +29,27 @@ STOP_S = 60.0
 KILL_S = 15.0
 """For a task to start on the node of a worker that hangs."""
 QUIET_S = 60.0
-"""After this long without a word from the workers, say what the cluster has."""
+"""After this long without a message from the workers, print what the cluster has."""
 
 
-OnProgress = Callable[[str, dict[str, Any]], None]
+OnMessage = Callable[[str, dict[str, Any]], None]
 """Called with each message of the workers: its kind (``started``, ``step``, ``checkpoint`` …) and its fields."""
 
 
-class Driver:
+class TrainDriver:
     """Follows one Ray Train run to its end."""
 
-    def __init__(self, run: RunFile, on_progress: OnProgress | None) -> None:
-        self._run, self._on_progress = run, on_progress
+    def __init__(
+        self, run: RunFile, on_progress: OnProgress, notify: Callable[[str], None], on_message: OnMessage | None
+    ) -> None:
+        self._run, self._on_progress, self._notify, self._on_message = run, on_progress, notify, on_message
         self.first_step: int | None = None
         self.attempts = 0
         self.saved: int | None = None
         """The step of the last checkpoint that was committed meanwhile."""
-        self._notes: dict[str, str] = {}
-        self._kill_again = 0.0
+        self._step = 0
+        self._notes: dict[str, float | str] = {}
+        self._no_kill_before = 0.0
 
     @cached_property
     def mailbox(self) -> Any:
@@ -56,81 +59,88 @@ class Driver:
 
     def follow(self, trainer: TorchTrainer) -> None:
         """Run the trainer, pass messages on, and raise what went wrong."""
-        # In a thread of its own: there, Ray Train installs no signal handler, whose exit code for Ctrl-C would be 0.
-        outcome = _Outcome(trainer)
-        with Progress("train", self._run.train.steps) as progress, _interruptible():
+        # In a thread of its own: there Ray Train installs no signal handler, whose exit code for Ctrl-C would be 0.
+        training = _TrainerThread(trainer)
+        with _sigterm_interrupts():
             try:
-                self._poll(outcome, progress, math.inf)
+                self._poll(training, math.inf)
             except KeyboardInterrupt:
-                progress.say("stopping: saving a checkpoint first (once more to stop at once)")
-                self.mailbox.stop.remote()
-                self._poll(outcome, progress, STOP_S)
+                self._notify("stopping: saving a checkpoint first (once more to stop at once)")
+                self.mailbox.request_stop.remote()
+                self._poll(training, STOP_S)
         failure = ray.get(self.mailbox.failure.remote())
         if failure is not None:
             raise failure
-        if outcome.error is not None:
-            raise _in_words(outcome.error, self._run) from outcome.error
+        if training.error is not None:
+            raise _explained(training.error, self._run) from training.error
 
-    def _poll(self, outcome: _Outcome, progress: Progress, seconds: float) -> None:
-        deadline, heard = time.monotonic() + seconds, time.monotonic()
-        while not outcome.over(POLL_S) and time.monotonic() < deadline:
+    def _poll(self, training: _TrainerThread, seconds: float) -> None:
+        """Pass messages on until training is over, for at most ``seconds``."""
+        deadline, last_message = time.monotonic() + seconds, time.monotonic()
+        while not training.wait(POLL_S) and time.monotonic() < deadline:
             messages = ray.get(self.mailbox.drain.remote())
-            self._end_hung(progress)
+            self._kill_hung_workers()
             if messages or self.attempts:
-                heard = time.monotonic()
-            elif time.monotonic() - heard > QUIET_S:
-                heard = time.monotonic()
-                progress.say(_waiting(self._run))
-            self._tell(messages, progress)
-        self._tell(ray.get(self.mailbox.drain.remote()), progress)
+                last_message = time.monotonic()
+            elif time.monotonic() - last_message > QUIET_S:
+                last_message = time.monotonic()
+                self._notify(_awaited_resources(self._run))
+            self._handle(messages)
+        self._handle(ray.get(self.mailbox.drain.remote()))
 
-    def _end_hung(self, progress: Progress) -> None:
+    def _kill_hung_workers(self) -> None:
         """Kill the processes that keep the others waiting; Ray Train then starts the group again, as after a crash."""
-        if time.monotonic() < self._kill_again:
+        if time.monotonic() < self._no_kill_before:
             return
-        for hung in ray.get(self.mailbox.hung.remote(self._run.train.hang_timeout)):
-            beat = hung.beat
+        for hung in ray.get(self.mailbox.find_hung.remote(self._run.train.hang_timeout)):
+            beat = hung.heartbeat
             killed = kill_worker(beat.node, beat.pid)
             if killed is None:
-                self._kill_again = time.monotonic() + KILL_S
+                self._no_kill_before = time.monotonic() + KILL_S
                 return
-            self.mailbox.ended_hung.remote()
+            self.mailbox.mark_hung_killed.remote()
             if killed:
                 where = f"rank {beat.rank} (process {beat.pid} on node {beat.node[:12]})"
-                progress.say(f"{where} hangs, {hung.why}: killed, the workers start again")
-                self._heard("hung", {"rank": beat.rank, "pid": beat.pid, "node": beat.node, "why": hung.why})
+                self._notify(f"{where} hangs, {hung.reason}: killed, the workers start again")
+                self._pass_on("hung", {"rank": beat.rank, "pid": beat.pid, "node": beat.node, "why": hung.reason})
 
-    def _heard(self, kind: str, fields: dict[str, Any]) -> None:
-        if self._on_progress is not None:
-            self._on_progress(kind, fields)
+    def _pass_on(self, kind: str, fields: dict[str, Any]) -> None:
+        if self._on_message is not None:
+            self._on_message(kind, fields)
 
-    def _tell(self, messages: Sequence[tuple[str, dict[str, Any]]], progress: Progress) -> None:
+    def _handle(self, messages: Sequence[tuple[str, dict[str, Any]]]) -> None:
         for kind, fields in messages:
-            if kind == "step":
-                progress.at(fields["step"], loss=f"{fields['loss']:.5f}", **self._notes)
-            elif kind == "note":
-                progress.say(fields["text"])
+            if kind == "note":
+                self._notify(fields["text"])
             elif kind == "started":
-                self._started(fields["step"], fields["workers"], progress)
-            elif kind == "finished":
-                progress.at(fields["step"], **self._notes)
+                self._start_attempt(fields["step"], fields["workers"])
             elif kind == "checkpoint":
                 self.saved = fields["step"]
-            elif kind == "validated":
-                self._notes["psnr"] = f"{fields['psnr']:.2f} dB"
-            self._heard(kind, fields)
+                self._report(checkpoint=time.time())
+            elif kind in ("step", "validated", "finished"):
+                self._step = fields["step"]
+                self._report(**{name: fields[name] for name in ("loss", "psnr") if fields.get(name) is not None})
+            self._pass_on(kind, fields)
 
-    def _started(self, step: int, workers: int, progress: Progress) -> None:
+    def _start_attempt(self, step: int, workers: int) -> None:
         self.attempts += 1
+        self._step = step
         self.first_step = step if self.first_step is None else self.first_step
         again = "started again, " if self.attempts > 1 else ""
-        progress.say(f"{again}{workers} worker{'s' * (workers > 1)}, from step {step}")
+        self._notify(f"{again}{workers} worker{'s' * (workers > 1)}, from step {step}")
+        self._report(workers_started=True)
+
+    def _report(self, workers_started: bool = False, **figures: float) -> None:
+        """Report the last step that is known, with the last figures that are known."""
+        self._notes |= figures
+        total = self._run.train.steps
+        self._on_progress(ProgressReport("train", self._step, total, dict(self._notes), workers_started))
 
 
 def kill_worker(node: str, pid: int) -> bool | None:
-    """SIGKILL to a training worker, by a task on its node: nothing less ends a stopped one. Whether it was there.
+    """SIGKILL a training worker, by a task on its node: nothing less ends a stopped process. Whether it was there.
 
-    None where the node does not answer. Ray finds out by itself when it is dead; otherwise it is worth another try.
+    None where the node does not answer: if it is dead, Ray notices that; if not, the caller may try again.
     """
     there = NodeAffinitySchedulingStrategy(node, soft=False)
     task = ray.remote(num_cpus=0, max_retries=0)(_kill).options(scheduling_strategy=there)
@@ -141,7 +151,7 @@ def kill_worker(node: str, pid: int) -> bool | None:
 
 
 def _kill(pid: int) -> bool:
-    """Only a worker of Ray's: a process that has ended may have left its number to another one."""
+    """Only a worker of Ray's: another process may have got the number of one that has ended."""
     try:
         process = psutil.Process(pid)
         if not any(word.startswith("ray::") for word in process.cmdline()):
@@ -152,7 +162,7 @@ def _kill(pid: int) -> bool:
     return True
 
 
-class _Outcome:
+class _TrainerThread:
     """``trainer.fit()`` in a daemon thread: the driver can leave although Ray Train still waits."""
 
     def __init__(self, trainer: TorchTrainer) -> None:
@@ -169,13 +179,13 @@ class _Outcome:
         finally:
             self._over.set()
 
-    def over(self, seconds: float) -> bool:
-        """Wait at most ``seconds``; whether it is over."""
+    def wait(self, seconds: float) -> bool:
+        """Wait at most ``seconds``; whether training is over."""
         return self._over.wait(seconds)
 
 
 @contextmanager
-def _interruptible() -> Iterator[None]:
+def _sigterm_interrupts() -> Iterator[None]:
     """SIGTERM (a pod being stopped) becomes KeyboardInterrupt, as Ctrl-C is. Only a main thread may ask for that."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -192,8 +202,8 @@ def _interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _waiting(run: RunFile) -> str:
-    """Ray waits for resources for ever, in silence; people should know."""
+def _awaited_resources(run: RunFile) -> str:
+    """What is waited for and what there is: Ray itself waits for resources for ever, in silence."""
     cluster, total = run.cluster, ray.cluster_resources()  # type: ignore[no-untyped-call]
     return (
         f"waiting for {cluster.fewest_workers} workers of {cluster.cpus_per_worker:g} CPUs and "
@@ -202,16 +212,16 @@ def _waiting(run: RunFile) -> str:
     )
 
 
-def _in_words(error: Exception, run: RunFile) -> MedfunctaError:
+def _explained(error: Exception, run: RunFile) -> MedfunctaError:
     """Ray Train's error, with the first worker's reason instead of its pages of tracebacks."""
     if isinstance(error, PreemptionError):
         return InterruptedRunError(
-            f"nodes went more than train.max_preemptions = {run.train.max_preemptions} times",
+            f"nodes were preempted more than train.max_preemptions = {run.train.max_preemptions} times",
             do="run the same command again: it resumes at the last checkpoint",
         )
     failures = getattr(error, "worker_failures", None) or {0: error}
     # What a worker raised comes wrapped with its traceback. One worker's error fails the others' collectives, too: an
-    # error of ours is the cause, theirs are the echo.
+    # error of ours is the cause, theirs follow from it.
     reasons = {rank: getattr(failure, "_base_exc", failure) for rank, failure in failures.items()}
     ours = [reason for reason in reasons.values() if isinstance(reason, MedfunctaError)]
     if ours:
@@ -220,7 +230,7 @@ def _in_words(error: Exception, run: RunFile) -> MedfunctaError:
     lines = [line for line in str(reason).splitlines() if line.strip()]
     last = lines[-1] if lines else type(reason).__name__
     return MedfunctaError(
-        f"workers failed more than train.max_failures = {run.train.max_failures} times, at last with: {last}",
+        f"workers failed more than train.max_failures = {run.train.max_failures} times; the last failure: {last}",
         where=f"worker {rank}",
-        do="mend the cause and run the same command again: it resumes at the last checkpoint",
+        do="fix the cause and run the same command again: it resumes at the last checkpoint",
     )

@@ -7,6 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import ray
@@ -17,201 +18,266 @@ from torch import Tensor
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import MedfunctaError, StorageError, TrainingCollapsedError
-from medfuncta_dist.fields.siren import FieldSpec, Params
 from medfuncta_dist.network.committed_network import commit_network
 from medfuncta_dist.storage.publish import Guard
 from medfuncta_dist.telemetry.event_log import history
 from medfuncta_dist.telemetry.goodput import STOPPED
-from medfuncta_dist.training.checkpoints.checkpoint_saver import Saver
-from medfuncta_dist.training.checkpoints.checkpoint_uploads import Uploads
-from medfuncta_dist.training.driver_channel import Line
-from medfuncta_dist.training.opening import Place, Restored, open_place, restore
-from medfuncta_dist.training.optim.engine import connect, share_of_loss
+from medfuncta_dist.training.checkpoints.checkpoint_saver import CheckpointSaver
+from medfuncta_dist.training.checkpoints.checkpoint_uploads import CheckpointUploader
+from medfuncta_dist.training.driver_channel import DriverChannel
+from medfuncta_dist.training.mailbox import AttemptEnd
+from medfuncta_dist.training.optim.engine import join_process_group, share_of_loss
 from medfuncta_dist.training.optim.learning_rate import learning_rate
-from medfuncta_dist.training.reporting.collapse import ADVICE, Finding, Watch, scatter, squares_about_mean
-from medfuncta_dist.training.reporting.leader import Wishes
-from medfuncta_dist.training.reporting.step_statistics import Pace
+from medfuncta_dist.training.rank_setup import RankContext, RestoredNetwork, open_rank, restore
+from medfuncta_dist.training.reporting.collapse import (
+    ADVICE,
+    CollapseDetector,
+    CollapseKind,
+    scatter,
+    squares_about_mean,
+)
+from medfuncta_dist.training.reporting.leader import StepRequests
+from medfuncta_dist.training.reporting.step_statistics import StepStatistics
+from medfuncta_dist.training.validation import Validation
 from medfuncta_dist.training.world import World
 
 T = TypeVar("T")
 
 
 class Preempted(RayActorError):
-    """A node is about to go, and all is saved. Ray Train takes it for what it would see a little later, the death of a
-    worker by preemption, and starts the group again elsewhere, at the cost of the preemption budget."""
+    """A node is being drained, and all is saved. Ray Train treats it as what it would see a little later, the death of
+    a worker by preemption, and starts the group again elsewhere, at the cost of the preemption budget."""
 
 
 def train_worker(run: RunFile, snapshot_digest: str, mailbox: Any, fence: Guard, began: float) -> None:
     """Train until done, stopped or broken. Ray Train starts this again, on every rank, when any rank breaks.
 
-    An error that starting again can not heal goes to the driver's mailbox first; whoever starts after that leaves.
+    An error that starting again cannot fix goes to the driver's mailbox first; workers that start after that return.
     ``began`` is when this process started to import what it needs (s since 1970).
     """
-    line = Line(mailbox, ray.get)
-    if line.has_failed():
+    channel = DriverChannel(mailbox, ray.get)
+    if channel.has_failed():
         return
     try:
         node = ray.get_runtime_context().get_node_id()
-        with opened_training(run, snapshot_digest, line, fence, node, began) as training:
-            training.finish()
+        with open_training(run, snapshot_digest, channel, fence, node, began) as loop:
+            loop.finish()
     except TrainingCollapsedError as error:
-        line.fail(error)  # Every rank saw it and returns, so nothing is left to restart.
+        channel.report_failure(error)  # Every rank saw it and returns, so nothing is left to restart.
     except StorageError:
         raise
     except MedfunctaError as error:
-        line.fail(error)
+        channel.report_failure(error)
         raise
 
 
 @contextmanager
-def opened_training(
-    run: RunFile, snapshot_digest: str, line: Line, fence: Guard, node: str, began: float
-) -> Iterator[Training]:
+def open_training(
+    run: RunFile, snapshot_digest: str, channel: DriverChannel, fence: Guard, node: str, began: float
+) -> Iterator[TrainLoop]:
     """One rank of one attempt, restored and ready, while the block runs. What it opens is closed however that ends.
 
     ``node`` is the id of this machine in the cluster.
     """
     torch.set_num_threads(run.cluster.threads)
-    with ExitStack() as opened:
-        place = open_place(
-            run, snapshot_digest, line, fence, node, World.here(connect(run.cluster.gpus_per_worker)), opened
+    with ExitStack() as stack:
+        world = World.from_process_group(join_process_group(run.cluster.gpus_per_worker))
+        rank = open_rank(run, snapshot_digest, channel, fence, node, world, stack)
+        restored = restore(rank, stack)
+        uploader = CheckpointUploader(
+            restored.checkpoints, rank.channel, world.rank, world.size, before_commit=rank.leader.flush
         )
-        restored = restore(place, opened)
-        world, leader = place.world, place.leader
-        uploads = Uploads(restored.checkpoints, place.line, world.rank, world.size, leader.flush)
-        saver = Saver(uploads, leader, world, place.pulse, restored.engine, place.facts)
-        pids, setup_s = world.gather(os.getpid()), round(time.time() - began, 3)
-        facts = {"attempt": place.attempt.name, "step": restored.first, "workers": world.size, "pids": pids}
-        leader.event("started", **facts, nodes=[node[:12] for node in place.nodes], setup_s=setup_s)
-        yield Training(place, restored, saver)
+        saver = CheckpointSaver(uploader, rank.leader, world, rank.heartbeat, restored.engine, rank.facts)
+        _log_start(rank, restored.first, began)
+        yield TrainLoop(rank, restored, saver)
 
 
-class Training:
-    """One rank of one attempt; ``finish`` takes the steps that are left."""
+def _log_start(rank: RankContext, first: int, began: float) -> None:
+    pids = rank.world.gather(os.getpid())
+    rank.leader.event(
+        "started",
+        attempt=rank.attempt.name,
+        step=first,
+        workers=rank.world.size,
+        pids=pids,
+        nodes=[node[:12] for node in rank.nodes],
+        setup_s=round(time.time() - began, 3),
+    )
 
-    def __init__(self, place: Place, restored: Restored, saver: Saver) -> None:
-        self.run, self.world, self.store, self.line = place.run, place.world, place.store, place.line
-        self.pulse, self.leader, self.past, self.feed = place.pulse, place.leader, place.past, place.feed
+
+@dataclass(frozen=True)
+class StepResult:
+    """An outer step that was taken; numbers are over all ranks."""
+
+    step: int
+    """Steps taken since the beginning of the run, this one included."""
+    loss: float
+    gradient_norm: float
+    rate: float
+    wait_s: float
+    """Mean time that a rank waited for its scans."""
+    scatter: float
+    """Of this batch's scans about their mean (`collapse.scatter`)."""
+    requests: StepRequests
+
+
+class TrainLoop:
+    """The outer steps of one rank of one attempt; ``finish`` takes those that are left."""
+
+    def __init__(self, rank: RankContext, restored: RestoredNetwork, saver: CheckpointSaver) -> None:
+        self.run, self.world, self.store, self.channel = rank.run, rank.world, rank.store, rank.channel
+        self.heartbeat, self.leader, self.feed = rank.heartbeat, rank.leader, rank.feed
+        self.rank, self.saver = rank, saver
         self.learner, self.engine = restored.learner, restored.engine
         self.first, self.batches = restored.first, restored.batches
-        self.place, self.saver = place, saver
+        self.previous_end = rank.previous.last_end if rank.previous is not None else None
+        self.statistics = _statistics(self.run.train.batch, self.previous_end)
+        self.collapse = CollapseDetector(self.run.train.steps)
 
     def finish(self) -> None:
         """Take the steps that are left and write the network; or stop early, saved, when the driver asks."""
         if self._take_steps() == self.run.train.steps:
             self._write_network()
-        # Nobody falls silent before rank 0 is done: who does, while others are at work, has hung.
-        self.pulse.at("waiting for rank 0", self.run.train.steps, waits=True)
-        self.world.from_leader(None)
+        # No rank falls silent before rank 0 is done: one that is silent while others are at work counts as hung.
+        self.heartbeat.set_phase("waiting for rank 0", self.run.train.steps, waits_for_others=True)
+        self.world.wait_for_leader()
 
     def _take_steps(self) -> int:
         """The train loop. Returns the number of steps taken since the beginning of the run."""
-        train, step, pulse = self.run.train, self.first, self.pulse
-        pace, validation, watch = self._pace(), self.feed.validation(), Watch(train.steps)
-        pulse.at("reading scans", step)
-        for (batch, targets), began, waited in _timed(self.batches):
-            pulse.at("the inner loop", step)
-            losses = self.engine.losses(*self.feed.inputs(targets, batch.step))
-            words = [self.leader.wishes(busy=self.saver.busy).encode(), *squares_about_mean(targets)]
-            pulse.at("summing the losses", step, waits=True)
-            loss, wait, wish, *spread_out = self.world.sum(
-                [float(losses.detach().sum()) / train.batch, waited / self.world.size, *words]
-            )
-            _check_finite("loss", loss, batch.step)
-            rate = learning_rate(batch.step, train)
-            pulse.at("exchanging gradients", step, waits=True)
-            norm = self.engine.step(share_of_loss(losses, train.batch, self.world.size), rate)
-            _check_finite("gradient norm", norm, batch.step)
-            step, wishes, last = batch.step + 1, Wishes.decode(wish), batch.step + 1 == train.steps
-
-            pace.add(step, loss, time.perf_counter() - began, wait)
-            self._stepped(step, loss)
-            self._warn(step, watch.trained(step, loss, scatter(*spread_out)))
-            if last or step % self.run.telemetry.log_steps == 0:
-                self.leader.log(step, **pace.take(), rate=rate, gradient_norm=norm)
-            if validation is not None and (last or step % train.validate_steps == 0):
-                pulse.at("validating", step, patient=not pulse.has_been("validating"))
-                psnr = validation.psnr(*self._field())
-                self.leader.validated(step, psnr, validation.picture)
-                self._warn(step, watch.validated(psnr))
-            if wishes.look and not last:
+        step, validation = self.first, self.feed.validation()
+        self.heartbeat.set_phase("reading scans", step)
+        for (batch, targets), began, waited_s in _timed(self.batches):
+            result = self._take_step(batch.step, targets, waited_s)
+            step = result.step
+            self.statistics.add(step, result.loss, time.perf_counter() - began, result.wait_s)
+            self._report_step(result)
+            self._log_metrics(result)
+            if validation is not None and self._is_due(step, self.run.train.validate_steps):
+                self._validate(validation, step)
+            if result.requests.check_preemption and not self._is_last(step):
                 self._leave_if_preempted(step)
-            if last or self._is_due(step) or wishes.save or wishes.stop:
+            if self._must_save(result):
                 self.saver.save(step)
-            if wishes.stop:
-                self._stop(step, last)
+            if result.requests.stop:
+                self._record_stop(step)
                 break
-            pulse.at("reading scans", step)
-        self.saver.settle(step)
+            self.heartbeat.set_phase("reading scans", step)
+        self.saver.wait_for_upload(step)
         return step
 
-    def _stepped(self, step: int, loss: float) -> None:
-        """What follows every step: a sign of life, and word of uploads that are over."""
-        self.leader.at(step, loss)
-        self.saver.look()
-        if step == self.first + 1:
-            self.pulse.warm()
-            self._recovered(step)
+    def _take_step(self, index: int, targets: Tensor, waited_s: float) -> StepResult:
+        """Outer step ``index`` (0-based): the inner loop on this rank's scans, a sum over ranks, a gradient step."""
+        train = self.run.train
+        self.heartbeat.set_phase("the inner loop", index)
+        losses = self.engine.losses(*self.feed.inputs(targets, index))
+        local = [float(losses.detach().sum()) / train.batch, waited_s / self.world.size]
+        local.append(self.leader.requests(upload_running=self.saver.upload_running).encode())
+        local += squares_about_mean(targets)
 
-    def _recovered(self, step: int) -> None:
-        before = self.past.reached if self.past is not None else None
+        self.heartbeat.set_phase("summing the losses", index, waits_for_others=True)
+        loss, wait_s, requests, squares, freedom = self.world.sum(local)
+        _check_finite("loss", loss, index)
+
+        rate = learning_rate(index, train)
+        self.heartbeat.set_phase("exchanging gradients", index, waits_for_others=True)
+        norm = self.engine.step(share_of_loss(losses, train.batch, self.world.size), rate)
+        _check_finite("gradient norm", norm, index)
+        decoded = StepRequests.decode(requests)
+        return StepResult(index + 1, loss, norm, rate, wait_s, scatter(squares, freedom), decoded)
+
+    def _report_step(self, result: StepResult) -> None:
+        """What follows every step: progress to the driver, the outcome of an upload, signs of a collapse."""
+        self.leader.post_step(result.step, result.loss)
+        self.saver.collect_upload()
+        if result.step == self.first + 1:
+            self.heartbeat.end_warm_up()
+            self._log_recovery(result.step)
+        self._warn(result.step, self.collapse.after_step(result.step, result.loss, result.scatter))
+
+    def _log_metrics(self, result: StepResult) -> None:
+        if self._is_due(result.step, self.run.telemetry.log_steps):
+            metrics = self.statistics.take_metrics()
+            self.leader.log(result.step, **metrics, rate=result.rate, gradient_norm=result.gradient_norm)
+
+    def _log_recovery(self, step: int) -> None:
+        """The first step after an attempt that ended early: how long that took, and what it cost."""
+        before = self.previous_end
         if before is not None:
             seconds, redone = round(time.time() - before.time, 3), max(0, before.step - self.first)
             self.leader.event("recovered", step=step, seconds=seconds, redone=redone, cause=before.cause)
             self.leader.log(step, recovery_s=seconds, redone_steps=redone)
 
-    def _is_due(self, step: int) -> bool:
+    def _validate(self, validation: Validation, step: int) -> None:
+        first_time = not self.heartbeat.has_been_in("validating")
+        self.heartbeat.set_phase("validating", step, may_be_slow=first_time)
+        psnr = validation.psnr(self.learner.spec, self.engine.full_parameters(), self.learner.coordinates)
+        self.leader.log_validation(step, psnr, validation.picture)
+        self._warn(step, self.collapse.after_validation(psnr))
+
+    def _is_last(self, step: int) -> bool:
+        return step == self.run.train.steps
+
+    def _is_due(self, step: int, every: int) -> bool:
+        """Whether something that is done every so many steps, and after the last one, is due after this step."""
+        return self._is_last(step) or step % every == 0
+
+    def _must_save(self, result: StepResult) -> bool:
         every = self.run.train.checkpoint_steps
-        return every is not None and step % every == 0
+        due = every is not None and result.step % every == 0
+        return due or self._is_last(result.step) or result.requests.save or result.requests.stop
 
     def _leave_if_preempted(self, step: int) -> None:
-        """Where a node of ours is about to go: save, tell, and leave for the others while there is time."""
-        self.pulse.at("looking for a drain notice", step, waits=True)
+        """Where one of our nodes is about to go: save, say so, and leave for other nodes while there is time."""
+        self.heartbeat.set_phase("looking for a drain notice", step, waits_for_others=True)
         notice = ray.train.get_preemption_info()
         if notice is None:
             return
         began = time.monotonic()
         self.saver.save(step)
-        self.saver.settle(step)
+        self.saver.wait_for_upload(step)
         seconds = round(time.monotonic() - began, 3)
         left = None if notice.deadline_ms is None else round(notice.deadline_ms / 1000 - time.time(), 3)
-        if self.world.leads and self.saver.committed == step:
+        if self.world.is_leader and self.saver.committed == step:
             self.leader.event("preempted", step=step, seconds=seconds, seconds_left=left, ranks=notice.preempted_ranks)
             self.leader.log(step, preemption_save_s=seconds)
-            self.leader.say(f"a node goes: saved step {step} in {seconds:.1f} s; starting again elsewhere")
-            self.line.ends(step, "preemption")
-        self.world.from_leader(None)  # Nobody leaves before rank 0 is done: the first to go ends the others.
+            self.leader.notify(
+                f"a node is being drained: saved step {step} in {seconds:.1f} s; starting again elsewhere"
+            )
+            self.channel.end_attempt(step, "preemption")
+        self.world.wait_for_leader()  # No rank leaves before rank 0 is done: the first to leave ends the others.
         raise Preempted(error_msg="a node is being drained", preempted=True)
 
-    def _stop(self, step: int, last: bool) -> None:
-        """All is saved, and no failure: whoever resumes this begins no recovery."""
-        self.saver.settle(step)
-        if not last and self.saver.committed == step:
+    def _record_stop(self, step: int) -> None:
+        """All is saved, and this is no failure: the next driver does not count as a recovery."""
+        self.saver.wait_for_upload(step)
+        if not self._is_last(step) and self.saver.committed == step:
             self.leader.event(STOPPED, step=step)
 
-    def _warn(self, step: int, findings: Iterable[Finding]) -> None:
-        """Say that training goes wrong. It goes on: whoever watches may know better, and stopping can be asked for."""
-        for finding in findings:
-            self.leader.event("collapse", step=step, finding=finding)
-            self.leader.say(f"outer step {step}: {ADVICE[finding]}")
-
-    def _pace(self) -> Pace:
-        before = self.past.reached if self.past is not None else None
-        return Pace(self.run.train.batch) if before is None else Pace(self.run.train.batch, before.time, before.step)
-
-    def _field(self) -> tuple[FieldSpec, Params, Tensor]:
-        return self.learner.spec, self.engine.full_parameters(), self.learner.coordinates
+    def _warn(self, step: int, kinds: Iterable[CollapseKind]) -> None:
+        """Report that training goes wrong. It goes on: people may know better, and can ask it to stop."""
+        for kind in kinds:
+            self.leader.event("collapse", step=step, finding=kind)
+            self.leader.notify(f"outer step {step}: {ADVICE[kind]}")
 
     def _write_network(self) -> None:
-        self.pulse.at("writing the network", self.run.train.steps, patient=True)
+        self.heartbeat.set_phase("writing the network", self.run.train.steps, may_be_slow=True)
         params = self.engine.full_parameters()
-        if not self.world.leads:
+        if not self.world.is_leader:
             return
         self.leader.flush()
-        last = (history(self.store, self.run.name, metric, self.leader.say)[-1:] for metric in ("loss", "psnr"))
-        loss, psnr = (found[0][1] if found else None for found in last)
-        done = commit_network(self.store, self.run, self.place.snapshot, params, loss, psnr, self.place.fence)
+        loss, psnr = self._last_logged("loss"), self._last_logged("psnr")
+        done = commit_network(self.store, self.run, self.rank.snapshot, params, loss, psnr, self.rank.fence)
         self.leader.event("finished", step=done.step, network=done.digest)
+
+    def _last_logged(self, metric: str) -> float | None:
+        found = history(self.store, self.run.name, metric, self.leader.notify)
+        return found[-1][1] if found else None
+
+
+def _statistics(batch: int, previous_end: AttemptEnd | None) -> StepStatistics:
+    if previous_end is None:
+        return StepStatistics(batch)
+    return StepStatistics(batch, previous_end.time, previous_end.step)
 
 
 def _timed(batches: Iterable[T]) -> Iterator[tuple[T, float, float]]:

@@ -1,7 +1,7 @@
-"""Training as seen from the driver: start the workers, follow them, end with the network or an error in words.
+"""Training as seen from the driver: start the workers, follow them, end with the network or a clear error.
 
-Ray Train brings workers up, restarts the group when one dies, and knows of preemptions. It keeps no state of ours: each
-driver gives it a fresh run name and a local folder for its marker; checkpoints are our own (checkpoint.py).
+Ray Train starts workers, restarts the group when one dies, and handles preemptions. It keeps no state of ours: each
+driver gives it a new run name and a local folder for its own files; checkpoints are ours (checkpoint.py).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import secrets
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,8 +28,9 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE, Guard
 from medfuncta_dist.telemetry.event_log import read_events
 from medfuncta_dist.telemetry.goodput import Goodput, goodput
-from medfuncta_dist.training.liveness.heartbeat import PATIENT_S
-from medfuncta_dist.training.train_driver import Driver, OnProgress
+from medfuncta_dist.telemetry.progress_report import OnProgress, ignore_progress
+from medfuncta_dist.training.liveness.heartbeat import SLOW_PHASE_S
+from medfuncta_dist.training.train_driver import OnMessage, TrainDriver
 
 
 @dataclass(frozen=True)
@@ -47,19 +49,31 @@ class TrainSummary:
     """Of the whole run, over all its attempts and commands."""
 
 
+def log_line(text: str) -> None:
+    """Print a line for people."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def train(
-    run: RunFile, snapshot_digest: str, on_progress: OnProgress | None = None, *, fence: Guard = ALONE
+    run: RunFile,
+    snapshot_digest: str,
+    on_message: OnMessage | None = None,
+    *,
+    on_progress: OnProgress = ignore_progress,
+    notify: Callable[[str], None] = log_line,
+    fence: Guard = ALONE,
 ) -> TrainSummary:
     """Train the run's network on a snapshot, from its last checkpoint if there is one.
 
-    Shows progress on stderr. Returns at once, without Ray, when the network is there already. Raises
+    ``on_message`` gets each message of the workers, ``on_progress`` what follows from them for the stage's progress,
+    ``notify`` lines for people. Returns at once, without Ray, when the network is there already. Raises
     TrainingCollapsedError when the loss is not finite, InterruptedRunError after Ctrl-C or SIGTERM (saved first), other
     MedfunctaErrors as they are, and MedfunctaError when workers failed more than ``train.max_failures`` times.
     ``fence`` is passed before every commit (LeaseLostError).
     """
     began = time.monotonic()
     store = ObjectStore(run.storage)
-    driver = Driver(run, on_progress)
+    driver = TrainDriver(run, on_progress, notify, on_message)
     if committed_network(store, run.name) is None:
         start_ray(run)
         with tempfile.TemporaryDirectory(prefix="medfuncta-train-", ignore_cleanup_errors=True) as folder:
@@ -73,7 +87,7 @@ def train(
         )
     _check_dataset(done, snapshot_digest, store.uri(f"runs/{run.name}"))
     first = driver.first_step if driver.first_step is not None else done.step
-    figures = goodput(read_events(store, run.name, lambda text: print(text, file=sys.stderr)))
+    figures = goodput(read_events(store, run.name, notify))
     seconds = round(time.monotonic() - began, 3)
     return TrainSummary(done.step, first, driver.attempts, done.loss, done.psnr, done.digest, seconds, figures)
 
@@ -85,7 +99,7 @@ def _trainer(run: RunFile, snapshot_digest: str, mailbox: Any, folder: str, fenc
     # How long to wait for room. A node that has to pull an image needs long; but a range is asked for as many as were
     # there 20 s ago, and must ask again when one of their nodes has gone since.
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "10" if elastic else "600"
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")  # A dead worker is noticed so late; default 2.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "1")  # Until a dead worker is noticed; the default is 2.
     os.environ.setdefault("RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S", "1")  # Some clouds give 12 s; the default is 5.
     workers = (cluster.fewest_workers, cluster.most_workers) if elastic else cluster.most_workers
     resources = {"CPU": cluster.cpus_per_worker}
@@ -94,8 +108,8 @@ def _trainer(run: RunFile, snapshot_digest: str, mailbox: Any, folder: str, fenc
     return TorchTrainer(
         worker_entry,
         train_loop_config={"run": run.model_dump(), "snapshot": snapshot_digest, "mailbox": mailbox, "fence": fence},
-        # Only for collectives on which the heartbeats keep silent: start-up, long uploads, and a driver that is gone.
-        torch_config=TorchConfig(timeout_s=math.ceil(max(PATIENT_S, 2 * run.train.hang_timeout))),
+        # Only for collectives that the heartbeats do not judge: start-up, long uploads, and a driver that is gone.
+        torch_config=TorchConfig(timeout_s=math.ceil(max(SLOW_PHASE_S, 2 * run.train.hang_timeout))),
         scaling_config=ScalingConfig(
             num_workers=workers,  # type: ignore[arg-type]
             use_gpu=cluster.gpus_per_worker > 0,

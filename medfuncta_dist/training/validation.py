@@ -1,4 +1,4 @@
-"""Held-out PSNR while training: the same few scans every time, fitted with the parameters of the moment."""
+"""Held-out PSNR during training: the same few scans every time, fitted with the current parameters."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from torch import Tensor
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.fields.siren import FieldSpec, Params, field
 from medfuncta_dist.latents.fit import Fitter
-from medfuncta_dist.network.committed_network import trained_rates
-from medfuncta_dist.network.core_settings import fit_settings
+from medfuncta_dist.network.core_settings import fit_settings, trained_rates
 from medfuncta_dist.shards.snapshot import Snapshot
 from medfuncta_dist.streaming.sample_order import SampleId
 from medfuncta_dist.streaming.sample_reader import SampleReader
@@ -21,7 +20,7 @@ from medfuncta_dist.streaming.stream import points, scan_batches
 from medfuncta_dist.training.world import World
 
 HELD_OUT = ("val", "test")
-"""The first of these that has scans is validated on."""
+"""Validation uses the first of these splits that has scans."""
 
 
 def held_out_split(snapshot: Snapshot) -> str | None:
@@ -29,7 +28,7 @@ def held_out_split(snapshot: Snapshot) -> str | None:
     return next((split for split in HELD_OUT if any(s.samples for s in snapshot.splits.get(split, ()))), None)
 
 
-def spread(shard_samples: Sequence[int], count: int) -> list[SampleId]:
+def evenly_spread(shard_samples: Sequence[int], count: int) -> list[SampleId]:
     """At most ``count`` scans, evenly spread over a split's shards, whatever their sizes."""
     everything = [SampleId(shard, row) for shard, rows in enumerate(shard_samples) for row in range(rows)]
     count = min(count, len(everything))
@@ -44,7 +43,10 @@ class Validation:
         self._run, self._trained_rates = run, run.fit.rate is None
         self._settings = fit_settings(run)
         # Only where the run file allows pictures to leave the machine, and only of scans that are pictures.
-        self._shape, self._pictured = run.data.shape, run.telemetry.images and len(run.data.shape) == 2 and world.leads
+        self._shape, self._draws_picture = (
+            run.data.shape,
+            run.telemetry.images and len(run.data.shape) == 2 and world.is_leader,
+        )
         self.picture: np.ndarray | None = None
         """The first scan beside its reconstruction, of the last measurement."""
         samples = scan_batches(reader, ids[world.rank :: world.size])
@@ -60,13 +62,15 @@ class Validation:
             targets = torch.stack(self._targets[start : start + self._chunk]).to(self._world.device)
             fitted = fitter.fit(targets)
             total += float(torch.where(fitted.finite, fitted.psnr, 0.0).sum())
-            if start == 0 and self._pictured:
-                self.picture = _beside(self._shape, targets[0], field(spec, params, coordinates, fitted.latents[:1])[0])
+            if start == 0 and self._draws_picture:
+                self.picture = _side_by_side(
+                    self._shape, targets[0], field(spec, params, coordinates, fitted.latents[:1])[0]
+                )
         total, count = self._world.sum([total, len(self._targets)])
         return total / count
 
 
-def _beside(shape: Sequence[int], *values: Tensor) -> np.ndarray:
+def _side_by_side(shape: Sequence[int], *values: Tensor) -> np.ndarray:
     """(point, channel) values of a 2D scan, side by side: float (row, column, channel) in [0, 1]."""
     images = [value.detach().clamp(0, 1).reshape(*shape, -1).cpu().numpy() for value in values]
     return np.concatenate(images, axis=1)

@@ -1,4 +1,4 @@
-"""The ranks of one worker group, and the few words they exchange besides gradients."""
+"""The ranks of one worker group, and the few values they exchange besides gradients."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ import torch.distributed as dist
 
 @dataclass(frozen=True)
 class World:
-    """This rank's place. Needs an initialised process group."""
+    """A rank of a worker group. Needs an initialised process group."""
 
     rank: int
     size: int
     device: torch.device
 
     @classmethod
-    def here(cls, device: torch.device) -> World:
-        """The place of this process."""
+    def from_process_group(cls, device: torch.device) -> World:
+        """This process's rank in torch's process group."""
         return cls(dist.get_rank(), dist.get_world_size(), device)
 
     @property
-    def leads(self) -> bool:
-        """Rank 0: it writes what is written once."""
+    def is_leader(self) -> bool:
+        """Whether this is rank 0, which writes what is written once."""
         return self.rank == 0
 
     def sum(self, values: Sequence[float]) -> list[float]:
@@ -40,8 +40,12 @@ class World:
         dist.all_gather_object(found, value)
         return found
 
-    def from_leader(self, value: Any) -> Any:
+    def broadcast_from_leader(self, value: Any) -> Any:
         """Rank 0's value, on every rank."""
         box = [value]
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
+
+    def wait_for_leader(self) -> None:
+        """Wait until rank 0 is here, too; rank 0 itself does not wait."""
+        self.broadcast_from_leader(None)

@@ -230,12 +230,12 @@ def outcome(read: Read, path: Path) -> dict[str, Any]:
     began = time.process_time()
     try:
         read(path)
-        told = "read"
+        outcome = "read"
     except MedfunctaError as error:
-        told = "refused" if error.what else "refused without a word"
+        outcome = "refused" if error.what else "refused without a message"
     except BaseException as error:
-        told = f"{type(error).__name__}: {error}"[:200]
-    return {"outcome": told, "seconds": round(time.process_time() - began, 3)}
+        outcome = f"{type(error).__name__}: {error}"[:200]
+    return {"outcome": outcome, "seconds": round(time.process_time() - began, 3)}
 
 
 def explode(name: str, folder: Path) -> dict[str, Any]:
@@ -250,7 +250,7 @@ def explode(name: str, folder: Path) -> dict[str, Any]:
 
 
 def main() -> None:
-    """A child each: a limit can not be taken back, and one that is killed takes no other with it."""
+    """A child each: a limit cannot be taken back, and one that is killed takes no other with it."""
     for name in BOMBS:
         child = os.fork()
         if child == 0:

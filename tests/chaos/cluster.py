@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, whose nodes go as real ones do. One a process."""
+"""A Ray cluster of several nodes on this machine, whose nodes go as real ones do. One per process."""
 
 from __future__ import annotations
 

@@ -57,4 +57,4 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             }
             with Path(path).open("a") as file:
                 file.write(json.dumps(line) + "\n")
-    return report  # type: ignore[return-value]  # a wrapper's result, which the annotation of a generator can not say
+    return report  # type: ignore[return-value]  # a wrapper's result, which the annotation of a generator cannot say

@@ -1,9 +1,9 @@
-"""A proxy in front of a real S3 server that does to its traffic what networks, services and operators do to it.
+"""A proxy in front of a real S3 server that injects the faults of networks, services and operators.
 
     with FaultyS3(upstream) as proxy:           # upstream: the real server's "http://127.0.0.1:port"
         proxy.faults = Faults(error_share=0.2)  # from now on, for every request that begins
         client(proxy.endpoint)                  # the same credentials and signatures as upstream
-        proxy.faults = Faults()                 # all is well again
+        proxy.faults = Faults()                 # no more faults
         proxy.did["error"]                      # how often it did what
 
 It signs nothing: every header goes through as it came, Host included, so that a signature stays the client's own. It
@@ -47,11 +47,11 @@ class Faults:
     error_code: str = ""
     """Instead of the code that belongs to the status."""
     retry_after_s: int | None = None
-    """Told with the error."""
+    """Sent as ``Retry-After`` with the error."""
     lost_share: float = 0.0
     """Upstream does what it is asked to do, and its answer is replaced by a 500."""
     hang_share: float = 0.0
-    """The connection stays open, and nothing is ever said."""
+    """The connection stays open without any answer."""
     cut_share: float = 0.0
     """The connection ends after ``cut_after`` bytes of the answer's body."""
     cut_after: int = 1000

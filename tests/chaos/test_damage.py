@@ -20,7 +20,7 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import fit, locate_table
-from medfuncta_dist.integrity.latent_damage import find_damage
+from medfuncta_dist.integrity.damaged_latents import find_damaged_records
 from medfuncta_dist.shards.snapshot import Shard, load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
@@ -150,7 +150,7 @@ def test_a_latent_part_or_its_record(place: Place, kind: str, measured: Measured
     noticed = 0
     for data in flips(path.read_bytes()):
         with changed(path, data):
-            assert len(find_damage(place.store, folder)) == 1
+            assert len(find_damaged_records(place.store, folder)) == 1
             with pytest.raises(IntegrityError):
                 latent_ledger.load_table(place.store, folder)
         noticed += 1
@@ -160,7 +160,7 @@ def test_a_latent_part_or_its_record(place: Place, kind: str, measured: Measured
 
 @pytest.mark.parametrize("part", ["0*/*.safetensors", "commits/*.json"])
 def test_a_checkpoint_or_its_record(part: str, tmp_path: Path, measured: Measured) -> None:
-    """The one before is used, and the person told."""
+    """The one before is used, and the user gets a message."""
     store, attempt = ObjectStore(str(tmp_path)), Attempt(1, "0000000001-20260101T000000-aaaa")
     checkpoints = Checkpoints(store, "r", attempt, keep=5, fence=ALONE)
     for step in (10, 20):

@@ -21,10 +21,11 @@ from medfuncta_dist.config.submission_id import JOB_VARIABLE
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, RunFileError
 from medfuncta_dist.fields.siren import init_params
 from medfuncta_dist.fitting.fit_driver import fit
-from medfuncta_dist.network.committed_network import commit_network, committed_network, field_spec
+from medfuncta_dist.network.committed_network import commit_network, committed_network
+from medfuncta_dist.network.core_settings import field_spec
 from medfuncta_dist.run.frozen_run_file import freeze
 from medfuncta_dist.run.idempotency import Submission
-from medfuncta_dist.run.terminal_record import ending_retries
+from medfuncta_dist.run.terminal_record import recording_final_failure
 from medfuncta_dist.shards.pack_driver import pack
 from medfuncta_dist.stages import run_summary
 from medfuncta_dist.stages.preflight import check_network, pinned_snapshot
@@ -80,7 +81,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_summary.merge(store, "small", "fit", {"psnr": 30.0}, fence=ALONE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(JOB_VARIABLE, JOB)
-        with pytest.raises(RunFileError), ending_retries(store, "small"):
+        with pytest.raises(RunFileError), recording_final_failure(store, "small"):
             raise RunFileError("it said no", do="mend it")
     return folder
 
@@ -114,7 +115,7 @@ class Place:
         attempt = next_attempt(self.store, "small", fence=ALONE)
         found = Checkpoints(self.store, "small", attempt, keep=5, fence=ALONE).restore_latest(SHAPES, self.said.append)
         assert found is not None, "training begins again from nothing"
-        curve = history(self.store, "small", say=self.said.append)
+        curve = history(self.store, "small", notify=self.said.append)
         return snapshot.digest, attempt.generation, found.facts.step, curve
 
     def trained(self) -> Any:
@@ -136,7 +137,7 @@ class Place:
         """A submitted job that is tried again, after it has ended for good."""
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv(JOB_VARIABLE, JOB)
-            with ending_retries(self.store, "small"):
+            with recording_final_failure(self.store, "small"):
                 raise AssertionError("it was tried again")
 
 
@@ -244,9 +245,9 @@ def refused(stage: Callable[[], Any], path: Path, folder: Path) -> None:
     """It ends with an error in words, which names the object (or the folder that it is one of) and says what to do."""
     with pytest.raises(MedfunctaError) as caught:
         stage()
-    told = str(caught.value)
-    assert str(path.relative_to(folder)) in told or str(path.parent.relative_to(folder)) in told, told
-    assert caught.value.do, told
+    error_text = str(caught.value)
+    assert str(path.relative_to(folder)) in error_text or str(path.parent.relative_to(folder)) in error_text, error_text
+    assert caught.value.do, error_text
 
 
 @pytest.mark.parametrize(("stage", "pattern", "fault", "expected"), CASES)

@@ -50,8 +50,8 @@ Read = Callable[[bytes], object]
 
 def test_small_files_that_ask_for_everything(tmp_path: Path, measured: Callable[[str], None]) -> None:
     command = [sys.executable, "-m", "tests.chaos.bombs", str(tmp_path)]
-    told = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
-    outcomes = [json.loads(line) for line in told.stdout.splitlines()]
+    completed = subprocess.run(command, capture_output=True, text=True, timeout=240, check=True)
+    outcomes = [json.loads(line) for line in completed.stdout.splitlines()]
     assert [o["bomb"] for o in outcomes] == list(BOMBS)
     assert [o for o in outcomes if o["outcome"] != "refused"] == []
     slowest = max(o["seconds"] for o in outcomes)

@@ -1,4 +1,4 @@
-"""A thousand scans, seven of them poison: the other 993 are fitted, and each of the seven is told with its reason."""
+"""A thousand scans, seven of which kill their worker: the other 993 are fitted, the seven are listed with reasons."""
 
 from __future__ import annotations
 

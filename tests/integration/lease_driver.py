@@ -10,7 +10,7 @@ from itertools import count, takewhile
 from typing import Any
 
 from medfuncta_dist.errors import MedfunctaError
-from medfuncta_dist.run.driver_lease import holding
+from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.storage.leases.lease import run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import NewRecord, publish
@@ -22,7 +22,7 @@ def drive(root: str, ttl: float, go_on: Callable[[int], bool]) -> str:
     """Commit records, 20 a second, while ``go_on(number)``; the outcome in one word."""
     store = ObjectStore(root)
     try:
-        with holding(store, run_lease(NAME), ttl, NAME) as fence:
+        with hold_lease(store, run_lease(NAME), ttl, NAME) as fence:
             print(f"held {fence.token}", flush=True)
             for number in takewhile(go_on, count()):
                 path = f"runs/{NAME}/commits/{fence.token}-{number:05}.json"

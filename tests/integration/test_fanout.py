@@ -18,7 +18,7 @@ import pytest
 
 from medfuncta_dist import fanout
 from medfuncta_dist.errors import IntegrityError, RunFileError, WorkerDiedError
-from medfuncta_dist.fanout import check_room, ray_fan_out
+from medfuncta_dist.fanout import ray_fan_out, require_room
 from medfuncta_dist.task_map import Done, Failed
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -141,14 +141,14 @@ def slow_at_first(job: Job) -> int:
 def test_a_straggler_is_told_and_raced_when_nothing_else_is_left(
     tmp_path: Path, race: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fanout, "STRAGGLING_S", 1.0)
+    monkeypatch.setattr(fanout, "STRAGGLER_MIN_S", 1.0)
     jobs = [
         Job(0, str(tmp_path), seconds=30.0 if race else 4.0),
         *(Job(n, str(tmp_path), seconds=0.1) for n in range(1, 6)),
     ]
     lines: list[str] = []
     began = time.monotonic()
-    outcomes = list(ray_fan_out(3, num_cpus=1, race=race, say=lines.append)(slow_at_first, jobs))
+    outcomes = list(ray_fan_out(3, num_cpus=1, race=race, notify=lines.append)(slow_at_first, jobs))
     assert sorted(o.item.number for o in outcomes) == list(range(6))
     assert time.monotonic() - began < 25
     assert attempts(jobs[0]) == 1 + race
@@ -239,10 +239,10 @@ def test_a_driver_joins_the_cluster_and_keeps_stdout_to_itself(ray_cluster: str)
 def test_tasks_that_no_machine_can_run_are_refused_or_announced(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    check_room(num_cpus=1, num_gpus=0)
+    require_room(num_cpus=1, num_gpus=0)
     assert capsys.readouterr().err == ""
-    check_room(num_cpus=1, num_gpus=64)
+    require_room(num_cpus=1, num_gpus=64)
     assert "64 GPUs" in capsys.readouterr().err
     monkeypatch.delenv("RAY_ADDRESS")
     with pytest.raises(RunFileError, match="64 GPUs"):
-        check_room(num_cpus=1, num_gpus=64)
+        require_room(num_cpus=1, num_gpus=64)

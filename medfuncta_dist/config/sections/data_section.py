@@ -63,16 +63,21 @@ class Slabs(Section):
     """One slab of every `period` is held out."""
     gap: NaturalInt = 2
     """Slices on each side of a held-out slab that join neither split."""
-    split: Split = "test"
-    """The split that held-out slabs go to."""
+    split: Split | Annotated[list[Split], Field(min_length=2)] = "test"
+    """The split that held-out slabs go to. Several, as [val, test], take the slabs in turns."""
 
     @model_validator(mode="after")
     def _room(self) -> Slabs:
-        if self.split in ("train", "gap"):
+        if {"train", "gap"} & set(self.splits):
             raise ValueError(f"split is '{self.split}', but held-out slabs must go to a split of their own")
         if 2 * self.gap >= self.size * (self.period - 1):
             raise ValueError("the gaps leave no training slices: lower gap, or raise size or period")
         return self
+
+    @property
+    def splits(self) -> list[str]:
+        """The splits of the first, second, ... held-out slab; then from the first again."""
+        return [self.split] if isinstance(self.split, str) else self.split
 
 
 class Data(Section):

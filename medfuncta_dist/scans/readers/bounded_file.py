@@ -1,4 +1,4 @@
-"""A file as libraries may read it: no length that a header asks for takes more memory than the file has bytes."""
+"""A file for libraries to read: a read takes no more memory than the file has bytes, whatever a header declares."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from medfuncta_dist.errors import ScanError
 
 
 class BoundedFile(io.BufferedReader):
-    """A local file, read only. Python takes the memory of a read before it knows how much is left: this asks first.
+    """A local file, read only. Python allocates a read's memory before it knows how much is left; this checks first.
 
-    ``largest``, where set, is the most bytes that one read may ask for, beyond it ScanError.
+    ``largest``, if set, is the most bytes that one read may request (ScanError).
     """
 
     def __init__(self, path: Path) -> None:
@@ -23,7 +23,7 @@ class BoundedFile(io.BufferedReader):
     def read(self, size: int | None = -1, /) -> bytes:
         """At most ``size`` bytes, all that are left for -1 or None."""
         left = max(self._size - self.tell(), 0)
-        wanted = left if size is None or size < 0 else min(size, left)
-        if self.largest is not None and wanted > self.largest:
+        length = left if size is None or size < 0 else min(size, left)
+        if self.largest is not None and length > self.largest:
             raise ScanError(f"the file's directory is larger than {self.largest} bytes")
-        return super().read(wanted)
+        return super().read(length)

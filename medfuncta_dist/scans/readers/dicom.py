@@ -1,7 +1,7 @@
-"""DICOM: one uncompressed image a file, (row, column) as it is looked at.
+"""DICOM: one uncompressed image per file, (row, column) as displayed.
 
 Values are in the modality's units (rescale slope and intercept, or the modality table, applied); MONOCHROME1, where low
-is bright, is turned over, so that high is bright in every scan.
+is bright, is inverted, so that high is bright in every scan.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.readers.bounded_file import BoundedFile
-from medfuncta_dist.scans.readers.reader import Found, check_size, refusing
+from medfuncta_dist.scans.readers.reader import Found, check_size, refusing, silence_logger
 from medfuncta_dist.scans.scan import Scan, stored
+
+silence_logger("pydicom")
 
 UNCOMPRESSED = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 GREY = ("MONOCHROME1", "MONOCHROME2")
@@ -31,7 +33,7 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 class DicomReader:
-    """One image a file. Compressed and multi-frame files are refused."""
+    """One image per file. Compressed and multi-frame files are refused."""
 
     name = "dicom"
     suffixes: tuple[str, ...] = (".dcm", ".dicom", ".ima", "")
@@ -58,7 +60,7 @@ def _read(path: Path) -> Scan:
 
 
 def _check_encoding(file: BoundedFile) -> None:
-    """Before anything else: a deflated file is inflated, whatever its size, as soon as it is opened."""
+    """Checked first: pydicom decompresses a deflated file, whatever its size, as soon as it opens it."""
     read_preamble(file, force=False)
     if _read_file_meta_info(file).get("TransferSyntaxUID") not in UNCOMPRESSED:
         raise ScanError("a compressed DICOM file, or one without a transfer syntax", do="decompress it first")
@@ -92,11 +94,11 @@ def _values(dataset: pydicom.Dataset) -> np.ndarray:
     if pixels.ndim == 3:
         return np.ascontiguousarray(np.moveaxis(stored(pixels), -1, 0))
     if dataset.PhotometricInterpretation == "MONOCHROME1":
-        pixels = _turned_over(pixels, int(dataset.BitsStored))
+        pixels = _inverted(pixels, int(dataset.BitsStored))
     return np.ascontiguousarray(_rescaled(pixels, dataset)[None])
 
 
-def _turned_over(pixels: np.ndarray, bits: int) -> np.ndarray:
+def _inverted(pixels: np.ndarray, bits: int) -> np.ndarray:
     """Reflect in the range of the stored bits; for signed values that is the bitwise complement."""
     if pixels.dtype.kind == "i":
         return np.asarray(np.invert(pixels))
@@ -122,7 +124,7 @@ def _is_short(number: float) -> bool:
 
 
 def _number(dataset: pydicom.Dataset, name: str, default: float) -> float:
-    """An optional number; the element may be there and empty."""
+    """An optional number; the element may be present and empty."""
     value = dataset.get(name)
     return float(default if value is None else value)
 
@@ -143,7 +145,7 @@ def _affine(dataset: pydicom.Dataset) -> np.ndarray | None:
         return None
     along_row, down_column = np.array(orientation, np.float64).reshape(2, 3)
     if not _orthonormal(along_row, down_column):
-        return None  # anonymisers leave zeros; unknown is better than wrong
+        return None  # anonymisers may leave zeros: no affine is better than a wrong one
     between_rows, between_columns = _spacing(dataset)
     thickness = float(dataset.get("SpacingBetweenSlices") or dataset.get("SliceThickness") or 1)
     affine = np.eye(4)

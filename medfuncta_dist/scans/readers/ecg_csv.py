@@ -1,4 +1,4 @@
-"""One-dimensional signals in CSV, a row a scan.
+"""One-dimensional signals in CSV, a row per scan.
 
 Rows of 188 numbers are in the MIT-BIH layout (Kaggle's heartbeat files): 187 samples, then the label. Rows of any other
 length are samples only. A first line without a single number is a header. Rows are counted from 0, header and empty
@@ -20,7 +20,7 @@ from medfuncta_dist.scans.scan import Scan, stored
 
 MIT_BIH_SAMPLES = 187
 MAX_LINE = 2**24
-"""Characters: more than half a million samples a row."""
+"""Characters: more than half a million samples per row."""
 
 
 class EcgCsvReader:

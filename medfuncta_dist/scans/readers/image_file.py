@@ -9,19 +9,21 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.readers.reader import Found, check_inflation, check_size, refusing
+from medfuncta_dist.scans.readers.reader import Found, check_inflation, check_size, refusing, silence_logger
 from medfuncta_dist.scans.scan import Scan, stored
+
+silence_logger("PIL")
 
 DIRECT = ("L", "RGB", "I", "I;16", "I;16B")
 """Pillow's modes that are taken as they are."""
 START_OF_SCAN, MAX_PASSES = b"\xff\xda", 100
-"""A marker that coded data can not hold. Encoders make about ten passes."""
+"""A marker that coded data cannot contain. Encoders write about ten passes."""
 AS_GREY = ("1", "LA")
 AS_COLOUR = ("P", "PA", "RGBA", "CMYK", "YCbCr")
 
 
 class ImageReader:
-    """One picture a file. Transparent parts are black; a photograph's orientation tag is followed."""
+    """One picture per file. Transparent parts are black; a photograph's orientation tag is followed."""
 
     name = "image"
     suffixes: tuple[str, ...] = (".png", ".jpg", ".jpeg")
@@ -32,14 +34,14 @@ class ImageReader:
 
 
 def _read(path: Path) -> Scan:
-    # A decompression bomb is Pillow's own error at open; ``check_size`` is the same limit as every other format's.
+    # Pillow refuses some decompression bombs at open; ``check_size`` applies the limit of all formats.
     with refusing("not a readable PNG or JPEG file"), Image.open(path, formats=("PNG", "JPEG")) as image:
         check_inflation(check_size((*image.size, len(image.getbands()))), path.stat().st_size)
         _check_passes(image, path)
         if getattr(image, "n_frames", 1) != 1:
             raise ScanError("a picture of several frames")
         if image.mode != "I;16" and any(";16" in str(tile[3]) for tile in image.tile):
-            raise ScanError("a picture of 16 bits a colour")  # Pillow would drop the lower 8 without a word
+            raise ScanError("a picture of 16 bits a colour")  # Pillow would drop the lower 8 silently
         pixels = stored(np.asarray(_plain(ImageOps.exif_transpose(image))))
     array = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
     return Scan(np.ascontiguousarray(array), (1.0, 1.0), None, "PX")

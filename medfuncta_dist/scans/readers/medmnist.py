@@ -24,9 +24,9 @@ IMAGES, LABELS = "_images.npy", "_labels.npy"
 MAX_LABELS = 2**24  # a hundred times the largest MedMNIST; labels are read whole
 MAX_LABELS_A_SCAN = 2**12
 COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-"""What NumPy writes. LZMA would take gigabytes at a header's word."""
+"""What NumPy writes. LZMA would allocate gigabytes if a header asks for them."""
 LARGEST_DIRECTORY = 2**20
-"""Bytes of the zip's list of members: thousands, where six are to be expected."""
+"""Bytes of the zip's list of members: room for thousands, where six are expected."""
 NPY_START = {(1, 0): (10, npy.read_array_header_1_0), (2, 0): (12, npy.read_array_header_2_0)}
 """By version: bytes up to the header's text (magic, version, the text's length), and what reads it."""
 LARGEST_HEADER = 4096
@@ -74,7 +74,7 @@ def _splits(archive: zipfile.ZipFile) -> list[str]:
 
 
 def _check_sums(archive: zipfile.ZipFile, member: str) -> None:
-    """Read a member to its end, where zip compares its CRC-32: no image may be handed out before."""
+    """Read a member to its end, where zip checks its CRC-32, before any image is yielded."""
     info = archive.getinfo(member)
     check_inflation(info.file_size, info.compress_size)
     with refusing("the npz file is damaged"), archive.open(info) as stream:
@@ -98,11 +98,11 @@ def _parsed(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
         raise ScanError("an npy version that is not read")
     size, read = known
     length = stream.read(size - len(start))
-    if int.from_bytes(length, "little") > LARGEST_HEADER:  # NumPy would read all of it before it looks
+    if int.from_bytes(length, "little") > LARGEST_HEADER:  # NumPy would read all of it before checking
         raise ScanError("an array header that is too long")
     try:
         return read(io.BytesIO(length + stream.read(int.from_bytes(length, "little"))))
-    except MemoryError:  # Python's parser, of a text nested too deep
+    except MemoryError:  # Python's parser, for text that is nested too deep
         raise ScanError("an array header that is damaged") from None
 
 

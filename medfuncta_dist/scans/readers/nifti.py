@@ -11,23 +11,25 @@ import nibabel as nib
 import numpy as np
 
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.readers.reader import Found, check_inflation, check_size, refusing
+from medfuncta_dist.scans.readers.reader import Found, check_inflation, check_size, refusing, silence_logger
 from medfuncta_dist.scans.scan import Scan, stored
+
+silence_logger("nibabel.global")
 
 GZIP_MAGIC = b"\x1f\x8b"
 MAX_DEFLATE_RATIO = 1032  # https://zlib.net/zlib_tech.html
 KINDS: tuple[Any, ...] = (nib.Nifti1Image, nib.Nifti2Image)
 SINGLE = (b"n+1", b"n+2")
-"""Magic of a file that holds header and values; a header alone, whose values lie in another file, has ni1 or ni2."""
+"""Magic of a file with header and values; a header whose values are in another file has ni1 or ni2."""
 LARGEST_OFFSET = 2**24
-"""Bytes before the first value: the header, and extensions, which are texts. They are read whole."""
+"""Bytes before the first value: header and extensions, which are read whole."""
 LARGEST_TAIL = 2**20
 """Bytes after the last value that are read to reach the checksum of a gzip file. There should be none."""
 UNIT_MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001, "unknown": 1.0}
 
 
 class NiftiReader:
-    """One volume a file. Series of volumes are refused: whether they are one scan or many, only their owner knows."""
+    """One volume per file. Series of volumes are refused: only their owner knows whether they are one scan or many."""
 
     name = "nifti"
     suffixes: tuple[str, ...] = (".nii", ".nii.gz")
@@ -47,7 +49,7 @@ def _read(path: Path) -> Scan:
 
 
 def _image(path: Path) -> Any:
-    """The file in memory, after its header alone was read and found to declare no more than is there."""
+    """Read the header, check that it declares no more than the file has, then read the file into memory."""
     packed = _is_gzip(path)
     with _opened(path, packed) as file:
         start = file.read(max(kind.header_class.sizeof_hdr for kind in KINDS))
@@ -84,7 +86,7 @@ def _volume_shape(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def _declared_bytes(size: int, packed: bool, header: Any) -> int:
-    """Uncompressed size by the header; ScanError if a file of ``size`` bytes can not hold that much."""
+    """Uncompressed size by the header; ScanError if a file of ``size`` bytes cannot hold that much."""
     offset = int(header.get_data_offset())
     if not 0 <= offset <= LARGEST_OFFSET:
         raise ScanError(f"the header declares values {offset} bytes into the file")

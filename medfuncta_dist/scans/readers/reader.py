@@ -1,6 +1,6 @@
-"""What a reader is, and what all readers share: refusing in fixed words, and limits checked before allocation.
+"""The interface of readers, and what they share: errors in fixed words, and limits checked before allocation.
 
-A library's message or warning can quote the file (a patient's name in a damaged header), so none leaves a reader.
+A library's message or warning can quote the file (a patient's name in a damaged header), so none may leave a reader.
 """
 
 from __future__ import annotations
@@ -16,22 +16,22 @@ from typing import Protocol
 
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.scan import Scan
-from medfuncta_dist.storage.request_failures import is_of_the_machine
+from medfuncta_dist.storage.request_failures import is_machine_failure
 
 MAX_VALUES = 2**29
-"""Values of one scan: a whole-body CT of 512 x 512 x 2048. A header that declares more is damaged, or an attack."""
+"""Values of one scan: a whole-body CT of 512 x 512 x 2048. A header that declares more is damaged or malicious."""
 
 FREE_BYTES = 2**28
 LARGEST_RATIO = 100
-"""What may be inflated without a look at the ratio, and how many times its size a file may become beyond that. Scans
-shrink to a half or a tenth; deflate can make a thousandth of zeros."""
+"""A file may decompress to FREE_BYTES at any ratio, and beyond that to LARGEST_RATIO times its size. Scans compress
+to a half or a tenth; deflate can compress zeros to a thousandth."""
 
-LIBRARY_LOGGERS = ("pydicom", "nibabel.global", "PIL")
+_silenced_loggers: set[str] = set()
 
 
 @dataclass(frozen=True)
 class Found:
-    """One scan of a source, or why it is none.
+    """One scan of a source, or the reason why it cannot be used.
 
     item: its ordinal in the source ("", "train/12", "row/7"), never text taken from the file.
     split: where the file itself gives one.
@@ -43,23 +43,28 @@ class Found:
 
 
 class Reader(Protocol):
-    """One format. Stateless; ``suffixes`` are lowercase, "" stands for a file name without one."""
+    """One format. Stateless; ``suffixes`` are lowercase, "" means a file name without a suffix."""
 
     name: str
     suffixes: tuple[str, ...]
 
     def scans(self, path: Path) -> Iterator[Found]:
-        """All scans of a local file, one in memory at a time. ScanError if the file itself can not be read."""
+        """All scans of a local file, one in memory at a time. ScanError if the file itself cannot be read."""
         ...
+
+
+def silence_logger(name: str) -> None:
+    """Suppress this logger inside ``refusing``. A reader's module calls it for the library that it uses."""
+    _silenced_loggers.add(name)
 
 
 @contextmanager
 def refusing(reason: str) -> Iterator[None]:
-    """Turn whatever a library raises into ScanError(reason), and keep its warnings and log lines to itself.
+    """Turn any error of a library into ScanError(reason), and suppress its warnings and log lines.
 
-    Not what this machine lacks (memory, disk, open files): quarantining a scan for that would hide what needs mending.
+    Errors of this machine (memory, disk, open files) are raised: quarantining scans would hide them.
     """
-    loggers = [logger for name in LIBRARY_LOGGERS if not (logger := logging.getLogger(name)).disabled]
+    loggers = [logger for name in _silenced_loggers if not (logger := logging.getLogger(name)).disabled]
     try:
         for logger in loggers:
             logger.disabled = True
@@ -69,7 +74,7 @@ def refusing(reason: str) -> Iterator[None]:
     except (ScanError, MemoryError):
         raise
     except OSError as error:
-        if is_of_the_machine(error):
+        if is_machine_failure(error):
             raise
         # An error number comes from the system (permission, disk); libraries raise OSError without one.
         raise ScanError(
@@ -83,7 +88,7 @@ def refusing(reason: str) -> Iterator[None]:
 
 
 def check_size(shape: Iterable[int]) -> int:
-    """Number of values that a header declares; ScanError before they are allocated if that is absurd."""
+    """Number of values that a header declares; ScanError, before they are allocated, if there are too many."""
     shape = tuple(shape)
     if any(n <= 0 for n in shape):
         raise ScanError("the header declares an empty axis")
@@ -94,6 +99,6 @@ def check_size(shape: Iterable[int]) -> int:
 
 
 def check_inflation(inflated: int, stored: int) -> None:
-    """ScanError for a decompression bomb: ``stored`` bytes that declare to become very many."""
+    """ScanError for a decompression bomb: ``stored`` bytes that declare a far larger size."""
     if inflated > max(FREE_BYTES, LARGEST_RATIO * stored):
         raise ScanError(f"a compressed file of {stored} bytes that becomes {inflated}: a decompression bomb")

@@ -1,4 +1,4 @@
-"""Which reader reads what."""
+"""All readers, and the choice among them by name or suffix. A new format is one file here and one entry below."""
 
 from __future__ import annotations
 

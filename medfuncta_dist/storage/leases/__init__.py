@@ -1,1 +1,1 @@
-"""Who may write: leases, their holders, and compare-and-swap."""
+"""Leases: which driver may write, who holds a lease, and compare-and-swap."""

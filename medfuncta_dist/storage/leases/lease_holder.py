@@ -1,4 +1,4 @@
-"""Who holds a lease: one process on one machine, and whether that process has ended."""
+"""The holder of a lease: one process on one machine, and whether that process has ended."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ BOOT_ID = PROC / "sys/kernel/random/boot_id"
 
 @dataclass(frozen=True)
 class Holder:
-    """A process. Nothing of the user is in it: no name, no command, no folder."""
+    """A process. It says nothing about the user: no name, no command, no folder."""
 
     id: str
     """Random: two holders are never the same."""
     host: str
     boot: str
-    """The kernel's boot id; "" where the system tells none, and then nothing is known of its processes."""
+    """The kernel's boot id; "" where the system has none, and then nothing is known about its processes."""
     space: str
-    """The process namespace: in another container the same number is another process."""
+    """The process namespace: the same number is another process in another container."""
     pid: int
     started: str
-    """The process's start time in clock ticks since boot: a number that was given again is another process."""
+    """The process's start time in clock ticks since boot: it tells two processes of the same number apart."""
 
     @classmethod
     def of(cls, body: dict[str, Any]) -> Holder:
-        """From a lease's body (KeyError, TypeError where it is not one)."""
+        """From a lease's body (KeyError, TypeError if a field is missing or invalid)."""
         return cls(**{name: kind(body[name]) for name, kind in _FIELDS.items()})
 
     def fields(self) -> dict[str, Any]:
@@ -51,9 +51,9 @@ def this_process() -> Holder:
 
 
 def has_ended(holder: Holder) -> bool:
-    """Whether the holder's process is known to be no more.
+    """Whether the holder's process is known to have ended.
 
-    False wherever this can not be told: another machine, another container, a system without /proc.
+    False where that is unknown: another machine, another container, a system without /proc.
     """
     here = (socket.gethostname(), _boot(), _space())
     if not all(here) or here != (holder.host, holder.boot, holder.space):
@@ -62,7 +62,7 @@ def has_ended(holder: Holder) -> bool:
 
 
 def _started(pid: int) -> str | None:
-    """The start time of a living process. A zombie has ended: it only waits for its parent to notice."""
+    """The start time of a running process; None if it has ended, a zombie included."""
     try:
         # The second field, the command in brackets, may itself hold spaces and brackets (proc(5)).
         fields = (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()

@@ -1,4 +1,4 @@
-"""Parquet from storage, not trusted: what its footer declares is compared with what may be there before it is read."""
+"""Parquet from storage, not trusted: what its footer declares is checked against limits before the file is read."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ LARGEST_FOOTER = 2**24
 """Bytes. A column of a row group takes about a hundred."""
 MAX_COLUMNS = 64
 SLACK = 2**20
-"""Bytes that a file may hold beside its rows' own: page headers, dictionaries."""
+"""Bytes that a file may hold beside its rows: page headers, dictionaries."""
 
 
-def opened(data: bytes, where: str, *, row_bytes: int, rows: int | None = None) -> pq.ParquetFile:
-    """The file, its footer read. IntegrityError for what is no Parquet, has another number of rows than ``rows``, or
-    declares more than ``row_bytes`` a row, inflated."""
+def open_parquet(data: bytes, where: str, *, row_bytes: int, rows: int | None = None) -> pq.ParquetFile:
+    """Open a file by its footer. IntegrityError if it is not Parquet, has another number of rows than ``rows``, or
+    declares more than ``row_bytes`` per row, decompressed."""
     if int.from_bytes(data[-8:-4], "little") > LARGEST_FOOTER:
-        raise IntegrityError("not a Parquet file, or one with a footer of gigabytes", where=where, do=RESTORE)
+        raise IntegrityError(
+            f"not a Parquet file, or one with a footer of more than {LARGEST_FOOTER} bytes", where=where, do=RESTORE
+        )
     try:
         file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -29,24 +31,30 @@ def opened(data: bytes, where: str, *, row_bytes: int, rows: int | None = None) 
 
 
 def read(file: pq.ParquetFile, where: str, columns: list[str] | None = None) -> pa.Table:
-    """All rows of these columns. IntegrityError for bytes that are not what the footer says."""
+    """All rows of these columns. IntegrityError if the bytes do not match the footer."""
     try:
         table = file.read(columns=columns, use_threads=False)
         table.validate(full=True)
-    except (pa.ArrowException, OSError, ValueError) as error:  # memory that its pages ask for is an ArrowException, too
+    except (
+        pa.ArrowException,
+        OSError,
+        ValueError,
+    ) as error:  # running out of memory for its pages is an ArrowException, too
         raise IntegrityError("the Parquet file is damaged", where=where, do=RESTORE) from error
     return table
 
 
 def _check_footer(metadata: pq.FileMetaData, size: int, where: str, row_bytes: int, rows: int | None) -> None:
-    # Not column by column: pyarrow lets what C++ throws over a column's damaged statistics end the process.
-    inflated = sum(max(0, metadata.row_group(i).total_byte_size) for i in range(metadata.num_row_groups))
+    # Not column by column: a C++ exception over a column's damaged statistics would end the process.
+    decompressed = sum(max(0, metadata.row_group(i).total_byte_size) for i in range(metadata.num_row_groups))
     if rows is not None and metadata.num_rows != rows:
         what = f"a Parquet file of {metadata.num_rows} rows, expected {rows}"
     elif metadata.num_columns > MAX_COLUMNS:
         what = f"a Parquet file of {metadata.num_columns} columns"
-    elif inflated > metadata.num_rows * row_bytes + SLACK:
-        what = f"a Parquet file of {size} bytes that becomes {inflated}, too many for {metadata.num_rows} rows"
+    elif decompressed > metadata.num_rows * row_bytes + SLACK:
+        what = (
+            f"a Parquet file of {size} bytes that decompresses to {decompressed}, too many for {metadata.num_rows} rows"
+        )
     else:
         return
     raise IntegrityError(what, where=where, do=RESTORE)

@@ -1,4 +1,4 @@
-"""JSON from storage, which is not trusted: a text that is not plain JSON is a ValueError, never another exception."""
+"""JSON from storage, which is not trusted: anything but plain JSON is a ValueError, never another exception."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ RESTORE = "restore the object from a backup"
 
 
 def parse(data: bytes) -> Any:
-    """The value of UTF-8 JSON. ValueError also for NaN, infinities (1e999), halves of a surrogate pair, and nesting
-    that Python can not follow."""
+    """The value of UTF-8 JSON. ValueError also for NaN, infinities (1e999), unpaired surrogates, and nesting that
+    is too deep for Python."""
     try:
         text = data.decode()
         value = json.loads(text, parse_constant=_refuse, parse_float=_finite)
@@ -25,7 +25,7 @@ def parse(data: bytes) -> Any:
 
 
 def parse_object(data: bytes, what: str, where: str, do: str = RESTORE) -> dict[str, Any]:
-    """A JSON object. IntegrityError says that ``what`` is none."""
+    """A JSON object. IntegrityError, naming ``what``, if it is not one."""
     try:
         value = parse(data)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Values from storage as the dataclass that they should be: every field there, of its type, and no other field."""
+"""Values from storage as a dataclass: every field is there and has its type, and there is no other field."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ T = TypeVar("T")
 
 
 def typed(kind: type[T], body: Mapping[str, Any], what: str, where: str, do: str = RESTORE) -> T:
-    """``body`` as a ``kind``. IntegrityError names the first field of it that is missing, superfluous or wrong."""
+    """``body`` as a ``kind``. IntegrityError names the first field that is missing, unknown or invalid."""
     try:
         known = {field.name for field in fields(kind)}  # type: ignore[arg-type]
         if unknown := sorted(body.keys() - known):
-            raise IntegrityError(f"{what} has a field that it should not have: {unknown[0]!r}", where=where, do=do)
-        # Through JSON, where lists may become tuples; nothing else is converted.
+            raise IntegrityError(f"{what} has an unknown field: {unknown[0]!r}", where=where, do=do)
+        # Through JSON, so that lists may become tuples; nothing else is converted.
         value: T = _adapter(cast(Hashable, kind)).validate_json(canonical_json(dict(body)), strict=True)
         return value
     except ValidationError as error:

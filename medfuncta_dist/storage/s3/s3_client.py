@@ -1,4 +1,4 @@
-"""This process's way to S3: s3fs for what it writes, lists and deletes, connections of its own for what it reads."""
+"""This process's S3 client: s3fs to write, list and delete, our own connections to read."""
 
 from __future__ import annotations
 
@@ -15,27 +15,34 @@ from botocore.exceptions import NoCredentialsError
 from fsspec.asyn import sync
 from s3fs import S3FileSystem
 
-from medfuncta_dist.storage.s3.s3_get import CONNECT_TIMEOUT_S, CONNECTIONS, READ_TIMEOUT_S, Answer, Connections, Place
+from medfuncta_dist.storage.s3.s3_get import (
+    CONNECT_TIMEOUT_S,
+    CONNECTIONS,
+    READ_TIMEOUT_S,
+    BucketEndpoint,
+    ConnectionPools,
+    GetResponse,
+)
 
 CREDENTIALS_S = 60.0
-"""How long credentials are used before their provider is asked again; it renews them minutes before they expire."""
+"""Seconds until the provider is asked for credentials again; it renews them minutes before they expire."""
 
 _opened: dict[tuple[object, ...], S3Client] = {}
 _opening = threading.Lock()
 
 
 class S3Client:
-    """Connections with one set of credentials, for all threads of one process."""
+    """ConnectionPools with one set of credentials, for all threads of one process."""
 
     def __init__(self) -> None:
         self.files = _open_files()
-        self._connections = Connections()
+        self._connections = ConnectionPools()
         self._lock = threading.Lock()
-        self._places: dict[str, Place] = {}
+        self._endpoints: dict[str, BucketEndpoint] = {}
         self._credentials: tuple[ReadOnlyCredentials | None, float] = (None, 0.0)
 
     def ask(self, request: Callable[[S3FileSystem], Awaitable[Any]], seconds: float) -> Any:
-        """Run one request on the event loop of s3fs; it is cancelled, not abandoned, when its time is over."""
+        """Run one request on the event loop of s3fs; it is cancelled when its time is over."""
 
         async def bounded() -> Any:
             return await asyncio.wait_for(request(self.files), seconds)
@@ -44,13 +51,13 @@ class S3Client:
 
     def get(
         self, bucket: str, key: str, seconds: float, headers: Mapping[str, str] | None = None
-    ) -> AbstractContextManager[Answer]:
-        """The answer to a GET, its body not yet read."""
-        place, signer = self._place(bucket, seconds), self.credentials(seconds)
-        return self._connections.get(place, key, signer, seconds, headers or {})
+    ) -> AbstractContextManager[GetResponse]:
+        """The response to a GET, with its body not read yet."""
+        endpoint, signer = self._endpoint(bucket, seconds), self.credentials(seconds)
+        return self._connections.get(endpoint, key, signer, seconds, headers or {})
 
     def credentials(self, seconds: float) -> ReadOnlyCredentials:
-        """What requests are signed with now."""
+        """The credentials that requests are signed with now."""
         with self._lock:
             found, until = self._credentials
             if found is None or time.monotonic() > until:
@@ -58,16 +65,16 @@ class S3Client:
                 self._credentials = found, time.monotonic() + CREDENTIALS_S
             return found
 
-    def _place(self, bucket: str, seconds: float) -> Place:
-        if bucket not in self._places:
-            self._places[bucket] = self.ask(lambda files: _place_of(files, bucket), seconds)
-        return self._places[bucket]
+    def _endpoint(self, bucket: str, seconds: float) -> BucketEndpoint:
+        if bucket not in self._endpoints:
+            self._endpoints[bucket] = self.ask(lambda files: _endpoint_of(files, bucket), seconds)
+        return self._endpoints[bucket]
 
 
 def s3_client() -> S3Client:
-    """This process's client, by the environment that configures it (``AWS_ENDPOINT_URL``, credentials).
+    """This process's client for the present environment variables (``AWS_ENDPOINT_URL``, credentials).
 
-    One serves all threads. A forked child opens its own: the event loop of its parent is not there.
+    One serves all threads. A forked child opens its own: it has no event loop of its parent's.
     """
     settings = _settings()
     with _opening:
@@ -76,8 +83,8 @@ def s3_client() -> S3Client:
         return _opened[settings]
 
 
-def renewed(refused: S3Client, seconds: float) -> S3Client | None:
-    """A client with the credentials that environment, files or cloud give now; None where they are the refused ones."""
+def client_with_new_credentials(refused: S3Client, seconds: float) -> S3Client | None:
+    """A client with the credentials of environment, files or cloud as of now; None if they are the refused ones."""
     with _opening:
         client = _opened.get(_settings(), refused)
         if client is refused:
@@ -98,14 +105,14 @@ def _open_files() -> S3FileSystem:
         "retries": {"total_max_attempts": 1, "mode": "standard"},
         "connect_timeout": CONNECT_TIMEOUT_S,
         "read_timeout": READ_TIMEOUT_S,
-        # Servers other than AWS's answer a range with the whole object's checksum, or refuse checksum trailers.
-        # Bytes are proved by our own digests instead, end to end.
+        # Servers other than AWS answer a range with the whole object's checksum, or refuse checksum trailers.
+        # Our own digests check the bytes instead, end to end.
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
         "max_pool_connections": CONNECTIONS,
     }
     files = S3FileSystem(config_kwargs=config, use_listings_cache=False, skip_instance_cache=True)
-    files.retries = 1  # counts attempts; with 0 s3fs would send nothing at all
+    files.retries = 1  # the number of attempts: with 0, s3fs would send nothing
     return files
 
 
@@ -117,9 +124,11 @@ async def _frozen_credentials(files: S3FileSystem) -> ReadOnlyCredentials:
     return await found.get_frozen_credentials()
 
 
-async def _place_of(files: S3FileSystem, bucket: str) -> Place:
-    """As botocore's rules for endpoints have it: they are many, and a presigned address shows what they give."""
+async def _endpoint_of(files: S3FileSystem, bucket: str) -> BucketEndpoint:
+    """Taken from a presigned URL, because botocore has many rules for endpoints."""
     client = await files.set_session()
     url = await client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "k"})
     region = client.meta.region_name
-    return Place(url.partition("?")[0].removesuffix("k"), "us-east-1" if region in (None, "aws-global") else region)
+    return BucketEndpoint(
+        url.partition("?")[0].removesuffix("k"), "us-east-1" if region in (None, "aws-global") else region
+    )

@@ -1,7 +1,7 @@
-"""Reading from S3 over plain connections: signed by botocore, sent by urllib3 on the thread that wants the bytes.
+"""Reading from S3 over plain connections: signed by botocore, sent by urllib3 on the thread that needs the bytes.
 
-A request costs botocore's client a millisecond of Python, on one thread for all, and GETs are most of what this project
-asks for. This is a fraction of that work without an event loop, and the deadline is looked at between any two pieces.
+A request through botocore's client takes a millisecond of Python, on one thread for all, and most requests of this
+project are GETs. This takes a fraction of that, without an event loop, and checks the deadline after each chunk.
 """
 
 from __future__ import annotations
@@ -25,26 +25,26 @@ from botocore.utils import get_environ_proxies
 from s3fs.errors import translate_boto_error
 
 from medfuncta_dist.errors import StorageError
-from medfuncta_dist.storage.retry import attempt_s
+from medfuncta_dist.storage.retry import attempt_limit_s
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5, 30
 CONNECTIONS = 64
-PIECE = 2**18
-"""Bytes taken from a connection at once, at most: no more has arrived yet, and less costs more calls."""
+CHUNK_BYTES = 2**18
+"""The most bytes that are read from a connection at once: more has rarely arrived, and fewer cost more calls."""
 LARGEST_ERROR = 2**16
-"""Bytes. S3's errors have a few hundred."""
+"""Bytes. S3's error responses have a few hundred."""
 ERROR_CODE = re.compile(rb"<Code>(\w{1,64})</Code>")
 
 
-class Place(NamedTuple):
-    """Where a bucket's keys begin, and the region that requests are signed for."""
+class BucketEndpoint(NamedTuple):
+    """The URL that a bucket's keys are appended to, and the region that requests are signed for."""
 
     base: str
     region: str
 
 
-class Connections:
-    """Kept open, and shared by all threads of one process."""
+class ConnectionPools:
+    """Open connections, shared by all threads of one process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -52,16 +52,21 @@ class Connections:
 
     @contextmanager
     def get(
-        self, place: Place, key: str, signer: ReadOnlyCredentials, seconds: float, headers: Mapping[str, str]
-    ) -> Iterator[Answer]:
-        """The answer to a GET, its body not yet read.
+        self,
+        endpoint: BucketEndpoint,
+        key: str,
+        signer: ReadOnlyCredentials,
+        seconds: float,
+        headers: Mapping[str, str],
+    ) -> Iterator[GetResponse]:
+        """The response to a GET, with its body not read yet.
 
-        Raises for a refusal what s3fs would raise, TimeoutError, and urllib3's errors.
+        Raises what s3fs would raise for an error response, TimeoutError, and urllib3's errors.
         """
         deadline = time.monotonic() + seconds
-        request = AWSRequest("GET", place.base + quote(key, safe="/~"), headers=dict(headers))
-        S3SigV4Auth(signer, "s3", place.region).add_auth(request)
-        response = self._pool(place.base).request(
+        request = AWSRequest("GET", endpoint.base + quote(key, safe="/~"), headers=dict(headers))
+        S3SigV4Auth(signer, "s3", endpoint.region).add_auth(request)
+        response = self._pool(endpoint.base).request(
             "GET",
             request.url,
             headers=dict(request.headers),
@@ -73,10 +78,10 @@ class Connections:
         )
         try:
             if response.status not in (200, 206):
-                raise translate_boto_error(_refusal(response, deadline))
-            yield Answer(response, deadline)
+                raise translate_boto_error(_client_error(response, deadline))
+            yield GetResponse(response, deadline)
         except BaseException:
-            response.close()  # what is left of the body would be read by the connection's next user
+            response.close()  # the connection's next user would read the rest of the body
             raise
         response.release_conn()
 
@@ -92,53 +97,53 @@ class Connections:
             return self._pools[base]
 
 
-class Answer:
-    """A body that arrives: read it whole, or piece by piece, within the request's time."""
+class GetResponse:
+    """A response whose body is still arriving: read it whole, or chunk by chunk, within the request's time."""
 
     def __init__(self, response: urllib3.BaseHTTPResponse, deadline: float) -> None:
         self._response = response
         self.tag = response.headers.get("ETag", "")
         self.size = _size(response)
-        # A connection that is much slower than the others is given up for a new one.
-        self._deadline = min(deadline, time.monotonic() + attempt_s(self.size))
+        # A connection that is far too slow is given up for a new one.
+        self._deadline = min(deadline, time.monotonic() + attempt_limit_s(self.size))
 
-    def pieces(self) -> Iterator[bytes]:
-        """The body. TimeoutError when the time is over, urllib3's errors when it breaks off."""
+    def chunks(self) -> Iterator[bytes]:
+        """The body in chunks. TimeoutError when the time is over, urllib3's errors when the connection breaks."""
         left = self.size
         while left > 0:
-            # Never more than one receive: a body that trickles in must not keep us beyond the deadline.
-            piece = self._response.read1(min(PIECE, left))
-            if not piece:
-                raise urllib3.exceptions.ProtocolError("the body broke off")
-            yield piece
-            left -= len(piece)
+            # One receive at a time: a slow body must not delay the check of the deadline.
+            chunk = self._response.read1(min(CHUNK_BYTES, left))
+            if not chunk:
+                raise urllib3.exceptions.ProtocolError("the connection ended inside the body")
+            yield chunk
+            left -= len(chunk)
             if left and time.monotonic() > self._deadline:
                 raise TimeoutError
 
     def read(self) -> bytes:
         """The whole body."""
-        return b"".join(self.pieces())
+        return b"".join(self.chunks())
 
 
 def _size(response: urllib3.BaseHTTPResponse) -> int:
-    """Bytes of the body. StorageError where the answer does not say: a body that is cut could not be told from it."""
+    """Bytes of the body. StorageError without a Content-Length: a body that was cut short would look complete."""
     size = response.headers.get("Content-Length", "")
     if not size.isdecimal():
-        do = "let whatever lies between here and the storage (a proxy, a gateway) pass Content-Length on"
-        raise StorageError("the storage's answer does not say how long the object is", do=do)
+        do = "configure whatever is between this machine and the storage (a proxy, a gateway) to pass Content-Length on"
+        raise StorageError("the storage's response does not say how long the object is", do=do)
     return int(size)
 
 
-def _refusal(response: urllib3.BaseHTTPResponse, deadline: float) -> ClientError:
-    """As botocore words it. The text is searched, not parsed: it comes from outside, perhaps in pieces."""
+def _client_error(response: urllib3.BaseHTTPResponse, deadline: float) -> ClientError:
+    """The error response as botocore's error. Its XML is not trusted: it is searched, not parsed."""
     text = b""
     while len(text) < LARGEST_ERROR and time.monotonic() < deadline:
-        piece = response.read1(LARGEST_ERROR - len(text))
-        text += piece
-        if not piece:
+        chunk = response.read1(LARGEST_ERROR - len(text))
+        text += chunk
+        if not chunk:
             break
     code = ERROR_CODE.search(text)
     headers = {name.lower(): value for name, value in response.headers.items()}
-    answer = {"HTTPStatusCode": response.status, "HTTPHeaders": headers}
-    told = {"Code": code[1].decode() if code else str(response.status)}
-    return ClientError({"Error": told, "ResponseMetadata": answer}, "GetObject")
+    metadata = {"HTTPStatusCode": response.status, "HTTPHeaders": headers}
+    body = {"Code": code[1].decode() if code else str(response.status)}
+    return ClientError({"Error": body, "ResponseMetadata": metadata}, "GetObject")

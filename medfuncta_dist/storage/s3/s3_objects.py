@@ -10,14 +10,14 @@ from typing import Any, TypeVar
 from s3fs import S3FileSystem
 
 from medfuncta_dist.storage.request_failures import is_unmet_condition, refuses_credentials
-from medfuncta_dist.storage.retry import attempt_s, refuse_above
-from medfuncta_dist.storage.s3.s3_client import S3Client, renewed, s3_client
+from medfuncta_dist.storage.retry import attempt_limit_s, require_at_most
+from medfuncta_dist.storage.s3.s3_client import S3Client, client_with_new_credentials, s3_client
 
 T = TypeVar("T")
 
 
 class S3Objects:
-    """Paths are relative to ``root`` ("bucket/prefix"); errors are s3fs' own, for retry.py to judge."""
+    """Paths are relative to ``root`` ("bucket/prefix"); errors are s3fs' own, which retry.py handles."""
 
     def __init__(self, root: str) -> None:
         self.root = root
@@ -29,10 +29,10 @@ class S3Objects:
         bucket, key = self._address(path)
 
         def get(client: S3Client) -> tuple[bytes, str]:
-            with client.get(bucket, key, seconds) as answer:
+            with client.get(bucket, key, seconds) as response:
                 if limit is not None:
-                    refuse_above(limit, answer.size)
-                return answer.read(), answer.tag
+                    require_at_most(limit, response.size)
+                return response.read(), response.tag
 
         return _with_credentials(get, seconds)
 
@@ -41,20 +41,20 @@ class S3Objects:
         headers = {"Range": f"bytes={start}-{start + length - 1}"}
 
         def get(client: S3Client) -> bytes:
-            with client.get(bucket, key, seconds, headers) as answer:
-                refuse_above(length, answer.size)  # a server that knows no ranges answers with all of it
-                return answer.read()
+            with client.get(bucket, key, seconds, headers) as response:
+                require_at_most(length, response.size)  # a server without ranges answers with the whole object
+                return response.read()
 
         return _with_credentials(get, seconds)
 
     def write(self, path: str, data: bytes, seconds: float) -> None:
-        _ask(lambda s3: s3._pipe_file(self._key(path), data), min(seconds, attempt_s(len(data))))
+        _run(lambda s3: s3._pipe_file(self._key(path), data), min(seconds, attempt_limit_s(len(data))))
 
     def write_if(self, path: str, data: bytes, tag: str | None, seconds: float) -> str | None:
         bucket, key = self._address(path)
         condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
         try:
-            answer = _ask(lambda s3: s3._call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition), seconds)
+            answer = _run(lambda s3: s3._call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition), seconds)
         except OSError as error:
             if is_unmet_condition(error):
                 return None
@@ -62,17 +62,17 @@ class S3Objects:
         return str(answer["ETag"])
 
     def upload(self, local: Path, path: str, seconds: float) -> None:
-        _ask(lambda s3: s3._put_file(str(local), self._key(path)), seconds)
+        _run(lambda s3: s3._put_file(str(local), self._key(path)), seconds)
 
     def download(self, path: str, local: Path, limit: int | None, seconds: float) -> str:
         bucket, key = self._address(path)
 
         def get(client: S3Client) -> str:
             digest = sha256()
-            with client.get(bucket, key, seconds) as answer, local.open("wb") as file:
+            with client.get(bucket, key, seconds) as response, local.open("wb") as file:
                 if limit is not None:
-                    refuse_above(limit, answer.size)
-                for piece in answer.pieces():
+                    require_at_most(limit, response.size)
+                for piece in response.chunks():
                     digest.update(piece)
                     file.write(piece)
             return digest.hexdigest()
@@ -81,17 +81,17 @@ class S3Objects:
 
     def size(self, path: str, seconds: float) -> int:
         bucket, key = self._address(path)
-        head = _ask(lambda s3: s3._call_s3("head_object", Bucket=bucket, Key=key), seconds)
+        head = _run(lambda s3: s3._call_s3("head_object", Bucket=bucket, Key=key), seconds)
         return int(head["ContentLength"])
 
     def list(self, prefix: str, seconds: float) -> list[tuple[str, int]]:
         folder = self._key(prefix) if prefix else self.root
-        found = _ask(lambda s3: s3._lsdir(folder, delimiter=""), seconds)
+        found = _run(lambda s3: s3._lsdir(folder, delimiter=""), seconds)
         skip = len(self.root) + 1
         return [(o["name"][skip:], int(o["size"])) for o in found if not o["name"].endswith("/")]
 
     def delete(self, path: str, seconds: float) -> None:
-        _ask(lambda s3: s3._rm_file(self._key(path)), seconds)
+        _run(lambda s3: s3._rm_file(self._key(path)), seconds)
 
     def _address(self, path: str) -> tuple[str, str]:
         bucket, _, key = self._key(path).partition("/")
@@ -101,16 +101,16 @@ class S3Objects:
         return f"{self.root}/{path}"
 
 
-def _ask(request: Callable[[S3FileSystem], Awaitable[Any]], seconds: float) -> Any:
+def _run(request: Callable[[S3FileSystem], Awaitable[Any]], seconds: float) -> Any:
     return _with_credentials(lambda client: client.ask(request, seconds), seconds)
 
 
 def _with_credentials(request: Callable[[S3Client], T], seconds: float) -> T:
-    """A request whose credentials are refused is sent again with new ones, where there are new ones."""
+    """Send a request; if its credentials are refused and there are new ones, send it again with those."""
     client = s3_client()
     try:
         return request(client)
     except Exception as error:
-        if not refuses_credentials(error) or (fresh := renewed(client, seconds)) is None:
+        if not refuses_credentials(error) or (fresh := client_with_new_credentials(client, seconds)) is None:
             raise
         return request(fresh)

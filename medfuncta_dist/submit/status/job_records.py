@@ -13,7 +13,7 @@ from typing import Any
 
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError
 from medfuncta_dist.storage.commit_record import read_record, read_records
-from medfuncta_dist.storage.leases.compare_and_swap import Swap
+from medfuncta_dist.storage.leases.compare_and_swap import ConditionalStore
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import NewRecord, Unfenced, publish, publish_first
 from medfuncta_dist.telemetry.progress_record import StageProgress, read_progress
@@ -81,9 +81,9 @@ def read_job_records(store: ObjectStore, run: str) -> list[SubmissionRecord]:
     return sorted((_parse_submission(path, record.body) for path, record in records), key=lambda s: (s.time, s.name))
 
 
-def create_job_record(swap: Swap, run: str, record: SubmissionRecord) -> bool:
+def create_job_record(conditional: ConditionalStore, run: str, record: SubmissionRecord) -> bool:
     """Record a submission; False if its name is taken."""
-    return publish_first(swap, NewRecord(_make_job_path(run, record.name), JOB_KIND, _to_body(record)))
+    return publish_first(conditional, NewRecord(_make_job_path(run, record.name), JOB_KIND, _to_body(record)))
 
 
 def read_job_record(store: ObjectStore, run: str, name: str) -> SubmissionRecord | None:

@@ -1,10 +1,10 @@
-"""Training state in storage: parameters and their moments as safetensors, made real by a commit record.
+"""Training state in storage: parameters and their moments as safetensors, made valid by a commit record.
 
     runs/<name>/checkpoints/<step>-<attempt>/rank-<r>-of-<W>.safetensors    a rank's share: "<part>/<parameter>"
     runs/<name>/checkpoints/commits/<step>-<attempt>.json                   the commit record, written last
 
 Whole parameters, not partitions: a checkpoint is read at any world size and any ZeRO stage that its optimiser has.
-Attempts never share a name, so a writer that was given up for dead can not damage what its successor wrote; its
+Attempts never share a name, so a writer that was taken for dead cannot damage what its successor wrote; its
 generation is lower, too, and readers prefer the highest (generation, step).
 """
 
@@ -34,14 +34,14 @@ FORMAT_VERSION = 1
 KIND = "checkpoint"
 PARALLEL_READS = 4
 STEP_DIGITS = 9
-_MEND = "run `verify --repair`: it removes damaged checkpoints, and training resumes at the newest whole one"
+_REPAIR = "run `verify --repair`: it removes damaged checkpoints, and training resumes at the newest whole one"
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a checkpoint is of. Epoch and batch follow from the step; they are recorded for people."""
+    """What a checkpoint belongs to. Epoch and batch follow from the step; they are recorded for people."""
 
     step: int
     epoch: int
@@ -99,25 +99,25 @@ class Checkpoints:
         self._damaged: set[str] = set()
 
     def write_share(self, step: int, rank: int, world_size: int, share: State) -> ShareFile:
-        """Write one rank's part of the state. Nothing exists until `commit` names every rank's file."""
+        """Write one rank's part of the state. The checkpoint is not valid until `commit` names every rank's file."""
         data = safetensors.torch.save(to_tensors(share), {"format_version": str(FORMAT_VERSION), "kind": KIND})
-        path = f"{self._folder}/{_digits(step)}-{self._attempt.name}/rank-{rank}-of-{world_size}.safetensors"
+        path = f"{self._folder}/{_padded(step)}-{self._attempt.name}/rank-{rank}-of-{world_size}.safetensors"
         self._store.write(path, data)
         if self._store.size(path) != len(data):
-            do = "see what the storage does to new files; training goes on, and the next checkpoint is written anew"
+            do = "check what the storage does to new files; training goes on, and the next checkpoint is written anew"
             raise IntegrityError("a checkpoint file was not stored whole", where=self._store.uri(path), do=do)
         return ShareFile(path, len(data), sha256_bytes(data))
 
     def commit(self, facts: Facts, files: Sequence[ShareFile]) -> None:
-        """Make the checkpoint exist. LeaseLostError where another driver has taken the run over."""
-        path = f"{self._folder}/commits/{_digits(facts.step)}-{self._attempt.name}.json"
+        """Make the checkpoint valid. LeaseLostError where another driver has taken the run over."""
+        path = f"{self._folder}/commits/{_padded(facts.step)}-{self._attempt.name}.json"
         body = {**asdict(facts), "files": [asdict(file) for file in files]}
         publish(self._store, self._fence, NewRecord(path, KIND, body, self._attempt.generation))
 
-    def restore_latest(self, shapes: Mapping[str, tuple[int, ...]], say: Callable[[str], None]) -> Checkpoint | None:
-        """The newest checkpoint that proves whole; None when there never was one.
+    def restore_latest(self, shapes: Mapping[str, tuple[int, ...]], notify: Callable[[str], None]) -> Checkpoint | None:
+        """The newest checkpoint that is whole; None when there is none at all.
 
-        Damaged ones are passed over, each with a line to ``say``. IntegrityError when all are damaged: starting from
+        Damaged ones are passed over, each with a line to ``notify``. IntegrityError when all are damaged: starting from
         nothing would silently throw the run away. FormatVersionError for a checkpoint of a newer version.
         """
         paths = newest_first(self._store, self._folder)
@@ -128,7 +128,7 @@ class Checkpoints:
                 raise
             except (IntegrityError, ObjectMissingError) as error:
                 self._damaged.add(path)
-                say(f"checkpoint {checkpoint_name(path)} is damaged ({error.what}); trying the one before")
+                notify(f"checkpoint {checkpoint_name(path)} is damaged ({error.what}); trying the checkpoint before it")
         if paths:
             raise IntegrityError(
                 f"none of the {len(paths)} checkpoints is whole",
@@ -146,7 +146,7 @@ class Checkpoints:
         """Having committed ``step``, keep the newest ``keep`` that are young enough and not known to be damaged.
 
         The newest stays whatever its age. Records go before files: a record whose files are gone would look like
-        damage. LeaseLostError, and nothing goes, where another driver has taken the run over: it may be reading them.
+        damage. LeaseLostError, and nothing is deleted, where another driver has taken the run over: it may read them.
         """
         self._fence.require(self._store)
         paths = newest_first(self._store, self._folder)
@@ -157,7 +157,11 @@ class Checkpoints:
         self._damaged.clear()
         for info in self._store.list(self._folder):
             folder = info.path.split("/")[3]
-            if folder != "commits" and self._is_over(folder, step) and folder not in map(checkpoint_name, kept):
+            if (
+                folder != "commits"
+                and self._is_no_longer_written(folder, step)
+                and folder not in map(checkpoint_name, kept)
+            ):
                 self._store.delete(info.path)
 
     def _is_young(self, path: str) -> bool:
@@ -166,10 +170,10 @@ class Checkpoints:
         facts, _ = _read_record(self._store, path)
         return not facts.written or time.time() - facts.written <= self._keep_s
 
-    def _is_over(self, folder: str, step: int) -> bool:
-        """Whether no one writes here any more: every earlier attempt, and this one up to its newest commit."""
+    def _is_no_longer_written(self, folder: str, step: int) -> bool:
+        """Whether nothing is written here any more: by no earlier attempt, nor by this one up to its newest commit."""
         found = generations([folder])
-        return bool(found) and (found[0], folder[:STEP_DIGITS]) <= (self._attempt.generation, _digits(step))
+        return bool(found) and (found[0], folder[:STEP_DIGITS]) <= (self._attempt.generation, _padded(step))
 
 
 def verify_checkpoints(store: ObjectStore, run: str) -> tuple[int, list[tuple[str, str]]]:
@@ -185,21 +189,21 @@ def verify_checkpoints(store: ObjectStore, run: str) -> tuple[int, list[tuple[st
 
 
 def newest_first(store: ObjectStore, folder: str) -> list[str]:
-    """Record paths by (generation, step), from their names alone: a damaged record has its place, too."""
+    """Record paths by (generation, step), from their names alone: damaged records are sorted, too."""
     paths = [info.path for info in store.list(f"{folder}/commits") if info.path.endswith(".json")]
-    return sorted((path for path in paths if generations([checkpoint_name(path)])), key=_rank, reverse=True)
+    return sorted((path for path in paths if generations([checkpoint_name(path)])), key=_age_key, reverse=True)
 
 
 def read_checkpoint(store: ObjectStore, path: str) -> tuple[Facts, dict[str, Tensor]]:
     """A checkpoint's facts and verified tensors, by its record's path; IntegrityError, ObjectMissingError."""
-    facts, files = _twice(lambda: _read_record(store, path))
+    facts, files = _read_with_retry(lambda: _read_record(store, path))
     with ThreadPoolExecutor(PARALLEL_READS) as pool:
-        shares = list(pool.map(lambda file: _twice(lambda: _read_share(store, file)), files))
+        shares = list(pool.map(lambda file: _read_with_retry(lambda: _read_share(store, file)), files))
     return facts, {name: tensor for share in shares for name, tensor in share.items()}
 
 
-def _twice(read: Callable[[], T]) -> T:
-    """What ``read`` reads, read once more where it is damaged: it may have been damaged on its way only."""
+def _read_with_retry(read: Callable[[], T]) -> T:
+    """What ``read`` returns; read once more where it is damaged: it may have been damaged in transit only."""
     try:
         return read()
     except FormatVersionError:
@@ -216,11 +220,11 @@ def _read_share(store: ObjectStore, file: ShareFile) -> dict[str, Tensor]:
     where = store.uri(file.path)
     data = store.read(file.path, limit=file.size)
     if len(data) != file.size or sha256_bytes(data) != file.sha256:
-        raise IntegrityError("a checkpoint file is not what its record says", where=where, do=_MEND)
+        raise IntegrityError("a checkpoint file is not what its record says", where=where, do=_REPAIR)
     try:
         metadata, tensors = safe_tensors.load(data)
     except ValueError as error:
-        raise IntegrityError("a checkpoint file is not safetensors", where=where, do=_MEND) from error
+        raise IntegrityError("a checkpoint file is not safetensors", where=where, do=_REPAIR) from error
     _check_version(metadata.get("format_version"), where)
     return tensors
 
@@ -240,7 +244,7 @@ def _check_version(version: str | None, where: str) -> None:
         )
 
 
-def _digits(step: int) -> str:
+def _padded(step: int) -> str:
     return f"{step:0{STEP_DIGITS}d}"
 
 
@@ -249,5 +253,5 @@ def checkpoint_name(path: str) -> str:
     return path.rsplit("/", 1)[-1].removesuffix(".json")
 
 
-def _rank(path: str) -> tuple[int, str]:
+def _age_key(path: str) -> tuple[int, str]:
     return generations([checkpoint_name(path)])[0], checkpoint_name(path)

@@ -1,16 +1,16 @@
-"""Seconds between checkpoints: as the run file sets them, or as they pay."""
+"""Seconds between checkpoints: as the run file sets them, or as pays best."""
 
 from __future__ import annotations
 
 from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.training.checkpoints.checkpoint_interval import interval
 
-WORTH_SAYING = 1.2
+ANNOUNCED_CHANGE = 1.2
 """An interval that changes by less is not announced."""
 
 
 class Cadence:
-    """Seconds between checkpoints that rank 0 asks for, as the run file sets them, or as they pay.
+    """Seconds between checkpoints that rank 0 asks for, as the run file sets them, or as pays best.
 
     ``between_failures_s`` is the expected time between failures of the whole run.
     """
@@ -18,17 +18,17 @@ class Cadence:
     def __init__(self, train: Train, between_failures_s: float) -> None:
         self._chosen = train.checkpoint_steps is None and train.checkpoint_minutes is None
         self._between_failures_s = between_failures_s
-        self._said = 0.0
+        self._announced_s = 0.0
         self.seconds = self._first(train)
 
-    def costs(self, stall_s: float, upload_s: float) -> str | None:
-        """A checkpoint cost this much: choose anew. Returns what to say, where the choice has changed much."""
+    def update(self, stall_s: float, upload_s: float) -> str | None:
+        """A checkpoint cost this much: choose anew. Returns a line for people where the choice has changed much."""
         if not self._chosen:
             return None
         self.seconds = interval(stall_s, upload_s, self._between_failures_s)
-        if self._said and 1 / WORTH_SAYING < self.seconds / self._said < WORTH_SAYING:
+        if self._announced_s and 1 / ANNOUNCED_CHANGE < self.seconds / self._announced_s < ANNOUNCED_CHANGE:
             return None
-        self._said = self.seconds
+        self._announced_s = self.seconds
         hours = self._between_failures_s / 3600
         return (
             f"a checkpoint every {self.seconds:.0f} s: one holds training up for {stall_s:.2f} s and takes "

@@ -11,9 +11,9 @@ import math
 SHORTEST_S = 30.0
 """Starting again takes about as long, so saving more often gains nothing."""
 LONGEST_S = 3600.0
-"""Nobody wants to lose more, however rare failures are: a rate is a guess."""
+"""The most that a failure may cost, however rare failures are: their rate is an estimate."""
 FIRST_S = 60.0
-"""Before anything was measured."""
+"""Before the first checkpoint was measured."""
 
 
 def time_between_failures(prior_s: float, observed_s: float, failures: int) -> float:

@@ -1,4 +1,4 @@
-"""Training state as tensors, whole and by name: what an engine gives and takes, and a checkpoint holds."""
+"""Training state as whole tensors by name, as engines save and load it and checkpoints store it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class AdamState:
 
 @dataclass(frozen=True)
 class MuonState:
-    """One matrix with its momentum, which is all that Muon keeps; likewise."""
+    """One matrix with its momentum, which is all the state of Muon: float32, on the CPU."""
 
     param: Tensor
     momentum_buffer: Tensor
@@ -32,7 +32,7 @@ Kind = type[AdamState] | type[MuonState]
 State = dict[str, ParameterState]
 """By parameter name, as in ``Params``."""
 
-_OTHER = "use the run file that it was trained with, or another run name for another network"
+_USE_OTHER = "use the run file that it was trained with, or another run name for another network"
 
 
 def parts(kind: Kind) -> tuple[str, ...]:
@@ -55,7 +55,7 @@ def to_tensors(state: State) -> dict[str, Tensor]:
 
 
 def from_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, ...]], where: str) -> State:
-    """The inverse; a parameter with a momentum was Muon's.
+    """The inverse; a parameter with a momentum belongs to Muon.
 
     IntegrityError when a tensor is missing, superfluous, or not float32 of its parameter's shape.
     """
@@ -63,11 +63,13 @@ def from_tensors(tensors: Mapping[str, Tensor], shapes: Mapping[str, tuple[int, 
     expected = {f"{part}/{name}": tuple(shapes[name]) for name, kind in kinds.items() for part in parts(kind)}
     if wrong := sorted(expected.keys() ^ tensors.keys()):
         raise IntegrityError(
-            f"the tensors are not those of this network: {wrong[0]} and {len(wrong) - 1} more", where=where, do=_OTHER
+            f"the tensors are not those of this network: {wrong[0]} and {len(wrong) - 1} more",
+            where=where,
+            do=_USE_OTHER,
         )
     for name, tensor in tensors.items():
         if tuple(tensor.shape) != expected[name] or str(tensor.dtype) != "torch.float32":
-            raise IntegrityError(f"{name} is not float32 of shape {list(expected[name])}", where=where, do=_OTHER)
+            raise IntegrityError(f"{name} is not float32 of shape {list(expected[name])}", where=where, do=_USE_OTHER)
     return {name: kind(*(tensors[f"{part}/{name}"] for part in parts(kind))) for name, kind in kinds.items()}
 
 

@@ -1,1 +1,1 @@
-"""Which ranks are alive and which hang."""
+"""Heartbeats: which ranks are alive and which hang."""

@@ -1,4 +1,5 @@
-"""Who hangs. Each rank says now and then what it is doing; who stops saying so, or stops moving, is named. Pure."""
+"""Finds ranks that hang. Each rank reports now and then what it is doing; one that stops reporting, or stays in one
+phase for too long, is found here. Pure."""
 
 from __future__ import annotations
 
@@ -6,100 +7,113 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-PATIENT_S = 1800.0
+SLOW_PHASE_S = 1800.0
 """What start-up, a first step, a first validation and an upload may take: compilers, cold caches and storage are slow,
 not stuck."""
-PATIENT_SILENCE_S = 60.0
-"""Even then a living process speaks within a minute: its words come from a thread of their own."""
-BEATS_A_TIMEOUT = 8
-"""So many words fit into ``train.hang_timeout``; a few may be lost or late."""
+SLOW_PHASE_SILENCE_S = 60.0
+"""Even then a living process sends a heartbeat within a minute: heartbeats come from a thread of their own."""
+HEARTBEATS_PER_TIMEOUT = 8
+"""Heartbeats sent within ``train.hang_timeout``: a few may be lost or late."""
 
 
 @dataclass(frozen=True)
-class Beat:
-    """What a rank is doing. ``moves`` counts the things it has begun in this attempt, alike on all ranks."""
+class Heartbeat:
+    """What a rank is doing. ``phases_begun`` counts its phases in this attempt; all ranks go through the same ones."""
 
     attempt: str
     rank: int
     node: str
     pid: int
     step: int
-    doing: str
-    moves: int
-    signs: int
-    """Signs of life while it does this one thing."""
-    waits: bool
-    """For other ranks: a collective."""
-    patient: bool
-    """Whether this may take as long as PATIENT_S."""
+    phase: str
+    phases_begun: int
+    life_signs: int
+    """Signs of life within this phase."""
+    waits_for_others: bool
+    """Whether the phase is a collective."""
+    may_be_slow: bool
+    """Whether the phase may take as long as SLOW_PHASE_S."""
 
 
 @dataclass(frozen=True)
-class Hung:
-    """A rank to be ended, and why."""
+class HungRank:
+    """A rank to be killed, and why."""
 
-    beat: Beat
-    why: str
+    heartbeat: Heartbeat
+    reason: str
 
 
 @dataclass
-class _Rank:
-    beat: Beat
-    heard: float
-    moved: float
+class _RankState:
+    heartbeat: Heartbeat
+    received: float
+    progressed: float
 
 
-class Heartbeats:
-    """The last word of every rank of the newest attempt."""
+class HeartbeatMonitor:
+    """The last heartbeat of every rank of the newest attempt."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock, self._attempt = clock, ""
-        self._ranks: dict[int, _Rank] = {}
-        self._over = False
+        self._ranks: dict[int, _RankState] = {}
+        self._ended = False
 
-    def hear(self, beat: Beat) -> None:
-        """A rank's word. Those of earlier attempts are late, and do not count."""
-        if beat.attempt < self._attempt:
+    def record(self, heartbeat: Heartbeat) -> None:
+        """Take a rank's heartbeat. Those of earlier attempts are late, and do not count."""
+        if heartbeat.attempt < self._attempt:
             return
-        if beat.attempt > self._attempt:
-            self._attempt, self._ranks, self._over = beat.attempt, {}, False
-        now, last = self._clock(), self._ranks.get(beat.rank)
-        same = last is not None and (beat.moves, beat.signs) == (last.beat.moves, last.beat.signs)
-        moved = last.moved if last is not None and same else now
-        self._ranks[beat.rank] = _Rank(beat, now, moved)
+        if heartbeat.attempt > self._attempt:
+            self._begin_attempt(heartbeat.attempt)
+        now, last = self._clock(), self._ranks.get(heartbeat.rank)
+        progressed = last.progressed if last is not None and _is_same_phase(heartbeat, last.heartbeat) else now
+        self._ranks[heartbeat.rank] = _RankState(heartbeat, now, progressed)
 
-    def done(self) -> None:
-        """This attempt has ended, or is being ended: its silence means nothing."""
-        self._over = True
+    def end_attempt(self) -> None:
+        """This attempt has ended, or is being ended: its silence is no sign of a hang."""
+        self._ended = True
 
-    def hung(self, timeout: float) -> list[Hung]:
-        """Who keeps the others waiting, if anyone has not moved for ``timeout`` seconds.
+    def find_hung(self, timeout: float) -> list[HungRank]:
+        """The ranks that keep the others waiting, if any rank has not progressed for ``timeout`` seconds.
 
-        First whoever is silent (stopped, or its machine gone), then whoever is busy with something of its own, last
-        those furthest behind where all wait for each other. While one of them still moves or gives signs of life the
-        others wait for that one, and it takes long (a slow storage, a first compilation): then nobody is named.
+        First those that are silent (stopped, or their machine is gone), then those busy in a phase of their own, last
+        those furthest behind where all wait for each other. As long as one of them still progresses or gives signs of
+        life, the others wait for that one, which is slow (storage, a first compilation): then no rank is hung.
         """
         now = self._clock()
-        late = [] if self._over else [r for r in self._ranks.values() if _is_late(r, now, timeout)]
+        late = [] if self._ended else [rank for rank in self._ranks.values() if _is_late(rank, now, timeout)]
         if not late:
             return []
-        # Among all: one that was stopped in its first step said last that it needs patience; others are beyond that.
-        silent = [r for r in self._ranks.values() if now - r.heard >= (timeout / 2 if r in late else timeout)]
-        busy = [r for r in late if not r.beat.waits]
-        stuck = late if len(late) == len(self._ranks) else []
-        behind = [r for r in stuck if r.beat.moves == min(r.beat.moves for r in stuck)]
-        found = silent or busy or behind
-        return [Hung(r.beat, _why(r, now, bool(silent))) for r in found]
+        # Among all: one that was stopped in its first step said last that it may be slow; others are beyond that.
+        silent = [
+            rank for rank in self._ranks.values() if now - rank.received >= (timeout / 2 if rank in late else timeout)
+        ]
+        busy = [rank for rank in late if not rank.heartbeat.waits_for_others]
+        all_waiting = late if len(late) == len(self._ranks) else []
+        found = silent or busy or _furthest_behind(all_waiting)
+        return [HungRank(rank.heartbeat, _reason(rank, now, bool(silent))) for rank in found]
+
+    def _begin_attempt(self, attempt: str) -> None:
+        self._attempt, self._ranks, self._ended = attempt, {}, False
 
 
-def _is_late(rank: _Rank, now: float, timeout: float) -> bool:
-    if rank.beat.patient:
-        return now - rank.moved >= max(timeout, PATIENT_S) or now - rank.heard >= max(timeout, PATIENT_SILENCE_S)
-    return now - rank.moved >= timeout
+def _is_same_phase(now: Heartbeat, before: Heartbeat) -> bool:
+    return (now.phases_begun, now.life_signs) == (before.phases_begun, before.life_signs)
 
 
-def _why(rank: _Rank, now: float, silent: bool) -> str:
-    last = f"{rank.beat.doing} (outer step {rank.beat.step + 1})"
+def _is_late(rank: _RankState, now: float, timeout: float) -> bool:
+    in_phase_s = now - rank.progressed
+    if rank.heartbeat.may_be_slow:
+        return in_phase_s >= max(timeout, SLOW_PHASE_S) or now - rank.received >= max(timeout, SLOW_PHASE_SILENCE_S)
+    return in_phase_s >= timeout
+
+
+def _furthest_behind(ranks: list[_RankState]) -> list[_RankState]:
+    fewest = min((rank.heartbeat.phases_begun for rank in ranks), default=0)
+    return [rank for rank in ranks if rank.heartbeat.phases_begun == fewest]
+
+
+def _reason(rank: _RankState, now: float, silent: bool) -> str:
+    phase = f"{rank.heartbeat.phase} (outer step {rank.heartbeat.step + 1})"
     if silent:
-        return f"silent for {now - rank.heard:.0f} s, last word: {last}"
-    return f"{last} for {now - rank.moved:.0f} s"
+        return f"silent for {now - rank.received:.0f} s, last phase: {phase}"
+    return f"{phase} for {now - rank.progressed:.0f} s"

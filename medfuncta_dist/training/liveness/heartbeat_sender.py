@@ -1,4 +1,4 @@
-"""A rank's side of the heartbeat: what it is doing, said from a thread of its own while the train thread works."""
+"""A rank's side of the heartbeat: its phase, sent from a thread of its own while the train thread works."""
 
 from __future__ import annotations
 
@@ -7,56 +7,62 @@ from collections.abc import Callable
 from dataclasses import replace
 from types import TracebackType
 
-from medfuncta_dist.training.liveness.heartbeat import BEATS_A_TIMEOUT, Beat
+from medfuncta_dist.training.liveness.heartbeat import HEARTBEATS_PER_TIMEOUT, Heartbeat
 
-LONGEST_BETWEEN_S = 10.0
-LAST_WORD_S = 1.0
-"""For a word that is being said when a rank falls silent: an ordinary one takes milliseconds."""
+LONGEST_INTERVAL_S = 10.0
+JOIN_S = 1.0
+"""For a heartbeat that is being sent when the sender stops: an ordinary one takes milliseconds."""
 
 
-class Pulse:
-    """``at`` is called by the train thread before each thing that may hang; ``tell`` carries the words away.
+class HeartbeatSender:
+    """The train thread calls ``set_phase`` before each thing that may hang; ``send`` carries the heartbeats away.
 
-    It speaks while its ``with`` block runs. Until the first step is taken everything is said to be patient: start-up
+    Heartbeats are sent while its ``with`` block runs. Until the first step is taken every phase may be slow: start-up
     compiles and fills caches.
     """
 
-    def __init__(self, tell: Callable[[Beat], object], first: Beat, timeout: float) -> None:
-        self._tell, self._beat = tell, first
-        self.every_s = min(LONGEST_BETWEEN_S, timeout / BEATS_A_TIMEOUT)
-        self._warm, self._ended = False, threading.Event()
-        self._been: set[str] = set()
-        self._thread = threading.Thread(target=self._speak, name="pulse", daemon=True)
+    def __init__(self, send: Callable[[Heartbeat], object], first: Heartbeat, timeout: float) -> None:
+        self._send, self._heartbeat = send, first
+        self.interval_s = min(LONGEST_INTERVAL_S, timeout / HEARTBEATS_PER_TIMEOUT)
+        self._warming_up = True
+        self._ended = threading.Event()
+        self._phases: set[str] = set()
+        self._thread = threading.Thread(target=self._send_regularly, name="heartbeat", daemon=True)
 
-    def __enter__(self) -> Pulse:
+    def __enter__(self) -> HeartbeatSender:
         self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Fall silent."""
+        """Stop sending."""
         self._ended.set()
-        self._thread.join(LAST_WORD_S)
+        self._thread.join(JOIN_S)
 
-    def at(self, doing: str, step: int, *, waits: bool = False, patient: bool = False) -> None:
-        """Outer step ``step`` (0-based) is at ``doing``; ``waits`` for other ranks."""
-        last = self._beat
-        patient = patient or not self._warm
-        self._been.add(doing)
-        self._beat = replace(last, step=step, doing=doing, moves=last.moves + 1, waits=waits, patient=patient)
+    def set_phase(self, phase: str, step: int, *, waits_for_others: bool = False, may_be_slow: bool = False) -> None:
+        """Outer step ``step`` (0-based) enters ``phase``; ``waits_for_others`` in a collective."""
+        self._phases.add(phase)
+        self._heartbeat = replace(
+            self._heartbeat,
+            step=step,
+            phase=phase,
+            phases_begun=self._heartbeat.phases_begun + 1,
+            waits_for_others=waits_for_others,
+            may_be_slow=may_be_slow or self._warming_up,
+        )
 
-    def alive(self) -> None:
-        """What this rank is doing takes long, and goes on."""
-        self._beat = replace(self._beat, signs=self._beat.signs + 1)
+    def signal_alive(self) -> None:
+        """The phase of this rank takes long, and goes on."""
+        self._heartbeat = replace(self._heartbeat, life_signs=self._heartbeat.life_signs + 1)
 
-    def warm(self) -> None:
-        """The first step is taken: from now on a step takes what a step takes."""
-        self._warm = True
+    def end_warm_up(self) -> None:
+        """The first step is taken: from now on a step takes its usual time."""
+        self._warming_up = False
 
-    def has_been(self, doing: str) -> bool:
-        """Whether this has been done before, in this attempt: only the first time may be slow."""
-        return doing in self._been
+    def has_been_in(self, phase: str) -> bool:
+        """Whether this attempt has been in this phase before: only the first time may be slow."""
+        return phase in self._phases
 
-    def _speak(self) -> None:
-        self._tell(self._beat)  # At once: a rank of which nothing was ever heard can not be named.
-        while not self._ended.wait(self.every_s):
-            self._tell(self._beat)
+    def _send_regularly(self) -> None:
+        self._send(self._heartbeat)  # At once: a rank that was never heard of cannot be found to hang.
+        while not self._ended.wait(self.interval_s):
+            self._send(self._heartbeat)

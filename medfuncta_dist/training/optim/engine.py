@@ -1,12 +1,12 @@
-"""DeepSpeed, tamed: one object that takes an outer step at any ZeRO stage and whose state goes in and out as tensors.
+"""The DeepSpeed engine: takes an outer step at any ZeRO stage, and loads and saves its state as tensors.
 
-The only file that imports deepspeed, whose import prints to stdout: import it in workers only. What a ZeRO stage may
-and may not do with a meta-learner:
+The only file that imports deepspeed, whose import prints to stdout: import it in workers only. What ZeRO
+stages require of a meta-learner:
 
 * the whole meta-learner must be one leaf module, and get an input that requires grad (the initial latents): otherwise
   stage 3 frees its parameters before the outer backward reads them;
 * DeepSpeed averages gradients over ranks, so a rank scales its loss by world size / global batch (`share_of_loss`);
-* moments exist only after a first step, hence the still step (rate 0, zero gradients) before loading them;
+* moments exist only after a first step, hence `create_moments` (a step of rate 0 and zero gradients) before loading;
 * stages 1 and 2 link parameters to their moments after the first *group* of the first step, when those of the other
   groups do not exist yet (`_link_moments`);
 * stage 3 pads a parameter to a multiple of the world size, so its moments are set by padded local slices;
@@ -47,7 +47,7 @@ from medfuncta_dist.training.optim.parameter_groups import SHARE, kinds_of_state
 NO_CLIP = 1e30
 
 
-def connect(gpus: float = 0.0) -> torch.device:
+def join_process_group(gpus: float = 0.0) -> torch.device:
     """Join DeepSpeed to the process group that exists already (torch.distributed), and return this rank's device.
 
     ``gpus``: what this rank was granted; DS_ACCELERATOR must have named its kind when deepspeed was imported.
@@ -56,8 +56,8 @@ def connect(gpus: float = 0.0) -> torch.device:
     granted = require_device(granted_device(gpus))
     # Serves inference only, and would be compiled here: 40 s, and a lock that hangs later starts if interrupted.
     compatible_ops["deepspeed_shm_comm"] = False
-    # ZeRO imports DeepSpeed's own Muon, to ask whether ours is one, and that one's marks for torch's compiler would
-    # import the compiler: half a second of CPU time a worker, at each restart.
+    # ZeRO imports DeepSpeed's own Muon to check whether ours is one. Its decorators for torch's compiler would import
+    # that compiler: half a second of CPU time per worker, at each restart.
     compiler.compile = lambda: compiler.dummy_decorator
     logger.setLevel("ERROR")
     os.environ.setdefault("LOCAL_RANK", "0")
@@ -73,7 +73,7 @@ def share_of_loss(losses: Float[Tensor, " batch"], global_batch: int, world_size
 
 
 class Engine:
-    """A meta-learner, its optimiser (each parameter at its share of the rate, see groups.py), its place in the world.
+    """A meta-learner on one rank, with its optimiser (each parameter at its share of the rate: parameter_groups.py).
 
     ``learner`` holds the parameters to start from: load a checkpoint's parameters before, its moments after
     (`load_moments`).
@@ -81,8 +81,9 @@ class Engine:
 
     def __init__(self, learner: MetaLearner, train: Train) -> None:
         self._parameters = learner.params()
-        self._stage, self._linked = train.stage, False
-        self._train, self._kinds = train, kinds_of_state(learner, train)
+        self._train, self._stage = train, train.stage
+        self._moments_linked = False
+        self._kinds = kinds_of_state(learner, train)
         self._optimizer = outer_optimizer(learner, train)
         if self._stage == 3:
             set_z3_leaf_modules(learner, [type(learner)])
@@ -106,34 +107,35 @@ class Engine:
         clipped_here = self._clip() if self._stage == 0 else None
         self._engine.step()
         self._link_moments()
-        self._agree()
+        self._broadcast_matrices()
         norm = clipped_here if self._stage == 0 else self._engine.get_global_grad_norm()
         return float("nan") if norm is None else float(norm)
 
     def _link_moments(self) -> None:
         """Once, after a step: link every group's parameters to their moments, which by now exist."""
-        if self._stage in (1, 2) and not self._linked:
+        if self._stage in (1, 2) and not self._moments_linked:
             self._engine.optimizer._hp_optimizer_states_linked = False
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
-            self._linked = True
+            self._moments_linked = True
 
     @torch.no_grad()
-    def _agree(self) -> None:
-        """Rank 0's word on what Muon stepped: it multiplies in bfloat16, in which unlike machines would drift apart."""
+    def _broadcast_matrices(self) -> None:
+        """Overwrite the matrices that Muon steps with rank 0's: it multiplies in bfloat16, whose results differ between
+        machines, so ranks would drift apart."""
         matrices = [self._parameters[name] for name, kind in self._kinds.items() if kind is MuonState]
         if matrices and dist.get_world_size() > 1:
             flat = torch.cat([matrix.flatten() for matrix in matrices])
             dist.broadcast(flat, src=0)
-            said = torch.split(flat, [matrix.numel() for matrix in matrices])
-            for matrix, values in zip(matrices, said, strict=True):
+            chunks = torch.split(flat, [matrix.numel() for matrix in matrices])
+            for matrix, values in zip(matrices, chunks, strict=True):
                 matrix.copy_(values.view_as(matrix))
 
     def _clip(self) -> Tensor:
-        """Stage 0 has whole gradients and, in DeepSpeed, no norm to ask for: clip with torch's own."""
+        """Clip with torch: at stage 0 gradients are whole, and DeepSpeed reports no norm."""
         return clip_grad_norm_(self._parameters.values(), self._train.clip or float("inf"))
 
-    def still_step(self, *inputs: Any) -> None:
-        """Make the moments exist without moving anything: rate 0, gradients 0."""
+    def create_moments(self, *inputs: Any) -> None:
+        """Create the moments without changing any parameter: a step of rate 0 with gradients 0."""
         self.step(self.losses(*inputs).sum() * 0.0, rate=0.0)
 
     def full_parameters(self) -> Params:
@@ -151,7 +153,7 @@ class Engine:
         return share
 
     def load_moments(self, state: State, steps: int) -> None:
-        """Set the moments and Adam's step count; needs a `still_step` before. Every rank passes the whole state."""
+        """Set the moments and Adam's step count; call `create_moments` before. Every rank passes the whole state."""
         for name, kind in self._kinds.items():
             for key in moments(kind):
                 self._set_moment(name, key, getattr(state[name], key))
@@ -162,8 +164,8 @@ class Engine:
     def _full(self, name: str, moment: str | None) -> Tensor:
         parameter = self._parameters[name]
         if self._stage == 0:
-            at_home: Tensor = parameter if moment is None else self._optimizer.state[parameter][moment]
-            return at_home.detach()
+            local: Tensor = parameter if moment is None else self._optimizer.state[parameter][moment]
+            return local.detach()
         whole: Tensor = (
             safe_get_full_fp32_param(parameter) if moment is None else safe_get_full_optimizer_state(parameter, moment)
         )
@@ -181,12 +183,12 @@ class Engine:
 
 def _config(train: Train) -> dict[str, Any]:
     return {
-        # The real batch is uneven over ranks and known to us alone; DeepSpeed only wants the numbers to be consistent.
+        # The real batch is uneven over ranks and known only here; DeepSpeed only requires the numbers to be consistent.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": 0.0 if train.stage == 0 else train.clip or NO_CLIP,
         "zero_optimization": {"stage": train.stage},
-        "zero_allow_untested_optimizer": True,  # Ours is AdamW, by another class (optimizers.py).
+        "zero_allow_untested_optimizer": True,  # Ours is AdamW in another class (outer_optimizers.py).
         "steps_per_print": 10**12,
     }
 

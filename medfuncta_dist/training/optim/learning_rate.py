@@ -10,7 +10,7 @@ from medfuncta_dist.config.sections.train_section import Train
 def learning_rate(step: int, train: Train) -> float:
     """Rate of outer step ``step`` (0-based): linear warm-up, then cosine decay to 0 at ``train.steps`` (or constant).
 
-    The first warm-up step already moves (1/warmup of the rate); the last step of a cosine is close to, not at, zero.
+    The first warm-up step already has 1/warmup of the rate; the last step of a cosine is close to, not at, zero.
     """
     if step < train.warmup_steps:
         return train.rate * ((step + 1) / train.warmup_steps)

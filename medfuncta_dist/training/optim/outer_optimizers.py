@@ -12,25 +12,25 @@ import torch
 
 from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.meta.outer_loop import MetaLearner
-from medfuncta_dist.training.optim.parameter_groups import parameter_groups, taken_by_muon
+from medfuncta_dist.training.optim.parameter_groups import muon_parameters, parameter_groups
 
 
 def outer_optimizer(learner: MetaLearner, train: Train) -> torch.optim.Optimizer:
-    """What ``train.optimizer`` asks for; its groups hold each parameter once, with its share of the rate."""
-    matrices = taken_by_muon(learner.spec, train)
+    """The optimiser that ``train.optimizer`` names; its groups hold each parameter once, with its share of the rate."""
+    matrices = muon_parameters(learner.spec, train)
     if not matrices:
         alone: torch.optim.Optimizer = _AdamW(parameter_groups(learner, train), lr=train.rate)
         return alone
     # As far as a step of AdamW goes, so that a rate means the same with either.
     muon = _Muon(parameter_groups(learner, train, matrices), lr=train.rate, adjust_lr_fn="match_rms_adamw")
     others = learner.shapes.keys() - set(matrices)
-    return Together(muon, _AdamW(parameter_groups(learner, train, others), lr=train.rate))
+    return CombinedOptimizer(muon, _AdamW(parameter_groups(learner, train, others), lr=train.rate))
 
 
 def _uncompiled(kind: type[torch.optim.Optimizer]) -> Any:
-    """The same optimiser without its methods' first act, to import torch's compiler in order to keep it out.
+    """The same optimiser without the decorators of its methods, which import torch's compiler only to disable it.
 
-    Outer steps are never compiled, and the import takes a worker a second of CPU time at each restart.
+    Outer steps are never compiled, and the import takes a second of CPU time per worker at each restart.
     """
     add, zero, step = (inspect.unwrap(getattr(kind, name)) for name in ("add_param_group", "zero_grad", "step"))
     return type(kind.__name__, (kind,), {"add_param_group": add, "zero_grad": zero, "step": torch.no_grad()(step)})
@@ -39,7 +39,7 @@ def _uncompiled(kind: type[torch.optim.Optimizer]) -> Any:
 _AdamW, _Muon = _uncompiled(torch.optim.AdamW), _uncompiled(torch.optim.Muon)
 
 
-class Together(torch.optim.Optimizer):
+class CombinedOptimizer(torch.optim.Optimizer):
     """Optimisers of different parameters as one, since DeepSpeed takes one: their groups, their state, their steps."""
 
     add_param_group, zero_grad = (
@@ -54,7 +54,7 @@ class Together(torch.optim.Optimizer):
             part.state = self.state
 
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        """A step of each; a loss to be computed again has no place in training, so ``closure`` must be None."""
+        """Take a step of each. No outer step computes its loss again, so ``closure`` must be None."""
         assert closure is None
         for part in self._parts:
             part.step()

@@ -1,4 +1,4 @@
-"""Each parameter's share of the outer rate, and which of the outer optimisers it has. Pure.
+"""Each parameter's share of the outer rate, and which of the outer optimisers steps it. Pure.
 
 AdamW moves every number by about the rate, whatever its size; in the phase ω(Wh + b + Mφ + c) such a step counts ω
 times. With ω rising from 20 to 200 the last phases turn ten times as far as the first, although their weights,
@@ -26,23 +26,23 @@ has it, tripling one would take more than a thousand steps."""
 
 
 def share_of_rate(name: str, spec: FieldSpec, by_omega: bool) -> float:
-    """What the outer rate is multiplied with for the parameter of this name."""
+    """The factor of the outer rate for the parameter of this name."""
     if name == LOG_RATES:
         return RATES_SHARE
     return spec.omega(1) / spec.omega(int(name.split(".")[1])) if by_omega else 1.0
 
 
-def taken_by_muon(spec: FieldSpec, train: Train) -> list[str]:
+def muon_parameters(spec: FieldSpec, train: Train) -> list[str]:
     """Names of the parameters that Muon steps: the hidden matrices W_2 … W_{K-1}, where the run file asks for it."""
     # Muon turns all directions of a matrix alike. W_1 and W_K have as few as there are coordinates and channels, and
-    # its authors leave such layers to AdamW; the latents' maps M_k gained nothing by it (docs/decisions.md). By name,
-    # not by shape: an M_k that happens to be square, because P = L, is no hidden matrix.
+    # its authors leave such layers to AdamW; the latents' maps M_k gained nothing by it (docs/decisions).
+    # By name, not by shape: an M_k that happens to be square, because P = L, is no hidden matrix.
     return [f"layer.{k}.weight" for k in range(2, spec.layers)] if train.optimizer == "muon" else []
 
 
 def kinds_of_state(learner: MetaLearner, train: Train) -> dict[str, Kind]:
-    """What state each parameter's optimiser keeps."""
-    muon = taken_by_muon(learner.spec, train)
+    """The kind of state that each parameter's optimiser keeps."""
+    muon = muon_parameters(learner.spec, train)
     return {name: MuonState if name in muon else AdamState for name in learner.shapes}
 
 

@@ -1,1 +1,1 @@
-"""What training reports: numbers, events, warnings, and what earlier attempts left."""
+"""What training reports: numbers, events, warnings, and the ends of previous attempts."""

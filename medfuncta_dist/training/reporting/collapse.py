@@ -1,6 +1,6 @@
-"""When training goes wrong without stopping: stuck at the mean scan, or falling. Pure; the worker says what it finds.
+"""Detects training that goes wrong without stopping: stuck at the mean scan, or falling. Pure; the worker reports it.
 
-(A loss or gradient that is not finite is no matter of opinion: it ends the run with TrainingCollapsedError.)
+(A loss or gradient that is not finite ends the run with TrainingCollapsedError.)
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor
 
-Finding = Literal["stuck", "falling"]
+CollapseKind = Literal["stuck", "falling"]
 
 WINDOW = 25
 """Outer steps whose losses are averaged: single batches differ by more than a collapse needs to show."""
 PATIENCE = 300
-"""Outer steps after which the latents should tell scans apart. Those that ever do, do within 50 (3 sizes tried)."""
+"""Outer steps after which the latents should distinguish scans. Those that ever do, do within 50 (3 sizes tried)."""
 STUCK_SHARE = 0.9
 """Of the scatter of scans about their mean: a loss above this is that of a field that draws the mean scan for all."""
 FALL_DB = 3.0
 """Below the best so far: beyond what noise does to a window's mean, or to the held-out PSNR of a few scans."""
 RECOVERED_DB = 1.0
-"""A fall is over within so much of the best; a loss that sways about the limit is told of once."""
+"""A fall is over within so much of the best; a loss that sways about the limit is reported once."""
 
-ADVICE: dict[Finding, str] = {
-    "stuck": "the latents tell no scans apart: the loss is still that of the mean scan. Lower train.rate, set "
+ADVICE: dict[CollapseKind, str] = {
+    "stuck": "the latents do not distinguish scans: the loss is still that of the mean scan. Lower train.rate, set "
     "train.rate_by_omega (steps of one size turn phases of large ω too far), or lower meta.inner_rate",
     "falling": "the reconstruction is getting worse. Lower train.rate or meta.inner_rate, or set train.clip; "
     "checkpoints from before are kept as long as train.keep_checkpoints says",
@@ -55,40 +55,43 @@ def is_stuck(step: int, steps: int, loss: float, scatter: float) -> bool:
 
 
 def is_falling(best_db: float, now_db: float) -> bool:
-    """Whether a PSNR is far below what it once was."""
+    """Whether a PSNR is far below its best."""
     return now_db < best_db - FALL_DB
 
 
 @dataclass
-class Watch:
-    """Remembers what the two rules need. Each finding is made once, and again only after it had gone away."""
+class CollapseDetector:
+    """Remembers what the two rules need. Each kind of collapse is reported once, and again only after it had ended."""
 
     steps: int
     _losses: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
     _scatters: deque[float] = field(default_factory=lambda: deque(maxlen=WINDOW))
     _best: dict[str, float] = field(default_factory=dict)
-    _known: set[tuple[str, Finding]] = field(default_factory=set)
+    _known: set[tuple[str, CollapseKind]] = field(default_factory=set)
 
-    def trained(self, step: int, loss: float, scatter: float) -> list[Finding]:
+    def after_step(self, step: int, loss: float, scatter: float) -> list[CollapseKind]:
         """After ``step`` outer steps, the last of which had ``loss`` on scans of that ``scatter``."""
         self._losses.append(loss)
         self._scatters.append(scatter)
         if len(self._losses) < WINDOW:
             return []
         mean, scattered = sum(self._losses) / WINDOW, sum(self._scatters) / WINDOW
-        stuck = self._new("train", "stuck", is_stuck(step, self.steps, mean, scattered))
-        return stuck + self._fell("train", -10 * math.log10(max(mean, 1e-30)))
+        stuck = self._report_new("train", "stuck", is_stuck(step, self.steps, mean, scattered))
+        return stuck + self._check_fall("train", -10 * math.log10(max(mean, 1e-30)))
 
-    def validated(self, psnr: float) -> list[Finding]:
+    def after_validation(self, psnr: float) -> list[CollapseKind]:
         """A held-out PSNR (dB) was measured."""
-        return self._fell("held out", psnr)
+        return self._check_fall("held out", psnr)
 
-    def _fell(self, what: str, db: float) -> list[Finding]:
+    def _check_fall(self, what: str, db: float) -> list[CollapseKind]:
         best = self._best[what] = max(db, self._best.get(what, db))
         still_down = (what, "falling") in self._known and db < best - RECOVERED_DB
-        return self._new(what, "falling", still_down or is_falling(best, db))
+        return self._report_new(what, "falling", still_down or is_falling(best, db))
 
-    def _new(self, what: str, finding: Finding, found: bool) -> list[Finding]:
-        known = (what, finding) in self._known
-        (self._known.add if found else self._known.discard)((what, finding))
-        return [finding] if found and not known else []
+    def _report_new(self, what: str, kind: CollapseKind, found: bool) -> list[CollapseKind]:
+        known = (what, kind) in self._known
+        if found:
+            self._known.add((what, kind))
+        else:
+            self._known.discard((what, kind))
+        return [kind] if found and not known else []

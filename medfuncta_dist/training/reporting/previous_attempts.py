@@ -11,41 +11,43 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.event_log import read_events
 from medfuncta_dist.telemetry.goodput import STOPPED, Goodput, goodput
 from medfuncta_dist.training.checkpoints.checkpoint_interval import time_between_failures
-from medfuncta_dist.training.mailbox import Reached
+from medfuncta_dist.training.mailbox import AttemptEnd
 
 
 @dataclass(frozen=True)
-class Past:
-    """The run's figures so far, and the last sign of the attempt before; None for the first attempt, and after a clean
-    stop: nothing failed, and nobody waited for the steps to go on."""
+class PreviousAttempts:
+    """The run's figures so far, and how the attempt before ended; None for the first attempt, and after a clean stop:
+    nothing failed then, and no time was lost."""
 
     figures: Goodput
-    reached: Reached | None
+    last_end: AttemptEnd | None
 
-    def between_failures_s(self, train: Train, nodes: int) -> float:
+    def time_between_failures_s(self, train: Train, nodes: int) -> float:
         """Expected seconds between failures of this run on so many nodes."""
         prior = 3600 * train.node_hours_between_failures / nodes
         return time_between_failures(prior, self.figures.wall_s, self.figures.recoveries)
 
 
-def past(store: ObjectStore, run: str, told: Reached | None, say: Callable[[str], object]) -> Past:
-    """From the run's events, and from what this driver was told since they were last stored."""
-    lines = list(read_events(store, run, say))
-    figures = goodput(lines)
-    return Past(figures, _later(told, _stored(lines)))
+def read_previous_attempts(
+    store: ObjectStore, run: str, known_to_driver: AttemptEnd | None, notify: Callable[[str], object]
+) -> PreviousAttempts:
+    """From the run's stored events, and from what this driver has heard since they were last stored."""
+    lines = list(read_events(store, run, notify))
+    return PreviousAttempts(goodput(lines), _latest(known_to_driver, _stored_end(lines)))
 
 
-def _stored(lines: Sequence[dict[str, Any]]) -> Reached | None:
-    """The last sign in the events: of an attempt of this driver, or of one that has ended; None after a clean stop."""
+def _stored_end(lines: Sequence[dict[str, Any]]) -> AttemptEnd | None:
+    """How the last attempt in the events ended; None after a clean stop."""
     if not lines or lines[-1].get("name") == STOPPED:
         return None
     steps = [line["step"] if line["kind"] == "metrics" else line["fields"].get("step") for line in lines]
     last = next((step for step in reversed(steps) if step is not None), 0)
-    return Reached(last, lines[-1]["time"], "stopped")
+    return AttemptEnd(last, lines[-1]["time"], "stopped")
 
 
-def _later(told: Reached | None, stored: Reached | None) -> Reached | None:
-    """From both: events are stored every ten seconds and with each checkpoint, the driver is told every second."""
-    if told is None or stored is None:
-        return told or stored
-    return Reached(max(told.step, stored.step), max(told.time, stored.time), told.cause)
+def _latest(known_to_driver: AttemptEnd | None, stored: AttemptEnd | None) -> AttemptEnd | None:
+    """From both: events are stored every ten seconds and with each checkpoint, the driver hears every second."""
+    if known_to_driver is None or stored is None:
+        return known_to_driver or stored
+    step, moment = max(known_to_driver.step, stored.step), max(known_to_driver.time, stored.time)
+    return AttemptEnd(step, moment, known_to_driver.cause)

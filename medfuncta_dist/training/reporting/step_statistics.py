@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Pace:
-    """Collects one entry a step; ``take`` turns them into metrics and starts anew.
+class StepStatistics:
+    """Collects one entry per step; ``take_metrics`` turns them into metrics and starts anew.
 
-    ``since`` is when the attempt before gave its last sign, or this one began (s since 1970); steps up to ``redone``
-    had been taken before.
+    ``since`` is when the attempt before last gave a sign of life, or this one began (s since 1970); steps up to
+    ``redone`` had been taken before.
     """
 
     batch: int
@@ -29,7 +29,7 @@ class Pace:
         self._seconds += seconds
         self._waited += waited
 
-    def take(self) -> dict[str, float]:
+    def take_metrics(self) -> dict[str, float]:
         """``loss`` (mean), ``s_per_step``, ``samples_per_s``, ``data_wait`` (a share of the time, 0..1), ``goodput``.
 
         Goodput is the share (0..1) of all time since ``since`` that went into steps which had not been taken before,
@@ -43,5 +43,6 @@ class Pace:
             "data_wait": min(1.0, self._waited / seconds),
             "goodput": min(1.0, self._useful / max(time.time() - self.since, 1e-9)),
         }
-        self._losses, self._seconds, self._waited = [], 0.0, 0.0
+        self._losses = []
+        self._seconds = self._waited = 0.0
         return metrics

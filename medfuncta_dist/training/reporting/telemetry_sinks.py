@@ -1,4 +1,4 @@
-"""Where rank 0's numbers go: events in storage, Ray's metrics, and Weights & Biases if wanted."""
+"""Where rank 0's numbers go: events in storage, Ray's metrics, and Weights & Biases if the run file asks for it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def open_telemetry(run: RunFile, store: ObjectStore, attempt: Attempt) -> Teleme
 
 
 def work_folder(run: str) -> Path:
-    """A run's local folder on this machine: what is in it (offline W&B runs) is never uploaded."""
+    """A run's local folder on this machine: its contents (offline W&B runs) are never uploaded."""
     return Path(tempfile.gettempdir()) / "medfuncta-work" / run
 
 

@@ -53,14 +53,14 @@ def test_a_kept_run_file_lacks_what_came_later_and_nothing_else(monkeypatch: pyt
 
 def test_order_is_preset_then_file_then_override():
     text = SMALLEST + "preset: medfuncta-1d\nfield: {latent: 32}\n"
-    assert parse(text).field.layers == PRESETS["medfuncta-1d"]["field"]["layers"]
+    assert parse(text).field.layers == PRESETS["paper-1d"]["field"]["layers"]
     assert parse(text).field.latent == 32
     assert parse(text, ["field.latent=16"]).field.latent == 16
 
 
 def test_every_preset_is_valid():
     for name in PRESETS:
-        axes = int(name[-2])
+        axes = int(name.removesuffix("d")[-1])
         assert parse(SMALLEST, [f"preset={name}", f"data.shape={[8] * axes}"]).preset == name
         with pytest.raises(RunFileError, match="is for other scans"):
             parse(SMALLEST, [f"preset={name}", f"data.shape={[8] * (axes % 3 + 1)}"])

@@ -21,11 +21,12 @@ from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.evaluation.evaluation_driver import evaluate
 from medfuncta_dist.fields.siren import Params, init_params
 from medfuncta_dist.fitting.fit_driver import fit
-from medfuncta_dist.network.committed_network import commit_network, field_spec
-from medfuncta_dist.run.driver_lease import holding
+from medfuncta_dist.network.committed_network import commit_network
+from medfuncta_dist.network.core_settings import field_spec
+from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.run.frozen_run_file import freeze
 from medfuncta_dist.run.idempotency import Submission
-from medfuncta_dist.run.terminal_record import ending_retries
+from medfuncta_dist.run.terminal_record import recording_final_failure
 from medfuncta_dist.scans.canonical import split_of
 from medfuncta_dist.shards.snapshot import Snapshot
 from medfuncta_dist.stages import run_summary
@@ -37,6 +38,7 @@ from medfuncta_dist.submit.status.job_records import SubmissionRecord, write_job
 from medfuncta_dist.task_map import map_here
 from medfuncta_dist.telemetry.event_log import EventLog
 from medfuncta_dist.telemetry.progress_record import ProgressRecorder
+from medfuncta_dist.telemetry.progress_report import ProgressReport
 from medfuncta_dist.training.attempt import next_attempt
 from medfuncta_dist.training.checkpoints.checkpoint import Checkpoints, Facts
 from medfuncta_dist.training.checkpoints.training_state import AdamState
@@ -70,16 +72,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def drive(run: RunFile, store: ObjectStore) -> None:
     """What drivers leave behind: leases that were held, a key that was answered, a job that could not succeed."""
     with (
-        holding(store, dataset_lease(run.dataset), 60, run.dataset),
-        holding(store, run_lease(run.name), 60, "") as fence,
+        hold_lease(store, dataset_lease(run.dataset), 60, run.dataset),
+        hold_lease(store, run_lease(run.name), 60, "") as fence,
     ):
         Submission.of(run, ["evaluate"], "monday").record(store, fence, {"run": run.name})
     write_job_record(store, run.name, SubmissionRecord("small-fit-1", ("fit",), 1, "kubernetes", 1.0, "0" * 64, "abc"))
-    with ProgressRecorder(store, run.name, "fit", unit="scans") as told:
-        told.at(13, 13, quarantined=0)
+    with ProgressRecorder(store, run.name, "fit") as recorder:
+        recorder.record(ProgressReport("fit", 13, 13, {"quarantined": 0}))
     with pytest.MonkeyPatch.context() as patch, suppress(RunFileError):
         patch.setenv(JOB_VARIABLE, "job-1")
-        with ending_retries(store, run.name):
+        with recording_final_failure(store, run.name):
             raise RunFileError("wrong", where="key", do="mend")
 
 
@@ -136,8 +138,9 @@ def test_the_pages_python_notices_damage(said, folder):
         said["record"](damaged, "pin")
 
 
-def test_the_pages_splits_are_those_of_the_code(said):
-    slabs = {"size": 4, "period": 3, "gap": 2, "split": "val"}
+@pytest.mark.parametrize("split", ["val", ["val", "test"]])
+def test_the_pages_splits_are_those_of_the_code(said, split):
+    slabs = {"size": 4, "period": 3, "gap": 2, "split": split}
     data = Data.model_validate({"source": "x", "shape": [8, 8], "slices": {"axis": 2}, "slabs": slabs})
     keys = np.random.default_rng(0).bytes(32 * 200).hex()
     for index in range(200):

@@ -178,6 +178,6 @@ def test_a_format_that_does_not_suit_is_refused(tmp_path, shape, name):
 
 def test_a_file_that_can_not_be_written_is_refused_in_words(tmp_path):
     (tmp_path / "file").write_text("not a folder")
-    with pytest.raises(RunFileError, match="can not be written") as caught:
+    with pytest.raises(RunFileError, match="cannot be written") as caught:
         save(decoded((1, 5)), tmp_path / "file" / "a.csv")
     assert caught.value.where == "--out"

@@ -12,7 +12,7 @@ import pytest
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import LeaseLostError, RunFileError, StageOrderError, StorageError
-from medfuncta_dist.evaluation.evaluation_driver import EvaluateProgress, evaluate
+from medfuncta_dist.evaluation.evaluation_driver import evaluate
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import fit, locate_table
 from medfuncta_dist.network.network_loader import network_here
@@ -21,7 +21,8 @@ from medfuncta_dist.storage.leases.lease_claim import take
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import Done, Failed, map_here
 from medfuncta_dist.telemetry.event_log import EventLog
-from tests.unit.latents.fitted import COUNTS, network, publish, ready, run_file
+from medfuncta_dist.telemetry.progress_report import ProgressReport
+from tests.unit.latents.fitted import COUNTS, LATENT, network, publish, ready, run_file
 from tests.writers import PATIENT, structured, write_ecg_csv, write_nifti
 
 SCANS = sum(COUNTS.values())
@@ -94,6 +95,21 @@ def test_baselines_are_those_of_the_original_pictures(summary):
     assert found["mean_scan"]["gain"] == pytest.approx(mine - found["mean_scan"]["psnr"]["mean"])
 
 
+def test_pca_of_the_training_pictures_alone_is_a_baseline(run, summary):
+    train, test = (np.stack([_written(s, i).ravel() for i in range(COUNTS[s])]) for s in ("train", "test"))
+    components = min(LATENT, COUNTS["train"] - 1)
+    assert components < LATENT  # what the training split allows
+    _, _, directions = np.linalg.svd(train - train.mean(axis=0), full_matrices=False)
+    basis = directions[:components]
+    again = np.clip(train.mean(axis=0) + (test - train.mean(axis=0)) @ basis.T @ basis, 0, 1)
+    errors = np.square(test - again).mean(axis=1)
+    found = summary["baselines"]["pca"]
+    assert (found["components"], found["training_scans"]) == (components, COUNTS["train"])
+    assert found["psnr"]["mean"] == pytest.approx(np.mean(-10 * np.log10(errors)), abs=1e-3)
+    assert found["gain"] == pytest.approx(summary["splits"]["test"]["psnr"]["mean"] - found["psnr"]["mean"])
+    assert "PCA, 21 components" in report(run, "report.html").decode()
+
+
 def _written(split: str, index: int) -> np.ndarray:
     """The picture that ``write_medmnist`` wrote, as it was stored in eight bits."""
     seed = sum(map(ord, split)) * 1009 + index
@@ -122,7 +138,7 @@ def test_results_do_not_depend_on_the_order_of_completion(run, summary):
 
 
 def test_progress_reaches_the_end(run):
-    seen: list[EvaluateProgress] = []
+    seen: list[ProgressReport] = []
     evaluate(run, map_here, seen.append)
     assert seen[-1].done == seen[-1].total > 0
 

@@ -23,7 +23,7 @@ from medfuncta_dist.errors import (
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fitting import fit_task as worker_side
 from medfuncta_dist.fitting import latent_ledger
-from medfuncta_dist.fitting.fit_driver import FitProgress, fit, locate_table
+from medfuncta_dist.fitting.fit_driver import fit, locate_table
 from medfuncta_dist.fitting.fit_failures import DAMAGED_SHARD
 from medfuncta_dist.fitting.fit_task import NOT_FINITE, NOT_STORABLE, WRONG_SHAPE, FitTask, fit_task
 from medfuncta_dist.latents import table
@@ -33,6 +33,7 @@ from medfuncta_dist.network.network_loader import network_here
 from medfuncta_dist.shards.sample import Sample
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import Done, Failed, map_here
+from medfuncta_dist.telemetry.progress_report import ProgressReport
 from tests.unit.latents.fitted import COUNTS, LATENT, network, packed, publish, ready, run_file
 
 SCANS = sum(COUNTS.values())
@@ -304,13 +305,14 @@ def test_an_error_that_says_nothing_about_scans_is_raised_when_everything_else_i
 
 
 def test_progress_counts_what_earlier_runs_did(run):
-    seen: list[FitProgress] = []
+    seen: list[ProgressReport] = []
     fit(run, map_here, seen.append)
-    assert (seen[0].scans_done, seen[-1].scans_done, seen[-1].scans) == (0, SCANS, SCANS)
-    assert [p.ranges_done for p in seen] == list(range(seen[-1].ranges + 1))
+    assert (seen[0].done, seen[-1].done, seen[-1].total) == (0, SCANS, SCANS)
+    ranges = len(seen) - 1
+    assert [p.notes["tasks"] for p in seen] == [f"{done}/{ranges}" for done in range(ranges + 1)]
     seen.clear()
     fit(run, map_here, seen.append)
-    assert [p.scans_done for p in seen] == [SCANS]
+    assert [p.done for p in seen] == [SCANS]
 
 
 def test_psnr_of_a_split_is_the_mean_over_its_scans_and_low_ones_are_flagged(run):

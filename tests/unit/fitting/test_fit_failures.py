@@ -13,7 +13,7 @@ from medfuncta_dist import task_map
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import LeaseLostError, StorageError, WorkerDiedError
 from medfuncta_dist.fitting import latent_ledger
-from medfuncta_dist.fitting.fit_driver import FitProgress, FitSummary, fit, locate_table
+from medfuncta_dist.fitting.fit_driver import FitSummary, fit, locate_table
 from medfuncta_dist.fitting.fit_failures import ENDED_ITS_WORKER
 from medfuncta_dist.fitting.fit_task import NOT_FINITE
 from medfuncta_dist.shards.sample import Sample
@@ -22,6 +22,7 @@ from medfuncta_dist.storage.leases.lease import Fence, first_lease, run_lease
 from medfuncta_dist.storage.leases.lease_holder import this_process
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import Done, Failed, FanOut, map_here
+from medfuncta_dist.telemetry.progress_report import ProgressReport
 from tests.records import write_record
 from tests.unit.latents.fitted import COUNTS, ready
 
@@ -143,7 +144,7 @@ def test_workers_that_die_of_many_scans_are_to_blame_themselves(run):
 
 def test_workers_that_die_of_everything_are_not_fed_for_long(tmp_path, monkeypatch):
     run = ready(tmp_path, fit={"scans_per_task": 2})
-    monkeypatch.setattr(task_map, "HOPELESS", 8)
+    monkeypatch.setattr(task_map, "MAX_FIRST_FAILURES", 8)
     ran: list[str] = []
     with pytest.raises(WorkerDiedError):
         fit(run, poisoned(run, keys(run), ran=ran))
@@ -158,10 +159,11 @@ def test_storage_and_memory_are_never_blamed_on_a_scan(run):
 
 
 def test_progress_grows_by_the_pieces_and_ends_at_all(run):
-    seen: list[FitProgress] = []
+    seen: list[ProgressReport] = []
     fit(run, poisoned(run, keys(run)[3:4]), seen.append)
-    assert (seen[-1].ranges_done, seen[-1].scans_done) == (seen[-1].ranges, SCANS)
-    assert seen[0].ranges < seen[-1].ranges
+    (_, planned), (done, all_of_them) = (str(report.notes["tasks"]).split("/") for report in (seen[0], seen[-1]))
+    assert (done, seen[-1].done) == (all_of_them, SCANS)
+    assert int(planned) < int(all_of_them)
 
 
 def held(run: RunFile, token: int) -> Fence:

@@ -21,6 +21,7 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.streaming.shard_cache import ShardCache
 from medfuncta_dist.task_map import Failed, map_here
+from medfuncta_dist.telemetry.progress_report import ignore_progress
 from tests.unit.shards.samples import objects, run_file
 from tests.writers import write_ecg_csv
 
@@ -43,7 +44,7 @@ def snapshot(run: RunFile) -> Snapshot:
 
 
 def faults(run: RunFile) -> list[Fault]:
-    return verify_snapshot(ObjectStore(run.storage), snapshot(run), map_here, lambda done, total: None)
+    return verify_snapshot(ObjectStore(run.storage), snapshot(run), map_here, ignore_progress)
 
 
 def shards(run: RunFile) -> list[Shard]:

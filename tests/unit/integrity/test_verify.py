@@ -1,4 +1,4 @@
-"""Which runs are verified, and that one that can not be read does not hide the others."""
+"""Which runs are verified, and that one that cannot be read does not hide the others."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from medfuncta_dist.shards.pack_driver import pack
 from medfuncta_dist.shards.snapshot import Shard, Snapshot, load_snapshot, read_index
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import Failed, map_here
+from medfuncta_dist.telemetry.progress_report import ignore_progress
 from tests.unit.shards.samples import run_file
 from tests.writers import write_ecg_csv
 
@@ -27,7 +28,7 @@ def packed(tmp_path: Path) -> tuple[ObjectStore, Snapshot]:
 
 
 def faults(packed: tuple[ObjectStore, Snapshot]) -> list[Fault]:
-    return verify_snapshot(*packed, map_here, lambda done, total: None)
+    return verify_snapshot(*packed, map_here, ignore_progress)
 
 
 def first(packed: tuple[ObjectStore, Snapshot]) -> Shard:
@@ -36,7 +37,7 @@ def first(packed: tuple[ObjectStore, Snapshot]) -> Shard:
 
 def test_a_whole_data_set_has_no_faults(packed: tuple[ObjectStore, Snapshot]) -> None:
     seen: list[tuple[int, int]] = []
-    assert verify_snapshot(*packed, map_here, lambda done, total: seen.append((done, total))) == []
+    assert verify_snapshot(*packed, map_here, lambda report: seen.append((report.done, report.total))) == []
     assert seen == [(1, 2), (2, 2)]
 
 

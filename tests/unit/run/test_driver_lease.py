@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from medfuncta_dist.errors import LeaseLostError, MedfunctaError, RunHeldError
-from medfuncta_dist.run.driver_lease import holding
+from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.storage.leases.lease import first_lease, parse_lease, run_lease
 from medfuncta_dist.storage.leases.lease_holder import this_process
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -35,10 +35,10 @@ def taken_over(store: ObjectStore) -> None:
 
 
 def test_the_heartbeat_goes_on_while_the_block_waits(store, capsys):
-    with holding(store, PATH, TTL, "small") as fence:
+    with hold_lease(store, PATH, TTL, "small") as fence:
         time.sleep(2 * TTL)
         assert lease(store).beat >= 4
-        with pytest.raises(RunHeldError), holding(store, PATH, TTL, "small"):
+        with pytest.raises(RunHeldError), hold_lease(store, PATH, TTL, "small"):
             pass
         fence.require(store)
     assert lease(store).free
@@ -47,7 +47,7 @@ def test_the_heartbeat_goes_on_while_the_block_waits(store, capsys):
 
 @pytest.mark.parametrize("end", [MedfunctaError("handled"), KeyboardInterrupt(), SystemExit(15), ValueError("a bug")])
 def test_it_is_given_back_however_the_block_ends(store, end):
-    with pytest.raises(type(end)) as caught, holding(store, PATH, TTL, "small"):
+    with pytest.raises(type(end)) as caught, hold_lease(store, PATH, TTL, "small"):
         raise end
     assert caught.value is end
     assert lease(store).free
@@ -55,7 +55,7 @@ def test_it_is_given_back_however_the_block_ends(store, end):
 
 def waiting(store: ObjectStore, event: Callable[[], object]) -> None:
     """A driver to which this happens while it waits."""
-    with holding(store, PATH, TTL, "small"):
+    with hold_lease(store, PATH, TTL, "small"):
         event()
         time.sleep(30)
 
@@ -98,14 +98,14 @@ def test_a_driver_whose_storage_is_away_stops_itself(tmp_path, store, capsys):
         (tmp_path / "store").write_text("no folder")
 
     began = time.monotonic()
-    with pytest.raises(LeaseLostError, match=f"could not be proved for {TTL:g} s"):
+    with pytest.raises(LeaseLostError, match=f"could not be renewed for {TTL:g} s"):
         waiting(store, away)
     assert TTL < time.monotonic() - began < 10
     assert "could not be renewed, trying again" in capsys.readouterr().err
 
 
 def test_a_driver_outlives_a_storage_that_is_away_for_a_moment(tmp_path, store):
-    with holding(store, PATH, 2 * TTL, "small") as fence:
+    with hold_lease(store, PATH, 2 * TTL, "small") as fence:
         (tmp_path / "store").rename(tmp_path / "away")
         (tmp_path / "store").write_text("no folder")
         time.sleep(TTL)

@@ -14,11 +14,10 @@ from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.machine.self_check import Verdict
 from medfuncta_dist.meta.sweeps.chunks import ACTIVATION_BYTES, Chunks
 from medfuncta_dist.meta.sweeps.folded import fold
-from medfuncta_dist.network.committed_network import field_spec, new_learner
-from medfuncta_dist.network.core_settings import arithmetic_of, chunks_of, fit_settings
+from medfuncta_dist.network.core_settings import arithmetic_of, chunks_of, field_spec, fit_settings, new_learner
 from medfuncta_dist.run.frozen_run_file import freeze
-from medfuncta_dist.run.resolve import GPU_ACTIVATION_BYTES, activation_bytes, resolved
-from medfuncta_dist.run.settle import settled
+from medfuncta_dist.run.resolve import GPU_ACTIVATION_BYTES, activation_bytes, resolve_run
+from medfuncta_dist.run.settle import settle_arithmetic
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import Done, Failed, map_here
@@ -29,12 +28,12 @@ def run_file(*overrides: str) -> RunFile:
 
 
 def test_what_is_left_open_is_chosen_and_what_is_given_stays():
-    chosen = resolved(run_file(), None)
+    chosen = resolve_run(run_file(), None)
     assert chunks_of(chosen) == Chunks.sized(256, activation_bytes(run_file(), 2**40))
-    part = resolved(run_file("meta.chunk_points=7"), None)
+    part = resolve_run(run_file("meta.chunk_points=7"), None)
     assert (part.meta.chunk_points, part.meta.chunk_scans) == (7, chosen.meta.chunk_scans)
     both = run_file("meta.chunk_points=7", "meta.chunk_scans=3")
-    assert resolved(both, None) is both
+    assert resolve_run(both, None) is both
 
 
 def test_a_run_goes_on_with_the_sizes_it_began_with(tmp_path):
@@ -69,12 +68,12 @@ def computing(tmp_path, *overrides):
 
 def test_how_a_run_computes_is_settled_once_and_kept(tmp_path, monkeypatch):
     store = ObjectStore(str(tmp_path))
-    first = settled(computing(tmp_path), store, map_here, fence=ALONE)
+    first = settle_arithmetic(computing(tmp_path), store, map_here, fence=ALONE)
     assert arithmetic_of(first) == Arithmetic.best(torch.device("cpu"))
     assert arithmetic_of(first) == new_learner(first).arithmetic == fit_settings(first).arithmetic
     monkeypatch.setattr("medfuncta_dist.meta.machine.arithmetic.onednn_works", lambda: first.meta.products == "torch")
     again = computing(tmp_path)
-    assert settled(again, store, map_here, fence=ALONE) is again
+    assert settle_arithmetic(again, store, map_here, fence=ALONE) is again
     assert arithmetic_of(again) == arithmetic_of(first)
     with pytest.raises(MedfunctaError, match="multiplies") if first.meta.products == "onednn" else nullcontext():
         fold(field_spec(again), new_learner(again).params(), arithmetic_of(again))
@@ -93,7 +92,7 @@ def in_a_task(task, items):
 
 
 def test_another_choice_than_the_runs_is_refused(tmp_path):
-    settled(computing(tmp_path, "meta.products=torch"), ObjectStore(str(tmp_path)), map_here, fence=ALONE)
+    settle_arithmetic(computing(tmp_path, "meta.products=torch"), ObjectStore(str(tmp_path)), map_here, fence=ALONE)
     with pytest.raises(RunChangedError, match=r"meta\.products: 'torch' -> 'onednn'"):
         computing(tmp_path, "meta.products=onednn")
 
@@ -102,7 +101,7 @@ def test_a_compiler_that_is_wrong_is_left_out_with_one_line(tmp_path, monkeypatc
     wrong = lambda sweep, **_: lambda *inputs: tuple(part * 1.01 for part in sweep(*inputs))  # noqa: E731
     monkeypatch.setattr(torch, "compile", wrong)
     compiled._compiled.cache_clear()
-    run = settled(computing(tmp_path, "meta.compile=on"), ObjectStore(str(tmp_path)), map_here, fence=ALONE)
+    run = settle_arithmetic(computing(tmp_path, "meta.compile=on"), ObjectStore(str(tmp_path)), map_here, fence=ALONE)
     compiled._compiled.cache_clear()
     assert run.meta.compiled is False
     (line,) = capsys.readouterr().err.splitlines()
@@ -119,7 +118,7 @@ def test_compiling_is_tried_where_workers_are_and_only_if_wanted(tmp_path):
 
     def compiled_of(name, *overrides):
         run = computing(tmp_path, f"name={name}", *overrides)
-        return settled(run, ObjectStore(str(tmp_path)), fan_out, fence=ALONE).meta.compiled
+        return settle_arithmetic(run, ObjectStore(str(tmp_path)), fan_out, fence=ALONE).meta.compiled
 
     assert compiled_of("cpu") is False
     assert compiled_of("never", "meta.compile=off", "cluster.gpus_per_worker=1") is False
@@ -134,7 +133,7 @@ def test_compiling_is_tried_where_workers_are_and_only_if_wanted(tmp_path):
 
 def test_a_worker_that_fails_in_the_trial_means_eager(tmp_path, capsys):
     run = computing(tmp_path, "meta.compile=on")
-    run = settled(
+    run = settle_arithmetic(
         run, ObjectStore(str(tmp_path)), lambda _, items: iter([Failed(items[0], OSError("it died"))]), fence=ALONE
     )
     assert run.meta.compiled is False

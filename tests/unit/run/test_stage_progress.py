@@ -1,4 +1,4 @@
-"""What a stage's driver says that it holds."""
+"""A stage's reports on their way to the bar, the record and Ray's metrics."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from medfuncta_dist.run.stage_progress import recorded
+from medfuncta_dist.run.stage_progress import exported_figures, open_reporter
 from medfuncta_dist.stages.chain import run_stages
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.status.run_cost import count_gpus
+from medfuncta_dist.telemetry.progress_record import StageProgress, read_progress
+from medfuncta_dist.telemetry.progress_report import ProgressReport
 from tests.unit.stages.test_refusals import run_file
 
 
@@ -23,13 +25,14 @@ def test_packing_holds_the_gpus_of_the_job_that_it_is_part_of(
     run = run_file(archive, cluster__workers=2, cluster__gpus_per_worker=1)
     assert count_gpus(run, beside) == held
     store = ObjectStore(run.storage)
-    with recorded(run, store, "pack", "sources", None, beside) as told:
-        began = told.recorder.progress.updated
-        told.recorder._clock = lambda: began + 3600.0
+    with open_reporter(run, store, "pack", None, beside) as reporter:
+        recorder = reporter._recorder
+        began = recorder.progress.updated
+        recorder._clock = lambda: began + 3600.0
     assert json.loads(store.read("runs/refused/progress/pack.json"))["gpu_s"] == 3600.0 * held
 
 
-def test_a_stage_is_told_what_it_shares_its_cluster_with(
+def test_a_stage_knows_what_it_shares_its_cluster_with(
     archive: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -41,3 +44,33 @@ def test_a_stage_is_told_what_it_shares_its_cluster_with(
     monkeypatch.setattr(train_stage, "run_train", lambda *given: {"said": []})
     run_stages(run_file(archive), ["pack", "train"])
     assert seen == [("pack", "train")]
+
+
+def test_one_report_reaches_the_bar_and_the_record(archive: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = run_file(archive)
+    store = ObjectStore(run.storage)
+    with open_reporter(run, store, "fit", None) as reporter:
+        reporter.notify("a line")
+        reporter.report(ProgressReport("fit", 12, 40, {"tasks": "3/10", "quarantined": 1}))
+    assert capsys.readouterr().err.splitlines() == ["fit: a line", "fit 12/40  time left ?  tasks 3/10  quarantined 1"]
+    found = read_progress(store, run.name, "fit")
+    assert found is not None
+    assert (found.unit, found.total, found.notes, found.starts) == ("scans", 40, {"quarantined": 1}, 1)
+
+
+def test_packing_is_judged_by_scans_and_counted_in_sources() -> None:
+    report = ProgressReport("pack", 4, 10, {"packed": 40, "quarantined": 2})
+    progress = StageProgress("x", "pack", "sources", 0.0, 0.0, 8.0, starts=3, samples=((0.0, 0), (8.0, 4)))
+    assert exported_figures(report, progress) == {
+        "done": 4,
+        "total": 10,
+        "starts": 3,
+        "packed": 40,
+        "quarantined": 2,
+        "scans_per_s": 5.0,
+    }
+
+
+def test_training_exports_its_speed_from_rank_0_alone() -> None:
+    progress = StageProgress("x", "train", "steps", 0.0, 0.0, 8.0, samples=((0.0, 0), (8.0, 4)))
+    assert "scans_per_s" not in exported_figures(ProgressReport("train", 4, 10), progress)

@@ -6,7 +6,7 @@ import pytest
 
 from medfuncta_dist.config.submission_id import JOB_VARIABLE
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, QuarantineLimitError, RunFileError, RunHeldError
-from medfuncta_dist.run.terminal_record import ending_retries
+from medfuncta_dist.run.terminal_record import recording_final_failure
 from medfuncta_dist.storage.object_store import ObjectStore
 
 FINAL = [RunFileError("wrong", where="key", do="mend"), QuarantineLimitError("many", where="x", do="look")]
@@ -21,7 +21,7 @@ def store(tmp_path) -> ObjectStore:
 def tried(store: ObjectStore, error: BaseException | None) -> BaseException | None:
     """How one try ends that would end so by itself."""
     try:
-        with ending_retries(store, "small"):
+        with recording_final_failure(store, "small"):
             if error is not None:
                 raise error
     except BaseException as ended:
@@ -73,7 +73,7 @@ def test_a_storage_that_can_not_take_the_record_does_not_hide_the_error(tmp_path
 @pytest.mark.parametrize("name", ["../elsewhere", "a/b", "Job", "x" * 64, "-a"])
 def test_an_id_that_is_no_name_is_refused(store, monkeypatch, name):
     monkeypatch.setenv(JOB_VARIABLE, name)
-    with pytest.raises(RunFileError, match="not a submission's id"), ending_retries(store, "small"):
+    with pytest.raises(RunFileError, match="not a submission's id"), recording_final_failure(store, "small"):
         pass
 
 

@@ -135,7 +135,7 @@ def test_slices_of_an_image_are_refused() -> None:
         list(slices(image, Slices()))
 
 
-def split_at(index: int, **slabs: int) -> str:
+def split_at(index: int, **slabs: object) -> str:
     return split_of("00" * 32, index, None, declared([8, 8], slices={}, slabs=slabs))
 
 
@@ -143,6 +143,13 @@ def test_slab_rule_by_hand() -> None:
     letters = "".join(split_at(i, size=2, period=3, gap=1)[1] for i in range(14))
     # slabs of 2, every third held out, one slice of gap on each side: t(r)ain, t(e)st, g(a)p
     assert letters == "rrraeearraeear"
+
+
+def test_several_splits_take_the_slabs_in_turns() -> None:
+    slabs = {"size": 2, "period": 3, "gap": 1, "split": ["val", "test"]}
+    letters = "".join(split_at(i, **slabs)[1] for i in range(20))
+    assert letters == "rrraaaarraeearraaaar"  # t(r)ain, v(a)l and g(a)p, t(e)st
+    assert [i for i in range(20) if split_at(i, **slabs) == "val"] == [4, 5, 16, 17]
 
 
 @given(st.integers(1, 6), st.integers(2, 5), st.integers(0, 6), st.integers(0, 200))

@@ -18,7 +18,7 @@ from medfuncta_dist.errors import (
     WorkerDiedError,
 )
 from medfuncta_dist.scans.private_folder import SALT_FILE, read_mapping
-from medfuncta_dist.shards.pack_driver import PackProgress, PackSummary, PackTask, pack, pack_task
+from medfuncta_dist.shards.pack_driver import PackSummary, PackTask, pack, pack_task
 from medfuncta_dist.shards.pack_record import PackRecord, group_name, write_pack
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot, newest_snapshot, read_index
 from medfuncta_dist.storage.leases.lease import dataset_lease
@@ -26,6 +26,7 @@ from medfuncta_dist.storage.leases.lease_claim import take
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import Done, Failed, map_here
+from medfuncta_dist.telemetry.progress_report import ProgressReport
 from tests.unit.shards.samples import objects, run_file, uploads
 from tests.writers import PATIENT, PATIENT_ID, PATIENT_UID, write_dicom, write_ecg_csv, write_nifti
 
@@ -248,7 +249,7 @@ def test_a_lost_pack_record_does_not_pack_its_scans_a_second_time(run: RunFile) 
     packed(run)
     store = ObjectStore(run.storage)
     store.delete(store.list(f"datasets/{run.dataset}/packs")[0].path)
-    with pytest.raises(IntegrityError, match=r"1 pack records .* are not there") as caught:
+    with pytest.raises(IntegrityError, match=r"1 pack records .* are missing") as caught:
         packed(run)
     assert "/packs/" in caught.value.where
 
@@ -304,14 +305,14 @@ def test_another_salt_is_refused_before_anything_is_packed_twice(run: RunFile, t
 
 
 def test_progress_ends_at_all_and_counts_what_was_done_before(run: RunFile, tmp_path: Path) -> None:
-    seen: list[PackProgress] = []
+    seen: list[ProgressReport] = []
     pack(run, map_here, seen.append)
-    assert [(p.sources_done, p.sources) for p in seen] == [(0, 5), (2, 5), (4, 5), (5, 5)]
-    assert [p.counts["packed"] for p in seen] == [0, 2 * ROWS, 4 * ROWS, 5 * ROWS]
+    assert [(p.done, p.total) for p in seen] == [(0, 5), (2, 5), (4, 5), (5, 5)]
+    assert [p.notes["packed"] for p in seen] == [0, 2 * ROWS, 4 * ROWS, 5 * ROWS]
     add(tmp_path, [7])
     seen.clear()
     pack(run, map_here, seen.append)
-    assert [(p.sources_done, p.counts["packed"]) for p in seen] == [(5, 5 * ROWS), (6, 6 * ROWS)]
+    assert [(p.done, p.notes["packed"]) for p in seen] == [(5, 5 * ROWS), (6, 6 * ROWS)]
 
 
 def test_a_damaged_record_stops_everything(run: RunFile) -> None:

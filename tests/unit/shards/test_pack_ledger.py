@@ -28,7 +28,7 @@ def test_what_balances_passes() -> None:
 @pytest.mark.parametrize("name", [name for name in COUNTS if name != "blank"])
 @pytest.mark.parametrize("by", [-1, 1])
 def test_one_scan_or_source_too_many_or_few_is_noticed(name: str, by: int) -> None:
-    with pytest.raises(IntegrityError, match="packed plus quarantined") as caught:
+    with pytest.raises(IntegrityError, match="not those packed plus those quarantined") as caught:
         require_balance(EVEN | {name: EVEN[name] + by}, "here")
     assert "verify" in caught.value.do
 

@@ -15,7 +15,7 @@ from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards import pack_task as module
 from medfuncta_dist.shards.pack_plan import PackSource, find_sources
 from medfuncta_dist.shards.pack_record import read_pack
-from medfuncta_dist.shards.pack_task import PackTask, pack_task, set_aside
+from medfuncta_dist.shards.pack_task import PackTask, pack_task, quarantine_sources
 from medfuncta_dist.shards.shard_set import ShardSet
 from medfuncta_dist.shards.snapshot import read_index
 from medfuncta_dist.shards.source_reader import Event, SourceReader
@@ -110,7 +110,7 @@ def test_killed_before_its_record_it_ends_as_if_it_never_was(task: PackTask, mon
 def test_a_faster_twin_s_record_stays(task: PackTask, monkeypatch: pytest.MonkeyPatch) -> None:
     class Overtaken(SourceReader):
         def events(self, source: PackSource) -> Iterator[Event]:
-            set_aside(task, "the twin's words")
+            quarantine_sources(task, "the twin's words")
             return super().events(source)
 
     monkeypatch.setattr(module, "SourceReader", Overtaken)
@@ -128,13 +128,13 @@ def test_a_scan_that_is_lost_on_the_way_is_noticed(task: PackTask, monkeypatch: 
                 super().add(split, key, npy, json, source, item)
 
     monkeypatch.setattr(module, "ShardSet", Leaky)
-    with pytest.raises(IntegrityError, match="packed plus quarantined"):
+    with pytest.raises(IntegrityError, match="not those packed plus those quarantined"):
         pack_task(task)
     assert read_pack(ObjectStore(task.root), "d", task.name) is None
 
 
 def test_set_aside_quarantines_whole_sources(task: PackTask) -> None:
-    record = set_aside(task, "no worker survives it")
+    record = quarantine_sources(task, "no worker survives it")
     assert record.counts["sources_quarantined"] == 3
     assert {entry["kind"] for entry in record.quarantined} == {"source"}
     assert pack_task(task) == record

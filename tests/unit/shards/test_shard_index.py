@@ -85,7 +85,7 @@ def test_other_columns_are_refused() -> None:
 
 def test_nulls_are_refused() -> None:
     row = index_table([FIRST]).to_pylist()[0] | {"npy_offset": None}
-    with pytest.raises(IntegrityError, match="lacks values"):
+    with pytest.raises(IntegrityError, match="has missing values"):
         parse_index(written(pa.Table.from_pylist([row], schema=SCHEMA)), shard_size=SIZE, samples=1, where="here")
 
 

@@ -16,7 +16,14 @@ from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards import source_reader
 from medfuncta_dist.shards.pack_plan import PackSource
 from medfuncta_dist.shards.sample import decode
-from medfuncta_dist.shards.source_reader import BadScan, BadSource, Blank, Encoded, Event, SourceReader
+from medfuncta_dist.shards.source_reader import (
+    BlankSlices,
+    EncodedScan,
+    Event,
+    SourceReader,
+    UnusableScan,
+    UnusableSource,
+)
 from tests.writers import write_ecg_csv, write_medmnist, write_nifti, write_png
 
 KEYS = KeyMaker(bytes(32))
@@ -27,10 +34,10 @@ def events(path: Path, data: Data, split: str | None = None) -> list[Event]:
     return list(SourceReader(data, KEYS).events(source))
 
 
-def encoded(path: Path, data: Data, split: str | None = None) -> list[Encoded]:
+def encoded(path: Path, data: Data, split: str | None = None) -> list[EncodedScan]:
     found = events(path, data, split)
-    assert all(isinstance(event, Encoded | Blank) for event in found), found
-    return [event for event in found if isinstance(event, Encoded)]
+    assert all(isinstance(event, EncodedScan | BlankSlices) for event in found), found
+    return [event for event in found if isinstance(event, EncodedScan)]
 
 
 def data(**fields: object) -> Data:
@@ -93,8 +100,8 @@ def test_blank_slices_are_counted_and_are_no_scans(tmp_path: Path) -> None:
     array[:, :, 3:7] = np.arange(64).reshape(8, 8, 1) + 50
     path = write_nifti(tmp_path / "a.nii.gz", array=array)
     found = events(path, data(slices=Slices(min_foreground=0.5)))
-    assert [e.item for e in found if isinstance(e, Encoded)] == [f"slice/{i}" for i in range(3, 7)]
-    assert found[-1] == Blank(6)
+    assert [e.item for e in found if isinstance(e, EncodedScan)] == [f"slice/{i}" for i in range(3, 7)]
+    assert found[-1] == BlankSlices(6)
 
 
 def test_a_bad_row_leaves_its_neighbours_as_they_are(tmp_path: Path) -> None:
@@ -104,9 +111,9 @@ def test_a_bad_row_leaves_its_neighbours_as_they_are(tmp_path: Path) -> None:
     lines[2] = "nan," + lines[2].split(",", 1)[1]
     path.write_text("\n".join(lines))
     found = events(path, data(shape=[187]))
-    assert [type(e) for e in found] == [Encoded, Encoded, BadScan, Encoded, Encoded]
+    assert [type(e) for e in found] == [EncodedScan, EncodedScan, UnusableScan, EncodedScan, EncodedScan]
     assert [found[i] for i in (0, 1, 3, 4)] == [whole[i] for i in (0, 1, 3, 4)]
-    assert isinstance(found[2], BadScan)
+    assert isinstance(found[2], UnusableScan)
     assert found[2].key == whole[2].key
 
 
@@ -114,13 +121,13 @@ def test_a_file_that_can_not_be_read_is_a_bad_source(tmp_path: Path) -> None:
     path = tmp_path / "Doe^Jane.npz"
     path.write_bytes(b"not a zip, but Doe^Jane's")
     [event] = events(path, data())
-    assert isinstance(event, BadSource)
+    assert isinstance(event, UnusableSource)
     assert "Doe" not in event.reason
 
 
 def test_a_scan_of_another_dimension_is_a_bad_scan(tmp_path: Path) -> None:
     [event] = events(write_nifti(tmp_path / "a.nii.gz"), data())
-    assert isinstance(event, BadScan)
+    assert isinstance(event, UnusableScan)
     assert event.key == KEYS.scan_key("a.nii.gz", "")
 
 
@@ -157,8 +164,8 @@ def test_a_source_that_breaks_off_keeps_its_scans_up_to_there(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception, reason: str
 ) -> None:
     found = broken(monkeypatch, tmp_path, BrokenReader(error))
-    assert [type(e) for e in found] == [Encoded, Encoded, BadSource]
-    assert found[-1] == BadSource(reason)
+    assert [type(e) for e in found] == [EncodedScan, EncodedScan, UnusableSource]
+    assert found[-1] == UnusableSource(reason)
 
 
 @pytest.mark.parametrize("error", [StorageError("no answer"), MemoryError()])
@@ -193,5 +200,5 @@ def test_a_transform_that_fails_costs_one_scan(monkeypatch: pytest.MonkeyPatch, 
 
     monkeypatch.setattr(source_reader, "canonical", fails)
     [event] = events(write_png(tmp_path / "a.png"), data())
-    assert isinstance(event, BadScan)
+    assert isinstance(event, UnusableScan)
     assert event.reason == "the canonical transform failed: FloatingPointError"

@@ -15,9 +15,10 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import LeaseLostError
 from medfuncta_dist.evaluation.evaluation_driver import evaluate
 from medfuncta_dist.fitting.fit_driver import fit
-from medfuncta_dist.network.committed_network import commit_network, new_learner
+from medfuncta_dist.network.committed_network import commit_network
+from medfuncta_dist.network.core_settings import new_learner
 from medfuncta_dist.run.frozen_run_file import freeze, thaw
-from medfuncta_dist.run.settle import settled
+from medfuncta_dist.run.settle import settle_arithmetic
 from medfuncta_dist.shards.pack_driver import pack
 from medfuncta_dist.stages import chain, run_summary
 from medfuncta_dist.stages.chain import run_stages
@@ -70,7 +71,7 @@ def network(run: RunFile, store: ObjectStore, fence: Fence) -> None:
 
 DECISIONS: dict[str, Callable[[RunFile, ObjectStore, Fence], object]] = {
     "freeze": freeze,
-    "settle": lambda run, store, fence: settled(run, store, map_here, fence=fence),
+    "settle": lambda run, store, fence: settle_arithmetic(run, store, map_here, fence=fence),
     "pin": pinned_snapshot,
     "network": network,
     "summary": lambda run, store, fence: run_summary.merge(store, "r", "pack", {"seconds": run.train.seed}, fence),

@@ -128,7 +128,7 @@ def test_a_refused_first_run_lets_go_of_its_data_set_unless_something_was_traine
 
 def test_storage_that_can_not_be_written_is_refused(tmp_path):
     (tmp_path / "store").write_text("a file where a folder should be")
-    with pytest.raises(RunFileError, match="storage can not be written") as caught:
+    with pytest.raises(RunFileError, match="storage cannot be written") as caught:
         run_stages(run_file(tmp_path), ["pack"])
     assert caught.value.exit_code == 2
     assert "storage" in caught.value.where

@@ -1,4 +1,4 @@
-"""The one door: nothing is decided past it without the lease, and nothing in the package goes around it."""
+"""publish.py is the only way to write what is decided: it checks the lease, and nothing in the package avoids it."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import pytest
 
 import medfuncta_dist
 from medfuncta_dist.errors import LeaseLostError, MedfunctaError
-from medfuncta_dist.storage import publish as door
+from medfuncta_dist.storage import publish as publish_module
 from medfuncta_dist.storage.commit_record import read_record
-from medfuncta_dist.storage.leases.compare_and_swap import Swap
+from medfuncta_dist.storage.leases.compare_and_swap import ConditionalStore
 from medfuncta_dist.storage.leases.lease import Fence, run_lease
 from medfuncta_dist.storage.leases.lease_claim import take
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE, NewRecord, publish, publish_bytes, publish_first, withdraw
 
 PACKAGE = Path(medfuncta_dist.__file__).parent
-WRITING = {"write", "write_if", "upload", "swap"}
+WRITING = {"write", "write_if", "upload", "compare_and_swap"}
 """Methods of a store that put an object in storage."""
 
 MAY_WRITE = {
-    # The door itself.
+    # publish.py itself.
     "publish.py:publish_bytes": "what is decided",
     "publish.py:publish_first": "what is decided, on a condition",
     # Data objects: names that no two writers share, or content addresses; nothing until a record names them.
@@ -35,17 +35,17 @@ MAY_WRITE = {
     "snapshot.py:commit_snapshot": "a snapshot, before its record",
     "table.py:write_part": "a part of the latent table",
     "repair_shards.py:repair_task": "a damaged shard's own bytes, under their content address",
-    # What tells and decides nothing.
+    # What informs, and decides nothing.
     "event_log.py:flush": "events of one attempt",
     "progress_record.py:_write": "progress",
     # Probes, which are removed again.
     "storage_checks.py:read_and_write": "doctor's probe",
     "frozen_run_file.py:require_writable": "whether storage can be written",
     "compare_and_swap.py:honours_conditions": "whether storage honours conditions",
-    # The lease, which is what the door asks for, and storage itself.
-    "lease_claim.py:_put": "the lease",
+    # The lease, which publish.py checks, and storage itself.
+    "lease_claim.py:_write": "the lease",
     "lease_claim.py:take": "the lease",
-    "compare_and_swap.py:swap": "storage",
+    "compare_and_swap.py:compare_and_swap": "storage",
     "object_store.py:write": "storage",
     "object_store.py:write_if": "storage",
     "object_store.py:upload": "storage",
@@ -58,14 +58,14 @@ MAY_WRITE = {
     "answer.py:say": "stdout",
     "example_job.py:run_quickstart": "the scan, into the archive, which is input",
 }
-SAY = """These write to storage past the door: {}.
+EXPLANATION = """These write to storage without storage/publish.py: {}.
 What others take as decided (a record, a frozen file, figures) goes through storage/publish.py: publish(store, fence,
 NewRecord(...)) or publish_bytes(store, fence, path, data), with Unfenced("why") where there is no lease by design. A
 data object under a name of its own, which a record names that is published after it, is added to MAY_WRITE here."""
 
 
 def writers(source: str, file: str) -> Iterator[str]:
-    """``<file>:<function>`` of each call that may write to a store, and of each use of a former private door."""
+    """``<file>:<function>`` of each call that may write to a store, or that uses the former ``write_record``."""
     for function in ast.walk(ast.parse(source)):
         if not isinstance(function, ast.FunctionDef):
             continue
@@ -82,17 +82,17 @@ def found() -> set[str]:
     return {writer for path in PACKAGE.rglob("*.py") for writer in writers(path.read_text("utf-8"), path.name)}
 
 
-def test_what_is_decided_goes_through_the_door_and_nothing_else_writes() -> None:
-    strange = sorted(found() - MAY_WRITE.keys())
-    assert not strange, SAY.format(", ".join(strange))
+def test_only_publish_and_listed_functions_write_to_storage() -> None:
+    unlisted = sorted(found() - MAY_WRITE.keys())
+    assert not unlisted, EXPLANATION.format(", ".join(unlisted))
     gone = sorted(MAY_WRITE.keys() - found())
-    assert not gone, f"these write no more, and leave MAY_WRITE: {', '.join(gone)}"
+    assert not gone, f"these no longer write: remove them from MAY_WRITE: {', '.join(gone)}"
 
 
 @pytest.mark.parametrize(
     "line", ["store.write(path, data)", "self._store.write(path, data)", "write_record(store, path)", "s.upload(a, b)"]
 )
-def test_a_way_around_the_door_is_seen(line: str) -> None:
+def test_a_write_without_publish_is_found(line: str) -> None:
     assert list(writers(f"class A:\n    def freeze(self):\n        {line}\n", "new.py")) == ["new.py:freeze"]
 
 
@@ -103,7 +103,7 @@ def store(tmp_path: Path) -> ObjectStore:
 
 @pytest.fixture
 def lost(store: ObjectStore) -> Fence:
-    """Of a driver whose run has another holder now; it has travelled to a worker."""
+    """The fence of a driver whose run has another holder now, as a worker received it."""
     former = take(store, run_lease("r"), 0.2, print)
     former.give_back()
     take(store, run_lease("r"), 60, print)
@@ -122,7 +122,7 @@ RECORD = NewRecord("runs/r/thing.json", "thing", {"number": 1}, 7)
         lambda store, fence: withdraw(store, fence, RECORD.path),
     ],
 )
-def test_who_lost_the_lease_changes_no_byte(
+def test_a_driver_that_lost_its_lease_changes_no_byte(
     store: ObjectStore, lost: Fence, act: Callable[[ObjectStore, Fence], None]
 ) -> None:
     store.write(RECORD.path, b"old")
@@ -131,7 +131,7 @@ def test_who_lost_the_lease_changes_no_byte(
     assert store.read(RECORD.path) == b"old"
 
 
-def test_who_holds_it_writes_and_takes_back(store: ObjectStore) -> None:
+def test_the_holder_of_the_lease_publishes_and_withdraws(store: ObjectStore) -> None:
     claim = take(store, run_lease("r"), 60, print)
     publish(store, claim.fence, RECORD)
     assert read_record(store, RECORD.path, "thing") == {"number": 1}
@@ -140,20 +140,20 @@ def test_who_holds_it_writes_and_takes_back(store: ObjectStore) -> None:
 
 
 def test_a_record_without_a_lease_is_written_once_where_a_condition_decides(store: ObjectStore) -> None:
-    swap = Swap.of(store)
-    assert publish_first(swap, RECORD)
-    assert not publish_first(swap, NewRecord(RECORD.path, "thing", {"number": 2}))
+    conditional = ConditionalStore.probe(store)
+    assert publish_first(conditional, RECORD)
+    assert not publish_first(conditional, NewRecord(RECORD.path, "thing", {"number": 2}))
     assert read_record(store, RECORD.path, "thing") == {"number": 1}
 
 
 def test_a_record_larger_than_a_reader_accepts_is_refused(store: ObjectStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "LARGEST_RECORD", 64)
+    monkeypatch.setattr(publish_module, "LARGEST_RECORD", 64)
     with pytest.raises(MedfunctaError, match="larger than a reader accepts"):
         publish(store, ALONE, RECORD)
     assert not store.exists(RECORD.path)
 
 
-def test_every_reason_to_have_no_lease_is_said() -> None:
+def test_every_writer_without_a_lease_gives_a_reason() -> None:
     reasons = {
         node.args[0].value
         for path in PACKAGE.rglob("*.py")

@@ -4,55 +4,55 @@ from __future__ import annotations
 
 import time
 
-from medfuncta_dist.storage.request_pace import FIRST_GAP_S, LONGEST_GAP_S, Pace
+from medfuncta_dist.storage.request_pace import FIRST_GAP_S, LONGEST_GAP_S, RequestPace
 
 
-def turns(pace: Pace, n: int) -> float:
+def seconds_for(pace: RequestPace, n: int) -> float:
     began = time.monotonic()
     for _ in range(n):
-        pace.turn(60)
+        pace.wait(60)
     return time.monotonic() - began
 
 
 def test_nothing_waits_while_nothing_is_refused() -> None:
-    pace = Pace()
-    pace.answered()
-    assert turns(pace, 1000) < 0.1
+    pace = RequestPace()
+    pace.speed_up()
+    assert seconds_for(pace, 1000) < 0.1
 
 
-def test_turns_are_apart_after_a_refusal_and_close_up_again() -> None:
-    pace = Pace()
+def test_requests_are_apart_after_a_refusal_and_close_up_again() -> None:
+    pace = RequestPace()
     for _ in range(4):
-        pace.refused()
+        pace.slow_down()
     gap = FIRST_GAP_S * 1.5**3
-    assert turns(pace, 6) >= 5 * gap * 0.99
+    assert seconds_for(pace, 6) >= 5 * gap * 0.99
     for _ in range(30):
-        pace.answered()
-    pace.turn(60)  # the one that was due while turns were still apart
-    assert turns(pace, 1000) < 0.1
+        pace.speed_up()
+    pace.wait(60)  # the one that was due while requests were still apart
+    assert seconds_for(pace, 1000) < 0.1
 
 
 def test_one_refusal_in_ten_does_not_slow_a_process_for_long() -> None:
-    pace = Pace()
+    pace = RequestPace()
     for _ in range(20):
-        pace.refused()
+        pace.slow_down()
         for _ in range(9):
-            pace.answered()
+            pace.speed_up()
     assert pace._gap <= FIRST_GAP_S
 
 
 def test_a_pause_holds_for_every_thread_and_ends_with_the_time_that_is_left() -> None:
-    pace = Pace()
-    pace.refused(pause_s=0.3)
-    assert 0.3 <= turns(pace, 1) < 0.6
-    pace.refused(pause_s=30)
+    pace = RequestPace()
+    pace.slow_down(pause_s=0.3)
+    assert 0.3 <= seconds_for(pace, 1) < 0.6
+    pace.slow_down(pause_s=30)
     began = time.monotonic()
-    pace.turn(0.1)
+    pace.wait(0.1)
     assert time.monotonic() - began < 1
 
 
 def test_the_gap_has_an_end() -> None:
-    pace = Pace()
+    pace = RequestPace()
     for _ in range(100):
-        pace.refused()
+        pace.slow_down()
     assert pace._gap == LONGEST_GAP_S

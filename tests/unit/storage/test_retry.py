@@ -1,4 +1,4 @@
-"""Which requests are tried again, for how long, and what the user is told: against real sockets."""
+"""Which requests are retried, for how long, and what the error says: against real sockets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from medfuncta_dist.errors import (
 )
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.request_failures import reason
-from medfuncta_dist.storage.retry import FIRST_WAIT_S, LONGEST_WAIT_S, persist
+from medfuncta_dist.storage.retry import FIRST_WAIT_S, LONGEST_WAIT_S, retry_request
 from tests.unit.storage.flaky_server import BODY, Flaky, serving
 
 ROOT = "s3://bucket/runs"
@@ -34,14 +34,14 @@ def _credentials(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def silent(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A server that accepts connections and never says a word."""
+    """A server that accepts connections and never answers."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
         yield
 
 
 @pytest.mark.parametrize("statuses", [[500], [503, 503], [429]])
-def test_what_passes_by_itself_is_tried_again(statuses: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_transient_failures_are_retried(statuses: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     flaky = Flaky(statuses)
     with serving(flaky) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
@@ -67,7 +67,7 @@ def test_one_layer_owns_retries(
     assert "InternalError (HTTP 500)" in caught.value.what
 
 
-def test_a_throttled_process_waits_as_long_as_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_throttled_process_waits_for_retry_after(monkeypatch: pytest.MonkeyPatch) -> None:
     flaky = Flaky([503], ["SlowDown"], retry_after_s=1)
     with serving(flaky) as address:
         monkeypatch.setenv("AWS_ENDPOINT_URL", address)
@@ -103,7 +103,7 @@ def test_expired_credentials_are_a_stop_that_can_be_resumed(monkeypatch: pytest.
         (301, "PermanentRedirect", StorageError),
     ],
 )
-def test_what_stays_wrong_is_reported_at_once(
+def test_permanent_failures_are_reported_at_once(
     status: int, code: str, error: type[Exception], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     flaky = Flaky([status] * 100, [code] * 100)
@@ -142,7 +142,7 @@ def test_a_local_error_is_never_tried_again() -> None:
         raise OSError(28, "No space left on device", "/archive/Doe_John.nii")
 
     with pytest.raises(DiskFullError) as caught:
-        persist(full, where="here", deadline_s=30)
+        retry_request(full, where="here", deadline_s=30)
     assert len(calls) == 1
     assert "No space left on device" in str(caught.value)
     assert "Doe" not in str(caught.value)
@@ -166,7 +166,7 @@ def test_workers_that_were_refused_together_do_not_come_back_together(monkeypatc
     for _ in range(4):
         waits.append([])
         with pytest.raises(StorageError):
-            persist(silent, where="here", deadline_s=1000)
+            retry_request(silent, where="here", deadline_s=1000)
     for attempt, together in enumerate(zip(*waits, strict=True)):
         longest = min(FIRST_WAIT_S * 2**attempt, LONGEST_WAIT_S)
         assert max(together) - min(together) > longest / 100

@@ -107,7 +107,7 @@ def test_status_tells_of_the_job_of_a_workflow_whose_turn_it_is(
     jobs.submit(pack)
     server.set_status("x-pack-1", jobDeploymentStatus="Running", jobStatus="RUNNING")
     assert told() == told("x") == ("x-pack-1", JobState.RUNNING)
-    with ProgressRecorder(ObjectStore(run.storage), "x", "pack", unit="sources", job="x-pack-1"):
+    with ProgressRecorder(ObjectStore(run.storage), "x", "pack", job="x-pack-1"):
         end(server, "x-pack-1")
     server.cluster.delete("rayjobs", "medfuncta", "x-pack-1", "Background")
     assert told() == ("x-pack-1", JobState.DONE)

@@ -17,8 +17,9 @@ from medfuncta_dist.telemetry.progress_record import (
     progress_path,
     rate,
     read_progress,
-    thinned,
+    thin_samples,
 )
+from medfuncta_dist.telemetry.progress_report import ProgressReport
 
 
 class Clock:
@@ -30,20 +31,24 @@ class Clock:
 
 
 def recorder(store: ObjectStore, clock: Clock, **given: object) -> ProgressRecorder:
-    return ProgressRecorder(store, "x", "fit", unit="scans", clock=clock, **given)  # type: ignore[arg-type]
+    return ProgressRecorder(store, "x", "fit", clock=clock, **given)  # type: ignore[arg-type]
 
 
-def test_what_is_told_is_read_back_and_written_only_now_and_then(tmp_path: Path) -> None:
+def report(done: int, total: int, *, workers_started: bool = False, **notes: float) -> ProgressReport:
+    return ProgressReport("fit", done, total, dict(notes), workers_started)
+
+
+def test_what_is_recorded_is_read_back_and_written_only_now_and_then(tmp_path: Path) -> None:
     store, clock = ObjectStore(str(tmp_path)), Clock()
     assert read_progress(store, "x", "fit") is None
-    with recorder(store, clock, gpus=8.0) as told:
+    with recorder(store, clock, gpus=8.0) as writer:
         clock.now += 5
-        told.at(10, 100, quarantined=1)
+        writer.record(report(10, 100, quarantined=1))
         assert read_progress(store, "x", "fit").done == 0
         clock.now += 5
-        told.at(20, 100, psnr=31.5)
+        writer.record(report(20, 100, psnr=31.5))
         found = read_progress(store, "x", "fit")
-        assert found == told.progress
+        assert found == writer.progress
         assert (found.done, found.total, found.notes) == (20, 100, {"quarantined": 1, "psnr": 31.5})
         assert (found.held_s, found.gpu_s) == (10.0, 80.0)
         assert rate(found.samples) == 2.0
@@ -53,18 +58,19 @@ def test_what_is_told_is_read_back_and_written_only_now_and_then(tmp_path: Path)
 
 def test_the_next_driver_goes_on_counting_and_time_between_them_is_nobodys(tmp_path: Path) -> None:
     store, clock = ObjectStore(str(tmp_path)), Clock()
-    told = recorder(store, clock)
+    writer = recorder(store, clock)
     clock.now += 20
-    told.at(10, 100)
-    with pytest.raises(StorageError), told:
+    writer.record(report(10, 100))
+    with pytest.raises(StorageError), writer:
         raise StorageError("no room", do="make some")
     assert read_progress(store, "x", "fit").failure == {"kind": "StorageError", "what": "no room", "do": "make some"}
     clock.now += 1000
-    with recorder(store, clock) as told:
-        assert told.progress.failure is None
+    with recorder(store, clock) as writer:
+        assert writer.progress.failure is None
         clock.now += 7
-        told.at(40, 100)
-        told.restarted()
+        writer.record(report(20, 100, workers_started=True))
+        writer.record(report(40, 100))
+        writer.record(report(30, 100, workers_started=True))
     found = read_progress(store, "x", "fit")
     assert (found.starts, found.held_s, found.began, found.started) == (3, 27.0, 100.0, 1120.0)
     assert recorder(store, clock).progress.starts == 1  # a finished stage begins anew
@@ -72,15 +78,15 @@ def test_the_next_driver_goes_on_counting_and_time_between_them_is_nobodys(tmp_p
 
 def test_a_finished_stage_stays_finished_until_the_next_driver_reports_or_fails(tmp_path: Path) -> None:
     store, clock = ObjectStore(str(tmp_path)), Clock()
-    with recorder(store, clock) as told:
-        told.at(100, 100)
+    with recorder(store, clock) as writer:
+        writer.record(report(100, 100))
     finished = read_progress(store, "x", "fit")
     seen = []
 
     def refused(*reports: int) -> None:
-        with recorder(store, clock) as told:
+        with recorder(store, clock) as writer:
             for done in reports:
-                told.at(done, 120)
+                writer.record(report(done, 120))
             seen.append(read_progress(store, "x", "fit"))
             raise RunFileError("another salt")
 
@@ -103,11 +109,11 @@ def test_an_error_that_is_not_ours_leaves_its_class_and_no_text_of_it(tmp_path: 
 
 def test_workers_that_go_back_to_a_checkpoint_are_measured_anew(tmp_path: Path) -> None:
     clock = Clock()
-    told = recorder(ObjectStore(str(tmp_path)), clock)
+    writer = recorder(ObjectStore(str(tmp_path)), clock)
     for done in (100, 200, 150, 160):
         clock.now += 10
-        told.at(done, 1000)
-    assert rate(told.progress.samples) == 1.0
+        writer.record(report(done, 1000))
+    assert rate(writer.progress.samples) == 1.0
 
 
 def test_damaged_and_unknown_records_are_refused_by_name_and_replaced_by_the_next_driver(tmp_path: Path) -> None:
@@ -136,8 +142,8 @@ def test_a_record_whose_values_are_of_another_kind_never_ends_a_stage(tmp_path: 
     store.write(path, json.dumps({**json.loads(store.read(path)), **field}).encode())
     with pytest.raises(IntegrityError, match=next(iter(field))):
         read_progress(store, "x", "fit")
-    with recorder(store, Clock()) as told:
-        told.at(1, 2)
+    with recorder(store, Clock()) as writer:
+        writer.record(report(1, 2))
     assert read_progress(store, "x", "fit").done == 2
 
 
@@ -148,17 +154,17 @@ def test_a_record_that_is_nested_too_deep_is_damaged(tmp_path: Path) -> None:
         read_progress(store, "x", "fit")
 
 
-def test_a_driver_that_comes_back_after_a_takeover_tells_no_more(tmp_path: Path) -> None:
+def test_a_driver_that_comes_back_after_a_takeover_writes_no_more(tmp_path: Path) -> None:
     store = ObjectStore(str(tmp_path))
     late = take(store, "lease.json", 60, print)
 
     def superseded() -> None:
-        with recorder(store, Clock(), fence=late.fence) as told:
+        with recorder(store, Clock(), fence=late.fence) as writer:
             late.give_back()
             with recorder(store, Clock(), fence=take(store, "lease.json", 60, print).fence) as successor:
-                successor.at(5, 5)
-            told.at(1, 5)
-            raise late.lost("it changed hands")
+                successor.record(report(5, 5))
+            writer.record(report(1, 5))
+            raise late.lost_error("it changed hands")
 
     with pytest.raises(LeaseLostError):
         superseded()
@@ -168,8 +174,8 @@ def test_a_driver_that_comes_back_after_a_takeover_tells_no_more(tmp_path: Path)
 
 def test_storage_that_fails_does_not_end_the_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "root").write_text("a file where a folder should be")
-    with recorder(ObjectStore(str(tmp_path / "root"), deadline_s=0.1), Clock()) as told:
-        told.at(1, 2)
+    with recorder(ObjectStore(str(tmp_path / "root"), deadline_s=0.1), Clock()) as writer:
+        writer.record(report(1, 2))
     assert "progress was not written" in capsys.readouterr().err
 
 
@@ -184,7 +190,7 @@ def test_the_present_rate_is_that_of_the_last_minutes() -> None:
 def test_thinned_samples_keep_both_ends(count: int) -> None:
     samples: tuple[tuple[float, int], ...] = ()
     for i in range(count):
-        samples = thinned((*samples, (float(i), i)))
+        samples = thin_samples((*samples, (float(i), i)))
     assert len(samples) <= SAMPLES
     assert samples[0] == (0.0, 0)
     assert samples[-1] == (count - 1.0, count - 1)

@@ -12,13 +12,13 @@ import yaml
 
 from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.network.committed_network import new_learner
+from medfuncta_dist.network.core_settings import new_learner
 from medfuncta_dist.shards.pack_driver import pack
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.streaming.sample_reader import SampleReader, ShardCache
 from medfuncta_dist.task_map import map_here
-from medfuncta_dist.training.validation import Validation, held_out_split, spread
+from medfuncta_dist.training.validation import Validation, evenly_spread, held_out_split
 from medfuncta_dist.training.world import World
 from tests.writers import write_ecg_csv, write_medmnist
 
@@ -27,7 +27,7 @@ from tests.writers import write_ecg_csv, write_medmnist
 def alone(tmp_path: Path) -> Iterator[World]:
     """A process group of one."""
     dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meeting'}", rank=0, world_size=1)
-    yield World.here(torch.device("cpu"))
+    yield World.from_process_group(torch.device("cpu"))
     dist.destroy_process_group()
 
 
@@ -49,7 +49,7 @@ def measured(run: RunFile, folder: Path, world: World) -> Validation:
     snapshot = load_snapshot(store, run.dataset, None)
     shards = snapshot.shards(held_out_split(snapshot) or "")
     reader = SampleReader(store, shards, ShardCache(store, folder / "cache", 10**9))
-    validation = Validation(run, reader, spread([shard.samples for shard in shards], 4), world)
+    validation = Validation(run, reader, evenly_spread([shard.samples for shard in shards], 4), world)
     learner = new_learner(run)
     assert validation.psnr(learner.spec, learner.params(), learner.coordinates) > 0
     return validation
@@ -78,6 +78,6 @@ def test_what_is_no_picture_has_none(tmp_path, alone):
 
 
 def test_scans_are_spread_over_the_whole_split():
-    picked = spread([10, 10], 4)
+    picked = evenly_spread([10, 10], 4)
     assert [(one.shard, one.row) for one in picked] == [(0, 0), (0, 5), (1, 0), (1, 5)]
-    assert len(spread([2, 1], 10)) == 3
+    assert len(evenly_spread([2, 1], 10)) == 3

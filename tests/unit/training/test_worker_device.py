@@ -41,13 +41,13 @@ import torch, torch.distributed as dist
 from medfuncta_dist.errors import MedfunctaError
 os.environ |= {"DS_ACCELERATOR": "cpu", "RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0"}
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-from medfuncta_dist.training.optim.engine import connect
+from medfuncta_dist.training.optim.engine import join_process_group
 try:
-    connect(1)
+    join_process_group(1)
 except MedfunctaError as error:
     print(error.what)
 torch.cuda.is_available, torch.cuda.device_count = lambda: True, lambda: 1
-print(connect(0))
+print(join_process_group(0))
 """
 
 

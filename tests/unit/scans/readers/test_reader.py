@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from medfuncta_dist.errors import ScanError
+from medfuncta_dist.scans.readers import reader_registry  # noqa: F401 - registers the libraries
 from medfuncta_dist.scans.readers.reader import MAX_VALUES, check_size, refusing
 from tests.writers import PATIENT
 
@@ -63,3 +64,13 @@ def test_absurd_sizes_are_refused(shape: tuple[int, ...]) -> None:
 
 def test_size() -> None:
     assert check_size((512, 512, 2048)) == MAX_VALUES
+
+
+def test_the_log_of_a_readers_library_is_suppressed_only_while_refusing(caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("pydicom", "nibabel.global", "PIL"):
+        with refusing("damaged"):
+            logging.getLogger(name).warning("Doe^Jane")
+        assert not caplog.records
+        logging.getLogger(name).warning("after")
+        assert [record.message for record in caplog.records] == ["after"]
+        caplog.clear()

@@ -9,11 +9,9 @@ from threading import Thread
 import pytest
 
 from medfuncta_dist.errors import MedfunctaError
-from medfuncta_dist.storage.leases.compare_and_swap import Seen, Swap
+from medfuncta_dist.storage.leases.compare_and_swap import MISSING, ConditionalStore
 from medfuncta_dist.storage.object_store import ObjectStore
 from tests.stores import KINDS, roots
-
-NOTHING = Seen(None, None)
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -28,38 +26,38 @@ def store(kind_and_root) -> ObjectStore:
 
 
 def test_whether_a_store_honours_conditions_is_found_by_trying(kind_and_root, store):
-    assert Swap.of(store).conditional == (kind_and_root[0] != "rclone")
+    assert ConditionalStore.probe(store).conditional == (kind_and_root[0] != "rclone")
     assert store.list("") == []
 
 
 def test_a_write_counts_only_on_what_was_seen(store):
-    mine, other = Swap.of(store), Swap.of(store)
-    first = mine.swap("a/lease", NOTHING, b"mine")
+    mine, other = ConditionalStore.probe(store), ConditionalStore.probe(store)
+    first = mine.compare_and_swap("a/lease", MISSING, b"mine")
     assert first is not None
     assert first.data == b"mine"
-    assert other.swap("a/lease", NOTHING, b"late") is None
-    assert other.swap("a/lease", other.look("a/lease"), b"other") is not None
-    assert mine.swap("a/lease", first, b"mine again") is None
+    assert other.compare_and_swap("a/lease", MISSING, b"late") is None
+    assert other.compare_and_swap("a/lease", other.read_state("a/lease"), b"other") is not None
+    assert mine.compare_and_swap("a/lease", first, b"mine again") is None
     assert store.read("a/lease") == b"other"
 
 
 def test_what_is_gone_is_not_replaced(store):
-    swap = Swap.of(store)
-    seen = swap.swap("lease", NOTHING, b"mine")
+    conditional = ConditionalStore.probe(store)
+    seen = conditional.compare_and_swap("lease", MISSING, b"mine")
     store.delete("lease")
     assert seen is not None
-    assert swap.swap("lease", seen, b"mine again") is None
+    assert conditional.compare_and_swap("lease", seen, b"mine again") is None
     assert not store.exists("lease")
 
 
 def test_a_write_whose_answer_was_lost_counts(store):
     """The client sends it again, and the server refuses it then: it is there already."""
-    swap = Swap.of(store)
-    seen = swap.swap("lease", NOTHING, b"first")
+    conditional = ConditionalStore.probe(store)
+    seen = conditional.compare_and_swap("lease", MISSING, b"first")
     assert seen is not None
     store.write("lease", b"second")
-    if swap.conditional:
-        assert swap.swap("lease", seen, b"second") == swap.look("lease")
+    if conditional.conditional:
+        assert conditional.compare_and_swap("lease", seen, b"second") == conditional.read_state("lease")
 
 
 class Resending(ObjectStore):
@@ -72,29 +70,29 @@ class Resending(ObjectStore):
 
 def test_lost_answers_do_not_make_a_store_one_that_ignores_conditions(kind_and_root):
     kind, root = kind_and_root
-    assert Swap.of(Resending(root())).conditional == (kind != "rclone")
+    assert ConditionalStore.probe(Resending(root())).conditional == (kind != "rclone")
 
 
 def test_a_large_object_is_no_lease(store):
     store.write("lease", b"x" * 2**17)
     with pytest.raises(MedfunctaError, match="65536"):
-        Swap.of(store).look("lease")
+        ConditionalStore.probe(store).read_state("lease")
 
 
-def test_conditions_that_a_server_does_not_know_are_not_tried_for_ever(monkeypatch):
+def test_a_server_without_conditional_writes_is_not_asked_again_and_again(monkeypatch):
     """501 NotImplemented is an answer, unlike other codes above 500."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Plain)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), WithoutConditions)
     Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    assert not Swap.of(ObjectStore("s3://bucket/x", deadline_s=20)).conditional
+    assert not ConditionalStore.probe(ObjectStore("s3://bucket/x", deadline_s=20)).conditional
     server.shutdown()
     server.server_close()
 
 
-class Plain(BaseHTTPRequestHandler):
-    """S3 without conditional writes, as far as the trial gets."""
+class WithoutConditions(BaseHTTPRequestHandler):
+    """An S3 server without conditional writes: the requests that the trial sends."""
 
     protocol_version = "HTTP/1.1"  # clients ask before they send a body
 

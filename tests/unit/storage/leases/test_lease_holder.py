@@ -1,4 +1,4 @@
-"""Which process is dead, and of which that can not be known."""
+"""Which process is dead, and of which that cannot be known."""
 
 from __future__ import annotations
 

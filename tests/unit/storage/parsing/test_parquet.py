@@ -23,7 +23,7 @@ def written(table: pa.Table) -> bytes:
 
 
 def test_what_is_written_is_read() -> None:
-    file = parquet.opened(written(TABLE), "here", row_bytes=100, rows=3)
+    file = parquet.open_parquet(written(TABLE), "here", row_bytes=100, rows=3)
     assert parquet.read(file, "here").equals(TABLE)
     assert parquet.read(file, "here", ["n"]).column_names == ["n"]
 
@@ -31,7 +31,7 @@ def test_what_is_written_is_read() -> None:
 @pytest.mark.parametrize("damaged", [b"", b"PAR1", b"PAR1" + bytes(100) + b"PAR1", written(TABLE)[:-1], b"\xff" * 100])
 def test_what_is_no_parquet_is_refused(damaged: bytes) -> None:
     with pytest.raises(IntegrityError, match="not a Parquet file") as caught:
-        parquet.opened(damaged, "here", row_bytes=100)
+        parquet.open_parquet(damaged, "here", row_bytes=100)
     assert caught.value.where == "here"
     assert caught.value.do
 
@@ -40,10 +40,10 @@ def test_what_becomes_too_much_is_refused_unread() -> None:
     data = written(pa.table({"n": np.zeros(2**20)}))
     assert len(data) < 10**5
     with pytest.raises(IntegrityError, match="of 1048576 rows, expected 3"):
-        parquet.opened(data, "here", row_bytes=100, rows=3)
+        parquet.open_parquet(data, "here", row_bytes=100, rows=3)
     text = written(pa.table({"key": [str(i) + "x" * 10**6 for i in range(8)]}))
-    with pytest.raises(IntegrityError, match="that becomes 8"):
-        parquet.opened(text, "here", row_bytes=100)
+    with pytest.raises(IntegrityError, match="that decompresses to 8"):
+        parquet.open_parquet(text, "here", row_bytes=100)
 
 
 def test_damage_behind_a_whole_footer_is_told() -> None:
@@ -53,7 +53,7 @@ def test_damage_behind_a_whole_footer_is_told() -> None:
         damaged = data.copy()
         damaged[at] ^= 0xFF
         try:
-            parquet.read(parquet.opened(bytes(damaged), "here", row_bytes=100, rows=3), "here")
+            parquet.read(parquet.open_parquet(bytes(damaged), "here", row_bytes=100, rows=3), "here")
         except IntegrityError as error:
             refused += bool(error.do)
     assert refused > 50
@@ -71,7 +71,7 @@ for bit in range(8 * footer):
     damaged = bytearray(data)
     damaged[len(data) - 8 - footer + bit // 8] ^= 1 << bit % 8
     with suppress(IntegrityError):
-        parquet.read(parquet.opened(bytes(damaged), "here", row_bytes=100, rows=3), "here")
+        parquet.read(parquet.open_parquet(bytes(damaged), "here", row_bytes=100, rows=3), "here")
 """
 
 

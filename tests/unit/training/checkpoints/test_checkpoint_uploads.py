@@ -18,23 +18,23 @@ from medfuncta_dist.storage.publish import ALONE, Unfenced
 from medfuncta_dist.training.attempt import Attempt
 from medfuncta_dist.training.checkpoints import checkpoint_uploads
 from medfuncta_dist.training.checkpoints.checkpoint import Checkpoints, Facts
-from medfuncta_dist.training.checkpoints.checkpoint_uploads import Uploaded, Uploads
+from medfuncta_dist.training.checkpoints.checkpoint_uploads import CheckpointUploader, UploadOutcome
 from medfuncta_dist.training.checkpoints.training_state import AdamState, State
 
 SHAPES = {"layer.1.weight": (3, 2), "layer.1.bias": (3,)}
 ATTEMPT = Attempt(1, "0000000001-20260101T000000-aaaa")
 
 
-class Desk:
+class ShareExchange:
     """What the mailbox's actor does for the ranks of one attempt."""
 
     def __init__(self) -> None:
         self._files: dict[int, dict[int, Any]] = {}
 
-    def hand_in(self, step: int, rank: int, file: Any) -> None:
+    def submit_share(self, step: int, rank: int, file: Any) -> None:
         self._files.setdefault(step, {})[rank] = file
 
-    def handed_in(self, step: int) -> dict[int, Any]:
+    def submitted_shares(self, step: int) -> dict[int, Any]:
         return dict(self._files.get(step, {}))
 
 
@@ -52,13 +52,15 @@ def facts(step: int) -> Facts:
     return Facts(step, 0, step, "d" * 64, "r" * 64, "f" * 64, zero_stage=1, world_size=2, code_version="0")
 
 
-def ranks(store: ObjectStore, before_commit: Any = lambda: None, fence: Fence | Unfenced = ALONE) -> list[Uploads]:
-    desk = Desk()
+def ranks(
+    store: ObjectStore, before_commit: Any = lambda: None, fence: Fence | Unfenced = ALONE
+) -> list[CheckpointUploader]:
+    exchange = ShareExchange()
     checkpoints = [Checkpoints(store, "r", ATTEMPT, keep=2, fence=fence) for _ in range(2)]
-    return [Uploads(checkpoints[rank], desk, rank, 2, before_commit) for rank in range(2)]
+    return [CheckpointUploader(checkpoints[rank], exchange, rank, 2, before_commit) for rank in range(2)]
 
 
-def waited(uploads: Uploads) -> Uploaded:
+def waited(uploads: CheckpointUploader) -> UploadOutcome:
     outcome = uploads.wait(lambda: None)
     assert outcome is not None
     return outcome
@@ -88,7 +90,7 @@ def test_training_goes_on_while_a_checkpoint_is_under_way(store: ObjectStore) ->
     first.start(facts(5), share(0))
     second.start(facts(5), share(1))
     assert waited(second).failure is None
-    assert first.done() is None
+    assert first.poll() is None
     assert restored(store) is None, "committed before all was ready"
     go_on.set()
     alive: list[int] = []
@@ -97,14 +99,14 @@ def test_training_goes_on_while_a_checkpoint_is_under_way(store: ObjectStore) ->
     assert (outcome.step, outcome.failure, len(alive) > 0) == (5, None, True)
     assert restored(store) == 5
     assert first.wait(lambda: None) is None
-    assert first.done() is None
+    assert first.poll() is None
 
 
 def test_rank_0_waits_for_the_slowest_rank_and_commits_nothing_partial(store: ObjectStore) -> None:
     first, second = ranks(store)
     first.start(facts(5), share(0))
     time.sleep(0.3)
-    assert first.done() is None
+    assert first.poll() is None
     assert restored(store) is None
     second.start(facts(5), share(1))
     assert waited(first).failure is None
@@ -179,22 +181,22 @@ def test_old_checkpoints_that_stay_are_a_remark_not_a_failure(store: ObjectStore
 def test_an_upload_is_under_way_until_it_is_over_whether_or_not_somebody_looked(store: ObjectStore) -> None:
     goes = threading.Event()
     [first, second] = ranks(store, before_commit=lambda: goes.wait(30))
-    assert not first.flying
+    assert not first.running
     first.start(facts(5), share(0))
     second.start(facts(5), share(1))
-    assert first.flying
+    assert first.running
     goes.set()
     deadline = time.monotonic() + 30
-    while first.flying and time.monotonic() < deadline:
+    while first.running and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not first.flying
+    assert not first.running
     assert waited(first).step == 5
 
 
 def test_waiting_for_a_storage_that_never_answers_ends_the_signs_of_life(
     store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkpoint_uploads, "PATIENT_S", 0.3)
+    monkeypatch.setattr(checkpoint_uploads, "SLOW_PHASE_S", 0.3)
     goes = threading.Event()
     [first, second] = ranks(store, before_commit=lambda: goes.wait(30))
     first.start(facts(5), share(0))

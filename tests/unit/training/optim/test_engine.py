@@ -112,9 +112,9 @@ def state_of(saved: Saved) -> dict[str, ParameterState]:
 
 def from_scratch(clip: float | None) -> list[Any]:
     """At each stage: losses, norms and final parameters of all steps, and this rank's share of the state after two."""
-    from medfuncta_dist.training.optim.engine import Engine, connect
+    from medfuncta_dist.training.optim.engine import Engine, join_process_group
 
-    connect()
+    join_process_group()
     found = []
     for stage in STAGES:
         engine = Engine(learner(), settings(stage, clip))
@@ -127,9 +127,9 @@ def from_scratch(clip: float | None) -> list[Any]:
 
 def resumed(saved: Saved, clip: float | None) -> list[Any]:
     """At each stage, loading a state: whether it would be saved again to the bit, the losses and final parameters."""
-    from medfuncta_dist.training.optim.engine import Engine, connect
+    from medfuncta_dist.training.optim.engine import Engine, join_process_group
 
-    connect()
+    join_process_group()
     return [resumed_with(Engine, saved, settings(stage, clip)) for stage in STAGES]
 
 
@@ -137,7 +137,7 @@ def resumed_with(new_engine: Any, saved: Saved, train: Train) -> tuple[bool, lis
     model, state = learner(), state_of(saved)
     model.load({name: whole.param for name, whole in state.items()})
     engine = new_engine(model, train)
-    engine.still_step(*inputs(0, slice(0, 1)))
+    engine.create_moments(*inputs(0, slice(0, 1)))
     engine.load_moments(state, steps=2)
     same = all(torch.equal(v, saved[name][k]) for name, whole in saved_share(engine).items() for k, v in whole.items())
     losses, _ = take_steps(engine, 2, STEPS)
@@ -146,9 +146,9 @@ def resumed_with(new_engine: Any, saved: Saved, train: Train) -> tuple[bool, lis
 
 def with_muon(saved: Saved | None) -> dict[str, Any]:
     """Muon from scratch; new engines, going on from what it saved after two steps and from ``saved``; a still step."""
-    from medfuncta_dist.training.optim.engine import Engine, connect
+    from medfuncta_dist.training.optim.engine import Engine, join_process_group
 
-    connect()
+    join_process_group()
     train = settings(0, None, "muon")
     engine = Engine(learner(), train)
     losses, norms = take_steps(engine, 0, 2)
@@ -157,11 +157,11 @@ def with_muon(saved: Saved | None) -> dict[str, Any]:
     more_losses, more_norms = take_steps(engine, 2, STEPS)
     model = learner()
     still = Engine(model, train)
-    still.still_step(*inputs(0, slice(0, 1)))
+    still.create_moments(*inputs(0, slice(0, 1)))
     unmoved = saved_share(still)
     if dist.get_rank() == 1:
         model.params()["layer.2.weight"].data += 1e-3
-    still.still_step(*inputs(0, slice(0, 1)))
+    still.create_moments(*inputs(0, slice(0, 1)))
     return {
         "scratch": (losses + more_losses, norms + more_norms, dict(engine.full_parameters())),
         "shares": shares,

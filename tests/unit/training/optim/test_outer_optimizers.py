@@ -100,10 +100,10 @@ import torch.distributed as dist
 dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
 from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.training.optim.engine import Engine
-from medfuncta_dist.training.optim.engine import connect
+from medfuncta_dist.training.optim.engine import join_process_group
 from tests.unit.training.optim.test_engine import inputs
 from tests.unit.training.optim.test_engine import learner
-connect()
+join_process_group()
 engine = Engine(learner(), Train(zero_stage=int(sys.argv[1]), optimizer=sys.argv[2]))
 engine.step(engine.losses(*inputs(0)).mean(), 1e-3)
 assert not {"torch._dynamo", "sympy"} & sys.modules.keys()

@@ -12,9 +12,9 @@ from medfuncta_dist.training.optim.parameter_groups import (
     RATES_SHARE,
     SHARE,
     kinds_of_state,
+    muon_parameters,
     parameter_groups,
     share_of_rate,
-    taken_by_muon,
 )
 
 SPEC = FieldSpec(2, 1, 4, 3, 2, (10.0, 20.0, 40.0))
@@ -48,14 +48,14 @@ def test_every_parameter_is_in_one_group_and_rates_do_not_decay(by_omega: bool) 
 
 
 def test_muon_takes_the_hidden_matrices_only_and_only_when_asked() -> None:
-    assert taken_by_muon(SPEC, Train(optimizer="muon")) == ["layer.2.weight", "layer.3.weight"]
-    assert taken_by_muon(SPEC, Train(optimizer="adamw")) == []
+    assert muon_parameters(SPEC, Train(optimizer="muon")) == ["layer.2.weight", "layer.3.weight"]
+    assert muon_parameters(SPEC, Train(optimizer="adamw")) == []
 
 
 def test_a_square_map_of_latents_is_no_hidden_matrix() -> None:
     spec = FieldSpec(3, 3, 3, 3, 3, (10.0, 20.0))
     assert spec.shapes()["modulation.2.weight"] == spec.shapes()["layer.1.weight"] == (3, 3)
-    assert taken_by_muon(spec, Train(optimizer="muon")) == ["layer.2.weight"]
+    assert muon_parameters(spec, Train(optimizer="muon")) == ["layer.2.weight"]
 
 
 def test_a_parameter_s_state_is_its_optimiser_s() -> None:

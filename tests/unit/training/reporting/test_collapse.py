@@ -8,7 +8,7 @@ from medfuncta_dist.training.reporting.collapse import (
     FALL_DB,
     PATIENCE,
     WINDOW,
-    Watch,
+    CollapseDetector,
     is_falling,
     is_stuck,
     scatter,
@@ -19,8 +19,8 @@ SCATTER = 0.03
 
 
 def findings(losses: list[float], steps: int = 1000, scatter: float = SCATTER) -> list[tuple[int, str]]:
-    watch = Watch(steps)
-    return [(i, found) for i, loss in enumerate(losses, 1) for found in watch.trained(i, loss, scatter)]
+    detector = CollapseDetector(steps)
+    return [(i, found) for i, loss in enumerate(losses, 1) for found in detector.after_step(i, loss, scatter)]
 
 
 @pytest.mark.parametrize(
@@ -61,14 +61,14 @@ def test_a_rising_loss_is_called_falling_once_and_again_after_it_had_recovered()
 
 
 def test_a_loss_that_sways_about_the_limit_is_called_falling_once() -> None:
-    watch = Watch(1000)
-    told = [watch.validated(db) for db in (30.0, 26.9, 27.1, 26.9, 28.5, 26.9, 29.5, 26.9)]
-    assert [len(found) for found in told] == [0, 1, 0, 0, 0, 0, 0, 1]
+    detector = CollapseDetector(1000)
+    reported = [detector.after_validation(db) for db in (30.0, 26.9, 27.1, 26.9, 28.5, 26.9, 29.5, 26.9)]
+    assert [len(found) for found in reported] == [0, 1, 0, 0, 0, 0, 0, 1]
 
 
 def test_held_out_psnr_is_judged_by_its_own_best() -> None:
-    watch = Watch(1000)
-    assert [watch.validated(db) for db in (20.0, 28.0, 27.0, 24.0, 23.0)] == [[], [], [], ["falling"], []]
+    detector = CollapseDetector(1000)
+    assert [detector.after_validation(db) for db in (20.0, 28.0, 27.0, 24.0, 23.0)] == [[], [], [], ["falling"], []]
 
 
 def test_ranks_add_up_to_the_variance_about_the_mean_scan() -> None:

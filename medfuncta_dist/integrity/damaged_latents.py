@@ -1,6 +1,6 @@
-"""What is wrong with a latent table in storage, record by record, and its removal, so that fit makes it again.
+"""Finds the damaged commit records of a latent table, and removes them, so that fit makes their latents again.
 
-Only whole ranges are given up: their scans are in the shards, and the same machine fits the same bits.
+Only whole ranges are removed: their scans are in the shards, and the same machine fits the same bits again.
 """
 
 from __future__ import annotations
@@ -21,24 +21,26 @@ RECORD = re.compile(r"[0-9a-f]{24}-\d{8}-\d{8}(-g\d{9,})?\.json")
 
 
 @dataclass(frozen=True)
-class Damage:
-    """A commit record that can not be used. ``part`` is its part's path, where it is the part that is damaged."""
+class DamagedRecord:
+    """A commit record that cannot be used. ``part`` is the path of its part, where the record names one."""
 
     record: str
     what: str
     part: str | None = None
-    ours: bool = True
-    """A record of this version: one of another is not damaged, and not to be removed."""
+    known_version: bool = True
+    """A record of another version is not damaged, and must not be removed."""
 
 
-def find_damage(store: ObjectStore, folder: str) -> list[Damage]:
+def find_damaged_records(store: ObjectStore, folder: str) -> list[DamagedRecord]:
     """Every record below ``folder`` that is damaged, or whose part is."""
     paths = [info.path for info in store.list(f"{folder}/commits") if info.path.endswith(".json")]
     with ThreadPoolExecutor(table.READERS) as pool:
-        return [damage for damage in pool.map(lambda path: _damage(store, folder, path), paths) if damage is not None]
+        return [
+            found for found in pool.map(lambda path: _check_record(store, folder, path), paths) if found is not None
+        ]
 
 
-def _damage(store: ObjectStore, folder: str, path: str) -> Damage | None:
+def _check_record(store: ObjectStore, folder: str, path: str) -> DamagedRecord | None:
     part = None
     try:
         commit = read_as(Commit, store, path, latent_ledger.KIND)
@@ -46,22 +48,22 @@ def _damage(store: ObjectStore, folder: str, path: str) -> Damage | None:
             part = f"{folder}/{commit.part.path}"
             rows = table.read_part(store, folder, commit.part, ["key"]).num_rows
             if rows != commit.rows:
-                return Damage(path, f"its part holds {rows} rows, not {commit.rows}", part)
+                return DamagedRecord(path, f"its part holds {rows} rows, not {commit.rows}", part)
     except FormatVersionError as error:
-        return Damage(path, error.what, part, ours=False)
+        return DamagedRecord(path, error.what, part, known_version=False)
     except (IntegrityError, ObjectMissingError) as error:
-        return Damage(path, error.what, part)
+        return DamagedRecord(path, error.what, part)
     return None
 
 
-def remove(store: ObjectStore, damages: Iterable[Damage]) -> list[Damage]:
-    """Remove damaged records and their parts, records first: a part alone is no damage. Returns what was left.
+def remove_damaged_records(store: ObjectStore, damages: Iterable[DamagedRecord]) -> list[DamagedRecord]:
+    """Remove damaged records and their parts, records first: a part without a record is harmless. Returns those left.
 
-    What is of another version, or not named as a commit record, is not ours to delete.
+    Records of another version, and files not named as commit records are, are not deleted.
     """
     left = []
     for damage in damages:
-        if not damage.ours or not RECORD.fullmatch(damage.record.rsplit("/", 1)[-1]):
+        if not damage.known_version or not RECORD.fullmatch(damage.record.rsplit("/", 1)[-1]):
             left.append(damage)
             continue
         store.delete(damage.record)

@@ -13,7 +13,7 @@ from medfuncta_dist.errors import IntegrityError
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import fit, locate_table
 from medfuncta_dist.fitting.latent_ledger import KIND
-from medfuncta_dist.integrity.latent_damage import Damage, find_damage, remove
+from medfuncta_dist.integrity.damaged_latents import DamagedRecord, find_damaged_records, remove_damaged_records
 from medfuncta_dist.latents.table import PartRef, read_part
 from medfuncta_dist.storage.commit_record import read_record
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -96,14 +96,14 @@ def test_what_is_damaged_is_removed_and_fit_makes_the_same_bytes_again(
     run: RunFile, store: ObjectStore, kind: str, how: Callable[[ObjectStore, str], None]
 ) -> None:
     before = objects(run)
-    assert find_damage(store, folder(run)) == []
+    assert find_damaged_records(store, folder(run)) == []
     damaged = paths(run, kind)[2:4]
     for path in damaged:
         how(store, path)
-    found = find_damage(store, folder(run))
+    found = find_damaged_records(store, folder(run))
     assert len(found) == 2
     assert {damage.part or damage.record for damage in found} == set(damaged)
-    assert remove(store, found) == []
+    assert remove_damaged_records(store, found) == []
     ran: list[str] = []
     summary = fit(run, lambda task, items: map_here(lambda item: ran.append(item.name) or task(item), items))
     assert {name for name in before if any(name.endswith(f"/{n}.json") for n in ran)} == {d.record for d in found}
@@ -115,9 +115,9 @@ def test_a_foreign_file_among_the_records_is_told_and_left(run, store):
     path = f"{folder(run)}/commits/notes.json"
     store.write(path, b"{}")
     try:
-        [damage] = find_damage(store, folder(run))
+        [damage] = find_damaged_records(store, folder(run))
         assert damage.record == path
-        assert remove(store, [damage]) == [damage]
+        assert remove_damaged_records(store, [damage]) == [damage]
         assert store.exists(path)
     finally:
         store.delete(path)
@@ -127,5 +127,5 @@ def test_a_record_goes_before_its_part(tmp_path: Path, monkeypatch: pytest.Monke
     order: list[str] = []
     monkeypatch.setattr(ObjectStore, "delete", lambda store, path: order.append(path))
     record = f"{'a' * 24}-00000000-00000005-g1795364716.json"
-    remove(ObjectStore(str(tmp_path)), [Damage(record, "", "parts/x.parquet")])
+    remove_damaged_records(ObjectStore(str(tmp_path)), [DamagedRecord(record, "", "parts/x.parquet")])
     assert order == [record, "parts/x.parquet"]

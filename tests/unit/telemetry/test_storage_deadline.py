@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.telemetry import storage_patience
+from medfuncta_dist.telemetry import storage_deadline
 from medfuncta_dist.telemetry.event_log import EventLog
-from medfuncta_dist.telemetry.progress_record import ProgressRecorder, begun
-from medfuncta_dist.telemetry.storage_patience import TELL_S, impatient
+from medfuncta_dist.telemetry.progress_record import ProgressRecorder, start_record
+from medfuncta_dist.telemetry.progress_report import ProgressReport
+from medfuncta_dist.telemetry.storage_deadline import TELEMETRY_DEADLINE_S, with_short_deadline
 
 
 @pytest.fixture
@@ -19,7 +20,7 @@ def outage(monkeypatch: pytest.MonkeyPatch) -> Iterator[ObjectStore]:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setattr(storage_patience, "TELL_S", 1.0)
+    monkeypatch.setattr(storage_deadline, "TELEMETRY_DEADLINE_S", 1.0)
     with socket.create_server(("127.0.0.1", 0)) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.getsockname()[1]}")
         yield ObjectStore("s3://bucket/root", deadline_s=20)
@@ -32,8 +33,8 @@ def log_and_close(store: ObjectStore) -> None:
 
 
 def record_and_leave(store: ObjectStore) -> None:
-    with ProgressRecorder(store, "r", "fit", unit="scans") as told:
-        told.at(1, 2)
+    with ProgressRecorder(store, "r", "fit") as writer:
+        writer.record(ProgressReport("fit", 1, 2))
 
 
 @pytest.mark.parametrize("tell", [log_and_close, record_and_leave])
@@ -41,7 +42,8 @@ def test_an_outage_does_not_keep_a_driver_from_its_end(
     tell: Callable[[ObjectStore], None], outage: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "medfuncta_dist.telemetry.progress_record._former", lambda *_: begun(None, 0.0, "r", "fit", "scans", None)
+        "medfuncta_dist.telemetry.progress_record._previous_record",
+        lambda *_: start_record(None, 0.0, "r", "fit", "scans", None),
     )
     began = time.monotonic()
     tell(outage)
@@ -49,5 +51,5 @@ def test_an_outage_does_not_keep_a_driver_from_its_end(
 
 
 def test_a_shorter_deadline_stays() -> None:
-    assert impatient(ObjectStore("s3://bucket", deadline_s=3)).deadline_s == 3
-    assert impatient(ObjectStore("s3://bucket")).deadline_s == TELL_S
+    assert with_short_deadline(ObjectStore("s3://bucket", deadline_s=3)).deadline_s == 3
+    assert with_short_deadline(ObjectStore("s3://bucket")).deadline_s == TELEMETRY_DEADLINE_S

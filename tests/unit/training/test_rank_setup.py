@@ -17,12 +17,12 @@ from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.telemetry.event_log import EventLog
 from medfuncta_dist.telemetry.telemetry import Telemetry
 from medfuncta_dist.training.attempt import Attempt
-from medfuncta_dist.training.driver_channel import Line
+from medfuncta_dist.training.driver_channel import DriverChannel
 from medfuncta_dist.training.mailbox import Mailbox
 from tests.integration.training_runs import packed, run_file
 from tests.unit.training.ranks import on_ranks
 
-OURS = {"pulse", "prefetch", "events", "upload"}
+OURS = {"heartbeat", "prefetch", "events", "upload"}
 """Names of the threads that training starts."""
 
 
@@ -76,7 +76,7 @@ def left() -> list[str]:
 def failed_start(folder: Path, what: str) -> dict[str, Any]:
     """Open a rank's training, which fails; what is left of it."""
     from medfuncta_dist.training import (
-        opening,  # with deepspeed, which belongs into a rank's process
+        rank_setup,  # with deepspeed, which belongs into a rank's process
         train_worker,  # with deepspeed, which belongs into a rank's process
     )
 
@@ -87,24 +87,24 @@ def failed_start(folder: Path, what: str) -> dict[str, Any]:
         return Telemetry([lambda: EventLog(store, run.name, attempt.name), witness.open])
 
     def raising_engine(*_: Any) -> None:
-        assert {"pulse", "prefetch"} <= {thread.name for thread in threading.enumerate()}
+        assert {"heartbeat", "prefetch"} <= {thread.name for thread in threading.enumerate()}
         raise ValueError("no engine today")
 
     error = "none"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(opening, "open_telemetry", open_telemetry)
+        patch.setattr(rank_setup, "open_telemetry", open_telemetry)
         if what == "restore":
             damage_checkpoints(ObjectStore(run.storage))
         if what == "engine":
-            patch.setattr(opening, "Engine", raising_engine)
+            patch.setattr(rank_setup, "Engine", raising_engine)
         try:
-            line = Line(here, lambda answer: answer)
-            with train_worker.opened_training(run, snapshot, line, ALONE, "node", time.time()) as training:
+            channel = DriverChannel(here, lambda answer: answer)
+            with train_worker.open_training(run, snapshot, channel, ALONE, "node", time.time()) as training:
                 assert training.first == 0
                 raise ValueError("a step went wrong")
         except Exception as caught:
             error = f"{type(caught).__name__}: {caught}"
-    hung = [one.why for one in here.mailbox.hung(0)]
+    hung = [one.reason for one in here.mailbox.find_hung(0)]
     return {"error": error, "threads": left(), "opened": witness.opened, "closed": witness.closed, "hung": hung}
 
 

@@ -1,0 +1,87 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from medfuncta_dist.config.load import parse, parse_kept
+from medfuncta_dist.config.presets import ALIASES, PAPER, PRESETS, PresetName
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.errors import RunChangedError
+from medfuncta_dist.run.frozen_run_file import FIXED, freeze
+from medfuncta_dist.shards.data_contract import contract_of
+from medfuncta_dist.storage.digest import digest_json
+from medfuncta_dist.storage.object_store import ObjectStore
+
+OLD = (Path(__file__).parent / "frozen" / "medfuncta-2d.yaml").read_text()
+"""The run.yaml that the version before ``paper-2d`` froze of ``BEGUN``, and its digests there."""
+BEGUN = """
+name: old-run
+storage: s3://bucket/medfuncta
+preset: medfuncta-2d
+data: {source: "s3://a/*.nii.gz", shape: [64, 64], slices: {axis: 2}, slabs: {}}
+train: {steps: 1000}
+"""
+DIGEST = "f011ae8a17ebfbdd1c97b38f0f9169415b502ec012dfdd28bc5d11dc13ec0f6d"
+FIXED_DIGEST = "5adc6ad303573ba1cd60a9b6c1199b62f8ff46bfbc8ba2951b8d59791196004c"
+CONTRACT_DIGEST = "b1768bb8ff22dee96cad22317dec505557c944c625b966ebce39fc6d456bc18f"
+
+
+def begun(preset: str, axes: int) -> RunFile:
+    return parse(f"name: r\nstorage: s3://bucket/m\npreset: {preset}\ndata: {{source: x, shape: {[8] * axes}}}\n")
+
+
+def known(now: Any, then: Any) -> Any:
+    """What is said now of the keys that there were then."""
+    return {key: known(now[key], value) for key, value in then.items()} if isinstance(then, dict) else now
+
+
+@pytest.mark.parametrize("run", [parse_kept(OLD), parse(BEGUN)], ids=["frozen", "begun anew"])
+def test_a_run_of_an_earlier_preset_is_what_it_was(run: RunFile) -> None:
+    then = yaml.safe_load(OLD)
+    now = known(run.model_dump(mode="json"), then)  # a later key is no part of the old digest
+    assert run.preset == "medfuncta-2d"
+    assert digest_json(now) == DIGEST
+    assert digest_json({section: now[section] for section in FIXED}) == FIXED_DIGEST
+    assert digest_json(contract_of(run.data)) == CONTRACT_DIGEST
+
+
+def test_a_run_of_an_earlier_preset_resumes(tmp_path: Path) -> None:
+    store = ObjectStore(str(tmp_path))
+    store.write("runs/old-run/run.yaml", OLD.encode())
+    resumed, first = freeze(parse(BEGUN), store)
+    assert not first
+    assert resumed.preset == "medfuncta-2d"
+    with pytest.raises(RunChangedError, match="residual"):
+        freeze(parse(BEGUN.replace("medfuncta-2d", "2d")), store)
+
+
+def test_every_name_has_a_preset_and_earlier_names_are_the_papers() -> None:
+    assert set(PRESETS) == set(get_args(PresetName))
+    assert dict(ALIASES) == {f"medfuncta-{n}d": f"paper-{n}d" for n in (1, 2, 3)}
+    assert all(PRESETS[old] == PAPER[new] for old, new in ALIASES.items())
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_the_public_code_is_as_published(axes: int) -> None:
+    run, increment = begun(f"public-code-{axes}d", axes), 10 if axes == 1 else 5
+    assert run.field.omegas == [10 + increment * k for k in range(run.field.layers - 1)]
+    assert (run.field.residual, run.field.modulate_first) == (True, True)
+    assert (run.train.weight_decay, run.train.schedule, run.train.clip) == (0.01, "constant", 1.0)
+    assert (run.inner_rate, run.train.rate, run.train.rate_by_omega) == (1e-2, 3e-6, False)
+    assert (run.fit.method, run.fit.steps, run.fit.rescale) == ("sgd", 20, None if axes == 1 else 0.25)
+    paper = begun(f"paper-{axes}d", axes)
+    sizes = ("layers", "hidden", "latent")
+    assert [getattr(run.field, n) for n in sizes] == [getattr(paper.field, n) for n in sizes]
+    assert (run.train.batch, run.meta.selection_ratio) == (paper.train.batch, paper.meta.selection_ratio)
+
+
+@pytest.mark.parametrize("axes", [1, 2, 3])
+def test_ours_has_residual_layers_and_rates_by_omega(axes: int) -> None:
+    run = begun(f"{axes}d", axes)
+    assert run.field.residual
+    assert run.train.rate_by_omega
+    assert run.inner_rate <= 2000 / run.field.omega_last**2  # near that, training explodes
+    assert run.fit.method != "sgd"

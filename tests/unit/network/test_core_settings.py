@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.network.core_settings import field_spec, new_learner
+
+
+def run_file(storage: str = "/unused", **sections: dict) -> RunFile:
+    data = {"source": "unused", "shape": [6, 5, 4], "channels": 2}
+    return RunFile.model_validate({"name": "r", "storage": storage, "data": data, **sections})
+
+
+def test_the_run_file_decides_the_architecture() -> None:
+    spec = field_spec(run_file(field={"layers": 4, "hidden": 8, "latent": 3, "omega_first": 10.0, "omega_last": 40.0}))
+    assert (spec.coords, spec.channels, spec.layers, spec.hidden, spec.latent) == (3, 2, 4, 8, 3)
+    assert spec.omegas == pytest.approx((10, 20, 30))
+    listed = field_spec(run_file(field={"layers": 3, "omegas": [5.0, 7.0], "residual": False, "modulate_first": True}))
+    assert (listed.omegas, listed.residual, listed.modulate_first) == ((5.0, 7.0), False, True)
+
+
+def test_the_seed_decides_the_first_parameters() -> None:
+    small = {"layers": 3, "hidden": 4, "latent": 2}
+    first, again, other = (new_learner(run_file(field=small, train={"seed": seed})).params() for seed in (1, 1, 2))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["layer.1.weight"], other["layer.1.weight"])
+
+
+def test_rates_start_as_the_run_file_says() -> None:
+    def rates(policy: str) -> list[float]:
+        meta = {"inner_steps": 2, "inner_rate": 0.4, "rate_policy": policy}
+        field = {"layers": 4, "hidden": 4, "latent": 2, "omegas": [5.0, 10.0, 20.0]}
+        return new_learner(run_file(field=field, meta=meta)).rates.flatten().tolist()
+
+    assert rates("scalar") == pytest.approx([0.4])
+    assert rates("layer") == pytest.approx([0.4, 0.1])
+    assert rates("learned") == pytest.approx([0.4, 0.4])
