@@ -158,6 +158,7 @@ def test_an_ecg_goes_the_same_way(tmp_path):
     assert np.loadtxt(tmp_path / "beat.csv", delimiter=",").shape == (120,)
 
 
+@pytest.mark.slow
 def test_a_volume_goes_the_same_way_whole(tmp_path):
     (tmp_path / "in").mkdir()
     for i in range(8):

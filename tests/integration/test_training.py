@@ -70,6 +70,7 @@ def test_two_uneven_workers_lose_what_one_loses(stage: int, storage: str, snapsh
     assert len(set(found)) == 5
 
 
+@pytest.mark.slow
 def test_two_uneven_workers_lose_what_one_loses_at_zero_1(
     uninterrupted: TrainSummary, storage: str, alone: list[float]
 ) -> None:
