@@ -97,7 +97,7 @@ def decode(key: str, npy: bytes, json: bytes) -> Sample:
 def _storable(array: np.ndarray) -> np.ndarray:
     """Little-endian and C-ordered, so that equal scans are equal bytes on every machine."""
     if array.dtype.name not in STORED_TYPES:
-        raise ScanError(f"values of type {array.dtype.name} can not be stored")
+        raise ScanError(f"values of type {array.dtype.name} cannot be stored")
     return np.ascontiguousarray(array, dtype=array.dtype.newbyteorder("<"))
 
 
@@ -108,7 +108,7 @@ def _json(meta: dict[str, Any]) -> bytes:
         raise ScanError("spacing, affine or intensity window is not finite") from error
     # A sample that ``decode`` would refuse must not be packed: it would end a training run later.
     if wrong := _invalid(meta):
-        raise ScanError(f"its {wrong} can not be stored")
+        raise ScanError(f"its {wrong} cannot be stored")
     if len(data) > LARGEST_META:
         raise ScanError("it has too many labels")
     return data

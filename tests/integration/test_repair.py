@@ -1,4 +1,4 @@
-"""verify --repair on a whole run: what is damaged is made again, byte by byte, and what can not be is said."""
+"""verify --repair on a whole run: what is damaged is made again, byte by byte, and what cannot be is said."""
 
 from __future__ import annotations
 

@@ -181,7 +181,7 @@ def lose_a_node_and_the_cluster(
     nodes.up(1)
     gone = medfuncta(nodes, "status", str(run_yaml)).answer
     assert gone["step"] > 0
-    assert gone["state"] in ("lost", "running")  # running: its driver spoke just now, and storage can not know better
+    assert gone["state"] in ("lost", "running")  # running: its driver spoke just now, and storage cannot know better
     over_ray(nodes, "jobs.submit(argument).name", {"metadata": _metadata(shown), "spec": _spec(shown)})
     events = eventually(lambda: going_on(store, 3), "a checkpoint on the new cluster")
     assert starts(events)[2]["step"] > starts(events)[1]["step"]

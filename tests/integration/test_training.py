@@ -176,7 +176,7 @@ def test_a_stopped_worker_is_named_and_killed_within_the_hang_timeout(
 def test_storage_that_refuses_checkpoints_is_said_and_ends_the_run_only_when_it_goes_on(
     snapshot: str, storage: str, tmp_path: Path
 ) -> None:
-    """A file where the checkpoints' folder should be: events are stored, checkpoints can not."""
+    """A file where the checkpoints' folder should be: events are stored, checkpoints cannot."""
     store = ObjectStore(str(tmp_path / "store"))
     for info in ObjectStore(storage).list("datasets"):
         store.write(info.path, ObjectStore(storage).read(info.path))

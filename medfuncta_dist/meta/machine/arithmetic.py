@@ -29,7 +29,7 @@ class Arithmetic:
         """Itself, if this process can compute so. MedfunctaError, rather than other bits."""
         if self.products == "onednn" and not (device.type == "cpu" and onednn_works()):
             raise MedfunctaError(
-                f"the run multiplies matrices with oneDNN, which this process can not do on {device.type}",
+                f"the run multiplies matrices with oneDNN, which this process cannot do on {device.type}",
                 where=f"torch {torch.__version__}",
                 do="let workers be alike: the same torch, all with or all without a GPU; or start a run under another "
                 "name with meta.products: torch",

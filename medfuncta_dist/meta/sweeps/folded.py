@@ -68,7 +68,7 @@ class Folded:
 def fold(spec: FieldSpec, params: Params, arithmetic: Arithmetic | None = None) -> Folded:
     """Arrange θ. The result is detached: gradients by θ come from ``ThetaGradient.unfold``.
 
-    ``arithmetic``: default ``Arithmetic.best``. MedfunctaError where this process can not compute so.
+    ``arithmetic``: default ``Arithmetic.best``. MedfunctaError where this process cannot compute so.
     """
     device = params["layer.1.weight"].device
     settled = Arithmetic.best(device) if arithmetic is None else arithmetic.require(device)

@@ -112,7 +112,7 @@ def _is_gzip(path: Path) -> bool:
 def _to_the_end(file: gzip.GzipFile | BinaryIO) -> None:
     """To the end of a gzip file, where its checksum is (nibabel stops before it)."""
     if len(file.read(LARGEST_TAIL)) == LARGEST_TAIL:
-        raise ScanError("the file goes on behind the values that its header declares")
+        raise ScanError("the file holds more data than its header declares")
 
 
 def _affine_mm(image: Any) -> np.ndarray:

@@ -48,7 +48,7 @@ def wrong_by(size: float) -> Callable[[Any], Any]:
     return lambda result: tuple(part * (1 + size) if isinstance(part, torch.Tensor) else part for part in result)
 
 
-# In a process without the tests' shape checks, which wrap every function: the compiler can not see through them.
+# In a process without the tests' shape checks, which wrap every function: the compiler cannot see through them.
 IN_A_CLEAN_PROCESS = """
 import torch
 from dataclasses import replace

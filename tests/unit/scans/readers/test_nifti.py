@@ -175,7 +175,7 @@ def test_a_gzip_file_is_not_read_far_beyond_its_values(tmp_path: Path) -> None:
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(raw + bytes(2**12)))
     assert only(READER, tmp_path / "a.nii.gz").shape == (24, 28, 20)
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(raw + bytes(2**24)))
-    assert refusal(tmp_path / "a.nii.gz") == "the file goes on behind the values that its header declares"
+    assert refusal(tmp_path / "a.nii.gz") == "the file holds more data than its header declares"
 
 
 def test_a_flipped_bit_in_a_gzip_file_is_noticed(tmp_path: Path) -> None:
