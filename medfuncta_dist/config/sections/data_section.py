@@ -48,7 +48,7 @@ class Slices(Section):
     axis: Annotated[int, Field(ge=0, le=2)] = 2
     """0 sagittal, 1 coronal, 2 axial."""
     min_foreground: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Smallest share of a slice's values that must lie above 10 % of the intensity window. Emptier slices are not packed."""
+    """Smallest share of a slice's values above 10 % of the intensity window. Slices with less are not packed."""
 
 
 class Slabs(Section):
