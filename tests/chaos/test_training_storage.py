@@ -1,5 +1,5 @@
 """Storage that fails under a training run: checkpoints held up while workers are killed, credentials taken back, and a
-disk that is full. Each run is told from outside, and ends bit-equal to one in peace."""
+disk that is full. Each run gets faults from outside, and ends bit-equal to one without."""
 
 from __future__ import annotations
 
@@ -231,5 +231,5 @@ def test_a_disk_that_fills_up_under_checkpoints(
     assert again["train"]["first_step"] == saved
     assert again["train"]["network_digest"] == in_peace.network_digest
     measured(
-        f"under checkpoints: told ({answer['error']['kind']}), {whole} whole and none partial; with room it resumed"
+        f"under checkpoints: reported ({answer['error']['kind']}), {whole} whole and none partial; with room it resumed"
     )

@@ -17,7 +17,7 @@ from benchmarks.scaling import Constant, constants, cost, page
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def told(name: str) -> dict[str, Any]:
+def result_of(name: str) -> dict[str, Any]:
     """The JSON of a benchmark's short form, run as a user runs it."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
     command = [sys.executable, "-m", f"benchmarks.{name}", "--short"]
@@ -27,7 +27,7 @@ def told(name: str) -> dict[str, Any]:
 
 
 def test_stream_throughput() -> None:
-    found = told("stream_throughput")
+    found = result_of("stream_throughput")
     (speed,) = found["results"]["speed"].values()
     assert set(speed["scans_per_s"]) == {
         f"{where}, {what}"
@@ -105,7 +105,7 @@ def test_the_page_tells_every_constant_and_its_origin(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_fit_throughput() -> None:
-    found = told("fit_throughput")
+    found = result_of("fit_throughput")
     small, claims = found["results"]["small"], {claim["what"]: claim for claim in found["claims"]}
     below = small["gauss-newton, 10 steps"]["psnr"] - small["gauss-newton, 10 steps, int8"]["psnr"]
     assert claims["int8 below float32, dB"]["measured"] == pytest.approx(below, abs=0.02)

@@ -10,12 +10,12 @@ from PIL import Image
 
 from benchmarks.outer_curves import draw
 from benchmarks.outer_steps import ARMS, OURS, PLAIN, by_network, claims, learner, made_scans, row, run
-from tests.unit.benchmarks.test_benchmarks import told
+from tests.unit.benchmarks.test_benchmarks import result_of
 
 
 @pytest.mark.slow
 def test_outer_steps() -> None:
-    found = told("outer_steps")
+    found = result_of("outer_steps")
     assert set(found["results"]) == {*PLAIN, OURS}
     *plain, ours = (found["results"][name]["psnr"] for name in (*PLAIN, OURS))
     assert all(len(psnr) == 3 for psnr in (*plain, ours))
