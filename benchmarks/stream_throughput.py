@@ -162,7 +162,7 @@ def compare(archive: Archive, rounds: int) -> dict[str, Any]:
 
 def ours(archive: Archive, folder: Path | None = None, proved: bool = False) -> float:
     """Scans a second of our stream over one epoch; from an empty cache where no folder is given."""
-    cache_module._proved.clear()  # a new process has proved nothing yet
+    cache_module._verified_files.clear()  # a new process has proved nothing yet
     target = archive.folder / "cold" if folder is None else folder
     steps = archive.order(0).batches
     speed = scans_a_second(batch.values for batch in stream(archive, target, BATCH, steps))

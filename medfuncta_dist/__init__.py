@@ -14,14 +14,14 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from medfuncta_dist.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from medfuncta_dist.api import evaluate, fit, load_run_file, pack, submit_stages, train
     from medfuncta_dist.config.run_file import RunFile
     from medfuncta_dist.evaluation.decode import decode
     from medfuncta_dist.fields.shared_network import SharedNetwork
     from medfuncta_dist.fitting.latent_table import LatentTable
-
-__version__ = "0.1.0"
 
 __all__ = [
     "LatentTable",

@@ -123,7 +123,8 @@ def submit_stages(
     """
     from medfuncta_dist.stages import readiness
     from medfuncta_dist.submit import submit_jobs
-    from medfuncta_dist.submit.backends.registry import BackendName, BackendOptions, open_backend
+    from medfuncta_dist.submit.backends.backend import BackendOptions
+    from medfuncta_dist.submit.backends.registry import BackendName, open_backend
 
     loaded = load_run_file(run)
     request = submit_jobs.SubmissionRequest(loaded, tuple(stages), tuple(overlays), idempotency_key=idempotency_key)

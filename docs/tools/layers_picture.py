@@ -45,6 +45,7 @@ ROOMS = {
     "storage": ("ground", "objects, records, leases"),
     "task_map": ("ground", "done or failed, per task"),
     "errors": ("ground", "what a user can meet"),
+    "version": ("ground", "of the package"),
 }
 """Layer: its kind, and what it does in a few words."""
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from medfuncta_dist.submit.backends.registry import DEFAULT_BACKEND, BackendName, BackendOptions, open_backend
+from medfuncta_dist.submit.backends.registry import DEFAULT_BACKEND, BackendName, open_backend
 
 if TYPE_CHECKING:
     from medfuncta_dist.submit.backends.backend import Backend
@@ -36,6 +36,7 @@ def open_named_backend(
 ) -> Backend:
     """The client of a backend. If ``target``, the command's argument, is a run file, its namespace is the default."""
     from medfuncta_dist.config.load import load
+    from medfuncta_dist.submit.backends.backend import BackendOptions
 
     if namespace is None and target.endswith((".yaml", ".yml")):
         namespace = load(target, overrides or ()).kubernetes.namespace

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from medfuncta_dist import __version__
 from medfuncta_dist.submit.manifest.code_commit import find_known_commit
+from medfuncta_dist.version import __version__
 
 
 def version() -> str:

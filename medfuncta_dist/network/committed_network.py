@@ -15,7 +15,6 @@ from typing import Any
 
 import torch
 
-from medfuncta_dist import __version__
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError, StageOrderError
 from medfuncta_dist.fields.network_record import RECORD_FILE, files_below, network_folder
@@ -29,6 +28,7 @@ from medfuncta_dist.storage.digest import sha256_bytes
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing.strict_json import RESTORE
 from medfuncta_dist.storage.publish import Guard, NewRecord, publish
+from medfuncta_dist.version import __version__
 
 KIND = "network"
 

@@ -17,7 +17,7 @@ from medfuncta_dist.errors import (
     RunFileError,
     StorageError,
 )
-from medfuncta_dist.run.settle_chunks import resolve_run
+from medfuncta_dist.run.settle_chunks import settle_chunks
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard, publish_bytes, withdraw
 
@@ -29,7 +29,7 @@ def freeze(run: RunFile, store: ObjectStore, fence: Guard) -> tuple[RunFile, boo
     """
     path = run_path(run)
     frozen = _frozen(path, store)
-    run = resolve_run(run, frozen)
+    run = settle_chunks(run, frozen)
     changed = difference(fixed_part(frozen), fixed_part(run)) if frozen is not None else []
     if changed:
         raise RunChangedError(

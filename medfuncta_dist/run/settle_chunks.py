@@ -17,7 +17,7 @@ SHARE_OF_FREE_MEMORY = 0.25
 """Of the free memory, for the sweeps of all workers: data, parameters and Ray need the rest."""
 
 
-def resolve_run(run: RunFile, frozen: RunFile | None) -> RunFile:
+def settle_chunks(run: RunFile, frozen: RunFile | None) -> RunFile:
     """The run file with what it leaves open filled in: as this run began, or with chunk sizes chosen now."""
     found = {"meta": _chosen_chunks(run)} if frozen is None else frozen.parts(lambda key: key.settled)
     filled = {name: _filled(getattr(run, name), values) for name, values in found.items()}

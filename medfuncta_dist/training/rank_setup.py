@@ -15,7 +15,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from medfuncta_dist import __version__
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunChangedError
 from medfuncta_dist.meta.outer_loop import MetaLearner
@@ -38,6 +37,7 @@ from medfuncta_dist.training.reporting.leader import Leader
 from medfuncta_dist.training.reporting.previous_attempts import PreviousAttempts, read_previous_attempts
 from medfuncta_dist.training.reporting.telemetry_sinks import open_telemetry
 from medfuncta_dist.training.world import World
+from medfuncta_dist.version import __version__
 
 
 @dataclass(frozen=True)

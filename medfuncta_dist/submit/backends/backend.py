@@ -12,7 +12,6 @@ from enum import StrEnum
 from typing import Any, Protocol, Self
 
 from medfuncta_dist.errors import ClusterError
-from medfuncta_dist.submit.backends.registry import BackendOptions
 from medfuncta_dist.submit.manifest.job_names import (
     ATTEMPT_LABEL,
     RUN_FILE_DIGEST_LABEL,
@@ -104,6 +103,17 @@ def require_same_submission(existing: Job, manifest: Mapping[str, Any], where: s
         do=f"look at it with `medfuncta-dist status {existing.name}`; remove it with "
         f"`medfuncta-dist cancel {existing.name} --now`",
     )
+
+
+@dataclass(frozen=True)
+class BackendOptions:
+    """Where a cluster is. A backend takes what it knows and ignores the rest."""
+
+    address: str | None = None
+    """URL of a Ray cluster's dashboard."""
+    context: str | None = None
+    """A context of the kubeconfig."""
+    namespace: str | None = None
 
 
 class Backend(Protocol):

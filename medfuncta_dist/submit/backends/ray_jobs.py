@@ -19,8 +19,7 @@ import yaml
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from medfuncta_dist.errors import ClusterError, JobMissingError
-from medfuncta_dist.submit.backends.backend import Job, JobState, LogLine, require_same_submission
-from medfuncta_dist.submit.backends.registry import BackendOptions
+from medfuncta_dist.submit.backends.backend import BackendOptions, Job, JobState, LogLine, require_same_submission
 from medfuncta_dist.submit.manifest.job_names import RUN_LABEL, SUBMISSION_LABEL
 from medfuncta_dist.submit.manifest.runtime_env import RUN_FILE_VARIABLE
 from medfuncta_dist.submit.rules.validate_manifest import require_no_secrets

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from medfuncta_dist.submit.backends.backend import Backend
+    from medfuncta_dist.submit.backends.backend import Backend, BackendOptions
 
 
 class BackendName(StrEnum):
@@ -24,17 +23,6 @@ BACKENDS = {
 }
 """Module and class of each. A module is imported when its backend is opened, because the clients import slowly."""
 DEFAULT_BACKEND = BackendName.KUBERNETES
-
-
-@dataclass(frozen=True)
-class BackendOptions:
-    """Where a cluster is. A backend takes what it knows and ignores the rest."""
-
-    address: str | None = None
-    """URL of a Ray cluster's dashboard."""
-    context: str | None = None
-    """A context of the kubeconfig."""
-    namespace: str | None = None
 
 
 def open_backend(name: BackendName, options: BackendOptions) -> Backend:

@@ -6,7 +6,7 @@ import os
 import subprocess
 from pathlib import Path
 
-from medfuncta_dist import __version__
+from medfuncta_dist.version import __version__
 
 COMMIT_VARIABLE = "MEDFUNCTA_COMMIT"
 """Set in images, which have no repository."""

@@ -6,8 +6,8 @@ from __future__ import annotations
 import re
 from importlib.metadata import version
 
-from medfuncta_dist import __version__
 from medfuncta_dist.config.sections.kubernetes_section import Kubernetes
+from medfuncta_dist.version import __version__
 
 RAY_IN_TAG = re.compile(r"(?:^|[-_.])ray[-_]?v?(\d+\.\d+\.\d+)")
 """Ray's version in a tag such as ``0.1.0-ray2.60.0-cpu``."""

@@ -112,7 +112,7 @@ def test_a_gpu_that_is_visible_but_not_granted_is_left_alone(run, visible_gpu):
     network_here.cache_clear()
     products = run.model_copy(update={"meta": run.meta.model_copy(update={"products": Arithmetic.best(CPU).products})})
     assert fit(products, map_here).counts.fitted == SCANS
-    task = network_here(run.storage, latent_table(run, ObjectStore(run.storage)).network, CPU)
+    task = network_here(run.storage, locate_table(run, ObjectStore(run.storage)).network, CPU)
     assert {tensor.device for tensor in task.params.values()} == {CPU}
 
 
@@ -128,7 +128,7 @@ def test_a_granted_gpu_fits_the_same_scans(run):
     granted = run.model_copy(update={"cluster": run.cluster.model_copy(update={"gpus_per_worker": 1.0})})
     on_gpu = fit(granted, map_here)
     assert on_gpu.counts.fitted == SCANS
-    ref = latent_table(granted, ObjectStore(run.storage)).network
+    ref = locate_table(granted, ObjectStore(run.storage)).network
     assert {t.device.type for t in network_here(run.storage, ref, torch.device("cuda")).params.values()} == {"cuda"}
 
 

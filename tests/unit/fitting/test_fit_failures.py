@@ -16,6 +16,7 @@ from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import FitSummary, fit, locate_table
 from medfuncta_dist.fitting.fit_failures import ENDED_ITS_WORKER
 from medfuncta_dist.fitting.fit_task import NOT_FINITE
+from medfuncta_dist.latents import table_format
 from medfuncta_dist.shards.sample import Sample
 from medfuncta_dist.shards.snapshot import read_index
 from medfuncta_dist.storage.leases.lease import Fence, first_lease, run_lease
@@ -88,7 +89,7 @@ def test_poison_scans_are_quarantined_alone_and_no_other_bit_of_the_table_change
     summary = fit(run, poisoned(run, names, error))
     assert (summary.counts.packed, summary.counts.fitted, summary.counts.quarantined) == (SCANS, SCANS - 3, 3)
     assert reasons(summary) == dict.fromkeys(names, reason)
-    assert latent_ledger.table.table_bytes(table_of(run)) == latent_ledger.table.table_bytes(by_other_means)
+    assert table_format.table_bytes(table_of(run)) == table_format.table_bytes(by_other_means)
 
 
 def test_a_divided_range_is_settled_for_good(run):

@@ -17,7 +17,7 @@ from medfuncta_dist.meta.sweeps.folded import fold
 from medfuncta_dist.network.core_settings import arithmetic_of, chunks_of, field_spec, fit_settings, new_learner
 from medfuncta_dist.run.frozen_run_file import freeze
 from medfuncta_dist.run.settle_arithmetic import settle_arithmetic
-from medfuncta_dist.run.settle_chunks import GPU_ACTIVATION_BYTES, activation_bytes, resolve_run
+from medfuncta_dist.run.settle_chunks import GPU_ACTIVATION_BYTES, activation_bytes, settle_chunks
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import Done, Failed, map_here
@@ -28,12 +28,12 @@ def run_file(*overrides: str) -> RunFile:
 
 
 def test_what_is_left_open_is_chosen_and_what_is_given_stays():
-    chosen = resolve_run(run_file(), None)
+    chosen = settle_chunks(run_file(), None)
     assert chunks_of(chosen) == Chunks.sized(256, activation_bytes(run_file(), 2**40))
-    part = resolve_run(run_file("meta.chunk_points=7"), None)
+    part = settle_chunks(run_file("meta.chunk_points=7"), None)
     assert (part.meta.chunk_points, part.meta.chunk_scans) == (7, chosen.meta.chunk_scans)
     both = run_file("meta.chunk_points=7", "meta.chunk_scans=3")
-    assert resolve_run(both, None) is both
+    assert settle_chunks(both, None) is both
 
 
 def test_a_run_goes_on_with_the_sizes_it_began_with(tmp_path):
@@ -80,7 +80,8 @@ def test_how_a_run_computes_is_settled_once_and_kept(tmp_path, monkeypatch):
 
 
 def test_a_gpu_that_is_visible_but_not_granted_changes_nothing(tmp_path, visible_gpu):
-    run = settled(computing(tmp_path, "meta.compile=on"), ObjectStore(str(tmp_path)), in_a_task)
+    store = ObjectStore(str(tmp_path))
+    run = settle_arithmetic(computing(tmp_path, "meta.compile=on"), store, in_a_task, fence=ALONE)
     assert arithmetic_of(run).products == Arithmetic.best(torch.device("cpu")).products
     assert run.meta.compiled is True
 

@@ -139,7 +139,7 @@ def test_a_write_that_fails_leaves_the_old_bytes(tmp_path: Path) -> None:
     store = ObjectStore(str(tmp_path / "store"))
     store.write("a", b"old")
     with pytest.raises(TypeError):
-        store._objects.write("a", "not bytes", 1.0)  # type: ignore[arg-type]
+        store._backend.write("a", "not bytes", 1.0)  # type: ignore[arg-type]
     assert store.read("a") == b"old"
     assert store.list("") == [ObjectInfo("a", 3)]
     assert [p.name for p in (tmp_path / "store").iterdir()] == ["a"]

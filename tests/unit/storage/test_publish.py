@@ -33,13 +33,13 @@ MAY_WRITE = {
     "shard_set.py:_upload_once": "a shard",
     "shard_set.py:_write_once": "an index",
     "snapshot.py:commit_snapshot": "a snapshot, before its record",
-    "table.py:write_part": "a part of the latent table",
+    "table_format.py:write_part": "a part of the latent table",
     "repair_shards.py:repair_task": "a damaged shard's own bytes, under their content address",
     # What informs, and decides nothing.
     "event_log.py:flush": "events of one attempt",
     "progress_record.py:_write": "progress",
     # Probes, which are removed again.
-    "storage_checks.py:read_and_write": "doctor's probe",
+    "storage_checks.py:check_read_and_write": "doctor's probe",
     "frozen_run_file.py:require_writable": "whether storage can be written",
     "compare_and_swap.py:honours_conditions": "whether storage honours conditions",
     # The lease, which publish.py checks, and storage itself.
@@ -54,8 +54,8 @@ MAY_WRITE = {
     "s3_objects.py:get": "a local file",
     "s3_objects.py:download": "a local file",
     "private_folder.py:_create_salt": "the owner's own file",
-    "answer.py:_stdout_for_the_answer": "stdout",
-    "answer.py:say": "stdout",
+    "answer.py:_redirect_stdout": "stdout",
+    "answer.py:write": "stdout",
     "example_job.py:run_quickstart": "the scan, into the archive, which is input",
 }
 EXPLANATION = """These write to storage without storage/publish.py: {}.

@@ -12,7 +12,7 @@ from kubernetes import client
 from kubernetes.client import ApiException
 
 from medfuncta_dist.errors import ClusterError, JobMissingError
-from medfuncta_dist.submit.backends.backend import Job, JobState, LogLine, require_same_submission
+from medfuncta_dist.submit.backends.backend import BackendOptions, Job, JobState, LogLine, require_same_submission
 from medfuncta_dist.submit.backends.kubernetes.kubernetes_api import (
     REQUEST_TIMEOUT_S,
     call_api,
@@ -23,7 +23,6 @@ from medfuncta_dist.submit.backends.kubernetes.kubernetes_events import find_las
 from medfuncta_dist.submit.backends.kubernetes.kubernetes_watch import watch_object
 from medfuncta_dist.submit.backends.kubernetes.pod_logs import read_pod_log
 from medfuncta_dist.submit.backends.kubernetes.rayjob_state import to_job
-from medfuncta_dist.submit.backends.registry import BackendOptions
 from medfuncta_dist.submit.manifest.job_names import RUN_LABEL, make_label_selector
 from medfuncta_dist.submit.rules.validate_manifest import require_valid
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from medfuncta_dist.submit.backends.registry import BACKENDS, BackendName, BackendOptions, open_backend
+from medfuncta_dist.submit.backends.backend import BackendOptions
+from medfuncta_dist.submit.backends.registry import BACKENDS, BackendName, open_backend
 
 
 @pytest.mark.parametrize("name", BackendName)

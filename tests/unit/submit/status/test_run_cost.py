@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.sections.kubernetes_section import Kubernetes
 from medfuncta_dist.submit.manifest.worker_groups import make_worker_groups
 from medfuncta_dist.submit.status.run_cost import compute_hourly_cost, count_gpus
 
