@@ -12,17 +12,17 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, RunChangedError, RunFileError, StageOrderError
 from medfuncta_dist.stages.chain import run_stages
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.submit.backends.backend import State
-from medfuncta_dist.submit.status.job_target import Target
-from medfuncta_dist.submit.status.run_status import Status, status
-from medfuncta_dist.submit.status.status_facts import facts
+from medfuncta_dist.submit.backends.backend import JobState
+from medfuncta_dist.submit.status.job_target import JobTarget
+from medfuncta_dist.submit.status.run_status import RunStatus, derive_status
+from medfuncta_dist.submit.status.status_facts import gather_facts
 from medfuncta_dist.telemetry.progress_record import progress_path
 from tests.unit.stages.test_refusals import run_file
 
 
-def now(run: RunFile) -> Status:
+def now(run: RunFile) -> RunStatus:
     """Without the seconds since the driver's last report, which pass."""
-    return replace(status(facts(Target(run.name, run))), silent_s=None)
+    return replace(derive_status(gather_facts(JobTarget(run.name, run))), silent_s=None)
 
 
 Command = tuple[RunFile, list[str], str | None]
@@ -78,7 +78,7 @@ def test_a_refused_command_leaves_the_status_of_a_finished_run(
     store = ObjectStore(run.storage)
     run_stages(run, ["pack"], "key-1")
     before, recorded = now(run), store.read(progress_path(run.name, "pack"))
-    assert (before.state, before.stage, before.failure) == (State.DONE, "pack", "")
+    assert (before.state, before.stage, before.failure) == (JobState.DONE, "pack", "")
     with pytest.raises(kind, match=words):
         run_stages(*refused(archive))
     assert now(run) == before
@@ -93,7 +93,7 @@ def test_a_finished_run_that_is_found_damaged_is_no_longer_done(archive: Path) -
         store.delete(record.path)
     with pytest.raises(IntegrityError):
         run_stages(run, ["pack"])
-    assert now(run).state is State.LOST
+    assert now(run).state is JobState.LOST
 
 
 def test_a_first_run_that_is_refused_says_why(archive: Path) -> None:
