@@ -291,11 +291,7 @@ def validated(name: str, axes: str, scans: Scans, kept: Kept, short: bool) -> di
 
 def told(axes: str, scans: Scans, kept: Kept, seeds: Sequence[int]) -> dict[str, Any]:
     """The arm that is best on validation scans after equal minutes, and what it is held against, on test scans."""
-    mine = {
-        name.partition("/")[2]: result
-        for name, result in kept.results.items()
-        if name.startswith(f"{axes}/") and "validation" in result
-    }
+    mine = of_equal_minutes(axes, kept.results)
     ours, published = (preferred({n: r for n, r in mine.items() if (n in PUBLISHED) == b}) for b in (False, True))
     flat = [scans.train.flatten(1).numpy(), scans.test.flatten(1).numpy()]
     components = components_of(SMALL[axes].field["latent"], *flat[0].shape)
@@ -311,6 +307,15 @@ def told(axes: str, scans: Scans, kept: Kept, seeds: Sequence[int]) -> dict[str,
     }
 
 
+def of_equal_minutes(axes: str, results: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The arms of a data set with the score and steps that count: where the time differs by no more than the clock's
+    noise, those of equal steps, though an earlier call may have noted others."""
+    mine = {n.partition("/")[2]: r for n, r in results.items() if n.startswith(f"{axes}/") and "validation" in r}
+    same = {n for n, r in mine.items() if abs(mine[PLAIN]["seconds"] / r["seconds"] - 1) <= SAME_COST}
+    equal = {n: {"steps_in_same_time": r["steps"], "validation_in_same_time": r["validation"]} for n, r in mine.items()}
+    return {n: {**r, **(equal[n] if n in same else {})} for n, r in mine.items()}
+
+
 def preferred(results: Mapping[str, Mapping[str, Any]]) -> str | None:
     """The arm with the best validation scans after equal minutes; None where there is no arm."""
     return max(results, key=lambda name: float(results[name]["validation_in_same_time"]), default=None)
@@ -318,8 +323,8 @@ def preferred(results: Mapping[str, Mapping[str, Any]]) -> str | None:
 
 def on_test(name: str, axes: str, scans: Scans, kept: Kept, seed: int) -> float:
     """PSNR (dB) of the test scans after as many steps as the arm was chosen by; kept like all results."""
-    steps = kept.results[f"{axes}/{name}"]["steps_in_same_time"]
-    key = f"{axes}/{name}/seed {seed}"
+    steps = of_equal_minutes(axes, kept.results)[name]["steps_in_same_time"]
+    key = f"{axes}/{name}/seed {seed}, {steps} steps"
     kept.once(
         key, lambda: {"test": trained(run_of(name, axes, scans.shape, steps, seed), scans.train).psnr(scans.test)}
     )
@@ -333,7 +338,12 @@ def decibel(error: Tensor) -> float:
 
 def report(results: Mapping[str, dict[str, Any]], short: bool, began: float) -> None:
     """Every arm as a row; claims and a line each where test scans were measured."""
-    rows = [row(name, result) for name, result in results.items() if "validation" in result]
+    rows = [
+        row(axes, n, r)
+        for axes in SMALL
+        if f"{axes}/{PLAIN}" in results
+        for n, r in of_equal_minutes(axes, results).items()
+    ]
     ends = {name.partition("/")[0]: result for name, result in results.items() if "chosen" in result}
     claims = [claim for axes, end in ends.items() for claim in claims_of(axes, end)]
     notes = [
@@ -372,9 +382,8 @@ def line(axes: str, end: Mapping[str, Any]) -> str:
     )
 
 
-def row(name: str, result: Mapping[str, Any]) -> dict[str, object]:
+def row(axes: str, arm: str, result: Mapping[str, Any]) -> dict[str, object]:
     """An arm as a line of the table."""
-    axes, _, arm = name.partition("/")
     return {
         "data": axes,
         "arm": arm,

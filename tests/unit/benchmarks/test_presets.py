@@ -10,7 +10,20 @@ import numpy as np
 import pytest
 
 from benchmarks import preset_scans
-from benchmarks.presets import ARMS, PLAIN, SMALL, Kept, claims_of, decibel, line, preferred, run_of, trained, validated
+from benchmarks.presets import (
+    ARMS,
+    PLAIN,
+    SMALL,
+    Kept,
+    claims_of,
+    decibel,
+    line,
+    of_equal_minutes,
+    preferred,
+    run_of,
+    trained,
+    validated,
+)
 from medfuncta_dist.config.load import parse
 from tests.unit.benchmarks.test_benchmarks import told
 
@@ -66,6 +79,29 @@ def test_a_dearer_arm_gets_fewer_steps_in_the_same_time() -> None:
     found = validated(PLAIN, "1d", scans, kept, short=True)
     assert (found["steps"], found["steps_in_same_time"]) == (4, 1)
     assert found["validation"] != found["validation_in_same_time"]
+
+
+def test_what_the_clock_cannot_tell_apart_is_compared_after_equal_steps() -> None:
+    plain = {
+        "seconds": 30.0,
+        "steps": 300,
+        "validation": 20.0,
+        "steps_in_same_time": 300,
+        "validation_in_same_time": 20.0,
+    }
+    again = {"steps_in_same_time": 400, "validation_in_same_time": 22.0}
+    results = {
+        f"1d/{PLAIN}": plain,
+        "1d/near": plain | {"seconds": 23.0} | again,
+        "1d/far": plain | {"seconds": 15.0} | again,
+    }
+    found = of_equal_minutes("1d", results)
+    assert {name: result["steps_in_same_time"] for name, result in found.items()} == {
+        PLAIN: 300,
+        "near": 300,
+        "far": 400,
+    }
+    assert found["near"]["validation_in_same_time"] == 20.0
 
 
 def test_the_choice_is_by_validation_scans_after_equal_minutes() -> None:
