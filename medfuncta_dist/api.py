@@ -93,6 +93,7 @@ def submit_stages(
     run: RunLike,
     stages: Sequence[str],
     *,
+    overrides: Sequence[str] = (),
     backend: str = "kubernetes",
     address: str | None = None,
     context: str | None = None,
@@ -124,11 +125,11 @@ def submit_stages(
     from medfuncta_dist.stages import readiness
     from medfuncta_dist.submit import submit_jobs
     from medfuncta_dist.submit.backends.backend import BackendOptions
-    from medfuncta_dist.submit.backends.registry import BackendName, open_backend
+    from medfuncta_dist.submit.backends.registry import open_backend, parse_backend_name
 
-    loaded = load_run_file(run)
+    loaded = load_run_file(run, overrides)
     request = submit_jobs.SubmissionRequest(loaded, tuple(stages), tuple(overlays), idempotency_key=idempotency_key)
-    client = open_backend(BackendName(backend), BackendOptions(address, context, loaded.kubernetes.namespace))
+    client = open_backend(parse_backend_name(backend), BackendOptions(address, context, loaded.kubernetes.namespace))
     if dry_run:
         earlier, _ = submit_jobs.read_earlier_jobs(loaded)
         manifests = submit_jobs.render_manifests(request, earlier, client)

@@ -1,7 +1,8 @@
 """Settings to start from, by name: preset, then file, then ``--set``. What a preset does not name keeps its default.
 
-- ``1d``, ``2d``, ``3d``: ours, the best settings known (benchmarks/results/presets-*). To be used unless a published
-  network is to be trained again.
+- ``1d``, ``2d``, ``3d``: ours, chosen on small networks (benchmarks/results/presets-*): ``1d`` was measured at its own
+  size, ``2d`` and ``3d`` carry the choice over to the paper's sizes. To be used unless a published network is to be
+  trained again.
 - ``paper-*``: what the text of MedFuncta says (MIDL 2026, Table 5 and Section 3).
 - ``public-code-*``: what its public code does (github.com/pfriedri/medfuncta, March 2025), where that differs from the
   text: residual layers, a modulated first layer, smaller ω, AdamW's own weight decay, no schedule.

@@ -76,9 +76,12 @@ def evaluate(
     """
     fitted = _open(run)
     _require_split(run, fitted)  # before every scan is decoded
-    scores = _scores(fitted, fan_out, on_progress)
+    score_tasks, shards = _score_tasks(fitted), _compared_shards(run, fitted)
+    pca_tasks = 1 if shards else 0
+    tasks = _Tasks(fan_out, len(score_tasks) + len(shards) + pca_tasks, on_progress)
+    scores = pa.concat_tables(tasks.results(score_task, score_tasks)).sort_by("key").combine_chunks()
     held_out = scores.filter(pc.equal(scores["split"], run.evaluate.split))
-    baselines = _baselines(run, fitted, held_out, fan_out, on_progress)
+    baselines = _baselines(run, fitted, held_out, shards, tasks) if shards else None
     commits = [fitted.commits[work.name] for work in fitted.target.works]
     summary = summarise(run, fitted.target, commits, fitted.counts, scores, baselines)
     data = _report_data(run, fitted, scores, held_out, summary)
@@ -108,18 +111,26 @@ def _open(run: RunFile) -> _Fitted:
     return _Fitted(store, WorkerSettings.of(run), replace(target, works=done), commits, counts, network)
 
 
-def _results(fan_out: FanOut, task: Callable[[Any], Any], items: Sequence[Any], on_progress: OnProgress) -> list[Any]:
-    """Results in the items' order, whatever the order of completion. The first failure ends the stage."""
-    found: dict[Any, Any] = {}
-    for outcome in fan_out(task, items):
-        if isinstance(outcome, Failed):
-            raise outcome.error
-        found[outcome.item] = outcome.result
-        on_progress(ProgressReport("evaluate", len(found), len(items)))
-    return [found[item] for item in items]
+class _Tasks:
+    """Runs the stage's tasks, kind after kind, and reports how many of all are done."""
+
+    def __init__(self, fan_out: FanOut, total: int, on_progress: OnProgress) -> None:
+        self._fan_out, self._total, self._on_progress = fan_out, total, on_progress
+        self._done = 0
+
+    def results(self, task: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        """Results in the items' order, whatever the order of completion. The first failure ends the stage."""
+        found: dict[Any, Any] = {}
+        for outcome in self._fan_out(task, items):
+            if isinstance(outcome, Failed):
+                raise outcome.error
+            found[outcome.item] = outcome.result
+            self._done += 1
+            self._on_progress(ProgressReport("evaluate", self._done, self._total))
+        return [found[item] for item in items]
 
 
-def _scores(fitted: _Fitted, fan_out: FanOut, on_progress: OnProgress) -> pa.Table:
+def _score_tasks(fitted: _Fitted) -> list[ScoreTask]:
     tasks = []
     for work in fitted.target.works:
         part = fitted.commits[work.name].part
@@ -131,7 +142,7 @@ def _scores(fitted: _Fitted, fan_out: FanOut, on_progress: OnProgress) -> pa.Tab
             where=fitted.target.folder,
             do="read in the fit stage's commit records why all were quarantined",
         )
-    return pa.concat_tables(_results(fan_out, score_task, tasks, on_progress)).sort_by("key").combine_chunks()
+    return tasks
 
 
 def _require_split(run: RunFile, fitted: _Fitted) -> None:
@@ -144,43 +155,33 @@ def _require_split(run: RunFile, fitted: _Fitted) -> None:
         )
 
 
+def _compared_shards(run: RunFile, fitted: _Fitted) -> list[Shard]:
+    """The training shards that baselines are made from; none if there is nothing to compare with."""
+    if run.evaluate.split == TRAINING_SPLIT:
+        return []
+    damaged = {commit.shard for commit in fitted.commits.values() if commit.failed}
+    return [s for s in fitted.target.snapshot.splits.get(TRAINING_SPLIT, ()) if s.sha256 not in damaged]
+
+
 def _baselines(
-    run: RunFile,
-    fitted: _Fitted,
-    held_out: pa.Table,
-    fan_out: FanOut,
-    on_progress: OnProgress,
+    run: RunFile, fitted: _Fitted, held_out: pa.Table, shards: Sequence[Shard], tasks: _Tasks
 ) -> dict[str, Any] | None:
-    """All baselines and the reconstructions on the same scans; None where there is nothing to compare with."""
-    shards = _training_shards(fitted)
-    if run.evaluate.split == TRAINING_SPLIT or not shards:
-        return None
+    """All baselines and the reconstructions on the same scans."""
     chosen = held_out.take(evenly(range(held_out.num_rows), most_picks(run.data.points * run.data.channels)))
     picks = _picks(fitted, chosen)
-    tasks = [CompareTask(fitted.worker, shard, picks) for shard in shards]
-    comparisons = _results(fan_out, compare_task, tasks, on_progress)
+    comparisons = tasks.results(compare_task, [CompareTask(fitted.worker, shard, picks) for shard in shards])
     flat = flat_picks(fitted.worker, picks)
-    pca = _pca(fitted, shards, picks, flat.shape[1], fan_out, on_progress)
+    pca = _pca(fitted, shards, picks, flat.shape[1], tasks)
     return against_baselines(combine(flat, comparisons), chosen["psnr"].to_numpy(), pca)
 
 
 def _pca(
-    fitted: _Fitted,
-    shards: Sequence[Shard],
-    picks: tuple[Pick, ...],
-    values: int,
-    fan_out: FanOut,
-    on_progress: OnProgress,
+    fitted: _Fitted, shards: Sequence[Shard], picks: tuple[Pick, ...], values: int, tasks: _Tasks
 ) -> PcaScores | None:
     """PCA with as many components as the network's latents have numbers, or as the training split allows."""
     task = PcaTask(fitted.worker, choose_scans(shards, values), picks, fitted.network.spec.latent)
-    scores: list[PcaScores | None] = _results(fan_out, pca_task, [task], on_progress)
+    scores: list[PcaScores | None] = tasks.results(pca_task, [task])
     return scores[0]
-
-
-def _training_shards(fitted: _Fitted) -> list[Shard]:
-    damaged = {commit.shard for commit in fitted.commits.values() if commit.failed}
-    return [s for s in fitted.target.snapshot.splits.get(TRAINING_SPLIT, ()) if s.sha256 not in damaged]
 
 
 def _picks(fitted: _Fitted, rows: pa.Table) -> tuple[Pick, ...]:

@@ -16,6 +16,7 @@ from medfuncta_dist.fitting.latent_ledger import Commit
 from medfuncta_dist.latents import table_format
 from medfuncta_dist.storage.commit_record import read_as
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import Guard, withdraw
 
 RECORD = re.compile(r"[0-9a-f]{24}-\d{8}-\d{8}(-g\d{9,})?\.json")
 
@@ -56,7 +57,7 @@ def _check_record(store: ObjectStore, folder: str, path: str) -> DamagedRecord |
     return None
 
 
-def remove_damaged_records(store: ObjectStore, damages: Iterable[DamagedRecord]) -> list[DamagedRecord]:
+def remove_damaged_records(store: ObjectStore, damages: Iterable[DamagedRecord], fence: Guard) -> list[DamagedRecord]:
     """Remove damaged records and their parts, records first: a part without a record is harmless. Returns those left.
 
     Records of another version, and files not named as commit records are, are not deleted.
@@ -66,7 +67,7 @@ def remove_damaged_records(store: ObjectStore, damages: Iterable[DamagedRecord])
         if not damage.known_version or not RECORD.fullmatch(damage.record.rsplit("/", 1)[-1]):
             left.append(damage)
             continue
-        store.delete(damage.record)
+        withdraw(store, fence, damage.record)
         if damage.part is not None:
             store.delete(damage.part)
     return left

@@ -50,16 +50,16 @@ def _shards(run: RunFile, store: ObjectStore, faults: Sequence[Fault]) -> tuple[
 
 
 def _checkpoints(run: RunFile, store: ObjectStore, faults: Sequence[Fault]) -> tuple[list[str], Reasons]:
-    with hold_lease(store, run_lease(run.name), run.cluster.lease_seconds, run.name):
-        removed = remove_damaged_checkpoints(store, run.name)
+    with hold_lease(store, run_lease(run.name), run.cluster.lease_seconds, run.name) as fence:
+        removed = remove_damaged_checkpoints(store, run.name, fence)
     return [f"{len(removed)} of {len(faults)} damaged checkpoints removed"], {}
 
 
 def _latents(run: RunFile, store: ObjectStore, faults: Sequence[Fault]) -> tuple[list[str], Reasons]:
     folder = locate_table(run, store).folder
-    with hold_lease(store, run_lease(run.name), run.cluster.lease_seconds, run.name):
+    with hold_lease(store, run_lease(run.name), run.cluster.lease_seconds, run.name) as fence:
         damaged = find_damaged_records(store, folder)
-        left = remove_damaged_records(store, damaged)
+        left = remove_damaged_records(store, damaged, fence)
     done = f"{len(damaged) - len(left)} of {len(damaged)} damaged commit records removed; fit makes their latents again"
     return [done], {
         store.uri(d.record): f"{d.what}; not removed: it is not a commit record of this version" for d in left

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, ObjectMissingError
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import Guard, withdraw
 from medfuncta_dist.training.checkpoints.checkpoint import checkpoint_name, newest_first, read_checkpoint
 
 
-def remove_damaged_checkpoints(store: ObjectStore, run: str) -> list[str]:
+def remove_damaged_checkpoints(store: ObjectStore, run: str, fence: Guard) -> list[str]:
     """Remove every damaged checkpoint of a run, record first; their names. None where no whole one would be left.
 
     One of an unknown format version is neither damaged nor whole, and stays.
@@ -19,7 +20,7 @@ def remove_damaged_checkpoints(store: ObjectStore, run: str) -> list[str]:
         return []
     for path in damaged:
         folder = f"runs/{run}/checkpoints/{checkpoint_name(path)}"
-        store.delete(path)
+        withdraw(store, fence, path)
         for info in store.list(folder):
             store.delete(info.path)
     return [checkpoint_name(path) for path in damaged]

@@ -91,7 +91,7 @@ def _ref(body: Mapping[str, Any], run: str, where: str) -> NetworkRef:
     digest = body.get("digest")
     if not isinstance(digest, str):
         raise IntegrityError("the network's commit record names no digest", where=where, do=RESTORE)
-    paths = files_below(body, (WEIGHTS_FILE, DESCRIPTION_FILE), where, run)
+    paths = files_below(body, (WEIGHTS_FILE, DESCRIPTION_FILE), where)
     weights, description = (f"{network_folder(run)}/{path}" for path in paths)
     return NetworkRef(weights, description, digest)
 

@@ -1,5 +1,5 @@
 """What a run file may leave open, but a run must fix once, because results depend on it: chunk sizes when the run
-starts; the arithmetic before it first computes (``settle.py``)."""
+starts; the arithmetic before it first computes (``settle_arithmetic.py``)."""
 
 from __future__ import annotations
 

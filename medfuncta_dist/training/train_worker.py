@@ -141,6 +141,8 @@ class TrainLoop:
         # No rank falls silent before rank 0 is done: one that is silent while others are at work counts as hung.
         self.heartbeat.set_phase("waiting for rank 0", self.run.train.steps, waits_for_others=True)
         self.world.wait_for_leader()
+        if self.world.is_leader:
+            self.channel.mark_finished()  # now, not after telemetry is closed: the other ranks fall silent from here on
 
     def _take_steps(self) -> int:
         """The train loop. Returns the number of steps taken since the beginning of the run."""

@@ -6,6 +6,8 @@ from enum import StrEnum
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from medfuncta_dist.errors import RunFileError
+
 if TYPE_CHECKING:
     from medfuncta_dist.submit.backends.backend import Backend, BackendOptions
 
@@ -23,6 +25,13 @@ BACKENDS = {
 }
 """Module and class of each. A module is imported when its backend is opened, because the clients import slowly."""
 DEFAULT_BACKEND = BackendName.KUBERNETES
+
+
+def parse_backend_name(text: str) -> BackendName:
+    """The backend of this name. RunFileError if there is none."""
+    if text not in set(BackendName):
+        raise RunFileError(f"there is no backend {text!r}", do=f"choose from {', '.join(BackendName)}")
+    return BackendName(text)
 
 
 def open_backend(name: BackendName, options: BackendOptions) -> Backend:

@@ -17,6 +17,7 @@ from medfuncta_dist.integrity.damaged_latents import DamagedRecord, find_damaged
 from medfuncta_dist.latents.table_format import PartRef, read_part
 from medfuncta_dist.storage.commit_record import read_record
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import map_here
 from tests.unit.latents.fitted import ready
 
@@ -103,7 +104,7 @@ def test_what_is_damaged_is_removed_and_fit_makes_the_same_bytes_again(
     found = find_damaged_records(store, folder(run))
     assert len(found) == 2
     assert {damage.part or damage.record for damage in found} == set(damaged)
-    assert remove_damaged_records(store, found) == []
+    assert remove_damaged_records(store, found, ALONE) == []
     ran: list[str] = []
     summary = fit(run, lambda task, items: map_here(lambda item: ran.append(item.name) or task(item), items))
     assert {name for name in before if any(name.endswith(f"/{n}.json") for n in ran)} == {d.record for d in found}
@@ -117,7 +118,7 @@ def test_a_foreign_file_among_the_records_is_told_and_left(run, store):
     try:
         [damage] = find_damaged_records(store, folder(run))
         assert damage.record == path
-        assert remove_damaged_records(store, [damage]) == [damage]
+        assert remove_damaged_records(store, [damage], ALONE) == [damage]
         assert store.exists(path)
     finally:
         store.delete(path)
@@ -127,5 +128,5 @@ def test_a_record_goes_before_its_part(tmp_path: Path, monkeypatch: pytest.Monke
     order: list[str] = []
     monkeypatch.setattr(ObjectStore, "delete", lambda store, path: order.append(path))
     record = f"{'a' * 24}-00000000-00000005-g1795364716.json"
-    remove_damaged_records(ObjectStore(str(tmp_path)), [DamagedRecord(record, "", "parts/x.parquet")])
+    remove_damaged_records(ObjectStore(str(tmp_path)), [DamagedRecord(record, "", "parts/x.parquet")], ALONE)
     assert order == [record, "parts/x.parquet"]

@@ -8,6 +8,7 @@ import pytest
 from medfuncta_dist.integrity.repair_checkpoints import remove_damaged_checkpoints
 from medfuncta_dist.storage.digest import canonical_json, digest_json
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE
 from tests.unit.training.checkpoints.test_checkpoint import checkpoints, objects, restored_step, save
 
 STEPS = (1, 2, 3)
@@ -36,7 +37,7 @@ def test_damaged_checkpoints_go_while_a_whole_one_is_left(store: ObjectStore, wh
     assert len(damaged) == 2
     for path in damaged:
         cut(store, path)
-    assert len(remove_damaged_checkpoints(store, "r")) == 2
+    assert len(remove_damaged_checkpoints(store, "r", ALONE)) == 2
     assert set(objects(store, "")) == set(of_step(sorted(before), 2))
     assert restored_step(store) == 2
 
@@ -45,7 +46,7 @@ def test_the_last_ones_stay_when_all_are_damaged(store: ObjectStore) -> None:
     for path in objects(store, "rank-1"):
         cut(store, path)
     before = objects(store, "")
-    assert remove_damaged_checkpoints(store, "r") == []
+    assert remove_damaged_checkpoints(store, "r", ALONE) == []
     assert objects(store, "") == before
 
 
@@ -55,5 +56,5 @@ def test_whole_ones_and_those_of_another_version_stay(store: ObjectStore) -> Non
     del changed["digest"]
     store.write(record, canonical_json(changed | {"digest": digest_json(changed)}))
     before = objects(store, "")
-    assert remove_damaged_checkpoints(store, "r") == []
+    assert remove_damaged_checkpoints(store, "r", ALONE) == []
     assert objects(store, "") == before
