@@ -132,8 +132,8 @@ Start from `1d`, `2d` or `3d`. The others are for training a published network a
 time.
 """
 FAMILIES = {
-    "**Ours**, chosen on small networks (`benchmarks/results/presets-cpu-2core.md`): `1d` was measured at its own size; "
-    "`2d` and `3d` carry the choice over to the paper's sizes, which we have not trained yet.": OURS,
+    "**Ours**, chosen on small networks (`benchmarks/results/presets-cpu-2core.md`): `1d` was measured at its own "
+    "size; `2d` and `3d` carry the choice over to the paper's sizes, which we have not trained yet.": OURS,
     "**The paper's text** (MedFuncta, MIDL 2026, Table 5 and Section 3): no residual term, ω from 20.": PAPER,
     "**The paper's public code** (github.com/pfriedri/medfuncta, March 2025), which differs from the text: residual "
     "layers, a modulated first layer, ω = 10 and 5 more per layer (1D: 10 more), AdamW's own weight decay, no "

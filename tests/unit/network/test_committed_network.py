@@ -110,7 +110,6 @@ def test_a_network_of_the_old_layout_reads(tmp_path: Path) -> None:
         "runs/r/network/../../other/network/network.json",
         "runs/r/network//network.json",
         "runs/r/network",
-        "runs/other/network/network.json",
         "runs/r/checkpoints/network.json",
         "/runs/r/network/network.json",
         "network.json",
@@ -127,9 +126,8 @@ def test_a_record_leads_nowhere_but_into_its_runs_network_folder(tmp_path: Path,
         committed_network(store, "r")
     with pytest.raises(IntegrityError, match=r"network\.json"):
         published_network(store, "r")
-    if path != "runs/other/network/network.json":  # of a folder alone, nobody knows the run
-        with pytest.raises(IntegrityError, match=r"network\.json"):
-            SharedNetwork.load(tmp_path / "runs/r/network")
+    with pytest.raises(IntegrityError, match=r"network\.json"):
+        SharedNetwork.load(tmp_path / "runs/r/network")
 
 
 def test_a_record_of_another_network_is_noticed(tmp_path: Path) -> None:
@@ -155,3 +153,10 @@ def test_a_network_keeps_the_rates_it_was_trained_with(tmp_path: Path, policy: s
     kept = inner_rates(network.spec, network.extras["inner.rates"], torch.zeros(1))
     assert torch.equal(kept, learner.rates.detach().expand(-1, -1, 2))
     assert kept.shape == {"layer": (1, 2, 2), "learned": (3, 1, 2)}[policy]
+
+
+def test_a_run_folder_that_was_copied_under_another_name_still_has_its_network(tmp_path: Path) -> None:
+    done = committed(tmp_path, seed=1)
+    shutil.copytree(tmp_path / "runs" / "r", tmp_path / "runs" / "copy")
+    store = ObjectStore(str(tmp_path))
+    assert load_network(store, published_network(store, "copy")).digest == done.digest
