@@ -129,7 +129,7 @@ def _scores(fitted: _Fitted, fan_out: FanOut, on_progress: OnProgress) -> pa.Tab
         raise StageOrderError(
             "no scan has a latent",
             where=fitted.target.folder,
-            do="read in the fit stage's commit records why all were quarantined",
+            do="read the reasons in the fit stage's commit records",
         )
     return pa.concat_tables(_results(fan_out, score_task, tasks, on_progress)).sort_by("key").combine_chunks()
 
