@@ -71,7 +71,7 @@ def require_room(*, num_cpus: float, num_gpus: float) -> None:
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     if any(node.get("CPU", 0) >= num_cpus and node.get("GPU", 0) >= num_gpus for node in nodes):
         return
-    what = f"no machine of this Ray has {num_cpus:g} CPUs and {num_gpus:g} GPUs for a task"
+    what = f"no node of this Ray cluster has {num_cpus:g} CPUs and {num_gpus:g} GPUs for a task"
     if not os.environ.get("RAY_ADDRESS"):
         do = "lower cluster.gpus_per_worker or cluster.cpus_per_worker, or set RAY_ADDRESS to a cluster that has them"
         raise RunFileError(what, where="a Ray started on this machine", do=do)

@@ -14,8 +14,8 @@ import typer
 HEAD = """\
 # Command line
 
-`medfuncta-dist COMMAND --help` shows the same on a terminal. Progress and logs go to stderr, the answer goes to stdout;
-with `--json` the answer is one JSON object. This page is generated from the code
+`medfuncta-dist COMMAND --help` shows the same text in a terminal. Progress and logs go to stderr, the answer to stdout;
+with `--json`, the answer is one JSON object. This page is generated from the code
 (`python docs/tools/cli_page.py > docs/reference/cli.md`).
 
 | exit code | meaning |
@@ -25,7 +25,7 @@ with `--json` the answer is one JSON object. This page is generated from the cod
 | 2 | wrong usage, or an invalid run file |
 | 3 | finished, with quarantined scans (0 inside a submitted job) |
 | 4 | integrity failure |
-| 5 | preempted or interrupted: run the same command again, it resumes |
+| 5 | preempted or interrupted: run the same command again to resume |
 """
 
 
@@ -35,7 +35,7 @@ def page() -> str:
 
     group: Any = typer.main.get_command(app)
     shared = [parameter for parameter in group.params if parameter.name != "help"]
-    parts = [HEAD, *(["", "## Options of the command itself", "", *_options(shared)] if shared else [])]
+    parts = [HEAD, *(["", "## Options without a command", "", *_options(shared)] if shared else [])]
     for name, command in group.commands.items():
         if not command.hidden:
             parts += _command(name, command)

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from medfuncta_dist.submit.backends.backend import Job
 
 
-StateOption = typer.Option([], "--state", help="Only jobs in this state. Repeatable.")
+StateOption = typer.Option([], "--state", help="List only jobs in this state. Repeatable.")
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command(
         "status",
-        help="Show state, progress, time left and cost; and after a failure, what to do.",
+        help="Show state, progress, time left and cost; after a failure, also what to do.",
     )(status)
     app.command("logs", help="Print the log of a job's driver.")(logs)
     app.command("list", help="List the jobs on a cluster.")(list_jobs)
@@ -40,7 +40,7 @@ def add_to(app: typer.Typer) -> None:
 
 def status(
     target: str = TargetArgument,
-    watch: bool = typer.Option(False, "--watch", help="Update the status until the job has ended."),
+    watch: bool = typer.Option(False, "--watch", help="Keep updating until the job has ended."),
     backend_name: BackendName = BackendOption,
     address: str | None = AddressOption,
     context: str | None = ContextOption,
@@ -71,7 +71,7 @@ def status(
 
 def logs(
     target: str = TargetArgument,
-    follow: bool = typer.Option(False, "--follow", "-f", help="Print new lines until the job has ended."),
+    follow: bool = typer.Option(False, "--follow", "-f", help="Keep printing new lines until the job has ended."),
     backend_name: BackendName = BackendOption,
     address: str | None = AddressOption,
     context: str | None = ContextOption,
@@ -93,7 +93,7 @@ def logs(
 
 def list_jobs(
     state: list[str] = StateOption,
-    run: str | None = typer.Option(None, "--run", help="Only jobs of this run."),
+    run: str | None = typer.Option(None, "--run", help="List only jobs of this run."),
     backend_name: BackendName = BackendOption,
     address: str | None = AddressOption,
     context: str | None = ContextOption,

@@ -9,7 +9,9 @@ from medfuncta_dist.cli.answer import JsonOption, SetOption, answer
 
 def add_to(app: typer.Typer) -> None:
     """Register the command."""
-    app.command("quickstart", help="The whole job on this machine, on a real scan; ends with a report.")(quickstart)
+    app.command("quickstart", help="Run the whole job on this machine, with a real MRI, and write a report.")(
+        quickstart
+    )
 
 
 def quickstart(

@@ -13,14 +13,14 @@ from medfuncta_dist.cli.answer import JsonOption, RunFileArgument, SetOption, an
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    app.command("decode", help="A latent to NIfTI, PNG, CSV or npy, at any resolution.")(decode)
-    app.command("probe", help="Classify from latents: k-NN and logistic regression.")(probe)
-    app.command("verify", help="Re-check every checksum and count of shards, checkpoints and latents.")(verify)
+    app.command("decode", help="Decode a latent to NIfTI, PNG, CSV or npy, at any resolution.")(decode)
+    app.command("probe", help="Classify scans from their latents, with k-NN and logistic regression.")(probe)
+    app.command("verify", help="Check every checksum and count of shards, checkpoints and latents again.")(verify)
 
 
 def decode(
     run_file: str = RunFileArgument,
-    key: str = typer.Option(..., "--key", help="The scan's key, or a unique beginning of it."),
+    key: str = typer.Option(..., "--key", help="The scan's key, or its first digits if they are unique."),
     out: str = typer.Option(..., "--out", help="File to write: .nii.gz, .nii, .png, .csv or .npy."),
     shape: str | None = typer.Option(None, "--shape", help="Points per axis, for example 128x128. Default: as packed."),
     overrides: list[str] = SetOption,
@@ -52,9 +52,9 @@ def probe(run_file: str = RunFileArgument, overrides: list[str] = SetOption, as_
 
 def verify(
     what: str = typer.Argument(
-        ..., metavar="RUN.yaml|URI", help="A run file, or the URI of a storage root: then everything in it."
+        ..., metavar="RUN.yaml|URI", help="A run file, or the URI of a storage root, to verify everything in it."
     ),
-    repair: bool = typer.Option(False, "--repair", help="Restore damaged objects where that is possible."),
+    repair: bool = typer.Option(False, "--repair", help="Restore damaged objects if possible."),
     overrides: list[str] = SetOption,
     as_json: bool = JsonOption,
 ) -> None:

@@ -10,9 +10,9 @@ from medfuncta_dist.cli.answer import JsonOption, RunFileArgument, SetOption, an
 from medfuncta_dist.config.stage_names import STAGES
 
 STAGE_HELP = {
-    "pack": "Pack scans into shards. Run again, it packs only what is missing.",
-    "train": "Meta-learn the shared network. Run again, it resumes.",
-    "fit": "Fit a latent for every scan. Run again, it fits only what is missing.",
+    "pack": "Pack scans into shards. If you run it again, it packs only what is missing.",
+    "train": "Meta-learn the shared network. If you run it again, it resumes.",
+    "fit": "Fit a latent for every scan. If you run it again, it fits only what is missing.",
     "evaluate": "Compute metrics, and write a report with pictures.",
 }
 
@@ -20,7 +20,7 @@ STAGE_HELP = {
 KeyOption = typer.Option(
     None,
     "--idempotency-key",
-    help="Any text: a request with the same key is carried out once, and later gets the same answer.",
+    help="Any text. A request with the same key runs once; repeating it returns the same answer.",
 )
 StagesArgument = typer.Argument(
     ..., metavar="STAGE...", help=f"One or more of {', '.join(STAGES)}, in this order.", show_default=False

@@ -34,10 +34,8 @@ OverlayOption = typer.Option(
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command("submit", help="Run stages as jobs on a cluster.")(submit)
-    app.command("resume", help="Submit a job again, as a new attempt at the same run and stages.")(resume)
-    app.command("cancel", help="Stop a job. It saves a checkpoint first, unless --now is given or it takes too long.")(
-        cancel
-    )
+    app.command("resume", help="Submit a job again, as a new attempt of the same run and stages.")(resume)
+    app.command("cancel", help="Stop a job. It has 150 s to save a checkpoint, unless --now is given.")(cancel)
 
 
 def submit(
@@ -50,9 +48,9 @@ def submit(
         help="Print an Argo Workflow of the jobs, for `kubectl create -f -`, and reserve the jobs' names.",
     ),
     follow: bool = typer.Option(
-        False, "--follow", help="Watch the jobs, and submit each stage when the one before is done."
+        False, "--follow", help="Watch the jobs, and submit each stage when the previous one is done."
     ),
-    together: bool = typer.Option(False, "--together", help="All stages in one job, on one cluster."),
+    together: bool = typer.Option(False, "--together", help="Run all stages in one job, on one cluster."),
     overlays: list[str] = OverlayOption,
     backend_name: BackendName = BackendOption,
     address: str | None = AddressOption,

@@ -169,7 +169,7 @@ def _yaml(text: str, where: str) -> Any:
     try:
         return yaml.load(text, _Loader)  # a SafeLoader: builds plain values only
     except yaml.YAMLError as error:
-        raise RunFileError(f"not valid YAML: {error}", where=where, do="correct the line that is named") from None
+        raise RunFileError(f"not valid YAML: {error}", where=where, do="correct the line named above") from None
     except Exception as error:  # PyYAML passes on what its conversions raise: a date of month 13 is a ValueError
         what = f"not valid YAML: {type(error).__name__}"
         raise RunFileError(what, where=where, do="look for values with !! or odd dates and numbers") from None

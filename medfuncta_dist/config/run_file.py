@@ -47,14 +47,14 @@ class RunFile(Section):
     """One run, whole. ``preset`` is already merged in (see ``config/load.py``) and kept for the record."""
 
     name: Annotated[Name, IDENTITY]
-    """The run's durable identity: lowercase letters, digits and dashes, at most 40."""
+    """The run's identity, permanent: lowercase letters, digits and dashes, at most 40 characters."""
     storage: Annotated[str, Field(min_length=1), AfterValidator(_root), IDENTITY]
     """Root of everything the run writes: a local folder or s3://bucket/prefix."""
     preset: Annotated[PresetName | None, FREE] = None
-    """Settings to start from, for scans with that many axes; see Presets, at the end of this page. What may not change
-    within a run are the keys that it sets."""
+    """Settings to start from, for scans with that number of axes; see Presets, at the end of this page. The preset may
+    change within a run, but not the values of keys that may not change."""
     format_version: Annotated[Literal[1], FREE] = 1
-    """Version of the run file's format; written into the copy that is kept with a run."""
+    """Version of the run file's format; also written into the copy that is stored with a run."""
     data: Data
     """Where scans come from."""
     field: FieldSection = FieldSection()
@@ -86,7 +86,7 @@ class RunFile(Section):
         if self.cluster.most_workers > self.train.batch:
             raise ValueError(
                 f"cluster.workers is {self.cluster.most_workers}, but a global batch of train.batch = "
-                f"{self.train.batch} scans can occupy no more workers than scans: lower cluster.workers or raise "
+                f"{self.train.batch} scans cannot use more workers than it has scans: lower cluster.workers or raise "
                 "train.batch"
             )
         return self

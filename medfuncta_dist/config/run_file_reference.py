@@ -14,12 +14,12 @@ from medfuncta_dist.config.run_file import RunFile
 HEAD = """\
 # The run file
 
-One YAML file per run, the same for every stage. Everything has a default except `name`, `storage` and `data` (with
-`data.shape`, and one of `data.source`, `data.splits`, `data.snapshot`). Order: preset, then file, then
-`--set section.key=value`; later wins. An unknown key, a wrong type or a contradiction between keys is refused before
-anything starts, with the key, the value and what was expected.
+There is one YAML file per run, used by all stages. Every key has a default except `name`, `storage` and `data` (with
+`data.shape`, and one of `data.source`, `data.splits`, `data.snapshot`). Values are taken from the
+preset, then the file, then `--set section.key=value`; later ones override earlier ones. An unknown key, a wrong type or
+a contradiction between keys is refused before anything starts; the error gives the key, the value and what is expected.
 
-The smallest whole one:
+A minimal run file:
 
 ```yaml
 name: ecg-mitbih
@@ -31,13 +31,13 @@ data:
 preset: 1d
 ```
 
-The resolved file (every key) is kept as `runs/<name>/run.yaml`. The column *may change* says whether the same run may
-be started again with another value:
+The resolved file (every key) is kept as `runs/<name>/run.yaml`. The column *may change* says whether the same run
+can be started again with another value:
 
 - yes: at any time.
 - no: a changed file is refused, with the difference.
-- no, once settled: the key may be left open; then the run chooses a value once and keeps it.
-- new run: with another value it is another run.
+- no, once settled: if you do not set the key, the run chooses a value once and keeps it.
+- new run: another value means another run.
 
 This page is generated from the code (`python -m medfuncta_dist.config.run_file_reference`).
 """
@@ -127,17 +127,17 @@ def _bounds(field: dict[str, Any]) -> str:
 PRESETS_HEAD = """
 ## Presets
 
-A preset is a network and its settings for scans of one, two or three axes; what it does not name keeps its default.
-Start from `1d`, `2d` or `3d`. The others are for training a published network again, and reach far less in the same
-time.
+A preset sets the network and the training settings for scans of one, two or three axes; other keys keep their
+defaults. Start from `1d`, `2d` or `3d`. The other presets reproduce published networks, and give much worse results
+after the same time.
 """
 FAMILIES = {
     "**Ours**, chosen on small networks (`benchmarks/results/presets-cpu-2core.md`): `1d` was measured at its own "
     "size; `2d` and `3d` carry the choice over to the paper's sizes, which we have not trained yet.": OURS,
     "**The paper's text** (MedFuncta, MIDL 2026, Table 5 and Section 3): no residual term, ω from 20.": PAPER,
     "**The paper's public code** (github.com/pfriedri/medfuncta, March 2025), which differs from the text: residual "
-    "layers, a modulated first layer, ω = 10 and 5 more per layer (1D: 10 more), AdamW's own weight decay, no "
-    "schedule, and a fit that rescales its steps.": PUBLIC_CODE,
+    "layers, a modulated first layer, ω = 10 and 5 more per layer (1D: 10 more), AdamW's default weight decay, no "
+    "schedule, and rescaled steps when fitting.": PUBLIC_CODE,
 }
 
 
@@ -148,7 +148,7 @@ def _presets() -> Iterator[str]:
         yield from (f"- `{name}`: {_settings(preset)}" for name, preset in presets.items())
         yield ""
     names = ", ".join(f"`{old}` is `{new}`" for old, new in ALIASES.items())
-    yield f"**Earlier names** stay valid, so that runs that were begun with them go on: {names}."
+    yield f"**Earlier names** remain valid, so that runs begun with them can continue: {names}."
 
 
 def _settings(preset: Preset) -> str:

@@ -154,7 +154,7 @@ class ClusterChecks:
         hidden = [name for name, found in exists.items() if found is None]
         if hidden:
             return warned(
-                f"no permission to read: {', '.join(hidden)}", "nothing, if they exist: the pods need them, not you"
+                f"no permission to read: {', '.join(hidden)}", "nothing, if they exist: only the pods need them"
             )
         return passed(", ".join(exists))
 
@@ -171,7 +171,8 @@ class ClusterChecks:
             )
         if tagged != wanted:
             return failed(
-                f"{name} has Ray {tagged}, but {wanted} is needed", "build the image again, or install its Ray here"
+                f"{name} has Ray {tagged}, but {wanted} is needed",
+                "build the image again, or install the image's version of Ray here",
             )
         if "/" not in name:
             do = "push it to a registry, and set kubernetes.image to its name there; nothing, if the nodes have it"

@@ -140,7 +140,7 @@ def _score_tasks(fitted: _Fitted) -> list[ScoreTask]:
         raise StageOrderError(
             "no scan has a latent",
             where=fitted.target.folder,
-            do="read in the fit stage's commit records why all were quarantined",
+            do="read the reasons in the fit stage's commit records",
         )
     return tasks
 

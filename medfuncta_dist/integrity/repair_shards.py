@@ -26,8 +26,8 @@ from medfuncta_dist.storage.publish import Guard, Unfenced
 from medfuncta_dist.task_map import Failed, FanOut
 
 CHANGED = (
-    "its sources now give another shard: they have changed since they were packed, or data.shard_scans, "
-    "data.shard_megabytes or the reader's version has"
+    "its sources now give a different shard: since they were packed, they, data.shard_scans, data.shard_megabytes or "
+    "the reader's version have changed"
 )
 
 SCRATCH = Unfenced("it is packed into a scratch folder, which only this task knows")
@@ -82,7 +82,9 @@ def _planned(
         # In the archive's order: as they were packed.
         group = tuple(source for source in sources if source.key in set(record.sources)) if wanted else ()
         if len(group) < len(record.sources):
-            missing = f"{len(record.sources) - len(group)} of its {len(record.sources)} sources have left the archive"
+            missing = (
+                f"{len(record.sources) - len(group)} of its {len(record.sources)} sources are no longer in the archive"
+            )
             faults += [Fault(shard.uri, missing) for shard in wanted]
         elif wanted:
             tasks.append(RepairTask(PackTask(run.storage, run.dataset, run.data, group, keys, SCRATCH), wanted))

@@ -151,7 +151,7 @@ def _latents(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault
     line = f"packed {counts.packed} = fitted {counts.fitted} + quarantined {counts.quarantined}"
     left = sum(work.scans for work in unfitted)
     if left:
-        line = f"not finished, {left} packed scans are to be fitted yet (run fit); of the others, {line}"
+        line = f"not finished, {left} packed scans are not fitted yet (run fit); of the others, {line}"
     figures = {"packed": counts.packed, "fitted": counts.fitted, "quarantined": counts.quarantined}
     return figures | {"unfitted": left}, line, []
 

@@ -78,7 +78,7 @@ def check_shard(check: ShardCheck) -> np.ndarray:
         if store.size(shard.uri) == shard.size:  # another object under this name may be larger than the disk
             store.download(shard.uri, path, size=shard.size)
         if not path.exists() or (path.stat().st_size, sha256_file(path)) != (shard.size, shard.sha256):
-            raise IntegrityError("the shard is not what the snapshot says", where=store.uri(shard.uri))
+            raise IntegrityError("the shard does not match the snapshot", where=store.uri(shard.uri))
         with path.open("rb") as file:
             for row in index.to_pylist():
                 _check_sample(file.read, file.seek, row)
@@ -94,7 +94,7 @@ def _check_sample(read: Callable[[int], bytes], seek: Callable[[int], int], row:
         seek(offset)
         data = read(length)
         if crc32c(data) != crc:
-            raise IntegrityError("a sample is not what the index says", where=f"key {row['key']}")
+            raise IntegrityError("a sample does not match the index", where=f"key {row['key']}")
         members.append(data)
     decode(str(row["key"]), *members)
 

@@ -27,7 +27,7 @@ def inner_rates(spec: FieldSpec, rate: Rate, like: Tensor) -> Float[Tensor, "ste
         raise RunFileError(
             f"inner rates of shape {list(given.shape)} fit no field of {layers} modulated layers and latent size "
             f"{latent}",
-            do="give one number, [P], [G, P] or [G, layers, P], each axis whole or 1",
+            do="give one number, [P], [G, P] or [G, layers, P]; any axis may have size 1",
         )
     return whole
 

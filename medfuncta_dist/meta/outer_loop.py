@@ -130,7 +130,9 @@ class _Recursive(torch.autograd.Function):
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
         # The gradients by what scans share are already summed: weights that differ could no longer be applied.
         if not bool((weights == weights[0]).all()):
-            raise RuntimeError("the recursive engine needs a loss that weighs all scans alike; use engine='unrolled'")
+            raise RuntimeError(
+                "the recursive engine needs a loss that weights all scans equally; use engine='unrolled'"
+            )
         by_shared = [weights[0] * gradient for gradient in ctx.by_shared]
         return None, None, weights[:, None] * ctx.by_latents, *by_shared
 

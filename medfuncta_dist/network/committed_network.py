@@ -130,7 +130,7 @@ def store_network(store: ObjectStore, run: str, network: SharedNetwork) -> dict[
         path = f"{network_folder(run)}/{network.digest}/{name}"
         store.write(path, data)
         if (found := store.size(path)) != len(data):
-            do = "check what the storage does to new files, then run train again: it resumes at its last checkpoint"
+            do = "check whether the storage changes new files, then run train again: it resumes at its last checkpoint"
             raise IntegrityError(f"{len(data)} bytes were written, {found} arrived", where=store.uri(path), do=do)
         files[name] = {"path": path, "size": len(data), "sha256": sha256_bytes(data)}
     return files

@@ -34,7 +34,7 @@ TRY_GPU_S = 120
 """Importing torch and its CUDA libraries from a slow disk takes most of it."""
 PLAN = """\
 medfuncta-dist quickstart
-  1. start an S3 server on this machine, and put one brain MRI into it (MNI152: an average of 152 brains)
+  1. start an S3 server on this machine, and upload one brain MRI to it (MNI152: an average of 152 brains)
   2. pack      cut it into axial slices, shards and an index
   3. train     meta-learn one small network on {workers} (Ray Train, DeepSpeed)
   4. fit       find one latent vector for each slice (Ray tasks)

@@ -65,7 +65,7 @@ def _frozen(path: str, store: ObjectStore) -> RunFile | None:
         return None
     except (UnicodeDecodeError, RunFileError) as error:
         what = error.what if isinstance(error, RunFileError) else "it is not text"
-        do = "restore it from a backup; only where the run file has not changed since, deleting it is the same"
+        do = "restore it from a backup; if the run file has not changed since, you can delete it instead"
         raise IntegrityError(f"the run's frozen run file is damaged: {what}", where=where, do=do) from error
 
 

@@ -13,7 +13,7 @@ from medfuncta_dist.storage.publish import Guard, publish_bytes
 FORMAT_VERSION = 1
 LARGEST = 2**24
 """Bytes. Figures of all stages take a few thousand."""
-_MOVE = "move it away: stages that are run again write it anew"
+_MOVE = "move it away: the stages write a new one when you run them again"
 
 
 def path(name: str) -> str:
@@ -36,7 +36,7 @@ def load(store: ObjectStore, name: str) -> dict[str, Any]:
             do="use the version of medfuncta-dist that wrote it, or move it away",
         )
     if whole.get("run") != name:
-        raise IntegrityError("the run's summary is another run's", where=where, do=_MOVE)
+        raise IntegrityError("the summary belongs to another run", where=where, do=_MOVE)
     return whole
 
 

@@ -45,7 +45,7 @@ class EpochOrder:
         self, shard_samples: Sequence[int], *, batch: int, seed: int, epoch: int, digest: str, window: int
     ) -> None:
         if batch < 1 or window < 1:
-            raise ValueError("batch and window are at least 1")
+            raise ValueError("batch and window must be at least 1")
         self._samples: Indices = np.asarray(shard_samples, dtype=np.int64)
         self._batch, self._window = batch, window
         self._name = f"{seed}/{epoch}/{digest}"

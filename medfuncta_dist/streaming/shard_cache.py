@@ -100,7 +100,7 @@ class ShardCache:
                 return
             part.unlink()
         where, do = self._store.uri(shard.uri), "restore the shard from a backup"
-        raise IntegrityError("the shard is not what the snapshot says (size or SHA-256)", where=where, do=do)
+        raise IntegrityError("the shard does not match the snapshot (size or SHA-256)", where=where, do=do)
 
     def _download(self, shard: Shard, part: Path) -> str:
         """Download a shard, refusing an object that is larger; returns the SHA-256 of the bytes.

@@ -34,7 +34,7 @@ PART_BYTES = 2**20
 
 LARGEST_PART = 16 * PART_BYTES
 """A part is closed at the first flush beyond ``PART_BYTES``."""
-_MOVE_AWAY = "move it away: only the curves of that attempt are lost with it"
+_MOVE_AWAY = "move it away: only the curves of that attempt are lost"
 
 
 def events_folder(run: str) -> str:

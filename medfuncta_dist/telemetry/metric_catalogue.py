@@ -42,46 +42,46 @@ TRAIN = (
     _train("steps_per_s", "steps/s", "Speed since the last log line, data waits included.", source="s_per_step"),
     _train("scans_per_s", "scans/s", "Scans that outer steps process per second.", source="samples_per_s"),
     _train("data_wait", "0..1", "Share of the time in which workers waited for data; above 0.2 the storage is slow."),
-    _train("goodput", "0..1", "Share of all time that went into steps not taken before, less their wait for data."),
+    _train("goodput", "0..1", "Share of all time spent on new steps, without their wait for data."),
     _train("loss", "", "Mean outer loss since the last log line."),
-    _train("psnr", "dB", "Mean PSNR of held-out scans, when last measured."),
+    _train("psnr", "dB", "Mean PSNR of held-out scans, last measurement."),
     _train("rate", "", "Step size of the outer optimiser."),
     _train("gradient_norm", "", "Norm of the whole meta-gradient, before clipping."),
-    _train("checkpoint_interval_s", "s", "Seconds between checkpoints, as chosen from their cost."),
-    _train("checkpoint_stall_s", "s", "How long the last checkpoint held up training."),
-    _train("checkpoint_upload_s", "s", "From then to its commit record, while training goes on."),
+    _train("checkpoint_interval_s", "s", "Seconds between checkpoints, chosen from their cost."),
+    _train("checkpoint_stall_s", "s", "How long training waited for the last checkpoint."),
+    _train("checkpoint_upload_s", "s", "From then until its commit record was written, while training continued."),
     _train("checkpoint_time", "s", "When the last checkpoint was committed (Unix time): its age is time() minus this."),
     _train(
         "recovery_s", "s", "From the last sign of life of an attempt that ended early to the first step of the next."
     ),
-    _train("redone_steps", "steps", "Steps that had to be taken again after that."),
-    _train("preemption_save_s", "s", "From the notice that a node is drained to the commit record."),
-    _train("preemptions", "", "Notices that a node is drained, each answered with a checkpoint.", kind="counter"),
+    _train("redone_steps", "steps", "Steps that were repeated after the last recovery."),
+    _train("preemption_save_s", "s", "From the notice that a node is drained until the checkpoint was committed."),
+    _train("preemptions", "", "Notices that a node is drained; training saves a checkpoint for each.", kind="counter"),
 )
 EVENTS = Metric("train", "events", "", "Run events.", "counter", tags=("run", "event"))
 
 
 def _driver(stage: str, unit: str, *more: Metric) -> tuple[Metric, ...]:
     return (
-        Metric(stage, "done", unit, f"{unit.capitalize()} done, earlier jobs included."),
-        Metric(stage, "total", unit, f"{unit.capitalize()} in all."),
+        Metric(stage, "done", unit, f"{unit.capitalize()} done, including earlier jobs."),
+        Metric(stage, "total", unit, f"Total number of {unit}."),
         Metric(stage, "starts", "", "Drivers and worker groups that began this stage: 1, plus one per restart."),
         *more,
     )
 
 
 def _quarantined(stage: str) -> Metric:
-    return Metric(stage, "quarantined", "scans", "Scans, and sources, left out for a reason, over all jobs.")
+    return Metric(stage, "quarantined", "scans", "Quarantined scans and sources, over all jobs.")
 
 
 def _scans_per_s(stage: str) -> Metric:
-    return Metric(stage, "scans_per_s", "scans/s", "Scans done per second, over the last ten minutes at most.")
+    return Metric(stage, "scans_per_s", "scans/s", "Scans done per second, over up to ten minutes.")
 
 
 METRICS: tuple[Metric, ...] = (
     *TRAIN,
     EVENTS,
-    Metric("train", "total", "steps", "Outer steps in all."),
+    Metric("train", "total", "steps", "Total number of outer steps."),
     Metric("train", "starts", "", "Drivers and worker groups that began this stage: 1, plus one per restart."),
     *_driver("pack", "sources", _scans_per_s("pack"), _quarantined("pack")),
     *_driver("fit", "scans", _scans_per_s("fit"), _quarantined("fit")),
@@ -94,15 +94,15 @@ def reference() -> str:
     lines = [
         "# Metrics",
         "",
-        "What runs export through Ray's metrics agent (port 8080 of every pod, `/metrics`), beside Ray's own metrics.",
-        "All carry the tag `run`. Generated from `medfuncta_dist/telemetry/metric_catalogue.py`.",
+        "Runs export these metrics through Ray's metrics agent (port 8080 of every pod, `/metrics`), beside Ray's own.",
+        "All have the tag `run`. Generated from `medfuncta_dist/telemetry/metric_catalogue.py`.",
         "",
         "| in Prometheus | unit | meaning |",
         "|---|---|---|",
         *(f"| `{metric.prometheus}` | {metric.unit} | {metric.meaning}{_tags(metric)} |" for metric in METRICS),
         "",
-        "A gauge keeps its last value while its process lives, and is gone with it: a run that waits in a queue",
-        "exports nothing. `medfuncta-dist status` reports on such a run from storage.",
+        "A gauge keeps its last value until its process ends. A run that waits in a queue exports nothing;",
+        "`medfuncta-dist status` reads the state of such a run from storage.",
     ]
     return "\n".join(lines) + "\n"
 

@@ -32,7 +32,7 @@ RECENT_S = 600.0
 """The present rate is that of the last ten minutes: a stage that slowed down an hour ago shows its present speed."""
 LARGEST = 2**16
 """Bytes."""
-_MOVE_AWAY = "move it away: the stage's next driver writes it anew"
+_MOVE_AWAY = "move it away: the stage's next driver writes a new one"
 
 
 @dataclass(frozen=True)

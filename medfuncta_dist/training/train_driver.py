@@ -65,7 +65,7 @@ class TrainDriver:
             try:
                 self._poll(training, math.inf)
             except KeyboardInterrupt:
-                self._notify("stopping: saving a checkpoint first (once more to stop at once)")
+                self._notify("stopping: saving a checkpoint first (repeat to stop at once)")
                 self.mailbox.request_stop.remote()
                 self._poll(training, STOP_S)
         failure = ray.get(self.mailbox.failure.remote())

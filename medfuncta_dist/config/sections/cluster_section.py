@@ -16,8 +16,8 @@ class Cluster(Section):
     MEANING: ClassVar = RESOURCES
 
     workers: PositiveInt | Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = 1
-    """Training workers, at most train.batch; also the number of concurrent fit tasks. A range, as [2, 8]: training
-    takes as many as the cluster has room for, and goes on with fewer, or more, when nodes go or come."""
+    """Training workers, at most train.batch; also the number of concurrent fit tasks. A range, such as [2,
+    8]: training uses as many as fit into the cluster, and continues with fewer or more when nodes leave or join."""
     gpus_per_worker: NaturalFloat = 0
     """GPUs per worker or fit task."""
     cpus_per_worker: PositiveFloat = 1
@@ -25,16 +25,16 @@ class Cluster(Section):
     threads: PositiveInt = 1
     """Compute threads per worker. Workers x threads should not exceed the cores."""
     window: PositiveInt | None = None
-    """Pack and fit tasks in flight. Default: twice the workers."""
+    """Pack and fit tasks that run or wait at a time. Default: twice the workers."""
     race_stragglers: bool = True
-    """When no pack or fit task is left to start, give each one that takes four times the median a second copy. The
-    first to commit counts; both would write the same."""
+    """When no pack or fit task is waiting, start a second copy of each task that takes four times the median. The
+    first to commit counts; both write the same."""
     cache: str | None = None
     """Folder on each node for verified shards. Default: <temporary folder>/medfuncta-cache-<user id>."""
     cache_gigabytes: PositiveFloat = 20.0
-    """Size of the cache, at most; the shards that were used longest ago are deleted first."""
+    """Largest size of the cache; the least recently used shards are deleted first."""
     lease_seconds: Annotated[float, Field(ge=1, le=86_400)] = 60
-    """Seconds without a heartbeat after which a driver may be replaced. Heartbeats come four times as often."""
+    """Seconds without a heartbeat after which a driver may be replaced. Four heartbeats are sent in this time."""
 
     @field_validator("workers")
     @classmethod

@@ -14,8 +14,8 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Intensity(Section):
-    """How stored values map to [0, 1]: ``(value - low) / (high - low)``, clipped; kept with each scan, so that it can
-    be undone.
+    """How stored values map to [0, 1]: ``(value - low) / (high - low)``, clipped. Stored with each scan, so that the
+    mapping can be reversed.
 
     ``auto`` takes the whole range of an 8-bit image and the 0-99.9 percentiles of anything else; ``range`` needs
     ``low`` and ``high`` in the scan's own units (for CT, Hounsfield units).
@@ -26,7 +26,7 @@ class Intensity(Section):
     low: float | None = None
     """Lower end: a value (range) or a percentile (percentile)."""
     high: float | None = None
-    """Upper end, likewise."""
+    """Upper end: a value (range) or a percentile (percentile)."""
 
     @model_validator(mode="after")
     def _bounds(self) -> Intensity:
@@ -52,9 +52,10 @@ class Slices(Section):
 
 
 class Slabs(Section):
-    """Hold out whole slabs of neighbouring slices; ``gap`` slices on each side of a slab join neither split.
+    """Hold out whole slabs of neighbouring slices; ``gap`` slices on each side of a slab are in neither split.
 
-    Neighbouring slices look alike, so holding out single slices would leak. Gap slices get the split ``gap``.
+    Neighbouring slices look alike, so holding out single slices would leave nearly the same data in
+    training. Gap slices get the split ``gap``.
     """
 
     size: PositiveInt = 16
@@ -62,9 +63,9 @@ class Slabs(Section):
     period: Annotated[int, Field(ge=2)] = 4
     """One slab of every `period` is held out."""
     gap: NaturalInt = 2
-    """Slices on each side of a held-out slab that join neither split."""
+    """Slices on each side of a held-out slab that are in neither split."""
     split: Split | Annotated[list[Split], Field(min_length=2)] = "test"
-    """The split that held-out slabs go to. Several, as [val, test], take the slabs in turns."""
+    """The split of held-out slabs. With several, such as [val, test], slabs are assigned in turns."""
 
     @model_validator(mode="after")
     def _room(self) -> Slabs:
@@ -88,38 +89,38 @@ class Data(Section):
     source: str | list[str] | None = None
     """Where the scans are: a path, an s3:// URI, a folder, a glob, or a list of these."""
     splits: dict[Split, str | list[str]] | None = None
-    """Sources by split, where the splits are given as files; excludes ``source``."""
+    """Sources of each split, if the splits are given as files. Not together with ``source``."""
     reader: Annotated[str | None, CONTRACT] = None
     """The reader of all files. Default: by each file's suffix."""
     shape: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1, max_length=3), CONTRACT, PUBLIC]
-    """Points per axis that every scan is brought to: one, two or three axes."""
+    """Points per axis to which every scan is resampled: one, two or three axes."""
     channels: Annotated[PositiveInt, CONTRACT] = 1
     """Values per point: 1 grey, 3 colour."""
     dataset: Name | None = None
     """Name of the data set in storage. Default: the run's name."""
     snapshot: Annotated[str | None, Key(within_run=WithinRun.FREE)] = None
-    """Digest of an existing snapshot to use. Default: the newest of ``dataset``; training stays with the snapshot that
-    it began with."""
+    """Digest of an existing snapshot to use. Default: the newest of ``dataset``; training keeps the snapshot with
+    which it began."""
     intensity: Annotated[Intensity, CONTRACT] = Intensity()
     """How stored values map to [0, 1]."""
     aspect: Annotated[Literal["pad", "crop", "stretch"], CONTRACT] = "pad"
-    """How a field of view of another aspect ratio is brought to ``shape``."""
+    """How a field of view with another aspect ratio is fitted to ``shape``."""
     slices: Annotated[Slices | None, CONTRACT] = None
     """Pack volumes as slices."""
     slabs: Annotated[Slabs | None, CONTRACT] = None
     """Hold out slabs of slices."""
     fractions: Annotated[dict[Split, Ratio], CONTRACT] = Field(default={"train": 0.8, "val": 0.1, "test": 0.1})
-    """Share of scans per split, drawn by key, where neither the source nor ``slabs`` gives splits."""
+    """Share of scans per split, chosen by key, if neither the source nor ``slabs`` gives splits."""
     shard_scans: PositiveInt = 1024
-    """Scans per shard, at most."""
+    """Largest number of scans per shard."""
     shard_megabytes: PositiveInt = 128
-    """Size of a shard, at most (MiB, of array data)."""
+    """Largest size of a shard (MiB of array data)."""
     sources_per_task: Annotated[PositiveInt, FREE] = 256
     """Files per pack task."""
     private: Annotated[str | None, FREE] = None
     """Folder for the salt and the key-to-path mapping. Default: ~/.medfuncta/<dataset>. Never inside storage."""
     max_quarantined: Annotated[float, Field(ge=0, le=1), FREE] = 0.05
-    """Share of all scans found that may be quarantined before a stage fails."""
+    """Largest share of all scans found that may be quarantined. With more, a stage fails."""
 
     @field_validator("snapshot")
     @classmethod

@@ -18,4 +18,4 @@ class Evaluate(Section):
     pictures: NaturalInt = 6
     """Scans shown in the report."""
     note: str | None = None
-    """A remark shown at the top of the report: what its reader should know about these scans."""
+    """A remark shown at the top of the report, for example about the origin of the scans."""

@@ -11,12 +11,12 @@ from medfuncta_dist.config.section import PositiveFloat, PositiveInt, Section
 
 
 class FieldSection(Section):
-    """The latent-modulated SIREN. Either a linear ω schedule (two ends) or the list of all K-1 sine layers' ω."""
+    """The latent-modulated SIREN. ω is either a linear schedule (two ends) or a list for all K-1 sine layers."""
 
     MEANING: ClassVar = Meaning(public=True)
 
     layers: Annotated[int, Field(ge=3)] = 15
-    """K, the last (linear) layer included."""
+    """K, the number of layers, including the last (linear) one."""
     hidden: PositiveInt = 256
     """L, the width of every hidden layer."""
     latent: PositiveInt = 2048
@@ -26,7 +26,7 @@ class FieldSection(Section):
     omega_last: PositiveFloat = 400.0
     """ω that the schedule reaches at layer K; it rises linearly."""
     omegas: list[PositiveFloat] | None = None
-    """ω of every sine layer, in place of the two ends."""
+    """ω of every sine layer, instead of the two ends."""
     residual: bool = True
     """Add each sine layer's input to its output (the public code does, the paper's formula does not)."""
     modulate_first: bool = False

@@ -16,12 +16,12 @@ Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class Nodes(Section):
-    """Which nodes pods are put on."""
+    """The nodes on which pods may run."""
 
     labels: dict[str, str] = Field(default={})
     """Labels that a node must have."""
     tolerations: list[Taint] = Field(default=[])
-    """Taints of nodes that pods may be put on nevertheless, as `kubectl taint` writes them: dedicated=ml:NoSchedule."""
+    """Taints that pods tolerate, in the notation of `kubectl taint`, for example dedicated=ml:NoSchedule."""
 
 
 class HeadPod(Nodes):
@@ -65,16 +65,16 @@ class Kubernetes(Section):
     overlays: list[str] = Field(default=[])
     """Patches of the RayJob, in order: gpu, spot, kueue, local (shipped), or a folder with your own rayjob.yaml."""
     image: str | None = None
-    """Container image. Default: medfuncta-dist:<version>-ray<version>, as cluster/Dockerfile says, to which a cluster
-    that pulls images needs the registry added."""
+    """Container image. Default: medfuncta-dist:<version>-ray<version>, without a registry: nodes must
+    already have it. For an image to be pulled, give its full name with the registry."""
     cpu_image: str | None = None
     """Image of jobs that use no GPU. Default: ``image``."""
     ray_version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")] | None = None
-    """Ray's version in the image. Default: the installed one. Must agree with the image's tag where that names one."""
+    """Ray's version in the image. Default: the installed one. Must match the image's tag if that names one."""
     service_account: Label = "medfuncta"
     """ServiceAccount of all pods: on EKS, its annotation gives the role for S3."""
     storage_secret: Label | None = None
-    """Secret whose keys become environment variables (AWS_ACCESS_KEY_ID and so on), where there is no such role."""
+    """Secret whose keys become environment variables (AWS_ACCESS_KEY_ID and so on), if there is no such role."""
     salt_secret: Label | None = "medfuncta-salt"
     """Secret with the salt under MEDFUNCTA_SALT; only the head of jobs that pack gets it."""
     wandb_secret: Label | None = None
@@ -82,15 +82,15 @@ class Kubernetes(Section):
     environment: dict[Variable, str] = Field(default={})
     """Environment variables of all pods, such as AWS_REGION and AWS_ENDPOINT_URL. Never credentials."""
     claims: dict[Label, str] = Field(default={})
-    """PersistentVolumeClaims that all pods mount, and where: an archive on NFS, for example."""
+    """PersistentVolumeClaims and the paths at which all pods mount them, for example an archive on NFS."""
     queue: Label | None = None
     """Kueue's LocalQueue. Default: that of the overlay kueue, or none."""
     priority: Label | None = None
-    """Kueue's WorkloadPriorityClass, likewise."""
+    """Kueue's WorkloadPriorityClass. Default: that of the overlay kueue, or none."""
     head: HeadPod = HeadPod()
     """Ray's head."""
     cpu: WorkerPods = WorkerPods()
-    """Pods without GPUs: pack and evaluate, and everything where cluster.gpus_per_worker is 0."""
+    """Pods without GPUs: pack and evaluate, and all stages if cluster.gpus_per_worker is 0."""
     gpu: WorkerPods = WorkerPods()
     """Pods with GPUs: train and fit."""
     shm_gigabytes: PositiveFloat | None = None

@@ -1,4 +1,4 @@
-"""The section ``telemetry`` of the run file: who watches."""
+"""The section ``telemetry`` of the run file: metrics and Weights & Biases."""
 
 from __future__ import annotations
 
@@ -20,4 +20,4 @@ class Telemetry(Section):
     images: bool = False
     """Send pictures of reconstructions to Weights & Biases."""
     log_steps: PositiveInt = 10
-    """Outer steps between log lines."""
+    """Number of outer steps between log lines."""

@@ -1,4 +1,4 @@
-"""The section ``train`` of the run file: the outer loop, its checkpoints and its patience."""
+"""The section ``train`` of the run file: the outer loop, its checkpoints and its limits for failures."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ class Train(Section):
     steps: PositiveInt = 250_000
     """Outer steps."""
     optimizer: Annotated[Literal["adamw", "muon"], Before("adamw")] = "adamw"
-    """``adamw``: as published. ``muon``: hidden matrices step by Muon, whose step turns all directions alike, all else
-    by AdamW. It reaches more per outer step at its best rate; needs whole matrices, so zero_stage 0."""
+    """``adamw``: as published. ``muon``: Muon for the hidden matrices (its step changes all directions equally), AdamW
+    for everything else. Better results per outer step at its best rate; requires zero_stage 0."""
     rate: PositiveFloat = 6e-5
-    """β, AdamW's step size at its peak; Muon steps as far. With rate_by_omega the default turns all phases as fast as
-    the published 3e-6 turns those of ω = 400; networks of ω ≤ 200 train with 5e-4 to 1e-3. Muon was best at the upper
-    end, and at twice the default."""
+    """β, AdamW's largest step size; Muon's steps are equally large. With rate_by_omega, the default changes all phases
+    as fast as the published 3e-6 changes those of ω = 400; networks with ω ≤ 200 train with 5e-4 to 1e-3. Muon was
+    best at the upper end of this range, and at twice the default."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """How the step size goes on after the warm-up; cosine ends at 0."""
+    """Step size after the warm-up; cosine ends at 0."""
     warmup_steps: NaturalInt = 0
     """Outer steps over which the step size rises linearly from 0."""
     rate_by_omega: bool = True
-    """Divide each layer's step size by the ratio of its ω to the first layer's: steeper layers turn no faster than
-    others."""
+    """Divide each layer's step size by the ratio of its ω to the first layer's, so that the phases of all layers
+    change equally fast."""
     weight_decay: NaturalFloat = 0.0
     """Weight decay, decoupled as in AdamW."""
     clip: PositiveFloat | None = 1.0
@@ -44,35 +44,35 @@ class Train(Section):
     zero_stage: Annotated[ZeroStage | None, FREE] = None
     """DeepSpeed ZeRO stage. Default: 0 with muon, else 1."""
     shuffle_window: PositiveInt = 4096
-    """Scans among which the order of one stream is shuffled."""
+    """Number of scans within which the order of one stream is shuffled."""
     checkpoint_steps: Annotated[PositiveInt | None, FREE] = None
-    """Outer steps between checkpoints, at most. Where neither this nor checkpoint_minutes is set, the interval follows
-    from what a checkpoint costs and how often this run is interrupted (Young's formula)."""
+    """Largest number of outer steps between checkpoints. If neither this nor checkpoint_minutes is set, the interval is
+    computed from the cost of a checkpoint and the rate of interruptions (Young's formula)."""
     checkpoint_minutes: Annotated[PositiveFloat | None, FREE] = None
-    """Minutes between checkpoints, at most; two more where storage has not yet taken the one before."""
+    """Largest number of minutes between checkpoints; up to two more while the previous upload is not finished."""
     node_hours_between_failures: Annotated[PositiveFloat, FREE] = 6.0
-    """Hours that a node is expected to last, for choosing the interval, until the run has seen failures of its own."""
+    """Expected hours between failures of a node. Used for the checkpoint interval until the run has had failures."""
     keep_checkpoints: Annotated[int, Field(ge=2), FREE] = 3
     """Newest checkpoints to keep."""
     keep_checkpoint_hours: Annotated[PositiveFloat | None, FREE] = None
-    """Hours after which a checkpoint is deleted even if it is among these; never the last good one."""
+    """Hours after which a checkpoint is deleted, even one of the newest; the last good one is never deleted."""
     validate_steps: PositiveInt = 1000
     """Outer steps between measurements of held-out PSNR."""
     validate_scans: PositiveInt = 64
-    """Held-out scans that are fitted per measurement."""
+    """Held-out scans per measurement."""
     max_failures: Annotated[NaturalInt, FREE] = 3
     """Worker failures after which a run gives up. Preemptions do not count."""
     max_preemptions: Annotated[NaturalInt | None, FREE] = None
-    """Preemptions after which a run gives up, resumable. Default: it never does."""
+    """Preemptions after which a run gives up; it can be resumed. Default: no limit."""
     hang_timeout: Annotated[float, Field(ge=2), FREE] = 600.0
-    """Seconds without a sign of progress from one worker after which it is named and killed, and the workers start
-    again. Start-up, the first step and an upload have half an hour. Must be longer than the longest step."""
+    """Seconds without progress after which a worker is named in the log and killed, and the workers are restarted.
+    Start-up, the first step and uploads may take half an hour. Must be longer than the longest step."""
 
     @model_validator(mode="after")
     def _whole_matrices(self) -> Train:
         if self.optimizer == "muon" and self.zero_stage:
             raise ValueError(
-                f"optimizer muon steps whole matrices, and zero_stage {self.zero_stage} divides them among workers: "
+                f"optimizer muon needs whole matrices, but zero_stage {self.zero_stage} partitions them:  "
                 "set train.zero_stage to 0 (each worker then holds the whole state, 0.1 GB at 15 x 256 with a latent "
                 "of 2048), or train.optimizer to adamw"
             )

@@ -31,7 +31,7 @@ class Arithmetic:
             raise MedfunctaError(
                 f"the run multiplies matrices with oneDNN, which this process cannot do on {device.type}",
                 where=f"torch {torch.__version__}",
-                do="let workers be alike: the same torch, all with or all without a GPU; or start a run under another "
-                "name with meta.products: torch",
+                do="use identical workers (the same torch, all with or all without a GPU), or start a run under "
+                "another name with meta.products: torch",
             )
         return self

@@ -98,7 +98,7 @@ def _broken(what: str, sweep: Sweep) -> MedfunctaError:
     return MedfunctaError(
         f"the compiled {sweep.__name__} {what}",
         where=f"torch {torch.__version__}",
-        do="let workers be alike (the same torch, a C++ compiler on each); or start a run under another name with "
+        do="use identical workers (the same torch, a C++ compiler on each), or start a run under another name with "
         "meta.compile: off",
     )
 

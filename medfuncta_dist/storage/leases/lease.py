@@ -52,7 +52,7 @@ class Lease:
 
     def __str__(self) -> str:
         if self.free:
-            return f"it was given back (token {self.token})"
+            return f"it was released (token {self.token})"
         return f"{self.holder} holds it until {self.until} (token {self.token})"
 
 

@@ -141,7 +141,7 @@ def _require_free(now: ObjectState, where: str) -> None:
     if lease.free:
         return
     raise RunHeldError(
-        f"another driver is running here: {lease}, and renews it while it lives",
+        f"another driver is running here: {lease}",
         where=where,
         do=f"wait for it, or stop it; if it dies, its lease can be taken over {lease.ttl:g} s later",
     )

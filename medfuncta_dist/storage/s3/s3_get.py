@@ -129,7 +129,7 @@ def _size(response: urllib3.BaseHTTPResponse) -> int:
     """Bytes of the body. StorageError without a Content-Length: a body that was cut short would look complete."""
     size = response.headers.get("Content-Length", "")
     if not size.isdecimal():
-        do = "configure whatever is between this machine and the storage (a proxy, a gateway) to pass Content-Length on"
+        do = "configure proxies and gateways between this machine and the storage to forward Content-Length"
         raise StorageError("the storage's response does not say how long the object is", do=do)
     return int(size)
 

@@ -47,7 +47,7 @@ def _check_mode(job: RayJob) -> Breaches:
     if job.submission_mode not in SUBMISSION_MODES:
         yield (
             "spec.submissionMode",
-            f"there is no mode {job.submission_mode!r}; the CRD takes any text, and nothing would run",
+            f"there is no mode {job.submission_mode!r}; the CRD accepts any text, but nothing would run",
         )
 
 

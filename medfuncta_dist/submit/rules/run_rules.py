@@ -52,7 +52,10 @@ def _check_removed(job: RayJob) -> Breaches:
 @RULES.rule("no-deadline", "leave activeDeadlineSeconds out")
 def _check_deadline(job: RayJob) -> Breaches:
     if job.spec.get("activeDeadlineSeconds") is not None:
-        yield "spec.activeDeadlineSeconds", "the time in which a preempted job waits counts, too, and would end the run"
+        yield (
+            "spec.activeDeadlineSeconds",
+            "the time for which a preempted job waits also counts, and would end the run",
+        )
 
 
 @RULES.rule("image-ray-version", "use an image whose Ray is kubernetes.ray_version (by default the installed one)")

@@ -104,7 +104,7 @@ class Checkpoints:
         path = f"{self._folder}/{_padded(step)}-{self._attempt.name}/rank-{rank}-of-{world_size}.safetensors"
         self._store.write(path, data)
         if self._store.size(path) != len(data):
-            do = "check what the storage does to new files; training goes on, and the next checkpoint is written anew"
+            do = "check whether the storage changes new files; training continues and will write further checkpoints"
             raise IntegrityError("a checkpoint file was not stored whole", where=self._store.uri(path), do=do)
         return ShareFile(path, len(data), sha256_bytes(data))
 
@@ -220,7 +220,7 @@ def _read_share(store: ObjectStore, file: ShareFile) -> dict[str, Tensor]:
     where = store.uri(file.path)
     data = store.read(file.path, limit=file.size)
     if len(data) != file.size or sha256_bytes(data) != file.sha256:
-        raise IntegrityError("a checkpoint file is not what its record says", where=where, do=_REPAIR)
+        raise IntegrityError("a checkpoint file does not match its record", where=where, do=_REPAIR)
     try:
         metadata, tensors = safe_tensors.load(data)
     except ValueError as error:

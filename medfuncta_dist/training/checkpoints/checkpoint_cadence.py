@@ -31,7 +31,7 @@ class Cadence:
         self._announced_s = self.seconds
         hours = self._between_failures_s / 3600
         return (
-            f"a checkpoint every {self.seconds:.0f} s: one holds training up for {stall_s:.2f} s and takes "
+            f"a checkpoint every {self.seconds:.0f} s: each delays training by {stall_s:.2f} s and takes "
             f"{upload_s:.1f} s to store, and a failure is expected every {hours:.1f} hours"
         )
 

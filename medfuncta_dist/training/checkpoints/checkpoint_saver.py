@@ -81,7 +81,7 @@ class CheckpointSaver:
         self._leader.notify(f"the checkpoint of step {outcome.step} could not be stored: {what} ({where})")
         if self._failed >= FAILED_IN_A_ROW:
             raise MedfunctaError(
-                f"{self._failed} checkpoints in a row could not be stored, at last with: {what}",
+                f"{self._failed} checkpoints in a row could not be stored; the last error:  {what}",
                 where=where,
                 do="repair the storage (space, permissions, its address), then run the same command again: it resumes",
             )

@@ -79,7 +79,7 @@ def require_kinds(state: State, kinds: Mapping[str, Kind], where: str) -> None:
         if type(state[name]) is not kind:
             trained, asked = ("muon", "adamw") if kind is AdamState else ("adamw", "muon")
             raise RunChangedError(
-                f"the checkpoint was trained with another optimizer: {trained} stepped {name}, not {asked}",
+                f"the checkpoint was trained with another optimizer: {trained} trained {name}, not {asked}",
                 where=where,
                 do=f"use the run file that it was trained with (train.optimizer: {trained}), or another run name",
             )

@@ -28,9 +28,9 @@ RECOVERED_DB = 1.0
 
 ADVICE: dict[CollapseKind, str] = {
     "stuck": "the latents do not distinguish scans: the loss is still that of the mean scan. Lower train.rate, set "
-    "train.rate_by_omega (steps of one size turn phases of large ω too far), or lower meta.inner_rate",
+    "train.rate_by_omega (with equal steps, phases of large ω change too fast), or lower meta.inner_rate",
     "falling": "the reconstruction is getting worse. Lower train.rate or meta.inner_rate, or set train.clip; "
-    "checkpoints from before are kept as long as train.keep_checkpoints says",
+    "earlier checkpoints are kept as set in train.keep_checkpoints",
 }
 
 

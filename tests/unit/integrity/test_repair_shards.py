@@ -141,7 +141,7 @@ def test_a_source_that_has_left_the_archive_is_told(run: RunFile, tmp_path: Path
     for n in range(0, 6, 2):
         (tmp_path / "archive" / f"{n}.csv").unlink()
     [fault] = repaired(run)
-    assert fault.what == "1 of its 2 sources have left the archive"
+    assert fault.what == "1 of its 2 sources are no longer in the archive"
 
 
 def test_without_the_salt_or_with_another_nothing_is_packed(run: RunFile, tmp_path: Path) -> None:

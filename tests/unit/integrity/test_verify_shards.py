@@ -78,7 +78,7 @@ def test_a_sample_s_own_checksum_is_compared(packed: tuple[ObjectStore, Snapshot
     swapped = replace(one, index_uri=other.index_uri, index_size=other.index_size, index_sha256=other.index_sha256)
     assert read_index(store, swapped).num_rows == 6
     [fault] = faults((store, replace(snapshot, splits={"train": (swapped, other)})))
-    assert "not what the index says" in fault.what
+    assert "does not match the index" in fault.what
 
 
 def test_a_scan_that_is_packed_twice_is_told(packed: tuple[ObjectStore, Snapshot]) -> None:

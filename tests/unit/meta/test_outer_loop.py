@@ -112,7 +112,7 @@ def test_gradients_follow_how_the_loss_is_scaled_and_averaged() -> None:
 def test_unequal_weights_are_refused_by_the_recursive_engine() -> None:
     p = problem(1, "paper", 1.0)
     losses = learner(p, "recursive")(p.targets, p.latents, p.contexts)
-    with pytest.raises(RuntimeError, match="weighs all scans alike"):
+    with pytest.raises(RuntimeError, match="weights all scans equally"):
         (losses * torch.arange(1, 4)).sum().backward()
 
 

@@ -174,7 +174,7 @@ def test_what_can_not_be_ordered_is_refused() -> None:
         with pytest.raises(IndexError):
             order.batch(g)
     for batch, window in ((0, 1), (1, 0)):
-        with pytest.raises(ValueError, match="at least 1"):
+        with pytest.raises(ValueError, match="must be at least 1"):
             EpochOrder([5], batch=batch, seed=0, epoch=0, digest="", window=window)
 
 

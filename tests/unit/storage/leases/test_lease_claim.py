@@ -66,7 +66,7 @@ def test_a_lease_is_taken_kept_and_given_back(store):
     assert parse_lease(store.read(PATH), PATH).beat == 1
     claim.fence.require(store)
     claim.give_back()
-    with pytest.raises(LeaseLostError, match="given back"):
+    with pytest.raises(LeaseLostError, match="released"):
         claim.fence.require(store)
 
 

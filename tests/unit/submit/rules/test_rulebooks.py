@@ -160,7 +160,7 @@ BREAKS: list[tuple[str, dict[str, Any], str]] = [
     ("http-mode", {"spec/submissionMode": "K8sJobMode"}, "ends a job when its log stream closes"),
     ("http-mode", {"spec/submissionMode": GONE}, "K8sJobMode ends a job"),
     ("cluster-removed", {"spec/shutdownAfterJobFinishes": GONE}, "would stay, and cost"),
-    ("no-deadline", {"spec/activeDeadlineSeconds": 3600}, "in which a preempted job waits counts"),
+    ("no-deadline", {"spec/activeDeadlineSeconds": 3600}, "a preempted job waits also counts"),
     ("image-ray-version", {f"{WORKER}/image": "x/medfuncta-dist:0.1.0-ray2.59.0"}, "the tag names Ray 2.59.0"),
     ("one-image", {f"{WORKER}/image": "other:1"}, "groups have different images"),
     ("one-image", {f"{WORKER}/image": ""}, "a container has no image"),
