@@ -1,4 +1,4 @@
-"""What `.ci/install.py` takes for whole, and for damaged: an environment made by hand, its packages' files written here."""
+"""What `.ci/install.py` takes for whole, and for damaged: an environment made by hand, without pip."""
 
 from __future__ import annotations
 

@@ -57,7 +57,11 @@ MAY_WRITE = {
     "answer.py:write": "stdout",
     "example_job.py:run_quickstart": "the scan, into the archive, which is input",
 }
-PLACES = {"compare_and_swap.py:honours_conditions": 4, "compare_and_swap.py:compare_and_swap": 2, "lease_claim.py:_write": 2}
+PLACES = {
+    "compare_and_swap.py:honours_conditions": 4,
+    "compare_and_swap.py:compare_and_swap": 2,
+    "lease_claim.py:_write": 2,
+}
 """How many places of a listed function write, where it is more than one."""
 EXPLANATION = """These write to storage without storage/publish.py: {}.
 What others take as decided (a record, a frozen file, figures) goes through storage/publish.py: publish(store, fence,
