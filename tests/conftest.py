@@ -30,7 +30,7 @@ install_import_hook(
 )
 
 from medfuncta_dist.quickstart.embedded_s3 import EmbeddedS3  # noqa: E402
-from tests.processes import begin_with_ray, scheduler  # noqa: E402
+from tests.processes import begin_with_ray, require_named, scheduler  # noqa: E402
 
 # Without deadlines: how long one example takes tells nothing where processes share the cores. `make test-all` asks for
 # "full" by pytest's option; a property that names its own number of examples keeps it.
@@ -40,11 +40,13 @@ settings.load_profile("short")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With MEDFUNCTA_TEST_GPU=1 only what is marked ``gpu`` runs; without it, only what is not."""
+    """With MEDFUNCTA_TEST_GPU=1 only what is marked ``gpu`` runs; without it, only what is not. All
+    are checked, in however many processes they run."""
     for_gpu = [item for item in items if item.get_closest_marker("gpu") is not None]
     others = [item for item in items if item.get_closest_marker("gpu") is None]
     items[:], left_out = (for_gpu, others) if ON_GPU else (others, for_gpu)
     config.hook.pytest_deselected(items=left_out)
+    require_named(items)
     if hasattr(config, "workerinput"):  # one of several processes
         begin_with_ray(items)
 

@@ -4,6 +4,7 @@ process, which begins with them, so that there is one cluster; each other file g
 
 from __future__ import annotations
 
+import ast
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,15 @@ FIXTURE = "ray_cluster"
 
 @cache
 def scope_of(file: Path) -> str:
-    """Tests of equal scopes run in one process. Decided by the text: who hands out the tests collects none of them."""
-    return "ray" if FIXTURE in file.read_text(encoding="utf-8") else str(file)
+    """Tests of equal scopes run in one process. Decided by the code: who hands out the tests collects none of them."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    return "ray" if any(_asks(node) for node in ast.walk(tree)) else str(file)
+
+
+def _asks(node: ast.AST) -> bool:
+    """A parameter of this name, or the name in a list of fixtures; a comment or an explanation does not count."""
+    asked = node.arg if isinstance(node, ast.arg) else node.value if isinstance(node, ast.Constant) else None
+    return asked == FIXTURE
 
 
 def scheduler(config: pytest.Config, log: Any) -> Any:
@@ -31,11 +39,15 @@ def scheduler(config: pytest.Config, log: Any) -> Any:
     return ByFile(config, log)
 
 
-def begin_with_ray(items: list[pytest.Item]) -> None:
-    """In place. It takes longest, and the other process goes on with all else meanwhile."""
+def require_named(items: list[pytest.Item]) -> None:
+    """UsageError where a test gets the cluster through another fixture alone, which ``scope_of`` does not see."""
     for item in items:
         if FIXTURE in getattr(item, "fixturenames", ()) and scope_of(item.path) != "ray":
             raise pytest.UsageError(
                 f"{item.path} must name {FIXTURE}, which its tests use: else there are two clusters"
             )
+
+
+def begin_with_ray(items: list[pytest.Item]) -> None:
+    """In place. It takes longest, and the other process goes on with all else meanwhile."""
     items.sort(key=lambda item: scope_of(item.path) != "ray")

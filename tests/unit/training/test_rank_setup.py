@@ -18,6 +18,7 @@ from medfuncta_dist.telemetry.event_log import EventLog
 from medfuncta_dist.telemetry.telemetry import Telemetry
 from medfuncta_dist.training.attempt import Attempt
 from medfuncta_dist.training.driver_channel import DriverChannel
+from medfuncta_dist.training.liveness.heartbeat import HeartbeatMonitor
 from medfuncta_dist.training.mailbox import Mailbox
 from tests.integration.training_runs import packed, run_file
 from tests.unit.training.ranks import on_ranks
@@ -26,13 +27,19 @@ OURS = {"heartbeat", "prefetch", "events", "upload"}
 """Names of the threads that training starts."""
 
 
+LONG_S = 2000.0
+"""Longer than any phase may take."""
+
+
 class Here:
-    """A mailbox in this process, called as Ray's actors are."""
+    """A mailbox in this process, called as Ray's actors are; it remembers which of its methods were."""
 
     def __init__(self) -> None:
-        self.mailbox = Mailbox()
+        self.mailbox, self.later, self.called = Mailbox(), 0.0, set[str]()
+        self.mailbox._heartbeats = HeartbeatMonitor(lambda: time.monotonic() + self.later)
 
     def __getattr__(self, name: str) -> Any:
+        self.called.add(name)
         return SimpleNamespace(remote=getattr(self.mailbox, name))
 
 
@@ -104,8 +111,11 @@ def failed_start(folder: Path, what: str) -> dict[str, Any]:
                 raise ValueError("a step went wrong")
         except Exception as caught:
             error = f"{type(caught).__name__}: {caught}"
-    hung = [one.reason for one in here.mailbox.find_hung(0)]
-    return {"error": error, "threads": left(), "opened": witness.opened, "closed": witness.closed, "hung": hung}
+    here.later = LONG_S
+    hung = [one.reason for one in here.mailbox.find_hung(run.train.hang_timeout)]
+    heard = "record_heartbeat" in here.called
+    closed = {"opened": witness.opened, "closed": witness.closed}
+    return {"error": error, "threads": left(), **closed, "heard": heard, "hung": hung}
 
 
 @pytest.mark.parametrize(
@@ -121,4 +131,5 @@ def test_whatever_fails_all_that_was_opened_is_closed(tmp_path: Path, what: str,
     assert found["error"].startswith(error)
     assert found["threads"] == []
     assert (found["opened"], found["closed"]) == (1, 1)
-    assert found["hung"] == []
+    assert found["heard"], "else nobody would miss its heartbeat"
+    assert found["hung"] == [], "its attempt has ended: its silence is no sign of a hang"
