@@ -66,8 +66,8 @@ def self_check(trial: Trial) -> Verdict:
     plain, compiled = (
         min(_seconds(work, how) for _ in range(ROUNDS)) for how in (eager, replace(eager, compiled=True))
     )
-    told = f"one step takes {compiled:.3g} s compiled and {plain:.3g} s eager"
-    return Verdict(plain >= LEAST_GAIN * compiled, told)
+    reason = f"one step takes {compiled:.3g} s compiled and {plain:.3g} s eager"
+    return Verdict(plain >= LEAST_GAIN * compiled, reason)
 
 
 def _work(trial: Trial) -> Callable[[Arithmetic], MetaGradient]:
