@@ -25,11 +25,11 @@ from benchmarks.presets import (
     validated,
 )
 from medfuncta_dist.config.load import parse
-from tests.unit.benchmarks.test_benchmarks import told
+from tests.unit.benchmarks.test_benchmarks import result_of
 
 
 def test_presets() -> None:
-    found = told("presets")
+    found = result_of("presets")
     assert set(found["results"]) == {f"{axes}/{arm}" for axes in ("1d", "2d", "3d") for arm in (PLAIN, "paper")}
     assert all(0 < result["validation"] < 100 for result in found["results"].values())
 
