@@ -24,15 +24,17 @@ from torch import Tensor
 
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.shared_network import SharedNetwork
-from medfuncta_dist.fields.siren import FieldSpec, Params, field, init_params
-from medfuncta_dist.latents.fit import FitSettings, Fitter
+from medfuncta_dist.fields.params import Params
+from medfuncta_dist.fields.siren import SirenSpec, field, init_params
+from medfuncta_dist.latents.fit_settings import FitSettings
+from medfuncta_dist.latents.stepwise_fit import StepwiseFitter
 from medfuncta_dist.meta.context import context_indices, context_sets
 from medfuncta_dist.meta.losses import mse
 from medfuncta_dist.meta.outer_loop import MetaLearner
 
 RATE, SUB = 0.5, 0.25
-SMALL = FieldSpec.linear(coords=2, channels=1, layers=5, hidden=64, latent=128, omega_first=20, omega_last=80)
-PAPER = FieldSpec.linear(
+SMALL = SirenSpec.linear(coords=2, channels=1, layers=5, hidden=64, latent=128, omega_first=20, omega_last=80)
+PAPER = SirenSpec.linear(
     coords=2, channels=1, layers=15, hidden=256, latent=2048, omega_first=20, omega_last=400, residual=False
 )
 NEWTON = FitSettings(steps=10, method="gauss-newton", curvature_ratio=0.309, closed_form=True)
@@ -72,7 +74,7 @@ def images(path: str | None, split: str, count: int, side: int) -> Tensor:
     return large.reshape(len(large), -1, 1)
 
 
-def published_fit(spec: FieldSpec, params: Params, coordinates: Tensor, target: Tensor, steps: int) -> Tensor:
+def published_fit(spec: SirenSpec, params: Params, coordinates: Tensor, target: Tensor, steps: int) -> Tensor:
     """The baseline: the latent (1, P) of one scan (1, N, 1)."""
     latent = torch.zeros(1, spec.latent)
 
@@ -114,7 +116,7 @@ def timed(work: Callable[[], Any]) -> float:
 
 def quality(params: Params, scans: Tensor, rounds: int) -> dict[str, dict[str, float]]:
     """Of every method on the small network: seconds per scan, time over five plain steps, mean PSNR and steps."""
-    fitters = {name: Fitter(SMALL, params, grid((28, 28)), settings) for name, settings in METHODS.items()}
+    fitters = {name: StepwiseFitter(SMALL, params, grid((28, 28)), settings) for name, settings in METHODS.items()}
     results = {name: fitter.fit(scans) for name, fitter in fitters.items()}  # also the warm-up
     times = side_by_side({name: partial(timed, partial(f.fit, scans)) for name, f in fitters.items()}, rounds)
     base = times["sgd, 5 of 20 steps"]
@@ -132,13 +134,13 @@ def quality(params: Params, scans: Tensor, rounds: int) -> dict[str, dict[str, f
 
 def quality_of(params: Params, scans: Tensor, settings: FitSettings) -> float:
     """Mean PSNR (dB) on the small network."""
-    return float(Fitter(SMALL, params, grid((28, 28)), settings).fit(scans).psnr.mean())
+    return float(StepwiseFitter(SMALL, params, grid((28, 28)), settings).fit(scans).psnr.mean())
 
 
 def cut_row(params: Params, scans: Tensor, rounds: int) -> dict[str, float]:
     """The quick settings against five plain steps, these two in turns and nothing between: gain (dB) and time ratio."""
     sides = {"quick": QUICK, "plain": METHODS["sgd, 5 of 20 steps"]}
-    fitters = {name: Fitter(SMALL, params, grid((28, 28)), settings) for name, settings in sides.items()}
+    fitters = {name: StepwiseFitter(SMALL, params, grid((28, 28)), settings) for name, settings in sides.items()}
     psnr = {name: float(fitter.fit(scans).psnr.mean()) for name, fitter in fitters.items()}
     times = side_by_side({name: partial(timed, partial(f.fit, scans)) for name, f in fitters.items()}, rounds)
     ratios = [a / b for a, b in zip(times["quick"], times["plain"], strict=True)]
@@ -162,7 +164,7 @@ def throughput(scans: Tensor, steps: int, rounds: int) -> dict[str, list[float]]
     params = init_params(PAPER, torch.Generator().manual_seed(0))
     coordinates = grid((64, 64))
     several = {"sgd, 20 steps": FitSettings(steps, 1e-2), "gauss-newton, 3 steps": newton(3)}
-    fitters = {name: Fitter(PAPER, params, coordinates, settings) for name, settings in several.items()}
+    fitters = {name: StepwiseFitter(PAPER, params, coordinates, settings) for name, settings in several.items()}
     fitters["gauss-newton, 3 steps"].fit(scans[:1])  # what is computed once a network is not a matter of scans
     ours = {name: lambda f=f: timed(lambda: f.fit(scans)) / len(scans) for name, f in fitters.items()}
     published = partial(published_fit, PAPER, params, coordinates, scans[:1], steps)

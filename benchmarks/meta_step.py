@@ -26,7 +26,8 @@ from torch import Tensor
 
 from benchmarks.common import Claim, ratio, report, side_by_side
 from medfuncta_dist.fields.coordinates import grid
-from medfuncta_dist.fields.siren import FieldSpec, Params, init_params
+from medfuncta_dist.fields.params import Params
+from medfuncta_dist.fields.siren import SirenSpec, init_params
 from medfuncta_dist.meta.context import context_sets
 from medfuncta_dist.meta.outer_loop import MetaLearner
 
@@ -48,9 +49,9 @@ class Case:
     double: bool = False
     data: str | None = None
 
-    def spec(self) -> FieldSpec:
+    def spec(self) -> SirenSpec:
         """The field, in the variant without the residual, as in the paper."""
-        return FieldSpec.linear(
+        return SirenSpec.linear(
             coords=2,
             channels=1,
             layers=self.layers,
@@ -78,7 +79,7 @@ def device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def plain_step(spec: FieldSpec, params: Params, coordinates: Tensor, targets: Tensor, contexts: list[Tensor]) -> None:
+def plain_step(spec: SirenSpec, params: Params, coordinates: Tensor, targets: Tensor, contexts: list[Tensor]) -> None:
     """The baseline: the paper's formulas as one would write them, and autograd through all inner steps."""
 
     def values(points: Tensor, latents: Tensor) -> Tensor:

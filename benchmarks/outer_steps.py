@@ -27,7 +27,7 @@ from torch import Tensor
 from benchmarks import common
 from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.fields.coordinates import grid
-from medfuncta_dist.fields.siren import FieldSpec, init_params
+from medfuncta_dist.fields.siren import SirenSpec, init_params
 from medfuncta_dist.meta.context import context_sets
 from medfuncta_dist.meta.inner_rates import layer_rates
 from medfuncta_dist.meta.losses import psnr_of_mse
@@ -220,7 +220,7 @@ def run(arm: Arm, splits: tuple[Tensor, Tensor, Tensor], short: bool) -> dict[st
 
 def learner(arm: Arm) -> MetaLearner:
     """The network before its first step."""
-    spec = FieldSpec.linear(coords=2, channels=1, **NETWORKS[arm.network])  # type: ignore[arg-type]
+    spec = SirenSpec.linear(coords=2, channels=1, **NETWORKS[arm.network])  # type: ignore[arg-type]
     start = {
         "scalar": arm.inner_rate,
         "layer": layer_rates(spec, arm.inner_rate),

@@ -35,7 +35,7 @@ import webdataset as wds
 
 from benchmarks.common import Claim, arguments, ratio, report, side_by_side
 from medfuncta_dist.fields.coordinates import grid
-from medfuncta_dist.fields.siren import FieldSpec, init_params
+from medfuncta_dist.fields.siren import SirenSpec, init_params
 from medfuncta_dist.meta.context import context_sets
 from medfuncta_dist.meta.outer_loop import MetaLearner
 from medfuncta_dist.quickstart.embedded_s3 import EmbeddedS3
@@ -259,7 +259,7 @@ def wait(archive: Archive, batch: int, consume: Callable[[np.ndarray], object], 
 def paper_step(short: bool) -> Callable[[np.ndarray], None]:
     """A meta-step of the paper's 2D network (15 x 256, P = 2048, γ = .25, G = 10); of a small one where short."""
     layers, hidden, latent, inner = (4, 16, 16, 2) if short else (15, 256, 2048, 10)
-    spec = FieldSpec.linear(
+    spec = SirenSpec.linear(
         coords=2,
         channels=1,
         layers=layers,

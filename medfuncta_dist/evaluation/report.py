@@ -16,7 +16,7 @@ import numpy as np
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.evaluation import charts, pictures
 from medfuncta_dist.evaluation.charts import Curve
-from medfuncta_dist.fields.siren import FieldSpec
+from medfuncta_dist.fields.field_kinds import FieldSpec
 
 TEMPLATE = "report.html"  # Jinja
 MOST_LABELS = 30  # rows of the table of labels; combinations of many labels could fill a book

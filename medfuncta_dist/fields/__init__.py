@@ -1,1 +1,1 @@
-"""The latent-modulated SIREN. Runs on a bare torch installation."""
+"""The fields, their coordinates and the shared network's files. Runs on a bare torch installation."""

@@ -6,10 +6,10 @@ In three lines, without Ray, DeepSpeed or storage:
     network = SharedNetwork.load("network")
     values = network.decode(latents, (64, 64))      # (scan, channel, *shape), in [0, 1] up to the fit's error
 
-``network.json`` (format_version 1): kind, spec (architecture with every ω written out), contract (shape, channels and
-intensity rule of the data it was trained on), inner (steps, rate and selection ratio of the inner loop),
-dataset_digest, code_version, and weights: {file, size, sha256}. Its own SHA-256 is the network's digest, which covers
-θ through ``weights``.
+``network.json`` (format_version 1 for a SIREN, 2 for a basis field): kind, spec (architecture with every ω written
+out), contract (shape, channels and intensity rule of the data it was trained on), inner (how the inner loop found
+latents), dataset_digest, code_version, and weights: {file, size, sha256}. Its own SHA-256 is the network's digest,
+which covers θ through ``weights``.
 
 Beside θ, ``network.safetensors`` may hold *extras*: tensors that fitting uses and decoding does not (``EXTRAS``).
 """
@@ -20,7 +20,7 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -31,28 +31,35 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, MedfunctaError
-from medfuncta_dist.fields import safe_tensors
+from medfuncta_dist.fields import field_kinds, safe_tensors
+from medfuncta_dist.fields.basis import BasisSpec
 from medfuncta_dist.fields.coordinates import grid
+from medfuncta_dist.fields.field_kinds import FieldSpec, field
 from medfuncta_dist.fields.network_record import RECORD_FILE, files_below
-from medfuncta_dist.fields.siren import FieldSpec, Params, field
+from medfuncta_dist.fields.params import Params
+from medfuncta_dist.fields.siren import SirenSpec
 
 WEIGHTS_FILE = "network.safetensors"
 DESCRIPTION_FILE = "network.json"
-FORMAT_VERSION = 1
+VERSIONS = {SirenSpec.KIND: 1, BasisSpec.KIND: 2}
+"""Format version by the kind of field: versions that know only SIRENs refuse the other kind by its version."""
+RECORD_VERSION = 1
 KIND = "shared-network"
 
 EXTRAS: dict[str, tuple[tuple[str, ...], ...]] = {
     "inner.rates": (("latent",), ("step", "latent"), ("step", "layer", "latent")),
+    "latent.variances": (("latent",),),
 }
-"""Names of extras, and the axes that each may have. ``inner.rates``: step sizes of latents, learned in training."""
+"""Names of extras, and the axes that each may have. ``inner.rates``: step sizes of a SIREN's latents, learned in
+training. ``latent.variances``: of each of a basis field's numbers over the training scans, in falling order."""
 
 FIELDS = {"spec": object, "contract": dict, "inner": dict, "dataset_digest": str, "code_version": str, "weights": dict}
 """What ``network.json`` holds beside its version and kind."""
 LARGEST_DESCRIPTION = 2**20
 """Bytes. It has about a thousand."""
 
-DECODE_POINTS = 8192
-"""Points decoded at once, scan by scan: 8 MB per activation at hidden width 256, whatever the resolution."""
+DECODE_POINTS, DECODE_NUMBERS = 8192, 2**21
+"""Most points decoded at once, and most numbers of one activation: 8 MB, whatever the resolution."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +95,8 @@ class SharedNetwork:
         parsed = _parse(description)
         _check_weights(weights, parsed["weights"])
         spec = _spec(parsed["spec"])
+        if parsed["format_version"] != VERSIONS[spec.KIND]:
+            raise _damaged(f"{DESCRIPTION_FILE} has a {spec.KIND} field, which its format_version does not allow")
         tensors = _load_tensors(weights)
         extras = {name: tensors.pop(name) for name in EXTRAS if name in tensors}
         _check_tensors(spec, tensors)
@@ -123,14 +132,8 @@ class SharedNetwork:
         """Values of each latent on a grid of ``shape``, at any resolution, in chunks of points. Not clamped."""
         coordinates = grid(shape, latents.device)
         params = {name: tensor.to(latents.device) for name, tensor in self.params.items()}
-        scans = [
-            torch.cat(
-                [field(self.spec, params, part, latent[None]) for part in torch.split(coordinates, DECODE_POINTS)],
-                dim=1,
-            )
-            for latent in latents
-        ]
-        values = torch.cat(scans) if scans else latents.new_empty(0, len(coordinates), self.spec.channels)
+        parts = torch.split(coordinates, max(1, min(DECODE_POINTS, DECODE_NUMBERS // self.spec.widest)))
+        values = torch.cat([field(self.spec, params, part, latents) for part in parts], dim=1)
         return values.transpose(1, 2).reshape(len(latents), self.spec.channels, *shape)
 
     @cached_property
@@ -148,9 +151,9 @@ def _committed(path: Path) -> dict[str, Any]:
         raise _damaged(f"{RECORD_FILE} is not JSON") from error
     if not isinstance(record, dict) or record.get("kind") != "network" or not isinstance(record.get("body"), dict):
         raise _damaged(f"{RECORD_FILE} is not the commit record of a network")
-    if record.get("format_version") != FORMAT_VERSION:
+    if record.get("format_version") != RECORD_VERSION:
         raise FormatVersionError(
-            f"{RECORD_FILE} has format_version {record.get('format_version')!r}, this version reads {FORMAT_VERSION}",
+            f"{RECORD_FILE} has format_version {record.get('format_version')!r}, this version reads {RECORD_VERSION}",
             where=str(path),
             do="read it with the version of medfuncta-dist that wrote it, or a newer one",
         )
@@ -160,9 +163,9 @@ def _committed(path: Path) -> dict[str, Any]:
 
 def _describe(network: SharedNetwork, weights: bytes) -> bytes:
     body = {
-        "format_version": FORMAT_VERSION,
+        "format_version": VERSIONS[network.spec.KIND],
         "kind": KIND,
-        "spec": asdict(network.spec),
+        "spec": field_kinds.describe(network.spec),
         "contract": network.contract,
         "inner": network.inner,
         "dataset_digest": network.dataset_digest,
@@ -183,9 +186,10 @@ def _parse(description: bytes) -> dict[str, Any]:
     if not isinstance(parsed, dict) or parsed.get("kind") != KIND:
         raise _damaged(f"{DESCRIPTION_FILE} does not describe a shared network")
     version = parsed.get("format_version")
-    if version != FORMAT_VERSION:
+    if type(version) is not int or version not in VERSIONS.values():
+        known = " and ".join(str(one) for one in sorted(VERSIONS.values()))
         raise FormatVersionError(
-            f"{DESCRIPTION_FILE} has format_version {version!r}, this version reads {FORMAT_VERSION}",
+            f"{DESCRIPTION_FILE} has format_version {version!r}, this version reads {known}",
             do="read it with the version of medfuncta-dist that wrote it, or a newer one",
         )
     missing = FIELDS.keys() - parsed.keys()
@@ -202,14 +206,9 @@ def _check_weights(weights: bytes, parsed: dict[str, Any]) -> None:
 
 
 def _spec(parsed: Any) -> FieldSpec:
-    parsed = parsed if isinstance(parsed, dict) else {}
-    sizes = [parsed.get(name) for name in ("coords", "channels", "layers", "hidden", "latent")]
-    switches = [parsed.get(name) for name in ("residual", "modulate_first")]
-    if any(type(size) is not int for size in sizes) or any(type(switch) is not bool for switch in switches):
-        raise _damaged(f"{DESCRIPTION_FILE} holds no valid architecture")
     try:
-        return FieldSpec(**{**parsed, "omegas": tuple(float(w) for w in parsed["omegas"])})
-    except (TypeError, ValueError, KeyError, OverflowError, MedfunctaError) as error:
+        return field_kinds.parse(parsed)
+    except (TypeError, ValueError, KeyError, OverflowError, AttributeError, MedfunctaError) as error:
         raise _damaged(f"{DESCRIPTION_FILE} holds no valid architecture") from error
 
 
@@ -233,7 +232,7 @@ def _check_tensors(spec: FieldSpec, params: Params) -> None:
 
 def _check_extras(spec: FieldSpec, extras: Params) -> None:
     """Check axes against the sizes that their names fix; axes of the same name must have the same size."""
-    sizes = {"latent": spec.latent, "layer": len(spec.modulated_layers)}
+    sizes = {"latent": spec.latent} | ({"layer": len(spec.modulated_layers)} if isinstance(spec, SirenSpec) else {})
     for name, tensor in extras.items():
         axes = next((axes for axes in EXTRAS[name] if len(axes) == tensor.ndim), ())
         fits = bool(axes) and all(

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float
@@ -19,17 +20,14 @@ from torch import Tensor
 from torch.nn.functional import linear
 
 from medfuncta_dist.errors import RunFileError
-
-Params = dict[str, Tensor]
-"""θ by name: ``layer.{k}.weight|bias`` and ``modulation.{k}.weight|bias``, k counting from 1 as in the formula."""
-
-OUTPUT_OFFSET = 0.5
-"""Values are in [0, 1]: an untrained network starts in the middle."""
+from medfuncta_dist.fields.params import OUTPUT_OFFSET, Params, check_layers, linear_omegas
 
 
 @dataclass(frozen=True)
-class FieldSpec:
-    """Architecture of a shared network; everything that gives θ its names and shapes, and ω."""
+class SirenSpec:
+    """Architecture of a latent-modulated SIREN; everything that gives θ its names and shapes, and ω."""
+
+    KIND: ClassVar[str] = "siren"
 
     coords: int
     channels: int
@@ -42,19 +40,10 @@ class FieldSpec:
     modulate_first: bool = False
 
     def __post_init__(self) -> None:
+        check_layers(self.layers, self.omegas)
         sizes = (self.coords, self.channels, self.hidden, self.latent)
-        if self.layers < 3 or min(sizes) < 1:
-            raise RunFileError(
-                f"a field needs at least 3 layers and positive sizes, got layers {self.layers}, "
-                f"coords, channels, hidden, latent {sizes}"
-            )
-        if len(self.omegas) != self.layers - 1:
-            raise RunFileError(
-                f"{len(self.omegas)} values of omega were given, expected one per sine layer: layers - 1 = "
-                f"{self.layers - 1}"
-            )
-        if not all(math.isfinite(w) and w > 0 for w in self.omegas):
-            raise RunFileError("every omega must be a positive number")
+        if min(sizes) < 1:
+            raise RunFileError(f"coords, channels, hidden and latent must be positive, got {sizes}")
 
     @classmethod
     def linear(
@@ -69,10 +58,9 @@ class FieldSpec:
         omega_last: float,
         residual: bool = True,
         modulate_first: bool = False,
-    ) -> FieldSpec:
+    ) -> SirenSpec:
         """ω rises linearly over K points from ``omega_first`` to ``omega_last``; the last one is not used by a sine."""
-        step = (omega_last - omega_first) / (layers - 1)
-        omegas = tuple(omega_first + step * k for k in range(layers - 1))
+        omegas = linear_omegas(layers, omega_first, omega_last)
         return cls(coords, channels, layers, hidden, latent, omegas, residual, modulate_first)
 
     @property
@@ -92,8 +80,24 @@ class FieldSpec:
         continued = 2 * self.omegas[-1] - self.omegas[-2]
         return continued if continued > 0 else self.omegas[-1]
 
+    def omega_of(self, name: str) -> float:
+        """ω of the layer that a tensor of θ belongs to."""
+        return self.omega(int(name.split(".")[1]))
+
+    @property
+    def hidden_matrices(self) -> list[str]:
+        """Names of the matrices from one sine layer to the next. By name, not by shape: a latent's map M_k that
+        happens to be square, because P = L, is none."""
+        return [f"layer.{k}.weight" for k in range(2, self.layers)]
+
+    @property
+    def widest(self) -> int:
+        """Numbers per point of the widest layer."""
+        return self.hidden
+
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name → shape of every tensor of θ, in the order of the formula. Weights are (out, in)."""
+        """Name → shape of every tensor of θ, ``layer.{k}`` and ``modulation.{k}`` in the order of the formula. Weights
+        are (out, in)."""
         shapes: dict[str, tuple[int, ...]] = {}
         for k in range(1, self.layers + 1):
             fan_in = self.coords if k == 1 else self.hidden
@@ -106,7 +110,7 @@ class FieldSpec:
         return shapes
 
 
-def init_bound(spec: FieldSpec, name: str) -> float:
+def init_bound(spec: SirenSpec, name: str) -> float:
     """Half width of the uniform distribution that a tensor of θ is drawn from.
 
     First layer 1/n, others √(6/n)/ω_k with n the fan-in (Sitzmann et al., SIREN, arXiv 2006.09661); modulations 1/√P,
@@ -121,7 +125,7 @@ def init_bound(spec: FieldSpec, name: str) -> float:
     return math.sqrt(6 / spec.hidden) / spec.omega(k)
 
 
-def init_params(spec: FieldSpec, generator: torch.Generator) -> Params:
+def init_params(spec: SirenSpec, generator: torch.Generator) -> Params:
     """Draw θ (float32, on the CPU): the same generator state gives the same θ on every machine and rank."""
     params: Params = {}
     for name, shape in spec.shapes().items():
@@ -131,7 +135,7 @@ def init_params(spec: FieldSpec, generator: torch.Generator) -> Params:
 
 
 def field(
-    spec: FieldSpec,
+    spec: SirenSpec,
     params: Params,
     coordinates: Float[Tensor, "point coord"],
     latents: Float[Tensor, "batch latent"],

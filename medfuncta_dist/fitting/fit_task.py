@@ -24,7 +24,9 @@ from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_plan import FitWork
 from medfuncta_dist.fitting.latent_ledger import Commit, Quarantined
 from medfuncta_dist.latents import table_format
-from medfuncta_dist.latents.fit import FitResult, FitSettings, Fitter
+from medfuncta_dist.latents.fit import Fitter, new_fitter
+from medfuncta_dist.latents.fit_result import FitResult
+from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.latents.table_format import Row
 from medfuncta_dist.network.committed_network import NetworkRef
 from medfuncta_dist.network.network_loader import KEPT, network_here

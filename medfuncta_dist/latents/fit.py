@@ -1,223 +1,52 @@
-"""Fitting: the latent of every scan of a batch, the shared network frozen. Runs on bare torch.
-
-What depends only on the network is computed once (``Fitter``); a batch is then fitted in blocks of scans that stay in
-cache from the first step to the last. docs/method.md, 7, derives the steps.
-"""
+"""Fitting: the latent of every scan of a batch, the shared network frozen, whatever its kind. Runs on bare torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import replace
+from typing import Protocol
 
-import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from medfuncta_dist.fields.siren import FieldSpec, Params
-from medfuncta_dist.latents.curvature import curved_gradient, jacobian_sweep, rows, spread_points
-from medfuncta_dist.latents.fit_steps import METHODS, Method, Seen, Steps
-from medfuncta_dist.latents.latent_types import StorageType, Stored, store
-from medfuncta_dist.meta.context import context_indices
-from medfuncta_dist.meta.inner_rates import Rate
-from medfuncta_dist.meta.losses import psnr_of_mse
-from medfuncta_dist.meta.machine.arithmetic import Arithmetic
-from medfuncta_dist.meta.machine.memory import keep_freed_memory
-from medfuncta_dist.meta.objective import Objective
-from medfuncta_dist.meta.sweeps.chunks import Chunks
-from medfuncta_dist.meta.sweeps.folded import fold
-from medfuncta_dist.meta.sweeps.inner_gradient import losses, shift_gradient
-
-CONTEXTS, RESCALING = range(2)
-"""The purposes that random points are drawn for: each has its own random numbers."""
+from medfuncta_dist.fields.basis import BasisSpec
+from medfuncta_dist.fields.field_kinds import FieldSpec
+from medfuncta_dist.fields.params import Params
+from medfuncta_dist.latents.exact_fit import ExactFitter
+from medfuncta_dist.latents.fit_result import FitResult
+from medfuncta_dist.latents.fit_settings import FitSettings
+from medfuncta_dist.latents.stepwise_fit import StepwiseFitter
 
 
-@dataclass(frozen=True)
-class FitSettings:
-    """How latents are fitted. Contexts come from ``seed`` and the step, so every scan of a data set sees the same.
+class Fitter(Protocol):
+    """A network on a grid, ready to fit batch after batch."""
 
-    ``chunks`` bounds the activations (default: ``Chunks.sized``); with ``arithmetic`` (default: ``Arithmetic.best``) it
-    decides the last bits: record both with the latents.
-    """
-
-    steps: int = 20
-    rate: Rate = 1e-2
-    """Step size of ``sgd`` and ``momentum``; ``gauss-newton`` needs none."""
-    selection_ratio: float = 1.0
-    """Share of the points that a step sees: drawn anew for each step; for ``gauss-newton``, evenly spread and the same
-    for all."""
-    seed: int = 0
-    chunks: Chunks | None = None
-    arithmetic: Arithmetic | None = None
-    method: Method = "sgd"
-    full_steps: int = 0
-    """Number of last steps that see all points, whatever ``selection_ratio``."""
-    momentum: float = 0.5
-    damping: float = 1.0
-    curvature_ratio: float = 1.0
-    """Share of a step's points that ``gauss-newton`` takes its curvature from."""
-    closed_form: bool = False
-    """The first step sees all points, and takes its gradient from the network's Jacobian at φ = 0: the same numbers up
-    to rounding, at the cost of one matrix product."""
-    rescale: float | None = None
-    """The published code's rescaling: each scan's step times ‖∇_sub‖/‖∇‖, ∇_sub on a second context of this ratio."""
-    target_psnr: float | None = None
-    """A scan that is this good (dB) moves no further. Seen only at steps on all points."""
-    storage_type: StorageType = "float32"
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """One row per scan: its latent as decoding will see it, the PSNR (dB) of that, whether all of it is finite, the
-    steps it took, and what a table stores."""
-
-    latents: Float[Tensor, "batch latent"]
-    psnr: Float[Tensor, " batch"]
-    finite: Bool[Tensor, " batch"]
-    steps: Int[Tensor, " batch"]
-    stored: Stored
-
-
-@dataclass(frozen=True)
-class _Origin:
-    """The field at φ = 0: its values and Jacobian by shifts, which are the same for every scan."""
-
-    values: Float[Tensor, "point channel"]
-    jacobian: Float[Tensor, "value shift"]
-
-
-class Fitter:
-    """A network on a grid, ready to fit batch after batch. Detached from what it is made of."""
-
-    def __init__(
-        self, spec: FieldSpec, params: Params, coordinates: Float[Tensor, "point coord"], settings: FitSettings
-    ) -> None:
-        keep_freed_memory()
-        self._network, self._coordinates = fold(spec, params, settings.arithmetic), coordinates
-        self._settings = settings
-        self._chunks = settings.chunks or Chunks.sized(spec.hidden)
-        # A block goes on until its last scan is good enough: on a CPU, blocks of one scan cost little and stop at once.
-        alone = settings.target_psnr is not None and coordinates.device.type == "cpu"
-        self._block = 1 if alone else self._chunks.scans
-        self._everything = torch.arange(len(coordinates), device=coordinates.device)
-        self._contexts = self._plan()
-
-    @torch.no_grad()
     def fit(self, targets: Float[Tensor, "batch point channel"]) -> FitResult:
-        """Fit every scan from φ = 0. Rows are independent: a scan's bits depend on its own values, its place in
-        the batch and the batch's size, not on its neighbours, so a short batch may be padded with anything.
+        """The latent of every scan. Rows are independent: a scan's bits depend on its own values, its place in the
+        batch and the batch's size, not on its neighbours, so a short batch may be padded with anything.
 
         A scan that is not finite, or whose fit diverges, has ``finite`` False; its neighbours are not affected.
         """
-        blocks = [self._fit_block(block) for block in torch.split(targets, self._block)]
-        numbers = torch.cat([stored.numbers for stored, _, _ in blocks])
-        scales = [stored.scales for stored, _, _ in blocks if stored.scales is not None]
-        stored = Stored(numbers, torch.cat(scales) if scales else None)
-        latents, quality = stored.restored(), psnr_of_mse(torch.cat([errors for _, errors, _ in blocks]))
-        finite = torch.isfinite(latents).all(dim=1) & torch.isfinite(quality)
-        return FitResult(latents, quality, finite, torch.cat([steps for _, _, steps in blocks]), stored)
+        ...
 
-    def _fit_block(self, targets: Tensor) -> tuple[Stored, Tensor, Tensor]:
-        """What to store of each scan, its error as stored (values clamped, as PSNR wants), and its steps."""
-        objective = self._at_origin(targets)
-        moving = torch.ones(len(targets), dtype=torch.bool, device=targets.device)
-        taken = torch.zeros(len(targets), dtype=torch.int32, device=targets.device)
-        steps = self._steps()
-        for step in range(self._settings.steps):
-            seen = self._see(step, objective)
-            if self._settings.target_psnr is not None and seen.whole:
-                moving &= ~(psnr_of_mse(seen.losses) >= self._settings.target_psnr)
-                if not moving.any():
-                    break
-            latents = objective.latents
-            objective = objective.at(torch.where(moving[:, None], steps.next(latents, seen), latents))
-            taken += moving
-        return *self._judged(steps, objective), taken
 
-    def _at_origin(self, targets: Tensor) -> Objective:
-        """The scans at φ = 0."""
-        latents = targets.new_zeros(len(targets), self._network.spec.latent)
-        return Objective(self._network, self._coordinates, targets, latents, self._chunks)
+def new_fitter(
+    spec: FieldSpec,
+    params: Params,
+    coordinates: Float[Tensor, "point coord"],
+    settings: FitSettings,
+    extras: Params | None = None,
+    learned_rates: bool = True,
+) -> Fitter:
+    """A network ready to fit on a grid. Detached from what it is made of.
 
-    def _judged(self, steps: Steps, objective: Objective) -> tuple[Stored, Tensor]:
-        latents = objective.latents
-        stored = store(latents, self._settings.storage_type)
-        errors = self._errors(stored, objective)
-        better = steps.settled(latents, errors)
-        if not torch.equal(better, latents):
-            stored = store(better, self._settings.storage_type)
-            errors = self._errors(stored, objective)
-        return stored, errors
-
-    def _errors(self, stored: Stored, objective: Objective) -> Tensor:
-        return losses(objective.at(stored.restored().to(objective.targets.dtype)), clamp=True)
-
-    def _plan(self) -> list[Int[Tensor, " context"]]:
-        """The context of each step. Equal contexts are one object: their losses may be compared."""
-        settings, sparse = self._settings, self._settings.steps - self._settings.full_steps
-        even = spread_points(len(self._coordinates), settings.selection_ratio, 0).to(self._coordinates.device)
-
-        def context(step: int) -> Tensor:
-            if step >= sparse or (step == 0 and settings.closed_form) or len(even) == len(self._everything):
-                return self._everything
-            return even if self._curved else self._draw(CONTEXTS, step, settings.selection_ratio)
-
-        return [context(step) for step in range(settings.steps)]
-
-    @property
-    def _curved(self) -> bool:
-        return METHODS[self._settings.method].curved
-
-    def _steps(self) -> Steps:
-        return METHODS[self._settings.method].start(self._network, self._settings)
-
-    def _see(self, step: int, objective: Objective) -> Seen:
-        if step == 0 and self._settings.closed_form:
-            return self._seen_at_origin(objective.targets)
-        context = self._contexts[step]
-        by_shifts, errors, matrix = self._sweep(step, objective.on(context))
-        if self._settings.rescale is not None:
-            sub, _ = shift_gradient(objective.on(self._draw(RESCALING, step, self._settings.rescale)))
-            sizes = [torch.linalg.vector_norm(self._network.pull_back(g), dim=1) for g in (sub, by_shifts)]
-            by_shifts = by_shifts * (sizes[0] / sizes[1].clamp(min=torch.finfo(sizes[1].dtype).tiny))[:, None, None]
-        return Seen(context, by_shifts, errors, context is self._everything, matrix)
-
-    def _sweep(self, step: int, objective: Objective) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Gradient by shifts, losses and, where the method wants it, curvature, on the step's context."""
-        if not self._curved:
-            return *shift_gradient(objective), None
-        sample = spread_points(len(objective.coordinates), self._settings.curvature_ratio, step)
-        return curved_gradient(objective, sample)
-
-    def _seen_at_origin(self, targets: Tensor) -> Seen:
-        """At φ = 0 the gradient is linear in the target: y ↦ 2/N J₀ᵀ(f₀ − y)."""
-        error = (self._origin.values - targets).flatten(1)
-        by_shifts = 2 / error.shape[1] * (error @ self._origin.jacobian)
-        spec = self._network.spec
-        matrix = self._first_curvature if self._curved else None
-        by_layer = by_shifts.view(len(error), -1, spec.hidden)
-        return Seen(self._everything, by_layer, error.square().mean(1), True, matrix)
-
-    @cached_property
-    def _origin(self) -> _Origin:
-        blank = self._blank()
-        shifts = blank.shifts
-        pieces = [jacobian_sweep(self._network, block.coordinates, shifts) for block in blank.blocks()]
-        by_channel = torch.cat([rows(jacobian).view(len(jacobian), -1, shifts.numel()) for jacobian, _ in pieces], 1)
-        return _Origin(torch.cat([values[0] for _, values in pieces]), by_channel.transpose(0, 1).flatten(0, 1))
-
-    @cached_property
-    def _first_curvature(self) -> Float[Tensor, "1 latent latent"]:
-        _, _, matrix = curved_gradient(self._blank(), torch.arange(len(self._coordinates)))
-        return matrix
-
-    def _blank(self) -> Objective:
-        """One scan at φ = 0, to ask for what does not depend on targets: all zeros, as good as any."""
-        return self._at_origin(self._network.maps.new_zeros(1, len(self._coordinates), self._network.spec.channels))
-
-    def _draw(self, purpose: int, step: int, ratio: float) -> Tensor:
-        seed, points = self._settings.seed, len(self._coordinates)
-        chosen = context_indices(points, ratio, seed=seed, outer_step=purpose, inner_step=step)
-        return chosen.to(self._coordinates.device)
+    ``extras``: what the network has beside θ; with ``learned_rates`` its own step sizes replace the settings' rate.
+    """
+    extras = extras or {}
+    if isinstance(spec, BasisSpec):
+        return ExactFitter(spec, params, coordinates, settings, extras.get("latent.variances"))
+    if learned_rates and "inner.rates" in extras:
+        settings = replace(settings, rate=extras["inner.rates"])
+    return StepwiseFitter(spec, params, coordinates, settings)
 
 
 def fit_batch(
@@ -228,4 +57,4 @@ def fit_batch(
     settings: FitSettings,
 ) -> FitResult:
     """``Fitter.fit`` for a single batch."""
-    return Fitter(spec, params, coordinates, settings).fit(targets)
+    return new_fitter(spec, params, coordinates, settings).fit(targets)

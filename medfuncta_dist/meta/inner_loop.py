@@ -15,13 +15,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from medfuncta_dist.fields.siren import FieldSpec, Params, field
+from medfuncta_dist.fields.params import Params
+from medfuncta_dist.fields.siren import SirenSpec, field
 from medfuncta_dist.meta.inner_rates import Rate, inner_rates, of_step
 from medfuncta_dist.meta.losses import mse
 
 
 def adapt(
-    spec: FieldSpec,
+    spec: SirenSpec,
     params: Params,
     coordinates: Float[Tensor, "point coord"],
     targets: Float[Tensor, "batch point channel"],
@@ -44,7 +45,7 @@ def adapt(
 
 @torch.enable_grad()
 def _inner_step(
-    spec: FieldSpec,
+    spec: SirenSpec,
     params: Params,
     coordinates: Float[Tensor, "point coord"],
     targets: Float[Tensor, "batch point channel"],
@@ -66,7 +67,7 @@ def _inner_step(
     return stepped if create_graph else stepped.detach()
 
 
-def _one_latent_a_layer(spec: FieldSpec, params: Params) -> tuple[FieldSpec, Params]:
+def _one_latent_a_layer(spec: SirenSpec, params: Params) -> tuple[SirenSpec, Params]:
     """The same field with a latent that is J times as long, of which every modulated layer sees its own part only."""
     whole, layers = dict(params), len(spec.modulated_layers)
     for layer, k in enumerate(spec.modulated_layers):

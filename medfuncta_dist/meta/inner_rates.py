@@ -12,13 +12,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.fields.siren import FieldSpec
+from medfuncta_dist.fields.siren import SirenSpec
 
 Rate = float | Tensor
 """A number, or a tensor [P], [G, P] or [G, J, P] (inner steps, modulated layers, latent size), each axis whole or 1."""
 
 
-def inner_rates(spec: FieldSpec, rate: Rate, like: Tensor) -> Float[Tensor, "step layer latent"]:
+def inner_rates(spec: SirenSpec, rate: Rate, like: Tensor) -> Float[Tensor, "step layer latent"]:
     """A rate with all its axes, of the type and on the device of ``like``. RunFileError for a shape that fits none."""
     given = torch.as_tensor(rate, dtype=like.dtype, device=like.device)
     whole = given[:, None] if given.dim() == 2 else given[(None,) * max(0, 3 - given.dim())]
@@ -37,7 +37,7 @@ def of_step(rates: Float[Tensor, "step layer latent"], step: int) -> Float[Tenso
     return rates[min(step, len(rates) - 1)]
 
 
-def layer_rates(spec: FieldSpec, rate: float) -> Float[Tensor, "1 layer 1"]:
+def layer_rates(spec: SirenSpec, rate: float) -> Float[Tensor, "1 layer 1"]:
     """``rate`` at the first modulated layer, falling as 1/ω² with depth: then no layer's shift outruns the others."""
     omegas = torch.tensor([spec.omega(k) for k in spec.modulated_layers])
     return (rate * (omegas[0] / omegas) ** 2)[None, :, None]

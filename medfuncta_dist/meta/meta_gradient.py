@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from medfuncta_dist.fields.siren import Params
+from medfuncta_dist.fields.params import Params
 from medfuncta_dist.meta.inner_rates import Rate, inner_rates, of_step
 from medfuncta_dist.meta.objective import Objective
 from medfuncta_dist.meta.sweeps.directional import directional_gradient

@@ -6,7 +6,7 @@ construction, it is the oracle. ``recursive`` (``meta_gradient.py``) keeps no gr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -14,9 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from medfuncta_dist.fields.siren import FieldSpec, Params, field
+from medfuncta_dist.fields.params import Params
+from medfuncta_dist.fields.siren import SirenSpec, field
 from medfuncta_dist.meta.inner_loop import adapt
 from medfuncta_dist.meta.inner_rates import Rate, inner_rates
+from medfuncta_dist.meta.learner import Learner, SumOverRanks, Trained
 from medfuncta_dist.meta.losses import mse
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.machine.memory import keep_freed_memory
@@ -32,23 +34,19 @@ LOG_RATES = "inner.log_rates"
 and a step changes it by a share of itself."""
 
 
-class MetaLearner(torch.nn.Module):
-    """Holds θ as parameters; its forward is the whole meta-step's loss, so that one module is all a trainer sees.
+class MetaLearner(Learner):
+    """The latent-modulated SIREN as a trainer sees it.
 
     With ``learn_rates`` the inner rates are parameters too (``LOG_RATES``), ``rate`` being what they start from.
-    Parameters are named as in ``Params`` with ``_`` for ``.``, which torch does not allow in a parameter's name.
-    The coordinate grid is not part of the state: a network loads at any resolution.
-
     ``chunks`` bounds the activations of the recursive engine (default: ``Chunks.sized``); with ``arithmetic`` (default:
-    ``Arithmetic.best``) it decides the last bits: record both with a run. Its loss may be averaged or scaled, but must
-    weigh all scans of a call alike.
+    ``Arithmetic.best``) it decides the last bits: record both with a run.
     """
 
-    coordinates: Tensor
+    spec: SirenSpec
 
     def __init__(
         self,
-        spec: FieldSpec,
+        spec: SirenSpec,
         params: Params,
         coordinates: Float[Tensor, "point coord"],
         rate: Rate,
@@ -57,35 +55,20 @@ class MetaLearner(torch.nn.Module):
         learn_rates: bool = False,
         arithmetic: Arithmetic | None = None,
     ) -> None:
-        super().__init__()
         keep_freed_memory()
-        self.spec, self.engine = spec, engine
-        self.chunks, self.arithmetic = chunks or Chunks.sized(spec.hidden), arithmetic
         start = {name: params[name].detach().clone() for name in spec.shapes()}
         rates = inner_rates(spec, rate, start["layer.1.weight"]).detach().clone()
         if learn_rates:
             start[LOG_RATES] = rates.log()
+        super().__init__(spec, start, coordinates)
+        self.engine, self.arithmetic = engine, arithmetic
+        self.chunks = chunks or Chunks.sized(spec.hidden)
         self._rates = None if learn_rates else rates
-        self.shapes = {name: tuple(tensor.shape) for name, tensor in start.items()}
-        """Name → whole shape of every parameter: ZeRO 3 takes it from the parameters themselves."""
-        for name, tensor in start.items():
-            self.register_parameter(_attribute(name), torch.nn.Parameter(tensor))
-        self.register_buffer("coordinates", coordinates, persistent=False)
-
-    def params(self) -> Params:
-        """All that is trained, by name: θ, and the rates where they are learned. Live parameters, not copies."""
-        return {name: getattr(self, _attribute(name)) for name in self.shapes}
 
     @property
     def rates(self) -> Float[Tensor, "step layer latent"]:
         """The inner rates, differentiable in what they are learned from."""
         return self.params()[LOG_RATES].exp() if self._rates is None else self._rates
-
-    @torch.no_grad()
-    def load(self, params: Params) -> None:
-        """Overwrite the parameters in place."""
-        for name, parameter in self.params().items():
-            parameter.copy_(params[name])
 
     def forward(
         self,
@@ -103,6 +86,15 @@ class MetaLearner(torch.nn.Module):
             theta = [params[name] for name in self.spec.shapes()]
             return _recursive(objective, contexts, latents, self.rates, *theta)
         return adapted_losses(objective, contexts, self.rates)
+
+    def trained(self, params: Params, scans: Iterable[Tensor], sum_over_ranks: SumOverRanks) -> Trained:
+        """θ as it is, with the inner rates beside it unless they are one number that was not learned."""
+        theta = {name: params[name].detach() for name in self.spec.shapes()}
+        if self._rates is not None and self._rates.numel() == 1:
+            return Trained(self.spec, theta)
+        rates = params[LOG_RATES].detach().exp() if self._rates is None else self._rates
+        rates = rates.expand(-1, -1, self.spec.latent)
+        return Trained(self.spec, theta, {"inner.rates": (rates[:, 0] if rates.shape[1] == 1 else rates).contiguous()})
 
     def _unrolled(self, targets: Tensor, latents: Tensor, contexts: Sequence[Tensor]) -> Tensor:
         params, differentiable = self.params(), torch.is_grad_enabled()
@@ -140,7 +132,3 @@ class _Recursive(torch.autograd.Function):
 def _recursive(*inputs: Any) -> Tensor:
     losses: Tensor = _Recursive.apply(*inputs)  # type: ignore[no-untyped-call]
     return losses
-
-
-def _attribute(name: str) -> str:
-    return name.replace(".", "_")

@@ -17,9 +17,10 @@ import torch
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError, StageOrderError
+from medfuncta_dist.fields.field_kinds import FieldSpec
 from medfuncta_dist.fields.network_record import RECORD_FILE, files_below, network_folder
+from medfuncta_dist.fields.params import Params
 from medfuncta_dist.fields.shared_network import DESCRIPTION_FILE, WEIGHTS_FILE, SharedNetwork
-from medfuncta_dist.fields.siren import FieldSpec, Params
 from medfuncta_dist.meta.inner_rates import inner_rates
 from medfuncta_dist.network.core_settings import field_spec, trained_rates
 from medfuncta_dist.shards.snapshot import Snapshot

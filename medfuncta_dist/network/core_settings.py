@@ -8,8 +8,9 @@ import torch
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.fields.coordinates import grid
-from medfuncta_dist.fields.siren import FieldSpec, Params, init_params
-from medfuncta_dist.latents.fit import FitSettings
+from medfuncta_dist.fields.field_kinds import FieldSpec, init_params
+from medfuncta_dist.fields.params import Params
+from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.meta.inner_rates import Rate, layer_rates
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.outer_loop import LOG_RATES, MetaLearner

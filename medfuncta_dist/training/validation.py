@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.fields.siren import FieldSpec, Params, field
+from medfuncta_dist.fields.field_kinds import FieldSpec, field
+from medfuncta_dist.fields.params import Params
 from medfuncta_dist.latents.fit import Fitter
 from medfuncta_dist.network.core_settings import fit_settings, trained_rates
 from medfuncta_dist.shards.snapshot import Snapshot

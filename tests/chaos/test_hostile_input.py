@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from medfuncta_dist.config.load import parse
 from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.fields.shared_network import SharedNetwork
-from medfuncta_dist.fields.siren import FieldSpec, init_params
+from medfuncta_dist.fields.siren import SirenSpec, init_params
 from medfuncta_dist.latents.table_format import Row, parse_table, part_table, table_bytes
 from medfuncta_dist.scans.readers.reader_registry import reader_named
 from medfuncta_dist.scans.scan import Scan, Window
@@ -121,7 +121,7 @@ def stored() -> dict[str, tuple[Read, list[bytes]]]:
 
 
 def network() -> SharedNetwork:
-    spec = FieldSpec.linear(coords=2, channels=1, layers=3, hidden=4, latent=4, omega_first=5, omega_last=10)
+    spec = SirenSpec.linear(coords=2, channels=1, layers=3, hidden=4, latent=4, omega_first=5, omega_last=10)
     params = init_params(spec, torch.Generator().manual_seed(0))
     return SharedNetwork(spec, params, {"shape": [4, 4]}, {}, "d" * 64, "test")
 

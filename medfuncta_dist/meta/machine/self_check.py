@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from medfuncta_dist.errors import MedfunctaError
-from medfuncta_dist.fields.siren import FieldSpec, init_params
+from medfuncta_dist.fields.siren import SirenSpec, init_params
 from medfuncta_dist.meta.context import context_sets
 from medfuncta_dist.meta.device import granted_device, require_device
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
@@ -29,7 +29,7 @@ ROUNDS = 3
 class Trial:
     """One outer step of one inner step, in a run's own shapes, with its library of products."""
 
-    spec: FieldSpec
+    spec: SirenSpec
     points: int
     selection_ratio: float
     chunks: Chunks

@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medfuncta_dist.fields.siren import OUTPUT_OFFSET, FieldSpec, Params
+from medfuncta_dist.fields.params import OUTPUT_OFFSET, Params
+from medfuncta_dist.fields.siren import SirenSpec
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.machine.products import add_product
 
@@ -25,7 +26,7 @@ class Folded:
     A *shift* is all that is added to W̃h in the modulated layers: M̃φ + c̃ + b̃, stacked over these layers.
     """
 
-    spec: FieldSpec
+    spec: SirenSpec
     weights: dict[int, Tensor]
     biases: dict[int, Tensor]
     maps: Float[Tensor, "shift latent"]
@@ -65,7 +66,7 @@ class Folded:
         return stacked.view(len(stacked), -1, self.spec.hidden)
 
 
-def fold(spec: FieldSpec, params: Params, arithmetic: Arithmetic | None = None) -> Folded:
+def fold(spec: SirenSpec, params: Params, arithmetic: Arithmetic | None = None) -> Folded:
     """Arrange θ. The result is detached: gradients by θ come from ``ThetaGradient.unfold``.
 
     ``arithmetic``: default ``Arithmetic.best``. MedfunctaError where this process cannot compute so.

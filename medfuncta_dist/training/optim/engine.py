@@ -36,7 +36,7 @@ from torch import Tensor
 from torch.nn.utils import clip_grad_norm_
 
 from medfuncta_dist.config.sections.train_section import Train
-from medfuncta_dist.fields.siren import Params
+from medfuncta_dist.fields.params import Params
 from medfuncta_dist.meta.device import granted_device, require_device
 from medfuncta_dist.meta.outer_loop import MetaLearner
 from medfuncta_dist.training.checkpoints.training_state import MuonState, State, moments

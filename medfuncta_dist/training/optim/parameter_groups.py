@@ -13,7 +13,7 @@ from collections.abc import Collection
 from typing import Any
 
 from medfuncta_dist.config.sections.train_section import Train
-from medfuncta_dist.fields.siren import FieldSpec
+from medfuncta_dist.fields.field_kinds import FieldSpec
 from medfuncta_dist.meta.outer_loop import LOG_RATES, MetaLearner
 from medfuncta_dist.training.checkpoints.training_state import AdamState, Kind, MuonState
 

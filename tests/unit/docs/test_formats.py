@@ -19,7 +19,8 @@ from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.config.submission_id import JOB_VARIABLE
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.evaluation.evaluation_driver import evaluate
-from medfuncta_dist.fields.siren import Params, init_params
+from medfuncta_dist.fields.params import Params
+from medfuncta_dist.fields.siren import init_params
 from medfuncta_dist.fitting.fit_driver import fit
 from medfuncta_dist.network.committed_network import commit_network
 from medfuncta_dist.network.core_settings import field_spec

@@ -22,7 +22,7 @@ from medfuncta_dist.evaluation.decode import (
     save,
 )
 from medfuncta_dist.fields.shared_network import SharedNetwork
-from medfuncta_dist.fields.siren import FieldSpec, init_params
+from medfuncta_dist.fields.siren import SirenSpec, init_params
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import fit, locate_table
 from medfuncta_dist.scans.readers.ecg_csv import EcgCsvReader
@@ -74,7 +74,7 @@ def test_another_resolution_keeps_the_field_of_view(sizes):
 
 
 def test_reconstructions_are_clamped_and_finer_grids_pass_through_coarser_ones():
-    spec = FieldSpec.linear(coords=2, channels=1, layers=3, hidden=32, latent=4, omega_first=5, omega_last=9)
+    spec = SirenSpec.linear(coords=2, channels=1, layers=3, hidden=32, latent=4, omega_first=5, omega_last=9)
     shared = SharedNetwork(spec, init_params(spec, torch.Generator().manual_seed(1)), {}, {}, "", "")
     latents = np.random.default_rng(0).normal(size=(2, 4)).astype(np.float32) * 3
     coarse, fine = reconstruct(shared, latents, (9, 6)), reconstruct(shared, latents, (17, 11))

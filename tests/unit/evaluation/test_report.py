@@ -11,7 +11,7 @@ import pytest
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.evaluation import metrics
 from medfuncta_dist.evaluation.report import Picture, ReportData, cards, number, place, render
-from medfuncta_dist.fields.siren import FieldSpec
+from medfuncta_dist.fields.siren import SirenSpec
 from tests.writers import structured
 
 SHAPES: dict[int, list[int]] = {1: [40], 2: [12, 10], 3: [8, 9, 7]}
@@ -64,7 +64,7 @@ CHARTS: dict[str, Any] = {
 def data(dimensions: int = 2, **changes: Any) -> ReportData:
     shape = SHAPES[dimensions]
     run = RunFile.model_validate({"name": "a-run", "storage": "/s", "data": {"source": "x", "shape": shape}})
-    spec = FieldSpec.linear(coords=dimensions, channels=1, layers=4, hidden=8, latent=77, omega_first=20, omega_last=80)
+    spec = SirenSpec.linear(coords=dimensions, channels=1, layers=4, hidden=8, latent=77, omega_first=20, omega_last=80)
     known = {
         "pictures": [picture(shape), picture(shape, below_min=True)],
     }

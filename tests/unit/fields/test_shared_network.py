@@ -12,9 +12,9 @@ import torch
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, MedfunctaError
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.shared_network import SharedNetwork
-from medfuncta_dist.fields.siren import FieldSpec, field, init_params
+from medfuncta_dist.fields.siren import SirenSpec, field, init_params
 
-SPEC = FieldSpec(2, 2, 4, 8, 6, (4.0, 7.5, 10.0), residual=True, modulate_first=True)
+SPEC = SirenSpec(2, 2, 4, 8, 6, (4.0, 7.5, 10.0), residual=True, modulate_first=True)
 
 
 @pytest.fixture
@@ -67,8 +67,8 @@ def test_decode_is_the_field_at_any_resolution(network: SharedNetwork) -> None:
 
 def test_an_unknown_version_is_refused_by_name(network: SharedNetwork) -> None:
     files = network.to_files()
-    with pytest.raises(FormatVersionError, match="2"):
-        SharedNetwork.from_files(files["network.safetensors"], edited(network, format_version=2))
+    with pytest.raises(FormatVersionError, match="3"):
+        SharedNetwork.from_files(files["network.safetensors"], edited(network, format_version=3))
 
 
 def test_weights_of_another_network_are_refused(network: SharedNetwork) -> None:

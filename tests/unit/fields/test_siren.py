@@ -9,17 +9,18 @@ from jaxtyping import TypeCheckError
 
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.fields.coordinates import grid
-from medfuncta_dist.fields.siren import FieldSpec, Params, field, init_bound, init_params
+from medfuncta_dist.fields.params import Params
+from medfuncta_dist.fields.siren import SirenSpec, field, init_bound, init_params
 
-PAPER = FieldSpec(2, 3, 5, 8, 6, (4.0, 7.0, 10.0, 13.0), residual=False, modulate_first=False)
-CODE = FieldSpec(2, 3, 5, 8, 6, (10.0, 15.0, 20.0, 25.0), residual=True, modulate_first=True)
+PAPER = SirenSpec(2, 3, 5, 8, 6, (4.0, 7.0, 10.0, 13.0), residual=False, modulate_first=False)
+CODE = SirenSpec(2, 3, 5, 8, 6, (10.0, 15.0, 20.0, 25.0), residual=True, modulate_first=True)
 
 
-def drawn(spec: FieldSpec, seed: int = 0) -> Params:
+def drawn(spec: SirenSpec, seed: int = 0) -> Params:
     return init_params(spec, torch.Generator().manual_seed(seed))
 
 
-def by_the_formula(spec: FieldSpec, params: Params, x: np.ndarray, latent: np.ndarray) -> np.ndarray:
+def by_the_formula(spec: SirenSpec, params: Params, x: np.ndarray, latent: np.ndarray) -> np.ndarray:
     """One point, one scan, in numpy float64."""
     p = {name: tensor.double().numpy() for name, tensor in params.items()}
     h = x
@@ -33,7 +34,7 @@ def by_the_formula(spec: FieldSpec, params: Params, x: np.ndarray, latent: np.nd
 
 
 @pytest.mark.parametrize("spec", [PAPER, CODE], ids=["paper", "public-code"])
-def test_field_is_the_published_formula(spec: FieldSpec) -> None:
+def test_field_is_the_published_formula(spec: SirenSpec) -> None:
     params = {name: tensor.double() for name, tensor in drawn(spec).items()}
     latents = torch.randn(3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     coordinates = grid([3, 4], dtype=torch.float64)
@@ -50,7 +51,7 @@ def test_a_coordinate_decides_not_the_grid_it_is_on() -> None:
 
 
 def test_weights_are_uniform_within_the_published_bounds() -> None:
-    spec = FieldSpec.linear(coords=2, channels=1, layers=4, hidden=200, latent=300, omega_first=20, omega_last=50)
+    spec = SirenSpec.linear(coords=2, channels=1, layers=4, hidden=200, latent=300, omega_first=20, omega_last=50)
     bounds = {
         "layer.1.weight": 1 / 2,
         "layer.2.weight": math.sqrt(6 / 200) / 30,
@@ -74,7 +75,7 @@ def test_a_seed_fixes_every_weight() -> None:
 
 
 def test_omega_rises_linearly_over_all_layers() -> None:
-    spec = FieldSpec.linear(coords=1, channels=1, layers=5, hidden=2, latent=2, omega_first=20, omega_last=60)
+    spec = SirenSpec.linear(coords=1, channels=1, layers=5, hidden=2, latent=2, omega_first=20, omega_last=60)
     assert spec.omegas == (20.0, 30.0, 40.0, 50.0)
     assert [spec.omega(k) for k in range(1, 6)] == [20.0, 30.0, 40.0, 50.0, 60.0]
 
@@ -89,7 +90,7 @@ def test_only_modulated_layers_carry_a_modulation() -> None:
 )
 def test_an_impossible_architecture_is_refused(layers: int, omegas: tuple[float, ...]) -> None:
     with pytest.raises(RunFileError):
-        FieldSpec(2, 1, layers, 4, 4, omegas)
+        SirenSpec(2, 1, layers, 4, 4, omegas)
 
 
 def test_shapes_are_checked_in_the_tests() -> None:

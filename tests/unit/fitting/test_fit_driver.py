@@ -27,7 +27,8 @@ from medfuncta_dist.fitting.fit_driver import fit, locate_table
 from medfuncta_dist.fitting.fit_failures import DAMAGED_SHARD
 from medfuncta_dist.fitting.fit_task import NOT_FINITE, NOT_STORABLE, WRONG_SHAPE, FitTask, fit_task
 from medfuncta_dist.latents import table_format
-from medfuncta_dist.latents.fit import FitSettings, fit_batch
+from medfuncta_dist.latents.fit import fit_batch
+from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.network.network_loader import network_here
 from medfuncta_dist.shards.sample import Sample

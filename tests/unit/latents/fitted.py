@@ -9,7 +9,7 @@ import torch
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.fields.shared_network import SharedNetwork
-from medfuncta_dist.fields.siren import FieldSpec, init_params
+from medfuncta_dist.fields.siren import SirenSpec, init_params
 from medfuncta_dist.network.committed_network import store_network
 from medfuncta_dist.shards.pack_driver import pack
 from medfuncta_dist.shards.snapshot import load_snapshot
@@ -57,7 +57,7 @@ def packed(run: RunFile, folder: Path, seed: int = 0, counts: dict[str, int] | N
 def network(run: RunFile, **changes: Any) -> SharedNetwork:
     """A random network for the run's scans."""
     sizes = {"coords": len(run.data.shape), "channels": run.data.channels, "layers": 3, "hidden": 16, "latent": LATENT}
-    spec = FieldSpec.linear(**{**sizes, **changes}, omega_first=5, omega_last=10)
+    spec = SirenSpec.linear(**{**sizes, **changes}, omega_first=5, omega_last=10)
     snapshot = load_snapshot(ObjectStore(run.storage), run.dataset, None)
     params = init_params(spec, torch.Generator().manual_seed(0))
     return SharedNetwork(spec, params, dict(snapshot.contract), {}, snapshot.digest, "test")

@@ -9,9 +9,12 @@ import torch
 from torch import Tensor
 
 from medfuncta_dist.fields.coordinates import grid
-from medfuncta_dist.fields.siren import FieldSpec, Params, field, init_params
+from medfuncta_dist.fields.params import Params
+from medfuncta_dist.fields.siren import SirenSpec, field, init_params
 from medfuncta_dist.latents.curvature import curved_gradient, spread_points
-from medfuncta_dist.latents.fit import FitSettings, Method, fit_batch
+from medfuncta_dist.latents.fit import fit_batch
+from medfuncta_dist.latents.fit_settings import FitSettings
+from medfuncta_dist.latents.fit_steps import Method
 from medfuncta_dist.latents.latent_types import StorageType
 from medfuncta_dist.meta.context import context_indices, context_sets
 from medfuncta_dist.meta.inner_loop import adapt
@@ -21,7 +24,7 @@ from medfuncta_dist.meta.sweeps.chunks import Chunks
 from medfuncta_dist.meta.sweeps.folded import fold
 from medfuncta_dist.meta.sweeps.inner_gradient import shift_gradient
 
-SPEC = FieldSpec.linear(coords=2, channels=1, layers=4, hidden=24, latent=32, omega_first=8, omega_last=16)
+SPEC = SirenSpec.linear(coords=2, channels=1, layers=4, hidden=24, latent=32, omega_first=8, omega_last=16)
 COORDINATES = grid([9, 8])
 SETTINGS = FitSettings(steps=8, rate=1.0, selection_ratio=0.6, seed=3)
 
@@ -129,7 +132,7 @@ def test_one_gauss_newton_step_solves_the_damped_normal_equations(params: Params
 
 
 def test_the_curvature_is_that_of_autograd_for_several_channels() -> None:
-    spec = FieldSpec(2, 2, 4, 6, 5, (3.0, 5.0, 4.0), residual=True, modulate_first=True)
+    spec = SirenSpec(2, 2, 4, 6, 5, (3.0, 5.0, 4.0), residual=True, modulate_first=True)
     params = {n: t.double() for n, t in init_params(spec, torch.Generator().manual_seed(1)).items()}
     points, latents = grid([5, 4], dtype=torch.float64), 0.3 * torch.ones(3, 5, dtype=torch.float64)
     latents[1] *= -1
@@ -143,7 +146,7 @@ def test_the_curvature_is_that_of_autograd_for_several_channels() -> None:
 @pytest.mark.parametrize("chunks", [Chunks(7, 2), Chunks(100, 100)])
 @pytest.mark.parametrize("share", [0.1, 0.4, 1.0])
 def test_one_sweep_gives_gradient_and_curvature(chunks: Chunks, share: float) -> None:
-    spec = FieldSpec(2, 2, 4, 6, 5, (3.0, 5.0, 4.0), residual=True, modulate_first=True)
+    spec = SirenSpec(2, 2, 4, 6, 5, (3.0, 5.0, 4.0), residual=True, modulate_first=True)
     network = fold(spec, {n: t.double() for n, t in init_params(spec, torch.Generator().manual_seed(1)).items()})
     points, latents = grid([5, 4], dtype=torch.float64), 0.3 * torch.ones(3, 5, dtype=torch.float64)
     latents[1] *= -1

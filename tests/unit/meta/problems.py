@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from medfuncta_dist.fields.coordinates import grid
-from medfuncta_dist.fields.siren import FieldSpec, Params, init_params
+from medfuncta_dist.fields.params import Params
+from medfuncta_dist.fields.siren import SirenSpec, init_params
 from medfuncta_dist.meta.context import context_sets
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.objective import Objective
@@ -20,7 +21,7 @@ SHAPES = {1: (17,), 2: (5, 4), 3: (3, 4, 3)}
 
 @dataclass
 class Problem:
-    spec: FieldSpec
+    spec: SirenSpec
     params: Params
     coordinates: Tensor
     targets: Tensor
@@ -48,7 +49,7 @@ def problem(
     """``variant``: 'paper' (no residual, first layer free) or 'code' (both, and an irregular list of omegas)."""
     code = variant == "code"
     omegas = (2.0, 4.5, 3.0) if code else (2.0, 3.0, 4.0)
-    spec = FieldSpec(dims, 2, 4, hidden, latent, omegas, residual=code, modulate_first=code)
+    spec = SirenSpec(dims, 2, 4, hidden, latent, omegas, residual=code, modulate_first=code)
     generator = torch.Generator().manual_seed(seed)
     params = {name: tensor.to(dtype) for name, tensor in init_params(spec, generator).items()}
     coordinates = grid(SHAPES[dims], dtype=dtype)

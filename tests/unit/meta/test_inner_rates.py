@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.fields.siren import FieldSpec
+from medfuncta_dist.fields.siren import SirenSpec
 from medfuncta_dist.meta.inner_rates import inner_rates, layer_rates, of_step
 
-SPEC = FieldSpec(2, 1, 5, 4, 3, (10.0, 20.0, 40.0, 50.0))
+SPEC = SirenSpec(2, 1, 5, 4, 3, (10.0, 20.0, 40.0, 50.0))
 LIKE = torch.zeros(1, dtype=torch.float64)
 
 

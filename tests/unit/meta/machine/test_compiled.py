@@ -12,7 +12,8 @@ import pytest
 import torch
 
 from medfuncta_dist.errors import MedfunctaError
-from medfuncta_dist.latents.fit import FitSettings, fit_batch
+from medfuncta_dist.latents.fit import fit_batch
+from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.meta.machine import compiled
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.machine.self_check import LEAST_GAIN, Trial, self_check

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.fields.coordinates import grid
-from medfuncta_dist.fields.siren import FieldSpec, init_params
+from medfuncta_dist.fields.siren import SirenSpec, init_params
 from medfuncta_dist.meta.context import context_sets
 from medfuncta_dist.meta.outer_loop import LOG_RATES, MetaLearner
 from medfuncta_dist.training.checkpoints.training_state import AdamState, MuonState, ParameterState
@@ -19,7 +19,7 @@ from medfuncta_dist.training.optim.parameter_groups import RATES_SHARE
 from tests.unit.training.ranks import on_ranks
 
 BATCH, STEPS, RATE = 5, 5, 1e-3
-SPEC = FieldSpec.linear(coords=2, channels=1, layers=3, hidden=7, latent=5, omega_first=5.0, omega_last=15.0)
+SPEC = SirenSpec.linear(coords=2, channels=1, layers=3, hidden=7, latent=5, omega_first=5.0, omega_last=15.0)
 STAGES = (0, 1, 2, 3)
 CLIP = 1e-3
 

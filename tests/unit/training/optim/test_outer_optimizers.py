@@ -10,12 +10,12 @@ import torch
 
 from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.fields.coordinates import grid
-from medfuncta_dist.fields.siren import FieldSpec, init_params
+from medfuncta_dist.fields.siren import SirenSpec, init_params
 from medfuncta_dist.meta.outer_loop import LOG_RATES, MetaLearner
 from medfuncta_dist.training.optim.outer_optimizers import outer_optimizer
 from medfuncta_dist.training.optim.parameter_groups import SHARE
 
-SPEC = FieldSpec(2, 1, 4, 5, 3, (10.0, 20.0, 40.0))
+SPEC = SirenSpec(2, 1, 4, 5, 3, (10.0, 20.0, 40.0))
 RATE, DECAY = 1e-2, 0.1
 
 

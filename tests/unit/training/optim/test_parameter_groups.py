@@ -5,7 +5,7 @@ import torch
 
 from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.fields.coordinates import grid
-from medfuncta_dist.fields.siren import FieldSpec, init_params
+from medfuncta_dist.fields.siren import SirenSpec, init_params
 from medfuncta_dist.meta.outer_loop import LOG_RATES, MetaLearner
 from medfuncta_dist.training.checkpoints.training_state import AdamState, MuonState
 from medfuncta_dist.training.optim.parameter_groups import (
@@ -17,7 +17,7 @@ from medfuncta_dist.training.optim.parameter_groups import (
     share_of_rate,
 )
 
-SPEC = FieldSpec(2, 1, 4, 3, 2, (10.0, 20.0, 40.0))
+SPEC = SirenSpec(2, 1, 4, 3, 2, (10.0, 20.0, 40.0))
 
 
 def learner(learn_rates: bool) -> MetaLearner:
@@ -53,7 +53,7 @@ def test_muon_takes_the_hidden_matrices_only_and_only_when_asked() -> None:
 
 
 def test_a_square_map_of_latents_is_no_hidden_matrix() -> None:
-    spec = FieldSpec(3, 3, 3, 3, 3, (10.0, 20.0))
+    spec = SirenSpec(3, 3, 3, 3, 3, (10.0, 20.0))
     assert spec.shapes()["modulation.2.weight"] == spec.shapes()["layer.1.weight"] == (3, 3)
     assert muon_parameters(spec, Train(optimizer="muon")) == ["layer.2.weight"]
 

@@ -1,0 +1,119 @@
+"""Fitting a basis field: one matrix product per batch (docs/method.md, 8). Runs on bare torch.
+
+    φ = A (y − μ),    A = (Σ_C wBᵀB + λ tr/P I)⁻¹ Bᵀw,    zero columns outside the context C
+
+A depends on the network, the grid and the context only: it is made once. Weights that differ by scan need a solve each.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from medfuncta_dist.fields.basis import BasisSpec, mean_and_basis
+from medfuncta_dist.fields.params import Params
+from medfuncta_dist.latents.curvature import spread_points
+from medfuncta_dist.latents.fit_result import FitResult
+from medfuncta_dist.latents.fit_settings import FitSettings
+from medfuncta_dist.latents.latent_types import store
+from medfuncta_dist.meta.closed_form.normal_equations import Factor, Sums
+from medfuncta_dist.meta.losses import psnr_of_mse
+from medfuncta_dist.meta.machine.arithmetic import Arithmetic
+from medfuncta_dist.meta.machine.memory import keep_freed_memory
+from medfuncta_dist.meta.machine.products import product
+
+BLOCK_NUMBERS = 2**22
+"""Of the basis that are in float64 at once while A is made: 32 MB."""
+
+
+class ExactFitter:
+    """A basis field on a grid, ready to fit batch after batch.
+
+    Holds B and A, values times P numbers each: 64 MB at 64 x 64 and P = 2048, 2 GB at 32³ and P = 8192.
+    """
+
+    def __init__(
+        self,
+        spec: BasisSpec,
+        params: Params,
+        coordinates: Float[Tensor, "point coord"],
+        settings: FitSettings,
+        variances: Float[Tensor, " latent"] | None = None,
+    ) -> None:
+        keep_freed_memory()
+        self._settings, device = settings, coordinates.device
+        arithmetic = Arithmetic.best(device) if settings.arithmetic is None else settings.arithmetic.require(device)
+        self._arithmetic = arithmetic
+        keep = spec.latent if settings.keep is None else settings.keep
+        self._deviations = None if variances is None else variances[:keep].sqrt()
+        self._mean, self._rows = _sampled(spec, params, coordinates, keep)
+        chosen = spread_points(len(coordinates), settings.selection_ratio, 0).to(device)
+        whole = len(chosen) == len(coordinates)
+        self._context = None if whole else _values_of(chosen, spec.channels)
+        self._solver = self._solver_of(None)
+
+    @torch.no_grad()
+    def fit(
+        self,
+        targets: Float[Tensor, "batch point channel"],
+        weights: Float[Tensor, "batch point"] | None = None,
+    ) -> FitResult:
+        """The latent of every scan. Rows are independent, as ``Fitter``'s are.
+
+        ``weights``: how much each point counts, not negative; the PSNR is then of the weighted mean squared error.
+        A scan whose weights do not determine its latent gives the smallest that fits, by the ridge.
+        """
+        residues = targets.flatten(1) - self._mean
+        by_value = None if weights is None else weights.repeat_interleave(targets.shape[2], 1)
+        latents = self._solved(residues) if by_value is None else self._solved_apart(residues, by_value)
+        stored = store(latents, self._settings.storage_type, self._deviations)
+        restored = stored.restored().to(targets.dtype)
+        quality = psnr_of_mse(self._errors(restored, targets, by_value))
+        finite = torch.isfinite(restored).all(dim=1) & torch.isfinite(quality)
+        return FitResult(restored, quality, finite, torch.ones(len(targets), dtype=torch.int32), stored)
+
+    def _solved(self, residues: Tensor) -> Tensor:
+        seen = residues if self._context is None else residues[:, self._context]
+        return product(seen, self._solver, self._arithmetic.products)
+
+    def _solved_apart(self, residues: Tensor, weights: Tensor) -> Tensor:
+        """Each scan by its own weights; scan by scan, for a factor has P² numbers."""
+        scans = zip(residues, weights, strict=True)
+        return torch.stack([self._solver_of(weight).T @ self._seen(residue) for residue, weight in scans])
+
+    def _seen(self, values: Tensor) -> Tensor:
+        return values if self._context is None else values[self._context]
+
+    def _errors(self, latents: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        """Mean squared error of each scan over all points; values are clamped, as PSNR wants."""
+        values = product(latents, self._rows.T, self._arithmetic.products).add_(self._mean).clamp_(0, 1)
+        squares = values.sub_(targets.flatten(1)).square_()
+        return squares.mean(1) if weights is None else (squares * weights).sum(1) / weights.sum(1)
+
+    def _solver_of(self, weights: Float[Tensor, " value"] | None) -> Float[Tensor, "value latent"]:
+        """Aᵀ, for all scans or for one with weights."""
+        rows = self._seen(self._rows)
+        weighted = rows if weights is None else rows * self._seen(weights)[:, None]
+        sums = Sums.zeros(0, rows.shape[1], rows.device)
+        sums.gram.add_(product(rows.T, weighted, self._arithmetic.products))
+        factor = Factor.of(sums.gram, self._settings.ridge)
+        parts = torch.split(weighted, max(1, BLOCK_NUMBERS // rows.shape[1]))
+        return torch.cat([factor.solve(part) for part in parts])
+
+
+def _sampled(
+    spec: BasisSpec, params: Params, coordinates: Tensor, keep: int
+) -> tuple[Float[Tensor, " value"], Float[Tensor, "value latent"]]:
+    """μ and the first ``keep`` functions on the grid, a block of points at a time."""
+    frozen = {name: tensor.detach() for name, tensor in params.items()}
+    parts = torch.split(coordinates, max(1, BLOCK_NUMBERS // spec.widest))
+    with torch.no_grad():
+        found = [mean_and_basis(spec, frozen, part) for part in parts]
+        means, rows = [mean.flatten() for mean, _ in found], [basis.flatten(0, 1)[:, :keep] for _, basis in found]
+        return torch.cat(means), torch.cat(rows)
+
+
+def _values_of(points: Tensor, channels: int) -> Tensor:
+    """Indices of the values at these points, all channels."""
+    return (points[:, None] * channels + torch.arange(channels, device=points.device)).flatten()

@@ -1,0 +1,22 @@
+"""What fitting a batch gives, whatever the kind of field."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from medfuncta_dist.latents.latent_types import Stored
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """One row per scan: its latent as decoding will see it, the PSNR (dB) of that, whether all of it is finite, the
+    steps it took, and what a table stores."""
+
+    latents: Float[Tensor, "batch latent"]
+    psnr: Float[Tensor, " batch"]
+    finite: Bool[Tensor, " batch"]
+    steps: Int[Tensor, " batch"]
+    stored: Stored

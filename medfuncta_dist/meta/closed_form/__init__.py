@@ -1,0 +1,1 @@
+"""The basis field's inner loop and its gradient: latents by one exact solve. Runs on a bare torch installation."""

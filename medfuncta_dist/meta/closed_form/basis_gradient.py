@@ -1,0 +1,197 @@
+"""The exact gradient of the basis field's outer loss: through the mean, the basis, and the solve that gives latents.
+
+With A = G + λ tr(G)/F I and R_s = Σ_C B_iᵀ(y_i − μ_i), sums over the context set C, φ_s = A⁻¹R_s. The outer loss is on
+all points. Its derivative by φ_s is p_s = Σ_i B_iᵀ r_i with r = 2(ŷ − y)/ND, and with q_s = A⁻¹ p_s
+
+    dJ/dR_s = q_s,    dJ/dG = Γ = −½ Σ_s (q_s φ_sᵀ + φ_s q_sᵀ) − (λ/F) Σ_s ⟨q_s, φ_s⟩ I
+
+    dJ/dB_i = Σ_s r_i φ_sᵀ + [i ∈ C] (2 B_i Γ + Σ_s (y_i − μ_i) q_sᵀ),    dJ/dμ_i = Σ_s r_i − [i ∈ C] Σ_s B_i q_s
+
+(docs/method.md, 8). Autograd takes it from there through the sine layers, a block of points at a time: nothing that is
+kept grows with the number of points or scans but the data; G and its factor have F² numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from medfuncta_dist.fields.basis import BasisSpec, features, mean_of
+from medfuncta_dist.fields.params import Params
+from medfuncta_dist.meta.closed_form.normal_equations import Factor, Sums
+from medfuncta_dist.meta.machine.arithmetic import Arithmetic
+from medfuncta_dist.meta.machine.products import product
+
+KEPT_BYTES = 2**28
+"""Of features that are kept from one pass over the points to the next, instead of being computed again: same bits."""
+
+
+@dataclass(frozen=True)
+class Block:
+    """Some points of a grid: the field's functions there, and the scans. Rows of several channels follow each other."""
+
+    points: slice
+    rows: Float[Tensor, "value feature"]
+    means: Float[Tensor, " value"]
+    targets: Float[Tensor, "scan value"]
+    inside: Bool[Tensor, " value"] | None
+    """Which values belong to the context set; None for all of them."""
+
+    @property
+    def residues(self) -> Float[Tensor, "scan value"]:
+        """What the mean leaves of each scan."""
+        return self.targets - self.means
+
+    def in_context(self) -> Block:
+        """The block's part of the context set."""
+        if self.inside is None:
+            return self
+        rows, means, targets = self.rows[self.inside], self.means[self.inside], self.targets[:, self.inside]
+        return replace(self, rows=rows, means=means, targets=targets, inside=None)
+
+
+@dataclass(frozen=True)
+class LinearFit:
+    """A basis field without M on a grid, and the scans that it should reconstruct, taken in blocks of points."""
+
+    spec: BasisSpec
+    params: Params
+    coordinates: Float[Tensor, "point coord"]
+    targets: Float[Tensor, "scan point channel"]
+    block_points: int
+    arithmetic: Arithmetic
+    context: Int[Tensor, " context"] | None = None
+    """Sorted indices of the points that latents are fitted on; None for all."""
+
+    @property
+    def values_per_scan(self) -> int:
+        """Points times channels."""
+        return self.targets.shape[1] * self.targets.shape[2]
+
+    def blocks(self) -> Iterator[Block]:
+        """Each block of points, its functions computed anew without a graph."""
+        for points in self._parts():
+            found = features(self.spec, self.params, self.coordinates[points])
+            yield self._block(points, found, mean_of(self.params, found))
+
+    def kept_blocks(self) -> list[Block] | None:
+        """All blocks at once, where they are small enough to be kept."""
+        bytes_ = self.values_per_scan * self.spec.features * self.targets.element_size()
+        return list(self.blocks()) if bytes_ <= KEPT_BYTES else None
+
+    def pull_back(self, points: slice, by_rows: Tensor, by_means: Tensor) -> list[Tensor]:
+        """Gradients by θ, in the order of its shapes, given those by a block's functions and means."""
+        names = list(self.spec.shapes())
+        leaves = {name: self.params[name].detach().requires_grad_() for name in names}
+        with torch.enable_grad():
+            found = features(self.spec, leaves, self.coordinates[points])
+            means = mean_of(leaves, found)
+        adjoints = (by_rows.view_as(found), by_means.view_as(means))
+        return list(torch.autograd.grad((found, means), [leaves[name] for name in names], adjoints))
+
+    def _parts(self) -> Iterator[slice]:
+        points = len(self.coordinates)
+        for start in range(0, points, self.block_points):
+            yield slice(start, min(start + self.block_points, points))
+
+    def _block(self, points: slice, found: Tensor, means: Tensor) -> Block:
+        inside = None
+        if self.context is not None and len(self.context) < len(self.coordinates):
+            inside = torch.zeros(len(self.coordinates), dtype=torch.bool, device=found.device)
+            inside[self.context.to(found.device)] = True
+            inside = inside[points].repeat_interleave(self.spec.channels)
+        return Block(points, found.flatten(0, 1), means.flatten(), self.targets[:, points].flatten(1), inside)
+
+
+@dataclass(frozen=True)
+class BasisGradient:
+    """Per-scan outer losses, the gradient of their sum by θ (by name), and the solve's condition number."""
+
+    losses: Float[Tensor, " scan"]
+    params: Params
+    condition: float
+
+
+@torch.no_grad()
+def solve(
+    fit: LinearFit, ridge: float, blocks: list[Block] | None = None
+) -> tuple[Factor, Float[Tensor, "scan feature"]]:
+    """The latents that fit the context set best, and the factorised Gram matrix."""
+    sums = Sums.zeros(len(fit.targets), fit.spec.features, fit.targets.device)
+    for block in blocks if blocks is not None else fit.blocks():
+        seen = block.in_context()
+        sums.add(seen.rows, seen.residues, fit.arithmetic)
+    factor = Factor.of(sums.gram, ridge)
+    return factor, factor.solve(sums.right)
+
+
+@torch.no_grad()
+def solved_losses(fit: LinearFit, ridge: float) -> Float[Tensor, " scan"]:
+    """Each scan's mean squared error over all points, of the latent that fits its context set best."""
+    blocks = fit.kept_blocks()
+    latents = solve(fit, ridge, blocks)[1].to(fit.targets.dtype)
+    return _outer(fit, blocks, latents)[0]
+
+
+@torch.no_grad()
+def basis_gradient(fit: LinearFit, ridge: float) -> BasisGradient:
+    """Outer losses, and the exact gradient of their sum."""
+    blocks, dtype = fit.kept_blocks(), fit.targets.dtype
+    factor, exact = solve(fit, ridge, blocks)
+    latents = exact.to(dtype)
+    losses, by_latents = _outer(fit, blocks, latents)
+    pulls = factor.solve(by_latents.double())  # q
+    by_gram = _by_gram(exact, pulls, ridge).to(dtype)
+    pulls = pulls.to(dtype)
+    total: list[Tensor] | None = None
+    for block in blocks if blocks is not None else fit.blocks():
+        found = fit.pull_back(block.points, *_adjoints(fit, block, latents, pulls, by_gram))
+        total = found if total is None else [a.add_(b) for a, b in zip(total, found, strict=True)]
+    assert total is not None
+    return BasisGradient(losses, dict(zip(fit.spec.shapes(), total, strict=True)), factor.condition())
+
+
+def _outer(
+    fit: LinearFit, blocks: list[Block] | None, latents: Tensor
+) -> tuple[Float[Tensor, " scan"], Float[Tensor, "scan feature"]]:
+    """Losses on all points, and their derivatives p by the latents."""
+    losses, by_latents = fit.targets.new_zeros(len(latents)), torch.zeros_like(latents)
+    for block in blocks if blocks is not None else fit.blocks():
+        errors = _errors(fit, block, latents)
+        losses += errors.square().sum(1)
+        by_latents += product(errors, block.rows, fit.arithmetic.products)
+    return losses / fit.values_per_scan, by_latents * (2 / fit.values_per_scan)
+
+
+def _errors(fit: LinearFit, block: Block, latents: Tensor) -> Float[Tensor, "scan value"]:
+    """ŷ − y."""
+    return product(latents, block.rows.T, fit.arithmetic.products) - block.residues
+
+
+def _by_gram(latents: Tensor, pulls: Tensor, ridge: float) -> Float[Tensor, "feature feature"]:
+    """Γ."""
+    half = pulls.T @ latents
+    by_gram = -(half + half.T) / 2
+    by_gram.diagonal().sub_(ridge / len(half) * (pulls * latents).sum())
+    return by_gram
+
+
+def _adjoints(
+    fit: LinearFit, block: Block, latents: Tensor, pulls: Tensor, by_gram: Tensor
+) -> tuple[Float[Tensor, "value feature"], Float[Tensor, " value"]]:
+    """dJ/dB and dJ/dμ of a block."""
+    by = fit.arithmetic.products
+    residue = _errors(fit, block, latents) * (2 / fit.values_per_scan)
+    by_rows, by_means = product(residue.T, latents, by), residue.sum(0)
+    seen = block.in_context()
+    by_rows_seen = 2 * product(seen.rows, by_gram, by) + product(seen.residues.T, pulls, by)
+    by_means_seen = seen.rows @ pulls.sum(0)
+    if block.inside is None:
+        return by_rows.add_(by_rows_seen), by_means.sub_(by_means_seen)
+    by_rows[block.inside] += by_rows_seen
+    by_means[block.inside] -= by_means_seen
+    return by_rows, by_means

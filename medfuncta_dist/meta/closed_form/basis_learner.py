@@ -1,0 +1,136 @@
+"""The basis field as a trainer sees it: an outer step is one exact solve, and its exact gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from medfuncta_dist.fields.basis import BasisSpec
+from medfuncta_dist.fields.params import Params
+from medfuncta_dist.meta.closed_form.basis_gradient import (
+    BasisGradient,
+    LinearFit,
+    basis_gradient,
+    solved_losses,
+)
+from medfuncta_dist.meta.closed_form.principal_latents import ScanMoments, add_scans, mean_gram, principal
+from medfuncta_dist.meta.learner import Learner, SumOverRanks, Trained
+from medfuncta_dist.meta.machine.arithmetic import Arithmetic
+from medfuncta_dist.meta.machine.memory import keep_freed_memory
+
+SCANS_PER_FEATURE = 4
+"""Training scans that the latent's coordinates are computed from: with fewer than F, directions would be left out."""
+SCANS_AT_ONCE = 256
+"""Of these, per pass over the points: a pass computes the features again."""
+
+
+class BasisLearner(Learner):
+    """A basis field without M. Its latents are solved for on one context set; ``ridge`` is λ.
+
+    Gradients are computed with the losses and handed over when asked: whoever wraps the module sees an ordinary loss.
+    """
+
+    # A mean squared error of 1e-4 has gradients of 1e-8 a number: Adam's usual epsilon would decide its steps.
+    ADAM_EPS: ClassVar[float] = 1e-15
+
+    spec: BasisSpec
+
+    def __init__(
+        self,
+        spec: BasisSpec,
+        params: Params,
+        coordinates: Float[Tensor, "point coord"],
+        latent: int,
+        ridge: float,
+        block_points: int,
+        arithmetic: Arithmetic | None = None,
+    ) -> None:
+        keep_freed_memory()
+        super().__init__(spec, {name: params[name].detach().clone() for name in spec.shapes()}, coordinates)
+        self.latent, self.ridge, self.block_points = latent, ridge, block_points
+        self._arithmetic = arithmetic
+        self._condition: float | None = None
+
+    def forward(
+        self,
+        targets: Float[Tensor, "batch point channel"],
+        latents: Float[Tensor, "batch latent"],
+        contexts: Sequence[Int[Tensor, " context"]],
+    ) -> Float[Tensor, " batch"]:
+        """Each scan's loss over all coordinates, of the latent that fits the first context set best.
+
+        ``latents`` only tie the loss to autograd's graph: the solve starts nowhere.
+        """
+        params = self.params()
+        fit = self._fit(params, targets, contexts[0] if contexts else None)
+        if not torch.is_grad_enabled():
+            return solved_losses(fit, self.ridge)
+        losses: Tensor = _Solved.apply(self, fit, latents, *params.values())  # type: ignore[no-untyped-call]
+        return losses
+
+    def take(self, found: BasisGradient) -> None:
+        """Remember what is worth logging of a step."""
+        self._condition = found.condition
+
+    def diagnostics(self) -> dict[str, float]:
+        """The condition number of the last step's solve."""
+        return {} if self._condition is None else {"condition": self._condition}
+
+    @property
+    def scans_to_finish(self) -> int:
+        """A few for each feature."""
+        return SCANS_PER_FEATURE * self.spec.features
+
+    def trained(
+        self, params: Params, scans: Iterable[Float[Tensor, "batch point channel"]], sum_over_ranks: SumOverRanks
+    ) -> Trained:
+        """The field with the P best numbers as latents, in their order of variance over ``scans``."""
+        device = self.coordinates.device
+        params = {name: tensor.detach().to(device) for name, tensor in params.items()}
+        moments = ScanMoments.none(self.spec.features, device)
+        fit = self._fit(params, self.coordinates.new_zeros(0, len(self.coordinates), self.spec.channels), None)
+        for targets in _grouped(scans, SCANS_AT_ONCE):
+            add_scans(moments, replace(fit, targets=targets.to(device)))
+        return principal(fit, mean_gram(fit), moments.over_ranks(sum_over_ranks), self.latent)
+
+    def _fit(self, params: Params, targets: Tensor, context: Tensor | None) -> LinearFit:
+        device = targets.device
+        settled = Arithmetic.best(device) if self._arithmetic is None else self._arithmetic.require(device)
+        return LinearFit(self.spec, params, self.coordinates, targets, self.block_points, settled, context)
+
+
+class _Solved(torch.autograd.Function):
+    """One node of autograd's graph, as the SIREN's recursive engine is (``outer_loop.py``)."""
+
+    @staticmethod
+    def forward(ctx: Any, learner: BasisLearner, fit: LinearFit, latents: Tensor, *theta: Tensor) -> Tensor:
+        found = basis_gradient(fit, learner.ridge)
+        learner.take(found)
+        ctx.by_theta, ctx.latents = list(found.params.values()), latents
+        return found.losses
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
+        # The gradients are already summed over scans: weights that differ could no longer be applied.
+        if not bool((weights == weights[0]).all()):
+            raise RuntimeError("the basis field needs a loss that weights all scans equally")
+        return None, None, torch.zeros_like(ctx.latents), *(weights[0] * gradient for gradient in ctx.by_theta)
+
+
+def _grouped(batches: Iterable[Tensor], size: int) -> Iterator[Tensor]:
+    """The same scans in batches of at least ``size``, but the last."""
+    waiting: list[Tensor] = []
+    for batch in batches:
+        waiting.append(batch)
+        if sum(map(len, waiting)) >= size:
+            yield torch.cat(waiting)
+            waiting = []
+    if waiting:
+        yield torch.cat(waiting)

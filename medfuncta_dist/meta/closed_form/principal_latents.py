@@ -1,0 +1,112 @@
+"""The latent's own coordinates: M, computed once from a trained basis field and training scans (docs/method.md, 8).
+
+With ⟨f, g⟩ the mean over all values of the grid, M's columns make the functions B = sM orthonormal, and the numbers of
+a latent uncorrelated over the training scans, with variances that fall. So ‖φ − φ'‖² is the mean squared difference of
+two images, the first p numbers are the best p that these features have for the training scans (they are their principal
+components within the span of the features), and the mean scan has φ = 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from medfuncta_dist.fields.basis import MAP, MEAN
+from medfuncta_dist.meta.closed_form.basis_gradient import LinearFit
+from medfuncta_dist.meta.closed_form.normal_equations import Factor, Sums
+from medfuncta_dist.meta.learner import SumOverRanks, Trained
+from medfuncta_dist.meta.machine.products import product
+
+RIDGE = 1e-6
+"""Of the features' Gram matrix: functions that the others give to 1e-6 add noise only."""
+
+
+@dataclass
+class ScanMoments:
+    """Sums over scans of b = sᵀ(y − μ)/ND and of the scans' own squares, from which variances follow. Float64."""
+
+    count: Float[Tensor, ""]
+    first: Float[Tensor, " feature"]
+    second: Float[Tensor, "feature feature"]
+    squares: Float[Tensor, ""]
+
+    @classmethod
+    def none(cls, features: int, device: torch.device) -> ScanMoments:
+        """Of no scans."""
+        zero = torch.zeros((), dtype=torch.float64, device=device)
+        first = zero.new_zeros(features)
+        return cls(zero.clone(), first, zero.new_zeros(features, features), zero.clone())
+
+    def add(self, products: Float[Tensor, "scan feature"], squares: Float[Tensor, " scan"]) -> None:
+        """Add scans: their b, and the mean square of what the mean leaves of each."""
+        self.count += len(products)
+        self.first += products.double().sum(0)
+        self.second += (products.T @ products).double()
+        self.squares += squares.double().sum()
+
+    def over_ranks(self, total: SumOverRanks) -> ScanMoments:
+        """Those of all ranks' scans."""
+        return ScanMoments(*(total(part) for part in (self.count, self.first, self.second, self.squares)))
+
+
+@torch.no_grad()
+def mean_gram(fit: LinearFit) -> Float[Tensor, "feature feature"]:
+    """The features' Gram matrix, as a mean over all values of the grid. The scans of ``fit`` are not used."""
+    none = replace(fit, targets=fit.targets[:0])
+    sums = Sums.zeros(0, fit.spec.features, fit.targets.device)
+    for block in none.blocks():
+        sums.add(block.rows, block.residues, fit.arithmetic)
+    return sums.gram / fit.values_per_scan
+
+
+@torch.no_grad()
+def add_scans(moments: ScanMoments, fit: LinearFit) -> None:
+    """Add the scans of ``fit``."""
+    products = fit.targets.new_zeros(len(fit.targets), fit.spec.features)
+    squares = fit.targets.new_zeros(len(fit.targets))
+    for block in fit.blocks():
+        products += product(block.residues, block.rows, fit.arithmetic.products)
+        squares += block.residues.square().sum(1)
+    moments.add(products / fit.values_per_scan, squares / fit.values_per_scan)
+
+
+@torch.no_grad()
+def principal(fit: LinearFit, gram: Float[Tensor, "feature feature"], moments: ScanMoments, latent: int) -> Trained:
+    """The field of ``fit`` with the P = ``latent`` best numbers as its latent; the rest of ``fit`` is not used.
+
+    ``facts``: ``residual``, the mean squared error that P numbers leave of the scans that ``moments`` are of.
+    """
+    factor = Factor.of(gram, RIDGE)
+    mean = moments.first / moments.count
+    centred = moments.second / moments.count - mean.outer(mean)
+    # In orthonormal coordinates z = L⁻¹b: covariance L⁻¹ C L⁻ᵀ.
+    half = torch.linalg.solve_triangular(factor.lower, centred, upper=False)
+    covariance = torch.linalg.solve_triangular(factor.lower, half.T, upper=False)
+    directions = torch.linalg.eigh((covariance + covariance.T) / 2)[1].flip(1)[:, :latent]
+    map_ = torch.linalg.solve_triangular(factor.lower.T, directions, upper=True)
+    map_ = _orthonormal(_signed(map_), gram)
+    latents = map_.T @ centred @ map_
+    shift = factor.solve(mean[None])[0]
+    spread = moments.squares / moments.count - 2 * shift @ mean + shift @ gram @ shift
+    variances = latents.diagonal().clamp(min=0)
+    params = {name: tensor.detach() for name, tensor in fit.params.items()}
+    params |= {MEAN: (params[MEAN].double() + shift).to(params[MEAN].dtype), MAP: map_.to(params[MEAN].dtype)}
+    residual = max(0.0, float(spread - variances.sum()))
+    extras = {"latent.variances": variances.float()}
+    return Trained(replace(fit.spec, latent=latent, mapped=True), params, extras, {"residual": residual})
+
+
+def _orthonormal(map_: Tensor, gram: Tensor) -> Tensor:
+    """The nearest map in the same order whose functions are orthonormal without the ridge, too."""
+    lower = torch.linalg.cholesky(map_.T @ gram @ map_)
+    nearest: Tensor = torch.linalg.solve_triangular(lower, map_.T, upper=False).T
+    return nearest
+
+
+def _signed(map_: Tensor) -> Tensor:
+    """Each column with its largest number positive: a direction has two signs, and eigenvectors come with either."""
+    largest = map_.gather(0, map_.abs().argmax(0, keepdim=True))
+    return map_ * torch.where(largest < 0, -1.0, 1.0)

@@ -1,0 +1,93 @@
+"""What a trainer sees of a field that learns: one module whose forward is an outer step's losses, whatever its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from medfuncta_dist.fields.field_kinds import FieldSpec
+from medfuncta_dist.fields.params import Params
+
+SumOverRanks = Callable[[Tensor], Tensor]
+"""The sum over ranks of a tensor of equal shape on each, the same on all of them."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A shared network that fitting and decoding can use: all that is stored of it but where it comes from."""
+
+    spec: FieldSpec
+    params: Params
+    extras: Params = field(default_factory=dict)
+    """What fitting uses beside θ (``fields/shared_network.py``: ``EXTRAS``)."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """Numbers about its latents, for the network's description."""
+
+
+class Learner(torch.nn.Module):
+    """Holds what is trained as parameters, named as in ``Params`` with ``_`` for ``.``, which torch does not allow.
+
+    Its forward takes targets, initial latents and context sets, and gives each scan's loss; the loss may be averaged or
+    scaled, but must weigh all scans of a call alike. The coordinate grid is not part of the state: a network loads at
+    any resolution.
+    """
+
+    ADAM_EPS: ClassVar[float] = 1e-8
+    """Added to the root of Adam's second moment: well below a usual gradient."""
+
+    coordinates: Tensor
+
+    def __init__(self, spec: FieldSpec, start: Params, coordinates: Float[Tensor, "point coord"]) -> None:
+        super().__init__()
+        self.spec = spec
+        self.shapes = {name: tuple(tensor.shape) for name, tensor in start.items()}
+        """Name → whole shape of every parameter: ZeRO 3 takes it from the parameters themselves."""
+        for name, tensor in start.items():
+            self.register_parameter(_attribute(name), torch.nn.Parameter(tensor))
+        self.register_buffer("coordinates", coordinates, persistent=False)
+
+    def params(self) -> Params:
+        """All that is trained, by name. Live parameters, not copies."""
+        return {name: getattr(self, _attribute(name)) for name in self.shapes}
+
+    @torch.no_grad()
+    def load(self, params: Params) -> None:
+        """Overwrite the parameters in place."""
+        for name, parameter in self.params().items():
+            parameter.copy_(params[name])
+
+    def forward(
+        self,
+        targets: Float[Tensor, "batch point channel"],
+        latents: Float[Tensor, "batch latent"],
+        contexts: Sequence[Int[Tensor, " context"]],
+    ) -> Float[Tensor, " batch"]:
+        """Each scan's loss over all coordinates, of the latent that the inner loop finds on the context sets."""
+        raise NotImplementedError
+
+    def diagnostics(self) -> dict[str, float]:
+        """Numbers about the last forward that are worth logging, by metric."""
+        return {}
+
+    @property
+    def scans_to_finish(self) -> int:
+        """How many training scans ``trained`` wants to see."""
+        return 0
+
+    def trained(
+        self, params: Params, scans: Iterable[Float[Tensor, "batch point channel"]], sum_over_ranks: SumOverRanks
+    ) -> Trained:
+        """The network that whole parameters (of ``shapes``) are, ready to fit with.
+
+        ``scans``: batches of this rank's training scans. A collective: every rank calls it.
+        """
+        raise NotImplementedError
+
+
+def _attribute(name: str) -> str:
+    return name.replace(".", "_")
