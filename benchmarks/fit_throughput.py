@@ -23,8 +23,8 @@ import torch
 from torch import Tensor
 
 from medfuncta_dist.fields.coordinates import grid
-from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.params import Params
+from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import SirenSpec, field, init_params
 from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.latents.stepwise_fit import StepwiseFitter

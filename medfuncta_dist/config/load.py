@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from medfuncta_dist.config.presets import PRESETS
+from medfuncta_dist.config.presets import KIND_DEFAULTS, PRESETS
 from medfuncta_dist.config.run_file import RunFile, older_values
 from medfuncta_dist.errors import RunFileError
 
@@ -115,13 +115,20 @@ def parse(
     preset = given.get("preset")
     if isinstance(preset, str) and preset in PRESETS:
         given = _merge(PRESETS[preset], given)
-    given = _merge(base or {}, given)
+    given = _merge(base or {}, _merge(_kind_defaults(given), given))
     try:
         return RunFile.model_validate(given)
     except ValidationError as error:
         raise RunFileError(
             explain(error), where=where, do="correct these keys; docs/run-file.md lists them all"
         ) from None
+
+
+def _kind_defaults(given: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The defaults of the kind of field that is asked for, where they are not those of the sections."""
+    field = given.get("field")
+    kind = field.get("kind") if isinstance(field, Mapping) else None
+    return KIND_DEFAULTS.get(kind, {}) if isinstance(kind, str) else {}
 
 
 def dump(run: RunFile) -> str:

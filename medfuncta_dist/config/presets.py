@@ -73,6 +73,19 @@ def _public_code(axes: str, increment: float) -> Preset:
     }
 
 
+KIND_DEFAULTS: dict[str, Preset] = {
+    "basis": {
+        "field": {"layers": 3, "omega_last": 20.0},
+        "meta": {"selection_ratio": 1.0},
+        "train": {"batch": 64, "rate": 1e-3, "warmup_steps": 20, "steps": 1000, "clip": None},
+        "fit": {"method": "exact", "steps": 1, "closed_form": False},
+    }
+}
+"""What a kind of field has for defaults, where the run file's sections have those of a SIREN. Presets go over them.
+
+A basis field's trunk is one hidden layer and the features; one ω for both; held-out PSNR was the same within .2 dB for
+rates from 5e-4 to 2e-3, ω from 20 to 40 and batches of 16 and 64 (``benchmarks/fields.py``)."""
+
 OURS: dict[str, Preset] = {
     # The best that was measured, at this very size (batch 16). Of inner rates .02 to .3 the middle ones won.
     "1d": {

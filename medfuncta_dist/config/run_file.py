@@ -35,6 +35,22 @@ LARGEST_JACOBIAN = 2 * 2**30
 """Bytes."""
 
 
+_OF_OTHER_KIND: dict[str, dict[str, Callable[[RunFile], bool]]] = {
+    "basis": {
+        "meta.inner_rate": lambda run: run.meta.inner_rate is not None,
+        "meta.rate_policy": lambda run: run.meta.rate_policy != "scalar",
+        "meta.compile: on": lambda run: run.meta.compile == "on",
+        "field.modulate_first": lambda run: run.field.modulate_first,
+        "fit.rate": lambda run: run.fit.rate is not None,
+        "fit.target_psnr": lambda run: run.fit.target_psnr is not None,
+        "fit.rescale": lambda run: run.fit.rescale is not None,
+        "fit.full_steps": lambda run: run.fit.full_steps > 0,
+    },
+    "siren": {"fit.keep": lambda run: run.fit.keep is not None},
+}
+"""Keys that would do nothing for a kind of field, and whether a run file sets them."""
+
+
 def _root(value: str) -> str:
     """Absolute here and now: tasks run in other working directories, where a relative path is another place."""
     try:
@@ -92,6 +108,19 @@ class RunFile(Section):
         return self
 
     @model_validator(mode="after")
+    def _kind_of_field(self) -> RunFile:
+        kind, basis = self.field.kind, self.field.kind == "basis"
+        if basis != (self.fit.method == "exact"):
+            allowed = "exact" if basis else "sgd, momentum or gauss-newton"
+            raise ValueError(f"fit.method is {self.fit.method}, but field.kind is {kind}: set fit.method to {allowed}")
+        for key, given in _OF_OTHER_KIND[kind].items():
+            if given(self):
+                raise ValueError(f"{key} is not for field.kind {kind}: leave it out")
+        if self.fit.keep is not None and self.fit.keep > self.field.latent:
+            raise ValueError(f"fit.keep is {self.fit.keep}, more than the {self.field.latent} numbers of field.latent")
+        return self
+
+    @model_validator(mode="after")
     def _fit_in_memory(self) -> RunFile:
         if self.fit.method == "gauss-newton" and self.field.latent > LARGEST_GAUSS_NEWTON:
             raise ValueError(
@@ -99,7 +128,7 @@ class RunFile(Section):
                 f"at most {LARGEST_GAUSS_NEWTON} is supported; set fit.method to sgd or momentum"
             )
         jacobian = 4 * self.data.points * self.data.channels * (self.field.layers - 1) * self.field.hidden
-        if self.fit.closed_form and jacobian > LARGEST_JACOBIAN:
+        if self.field.kind == "siren" and self.fit.closed_form and jacobian > LARGEST_JACOBIAN:
             raise ValueError(
                 f"fit.closed_form keeps a Jacobian of {jacobian / 2**30:.1f} GiB in memory at this data.shape, at most "
                 f"{LARGEST_JACOBIAN / 2**30:.0f} GiB are allowed; set fit.closed_form to false"
@@ -117,6 +146,11 @@ class RunFile(Section):
         if self.meta.inner_rate is not None:
             return self.meta.inner_rate
         return INNER_RATE_TIMES_OMEGA_SQUARED / max(self.field.omegas or [self.field.omega_last]) ** 2
+
+    @property
+    def context_sets(self) -> int:
+        """How many context sets an outer step draws: one per inner step, or one to solve on."""
+        return 1 if self.field.kind == "basis" else self.meta.inner_steps
 
     @property
     def fit_rate(self) -> float:

@@ -171,15 +171,15 @@ def _baselines(
     picks = _picks(fitted, chosen)
     comparisons = tasks.results(compare_task, [CompareTask(fitted.worker, shard, picks) for shard in shards])
     flat = flat_picks(fitted.worker, picks)
-    pca = _pca(fitted, shards, picks, flat.shape[1], tasks)
+    pca = _pca(run, fitted, shards, picks, flat.shape[1], tasks)
     return against_baselines(combine(flat, comparisons), chosen["psnr"].to_numpy(), pca)
 
 
 def _pca(
-    fitted: _Fitted, shards: Sequence[Shard], picks: tuple[Pick, ...], values: int, tasks: _Tasks
+    run: RunFile, fitted: _Fitted, shards: Sequence[Shard], picks: tuple[Pick, ...], values: int, tasks: _Tasks
 ) -> PcaScores | None:
     """PCA with as many components as the network's latents have numbers, or as the training split allows."""
-    task = PcaTask(fitted.worker, choose_scans(shards, values), picks, fitted.network.spec.latent)
+    task = PcaTask(fitted.worker, choose_scans(shards, values), picks, run.fit.keep or fitted.network.spec.latent)
     scores: list[PcaScores | None] = tasks.results(pca_task, [task])
     return scores[0]
 

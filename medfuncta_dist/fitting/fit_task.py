@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -151,9 +151,8 @@ def fitter_here(
 ) -> Fitter:
     """The network, ready to fit; created once per process."""
     network = network_here(worker.root, ref, worker.device)
-    if learned_rates and "inner.rates" in network.extras:
-        settings = replace(settings, rate=network.extras["inner.rates"])
-    return Fitter(network.spec, network.params, grid(shape, device=worker.device), settings)
+    coordinates = grid(shape, device=worker.device)
+    return new_fitter(network.spec, network.params, coordinates, settings, network.extras, learned_rates)
 
 
 def _fit(task: FitTask, network: SharedNetwork, batch: Sequence[Read]) -> tuple[list[Row], list[Quarantined]]:
@@ -245,7 +244,9 @@ def _write_part(
     if not rows:
         return None
     identity = {"network": task.network.digest, "fit": task.fit_digest}
-    whole = table_format.part_table(rows, network.spec.latent, task.settings.storage_type, identity)
+    whole = table_format.part_table(
+        rows, task.settings.keep or network.spec.latent, task.settings.storage_type, identity
+    )
     return table_format.write_part(store, task.folder, whole)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float
 from torch import Tensor
@@ -17,6 +17,7 @@ from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.latents.stepwise_fit import StepwiseFitter
 
 
+@runtime_checkable
 class Fitter(Protocol):
     """A network on a grid, ready to fit batch after batch."""
 

@@ -1,7 +1,7 @@
 """Fitting a SIREN: the latent of every scan of a batch, step by step, the shared network frozen. Runs on bare torch.
 
-What depends only on the network is computed once (``StepwiseFitter``); a batch is then fitted in blocks of scans that stay in
-cache from the first step to the last. docs/method.md, 7, derives the steps.
+What depends only on the network is computed once (``StepwiseFitter``); a batch is then fitted in blocks of scans that
+stay in cache from the first step to the last. docs/method.md, 7, derives the steps.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from medfuncta_dist.fields.params import Params
@@ -21,9 +21,7 @@ from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.latents.fit_steps import METHODS, Seen, Steps
 from medfuncta_dist.latents.latent_types import Stored, store
 from medfuncta_dist.meta.context import context_indices
-from medfuncta_dist.meta.inner_rates import Rate
 from medfuncta_dist.meta.losses import psnr_of_mse
-from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.machine.memory import keep_freed_memory
 from medfuncta_dist.meta.objective import Objective
 from medfuncta_dist.meta.sweeps.chunks import Chunks

@@ -17,12 +17,10 @@ import torch
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError, StageOrderError
-from medfuncta_dist.fields.field_kinds import FieldSpec
 from medfuncta_dist.fields.network_record import RECORD_FILE, files_below, network_folder
-from medfuncta_dist.fields.params import Params
 from medfuncta_dist.fields.shared_network import DESCRIPTION_FILE, WEIGHTS_FILE, SharedNetwork
-from medfuncta_dist.meta.inner_rates import inner_rates
-from medfuncta_dist.network.core_settings import field_spec, trained_rates
+from medfuncta_dist.meta.learner import Trained
+from medfuncta_dist.network.core_settings import inner_of
 from medfuncta_dist.shards.snapshot import Snapshot
 from medfuncta_dist.storage.commit_record import read_as, read_record
 from medfuncta_dist.storage.digest import sha256_bytes
@@ -101,7 +99,7 @@ def commit_network(
     store: ObjectStore,
     run: RunFile,
     snapshot: Snapshot,
-    params: Params,
+    trained: Trained,
     loss: float | None,
     psnr: float | None,
     fence: Guard,
@@ -110,11 +108,12 @@ def commit_network(
 
     LeaseLostError, and no record is written, where another driver has taken the run over.
     """
-    inner = {"steps": run.meta.inner_steps, "rate": run.inner_rate, "selection_ratio": run.meta.selection_ratio}
-    spec = field_spec(run)
-    weights = {name: params[name].detach().to("cpu", torch.float32) for name in spec.shapes()}
-    extras = _stored_rates(spec, run, params)
-    network = SharedNetwork(spec, weights, dict(snapshot.contract), inner, snapshot.digest, __version__, extras)
+    weights, extras = (
+        {name: tensor.detach().to("cpu", torch.float32) for name, tensor in tensors.items()}
+        for tensors in (trained.params, trained.extras)
+    )
+    inner = inner_of(run) | trained.facts
+    network = SharedNetwork(trained.spec, weights, dict(snapshot.contract), inner, snapshot.digest, __version__, extras)
     files = store_network(store, run.name, network)
     done = Committed(network.digest, files, run.train.steps, loss, psnr, snapshot.digest, run.digest())
     publish(store, fence, NewRecord(record_path(run.name), KIND, asdict(done)))
@@ -135,12 +134,3 @@ def store_network(store: ObjectStore, run: str, network: SharedNetwork) -> dict[
             raise IntegrityError(f"{len(data)} bytes were written, {found} arrived", where=store.uri(path), do=do)
         files[name] = {"path": path, "size": len(data), "sha256": sha256_bytes(data)}
     return files
-
-
-def _stored_rates(spec: FieldSpec, run: RunFile, params: Params) -> Params:
-    """The inner rates to store beside θ for fitting; none where they are the one number in the description."""
-    if run.meta.rate_policy == "scalar":
-        return {}
-    whole = inner_rates(spec, trained_rates(spec, run, params), params["layer.1.weight"]).to("cpu", torch.float32)
-    whole = whole.expand(-1, -1, spec.latent)
-    return {"inner.rates": (whole[:, 0] if whole.shape[1] == 1 else whole).contiguous()}

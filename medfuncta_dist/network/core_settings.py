@@ -7,55 +7,75 @@ from typing import Any
 import torch
 
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.fields.basis import BasisSpec
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.field_kinds import FieldSpec, init_params
-from medfuncta_dist.fields.params import Params
+from medfuncta_dist.fields.params import linear_omegas
+from medfuncta_dist.fields.siren import SirenSpec
 from medfuncta_dist.latents.fit_settings import FitSettings
+from medfuncta_dist.meta.closed_form.basis_learner import BasisLearner
 from medfuncta_dist.meta.inner_rates import Rate, layer_rates
+from medfuncta_dist.meta.learner import Learner
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
-from medfuncta_dist.meta.outer_loop import LOG_RATES, MetaLearner
-from medfuncta_dist.meta.sweeps.chunks import Chunks
+from medfuncta_dist.meta.outer_loop import MetaLearner
+from medfuncta_dist.meta.sweeps.chunks import ACTIVATION_BYTES, Chunks
+
+BLOCK_BYTES = 2**26
+"""Of a basis field's features in one block of points: 16 000 points at F = 1024. The sums over points are added up
+once per block, F² numbers in float64, so small blocks would cost more than the products."""
 
 
 def field_spec(run: RunFile) -> FieldSpec:
-    """The architecture that a run file asks for."""
-    section = run.field
-    sizes: dict[str, Any] = {
-        "coords": len(run.data.shape),
-        "channels": run.data.channels,
-        "layers": section.layers,
-        "hidden": section.hidden,
-        "latent": section.latent,
-        "residual": section.residual,
-        "modulate_first": section.modulate_first,
-    }
-    if section.omegas is not None:
-        return FieldSpec(omegas=tuple(section.omegas), **sizes)
-    return FieldSpec.linear(omega_first=section.omega_first, omega_last=section.omega_last, **sizes)
+    """The architecture that a run file asks for, as it is trained."""
+    section, omegas = run.field, _omegas(run)
+    sizes: dict[str, Any] = {"coords": len(run.data.shape), "channels": run.data.channels, "omegas": omegas}
+    sizes |= {"layers": section.layers, "hidden": section.hidden}
+    if section.kind == "basis":
+        return BasisSpec(features=section.feature_count, latent=section.feature_count, mapped=False, **sizes)
+    return SirenSpec(latent=section.latent, residual=section.residual, modulate_first=section.modulate_first, **sizes)
 
 
-def new_learner(run: RunFile) -> MetaLearner:
-    """The meta-learner before its first step: the same seed gives the same parameters on every rank and machine."""
+def _omegas(run: RunFile) -> tuple[float, ...]:
+    if run.field.omegas is not None:
+        return tuple(run.field.omegas)
+    return linear_omegas(run.field.layers, run.field.omega_first, run.field.omega_last)
+
+
+def new_learner(run: RunFile) -> Learner:
+    """The learner before its first step: the same seed gives the same parameters on every rank and machine."""
     spec = field_spec(run)
     params = init_params(spec, torch.Generator().manual_seed(run.train.seed))
-    learned = run.meta.rate_policy == "learned"
-    coordinates, rates = grid(run.data.shape), first_rates(spec, run)
-    chunks, arithmetic = chunks_of(run), arithmetic_of(run)
+    coordinates, arithmetic = grid(run.data.shape), arithmetic_of(run)
+    chunks = chunks_of(run) or sized_chunks(run)
+    if isinstance(spec, BasisSpec):
+        latent, ridge = run.field.latent, run.meta.ridge
+        return BasisLearner(spec, params, coordinates, latent, ridge, chunks.points, arithmetic)
+    learned, rates = run.meta.rate_policy == "learned", first_rates(spec, run)
     return MetaLearner(spec, params, coordinates, rates, chunks=chunks, learn_rates=learned, arithmetic=arithmetic)
 
 
-def first_rates(spec: FieldSpec, run: RunFile) -> Rate:
+def sized_chunks(run: RunFile, activation_bytes: int = ACTIVATION_BYTES) -> Chunks:
+    """Chunks for a machine that has so many bytes for one layer's activations."""
+    spec = field_spec(run)
+    if isinstance(spec, BasisSpec):
+        return Chunks(max(1, BLOCK_BYTES // (4 * spec.widest)), run.train.batch)
+    return Chunks.sized(spec.hidden, activation_bytes)
+
+
+def inner_of(run: RunFile) -> dict[str, Any]:
+    """How the inner loop finds latents, for the network's description."""
+    if run.field.kind == "basis":
+        return {"ridge": run.meta.ridge, "selection_ratio": run.meta.selection_ratio}
+    return {"steps": run.meta.inner_steps, "rate": run.inner_rate, "selection_ratio": run.meta.selection_ratio}
+
+
+def first_rates(spec: SirenSpec, run: RunFile) -> Rate:
     """The inner rates that training starts from: one number, one per layer, or one per step where they are learned."""
     if run.meta.rate_policy == "layer":
         return layer_rates(spec, run.inner_rate)
     if run.meta.rate_policy == "learned":
         return torch.full((run.meta.inner_steps, 1), run.inner_rate)
     return run.inner_rate
-
-
-def trained_rates(spec: FieldSpec, run: RunFile, params: Params) -> Rate:
-    """The inner rates that belong to trained parameters: the learned ones, where they are learned."""
-    return params[LOG_RATES].exp() if LOG_RATES in params else first_rates(spec, run)
 
 
 def chunks_of(run: RunFile) -> Chunks | None:
@@ -85,7 +105,9 @@ def fit_settings(run: RunFile) -> FitSettings:
         seed=run.train.seed,
         chunks=chunks_of(run),
         arithmetic=arithmetic_of(run),
-        method=fit.method,
+        method="sgd" if fit.method == "exact" else fit.method,
+        ridge=fit.ridge,
+        keep=fit.keep,
         full_steps=fit.full_steps,
         momentum=fit.momentum,
         damping=fit.damping,

@@ -7,12 +7,12 @@ import sys
 
 from medfuncta_dist.config.load import dump
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.fields.siren import SirenSpec
 from medfuncta_dist.meta.device import granted_device
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.machine.products import Products
 from medfuncta_dist.meta.machine.self_check import Trial, Verdict, self_check
-from medfuncta_dist.meta.sweeps.chunks import Chunks
-from medfuncta_dist.network.core_settings import chunks_of, field_spec
+from medfuncta_dist.network.core_settings import chunks_of, field_spec, sized_chunks
 from medfuncta_dist.run.fan_outs import compute_fan_out
 from medfuncta_dist.run.frozen_run_file import run_path
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -43,16 +43,21 @@ def _products(run: RunFile) -> Products:
 
 
 def _compile_wanted(run: RunFile) -> bool:
-    """On a CPU compiling takes minutes in every process, for a step that is a quarter faster: only on request."""
+    """Only a SIREN's sweeps are compiled. On a CPU that takes minutes in every process, for a step that is a quarter
+    faster: only on request."""
+    if not isinstance(field_spec(run), SirenSpec):
+        return False
     return run.meta.compile == "on" or (run.meta.compile == "auto" and run.cluster.gpus_per_worker > 0)
 
 
 def _compile_pays(run: RunFile, products: Products, fan_out: FanOut) -> bool:
+    spec = field_spec(run)
+    assert isinstance(spec, SirenSpec)
     trial = Trial(
-        field_spec(run),
+        spec,
         run.data.points,
         run.meta.selection_ratio,
-        chunks_of(run) or Chunks.sized(run.field.hidden),
+        chunks_of(run) or sized_chunks(run),
         Arithmetic(products),
         run.cluster.threads,
         run.cluster.gpus_per_worker,

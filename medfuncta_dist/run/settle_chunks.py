@@ -9,7 +9,8 @@ import psutil
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.section import Section
-from medfuncta_dist.meta.sweeps.chunks import ACTIVATION_BYTES, Chunks
+from medfuncta_dist.meta.sweeps.chunks import ACTIVATION_BYTES
+from medfuncta_dist.network.core_settings import sized_chunks
 
 GPU_ACTIVATION_BYTES = 2**26
 """Of one layer: a sweep of 15 layers then holds under 4 GB. Not measured: no GPU has run this yet."""
@@ -31,7 +32,7 @@ def _filled(section: Section, found: dict[str, Any]) -> Section:
 
 
 def _chosen_chunks(run: RunFile) -> dict[str, Any]:
-    chunks = Chunks.sized(run.field.hidden, activation_bytes(run, psutil.virtual_memory().available))
+    chunks = sized_chunks(run, activation_bytes(run, psutil.virtual_memory().available))
     return {"chunk_points": chunks.points, "chunk_scans": chunks.scans}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
@@ -39,15 +40,35 @@ class Feed:
 
         They are fetched while the block runs, from its beginning on.
         """
-        train = self._run.train
+        with self._stream(first, self._run.train.steps) as batches:
+            yield batches
+
+    @contextmanager
+    def _stream(self, first: int, stop: int) -> Iterator[Iterable[tuple[Batch, Tensor]]]:
         reader = SampleReader(self._store, self._snapshot.shards(TRAIN), self._cache)
-        rows = rank_slice(train.batch, self._world.size, self._world.rank)
-        stream = training_stream(reader, self._order, first, train.steps, rows)
+        rows = rank_slice(self._run.train.batch, self._world.size, self._world.rank)
+        stream = training_stream(reader, self._order, first, stop, rows)
         try:
             with closing(on_device(stream, self._world.device)) as batches:
                 yield batches
         finally:
             stream.leave()
+
+    def sample(self, first: int, scans: int) -> Iterator[Tensor]:
+        """This rank's rows of the global batches from outer step ``first`` on, until all ranks have ``scans`` scans.
+
+        Never more than one epoch, unless augmentation makes every epoch's scans different.
+        """
+        steps = math.ceil(scans / self._run.train.batch)
+        steps = steps if self._varies else min(steps, self._order(0).batches)
+        if steps:
+            with self._stream(first, first + steps) as batches:
+                yield from (targets for _, targets in batches)
+
+    @property
+    def _varies(self) -> bool:
+        """Whether an epoch's scans differ from the last epoch's."""
+        return False
 
     def epoch_and_batch(self, step: int) -> tuple[int, int]:
         """Epoch and batch of an outer step (0-based)."""
@@ -59,7 +80,7 @@ class Feed:
         # Requires grad, although no code reads its gradient: at ZeRO 3 its hook gathers the parameters (engine.py).
         latents = torch.zeros(len(targets), self._run.field.latent, device=device, requires_grad=True)
         contexts = context_sets(
-            targets.shape[1], meta.selection_ratio, meta.inner_steps, seed=self._run.train.seed, outer_step=step
+            targets.shape[1], meta.selection_ratio, self._run.context_sets, seed=self._run.train.seed, outer_step=step
         )
         return targets.to(device), latents, contexts
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunChangedError
-from medfuncta_dist.meta.outer_loop import MetaLearner
+from medfuncta_dist.meta.learner import Learner
 from medfuncta_dist.network.core_settings import new_learner
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -87,7 +87,7 @@ class RankContext:
 class RestoredNetwork:
     """A network ready for its next step."""
 
-    learner: MetaLearner
+    learner: Learner
     engine: Engine
     first: int
     """The first outer step to take (0-based)."""
@@ -174,7 +174,7 @@ def _leader(
     return Leader(open_telemetry(run, store, attempt), channel.post, channel.stop_requested, cadence)
 
 
-def _newest(rank: RankContext, checkpoints: Checkpoints, learner: MetaLearner) -> Checkpoint | None:
+def _newest(rank: RankContext, checkpoints: Checkpoints, learner: Learner) -> Checkpoint | None:
     """The newest whole checkpoint: rank 0 finds and verifies it, the others then read the same one."""
     world = rank.world
     found = checkpoints.restore_latest(learner.shapes, rank.leader.notify) if world.is_leader else None

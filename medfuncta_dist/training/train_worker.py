@@ -18,6 +18,7 @@ from torch import Tensor
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import MedfunctaError, StorageError, TrainingCollapsedError
+from medfuncta_dist.meta.learner import Trained
 from medfuncta_dist.network.committed_network import commit_network
 from medfuncta_dist.storage.publish import Guard
 from medfuncta_dist.telemetry.event_log import history
@@ -199,6 +200,7 @@ class TrainLoop:
     def _log_metrics(self, result: StepResult) -> None:
         if self._is_due(result.step, self.run.telemetry.log_steps):
             metrics = self.statistics.take_metrics()
+            metrics |= self.learner.diagnostics()
             self.leader.log(result.step, **metrics, rate=result.rate, gradient_norm=result.gradient_norm)
 
     def _log_recovery(self, step: int) -> None:
@@ -212,9 +214,14 @@ class TrainLoop:
     def _validate(self, validation: Validation, step: int) -> None:
         first_time = not self.heartbeat.has_been_in("validating")
         self.heartbeat.set_phase("validating", step, may_be_slow=first_time)
-        psnr = validation.psnr(self.learner.spec, self.engine.full_parameters(), self.learner.coordinates)
+        psnr = validation.psnr(self._trained(step), self.learner.coordinates)
         self.leader.log_validation(step, psnr, validation.picture)
         self._warn(step, self.collapse.after_validation(psnr))
+
+    def _trained(self, step: int) -> Trained:
+        """The network as it is after ``step`` outer steps, ready to fit with. A collective."""
+        scans = self.feed.sample(step, self.learner.scans_to_finish)
+        return self.learner.trained(self.engine.full_parameters(), scans, self.world.sum_tensor)
 
     def _is_last(self, step: int) -> bool:
         return step == self.run.train.steps
@@ -263,12 +270,12 @@ class TrainLoop:
 
     def _write_network(self) -> None:
         self.heartbeat.set_phase("writing the network", self.run.train.steps, may_be_slow=True)
-        params = self.engine.full_parameters()
+        trained = self._trained(self.run.train.steps)
         if not self.world.is_leader:
             return
         self.leader.flush()
         loss, psnr = self._last_logged("loss"), self._last_logged("psnr")
-        done = commit_network(self.store, self.run, self.rank.snapshot, params, loss, psnr, self.rank.fence)
+        done = commit_network(self.store, self.run, self.rank.snapshot, trained, loss, psnr, self.rank.fence)
         self.leader.event("finished", step=done.step, network=done.digest)
 
     def _last_logged(self, metric: str) -> float | None:

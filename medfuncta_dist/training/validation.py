@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.fields.field_kinds import FieldSpec, field
-from medfuncta_dist.fields.params import Params
-from medfuncta_dist.latents.fit import Fitter
-from medfuncta_dist.network.core_settings import fit_settings, trained_rates
+from medfuncta_dist.fields.field_kinds import field
+from medfuncta_dist.latents.fit import new_fitter
+from medfuncta_dist.meta.learner import Trained
+from medfuncta_dist.network.core_settings import fit_settings
 from medfuncta_dist.shards.snapshot import Snapshot
 from medfuncta_dist.streaming.sample_order import SampleId
 from medfuncta_dist.streaming.sample_reader import SampleReader
@@ -41,8 +40,7 @@ class Validation:
 
     def __init__(self, run: RunFile, reader: SampleReader, ids: Sequence[SampleId], world: World) -> None:
         self._world, self._chunk = world, run.fit.batch
-        self._run, self._trained_rates = run, run.fit.rate is None
-        self._settings = fit_settings(run)
+        self._settings, self._learned_rates = fit_settings(run), run.fit.rate is None
         # Only where the run file allows pictures to leave the machine, and only of scans that are pictures.
         self._shape, self._draws_picture = (
             run.data.shape,
@@ -53,12 +51,10 @@ class Validation:
         samples = scan_batches(reader, ids[world.rank :: world.size])
         self._targets = [torch.from_numpy(points(sample)) for sample in samples]
 
-    def psnr(self, spec: FieldSpec, params: Params, coordinates: Tensor) -> float:
+    def psnr(self, trained: Trained, coordinates: Tensor) -> float:
         """Mean PSNR (dB) over all ranks' scans; a fit that diverged counts as 0 dB. A collective."""
-        settings, total = self._settings, 0.0
-        if self._trained_rates:
-            settings = replace(settings, rate=trained_rates(spec, self._run, params))
-        fitter = Fitter(spec, params, coordinates, settings)
+        spec, params, total = trained.spec, trained.params, 0.0
+        fitter = new_fitter(spec, params, coordinates, self._settings, trained.extras, self._learned_rates)
         for start in range(0, len(self._targets), self._chunk):
             targets = torch.stack(self._targets[start : start + self._chunk]).to(self._world.device)
             fitted = fitter.fit(targets)

@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from medfuncta_dist.config.keys import Meaning
+from medfuncta_dist.config.keys import Added, Meaning
 from medfuncta_dist.config.section import PositiveFloat, PositiveInt, Section
 
 
 class FieldSection(Section):
-    """The latent-modulated SIREN. ω is either a linear schedule (two ends) or a list for all K-1 sine layers."""
+    """The shared network. ω is either a linear schedule (two ends) or a list for all K-1 sine layers."""
 
     MEANING: ClassVar = Meaning(public=True)
 
+    kind: Annotated[Literal["siren", "basis"], Added("siren")] = "siren"
+    """``siren``: as published, a latent shifts the phases of sine layers, and is found by steps. ``basis``: a latent
+    weights functions that all scans share, and is found exactly by one matrix product; keeps more per number, and fits
+    a thousand times faster."""
     layers: Annotated[int, Field(ge=3)] = 15
     """K, the number of layers, including the last (linear) one."""
     hidden: PositiveInt = 256
     """L, the width of every hidden layer."""
     latent: PositiveInt = 2048
     """P, the size of a scan's latent."""
+    features: Annotated[PositiveInt | None, Added(None)] = None
+    """F, functions per channel that a basis field is trained with; its latent's P numbers are then the best ones in
+    their span. Two to four times ``latent`` is better than ``latent``, which is the default. Memory grows with F²."""
     omega_first: PositiveFloat = 20.0
     """ω of the first layer."""
     omega_last: PositiveFloat = 400.0
@@ -28,12 +35,27 @@ class FieldSection(Section):
     omegas: list[PositiveFloat] | None = None
     """ω of every sine layer, instead of the two ends."""
     residual: bool = True
-    """Add each sine layer's input to its output (the public code does, the paper's formula does not)."""
+    """Add each sine layer's input to its output (the public code does, the paper's formula does not). siren only."""
     modulate_first: bool = False
-    """Let the latent shift the first layer too (the public code does)."""
+    """Let the latent shift the first layer too (the public code does). siren only."""
 
     @model_validator(mode="after")
     def _omegas(self) -> FieldSection:
         if self.omegas is not None and len(self.omegas) != self.layers - 1:
             raise ValueError(f"omegas has {len(self.omegas)} entries, expected layers - 1 = {self.layers - 1}")
         return self
+
+    @model_validator(mode="after")
+    def _features(self) -> FieldSection:
+        if self.kind == "siren" and self.features is not None:
+            raise ValueError("features belongs to kind basis: leave it out, or set kind to basis")
+        if self.kind == "basis" and self.feature_count < self.latent:
+            raise ValueError(
+                f"{self.features} features cannot give {self.latent} numbers a scan: raise features or lower latent"
+            )
+        return self
+
+    @property
+    def feature_count(self) -> int:
+        """F: as given, or as many as a latent has numbers."""
+        return self.features or self.latent

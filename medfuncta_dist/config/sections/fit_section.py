@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from medfuncta_dist.config.keys import Key, Meaning, WithinRun
+from medfuncta_dist.config.keys import Added, Key, Meaning, WithinRun
 from medfuncta_dist.config.section import NaturalInt, PositiveFloat, PositiveInt, Ratio, Section, Split
 
 
@@ -15,10 +15,11 @@ class Fit(Section):
 
     MEANING: ClassVar = Meaning(in_fit_digest=True, public=True)
 
-    method: Literal["sgd", "momentum", "gauss-newton"] = "gauss-newton"
+    method: Literal["sgd", "momentum", "gauss-newton", "exact"] = "gauss-newton"
     """``sgd``: plain gradient steps, as published. ``momentum``: gradient steps with momentum. ``gauss-newton``: the
     curvature of each scan determines direction and length of its steps (Levenberg-Marquardt): better latents in a
-    fifth of the steps."""
+    fifth of the steps. ``exact``: a basis field's only method, and its default: one solve, for which only ridge, keep
+    and selection_ratio matter."""
     steps: PositiveInt = 10
     """H, number of steps, starting from φ = 0."""
     rate: PositiveFloat | None = None
@@ -45,6 +46,10 @@ class Fit(Section):
     the published code does. Null: off."""
     target_psnr: Annotated[float, Field(allow_inf_nan=False)] | None = None
     """Stop fitting a scan when it reaches this PSNR (dB)."""
+    ridge: Annotated[PositiveFloat, Added(1e-6)] = 1e-6
+    """λ of a basis field's solve, relative to the mean diagonal of its Gram matrix."""
+    keep: Annotated[PositiveInt | None, Added(None)] = None
+    """How many of a basis field's numbers are stored, the first ones, which are the best that many. Default: all P."""
     batch: PositiveInt = 256
     """Scans fitted at once."""
     scans_per_task: PositiveInt = 1024

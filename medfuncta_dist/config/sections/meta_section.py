@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from medfuncta_dist.config.keys import SETTLED, Meaning
+from medfuncta_dist.config.keys import SETTLED, Added, Meaning
 from medfuncta_dist.config.section import BARE_WORD, PositiveFloat, PositiveInt, Ratio, Section
 
 
@@ -14,7 +14,7 @@ class Meta(Section):
     MEANING: ClassVar = Meaning(public=True)
 
     inner_steps: PositiveInt = 10
-    """G, inner steps per outer step."""
+    """G, inner steps per outer step. A basis field needs none: its latents are solved for, on one context set."""
     inner_rate: PositiveFloat | None = None
     """α, step size of the inner loop; the initial value of learned rates. Default: 2000 / ω² for the largest
     ω of the field (0.31 at 80, 0.05 at 200), close to the largest value that trains."""
@@ -23,6 +23,9 @@ class Meta(Section):
     as 1/ω² with depth. ``learned``: one rate per inner step, trained with the network and stored in it."""
     selection_ratio: Ratio = 0.25
     """γ, share of the coordinates in each inner step's context set."""
+    ridge: Annotated[PositiveFloat, Added(1e-4)] = 1e-4
+    """λ of a basis field's solve while it is trained, relative to the mean diagonal of its Gram matrix. Larger is
+    safer: the condition number that is logged stays below the number of features divided by it."""
     chunk_points: Annotated[PositiveInt | None, SETTLED] = None
     """Coordinates that one sweep processes at once. With ``chunk_scans`` it limits memory and affects the last bits.
     Default: chosen from the free memory when the run starts, and kept in its run.yaml."""

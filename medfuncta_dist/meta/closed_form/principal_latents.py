@@ -22,6 +22,9 @@ from medfuncta_dist.meta.machine.products import product
 
 RIDGE = 1e-6
 """Of the features' Gram matrix: functions that the others give to 1e-6 add noise only."""
+PRIOR = 1e-3
+"""Share of the variance that is taken to be the features' own, all weighing alike: where there are fewer training scans
+than numbers in a latent, it says which further directions to keep. Scans decide wherever they vary more than that."""
 
 
 @dataclass
@@ -85,18 +88,25 @@ def principal(fit: LinearFit, gram: Float[Tensor, "feature feature"], moments: S
     # In orthonormal coordinates z = L⁻¹b: covariance L⁻¹ C L⁻ᵀ.
     half = torch.linalg.solve_triangular(factor.lower, centred, upper=False)
     covariance = torch.linalg.solve_triangular(factor.lower, half.T, upper=False)
-    directions = torch.linalg.eigh((covariance + covariance.T) / 2)[1].flip(1)[:, :latent]
+    directions = torch.linalg.eigh(_with_prior((covariance + covariance.T) / 2, factor.lower))[1].flip(1)[:, :latent]
     map_ = torch.linalg.solve_triangular(factor.lower.T, directions, upper=True)
     map_ = _orthonormal(_signed(map_), gram)
-    latents = map_.T @ centred @ map_
+    variances = (map_ * (centred @ map_)).sum(0).clamp(min=0)
+    order = variances.argsort(descending=True, stable=True)
+    map_, variances = map_[:, order], variances[order]
     shift = factor.solve(mean[None])[0]
     spread = moments.squares / moments.count - 2 * shift @ mean + shift @ gram @ shift
-    variances = latents.diagonal().clamp(min=0)
     params = {name: tensor.detach() for name, tensor in fit.params.items()}
     params |= {MEAN: (params[MEAN].double() + shift).to(params[MEAN].dtype), MAP: map_.to(params[MEAN].dtype)}
     residual = max(0.0, float(spread - variances.sum()))
     extras = {"latent.variances": variances.float()}
     return Trained(replace(fit.spec, latent=latent, mapped=True), params, extras, {"residual": residual})
+
+
+def _with_prior(covariance: Tensor, lower: Tensor) -> Tensor:
+    """The scans' covariance with a share of what features of equal and independent weights would have: LᵀL."""
+    prior = lower.T @ lower
+    return covariance + PRIOR * covariance.trace() / prior.trace() * prior
 
 
 def _orthonormal(map_: Tensor, gram: Tensor) -> Tensor:

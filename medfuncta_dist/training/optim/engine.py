@@ -38,7 +38,7 @@ from torch.nn.utils import clip_grad_norm_
 from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.fields.params import Params
 from medfuncta_dist.meta.device import granted_device, require_device
-from medfuncta_dist.meta.outer_loop import MetaLearner
+from medfuncta_dist.meta.learner import Learner
 from medfuncta_dist.training.checkpoints.training_state import MuonState, State, moments
 from medfuncta_dist.training.optim.outer_optimizers import outer_optimizer
 from medfuncta_dist.training.optim.parameter_groups import SHARE, kinds_of_state
@@ -79,7 +79,7 @@ class Engine:
     (`load_moments`).
     """
 
-    def __init__(self, learner: MetaLearner, train: Train) -> None:
+    def __init__(self, learner: Learner, train: Train) -> None:
         self._parameters = learner.params()
         self._train, self._stage = train, train.stage
         self._moments_linked = False

@@ -11,11 +11,11 @@ from typing import Any
 import torch
 
 from medfuncta_dist.config.sections.train_section import Train
-from medfuncta_dist.meta.outer_loop import MetaLearner
+from medfuncta_dist.meta.learner import Learner
 from medfuncta_dist.training.optim.parameter_groups import muon_parameters, parameter_groups
 
 
-def outer_optimizer(learner: MetaLearner, train: Train) -> torch.optim.Optimizer:
+def outer_optimizer(learner: Learner, train: Train) -> torch.optim.Optimizer:
     """The optimiser that ``train.optimizer`` names; its groups hold each parameter once, with its share of the rate."""
     matrices = muon_parameters(learner.spec, train)
     if not matrices:

@@ -14,7 +14,8 @@ from typing import Any
 
 from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.fields.field_kinds import FieldSpec
-from medfuncta_dist.meta.outer_loop import LOG_RATES, MetaLearner
+from medfuncta_dist.meta.learner import Learner
+from medfuncta_dist.meta.outer_loop import LOG_RATES
 from medfuncta_dist.training.checkpoints.training_state import AdamState, Kind, MuonState
 
 SHARE = "share_of_rate"
@@ -29,24 +30,23 @@ def share_of_rate(name: str, spec: FieldSpec, by_omega: bool) -> float:
     """The factor of the outer rate for the parameter of this name."""
     if name == LOG_RATES:
         return RATES_SHARE
-    return spec.omega(1) / spec.omega(int(name.split(".")[1])) if by_omega else 1.0
+    return spec.omega(1) / spec.omega_of(name) if by_omega else 1.0
 
 
 def muon_parameters(spec: FieldSpec, train: Train) -> list[str]:
     """Names of the parameters that Muon steps: the hidden matrices W_2 … W_{K-1}, where the run file asks for it."""
     # Muon turns all directions of a matrix alike. W_1 and W_K have as few as there are coordinates and channels, and
     # its authors leave such layers to AdamW; the latents' maps M_k gained nothing by it (docs/decisions).
-    # By name, not by shape: an M_k that happens to be square, because P = L, is no hidden matrix.
-    return [f"layer.{k}.weight" for k in range(2, spec.layers)] if train.optimizer == "muon" else []
+    return spec.hidden_matrices if train.optimizer == "muon" else []
 
 
-def kinds_of_state(learner: MetaLearner, train: Train) -> dict[str, Kind]:
+def kinds_of_state(learner: Learner, train: Train) -> dict[str, Kind]:
     """The kind of state that each parameter's optimiser keeps."""
     muon = muon_parameters(learner.spec, train)
     return {name: MuonState if name in muon else AdamState for name in learner.shapes}
 
 
-def parameter_groups(learner: MetaLearner, train: Train, names: Collection[str] | None = None) -> list[dict[str, Any]]:
+def parameter_groups(learner: Learner, train: Train, names: Collection[str] | None = None) -> list[dict[str, Any]]:
     """An optimiser's groups of these parameters (default: of all), one for each share.
 
     θ decays by ``train.weight_decay``, the logarithm of a rate does not.
@@ -57,6 +57,6 @@ def parameter_groups(learner: MetaLearner, train: Train, names: Collection[str] 
             continue
         share = share_of_rate(name, learner.spec, train.rate_by_omega)
         decay = 0.0 if name == LOG_RATES else train.weight_decay
-        group = groups.setdefault(share, {"params": [], "weight_decay": decay, SHARE: share})
+        group = groups.setdefault(share, {"params": [], "weight_decay": decay, "eps": learner.ADAM_EPS, SHARE: share})
         group["params"].append(parameter)
     return list(groups.values())

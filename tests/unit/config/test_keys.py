@@ -90,11 +90,16 @@ def test_the_keys_of_a_meaning_come_with_their_values():
 
 def test_what_a_key_was_before_it_existed_is_written_at_the_key():
     assert before(Said.model_fields) == {"newer": "then"}
-    assert older_values() == {"train": {"optimizer": "adamw"}}
+    assert older_values() == {
+        "field": {"kind": "siren", "features": None},
+        "meta": {"ridge": 1e-4},
+        "train": {"optimizer": "adamw"},
+        "fit": {"ridge": 1e-6, "keep": None},
+    }
 
 
 def test_a_key_that_came_later_leaves_digests_alone_at_its_earlier_value():
-    assert before(LaterFit.model_fields) == added(LaterFit.model_fields) == {"later": None}
+    assert before(LaterFit.model_fields) == added(LaterFit.model_fields) == {"later": None, "ridge": 1e-6, "keep": None}
     old = LaterRunFile.model_validate(RUN.model_dump())
     assert digests(old) == digests(RUN)
     new = LaterRunFile.model_validate(RUN.model_dump() | {"fit": {"later": 0}})

@@ -11,6 +11,7 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, LeaseLostError, MedfunctaError
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.meta.inner_rates import inner_rates
+from medfuncta_dist.meta.learner import Learner, Trained
 from medfuncta_dist.network.committed_network import Committed, commit_network, committed_network, published_network
 from medfuncta_dist.network.core_settings import new_learner
 from medfuncta_dist.network.network_loader import load_network
@@ -27,17 +28,21 @@ def run_file(storage: str = "/unused", **sections: dict) -> RunFile:
     return RunFile.model_validate({"name": "r", "storage": storage, "data": data, **sections})
 
 
+def untrained(learner: Learner) -> Trained:
+    return learner.trained(learner.params(), [], lambda part: part)
+
+
 def test_a_committed_network_reads_back_and_a_damaged_record_is_noticed(tmp_path: Path) -> None:
     store, run = ObjectStore(str(tmp_path)), run_file(field={"layers": 3, "hidden": 4, "latent": 2})
     assert committed_network(store, "r") is None
-    params = new_learner(run).params()
+    trained = untrained(new_learner(run))
     snapshot = Snapshot("scans", None, {"shape": [6, 5, 4]}, {})
-    done = commit_network(store, run, snapshot, params, loss=0.5, psnr=None, fence=ALONE)
+    done = commit_network(store, run, snapshot, trained, loss=0.5, psnr=None, fence=ALONE)
     assert committed_network(store, "r") == done
     weights, description = (store.read(done.files[f"network.{kind}"]["path"]) for kind in ("safetensors", "json"))
     network = SharedNetwork.from_files(weights, description)
     assert (network.digest, network.dataset_digest) == (done.digest, snapshot.digest)
-    assert all(torch.equal(network.params[name], params[name]) for name in params)
+    assert all(torch.equal(network.params[name], tensor) for name, tensor in trained.params.items())
     record = "runs/r/network/commit.json"
     store.write(record, store.read(record).replace(b"0.5", b"0.4"))
     with pytest.raises(IntegrityError):
@@ -48,7 +53,7 @@ def committed(tmp_path: Path, seed: int, fence: Guard = ALONE) -> Committed:
     """A network that is another for another seed."""
     run = run_file(field={"layers": 3, "hidden": 4, "latent": 2}, train={"seed": seed})
     snapshot = Snapshot("scans", None, {"shape": [6, 5, 4]}, {})
-    return commit_network(ObjectStore(str(tmp_path)), run, snapshot, new_learner(run).params(), 0.5, None, fence)
+    return commit_network(ObjectStore(str(tmp_path)), run, snapshot, untrained(new_learner(run)), 0.5, None, fence)
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -145,7 +150,7 @@ def test_a_network_keeps_the_rates_it_was_trained_with(tmp_path: Path, policy: s
     store, run = ObjectStore(str(tmp_path)), run_file(field={"layers": 4, "hidden": 4, "latent": 2}, meta=meta)
     learner = new_learner(run)
     done = commit_network(
-        store, run, Snapshot("scans", None, {"shape": [6, 5, 4]}, {}), learner.params(), None, None, fence=ALONE
+        store, run, Snapshot("scans", None, {"shape": [6, 5, 4]}, {}), untrained(learner), None, None, fence=ALONE
     )
     weights, description = (store.read(done.files[f"network.{kind}"]["path"]) for kind in ("safetensors", "json"))
     network = SharedNetwork.from_files(weights, description)
