@@ -76,6 +76,12 @@ class Before:
     value: Any
 
 
+@dataclass(frozen=True)
+class Added(Before):
+    """An annotation of a key that came after version 0.1. A run file in which it has its earlier value has the digests
+    that the same run file had before the key existed; the comparison of run files includes it all the same."""
+
+
 FREE = Key(within_run=WithinRun.FREE, decides_results=False, in_fit_digest=False)
 """May change at any time, and decides nothing but where, when or how safely the run computes."""
 SETTLED = Key(within_run=WithinRun.SETTLED)
@@ -96,6 +102,11 @@ def meanings(keys: Mapping[str, FieldInfo], section: Meaning) -> dict[str, Meani
 def before(keys: Mapping[str, FieldInfo]) -> dict[str, Any]:
     """The keys of a section that not every run had from the beginning, and what they were for those that had not."""
     return {name: mark.value for name, key in keys.items() for mark in key.metadata if isinstance(mark, Before)}
+
+
+def added(keys: Mapping[str, FieldInfo]) -> dict[str, Any]:
+    """The keys of a section that digests leave out at their earlier value, and that value."""
+    return {name: mark.value for name, key in keys.items() for mark in key.metadata if isinstance(mark, Added)}
 
 
 def _changed(meaning: Meaning, metadata: list[Any]) -> Meaning:

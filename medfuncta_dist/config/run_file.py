@@ -134,13 +134,19 @@ class RunFile(Section):
 
         Keys outside all sections are included under their own names.
         """
-        sections = {name: getattr(self, name).part(wanted) for name in self.sections()}
+        return self._with_outside(wanted, {name: getattr(self, name).part(wanted) for name in self.sections()})
+
+    def digested(self, wanted: Callable[[Meaning], bool]) -> dict[str, Any]:
+        """The same as a digest covers them: without keys that came later and have their earlier value."""
+        return self._with_outside(wanted, {name: getattr(self, name).digested(wanted) for name in self.sections()})
+
+    def _with_outside(self, wanted: Callable[[Meaning], bool], sections: dict[str, dict[str, Any]]) -> dict[str, Any]:
         outside = set(self.keys_where(wanted)) - sections.keys()
         return self.model_dump(mode="json", include=outside) | {name: part for name, part in sections.items() if part}
 
     def digest(self, *sections: str) -> str:
         """SHA-256 (hex) over the canonical JSON of the named sections; all of the file when none is named."""
-        whole = self.model_dump(mode="json")
+        whole = self.digested(lambda _: True)
         part = {name: whole[name] for name in sections} if sections else whole
         return digest_json(part)
 

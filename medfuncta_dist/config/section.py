@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from medfuncta_dist.config.keys import Meaning, meanings
+from medfuncta_dist.config.keys import Meaning, added, meanings
 
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
 
@@ -58,3 +58,9 @@ class Section(BaseModel):
     def part(self, wanted: Callable[[Meaning], bool]) -> dict[str, Any]:
         """These keys with their values, as JSON has them."""
         return self.model_dump(mode="json", include=set(self.keys_where(wanted)))
+
+    def digested(self, wanted: Callable[[Meaning], bool]) -> dict[str, Any]:
+        """The same as a digest covers them: without keys that came later (``Added``) and have their earlier value."""
+        earlier = added(type(self).model_fields)
+        old = {name for name, value in earlier.items() if getattr(self, name) == value}
+        return {name: value for name, value in self.part(wanted).items() if name not in old}

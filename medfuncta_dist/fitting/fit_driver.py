@@ -57,7 +57,7 @@ class FitSummary:
 
 def fit_digest(run: RunFile) -> str:
     """SHA-256 of every setting that can change a latent; ``fit.splits`` is not one of them."""
-    sections = run.parts(lambda key: key.in_fit_digest).values()
+    sections = run.digested(lambda key: key.in_fit_digest).values()
     settings = {key: value for section in sections for key, value in section.items()}
     return digest_json(settings | {"rate": run.fit_rate})
 

@@ -13,15 +13,20 @@ from medfuncta_dist.config.keys import (
     FREE,
     PUBLIC,
     SETTLED,
+    Added,
     Before,
     Key,
     Meaning,
     WithinRun,
+    added,
     before,
 )
 from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.run_file import RunFile, older_values
 from medfuncta_dist.config.section import PositiveInt, Section
+from medfuncta_dist.config.sections.fit_section import Fit
+from medfuncta_dist.fitting.fit_driver import fit_digest
+from medfuncta_dist.run.frozen_run_file import fixed_part
 
 RUN = parse("{name: keys, storage: 's3://bucket/keys', data: {source: 's3://archive/*.csv', shape: [8, 8]}}")
 OUTSIDE = {"name", "storage", "preset", "format_version"}
@@ -38,6 +43,16 @@ class Said(Section):
 
 class Unsaid(Section):
     key: int = 1
+
+
+class LaterFit(Fit):
+    later: Annotated[int | None, Added(None)] = None
+
+
+class LaterRunFile(RunFile):
+    """The run file of a version with one key more."""
+
+    fit: LaterFit = LaterFit()
 
 
 def sections_within(section: type[Section]) -> Iterator[type[Section]]:
@@ -76,6 +91,22 @@ def test_the_keys_of_a_meaning_come_with_their_values():
 def test_what_a_key_was_before_it_existed_is_written_at_the_key():
     assert before(Said.model_fields) == {"newer": "then"}
     assert older_values() == {"train": {"optimizer": "adamw"}}
+
+
+def test_a_key_that_came_later_leaves_digests_alone_at_its_earlier_value():
+    assert before(LaterFit.model_fields) == added(LaterFit.model_fields) == {"later": None}
+    old = LaterRunFile.model_validate(RUN.model_dump())
+    assert digests(old) == digests(RUN)
+    new = LaterRunFile.model_validate(RUN.model_dump() | {"fit": {"later": 0}})
+    assert not set(digests(new)) & set(digests(RUN))
+
+
+def digests(run: RunFile) -> list[str]:
+    return [run.digest(), run.digest("fit"), run.results_digest, fit_digest(run)]
+
+
+def test_the_comparison_of_run_files_has_the_keys_that_came_later():
+    assert fixed_part(LaterRunFile.model_validate(RUN.model_dump()))["fit"]["later"] is None
 
 
 def test_every_section_says_what_its_keys_mean():
