@@ -10,19 +10,29 @@ import torch
 from torch import Tensor
 
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.meta.context import context_sets
 from medfuncta_dist.shards.snapshot import Snapshot, split_digest
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.streaming.augment import augmented
 from medfuncta_dist.streaming.device_transfer import on_device
 from medfuncta_dist.streaming.sample_order import EpochOrder, position, rank_slice
 from medfuncta_dist.streaming.sample_reader import SampleReader
 from medfuncta_dist.streaming.shard_cache import ShardCache, cache_folder
-from medfuncta_dist.streaming.stream import Batch, training_stream
+from medfuncta_dist.streaming.stream import Batch, Change, training_stream
 from medfuncta_dist.training.validation import Validation, evenly_spread, held_out_split
 from medfuncta_dist.training.world import World
 
 TRAIN = "train"
 """The split that is trained on."""
+
+
+def augmentation(train: Train) -> Change | None:
+    """What the run file does to training scans; None for nothing."""
+    settings, seed = train.augment, train.seed
+    if settings is None:
+        return None
+    return lambda values, epoch, key: augmented(values, settings, seed=seed, epoch=epoch, key=key)
 
 
 class Feed:
@@ -42,7 +52,7 @@ class Feed:
         train = self._run.train
         reader = SampleReader(self._store, self._snapshot.shards(TRAIN), self._cache)
         rows = rank_slice(train.batch, self._world.size, self._world.rank)
-        stream = training_stream(reader, self._order, first, train.steps, rows)
+        stream = training_stream(reader, self._order, first, train.steps, rows, augmentation(train))
         try:
             with closing(on_device(stream, self._world.device)) as batches:
                 yield batches

@@ -61,9 +61,9 @@ def digests(run: RunFile) -> dict[str, str]:
                 "field": "1be6b44260b21a20a3ae6178aa1b2fe24c08161f1095d7cde4a4a2914342e666",
                 "results": "371a616061c498f286292ab8b53a944f5047ff35199185d7ab8c028fb2d17f4b",
                 "fit": "9a3d6ab398c276c0425d9bb2dd69567f741ec09181a43caf5726b75332fb293f",
-                "fixed": "66eaf2f3b4cfff467cf6fc50018ba557f233d08868b710e6c8ee78e5b243bcf4",
+                "fixed": "221a3287ecdfb9d7db010888338d2882bef1770bb79e25708a1c0adcf7ca0603",
                 "contract": "b14b03a4af6e95eb3816f7c94999754794c8022b73d53ab3298f59105d011845",
-                "public": "877cff5e7e8a1e349f50fd0a8e5e7b326dd2e11d1b6ad5e28c430d00a4db42ad",
+                "public": "7066425301bad1b0bd1f07312746771377a57fd815cedd56cf2910d5f3328fdd",
             },
         ),
         (
@@ -73,9 +73,9 @@ def digests(run: RunFile) -> dict[str, str]:
                 "field": "1be6b44260b21a20a3ae6178aa1b2fe24c08161f1095d7cde4a4a2914342e666",
                 "results": "f4316476c7cc06dba31f7b9eccca85bed242476f89f9f212ed66f605b79f3fdc",
                 "fit": "31c7797dfda7c0579c8006021eba8ef7162029adc28e4579ecd08d12548821d3",
-                "fixed": "b09d9de79de6906fd825520036e2ed01e74567d0afe8204d8a1c3d4aeb330d98",
+                "fixed": "bc23857ee3c0899fd597c5d3394ad8156a47763c6fe1656a46f68f70a22c1166",
                 "contract": "48e05068a7ace38d9cb502703e32ec108139feb2ec455f5258b2621db3b1c902",
-                "public": "6794841cecd8c74ba43a9f6f8279cb32b79ce30358477d3ff0e728fffee4c31e",
+                "public": "1a28f147e348f613a45c167240a99ec35791da997d559b65f043d34b0abd8832",
             },
         ),
     ],
@@ -95,5 +95,5 @@ def test_a_key_outside_the_fit_section_is_part_of_the_fit_digest_where_it_says_s
 def test_resources_make_no_other_request():
     for free in ("cluster.workers=3", "telemetry.images=true", "kubernetes.namespace=other"):
         assert run_file(free).results_digest == SMALLEST.results_digest
-    for deciding in ("evaluate.note=x", "train.seed=1", "data.dataset=other"):
+    for deciding in ("evaluate.note=x", "train.seed=1", "train.augment={flip: [0]}", "data.dataset=other"):
         assert run_file(deciding).results_digest != SMALLEST.results_digest

@@ -90,7 +90,7 @@ def test_the_keys_of_a_meaning_come_with_their_values():
 
 def test_what_a_key_was_before_it_existed_is_written_at_the_key():
     assert before(Said.model_fields) == {"newer": "then"}
-    assert older_values() == {"train": {"optimizer": "adamw"}}
+    assert older_values() == {"train": {"optimizer": "adamw", "augment": None}}
 
 
 def test_a_key_that_came_later_leaves_digests_alone_at_its_earlier_value():
