@@ -68,7 +68,7 @@ class Train(Section):
     clip: PositiveFloat | None = 1.0
     """Largest norm of the whole gradient; null for no clipping."""
     seed: Annotated[NaturalInt, FIT_DIGEST] = 0
-    """Seed of the initial network, the sample order and the context sets."""
+    """Seed of the initial network, the sample order, the context sets and augmentation."""
     zero_stage: Annotated[ZeroStage | None, FREE] = None
     """DeepSpeed ZeRO stage. Default: 0 with muon, else 1."""
     shuffle_window: PositiveInt = 4096

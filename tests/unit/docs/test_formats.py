@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from medfuncta_dist.config.keys import added
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.config.submission_id import JOB_VARIABLE
@@ -183,6 +184,13 @@ def fields(file: Path) -> list[str]:
         return []
     whole = json.loads(file.read_bytes())
     return list(whole.get("body") or whole.get("snapshot") or whole)
+
+
+def test_the_page_lists_the_keys_that_digests_leave_out():
+    table = TEXT.split("| key | left out of digests while it is |")[1].split("\n\n")[0]
+    listed = {key: json.loads(value) for key, value in re.findall(r"^\| `(.*)` \| `(.*)` \|$", table, re.MULTILINE)}
+    sections = RunFile.sections().items()
+    assert listed == {f"{n}.{key}": value for n, kind in sections for key, value in added(kind.model_fields).items()}
 
 
 def test_every_listed_file_has_its_section():
