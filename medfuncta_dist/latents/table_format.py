@@ -20,6 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from jaxtyping import Bool, Float, Int, Shaped
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError
 from medfuncta_dist.storage.digest import sha256_bytes
@@ -45,23 +46,24 @@ class PartRef:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One fitted scan. ``latent`` is a vector of P numbers, in the type that it is stored in."""
+class Rows:
+    """Fitted scans of one split, column by column: lists and arrays of equal length, in the order of the table."""
 
-    key: str
     split: str
-    labels: tuple[int, ...]
-    latent: np.ndarray
-    psnr: float
-    below_min: bool
-    steps: int
-    window: tuple[float, float]
-    spacing: tuple[float, ...]
-    affine: tuple[float, ...] | None
-    modality: str
-    slice_index: int | None
-    scale: float | None = None
-    """For int8: what the latent's numbers are multiples of."""
+    keys: Sequence[str]
+    labels: Sequence[Sequence[int]]
+    latents: Shaped[np.ndarray, "row latent"]
+    """In the type that is stored."""
+    scales: Float[np.ndarray, " row"] | None
+    """For int8: what each latent's numbers are multiples of."""
+    psnr: Float[np.ndarray, " row"]
+    below_min: Bool[np.ndarray, " row"]
+    steps: Int[np.ndarray, " row"]
+    windows: Sequence[Sequence[float]]
+    spacings: Sequence[Sequence[float]]
+    affines: Sequence[Sequence[float] | None]
+    modalities: Sequence[str]
+    slices: Sequence[int | None]
 
 
 def schema(latent: int, storage_type: str, identity: dict[str, str]) -> pa.Schema:
@@ -85,23 +87,24 @@ def schema(latent: int, storage_type: str, identity: dict[str, str]) -> pa.Schem
     return pa.schema(fields, {"format_version": FORMAT_VERSION, "kind": KIND, **identity})
 
 
-def part_table(rows: Sequence[Row], latent: int, storage_type: str, identity: dict[str, str]) -> pa.Table:
+def part_table(rows: Rows, latent: int, storage_type: str, identity: dict[str, str]) -> pa.Table:
     """Rows as a table, in the order given."""
+    numbers = pa.array(rows.latents.astype(storage_type, copy=False).ravel(), _number(storage_type))
     columns: list[Any] = [
-        [row.key for row in rows],
-        [row.split for row in rows],
-        [list(row.labels) for row in rows],
-        _latent_column([row.latent for row in rows], latent, storage_type),
-        *([[row.scale for row in rows]] if storage_type == "int8" else []),
-        [row.psnr for row in rows],
-        [row.below_min for row in rows],
-        [row.steps for row in rows],
-        [row.window[0] for row in rows],
-        [row.window[1] for row in rows],
-        [list(row.spacing) for row in rows],
-        [None if row.affine is None else list(row.affine) for row in rows],
-        [row.modality for row in rows],
-        [row.slice_index for row in rows],
+        rows.keys,
+        [rows.split] * len(rows.keys),
+        rows.labels,
+        pa.FixedSizeListArray.from_arrays(numbers, latent),
+        *([rows.scales] if storage_type == "int8" else []),
+        rows.psnr,
+        rows.below_min,
+        rows.steps,
+        [low for low, _ in rows.windows],
+        [high for _, high in rows.windows],
+        rows.spacings,
+        rows.affines,
+        rows.modalities,
+        rows.slices,
     ]
     part_schema = schema(latent, storage_type, identity)
     arrays = [c if isinstance(c, pa.Array) else pa.array(c, f.type) for c, f in zip(columns, part_schema, strict=True)]
@@ -199,11 +202,6 @@ def latents_of(table: pa.Table) -> np.ndarray:
     flat = np.array(column.flatten().to_numpy(zero_copy_only=False), np.float32)  # a copy: torch wants it writable
     latents = flat.reshape(-1, width)
     return latents * table["scale"].to_numpy()[:, None] if "scale" in table.column_names else latents
-
-
-def _latent_column(latents: Sequence[np.ndarray], latent: int, storage_type: str) -> pa.Array:
-    flat = np.concatenate(latents) if latents else np.zeros(0)
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat.astype(storage_type), _number(storage_type)), latent)
 
 
 def _number(storage_type: str) -> pa.DataType:

@@ -11,33 +11,38 @@ import pytest
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError
 from medfuncta_dist.latents import table_format
-from medfuncta_dist.latents.table_format import Row
+from medfuncta_dist.latents.table_format import Rows
 from medfuncta_dist.storage.object_store import ObjectStore
 
 IDENTITY = {"network": "n" * 64, "fit": "f" * 64}
 
 
-def row(number: int, storage_type: str = "float32") -> Row:
-    latent = np.random.default_rng(number).normal(size=6).astype(storage_type)
-    affine = tuple(float(x) for x in np.diag([2, 3, 4, 1]).ravel()) if number % 2 else None
-    return Row(
-        key=f"{number:064x}",
+def latent(number: int, storage_type: str = "float32") -> np.ndarray:
+    return np.random.default_rng(number).normal(size=6).astype(storage_type)
+
+
+def some(count: int, storage_type: str = "float32") -> Rows:
+    affine = [float(x) for x in np.diag([2, 3, 4, 1]).ravel()]
+    numbers = range(count)
+    return Rows(
         split="train",
-        labels=(number % 3,) if number else (),
-        latent=latent,
-        psnr=30.0 + number,
-        below_min=number == 0,
-        steps=20,
-        window=(-1000.0, 400.0),
-        spacing=(1.0, 0.5),
-        affine=affine,
-        modality="CT",
-        slice_index=number if number % 2 else None,
+        keys=[f"{n:064x}" for n in numbers],
+        labels=[[n % 3] if n else [] for n in numbers],
+        latents=np.stack([latent(n, storage_type) for n in numbers]),
+        scales=None,
+        psnr=np.arange(30, 30 + count, dtype=np.float32),
+        below_min=np.arange(count) == 0,
+        steps=np.full(count, 20, np.int32),
+        windows=[[-1000.0, 400.0]] * count,
+        spacings=[[1.0, 0.5]] * count,
+        affines=[affine if n % 2 else None for n in numbers],
+        modalities=["CT"] * count,
+        slices=[n if n % 2 else None for n in numbers],
     )
 
 
 def rows(count: int, storage_type: str = "float32") -> pa.Table:
-    return table_format.part_table([row(i, storage_type) for i in range(count)], 6, storage_type, IDENTITY)
+    return table_format.part_table(some(count, storage_type), 6, storage_type, IDENTITY)
 
 
 @pytest.fixture
@@ -54,11 +59,12 @@ def test_what_is_written_is_what_is_read(store, storage_type):
     assert first["affine"] is None
     assert np.array_equal(np.reshape(second["affine"], (4, 4)), np.diag([2.0, 3, 4, 1]))
     assert (first["below_min"], second["below_min"], second["slice"], second["labels"]) == (True, False, 1, [1])
-    assert np.array_equal(table_format.latents_of(read), np.stack([row(i, storage_type).latent for i in range(5)]))
+    assert np.array_equal(table_format.latents_of(read), some(5, storage_type).latents)
 
 
 def test_int8_latents_never_come_without_their_scale(store):
-    numbers = [replace(row(i), latent=np.arange(-3, 3, dtype=np.int8), scale=0.5 * (i + 1)) for i in range(2)]
+    latents, scales = np.tile(np.arange(-3, 3, dtype=np.int8), (2, 1)), np.array([0.5, 1.0], np.float32)
+    numbers = replace(some(2), latents=latents, scales=scales)
     part = table_format.write_part(store, "latents", table_format.part_table(numbers, 6, "int8", IDENTITY))
     read = table_format.read_part(store, "latents", part, ["key", "latent"])
     assert read.column_names == ["key", "latent", "scale"]
@@ -120,7 +126,7 @@ def test_exports_of_equal_tables_are_equal_files(tmp_path):
 
 def test_a_latent_of_another_length_does_not_get_in():
     with pytest.raises(pa.ArrowInvalid):
-        table_format.part_table([replace(row(0), latent=np.zeros(5, np.float32))], 6, "float32", IDENTITY)
+        table_format.part_table(replace(some(1), latents=np.zeros((1, 5), np.float32)), 6, "float32", IDENTITY)
 
 
 def test_no_bit_of_the_stored_schema_is_more_than_an_error():
