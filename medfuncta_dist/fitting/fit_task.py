@@ -244,10 +244,15 @@ def _write_part(
     if not rows:
         return None
     identity = {"network": task.network.digest, "fit": task.fit_digest}
-    whole = table_format.part_table(
-        rows, task.settings.keep or network.spec.latent, task.settings.storage_type, identity
-    )
+    width, units = task.settings.keep or network.spec.latent, _units(task)
+    whole = table_format.part_table(rows, width, task.settings.storage_type, identity, units)
     return table_format.write_part(store, task.folder, whole)
+
+
+def _units(task: FitTask) -> Float[np.ndarray, " latent"] | None:
+    """Those that the fitter rounds by: the network's, so all parts of a table have the same."""
+    units = fitter_here(task.worker, task.network, task.shape, task.settings, task.learned_rates).units
+    return None if units is None else units.cpu().numpy()
 
 
 def _commit(

@@ -83,7 +83,8 @@ def add_scans(moments: ScanMoments, fit: LinearFit) -> None:
 def principal(fit: LinearFit, gram: Float[Tensor, "feature feature"], moments: ScanMoments, latent: int) -> Trained:
     """The field of ``fit`` with the P = ``latent`` best numbers as its latent; the rest of ``fit`` is not used.
 
-    ``facts``: ``residual``, the mean squared error that P numbers leave of the scans that ``moments`` are of.
+    ``facts``: ``residual``, the mean squared error that P numbers leave of the scans that ``moments`` are of;
+    ``scans``, how many these are.
     """
     factor = Factor.of(gram, RIDGE)
     mean = moments.first / moments.count
@@ -103,7 +104,8 @@ def principal(fit: LinearFit, gram: Float[Tensor, "feature feature"], moments: S
     params |= {MEAN: (params[MEAN].double() + shift).to(params[MEAN].dtype), MAP: map_.to(params[MEAN].dtype)}
     residual = max(0.0, float(spread - variances.sum()))
     extras = {"latent.variances": variances.float()}
-    return Trained(replace(fit.spec, latent=latent, mapped=True), params, extras, {"residual": residual})
+    facts = {"residual": residual, "scans": int(moments.count)}
+    return Trained(replace(fit.spec, latent=latent, mapped=True), params, extras, facts)
 
 
 def _with_prior(covariance: Tensor, lower: Tensor) -> Tensor:
