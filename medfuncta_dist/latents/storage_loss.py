@@ -25,8 +25,9 @@ HALF_RELATIVE = 2**-20 / 12 * 3 / (8 * math.log(2))
 their logarithm."""
 FULLEST = 1e-10
 """Mean squared error at 100 dB, above which no PSNR is told: below it, a loss in dB means nothing."""
-SCANS_PER_NUMBER = 10
-"""Training scans from which variances tell what the last numbers are worth. With fewer scans than numbers, leaving out
+SCANS_PER_NUMBER = 4
+"""Training scans from which variances tell what the last numbers are worth, and as many as a network is made from where
+there are so many (``SCANS_PER_FEATURE``). With fewer scans than numbers, leaving out
 half of them cost 2 dB where 0.2 were predicted (docs/decisions/fitting.md)."""
 GRID_POINTS = 256
 """Of the integral over a scan's largest number: 0.1 % of its value."""

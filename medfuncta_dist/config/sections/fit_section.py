@@ -53,7 +53,7 @@ class Fit(Section):
     storage_loss: Annotated[PositiveFloat | None, Added(None)] = None
     """Loss of PSNR (dB) that storing a basis field's latents may cost. The fit stage then chooses the coarsest
     storage_type and the smallest keep whose loss, predicted from the network, is within it; leave out both. It leaves
-    out numbers only where there were ten training scans or more per number. Default: nothing is chosen."""
+    out numbers only where there were four training scans or more per number. Default: nothing is chosen."""
     batch: PositiveInt = 256
     """Scans fitted at once."""
     scans_per_task: PositiveInt = 1024

@@ -18,7 +18,6 @@ from medfuncta_dist.fields.basis import MAP, MEAN
 from medfuncta_dist.meta.closed_form.basis_gradient import LinearFit
 from medfuncta_dist.meta.closed_form.normal_equations import Factor, Sums
 from medfuncta_dist.meta.learner import SumOverRanks, Trained
-from medfuncta_dist.meta.machine.products import product
 
 RIDGE = 1e-6
 """Of the features' Gram matrix: functions that the others give to 1e-6 add noise only."""
@@ -70,12 +69,14 @@ def mean_gram(fit: LinearFit) -> Float[Tensor, "feature feature"]:
 
 @torch.no_grad()
 def add_scans(moments: ScanMoments, fit: LinearFit) -> None:
-    """Add the scans of ``fit``."""
-    products = fit.targets.new_zeros(len(fit.targets), fit.spec.features)
-    squares = fit.targets.new_zeros(len(fit.targets))
+    """Add the scans of ``fit``. Products are in float64, as those of the Gram matrix: of features that nearly depend on
+    each other, variances are only then those that fitting finds."""
+    products = fit.targets.new_zeros(len(fit.targets), fit.spec.features, dtype=torch.float64)
+    squares = products.new_zeros(len(fit.targets))
     for block in fit.blocks():
-        products += product(block.residues, block.rows, fit.arithmetic.products)
-        squares += block.residues.square().sum(1)
+        residues = block.residues.double()
+        products += residues @ block.rows.double()
+        squares += residues.square().sum(1)
     moments.add(products / fit.values_per_scan, squares / fit.values_per_scan)
 
 

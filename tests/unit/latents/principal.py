@@ -53,10 +53,15 @@ def targets(count: int, seed: int) -> torch.Tensor:
     return torch.from_numpy(pictures(count, seed).reshape(count, -1, 1).astype(np.float32) / 255)
 
 
+def described(folder: Path, **fit: Any) -> RunFile:
+    """Its run file."""
+    settings = {"method": "exact", "rate": None, "scans_per_task": 32, "batch": 16, **fit}
+    return run_file(folder, field=FIELD, meta={"selection_ratio": 1.0}, fit=settings, data={"shard_scans": 64})
+
+
 def basis_run(folder: Path, counts: dict[str, int] | None = None, **fit: Any) -> RunFile:
     """A run that only lacks its latents."""
-    settings = {"method": "exact", "rate": None, **fit}
-    run = run_file(folder, field=FIELD, meta={"selection_ratio": 1.0}, fit=settings, data={"shard_scans": 64})
+    run = described(folder, **fit)
     (folder / "archive").mkdir(exist_ok=True)
     arrays: dict[str, np.ndarray] = {}
     for seed, (split, count) in enumerate((counts or COUNTS).items()):
