@@ -253,8 +253,14 @@ def _flat(affine: list[list[float]] | None) -> list[float] | None:
 
 def _table(task: FitTask, network: SharedNetwork, rows: Rows) -> pa.Table:
     identity = {"network": task.network.digest, "fit": task.fit_digest}
-    latent = task.settings.keep or network.spec.latent
-    return table_format.part_table(rows, latent, task.settings.storage_type, identity)
+    width, units = task.settings.keep or network.spec.latent, _units(task)
+    return table_format.part_table(rows, width, task.settings.storage_type, identity, units)
+
+
+def _units(task: FitTask) -> Float[np.ndarray, " latent"] | None:
+    """Those that the fitter rounds by: the network's, so all parts of a table have the same."""
+    units = fitter_here(task.worker, task.network, task.shape, task.settings, task.learned_rates).units
+    return None if units is None else units.cpu().numpy()
 
 
 def _commit(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import io
 from contextlib import suppress
 from dataclasses import replace
@@ -84,7 +85,7 @@ def test_the_file_says_what_it_is(store):
     assert (metadata[b"format_version"], metadata[b"network"]) == (b"1", b"n" * 64)
 
 
-@pytest.mark.parametrize(("key", "value"), [("format_version", "2"), ("kind", "index")])
+@pytest.mark.parametrize(("key", "value"), [("format_version", "3"), ("kind", "index")])
 def test_an_unknown_format_is_refused_by_name(key, value):
     other = rows(1).replace_schema_metadata({"format_version": "1", "kind": "latents", key: value})
     with pytest.raises(FormatVersionError, match=f"'{value}'"):
@@ -129,8 +130,78 @@ def test_a_latent_of_another_length_does_not_get_in():
         table_format.part_table(replace(some(1), latents=np.zeros((1, 5), np.float32)), 6, "float32", IDENTITY)
 
 
-def test_no_bit_of_the_stored_schema_is_more_than_an_error():
-    data = table_format.table_bytes(rows(2))
+UNITS = np.array([1, 0.5, 0.25, 0.1, 0.01, 0.001], np.float32)
+
+
+def with_units(count: int = 2, units: np.ndarray = UNITS) -> pa.Table:
+    numbers = [replace(row(i), latent=np.arange(-3, 3, dtype=np.int8), scale=0.5 * (i + 1)) for i in range(count)]
+    return table_format.part_table(numbers, 6, "int8", IDENTITY, units)
+
+
+def test_int8_numbers_are_multiples_of_scale_and_unit(store):
+    part = table_format.write_part(store, "latents", with_units())
+    read = table_format.read_part(store, "latents", part, ["key", "latent"])
+    assert read.schema.metadata[b"format_version"] == b"2"
+    expected = np.outer([0.5, 1.0], np.arange(-3, 3)).astype(np.float32) * UNITS
+    assert np.array_equal(table_format.latents_of(read), expected)
+    chosen = table_format.sort_by_key([read.slice(1), read.slice(0, 1)]).take([1])
+    assert np.array_equal(table_format.latents_of(chosen), expected[1:])
+    assert table_format.storage_of(read) == table_format.Storage("int8", 6)
+
+
+def test_an_export_has_the_units(tmp_path):
+    table_format.export(with_units(), tmp_path / "a.parquet")
+    again = table_format.parse_table((tmp_path / "a.parquet").read_bytes(), "a.parquet")
+    assert np.array_equal(table_format.latents_of(again), table_format.latents_of(with_units()))
+
+
+def test_tables_without_units_are_of_the_version_that_every_reader_knows():
+    assert rows(2).schema.metadata[b"format_version"] == b"1"
+    part = table_format.part_table([row(0)], 6, "float32", IDENTITY, UNITS)
+    assert part.schema == rows(1).schema
+    assert part.schema.metadata == rows(1).schema.metadata
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"not base64",
+        base64.b64encode(b"123"),
+        base64.b64encode(UNITS[:5].tobytes()),
+        base64.b64encode(np.append(UNITS[:5], np.float32("nan")).tobytes()),
+        base64.b64encode(np.append(UNITS[:5], np.float32("inf")).tobytes()),
+        base64.b64encode((-UNITS).tobytes()),
+        base64.b64encode((0 * UNITS).tobytes()),
+        None,
+    ],
+)
+def test_damaged_units_are_refused(text):
+    metadata = dict(with_units().schema.metadata) | {b"units": text}
+    metadata = {key: value for key, value in metadata.items() if value is not None}
+    data = table_format.table_bytes(with_units().replace_schema_metadata(metadata))
+    with pytest.raises(IntegrityError, match="units"):
+        table_format.parse_table(data, "a part")
+
+
+def test_units_where_there_may_be_none_are_refused():
+    metadata = with_units().schema.metadata
+    for table, version in ((rows(2), b"2"), (with_units(), b"1")):
+        damaged = table.replace_schema_metadata(dict(metadata) | {b"format_version": version})
+        with pytest.raises(IntegrityError, match="do not belong"):
+            table_format.parse_table(table_format.table_bytes(damaged), "a part")
+
+
+def test_parts_that_store_latents_in_different_ways_are_no_table():
+    without = table_format.part_table([replace(row(0), latent=np.zeros(6, np.int8), scale=1.0)], 6, "int8", IDENTITY)
+    for other in (without, with_units(units=2 * UNITS), rows(1)):
+        with pytest.raises(IntegrityError, match="different ways"):
+            table_format.sort_by_key([with_units(), other])
+
+
+@pytest.mark.parametrize("table", [rows(2), with_units()], ids=["plain", "with units"])
+def test_no_bit_of_the_stored_schema_is_more_than_an_error(table):
+    data = table_format.table_bytes(table)
     begin, flips = data.index(b"ARROW:schema"), 0
     for at in range(begin, len(data) - 8):
         for bit in range(8):
