@@ -136,7 +136,8 @@ UNITS = np.array([1, 0.5, 0.25, 0.1, 0.01, 0.001], np.float32)
 def with_units(count: int = 2, units: np.ndarray = UNITS) -> pa.Table:
     numbers = np.tile(np.arange(-3, 3, dtype=np.int8), (count, 1))
     scales = np.array([0.5 * (n + 1) for n in range(count)], np.float32)
-    return table_format.part_table(replace(some(count, "int8"), latents=numbers, scales=scales), 6, "int8", IDENTITY, units)
+    rounded = replace(some(count, "int8"), latents=numbers, scales=scales)
+    return table_format.part_table(rounded, 6, "int8", IDENTITY, units)
 
 
 def test_int8_numbers_are_multiples_of_scale_and_unit(store):
