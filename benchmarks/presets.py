@@ -13,9 +13,7 @@ Arms that are done are kept in ``--keep``, line by line, and not run again.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +27,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import preset_scans
+from benchmarks.common import Kept
 from benchmarks.preset_scans import Scans
 from medfuncta_dist.config.presets import PRESETS
 from medfuncta_dist.config.run_file import RunFile
@@ -184,28 +183,6 @@ def chosen_arms(axes: str, options: argparse.Namespace) -> list[str]:
     """Names of the arms to run on a data set, the plain one first: others are held against its time."""
     names = options.arms or (["paper", PLAIN] if options.short else ARMS)
     return [PLAIN, *(name for name in names if name != PLAIN and axes in ARMS[name].only)]
-
-
-class Kept:
-    """Results by name, each appended to a file as soon as there is one."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        lines = path.read_text().splitlines() if path and path.exists() else []
-        self.results: dict[str, dict[str, Any]] = {}
-        for line in lines:
-            self.results.update(json.loads(line))
-
-    def once(self, name: str, work: Callable[[], dict[str, Any]]) -> None:
-        """Do it unless it is done."""
-        if name in self.results:
-            return
-        self.results[name] = common.rounded(work(), 6)
-        line = json.dumps({name: self.results[name]}, ensure_ascii=False)
-        print(line, file=sys.stderr, flush=True)
-        if self._path:
-            with self._path.open("a") as file:
-                file.write(line + "\n")
 
 
 def run_of(name: str, axes: str, shape: Sequence[int], steps: int, seed: int = 0) -> RunFile:
