@@ -145,7 +145,7 @@ def basis_gradient(fit: LinearFit, ridge: float) -> BasisGradient:
     latents = exact.to(dtype)
     losses, by_latents = _outer(fit, blocks, latents)
     pulls = factor.solve(by_latents.double())  # q
-    by_gram = _by_gram(exact, pulls, ridge).to(dtype)
+    by_gram = _by_gram(exact, pulls, factor.ridge).to(dtype)
     pulls = pulls.to(dtype)
     total: list[Tensor] | None = None
     for block in blocks if blocks is not None else fit.blocks():

@@ -22,6 +22,10 @@ from medfuncta_dist.meta.machine.products import product
 
 POWER_STEPS = 12
 """Of the power iteration for a condition number: enough for its leading digit, at the cost of as many solves."""
+RAISED = 10.0
+RAISES = 4
+"""A ridge that rounding errors of the Gram matrix outweigh is raised tenfold, at most so many times. In float32 they
+are about 1e-7 of the largest eigenvalue, which is some hundred times the mean of thousands of functions."""
 
 
 @dataclass(frozen=True)
@@ -51,21 +55,22 @@ class Factor:
 
     lower: Float[Tensor, "feature feature"]
     ridge: float
-    """λ tr(G)/F, what was added to the diagonal."""
+    """λ: as it was asked for, or raised until there was a factor."""
 
     @classmethod
     def of(cls, gram: Float[Tensor, "feature feature"], ridge: float) -> Factor:
-        """MedfunctaError where the matrix is not finite or, with its ridge, not positive definite."""
-        added = ridge * float(gram.diagonal().mean())
-        regular = gram.clone()
-        regular.diagonal().add_(added)
-        lower, failed = torch.linalg.cholesky_ex(regular)
-        if int(failed) or not bool(torch.isfinite(lower.diagonal()).all()):
-            raise MedfunctaError(
-                f"the basis has no Gram matrix that can be factorised ({len(gram)} functions, ridge {ridge:g})",
-                do="raise meta.ridge or fit.ridge, or lower train.rate; checkpoints before this step are kept",
-            )
-        return cls(lower, added)
+        """MedfunctaError where the matrix is not finite, or no ridge up to ``RAISED ** RAISES`` times makes it positive
+        definite."""
+        for tried in (ridge * RAISED**n for n in range(RAISES + 1)):
+            regular = gram.clone()
+            regular.diagonal().add_(tried * gram.diagonal().mean())
+            lower, failed = torch.linalg.cholesky_ex(regular)
+            if not int(failed) and bool(torch.isfinite(lower.diagonal()).all()):
+                return cls(lower, tried)
+        raise MedfunctaError(
+            f"the basis has no Gram matrix that can be factorised ({len(gram)} functions, ridge {ridge:g})",
+            do="lower train.rate, or raise meta.ridge; checkpoints before this step are kept",
+        )
 
     def solve(self, right: Float[Tensor, "row feature"]) -> Float[Tensor, "row feature"]:
         """(G + ridge)⁻¹ applied to each row, in the type of the rows."""
