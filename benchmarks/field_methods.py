@@ -35,8 +35,7 @@ from medfuncta_dist.training.optim.outer_optimizers import outer_optimizer
 from medfuncta_dist.training.optim.parameter_groups import SHARE
 
 DRAWS_BYTES = 2**27
-MOST_DRAWS = 2**14
-"""Augmented scans that PCA is fitted on: as many as fit into the bytes (float32), and no more than these."""
+"""Of augmented scans that PCA is fitted on, as float32; its decomposition is in float64."""
 FIT_AT_ONCE = 128
 """Scans that are fitted at once: a Gauss-Newton step holds P² numbers for each."""
 
@@ -174,9 +173,9 @@ def changed(scan: Tensor, shape: Sequence[int], augment: Augment, seed: int, epo
     return torch.from_numpy(augmented(values, augment, seed=seed, epoch=epoch, key=key)).reshape(-1, 1)
 
 
-def draws(scans: Tensor, shape: Sequence[int], augment: Augment, seed: int = 0) -> Tensor:
-    """Augmented scans for PCA."""
-    count = min(MOST_DRAWS, DRAWS_BYTES // (4 * scans[0].numel()))
+def draws(scans: Tensor, shape: Sequence[int], augment: Augment, most: int, seed: int = 0) -> Tensor:
+    """Augmented scans for PCA: ``most``, or as many as fit."""
+    count = min(most, DRAWS_BYTES // (4 * scans[0].numel()))
     return torch.stack(list(itertools.islice(scan_stream(scans, shape, augment, seed), count)))
 
 

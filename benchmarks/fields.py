@@ -89,6 +89,8 @@ class Set:
     labels: Callable[[argparse.Namespace], Labels] | None = None
     half: bool = True
     """Whether it is trained at every second point, too."""
+    draws: int = 2**14
+    """Augmented scans that PCA is fitted on, at most."""
 
 
 def siren(latent: int, meta: Mapping[str, Any], train: Mapping[str, Any], **changes: Any) -> Sections:
@@ -216,7 +218,7 @@ def made(name: str, of: Set) -> tuple[Set, Scans, Labels]:
     tiny = {"layers": 3, "hidden": 8, "latent": 8}
     sections = {**of.siren, "field": {**of.siren["field"], **tiny}, "train": {**of.siren["train"], "steps": 3, "batch": 4}}
     start = replace(of.start, features=16, steps=4, batch=8)
-    small = replace(of, latent=8, start=start, search={"amount": [AMOUNT - of.start.amount]}, siren=sections)
+    small = replace(of, latent=8, start=start, search={"amount": [AMOUNT - of.start.amount]}, siren=sections, draws=64)
     bright = {s: getattr(scans, s).mean((1, 2)) for s in ("train", "val", "test")}
     return small, scans, {s: (values > bright["train"].median()).long().numpy() for s, values in bright.items()}
 
@@ -296,7 +298,7 @@ def linear_methods(case: Case) -> dict[str, Callable[[], Method]]:
     train, shape, numbers = case.scans.train, case.scans.shape, case.latent
     return {
         "pca": lambda: pca(train, numbers),
-        "pca of augmented scans": lambda: pca(draws(train, shape, augmentation(case)), numbers),
+        "pca of augmented scans": lambda: pca(draws(train, shape, augmentation(case), case.set.draws), numbers),
         "dct": lambda: cosines(train, shape, numbers),
     }
 
