@@ -39,7 +39,7 @@ def draw(sets: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 
 
 def curves(result: Mapping[str, Any]) -> tuple[list[tuple[float, float]], ...]:
-    """(x, dB) over numbers per scan, training seconds and milliseconds per fit; a single point where there is no more."""
+    """(x, dB) over numbers per scan, training seconds and milliseconds per fit; one point where there is no more."""
     end = result["validation"]
     over_seconds = [(seconds, decibels) for _, seconds, decibels in result.get("over_seconds", [])]
     over_fit = [(ms, decibels) for ms, decibels in result.get("over_fit", [])]

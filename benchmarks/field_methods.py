@@ -160,7 +160,7 @@ def pca(scans: Tensor, numbers: int) -> Linear:
 
 
 def scan_stream(scans: Tensor, shape: Sequence[int], augment: Augment | None, seed: int) -> Iterator[Tensor]:
-    """Training scans (point, 1) without end: epoch after epoch in a new order, changed anew where they are augmented."""
+    """Training scans (point, 1) without end: each epoch in an order of its own, with changes of its own if augmented."""
     order = torch.Generator().manual_seed(seed)
     for epoch in itertools.count():
         for row in torch.randperm(len(scans), generator=order).tolist():
@@ -183,7 +183,9 @@ Watch = Callable[[int, float, Learned], None]
 """Told of a network after some outer steps: how many, the CPU seconds so far, and the network."""
 
 
-def trained(run: RunFile, scans: Tensor, watched: Sequence[int] = (), watch: Watch | None = None) -> tuple[Learned, float]:
+def trained(
+    run: RunFile, scans: Tensor, watched: Sequence[int] = (), watch: Watch | None = None
+) -> tuple[Learned, float]:
     """Train as the run file says, on one thread; the network and its CPU seconds, drawing and finishing included.
 
     ``watched``: numbers of outer steps after which ``watch`` is told of the network as it is then.
@@ -296,4 +298,3 @@ def between(n: int, how: str) -> Tensor:
     waves[:, 0] /= math.sqrt(2)
     analysis = torch.from_numpy(scipy.fft.dct(np.eye(n), axis=0, norm="ortho"))
     return (waves @ analysis).float()
-

@@ -18,7 +18,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,16 +107,16 @@ SETS = {
     "quickstart": Set(
         lambda _: preset_scans.quickstart_slices(),
         512,
-        Choice(1024, 20.0, 5e-4, 100, AMOUNT),
-        {"rate": [1e-3], "omega": [10.0, 40.0], "features": [512], "amount": [0.0]},
+        Choice(1024, 10.0, 1e-3, 60, AMOUNT),
+        {"omega": [20.0], "features": [512], "rate": [5e-4], "amount": [0.0], "steps": [100]},
         siren(512, *OF_SLICES),
         flip=(0,),
     ),
     "quickstart, P = 96": Set(
         lambda _: preset_scans.quickstart_slices(),
         96,
-        Choice(192, 20.0, 1e-3, 120, AMOUNT),
-        {"rate": [5e-4, 2e-3], "omega": [10.0, 40.0], "features": [96], "amount": [0.0], "steps": [60]},
+        Choice(192, 10.0, 1e-3, 120, AMOUNT),
+        {"omega": [20.0], "features": [96], "rate": [5e-4, 2e-3], "amount": [0.0], "steps": [60]},
         siren(96, *OF_SLICES),
         flip=(0,),
         half=False,
@@ -125,7 +125,7 @@ SETS = {
         lambda options: preset_scans.pneumonia(options.data),
         128,
         Choice(256, 10.0, 1e-3, 300, 0.0),
-        {"features": [128, 384], "rate": [5e-4, 2e-3], "omega": [20.0, 40.0], "amount": [AMOUNT], "steps": [100, 600]},
+        {"features": [128, 384], "omega": [20.0], "amount": [AMOUNT], "rate": [5e-4, 2e-3], "steps": [100]},
         siren(128, {"selection_ratio": 0.5}, {"batch": 16, "steps": 200}, residual=False),
         labels=lambda options: preset_scans.pneumonia_labels(options.data),
     ),
@@ -145,8 +145,8 @@ SETS = {
     "cubes": Set(
         lambda _: preset_scans.mni_cubes(),
         256,
-        Choice(512, 10.0, 1e-3, 40, 0.0, batch=16),
-        {"amount": [AMOUNT], "omega": [20.0], "features": [256], "rate": [5e-4]},
+        Choice(512, 10.0, 1e-3, 30, 0.0, batch=16),
+        {"amount": [AMOUNT], "omega": [20.0]},
         siren(256, {"selection_ratio": 0.1}, {"batch": 4, "steps": 60}),
         flip=(0,),
     ),
@@ -167,11 +167,13 @@ def main() -> None:
     kept = Kept(None if options.short else options.keep)
     for name in options.sets:
         whole = SETS[name]
-        case = Case(name, *(made(name, whole) if options.short else (whole, whole.scans(options), _labels(whole, options))))
+        case = Case(
+            name, *(made(name, whole) if options.short else (whole, whole.scans(options), _labels(whole, options)))
+        )
         chosen = searched(case, kept)
         if options.tell:
             tell(case, chosen, kept, options.seeds, options.siren_seeds)
-    report({name: result for name, result in kept.results.items()}, options.short, began)
+    report(kept.results, options.short, began)
 
 
 def arguments() -> argparse.Namespace:
@@ -216,7 +218,11 @@ def made(name: str, of: Set) -> tuple[Set, Scans, Labels]:
     """A data set of a few scans, numbers and steps, whose labels are whether a scan is bright."""
     scans = preset_scans.made_scans(SHORT[name])
     tiny = {"layers": 3, "hidden": 8, "latent": 8}
-    sections = {**of.siren, "field": {**of.siren["field"], **tiny}, "train": {**of.siren["train"], "steps": 3, "batch": 4}}
+    sections = {
+        **of.siren,
+        "field": {**of.siren["field"], **tiny},
+        "train": {**of.siren["train"], "steps": 3, "batch": 4},
+    }
     start = replace(of.start, features=16, steps=4, batch=8)
     small = replace(of, latent=8, start=start, search={"amount": [AMOUNT - of.start.amount]}, siren=sections, draws=64)
     bright = {s: getattr(scans, s).mean((1, 2)) for s in ("train", "val", "test")}
@@ -389,7 +395,9 @@ def half_grid(case: Case, chosen: Choice) -> dict[str, Any]:
         method = code()
         decoded = method.decode(method.encode(few.test))
         found |= {f"{name}, {how}": _between(decoded, few, fine, how) for how in ("linear", "cosines")}
-    return found | {f"the coarse scan itself, {how}": _between(few.test, few, fine, how) for how in ("linear", "cosines")}
+    return found | {
+        f"the coarse scan itself, {how}": _between(few.test, few, fine, how) for how in ("linear", "cosines")
+    }
 
 
 def _splits(scans: Scans, to: Sequence[int], step: int) -> Iterator[tuple[str, torch.Tensor]]:
@@ -419,7 +427,11 @@ def told(results: Mapping[str, dict[str, Any]], name: str) -> dict[str, Any]:
 def report(results: Mapping[str, dict[str, Any]], short: bool, began: float) -> None:
     """A row per method and data set, claims, a line each, and the curves as a picture."""
     ends = {name: end for name in SETS if "choice" in (end := told(results, name))}
-    rows = [row(name, end["choice"]["latent"], method, end[method]) for name, end in ends.items() for method in (*EACH, "mean scan")]
+    rows = [
+        row(name, end["choice"]["latent"], method, end[method])
+        for name, end in ends.items()
+        for method in (*EACH, "mean scan")
+    ]
     claims = [claim for name, end in ends.items() for claim in claims_of(name, end)]
     lines = [line for name, end in ends.items() for line in lines_of(name, end)]
     common.report("fields", short, began, results, claims, rows, [*lines, *NOTES])
@@ -428,11 +440,11 @@ def report(results: Mapping[str, dict[str, Any]], short: bool, began: float) -> 
 
 
 NOTES = (
-    "PSNR is the mean over scans in dB, values clamped to [0, 1]. The mean scan of PCA and DCT is not among the numbers "
-    "per scan, as the networks are not. PCA of fewer training scans than numbers has one component fewer than scans.",
+    "PSNR is the mean over scans in dB, values clamped to [0, 1]. The mean scan of PCA and DCT is not among the "
+    "numbers per scan, as the networks are not. PCA of fewer training scans than numbers has one component fewer than scans.",
     "CPU seconds: training with its augmentation and the last step, that computes the latent's coordinates; for PCA, "
     "drawing and decomposition. A fit's time leaves out what is prepared once (solver matrix, Jacobian buffers).",
-    "Curves are of seed 0 and of validation scans; a point in the middle of training has a rate that has not fallen yet.",
+    "Curves are of seed 0 and of validation scans; in the middle of training, the rate has not fallen yet.",
     "Results may have been measured in several calls: the seconds below are those of the last.",
 )
 
@@ -454,17 +466,30 @@ def claims_of(name: str, end: Mapping[str, Any]) -> list[common.Claim]:
 
 def lines_of(name: str, end: Mapping[str, Any]) -> list[str]:
     """What the table has no room for."""
-    choice, counts = end["choice"], end["choice"]["scans"]
-    lines = [f"{name}: {counts['train']} training, {counts['val']} validation, {counts['test']} test scans; chosen on validation: {choice['chosen']}."]
+    choice = end["choice"]
+    counts = ", ".join(f"{number} {split}" for split, number in choice["scans"].items())
+    lines = [f"{name} ({counts}): chosen on validation scans: {choice['chosen']}."]
     if half := end.get("half grid"):
-        shapes = " × ".join(map(str, half["shape"])), " × ".join(map(str, half["scored"]))
-        scores = "; ".join(f"{key} {value[0]:.2f} → {value[1]:.2f}" for key, value in half.items() if isinstance(value, list) and len(value) == 2 and isinstance(value[0], float))
-        lines.append(f"{name}, trained on {shapes[0]} and decoded on {shapes[1]}, P = {half['latent']}, test dB on the coarse → the fine grid: {scores} (basis ω {half['omega']:g}).")
+        lines.append(f"{name}, {_half_line(half)}")
+    return [*lines, *(f"{name}, {line}" for line in _probe_lines(end))]
+
+
+def _half_line(half: Mapping[str, Any]) -> str:
+    coarse, fine = (" × ".join(map(str, half[key])) for key in ("shape", "scored"))
+    pairs = {key: value for key, value in half.items() if key not in ("latent", "shape", "scored", "omega")}
+    scores = "; ".join(f"{key} {there:.2f} → {everywhere:.2f}" for key, (there, everywhere) in pairs.items())
+    return (
+        f"trained on {coarse} and decoded on {fine}, P = {half['latent']}, test dB on the coarse → on the fine grid: "
+        f"{scores} (basis: ω {half['omega']:g})."
+    )
+
+
+def _probe_lines(end: Mapping[str, Any]) -> Iterator[str]:
     probes = {method: end[method]["probe"] for method in EACH if "probe" in end[method]}
-    for at in range(len(next(iter(probes.values()), []))):
-        scores = ", ".join(f"{method} {found[at]['accuracy']:.3f} / {found[at]['macro_f1']:.3f}" for method, found in probes.items())
-        lines.append(f"{name}, {next(iter(probes.values()))[at]['classifier']} on the numbers, test accuracy / macro F1: {scores}.")
-    return lines
+    for found in zip(*probes.values(), strict=True):
+        each = zip(probes, found, strict=True)
+        scores = ", ".join(f"{method} {one['accuracy']:.3f} / {one['macro_f1']:.3f}" for method, one in each)
+        yield f"{found[0]['classifier']} on the numbers, test accuracy / macro F1: {scores}."
 
 
 def row(name: str, latent: int, method: str, result: Mapping[str, Any]) -> dict[str, object]:

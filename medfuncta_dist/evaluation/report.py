@@ -156,7 +156,7 @@ def _curves(data: ReportData) -> list[dict[str, str]]:
 
 
 def _baselines(found: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Rows of the table of baselines, with bars as long as their PSNR. Earlier versions' summaries have no PCA or DCT."""
+    """Rows of the table of baselines, with bars as long as their PSNR. Summaries of earlier versions lack some."""
     if found is None:
         return []
     names = {"mean_scan": "mean training scan", "nearest_scan": "nearest training scan"}

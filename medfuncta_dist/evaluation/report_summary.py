@@ -69,8 +69,7 @@ def against_baselines(
     mine = float(psnr.mean())
     figures = {name: _against(v, mine) for name, v in named.items()}
     linear = {
-        "pca": pca
-        and {"components": pca.components, "training_scans": pca.training_scans, **_against(pca.psnr, mine)},
+        "pca": pca and {"components": pca.components, "training_scans": pca.training_scans, **_against(pca.psnr, mine)},
         "dct": dct
         and {"coefficients": dct.coefficients, "training_scans": dct.training_scans, **_against(dct.psnr, mine)},
     }
