@@ -160,7 +160,7 @@ def pca(scans: Tensor, numbers: int) -> Linear:
 
 
 def scan_stream(scans: Tensor, shape: Sequence[int], augment: Augment | None, seed: int) -> Iterator[Tensor]:
-    """Training scans (point, 1) without end: each epoch in an order of its own, with changes of its own if augmented."""
+    """Training scans (point, 1) without end: each epoch in an order of its own, and with its own changes."""
     order = torch.Generator().manual_seed(seed)
     for epoch in itertools.count():
         for row in torch.randperm(len(scans), generator=order).tolist():
@@ -251,7 +251,7 @@ def finished(run: RunFile, learner: Learner, scans: Tensor, clock: Clock) -> tup
         batches = (torch.stack([scan, *itertools.islice(fresh, 255)]) for scan in fresh)
         parts = itertools.islice(batches, math.ceil(wanted / 256))
         params = {name: tensor.detach().clone() for name, tensor in learner.params().items()}
-        network = learner.trained(params, _first(parts, wanted), lambda tensor: tensor)
+        network = learner.trained(params, _first(parts, wanted))
     return Learned(run, network), clock.seconds
 
 

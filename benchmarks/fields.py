@@ -146,7 +146,7 @@ SETS = {
         lambda _: preset_scans.mni_cubes(),
         256,
         Choice(512, 10.0, 1e-3, 30, 0.0, batch=16),
-        {"amount": [AMOUNT], "omega": [20.0]},
+        {"amount": [AMOUNT], "omega": [20.0], "steps": [1], "features": [1024]},
         siren(256, {"selection_ratio": 0.1}, {"batch": 4, "steps": 60}),
         flip=(0,),
     ),
@@ -441,7 +441,7 @@ def report(results: Mapping[str, dict[str, Any]], short: bool, began: float) -> 
 
 NOTES = (
     "PSNR is the mean over scans in dB, values clamped to [0, 1]. The mean scan of PCA and DCT is not among the "
-    "numbers per scan, as the networks are not. PCA of fewer training scans than numbers has one component fewer than scans.",
+    "numbers per scan, as the networks are not. PCA of few training scans has one component fewer than scans.",
     "CPU seconds: training with its augmentation and the last step, that computes the latent's coordinates; for PCA, "
     "drawing and decomposition. A fit's time leaves out what is prepared once (solver matrix, Jacobian buffers).",
     "Curves are of seed 0 and of validation scans; in the middle of training, the rate has not fallen yet.",

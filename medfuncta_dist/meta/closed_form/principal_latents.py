@@ -17,11 +17,12 @@ from torch import Tensor
 from medfuncta_dist.fields.basis import MAP, MEAN
 from medfuncta_dist.meta.closed_form.basis_gradient import LinearFit
 from medfuncta_dist.meta.closed_form.normal_equations import Factor, Sums
-from medfuncta_dist.meta.learner import SumOverRanks, Trained
+from medfuncta_dist.meta.learner import Ranks, Trained
+from medfuncta_dist.meta.machine.products import product
 
 RIDGE = 1e-6
 """Of the features' Gram matrix: functions that the others give to 1e-6 add noise only."""
-PRIOR = 1e-4
+PRIOR = 1e-5
 """Share of the variance that is taken to be the features' own, all weighing alike: where there are fewer training scans
 than numbers in a latent, it says which further directions to keep. Scans decide wherever they vary more than that."""
 
@@ -43,15 +44,17 @@ class ScanMoments:
         return cls(zero.clone(), first, zero.new_zeros(features, features), zero.clone())
 
     def add(self, products: Float[Tensor, "scan feature"], squares: Float[Tensor, " scan"]) -> None:
-        """Add scans (float64): their b, and the mean square of what the mean leaves of each."""
+        """Add scans: their b, and the mean square of what the mean leaves of each."""
+        # In float64: M multiplies what the features hardly have by up to a thousand, and rounding errors with it.
+        products = products.double()
         self.count += len(products)
         self.first += products.sum(0)
         self.second.addmm_(products.T, products)
-        self.squares += squares.sum()
+        self.squares += squares.double().sum()
 
-    def over_ranks(self, total: SumOverRanks) -> ScanMoments:
+    def over(self, ranks: Ranks) -> ScanMoments:
         """Those of all ranks' scans."""
-        return ScanMoments(*(total(part) for part in (self.count, self.first, self.second, self.squares)))
+        return ScanMoments(*(ranks.sum(part) for part in (self.count, self.first, self.second, self.squares)))
 
 
 @torch.no_grad()
@@ -69,14 +72,12 @@ def mean_gram(fit: LinearFit) -> Float[Tensor, "feature feature"]:
 
 @torch.no_grad()
 def add_scans(moments: ScanMoments, fit: LinearFit) -> None:
-    """Add the scans of ``fit``. Products too are in float64: M magnifies what rounding adds to them, and which functions
-    come first, or not at all, would follow the rounding errors."""
-    products = fit.targets.new_zeros(len(fit.targets), fit.spec.features, dtype=torch.float64)
-    squares = fit.targets.new_zeros(len(fit.targets), dtype=torch.float64)
+    """Add the scans of ``fit``."""
+    products = fit.targets.new_zeros(len(fit.targets), fit.spec.features)
+    squares = fit.targets.new_zeros(len(fit.targets))
     for block in fit.blocks():
-        residues = block.residues.double()
-        products.addmm_(residues, block.rows.double())
-        squares += residues.square().sum(1)
+        products += product(block.residues, block.rows, fit.arithmetic.products)
+        squares += block.residues.square().sum(1)
     moments.add(products / fit.values_per_scan, squares / fit.values_per_scan)
 
 
