@@ -62,11 +62,17 @@ class Small:
         return int(self.train["steps"])
 
 
+def omega(first: float, last: float) -> dict[str, float]:
+    """The two ends of a schedule."""
+    return {"omega_first": first, "omega_last": last}
+
+
 def of_the_quickstart() -> Small:
-    """The quickstart's own network; the outer rate that its settings were chosen against."""
-    whole = preset_scans.quickstart_run().model_dump(exclude_unset=True)
-    train = {"batch": whole["train"]["batch"], "steps": whole["train"]["steps"], "rate": 1e-3, "warmup_steps": 10}
-    return Small(lambda _: preset_scans.quickstart_slices(), whole["field"], whole["meta"], train)
+    """The SIREN that the quickstart had; the outer rate that its settings were chosen against."""
+    field = {"layers": 5, "hidden": 64, "latent": 512, **omega(20, 80)}
+    meta = {"inner_steps": 5, "inner_rate": 0.3, "selection_ratio": 0.25}
+    train = {"batch": 8, "steps": 500, "rate": 1e-3, "warmup_steps": 10}
+    return Small(lambda _: preset_scans.quickstart_slices(), field, meta, train)
 
 
 SMALL = {
@@ -100,11 +106,6 @@ class Arm:
     changes: Sections = field(default_factory=dict)
     only: tuple[str, ...] = ("1d", "2d", "3d")
     """The data sets that it is tried on."""
-
-
-def omega(first: float, last: float) -> dict[str, float]:
-    """The two ends of a schedule."""
-    return {"omega_first": first, "omega_last": last}
 
 
 TUNED = {"train": {"rate": 1e-3}}

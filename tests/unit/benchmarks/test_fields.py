@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import field_curves, fields
+from benchmarks import field_curves
 from benchmarks.common import Kept
 from benchmarks.field_methods import (
     between,
@@ -27,7 +27,8 @@ from benchmarks.field_methods import (
     upsampled,
     with_fit,
 )
-from benchmarks.fields import SETS, Case, Choice, basis_sections, claims_of, lines_of, made, row, run_of, searched, told
+from benchmarks.field_sets import SETS, SHORT, Case, Choice, augmentation, basis_sections, made, run_of
+from benchmarks.fields import EACH, claims_of, lines_of, row, searched, told
 from benchmarks.preset_scans import made_scans
 from medfuncta_dist.evaluation.metrics import psnr
 from medfuncta_dist.evaluation.pca import pca_mse
@@ -43,16 +44,16 @@ def case(name: str = "quickstart") -> Case:
 def test_fields() -> None:
     found = result_of("fields")
     assert found["short"]
-    for name in fields.SHORT:
+    for name in SHORT:
         end = told(found["results"], name)
-        for method in fields.EACH:
+        for method in EACH:
             assert 0 < end[method]["test"] <= 100
             assert end[method]["probe"][0]["classifier"] == "majority class"
             (*_, last) = end[method]["over_numbers"]
             assert last == pytest.approx([8, end[method]["validation"]], abs=1e-3)
         assert end["mean scan"]["test"] < end["pca"]["test"]
         assert len(end["half grid"]["basis"]) == len(end["half grid"]["dct, cosines"]) == 2
-    assert {claim["what"].partition(",")[0] for claim in found["claims"]} == set(fields.SHORT)
+    assert {claim["what"].partition(",")[0] for claim in found["claims"]} == set(SHORT)
 
 
 def test_every_set_trains_a_basis_field_and_a_siren_of_equal_numbers() -> None:
@@ -92,7 +93,7 @@ def test_a_stream_shows_every_scan_once_an_epoch_and_each_epoch_its_own_changes(
     plain = torch.stack(list(islice(scan_stream(scans.train, scans.shape, None, 0), 80)))
     assert torch.equal(plain[:40].sum(0), plain[40:].sum(0)) or torch.allclose(plain[:40].sum(0), plain[40:].sum(0))
     assert not torch.equal(plain[:40], plain[40:])
-    augment = fields.augmentation(case())
+    augment = augmentation(case())
     first, second = (changed(scans.train[0], scans.shape, augment, 0, epoch, "0") for epoch in (0, 1))
     assert not torch.equal(first, second)
     assert draws(scans.train, scans.shape, augment, most=7).shape == (7, 144, 1)
@@ -160,6 +161,7 @@ END = {
     "basis": {"test": 36.0, "seeds": [36.0, 37.0], "validation": 35.0, "seconds": 9.0, "numbers": 4, "fit_ms": 0.01},
     "siren": {"test": 29.0, "validation": 28.0, "numbers": 4},
     "pca": {"test": 33.0, "validation": 32.0, "numbers": 3},
+    "pca of augmented scans": {"test": 36.5, "validation": 35.0, "numbers": 4},
     "dct": {"test": 37.0, "validation": 36.0, "numbers": 4},
     "half grid": {"latent": 2, "shape": [3], "scored": [5], "omega": 10.0, "basis": [30.0, 29.5]},
 }
