@@ -31,7 +31,7 @@ def draw(sets: Mapping[str, Mapping[str, Any]], path: Path) -> None:
         panels[0].set_xscale("log", base=2)
         for axes in panels[1:]:
             axes.set_xscale("log")
-        panels[2].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
+    rows[0][2].legend(fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)
     words = ("numbers per scan", "training, CPU seconds on one thread", "fitting, CPU ms per scan")
     for axes, text in zip(rows[-1], words, strict=True):
         axes.set_xlabel(text)

@@ -1,11 +1,12 @@
 """Kinds of field against linear codes: held-out PSNR at equal numbers per scan, on five small data sets.
 
-For each data set: a meta-learned SIREN with Gauss-Newton fit, the basis field with its exact fit, PCA, PCA of augmented
-training scans, a DCT (the coefficients of largest variance over the training scans), and the mean training scan. The
-settings of the basis field are searched one after the other, on validation scans (``field_sets.py``); those of the
-SIREN are what ``benchmarks/presets.py`` chose. ``--tell`` then trains both with several seeds, scores the test scans, and draws
-curves: dB against numbers per scan, against training seconds and against the time of a fit. It also trains on every
-second point and scores all of them, and classifies scans from each method's numbers where there are labels.
+For each data set: a meta-learned SIREN with Gauss-Newton fit, the basis field with its exact fit, PCA, PCA of
+augmented training scans, a DCT (the coefficients of largest variance over the training scans), and the mean training
+scan. The settings of the basis field are searched one after the other, on validation scans (``field_sets.py``); those
+of the SIREN are what ``benchmarks/presets.py`` chose. ``--tell`` then trains both with several seeds, scores the test
+scans, and draws curves: dB against numbers per scan, against training seconds and against the time of a fit. It also
+trains on every second point and scores all of them, and classifies scans from each method's numbers where there are
+labels.
 
 Everything runs on one thread; seconds are those of the process, which do not count what else the machine does. What is
 done is kept in ``--keep``, line by line, and not run again.

@@ -16,7 +16,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,9 +33,10 @@ from medfuncta_dist.config.presets import PRESETS
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.evaluation.metrics import psnr
 from medfuncta_dist.evaluation.pca import components_of, pca_mse
-from medfuncta_dist.latents.fit import fit_batch
+from medfuncta_dist.latents.fit import new_fitter
+from medfuncta_dist.meta import learner
 from medfuncta_dist.meta.context import context_sets
-from medfuncta_dist.network.core_settings import fit_settings, new_learner, trained_rates
+from medfuncta_dist.network.core_settings import fit_settings, new_learner
 from medfuncta_dist.training.optim.learning_rate import learning_rate
 from medfuncta_dist.training.optim.outer_optimizers import outer_optimizer
 from medfuncta_dist.training.optim.parameter_groups import SHARE
@@ -209,21 +210,20 @@ OURS: Sections = {"field": omega(20, 80), "train": {"rate": 1e-3}}
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained arm: its parameters and inner rates, the CPU seconds that its outer steps took, how it ended."""
+    """A trained arm: its network with its inner rates, the CPU seconds that its outer steps took, how it ended."""
 
     run: RunFile
-    params: dict[str, Tensor]
-    spec: Any
+    network: learner.Trained
     coordinates: Tensor
     seconds: float
     ended: str
 
     def psnr(self, scans: Tensor) -> float:
         """Mean PSNR (dB) of scans that are fitted as the run file says; a scan that is not finite counts as 0 dB."""
+        network, own = self.network, self.run.fit.rate is None
         settings = fit_settings(self.run)
-        if self.run.fit.method != "gauss-newton" and self.run.fit.rate is None:
-            settings = replace(settings, rate=trained_rates(self.spec, self.run, self.params))
-        found = fit_batch(self.spec, self.params, self.coordinates, scans, settings)
+        fitter = new_fitter(network.spec, network.params, self.coordinates, settings, network.extras, own)
+        found = fitter.fit(scans)
         return float(torch.where(found.finite, found.psnr, 0).mean())
 
 
@@ -249,8 +249,7 @@ def trained(run: RunFile, scans: Tensor) -> Trained:
         if not (math.isfinite(loss.item()) and math.isfinite(float(norm))):
             ended = f"not finite at outer step {step + 1}"
             break
-    params = {name: tensor.detach() for name, tensor in model.params().items()}
-    return Trained(run, params, model.spec, model.coordinates, seconds, ended)
+    return Trained(run, model.trained(model.params(), []), model.coordinates, seconds, ended)
 
 
 def validated(name: str, axes: str, scans: Scans, kept: Kept, short: bool) -> dict[str, Any]:
