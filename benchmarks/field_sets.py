@@ -87,8 +87,8 @@ SETS = {
     "pneumonia": Set(
         lambda options: preset_scans.pneumonia(options.data),
         128,
-        Choice(256, 10.0, 1e-3, 300, 0.0),
-        {"features": [128, 384], "omega": [20.0], "amount": [AMOUNT], "rate": [5e-4, 2e-3], "steps": [100]},
+        Choice(512, 20.0, 1e-3, 200, 0.0),
+        {"features": [256], "omega": [10.0], "amount": [AMOUNT], "rate": [5e-4], "steps": [400]},
         siren(128, {"selection_ratio": 0.5}, {"batch": 16, "steps": 200}, residual=False),
         labels=lambda options: preset_scans.pneumonia_labels(options.data),
     ),
