@@ -177,13 +177,18 @@ def _baselines(found: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     ]
 
 
+def _inner_loop(run: RunFile) -> str:
+    if run.fit.method == "exact":
+        return f"an exact solve with ridge {run.meta.ridge:g}"
+    return f"{run.meta.inner_steps} inner steps"
+
+
 def _method(run: RunFile) -> str:
     fit = run.fit
-    return (
-        f"gauss-newton, damping {fit.damping:g}"
-        if fit.method == "gauss-newton"
-        else f"{fit.method}, rate {run.fit_rate:g}"
-    )
+    if fit.method == "exact":
+        return f"one exact solve, ridge {fit.ridge:g}"
+    how = f"damping {fit.damping:g}" if fit.method == "gauss-newton" else f"rate {run.fit_rate:g}"
+    return f"{fit.steps} steps of {fit.method}, {how}"
 
 
 def _latent(data: ReportData) -> str:
@@ -205,16 +210,18 @@ def _settings(data: ReportData) -> list[tuple[str, str]]:
     return [
         ("Scan", f"{points} points{channels} = {run.data.points * run.data.channels:,} values"),
         ("Latent", _latent(data)),
-        ("Shared network", f"{spec.layers} layers, width {spec.hidden}, ω {spec.omegas[0]:g} to {spec.omegas[-1]:g}"),
+        (
+            "Shared network",
+            f"{spec.KIND}, {spec.layers} layers, width {spec.hidden}, ω {spec.omegas[0]:g} to {spec.omegas[-1]:g}",
+        ),
         (
             "Meta-learning",
-            f"{run.train.steps:,} outer steps, batch {run.train.batch}, {run.meta.inner_steps} inner steps, "
+            f"{run.train.steps:,} outer steps, batch {run.train.batch}, {_inner_loop(run)}, "
             f"selection ratio {run.meta.selection_ratio:g}",
         ),
         (
             "Fitting",
-            f"{run.fit.steps} steps of {_method(run)}, selection ratio {run.fit.selection_ratio:g}; "
-            f"flagged below {run.fit.min_psnr:g} dB",
+            f"{_method(run)}, selection ratio {run.fit.selection_ratio:g}; flagged below {run.fit.min_psnr:g} dB",
         ),
         ("Data set", f"{data.summary['dataset']['name']}, digest {data.summary['dataset']['digest'][:SHORT]}…"),
         ("Network digest", f"{data.summary['network']['digest'][:SHORT]}…"),

@@ -28,8 +28,10 @@ RECOVERED_DB = 1.0
 
 ADVICE: dict[CollapseKind, str] = {
     "stuck": "the latents do not distinguish scans: the loss is still that of the mean scan. Lower train.rate, set "
-    "train.rate_by_omega (with equal steps, phases of large ω change too fast), or lower meta.inner_rate",
-    "falling": "the reconstruction is getting worse. Lower train.rate or meta.inner_rate, or set train.clip; "
+    "train.rate_by_omega (with equal steps, phases of large ω change too fast), or lower meta.inner_rate (of a SIREN) "
+    "or raise meta.ridge (of a basis field)",
+    "falling": "the reconstruction is getting worse. Lower train.rate, or meta.inner_rate of a SIREN, "
+    "or raise meta.ridge of a basis field, or set train.clip; "
     "earlier checkpoints are kept as set in train.keep_checkpoints",
 }
 
