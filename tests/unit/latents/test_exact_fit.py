@@ -240,6 +240,18 @@ def test_so_it_is_with_weights(small: Case, weights: Tensor, padding: float) -> 
         assert torch.equal(getattr(fitted, name)[[0, 2, 3]], getattr(clean, name)[[0, 2, 3]])
 
 
+@pytest.mark.parametrize("weight", [0.0, math.nan, math.inf])
+@pytest.mark.parametrize("ratio", [1.0, 0.5])
+def test_a_scan_without_any_weight_has_no_latent_and_its_neighbours_have_theirs(
+    small: Case, weights: Tensor, weight: float, ratio: float
+) -> None:
+    fitter, spoiled = small.fitter(selection_ratio=ratio), weights.clone()
+    spoiled[2] = weight
+    clean, fitted = (fitter.fit(small.targets, each) for each in (weights, spoiled))
+    assert fitted.finite.tolist() == [True, True, False, True, True]
+    assert torch.equal(fitted.latents[fitted.finite], clean.latents[fitted.finite])
+
+
 def test_a_scan_that_is_not_finite_anywhere_is_told(small: Case) -> None:
     spoiled = small.targets.clone()
     spoiled[2, 7] = math.nan
