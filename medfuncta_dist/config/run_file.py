@@ -98,6 +98,16 @@ class RunFile(Section):
         return self
 
     @model_validator(mode="after")
+    def _flips_are_axes(self) -> RunFile:
+        flips, axes = self.train.augment.flip if self.train.augment else [], len(self.data.shape)
+        if wrong := [axis for axis in flips if axis >= axes]:
+            raise ValueError(
+                f"train.augment.flip names axis {wrong[0]}, but axes count from 0 and data.shape has {axes}: "
+                f"{self.data.shape}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _workers_fit_batch(self) -> RunFile:
         if self.cluster.most_workers > self.train.batch:
             raise ValueError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -13,8 +13,23 @@ from torch import Tensor
 from medfuncta_dist.fields.field_kinds import FieldSpec
 from medfuncta_dist.fields.params import Params
 
-SumOverRanks = Callable[[Tensor], Tensor]
-"""The sum over ranks of a tensor of equal shape on each, the same on all of them."""
+
+class Ranks:
+    """The processes that train one network together, as a learner needs them. This class: a single one."""
+
+    @property
+    def rank(self) -> int:
+        """This one."""
+        return 0
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        return 1
+
+    def sum(self, part: Tensor) -> Tensor:
+        """The sum over ranks of a tensor of equal shape on each, the same on all of them. A collective."""
+        return part
 
 
 @dataclass(frozen=True)
@@ -50,6 +65,8 @@ class Learner(torch.nn.Module):
         for name, tensor in start.items():
             self.register_parameter(_attribute(name), torch.nn.Parameter(tensor))
         self.register_buffer("coordinates", coordinates, persistent=False)
+        self.ranks = Ranks()
+        """Set by whoever trains on several. Every rank then calls ``forward`` and ``trained`` together."""
 
     def params(self) -> Params:
         """All that is trained, by name. Live parameters, not copies."""
@@ -79,13 +96,8 @@ class Learner(torch.nn.Module):
         """How many training scans ``trained`` wants to see."""
         return 0
 
-    def trained(
-        self, params: Params, scans: Iterable[Float[Tensor, "batch point channel"]], sum_over_ranks: SumOverRanks
-    ) -> Trained:
-        """The network that whole parameters (of ``shapes``) are, ready to fit with.
-
-        ``scans``: batches of this rank's training scans. A collective: every rank calls it.
-        """
+    def trained(self, params: Params, scans: Iterable[Float[Tensor, "batch point channel"]]) -> Trained:
+        """The network that whole parameters (of ``shapes``) are, ready to fit with. ``scans``: batches of this rank's."""
         raise NotImplementedError
 
 

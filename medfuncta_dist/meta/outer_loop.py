@@ -18,7 +18,7 @@ from medfuncta_dist.fields.params import Params
 from medfuncta_dist.fields.siren import SirenSpec, field
 from medfuncta_dist.meta.inner_loop import adapt
 from medfuncta_dist.meta.inner_rates import Rate, inner_rates
-from medfuncta_dist.meta.learner import Learner, SumOverRanks, Trained
+from medfuncta_dist.meta.learner import Learner, Trained
 from medfuncta_dist.meta.losses import mse
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.machine.memory import keep_freed_memory
@@ -87,7 +87,7 @@ class MetaLearner(Learner):
             return _recursive(objective, contexts, latents, self.rates, *theta)
         return adapted_losses(objective, contexts, self.rates)
 
-    def trained(self, params: Params, scans: Iterable[Tensor], sum_over_ranks: SumOverRanks) -> Trained:
+    def trained(self, params: Params, scans: Iterable[Tensor]) -> Trained:
         """θ as it is, with the inner rates beside it unless they are one number that was not learned."""
         theta = {name: params[name].detach() for name in self.spec.shapes()}
         if self._rates is not None and self._rates.numel() == 1:

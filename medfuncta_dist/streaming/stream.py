@@ -23,6 +23,9 @@ READ_AHEAD = 4
 FETCH_AHEAD = 4096
 """Scans. The shards of the next so many scans are fetched in the background, which takes seconds."""
 
+Change = Callable[[npt.NDArray[np.float32], int, str], npt.NDArray[np.float32]]
+"""From a scan's values (channel, *spatial), the epoch and the scan's key to the values that are trained on."""
+
 
 @dataclass(frozen=True, eq=False)
 class Batch:
@@ -57,18 +60,20 @@ def training_stream(
     start_step: int,
     stop_step: int,
     rank_slice: slice,
+    change: Change | None = None,
 ) -> Prefetched[Batch]:
     """This rank's batches of the outer steps ``start_step`` … ``stop_step - 1``, read ahead by one thread.
 
-    A stream that starts at step s gives the same batches as one that started at 0. Raises IntegrityError or
-    StorageError at the batch that cannot be read, RunFileError when an epoch has no whole batch.
+    The thread applies ``change``, a pure function, to each scan. A stream that starts at step s gives the same batches
+    as one that started at 0. Raises IntegrityError or StorageError at the batch that cannot be read, RunFileError when
+    an epoch has no whole batch.
     """
     size = rank_slice.stop - rank_slice.start
 
     def source() -> Iterator[Placed]:
         return _placed(reader, order_of_epoch, range(start_step, stop_step), rank_slice)
 
-    pipeline = wds.DataPipeline(source, wds.map(_decoded), lambda samples: _batched(samples, size))
+    pipeline = wds.DataPipeline(source, wds.map(_decoded), lambda samples: _batched(samples, size, change))
     return prefetch(pipeline, READ_AHEAD)
 
 
@@ -123,13 +128,15 @@ def _decode(members: Members) -> Sample:
     return decode(members["__key__"], members["npy"], members["json"])
 
 
-def _batched(samples: Iterable[Decoded], size: int) -> Iterator[Batch]:
+def _batched(samples: Iterable[Decoded], size: int, change: Change | None) -> Iterator[Batch]:
     """Batches of ``size`` samples, one per step: a rank's share is the same at each step."""
     samples = iter(samples)
     while taken := list(islice(samples, size)):
         values = np.empty((len(taken), *_points_shape(taken[0].sample)), np.float32)
         for decoded, row in zip(taken, values, strict=True):
             _fill(row, decoded.sample)
+            if change is not None:
+                _changed(row, decoded, change)
         yield Batch(taken[0].step, taken[0].epoch, [decoded.sample.key for decoded in taken], values)
 
 
@@ -148,3 +155,9 @@ def _points_shape(sample: Sample) -> tuple[int, int]:
 def _fill(values: npt.NDArray[np.float32], sample: Sample) -> None:
     """Write a sample's values as (point, channel) straight into ``values``, without a copy in between."""
     sample.values(out=values.T.reshape(sample.array.shape, copy=False))
+
+
+def _changed(values: npt.NDArray[np.float32], decoded: Decoded, change: Change) -> None:
+    """Replace a scan's values, (point, channel), by what ``change`` makes of them."""
+    scan = values.T.reshape(decoded.sample.array.shape)
+    values.T[...] = change(scan, decoded.epoch, decoded.sample.key).reshape(values.T.shape)

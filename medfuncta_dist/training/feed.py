@@ -11,19 +11,29 @@ import torch
 from torch import Tensor
 
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.meta.context import context_sets
 from medfuncta_dist.shards.snapshot import Snapshot, split_digest
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.streaming.augment import augmented
 from medfuncta_dist.streaming.device_transfer import on_device
 from medfuncta_dist.streaming.sample_order import EpochOrder, position, rank_slice
 from medfuncta_dist.streaming.sample_reader import SampleReader
 from medfuncta_dist.streaming.shard_cache import ShardCache, cache_folder
-from medfuncta_dist.streaming.stream import Batch, training_stream
+from medfuncta_dist.streaming.stream import Batch, Change, training_stream
 from medfuncta_dist.training.validation import Validation, evenly_spread, held_out_split
 from medfuncta_dist.training.world import World
 
 TRAIN = "train"
 """The split that is trained on."""
+
+
+def augmentation(train: Train) -> Change | None:
+    """What the run file does to training scans; None for nothing."""
+    settings, seed = train.augment, train.seed
+    if settings is None:
+        return None
+    return lambda values, epoch, key: augmented(values, settings, seed=seed, epoch=epoch, key=key)
 
 
 class Feed:
@@ -46,8 +56,9 @@ class Feed:
     @contextmanager
     def _stream(self, first: int, stop: int) -> Iterator[Iterable[tuple[Batch, Tensor]]]:
         reader = SampleReader(self._store, self._snapshot.shards(TRAIN), self._cache)
-        rows = rank_slice(self._run.train.batch, self._world.size, self._world.rank)
-        stream = training_stream(reader, self._order, first, stop, rows)
+        train = self._run.train
+        rows = rank_slice(train.batch, self._world.size, self._world.rank)
+        stream = training_stream(reader, self._order, first, stop, rows, augmentation(train))
         try:
             with closing(on_device(stream, self._world.device)) as batches:
                 yield batches
@@ -60,15 +71,11 @@ class Feed:
         Never more than one epoch, unless augmentation makes every epoch's scans different.
         """
         steps = math.ceil(scans / self._run.train.batch)
-        steps = steps if self._varies else min(steps, self._order(0).batches)
+        varies = self._run.train.augment is not None
+        steps = steps if varies else min(steps, self._order(0).batches)
         if steps:
             with self._stream(first, first + steps) as batches:
                 yield from (targets for _, targets in batches)
-
-    @property
-    def _varies(self) -> bool:
-        """Whether an epoch's scans differ from the last epoch's."""
-        return False
 
     def epoch_and_batch(self, step: int) -> tuple[int, int]:
         """Epoch and batch of an outer step (0-based)."""

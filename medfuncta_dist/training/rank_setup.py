@@ -33,6 +33,7 @@ from medfuncta_dist.training.liveness.heartbeat import Heartbeat
 from medfuncta_dist.training.liveness.heartbeat_sender import HeartbeatSender
 from medfuncta_dist.training.optim.engine import Engine
 from medfuncta_dist.training.optim.parameter_groups import kinds_of_state
+from medfuncta_dist.training.rank_sums import RankSums
 from medfuncta_dist.training.reporting.leader import Leader
 from medfuncta_dist.training.reporting.previous_attempts import PreviousAttempts, read_previous_attempts
 from medfuncta_dist.training.reporting.telemetry_sinks import open_telemetry
@@ -125,6 +126,7 @@ def open_rank(
 def restore(rank: RankContext, stack: ExitStack) -> RestoredNetwork:
     """The learner and its engine, as the newest whole checkpoint has them, or as a run begins."""
     learner, checkpoints = new_learner(rank.run), rank.checkpoints
+    learner.ranks = RankSums(rank.world, rank.heartbeat)
     found = _newest(rank, checkpoints, learner)
     first = found.facts.step if found is not None else 0
     batches = stack.enter_context(rank.feed.batches(first))  # Scans are fetched while the engine is built.

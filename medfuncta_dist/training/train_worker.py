@@ -221,7 +221,7 @@ class TrainLoop:
     def _trained(self, step: int) -> Trained:
         """The network as it is after ``step`` outer steps, ready to fit with. A collective."""
         scans = self.feed.sample(step, self.learner.scans_to_finish)
-        return self.learner.trained(self.engine.full_parameters(), scans, self.world.sum_tensor)
+        return self.learner.trained(self.engine.full_parameters(), scans)
 
     def _is_last(self, step: int) -> bool:
         return step == self.run.train.steps

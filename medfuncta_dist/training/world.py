@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,6 @@ class World:
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(total)
         return [float(value) for value in total]
-
-    def sum_tensor(self, part: Tensor) -> Tensor:
-        """The sum over ranks of a tensor of equal shape on each; ``part`` is not changed."""
-        total = part.clone()
-        dist.all_reduce(total)
-        return total
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value, on every rank, in order."""

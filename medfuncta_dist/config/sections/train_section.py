@@ -4,12 +4,40 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from medfuncta_dist.config.keys import FIT_DIGEST, FREE, Before, Meaning
+from medfuncta_dist.config.keys import FIT_DIGEST, FREE, Added, Before, Meaning
 from medfuncta_dist.config.section import NaturalFloat, NaturalInt, PositiveFloat, PositiveInt, Section
 
 ZeroStage = Annotated[int, Field(ge=0, le=3)]
+LARGEST_AFFINE = 0.3
+"""Below 1/3 no map of up to three axes can mirror or collapse a scan: its diagonal outweighs the rest of each row."""
+
+
+class Augment(Section):
+    """Change training scans at random, anew in each epoch; held-out scans and fitting see scans as they are. Useful
+    where scans are few. With all amounts at 0, scans are not changed.
+    """
+
+    flip: list[NaturalInt] = Field(default=[])
+    """Axes of data.shape, from 0, along each of which a scan is mirrored half of the time. List only axes along which
+    a mirrored scan could be a scan: in a chest X-ray, the heart would change sides."""
+    affine: Annotated[float, Field(ge=0, le=LARGEST_AFFINE)] = 0.0
+    """Largest change of each number of the affine matrix: stretches, shears and rotations together. Coordinates are
+    those of the field, where each axis has the same length; outside a scan its edge is continued."""
+    shift: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Largest shift along each axis, in fields of view."""
+    gain: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Largest relative change of contrast: values, from 0 to 1, are multiplied by 1 - gain to 1 + gain and clipped."""
+    offset: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    """Largest change of brightness, added to all values of a scan before they are clipped."""
+
+    @field_validator("flip")
+    @classmethod
+    def _each_once(cls, value: list[int]) -> list[int]:
+        if len(set(value)) < len(value):
+            raise ValueError("expected each axis at most once")
+        return value
 
 
 class Train(Section):
@@ -40,11 +68,13 @@ class Train(Section):
     clip: PositiveFloat | None = 1.0
     """Largest norm of the whole gradient; null for no clipping."""
     seed: Annotated[NaturalInt, FIT_DIGEST] = 0
-    """Seed of the initial network, the sample order and the context sets."""
+    """Seed of the initial network, the sample order, the context sets and augmentation."""
     zero_stage: Annotated[ZeroStage | None, FREE] = None
     """DeepSpeed ZeRO stage. Default: 0 with muon, else 1."""
     shuffle_window: PositiveInt = 4096
     """Number of scans within which the order of one stream is shuffled."""
+    augment: Annotated[Augment | None, Added(None)] = None
+    """Change training scans at random. Default: null, scans as they are."""
     checkpoint_steps: Annotated[PositiveInt | None, FREE] = None
     """Largest number of outer steps between checkpoints. If neither this nor checkpoint_minutes is set, the interval is
     computed from the cost of a checkpoint and the rate of interruptions (Young's formula)."""

@@ -14,7 +14,7 @@ kept grows with the number of points or scans but the data; G and its factor hav
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,6 +23,7 @@ from torch import Tensor
 from medfuncta_dist.fields.basis import BasisSpec, features, mean_of
 from medfuncta_dist.fields.params import Params
 from medfuncta_dist.meta.closed_form.normal_equations import Factor, Sums
+from medfuncta_dist.meta.learner import Ranks
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.machine.products import product
 
@@ -66,6 +67,8 @@ class LinearFit:
     arithmetic: Arithmetic
     context: Int[Tensor, " context"] | None = None
     """Sorted indices of the points that latents are fitted on; None for all."""
+    ranks: Ranks = field(default_factory=Ranks)
+    """Whoever computes this together: each takes its share of the points, and sums are over all."""
 
     @property
     def values_per_scan(self) -> int:
@@ -80,7 +83,7 @@ class LinearFit:
 
     def kept_blocks(self) -> list[Block] | None:
         """All blocks at once, where they are small enough to be kept."""
-        bytes_ = self.values_per_scan * self.spec.features * self.targets.element_size()
+        bytes_ = self.values_per_scan // self.ranks.size * self.spec.features * self.targets.element_size()
         return list(self.blocks()) if bytes_ <= KEPT_BYTES else None
 
     def pull_back(self, points: slice, by_rows: Tensor, by_means: Tensor) -> list[Tensor]:
@@ -94,9 +97,10 @@ class LinearFit:
         return list(torch.autograd.grad((found, means), [leaves[name] for name in names], adjoints))
 
     def _parts(self) -> Iterator[slice]:
-        points = len(self.coordinates)
-        for start in range(0, points, self.block_points):
-            yield slice(start, min(start + self.block_points, points))
+        points, rank, size = len(self.coordinates), self.ranks.rank, self.ranks.size
+        first, stop = rank * points // size, (rank + 1) * points // size
+        for start in range(first, stop, self.block_points):
+            yield slice(start, min(start + self.block_points, stop))
 
     def _block(self, points: slice, found: Tensor, means: Tensor) -> Block:
         inside = None
@@ -109,11 +113,12 @@ class LinearFit:
 
 @dataclass(frozen=True)
 class BasisGradient:
-    """Per-scan outer losses, the gradient of their sum by θ (by name), and the solve's condition number."""
+    """Per-scan outer losses, the gradient of their sum by θ (by name; of several ranks, this one's part of that), and
+    the solve's factor."""
 
     losses: Float[Tensor, " scan"]
     params: Params
-    condition: float
+    factor: Factor
 
 
 @torch.no_grad()
@@ -125,8 +130,8 @@ def solve(
     for block in blocks if blocks is not None else fit.blocks():
         seen = block.in_context()
         sums.add(seen.rows, seen.residues, fit.arithmetic)
-    factor = Factor.of(sums.gram, ridge)
-    return factor, factor.solve(sums.right)
+    factor = Factor.of(fit.ranks.sum(sums.gram), ridge)
+    return factor, factor.solve(fit.ranks.sum(sums.right))
 
 
 @torch.no_grad()
@@ -147,12 +152,12 @@ def basis_gradient(fit: LinearFit, ridge: float) -> BasisGradient:
     pulls = factor.solve(by_latents.double())  # q
     by_gram = _by_gram(exact, pulls, factor.ridge).to(dtype)
     pulls = pulls.to(dtype)
-    total: list[Tensor] | None = None
+    total = {name: torch.zeros_like(fit.params[name]) for name in fit.spec.shapes()}
     for block in blocks if blocks is not None else fit.blocks():
         found = fit.pull_back(block.points, *_adjoints(fit, block, latents, pulls, by_gram))
-        total = found if total is None else [a.add_(b) for a, b in zip(total, found, strict=True)]
-    assert total is not None
-    return BasisGradient(losses, dict(zip(fit.spec.shapes(), total, strict=True)), factor.condition())
+        for name, part in zip(total, found, strict=True):
+            total[name] += part
+    return BasisGradient(losses, total, factor)
 
 
 def _outer(
@@ -164,6 +169,7 @@ def _outer(
         errors = _errors(fit, block, latents)
         losses += errors.square().sum(1)
         by_latents += product(errors, block.rows, fit.arithmetic.products)
+    losses, by_latents = fit.ranks.sum(losses), fit.ranks.sum(by_latents)
     return losses / fit.values_per_scan, by_latents * (2 / fit.values_per_scan)
 
 

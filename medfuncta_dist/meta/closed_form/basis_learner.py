@@ -19,8 +19,9 @@ from medfuncta_dist.meta.closed_form.basis_gradient import (
     basis_gradient,
     solved_losses,
 )
+from medfuncta_dist.meta.closed_form.normal_equations import Factor
 from medfuncta_dist.meta.closed_form.principal_latents import ScanMoments, add_scans, mean_gram, principal
-from medfuncta_dist.meta.learner import Learner, SumOverRanks, Trained
+from medfuncta_dist.meta.learner import Learner, Ranks, Trained
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.machine.memory import keep_freed_memory
 
@@ -33,7 +34,9 @@ SCANS_AT_ONCE = 256
 class BasisLearner(Learner):
     """A basis field without M. Its latents are solved for on one context set; ``ridge`` is λ.
 
-    Gradients are computed with the losses and handed over when asked: whoever wraps the module sees an ordinary loss.
+    Several ranks divide the points, not the scans, of a global batch: each computes its points' part of all sums. What
+    costs most, the trunk and G, is the same for all scans. Gradients are computed with the losses and handed over when
+    asked: whoever wraps the module sees an ordinary loss.
     """
 
     # A mean squared error of 1e-4 has gradients of 1e-8 a number: Adam's usual epsilon would decide its steps.
@@ -55,7 +58,7 @@ class BasisLearner(Learner):
         super().__init__(spec, {name: params[name].detach().clone() for name in spec.shapes()}, coordinates)
         self.latent, self.ridge, self.block_points = latent, ridge, block_points
         self._arithmetic = arithmetic
-        self._condition: float | None = None
+        self._factor: Factor | None = None
 
     def forward(
         self,
@@ -68,60 +71,79 @@ class BasisLearner(Learner):
         ``latents`` only tie the loss to autograd's graph: the solve starts nowhere.
         """
         params = self.params()
-        fit = self._fit(params, targets, contexts[0] if contexts else None)
+        everyone, mine = _of_all_ranks(targets, self.ranks)
+        fit = self._fit(params, everyone, contexts[0] if contexts else None, self.ranks)
         if not torch.is_grad_enabled():
-            return solved_losses(fit, self.ridge)
-        losses: Tensor = _Solved.apply(self, fit, latents, *params.values())  # type: ignore[no-untyped-call]
+            return solved_losses(fit, self.ridge)[mine]
+        losses: Tensor = _Solved.apply(self, fit, mine, latents, *params.values())  # type: ignore[no-untyped-call]
         return losses
 
     def take(self, found: BasisGradient) -> None:
         """Remember what is worth logging of a step."""
-        self._condition = found.condition
+        self._factor = found.factor
 
     def diagnostics(self) -> dict[str, float]:
         """The condition number of the last step's solve."""
-        return {} if self._condition is None else {"condition": self._condition}
+        return {} if self._factor is None else {"condition": self._factor.condition()}
 
     @property
     def scans_to_finish(self) -> int:
         """A few for each feature."""
         return SCANS_PER_FEATURE * self.spec.features
 
-    def trained(
-        self, params: Params, scans: Iterable[Float[Tensor, "batch point channel"]], sum_over_ranks: SumOverRanks
-    ) -> Trained:
+    def trained(self, params: Params, scans: Iterable[Float[Tensor, "batch point channel"]]) -> Trained:
         """The field with the P best numbers as latents, in their order of variance over ``scans``."""
         device = self.coordinates.device
         params = {name: tensor.detach().to(device) for name, tensor in params.items()}
         moments = ScanMoments.none(self.spec.features, device)
-        fit = self._fit(params, self.coordinates.new_zeros(0, len(self.coordinates), self.spec.channels), None)
+        none = self.coordinates.new_zeros(0, len(self.coordinates), self.spec.channels)
+        fit = self._fit(params, none, None, Ranks())  # the scans are divided here, not the points
         for targets in _grouped(scans, SCANS_AT_ONCE):
             add_scans(moments, replace(fit, targets=targets.to(device)))
-        return principal(fit, mean_gram(fit), moments.over_ranks(sum_over_ranks), self.latent)
+        return principal(fit, mean_gram(fit), moments.over(self.ranks), self.latent)
 
-    def _fit(self, params: Params, targets: Tensor, context: Tensor | None) -> LinearFit:
+    def _fit(self, params: Params, targets: Tensor, context: Tensor | None, ranks: Ranks) -> LinearFit:
         device = targets.device
         settled = Arithmetic.best(device) if self._arithmetic is None else self._arithmetic.require(device)
-        return LinearFit(self.spec, params, self.coordinates, targets, self.block_points, settled, context)
+        return LinearFit(self.spec, params, self.coordinates, targets, self.block_points, settled, context, ranks)
 
 
 class _Solved(torch.autograd.Function):
     """One node of autograd's graph, as the SIREN's recursive engine is (``outer_loop.py``)."""
 
     @staticmethod
-    def forward(ctx: Any, learner: BasisLearner, fit: LinearFit, latents: Tensor, *theta: Tensor) -> Tensor:
+    def forward(
+        ctx: Any, learner: BasisLearner, fit: LinearFit, mine: slice, latents: Tensor, *theta: Tensor
+    ) -> Tensor:
         found = basis_gradient(fit, learner.ridge)
         learner.take(found)
         ctx.by_theta, ctx.latents = list(found.params.values()), latents
-        return found.losses
+        return found.losses[mine]
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
         # The gradients are already summed over scans: weights that differ could no longer be applied.
-        if not bool((weights == weights[0]).all()):
+        weight = weights[0]
+        if not bool((weights == weight).all()):
             raise RuntimeError("the basis field needs a loss that weights all scans equally")
-        return None, None, torch.zeros_like(ctx.latents), *(weights[0] * gradient for gradient in ctx.by_theta)
+        return None, None, None, torch.zeros_like(ctx.latents), *(weight * gradient for gradient in ctx.by_theta)
+
+
+def _of_all_ranks(
+    targets: Float[Tensor, "batch point channel"], ranks: Ranks
+) -> tuple[Float[Tensor, "scan point channel"], slice]:
+    """The scans of all ranks, in the order of ranks, and which of them are this one's."""
+    if ranks.size == 1:
+        return targets, slice(0, len(targets))
+    counts = torch.zeros(ranks.size, dtype=torch.int64, device=targets.device)
+    counts[ranks.rank] = len(targets)
+    counts = ranks.sum(counts)
+    first = int(counts[: ranks.rank].sum())
+    mine = slice(first, first + len(targets))
+    everyone = targets.new_zeros(int(counts.sum()), *targets.shape[1:])
+    everyone[mine] = targets
+    return ranks.sum(everyone), mine
 
 
 def _grouped(batches: Iterable[Tensor], size: int) -> Iterator[Tensor]:

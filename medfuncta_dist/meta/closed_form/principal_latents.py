@@ -17,7 +17,7 @@ from torch import Tensor
 from medfuncta_dist.fields.basis import MAP, MEAN
 from medfuncta_dist.meta.closed_form.basis_gradient import LinearFit
 from medfuncta_dist.meta.closed_form.normal_equations import Factor, Sums
-from medfuncta_dist.meta.learner import SumOverRanks, Trained
+from medfuncta_dist.meta.learner import Ranks, Trained
 from medfuncta_dist.meta.machine.products import product
 
 RIDGE = 1e-6
@@ -50,9 +50,9 @@ class ScanMoments:
         self.second += (products.T @ products).double()
         self.squares += squares.double().sum()
 
-    def over_ranks(self, total: SumOverRanks) -> ScanMoments:
+    def over(self, ranks: Ranks) -> ScanMoments:
         """Those of all ranks' scans."""
-        return ScanMoments(*(total(part) for part in (self.count, self.first, self.second, self.squares)))
+        return ScanMoments(*(ranks.sum(part) for part in (self.count, self.first, self.second, self.squares)))
 
 
 @torch.no_grad()

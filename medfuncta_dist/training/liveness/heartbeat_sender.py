@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from types import TracebackType
 
@@ -49,6 +50,15 @@ class HeartbeatSender:
             waits_for_others=waits_for_others,
             may_be_slow=may_be_slow or self._warming_up,
         )
+
+    @contextmanager
+    def waiting(self, phase: str) -> Iterator[None]:
+        """A collective within the present phase, which goes on afterwards."""
+        before = self._heartbeat
+        self.set_phase(phase, before.step, waits_for_others=True, may_be_slow=before.may_be_slow)
+        yield
+        flags = {"waits_for_others": before.waits_for_others, "may_be_slow": before.may_be_slow}
+        self.set_phase(before.phase, before.step, **flags)
 
     def signal_alive(self) -> None:
         """The phase of this rank takes long, and goes on."""

@@ -6,15 +6,15 @@ must not.
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.fitting.fit_driver import fit_digest
-from medfuncta_dist.run.frozen_run_file import fixed_part
 from medfuncta_dist.shards.data_contract import contract_of
 from medfuncta_dist.storage.digest import digest_json
-from medfuncta_dist.telemetry.wandb_sink import public_config
 
 
 def run_file(*overrides: str) -> RunFile:
@@ -45,10 +45,16 @@ def digests(run: RunFile) -> dict[str, str]:
         "field": run.digest("field"),
         "results": run.results_digest,
         "fit": fit_digest(run),
-        "fixed": digest_json(fixed_part(run)),
+        "fixed": digest_json(run.digested(lambda key: key.fixed)),
         "contract": digest_json(contract_of(run.data)),
-        "public": digest_json(public_config(run)),
+        "public": digest_json(public(run)),
     }
+
+
+def public(run: RunFile) -> dict[str, Any]:
+    """As ``public_config``, without keys that came later."""
+    sections = run.digested(lambda key: key.public)
+    return {**sections.pop("data"), **sections}
 
 
 @pytest.mark.parametrize(
@@ -61,9 +67,9 @@ def digests(run: RunFile) -> dict[str, str]:
                 "field": "1be6b44260b21a20a3ae6178aa1b2fe24c08161f1095d7cde4a4a2914342e666",
                 "results": "371a616061c498f286292ab8b53a944f5047ff35199185d7ab8c028fb2d17f4b",
                 "fit": "9a3d6ab398c276c0425d9bb2dd69567f741ec09181a43caf5726b75332fb293f",
-                "fixed": "538489aa44ce1a29d328cbc7d2758139fc6b6af94dd983d69f87f1f312024f0d",
+                "fixed": "66eaf2f3b4cfff467cf6fc50018ba557f233d08868b710e6c8ee78e5b243bcf4",
                 "contract": "b14b03a4af6e95eb3816f7c94999754794c8022b73d53ab3298f59105d011845",
-                "public": "a86da660d534127e8cd26878667b12eae575a36561385e211623e6b46b99793e",
+                "public": "877cff5e7e8a1e349f50fd0a8e5e7b326dd2e11d1b6ad5e28c430d00a4db42ad",
             },
         ),
         (
@@ -73,9 +79,9 @@ def digests(run: RunFile) -> dict[str, str]:
                 "field": "1be6b44260b21a20a3ae6178aa1b2fe24c08161f1095d7cde4a4a2914342e666",
                 "results": "f4316476c7cc06dba31f7b9eccca85bed242476f89f9f212ed66f605b79f3fdc",
                 "fit": "31c7797dfda7c0579c8006021eba8ef7162029adc28e4579ecd08d12548821d3",
-                "fixed": "a6d025af46ba717c7c8b9d6cbf3bc0512ee13de05d23618737154f73dfcf32af",
+                "fixed": "b09d9de79de6906fd825520036e2ed01e74567d0afe8204d8a1c3d4aeb330d98",
                 "contract": "48e05068a7ace38d9cb502703e32ec108139feb2ec455f5258b2621db3b1c902",
-                "public": "165721240d6bd9f47cd11759ed184596b185b4bb4813dd8df3219b68ce5e59cd",
+                "public": "6794841cecd8c74ba43a9f6f8279cb32b79ce30358477d3ff0e728fffee4c31e",
             },
         ),
     ],
@@ -95,5 +101,5 @@ def test_a_key_outside_the_fit_section_is_part_of_the_fit_digest_where_it_says_s
 def test_resources_make_no_other_request():
     for free in ("cluster.workers=3", "telemetry.images=true", "kubernetes.namespace=other"):
         assert run_file(free).results_digest == SMALLEST.results_digest
-    for deciding in ("evaluate.note=x", "train.seed=1", "data.dataset=other"):
+    for deciding in ("evaluate.note=x", "train.seed=1", "train.augment={flip: [0]}", "data.dataset=other"):
         assert run_file(deciding).results_digest != SMALLEST.results_digest

@@ -93,7 +93,7 @@ def test_what_a_key_was_before_it_existed_is_written_at_the_key():
     assert older_values() == {
         "field": {"kind": "siren", "features": None},
         "meta": {"ridge": 1e-4},
-        "train": {"optimizer": "adamw"},
+        "train": {"optimizer": "adamw", "augment": None},
         "fit": {"ridge": 1e-6, "keep": None},
     }
 

@@ -99,6 +99,11 @@ def test_dump_and_load_are_inverse():
         (["train.optimizer=sgd"], ["train.optimizer", "'sgd'", "adamw", "muon"]),
         (["train.optimizer=muon", "train.zero_stage=2"], ["zero_stage 2", "zero_stage to 0", "optimizer to adamw"]),
         (["data.intensity={mode: range, low: -.inf, high: 1}"], ["data.intensity.low", "finite"]),
+        (["data.shape=[8, 8]", "train.augment={flip: [0, 2]}"], ["train.augment.flip names axis 2", "[8, 8]"]),
+        (["train.augment={flip: [0, 0]}"], ["train.augment.flip", "[0, 0]", "at most once"]),
+        (["train.augment={flip: [-1]}"], ["train.augment.flip", "-1", "greater than or equal to 0"]),
+        (["train.augment.affine=0.5"], ["train.augment.affine", "0.5", "less than or equal to 0.3"]),
+        (["train.augment.turn=1"], ["train.augment.turn", "no such key"]),
     ],
 )
 def test_an_invalid_file_is_refused_by_key_value_and_expectation(overrides, needles):

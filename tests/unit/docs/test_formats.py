@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from medfuncta_dist.config.keys import added
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.config.submission_id import JOB_VARIABLE
@@ -22,6 +23,7 @@ from medfuncta_dist.evaluation.evaluation_driver import evaluate
 from medfuncta_dist.fields.params import Params
 from medfuncta_dist.fields.siren import init_params
 from medfuncta_dist.fitting.fit_driver import fit
+from medfuncta_dist.meta.learner import Trained
 from medfuncta_dist.network.committed_network import commit_network
 from medfuncta_dist.network.core_settings import field_spec
 from medfuncta_dist.run.driver_lease import hold_lease
@@ -101,7 +103,7 @@ def train(run: RunFile, store: ObjectStore, snapshot: Snapshot) -> None:
         facts = Facts(step=step, epoch=0, batch=step, **digests, zero_stage=1, world_size=2, code_version="test")
         files = [checkpoints.write_share(step, rank, 2, share(params, rank)) for rank in range(2)]
         checkpoints.commit(facts, files)
-    commit_network(store, run, snapshot, params, 0.1 / 6, 16.0, fence=ALONE)
+    commit_network(store, run, snapshot, Trained(field_spec(run), params), 0.1 / 6, 16.0, fence=ALONE)
 
 
 def share(params: Params, rank: int) -> dict[str, AdamState]:
@@ -184,6 +186,13 @@ def fields(file: Path) -> list[str]:
         return []
     whole = json.loads(file.read_bytes())
     return list(whole.get("body") or whole.get("snapshot") or whole)
+
+
+def test_the_page_lists_the_keys_that_digests_leave_out():
+    table = TEXT.split("| key | left out of digests while it is |")[1].split("\n\n")[0]
+    listed = {key: json.loads(value) for key, value in re.findall(r"^\| `(.*)` \| `(.*)` \|$", table, re.MULTILINE)}
+    sections = RunFile.sections().items()
+    assert listed == {f"{n}.{key}": value for n, kind in sections for key, value in added(kind.model_fields).items()}
 
 
 def test_every_listed_file_has_its_section():

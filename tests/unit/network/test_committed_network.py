@@ -29,7 +29,7 @@ def run_file(storage: str = "/unused", **sections: dict) -> RunFile:
 
 
 def untrained(learner: Learner) -> Trained:
-    return learner.trained(learner.params(), [], lambda part: part)
+    return learner.trained(learner.params(), [])
 
 
 def test_a_committed_network_reads_back_and_a_damaged_record_is_noticed(tmp_path: Path) -> None:

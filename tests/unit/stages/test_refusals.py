@@ -81,6 +81,16 @@ def test_a_run_that_is_older_than_the_choice_of_an_optimizer_goes_on_with_adamw(
         freeze(run_file(tmp_path, train__optimizer="muon"), store, fence=ALONE)
 
 
+def test_a_run_that_is_older_than_augmentation_goes_on_without(tmp_path):
+    store = ObjectStore(run_file(tmp_path).storage)
+    kept, _ = freeze(run_file(tmp_path), store, fence=ALONE)
+    lines = dump(kept).splitlines()
+    store.write("runs/refused/run.yaml", "\n".join(line for line in lines if "augment:" not in line).encode())
+    freeze(run_file(tmp_path), store, fence=ALONE)
+    with pytest.raises(RunChangedError, match=r"train\.augment: None -> {'flip': \[0\]"):
+        freeze(run_file(tmp_path, train__augment={"flip": [0]}), store, fence=ALONE)
+
+
 @pytest.mark.parametrize(
     "change",
     [

@@ -8,17 +8,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
+from medfuncta_dist.config.sections.train_section import Augment
 from medfuncta_dist.errors import IntegrityError, RunFileError
 from medfuncta_dist.shards.snapshot import Shard
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.streaming import stream
+from medfuncta_dist.streaming.augment import augmented
 from medfuncta_dist.streaming.sample_order import EpochOrder, SampleId, rank_slice
 from medfuncta_dist.streaming.sample_reader import SampleReader
 from medfuncta_dist.streaming.shard_cache import ShardCache
 from medfuncta_dist.streaming.stream import Batch, scan_batches, training_stream
-from tests.unit.streaming.archive import key_of, scan_of, write_split
+from tests.unit.streaming.archive import SHAPE, key_of, scan_of, write_split
 
 SAMPLES, BATCH = [4, 7, 2], 5
 
@@ -150,3 +153,27 @@ def test_shards_of_the_scans_to_come_are_fetched_ahead(
     # Two or three batches were read, all of the first shard; 50 scans on lies the second, not the third.
     assert {file.stem for file in folder.glob("*.tar")} == {shard.sha256 for shard in shards[:2]}
     assert sum(1 for _ in batches) == 23
+
+
+def test_a_changed_scan_depends_on_its_key_and_epoch_only(reader: SampleReader) -> None:
+    whole, plain = changed(reader, 0, 8), read(reader, 0, 8)
+    for batch, before in zip(whole, plain, strict=True):
+        assert batch.keys == before.keys
+        for key, after, values in zip(batch.keys, batch.values, before.values, strict=True):
+            expected = augmented_scan(values.T.reshape(2, *SHAPE), batch.epoch, key)
+            np.testing.assert_array_equal(after, expected.reshape(2, -1).T)
+            assert not np.array_equal(after, values)
+    for start, world in ((0, 2), (1, 3), (3, 1), (5, 5)):
+        parts = [changed(reader, start, 8, rank_slice(BATCH, world, rank)) for rank in range(world)]
+        for step, batch in enumerate(whole[start:]):
+            together = np.concatenate([part[step].values for part in parts])
+            assert together.tobytes() == batch.values.tobytes()
+
+
+def changed(reader: SampleReader, start: int, stop: int, part: slice = slice(0, BATCH)) -> list[Batch]:
+    return list(training_stream(reader, order, start, stop, part, augmented_scan))
+
+
+def augmented_scan(values: npt.NDArray[np.float32], epoch: int, key: str) -> npt.NDArray[np.float32]:
+    settings = Augment(flip=[0, 1], affine=0.1, shift=0.1, gain=0.1, offset=0.05)
+    return augmented(values, settings, seed=4, epoch=epoch, key=key)

@@ -51,7 +51,7 @@ def measured(run: RunFile, folder: Path, world: World) -> Validation:
     reader = SampleReader(store, shards, ShardCache(store, folder / "cache", 10**9))
     validation = Validation(run, reader, evenly_spread([shard.samples for shard in shards], 4), world)
     learner = new_learner(run)
-    trained = learner.trained(learner.params(), [], world.sum_tensor)
+    trained = learner.trained(learner.params(), [])
     assert validation.psnr(trained, learner.coordinates) > 0
     return validation
 

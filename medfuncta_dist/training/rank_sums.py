@@ -1,0 +1,42 @@
+"""What a learner sums over the ranks of a worker group, with heartbeats that say who waits for whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch.distributed as dist
+from torch import Tensor
+
+from medfuncta_dist.meta.learner import Ranks
+from medfuncta_dist.training.liveness.heartbeat_sender import HeartbeatSender
+from medfuncta_dist.training.world import World
+
+
+@dataclass(frozen=True)
+class RankSums(Ranks):
+    """The ranks of a process group, to a learner."""
+
+    world: World
+    heartbeat: HeartbeatSender | None = None
+
+    @property
+    def rank(self) -> int:
+        """This one."""
+        return self.world.rank
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        return self.world.size
+
+    def sum(self, part: Tensor) -> Tensor:
+        """The sum over ranks, the same on each; ``part`` is not changed."""
+        if self.heartbeat is None:
+            return self._sum(part)
+        with self.heartbeat.waiting("summing over ranks"):
+            return self._sum(part)
+
+    def _sum(self, part: Tensor) -> Tensor:
+        total = part.clone()
+        dist.all_reduce(total)
+        return total

@@ -1,0 +1,85 @@
+"""A rank's input: training scans are augmented where the run file says so, held-out scans never."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from medfuncta_dist.config.load import parse
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.shards.pack_driver import pack
+from medfuncta_dist.shards.snapshot import load_snapshot
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.streaming.augment import augmented
+from medfuncta_dist.streaming.stream import Batch
+from medfuncta_dist.task_map import map_here
+from medfuncta_dist.training.feed import Feed
+from medfuncta_dist.training.world import World
+from tests.writers import write_medmnist
+
+SHAPE = (8, 6)
+AUGMENT = {"flip": [1], "affine": 0.1, "shift": 0.1, "gain": 0.1, "offset": 0.05}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("feed")
+    write_medmnist(folder / "images.npz", shape=SHAPE, counts={"train": 7, "val": 3})
+    pack(run_file(folder), map_here, lambda _: None)
+    return folder
+
+
+def run_file(folder: Path, **train: Any) -> RunFile:
+    whole = {
+        "name": "fed",
+        "storage": str(folder / "store"),
+        "data": {"source": str(folder / "images.npz"), "shape": list(SHAPE), "private": str(folder / "private")},
+        "train": {"batch": 3, "steps": 6, "seed": 5} | train,
+        "cluster": {"cache": str(folder / "cache")},
+    }
+    return parse(yaml.safe_dump(whole))
+
+
+def feed(run: RunFile, rank: int = 0, size: int = 1) -> Feed:
+    store = ObjectStore(run.storage)
+    return Feed(run, store, load_snapshot(store, run.dataset, None), World(rank, size, torch.device("cpu")))
+
+
+def batches(run: RunFile, first: int = 0, rank: int = 0, size: int = 1) -> list[Batch]:
+    with feed(run, rank, size).batches(first) as fed:
+        return [batch for batch, _ in fed]
+
+
+def test_training_scans_are_augmented_with_the_runs_seed(folder):
+    run = run_file(folder, augment=AUGMENT)
+    plain, fed = batches(run_file(folder)), batches(run)
+    assert [batch.epoch for batch in fed] == [0, 0, 1, 1, 2, 2]
+    assert run.train.augment is not None
+    for before, batch in zip(plain, fed, strict=True):
+        assert batch.keys == before.keys
+        for key, values, after in zip(batch.keys, before.values, batch.values, strict=True):
+            scan = values.T.reshape(1, *SHAPE)
+            expected = augmented(scan, run.train.augment, seed=5, epoch=batch.epoch, key=key)
+            np.testing.assert_array_equal(after, expected.reshape(1, -1).T)
+            assert not np.array_equal(after, values)
+
+
+def test_a_resumed_run_on_another_number_of_workers_sees_the_same_values(folder):
+    run = run_file(folder, augment=AUGMENT)
+    whole, parts = batches(run), [batches(run, 3, rank, 2) for rank in range(2)]
+    for step, batch in enumerate(whole[3:]):
+        assert np.concatenate([part[step].values for part in parts]).tobytes() == batch.values.tobytes()
+
+
+def test_held_out_scans_are_not_augmented(folder):
+    plain, fed = (feed(run_file(folder, **train)).validation() for train in ({}, {"augment": AUGMENT}))
+    assert plain is not None
+    assert fed is not None
+    assert len(fed._targets) == 3
+    for before, after in zip(plain._targets, fed._targets, strict=True):
+        assert torch.equal(before, after)
