@@ -168,6 +168,7 @@ class _Fitted:
 
     numbers: Shaped[np.ndarray, "batch latent"]
     scales: Float[np.ndarray, " batch"] | None
+    deviations: Float[np.ndarray, " latent"] | None
     quality: Float[np.ndarray, " batch"]
     steps: Int[np.ndarray, " batch"]
     finite: Bool[np.ndarray, " batch"]
@@ -179,6 +180,7 @@ class _Fitted:
         return cls(
             stored.numbers.cpu().numpy(),
             None if stored.scales is None else stored.scales.cpu().numpy(),
+            None if stored.deviations is None else stored.deviations.cpu().numpy(),
             result.psnr.cpu().numpy(),
             result.steps.cpu().numpy(),
             result.finite.cpu().numpy(),
@@ -227,6 +229,7 @@ def _row(task: FitTask, sample: Sample, fitted: _Fitted, i: int) -> Row:
         labels=tuple(meta["labels"]),
         latent=fitted.numbers[i],
         scale=None if fitted.scales is None else float(fitted.scales[i]),
+        deviations=fitted.deviations,
         psnr=quality,
         below_min=quality < task.min_psnr,
         steps=int(fitted.steps[i]),

@@ -5,10 +5,15 @@ numbers are multiples of), ``psnr`` (dB, of the latent as stored), ``below_min``
 ``steps``, ``window_low`` and ``window_high`` (scan units that 0 and 1 stand for), ``spacing`` (mm or s per voxel),
 ``affine`` (4 x 4, row by row; null where the scan has none), ``modality``, ``slice``. The file's schema metadata holds
 ``format_version``, ``kind``, and the digests of the shared network and of the fit settings.
+
+int8 latents of a basis field are counted in each number's deviation over the training scans, which the metadata holds
+as ``deviations`` (P float32 numbers, little-endian, base64): such a file has format_version 2, all others 1.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import io
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,7 +32,9 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing import parquet
 from medfuncta_dist.storage.parsing.strict_json import RESTORE
 
-FORMAT_VERSION = "1"
+FORMAT_VERSION, WITH_DEVIATIONS = "1", "2"
+DEVIATIONS = "deviations"
+"""Name in the metadata."""
 KIND = "latents"
 STORAGE_TYPES = ("float32", "float16", "int8")
 LARGEST_ROW = 2**20  # bytes, decompressed: a latent of 262 144 numbers
@@ -62,6 +69,8 @@ class Row:
     slice_index: int | None
     scale: float | None = None
     """For int8: what the latent's numbers are multiples of."""
+    deviations: np.ndarray | None = None
+    """For int8: what each number is counted in besides, where it is; the same for all rows of a part."""
 
 
 def schema(latent: int, storage_type: str, identity: dict[str, str]) -> pa.Schema:
@@ -82,7 +91,8 @@ def schema(latent: int, storage_type: str, identity: dict[str, str]) -> pa.Schem
         pa.field("modality", pa.string(), nullable=False),
         pa.field("slice", pa.int32()),
     ]
-    return pa.schema(fields, {"format_version": FORMAT_VERSION, "kind": KIND, **identity})
+    version = WITH_DEVIATIONS if DEVIATIONS in identity else FORMAT_VERSION
+    return pa.schema(fields, {"format_version": version, "kind": KIND, **identity})
 
 
 def part_table(rows: Sequence[Row], latent: int, storage_type: str, identity: dict[str, str]) -> pa.Table:
@@ -103,7 +113,9 @@ def part_table(rows: Sequence[Row], latent: int, storage_type: str, identity: di
         [row.modality for row in rows],
         [row.slice_index for row in rows],
     ]
-    part_schema = schema(latent, storage_type, identity)
+    shared = rows[0].deviations if rows and storage_type == "int8" else None
+    counted = {} if shared is None else {DEVIATIONS: base64.b64encode(np.asarray(shared, "<f4").tobytes()).decode()}
+    part_schema = schema(latent, storage_type, identity | counted)
     arrays = [c if isinstance(c, pa.Array) else pa.array(c, f.type) for c, f in zip(columns, part_schema, strict=True)]
     return pa.Table.from_arrays(arrays, schema=part_schema)
 
@@ -143,13 +155,15 @@ def parse_table(data: bytes, where: str, columns: Sequence[str] | None = None) -
     file = parquet.open_parquet(data, where, row_bytes=LARGEST_ROW)
     metadata = file.schema_arrow.metadata or {}
     version, kind = metadata.get(b"format_version"), metadata.get(b"kind")
-    if version != FORMAT_VERSION.encode() or kind != KIND.encode():
+    if version not in (FORMAT_VERSION.encode(), WITH_DEVIATIONS.encode()) or kind != KIND.encode():
         raise FormatVersionError(
-            f"format_version {_text(version)} of kind {_text(kind)} is not a latent table of version {FORMAT_VERSION}",
+            f"format_version {_text(version)} of kind {_text(kind)} is not a latent table of version {FORMAT_VERSION} "
+            f"or {WITH_DEVIATIONS}",
             where=where,
             do="read it with the version of medfuncta-dist that wrote it",
         )
     _check_columns(file.schema_arrow, where)
+    _check_deviations(file.schema_arrow, version == WITH_DEVIATIONS.encode(), where)
     if columns is not None and "latent" in columns and "scale" in file.schema_arrow.names:
         columns = [*columns, "scale"]  # int8 numbers mean nothing without their scale
     return parquet.read(file, where, None if columns is None else list(dict.fromkeys(columns)))
@@ -160,6 +174,27 @@ def _check_columns(found: pa.Schema, where: str) -> None:
     size = max(0, latent.list_size) if pa.types.is_fixed_size_list(latent) else 0  # a damaged one may be negative
     if not any(found.equals(schema(size, storage_type, {})) for storage_type in STORAGE_TYPES):
         raise IntegrityError("a latent table with other columns than expected", where=where, do=RESTORE)
+
+
+def _check_deviations(found: pa.Schema, expected: bool, where: str) -> None:
+    """There, where the version says so: one positive number for each of an int8 latent."""
+    try:
+        deviations = _deviations(found)
+    except (ValueError, binascii.Error) as error:
+        raise IntegrityError("a latent table whose deviations are no numbers", where=where, do=RESTORE) from error
+    if deviations is None:
+        fits = not expected
+    else:
+        latent = found.field("latent").type
+        fits = expected and latent.value_type == pa.int8() and len(deviations) == latent.list_size
+        fits = fits and bool(np.all(np.isfinite(deviations) & (deviations >= 0)))
+    if not fits:
+        raise IntegrityError("a latent table with other deviations than its latents need", where=where, do=RESTORE)
+
+
+def _deviations(found: pa.Schema) -> np.ndarray | None:
+    text = (found.metadata or {}).get(DEVIATIONS.encode())
+    return None if text is None else np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float32)
 
 
 def read_parts(
@@ -193,12 +228,17 @@ def export(table: pa.Table, path: Path) -> str:
 
 
 def latents_of(table: pa.Table) -> np.ndarray:
-    """The latents as one float32 array (scan, latent): the ``latent`` column, times the scale where there is one."""
+    """The latents as one float32 array (scan, latent): the ``latent`` column, times the scale where there is one, and
+    each number's deviation where the table has those."""
     column = table["latent"].combine_chunks()
     width = column.type.list_size
     flat = np.array(column.flatten().to_numpy(zero_copy_only=False), np.float32)  # a copy: torch wants it writable
     latents = flat.reshape(-1, width)
-    return latents * table["scale"].to_numpy()[:, None] if "scale" in table.column_names else latents
+    if "scale" not in table.column_names:
+        return latents
+    scaled: np.ndarray = latents * table["scale"].to_numpy()[:, None]
+    deviations = _deviations(table.schema)
+    return scaled if deviations is None else scaled * deviations
 
 
 def _latent_column(latents: Sequence[np.ndarray], latent: int, storage_type: str) -> pa.Array:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 import io
 from contextlib import suppress
 from dataclasses import replace
@@ -66,6 +67,58 @@ def test_int8_latents_never_come_without_their_scale(store):
     assert "scale" not in rows(1).column_names
 
 
+DEVIATIONS = np.array([4, 2, 1, 0.5, 0.25, 0.125], np.float32)
+
+
+def counted(deviations: np.ndarray | None = DEVIATIONS) -> pa.Table:
+    """int8 latents of a basis field, whose numbers have deviations."""
+    whole = [replace(row(i), latent=np.arange(-3, 3, dtype=np.int8), scale=0.5 * (i + 1)) for i in range(2)]
+    return table_format.part_table([replace(one, deviations=deviations) for one in whole], 6, "int8", IDENTITY)
+
+
+def test_int8_latents_come_with_the_deviations_that_they_are_counted_in(store, tmp_path):
+    part = table_format.write_part(store, "latents", counted())
+    read = table_format.read_part(store, "latents", part, ["key", "latent"])
+    assert read.schema.metadata[b"format_version"] == b"2", "earlier versions would not know, and must refuse it"
+    expected = [[0.5 * i * n * d for n, d in zip(range(-3, 3), DEVIATIONS.tolist(), strict=True)] for i in (1, 2)]
+    whole = table_format.sort_by_key([read.slice(1), read.slice(0, 1)])
+    for table in (read, whole, whole.take([0, 1])):
+        assert table_format.latents_of(table).tolist() == expected
+    table_format.export(counted(), tmp_path / "out.parquet")
+    exported = table_format.parse_table((tmp_path / "out.parquet").read_bytes(), "here")
+    assert table_format.latents_of(exported).tolist() == expected
+
+
+@pytest.mark.parametrize("storage_type", ["float32", "float16"])
+def test_deviations_are_of_int8_alone(storage_type):
+    with_them = [replace(row(i, storage_type), deviations=DEVIATIONS) for i in range(5)]
+    found = table_format.part_table(with_them, 6, storage_type, IDENTITY)
+    assert table_format.table_bytes(found) == table_format.table_bytes(rows(5, storage_type))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"deviations": "AAAA"},
+        {"deviations": "no base64!"},
+        {"deviations": ""},
+        {"deviations": base64.b64encode(DEVIATIONS[:5].tobytes()).decode()},
+        {"deviations": base64.b64encode((DEVIATIONS * np.nan).tobytes()).decode()},
+        {"deviations": base64.b64encode((-DEVIATIONS).tobytes()).decode()},
+        {"format_version": "1"},
+    ],
+    ids=str,
+)
+def test_deviations_that_are_none_are_damage(changes):
+    metadata = {name.decode(): value.decode() for name, value in counted().schema.metadata.items()}
+    other = counted().replace_schema_metadata(metadata | changes)
+    with pytest.raises(IntegrityError, match="deviations"):
+        table_format.parse_table(table_format.table_bytes(other), "a part")
+    del metadata["deviations"]
+    with pytest.raises(IntegrityError, match="deviations"):
+        table_format.parse_table(table_format.table_bytes(counted().replace_schema_metadata(metadata)), "a part")
+
+
 def test_equal_rows_are_equal_bytes_under_their_own_digest(store):
     one, two = (table_format.write_part(store, "latents", rows(5)) for _ in range(2))
     assert one == two
@@ -78,7 +131,7 @@ def test_the_file_says_what_it_is(store):
     assert (metadata[b"format_version"], metadata[b"network"]) == (b"1", b"n" * 64)
 
 
-@pytest.mark.parametrize(("key", "value"), [("format_version", "2"), ("kind", "index")])
+@pytest.mark.parametrize(("key", "value"), [("format_version", "3"), ("kind", "index")])
 def test_an_unknown_format_is_refused_by_name(key, value):
     other = rows(1).replace_schema_metadata({"format_version": "1", "kind": "latents", key: value})
     with pytest.raises(FormatVersionError, match=f"'{value}'"):
