@@ -22,7 +22,7 @@ from medfuncta_dist.meta.machine.products import product
 
 RIDGE = 1e-6
 """Of the features' Gram matrix: functions that the others give to 1e-6 add noise only."""
-PRIOR = 1e-3
+PRIOR = 1e-5
 """Share of the variance that is taken to be the features' own, all weighing alike: where there are fewer training scans
 than numbers in a latent, it says which further directions to keep. Scans decide wherever they vary more than that."""
 
@@ -45,9 +45,11 @@ class ScanMoments:
 
     def add(self, products: Float[Tensor, "scan feature"], squares: Float[Tensor, " scan"]) -> None:
         """Add scans: their b, and the mean square of what the mean leaves of each."""
+        # In float64: M multiplies what the features hardly have by up to a thousand, and rounding errors with it.
+        products = products.double()
         self.count += len(products)
-        self.first += products.double().sum(0)
-        self.second += (products.T @ products).double()
+        self.first += products.sum(0)
+        self.second.addmm_(products.T, products)
         self.squares += squares.double().sum()
 
     def over(self, ranks: Ranks) -> ScanMoments:
