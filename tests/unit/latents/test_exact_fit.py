@@ -68,7 +68,7 @@ def case(shape: Sequence[int], latent: int, features: int, *, channels: int = 1,
         trained = Trained(spec, params)
     else:
         learner = BasisLearner(spec, params, grid(shape), latent, 1e-4, 16_000)
-        trained = learner.trained(learner.params(), iter([bumps(shape, 64, channels)]), lambda part: part)
+        trained = learner.trained(learner.params(), iter([bumps(shape, 64, channels)]))
     return Case(trained, grid(shape), bumps(shape, 5, channels, seed=1))
 
 

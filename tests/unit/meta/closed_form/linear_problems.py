@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from threading import Barrier
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
@@ -10,7 +16,10 @@ from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.params import Params, linear_omegas
 from medfuncta_dist.meta.closed_form.basis_gradient import LinearFit
 from medfuncta_dist.meta.context import context_sets
+from medfuncta_dist.meta.learner import Ranks
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
+
+T = TypeVar("T")
 
 SHAPES = {1: (23,), 2: (6, 5), 3: (3, 4, 3)}
 TORCH = Arithmetic("torch")
@@ -63,3 +72,34 @@ def seen_values(fit: LinearFit) -> Tensor:
         return torch.arange(fit.values_per_scan)
     channels = torch.arange(fit.spec.channels)
     return (fit.context[:, None] * fit.spec.channels + channels).flatten()
+
+
+@dataclass(frozen=True)
+class ThreadRanks(Ranks):
+    """A rank that is a thread of this process; sums are over all threads, in the order of ranks."""
+
+    mine: int
+    parts: list[Tensor]
+    meeting: Barrier
+
+    @property
+    def rank(self) -> int:
+        return self.mine
+
+    @property
+    def size(self) -> int:
+        return len(self.parts)
+
+    def sum(self, part: Tensor) -> Tensor:
+        self.parts[self.mine] = part
+        self.meeting.wait(60)
+        total = torch.stack(self.parts).sum(0)
+        self.meeting.wait(60)
+        return total
+
+
+def on_threads(size: int, work: Callable[[Ranks], T]) -> list[T]:
+    """What each of several ranks finds."""
+    parts, meeting = [torch.empty(0)] * size, Barrier(size)
+    with ThreadPoolExecutor(size) as pool:
+        return list(pool.map(lambda rank: work(ThreadRanks(rank, parts, meeting)), range(size)))

@@ -18,7 +18,7 @@ from medfuncta_dist.meta.closed_form.basis_gradient import (
     solved_losses,
 )
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
-from tests.unit.meta.closed_form.linear_problems import linear_fit, rows_of, seen_values
+from tests.unit.meta.closed_form.linear_problems import linear_fit, on_threads, rows_of, seen_values
 
 RIDGE = 1e-2
 """Large enough for its own part of the gradient to be far above the tolerances."""
@@ -118,7 +118,7 @@ def test_float32_agrees_with_float64(arithmetic: Arithmetic) -> None:
 
 def equal(one: BasisGradient, other: BasisGradient) -> bool:
     same = all(torch.equal(one.params[name], tensor) for name, tensor in other.params.items())
-    return same and torch.equal(one.losses, other.losses) and one.condition == other.condition
+    return same and torch.equal(one.losses, other.losses) and torch.equal(one.factor.lower, other.factor.lower)
 
 
 @pytest.mark.parametrize("ratio", [1.0, 0.5])
@@ -165,6 +165,20 @@ def test_latents_solve_the_normal_equations_of_the_context(ratio: float) -> None
     gradient = (latents @ rows.T - residues) @ rows + added * latents
     assert gradient.norm() <= 1e-10 * (residues @ rows).norm()
     assert len(mean) == len(rows)
+
+
+@pytest.mark.parametrize("size", [2, 3, 40])
+@pytest.mark.parametrize("ratio", [1.0, 0.6])
+def test_ranks_that_divide_the_points_find_the_same_losses_and_parts_of_the_gradient(ratio: float, size: int) -> None:
+    """Of 30 points; with 40 ranks some have none."""
+    fit = linear_fit(2, 2, ratio, block=4)
+    alone = basis_gradient(fit, RIDGE)
+    parts = on_threads(size, lambda ranks: basis_gradient(replace(fit, ranks=ranks), RIDGE))
+    for part in parts:
+        assert_near(part.losses, alone.losses, 1e-12)
+        assert torch.equal(part.losses, parts[0].losses)
+    for name, gradient in alone.params.items():
+        assert_near(torch.stack([part.params[name] for part in parts]).sum(0), gradient, 1e-10, name)
 
 
 class LargestTensor(TorchDispatchMode):

@@ -9,8 +9,8 @@ from torch import Tensor
 from medfuncta_dist.meta.closed_form import basis_learner
 from medfuncta_dist.meta.closed_form.basis_gradient import LinearFit, basis_gradient, solve
 from medfuncta_dist.meta.closed_form.basis_learner import BasisLearner
-from medfuncta_dist.meta.learner import Trained
-from tests.unit.meta.closed_form.linear_problems import TORCH, linear_fit, rows_of
+from medfuncta_dist.meta.learner import Ranks, Trained
+from tests.unit.meta.closed_form.linear_problems import TORCH, linear_fit, on_threads, rows_of
 
 RIDGE = 1e-3
 
@@ -36,7 +36,7 @@ def test_its_losses_and_gradients_are_those_of_the_closed_form(ratio: float) -> 
         torch.testing.assert_close(parameter.grad, expected.params[name] / len(fit.targets), rtol=1e-12, atol=0)
     assert latents.grad is not None
     assert not latents.grad.any(), "the solve starts nowhere"
-    assert model.diagnostics() == {"condition": expected.condition}
+    assert model.diagnostics() == {"condition": expected.factor.condition()}
 
 
 def test_gradients_follow_how_the_loss_is_scaled_and_add_up() -> None:
@@ -80,6 +80,41 @@ def test_each_scans_loss_and_share_of_the_gradient_are_its_own() -> None:
         torch.testing.assert_close(apart.params()[name].grad, parameter.grad, rtol=1e-10, atol=1e-14)
 
 
+@pytest.mark.parametrize("shares", [[2, 2], [1, 3], [1, 1, 1, 1]], ids=str)
+def test_ranks_with_a_share_of_the_scans_each_get_their_losses_and_together_the_gradient(shares: list[int]) -> None:
+    fit = linear_fit(2, 2, 0.6)
+    alone = learner(fit)
+    losses = alone(fit.targets, start(fit), [fit.context])
+    losses.sum().backward()
+
+    def one(ranks: Ranks) -> tuple[Tensor, dict[str, Tensor]]:
+        model, mine = learner(fit), torch.split(fit.targets, shares)[ranks.rank]
+        model.ranks = ranks
+        found = model(mine, start(fit)[: len(mine)], [fit.context])
+        found.sum().backward()
+        return found.detach(), {name: parameter.grad for name, parameter in model.params().items()}
+
+    ranks = on_threads(len(shares), one)
+    torch.testing.assert_close(torch.cat([found for found, _ in ranks]), losses.detach(), rtol=1e-12, atol=0)
+    for name, parameter in alone.params().items():
+        total = torch.stack([gradients[name] for _, gradients in ranks]).sum(0)
+        torch.testing.assert_close(total, parameter.grad, rtol=1e-10, atol=1e-14)
+
+
+def test_ranks_finish_with_the_network_of_all_their_scans() -> None:
+    fit = linear_fit(2, 2, scans=12)
+    alone = finished(fit, [fit.targets])
+
+    def one(ranks: Ranks) -> Trained:
+        model = learner(fit)
+        model.ranks = ranks
+        return model.trained(model.params(), iter([torch.split(fit.targets, [9, 3])[ranks.rank]]))
+
+    for trained in on_threads(2, one):
+        for name, tensor in alone.params.items():
+            torch.testing.assert_close(trained.params[name], tensor, rtol=1e-8, atol=1e-10)
+
+
 def test_its_state_is_theta_copied_and_loads_on_another_grid() -> None:
     fit = linear_fit(2, 2)
     model = learner(fit)
@@ -95,7 +130,7 @@ def test_its_state_is_theta_copied_and_loads_on_another_grid() -> None:
 
 def finished(fit: LinearFit, batches: list[Tensor], latent: int = 4) -> Trained:
     model = learner(fit, latent)
-    return model.trained(model.params(), iter(batches), lambda part: part)
+    return model.trained(model.params(), iter(batches))
 
 
 def test_the_trained_network_has_the_number_of_latents_asked_for() -> None:

@@ -11,8 +11,8 @@ from torch import Tensor
 from medfuncta_dist.fields.basis import MAP, field
 from medfuncta_dist.meta.closed_form.basis_gradient import LinearFit
 from medfuncta_dist.meta.closed_form.principal_latents import ScanMoments, add_scans, mean_gram, principal
-from medfuncta_dist.meta.learner import SumOverRanks, Trained
-from tests.unit.meta.closed_form.linear_problems import linear_fit, rows_of
+from medfuncta_dist.meta.learner import Trained
+from tests.unit.meta.closed_form.linear_problems import linear_fit, on_threads, rows_of
 
 CPU = torch.device("cpu")
 LATENT = 6
@@ -180,11 +180,9 @@ def test_the_same_scans_give_the_same_bits() -> None:
 @pytest.mark.parametrize("sizes", [[40], [3, 37], [10, 10, 10, 10], [40, 0]])
 def test_scans_of_several_ranks_summed_give_what_one_gives(sizes: list[int]) -> None:
     fit = problem()
-    ranks = [moments_of(fit, part) for part in torch.split(fit.targets, sizes)]
-    parts = {name: torch.stack([getattr(rank, name) for rank in ranks]).sum(0) for name in vars(ranks[0])}
-    sums = iter([parts["count"], parts["first"], parts["second"], parts["squares"]])
-    total: SumOverRanks = lambda part: next(sums)  # noqa: E731
-    together = principal(fit, mean_gram(fit), ranks[0].over_ranks(total), LATENT)
+    shares = torch.split(fit.targets, sizes)
+    moments = on_threads(len(sizes), lambda ranks: moments_of(fit, shares[ranks.rank]).over(ranks))
+    together = principal(fit, mean_gram(fit), moments[-1], LATENT)
     alone = finished(fit)
     for name, tensor in alone.params.items():
         torch.testing.assert_close(together.params[name], tensor, rtol=1e-8, atol=1e-10)
