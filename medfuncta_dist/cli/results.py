@@ -23,6 +23,9 @@ def decode(
     key: str = typer.Option(..., "--key", help="The scan's key, or its first digits if they are unique."),
     out: str = typer.Option(..., "--out", help="File to write: .nii.gz, .nii, .png, .csv or .npy."),
     shape: str | None = typer.Option(None, "--shape", help="Points per axis, for example 128x128. Default: as packed."),
+    keep: int | None = typer.Option(
+        None, "--keep", help="Decode only this many numbers of the latent, the first ones (field.kind basis)."
+    ),
     overrides: list[str] = SetOption,
     as_json: bool = JsonOption,
 ) -> None:
@@ -32,7 +35,7 @@ def decode(
         from medfuncta_dist.config.load import load
         from medfuncta_dist.evaluation.decode import decode_to_file
 
-        return decode_to_file(load(run_file, overrides), key, Path(out), _shape(shape))
+        return decode_to_file(load(run_file, overrides), key, Path(out), _shape(shape), keep)
 
     answer(work, as_json)
 

@@ -46,7 +46,10 @@ _OF_OTHER_KIND: dict[str, dict[str, Callable[[RunFile], bool]]] = {
         "fit.rescale": lambda run: run.fit.rescale is not None,
         "fit.full_steps": lambda run: run.fit.full_steps > 0,
     },
-    "siren": {"fit.keep": lambda run: run.fit.keep is not None},
+    "siren": {
+        "fit.keep": lambda run: run.fit.keep is not None,
+        "fit.storage_loss": lambda run: run.fit.storage_loss is not None,
+    },
 }
 """Keys that would do nothing for a kind of field, and whether a run file sets them."""
 

@@ -43,6 +43,7 @@ class Decoded:
     spacing: tuple[float, ...]
     affine: Float[np.ndarray, "4 4"] | None
     psnr: float
+    """Of the scan as packed, from all numbers that are stored."""
     below_min: bool
     upright: bool
     """The first axis runs to the patient's right and the second upwards (a slice of a volume), not (row, column)."""
@@ -62,20 +63,22 @@ def reconstruct(
     return values.clamp(0, 1).cpu().numpy()
 
 
-def decode(run: RunFile | str | Path, key: str, shape: Sequence[int] | None = None) -> Decoded:
+def decode(run: RunFile | str | Path, key: str, shape: Sequence[int] | None = None, keep: int | None = None) -> Decoded:
     """One scan of a run, from its latent.
 
     Args:
         run: a run file, or the path of one.
         key: of the scan, or a beginning of it of at least 8 digits that no other key has.
         shape: points per axis. The field of view stays the same. None: as packed.
+        keep: how many of a basis field's numbers to decode, the first ones. None: all that are stored.
 
     Returns:
         Values (channel, *shape) in [0, 1], with spacing (mm) and affine of the new grid, PSNR (dB) as packed, and
         ``scan_units`` for values in the scan's own units.
 
     Raises:
-        RunFileError: no scan, or several, have this key, or the shape has another number of axes.
+        RunFileError: no scan, or several, have this key, the shape has another number of axes, or there are not so many
+            numbers to keep.
         StageOrderError: nothing is fitted yet.
 
     Examples:
@@ -83,29 +86,34 @@ def decode(run: RunFile | str | Path, key: str, shape: Sequence[int] | None = No
         >>> decoded.values.shape
         (1, 128, 128)
     """
-    return decode_key(run if isinstance(run, RunFile) else load.load(run), key, shape)
+    return decode_key(run if isinstance(run, RunFile) else load.load(run), key, shape, keep)
 
 
-def decode_to_file(run: RunFile, key: str, out: Path, shape: Sequence[int] | None = None) -> dict[str, Any]:
+def decode_to_file(
+    run: RunFile, key: str, out: Path, shape: Sequence[int] | None = None, keep: int | None = None
+) -> dict[str, Any]:
     """Decode a scan into a file (see ``save``); the figures of the command ``decode``."""
-    decoded = decode_key(run, key, shape)
+    decoded = decode_key(run, key, shape, keep)
     save(decoded, out)
     points = "x".join(str(n) for n in decoded.values.shape[1:])
     flag = " (flagged: below fit.min_psnr)" if decoded.below_min else ""
+    part, latent = ("", "latent") if keep is None else (f" from its first {keep} numbers", "whole latent")
+    said = f"decode: {points} points in {out}{part}; its {latent} reconstructs at {decoded.psnr:.2f} dB{flag}"
     return {
         "key": decoded.key,
         "file": str(out.resolve()),
         "shape": list(decoded.values.shape),
         "psnr": decoded.psnr,
         "below_min": decoded.below_min,
-        "said": [f"decode: {points} points in {out}; its latent reconstructs at {decoded.psnr:.2f} dB{flag}"],
+        "said": [said],
     }
 
 
-def decode_key(run: RunFile, key: str, shape: Sequence[int] | None = None) -> Decoded:
+def decode_key(run: RunFile, key: str, shape: Sequence[int] | None = None, keep: int | None = None) -> Decoded:
     """Decode the scan of this key (or of a unique beginning of it) at ``shape`` (None: as packed), on the CPU.
 
-    RunFileError when there is no such latent, or when the shape has another number of axes.
+    ``keep``: as many of the latent's numbers, the first ones; None for all. RunFileError when there is no such latent,
+    when the shape has another number of axes, or when the latent has no such part.
     """
     store = ObjectStore(run.storage)
     target = locate_table(run, store)
@@ -125,8 +133,25 @@ def decode_key(run: RunFile, key: str, shape: Sequence[int] | None = None) -> De
             where="--shape",
             do="give a smaller one",
         )
-    values = reconstruct(network, table_format.latents_of(row), target_shape)[0]
+    latents = _first(table_format.latents_of(row), keep, ordered="latent.variances" in network.extras)
+    values = reconstruct(network, latents, target_shape)[0]
     return _decoded(row.to_pylist()[0], values, packed, target_shape)
+
+
+def _first(
+    latents: Float[np.ndarray, "scan latent"], keep: int | None, ordered: bool
+) -> Float[np.ndarray, "scan kept"]:
+    """The first ``keep`` numbers. ``ordered``: whether a latent's numbers stand in an order at all."""
+    stored = latents.shape[1]
+    if keep is None:
+        return latents
+    if not ordered:
+        do = "leave it out; a field of kind basis has latents of which a part can be decoded"
+        raise RunFileError("this network's latents can only be decoded whole", where="--keep", do=do)
+    if not 1 <= keep <= stored:
+        do = f"give a number from 1 to {stored}"
+        raise RunFileError(f"{keep} numbers of a latent of {stored} are not there", where="--keep", do=do)
+    return latents[:, :keep]
 
 
 def find_row(store: ObjectStore, target: TableLocation, key: str) -> pa.Table:

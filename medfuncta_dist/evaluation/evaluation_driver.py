@@ -21,14 +21,14 @@ from medfuncta_dist.evaluation.decode import reconstruct
 from medfuncta_dist.evaluation.original_scans import Pick, read_samples
 from medfuncta_dist.evaluation.pca import PcaScores, PcaTask, choose_scans, pca_task
 from medfuncta_dist.evaluation.report import Picture, ReportData, render
-from medfuncta_dist.evaluation.report_summary import against_baselines, summarise
+from medfuncta_dist.evaluation.report_summary import against_baselines, storage_figures, summarise
 from medfuncta_dist.evaluation.score_task import ScoreTask, score_task
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import TableLocation, locate_table
 from medfuncta_dist.fitting.fit_plan import cover
 from medfuncta_dist.fitting.latent_ledger import Commit, Counts
-from medfuncta_dist.latents.table_format import latents_of
+from medfuncta_dist.latents.table_format import Storage, latents_of
 from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.shards.snapshot import Shard
 from medfuncta_dist.storage.digest import canonical_json
@@ -52,6 +52,8 @@ class _Fitted:
     commits: dict[str, Commit]
     counts: Counts
     network: SharedNetwork
+    storage: Storage | None
+    """How it stores latents; None where it has none."""
 
 
 def report_folder(run: RunFile) -> str:
@@ -83,7 +85,8 @@ def evaluate(
     held_out = scores.filter(pc.equal(scores["split"], run.evaluate.split))
     baselines = _baselines(run, fitted, held_out, shards, tasks) if shards else None
     commits = [fitted.commits[work.name] for work in fitted.target.works]
-    summary = summarise(run, fitted.target, commits, fitted.counts, scores, baselines)
+    storage = None if fitted.storage is None else storage_figures(fitted.storage, fitted.network)
+    summary = summarise(run, fitted.target, commits, fitted.counts, scores, baselines, storage)
     data = _report_data(run, fitted, scores, held_out, summary)
     files = {
         "metrics.parquet": _parquet(scores),
@@ -108,7 +111,9 @@ def _open(run: RunFile) -> _Fitted:
         )
     counts = latent_ledger.reconcile(done, commits)
     network = load_network(store, target.network)
-    return _Fitted(store, WorkerSettings.of(run), replace(target, works=done), commits, counts, network)
+    mine = {work.name: commits[work.name] for work in done}
+    storage = latent_ledger.storage_of(store, target.folder, mine)
+    return _Fitted(store, WorkerSettings.of(run), replace(target, works=done), commits, counts, network, storage)
 
 
 class _Tasks:
@@ -178,8 +183,9 @@ def _baselines(
 def _pca(
     run: RunFile, fitted: _Fitted, shards: Sequence[Shard], picks: tuple[Pick, ...], values: int, tasks: _Tasks
 ) -> PcaScores | None:
-    """PCA with as many components as the network's latents have numbers, or as the training split allows."""
-    task = PcaTask(fitted.worker, choose_scans(shards, values), picks, run.fit.keep or fitted.network.spec.latent)
+    """PCA with as many components as the stored latents have numbers, or as the training split allows."""
+    components = fitted.storage.numbers if fitted.storage else fitted.network.spec.latent
+    task = PcaTask(fitted.worker, choose_scans(shards, values), picks, components)
     scores: list[PcaScores | None] = tasks.results(pca_task, [task])
     return scores[0]
 

@@ -184,13 +184,25 @@ def _method(run: RunFile) -> str:
     )
 
 
+def _latent(data: ReportData) -> str:
+    """How latents are stored. Earlier versions' summaries do not say."""
+    storage = data.summary.get("storage")
+    if storage is None:
+        return f"{data.spec.latent:,} numbers ({data.run.fit.storage_type})"
+    whole = storage["numbers"] == storage["of"]
+    numbers = f"{storage['numbers']:,} " + ("numbers" if whole else f"of {storage['of']:,} numbers, the first ones")
+    loss = storage["predicted_loss"]
+    told = "" if loss is None else f"; predicted loss of storing {loss:.3f} dB"
+    return f"{numbers} ({storage['type']}){told}"
+
+
 def _settings(data: ReportData) -> list[tuple[str, str]]:
     run, spec = data.run, data.spec
     points = " × ".join(map(str, run.data.shape))
     channels = f", {run.data.channels} channels" if run.data.channels > 1 else ""
     return [
         ("Scan", f"{points} points{channels} = {run.data.points * run.data.channels:,} values"),
-        ("Latent", f"{spec.latent:,} numbers ({run.fit.storage_type})"),
+        ("Latent", _latent(data)),
         ("Shared network", f"{spec.layers} layers, width {spec.hidden}, ω {spec.omegas[0]:g} to {spec.omegas[-1]:g}"),
         (
             "Meta-learning",

@@ -19,8 +19,12 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.evaluation import metrics
 from medfuncta_dist.evaluation.baselines import Baselines
 from medfuncta_dist.evaluation.pca import PcaScores
+from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting.fit_driver import TableLocation
 from medfuncta_dist.fitting.latent_ledger import Commit, Counts
+from medfuncta_dist.latents.storage_loss import predicted_loss
+from medfuncta_dist.latents.table_format import Storage
+from medfuncta_dist.network.core_settings import spectrum_of
 
 FORMAT_VERSION = 1
 METRICS = ("psnr", "ssim", "mse")
@@ -33,6 +37,7 @@ def summarise(
     counts: Counts,
     scores: pa.Table,
     baselines: dict[str, Any] | None,
+    storage: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The whole summary as JSON objects. ``scores`` has the columns of ``score_task.SCHEMA``."""
     fitting = Counter(scan.reason for commit in commits for scan in commit.quarantined)
@@ -49,6 +54,7 @@ def summarise(
         },
         "network": {"digest": target.network.digest},
         "latents": target.folder,
+        "storage": storage,
         "counts": asdict(counts),
         "quarantine_reasons": {"packing": dict(packing), "fitting": dict(fitting)},
         "splits": by_split(scores),
@@ -58,6 +64,14 @@ def summarise(
         "largest_psnr_difference": float(difference.max()),
         "note": run.evaluate.note,
     }
+
+
+def storage_figures(storage: Storage, network: SharedNetwork) -> dict[str, Any]:
+    """How latents are stored: type, numbers, of how many, and the predicted loss in dB; null where none is known."""
+    spectrum, numbers = spectrum_of(network), storage.numbers
+    predicted = spectrum and predicted_loss(spectrum, storage.storage_type, numbers)
+    figures = {"type": storage.storage_type, "numbers": numbers, "of": network.spec.latent}
+    return {**figures, "predicted_loss": predicted}
 
 
 def against_baselines(baselines: Baselines, psnr: Float[np.ndarray, " scan"], pca: PcaScores | None) -> dict[str, Any]:

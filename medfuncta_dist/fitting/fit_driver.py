@@ -7,13 +7,15 @@ from dataclasses import dataclass
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import QuarantineLimitError, RunFileError
+from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_failures import Failures, pieces_of
 from medfuncta_dist.fitting.fit_plan import FitWork, cover, plan, ranges
 from medfuncta_dist.fitting.fit_task import FitTask, Fitted, fit_task
 from medfuncta_dist.fitting.latent_ledger import Counts, Quarantined, Spread
+from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.network.committed_network import NetworkRef, published_network
-from medfuncta_dist.network.core_settings import fit_settings
+from medfuncta_dist.network.core_settings import stored_settings
 from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
 from medfuncta_dist.storage.digest import digest_json
@@ -94,12 +96,15 @@ def fit(
     """
     store = ObjectStore(run.storage)
     target = locate_table(run, store)
-    _check_contract(store, target)
+    network = load_network(store, target.network)
+    _check_contract(network, target)
+    settings = stored_settings(run, network)
     before = latent_ledger.read_commits(store, target.folder)
     todo = plan(target.snapshot, run.fit.splits, latent_ledger.settled(before), run.fit.scans_per_task)
     quarantined = sum(len(commit.quarantined) for commit in before.values() if not commit.failed)
     progress = _Progress(target.works, todo, quarantined, on_progress)
-    done_now = _run(run, target, todo, fan_out, progress, Failures(store, target.folder, fence), fence)
+    tasks = [_task(run, target, work, settings, fence) for work in todo]
+    done_now = _run(run, target, tasks, fan_out, progress, Failures(store, target.folder, fence))
     summary = _summarise(store, target, done_now)
     _check_limit(run, summary)
     return summary
@@ -108,11 +113,10 @@ def fit(
 def _run(
     run: RunFile,
     target: TableLocation,
-    todo: Sequence[FitWork],
+    tasks: Sequence[FitTask],
     fan_out: FanOut,
     progress: _Progress,
     failures: Failures,
-    fence: Guard,
 ) -> list[Fitted]:
     """Map the tasks, dividing ranges whose worker dies; returns the results of the tasks that succeeded."""
 
@@ -122,7 +126,7 @@ def _run(
         return pieces
 
     results = []
-    for outcome in map_divided(fan_out, fit_task, [_task(run, target, work, fence) for work in todo], divide):
+    for outcome in map_divided(fan_out, fit_task, tasks, divide):
         if isinstance(outcome, Done):
             results.append(outcome.result)
         elif not failures.settle(outcome):
@@ -163,14 +167,14 @@ class _Progress:
         self._on_progress(ProgressReport("fit", self._scans_done, self._scans, notes))
 
 
-def _task(run: RunFile, target: TableLocation, work: FitWork, fence: Guard) -> FitTask:
+def _task(run: RunFile, target: TableLocation, work: FitWork, settings: FitSettings, fence: Guard) -> FitTask:
     return FitTask(
         worker=WorkerSettings.of(run),
         folder=target.folder,
         network=target.network,
         work=work,
         shape=tuple(target.snapshot.contract["shape"]),
-        settings=fit_settings(run),
+        settings=settings,
         learned_rates=run.fit.rate is None,
         batch=run.fit.batch,
         min_psnr=run.fit.min_psnr,
@@ -179,9 +183,9 @@ def _task(run: RunFile, target: TableLocation, work: FitWork, fence: Guard) -> F
     )
 
 
-def _check_contract(store: ObjectStore, target: TableLocation) -> None:
+def _check_contract(network: SharedNetwork, target: TableLocation) -> None:
     """RunFileError, before any task starts, unless the network was trained for scans of the snapshot's shape."""
-    spec = load_network(store, target.network).spec
+    spec = network.spec
     shape, channels = target.snapshot.contract["shape"], target.snapshot.contract["channels"]
     if (spec.coords, spec.channels) != (len(shape), channels):
         raise RunFileError(

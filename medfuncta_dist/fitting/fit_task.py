@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain, zip_longest
+from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float
 
 from medfuncta_dist.errors import (
     DamagedShardError,
@@ -27,13 +31,14 @@ from medfuncta_dist.latents import table_format
 from medfuncta_dist.latents.fit import Fitter, new_fitter
 from medfuncta_dist.latents.fit_result import FitResult
 from medfuncta_dist.latents.fit_settings import FitSettings
-from medfuncta_dist.latents.table_format import Row
+from medfuncta_dist.latents.table_format import Rows
 from medfuncta_dist.network.committed_network import NetworkRef
 from medfuncta_dist.network.network_loader import KEPT, network_here
 from medfuncta_dist.shards.sample import Sample, decode
 from medfuncta_dist.shards.snapshot import Shard
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard
+from medfuncta_dist.streaming.prefetch import one_ahead
 from medfuncta_dist.streaming.sample_order import SampleId
 from medfuncta_dist.streaming.sample_reader import SampleReader
 from medfuncta_dist.streaming.shard_cache import ShardCache
@@ -87,19 +92,22 @@ def fit_task(task: FitTask) -> Fitted:
     if earlier := _committed(store, task):
         return earlier
     network = network_here(task.worker.root, task.network, task.worker.device)
-    rows: list[Row] = []
+    tables: list[pa.Table] = []
     quarantined: list[Quarantined] = []
     with closing(SampleReader(store, [task.work.shard], cache)) as reader:
         _verify_shard(cache, task.work.shard, reader)
-        for batch in _batches(task, reader, (network.spec.channels, *task.shape)):
-            fitted, refused = _fit(task, network, batch)
-            rows += fitted
-            quarantined += refused
-    part = _write_part(task, store, network, rows)
+        with closing(one_ahead(_batches(task, reader, (network.spec.channels, *task.shape)))) as batches:
+            for batch in batches:
+                rows, refused = _fit(task, batch)
+                tables.append(_table(task, network, rows))
+                quarantined += refused
+    # One chunk: the pages of a Parquet file, and with them its bytes, follow the chunks.
+    table = pa.concat_tables(tables).combine_chunks()
+    part = table_format.write_part(store, task.folder, table) if table.num_rows else None
     if earlier := _committed(store, task):
         return earlier
-    latent_ledger.write_commit(store, task.folder, task.work, _commit(task, rows, quarantined, part), task.fence)
-    return Fitted(len(rows))
+    latent_ledger.write_commit(store, task.folder, task.work, _commit(task, table, quarantined, part), task.fence)
+    return Fitted(table.num_rows)
 
 
 def _verify_shard(cache: ShardCache, shard: Shard, reader: SampleReader) -> None:
@@ -118,17 +126,49 @@ def _committed(store: ObjectStore, task: FitTask) -> Fitted | None:
     return None if commit is None or commit.failed else Fitted(commit.rows, earlier=True)
 
 
-Read = Sample | Quarantined | None
+class _Described(NamedTuple):
+    """A scan that is read: all but its values, which are in the batch's targets."""
+
+    key: str
+    meta: dict[str, Any]
+
+
+Place = _Described | Quarantined | None
 """A scan of a batch: read, quarantined, or (None) outside the range."""
 
 
-def _batches(task: FitTask, reader: SampleReader, shape: tuple[int, ...]) -> Iterator[list[Read]]:
+@dataclass(frozen=True)
+class _Batch:
+    """A batch's scans in their places, and what to fit. Of unusable scans, those of other ranges and the padding,
+    ``targets`` has zeros: shapes never depend on them."""
+
+    places: list[Place]
+    targets: Float[np.ndarray, "batch point channel"]
+
+
+def _batches(task: FitTask, reader: SampleReader, shape: tuple[int, ...]) -> Iterator[_Batch]:
     """The range's scans in the shard's batches, which begin at its first row: a scan's place, and with it its bits, do
     not depend on how ranges are cut or divided."""
-    keys, work = reader.keys(0), task.work
+    # A shard smaller than a batch has a batch of its own size: its length is as fixed as its content.
+    work, size = task.work, min(task.batch, task.work.shard.samples)
     for start in range(work.start - work.start % task.batch, work.stop, task.batch):
-        rows = range(start, min(start + task.batch, work.stop))
-        yield [_read(reader, row, keys[row], shape) if row >= work.start else None for row in rows]
+        yield _batch(reader, range(start, min(start + task.batch, work.stop)), work.start, size, shape)
+
+
+def _batch(reader: SampleReader, rows: range, first: int, size: int, shape: tuple[int, ...]) -> _Batch:
+    """The scans of ``rows``, from row ``first`` on, as a batch of ``size``."""
+    keys = reader.keys(0)
+    targets = np.empty((size, math.prod(shape[1:]), shape[0]), np.float32)
+    places: list[Place] = []
+    for row, target in zip_longest(rows, targets):
+        read = None if row is None or row < first else _read(reader, row, keys[row], shape)
+        if isinstance(read, Sample):
+            read.fill(target)
+            places.append(_Described(read.key, read.meta))
+        else:
+            target[...] = 0
+            places.append(read)
+    return _Batch(places, targets)
 
 
 def _read(reader: SampleReader, row: int, key: str, shape: tuple[int, ...]) -> Sample | Quarantined:
@@ -155,117 +195,87 @@ def fitter_here(
     return new_fitter(network.spec, network.params, coordinates, settings, network.extras, learned_rates)
 
 
-def _fit(task: FitTask, network: SharedNetwork, batch: Sequence[Read]) -> tuple[list[Row], list[Quarantined]]:
-    """Fit one batch. Unusable scans, those of other ranges and the padding are zeros: shapes never depend on them."""
+def _fit(task: FitTask, batch: _Batch) -> tuple[Rows, list[Quarantined]]:
+    """Fit one batch: each of its scans becomes a row of the table, or is quarantined."""
     fitter = fitter_here(task.worker, task.network, task.shape, task.settings, task.learned_rates)
-    result = fitter.fit(torch.from_numpy(_targets(task, network, batch)).to(task.worker.device))
-    return _sort_out(task, batch, _Fitted.of(result))
+    result = fitter.fit(torch.from_numpy(batch.targets).to(task.worker.device))
+    reasons = _reasons(task, result)
+    kept: dict[int, _Described] = {}
+    quarantined: list[Quarantined] = []
+    for i, place in enumerate(batch.places):
+        if isinstance(place, Quarantined):
+            quarantined.append(place)
+        elif place is not None and i in reasons:
+            quarantined.append(Quarantined(place.key, reasons[i]))
+        elif place is not None:
+            kept[i] = place
+    return _rows(task, result, kept), quarantined
 
 
-@dataclass(frozen=True)
-class _Fitted:
-    """A batch's result as arrays. ``numbers`` are in the type that is stored."""
-
-    numbers: Shaped[np.ndarray, "batch latent"]
-    scales: Float[np.ndarray, " batch"] | None
-    deviations: Float[np.ndarray, " latent"] | None
-    quality: Float[np.ndarray, " batch"]
-    steps: Int[np.ndarray, " batch"]
-    finite: Bool[np.ndarray, " batch"]
-    storable: Bool[np.ndarray, " batch"]
-
-    @classmethod
-    def of(cls, result: FitResult) -> _Fitted:
-        stored, storable = result.stored, ~torch.isinf(result.latents).any(dim=1)
-        return cls(
-            stored.numbers.cpu().numpy(),
-            None if stored.scales is None else stored.scales.cpu().numpy(),
-            None if stored.deviations is None else stored.deviations.cpu().numpy(),
-            result.psnr.cpu().numpy(),
-            result.steps.cpu().numpy(),
-            result.finite.cpu().numpy(),
-            storable.cpu().numpy(),
-        )
+def _reasons(task: FitTask, result: FitResult) -> dict[int, str]:
+    """The places of a batch whose latents cannot be used, and why."""
+    reasons = dict.fromkeys((~result.finite).nonzero()[:, 0].tolist(), NOT_FINITE)
+    if task.settings.storage_type == "float16":
+        infinite = torch.isinf(result.latents).any(dim=1)
+        reasons |= dict.fromkeys(infinite.nonzero()[:, 0].tolist(), NOT_STORABLE)
+    return reasons
 
 
-def _targets(task: FitTask, network: SharedNetwork, batch: Sequence[Read]) -> Float[np.ndarray, "batch point channel"]:
-    # A shard smaller than a batch has a batch of its own size: its length is as fixed as its content.
-    size = min(task.batch, task.work.shard.samples)
-    targets = np.zeros((size, int(np.prod(task.shape)), network.spec.channels), np.float32)
-    for row, read in enumerate(batch):
-        if isinstance(read, Sample):
-            targets[row] = points(read.values())
-    return targets
+def _rows(task: FitTask, result: FitResult, kept: dict[int, _Described]) -> Rows:
+    """The rows of the scans at these places of the batch."""
+    places = list(kept)
 
+    def of(column: torch.Tensor) -> np.ndarray:
+        values = column.cpu().numpy()
+        return values if len(places) == len(values) else values[places]
 
-def points(values: Float[np.ndarray, channel * spatial]) -> Float[np.ndarray, "point channel"]:
-    """An array as the rows that a coordinate grid indexes."""
-    return values.reshape(values.shape[0], -1).T
-
-
-def _sort_out(task: FitTask, batch: Sequence[Read], fitted: _Fitted) -> tuple[list[Row], list[Quarantined]]:
-    """Each scan of the batch as a row of the table or as quarantined."""
-    rows, quarantined = [], []
-    for i, read in enumerate(batch):
-        if read is None:
-            continue
-        if isinstance(read, Quarantined):
-            quarantined.append(read)
-        elif not fitted.storable[i] and task.settings.storage_type == "float16":
-            quarantined.append(Quarantined(read.key, NOT_STORABLE))
-        elif not fitted.finite[i]:
-            quarantined.append(Quarantined(read.key, NOT_FINITE))
-        else:
-            rows.append(_row(task, read, fitted, i))
-    return rows, quarantined
-
-
-def _row(task: FitTask, sample: Sample, fitted: _Fitted, i: int) -> Row:
-    meta, quality = sample.meta, float(fitted.quality[i])
-    affine = meta["affine"]
-    return Row(
-        key=sample.key,
+    metas, stored, psnr = [scan.meta for scan in kept.values()], result.stored, of(result.psnr)
+    return Rows(
         split=task.work.split,
-        labels=tuple(meta["labels"]),
-        latent=fitted.numbers[i],
-        scale=None if fitted.scales is None else float(fitted.scales[i]),
-        deviations=fitted.deviations,
-        psnr=quality,
-        below_min=quality < task.min_psnr,
-        steps=int(fitted.steps[i]),
-        window=(meta["window"][0], meta["window"][1]),
-        spacing=tuple(meta["spacing"]),
-        affine=None if affine is None else tuple(float(x) for line in affine for x in line),
-        modality=meta["modality"],
-        slice_index=meta["slice"],
+        keys=[scan.key for scan in kept.values()],
+        labels=[meta["labels"] for meta in metas],
+        latents=of(stored.numbers),
+        scales=None if stored.scales is None else of(stored.scales),
+        psnr=psnr,
+        below_min=psnr.astype(np.float64) < task.min_psnr,  # float32 would round the limit
+        steps=of(result.steps),
+        windows=[meta["window"] for meta in metas],
+        spacings=[meta["spacing"] for meta in metas],
+        affines=[_flat(meta["affine"]) for meta in metas],
+        modalities=[meta["modality"] for meta in metas],
+        slices=[meta["slice"] for meta in metas],
     )
 
 
-def _write_part(
-    task: FitTask, store: ObjectStore, network: SharedNetwork, rows: list[Row]
-) -> table_format.PartRef | None:
-    if not rows:
-        return None
+def _flat(affine: list[list[float]] | None) -> list[float] | None:
+    return None if affine is None else [*map(float, chain.from_iterable(affine))]
+
+
+def _table(task: FitTask, network: SharedNetwork, rows: Rows) -> pa.Table:
     identity = {"network": task.network.digest, "fit": task.fit_digest}
-    whole = table_format.part_table(
-        rows, task.settings.keep or network.spec.latent, task.settings.storage_type, identity
-    )
-    return table_format.write_part(store, task.folder, whole)
+    width, units = task.settings.keep or network.spec.latent, _units(task)
+    return table_format.part_table(rows, width, task.settings.storage_type, identity, units)
+
+
+def _units(task: FitTask) -> Float[np.ndarray, " latent"] | None:
+    """Those that the fitter rounds by: the network's, so all parts of a table have the same."""
+    units = fitter_here(task.worker, task.network, task.shape, task.settings, task.learned_rates).units
+    return None if units is None else units.cpu().numpy()
 
 
 def _commit(
-    task: FitTask, rows: list[Row], quarantined: list[Quarantined], part: table_format.PartRef | None
+    task: FitTask, table: pa.Table, quarantined: list[Quarantined], part: table_format.PartRef | None
 ) -> Commit:
-    quality = np.array([row.psnr for row in rows], np.float64)
+    quality = table["psnr"].to_numpy().astype(np.float64)
     return Commit(
         split=task.work.split,
         shard=task.work.shard.sha256,
         start=task.work.start,
         stop=task.work.stop,
-        rows=len(rows),
+        rows=table.num_rows,
         part=part,
         quarantined=tuple(quarantined),
-        below_min=sum(row.below_min for row in rows),
+        below_min=int(table["below_min"].to_numpy().sum()),
         psnr_sum=float(quality.sum()),
         psnr_squares=float(np.square(quality).sum()),
     )

@@ -17,7 +17,7 @@ import pyarrow as pa
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError, StageOrderError
 from medfuncta_dist.fitting.fit_plan import FitWork, cover, range_name
 from medfuncta_dist.latents import table_format
-from medfuncta_dist.latents.table_format import PartRef
+from medfuncta_dist.latents.table_format import PartRef, Storage
 from medfuncta_dist.storage.commit_record import Record, read_as, read_records
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing.typed_record import typed
@@ -192,6 +192,12 @@ def load_table(
         raise StageOrderError("there are no latents yet", where=store.uri(folder), do="run the fit stage first")
     names = None if columns is None else list(dict.fromkeys(["key", *columns]))
     return table_format.sort_by_key(table_format.read_parts(store, folder, parts, names))
+
+
+def storage_of(store: ObjectStore, folder: str, commits: Mapping[str, Commit]) -> Storage | None:
+    """How the table stores latents, as its first part tells; None where nothing is fitted."""
+    parts = [commit.part for _, commit in sorted(commits.items()) if commit.part is not None]
+    return table_format.storage_of(table_format.read_part(store, folder, parts[0], ["latent"])) if parts else None
 
 
 def verify(store: ObjectStore, folder: str, works: Sequence[FitWork]) -> Counts:

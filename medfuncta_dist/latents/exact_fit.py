@@ -16,7 +16,7 @@ from medfuncta_dist.fields.params import Params
 from medfuncta_dist.latents.curvature import spread_points
 from medfuncta_dist.latents.fit_result import FitResult
 from medfuncta_dist.latents.fit_settings import FitSettings
-from medfuncta_dist.latents.latent_types import store
+from medfuncta_dist.latents.latent_types import int8_units, store
 from medfuncta_dist.meta.closed_form.normal_equations import Factor, Sums
 from medfuncta_dist.meta.losses import psnr_of_mse
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
@@ -46,7 +46,7 @@ class ExactFitter:
         arithmetic = Arithmetic.best(device) if settings.arithmetic is None else settings.arithmetic.require(device)
         self._arithmetic = arithmetic
         keep = spec.latent if settings.keep is None else settings.keep
-        self._deviations = None if variances is None else variances[:keep].sqrt()
+        self.units = int8_units(variances, keep)
         self._mean, self._rows = _sampled(spec, params, coordinates, keep)
         chosen = spread_points(len(coordinates), settings.selection_ratio, 0).to(device)
         whole = len(chosen) == len(coordinates)
@@ -68,7 +68,7 @@ class ExactFitter:
         residues = targets.flatten(1) - self._mean
         by_value = None if weights is None else weights.repeat_interleave(targets.shape[2], 1)
         latents = self._solved(residues) if by_value is None else self._solved_apart(residues, by_value)
-        stored = store(latents, self._settings.storage_type, self._deviations)
+        stored = store(latents, self._settings.storage_type, self.units)
         restored = stored.restored().to(targets.dtype)
         quality = psnr_of_mse(self._errors(restored, targets, by_value))
         finite = torch.isfinite(restored).all(dim=1) & torch.isfinite(quality)

@@ -21,6 +21,9 @@ from medfuncta_dist.latents.stepwise_fit import StepwiseFitter
 class Fitter(Protocol):
     """A network on a grid, ready to fit batch after batch."""
 
+    units: Float[Tensor, " latent"] | None
+    """What int8 numbers count in, times each scan's scale; None for plain multiples of the scale."""
+
     def fit(self, targets: Float[Tensor, "batch point channel"]) -> FitResult:
         """The latent of every scan. Rows are independent: a scan's bits depend on its own values, its place in the
         batch and the batch's size, not on its neighbours, so a short batch may be padded with anything.

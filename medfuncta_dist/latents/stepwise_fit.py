@@ -43,6 +43,8 @@ class _Origin:
 class StepwiseFitter:
     """A SIREN on a grid, ready to fit batch after batch. Detached from what it is made of."""
 
+    units: Float[Tensor, " latent"] | None = None
+
     def __init__(
         self, spec: SirenSpec, params: Params, coordinates: Float[Tensor, "point coord"], settings: FitSettings
     ) -> None:

@@ -1,45 +1,53 @@
 """The latent table's format: Parquet parts, one row per scan, equal rows giving equal bytes.
 
 Columns: ``key``, ``split``, ``labels``, ``latent`` (float32, float16 or int8, P numbers), for int8 ``scale`` (what the
-numbers are multiples of), ``psnr`` (dB, of the latent as stored), ``below_min`` (the PSNR is below ``fit.min_psnr``),
-``steps``, ``window_low`` and ``window_high`` (scan units that 0 and 1 stand for), ``spacing`` (mm or s per voxel),
-``affine`` (4 x 4, row by row; null where the scan has none), ``modality``, ``slice``. The file's schema metadata holds
-``format_version``, ``kind``, and the digests of the shared network and of the fit settings.
-
-int8 latents of a basis field are counted in each number's deviation over the training scans, which the metadata holds
-as ``deviations`` (P float32 numbers, little-endian, base64): such a file has format_version 2, all others 1.
+numbers are multiples of, times a unit per number where the metadata has ``units``), ``psnr`` (dB, of the latent as
+stored), ``below_min`` (the PSNR is below ``fit.min_psnr``), ``steps``, ``window_low`` and ``window_high`` (scan units
+that 0 and 1 stand for), ``spacing`` (mm or s per voxel), ``affine`` (4 x 4, row by row; null where the scan has none),
+``modality``, ``slice``. The schema metadata holds ``format_version``, ``kind``, the digests of the shared network
+and of the fit settings, and for int8 latents of a basis field ``units`` (``table_units.py``). A table with units has
+version 2: earlier versions, which do not know them, would read other latents from it.
 """
 
 from __future__ import annotations
 
-import base64
-import binascii
 import io
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from jaxtyping import Bool, Float, Int, Shaped
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError
+from medfuncta_dist.latents.latent_types import StorageType
+from medfuncta_dist.latents.table_units import KEY as UNITS
+from medfuncta_dist.latents.table_units import Units, read_units, write_units
 from medfuncta_dist.storage.digest import sha256_bytes
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing import parquet
 from medfuncta_dist.storage.parsing.strict_json import RESTORE
 
-FORMAT_VERSION, WITH_DEVIATIONS = "1", "2"
-DEVIATIONS = "deviations"
-"""Name in the metadata."""
+FORMAT_VERSION = "1"
+VERSION_WITH_UNITS = "2"
 KIND = "latents"
-STORAGE_TYPES = ("float32", "float16", "int8")
+STORAGE_TYPES: tuple[StorageType, ...] = get_args(StorageType)
 LARGEST_ROW = 2**20  # bytes, decompressed: a latent of 262 144 numbers
 ROW_GROUP = 1024  # rows: 8 MB of float32 latents at P = 2048, so a reader needs little memory
 READERS = 8  # parts fetched at a time: storage latency, not bandwidth, bounds small parts
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How a table stores latents: the type, and how many numbers of each."""
+
+    storage_type: StorageType
+    numbers: int
 
 
 @dataclass(frozen=True)
@@ -52,29 +60,31 @@ class PartRef:
 
 
 @dataclass(frozen=True)
-class Row:
-    """One fitted scan. ``latent`` is a vector of P numbers, in the type that it is stored in."""
+class Rows:
+    """Fitted scans of one split, column by column: lists and arrays of equal length, in the order of the table."""
 
-    key: str
     split: str
-    labels: tuple[int, ...]
-    latent: np.ndarray
-    psnr: float
-    below_min: bool
-    steps: int
-    window: tuple[float, float]
-    spacing: tuple[float, ...]
-    affine: tuple[float, ...] | None
-    modality: str
-    slice_index: int | None
-    scale: float | None = None
-    """For int8: what the latent's numbers are multiples of."""
-    deviations: np.ndarray | None = None
-    """For int8: what each number is counted in besides, where it is; the same for all rows of a part."""
+    keys: Sequence[str]
+    labels: Sequence[Sequence[int]]
+    latents: Shaped[np.ndarray, "row latent"]
+    """In the type that is stored."""
+    scales: Float[np.ndarray, " row"] | None
+    """For int8: what each latent's numbers are multiples of."""
+    psnr: Float[np.ndarray, " row"]
+    below_min: Bool[np.ndarray, " row"]
+    steps: Int[np.ndarray, " row"]
+    windows: Sequence[Sequence[float]]
+    spacings: Sequence[Sequence[float]]
+    affines: Sequence[Sequence[float] | None]
+    modalities: Sequence[str]
+    slices: Sequence[int | None]
 
 
-def schema(latent: int, storage_type: str, identity: dict[str, str]) -> pa.Schema:
-    """Columns of a part with latents of ``latent`` numbers; ``identity`` goes into the metadata beside the version."""
+def schema(latent: int, storage_type: str, identity: dict[str, str], units: Units | None = None) -> pa.Schema:
+    """Columns of a part with latents of ``latent`` numbers; ``identity`` goes into the metadata beside the version.
+
+    ``units``: what int8 numbers count in, times each scan's scale; of the other types there are none.
+    """
     fields = [
         pa.field("key", pa.string(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
@@ -91,31 +101,33 @@ def schema(latent: int, storage_type: str, identity: dict[str, str]) -> pa.Schem
         pa.field("modality", pa.string(), nullable=False),
         pa.field("slice", pa.int32()),
     ]
-    version = WITH_DEVIATIONS if DEVIATIONS in identity else FORMAT_VERSION
-    return pa.schema(fields, {"format_version": version, "kind": KIND, **identity})
+    if units is None or storage_type != "int8":
+        return pa.schema(fields, {"format_version": FORMAT_VERSION, "kind": KIND, **identity})
+    return pa.schema(fields, {"format_version": VERSION_WITH_UNITS, "kind": KIND, **identity, **write_units(units)})
 
 
-def part_table(rows: Sequence[Row], latent: int, storage_type: str, identity: dict[str, str]) -> pa.Table:
+def part_table(
+    rows: Rows, latent: int, storage_type: str, identity: dict[str, str], units: Units | None = None
+) -> pa.Table:
     """Rows as a table, in the order given."""
+    numbers = pa.array(rows.latents.astype(storage_type, copy=False).ravel(), _number(storage_type))
     columns: list[Any] = [
-        [row.key for row in rows],
-        [row.split for row in rows],
-        [list(row.labels) for row in rows],
-        _latent_column([row.latent for row in rows], latent, storage_type),
-        *([[row.scale for row in rows]] if storage_type == "int8" else []),
-        [row.psnr for row in rows],
-        [row.below_min for row in rows],
-        [row.steps for row in rows],
-        [row.window[0] for row in rows],
-        [row.window[1] for row in rows],
-        [list(row.spacing) for row in rows],
-        [None if row.affine is None else list(row.affine) for row in rows],
-        [row.modality for row in rows],
-        [row.slice_index for row in rows],
+        rows.keys,
+        [rows.split] * len(rows.keys),
+        rows.labels,
+        pa.FixedSizeListArray.from_arrays(numbers, latent),
+        *([rows.scales] if storage_type == "int8" else []),
+        rows.psnr,
+        rows.below_min,
+        rows.steps,
+        [low for low, _ in rows.windows],
+        [high for _, high in rows.windows],
+        rows.spacings,
+        rows.affines,
+        rows.modalities,
+        rows.slices,
     ]
-    shared = rows[0].deviations if rows and storage_type == "int8" else None
-    counted = {} if shared is None else {DEVIATIONS: base64.b64encode(np.asarray(shared, "<f4").tobytes()).decode()}
-    part_schema = schema(latent, storage_type, identity | counted)
+    part_schema = schema(latent, storage_type, identity, units)
     arrays = [c if isinstance(c, pa.Array) else pa.array(c, f.type) for c, f in zip(columns, part_schema, strict=True)]
     return pa.Table.from_arrays(arrays, schema=part_schema)
 
@@ -155,15 +167,16 @@ def parse_table(data: bytes, where: str, columns: Sequence[str] | None = None) -
     file = parquet.open_parquet(data, where, row_bytes=LARGEST_ROW)
     metadata = file.schema_arrow.metadata or {}
     version, kind = metadata.get(b"format_version"), metadata.get(b"kind")
-    if version not in (FORMAT_VERSION.encode(), WITH_DEVIATIONS.encode()) or kind != KIND.encode():
+    known = [FORMAT_VERSION, VERSION_WITH_UNITS]
+    if version not in [one.encode() for one in known] or kind != KIND.encode():
         raise FormatVersionError(
-            f"format_version {_text(version)} of kind {_text(kind)} is not a latent table of version {FORMAT_VERSION} "
-            f"or {WITH_DEVIATIONS}",
+            f"format_version {_text(version)} of kind {_text(kind)} is not a latent table of version "
+            + " or ".join(known),
             where=where,
             do="read it with the version of medfuncta-dist that wrote it",
         )
     _check_columns(file.schema_arrow, where)
-    _check_deviations(file.schema_arrow, version == WITH_DEVIATIONS.encode(), where)
+    _check_units(file.schema_arrow, version, where)
     if columns is not None and "latent" in columns and "scale" in file.schema_arrow.names:
         columns = [*columns, "scale"]  # int8 numbers mean nothing without their scale
     return parquet.read(file, where, None if columns is None else list(dict.fromkeys(columns)))
@@ -176,25 +189,23 @@ def _check_columns(found: pa.Schema, where: str) -> None:
         raise IntegrityError("a latent table with other columns than expected", where=where, do=RESTORE)
 
 
-def _check_deviations(found: pa.Schema, expected: bool, where: str) -> None:
-    """There, where the version says so: one positive number for each of an int8 latent."""
-    try:
-        deviations = _deviations(found)
-    except (ValueError, binascii.Error) as error:
-        raise IntegrityError("a latent table whose deviations are no numbers", where=where, do=RESTORE) from error
-    if deviations is None:
-        fits = not expected
-    else:
-        latent = found.field("latent").type
-        fits = expected and latent.value_type == pa.int8() and len(deviations) == latent.list_size
-        fits = fits and bool(np.all(np.isfinite(deviations) & (deviations >= 0)))
-    if not fits:
-        raise IntegrityError("a latent table with other deviations than its latents need", where=where, do=RESTORE)
+def _check_units(found: pa.Schema, version: bytes, where: str) -> None:
+    """A table has units exactly if its version says so, and only of int8 numbers."""
+    units = read_units(found.metadata, found.field("latent").type.list_size, where)
+    if (units is not None) != (version == VERSION_WITH_UNITS.encode()) or (units is not None and not _is_int8(found)):
+        what = "a latent table whose units do not belong to its version and columns"
+        raise IntegrityError(what, where=where, do=RESTORE)
 
 
-def _deviations(found: pa.Schema) -> np.ndarray | None:
-    text = (found.metadata or {}).get(DEVIATIONS.encode())
-    return None if text is None else np.frombuffer(base64.b64decode(text, validate=True), "<f4").astype(np.float32)
+def _is_int8(found: pa.Schema) -> bool:
+    return "scale" in found.names
+
+
+def storage_of(table: pa.Table) -> Storage:
+    """How a table with the column ``latent`` stores it."""
+    column = table.schema.field("latent").type
+    types = {_number(storage_type): storage_type for storage_type in STORAGE_TYPES}
+    return Storage(types[column.value_type], column.list_size)
 
 
 def read_parts(
@@ -206,7 +217,9 @@ def read_parts(
 
 
 def sort_by_key(tables: Sequence[pa.Table]) -> pa.Table:
-    """One table of all rows, sorted by key. IntegrityError when a key occurs twice."""
+    """One table of all rows, sorted by key. IntegrityError when a key occurs twice, or when parts differ in how they
+    store latents."""
+    _check_alike([table.schema for table in tables])
     whole = pa.concat_tables(tables)
     keys = whole["key"]
     repeated = len(keys) - len(pc.unique(keys))
@@ -216,6 +229,18 @@ def sort_by_key(tables: Sequence[pa.Table]) -> pa.Table:
             do="run `verify`: two shards of the data set may hold the same scan",
         )
     return whole.take(pc.sort_indices(keys)).combine_chunks()
+
+
+def _check_alike(schemas: Sequence[pa.Schema]) -> None:
+    """Latents of other units, types or lengths are not rows of one table."""
+    first = schemas[0]
+    units = (first.metadata or {}).get(UNITS.encode())
+    for other in schemas[1:]:
+        if not other.equals(first) or (other.metadata or {}).get(UNITS.encode()) != units:
+            raise IntegrityError(
+                "the parts of the latent table store latents in different ways",
+                do="delete this latent table's folder and run fit again",
+            )
 
 
 def export(table: pa.Table, path: Path) -> str:
@@ -228,8 +253,8 @@ def export(table: pa.Table, path: Path) -> str:
 
 
 def latents_of(table: pa.Table) -> np.ndarray:
-    """The latents as one float32 array (scan, latent): the ``latent`` column, times the scale where there is one, and
-    each number's deviation where the table has those."""
+    """The latents as one float32 array (scan, latent): the ``latent`` column, times scale and units where
+    there are any."""
     column = table["latent"].combine_chunks()
     width = column.type.list_size
     flat = np.array(column.flatten().to_numpy(zero_copy_only=False), np.float32)  # a copy: torch wants it writable
@@ -237,13 +262,8 @@ def latents_of(table: pa.Table) -> np.ndarray:
     if "scale" not in table.column_names:
         return latents
     scaled: np.ndarray = latents * table["scale"].to_numpy()[:, None]
-    deviations = _deviations(table.schema)
-    return scaled if deviations is None else scaled * deviations
-
-
-def _latent_column(latents: Sequence[np.ndarray], latent: int, storage_type: str) -> pa.Array:
-    flat = np.concatenate(latents) if latents else np.zeros(0)
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat.astype(storage_type), _number(storage_type)), latent)
+    units = read_units(table.schema.metadata, width)
+    return scaled if units is None else scaled * units
 
 
 def _number(storage_type: str) -> pa.DataType:

@@ -97,7 +97,7 @@ class Learner(torch.nn.Module):
         return 0
 
     def trained(self, params: Params, scans: Iterable[Float[Tensor, "batch point channel"]]) -> Trained:
-        """The network that whole parameters (of ``shapes``) are, ready to fit with. ``scans``: batches of this rank's."""
+        """The network that whole parameters are, ready to fit with. ``scans``: this rank's for training, in batches."""
         raise NotImplementedError
 
 

@@ -30,6 +30,7 @@ from medfuncta_dist.storage.publish import Guard, NewRecord, publish
 from medfuncta_dist.version import __version__
 
 KIND = "network"
+TRAINING_SPLIT = "train"
 
 
 @dataclass(frozen=True)
@@ -112,12 +113,18 @@ def commit_network(
         {name: tensor.detach().to("cpu", torch.float32) for name, tensor in tensors.items()}
         for tensors in (trained.params, trained.extras)
     )
-    inner = inner_of(run) | trained.facts
+    inner = inner_of(run) | _facts(trained, snapshot)
     network = SharedNetwork(trained.spec, weights, dict(snapshot.contract), inner, snapshot.digest, __version__, extras)
     files = store_network(store, run.name, network)
     done = Committed(network.digest, files, run.train.steps, loss, psnr, snapshot.digest, run.digest())
     publish(store, fence, NewRecord(record_path(run.name), KIND, asdict(done)))
     return done
+
+
+def _facts(trained: Trained, snapshot: Snapshot) -> dict[str, Any]:
+    """What the network tells of its latents. Augmented copies of a scan count as one scan."""
+    facts, different = trained.facts, sum(shard.samples for shard in snapshot.splits.get(TRAINING_SPLIT, ()))
+    return facts | {"scans": min(facts["scans"], different)} if "scans" in facts else facts
 
 
 def store_network(store: ObjectStore, run: str, network: SharedNetwork) -> dict[str, dict[str, Any]]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.fields.basis import BasisSpec
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.field_kinds import FieldSpec, init_params
 from medfuncta_dist.fields.params import linear_omegas
+from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import SirenSpec
 from medfuncta_dist.latents.fit_settings import FitSettings
+from medfuncta_dist.latents.storage_loss import Spectrum, coarsest
 from medfuncta_dist.meta.closed_form.basis_learner import BasisLearner
 from medfuncta_dist.meta.inner_rates import Rate, layer_rates
 from medfuncta_dist.meta.learner import Learner
@@ -92,8 +96,36 @@ def arithmetic_of(run: RunFile) -> Arithmetic | None:
     return Arithmetic(run.meta.products, compiled=bool(run.meta.compiled))
 
 
+def spectrum_of(network: SharedNetwork) -> Spectrum | None:
+    """What a network tells of the cost of storing its latents; None where it does not, as a SIREN."""
+    variances, residual = network.extras.get("latent.variances"), network.inner.get("residual")
+    if variances is None or not isinstance(residual, float | int):
+        return None
+    scans = network.inner.get("scans")
+    return Spectrum(variances, float(residual), scans if isinstance(scans, int) else 0)
+
+
+def stored_settings(run: RunFile, network: SharedNetwork) -> FitSettings:
+    """For the fit stage: with ``fit.storage_loss``, in the type and with the numbers that this network's latents need.
+
+    RunFileError where the network does not tell its latents' variances.
+    """
+    settings = fit_settings(run)
+    if run.fit.storage_loss is None:
+        return settings
+    spectrum = spectrum_of(network)
+    if spectrum is None:
+        raise RunFileError(
+            "the shared network does not tell the variances of its latents, from which a loss could be predicted",
+            where="fit.storage_loss",
+            do="leave it out and give fit.storage_type, or train the network again",
+        )
+    choice = coarsest(run.fit.storage_loss, spectrum)
+    return replace(settings, storage_type=choice.storage_type, keep=choice.keep)
+
+
 def fit_settings(run: RunFile) -> FitSettings:
-    """For the fit stage, and for held-out PSNR during training.
+    """As the run file says: for held-out PSNR during training, when there is no network yet to choose storage by.
 
     The rate is the run file's one number. Learned rates are stored with the network: whoever has it replaces the rate.
     """

@@ -40,7 +40,7 @@ class Window:
         values = array.astype(np.float64)
         values -= self.low
         values /= width
-        out[...] = np.clip(values, 0, 1, out=values)
+        out[...] = values.clip(0, 1, out=values)
         return out
 
     def restore(self, values: np.ndarray) -> np.ndarray:

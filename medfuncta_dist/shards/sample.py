@@ -58,6 +58,13 @@ class Sample:
         """float32 (channel, *spatial) in [0, 1]: (array - low) / (high - low), clipped; in ``out``, where given."""
         return self.window.normalise(self.array, out)
 
+    def fill(self, points: np.ndarray) -> None:
+        """Write the values straight into ``points``, C-ordered float32 (point, channel), without a copy in between.
+
+        Points are in the order of the coordinate grid: the last spatial axis runs fastest.
+        """
+        self.values(out=points.T.reshape(self.array.shape, copy=False))
+
 
 def encode(key: str, scan: Scan) -> tuple[bytes, bytes]:
     """The npy and json members of a canonical scan. Same scan, same bytes. ``ScanError`` where it cannot be stored."""
@@ -171,7 +178,10 @@ def _parse_meta(key: str, data: bytes) -> dict[str, Any]:
 
 def _invalid(meta: dict[str, Any]) -> str:
     """The first field that is missing or invalid; "" if all are valid."""
-    return next((name for name, valid in _FIELDS.items() if name not in meta or not valid(meta[name])), "")
+    for name, valid in _FIELDS.items():
+        if name not in meta or not valid(meta[name]):
+            return name
+    return ""
 
 
 def _refuse(constant: str) -> None:
@@ -187,7 +197,9 @@ def _is_int(value: Any) -> bool:
 
 
 def _are_ints(value: Any) -> bool:
-    return isinstance(value, list) and all(map(_is_int, value))
+    if not isinstance(value, list) or not _INTS.issuperset(map(type, value)):
+        return False
+    return max(map(abs, value), default=0) < 2**31
 
 
 def _are_numbers(value: Any, n: int | None = None) -> bool:
@@ -197,6 +209,7 @@ def _are_numbers(value: Any, n: int | None = None) -> bool:
     return max(map(abs, value), default=0) <= sys.float_info.max
 
 
+_INTS = frozenset({int})
 _NUMBERS = frozenset({int, float})
 
 

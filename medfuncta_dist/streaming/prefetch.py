@@ -1,10 +1,11 @@
-"""Read ahead: one background thread fills a small queue while the consumer computes."""
+"""Read ahead: one background thread makes the next items while the consumer computes."""
 
 from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import TypeVar
 
@@ -28,6 +29,24 @@ def prefetch(items: Iterable[T], depth: int) -> Prefetched[T]:
     next item.
     """
     return Prefetched(items, depth)
+
+
+def one_ahead(items: Iterable[T]) -> Generator[T, None, None]:
+    """The same items in the same order; each is made in a background thread while the one before it is in use.
+
+    At most two items exist at a time: for items that are large. An error of ``items`` is raised in place of the item.
+    ``close`` waits until no item is being made, so that what ``items`` reads from can be closed next.
+    """
+    source = iter(items)
+    with ThreadPoolExecutor(1, "one-ahead") as maker:
+        coming = maker.submit(_next, source)
+        while not isinstance(item := coming.result(), _End):
+            coming = maker.submit(_next, source)
+            yield item
+
+
+def _next(source: Iterator[T]) -> T | _End:
+    return next(source, _End(None))
 
 
 class Prefetched(Iterator[T]):

@@ -73,7 +73,7 @@ class SampleReader:
                 expected.result()
             index, shard = self._index(sample.shard), self._shards[sample.shard]
             file = self._file(sample.shard)
-            npy, json = (self._member(file, index, sample, member) for member in (0, 1))
+            npy, json = (self._member(file, index, sample, place) for place in index.members[sample.row].tolist())
         return {"__key__": index.keys[sample.row], "__url__": shard.uri, "npy": npy, "json": json}
 
     def close(self) -> None:
@@ -88,8 +88,8 @@ class SampleReader:
         self._cache.path(self._shards[shard])
         self._index(shard)
 
-    def _member(self, file: BinaryIO, index: _Index, sample: SampleId, member: int) -> bytes:
-        offset, length, checksum = (int(n) for n in index.members[sample.row, member])
+    def _member(self, file: BinaryIO, index: _Index, sample: SampleId, place: list[int]) -> bytes:
+        offset, length, checksum = place
         data = os.pread(file.fileno(), length, offset)
         if len(data) != length or crc32c(data) != checksum:
             where = f"{self._store.uri(self._shards[sample.shard].uri)}, sample {index.keys[sample.row]}"

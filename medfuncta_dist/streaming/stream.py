@@ -134,27 +134,22 @@ def _batched(samples: Iterable[Decoded], size: int, change: Change | None) -> It
     while taken := list(islice(samples, size)):
         values = np.empty((len(taken), *_points_shape(taken[0].sample)), np.float32)
         for decoded, row in zip(taken, values, strict=True):
-            _fill(row, decoded.sample)
+            decoded.sample.fill(row)
             if change is not None:
                 _changed(row, decoded, change)
         yield Batch(taken[0].step, taken[0].epoch, [decoded.sample.key for decoded in taken], values)
 
 
 def points(sample: Sample) -> npt.NDArray[np.float32]:
-    """Values as (point, channel), points in the order of the coordinate grid: the last spatial axis runs fastest."""
+    """Values as (point, channel), points in the order of the coordinate grid."""
     values = np.empty(_points_shape(sample), np.float32)
-    _fill(values, sample)
+    sample.fill(values)
     return values
 
 
 def _points_shape(sample: Sample) -> tuple[int, int]:
     channels, *spatial = sample.array.shape
     return math.prod(spatial), channels
-
-
-def _fill(values: npt.NDArray[np.float32], sample: Sample) -> None:
-    """Write a sample's values as (point, channel) straight into ``values``, without a copy in between."""
-    sample.values(out=values.T.reshape(sample.array.shape, copy=False))
 
 
 def _changed(values: npt.NDArray[np.float32], decoded: Decoded, change: Change) -> None:

@@ -21,6 +21,7 @@ from medfuncta_dist.config.submission_id import JOB_VARIABLE
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, RunFileError
 from medfuncta_dist.fields.siren import init_params
 from medfuncta_dist.fitting.fit_driver import fit
+from medfuncta_dist.meta.learner import Trained
 from medfuncta_dist.network.committed_network import commit_network, committed_network
 from medfuncta_dist.network.core_settings import field_spec
 from medfuncta_dist.run.frozen_run_file import freeze
@@ -71,7 +72,15 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = ObjectStore(run.storage)
     run, _ = freeze(run, store, fence=ALONE)
     params = init_params(field_spec(run), torch.Generator().manual_seed(0))
-    commit_network(store, run, pinned_snapshot(run, store, fence=ALONE), params, loss=0.1, psnr=20.0, fence=ALONE)
+    commit_network(
+        store,
+        run,
+        pinned_snapshot(run, store, fence=ALONE),
+        Trained(field_spec(run), params),
+        loss=0.1,
+        psnr=20.0,
+        fence=ALONE,
+    )
     fit(run, map_here)
     for step in (10, 20):
         save(store, step)

@@ -24,7 +24,7 @@ from medfuncta_dist.config.load import parse
 from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import SirenSpec, init_params
-from medfuncta_dist.latents.table_format import Row, parse_table, part_table, table_bytes
+from medfuncta_dist.latents.table_format import Rows, parse_table, part_table, table_bytes
 from medfuncta_dist.scans.readers.reader_registry import reader_named
 from medfuncta_dist.scans.scan import Scan, Window
 from medfuncta_dist.shards.sample import decode, encode
@@ -96,8 +96,22 @@ def stored() -> dict[str, tuple[Read, list[bytes]]]:
     """Files of our own."""
     scan = Scan(np.arange(24, dtype=np.int16).reshape(1, 4, 6), (1.0, 2.0), np.eye(4), "MR", Window(0.0, 9.0), (3,))
     npy, meta = encode("k", scan)
-    rows = [IndexRow("a" * 64, "b" * 64, "", 512, 600, 1, 2048, 200, 2)]
-    row = Row("k", "train", (1,), np.ones(4, np.float32), 30.0, False, 5, (0.0, 1.0), (1.0,), None, "MR", None)
+    index = [IndexRow("a" * 64, "b" * 64, "", 512, 600, 1, 2048, 200, 2)]
+    rows = Rows(
+        split="train",
+        keys=["k"],
+        labels=[[1]],
+        latents=np.ones((1, 4), np.float32),
+        scales=None,
+        psnr=np.array([30.0], np.float32),
+        below_min=np.array([False]),
+        steps=np.array([5], np.int32),
+        windows=[[0.0, 1.0]],
+        spacings=[[1.0]],
+        affines=[None],
+        modalities=["MR"],
+        slices=[None],
+    )
     shared = network()
     files = shared.to_files()
     weights, description = files["network.safetensors"], files["network.json"]
@@ -108,9 +122,9 @@ def stored() -> dict[str, tuple[Read, list[bytes]]]:
         "sample, json": (lambda data: decode("k", npy, data), [meta]),
         "index": (
             lambda data: parse_index(data, shard_size=10_000, samples=1, where="here"),
-            [index_bytes(index_table(rows))],
+            [index_bytes(index_table(index))],
         ),
-        "latents": (lambda data: parse_table(data, "here"), [table_bytes(part_table([row], 4, "float32", {}))]),
+        "latents": (lambda data: parse_table(data, "here"), [table_bytes(part_table(rows, 4, "float32", {}))]),
         "network, tensors": (lambda data: SharedNetwork.from_files(data, description), [weights]),
         "network, json": (lambda data: SharedNetwork.from_files(weights, data), [description]),
         "record": (lambda data: parse_record(data, "pack", "here"), [record]),

@@ -111,7 +111,7 @@ def test_another_snapshot_is_refused(kind: str, uninterrupted: TrainSummary, sto
         train(run_file(storage, "uninterrupted", kind=kind, workers=2, **LONG), "0" * 64)
 
 
-def test_what_is_logged(uninterrupted: TrainSummary, storage: str) -> None:
+def test_what_is_logged(kind: str, uninterrupted: TrainSummary, storage: str) -> None:
     lines = list(read_events(ObjectStore(storage), "uninterrupted"))
     logged = [line["values"] for line in lines if line["kind"] == "metrics" and "loss" in line["values"]]
     assert len(logged) == STEPS

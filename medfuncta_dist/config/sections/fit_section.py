@@ -50,6 +50,10 @@ class Fit(Section):
     """λ of a basis field's solve, relative to the mean diagonal of its Gram matrix."""
     keep: Annotated[PositiveInt | None, Added(None)] = None
     """How many of a basis field's numbers are stored, the first ones, which are the best that many. Default: all P."""
+    storage_loss: Annotated[PositiveFloat | None, Added(None)] = None
+    """Loss of PSNR (dB) that storing a basis field's latents may cost. The fit stage then chooses the coarsest
+    storage_type and the smallest keep whose loss, predicted from the network, is within it; leave out both. It leaves
+    out numbers only where there were four training scans or more per number. Default: nothing is chosen."""
     batch: PositiveInt = 256
     """Scans fitted at once."""
     scans_per_task: PositiveInt = 1024
@@ -66,3 +70,14 @@ class Fit(Section):
         if self.full_steps > self.steps:
             raise ValueError(f"full_steps is {self.full_steps}, more than all of the {self.steps} steps")
         return self
+
+    @model_validator(mode="after")
+    def _storage(self) -> Fit:
+        given = [name for name, is_set in (("keep", self.keep is not None), ("storage_type", self._rounded)) if is_set]
+        if self.storage_loss is not None and given:
+            raise ValueError(f"storage_loss chooses {' and '.join(given)}: leave out one or the other")
+        return self
+
+    @property
+    def _rounded(self) -> bool:
+        return self.storage_type != "float32"

@@ -18,7 +18,6 @@ from medfuncta_dist.fields.basis import MAP, MEAN
 from medfuncta_dist.meta.closed_form.basis_gradient import LinearFit
 from medfuncta_dist.meta.closed_form.normal_equations import Factor, Sums
 from medfuncta_dist.meta.learner import Ranks, Trained
-from medfuncta_dist.meta.machine.products import product
 
 RIDGE = 1e-6
 """Of the features' Gram matrix: functions that the others give to 1e-6 add noise only."""
@@ -72,12 +71,14 @@ def mean_gram(fit: LinearFit) -> Float[Tensor, "feature feature"]:
 
 @torch.no_grad()
 def add_scans(moments: ScanMoments, fit: LinearFit) -> None:
-    """Add the scans of ``fit``."""
-    products = fit.targets.new_zeros(len(fit.targets), fit.spec.features)
-    squares = fit.targets.new_zeros(len(fit.targets))
+    """Add the scans of ``fit``. Products are in float64, as those of the Gram matrix: of features that nearly depend on
+    each other, variances are only then those that fitting finds."""
+    products = fit.targets.new_zeros(len(fit.targets), fit.spec.features, dtype=torch.float64)
+    squares = products.new_zeros(len(fit.targets))
     for block in fit.blocks():
-        products += product(block.residues, block.rows, fit.arithmetic.products)
-        squares += block.residues.square().sum(1)
+        residues = block.residues.double()
+        products += residues @ block.rows.double()
+        squares += residues.square().sum(1)
     moments.add(products / fit.values_per_scan, squares / fit.values_per_scan)
 
 
@@ -85,7 +86,8 @@ def add_scans(moments: ScanMoments, fit: LinearFit) -> None:
 def principal(fit: LinearFit, gram: Float[Tensor, "feature feature"], moments: ScanMoments, latent: int) -> Trained:
     """The field of ``fit`` with the P = ``latent`` best numbers as its latent; the rest of ``fit`` is not used.
 
-    ``facts``: ``residual``, the mean squared error that P numbers leave of the scans that ``moments`` are of.
+    ``facts``: ``residual``, the mean squared error that P numbers leave of the scans that ``moments`` are of;
+    ``scans``, how many these are.
     """
     factor = Factor.of(gram, RIDGE)
     mean = moments.first / moments.count
@@ -105,7 +107,8 @@ def principal(fit: LinearFit, gram: Float[Tensor, "feature feature"], moments: S
     params |= {MEAN: (params[MEAN].double() + shift).to(params[MEAN].dtype), MAP: map_.to(params[MEAN].dtype)}
     residual = max(0.0, float(spread - variances.sum()))
     extras = {"latent.variances": variances.float()}
-    return Trained(replace(fit.spec, latent=latent, mapped=True), params, extras, {"residual": residual})
+    facts = {"residual": residual, "scans": int(moments.count)}
+    return Trained(replace(fit.spec, latent=latent, mapped=True), params, extras, facts)
 
 
 def _with_prior(covariance: Tensor, lower: Tensor) -> Tensor:

@@ -94,12 +94,21 @@ def test_what_a_key_was_before_it_existed_is_written_at_the_key():
         "field": {"kind": "siren", "features": None},
         "meta": {"ridge": 1e-4},
         "train": {"optimizer": "adamw", "augment": None},
-        "fit": {"ridge": 1e-6, "keep": None},
+        "fit": {"ridge": 1e-6, "keep": None, "storage_loss": None},
     }
 
 
 def test_a_key_that_came_later_leaves_digests_alone_at_its_earlier_value():
-    assert before(LaterFit.model_fields) == added(LaterFit.model_fields) == {"later": None, "ridge": 1e-6, "keep": None}
+    assert (
+        before(LaterFit.model_fields)
+        == added(LaterFit.model_fields)
+        == {
+            "later": None,
+            "ridge": 1e-6,
+            "keep": None,
+            "storage_loss": None,
+        }
+    )
     old = LaterRunFile.model_validate(RUN.model_dump())
     assert digests(old) == digests(RUN)
     new = LaterRunFile.model_validate(RUN.model_dump() | {"fit": {"later": 0}})

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -23,6 +24,8 @@ from medfuncta_dist.evaluation.evaluation_driver import evaluate
 from medfuncta_dist.fields.params import Params
 from medfuncta_dist.fields.siren import init_params
 from medfuncta_dist.fitting.fit_driver import fit
+from medfuncta_dist.latents.table_format import latents_of
+from medfuncta_dist.latents.table_units import write_units
 from medfuncta_dist.meta.learner import Trained
 from medfuncta_dist.network.committed_network import commit_network
 from medfuncta_dist.network.core_settings import field_spec
@@ -130,6 +133,15 @@ def test_the_pages_python_reads_every_scan_and_its_latent(said):
     assert said["checkpoint"]["step"] == 6
     assert len(said["state"]) == 3 * len(said["theta"])
     assert len(said["loss"]) == 6
+
+
+def test_the_pages_python_reads_int8_latents_with_units(said):
+    units = np.array([1, 0.5, 0.1], np.float32)
+    table = pa.table({"latent": [[1, -2, 127]], "scale": pa.array([0.3], pa.float32())}, schema=None)
+    table = table.cast(pa.schema([("latent", pa.list_(pa.int8(), 3)), ("scale", pa.float32())]))
+    table = table.replace_schema_metadata({"format_version": "2", **write_units(units)})
+    read = said["phi"](table.to_pylist()[0], table.schema.metadata)
+    assert read == pytest.approx(latents_of(table)[0].tolist())
 
 
 def test_the_pages_python_notices_damage(said, folder):

@@ -33,6 +33,7 @@ from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.network.network_loader import network_here
 from medfuncta_dist.shards.sample import Sample
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.streaming.stream import points
 from medfuncta_dist.task_map import Done, Failed, map_here
 from medfuncta_dist.telemetry.progress_report import ProgressReport
 from tests.kinds import BY_KIND, KINDS
@@ -81,7 +82,7 @@ def test_every_scan_gets_the_latent_that_fitting_it_gives(run):
     _, cache = worker_side.WorkerSettings.of(run).open()
     reader = worker_side.SampleReader(store, [work.shard], cache)
     samples = [worker_side._read(reader, row, reader.keys(0)[row], (1, 12, 12)) for row in range(3)]
-    targets = torch.from_numpy(np.stack([worker_side.points(s.values()) for s in samples]))
+    targets = torch.from_numpy(np.stack([points(sample) for sample in samples]))
     shared = network(run)
     settings = FitSettings() if run.field.kind == "basis" else FitSettings(4, 1.0, 1.0, 0, closed_form=True)
     expected = fit_batch(shared.spec, shared.params, grid([12, 12]), targets, settings)
@@ -212,8 +213,14 @@ def test_a_scan_that_diverges_is_quarantined_and_its_neighbours_keep_their_bits(
     poisoned = sorted(clean)[3]
     for path in objects(run):
         ObjectStore(run.storage).delete(path)
-    values = Sample.values
-    monkeypatch.setattr(Sample, "values", lambda s: values(s) * (np.nan if s.key == poisoned else 1))
+    fill = Sample.fill
+
+    def filled(sample: Sample, points: np.ndarray) -> None:
+        fill(sample, points)
+        if sample.key == poisoned:
+            points *= np.nan
+
+    monkeypatch.setattr(Sample, "fill", filled)
     summary = fit(run, map_here)
     assert (summary.counts.fitted, summary.counts.quarantined) == (SCANS - 1, 1)
     assert [(q.key, q.reason) for q in summary.quarantined] == [(poisoned, NOT_FINITE)]

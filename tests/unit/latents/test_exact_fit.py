@@ -143,13 +143,12 @@ def test_psnr_is_that_of_decoding_what_is_stored(small: Case, storage_type: Stor
     assert fitted.steps.tolist() == [1] * 5
 
 
-def test_int8_counts_in_deviations_and_costs_little(small: Case) -> None:
+def test_int8_counts_in_units_and_costs_little(small: Case) -> None:
     exact, coarse = (small.fitter(storage_type=kind).fit(small.targets) for kind in ("float32", "int8"))
-    assert coarse.stored.deviations is not None
-    torch.testing.assert_close(coarse.stored.deviations, small.trained.extras["latent.variances"].sqrt())
+    assert coarse.stored.units is not None
     error = (coarse.latents - exact.latents).abs()
     assert coarse.stored.scales is not None
-    assert (error <= 0.51 * coarse.stored.scales[:, None] * coarse.stored.deviations).all()
+    assert (error <= 0.51 * coarse.stored.scales[:, None] * coarse.stored.units).all()
     assert (exact.psnr - coarse.psnr <= 0.1).all()
 
 

@@ -12,33 +12,38 @@ import pytest
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError
 from medfuncta_dist.latents import table_format
-from medfuncta_dist.latents.table_format import Row
+from medfuncta_dist.latents.table_format import Rows
 from medfuncta_dist.storage.object_store import ObjectStore
 
 IDENTITY = {"network": "n" * 64, "fit": "f" * 64}
 
 
-def row(number: int, storage_type: str = "float32") -> Row:
-    latent = np.random.default_rng(number).normal(size=6).astype(storage_type)
-    affine = tuple(float(x) for x in np.diag([2, 3, 4, 1]).ravel()) if number % 2 else None
-    return Row(
-        key=f"{number:064x}",
+def latent(number: int, storage_type: str = "float32") -> np.ndarray:
+    return np.random.default_rng(number).normal(size=6).astype(storage_type)
+
+
+def some(count: int, storage_type: str = "float32") -> Rows:
+    affine = [float(x) for x in np.diag([2, 3, 4, 1]).ravel()]
+    numbers = range(count)
+    return Rows(
         split="train",
-        labels=(number % 3,) if number else (),
-        latent=latent,
-        psnr=30.0 + number,
-        below_min=number == 0,
-        steps=20,
-        window=(-1000.0, 400.0),
-        spacing=(1.0, 0.5),
-        affine=affine,
-        modality="CT",
-        slice_index=number if number % 2 else None,
+        keys=[f"{n:064x}" for n in numbers],
+        labels=[[n % 3] if n else [] for n in numbers],
+        latents=np.stack([latent(n, storage_type) for n in numbers]),
+        scales=None,
+        psnr=np.arange(30, 30 + count, dtype=np.float32),
+        below_min=np.arange(count) == 0,
+        steps=np.full(count, 20, np.int32),
+        windows=[[-1000.0, 400.0]] * count,
+        spacings=[[1.0, 0.5]] * count,
+        affines=[affine if n % 2 else None for n in numbers],
+        modalities=["CT"] * count,
+        slices=[n if n % 2 else None for n in numbers],
     )
 
 
 def rows(count: int, storage_type: str = "float32") -> pa.Table:
-    return table_format.part_table([row(i, storage_type) for i in range(count)], 6, storage_type, IDENTITY)
+    return table_format.part_table(some(count, storage_type), 6, storage_type, IDENTITY)
 
 
 @pytest.fixture
@@ -55,68 +60,17 @@ def test_what_is_written_is_what_is_read(store, storage_type):
     assert first["affine"] is None
     assert np.array_equal(np.reshape(second["affine"], (4, 4)), np.diag([2.0, 3, 4, 1]))
     assert (first["below_min"], second["below_min"], second["slice"], second["labels"]) == (True, False, 1, [1])
-    assert np.array_equal(table_format.latents_of(read), np.stack([row(i, storage_type).latent for i in range(5)]))
+    assert np.array_equal(table_format.latents_of(read), some(5, storage_type).latents)
 
 
 def test_int8_latents_never_come_without_their_scale(store):
-    numbers = [replace(row(i), latent=np.arange(-3, 3, dtype=np.int8), scale=0.5 * (i + 1)) for i in range(2)]
+    latents, scales = np.tile(np.arange(-3, 3, dtype=np.int8), (2, 1)), np.array([0.5, 1.0], np.float32)
+    numbers = replace(some(2), latents=latents, scales=scales)
     part = table_format.write_part(store, "latents", table_format.part_table(numbers, 6, "int8", IDENTITY))
     read = table_format.read_part(store, "latents", part, ["key", "latent"])
     assert read.column_names == ["key", "latent", "scale"]
     assert table_format.latents_of(read).tolist() == [[0.5 * i * n for n in range(-3, 3)] for i in (1, 2)]
     assert "scale" not in rows(1).column_names
-
-
-DEVIATIONS = np.array([4, 2, 1, 0.5, 0.25, 0.125], np.float32)
-
-
-def counted(deviations: np.ndarray | None = DEVIATIONS) -> pa.Table:
-    """int8 latents of a basis field, whose numbers have deviations."""
-    whole = [replace(row(i), latent=np.arange(-3, 3, dtype=np.int8), scale=0.5 * (i + 1)) for i in range(2)]
-    return table_format.part_table([replace(one, deviations=deviations) for one in whole], 6, "int8", IDENTITY)
-
-
-def test_int8_latents_come_with_the_deviations_that_they_are_counted_in(store, tmp_path):
-    part = table_format.write_part(store, "latents", counted())
-    read = table_format.read_part(store, "latents", part, ["key", "latent"])
-    assert read.schema.metadata[b"format_version"] == b"2", "earlier versions would not know, and must refuse it"
-    expected = [[0.5 * i * n * d for n, d in zip(range(-3, 3), DEVIATIONS.tolist(), strict=True)] for i in (1, 2)]
-    whole = table_format.sort_by_key([read.slice(1), read.slice(0, 1)])
-    for table in (read, whole, whole.take([0, 1])):
-        assert table_format.latents_of(table).tolist() == expected
-    table_format.export(counted(), tmp_path / "out.parquet")
-    exported = table_format.parse_table((tmp_path / "out.parquet").read_bytes(), "here")
-    assert table_format.latents_of(exported).tolist() == expected
-
-
-@pytest.mark.parametrize("storage_type", ["float32", "float16"])
-def test_deviations_are_of_int8_alone(storage_type):
-    with_them = [replace(row(i, storage_type), deviations=DEVIATIONS) for i in range(5)]
-    found = table_format.part_table(with_them, 6, storage_type, IDENTITY)
-    assert table_format.table_bytes(found) == table_format.table_bytes(rows(5, storage_type))
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"deviations": "AAAA"},
-        {"deviations": "no base64!"},
-        {"deviations": ""},
-        {"deviations": base64.b64encode(DEVIATIONS[:5].tobytes()).decode()},
-        {"deviations": base64.b64encode((DEVIATIONS * np.nan).tobytes()).decode()},
-        {"deviations": base64.b64encode((-DEVIATIONS).tobytes()).decode()},
-        {"format_version": "1"},
-    ],
-    ids=str,
-)
-def test_deviations_that_are_none_are_damage(changes):
-    metadata = {name.decode(): value.decode() for name, value in counted().schema.metadata.items()}
-    other = counted().replace_schema_metadata(metadata | changes)
-    with pytest.raises(IntegrityError, match="deviations"):
-        table_format.parse_table(table_format.table_bytes(other), "a part")
-    del metadata["deviations"]
-    with pytest.raises(IntegrityError, match="deviations"):
-        table_format.parse_table(table_format.table_bytes(counted().replace_schema_metadata(metadata)), "a part")
 
 
 def test_equal_rows_are_equal_bytes_under_their_own_digest(store):
@@ -173,11 +127,81 @@ def test_exports_of_equal_tables_are_equal_files(tmp_path):
 
 def test_a_latent_of_another_length_does_not_get_in():
     with pytest.raises(pa.ArrowInvalid):
-        table_format.part_table([replace(row(0), latent=np.zeros(5, np.float32))], 6, "float32", IDENTITY)
+        table_format.part_table(replace(some(1), latents=np.zeros((1, 5), np.float32)), 6, "float32", IDENTITY)
 
 
-def test_no_bit_of_the_stored_schema_is_more_than_an_error():
-    data = table_format.table_bytes(rows(2))
+UNITS = np.array([1, 0.5, 0.25, 0.1, 0.01, 0.001], np.float32)
+
+
+def with_units(count: int = 2, units: np.ndarray = UNITS) -> pa.Table:
+    numbers = [replace(row(i), latent=np.arange(-3, 3, dtype=np.int8), scale=0.5 * (i + 1)) for i in range(count)]
+    return table_format.part_table(numbers, 6, "int8", IDENTITY, units)
+
+
+def test_int8_numbers_are_multiples_of_scale_and_unit(store):
+    part = table_format.write_part(store, "latents", with_units())
+    read = table_format.read_part(store, "latents", part, ["key", "latent"])
+    assert read.schema.metadata[b"format_version"] == b"2"
+    expected = np.outer([0.5, 1.0], np.arange(-3, 3)).astype(np.float32) * UNITS
+    assert np.array_equal(table_format.latents_of(read), expected)
+    chosen = table_format.sort_by_key([read.slice(1), read.slice(0, 1)]).take([1])
+    assert np.array_equal(table_format.latents_of(chosen), expected[1:])
+    assert table_format.storage_of(read) == table_format.Storage("int8", 6)
+
+
+def test_an_export_has_the_units(tmp_path):
+    table_format.export(with_units(), tmp_path / "a.parquet")
+    again = table_format.parse_table((tmp_path / "a.parquet").read_bytes(), "a.parquet")
+    assert np.array_equal(table_format.latents_of(again), table_format.latents_of(with_units()))
+
+
+def test_tables_without_units_are_of_the_version_that_every_reader_knows():
+    assert rows(2).schema.metadata[b"format_version"] == b"1"
+    part = table_format.part_table([row(0)], 6, "float32", IDENTITY, UNITS)
+    assert part.schema == rows(1).schema
+    assert part.schema.metadata == rows(1).schema.metadata
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"not base64",
+        base64.b64encode(b"123"),
+        base64.b64encode(UNITS[:5].tobytes()),
+        base64.b64encode(np.append(UNITS[:5], np.float32("nan")).tobytes()),
+        base64.b64encode(np.append(UNITS[:5], np.float32("inf")).tobytes()),
+        base64.b64encode((-UNITS).tobytes()),
+        base64.b64encode((0 * UNITS).tobytes()),
+        None,
+    ],
+)
+def test_damaged_units_are_refused(text):
+    metadata = dict(with_units().schema.metadata) | {b"units": text}
+    metadata = {key: value for key, value in metadata.items() if value is not None}
+    data = table_format.table_bytes(with_units().replace_schema_metadata(metadata))
+    with pytest.raises(IntegrityError, match="units"):
+        table_format.parse_table(data, "a part")
+
+
+def test_units_where_there_may_be_none_are_refused():
+    metadata = with_units().schema.metadata
+    for table, version in ((rows(2), b"2"), (with_units(), b"1")):
+        damaged = table.replace_schema_metadata(dict(metadata) | {b"format_version": version})
+        with pytest.raises(IntegrityError, match="do not belong"):
+            table_format.parse_table(table_format.table_bytes(damaged), "a part")
+
+
+def test_parts_that_store_latents_in_different_ways_are_no_table():
+    without = table_format.part_table([replace(row(0), latent=np.zeros(6, np.int8), scale=1.0)], 6, "int8", IDENTITY)
+    for other in (without, with_units(units=2 * UNITS), rows(1)):
+        with pytest.raises(IntegrityError, match="different ways"):
+            table_format.sort_by_key([with_units(), other])
+
+
+@pytest.mark.parametrize("table", [rows(2), with_units()], ids=["plain", "with units"])
+def test_no_bit_of_the_stored_schema_is_more_than_an_error(table):
+    data = table_format.table_bytes(table)
     begin, flips = data.index(b"ARROW:schema"), 0
     for at in range(begin, len(data) - 8):
         for bit in range(8):

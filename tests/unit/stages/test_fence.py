@@ -66,7 +66,9 @@ def drivers(tmp_path: Path) -> Drivers:
 
 
 def network(run: RunFile, store: ObjectStore, fence: Fence) -> None:
-    commit_network(store, run, pinned_snapshot(run, store, fence), new_learner(run).params(), None, None, fence)
+    learner = new_learner(run)
+    trained = learner.trained(learner.params(), [])
+    commit_network(store, run, pinned_snapshot(run, store, fence), trained, None, None, fence)
 
 
 DECISIONS: dict[str, Callable[[RunFile, ObjectStore, Fence], object]] = {

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medfuncta_dist.streaming.prefetch import prefetch
+from medfuncta_dist.streaming.prefetch import one_ahead, prefetch
 
 
 def threads() -> int:
@@ -103,3 +103,76 @@ def test_a_stream_that_is_left_stops_its_thread_and_wakes_who_waits_for_it() -> 
     waiting.join(10)
     assert not waiting.is_alive()
     assert taken == []
+
+
+def makers() -> int:
+    return sum(thread.name.startswith("one-ahead") for thread in threading.enumerate())
+
+
+@given(st.lists(st.integers() | st.none(), max_size=20))
+def test_one_ahead_gives_the_same_items_in_the_same_order(items: list[int | None]) -> None:
+    assert list(one_ahead(items)) == items
+    assert makers() == 0
+
+
+def test_one_ahead_makes_one_item_while_another_is_in_use() -> None:
+    made = []
+
+    def items() -> Iterator[int]:
+        for n in range(100):
+            made.append(n)
+            yield n
+
+    stream = one_ahead(items())
+    for n in range(3):
+        assert next(stream) == n
+        time.sleep(0.1)
+        assert len(made) == n + 2
+    stream.close()
+    assert makers() == 0
+    assert len(made) == 4
+
+
+def test_one_ahead_raises_an_error_in_its_place() -> None:
+    wrong = ValueError("third")
+
+    def items() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise wrong
+
+    stream, seen = one_ahead(items()), []
+    with pytest.raises(ValueError, match="third") as caught:
+        seen.extend(iter(lambda: next(stream), None))
+    assert caught.value is wrong
+    assert makers() == 0
+    stream = one_ahead(items())
+    assert [next(stream), next(stream)] == [1, 2]
+    stream.close()
+
+
+def test_closing_one_ahead_waits_for_the_item_that_is_being_made() -> None:
+    done = []
+
+    def items() -> Iterator[int]:
+        yield 1
+        time.sleep(0.2)
+        done.append(2)
+        yield 2
+
+    stream = one_ahead(items())
+    assert next(stream) == 1
+    stream.close()
+    assert done == [2]
+
+
+def test_one_ahead_overlaps_making_and_use() -> None:
+    def slow() -> Iterator[int]:
+        for n in range(10):
+            time.sleep(0.05)
+            yield n
+
+    began = time.monotonic()
+    for _ in one_ahead(slow()):
+        time.sleep(0.05)
+    assert time.monotonic() - began < 0.9  # one after the other: 1.0 s and more

@@ -162,6 +162,15 @@ def test_fewer_scans_than_numbers_leave_directions_to_the_features(scans: int) -
     assert trained.facts["residual"] < 0.05
 
 
+def test_directions_that_scans_do_not_decide_are_those_that_the_features_give_most() -> None:
+    """Three scans decide two of six; the others are nearly the features' own principal directions."""
+    fit = problem(scans=3)
+    features, rows = rows_of(fit)[1], functions(fit, finished(fit))[1]
+    found = (features.T @ rows / fit.values_per_scan).square().sum()
+    own = torch.linalg.eigvalsh(features.T @ features / fit.values_per_scan).flip(0)
+    assert found >= 0.95 * own[: LATENT - 2].sum()
+
+
 def test_a_direction_has_one_sign() -> None:
     fit = problem()
     found = finished(fit).params[MAP]
