@@ -76,6 +76,16 @@ def test_what_describes_no_field_is_refused_as_such(changes: dict[str, Any]) -> 
         field_kinds.parse(field_kinds.describe(BASIS) | changes)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("layers", "3"), ("layers", 3.0), ("layers", True), ("features", None), ("latent", 6.0), ("mapped", 0)],
+)
+def test_a_number_of_another_type_is_refused_by_name(name: str, value: Any) -> None:
+    """Not only by the checks of the tests, which a user's process does not make."""
+    with pytest.raises(TypeError, match=f"^{name}$"):
+        field_kinds.parse(field_kinds.describe(BASIS) | {name: value})
+
+
 @pytest.mark.parametrize("name", ["coords", "features", "latent", "mapped", "omegas"])
 def test_what_lacks_a_part_is_refused_as_such(name: str) -> None:
     described = field_kinds.describe(BASIS)
