@@ -55,6 +55,28 @@ def arguments(description: str) -> argparse.Namespace:
     return parser.parse_args()
 
 
+class Kept:
+    """Results by name, each appended to a file as soon as there is one."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        lines = path.read_text().splitlines() if path and path.exists() else []
+        self.results: dict[str, dict[str, Any]] = {}
+        for line in lines:
+            self.results.update(json.loads(line))
+
+    def once(self, name: str, work: Callable[[], dict[str, Any]]) -> None:
+        """Do it unless it is done."""
+        if name in self.results:
+            return
+        self.results[name] = rounded(work(), 6)
+        line = json.dumps({name: self.results[name]}, ensure_ascii=False)
+        print(line, file=sys.stderr, flush=True)
+        if self._path:
+            with self._path.open("a") as file:
+                file.write(line + "\n")
+
+
 def side_by_side(variants: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
     """Numbers of each variant, taken in turns (A B C A B C ...): what else the machine does then hits all alike."""
     numbers: dict[str, list[float]] = {name: [] for name in variants}

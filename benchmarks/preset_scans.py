@@ -61,6 +61,13 @@ def pneumonia(path: Path) -> Scans:
     return Scans((28, 28), train, val[:256], test)
 
 
+def pneumonia_labels(path: Path) -> dict[str, np.ndarray]:
+    """0 or 1 for each of these scans, by split."""
+    with np.load(path, allow_pickle=False) as file:
+        found = {split: file[f"{split}_labels"].ravel() for split in ("train", "val", "test")}
+    return {**found, "val": found["val"][:256]}
+
+
 def electrocardiogram() -> Scans:
     """Every 4th sample starts a training row, every 10th a held-out one."""
     leads = _leads()

@@ -13,12 +13,10 @@ Arms that are done are kept in ``--keep``, line by line, and not run again.
 from __future__ import annotations
 
 import argparse
-import json
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +27,16 @@ import torch
 from torch import Tensor
 
 from benchmarks import preset_scans
+from benchmarks.common import Kept
 from benchmarks.preset_scans import Scans
 from medfuncta_dist.config.presets import PRESETS
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.evaluation.metrics import psnr
 from medfuncta_dist.evaluation.pca import components_of, pca_mse
-from medfuncta_dist.latents.fit import fit_batch
+from medfuncta_dist.latents.fit import new_fitter
+from medfuncta_dist.meta import learner
 from medfuncta_dist.meta.context import context_sets
-from medfuncta_dist.network.core_settings import fit_settings, new_learner, trained_rates
+from medfuncta_dist.network.core_settings import fit_settings, new_learner
 from medfuncta_dist.training.optim.learning_rate import learning_rate
 from medfuncta_dist.training.optim.outer_optimizers import outer_optimizer
 from medfuncta_dist.training.optim.parameter_groups import SHARE
@@ -63,11 +63,17 @@ class Small:
         return int(self.train["steps"])
 
 
+def omega(first: float, last: float) -> dict[str, float]:
+    """The two ends of a schedule."""
+    return {"omega_first": first, "omega_last": last}
+
+
 def of_the_quickstart() -> Small:
-    """The quickstart's own network; the outer rate that its settings were chosen against."""
-    whole = preset_scans.quickstart_run().model_dump(exclude_unset=True)
-    train = {"batch": whole["train"]["batch"], "steps": whole["train"]["steps"], "rate": 1e-3, "warmup_steps": 10}
-    return Small(lambda _: preset_scans.quickstart_slices(), whole["field"], whole["meta"], train)
+    """The SIREN that the quickstart had; the outer rate that its settings were chosen against."""
+    field = {"layers": 5, "hidden": 64, "latent": 512, **omega(20, 80)}
+    meta = {"inner_steps": 5, "inner_rate": 0.3, "selection_ratio": 0.25}
+    train = {"batch": 8, "steps": 500, "rate": 1e-3, "warmup_steps": 10}
+    return Small(lambda _: preset_scans.quickstart_slices(), field, meta, train)
 
 
 SMALL = {
@@ -101,11 +107,6 @@ class Arm:
     changes: Sections = field(default_factory=dict)
     only: tuple[str, ...] = ("1d", "2d", "3d")
     """The data sets that it is tried on."""
-
-
-def omega(first: float, last: float) -> dict[str, float]:
-    """The two ends of a schedule."""
-    return {"omega_first": first, "omega_last": last}
 
 
 TUNED = {"train": {"rate": 1e-3}}
@@ -186,28 +187,6 @@ def chosen_arms(axes: str, options: argparse.Namespace) -> list[str]:
     return [PLAIN, *(name for name in names if name != PLAIN and axes in ARMS[name].only)]
 
 
-class Kept:
-    """Results by name, each appended to a file as soon as there is one."""
-
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
-        lines = path.read_text().splitlines() if path and path.exists() else []
-        self.results: dict[str, dict[str, Any]] = {}
-        for line in lines:
-            self.results.update(json.loads(line))
-
-    def once(self, name: str, work: Callable[[], dict[str, Any]]) -> None:
-        """Do it unless it is done."""
-        if name in self.results:
-            return
-        self.results[name] = common.rounded(work(), 6)
-        line = json.dumps({name: self.results[name]}, ensure_ascii=False)
-        print(line, file=sys.stderr, flush=True)
-        if self._path:
-            with self._path.open("a") as file:
-                file.write(line + "\n")
-
-
 def run_of(name: str, axes: str, shape: Sequence[int], steps: int, seed: int = 0) -> RunFile:
     """An arm as the run file that would train so."""
     arm, small = ARMS[name], SMALL[axes]
@@ -231,21 +210,20 @@ OURS: Sections = {"field": omega(20, 80), "train": {"rate": 1e-3}}
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained arm: its parameters and inner rates, the CPU seconds that its outer steps took, how it ended."""
+    """A trained arm: its network with its inner rates, the CPU seconds that its outer steps took, how it ended."""
 
     run: RunFile
-    params: dict[str, Tensor]
-    spec: Any
+    network: learner.Trained
     coordinates: Tensor
     seconds: float
     ended: str
 
     def psnr(self, scans: Tensor) -> float:
         """Mean PSNR (dB) of scans that are fitted as the run file says; a scan that is not finite counts as 0 dB."""
+        network, own = self.network, self.run.fit.rate is None
         settings = fit_settings(self.run)
-        if self.run.fit.method != "gauss-newton" and self.run.fit.rate is None:
-            settings = replace(settings, rate=trained_rates(self.spec, self.run, self.params))
-        found = fit_batch(self.spec, self.params, self.coordinates, scans, settings)
+        fitter = new_fitter(network.spec, network.params, self.coordinates, settings, network.extras, own)
+        found = fitter.fit(scans)
         return float(torch.where(found.finite, found.psnr, 0).mean())
 
 
@@ -271,8 +249,7 @@ def trained(run: RunFile, scans: Tensor) -> Trained:
         if not (math.isfinite(loss.item()) and math.isfinite(float(norm))):
             ended = f"not finite at outer step {step + 1}"
             break
-    params = {name: tensor.detach() for name, tensor in model.params().items()}
-    return Trained(run, params, model.spec, model.coordinates, seconds, ended)
+    return Trained(run, model.trained(model.params(), []), model.coordinates, seconds, ended)
 
 
 def validated(name: str, axes: str, scans: Scans, kept: Kept, short: bool) -> dict[str, Any]:

@@ -17,9 +17,10 @@ import pyarrow.parquet as pq
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError, StageOrderError
 from medfuncta_dist.evaluation.baselines import CompareTask, combine, compare_task, evenly, flat_picks, most_picks
+from medfuncta_dist.evaluation.dct import DctTask, dct_task
 from medfuncta_dist.evaluation.decode import reconstruct
 from medfuncta_dist.evaluation.original_scans import Pick, read_samples
-from medfuncta_dist.evaluation.pca import PcaScores, PcaTask, choose_scans, pca_task
+from medfuncta_dist.evaluation.pca import PcaTask, choose_scans, pca_task
 from medfuncta_dist.evaluation.report import Picture, ReportData, render
 from medfuncta_dist.evaluation.report_summary import against_baselines, storage_figures, summarise
 from medfuncta_dist.evaluation.score_task import ScoreTask, score_task
@@ -79,8 +80,8 @@ def evaluate(
     fitted = _open(run)
     _require_split(run, fitted)  # before every scan is decoded
     score_tasks, shards = _score_tasks(fitted), _compared_shards(run, fitted)
-    pca_tasks = 1 if shards else 0
-    tasks = _Tasks(fan_out, len(score_tasks) + len(shards) + pca_tasks, on_progress)
+    linear_tasks = 2 if shards else 0  # PCA and DCT
+    tasks = _Tasks(fan_out, len(score_tasks) + len(shards) + linear_tasks, on_progress)
     scores = pa.concat_tables(tasks.results(score_task, score_tasks)).sort_by("key").combine_chunks()
     held_out = scores.filter(pc.equal(scores["split"], run.evaluate.split))
     baselines = _baselines(run, fitted, held_out, shards, tasks) if shards else None
@@ -176,18 +177,12 @@ def _baselines(
     picks = _picks(fitted, chosen)
     comparisons = tasks.results(compare_task, [CompareTask(fitted.worker, shard, picks) for shard in shards])
     flat = flat_picks(fitted.worker, picks)
-    pca = _pca(run, fitted, shards, picks, flat.shape[1], tasks)
-    return against_baselines(combine(flat, comparisons), chosen["psnr"].to_numpy(), pca)
-
-
-def _pca(
-    run: RunFile, fitted: _Fitted, shards: Sequence[Shard], picks: tuple[Pick, ...], values: int, tasks: _Tasks
-) -> PcaScores | None:
-    """PCA with as many components as the stored latents have numbers, or as the training split allows."""
-    components = fitted.storage.numbers if fitted.storage else fitted.network.spec.latent
-    task = PcaTask(fitted.worker, choose_scans(shards, values), picks, components)
-    scores: list[PcaScores | None] = tasks.results(pca_task, [task])
-    return scores[0]
+    # As many components or coefficients as stored latents have numbers, or as the training split allows.
+    numbers = fitted.storage.numbers if fitted.storage else fitted.network.spec.latent
+    training = choose_scans(shards, flat.shape[1])
+    (pca,) = tasks.results(pca_task, [PcaTask(fitted.worker, training, picks, numbers)])
+    (dct,) = tasks.results(dct_task, [DctTask(fitted.worker, training, picks, numbers, tuple(run.data.shape))])
+    return against_baselines(combine(flat, comparisons), chosen["psnr"].to_numpy(), pca, dct)
 
 
 def _picks(fitted: _Fitted, rows: pa.Table) -> tuple[Pick, ...]:

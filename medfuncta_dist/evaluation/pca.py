@@ -78,16 +78,17 @@ def _training_scans(task: PcaTask) -> Flat:
     # Into one array: a list of scans and their stack would take the memory twice.
     found = np.empty((sum(len(c.rows) for c in task.chosen), flat_picks(task.worker, task.picks).shape[1]), np.float32)
     scans = 0
-    for values in _chosen_values(task):
+    for values in chosen_values(task.worker, task.chosen):
         found[scans] = values.ravel()
         scans += 1
     return found[:scans]
 
 
-def _chosen_values(task: PcaTask) -> Iterator[np.ndarray]:
-    store, cache = task.worker.open()
-    for chosen in task.chosen:
-        yield from values_of_shard(store, cache, chosen.shard, chosen.rows)
+def chosen_values(worker: WorkerSettings, chosen: Sequence[Chosen]) -> Iterator[np.ndarray]:
+    """Values of the chosen training scans, one after the other."""
+    store, cache = worker.open()
+    for part in chosen:
+        yield from values_of_shard(store, cache, part.shard, part.rows)
 
 
 def pca_mse(train: Flat, scans: Flat, components: int) -> Float[np.ndarray, " scan"]:

@@ -156,12 +156,14 @@ def _curves(data: ReportData) -> list[dict[str, str]]:
 
 
 def _baselines(found: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Rows of the table of baselines, with bars as long as their PSNR. Earlier versions' summaries have no PCA."""
+    """Rows of the table of baselines, with bars as long as their PSNR. Summaries of earlier versions lack some."""
     if found is None:
         return []
     names = {"mean_scan": "mean training scan", "nearest_scan": "nearest training scan"}
     if pca := found.get("pca"):
         names["pca"] = f"PCA, {pca['components']:,} components"
+    if dct := found.get("dct"):
+        names["dct"] = f"DCT, {dct['coefficients']:,} coefficients"
     names["reconstruction"] = "reconstruction"
     top = max(found[name]["psnr"]["mean"] for name in names)
     return [

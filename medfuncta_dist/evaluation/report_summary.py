@@ -18,6 +18,7 @@ from jaxtyping import Float
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.evaluation import metrics
 from medfuncta_dist.evaluation.baselines import Baselines
+from medfuncta_dist.evaluation.dct import DctScores
 from medfuncta_dist.evaluation.pca import PcaScores
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting.fit_driver import TableLocation
@@ -74,13 +75,19 @@ def storage_figures(storage: Storage, network: SharedNetwork) -> dict[str, Any]:
     return {**figures, "predicted_loss": predicted}
 
 
-def against_baselines(baselines: Baselines, psnr: Float[np.ndarray, " scan"], pca: PcaScores | None) -> dict[str, Any]:
+def against_baselines(
+    baselines: Baselines, psnr: Float[np.ndarray, " scan"], pca: PcaScores | None, dct: DctScores | None
+) -> dict[str, Any]:
     """PSNR of the reconstructions and of the baselines on the same scans, and the mean gain over each, in dB."""
     named = {"mean_scan": baselines.mean_scan, "nearest_scan": baselines.nearest}
     mine = float(psnr.mean())
     figures = {name: _against(v, mine) for name, v in named.items()}
-    linear = pca and {"components": pca.components, "training_scans": pca.training_scans, **_against(pca.psnr, mine)}
-    return {"scans": len(psnr), "reconstruction": {"psnr": _json(metrics.spread(psnr))}, **figures, "pca": linear}
+    linear = {
+        "pca": pca and {"components": pca.components, "training_scans": pca.training_scans, **_against(pca.psnr, mine)},
+        "dct": dct
+        and {"coefficients": dct.coefficients, "training_scans": dct.training_scans, **_against(dct.psnr, mine)},
+    }
+    return {"scans": len(psnr), "reconstruction": {"psnr": _json(metrics.spread(psnr))}, **figures, **linear}
 
 
 def _against(baseline: Float[np.ndarray, " scan"], mine: float) -> dict[str, Any]:

@@ -33,5 +33,7 @@ def _summary_lines(summary: dict[str, Any]) -> list[str]:
         }
         if pca := baselines["pca"]:
             gains[f"PCA of {pca['components']} components"] = pca["gain"]
+        if dct := baselines["dct"]:
+            gains[f"DCT of {dct['coefficients']} coefficients"] = dct["gain"]
         lines.append("          " + ", ".join(f"{gain:+.2f} dB over {name}" for name, gain in gains.items()))
     return lines

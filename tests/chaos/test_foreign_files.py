@@ -72,15 +72,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     store = ObjectStore(run.storage)
     run, _ = freeze(run, store, fence=ALONE)
     params = init_params(field_spec(run), torch.Generator().manual_seed(0))
-    commit_network(
-        store,
-        run,
-        pinned_snapshot(run, store, fence=ALONE),
-        Trained(field_spec(run), params),
-        loss=0.1,
-        psnr=20.0,
-        fence=ALONE,
-    )
+    trained = Trained(field_spec(run), params)
+    commit_network(store, run, pinned_snapshot(run, store, fence=ALONE), trained, loss=0.1, psnr=20.0, fence=ALONE)
     fit(run, map_here)
     for step in (10, 20):
         save(store, step)

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from benchmarks import preset_scans
+from benchmarks.common import Kept
 from benchmarks.presets import (
     ARMS,
     PLAIN,
     SMALL,
-    Kept,
     claims_of,
     decibel,
     line,

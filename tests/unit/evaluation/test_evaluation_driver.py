@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import scipy.fft
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import LeaseLostError, RunFileError, StageOrderError, StorageError
@@ -111,6 +112,21 @@ def test_pca_of_the_training_pictures_alone_is_a_baseline(run, summary):
     assert found["psnr"]["mean"] == pytest.approx(np.mean(-10 * np.log10(errors)), abs=1e-3)
     assert found["gain"] == pytest.approx(summary["splits"]["test"]["psnr"]["mean"] - found["psnr"]["mean"])
     assert "PCA, 21 components" in report(run, "report.html").decode()
+
+
+def test_a_dct_of_as_many_coefficients_as_the_latent_has_numbers_is_a_baseline(run, summary):
+    train, test = (np.stack([_written(s, i) for i in range(COUNTS[s])]) for s in ("train", "test"))
+    waves = scipy.fft.dctn(train, axes=(1, 2), norm="ortho")
+    kept = np.zeros(144, bool)
+    kept[np.argsort(-waves.var(axis=0).ravel())[:LATENT]] = True
+    left = scipy.fft.dctn(test, axes=(1, 2), norm="ortho")
+    left = np.where(kept.reshape(12, 12), left, waves.mean(axis=0))
+    errors = np.square(test - np.clip(scipy.fft.idctn(left, axes=(1, 2), norm="ortho"), 0, 1)).mean(axis=(1, 2))
+    found = summary["baselines"]["dct"]
+    assert (found["coefficients"], found["training_scans"]) == (LATENT, COUNTS["train"])
+    assert found["psnr"]["mean"] == pytest.approx(np.mean(-10 * np.log10(errors)), abs=1e-3)
+    assert found["gain"] == pytest.approx(summary["splits"]["test"]["psnr"]["mean"] - found["psnr"]["mean"])
+    assert f"DCT, {LATENT} coefficients" in report(run, "report.html").decode()
 
 
 def _written(split: str, index: int) -> np.ndarray:

@@ -38,6 +38,7 @@ def summary(**changes: Any) -> dict[str, Any]:
             "mean_scan": {"psnr": spread(17.5), "gain": 11.0},
             "nearest_scan": {"psnr": spread(24.0), "gain": 4.5},
             "pca": {"components": 75, "training_scans": 76, "psnr": spread(29.5), "gain": -1.0},
+            "dct": {"coefficients": 96, "training_scans": 77, "psnr": spread(27.25), "gain": 1.25},
         },
         "counts": {"packed": 1234, "fitted": 1233, "quarantined": 1, "flagged": 0},
         "dataset": {"name": "scans", "digest": "d" * 64, "counts": {"sources": 3, "scans": 1240}},
@@ -139,15 +140,18 @@ def test_the_key_numbers_come_first_and_everything_is_told():
         assert told in words
 
 
-def test_simple_answers_are_told_with_pca_and_without():
+def test_simple_answers_are_told_with_pca_and_dct_and_without():
     words = Page(render(data())).words
-    for text in ("PCA, 75 components", "fitted on 76 training scans", "-1.00"):
+    for text in ("PCA, 75 components", "fitted on 76 training scans", "-1.00", "DCT, 96 coefficients", "1.25"):
         assert text in words
-    for pca in ({}, {"pca": None}):  # summaries of earlier versions; fewer than two training scans
-        found = {name: answer for name, answer in summary()["baselines"].items() if name != "pca"}
-        words = Page(render(data(summary=summary(baselines=found | pca)))).words
+    assert "vary most over 77 training scans" in words
+    # Summaries of earlier versions; fewer than two training scans.
+    for linear in ({}, {"pca": None}, {"pca": None, "dct": None}):
+        found = {name: answer for name, answer in summary()["baselines"].items() if name not in ("pca", "dct")}
+        words = Page(render(data(summary=summary(baselines=found | linear)))).words
         assert "nearest training scan" in words
         assert "PCA" not in words
+        assert "DCT" not in words
 
 
 def test_a_note_is_shown_and_what_is_written_in_it_is_not_believed():

