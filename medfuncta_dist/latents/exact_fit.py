@@ -62,7 +62,8 @@ class ExactFitter:
         """The latent of every scan. Rows are independent, as ``Fitter``'s are.
 
         ``weights``: how much each point counts, not negative; the PSNR is then of the weighted mean squared error.
-        A scan whose weights do not determine its latent gives the smallest that fits, by the ridge.
+        A scan whose weights do not determine its latent gives the smallest that fits, by the ridge; one without any
+        weight has none, and ``finite`` is False.
         """
         residues = targets.flatten(1) - self._mean
         by_value = None if weights is None else weights.repeat_interleave(targets.shape[2], 1)
@@ -80,7 +81,14 @@ class ExactFitter:
     def _solved_apart(self, residues: Tensor, weights: Tensor) -> Tensor:
         """Each scan by its own weights; scan by scan, for a factor has P² numbers."""
         scans = zip(residues, weights, strict=True)
-        return torch.stack([self._solver_of(weight).T @ self._seen(residue) for residue, weight in scans])
+        return torch.stack([self._solved_alone(residue, weight) for residue, weight in scans])
+
+    def _solved_alone(self, residue: Tensor, weights: Tensor) -> Tensor:
+        # Where nothing counts, or not a number, there is no latent: that scan is not finite, its neighbours are fitted.
+        total = self._seen(weights).sum()
+        if not (total > 0 and torch.isfinite(total)):
+            return residue.new_full((self._rows.shape[1],), torch.nan)
+        return self._solver_of(weights).T @ self._seen(residue)
 
     def _seen(self, values: Tensor) -> Tensor:
         return values if self._context is None else values[self._context]

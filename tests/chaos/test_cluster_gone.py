@@ -21,6 +21,7 @@ from medfuncta_dist.submit.status.job_records import read_job_records
 from tests.chaos.runs import committed, events, eventually
 from tests.integration.test_submission import start
 from tests.integration.training_runs import run_file
+from tests.kinds import KINDS
 from tests.ray_nodes import RayNodes
 from tests.writers import write_medmnist
 
@@ -34,10 +35,11 @@ pytestmark = [
 ]
 
 
-@pytest.fixture
-def run_yaml(tmp_path: Path) -> Path:
+@pytest.fixture(params=KINDS)
+def run_yaml(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     write_medmnist(tmp_path / "scans.npz", shape=[8, 8])
-    whole = run_file(str(tmp_path / "storage"), "gone", steps=STEPS, checkpoint_steps=INTERVAL).model_dump(mode="json")
+    train = {"steps": STEPS, "checkpoint_steps": INTERVAL}
+    whole = run_file(str(tmp_path / "storage"), "gone", kind=request.param, **train).model_dump(mode="json")
     data = {"source": str(tmp_path / "scans.npz"), "private": str(tmp_path / "private"), "shard_scans": 16}
     whole["data"] |= {**data, "dataset": "gone"}
     whole["cluster"] |= {"cache": str(tmp_path / "cache"), "lease_seconds": 5.0}

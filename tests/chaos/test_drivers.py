@@ -18,6 +18,7 @@ from medfuncta_dist.storage.leases.lease import parse_lease, run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.event_log import history
 from tests.chaos.runs import FULL, Driver, committed, drives, events, eventually, losses_by_attempt, stage_run
+from tests.kinds import BY_KIND
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -70,12 +71,18 @@ def require_one_history(store: ObjectStore, name: str) -> int:
     return twice
 
 
+@BY_KIND
 @pytest.mark.slow
 @pytest.mark.fault("driver-frozen")
 @pytest.mark.usefixtures("ray_cluster")
-def test_a_driver_stopped_past_its_lease(storage: str, snapshot: str, tmp_path: Path, measured: Measured) -> None:
+def test_a_driver_stopped_past_its_lease(
+    kind: str, storage: str, snapshot: str, tmp_path: Path, measured: Measured
+) -> None:
     """Its workers are other processes: they train on, and are fenced at their next commit, driver or no driver."""
-    store, run = ObjectStore(storage), stage_run(storage, "frozen", snapshot, lease_s=LEASE_S, **ENDLESS)
+    store, run = (
+        ObjectStore(storage),
+        stage_run(storage, f"frozen-{kind}", snapshot, kind=kind, lease_s=LEASE_S, **ENDLESS),
+    )
     (tmp_path / "new").mkdir()
     with drives(run, tmp_path) as old:
         eventually(lambda: committed(store, run.name), "checkpoint")
@@ -101,13 +108,17 @@ def test_a_driver_stopped_past_its_lease(storage: str, snapshot: str, tmp_path: 
     measured(f"{twice} steps taken by both, equal to the bit")
 
 
+@BY_KIND
 @pytest.mark.fault("driver-kill")
 @pytest.mark.skipif(not FULL, reason="half a minute; a short form of each is in tests/integration")
 @pytest.mark.usefixtures("ray_cluster")
 def test_a_second_driver_is_refused_and_a_killed_one_replaced(
-    storage: str, snapshot: str, tmp_path: Path, measured: Measured
+    kind: str, storage: str, snapshot: str, tmp_path: Path, measured: Measured
 ) -> None:
-    store, run = ObjectStore(storage), stage_run(storage, "two", snapshot, lease_s=LEASE_S, **ENDLESS)
+    store, run = (
+        ObjectStore(storage),
+        stage_run(storage, f"two-{kind}", snapshot, kind=kind, lease_s=LEASE_S, **ENDLESS),
+    )
     folders = [tmp_path / name for name in ("first", "second", "third")]
     for folder in folders:
         folder.mkdir()

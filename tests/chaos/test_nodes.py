@@ -44,12 +44,14 @@ def said(found: dict[str, Any], kind: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.fault("drain")
+@pytest.mark.parametrize("kind", ["siren", pytest.param("basis", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("notice", NOTICES_S)
 def test_a_drained_node_s_work_is_saved_before_its_deadline_and_goes_on_elsewhere(
-    notice: int, storage: str, snapshot: str, tmp_path: Path, measured: Callable[[str], None]
+    notice: int, kind: str, storage: str, snapshot: str, tmp_path: Path, measured: Callable[[str], None]
 ) -> None:
     """No checkpoint is due before, and no failure is allowed, so all rests on the notice."""
-    run = run_file(storage, f"drained-{notice}", workers=2, steps=STEPS, checkpoint_minutes=60, max_failures=0)
+    train = {"steps": STEPS, "checkpoint_minutes": 60, "max_failures": 0}
+    run = run_file(storage, f"drained-{kind}-{notice}", kind=kind, workers=2, **train)
     found = happened(tmp_path, "drain", run, snapshot, str(notice))
     [preempted], [recovered], [gone] = said(found, "preempted"), said(found, "recovered"), found["gone"]
     assert preempted["seconds_left"] > 0

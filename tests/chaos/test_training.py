@@ -23,6 +23,7 @@ from medfuncta_dist.telemetry.event_log import history, read_events
 from medfuncta_dist.training.checkpoints.checkpoint import verify_checkpoints
 from medfuncta_dist.training.trainer import TrainSummary, train
 from tests.integration.training_runs import run_file
+from tests.kinds import KINDS
 
 pytestmark = [
     pytest.mark.usefixtures("ray_cluster"),
@@ -34,9 +35,22 @@ KILLS, STEPS, SAVE, HANG_S = 5, 600, 50, 8.0
 LONG: dict[str, Any] = {"workers": 2, "steps": STEPS, "checkpoint_steps": SAVE, "max_failures": 2 * KILLS}
 
 
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Of the field."""
+    found: str = request.param
+    return found
+
+
 @pytest.fixture(scope="module")
-def uninterrupted(storage: str, snapshot: str) -> TrainSummary:
-    return train(run_file(storage, "uninterrupted", **LONG), snapshot)
+def storage(kind: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Another for each kind: their runs have the same names."""
+    return str(tmp_path_factory.mktemp(kind))
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(kind: str, storage: str, snapshot: str) -> TrainSummary:
+    return train(run_file(storage, "uninterrupted", kind=kind, **LONG), snapshot)
 
 
 class Killer:
@@ -66,7 +80,7 @@ def recovered(storage: str, name: str) -> list[dict[str, Any]]:
 
 @pytest.mark.fault("worker-kill")
 def test_workers_killed_at_random(
-    uninterrupted: TrainSummary, storage: str, snapshot: str, measured: Callable[[str], None]
+    kind: str, uninterrupted: TrainSummary, storage: str, snapshot: str, measured: Callable[[str], None]
 ) -> None:
     chance = random.Random(1)
 
@@ -75,7 +89,7 @@ def test_workers_killed_at_random(
         kill(chance.choice(pids))
 
     killer = Killer(KILLS, strike)
-    summary = train(run_file(storage, "killed", **LONG), snapshot, killer)
+    summary = train(run_file(storage, "killed", kind=kind, **LONG), snapshot, killer)
     assert summary.network_digest == uninterrupted.network_digest
     assert history(ObjectStore(storage), "killed") == history(ObjectStore(storage), "uninterrupted")
     assert summary.attempts == KILLS + 1
@@ -88,7 +102,7 @@ def test_workers_killed_at_random(
 
 @pytest.mark.fault("save-kill")
 def test_workers_killed_while_they_save(
-    uninterrupted: TrainSummary, storage: str, snapshot: str, measured: Callable[[str], None]
+    kind: str, uninterrupted: TrainSummary, storage: str, snapshot: str, measured: Callable[[str], None]
 ) -> None:
     """Struck when a checkpoint's folder appears, or up to 40 ms later: while shares are written, or the record."""
     chance, folder = random.Random(2), Path(storage) / "runs/saving/checkpoints"
@@ -103,7 +117,7 @@ def test_workers_killed_while_they_save(
         committed_then.append((folder / "commits" / f"{new.pop().name}.json").exists())
 
     killer = Killer(KILLS, strike)
-    summary = train(run_file(storage, "saving", **LONG), snapshot, killer)
+    summary = train(run_file(storage, "saving", kind=kind, **LONG), snapshot, killer)
     assert summary.network_digest == uninterrupted.network_digest
     whole, damaged = verify_checkpoints(ObjectStore(storage), "saving")
     assert (whole, damaged) == (3, [])
@@ -114,7 +128,7 @@ def test_workers_killed_while_they_save(
 @pytest.mark.fault("hang")
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_stopped_rank(
-    rank: int, uninterrupted: TrainSummary, storage: str, snapshot: str, measured: Callable[[str], None]
+    kind: str, rank: int, uninterrupted: TrainSummary, storage: str, snapshot: str, measured: Callable[[str], None]
 ) -> None:
     """The other rank is then stuck in a collective, and is not the one to be named."""
     stopped: list[tuple[int, float]] = []
@@ -127,12 +141,12 @@ def test_a_stopped_rank(
 
     killer = Killer(1, stop)
 
-    def listen(kind: str, fields: dict[str, Any]) -> None:
-        killer(kind, fields)
-        if kind == "hung":
+    def listen(what: str, fields: dict[str, Any]) -> None:
+        killer(what, fields)
+        if what == "hung":
             named.append((fields["pid"], time.monotonic()))
 
-    summary = train(run_file(storage, f"hung-{rank}", hang_timeout=HANG_S, **LONG), snapshot, listen)
+    summary = train(run_file(storage, f"hung-{rank}", kind=kind, hang_timeout=HANG_S, **LONG), snapshot, listen)
     assert summary.network_digest == uninterrupted.network_digest
     assert [pid for pid, _ in named] == [pid for pid, _ in stopped]
     assert [fields["cause"] for fields in recovered(storage, f"hung-{rank}")] == ["hang"]

@@ -29,24 +29,37 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.progress_record import read_progress
 from tests import writers
 from tests.integration.commands import Ended, command, finish, start
+from tests.kinds import BY_KIND, KINDS
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
-TINY = {
-    "field": {"layers": 3, "hidden": 16, "latent": 16, "omega_first": 10, "omega_last": 30},
-    "meta": {"inner_steps": 2, "inner_rate": 0.5, "selection_ratio": 0.5},
+FIELDS: dict[str, dict[str, Any]] = {
+    "siren": {
+        "field": {"layers": 3, "hidden": 16, "latent": 16, "omega_first": 10, "omega_last": 30},
+        "meta": {"inner_steps": 2, "inner_rate": 0.5, "selection_ratio": 0.5},
+        "fit": {"steps": 4},
+    },
+    "basis": {
+        "field": {"kind": "basis", "layers": 3, "hidden": 16, "latent": 16, "omega_first": 10, "omega_last": 30},
+        "meta": {"selection_ratio": 0.5},
+        "fit": {},
+    },
+}
+TINY: dict[str, dict[str, Any]] = {
     "train": {"batch": 4, "steps": 6, "rate": 1e-3, "checkpoint_steps": 3, "validate_steps": 6, "validate_scans": 4},
-    "fit": {"steps": 4, "batch": 8, "scans_per_task": 16, "min_psnr": 0.0},
+    "fit": {"batch": 8, "scans_per_task": 16, "min_psnr": 0.0},
     "evaluate": {"pictures": 2},
     "telemetry": {"wandb": "offline"},
 }
 
 
-def write_run(folder: Path, name: str, storage: str, data: dict, **sections: dict) -> str:
+def write_run(folder: Path, name: str, storage: str, data: dict, kind: str = "siren", **sections: dict) -> str:
     """A run file in ``folder``; its path."""
     private = {"private": str(folder / "private")}
     cluster = {"cache": str(folder / "cache"), "cpus_per_worker": 1}
     whole = {"name": name, "storage": storage, "data": data | private, "cluster": cluster, **TINY}
+    for section, keys in FIELDS[kind].items():
+        whole[section] = whole.get(section, {}) | keys
     for section, keys in sections.items():
         whole[section] = whole.get(section, {}) | keys
     path = folder / f"{name}.yaml"
@@ -54,13 +67,15 @@ def write_run(folder: Path, name: str, storage: str, data: dict, **sections: dic
     return str(path)
 
 
-@pytest.fixture(scope="module")
-def images(tmp_path_factory: pytest.TempPathFactory, s3: Callable[[], str]) -> tuple[str, Ended]:
+@pytest.fixture(scope="module", params=KINDS)
+def images(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, s3: Callable[[], str]
+) -> tuple[str, Ended]:
     """All four stages on labelled images, two training workers, S3: one command."""
     folder = tmp_path_factory.mktemp("images")
     writers.write_medmnist(folder / "images.npz", shape=(16, 16), counts={"train": 40, "val": 8, "test": 8})
     data = {"source": str(folder / "images.npz"), "shape": [16, 16]}
-    run_file = write_run(folder, "images", s3(), data, cluster={"workers": 2})
+    run_file = write_run(folder, "images", s3(), data, request.param, cluster={"workers": 2})
     ended = command("run", run_file, "pack", "train", "fit", "evaluate")
     assert ended.code == 0, ended.stderr
     return run_file, ended
@@ -148,23 +163,25 @@ def test_latents_can_be_probed(run):
     assert probe_run(run)["scans"] == {"train": 40, "test": 8}
 
 
+@BY_KIND
 @pytest.mark.slow
-def test_an_ecg_goes_the_same_way(tmp_path):
+def test_an_ecg_goes_the_same_way(tmp_path, kind):
     writers.write_ecg_csv(tmp_path / "beats.csv", rows=48, samples=60)
     data = {"source": str(tmp_path / "beats.csv"), "reader": "ecg-csv", "shape": [60]}
-    ecg = load(write_run(tmp_path, "ecg", str(tmp_path / "store"), data))
+    ecg = load(write_run(tmp_path, "ecg", str(tmp_path / "store"), data, kind))
     assert run_stages(ecg, ["pack", "train", "fit", "evaluate"])["fit"]["counts"]["fitted"] == 48
     decode_to_file(ecg, first_key(tmp_path), tmp_path / "beat.csv", [120])
     assert np.loadtxt(tmp_path / "beat.csv", delimiter=",").shape == (120,)
 
 
+@BY_KIND
 @pytest.mark.slow
-def test_a_volume_goes_the_same_way_whole(tmp_path):
+def test_a_volume_goes_the_same_way_whole(tmp_path, kind):
     (tmp_path / "in").mkdir()
     for i in range(8):
         writers.write_nifti(tmp_path / "in" / f"{i}.nii.gz", shape=(12, 14, 10), seed=i)
     data = {"source": str(tmp_path / "in"), "shape": [8, 8, 8], "fractions": {"train": 1.0}}
-    volumes = load(write_run(tmp_path, "volumes", str(tmp_path / "store"), data, evaluate={"split": "train"}))
+    volumes = load(write_run(tmp_path, "volumes", str(tmp_path / "store"), data, kind, evaluate={"split": "train"}))
     run_stages(volumes, ["pack", "train", "fit", "evaluate"])
     decode_to_file(volumes, first_key(tmp_path), tmp_path / "v.nii.gz")
     assert nib.load(tmp_path / "v.nii.gz").shape == (8, 8, 8)
@@ -206,11 +223,12 @@ def test_fit_killed_and_run_again_is_byte_identical(tmp_path):
     assert latents(tmp_path / "a") == latents(tmp_path / "b")
 
 
+@BY_KIND
 @pytest.mark.slow
-def test_a_terminated_command_says_that_it_can_be_resumed(tmp_path):
+def test_a_terminated_command_says_that_it_can_be_resumed(tmp_path, kind):
     writers.write_medmnist(tmp_path / "images.npz", shape=(16, 16), counts={"train": 40, "val": 4, "test": 4})
     data = {"source": str(tmp_path / "images.npz"), "shape": [16, 16]}
-    path = write_run(tmp_path, "stopped", str(tmp_path / "store"), data, train={"steps": 100_000})
+    path = write_run(tmp_path, "stopped", str(tmp_path / "store"), data, kind, train={"steps": 100_000})
     run_stages(load(path), ["pack"])
     process = start("train", path)
     wait_for("runs/stopped/checkpoints/commits/*.json", 1, tmp_path / "store", process)

@@ -15,14 +15,21 @@ from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
 from tests.integration.commands import command
+from tests.kinds import BY_KIND
 from tests.unit.latents.fitted import ready
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
 
 @pytest.fixture
-def run(tmp_path: Path) -> RunFile:
-    run = ready(tmp_path)
+def kind() -> str:
+    """Of the field, where a test does not name both."""
+    return "siren"
+
+
+@pytest.fixture
+def run(kind: str, tmp_path: Path) -> RunFile:
+    run = ready(tmp_path, kind)
     fit(run, map_here)
     (tmp_path / "run.yaml").write_text(dump(run))
     return run
@@ -41,6 +48,7 @@ def flip(run: RunFile, path: str) -> None:
     store.write(path, bytes(data))
 
 
+@BY_KIND
 def test_repaired_and_fitted_again_everything_is_as_it_was(run: RunFile, tmp_path: Path) -> None:
     file, before = str(tmp_path / "run.yaml"), everything(run)
     snapshot = load_snapshot(ObjectStore(run.storage), run.dataset, None)

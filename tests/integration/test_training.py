@@ -22,6 +22,7 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.event_log import history, read_events
 from medfuncta_dist.training.trainer import TrainSummary, train
 from tests.integration.training_runs import packed, run_file
+from tests.kinds import KINDS
 
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(600)]
 
@@ -31,8 +32,16 @@ HANG_S, KILLED_WITHIN_S = 8.0, 20.0
 """The second: for a task to start on the node, whatever else the machine does."""
 
 
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Of the field: every test is of both, unless it names one."""
+    found: str = request.param
+    return found
+
+
 @pytest.fixture(scope="module")
-def storage(s3: Callable[[], str]) -> str:
+def storage(kind: str, s3: Callable[[], str]) -> str:
+    """Another for each kind: their runs have the same names."""
     return s3()
 
 
@@ -42,15 +51,15 @@ def snapshot(storage: str, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def alone(storage: str, snapshot: str) -> list[float]:
+def alone(kind: str, storage: str, snapshot: str) -> list[float]:
     """The losses of one worker."""
-    return losses(run_file(storage, "alone", zero_stage=0, **LONG), snapshot)
+    return losses(run_file(storage, "alone", kind=kind, zero_stage=0, **LONG), snapshot)
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(storage: str, snapshot: str) -> TrainSummary:
+def uninterrupted(kind: str, storage: str, snapshot: str) -> TrainSummary:
     """Two workers, three scans and two of each global batch, ZeRO 1."""
-    return train(run_file(storage, "uninterrupted", workers=2, **LONG), snapshot)
+    return train(run_file(storage, "uninterrupted", kind=kind, workers=2, **LONG), snapshot)
 
 
 def losses(run: RunFile, snapshot: str) -> list[float]:
@@ -64,8 +73,10 @@ def losses_of(storage: str, name: str) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", [0, 2])
-def test_two_uneven_workers_lose_what_one_loses(stage: int, storage: str, snapshot: str, alone: list[float]) -> None:
-    found = losses(run_file(storage, f"zero-{stage}", workers=2, zero_stage=stage), snapshot)
+def test_two_uneven_workers_lose_what_one_loses(
+    kind: str, stage: int, storage: str, snapshot: str, alone: list[float]
+) -> None:
+    found = losses(run_file(storage, f"zero-{stage}", kind=kind, workers=2, zero_stage=stage), snapshot)
     assert found == pytest.approx(alone[:5], abs=1e-5)
     assert len(set(found)) == 5
 
@@ -78,9 +89,9 @@ def test_two_uneven_workers_lose_what_one_loses_at_zero_1(
 
 
 def test_the_network_is_committed_and_reads_back(
-    uninterrupted: TrainSummary, storage: str, snapshot: str, capfd: pytest.CaptureFixture[str]
+    kind: str, uninterrupted: TrainSummary, storage: str, snapshot: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    store, run = ObjectStore(storage), run_file(storage, "uninterrupted", workers=2, **LONG)
+    store, run = ObjectStore(storage), run_file(storage, "uninterrupted", kind=kind, workers=2, **LONG)
     done = committed_network(store, run.name)
     assert done is not None
     network = SharedNetwork.from_files(
@@ -95,16 +106,17 @@ def test_the_network_is_committed_and_reads_back(
     assert capfd.readouterr().out == ""
 
 
-def test_another_snapshot_is_refused(uninterrupted: TrainSummary, storage: str) -> None:
+def test_another_snapshot_is_refused(kind: str, uninterrupted: TrainSummary, storage: str) -> None:
     with pytest.raises(RunChangedError):
-        train(run_file(storage, "uninterrupted", workers=2, **LONG), "0" * 64)
+        train(run_file(storage, "uninterrupted", kind=kind, workers=2, **LONG), "0" * 64)
 
 
-def test_what_is_logged(uninterrupted: TrainSummary, storage: str) -> None:
+def test_what_is_logged(kind: str, uninterrupted: TrainSummary, storage: str) -> None:
     lines = list(read_events(ObjectStore(storage), "uninterrupted"))
     logged = [line["values"] for line in lines if line["kind"] == "metrics" and "loss" in line["values"]]
     assert len(logged) == STEPS
-    assert set(logged[0]) == {"loss", "s_per_step", "samples_per_s", "data_wait", "goodput", "rate", "gradient_norm"}
+    names = {"loss", "s_per_step", "samples_per_s", "data_wait", "goodput", "rate", "gradient_norm"}
+    assert set(logged[0]) == names | ({"condition"} if kind == "basis" else set())
     assert all(0 <= values["data_wait"] <= 1 and values["gradient_norm"] > 0 for values in logged)
     assert [values["rate"] for values in logged[:4]] == [5e-4, 1e-3, 1e-3, 1e-3]
     saved = [line["fields"]["step"] for line in lines if line["kind"] == "event" and line["name"] == "checkpoint"]
@@ -114,7 +126,7 @@ def test_what_is_logged(uninterrupted: TrainSummary, storage: str) -> None:
 
 
 def test_killed_workers_cost_the_steps_since_the_last_checkpoint_and_no_bits(
-    uninterrupted: TrainSummary, storage: str, snapshot: str
+    kind: str, uninterrupted: TrainSummary, storage: str, snapshot: str
 ) -> None:
     """First a rank that only computes, then rank 0, which also logs and commits; each in the middle of an interval."""
     pids: list[int] = []
@@ -126,7 +138,7 @@ def test_killed_workers_cost_the_steps_since_the_last_checkpoint_and_no_bits(
         if kind == "checkpoint" and victims and fields["step"] >= (6 - 2 * len(victims)) * SAVE:
             os.kill(pids[victims.pop(0)], signal.SIGKILL)
 
-    run = run_file(storage, "worker-killed", workers=2, **LONG)
+    run = run_file(storage, "worker-killed", kind=kind, workers=2, **LONG)
     summary = train(run, snapshot, kill)
     assert (summary.attempts, victims) == (3, [])
     assert history(ObjectStore(storage), run.name) == history(ObjectStore(storage), "uninterrupted")
@@ -144,7 +156,7 @@ def test_killed_workers_cost_the_steps_since_the_last_checkpoint_and_no_bits(
 
 @pytest.mark.slow
 def test_a_stopped_worker_is_named_and_killed_within_the_hang_timeout(
-    uninterrupted: TrainSummary, storage: str, snapshot: str
+    kind: str, uninterrupted: TrainSummary, storage: str, snapshot: str
 ) -> None:
     stopped: list[tuple[int, float]] = []
     named: list[tuple[dict[str, Any], float]] = []
@@ -159,7 +171,9 @@ def test_a_stopped_worker_is_named_and_killed_within_the_hang_timeout(
         if kind == "hung":
             named.append((fields, time.monotonic()))
 
-    summary = train(run_file(storage, "stopped", workers=2, hang_timeout=HANG_S, **LONG), snapshot, stop_once)
+    summary = train(
+        run_file(storage, "stopped", kind=kind, workers=2, hang_timeout=HANG_S, **LONG), snapshot, stop_once
+    )
     [(pid, since)], [(fields, when)] = stopped, named
     assert (fields["rank"], fields["pid"]) == (1, pid)
     silence = re.match(r"silent for (\d+) s", fields["why"])
@@ -174,13 +188,13 @@ def test_a_stopped_worker_is_named_and_killed_within_the_hang_timeout(
 
 @pytest.mark.slow
 def test_storage_that_refuses_checkpoints_is_said_and_ends_the_run_only_when_it_goes_on(
-    snapshot: str, storage: str, tmp_path: Path
+    kind: str, snapshot: str, storage: str, tmp_path: Path
 ) -> None:
     """A file where the checkpoints' folder should be: events are stored, checkpoints cannot."""
     store = ObjectStore(str(tmp_path / "store"))
     for info in ObjectStore(storage).list("datasets"):
         store.write(info.path, ObjectStore(storage).read(info.path))
-    run = run_file(store.root, "refused", steps=STEPS, checkpoint_steps=20)
+    run = run_file(store.root, "refused", kind=kind, steps=STEPS, checkpoint_steps=20)
     store.write("runs/refused/checkpoints", b"in the way")
     notes: list[str] = []
     began: list[int] = []
@@ -202,13 +216,13 @@ def test_storage_that_refuses_checkpoints_is_said_and_ends_the_run_only_when_it_
 
 
 @pytest.mark.slow
-def test_workers_that_die_more_often_than_allowed_end_the_run_in_words(storage: str, snapshot: str) -> None:
+def test_workers_that_die_more_often_than_allowed_end_the_run_in_words(kind: str, storage: str, snapshot: str) -> None:
     def kill(kind: str, fields: dict[str, Any]) -> None:
         if kind == "started":
             os.kill(fields["pids"][0], signal.SIGKILL)
 
     with pytest.raises(MedfunctaError, match="max_failures = 0 times") as ended:
-        train(run_file(storage, "hopeless", steps=100_000, max_failures=0), snapshot, kill)
+        train(run_file(storage, "hopeless", kind=kind, steps=100_000, max_failures=0), snapshot, kill)
     assert "resumes" in ended.value.do
 
 
@@ -222,9 +236,9 @@ def events_of(storage: str, name: str) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_a_killed_driver_resumes_at_its_last_checkpoint_with_the_same_bits(
-    uninterrupted: TrainSummary, storage: str, snapshot: str, tmp_path: Path
+    kind: str, uninterrupted: TrainSummary, storage: str, snapshot: str, tmp_path: Path
 ) -> None:
-    run, store = run_file(storage, "driver-killed", workers=2, **LONG), ObjectStore(storage)
+    run, store = run_file(storage, "driver-killed", kind=kind, workers=2, **LONG), ObjectStore(storage)
     (tmp_path / "run.json").write_text(run.model_dump_json())
     command = [sys.executable, "-m", "tests.integration.training_runs", str(tmp_path / "run.json"), snapshot]
     with subprocess.Popen(command) as driver:
@@ -240,7 +254,7 @@ def test_a_killed_driver_resumes_at_its_last_checkpoint_with_the_same_bits(
 
 @pytest.mark.slow
 def test_an_interrupted_zero_3_run_is_saved_and_goes_on_alone_at_zero_0(
-    storage: str, snapshot: str, alone: list[float]
+    kind: str, storage: str, snapshot: str, alone: list[float]
 ) -> None:
     def interrupt(kind: str, fields: dict[str, Any]) -> None:
         if kind == "checkpoint" and fields["step"] == SAVE:
@@ -248,38 +262,42 @@ def test_an_interrupted_zero_3_run_is_saved_and_goes_on_alone_at_zero_0(
 
     longer = {**LONG, "steps": 4 * STEPS}
     with pytest.raises(InterruptedRunError, match="saved up to step") as stopped:
-        train(run_file(storage, "interrupted", workers=2, zero_stage=3, **longer), snapshot, interrupt)
+        train(run_file(storage, "interrupted", kind=kind, workers=2, zero_stage=3, **longer), snapshot, interrupt)
     assert stopped.value.exit_code == 5
     assert losses_of(storage, "interrupted")[:5] == pytest.approx(alone[:5], abs=1e-5)
-    summary = train(run_file(storage, "interrupted", workers=1, zero_stage=0, **longer), snapshot)
+    summary = train(run_file(storage, "interrupted", kind=kind, workers=1, zero_stage=0, **longer), snapshot)
     assert SAVE < summary.first_step < 4 * STEPS
     assert [step for step, _ in history(ObjectStore(storage), "interrupted")] == list(range(1, 4 * STEPS + 1))
     assert losses_of(storage, "interrupted")[:STEPS] == pytest.approx(alone, abs=1e-4)
 
 
 @pytest.mark.slow
-def test_a_run_with_muon_trains_and_goes_on_with_no_other_optimizer(storage: str, snapshot: str) -> None:
+def test_a_run_with_muon_trains_and_goes_on_with_no_other_optimizer(kind: str, storage: str, snapshot: str) -> None:
     """The network loses its record, as if the run had ended just before it."""
-    assert train(run_file(storage, "muon", optimizer="muon"), snapshot).attempts == 1
+    assert train(run_file(storage, "muon", kind=kind, optimizer="muon"), snapshot).attempts == 1
     ObjectStore(storage).delete("runs/muon/network/commit.json")
     with pytest.raises(RunChangedError, match="another optimizer") as caught:
-        train(run_file(storage, "muon", optimizer="adamw"), snapshot)
+        train(run_file(storage, "muon", kind=kind, optimizer="adamw"), snapshot)
     assert "train.optimizer: muon" in caught.value.do
     assert committed_network(ObjectStore(storage), "muon") is None
 
 
-def test_a_loss_that_is_not_finite_ends_the_run_at_once(storage: str, snapshot: str) -> None:
-    run = run_file(storage, "collapsed", workers=2)
-    run = run.model_copy(update={"meta": run.meta.model_copy(update={"inner_rate": 1e30})})
+def test_a_loss_that_is_not_finite_ends_the_run_at_once(kind: str, storage: str, snapshot: str) -> None:
+    run = run_file(storage, "collapsed", kind=kind, workers=2)
+    spoiled = {"meta": run.meta.model_copy(update={"inner_rate": 1e30})}
+    if kind == "basis":  # which is well at its first step, whatever the rates
+        spoiled = {"train": run.train.model_copy(update={"rate": 1e30})}
+    run = run.model_copy(update=spoiled)
     attempts: list[str] = []
-    with pytest.raises(TrainingCollapsedError, match="outer step 1"):
+    with pytest.raises(TrainingCollapsedError, match="outer step 1" if kind == "siren" else "outer step 2"):
         train(run, snapshot, lambda kind, fields: attempts.append(kind) if kind == "started" else None)
     assert len(attempts) == 1
 
 
 @pytest.mark.slow
-def test_a_run_that_learns_nothing_is_said_to_be_stuck_and_goes_on(storage: str, snapshot: str) -> None:
-    run = run_file(storage, "stuck", workers=2, steps=30, rate=1e-12)
+@pytest.mark.parametrize("kind", ["siren"], indirect=True)
+def test_a_run_that_learns_nothing_is_said_to_be_stuck_and_goes_on(kind: str, storage: str, snapshot: str) -> None:
+    run = run_file(storage, "stuck", kind=kind, workers=2, steps=30, rate=1e-12)
     meta = run.meta.model_copy(update={"inner_rate": 1e-9, "rate_policy": "learned"})
     run = run.model_copy(update={"meta": meta})
     notes: list[str] = []

@@ -16,17 +16,29 @@ from medfuncta_dist.task_map import map_here
 from tests.writers import write_medmnist
 
 SHAPE = [8, 8]
+FIELDS: dict[str, dict[str, Any]] = {
+    "siren": {
+        "field": {"layers": 4, "hidden": 16, "latent": 8, "omega_first": 10.0, "omega_last": 30.0},
+        "meta": {"inner_steps": 3, "inner_rate": 0.1, "selection_ratio": 0.5},
+        "fit": {"steps": 3, "batch": 4},
+    },
+    "basis": {
+        "field": {"kind": "basis", "layers": 3, "hidden": 16, "latent": 8, "features": 12, "omegas": [10.0, 10.0]},
+        "meta": {"selection_ratio": 0.5},
+        "fit": {"method": "exact", "steps": 1, "closed_form": False, "batch": 4},
+    },
+}
+"""By kind of field: what of a run file depends on it."""
 
 
-def run_file(storage: str, name: str, *, workers: int = 1, **train: Any) -> RunFile:
+def run_file(storage: str, name: str, *, kind: str = "siren", workers: int = 1, **train: Any) -> RunFile:
     """A run over the data set ``scans``: field and inner loop tiny, everything logged, W&B off."""
     return RunFile.model_validate(
         {
             "name": name,
             "storage": storage,
             "data": {"source": "unused", "reader": "medmnist", "shape": SHAPE, "dataset": "scans"},
-            "field": {"layers": 4, "hidden": 16, "latent": 8, "omega_first": 10.0, "omega_last": 30.0},
-            "meta": {"inner_steps": 3, "inner_rate": 0.1, "selection_ratio": 0.5},
+            **FIELDS[kind],
             # A constant rate, so that runs of different lengths begin alike; an optimiser that any ZeRO stage divides.
             "train": {
                 "optimizer": "adamw",
@@ -39,7 +51,6 @@ def run_file(storage: str, name: str, *, workers: int = 1, **train: Any) -> RunF
                 "validate_scans": 8,
                 **train,
             },
-            "fit": {"steps": 3, "batch": 4},
             "cluster": {"workers": workers},
             "telemetry": {"wandb": "off", "log_steps": 1},
         }

@@ -19,16 +19,17 @@ from medfuncta_dist.config.load import dump
 from medfuncta_dist.fitting.fit_driver import fit
 from medfuncta_dist.stages import evaluate_stage, fit_stage, pack_stage
 from medfuncta_dist.task_map import map_here
+from tests.kinds import KINDS
 from tests.unit.latents.fitted import LATENT, ready
 
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(params=KINDS)
+def fitted(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with ``my-xrays.yaml``, a run that is packed, trained and fitted; stages map their tasks here."""
     sizes = {"layers": 3, "hidden": 16, "latent": LATENT, "omega_first": 5.0, "omega_last": 10.0}
-    run = ready(tmp_path, field=sizes, kubernetes={"claims": {"data": str(tmp_path)}})
+    run = ready(tmp_path, request.param, field=sizes, kubernetes={"claims": {"data": str(tmp_path)}})
     fit(run, map_here)
     (tmp_path / "my-xrays.yaml").write_text(dump(run))
     monkeypatch.chdir(tmp_path)

@@ -29,6 +29,7 @@ from medfuncta_dist.scans.readers.ecg_csv import EcgCsvReader
 from medfuncta_dist.scans.scan import Window
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
+from tests.kinds import KINDS
 from tests.unit.latents.fitted import network, ready
 from tests.writers import structured
 
@@ -44,9 +45,9 @@ def decoded(shape: tuple[int, ...], window: Window = EIGHT_BITS, affine: np.ndar
     return Decoded("k" * 64, values, window, spacing, affine, 30.0, False, False)
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> RunFile:
-    run = ready(tmp_path_factory.mktemp("run"))
+@pytest.fixture(scope="module", params=KINDS)
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunFile:
+    run = ready(tmp_path_factory.mktemp("run"), request.param)
     fit(run, map_here)
     return run
 

@@ -23,15 +23,18 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import Done, Failed, map_here
 from medfuncta_dist.telemetry.event_log import EventLog
 from medfuncta_dist.telemetry.progress_report import ProgressReport
+from tests.kinds import KINDS
 from tests.unit.latents.fitted import COUNTS, LATENT, network, publish, ready, run_file
 from tests.writers import PATIENT, structured, write_ecg_csv, write_nifti
 
 SCANS = sum(COUNTS.values())
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> RunFile:
-    run = ready(tmp_path_factory.mktemp("run"), evaluate={"pictures": 3, "note": "pictures made for a test"})
+@pytest.fixture(scope="module", params=KINDS)
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunFile:
+    run = ready(
+        tmp_path_factory.mktemp("run"), request.param, evaluate={"pictures": 3, "note": "pictures made for a test"}
+    )
     fit(run, map_here)
     log = EventLog(ObjectStore(run.storage), run.name, "0000")
     for step in range(5):

@@ -11,6 +11,7 @@ from medfuncta_dist.evaluation.probe import probe, probe_run
 from medfuncta_dist.fitting.fit_driver import fit
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
+from tests.kinds import BY_KIND
 from tests.unit.latents.fitted import network, packed, publish, ready, run_file
 
 
@@ -39,8 +40,9 @@ def test_labels_that_latents_know_nothing_of_stay_near_chance():
         assert 0.4 < result.accuracy < 0.6
 
 
-def test_a_run_is_probed_from_its_table_and_the_answer_kept(tmp_path):
-    run = ready(tmp_path)
+@BY_KIND
+def test_a_run_is_probed_from_its_table_and_the_answer_kept(tmp_path, kind):
+    run = ready(tmp_path, kind)
     fit(run, map_here)
     answer = probe_run(run)
     assert answer["scans"] == {"train": 22, "test": 9}

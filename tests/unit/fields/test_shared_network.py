@@ -10,18 +10,29 @@ import safetensors.torch
 import torch
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, MedfunctaError
+from medfuncta_dist.fields.basis import MAP, BasisSpec
 from medfuncta_dist.fields.coordinates import grid
+from medfuncta_dist.fields.field_kinds import FieldSpec, field, init_params
 from medfuncta_dist.fields.shared_network import SharedNetwork
-from medfuncta_dist.fields.siren import SirenSpec, field, init_params
+from medfuncta_dist.fields.siren import SirenSpec
 
-SPEC = SirenSpec(2, 2, 4, 8, 6, (4.0, 7.5, 10.0), residual=True, modulate_first=True)
+SPECS: dict[str, FieldSpec] = {
+    "siren": SirenSpec(2, 2, 4, 8, 6, (4.0, 7.5, 10.0), residual=True, modulate_first=True),
+    "basis": BasisSpec(2, 2, 4, 9, 10, 6, (4.0, 7.5, 10.0), mapped=True),
+}
+VERSIONS = {"siren": 1, "basis": 2}
+OF_SIREN = pytest.mark.parametrize("network", ["siren"], indirect=True)
+OF_BASIS = pytest.mark.parametrize("network", ["basis"], indirect=True)
 
 
-@pytest.fixture
-def network() -> SharedNetwork:
-    params = init_params(SPEC, torch.Generator().manual_seed(0))
+@pytest.fixture(params=SPECS)
+def network(request: pytest.FixtureRequest) -> SharedNetwork:
+    """Of each kind of field."""
+    spec, generator = SPECS[request.param], torch.Generator().manual_seed(0)
+    params = init_params(spec, generator)
+    params |= {MAP: torch.randn(10, 6, generator=generator)} if isinstance(spec, BasisSpec) else {}
     inner = {"steps": 10, "rate": 0.01, "selection_ratio": 0.25}
-    return SharedNetwork(SPEC, params, {"shape": [8, 8], "channels": 2}, inner, "d" * 64, "0.1.0")
+    return SharedNetwork(spec, params, {"shape": [8, 8], "channels": 2}, inner, "d" * 64, "0.1.0")
 
 
 def edited(network: SharedNetwork, **changes: Any) -> bytes:
@@ -30,7 +41,7 @@ def edited(network: SharedNetwork, **changes: Any) -> bytes:
 
 def repacked(network: SharedNetwork, tensors: dict[str, torch.Tensor]) -> tuple[bytes, bytes]:
     """Other tensors under an honest digest: only names, shapes and types can give them away."""
-    other = SharedNetwork(SPEC, network.params, {}, {}, "d" * 64, "0.1.0")
+    other = SharedNetwork(network.spec, network.params, {}, {}, "d" * 64, "0.1.0")
     weights = safetensors.torch.save(tensors)
     other.__dict__["_weights"] = weights
     return weights, other.to_files()["network.json"]
@@ -41,7 +52,7 @@ def test_a_network_survives_its_files(network: SharedNetwork, tmp_path: Path) ->
         (tmp_path / name).write_bytes(content)
     again = SharedNetwork.load(tmp_path)
     assert again.spec == network.spec
-    assert all(torch.equal(again.params[n], network.params[n]) for n in SPEC.shapes())
+    assert all(torch.equal(again.params[n], network.params[n]) for n in network.spec.shapes())
     assert (again.contract, again.inner, again.dataset_digest) == (network.contract, network.inner, "d" * 64)
     assert again.digest == network.digest
     assert again.to_files() == network.to_files()
@@ -50,8 +61,8 @@ def test_a_network_survives_its_files(network: SharedNetwork, tmp_path: Path) ->
 def test_the_digest_covers_weights_and_description(network: SharedNetwork) -> None:
     moved = {name: tensor + 1e-6 for name, tensor in network.params.items()}
     others = [
-        SharedNetwork(SPEC, moved, network.contract, network.inner, "d" * 64, "0.1.0"),
-        SharedNetwork(SPEC, network.params, network.contract, network.inner, "e" * 64, "0.1.0"),
+        SharedNetwork(network.spec, moved, network.contract, network.inner, "d" * 64, "0.1.0"),
+        SharedNetwork(network.spec, network.params, network.contract, network.inner, "e" * 64, "0.1.0"),
     ]
     assert len({network.digest, *(other.digest for other in others)}) == 3
 
@@ -60,9 +71,28 @@ def test_decode_is_the_field_at_any_resolution(network: SharedNetwork) -> None:
     latents = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
     for shape in [(5, 4), (120, 100)]:
         values = network.decode(latents, shape)
-        expected = field(SPEC, network.params, grid(shape), latents).transpose(1, 2).reshape(3, 2, *shape)
+        expected = field(network.spec, network.params, grid(shape), latents).transpose(1, 2).reshape(3, 2, *shape)
         torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-5)
     assert network.decode(latents[:0], (5, 4)).shape == (0, 2, 5, 4)
+
+
+@OF_BASIS
+def test_shorter_latents_decode_as_if_the_rest_were_zeros(network: SharedNetwork) -> None:
+    latents = torch.randn(3, 6, generator=torch.Generator().manual_seed(1))
+    latents[:, 4:] = 0
+    torch.testing.assert_close(network.decode(latents[:, :4], (9, 7)), network.decode(latents, (9, 7)))
+
+
+def test_each_kind_has_its_format_version_and_goes_under_no_other(network: SharedNetwork) -> None:
+    files = network.to_files()
+    kind = "basis" if isinstance(network.spec, BasisSpec) else "siren"
+    described = json.loads(files["network.json"])
+    assert described["format_version"] == VERSIONS[kind]
+    with pytest.raises(IntegrityError, match=f"a {kind} field, which its format_version does not allow"):
+        SharedNetwork.from_files(files["network.safetensors"], edited(network, format_version=3 - VERSIONS[kind]))
+    other = described["spec"] | {"kind": "siren" if kind == "basis" else "basis"}
+    with pytest.raises(IntegrityError, match="architecture"):
+        SharedNetwork.from_files(files["network.safetensors"], edited(network, spec=other))
 
 
 def test_an_unknown_version_is_refused_by_name(network: SharedNetwork) -> None:
@@ -104,6 +134,7 @@ def with_extras(network: SharedNetwork, **extras: torch.Tensor) -> SharedNetwork
     return replace(network, extras=named)
 
 
+@OF_SIREN
 def test_extras_travel_with_the_network_and_count_in_its_digest(network: SharedNetwork) -> None:
     for rates in (torch.rand(6), torch.rand(3, 6), torch.rand(2, 3, 6)):
         one = with_extras(network, inner_rates=rates)
@@ -114,6 +145,19 @@ def test_extras_travel_with_the_network_and_count_in_its_digest(network: SharedN
         assert again.digest == one.digest != network.digest
 
 
+@OF_BASIS
+def test_so_do_the_variances_of_a_latent(network: SharedNetwork) -> None:
+    variances = torch.linspace(1, 0, 6)
+    one = with_extras(network, latent_variances=variances)
+    again = SharedNetwork.from_files(*one.to_files().values())
+    assert torch.equal(again.extras["latent.variances"], variances)
+    assert again.digest == one.digest != network.digest
+    for wrong in (torch.zeros(5), torch.zeros(2, 6), torch.full((6,), torch.nan)):
+        with pytest.raises(IntegrityError, match=r"latent\.variances"):
+            SharedNetwork.from_files(*repacked(network, network.params | {"latent.variances": wrong}))
+
+
+@OF_SIREN
 @pytest.mark.parametrize(
     "extras",
     [
@@ -137,13 +181,16 @@ def test_a_description_that_is_none_is_refused(network: SharedNetwork, text: byt
 
 def test_a_damaged_architecture_is_refused(network: SharedNetwork) -> None:
     spec = json.loads(network.to_files()["network.json"])["spec"]
-    for wrong in [{**spec, "layers": 5}, {**spec, "colour": 1}, {**spec, "omegas": ["fast"] * 3}, None]:
+    wrongs = [{**spec, "layers": 5}, {**spec, "colour": 1}, {**spec, "omegas": ["fast"] * 3}, None, [], 7, "siren"]
+    wrongs += [{**spec, "kind": kind} for kind in ("wavelet", None, 3, ["basis"], {})]
+    wrongs += [{**spec, name: value} for name in ("latent", "hidden") for value in ("6", 6.0, True, -1, None)]
+    for wrong in wrongs:
         with pytest.raises(IntegrityError, match="architecture"):
             SharedNetwork.from_files(network.to_files()["network.safetensors"], edited(network, spec=wrong))
 
 
 def test_bytes_that_are_not_safetensors_are_refused(network: SharedNetwork) -> None:
-    other = SharedNetwork(SPEC, network.params, {}, {}, "d" * 64, "0.1.0")
+    other = SharedNetwork(network.spec, network.params, {}, {}, "d" * 64, "0.1.0")
     other.__dict__["_weights"] = b"not tensors"
     with pytest.raises(IntegrityError, match="safetensors"):
         SharedNetwork.from_files(b"not tensors", other.to_files()["network.json"])

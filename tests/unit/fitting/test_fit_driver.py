@@ -36,15 +36,16 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.streaming.stream import points
 from medfuncta_dist.task_map import Done, Failed, map_here
 from medfuncta_dist.telemetry.progress_report import ProgressReport
+from tests.kinds import BY_KIND, KINDS
 from tests.unit.latents.fitted import COUNTS, LATENT, network, packed, publish, ready, run_file
 
 SCANS = sum(COUNTS.values())
 CPU = torch.device("cpu")
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> RunFile:
-    return ready(tmp_path)
+@pytest.fixture(params=KINDS)
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> RunFile:
+    return ready(tmp_path, request.param)
 
 
 def objects(run: RunFile) -> dict[str, bytes]:
@@ -83,9 +84,8 @@ def test_every_scan_gets_the_latent_that_fitting_it_gives(run):
     samples = [worker_side._read(reader, row, reader.keys(0)[row], (1, 12, 12)) for row in range(3)]
     targets = torch.from_numpy(np.stack([points(sample) for sample in samples]))
     shared = network(run)
-    expected = fit_batch(
-        shared.spec, shared.params, grid([12, 12]), targets, FitSettings(4, 1.0, 1.0, 0, closed_form=True)
-    )
+    settings = FitSettings() if run.field.kind == "basis" else FitSettings(4, 1.0, 1.0, 0, closed_form=True)
+    expected = fit_batch(shared.spec, shared.params, grid([12, 12]), targets, settings)
     fitted = {row["key"]: row for row in rows.to_pylist()}
     for sample, latent, psnr in zip(samples, expected.latents, expected.psnr, strict=True):
         row = fitted[sample.key]
@@ -338,9 +338,10 @@ def test_psnr_of_a_split_is_the_mean_over_its_scans_and_low_ones_are_flagged(run
     assert 0 < sum(flagged) < SCANS
 
 
+@BY_KIND
 @pytest.mark.parametrize(("storage_type", "number"), [("float16", "halffloat"), ("int8", "int8")])
-def test_small_latents_are_judged_as_they_are_stored(tmp_path, storage_type, number):
-    run = ready(tmp_path, fit={"storage_type": storage_type})
+def test_small_latents_are_judged_as_they_are_stored(tmp_path, storage_type, number, kind):
+    run = ready(tmp_path, kind, fit={"storage_type": storage_type})
     fit(run, map_here)
     rows, shared = whole(run), network(run)
     assert rows.schema.field("latent").type.value_type == number
@@ -381,6 +382,18 @@ def test_learned_rates_are_used_where_the_run_file_gives_none(tmp_path):
     assert table_format.latents_of(whole(learned)).tolist() == table_format.latents_of(whole(given)).tolist()
 
 
+def test_only_the_first_numbers_of_a_basis_fields_latent_where_the_run_file_says_so(tmp_path):
+    run = ready(tmp_path, "basis", fit={"keep": 5})
+    fit(run, map_here)
+    kept = whole(run)
+    assert table_format.latents_of(kept).shape == (SCANS, 5)
+    everything = run.model_copy(update={"fit": run.fit.model_copy(update={"keep": None})})
+    assert fit(everything, map_here).fitted_now == SCANS, "another table"
+    assert table_format.latents_of(whole(everything)).shape == (SCANS, LATENT)
+    better = np.array(whole(everything)["psnr"]) - np.array(kept["psnr"])
+    assert better.min() > 0
+
+
 def test_latents_beyond_float16_are_quarantined_not_stored_as_infinite(tmp_path):
     run = ready(tmp_path, fit={"storage_type": "float16", "rate": 1e9, "steps": 1}, data={"max_quarantined": 1.0})
     reasons = {q.reason for q in fit(run, map_here).quarantined}
@@ -394,8 +407,9 @@ def test_nothing_is_fitted_before_there_is_a_network(tmp_path):
         fit(run, map_here)
 
 
-def test_a_network_for_other_scans_is_refused_before_any_task(tmp_path):
-    run = run_file(tmp_path)
+@BY_KIND
+def test_a_network_for_other_scans_is_refused_before_any_task(tmp_path, kind):
+    run = run_file(tmp_path, kind=kind)
     packed(run, tmp_path)
     publish(run, network(run, coords=3))
     with pytest.raises(RunFileError, match="3 coordinates"):
@@ -441,7 +455,8 @@ def test_the_table_can_be_had_by_split_column_and_shard(run):
         latent_ledger.load_table(store, target.folder, ["gap"])
 
 
-def test_the_same_on_s3(s3, tmp_path):
-    run = ready(tmp_path, storage=s3())
+@BY_KIND
+def test_the_same_on_s3(s3, tmp_path, kind):
+    run = ready(tmp_path, kind, storage=s3())
     assert fit(run, map_here).counts.fitted == SCANS
     assert fit(run, map_here).fitted_now == 0

@@ -24,6 +24,7 @@ from medfuncta_dist.storage.leases.lease_holder import this_process
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import Done, Failed, FanOut, map_here
 from medfuncta_dist.telemetry.progress_report import ProgressReport
+from tests.kinds import KINDS
 from tests.records import write_record
 from tests.unit.latents.fitted import COUNTS, ready
 
@@ -31,10 +32,10 @@ SCANS = sum(COUNTS.values())
 DEATH = WorkerDiedError("a worker died on the same task 3 times")
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> RunFile:
+@pytest.fixture(params=KINDS)
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> RunFile:
     """Ranges of 20, 2 and 9 scans, in batches of 3, which no range's end or piece's falls in with."""
-    return ready(tmp_path, fit={"scans_per_task": 20}, data={"shard_scans": 31, "max_quarantined": 0.2})
+    return ready(tmp_path, request.param, fit={"scans_per_task": 20}, data={"shard_scans": 31, "max_quarantined": 0.2})
 
 
 def keys(run: RunFile) -> list[str]:

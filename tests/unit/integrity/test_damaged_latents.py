@@ -19,14 +19,15 @@ from medfuncta_dist.storage.commit_record import read_record
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import map_here
+from tests.kinds import KINDS
 from tests.unit.latents.fitted import ready
 
 POSITIONS = 100
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> RunFile:
-    run = ready(tmp_path_factory.mktemp("run"))
+@pytest.fixture(scope="module", params=KINDS)
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> RunFile:
+    run = ready(tmp_path_factory.mktemp("run"), request.param)
     fit(run, map_here)
     return run
 

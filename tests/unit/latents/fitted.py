@@ -8,8 +8,11 @@ from typing import Any
 import torch
 
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.fields.basis import MAP, BasisSpec
+from medfuncta_dist.fields.field_kinds import init_params
+from medfuncta_dist.fields.params import Params, linear_omegas
 from medfuncta_dist.fields.shared_network import SharedNetwork
-from medfuncta_dist.fields.siren import SirenSpec, init_params
+from medfuncta_dist.fields.siren import SirenSpec
 from medfuncta_dist.network.committed_network import store_network
 from medfuncta_dist.shards.pack_driver import pack
 from medfuncta_dist.shards.snapshot import load_snapshot
@@ -19,11 +22,20 @@ from tests.records import write_record
 from tests.writers import write_medmnist
 
 LATENT = 24
+FEATURES = 32
+"""Of a basis field."""
+FIT: dict[str, dict[str, Any]] = {
+    "siren": {"method": "sgd", "steps": 4, "rate": 1.0},
+    "basis": {"method": "exact", "steps": 1, "closed_form": False},
+}
 COUNTS = {"train": 22, "test": 9}
 
 
-def run_file(folder: Path, storage: str | None = None, **sections: Any) -> RunFile:
+def run_file(folder: Path, storage: str | None = None, kind: str = "siren", **sections: Any) -> RunFile:
     """A run over 12 x 12 pictures in shards of 8 scans, fitted in ranges of 5 and batches of 3."""
+    if kind == "basis":
+        sizes = {"kind": kind, "layers": 3, "hidden": 16, "latent": LATENT, "features": FEATURES}
+        sections["field"] = sizes | sections.get("field", {})
     data = {
         "source": str(folder / "archive" / "*.npz"),
         "shape": [12, 12],
@@ -32,9 +44,7 @@ def run_file(folder: Path, storage: str | None = None, **sections: Any) -> RunFi
         **sections.pop("data", {}),
     }
     fit = {
-        "method": "sgd",
-        "steps": 4,
-        "rate": 1.0,
+        **FIT[kind],
         "batch": 3,
         "scans_per_task": 5,
         "min_psnr": 5.0,
@@ -55,12 +65,25 @@ def packed(run: RunFile, folder: Path, seed: int = 0, counts: dict[str, int] | N
 
 
 def network(run: RunFile, **changes: Any) -> SharedNetwork:
-    """A random network for the run's scans."""
+    """A random network for the run's scans, of the run's kind of field."""
     sizes = {"coords": len(run.data.shape), "channels": run.data.channels, "layers": 3, "hidden": 16, "latent": LATENT}
-    spec = SirenSpec.linear(**{**sizes, **changes}, omega_first=5, omega_last=10)
     snapshot = load_snapshot(ObjectStore(run.storage), run.dataset, None)
-    params = init_params(spec, torch.Generator().manual_seed(0))
-    return SharedNetwork(spec, params, dict(snapshot.contract), {}, snapshot.digest, "test")
+    whole = _basis if run.field.kind == "basis" else _siren
+    spec, tensors, extras = whole(sizes | changes, torch.Generator().manual_seed(0))
+    return SharedNetwork(spec, tensors, dict(snapshot.contract), {}, snapshot.digest, "test", extras)
+
+
+def _siren(sizes: dict[str, Any], generator: torch.Generator) -> tuple[SirenSpec, Params, Params]:
+    spec = SirenSpec.linear(**sizes, omega_first=5, omega_last=10)
+    return spec, init_params(spec, generator), {}
+
+
+def _basis(sizes: dict[str, Any], generator: torch.Generator) -> tuple[BasisSpec, Params, Params]:
+    omegas = linear_omegas(sizes["layers"], 5, 10)
+    spec = BasisSpec(**sizes, features=FEATURES, omegas=omegas, mapped=True)
+    map_ = torch.linalg.qr(torch.randn(FEATURES, spec.latent, generator=generator))[0]
+    variances = torch.linspace(1, 0.01, spec.latent)
+    return spec, init_params(spec, generator) | {MAP: map_}, {"latent.variances": variances}
 
 
 def publish(run: RunFile, shared: SharedNetwork) -> None:
@@ -70,9 +93,9 @@ def publish(run: RunFile, shared: SharedNetwork) -> None:
     write_record(store, f"runs/{run.name}/network/commit.json", "network", body)
 
 
-def ready(folder: Path, **sections: Any) -> RunFile:
+def ready(folder: Path, kind: str = "siren", **sections: Any) -> RunFile:
     """A run that only lacks its latents."""
-    run = run_file(folder, **sections)
+    run = run_file(folder, kind=kind, **sections)
     packed(run, folder)
     publish(run, network(run))
     return run

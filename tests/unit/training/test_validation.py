@@ -20,6 +20,7 @@ from medfuncta_dist.streaming.sample_reader import SampleReader, ShardCache
 from medfuncta_dist.task_map import map_here
 from medfuncta_dist.training.validation import Validation, evenly_spread, held_out_split
 from medfuncta_dist.training.world import World
+from tests.kinds import BY_KIND
 from tests.writers import write_ecg_csv, write_medmnist
 
 
@@ -31,12 +32,12 @@ def alone(tmp_path: Path) -> Iterator[World]:
     dist.destroy_process_group()
 
 
-def packed(folder: Path, source: Path, shape: list[int], **telemetry: Any) -> RunFile:
+def packed(folder: Path, source: Path, shape: list[int], kind: str = "siren", **telemetry: Any) -> RunFile:
     whole = {
         "name": "validated",
         "storage": str(folder / "store"),
         "data": {"source": str(source), "shape": shape, "private": str(folder / "private")},
-        "field": {"layers": 3, "hidden": 16, "latent": 16, "omega_first": 10, "omega_last": 30},
+        "field": {"kind": kind, "layers": 3, "hidden": 16, "latent": 16, "omega_first": 10, "omega_last": 30},
         "telemetry": telemetry,
     }
     run = parse(yaml.safe_dump(whole))
@@ -51,14 +52,16 @@ def measured(run: RunFile, folder: Path, world: World) -> Validation:
     reader = SampleReader(store, shards, ShardCache(store, folder / "cache", 10**9))
     validation = Validation(run, reader, evenly_spread([shard.samples for shard in shards], 4), world)
     learner = new_learner(run)
-    trained = learner.trained(learner.params(), [])
+    scans = torch.rand(4, len(learner.coordinates), 1, generator=torch.Generator().manual_seed(0))
+    trained = learner.trained(learner.params(), iter([scans]))
     assert validation.psnr(trained, learner.coordinates) > 0
     return validation
 
 
-def test_a_picture_shows_a_held_out_scan_beside_its_reconstruction(tmp_path, alone):
+@BY_KIND
+def test_a_picture_shows_a_held_out_scan_beside_its_reconstruction(tmp_path, alone, kind):
     write_medmnist(tmp_path / "images.npz", shape=(8, 12), counts={"train": 8, "val": 4})
-    run = packed(tmp_path, tmp_path / "images.npz", [8, 12], images=True)
+    run = packed(tmp_path, tmp_path / "images.npz", [8, 12], kind, images=True)
     picture = measured(run, tmp_path, alone).picture
     assert picture is not None
     assert picture.shape == (8, 24, 1)
@@ -72,9 +75,10 @@ def test_no_picture_is_made_unless_the_run_file_asks_for_it(tmp_path, alone):
     assert measured(packed(tmp_path, tmp_path / "images.npz", [8, 8]), tmp_path, alone).picture is None
 
 
-def test_what_is_no_picture_has_none(tmp_path, alone):
+@BY_KIND
+def test_what_is_no_picture_has_none(tmp_path, alone, kind):
     write_ecg_csv(tmp_path / "beats.csv", rows=32, samples=40)
-    run = packed(tmp_path, tmp_path / "beats.csv", [40], images=True)
+    run = packed(tmp_path, tmp_path / "beats.csv", [40], kind, images=True)
     assert measured(run, tmp_path, alone).picture is None
 
 

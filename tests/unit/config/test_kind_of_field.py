@@ -1,0 +1,87 @@
+"""The kind of field decides defaults, and which keys a run file may have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from medfuncta_dist.config.load import dump, parse
+from medfuncta_dist.config.presets import KIND_DEFAULTS, PRESETS
+from medfuncta_dist.errors import RunFileError
+
+SMALLEST = "{name: kinds, storage: 's3://bucket/kinds', data: {source: 's3://archive/*.csv', shape: [8, 8]}}"
+BASIS = "field.kind=basis"
+
+
+def test_a_basis_field_has_defaults_of_its_own_and_a_siren_those_of_the_sections():
+    plain, basis = parse(SMALLEST), parse(SMALLEST, [BASIS])
+    for section, keys in KIND_DEFAULTS["basis"].items():
+        for key, value in keys.items():
+            assert getattr(getattr(basis, section), key) == value, key
+    assert parse(SMALLEST, ["field.kind=siren"]) == plain
+    assert plain.fit.method != "exact"
+    assert (plain.context_sets, basis.context_sets) == (plain.meta.inner_steps, 1)
+
+
+def test_presets_and_the_file_go_over_the_kinds_defaults():
+    run = parse(SMALLEST, [BASIS, "preset=2d", "fit.method=exact", "field.layers=4", "train.rate=0.5"])
+    assert (run.field.layers, run.train.rate) == (4, 0.5)
+    assert run.field.latent == PRESETS["2d"]["field"]["latent"]
+    assert run.train.clip == KIND_DEFAULTS["basis"]["train"]["clip"]
+
+
+def test_dump_and_load_are_inverse_for_a_basis_field():
+    run = parse(SMALLEST, [BASIS, "field.latent=16", "field.features=32", "fit.keep=8", "meta.ridge=0.01"])
+    assert parse(dump(run)) == run
+    assert (run.field.feature_count, run.fit.keep, run.meta.ridge) == (32, 8, 0.01)
+
+
+def test_there_are_as_many_features_as_numbers_unless_given():
+    assert parse(SMALLEST, [BASIS, "field.latent=16"]).field.feature_count == 16
+
+
+@pytest.mark.parametrize(
+    ("overrides", "needles"),
+    [
+        ([BASIS, "fit.method=sgd"], ["fit.method is sgd", "kind is basis", "exact"]),
+        ([BASIS, "fit.method=gauss-newton"], ["fit.method is gauss-newton", "exact"]),
+        (["fit.method=exact"], ["fit.method is exact", "kind is siren", "sgd, momentum or gauss-newton"]),
+        ([BASIS, "meta.inner_rate=0.1"], ["meta.inner_rate is not for field.kind basis"]),
+        ([BASIS, "meta.rate_policy=learned"], ["meta.rate_policy"]),
+        ([BASIS, "meta.compile=on"], ["meta.compile"]),
+        ([BASIS, "field.modulate_first=true"], ["field.modulate_first"]),
+        ([BASIS, "fit.rate=0.1"], ["fit.rate"]),
+        ([BASIS, "fit.target_psnr=30"], ["fit.target_psnr"]),
+        ([BASIS, "fit.rescale=0.5"], ["fit.rescale"]),
+        ([BASIS, "fit.full_steps=1"], ["fit.full_steps"]),
+        (["fit.keep=8"], ["fit.keep is not for field.kind siren"]),
+        (["field.features=4096"], ["features belongs to kind basis"]),
+        ([BASIS, "field.latent=16", "fit.keep=17"], ["fit.keep is 17", "16 numbers"]),
+        ([BASIS, "field.latent=16", "fit.keep=0"], ["fit.keep", "greater than 0"]),
+        ([BASIS, "field.latent=16", "field.features=8"], ["8 features cannot give 16 numbers"]),
+        ([BASIS, "meta.ridge=0"], ["meta.ridge", "greater than 0"]),
+        ([BASIS, "fit.ridge=-1"], ["fit.ridge", "greater than 0"]),
+        (["field.kind=wavelet"], ["field.kind", "'wavelet'", "siren"]),
+        (["field.kind=[basis]"], ["field.kind"]),
+    ],
+)
+def test_keys_of_the_other_kind_are_refused_in_words(overrides: list[str], needles: list[str]):
+    with pytest.raises(RunFileError) as caught:
+        parse(SMALLEST, overrides)
+    assert caught.value.exit_code == 2
+    for needle in needles:
+        assert needle in str(caught.value)
+
+
+@pytest.mark.parametrize("field", [None, 7, "basis", ["basis"], {"kind": {"basis": 1}}], ids=str)
+def test_a_field_section_that_is_none_is_refused_in_words(field: Any):
+    with pytest.raises(RunFileError):
+        parse(SMALLEST, [f"field={field if field is not None else 'null'}"])
+
+
+def test_a_jacobian_that_would_not_fit_is_no_matter_for_a_basis_field():
+    large = ["data.shape=[512, 512]", "field.hidden=1024", "field.latent=16"]
+    assert parse(SMALLEST, [BASIS, *large, "fit.closed_form=true"]).field.hidden == 1024
+    with pytest.raises(RunFileError, match="Jacobian"):
+        parse(SMALLEST, [*large, "fit.closed_form=true"])
