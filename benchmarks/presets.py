@@ -249,7 +249,7 @@ def trained(run: RunFile, scans: Tensor) -> Trained:
         if not (math.isfinite(loss.item()) and math.isfinite(float(norm))):
             ended = f"not finite at outer step {step + 1}"
             break
-    return Trained(run, model.trained(model.params(), []), model.coordinates, seconds, ended)
+    return Trained(run, model.trained(model.params(), [scans]), model.coordinates, seconds, ended)
 
 
 def validated(name: str, axes: str, scans: Scans, kept: Kept, short: bool) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.fields.basis import BasisSpec
 from medfuncta_dist.fields.params import Params
 from medfuncta_dist.meta.closed_form.basis_gradient import (
@@ -101,7 +102,13 @@ class BasisLearner(Learner):
         fit = self._fit(params, none, None, Ranks())  # the scans are divided here, not the points
         for targets in _grouped(scans, SCANS_AT_ONCE):
             add_scans(moments, replace(fit, targets=targets.to(device)))
-        return principal(fit, mean_gram(fit), moments.over(self.ranks), self.latent)
+        moments = moments.over(self.ranks)
+        if not int(moments.count):
+            raise MedfunctaError(
+                "a basis field has no latent without training scans",
+                do="check that the split 'train' has at least one whole batch (train.batch scans)",
+            )
+        return principal(fit, mean_gram(fit), moments, self.latent)
 
     def _fit(self, params: Params, targets: Tensor, context: Tensor | None, ranks: Ranks) -> LinearFit:
         device = targets.device
