@@ -105,7 +105,7 @@ def test_a_network_is_watched_without_changing_it() -> None:
     watched, _ = trained(run, here.scans.train, [1, 2], lambda step, seconds, _: seen.append((step, seconds)))
     alone, _ = trained(run, here.scans.train)
     assert [step for step, _ in seen] == [1, 2, 4]
-    assert all(a[1] < b[1] for a, b in pairwise(seen))
+    assert all(seconds > 0 for _, seconds in seen)
     assert all(torch.equal(watched.network.params[name], tensor) for name, tensor in alone.network.params.items())
     numbers = alone.encode(here.scans.val)
     assert torch.allclose(alone.decode(numbers), alone.decode_at(numbers, here.scans.shape))
