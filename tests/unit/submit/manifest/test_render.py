@@ -203,7 +203,7 @@ def test_whatever_a_run_file_asks_for_is_valid_or_refused_in_words(
     kubernetes = run.kubernetes.model_copy(update={"gpu": pods_, "cpu": pods_, "queue": "q" if queue else None})
     submission = Submission(run.model_copy(update={"kubernetes": kubernetes}), tuple(stages), 1, "s", "c")
     if {"train", "fit"} & set(stages) and not float(gpus * a_pod).is_integer():
-        with pytest.raises(RunFileError, match="Kubernetes gives out whole ones"):
+        with pytest.raises(RunFileError, match="Kubernetes assigns whole GPUs only"):
             render(submission, load_base(overlays))
     else:
         assert validate(render(submission, load_base(overlays))) == []
