@@ -38,12 +38,14 @@ def install() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return scans(self, path)
 
-    def poisoned_values(self: Sample) -> np.ndarray:
+    def poisoned_values(self: Sample, out: np.ndarray | None = None) -> np.ndarray:
         if self.key in poison.get("kill", ()):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.key in poison.get("fail", ()):
             raise ArithmeticError("a library does not like this scan")
-        return values(self) * np.float32(np.nan if self.key in poison.get("nan", ()) else 1)
+        found = values(self, out)
+        found *= np.float32(np.nan if self.key in poison.get("nan", ()) else 1)
+        return found
 
     ImageReader.scans = poisoned_scans  # type: ignore[method-assign]
     Sample.values = poisoned_values  # type: ignore[method-assign]
