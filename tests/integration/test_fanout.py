@@ -205,7 +205,8 @@ def nothing(_: int) -> bytes:
 
 def test_processes_stay_warm() -> None:
     outcomes = list(ray_fan_out(1, num_cpus=1)(process_of, range(6)))
-    assert len({o.result for o in outcomes if isinstance(o, Done)}) == 1
+    # Ray keeps a process per CPU idle, and a task may get either; one that ended after its task would be six.
+    assert len({o.result for o in outcomes if isinstance(o, Done)}) <= 2
 
 
 def test_the_drivers_memory_stays_flat() -> None:
