@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,8 @@ from medfuncta_dist.shards.snapshot import read_index
 from medfuncta_dist.streaming.worker_settings import WorkerSettings
 
 FORMAT_VERSION = "1"
+DECODED_VALUES = 2**22
+"""Most values that are decoded at once: 16 MB."""
 
 SCHEMA = pa.schema(
     [
@@ -60,10 +63,14 @@ def score_task(task: ScoreTask) -> pa.Table:
     place = {key: row for row, key in enumerate(read_index(store, task.work.shard)["key"].to_pylist())}
     keys = fitted["key"].to_pylist()
     samples = read_samples(store, cache, [Pick(task.work.shard, place[key]) for key in keys])
+    latents, decoded = table_format.latents_of(fitted), deque[np.ndarray]()
     rows = []
-    for sample, latent, known in zip(samples, table_format.latents_of(fitted), _known(fitted), strict=True):
+    for row, (sample, known) in enumerate(zip(samples, _known(fitted), strict=True)):
         values = sample.values()
-        result = score(values, reconstruct(network, latent[None], values.shape[1:])[0])
+        if not decoded:  # several at once: a basis field's functions cost as much for one scan as for all
+            several = latents[row : row + max(1, DECODED_VALUES // values.size)]
+            decoded.extend(reconstruct(network, several, values.shape[1:]))
+        result = score(values, decoded.popleft())
         ssim = None if np.isnan(result.ssim) else result.ssim
         here = {"shard": task.work.shard.sha256, "row": place[sample.key]}
         rows.append({**known, **here, "psnr": result.psnr, "ssim": ssim, "mse": result.mse})
