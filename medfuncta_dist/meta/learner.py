@@ -31,6 +31,9 @@ class Ranks:
         """The sum over ranks of a tensor of equal shape on each, the same on all of them. A collective."""
         return part
 
+    def alive(self) -> None:
+        """This one is at work that may take minutes, and goes on."""
+
 
 @dataclass(frozen=True)
 class Trained:

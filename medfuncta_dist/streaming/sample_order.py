@@ -63,6 +63,11 @@ class EpochOrder:
             raise IndexError(f"global batch {g} of {self.batches}")
         return [self._sample(*self._round_robin.locate(p)) for p in range(g * self._batch, (g + 1) * self._batch)]
 
+    def scans(self, count: int) -> list[SampleId]:
+        """The first ``count`` scans, or all there are: with those of the last, partial batch."""
+        total = self.batches * self._batch + self.dropped
+        return [self._sample(*self._round_robin.locate(p)) for p in range(min(count, total))]
+
     def _deal(self, streams: int) -> list[Indices]:
         shards = permutation(len(self._samples), self._name, "shards")
         return [shards[s::streams] for s in range(streams)]

@@ -68,12 +68,24 @@ def training_stream(
     as one that started at 0. Raises IntegrityError or StorageError at the batch that cannot be read, RunFileError when
     an epoch has no whole batch.
     """
-    size = rank_slice.stop - rank_slice.start
+    planned = _planned(order_of_epoch, range(start_step, stop_step), rank_slice)
+    return _stream(reader, planned, rank_slice.stop - rank_slice.start, change)
 
-    def source() -> Iterator[Placed]:
-        return _placed(reader, order_of_epoch, range(start_step, stop_step), rank_slice)
 
-    pipeline = wds.DataPipeline(source, wds.map(_decoded), lambda samples: _batched(samples, size, change))
+def pass_stream(
+    reader: SampleReader, passes: Iterable[Sequence[SampleId]], size: int, change: Change | None = None
+) -> Prefetched[Batch]:
+    """The scans of one pass after the other, in batches of ``size`` but the last; pass n is changed as in epoch n."""
+    planned = ((0, epoch, sample) for epoch, ids in enumerate(passes) for sample in ids)
+    return _stream(reader, planned, size, change)
+
+
+def _stream(
+    reader: SampleReader, planned: Iterable[tuple[int, int, SampleId]], size: int, change: Change | None
+) -> Prefetched[Batch]:
+    pipeline = wds.DataPipeline(
+        lambda: _placed(reader, planned), wds.map(_decoded), lambda samples: _batched(samples, size, change)
+    )
     return prefetch(pipeline, READ_AHEAD)
 
 
@@ -83,11 +95,9 @@ def scan_batches(reader: SampleReader, ids: Sequence[SampleId]) -> Iterator[Samp
         yield _decode(reader.read(sample))
 
 
-def _placed(
-    reader: SampleReader, order_of_epoch: Callable[[int], EpochOrder], steps: range, part: slice
-) -> Iterator[Placed]:
+def _placed(reader: SampleReader, planned: Iterable[tuple[int, int, SampleId]]) -> Iterator[Placed]:
     """The first stage: members of this rank's scans, step by step. Shards without any are not opened."""
-    for step, epoch, sample in _expected(reader, _planned(order_of_epoch, steps, part)):
+    for step, epoch, sample in _expected(reader, planned):
         yield {"step": step, "epoch": epoch, "members": reader.read(sample)}
 
 

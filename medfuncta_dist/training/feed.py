@@ -17,10 +17,11 @@ from medfuncta_dist.shards.snapshot import Snapshot, split_digest
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.streaming.augment import augmented
 from medfuncta_dist.streaming.device_transfer import on_device
+from medfuncta_dist.streaming.prefetch import Prefetched
 from medfuncta_dist.streaming.sample_order import EpochOrder, position, rank_slice
 from medfuncta_dist.streaming.sample_reader import SampleReader
 from medfuncta_dist.streaming.shard_cache import ShardCache, cache_folder
-from medfuncta_dist.streaming.stream import Batch, Change, training_stream
+from medfuncta_dist.streaming.stream import Batch, Change, pass_stream, training_stream
 from medfuncta_dist.training.validation import Validation, evenly_spread, held_out_split
 from medfuncta_dist.training.world import World
 
@@ -43,6 +44,7 @@ class Feed:
         self._run, self._store, self._snapshot, self._world = run, store, snapshot, world
         cluster = run.cluster
         self._cache = ShardCache(store, cache_folder(cluster.cache), int(cluster.cache_gigabytes * 2**30))
+        self._change = augmentation(run.train)
 
     @contextmanager
     def batches(self, first: int) -> Iterator[Iterable[tuple[Batch, Tensor]]]:
@@ -50,32 +52,35 @@ class Feed:
 
         They are fetched while the block runs, from its beginning on.
         """
-        with self._stream(first, self._run.train.steps) as batches:
-            yield batches
-
-    @contextmanager
-    def _stream(self, first: int, stop: int) -> Iterator[Iterable[tuple[Batch, Tensor]]]:
-        reader = SampleReader(self._store, self._snapshot.shards(TRAIN), self._cache)
         train = self._run.train
         rows = rank_slice(train.batch, self._world.size, self._world.rank)
-        stream = training_stream(reader, self._order, first, stop, rows, augmentation(train))
+        with self._left(training_stream(self._reader(), self._order, first, train.steps, rows, self._change)) as fed:
+            yield fed
+
+    def finishing_scans(self, wanted: int) -> Iterator[Tensor]:
+        """This rank's part of about ``wanted`` training scans, the same ones whenever it is asked, in batches.
+
+        Each scan once, as far as there are so many; where augmentation changes them, pass after pass.
+        """
+        found = self._order(0).scans(wanted)
+        passes = math.ceil(wanted / max(len(found), 1)) if self._change else 1
+        share = found[self._world.rank :: self._world.size]
+        if share:
+            stream = pass_stream(self._reader(), [share] * passes, self._run.train.batch, self._change)
+            with self._left(stream) as fed:
+                yield from (targets for _, targets in fed)
+
+    @contextmanager
+    def _left(self, stream: Prefetched[Batch]) -> Iterator[Iterable[tuple[Batch, Tensor]]]:
+        """The batches on this rank's device; the stream is left when the block ends."""
         try:
             with closing(on_device(stream, self._world.device)) as batches:
                 yield batches
         finally:
             stream.leave()
 
-    def sample(self, first: int, scans: int) -> Iterator[Tensor]:
-        """This rank's rows of the global batches from outer step ``first`` on, until all ranks have ``scans`` scans.
-
-        Never more than one epoch, unless augmentation makes every epoch's scans different.
-        """
-        steps = math.ceil(scans / self._run.train.batch)
-        varies = self._run.train.augment is not None
-        steps = steps if varies else min(steps, self._order(0).batches)
-        if steps:
-            with self._stream(first, first + steps) as batches:
-                yield from (targets for _, targets in batches)
+    def _reader(self) -> SampleReader:
+        return SampleReader(self._store, self._snapshot.shards(TRAIN), self._cache)
 
     def epoch_and_batch(self, step: int) -> tuple[int, int]:
         """Epoch and batch of an outer step (0-based)."""

@@ -36,6 +36,11 @@ class RankSums(Ranks):
         with self.heartbeat.waiting("summing over ranks"):
             return self._sum(part)
 
+    def alive(self) -> None:
+        """A sign of life, within the present phase."""
+        if self.heartbeat is not None:
+            self.heartbeat.signal_alive()
+
     def _sum(self, part: Tensor) -> Tensor:
         total = part.clone()
         dist.all_reduce(total)

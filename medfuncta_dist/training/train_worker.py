@@ -134,6 +134,7 @@ class TrainLoop:
         self.previous_end = rank.previous.last_end if rank.previous is not None else None
         self.statistics = _statistics(self.run.train.batch, self.previous_end)
         self.collapse = CollapseDetector(self.run.train.steps)
+        self.last_trained: Trained | None = None
 
     def finish(self) -> None:
         """Take the steps that are left and write the network; or stop early, saved, when the driver asks."""
@@ -212,16 +213,26 @@ class TrainLoop:
             self.leader.log(step, recovery_s=seconds, redone_steps=redone)
 
     def _validate(self, validation: Validation, step: int) -> None:
+        trained = self._trained(step)
         first_time = not self.heartbeat.has_been_in("validating")
         self.heartbeat.set_phase("validating", step, may_be_slow=first_time)
-        psnr = validation.psnr(self._trained(step), self.learner.coordinates)
+        psnr = validation.psnr(trained, self.learner.coordinates)
         self.leader.log_validation(step, psnr, validation.picture)
         self._warn(step, self.collapse.after_validation(psnr))
 
     def _trained(self, step: int) -> Trained:
-        """The network as it is after ``step`` outer steps, ready to fit with. A collective."""
-        scans = self.feed.sample(step, self.learner.scans_to_finish)
-        return self.learner.trained(self.engine.full_parameters(), scans)
+        """The network as it is after ``step`` outer steps, ready to fit with. A collective.
+
+        It takes minutes where F is thousands; that of the last step is made once, for validation and to be written.
+        """
+        if self.last_trained is not None:
+            return self.last_trained
+        self.heartbeat.set_phase("preparing the network for fitting", step, may_be_slow=True)
+        scans = self.feed.finishing_scans(self.learner.scans_to_finish)
+        trained = self.learner.trained(self.engine.full_parameters(), scans)
+        if self._is_last(step):
+            self.last_trained = trained
+        return trained
 
     def _is_last(self, step: int) -> bool:
         return step == self.run.train.steps
@@ -269,8 +280,8 @@ class TrainLoop:
             self.leader.notify(f"outer step {step}: {ADVICE[kind]}")
 
     def _write_network(self) -> None:
-        self.heartbeat.set_phase("writing the network", self.run.train.steps, may_be_slow=True)
         trained = self._trained(self.run.train.steps)
+        self.heartbeat.set_phase("writing the network", self.run.train.steps, may_be_slow=True)
         if not self.world.is_leader:
             return
         self.leader.flush()

@@ -21,7 +21,15 @@ from medfuncta_dist.meta.closed_form.basis_gradient import (
     solved_losses,
 )
 from medfuncta_dist.meta.closed_form.normal_equations import Factor
-from medfuncta_dist.meta.closed_form.principal_latents import ScanMoments, add_scans, mean_gram, principal
+from medfuncta_dist.meta.closed_form.principal_latents import (
+    Orthonormal,
+    Principal,
+    ScanMoments,
+    add_scans,
+    mean_gram,
+    principal,
+    trained_with,
+)
 from medfuncta_dist.meta.learner import Learner, Ranks, Trained
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.machine.memory import keep_freed_memory
@@ -29,8 +37,8 @@ from medfuncta_dist.meta.machine.memory import keep_freed_memory
 SCANS_PER_FEATURE, FEWEST_SCANS = 8, 4096
 """Training scans that the latent's coordinates are computed from, as far as there are so many: with fewer than F,
 directions would be left out; 1024 chest X-rays instead of 3882 cost 0.3 dB at F = 256."""
-SCANS_AT_ONCE = 256
-"""Of these, per pass over the points: a pass computes the features again."""
+SCANS_AT_ONCE, VALUES_AT_ONCE = 256, 2**26
+"""Of these, per pass over the points, which computes the features again: as many scans as have 256 MB of values."""
 
 
 class BasisLearner(Learner):
@@ -97,18 +105,33 @@ class BasisLearner(Learner):
         """The field with the P best numbers as latents, in their order of variance over ``scans``."""
         device = self.coordinates.device
         params = {name: tensor.detach().to(device) for name, tensor in params.items()}
-        moments = ScanMoments.none(self.spec.features, device)
         none = self.coordinates.new_zeros(0, len(self.coordinates), self.spec.channels)
         fit = self._fit(params, none, None, Ranks())  # the scans are divided here, not the points
-        for targets in _grouped(scans, SCANS_AT_ONCE):
+        moments = self._moments(fit, scans)
+        gram = mean_gram(replace(fit, ranks=self.ranks))
+        # One decomposes: several on one machine would need its memory several times over, and wait no less.
+        own = self._principal(gram, moments) if self.ranks.rank == 0 else None
+        found = (own or Principal.zeros(self.spec.features, self.latent, device)).over(self.ranks)
+        return trained_with(fit, found, int(moments.count))
+
+    def _moments(self, fit: LinearFit, scans: Iterable[Tensor]) -> ScanMoments:
+        moments, device = ScanMoments.none(self.spec.features, fit.coordinates.device), fit.coordinates.device
+        for targets in _grouped(scans, min(SCANS_AT_ONCE, VALUES_AT_ONCE // fit.values_per_scan)):
+            self.ranks.alive()
             add_scans(moments, replace(fit, targets=targets.to(device)))
         moments = moments.over(self.ranks)
         if not int(moments.count):
             raise MedfunctaError(
                 "a basis field has no latent without training scans",
-                do="check that the split 'train' has at least one whole batch (train.batch scans)",
+                do="check that the split 'train' has scans",
             )
-        return principal(fit, mean_gram(fit), moments, self.latent)
+        return moments
+
+    def _principal(self, gram: Tensor, moments: ScanMoments) -> Principal:
+        self.ranks.alive()
+        functions = Orthonormal.of(gram)
+        self.ranks.alive()
+        return principal(functions, moments, self.latent)
 
     def _fit(self, params: Params, targets: Tensor, context: Tensor | None, ranks: Ranks) -> LinearFit:
         device = targets.device

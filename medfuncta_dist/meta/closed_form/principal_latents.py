@@ -13,17 +13,21 @@ from dataclasses import dataclass, replace
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
+from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.fields.basis import MAP, MEAN
 from medfuncta_dist.meta.closed_form.basis_gradient import LinearFit
-from medfuncta_dist.meta.closed_form.normal_equations import Factor, Sums
+from medfuncta_dist.meta.closed_form.normal_equations import Sums
 from medfuncta_dist.meta.learner import Ranks, Trained
 
-RIDGE = 1e-6
-"""Of the features' Gram matrix: functions that the others give to 1e-6 add noise only."""
+NEGLIGIBLE = 1e-9
+"""Of the mean eigenvalue of the features' Gram matrix: what features have less of is rounding noise in float32."""
 PRIOR = 1e-5
 """Share of the variance that is taken to be the features' own, all weighing alike: where there are fewer training scans
 than numbers in a latent, it says which further directions to keep. Scans decide wherever they vary more than that."""
+LEAST_VARIANCE = 1e-8
+"""Of which the prior is a share where scans do not vary: well above rounding errors of their squares."""
 
 
 @dataclass
@@ -66,7 +70,7 @@ def mean_gram(fit: LinearFit) -> Float[Tensor, "feature feature"]:
     for block in replace(fit, targets=fit.targets[:0]).blocks():
         rows = block.rows.double()
         gram.addmm_(rows.T, rows)
-    return gram / fit.values_per_scan
+    return fit.ranks.sum(gram) / fit.values_per_scan
 
 
 @torch.no_grad()
@@ -82,46 +86,80 @@ def add_scans(moments: ScanMoments, fit: LinearFit) -> None:
     moments.add(products / fit.values_per_scan, squares / fit.values_per_scan)
 
 
+@dataclass(frozen=True)
+class Orthonormal:
+    """As many functions as the features span, R ≤ F, orthonormal over the grid: s times ``map``. Float64."""
+
+    map: Float[Tensor, "feature function"]
+    strengths: Float[Tensor, " function"]
+    """Mean square of what features of weights with unit variance have of each: G's eigenvalues."""
+
+    @classmethod
+    def of(cls, gram: Float[Tensor, "feature feature"]) -> Orthonormal:
+        """From the features' Gram matrix. MedfunctaError where it is not finite."""
+        _check_finite(gram, "the field's features are not finite")
+        strengths, vectors = torch.linalg.eigh(gram)
+        kept = int((strengths > NEGLIGIBLE * strengths.mean()).sum())
+        strengths, vectors = strengths[len(strengths) - kept :], vectors[:, len(strengths) - kept :]
+        return cls(vectors * strengths.rsqrt(), strengths)
+
+
+@dataclass(frozen=True)
+class Principal:
+    """What is computed once after training: M, how m moves, the variances, and what P numbers leave."""
+
+    map: Float[Tensor, "feature latent"]
+    shift: Float[Tensor, " feature"]
+    variances: Float[Tensor, " latent"]
+    residual: Float[Tensor, ""]
+    """Mean squared error of the scans' best fit by P numbers."""
+
+    @classmethod
+    def zeros(cls, features: int, latent: int, device: torch.device) -> Principal:
+        """Of a rank that is told by another."""
+        zero = torch.zeros((), dtype=torch.float64, device=device)
+        return cls(zero.new_zeros(features, latent), zero.new_zeros(features), zero.new_zeros(latent), zero)
+
+    def over(self, ranks: Ranks) -> Principal:
+        """Rank 0's, on every rank, where the others have zeros. A collective."""
+        return Principal(*(ranks.sum(part) for part in (self.map, self.shift, self.variances, self.residual)))
+
+
 @torch.no_grad()
-def principal(fit: LinearFit, gram: Float[Tensor, "feature feature"], moments: ScanMoments, latent: int) -> Trained:
-    """The field of ``fit`` with the P = ``latent`` best numbers as its latent; the rest of ``fit`` is not used.
+def principal(functions: Orthonormal, moments: ScanMoments, latent: int) -> Principal:
+    """The P = ``latent`` best numbers. Where there are fewer functions, M's last columns are zeros.
 
-    ``facts``: ``residual``, the mean squared error that P numbers leave of the scans that ``moments`` are of;
-    ``scans``, how many these are.
+    Raises MedfunctaError where a scan is not finite. At most five F x F matrices at a time, with those given.
     """
-    factor = Factor.of(gram, RIDGE)
-    mean = moments.first / moments.count
-    centred = moments.second / moments.count - mean.outer(mean)
-    # In orthonormal coordinates z = L⁻¹b: covariance L⁻¹ C L⁻ᵀ.
-    half = torch.linalg.solve_triangular(factor.lower, centred, upper=False)
-    covariance = torch.linalg.solve_triangular(factor.lower, half.T, upper=False)
-    directions = torch.linalg.eigh(_with_prior((covariance + covariance.T) / 2, factor.lower))[1].flip(1)[:, :latent]
-    map_ = torch.linalg.solve_triangular(factor.lower.T, directions, upper=True)
-    map_ = _orthonormal(_signed(map_), gram)
-    variances = (map_ * (centred @ map_)).sum(0).clamp(min=0)
+    _check_finite(moments.second, "a training scan has values that are not finite")
+    mean, to = moments.first / moments.count, functions.map
+    seen = to.T @ mean  # of the mean scan, in orthonormal coordinates
+    covariance = (to.T @ (moments.second / moments.count) @ to).addr_(seen, seen, alpha=-1)
+    prior = PRIOR * max(float(covariance.trace()), LEAST_VARIANCE) / functions.strengths.sum() * functions.strengths
+    covariance.diagonal().add_(prior)
+    values, directions = torch.linalg.eigh(covariance)
+    values, directions = values.flip(0)[:latent], directions.flip(1)[:, :latent]
+    variances = (values - prior @ directions.square()).clamp(min=0)
     order = variances.argsort(descending=True, stable=True)
-    map_, variances = map_[:, order], variances[order]
-    shift = factor.solve(mean[None])[0]
-    spread = moments.squares / moments.count - 2 * shift @ mean + shift @ gram @ shift
+    map_, variances = _signed(to @ directions[:, order]), variances[order]
+    residual = moments.squares / moments.count - seen.square().sum() - variances.sum()
+    missing = latent - len(variances)
+    return Principal(pad(map_, (0, missing)), to @ seen, pad(variances, (0, missing)), residual.clamp(min=0))
+
+
+def trained_with(fit: LinearFit, found: Principal, scans: int) -> Trained:
+    """The field of ``fit`` with these latents. ``facts``: ``residual``; ``scans``, how many it was computed from."""
     params = {name: tensor.detach() for name, tensor in fit.params.items()}
-    params |= {MEAN: (params[MEAN].double() + shift).to(params[MEAN].dtype), MAP: map_.to(params[MEAN].dtype)}
-    residual = max(0.0, float(spread - variances.sum()))
-    extras = {"latent.variances": variances.float()}
-    facts = {"residual": residual, "scans": int(moments.count)}
-    return Trained(replace(fit.spec, latent=latent, mapped=True), params, extras, facts)
+    dtype = params[MEAN].dtype
+    params |= {MEAN: (params[MEAN].double() + found.shift).to(dtype), MAP: found.map.to(dtype)}
+    spec = replace(fit.spec, latent=found.map.shape[1], mapped=True)
+    facts = {"residual": float(found.residual), "scans": scans}
+    return Trained(spec, params, {"latent.variances": found.variances.float()}, facts)
 
 
-def _with_prior(covariance: Tensor, lower: Tensor) -> Tensor:
-    """The scans' covariance with a share of what features of equal and independent weights would have: LᵀL."""
-    prior = lower.T @ lower
-    return covariance + PRIOR * covariance.trace() / prior.trace() * prior
-
-
-def _orthonormal(map_: Tensor, gram: Tensor) -> Tensor:
-    """The nearest map in the same order whose functions are orthonormal without the ridge, too."""
-    lower = torch.linalg.cholesky(map_.T @ gram @ map_)
-    nearest: Tensor = torch.linalg.solve_triangular(lower, map_.T, upper=False).T
-    return nearest
+def _check_finite(matrix: Tensor, what: str) -> None:
+    if not bool(torch.isfinite(matrix).all()):
+        raise MedfunctaError(what, do="go back to an earlier checkpoint with a lower train.rate; check the scans")
 
 
 def _signed(map_: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch import Tensor
 
 from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.run_file import RunFile
@@ -16,6 +18,7 @@ from medfuncta_dist.shards.pack_driver import pack
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.streaming.augment import augmented
+from medfuncta_dist.streaming.device_transfer import on_device
 from medfuncta_dist.streaming.stream import Batch
 from medfuncta_dist.task_map import map_here
 from medfuncta_dist.training.feed import Feed
@@ -83,3 +86,48 @@ def test_held_out_scans_are_not_augmented(folder):
     assert len(fed._targets) == 3
     for before, after in zip(plain._targets, fed._targets, strict=True):
         assert torch.equal(before, after)
+
+
+def keys_of(run: RunFile, wanted: int, monkeypatch: pytest.MonkeyPatch, rank: int = 0, size: int = 1) -> list[str]:
+    """Keys of the finishing scans, in their order, as they pass to the device."""
+    seen: list[str] = []
+
+    def watched(found: Iterable[Batch], device: torch.device) -> Generator[tuple[Batch, Tensor]]:
+        for batch, values in on_device(found, device):
+            seen.extend(batch.keys)
+            yield batch, values
+
+    monkeypatch.setattr("medfuncta_dist.training.feed.on_device", watched)
+    given = list(feed(run, rank, size).finishing_scans(wanted))
+    assert [len(values) for values in given] == [len(part) for part in parts_of(seen, run.train.batch)]
+    return seen
+
+
+def parts_of(keys: list[str], size: int) -> list[list[str]]:
+    return [keys[start : start + size] for start in range(0, len(keys), size)]
+
+
+def test_a_network_is_finished_with_every_training_scan_once(folder, monkeypatch):
+    seven = keys_of(run_file(folder), 100, monkeypatch)
+    assert len(seven) == len(set(seven)) == 7, "those of the last, partial batch too"
+    assert keys_of(run_file(folder, steps=200), 100, monkeypatch) == seven
+    assert keys_of(run_file(folder), 5, monkeypatch) == seven[:5]
+    assert keys_of(run_file(folder), 0, monkeypatch) == []
+
+
+def test_ranks_share_the_scans_that_a_network_is_finished_with(folder, monkeypatch):
+    seven = keys_of(run_file(folder), 100, monkeypatch)
+    shares = [keys_of(run_file(folder), 100, monkeypatch, rank, 3) for rank in range(3)]
+    assert sorted(key for share in shares for key in share) == sorted(seven)
+    assert [len(share) for share in shares] == [3, 2, 2]
+    assert keys_of(run_file(folder), 1, monkeypatch, 2, 3) == []
+
+
+def test_augmented_scans_come_in_as_many_passes_as_it_takes_each_changed_otherwise(folder, monkeypatch):
+    run = run_file(folder, augment=AUGMENT)
+    found = torch.cat(list(feed(run).finishing_scans(15)))
+    assert len(found) == 21
+    assert len(found.flatten(1).unique(dim=0)) == 21
+    assert torch.equal(found, torch.cat(list(feed(run).finishing_scans(15))))
+    keys = keys_of(run, 15, monkeypatch)
+    assert keys[:7] == keys[7:14] == keys[14:]

@@ -8,9 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.fields.basis import MAP, field
 from medfuncta_dist.meta.closed_form.basis_gradient import LinearFit
-from medfuncta_dist.meta.closed_form.principal_latents import ScanMoments, add_scans, mean_gram, principal
+from medfuncta_dist.meta.closed_form.principal_latents import (
+    Orthonormal,
+    ScanMoments,
+    add_scans,
+    mean_gram,
+    principal,
+    trained_with,
+)
 from medfuncta_dist.meta.learner import Trained
 from tests.unit.meta.closed_form.linear_problems import linear_fit, on_threads, rows_of
 
@@ -43,8 +51,9 @@ def moments_of(fit: LinearFit, *batches: Tensor) -> ScanMoments:
     return moments
 
 
-def finished(fit: LinearFit, latent: int = LATENT) -> Trained:
-    return principal(fit, mean_gram(fit), moments_of(fit), latent)
+def finished(fit: LinearFit, latent: int = LATENT, moments: ScanMoments | None = None) -> Trained:
+    moments = moments or moments_of(fit)
+    return trained_with(fit, principal(Orthonormal.of(mean_gram(fit)), moments, latent), int(moments.count))
 
 
 def functions(fit: LinearFit, trained: Trained) -> tuple[Tensor, Tensor]:
@@ -191,7 +200,7 @@ def test_scans_of_several_ranks_summed_give_what_one_gives(sizes: list[int]) -> 
     fit = problem()
     shares = torch.split(fit.targets, sizes)
     moments = on_threads(len(sizes), lambda ranks: moments_of(fit, shares[ranks.rank]).over(ranks))
-    together = principal(fit, mean_gram(fit), moments[-1], LATENT)
+    together = finished(fit, moments=moments[-1])
     alone = finished(fit)
     for name, tensor in alone.params.items():
         torch.testing.assert_close(together.params[name], tensor, rtol=1e-8, atol=1e-10)
@@ -202,3 +211,44 @@ def test_blocks_of_points_do_not_matter() -> None:
     whole, blocks = finished(problem(block=10_000)), finished(problem(block=1))
     for name, tensor in whole.params.items():
         torch.testing.assert_close(blocks.params[name], tensor, rtol=1e-7, atol=1e-9)
+
+
+def test_the_gram_matrix_of_ranks_that_divide_the_points_is_that_of_one() -> None:
+    fit = problem(block=7)
+    for found in on_threads(3, lambda ranks: mean_gram(replace(fit, ranks=ranks))):
+        torch.testing.assert_close(found, mean_gram(fit), rtol=1e-12, atol=1e-14)
+
+
+def test_numbers_beyond_what_the_features_span_are_never_used() -> None:
+    """Of sixteen features on eleven points, eleven functions are independent."""
+    fit = linear_fit(1, 1, shape=(11,), features=16, hidden=20)
+    fit = replace(fit, targets=smooth(fit, 30))
+    trained = finished(fit, 14)
+    rows, variances = functions(fit, trained)[1], trained.extras["latent.variances"]
+    gram = rows.T @ rows / fit.values_per_scan
+    assert (gram[:11, :11] - torch.eye(11, dtype=torch.float64)).abs().max() <= 1e-3
+    assert not rows[:, 11:].any()
+    assert not variances[11:].any()
+    assert trained.facts["residual"] < 1e-6
+    assert trained.spec.latent == 14
+
+
+@pytest.mark.parametrize("scans", [1, 8])
+def test_scans_that_do_not_vary_leave_all_directions_to_the_features(scans: int) -> None:
+    fit = problem(scans=1)
+    fit = replace(fit, targets=fit.targets.expand(scans, -1, -1))
+    features, rows = rows_of(fit)[1], functions(fit, finished(fit))[1]
+    found = (features.T @ rows / fit.values_per_scan).square().sum()
+    own = torch.linalg.eigvalsh(features.T @ features / fit.values_per_scan).flip(0)
+    assert found >= 0.95 * own[:LATENT].sum()
+
+
+@pytest.mark.parametrize("what", ["a training scan", "the field's features"])
+def test_what_is_not_finite_is_named(what: str) -> None:
+    fit = problem()
+    if what == "a training scan":
+        fit.targets[3, 5] = torch.nan
+    else:
+        fit.params["layer.1.bias"][0] = torch.inf
+    with pytest.raises(MedfunctaError, match=what):
+        finished(fit)
