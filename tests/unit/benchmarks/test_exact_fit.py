@@ -18,18 +18,16 @@ from benchmarks.exact_fit import (
     ONE,
     SHORT,
     TWO,
-    Archive,
     claims,
     copied,
     fitter_of,
     notes,
     product_on,
-    run_of,
     speed_on,
     table,
     untrained,
-    with_clock,
 )
+from benchmarks.fit_archive import Archive, ArchiveSize, run_of, with_clock
 from benchmarks.fit_throughput import images
 from medfuncta_dist.fitting.fit_driver import locate_table
 from medfuncta_dist.fitting.latent_ledger import verify
@@ -38,9 +36,8 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
 from tests.unit.benchmarks.test_benchmarks import ROOT, result_of
 
-TINY = replace(
-    SHORT, latent=12, hidden=8, scans=40, shard_scans=16, gpu_batches=(BATCH,), gpu_scans=3 * BATCH, rounds=2
-)
+TINY = replace(SHORT, latent=12, hidden=8, gpu_batches=(BATCH,), gpu_scans=3 * BATCH, rounds=2)
+FEW = ArchiveSize(side=64, scans=40, shard_scans=16)
 NOT_NEEDED = ("ray", "pyarrow", "pydantic", "deepspeed", "webdataset", "s3fs", "nibabel", "pydicom", "PIL", "typer")
 WITHOUT = """
 import runpy, sys
@@ -70,13 +67,13 @@ def test_exact_fit() -> None:
 
 
 def test_the_stage_fits_every_packed_scan_again_in_each_pass(tmp_path: Path) -> None:
-    archive = Archive(tmp_path, untrained(TINY), TINY)
+    archive = Archive(tmp_path, untrained(TINY), FEW)
     for _ in range(2):
         assert archive.seconds(map_here) > 0
     store = ObjectStore(archive.run.storage)
     location = locate_table(archive.run, store)
     assert len(location.works) == 3
-    assert verify(store, location.folder, location.works).fitted == TINY.scans
+    assert verify(store, location.folder, location.works).fitted == FEW.scans
     steps = archive.cpu_by_step()
     assert all(microseconds > 0 for name, microseconds in steps.items() if name != "all else")
     # 4096 bytes of values; a latent's 12 float32 among the row's other columns.
@@ -86,14 +83,14 @@ def test_the_stage_fits_every_packed_scan_again_in_each_pass(tmp_path: Path) -> 
 
 
 def test_a_pass_that_loses_scans_is_no_result(tmp_path: Path) -> None:
-    archive = Archive(tmp_path, untrained(TINY), TINY)
+    archive = Archive(tmp_path, untrained(TINY), FEW)
     archive.scans += 1
     with pytest.raises(SystemExit, match="40 of 41"):
         archive.seconds(map_here)
 
 
 def test_the_run_is_that_of_the_preset_with_the_batch_of_the_product(tmp_path: Path) -> None:
-    run = run_of(tmp_path, FULL)
+    run = run_of(tmp_path, FULL.spec, FEW)
     assert field_spec(run) == FULL.spec
     assert (run.fit.batch, run.fit.method, run.fit.storage_type) == (BATCH, "exact", "float32")
     assert (run.field.latent, run.data.shape) == (2048, [64, 64])
@@ -151,7 +148,7 @@ def test_claims_follow_what_could_be_measured() -> None:
         "scans_per_s": {ONE: 1000.0, TWO: 1900.0},
         "two_over_one": 1.9,
         "first_pass_seconds": {ONE: 1.0, TWO: 9.0},
-        "cpu_us_per_scan": {"product": 300.0},
+        "cpu_us_per_scan": {"product": 300.0, "Parquet": 100.0},
         "shard_bytes_per_scan": 6600.0,
         "part_bytes_per_scan": 8000.0,
     }
@@ -165,5 +162,7 @@ def test_claims_follow_what_could_be_measured() -> None:
         "product, GPU, batch 256, float32": 2e5,
         "product, GPU, batch 256, TF32": 4e5,
         "of a task: product": 300.0,
+        "of a task: Parquet": 100.0,
     }
+    assert any("400 µs per scan" in note and "5000 scans/s" in note for note in notes(whole))
     assert any("50.00 dB in float32" in note and "45.00 in TF32" in note for note in notes(whole))
