@@ -39,6 +39,7 @@ check: $(INSTALLED)
 bench: $(INSTALLED)
 	env -u OMP_NUM_THREADS $(BIN)/python -m benchmarks.meta_step  # one process: all cores are its own
 	$(BIN)/python -m benchmarks.fit_throughput
+	$(BIN)/python -m benchmarks.exact_fit
 	$(BIN)/python -m benchmarks.stream_throughput
 	$(BIN)/python -m benchmarks.fanout
 	$(BIN)/python -m benchmarks.outer_steps

@@ -17,8 +17,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -131,11 +132,20 @@ def where() -> dict[str, Any]:
             "system": platform.platform(terse=True),
             "load_at_end": os.getloadavg()[0],
         },
-        "versions": {"python": platform.python_version(), **{library: version(library) for library in LIBRARIES}},
+        "versions": {"python": platform.python_version(), **versions()},
         "commit": commit(),
         "command": command(),
         "threads": int(os.environ["OMP_NUM_THREADS"]),
     }
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that are installed: some benchmarks run without most of them."""
+    found = {}
+    for library in LIBRARIES:
+        with suppress(PackageNotFoundError):
+            found[library] = version(library)
+    return found
 
 
 def command() -> str:
@@ -170,7 +180,9 @@ def commit() -> str:
     """The commit that was measured; ``+`` when the package's files differ from it."""
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True).stdout.strip()
+        with suppress(OSError):  # a machine without git
+            return subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True).stdout.strip()
+        return ""
 
     changed = git("status", "--porcelain", "--", "medfuncta_dist", "benchmarks/*.py")
     return (git("rev-parse", "--short=12", "HEAD") or "unknown") + ("+" if changed else "")
