@@ -16,7 +16,9 @@ RIDGE = 1e-3
 
 
 def learner(fit: LinearFit, latent: int = 4) -> BasisLearner:
-    return BasisLearner(fit.spec, fit.params, fit.coordinates, latent, RIDGE, fit.block_points, TORCH)
+    return BasisLearner(
+        fit.grid.spec, fit.grid.params, fit.grid.coordinates, latent, RIDGE, fit.grid.block_points, TORCH
+    )
 
 
 def start(fit: LinearFit) -> Tensor:
@@ -118,11 +120,11 @@ def test_ranks_finish_with_the_network_of_all_their_scans() -> None:
 def test_its_state_is_theta_copied_and_loads_on_another_grid() -> None:
     fit = linear_fit(2, 2)
     model = learner(fit)
-    assert model.shapes == fit.spec.shapes()
-    assert model.state_dict().keys() == {name.replace(".", "_") for name in fit.spec.shapes()}
+    assert model.shapes == fit.grid.spec.shapes()
+    assert model.state_dict().keys() == {name.replace(".", "_") for name in fit.grid.spec.shapes()}
     with torch.no_grad():
         model.params()["mean.weight"].add_(1)
-    assert not torch.equal(model.params()["mean.weight"], fit.params["mean.weight"])
+    assert not torch.equal(model.params()["mean.weight"], fit.grid.params["mean.weight"])
     elsewhere = learner(linear_fit(2, 2, shape=(9, 9)))
     elsewhere.load(model.params())
     assert all(torch.equal(elsewhere.params()[name], tensor) for name, tensor in model.params().items())
@@ -157,7 +159,7 @@ def test_how_scans_come_in_batches_does_not_matter(monkeypatch: pytest.MonkeyPat
 def test_training_by_its_gradient_makes_the_fit_better() -> None:
     fit = linear_fit(2, 1, 0.6, scans=8, shape=(12, 10), features=12, hidden=16)
     bumps = torch.linspace(-0.6, 0.6, 8, dtype=torch.float64)[:, None, None]
-    targets = torch.exp(-8 * (fit.coordinates[None] - bumps).square().sum(-1, keepdim=True))
+    targets = torch.exp(-8 * (fit.grid.coordinates[None] - bumps).square().sum(-1, keepdim=True))
     model = learner(fit)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, eps=BasisLearner.ADAM_EPS)
     losses = []
