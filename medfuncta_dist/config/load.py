@@ -100,35 +100,56 @@ def _from_environment(name: str) -> str:
 
 def parse_kept(text: str, overrides: Sequence[str] = (), where: str = "run.yaml") -> RunFile:
     """The same from a run's own run.yaml. It may be older than some keys: those are what they were for it."""
-    return parse(text, overrides, where, BEFORE)
+    return _validated(_merge(BEFORE, _given(text, overrides, where)), where)
 
 
-def parse(
-    text: str, overrides: Sequence[str] = (), where: str = "run file", base: Mapping[str, Any] | None = None
-) -> RunFile:
-    """The same from YAML text; a preset goes over ``base``, and the text over both."""
-    given = _yaml(text, where)
-    if not isinstance(given, dict):
+def parse(text: str, overrides: Sequence[str] = (), where: str = "run file") -> RunFile:
+    """The same from YAML text. A resolved run file, as jobs carry it, is read as ``parse_kept`` does: its preset is a
+    name from the past, and may mean other settings today."""
+    given = _given(text, overrides, where)
+    return _validated(_merge(BEFORE, given) if _is_resolved(given) else _with_defaults(given, where), where)
+
+
+def _given(text: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
+    read = _yaml(text, where)
+    if not isinstance(read, dict):
         raise RunFileError("the run file is not a mapping of sections", where=where, do="start from a file in jobs/")
+    given: dict[str, Any] = read
     for override in overrides:
         given = _merge(given, _override(override))
+    return given
+
+
+def _is_resolved(given: Mapping[str, Any]) -> bool:
+    """Whether every key is written out, but perhaps those that not every run had from the beginning."""
+    return all(
+        isinstance(given.get(name), Mapping)
+        and given[name].keys() >= section.model_fields.keys() - BEFORE.get(name, {})
+        for name, section in RunFile.sections().items()
+    )
+
+
+def _with_defaults(given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Over its preset, and that over the defaults of the kind of field that is asked for."""
     preset = given.get("preset")
     if isinstance(preset, str) and preset in PRESETS:
         given = _merge(PRESETS[preset], given)
-    given = _merge(base or {}, _merge(_kind_defaults(given), given))
+    return _merge(KIND_DEFAULTS.get(_kind(given) or "", {}), given)
+
+
+def _kind(given: Mapping[str, Any]) -> str | None:
+    field = given.get("field")
+    kind = field.get("kind") if isinstance(field, Mapping) else None
+    return kind if isinstance(kind, str) else None
+
+
+def _validated(given: Mapping[str, Any], where: str) -> RunFile:
     try:
         return RunFile.model_validate(given)
     except ValidationError as error:
         raise RunFileError(
             explain(error), where=where, do="correct these keys; docs/run-file.md lists them all"
         ) from None
-
-
-def _kind_defaults(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The defaults of the kind of field that is asked for, where they are not those of the sections."""
-    field = given.get("field")
-    kind = field.get("kind") if isinstance(field, Mapping) else None
-    return KIND_DEFAULTS.get(kind, {}) if isinstance(kind, str) else {}
 
 
 def dump(run: RunFile) -> str:
