@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from medfuncta_dist.config.presets import KIND_DEFAULTS, PRESETS
+from medfuncta_dist.config.presets import KIND_DEFAULTS, OUR_PREFIXES, PRESETS
 from medfuncta_dist.config.run_file import RunFile, older_values
 from medfuncta_dist.errors import RunFileError
 
@@ -133,8 +133,18 @@ def _with_defaults(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     """Over its preset, and that over the defaults of the kind of field that is asked for."""
     preset = given.get("preset")
     if isinstance(preset, str) and preset in PRESETS:
+        _require_kind(preset, _kind(given), where)
         given = _merge(PRESETS[preset], given)
     return _merge(KIND_DEFAULTS.get(_kind(given) or "", {}), given)
+
+
+def _require_kind(preset: str, wanted: str | None, where: str) -> None:
+    """Refuse another kind of field than the preset's: most of its settings would be for the wrong kind."""
+    kind = PRESETS[preset]["field"].get("kind", "siren")
+    if wanted in OUR_PREFIXES and wanted != kind:
+        what = f"preset {preset} is of a {kind} field, but field.kind is {wanted}"
+        do = f"set preset to {OUR_PREFIXES[wanted]}{preset[-2:]}, or leave out field.kind"
+        raise RunFileError(what, where=where, do=do)
 
 
 def _kind(given: Mapping[str, Any]) -> str | None:

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from medfuncta_dist.config.keys import FREE, IDENTITY, Meaning, before
-from medfuncta_dist.config.presets import PresetName
+from medfuncta_dist.config.keys import FREE, IDENTITY, Meaning, before, only_for
+from medfuncta_dist.config.presets import KIND_DEFAULTS, PresetName
 from medfuncta_dist.config.section import Name, Section
 from medfuncta_dist.config.sections.cluster_section import Cluster
 from medfuncta_dist.config.sections.data_section import Data
@@ -33,25 +33,6 @@ LARGEST_GAUSS_NEWTON = 4096
 """Latent size: the curvature of one scan is then 64 MiB."""
 LARGEST_JACOBIAN = 2 * 2**30
 """Bytes."""
-
-
-_OF_OTHER_KIND: dict[str, dict[str, Callable[[RunFile], bool]]] = {
-    "basis": {
-        "meta.inner_rate": lambda run: run.meta.inner_rate is not None,
-        "meta.rate_policy": lambda run: run.meta.rate_policy != "scalar",
-        "meta.compile: on": lambda run: run.meta.compile == "on",
-        "field.modulate_first": lambda run: run.field.modulate_first,
-        "fit.rate": lambda run: run.fit.rate is not None,
-        "fit.target_psnr": lambda run: run.fit.target_psnr is not None,
-        "fit.rescale": lambda run: run.fit.rescale is not None,
-        "fit.full_steps": lambda run: run.fit.full_steps > 0,
-    },
-    "siren": {
-        "fit.keep": lambda run: run.fit.keep is not None,
-        "fit.storage_loss": lambda run: run.fit.storage_loss is not None,
-    },
-}
-"""Keys that would do nothing for a kind of field, and whether a run file sets them."""
 
 
 def _root(value: str) -> str:
@@ -126,9 +107,8 @@ class RunFile(Section):
         if basis != (self.fit.method == "exact"):
             allowed = "exact" if basis else "sgd, momentum or gauss-newton"
             raise ValueError(f"fit.method is {self.fit.method}, but field.kind is {kind}: set fit.method to {allowed}")
-        for key, given in _OF_OTHER_KIND[kind].items():
-            if given(self):
-                raise ValueError(f"{key} is not for field.kind {kind}: leave it out")
+        if wrong := self._of_other_kind():
+            raise ValueError(f"{' and '.join(wrong)} would do nothing with field.kind {kind}: leave out")
         if self.fit.keep is not None and self.fit.keep > self.field.latent:
             raise ValueError(f"fit.keep is {self.fit.keep}, more than the {self.field.latent} numbers of field.latent")
         return self
@@ -147,6 +127,17 @@ class RunFile(Section):
                 f"{LARGEST_JACOBIAN / 2**30:.0f} GiB are allowed; set fit.closed_form to false"
             )
         return self
+
+    def _of_other_kind(self) -> list[str]:
+        """Keys that would do nothing for this kind of field, and their values, which are not the defaults."""
+        found = []
+        for name, section in self.sections().items():
+            defaults = KIND_DEFAULTS.get(self.field.kind, {}).get(name, {})
+            for key, only in only_for(section.model_fields).items():
+                value, default = getattr(getattr(self, name), key), defaults.get(key, section.model_fields[key].default)
+                if only.kind != self.field.kind and value not in (default, *only.idle):
+                    found.append(f"{name}.{key} = {value!r}")
+        return found
 
     @property
     def dataset(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from medfuncta_dist.errors import RunFileError
 
 SMALLEST = "{name: kinds, storage: 's3://bucket/kinds', data: {source: 's3://archive/*.csv', shape: [8, 8]}}"
 BASIS = "field.kind=basis"
+SHAPES = {"1d": [187], "2d": [64, 64], "3d": [32, 32, 32]}
+"""That presets are for."""
 
 
 def test_a_basis_field_has_defaults_of_its_own_and_a_siren_those_of_the_sections():
@@ -47,7 +50,7 @@ def test_there_are_as_many_features_as_numbers_unless_given():
         ([BASIS, "fit.method=sgd"], ["fit.method is sgd", "kind is basis", "exact"]),
         ([BASIS, "fit.method=gauss-newton"], ["fit.method is gauss-newton", "exact"]),
         (["fit.method=exact"], ["fit.method is exact", "kind is siren", "sgd, momentum or gauss-newton"]),
-        ([BASIS, "meta.inner_rate=0.1"], ["meta.inner_rate is not for field.kind basis"]),
+        ([BASIS, "meta.inner_rate=0.1"], ["meta.inner_rate = 0.1 would do nothing with field.kind basis: leave out"]),
         ([BASIS, "meta.rate_policy=learned"], ["meta.rate_policy"]),
         ([BASIS, "meta.compile=on"], ["meta.compile"]),
         ([BASIS, "field.modulate_first=true"], ["field.modulate_first"]),
@@ -55,8 +58,20 @@ def test_there_are_as_many_features_as_numbers_unless_given():
         ([BASIS, "fit.target_psnr=30"], ["fit.target_psnr"]),
         ([BASIS, "fit.rescale=0.5"], ["fit.rescale"]),
         ([BASIS, "fit.full_steps=1"], ["fit.full_steps"]),
-        (["fit.keep=8"], ["fit.keep is not for field.kind siren"]),
-        (["field.features=4096"], ["features belongs to kind basis"]),
+        ([BASIS, "fit.steps=5", "fit.damping=2"], ["fit.steps = 5 and fit.damping = 2.0 would do nothing"]),
+        ([BASIS, "field.residual=false"], ["field.residual = False"]),
+        ([BASIS, "meta.inner_steps=3"], ["meta.inner_steps = 3"]),
+        ([BASIS, "meta.compiled=true"], ["meta.compiled = True"]),
+        ([BASIS, "fit.momentum=0.1"], ["fit.momentum"]),
+        ([BASIS, "fit.curvature_ratio=0.5"], ["fit.curvature_ratio"]),
+        ([BASIS, "fit.closed_form=true"], ["fit.closed_form"]),
+        (["fit.keep=8"], ["fit.keep = 8 would do nothing with field.kind siren"]),
+        (["fit.ridge=0.1", "meta.ridge=0.1"], ["meta.ridge = 0.1 and fit.ridge = 0.1"]),
+        (["fit.storage_loss=0.1"], ["fit.storage_loss = 0.1"]),
+        (["field.features=4096"], ["field.features = 4096 would do nothing with field.kind siren"]),
+        (["preset=2d", "field.kind=siren"], ["preset 2d is of a basis field", "kind is siren", "preset to siren-2d,"]),
+        (["preset=siren-2d", BASIS], ["preset siren-2d is of a siren field", "kind is basis", "preset to 2d,"]),
+        (["preset=paper-2d", BASIS], ["preset paper-2d is of a siren field", "preset to 2d,"]),
         ([BASIS, "field.latent=16", "fit.keep=17"], ["fit.keep is 17", "16 numbers"]),
         ([BASIS, "field.latent=16", "fit.keep=0"], ["fit.keep", "greater than 0"]),
         ([BASIS, "field.latent=16", "field.features=8"], ["8 features cannot give 16 numbers"]),
@@ -74,6 +89,23 @@ def test_keys_of_the_other_kind_are_refused_in_words(overrides: list[str], needl
         assert needle in str(caught.value)
 
 
+def test_a_key_of_the_other_kind_may_have_its_default_or_be_off():
+    for off in ("meta.compile=off", "meta.compiled=false", "fit.damping=1", "fit.closed_form=false", "fit.rate=null"):
+        assert parse(SMALLEST, [BASIS, off]).field.kind == "basis"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_goes_with_its_kind_of_field_only(name: str):
+    shape = f"data.shape={SHAPES[name[-2:]]}"
+    kind = parse(SMALLEST, [f"preset={name}", shape]).field.kind  # and no key of the other kind is refused
+    assert parse(SMALLEST, [f"preset={name}", shape, f"field.kind={kind}"]).field.kind == kind
+    other = "siren" if kind == "basis" else "basis"
+    with pytest.raises(RunFileError, match=f"preset {name} is of a {kind} field") as caught:
+        parse(SMALLEST, [f"preset={name}", shape, f"field.kind={other}"])
+    better = re.findall(r"set preset to (\S+),", str(caught.value))[0]
+    assert parse(SMALLEST, [f"preset={better}", shape, f"field.kind={other}"]).preset == better
+
+
 @pytest.mark.parametrize("field", [None, 7, "basis", ["basis"], {"kind": {"basis": 1}}], ids=str)
 def test_a_field_section_that_is_none_is_refused_in_words(field: Any):
     with pytest.raises(RunFileError):
@@ -82,6 +114,6 @@ def test_a_field_section_that_is_none_is_refused_in_words(field: Any):
 
 def test_a_jacobian_that_would_not_fit_is_no_matter_for_a_basis_field():
     large = ["data.shape=[512, 512]", "field.hidden=1024", "field.latent=16"]
-    assert parse(SMALLEST, [BASIS, *large, "fit.closed_form=true"]).field.hidden == 1024
+    assert parse(SMALLEST, [BASIS, *large]).field.hidden == 1024
     with pytest.raises(RunFileError, match="Jacobian"):
         parse(SMALLEST, [*large, "fit.closed_form=true"])
