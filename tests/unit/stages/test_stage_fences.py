@@ -53,7 +53,7 @@ class Overtaken:
 
 @pytest.fixture
 def overtaken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Overtaken:
-    run = ready(tmp_path, field={"layers": 3, "hidden": 16, "latent": LATENT}, train={"batch": 8})
+    run = ready(tmp_path, field={"layers": 3, "hidden": 16, "latent": LATENT, "omegas": [5.0, 7.5]}, train={"batch": 8})
     store = ObjectStore(run.storage)
     former = take(store, run_lease(run.name), 0.2, print)
     former.give_back()
