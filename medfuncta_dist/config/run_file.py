@@ -33,6 +33,10 @@ LARGEST_GAUSS_NEWTON = 4096
 """Latent size: the curvature of one scan is then 64 MiB."""
 LARGEST_JACOBIAN = 2 * 2**30
 """Bytes."""
+LARGEST_BASIS = 4 * 2**30
+"""Bytes that a basis field may need at once, in a process: the preset 3d needs 3 GiB in training, 2 GiB in fitting."""
+MATRICES = 6
+"""Float64 numbers per pair of features, held at once when training computes the latent's coordinates."""
 
 
 def _root(value: str) -> str:
@@ -109,8 +113,38 @@ class RunFile(Section):
             raise ValueError(f"fit.method is {self.fit.method}, but field.kind is {kind}: set fit.method to {allowed}")
         if wrong := self._of_other_kind():
             raise ValueError(f"{' and '.join(wrong)} would do nothing with field.kind {kind}: leave out")
+        values = self.data.points * self.data.channels
+        if basis and self.field.latent > values:
+            raise ValueError(
+                f"field.latent is {self.field.latent}, but a scan has {values} values (data.shape {self.data.shape}, "
+                f"data.channels {self.data.channels}): set field.latent to far fewer, at most {values}, and "
+                "field.features to two to four times as many"
+            )
         if self.fit.keep is not None and self.fit.keep > self.field.latent:
             raise ValueError(f"fit.keep is {self.fit.keep}, more than the {self.field.latent} numbers of field.latent")
+        return self
+
+    @model_validator(mode="after")
+    def _basis_in_memory(self) -> RunFile:
+        if self.field.kind != "basis":
+            return self
+        values, features = self.data.points * self.data.channels, self.field.feature_count
+        # The matrices of all pairs of features, and the scans of a global batch, which every worker holds.
+        training = MATRICES * 8 * features**2 + 4 * self.train.batch * values
+        allowed = f"at most {LARGEST_BASIS / 2**30:.0f} GiB are allowed"
+        if training > LARGEST_BASIS:
+            raise ValueError(
+                f"training a basis field of {features} features on batches of {self.train.batch} scans needs "
+                f"{training / 2**30:.1f} GiB of memory per worker, {allowed}; lower field.features (which is "
+                "field.latent, if not set) or train.batch"
+            )
+        numbers = self.fit.keep or self.field.latent
+        fitting = 2 * 4 * values * numbers  # the functions at all points, and the matrix that solves for their weights
+        if fitting > LARGEST_BASIS:
+            raise ValueError(
+                f"fitting {numbers} numbers to the {values} values of a scan needs {fitting / 2**30:.1f} GiB of memory "
+                f"per worker, {allowed}; lower field.latent, or fit.keep to store fewer numbers"
+            )
         return self
 
     @model_validator(mode="after")

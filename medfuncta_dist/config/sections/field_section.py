@@ -24,10 +24,11 @@ class FieldSection(Section):
     hidden: PositiveInt = 256
     """L, the width of every hidden layer."""
     latent: PositiveInt = 2048
-    """P, the size of a scan's latent."""
+    """P, the size of a scan's latent. A basis field's is at most points times channels of a scan."""
     features: Annotated[PositiveInt | None, Added(None), OF_BASIS] = None
     """F, functions per channel that a basis field is trained with; its latent's P numbers are then the best ones in
-    their span. Two to four times ``latent`` is better than ``latent``, which is the default. Memory grows with F²."""
+    their span. Two to four times ``latent`` is better than ``latent``, which is the default; from the values of a
+    scan on, training has nothing left to learn. Memory grows with F²."""
     omega_first: PositiveFloat = 20.0
     """ω of the first layer."""
     omega_last: PositiveFloat = 400.0

@@ -56,7 +56,8 @@ def frozen_siren(axes: str) -> str:
 
 
 def begun(preset: str, axes: int) -> RunFile:
-    return parse(f"name: r\nstorage: s3://bucket/m\npreset: {preset}\ndata: {{source: x, shape: {[8] * axes}}}\n")
+    shape = ([187], [64] * 2, [32] * 3)[axes - 1]
+    return parse(f"name: r\nstorage: s3://bucket/m\npreset: {preset}\ndata: {{source: x, shape: {shape}}}\n")
 
 
 def known(now: Any, then: Any) -> Any:
