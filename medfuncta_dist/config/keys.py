@@ -82,6 +82,15 @@ class Added(Before):
     that the same run file had before the key existed; the comparison of run files includes it all the same."""
 
 
+@dataclass(frozen=True)
+class OnlyFor:
+    """An annotation of a key that does nothing but for one kind of field. For another kind it may have its default or
+    one of ``idle``, which ask for nothing; anything else is refused."""
+
+    kind: str
+    idle: tuple[Any, ...] = ()
+
+
 FREE = Key(within_run=WithinRun.FREE, decides_results=False, in_fit_digest=False)
 """May change at any time, and decides nothing but where, when or how safely the run computes."""
 SETTLED = Key(within_run=WithinRun.SETTLED)
@@ -89,6 +98,8 @@ IDENTITY = Key(within_run=WithinRun.IDENTITY, decides_results=False)
 CONTRACT = Key(in_contract=True)
 FIT_DIGEST = Key(in_fit_digest=True)
 PUBLIC = Key(public=True)
+
+OF_SIREN, OF_BASIS = OnlyFor("siren"), OnlyFor("basis")
 
 RESOURCES = Meaning(WithinRun.FREE, decides_results=False)
 """Of a whole section: what the run computes on, and who watches."""
@@ -107,6 +118,11 @@ def before(keys: Mapping[str, FieldInfo]) -> dict[str, Any]:
 def added(keys: Mapping[str, FieldInfo]) -> dict[str, Any]:
     """The keys of a section that digests leave out at their earlier value, and that value."""
     return {name: mark.value for name, key in keys.items() for mark in key.metadata if isinstance(mark, Added)}
+
+
+def only_for(keys: Mapping[str, FieldInfo]) -> dict[str, OnlyFor]:
+    """The keys of a section that are for one kind of field."""
+    return {name: mark for name, key in keys.items() for mark in key.metadata if isinstance(mark, OnlyFor)}
 
 
 def _changed(meaning: Meaning, metadata: list[Any]) -> Meaning:

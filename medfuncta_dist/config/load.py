@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from medfuncta_dist.config.presets import KIND_DEFAULTS, PRESETS
+from medfuncta_dist.config.presets import KIND_DEFAULTS, OUR_PREFIXES, PRESETS
 from medfuncta_dist.config.run_file import RunFile, older_values
 from medfuncta_dist.errors import RunFileError
 
@@ -99,38 +99,67 @@ def _from_environment(name: str) -> str:
 
 
 def parse_kept(text: str, overrides: Sequence[str] = (), where: str = "run.yaml") -> RunFile:
-    """The same from a run's own run.yaml, which is resolved. It may be older than some keys: those are what they were
-    for it, whatever its preset means today."""
-    return parse(text, overrides, where, BEFORE)
+    """The same from a run's own run.yaml. It may be older than some keys: those are what they were for it."""
+    return _validated(_merge(BEFORE, _given(text, overrides, where)), where)
 
 
-def parse(
-    text: str, overrides: Sequence[str] = (), where: str = "run file", base: Mapping[str, Any] | None = None
-) -> RunFile:
-    """The same from YAML text. With ``base`` the text is that of a resolved run file: it goes over ``base``, and its
-    preset is a name and no more."""
-    given = _yaml(text, where)
-    if not isinstance(given, dict):
+def parse(text: str, overrides: Sequence[str] = (), where: str = "run file") -> RunFile:
+    """The same from YAML text. A resolved run file, as jobs carry it, is read as ``parse_kept`` does: its preset is a
+    name from the past, and may mean other settings today."""
+    given = _given(text, overrides, where)
+    return _validated(_merge(BEFORE, given) if _is_resolved(given) else _with_defaults(given, where), where)
+
+
+def _given(text: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
+    read = _yaml(text, where)
+    if not isinstance(read, dict):
         raise RunFileError("the run file is not a mapping of sections", where=where, do="start from a file in jobs/")
+    given: dict[str, Any] = read
     for override in overrides:
         given = _merge(given, _override(override))
+    return given
+
+
+def _is_resolved(given: Mapping[str, Any]) -> bool:
+    """Whether every key is written out, but perhaps those that not every run had from the beginning."""
+    return all(
+        isinstance(given.get(name), Mapping)
+        and given[name].keys() >= section.model_fields.keys() - BEFORE.get(name, {})
+        for name, section in RunFile.sections().items()
+    )
+
+
+def _with_defaults(given: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Over its preset, and that over the defaults of the kind of field that is asked for."""
     preset = given.get("preset")
-    if base is None and isinstance(preset, str) and preset in PRESETS:
+    if isinstance(preset, str) and preset in PRESETS:
+        _require_kind(preset, _kind(given), where)
         given = _merge(PRESETS[preset], given)
-    given = _merge(base or {}, _merge(_kind_defaults(given), given))
+    return _merge(KIND_DEFAULTS.get(_kind(given) or "", {}), given)
+
+
+def _require_kind(preset: str, wanted: str | None, where: str) -> None:
+    """Refuse another kind of field than the preset's: most of its settings would be for the wrong kind."""
+    kind = PRESETS[preset]["field"].get("kind", "siren")
+    if wanted in OUR_PREFIXES and wanted != kind:
+        what = f"preset {preset} is of a {kind} field, but field.kind is {wanted}"
+        do = f"set preset to {OUR_PREFIXES[wanted]}{preset[-2:]}, or leave out field.kind"
+        raise RunFileError(what, where=where, do=do)
+
+
+def _kind(given: Mapping[str, Any]) -> str | None:
+    field = given.get("field")
+    kind = field.get("kind") if isinstance(field, Mapping) else None
+    return kind if isinstance(kind, str) else None
+
+
+def _validated(given: Mapping[str, Any], where: str) -> RunFile:
     try:
         return RunFile.model_validate(given)
     except ValidationError as error:
         raise RunFileError(
             explain(error), where=where, do="correct these keys; docs/run-file.md lists them all"
         ) from None
-
-
-def _kind_defaults(given: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The defaults of the kind of field that is asked for, where they are not those of the sections."""
-    field = given.get("field")
-    kind = field.get("kind") if isinstance(field, Mapping) else None
-    return KIND_DEFAULTS.get(kind, {}) if isinstance(kind, str) else {}
 
 
 def dump(run: RunFile) -> str:

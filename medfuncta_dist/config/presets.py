@@ -130,6 +130,8 @@ SIREN: dict[str, Preset] = {
         "fit": {"method": "momentum", "steps": 20},
     },
 }
+OUR_PREFIXES = {"basis": "", "siren": "siren-"}
+"""What the names of our presets begin with, by kind of field; then come the axes."""
 PAPER = {"paper-1d": _paper("1d", 200.0), "paper-2d": _paper("2d", 400.0), "paper-3d": _paper("3d", 300.0)}
 PUBLIC_CODE = {
     "public-code-1d": _public_code("1d", 10.0),

@@ -10,8 +10,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from medfuncta_dist.config.keys import FREE, IDENTITY, Meaning, before
-from medfuncta_dist.config.presets import PresetName
+from medfuncta_dist.config.keys import FREE, IDENTITY, Meaning, before, only_for
+from medfuncta_dist.config.presets import KIND_DEFAULTS, PresetName
 from medfuncta_dist.config.section import Name, Section
 from medfuncta_dist.config.sections.cluster_section import Cluster
 from medfuncta_dist.config.sections.data_section import Data
@@ -33,25 +33,10 @@ LARGEST_GAUSS_NEWTON = 4096
 """Latent size: the curvature of one scan is then 64 MiB."""
 LARGEST_JACOBIAN = 2 * 2**30
 """Bytes."""
-
-
-_OF_OTHER_KIND: dict[str, dict[str, Callable[[RunFile], bool]]] = {
-    "basis": {
-        "meta.inner_rate": lambda run: run.meta.inner_rate is not None,
-        "meta.rate_policy": lambda run: run.meta.rate_policy != "scalar",
-        "meta.compile: on": lambda run: run.meta.compile == "on",
-        "field.modulate_first": lambda run: run.field.modulate_first,
-        "fit.rate": lambda run: run.fit.rate is not None,
-        "fit.target_psnr": lambda run: run.fit.target_psnr is not None,
-        "fit.rescale": lambda run: run.fit.rescale is not None,
-        "fit.full_steps": lambda run: run.fit.full_steps > 0,
-    },
-    "siren": {
-        "fit.keep": lambda run: run.fit.keep is not None,
-        "fit.storage_loss": lambda run: run.fit.storage_loss is not None,
-    },
-}
-"""Keys that would do nothing for a kind of field, and whether a run file sets them."""
+LARGEST_BASIS = 4 * 2**30
+"""Bytes that a basis field may need at once, in a process: the preset 3d needs 3 GiB in training, 2 GiB in fitting."""
+MATRICES = 6
+"""Float64 numbers per pair of features, held at once when training computes the latent's coordinates."""
 
 
 def _root(value: str) -> str:
@@ -126,11 +111,40 @@ class RunFile(Section):
         if basis != (self.fit.method == "exact"):
             allowed = "exact" if basis else "sgd, momentum or gauss-newton"
             raise ValueError(f"fit.method is {self.fit.method}, but field.kind is {kind}: set fit.method to {allowed}")
-        for key, given in _OF_OTHER_KIND[kind].items():
-            if given(self):
-                raise ValueError(f"{key} is not for field.kind {kind}: leave it out")
+        if wrong := self._of_other_kind():
+            raise ValueError(f"{' and '.join(wrong)} would do nothing with field.kind {kind}: leave out")
+        values = self.data.points * self.data.channels
+        if basis and self.field.latent > values:
+            raise ValueError(
+                f"field.latent is {self.field.latent}, but a scan has {values} values (data.shape {self.data.shape}, "
+                f"data.channels {self.data.channels}): set field.latent to far fewer, at most {values}, and "
+                "field.features to two to four times as many"
+            )
         if self.fit.keep is not None and self.fit.keep > self.field.latent:
             raise ValueError(f"fit.keep is {self.fit.keep}, more than the {self.field.latent} numbers of field.latent")
+        return self
+
+    @model_validator(mode="after")
+    def _basis_in_memory(self) -> RunFile:
+        if self.field.kind != "basis":
+            return self
+        values, features = self.data.points * self.data.channels, self.field.feature_count
+        # The matrices of all pairs of features, and the scans of a global batch, which every worker holds.
+        training = MATRICES * 8 * features**2 + 4 * self.train.batch * values
+        allowed = f"at most {LARGEST_BASIS / 2**30:.0f} GiB are allowed"
+        if training > LARGEST_BASIS:
+            raise ValueError(
+                f"training a basis field of {features} features on batches of {self.train.batch} scans needs "
+                f"{training / 2**30:.1f} GiB of memory per worker, {allowed}; lower field.features (which is "
+                "field.latent, if not set) or train.batch"
+            )
+        numbers = self.fit.keep or self.field.latent
+        fitting = 2 * 4 * values * numbers  # the functions at all points, and the matrix that solves for their weights
+        if fitting > LARGEST_BASIS:
+            raise ValueError(
+                f"fitting {numbers} numbers to the {values} values of a scan needs {fitting / 2**30:.1f} GiB of memory "
+                f"per worker, {allowed}; lower field.latent, or fit.keep to store fewer numbers"
+            )
         return self
 
     @model_validator(mode="after")
@@ -147,6 +161,17 @@ class RunFile(Section):
                 f"{LARGEST_JACOBIAN / 2**30:.0f} GiB are allowed; set fit.closed_form to false"
             )
         return self
+
+    def _of_other_kind(self) -> list[str]:
+        """Keys that would do nothing for this kind of field, and their values, which are not the defaults."""
+        found = []
+        for name, section in self.sections().items():
+            defaults = KIND_DEFAULTS.get(self.field.kind, {}).get(name, {})
+            for key, only in only_for(section.model_fields).items():
+                value, default = getattr(getattr(self, name), key), defaults.get(key, section.model_fields[key].default)
+                if only.kind != self.field.kind and value not in (default, *only.idle):
+                    found.append(f"{name}.{key} = {value!r}")
+        return found
 
     @property
     def dataset(self) -> str:

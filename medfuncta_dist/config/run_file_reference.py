@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from medfuncta_dist.config.keys import Meaning, WithinRun
-from medfuncta_dist.config.presets import ALIASES, OURS, PAPER, PUBLIC_CODE, Preset
+from medfuncta_dist.config.keys import Meaning, OnlyFor, WithinRun, only_for
+from medfuncta_dist.config.presets import ALIASES, KIND_DEFAULTS, OURS, PAPER, PUBLIC_CODE, SIREN, Preset
 from medfuncta_dist.config.run_file import RunFile
 
 HEAD = """\
@@ -62,30 +62,37 @@ def _sections(schema: dict[str, Any]) -> Iterator[str]:
         if name not in sections:
             yield _row(name, field, schema, meanings[name])
     for name, kind in sections.items():
-        yield from _table(name, definitions[kind.__name__], definitions, kind.meanings())
+        yield from _table(name, definitions[kind.__name__], definitions, kind.meanings(), only_for(kind.model_fields))
 
 
 def _table(
-    path: str, section: dict[str, Any], definitions: dict[str, Any], meanings: Mapping[str, Meaning]
+    path: str,
+    section: dict[str, Any],
+    definitions: dict[str, Any],
+    meanings: Mapping[str, Meaning],
+    kinds: Mapping[str, OnlyFor],
 ) -> Iterator[str]:
     about = " ".join(section.get("description", "").split()).replace("``", "`")
     yield f"\n## `{path}`\n\n{about}\n\n{HEADER}"
     nested = []
     for name, field in section["properties"].items():
-        yield _row(name, field, section, meanings[name])
+        yield _row(name, field, section, meanings[name], kinds.get(name))
         target = _reference(field)
         if target:
             nested.append((name, definitions[target]))
     for name, definition in nested:
         yield from _table(
-            f"{path}.{name}", definition, definitions, dict.fromkeys(definition["properties"], meanings[name])
+            f"{path}.{name}", definition, definitions, dict.fromkeys(definition["properties"], meanings[name]), {}
         )
 
 
-def _row(name: str, field: dict[str, Any], section: dict[str, Any], meaning: Meaning) -> str:
+def _row(
+    name: str, field: dict[str, Any], section: dict[str, Any], meaning: Meaning, only: OnlyFor | None = None
+) -> str:
     required = name in section.get("required", [])
     default = "required" if required else "see below" if _reference(field) else f"`{_plain(field.get('default'))}`"
     about = " ".join(field.get("description", "").split()).replace("``", "`").replace("|", "\\|")
+    about += f" Only for kind `{only.kind}`." if only else ""
     return f"| `{name}` | {_type(field)} | {default} | {MAY_CHANGE[meaning.within_run]} | {about} |"
 
 
@@ -128,12 +135,17 @@ PRESETS_HEAD = """
 ## Presets
 
 A preset sets the network and the training settings for scans of one, two or three axes; other keys keep their
-defaults. Start from `1d`, `2d` or `3d`. The other presets reproduce published networks, and give much worse results
-after the same time.
+defaults. Start from `1d`, `2d` or `3d`, or for a SIREN from `siren-1d`, `siren-2d` or `siren-3d`. The other presets
+reproduce published networks, and give much worse results after the same time. A preset is of one kind of field.
+
+The defaults in the tables above are those of a SIREN. With `field.kind: basis` they are, where they differ:
+{defaults}.
 """
 FAMILIES = {
-    "**Ours**, chosen on small networks (`benchmarks/results/presets-cpu-2core.md`): `1d` was measured at its own "
-    "size; `2d` and `3d` carry the choice over to the paper's sizes, which we have not trained yet.": OURS,
+    "**Ours**, basis fields (`benchmarks/results/fields-cpu-2core.md`): `1d` was measured at its own size; `2d` and "
+    "`3d` carry the choice over to the paper's latent sizes, which we have not trained yet.": OURS,
+    "**A SIREN with our settings**, chosen on small networks (`benchmarks/results/presets-cpu-2core.md`): what `1d`, "
+    "`2d` and `3d` were before there were basis fields. Runs that were begun with these continue with them.": SIREN,
     "**The paper's text** (MedFuncta, MIDL 2026, Table 5 and Section 3): no residual term, ω from 20.": PAPER,
     "**The paper's public code** (github.com/pfriedri/medfuncta, March 2025), which differs from the text: residual "
     "layers, a modulated first layer, ω = 10 and 5 more per layer (1D: 10 more), AdamW's default weight decay, no "
@@ -142,7 +154,7 @@ FAMILIES = {
 
 
 def _presets() -> Iterator[str]:
-    yield PRESETS_HEAD
+    yield PRESETS_HEAD.format(defaults=_settings(KIND_DEFAULTS["basis"]))
     for about, presets in FAMILIES.items():
         yield f"{about}\n"
         yield from (f"- `{name}`: {_settings(preset)}" for name, preset in presets.items())

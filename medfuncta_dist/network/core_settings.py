@@ -39,6 +39,12 @@ def field_spec(run: RunFile) -> FieldSpec:
     return SirenSpec(latent=section.latent, residual=section.residual, modulate_first=section.modulate_first, **sizes)
 
 
+def trained_spec(run: RunFile) -> FieldSpec:
+    """The architecture that a run file asks for, as training leaves it: a basis field's latent then has P numbers."""
+    spec = field_spec(run)
+    return replace(spec, latent=run.field.latent, mapped=True) if isinstance(spec, BasisSpec) else spec
+
+
 def _omegas(run: RunFile) -> tuple[float, ...]:
     if run.field.omegas is not None:
         return tuple(run.field.omegas)

@@ -4,11 +4,16 @@ is refused here, by key, value and expectation."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isclose
+from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.sections.field_section import FieldSection
 from medfuncta_dist.errors import RunChangedError, RunFileError
+from medfuncta_dist.fields.field_kinds import FieldSpec, describe
 from medfuncta_dist.fitting.fit_plan import chosen_splits
 from medfuncta_dist.network.committed_network import published_network
+from medfuncta_dist.network.core_settings import trained_spec
 from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.run.frozen_run_file import pin_path
 from medfuncta_dist.shards.data_contract import require_contract
@@ -79,14 +84,26 @@ def pinned_snapshot(run: RunFile, store: ObjectStore, fence: Guard) -> Snapshot:
 
 
 def check_network(run: RunFile, store: ObjectStore) -> None:
-    """The trained network is the one that the run file describes (its latent size above all)."""
+    """The trained network is the one that the run file describes: its kind of field, its sizes, its ω."""
     ref = published_network(store, run.name)
-    spec = load_network(store, ref).spec
-    for key in ("layers", "hidden", "latent"):
-        trained, wanted = getattr(spec, key), getattr(run.field, key)
-        if trained != wanted:
+    trained, wanted = (_field_keys(spec) for spec in (load_network(store, ref).spec, trained_spec(run)))
+    for key, value in trained.items():
+        if not _same(value, wanted.get(key)):
             raise RunFileError(
-                f"field.{key} is {wanted}, but the shared network was trained with {trained}",
+                f"field.{key} is {wanted.get(key)}, but the shared network was trained with {value}",
                 where=store.uri(ref.folder),
-                do=f"set field.{key} to {trained}, or train under another name",
+                do=f"set field.{key} to {value}, or train under another name",
             )
+
+
+def _field_keys(spec: FieldSpec) -> dict[str, Any]:
+    """What an architecture has of the section ``field``, by key; the kind first, for others depend on it."""
+    described = {"kind": spec.KIND} | describe(spec) | {"omegas": list(spec.omegas)}
+    return {key: value for key, value in described.items() if key in FieldSection.model_fields}
+
+
+def _same(trained: Any, wanted: Any) -> bool:
+    if not isinstance(trained, list) or not isinstance(wanted, list):
+        return bool(trained == wanted)
+    # A schedule's ω may differ in the last digit from those that an earlier version computed.
+    return len(trained) == len(wanted) and all(map(isclose, trained, wanted))

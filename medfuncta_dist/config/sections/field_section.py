@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from medfuncta_dist.config.keys import Added, Meaning
+from medfuncta_dist.config.keys import OF_BASIS, OF_SIREN, Added, Meaning
 from medfuncta_dist.config.section import PositiveFloat, PositiveInt, Section
 
 
@@ -24,20 +24,21 @@ class FieldSection(Section):
     hidden: PositiveInt = 256
     """L, the width of every hidden layer."""
     latent: PositiveInt = 2048
-    """P, the size of a scan's latent."""
-    features: Annotated[PositiveInt | None, Added(None)] = None
+    """P, the size of a scan's latent. A basis field's is at most points times channels of a scan."""
+    features: Annotated[PositiveInt | None, Added(None), OF_BASIS] = None
     """F, functions per channel that a basis field is trained with; its latent's P numbers are then the best ones in
-    their span. Two to four times ``latent`` is better than ``latent``, which is the default. Memory grows with F²."""
+    their span. Two to four times ``latent`` is better than ``latent``, which is the default; from the values of a
+    scan on, training has nothing left to learn. Memory grows with F²."""
     omega_first: PositiveFloat = 20.0
     """ω of the first layer."""
     omega_last: PositiveFloat = 400.0
     """ω that the schedule reaches at layer K; it rises linearly."""
     omegas: list[PositiveFloat] | None = None
     """ω of every sine layer, instead of the two ends."""
-    residual: bool = True
-    """Add each sine layer's input to its output (the public code does, the paper's formula does not). siren only."""
-    modulate_first: bool = False
-    """Let the latent shift the first layer too (the public code does). siren only."""
+    residual: Annotated[bool, OF_SIREN] = True
+    """Add each sine layer's input to its output (the public code does, the paper's formula does not)."""
+    modulate_first: Annotated[bool, OF_SIREN] = False
+    """Let the latent shift the first layer too (the public code does)."""
 
     @model_validator(mode="after")
     def _omegas(self) -> FieldSection:
@@ -47,8 +48,6 @@ class FieldSection(Section):
 
     @model_validator(mode="after")
     def _features(self) -> FieldSection:
-        if self.kind == "siren" and self.features is not None:
-            raise ValueError("features belongs to kind basis: leave it out, or set kind to basis")
         if self.kind == "basis" and self.feature_count < self.latent:
             raise ValueError(
                 f"{self.features} features cannot give {self.latent} numbers a scan: raise features or lower latent"

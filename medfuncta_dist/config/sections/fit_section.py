@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from medfuncta_dist.config.keys import Added, Key, Meaning, WithinRun
+from medfuncta_dist.config.keys import OF_BASIS, OF_SIREN, Added, Key, Meaning, WithinRun
 from medfuncta_dist.config.section import NaturalInt, PositiveFloat, PositiveInt, Ratio, Section, Split
 
 
@@ -20,37 +20,37 @@ class Fit(Section):
     curvature of each scan determines direction and length of its steps (Levenberg-Marquardt): better latents in a
     fifth of the steps. ``exact``: a basis field's only method, and its default: one solve, for which only ridge, keep
     and selection_ratio matter."""
-    steps: PositiveInt = 10
+    steps: Annotated[PositiveInt, OF_SIREN] = 10
     """H, number of steps, starting from φ = 0."""
-    rate: PositiveFloat | None = None
+    rate: Annotated[PositiveFloat | None, OF_SIREN] = None
     """Step size of sgd and momentum. Default: the network's learned rates if it has them, otherwise
     ``meta.inner_rate``."""
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    momentum: Annotated[float, Field(ge=0, lt=1), OF_SIREN] = 0.5
     """Share of each step that is added to the next one (momentum)."""
-    damping: PositiveFloat = 1.0
+    damping: Annotated[PositiveFloat, OF_SIREN] = 1.0
     """Initial λ of gauss-newton, relative to a scan's mean curvature. It is then adapted for each scan, by comparing
     the improvement of each step with the predicted one."""
-    curvature_ratio: Ratio = 0.309
+    curvature_ratio: Annotated[Ratio, OF_SIREN] = 0.309
     """Share of a step's coordinates, evenly spread, from which gauss-newton computes the curvature. Do not use a simple
     fraction such as 1/4: the points would lie in columns."""
     selection_ratio: Ratio = 1.0
     """γ while fitting; 1 uses every coordinate. gauss-newton uses the same evenly spread ones at every step; the other
     methods draw new ones."""
-    full_steps: NaturalInt = 0
+    full_steps: Annotated[NaturalInt, OF_SIREN] = 0
     """Number of last steps that use every coordinate, whatever selection_ratio is."""
-    closed_form: bool = True
+    closed_form: Annotated[bool, OF_SIREN] = True
     """Compute the first step from the field's Jacobian at φ = 0, which is the same for all scans: it uses every
     coordinate at almost no cost. Needs the Jacobian in memory."""
-    rescale: Ratio | None = None
+    rescale: Annotated[Ratio | None, OF_SIREN] = None
     """Multiply each scan's step by the ratio of two gradients' sizes, one of them on this share of the coordinates, as
     the published code does. Null: off."""
-    target_psnr: Annotated[float, Field(allow_inf_nan=False)] | None = None
+    target_psnr: Annotated[Annotated[float, Field(allow_inf_nan=False)] | None, OF_SIREN] = None
     """Stop fitting a scan when it reaches this PSNR (dB)."""
-    ridge: Annotated[PositiveFloat, Added(1e-6)] = 1e-6
+    ridge: Annotated[PositiveFloat, Added(1e-6), OF_BASIS] = 1e-6
     """λ of a basis field's solve, relative to the mean diagonal of its Gram matrix."""
-    keep: Annotated[PositiveInt | None, Added(None)] = None
+    keep: Annotated[PositiveInt | None, Added(None), OF_BASIS] = None
     """How many of a basis field's numbers are stored, the first ones, which are the best that many. Default: all P."""
-    storage_loss: Annotated[PositiveFloat | None, Added(None)] = None
+    storage_loss: Annotated[PositiveFloat | None, Added(None), OF_BASIS] = None
     """Loss of PSNR (dB) that storing a basis field's latents may cost. The fit stage then chooses the coarsest
     storage_type and the smallest keep whose loss, predicted from the network, is within it; leave out both. It leaves
     out numbers only where there were four training scans or more per number. Default: nothing is chosen."""

@@ -58,7 +58,7 @@ def test_fields() -> None:
 
 def test_every_set_trains_a_basis_field_and_a_siren_of_equal_numbers() -> None:
     for name, whole in SETS.items():
-        shape = {"ecg": [24], "cubes": [6, 6, 6]}.get(name, [6, 6])
+        shape = {"ecg": [64], "cubes": [8, 8, 8]}.get(name, [24, 24])
         here = Case(name, whole, made_scans(2))
         basis = run_of(here, basis_sections(here, whole.start, whole.latent), 3, shape)
         siren = run_of(here, whole.siren, 3, shape)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, get_args
 
 import pytest
 
@@ -20,6 +20,7 @@ from medfuncta_dist.config.keys import (
     WithinRun,
     added,
     before,
+    only_for,
 )
 from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.run_file import RunFile, older_values
@@ -65,6 +66,12 @@ def subclasses(kind: type) -> Iterator[type]:
     for sub in kind.__subclasses__():
         yield sub
         yield from subclasses(sub)
+
+
+def test_the_keys_of_one_kind_of_field_are_of_a_kind_that_there_is():
+    kinds = get_args(RunFile.sections()["field"].model_fields["kind"].annotation)
+    marks = [mark for kind in RunFile.sections().values() for mark in only_for(kind.model_fields).values()]
+    assert {mark.kind for mark in marks} == set(kinds)
 
 
 def test_a_key_of_which_nothing_is_said_is_fixed_decides_results_and_stays_here():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import pytest
@@ -12,10 +13,13 @@ from medfuncta_dist.errors import RunFileError
 
 SMALLEST = "{name: kinds, storage: 's3://bucket/kinds', data: {source: 's3://archive/*.csv', shape: [8, 8]}}"
 BASIS = "field.kind=basis"
+SMALL = "field.latent=16"
+SHAPES = {"1d": [187], "2d": [64, 64], "3d": [32, 32, 32]}
+"""That presets are for."""
 
 
 def test_a_basis_field_has_defaults_of_its_own_and_a_siren_those_of_the_sections():
-    plain, basis = parse(SMALLEST), parse(SMALLEST, [BASIS])
+    plain, basis = parse(SMALLEST), parse(SMALLEST, [BASIS, SMALL])
     for section, keys in KIND_DEFAULTS["basis"].items():
         for key, value in keys.items():
             assert getattr(getattr(basis, section), key) == value, key
@@ -25,7 +29,9 @@ def test_a_basis_field_has_defaults_of_its_own_and_a_siren_those_of_the_sections
 
 
 def test_presets_and_the_file_go_over_the_kinds_defaults():
-    run = parse(SMALLEST, [BASIS, "preset=2d", "fit.method=exact", "field.layers=4", "train.rate=0.5"])
+    run = parse(
+        SMALLEST, [BASIS, "preset=2d", "data.shape=[64, 64]", "fit.method=exact", "field.layers=4", "train.rate=0.5"]
+    )
     assert (run.field.layers, run.train.rate) == (4, 0.5)
     assert run.field.latent == PRESETS["2d"]["field"]["latent"]
     assert run.train.clip == KIND_DEFAULTS["basis"]["train"]["clip"]
@@ -38,7 +44,7 @@ def test_dump_and_load_are_inverse_for_a_basis_field():
 
 
 def test_there_are_as_many_features_as_numbers_unless_given():
-    assert parse(SMALLEST, [BASIS, "field.latent=16"]).field.feature_count == 16
+    assert parse(SMALLEST, [BASIS, SMALL]).field.feature_count == 16
 
 
 @pytest.mark.parametrize(
@@ -47,7 +53,7 @@ def test_there_are_as_many_features_as_numbers_unless_given():
         ([BASIS, "fit.method=sgd"], ["fit.method is sgd", "kind is basis", "exact"]),
         ([BASIS, "fit.method=gauss-newton"], ["fit.method is gauss-newton", "exact"]),
         (["fit.method=exact"], ["fit.method is exact", "kind is siren", "sgd, momentum or gauss-newton"]),
-        ([BASIS, "meta.inner_rate=0.1"], ["meta.inner_rate is not for field.kind basis"]),
+        ([BASIS, "meta.inner_rate=0.1"], ["meta.inner_rate = 0.1 would do nothing with field.kind basis: leave out"]),
         ([BASIS, "meta.rate_policy=learned"], ["meta.rate_policy"]),
         ([BASIS, "meta.compile=on"], ["meta.compile"]),
         ([BASIS, "field.modulate_first=true"], ["field.modulate_first"]),
@@ -55,11 +61,31 @@ def test_there_are_as_many_features_as_numbers_unless_given():
         ([BASIS, "fit.target_psnr=30"], ["fit.target_psnr"]),
         ([BASIS, "fit.rescale=0.5"], ["fit.rescale"]),
         ([BASIS, "fit.full_steps=1"], ["fit.full_steps"]),
-        (["fit.keep=8"], ["fit.keep is not for field.kind siren"]),
-        (["field.features=4096"], ["features belongs to kind basis"]),
+        ([BASIS, "fit.steps=5", "fit.damping=2"], ["fit.steps = 5 and fit.damping = 2.0 would do nothing"]),
+        ([BASIS, "field.residual=false"], ["field.residual = False"]),
+        ([BASIS, "meta.inner_steps=3"], ["meta.inner_steps = 3"]),
+        ([BASIS, "meta.compiled=true"], ["meta.compiled = True"]),
+        ([BASIS, "fit.momentum=0.1"], ["fit.momentum"]),
+        ([BASIS, "fit.curvature_ratio=0.5"], ["fit.curvature_ratio"]),
+        ([BASIS, "fit.closed_form=true"], ["fit.closed_form"]),
+        (["fit.keep=8"], ["fit.keep = 8 would do nothing with field.kind siren"]),
+        (["fit.ridge=0.1", "meta.ridge=0.1"], ["meta.ridge = 0.1 and fit.ridge = 0.1"]),
+        (["fit.storage_loss=0.1"], ["fit.storage_loss = 0.1"]),
+        (["field.features=4096"], ["field.features = 4096 would do nothing with field.kind siren"]),
+        (["preset=2d", "field.kind=siren"], ["preset 2d is of a basis field", "kind is siren", "preset to siren-2d,"]),
+        (["preset=siren-2d", BASIS], ["preset siren-2d is of a siren field", "kind is basis", "preset to 2d,"]),
+        (["preset=paper-2d", BASIS], ["preset paper-2d is of a siren field", "preset to 2d,"]),
         ([BASIS, "field.latent=16", "fit.keep=17"], ["fit.keep is 17", "16 numbers"]),
         ([BASIS, "field.latent=16", "fit.keep=0"], ["fit.keep", "greater than 0"]),
         ([BASIS, "field.latent=16", "field.features=8"], ["8 features cannot give 16 numbers"]),
+        ([BASIS, "field.latent=65"], ["field.latent is 65", "has 64 values (data.shape [8, 8]", "at most 64"]),
+        (["preset=2d", "data.shape=[28, 28]"], ["field.latent is 2048", "784 values", "at most 784"]),
+        (["preset=3d", "data.shape=[16, 16, 16]"], ["field.latent is 8192", "at most 4096"]),
+        ([BASIS, "data.shape=[28, 28]"], ["field.latent is 2048", "at most 784"]),
+        ([BASIS, "data.shape=[400, 400]", "field.latent=100000"], ["100000 features", "447.1 GiB", "field.features"]),
+        ([BASIS, "field.latent=8", "field.features=9500"], ["9500 features", "at most 4 GiB", "field.features"]),
+        ([BASIS, "data.shape=[256, 256, 256]", "field.latent=8"], ["batches of 64", "train.batch"]),
+        (["preset=3d", "data.shape=[64, 64, 64]"], ["8192 numbers", "262144 values", "16.0 GiB", "fit.keep"]),
         ([BASIS, "meta.ridge=0"], ["meta.ridge", "greater than 0"]),
         ([BASIS, "fit.ridge=-1"], ["fit.ridge", "greater than 0"]),
         (["field.kind=wavelet"], ["field.kind", "'wavelet'", "siren"]),
@@ -74,14 +100,42 @@ def test_keys_of_the_other_kind_are_refused_in_words(overrides: list[str], needl
         assert needle in str(caught.value)
 
 
+def test_a_key_of_the_other_kind_may_have_its_default_or_be_off():
+    for off in ("meta.compile=off", "meta.compiled=false", "fit.damping=1", "fit.closed_form=false", "fit.rate=null"):
+        assert parse(SMALLEST, [BASIS, SMALL, off]).field.kind == "basis"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_goes_with_its_kind_of_field_only(name: str):
+    shape = f"data.shape={SHAPES[name[-2:]]}"
+    kind = parse(SMALLEST, [f"preset={name}", shape]).field.kind  # and no key of the other kind is refused
+    assert parse(SMALLEST, [f"preset={name}", shape, f"field.kind={kind}"]).field.kind == kind
+    other = "siren" if kind == "basis" else "basis"
+    with pytest.raises(RunFileError, match=f"preset {name} is of a {kind} field") as caught:
+        parse(SMALLEST, [f"preset={name}", shape, f"field.kind={other}"])
+    better = re.findall(r"set preset to (\S+),", str(caught.value))[0]
+    assert parse(SMALLEST, [f"preset={better}", shape, f"field.kind={other}"]).preset == better
+
+
 @pytest.mark.parametrize("field", [None, 7, "basis", ["basis"], {"kind": {"basis": 1}}], ids=str)
 def test_a_field_section_that_is_none_is_refused_in_words(field: Any):
     with pytest.raises(RunFileError):
         parse(SMALLEST, [f"field={field if field is not None else 'null'}"])
 
 
+def test_a_latent_may_have_as_many_numbers_as_a_scan_has_values():
+    assert parse(SMALLEST, [BASIS, "field.latent=64"]).field.latent == 64
+    assert parse(SMALLEST, [BASIS, "field.latent=128", "data.channels=2"]).field.latent == 128
+    assert parse(SMALLEST, [BASIS, "field.latent=32", "field.features=128"]).field.features == 128
+    assert parse(SMALLEST, ["field.latent=4096"]).field.latent == 4096  # a SIREN's shifts phases, not values
+
+
+def test_fewer_stored_numbers_need_less_memory():
+    assert parse(SMALLEST, ["preset=3d", "data.shape=[64, 64, 64]", "fit.keep=2048"]).fit.keep == 2048
+
+
 def test_a_jacobian_that_would_not_fit_is_no_matter_for_a_basis_field():
     large = ["data.shape=[512, 512]", "field.hidden=1024", "field.latent=16"]
-    assert parse(SMALLEST, [BASIS, *large, "fit.closed_form=true"]).field.hidden == 1024
+    assert parse(SMALLEST, [BASIS, *large]).field.hidden == 1024
     with pytest.raises(RunFileError, match="Jacobian"):
         parse(SMALLEST, [*large, "fit.closed_form=true"])

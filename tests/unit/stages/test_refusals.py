@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from medfuncta_dist.config.load import dump, parse
@@ -19,11 +20,16 @@ from medfuncta_dist.errors import (
     RunFileError,
     StageOrderError,
 )
+from medfuncta_dist.fields.basis import MAP
+from medfuncta_dist.fields.field_kinds import init_params
+from medfuncta_dist.meta.learner import Trained
+from medfuncta_dist.network.committed_network import commit_network
+from medfuncta_dist.network.core_settings import trained_spec
 from medfuncta_dist.run.frozen_run_file import fixed_part, freeze, thaw
 from medfuncta_dist.shards.pack_driver import pack
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.stages.chain import run_stages
-from medfuncta_dist.stages.preflight import check_training, pinned_snapshot
+from medfuncta_dist.stages.preflight import check_network, check_training, pinned_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import map_here
@@ -184,6 +190,40 @@ def test_a_batch_larger_than_the_training_split_is_refused(packed):
     run = run_file(packed, train__batch=9)
     with pytest.raises(RunFileError, match=r"train\.batch is 9, but the training split holds 8"):
         check_training(run, load_snapshot(ObjectStore(run.storage), "refused", None))
+
+
+FIELDS: dict[str, dict[str, Any]] = {
+    "siren": {"layers": 4, "hidden": 8, "latent": 4, "omega_first": 5.0, "omega_last": 9.0},
+    "basis": {"kind": "basis", "layers": 3, "hidden": 8, "latent": 4, "features": 6, "omegas": [5.0, 6.0]},
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "changes", "needles"),
+    [
+        ("siren", {"layers": 5}, ["field.layers is 5", "trained with 4"]),
+        ("siren", {"latent": 5}, ["field.latent is 5", "trained with 4"]),
+        ("siren", {"omega_last": 10.0}, ["field.omegas is [5.0,", "set field.omegas to [5.0,"]),
+        ("siren", {"residual": False}, ["field.residual is False", "set field.residual to True"]),
+        ("siren", FIELDS["basis"], ["field.kind is basis", "set field.kind to siren"]),
+        ("basis", {"features": 7}, ["field.features is 7", "trained with 6"]),
+        ("basis", {"latent": 5}, ["field.latent is 5", "trained with 4"]),
+        ("basis", {"omegas": [5.0, 7.0]}, ["field.omegas is [5.0, 7.0]", "set field.omegas to [5.0, 6.0]"]),
+        ("basis", {"kind": "siren", "features": None}, ["field.kind is siren", "set field.kind to basis"]),
+    ],
+)
+def test_a_network_that_is_not_the_run_file_s_is_refused(packed, kind, changes, needles):
+    run = run_file(packed, field=FIELDS[kind])
+    store, spec = ObjectStore(run.storage), trained_spec(run)
+    params = init_params(spec, torch.Generator().manual_seed(0))
+    if kind == "basis":
+        params[MAP] = torch.eye(6)[:, :4]
+    snapshot = load_snapshot(store, run.dataset, None)
+    commit_network(store, run, snapshot, Trained(spec, params), loss=None, psnr=None, fence=ALONE)
+    check_network(run, store)
+    with pytest.raises(RunFileError) as caught:
+        check_network(run_file(packed, field=FIELDS[kind] | changes), store)
+    assert all(needle in str(caught.value) for needle in needles)
 
 
 def test_splits_that_can_not_be_fitted_are_refused_before_training(packed):

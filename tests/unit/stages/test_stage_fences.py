@@ -54,7 +54,7 @@ class Overtaken:
 
 @pytest.fixture(params=KINDS)
 def overtaken(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Overtaken:
-    run = ready(tmp_path, request.param, field=SIZES, train={"batch": 8})
+    run = ready(tmp_path, request.param, field=SIZES | {"omegas": [5.0, 7.5]}, train={"batch": 8})
     store = ObjectStore(run.storage)
     former = take(store, run_lease(run.name), 0.2, print)
     former.give_back()
