@@ -177,7 +177,7 @@ def test_a_promise_is_given_instead_of_a_storage_type(plain: RunFile, tmp_path: 
     for other in ({"keep": 3}, {"storage_type": "int8"}):
         with pytest.raises(ValidationError, match="storage_loss chooses"):
             with_fit(plain, storage_loss=0.1, **other)
-    with pytest.raises(ValidationError, match=r"fit\.storage_loss is not for field\.kind siren"):
+    with pytest.raises(ValidationError, match=r"fit\.storage_loss = 0.1 would do nothing with field\.kind siren"):
         ready(tmp_path, fit={"storage_loss": 0.1})
 
 

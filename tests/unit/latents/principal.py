@@ -54,7 +54,9 @@ def targets(count: int, seed: int) -> torch.Tensor:
 def described(folder: Path, **fit: Any) -> RunFile:
     """Its run file."""
     settings = {"method": "exact", "rate": None, "scans_per_task": 32, "batch": 16, **fit}
-    return run_file(folder, field=FIELD, meta={"selection_ratio": 1.0}, fit=settings, data={"shard_scans": 64})
+    return run_file(
+        folder, kind="basis", field=FIELD, meta={"selection_ratio": 1.0}, fit=settings, data={"shard_scans": 64}
+    )
 
 
 def basis_run(folder: Path, counts: dict[str, int] | None = None, **fit: Any) -> RunFile:
