@@ -13,7 +13,14 @@ from medfuncta_dist.evaluation.original_scans import Pick, read_samples
 from medfuncta_dist.fields.basis import BasisSpec, init_params
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.meta.closed_form.basis_gradient import LinearFit
-from medfuncta_dist.meta.closed_form.principal_latents import ScanMoments, add_scans, mean_gram, principal
+from medfuncta_dist.meta.closed_form.principal_latents import (
+    Orthonormal,
+    ScanMoments,
+    add_scans,
+    mean_gram,
+    principal,
+    trained_with,
+)
 from medfuncta_dist.meta.learner import Trained
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.network.committed_network import commit_network
@@ -91,4 +98,5 @@ def principal_of(run: RunFile, scans: torch.Tensor) -> Trained:
     fit = LinearFit(spec, params, grid(run.data.shape), scans, 64, Arithmetic.best(torch.device("cpu")), None)
     moments = ScanMoments.none(spec.features, torch.device("cpu"))
     add_scans(moments, fit)
-    return principal(fit, mean_gram(fit), moments, run.field.latent)
+    found = principal(Orthonormal.of(mean_gram(fit)), moments, run.field.latent)
+    return trained_with(fit, found, len(scans))

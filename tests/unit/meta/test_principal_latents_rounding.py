@@ -8,7 +8,14 @@ from torch import Tensor
 from medfuncta_dist.fields.basis import BasisSpec, features, init_params, mean_and_basis
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.meta.closed_form.basis_gradient import LinearFit
-from medfuncta_dist.meta.closed_form.principal_latents import ScanMoments, add_scans, mean_gram, principal
+from medfuncta_dist.meta.closed_form.principal_latents import (
+    Orthonormal,
+    ScanMoments,
+    add_scans,
+    mean_gram,
+    principal,
+    trained_with,
+)
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 
 POINTS, FEATURES, LATENT, SCANS = 24, 160, 80, 800
@@ -32,7 +39,7 @@ def test_the_first_numbers_are_the_best_of_the_features_span() -> None:
     fit = LinearFit(spec, params, coordinates, (scans + 0.5).float()[..., None], POINTS**2, Arithmetic("torch"))
     moments = ScanMoments.none(FEATURES, torch.device("cpu"))
     add_scans(moments, fit)
-    found = principal(fit, mean_gram(fit), moments, LATENT)
+    found = trained_with(fit, principal(Orthonormal.of(mean_gram(fit)), moments, LATENT), SCANS)
     _, basis = mean_and_basis(found.spec, found.params, coordinates)
     centred = scans - scans.mean(0)
     best = torch.linalg.svd(centred, full_matrices=False)[2][:LATENT].T
