@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.meta.closed_form import basis_gradient as module
 from medfuncta_dist.meta.closed_form.basis_gradient import (
     BasisGradient,
@@ -218,3 +219,14 @@ def test_features_are_kept_only_up_to_their_limit(monkeypatch: pytest.MonkeyPatc
     assert fit.kept_blocks() is not None
     monkeypatch.setattr(module, "KEPT_BYTES", fit.values_per_scan * fit.spec.features * 8 - 1)
     assert fit.kept_blocks() is None
+
+
+def test_a_field_that_is_not_finite_is_refused_by_the_keys_that_training_has() -> None:
+    fit = linear_fit(2)
+    broken = replace(fit, params={name: tensor * torch.nan for name, tensor in fit.params.items()})
+    for compute in (basis_gradient, solved_losses):
+        with pytest.raises(MedfunctaError, match="Gram matrix") as caught:
+            compute(broken, RIDGE)
+        assert "train.rate" in caught.value.do
+        assert "meta.ridge" in caught.value.do
+        assert "fit.ridge" not in caught.value.do
