@@ -1,4 +1,4 @@
-"""The basis field as a trainer sees it: losses with a gradient, a condition to log, and the network at the end."""
+"""The basis field as a trainer sees it: losses with a gradient, a condition and a ridge to log, and the network at the end."""
 
 from __future__ import annotations
 
@@ -36,7 +36,15 @@ def test_its_losses_and_gradients_are_those_of_the_closed_form(ratio: float) -> 
         torch.testing.assert_close(parameter.grad, expected.params[name] / len(fit.targets), rtol=1e-12, atol=0)
     assert latents.grad is not None
     assert not latents.grad.any(), "the solve starts nowhere"
-    assert model.diagnostics() == {"condition": expected.factor.condition()}
+    assert model.diagnostics() == {"condition": expected.factor.condition(), "ridge": RIDGE}
+
+
+def test_a_ridge_that_was_raised_is_told() -> None:
+    """More functions than points: their Gram matrix has eigenvalues of 0, which rounding makes negative."""
+    fit = linear_fit(1, features=80)
+    model = BasisLearner(fit.spec, fit.params, fit.coordinates, 4, 1e-16, fit.block_points, TORCH)
+    model(fit.targets, start(fit), []).mean().backward()
+    assert 2e-16 < model.diagnostics()["ridge"] < 2e-12
 
 
 def test_gradients_follow_how_the_loss_is_scaled_and_add_up() -> None:
