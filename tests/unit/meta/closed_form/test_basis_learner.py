@@ -1,4 +1,4 @@
-"""The basis field as a trainer sees it: losses with a gradient, a condition and a ridge to log, and the network at the end."""
+"""The basis field as a trainer sees it: losses with a gradient, numbers to log, and the network at the end."""
 
 from __future__ import annotations
 
@@ -160,6 +160,23 @@ def test_how_scans_come_in_batches_does_not_matter(monkeypatch: pytest.MonkeyPat
         parts = finished(fit, list(torch.split(fit.targets, sizes)))
         for name, tensor in whole.params.items():
             torch.testing.assert_close(parts.params[name], tensor, rtol=1e-8, atol=1e-10)
+
+
+def test_finishing_gives_a_sign_of_life_for_each_pass_over_the_scans_and_each_decomposition(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Counting(Ranks):
+        signs = 0
+
+        def alive(self) -> None:
+            self.signs += 1
+
+    monkeypatch.setattr(basis_learner, "SCANS_AT_ONCE", 4)
+    fit = linear_fit(2, scans=12)
+    model = learner(fit)
+    model.ranks = counting = Counting()
+    model.trained(model.params(), torch.split(fit.targets, 2))
+    assert counting.signs == 3 + 2
 
 
 def test_training_by_its_gradient_makes_the_fit_better() -> None:
