@@ -99,21 +99,23 @@ def _from_environment(name: str) -> str:
 
 
 def parse_kept(text: str, overrides: Sequence[str] = (), where: str = "run.yaml") -> RunFile:
-    """The same from a run's own run.yaml. It may be older than some keys: those are what they were for it."""
+    """The same from a run's own run.yaml, which is resolved. It may be older than some keys: those are what they were
+    for it, whatever its preset means today."""
     return parse(text, overrides, where, BEFORE)
 
 
 def parse(
     text: str, overrides: Sequence[str] = (), where: str = "run file", base: Mapping[str, Any] | None = None
 ) -> RunFile:
-    """The same from YAML text; a preset goes over ``base``, and the text over both."""
+    """The same from YAML text. With ``base`` the text is that of a resolved run file: it goes over ``base``, and its
+    preset is a name and no more."""
     given = _yaml(text, where)
     if not isinstance(given, dict):
         raise RunFileError("the run file is not a mapping of sections", where=where, do="start from a file in jobs/")
     for override in overrides:
         given = _merge(given, _override(override))
     preset = given.get("preset")
-    if isinstance(preset, str) and preset in PRESETS:
+    if base is None and isinstance(preset, str) and preset in PRESETS:
         given = _merge(PRESETS[preset], given)
     given = _merge(base or {}, _merge(_kind_defaults(given), given))
     try:

@@ -138,6 +138,8 @@ PUBLIC_CODE = {
 }
 ALIASES = {f"medfuncta-{axes}": f"paper-{axes}" for axes in SIZES}
 """Earlier names, and the presets that they mean."""
+SIRENS_OF: dict[str, str] = {axes: f"siren-{axes}" for axes in OURS}
+"""Names that meant a SIREN in earlier versions, and the presets that have its settings now."""
 
 PRESETS: dict[str, Preset] = {
     **OURS,

@@ -6,6 +6,7 @@ import secrets
 from typing import Any
 
 from medfuncta_dist.config.load import MAX_BYTES, difference, dump, parse_kept
+from medfuncta_dist.config.presets import SIRENS_OF
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import (
     CredentialsError,
@@ -30,15 +31,33 @@ def freeze(run: RunFile, store: ObjectStore, fence: Guard) -> tuple[RunFile, boo
     path = run_path(run)
     frozen = _frozen(path, store)
     run = settle_chunks(run, frozen)
-    changed = difference(fixed_part(frozen), fixed_part(run)) if frozen is not None else []
+    if frozen is not None:
+        _require_unchanged(frozen, run, store.uri(path))
+    publish_bytes(store, fence, path, dump(run).encode())
+    return run, frozen is None
+
+
+def _require_unchanged(frozen: RunFile, run: RunFile, where: str) -> None:
+    changed = difference(fixed_part(frozen), fixed_part(run))
     if changed:
         raise RunChangedError(
             "the run file differs from the one that this run was started with:\n  " + "\n  ".join(changed),
-            where=store.uri(path),
-            do="undo these changes, or give the changed run another name (data.dataset keeps the shards)",
+            where=where,
+            do=way_out(frozen, run),
         )
-    publish_bytes(store, fence, path, dump(run).encode())
-    return run, frozen is None
+
+
+def way_out(frozen: RunFile, run: RunFile) -> str:
+    """What to do about a run file that differs in fixed keys from the one that the run was started with."""
+    rename = "give the changed run another name (data.dataset keeps the shards)"
+    siren = SIRENS_OF.get(run.preset or "")
+    of_siren, of_basis = frozen.preset in (run.preset, siren), (frozen.field.kind, run.field.kind) == ("siren", "basis")
+    if siren is not None and of_siren and of_basis:
+        return (
+            f"preset {run.preset} was a SIREN in earlier versions and is a basis field now: write preset: {siren} to "
+            f"continue this run, or {rename}"
+        )
+    return f"undo these changes, or {rename}"
 
 
 def thaw(run: RunFile, store: ObjectStore, fence: Guard) -> None:

@@ -25,8 +25,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture
 def measured(request: pytest.FixtureRequest) -> Callable[[str], None]:
-    """Call it with what was seen, in a few words: numbers, mostly."""
-    return request.node.stash.setdefault(MEASURED, []).append
+    """Call it with what was seen, in a few words: numbers, mostly. A test of each kind of field says which."""
+    seen: list[str] = request.node.stash.setdefault(MEASURED, [])
+    parameters = getattr(request.node, "callspec", None)
+    of_basis = parameters is not None and "basis" in parameters.params.values()
+    return lambda words: seen.append(f"basis field: {words}" if of_basis else words)
 
 
 @pytest.fixture(scope="module")

@@ -46,7 +46,7 @@ def drain(run: RunFile, snapshot: str, seconds: float) -> dict[str, Any]:
 def lose(run: RunFile, snapshot: str) -> dict[str, Any]:
     """One of two nodes goes without a word, in the second of two equal runs; not that of rank 0, who logs."""
     with nodes_of(2, 2) as (nodes, started):
-        train(run.model_copy(update={"name": "whole"}), snapshot)
+        train(run.model_copy(update={"name": f"{run.name}-whole"}), snapshot)
         saw = Saw("checkpoint", lambda: nodes.lose(_last_used(saw, started)))
         summary = train(run, snapshot, saw)
         return {"summary": asdict(summary), "saw": saw.kinds}

@@ -31,6 +31,7 @@ from medfuncta_dist.task_map import map_here
 from medfuncta_dist.training.attempt import Attempt
 from medfuncta_dist.training.checkpoints.checkpoint import Checkpoints, Facts
 from medfuncta_dist.training.checkpoints.training_state import AdamState
+from tests.kinds import KINDS
 from tests.unit.latents.fitted import COUNTS, ready
 
 pytestmark = pytest.mark.fault("damage")
@@ -39,6 +40,8 @@ POSITIONS = 100
 PLENTY = 10**9
 SHAPES = {"layer.1.weight": (30, 20)}
 Measured = Callable[[str], None]
+BEFORE_ANY_FIELD = pytest.mark.parametrize("place", ["siren"], indirect=True)
+"""For what is read of a shard, the same whatever kind of field comes after."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +59,10 @@ class Place:
         return load_snapshot(self.store, "small", None).shards("train")[0]
 
 
-@pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
+@pytest.fixture(scope="module", params=KINDS)
+def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Place:
     folder = tmp_path_factory.mktemp("run")
-    run = ready(folder, data={"max_quarantined": 0.9})
+    run = ready(folder, request.param, data={"max_quarantined": 0.9})
     fit(run, map_here)
     return Place(run, folder / "storage")
 
@@ -93,6 +96,7 @@ def read_all(place: Place, cache: Path) -> int:
         reader.close()
 
 
+@BEFORE_ANY_FIELD
 @pytest.mark.parametrize("part", ["shard", "index"])
 def test_a_shard_in_storage(place: Place, part: str, tmp_path: Path, measured: Measured) -> None:
     shard = place.shard()
@@ -106,6 +110,7 @@ def test_a_shard_in_storage(place: Place, part: str, tmp_path: Path, measured: M
     measured(f"{part}: {noticed} of {POSITIONS} flips noticed")
 
 
+@BEFORE_ANY_FIELD
 def test_a_shard_in_the_cache_after_it_was_proved(place: Place, tmp_path: Path, measured: Measured) -> None:
     """A disk that rots: size and times are the same, so it rests on the checksum of each sample."""
     assert read_all(place, tmp_path) == place.shard().samples

@@ -21,28 +21,25 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
 from tests.chaos import fit_journal
 from tests.integration.commands import finish, start
-from tests.unit.latents.fitted import LATENT, network, packed, publish
+from tests.kinds import KINDS
+from tests.unit.latents.fitted import SIZES, network, packed, publish, run_file
 
 KILLS, SCANS = (10, 600) if os.environ.get("MEDFUNCTA_CHAOS") == "full" else (3, 200)
+PAUSE_S = 0.05
+"""Before each of a range's two or three batches, which are fitted in milliseconds."""
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> RunFile:
+@pytest.fixture(params=KINDS)
+def run(request: pytest.FixtureRequest, tmp_path: Path) -> RunFile:
     """Ranges of ten scans."""
-    run = RunFile.model_validate(
-        {
-            "name": "kills",
-            "storage": str(tmp_path / "storage"),
-            "data": {
-                "source": str(tmp_path / "archive" / "*.npz"),
-                "shape": [12, 12],
-                "shard_scans": 64,
-                "private": str(tmp_path / "private"),
-            },
-            "field": {"layers": 3, "hidden": 16, "latent": LATENT},
-            "fit": {"method": "sgd", "steps": 30, "rate": 1.0, "batch": 8, "scans_per_task": 10, "min_psnr": 0.0},
-            "cluster": {"cache": str(tmp_path / "cache"), "workers": 2},
-        }
+    run = run_file(
+        tmp_path,
+        kind=request.param,
+        name="kills",
+        data={"shard_scans": 64},
+        field=SIZES,
+        fit={"batch": 8, "scans_per_task": 10, "min_psnr": 0.0},
+        cluster={"cache": str(tmp_path / "cache"), "workers": 2},
     )
     packed(run, tmp_path, counts={"train": SCANS})
     publish(run, network(run))
@@ -68,7 +65,7 @@ def test_killed_at_random_moments(
     fit(elsewhere, map_here)
 
     journal, seed = tmp_path / "journal", 20260711
-    for name, value in fit_journal.environment(journal).items():
+    for name, value in fit_journal.environment(journal, PAUSE_S).items():
         monkeypatch.setenv(name, value)
     chance = random.Random(seed)
     for _ in range(KILLS):

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,8 +23,10 @@ from hypothesis import strategies as st
 
 from medfuncta_dist.config.load import parse
 from medfuncta_dist.errors import MedfunctaError
+from medfuncta_dist.fields.basis import MAP, BasisSpec
+from medfuncta_dist.fields.field_kinds import init_params
 from medfuncta_dist.fields.shared_network import SharedNetwork
-from medfuncta_dist.fields.siren import SirenSpec, init_params
+from medfuncta_dist.fields.siren import SirenSpec
 from medfuncta_dist.latents.table_format import Rows, parse_table, part_table, table_bytes
 from medfuncta_dist.scans.readers.reader_registry import reader_named
 from medfuncta_dist.scans.scan import Scan, Window
@@ -34,6 +37,7 @@ from medfuncta_dist.storage.commit_record import make_record, parse_record
 from medfuncta_dist.storage.digest import canonical_json
 from medfuncta_dist.storage.leases.lease import parse_lease
 from tests.chaos.bombs import BOMBS
+from tests.kinds import KINDS
 from tests.unit.scans.archive import NIBABEL, PYDICOM
 from tests.writers import write_dicom, write_ecg_csv, write_medmnist, write_nifti, write_png
 
@@ -112,9 +116,8 @@ def stored() -> dict[str, tuple[Read, list[bytes]]]:
         modalities=["MR"],
         slices=[None],
     )
-    shared = network()
-    files = shared.to_files()
-    weights, description = files["network.safetensors"], files["network.json"]
+    small = replace(rows, latents=np.ones((1, 4), np.int8), scales=np.ones(1, np.float32))
+    tables = [part_table(rows, 4, "float32", {}), part_table(small, 4, "int8", {}, np.ones(4, np.float32))]
     record = canonical_json(make_record("pack", {"a": [1, 2.5, None], "b": {"c": "d"}}, 3))
     snapshot = Snapshot("d", None, {"shape": [4]}, {"train": []}, counts={"scans": 0}).to_bytes()
     return {
@@ -124,9 +127,8 @@ def stored() -> dict[str, tuple[Read, list[bytes]]]:
             lambda data: parse_index(data, shard_size=10_000, samples=1, where="here"),
             [index_bytes(index_table(index))],
         ),
-        "latents": (lambda data: parse_table(data, "here"), [table_bytes(part_table(rows, 4, "float32", {}))]),
-        "network, tensors": (lambda data: SharedNetwork.from_files(data, description), [weights]),
-        "network, json": (lambda data: SharedNetwork.from_files(weights, data), [description]),
+        "latents": (lambda data: parse_table(data, "here"), [table_bytes(table) for table in tables]),
+        **{name: reader for kind in KINDS for name, reader in stored_network(kind).items()},
         "record": (lambda data: parse_record(data, "pack", "here"), [record]),
         "lease": (lambda data: parse_lease(data, "here"), [record]),
         "snapshot": (lambda data: Snapshot.from_bytes(data, "here"), [snapshot]),
@@ -134,10 +136,26 @@ def stored() -> dict[str, tuple[Read, list[bytes]]]:
     }
 
 
-def network() -> SharedNetwork:
-    spec = SirenSpec.linear(coords=2, channels=1, layers=3, hidden=4, latent=4, omega_first=5, omega_last=10)
-    params = init_params(spec, torch.Generator().manual_seed(0))
-    return SharedNetwork(spec, params, {"shape": [4, 4]}, {}, "d" * 64, "test")
+def stored_network(kind: str) -> dict[str, tuple[Read, list[bytes]]]:
+    """The two files of a shared network: each with the other one whole."""
+    files = network(kind).to_files()
+    weights, description = files["network.safetensors"], files["network.json"]
+    return {
+        f"{kind} network, tensors": (lambda data: SharedNetwork.from_files(data, description), [weights]),
+        f"{kind} network, json": (lambda data: SharedNetwork.from_files(weights, data), [description]),
+    }
+
+
+def network(kind: str) -> SharedNetwork:
+    generator, extras = torch.Generator().manual_seed(0), {}
+    if kind == "basis":
+        spec = BasisSpec(2, 1, 3, 4, 6, 4, (5.0, 10.0), mapped=True)
+        params = init_params(spec, generator) | {MAP: torch.eye(6)[:, :4].contiguous()}
+        extras = {"latent.variances": torch.ones(4)}
+    else:
+        spec = SirenSpec.linear(coords=2, channels=1, layers=3, hidden=4, latent=4, omega_first=5, omega_last=10)
+        params = init_params(spec, generator)
+    return SharedNetwork(spec, params, {"shape": [4, 4]}, {}, "d" * 64, "test", extras)
 
 
 EXTREMES = [

@@ -17,6 +17,7 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.event_log import history, read_events
 from tests.chaos.runs import FULL
 from tests.integration.training_runs import run_file
+from tests.kinds import BY_KIND
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -70,19 +71,20 @@ def test_a_drained_node_s_work_is_saved_before_its_deadline_and_goes_on_elsewher
     )
 
 
+@BY_KIND
 @pytest.mark.fault("node-lost")
 @pytest.mark.skipif(not FULL, reason="minutes: MEDFUNCTA_CHAOS=full; tests/integration resumes with fewer workers")
 def test_a_lost_node_leaves_half_the_workers_the_same_batches(
-    storage: str, snapshot: str, tmp_path: Path, measured: Callable[[str], None]
+    kind: str, storage: str, snapshot: str, tmp_path: Path, measured: Callable[[str], None]
 ) -> None:
     """The steps after the checkpoint are taken by two workers, and were taken by four from the same state before."""
-    run = run_file(storage, "lost", max_failures=1, steps=4 * SAVE, checkpoint_steps=SAVE)
+    run = run_file(storage, f"lost-{kind}", kind=kind, max_failures=1, steps=4 * SAVE, checkpoint_steps=SAVE)
     run = run.model_copy(update={"cluster": run.cluster.model_copy(update={"workers": [2, 4]})})
     found = happened(tmp_path, "lose", run, snapshot)
     first, second = said(found, "started")
     assert (first["workers"], second["workers"]) == (4, 2)
     assert second["step"] >= SAVE
-    by_four, by_two = dict(history(ObjectStore(storage), "whole")), losses_by_attempt(storage, run.name)[-1]
+    by_four, by_two = dict(history(ObjectStore(storage), f"{run.name}-whole")), losses_by_attempt(storage, run.name)[-1]
     assert list(by_two) == list(range(second["step"] + 1, 4 * SAVE + 1))
     resumed = second["step"] + 1
     assert by_two[resumed] == pytest.approx(by_four[resumed], abs=1e-6)

@@ -19,7 +19,7 @@ from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from tests.chaos.poisoned_workers import environment
 from tests.integration.commands import Ended, command
-from tests.unit.latents.fitted import LATENT, network, publish
+from tests.unit.latents.fitted import SIZES, network, publish, run_file
 from tests.writers import write_medmnist, write_nifti, write_png
 
 SCANS, FILES = 1000, 24
@@ -33,7 +33,7 @@ IN_PACK = {
 
 
 @pytest.fixture
-def run(tmp_path: Path, s3: Callable[[], str]) -> RunFile:
+def run(kind: str, tmp_path: Path, s3: Callable[[], str]) -> RunFile:
     archive = tmp_path / "archive"
     archive.mkdir()
     for n, scans in enumerate(np.diff(np.linspace(0, SCANS - len(IN_PACK), FILES + 1).astype(int))):
@@ -43,29 +43,25 @@ def run(tmp_path: Path, s3: Callable[[], str]) -> RunFile:
     write_png(archive / "cut.png", (8, 8))
     (archive / "cut.png").write_bytes((archive / "cut.png").read_bytes()[:-30])
     write_png(archive / CRASHING, (8, 8))
-    run = RunFile.model_validate(
-        {
-            "name": "poison",
-            "storage": s3(),
-            "data": {
-                "source": str(archive / "*"),
-                "shape": [8, 8],
-                "sources_per_task": 4,
-                "private": str(tmp_path / "private"),
-            },
-            "field": {"layers": 3, "hidden": 16, "latent": LATENT},
-            "fit": {"method": "sgd", "steps": 2, "rate": 1.0, "batch": 8, "scans_per_task": 8, "min_psnr": 0.0},
-            "cluster": {"cache": str(tmp_path / "cache"), "workers": 2},
-        }
+    run = run_file(
+        tmp_path,
+        s3(),
+        kind,
+        name="poison",
+        data={"source": str(archive / "*"), "shape": [8, 8], "shard_scans": 1024, "sources_per_task": 4},
+        field=SIZES,
+        fit={"batch": 8, "scans_per_task": 8, "min_psnr": 0.0},
+        cluster={"cache": str(tmp_path / "cache"), "workers": 2},
     )
     (tmp_path / "run.yaml").write_text(dump(run))
     return run
 
 
 @pytest.mark.fault("poison")
+@pytest.mark.parametrize("kind", ["siren", pytest.param("basis", marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("ray_cluster")
 def test_seven_of_a_thousand(
-    run: RunFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: Callable[[str], None]
+    kind: str, run: RunFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, measured: Callable[[str], None]
 ) -> None:
     def poisoned(stage: str, **poison: list[str]) -> Ended:
         for name, value in environment(poison).items():

@@ -22,6 +22,7 @@ from medfuncta_dist.training.trainer import TrainSummary, train
 from tests.chaos.disk import disk
 from tests.chaos.faulty_s3 import Faults, FaultyS3
 from tests.chaos.runs import FULL, Driver, committed, drives, events, eventually, stage_run
+from tests.kinds import KINDS
 from tests.stores import moto
 
 pytestmark = [
@@ -36,9 +37,22 @@ PUTS = frozenset({"PUT"})
 Measured = Callable[[str], None]
 
 
+@pytest.fixture(scope="module", params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Of the field."""
+    found: str = request.param
+    return found
+
+
 @pytest.fixture(scope="module")
-def in_peace(storage: str, snapshot: str) -> TrainSummary:
-    return train(stage_run(storage, "in-peace", snapshot, **SETTINGS), snapshot)
+def storage(kind: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Another for each kind: their runs have the same names."""
+    return str(tmp_path_factory.mktemp(kind))
+
+
+@pytest.fixture(scope="module")
+def in_peace(kind: str, storage: str, snapshot: str) -> TrainSummary:
+    return train(stage_run(storage, "in-peace", snapshot, kind=kind, **SETTINGS), snapshot)
 
 
 def with_scans(root: str, storage: str) -> ObjectStore:
@@ -58,13 +72,13 @@ OnS3 = Callable[..., AbstractContextManager[tuple[ObjectStore, RunFile, FaultyS3
 
 
 @pytest.fixture
-def on_s3(s3: Callable[[], str], s3_server: EmbeddedS3, storage: str, snapshot: str, tmp_path: Path) -> OnS3:
+def on_s3(kind: str, s3: Callable[[], str], s3_server: EmbeddedS3, storage: str, snapshot: str, tmp_path: Path) -> OnS3:
     """A run of this name and these settings, driven through a proxy to a storage of its own."""
 
     @contextmanager
     def troubled(name: str, **train: Any) -> Iterator[tuple[ObjectStore, RunFile, FaultyS3, Driver]]:
         store = with_scans(s3(), storage)
-        run = stage_run(store.root, name, snapshot, **SETTINGS, **train)
+        run = stage_run(store.root, name, snapshot, kind=kind, **SETTINGS, **train)
         with (
             FaultyS3(s3_server.endpoint) as proxy,
             drives(run, tmp_path, **for_workers(AWS_ENDPOINT_URL=proxy.endpoint)) as driver,
@@ -144,6 +158,7 @@ def key_file(tmp_path: Path) -> Callable[[str], Path]:
 
 @pytest.mark.fault("credentials")
 def test_credentials_that_expire_in_the_middle_of_training(
+    kind: str,
     storage: str,
     snapshot: str,
     in_peace: TrainSummary,
@@ -168,7 +183,7 @@ def test_credentials_that_expire_in_the_middle_of_training(
 
         s3_client().files.mkdir("expiring")
         store = with_scans("s3://expiring/root", storage)
-        run = stage_run(store.root, "expiring", snapshot, **SETTINGS)
+        run = stage_run(store.root, "expiring", snapshot, kind=kind, **SETTINGS)
         environment = for_workers(**variables)
         with drives(run, tmp_path, **environment) as driver:
             first = eventually(lambda: committed(store, run.name), "checkpoint")[-1]
@@ -211,10 +226,10 @@ def fill(folder: Path) -> Path:
 
 @pytest.mark.fault("disk-full")
 def test_a_disk_that_fills_up_under_checkpoints(
-    storage: str, snapshot: str, in_peace: TrainSummary, small_disk: Path, tmp_path: Path, measured: Measured
+    kind: str, storage: str, snapshot: str, in_peace: TrainSummary, small_disk: Path, tmp_path: Path, measured: Measured
 ) -> None:
     store = with_scans(str(small_disk / "root"), storage)
-    run = stage_run(store.root, "filled", snapshot, **SETTINGS)
+    run = stage_run(store.root, "filled", snapshot, kind=kind, **SETTINGS)
     with drives(run, tmp_path) as driver:
         eventually(lambda: committed(store, run.name), "checkpoint")
         filler = fill(small_disk)

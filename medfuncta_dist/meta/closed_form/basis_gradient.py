@@ -14,14 +14,14 @@ kept grows with the number of points or scans but the data; G and its factor hav
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from medfuncta_dist.fields.basis import BasisSpec, features, mean_of
 from medfuncta_dist.fields.params import Params
+from medfuncta_dist.meta.closed_form.feature_grid import FeatureGrid
 from medfuncta_dist.meta.closed_form.normal_equations import Factor, Sums
 from medfuncta_dist.meta.learner import Ranks
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
@@ -58,60 +58,42 @@ class Block:
 
 @dataclass(frozen=True)
 class LinearFit:
-    """A basis field without M on a grid, and the scans that it should reconstruct, taken in blocks of points."""
+    """The scans that a basis field on a grid should reconstruct."""
 
-    spec: BasisSpec
-    params: Params
-    coordinates: Float[Tensor, "point coord"]
+    grid: FeatureGrid
     targets: Float[Tensor, "scan point channel"]
-    block_points: int
     arithmetic: Arithmetic
     context: Int[Tensor, " context"] | None = None
     """Sorted indices of the points that latents are fitted on; None for all."""
-    ranks: Ranks = field(default_factory=Ranks)
-    """Whoever computes this together: each takes its share of the points, and sums are over all."""
 
     @property
-    def values_per_scan(self) -> int:
-        """Points times channels."""
-        return self.targets.shape[1] * self.targets.shape[2]
+    def ranks(self) -> Ranks:
+        """Whoever computes this together."""
+        return self.grid.ranks
 
     def blocks(self) -> Iterator[Block]:
-        """Each block of points, its functions computed anew without a graph."""
-        for points in self._parts():
-            found = features(self.spec, self.params, self.coordinates[points])
-            yield self._block(points, found, mean_of(self.params, found))
+        """This rank's blocks of points, the field's functions computed anew without a graph."""
+        for part in self.grid.parts():
+            yield Block(
+                part.points,
+                part.rows,
+                part.means,
+                self.targets[:, part.points].flatten(1),
+                self._inside(part.points, part.rows.device),
+            )
 
     def kept_blocks(self) -> list[Block] | None:
         """All blocks at once, where they are small enough to be kept."""
-        bytes_ = self.values_per_scan // self.ranks.size * self.spec.features * self.targets.element_size()
-        return list(self.blocks()) if bytes_ <= KEPT_BYTES else None
+        numbers = self.grid.values // self.ranks.size * self.grid.spec.features
+        return list(self.blocks()) if numbers * self.targets.element_size() <= KEPT_BYTES else None
 
-    def pull_back(self, points: slice, by_rows: Tensor, by_means: Tensor) -> list[Tensor]:
-        """Gradients by θ, in the order of its shapes, given those by a block's functions and means."""
-        names = list(self.spec.shapes())
-        leaves = {name: self.params[name].detach().requires_grad_() for name in names}
-        with torch.enable_grad():
-            found = features(self.spec, leaves, self.coordinates[points])
-            # A number with these adjoints: handing them to autograd itself would import torch's compiler.
-            pulled = (found * by_rows.view_as(found)).sum() + (
-                mean_of(leaves, found) * by_means.view(len(found), -1)
-            ).sum()
-        return list(torch.autograd.grad(pulled, [leaves[name] for name in names]))
-
-    def _parts(self) -> Iterator[slice]:
-        points, rank, size = len(self.coordinates), self.ranks.rank, self.ranks.size
-        first, stop = rank * points // size, (rank + 1) * points // size
-        for start in range(first, stop, self.block_points):
-            yield slice(start, min(start + self.block_points, stop))
-
-    def _block(self, points: slice, found: Tensor, means: Tensor) -> Block:
-        inside = None
-        if self.context is not None and len(self.context) < len(self.coordinates):
-            inside = torch.zeros(len(self.coordinates), dtype=torch.bool, device=found.device)
-            inside[self.context.to(found.device)] = True
-            inside = inside[points].repeat_interleave(self.spec.channels)
-        return Block(points, found.flatten(0, 1), means.flatten(), self.targets[:, points].flatten(1), inside)
+    def _inside(self, points: slice, device: torch.device) -> Tensor | None:
+        count = len(self.grid.coordinates)
+        if self.context is None or len(self.context) == count:
+            return None
+        inside = torch.zeros(count, dtype=torch.bool, device=device)
+        inside[self.context.to(device)] = True
+        return inside[points].repeat_interleave(self.grid.spec.channels)
 
 
 @dataclass(frozen=True)
@@ -129,7 +111,7 @@ def solve(
     fit: LinearFit, ridge: float, blocks: list[Block] | None = None
 ) -> tuple[Factor, Float[Tensor, "scan feature"]]:
     """The latents that fit the context set best, and the factorised Gram matrix."""
-    sums = Sums.zeros(len(fit.targets), fit.spec.features, fit.targets.device)
+    sums = Sums.zeros(len(fit.targets), fit.grid.spec.features, fit.targets.device)
     for block in blocks if blocks is not None else fit.blocks():
         seen = block.in_context()
         sums.add(seen.rows, seen.residues, fit.arithmetic)
@@ -155,9 +137,9 @@ def basis_gradient(fit: LinearFit, ridge: float) -> BasisGradient:
     pulls = factor.solve(by_latents.double())  # q
     by_gram = _by_gram(exact, pulls, factor.ridge).to(dtype)
     pulls = pulls.to(dtype)
-    total = {name: torch.zeros_like(fit.params[name]) for name in fit.spec.shapes()}
+    total = {name: torch.zeros_like(fit.grid.params[name]) for name in fit.grid.spec.shapes()}
     for block in blocks if blocks is not None else fit.blocks():
-        found = fit.pull_back(block.points, *_adjoints(fit, block, latents, pulls, by_gram))
+        found = fit.grid.pull_back(block.points, *_adjoints(fit, block, latents, pulls, by_gram))
         for name, part in zip(total, found, strict=True):
             total[name] += part
     return BasisGradient(losses, total, factor)
@@ -173,7 +155,7 @@ def _outer(
         losses += errors.square().sum(1)
         by_latents += product(errors, block.rows, fit.arithmetic.products)
     losses, by_latents = fit.ranks.sum(losses), fit.ranks.sum(by_latents)
-    return losses / fit.values_per_scan, by_latents * (2 / fit.values_per_scan)
+    return losses / fit.grid.values, by_latents * (2 / fit.grid.values)
 
 
 def _errors(fit: LinearFit, block: Block, latents: Tensor) -> Float[Tensor, "scan value"]:
@@ -194,7 +176,7 @@ def _adjoints(
 ) -> tuple[Float[Tensor, "value feature"], Float[Tensor, " value"]]:
     """dJ/dB and dJ/dμ of a block."""
     by = fit.arithmetic.products
-    residue = _errors(fit, block, latents) * (2 / fit.values_per_scan)
+    residue = _errors(fit, block, latents) * (2 / fit.grid.values)
     by_rows, by_means = product(residue.T, latents, by), residue.sum(0)
     seen = block.in_context()
     by_rows_seen = 2 * product(seen.rows, by_gram, by) + product(seen.residues.T, pulls, by)

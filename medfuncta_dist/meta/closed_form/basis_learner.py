@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -20,6 +19,7 @@ from medfuncta_dist.meta.closed_form.basis_gradient import (
     basis_gradient,
     solved_losses,
 )
+from medfuncta_dist.meta.closed_form.feature_grid import FeatureGrid
 from medfuncta_dist.meta.closed_form.normal_equations import Factor
 from medfuncta_dist.meta.closed_form.principal_latents import (
     Orthonormal,
@@ -82,7 +82,7 @@ class BasisLearner(Learner):
         """
         params = self.params()
         everyone, mine = _of_all_ranks(targets, self.ranks)
-        fit = self._fit(params, everyone, contexts[0] if contexts else None, self.ranks)
+        fit = self._fit(params, everyone, contexts[0] if contexts else None)
         if not torch.is_grad_enabled():
             return solved_losses(fit, self.ridge)[mine]
         losses: Tensor = _Solved.apply(self, fit, mine, latents, *params.values())  # type: ignore[no-untyped-call]
@@ -106,20 +106,20 @@ class BasisLearner(Learner):
         """The field with the P best numbers as latents, in their order of variance over ``scans``."""
         device = self.coordinates.device
         params = {name: tensor.detach().to(device) for name, tensor in params.items()}
-        none = self.coordinates.new_zeros(0, len(self.coordinates), self.spec.channels)
-        fit = self._fit(params, none, None, Ranks())  # the scans are divided here, not the points
-        moments = self._moments(fit, scans)
-        gram = mean_gram(replace(fit, ranks=self.ranks))
+        moments = self._moments(params, scans)
+        gram = mean_gram(self._grid(params, self.ranks))
         # One decomposes: several on one machine would need its memory several times over, and wait no less.
         own = self._principal(gram, moments) if self.ranks.rank == 0 else None
         found = (own or Principal.zeros(self.spec.features, self.latent, device)).over(self.ranks)
-        return trained_with(fit, found, int(moments.count))
+        return trained_with(self.spec, params, found, int(moments.count))
 
-    def _moments(self, fit: LinearFit, scans: Iterable[Tensor]) -> ScanMoments:
-        moments, device = ScanMoments.none(self.spec.features, fit.coordinates.device), fit.coordinates.device
-        for targets in _grouped(scans, min(SCANS_AT_ONCE, VALUES_AT_ONCE // fit.values_per_scan)):
+    def _moments(self, params: Params, scans: Iterable[Tensor]) -> ScanMoments:
+        grid = self._grid(params, Ranks())  # here ranks share the scans, not the points
+        device = self.coordinates.device
+        moments = ScanMoments.none(self.spec.features, device)
+        for targets in _grouped(scans, min(SCANS_AT_ONCE, VALUES_AT_ONCE // grid.values)):
             self.ranks.alive()
-            add_scans(moments, replace(fit, targets=targets.to(device)))
+            add_scans(moments, grid, targets.to(device))
         moments = moments.over(self.ranks)
         if not int(moments.count):
             raise MedfunctaError(
@@ -134,10 +134,13 @@ class BasisLearner(Learner):
         self.ranks.alive()
         return principal(functions, moments, self.latent)
 
-    def _fit(self, params: Params, targets: Tensor, context: Tensor | None, ranks: Ranks) -> LinearFit:
+    def _fit(self, params: Params, targets: Tensor, context: Tensor | None) -> LinearFit:
         device = targets.device
         settled = Arithmetic.best(device) if self._arithmetic is None else self._arithmetic.require(device)
-        return LinearFit(self.spec, params, self.coordinates, targets, self.block_points, settled, context, ranks)
+        return LinearFit(self._grid(params, self.ranks), targets, settled, context)
+
+    def _grid(self, params: Params, ranks: Ranks) -> FeatureGrid:
+        return FeatureGrid(self.spec, params, self.coordinates, self.block_points, ranks)
 
 
 class _Solved(torch.autograd.Function):

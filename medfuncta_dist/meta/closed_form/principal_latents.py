@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from medfuncta_dist.errors import MedfunctaError
-from medfuncta_dist.fields.basis import MAP, MEAN
-from medfuncta_dist.meta.closed_form.basis_gradient import LinearFit
+from medfuncta_dist.fields.basis import MAP, MEAN, BasisSpec
+from medfuncta_dist.fields.params import Params
+from medfuncta_dist.meta.closed_form.feature_grid import FeatureGrid
 from medfuncta_dist.meta.closed_form.normal_equations import Sums
 from medfuncta_dist.meta.learner import Ranks, Trained
 
@@ -61,29 +62,29 @@ class ScanMoments:
 
 
 @torch.no_grad()
-def mean_gram(fit: LinearFit) -> Float[Tensor, "feature feature"]:
-    """The features' Gram matrix, as a mean over all values of the grid. The scans of ``fit`` are not used.
+def mean_gram(grid: FeatureGrid) -> Float[Tensor, "feature feature"]:
+    """The features' Gram matrix, as a mean over all values of the grid. A collective of the grid's ranks.
 
     Products too are in float64: what the features hardly have, M multiplies by up to a thousand.
     """
-    gram = Sums.zeros(0, fit.spec.features, fit.targets.device).gram
-    for block in replace(fit, targets=fit.targets[:0]).blocks():
-        rows = block.rows.double()
+    gram = Sums.zeros(0, grid.spec.features, grid.coordinates.device).gram
+    for part in grid.parts():
+        rows = part.rows.double()
         gram.addmm_(rows.T, rows)
-    return fit.ranks.sum(gram) / fit.values_per_scan
+    return grid.ranks.sum(gram) / grid.values
 
 
 @torch.no_grad()
-def add_scans(moments: ScanMoments, fit: LinearFit) -> None:
-    """Add the scans of ``fit``. Products are in float64, as those of the Gram matrix: of features that nearly depend on
-    each other, variances are only then those that fitting finds."""
-    products = fit.targets.new_zeros(len(fit.targets), fit.spec.features, dtype=torch.float64)
-    squares = products.new_zeros(len(fit.targets))
-    for block in fit.blocks():
-        residues = block.residues.double()
-        products += residues @ block.rows.double()
+def add_scans(moments: ScanMoments, grid: FeatureGrid, scans: Float[Tensor, "scan point channel"]) -> None:
+    """Add scans on a grid that one rank has alone. Products are in float64, as those of the Gram matrix: of features
+    that nearly depend on each other, variances are only then those that fitting finds."""
+    products = scans.new_zeros(len(scans), grid.spec.features, dtype=torch.float64)
+    squares = products.new_zeros(len(scans))
+    for part in grid.parts():
+        residues = (scans[:, part.points].flatten(1) - part.means).double()
+        products += residues @ part.rows.double()
         squares += residues.square().sum(1)
-    moments.add(products / fit.values_per_scan, squares / fit.values_per_scan)
+    moments.add(products / grid.values, squares / grid.values)
 
 
 @dataclass(frozen=True)
@@ -147,14 +148,13 @@ def principal(functions: Orthonormal, moments: ScanMoments, latent: int) -> Prin
     return Principal(pad(map_, (0, missing)), to @ seen, pad(variances, (0, missing)), residual.clamp(min=0))
 
 
-def trained_with(fit: LinearFit, found: Principal, scans: int) -> Trained:
-    """The field of ``fit`` with these latents. ``facts``: ``residual``; ``scans``, how many it was computed from."""
-    params = {name: tensor.detach() for name, tensor in fit.params.items()}
+def trained_with(spec: BasisSpec, params: Params, found: Principal, scans: int) -> Trained:
+    """The field of θ without M, with these latents. ``facts``: ``residual``, and of how many ``scans``."""
     dtype = params[MEAN].dtype
-    params |= {MEAN: (params[MEAN].double() + found.shift).to(dtype), MAP: found.map.to(dtype)}
-    spec = replace(fit.spec, latent=found.map.shape[1], mapped=True)
+    moved = {MEAN: (params[MEAN].double() + found.shift).to(dtype), MAP: found.map.to(dtype)}
+    mapped = replace(spec, latent=found.map.shape[1], mapped=True)
     facts = {"residual": float(found.residual), "scans": scans}
-    return Trained(spec, params, {"latent.variances": found.variances.float()}, facts)
+    return Trained(mapped, params | moved, {"latent.variances": found.variances.float()}, facts)
 
 
 def _check_finite(matrix: Tensor, what: str) -> None:

@@ -7,16 +7,17 @@ import pytest
 import yaml
 
 from medfuncta_dist.config.load import parse, parse_kept
-from medfuncta_dist.config.presets import ALIASES, PAPER, PRESETS, PresetName
+from medfuncta_dist.config.presets import ALIASES, PAPER, PRESETS, SIRENS_OF, PresetName
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunChangedError
-from medfuncta_dist.run.frozen_run_file import freeze
+from medfuncta_dist.run.frozen_run_file import freeze, way_out
 from medfuncta_dist.shards.data_contract import contract_of
 from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
 
-OLD = (Path(__file__).parent / "frozen" / "medfuncta-2d.yaml").read_text()
+FROZEN = Path(__file__).parent / "frozen"
+OLD = (FROZEN / "medfuncta-2d.yaml").read_text()
 """The run.yaml that the version before ``paper-2d`` froze of ``BEGUN``, and its digests there."""
 BEGUN = """
 name: old-run
@@ -28,10 +29,17 @@ train: {steps: 1000}
 DIGEST = "f011ae8a17ebfbdd1c97b38f0f9169415b502ec012dfdd28bc5d11dc13ec0f6d"
 FIXED_DIGEST = "5adc6ad303573ba1cd60a9b6c1199b62f8ff46bfbc8ba2951b8d59791196004c"
 CONTRACT_DIGEST = "b1768bb8ff22dee96cad22317dec505557c944c625b966ebce39fc6d456bc18f"
+SIREN_2D = (FROZEN / "2d.yaml").read_text()
+"""What a version froze of ``begun_as("2d")`` in which run files had no kind of field, and 2d was a SIREN."""
 
 
 def begun(preset: str, axes: int) -> RunFile:
     return parse(f"name: r\nstorage: s3://bucket/m\npreset: {preset}\ndata: {{source: x, shape: {[8] * axes}}}\n")
+
+
+def begun_as(preset: str) -> RunFile:
+    data = "{source: 's3://a/*.npz', shape: [64, 64]}"
+    return parse(f"name: old-run\nstorage: s3://bucket/medfuncta\npreset: {preset}\ndata: {data}\n")
 
 
 def known(now: Any, then: Any) -> Any:
@@ -57,6 +65,38 @@ def test_a_run_of_an_earlier_preset_resumes(tmp_path: Path) -> None:
     assert resumed.preset == "medfuncta-2d"
     with pytest.raises(RunChangedError, match="residual"):
         freeze(parse(BEGUN.replace("medfuncta-2d", "2d")), store, fence=ALONE)
+
+
+def test_a_run_that_began_when_its_preset_was_a_siren_is_told_how_to_go_on_and_does(tmp_path: Path) -> None:
+    store = ObjectStore(str(tmp_path))
+    store.write("runs/old-run/run.yaml", SIREN_2D.encode())
+    with pytest.raises(RunChangedError, match=r"field\.kind: 'siren' -> 'basis'") as caught:
+        freeze(begun_as("2d"), store, fence=ALONE)
+    assert "write preset: siren-2d" in caught.value.do
+    resumed, first = freeze(begun_as("siren-2d"), store, fence=ALONE)
+    assert (first, resumed.preset, resumed.field.kind) == (False, "siren-2d", "siren")
+    with pytest.raises(RunChangedError) as caught:  # by the run file of before, once more
+        freeze(begun_as("2d"), store, fence=ALONE)
+    assert "write preset: siren-2d" in caught.value.do
+
+
+def test_only_what_the_preset_changed_is_undone_by_another_preset() -> None:
+    siren, basis = parse_kept(SIREN_2D), begun_as("2d")
+    assert "siren-2d" in way_out(siren, basis)
+    changed = begun_as("siren-2d").model_copy(update={"train": siren.train.model_copy(update={"steps": 1})})
+    for frozen, run in (
+        (siren.model_copy(update={"preset": None}), basis),
+        (siren, changed),
+        (begun_as("paper-2d"), basis),
+        (basis, basis.model_copy(update={"train": changed.train})),
+        (basis, begun_as("siren-2d")),
+    ):
+        assert way_out(frozen, run).startswith("undo these changes")
+
+
+def test_each_name_that_was_a_siren_has_a_preset_for_it() -> None:
+    for ours, siren in SIRENS_OF.items():
+        assert (begun(ours, int(ours[0])).field.kind, begun(siren, int(ours[0])).field.kind) == ("basis", "siren")
 
 
 def test_every_name_has_a_preset_and_earlier_names_are_the_papers() -> None:

@@ -22,6 +22,8 @@ from tests.records import write_record
 from tests.writers import write_medmnist
 
 LATENT = 24
+SIZES = {"layers": 3, "hidden": 16, "latent": LATENT}
+"""Of `network`, where a run's field section must say the same."""
 FEATURES = 32
 """Of a basis field."""
 FIT: dict[str, dict[str, Any]] = {
@@ -34,8 +36,7 @@ COUNTS = {"train": 22, "test": 9}
 def run_file(folder: Path, storage: str | None = None, kind: str = "siren", **sections: Any) -> RunFile:
     """A run over 12 x 12 pictures in shards of 8 scans, fitted in ranges of 5 and batches of 3."""
     if kind == "basis":
-        sizes = {"kind": kind, "layers": 3, "hidden": 16, "latent": LATENT, "features": FEATURES}
-        sections["field"] = sizes | sections.get("field", {})
+        sections["field"] = {"kind": kind, **SIZES, "features": FEATURES} | sections.get("field", {})
     data = {
         "source": str(folder / "archive" / "*.npz"),
         "shape": [12, 12],
@@ -66,7 +67,7 @@ def packed(run: RunFile, folder: Path, seed: int = 0, counts: dict[str, int] | N
 
 def network(run: RunFile, **changes: Any) -> SharedNetwork:
     """A random network for the run's scans, of the run's kind of field."""
-    sizes = {"coords": len(run.data.shape), "channels": run.data.channels, "layers": 3, "hidden": 16, "latent": LATENT}
+    sizes = {"coords": len(run.data.shape), "channels": run.data.channels, **SIZES}
     snapshot = load_snapshot(ObjectStore(run.storage), run.dataset, None)
     whole = _basis if run.field.kind == "basis" else _siren
     spec, tensors, extras = whole(sizes | changes, torch.Generator().manual_seed(0))

@@ -12,17 +12,8 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.evaluation.original_scans import Pick, read_samples
 from medfuncta_dist.fields.basis import BasisSpec, init_params
 from medfuncta_dist.fields.coordinates import grid
-from medfuncta_dist.meta.closed_form.basis_gradient import LinearFit
-from medfuncta_dist.meta.closed_form.principal_latents import (
-    Orthonormal,
-    ScanMoments,
-    add_scans,
-    mean_gram,
-    principal,
-    trained_with,
-)
+from medfuncta_dist.meta.closed_form.basis_learner import BasisLearner
 from medfuncta_dist.meta.learner import Trained
-from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.network.committed_network import commit_network
 from medfuncta_dist.network.core_settings import field_spec
 from medfuncta_dist.shards.pack_driver import pack
@@ -95,8 +86,5 @@ def principal_of(run: RunFile, scans: torch.Tensor) -> Trained:
     spec = field_spec(run)
     assert isinstance(spec, BasisSpec)
     params = init_params(spec, torch.Generator().manual_seed(0))
-    fit = LinearFit(spec, params, grid(run.data.shape), scans, 64, Arithmetic.best(torch.device("cpu")), None)
-    moments = ScanMoments.none(spec.features, torch.device("cpu"))
-    add_scans(moments, fit)
-    found = principal(Orthonormal.of(mean_gram(fit)), moments, run.field.latent)
-    return trained_with(fit, found, len(scans))
+    learner = BasisLearner(spec, params, grid(run.data.shape), run.field.latent, run.meta.ridge, 64)
+    return learner.trained(params, [scans])

@@ -7,16 +7,7 @@ from torch import Tensor
 
 from medfuncta_dist.fields.basis import BasisSpec, features, init_params, mean_and_basis
 from medfuncta_dist.fields.coordinates import grid
-from medfuncta_dist.meta.closed_form.basis_gradient import LinearFit
-from medfuncta_dist.meta.closed_form.principal_latents import (
-    Orthonormal,
-    ScanMoments,
-    add_scans,
-    mean_gram,
-    principal,
-    trained_with,
-)
-from medfuncta_dist.meta.machine.arithmetic import Arithmetic
+from medfuncta_dist.meta.closed_form.basis_learner import BasisLearner
 
 POINTS, FEATURES, LATENT, SCANS = 24, 160, 80, 800
 
@@ -36,10 +27,8 @@ def test_the_first_numbers_are_the_best_of_the_features_span() -> None:
     falling = strengths / strengths[0]
     weights = torch.randn(SCANS, FEATURES, generator=seeded(2), dtype=torch.float64) * falling
     scans = weights @ directions.T
-    fit = LinearFit(spec, params, coordinates, (scans + 0.5).float()[..., None], POINTS**2, Arithmetic("torch"))
-    moments = ScanMoments.none(FEATURES, torch.device("cpu"))
-    add_scans(moments, fit)
-    found = trained_with(fit, principal(Orthonormal.of(mean_gram(fit)), moments, LATENT), SCANS)
+    learner = BasisLearner(spec, params, coordinates, LATENT, 1e-4, POINTS**2)
+    found = learner.trained(params, [(scans + 0.5).float()[..., None]])
     _, basis = mean_and_basis(found.spec, found.params, coordinates)
     centred = scans - scans.mean(0)
     best = torch.linalg.svd(centred, full_matrices=False)[2][:LATENT].T

@@ -21,7 +21,9 @@ from medfuncta_dist.storage.leases.lease import run_lease
 from medfuncta_dist.storage.leases.lease_claim import take
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE, Guard
+from tests.kinds import KINDS
 from tests.records import write_record
+from tests.unit.latents.fitted import FIT
 
 
 def run_file(storage: str = "/unused", **sections: dict) -> RunFile:
@@ -29,18 +31,31 @@ def run_file(storage: str = "/unused", **sections: dict) -> RunFile:
     return RunFile.model_validate({"name": "r", "storage": storage, "data": data, **sections})
 
 
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Of the field."""
+    found: str = request.param
+    return found
+
+
+def of_kind(kind: str) -> dict[str, dict]:
+    """The sections of a small field."""
+    return {"field": {"kind": kind, "layers": 3, "hidden": 4, "latent": 2}, "fit": FIT[kind]}
+
+
 def untrained(learner: Learner) -> Trained:
-    return learner.trained(learner.params(), [])
+    """Its first parameters, and for a basis field's latents four scans that differ."""
+    return learner.trained(learner.params(), [torch.rand(4, 120, 2, generator=torch.Generator().manual_seed(0))])
 
 
-def test_a_committed_network_reads_back_and_a_damaged_record_is_noticed(tmp_path: Path) -> None:
-    store, run = ObjectStore(str(tmp_path)), run_file(field={"layers": 3, "hidden": 4, "latent": 2})
+def test_a_committed_network_reads_back_and_a_damaged_record_is_noticed(tmp_path: Path, kind: str) -> None:
+    store, run = ObjectStore(str(tmp_path)), run_file(**of_kind(kind))
     assert committed_network(store, "r") is None
     trained = untrained(new_learner(run))
     snapshot = Snapshot("scans", None, {"shape": [6, 5, 4]}, {})
     done = commit_network(store, run, snapshot, trained, loss=0.5, psnr=None, fence=ALONE)
     assert committed_network(store, "r") == done
-    weights, description = (store.read(done.files[f"network.{kind}"]["path"]) for kind in ("safetensors", "json"))
+    weights, description = (store.read(done.files[f"network.{end}"]["path"]) for end in ("safetensors", "json"))
     network = SharedNetwork.from_files(weights, description)
     assert (network.digest, network.dataset_digest) == (done.digest, snapshot.digest)
     assert all(torch.equal(network.params[name], tensor) for name, tensor in trained.params.items())
@@ -50,9 +65,9 @@ def test_a_committed_network_reads_back_and_a_damaged_record_is_noticed(tmp_path
         committed_network(store, "r")
 
 
-def committed(tmp_path: Path, seed: int, fence: Guard = ALONE) -> Committed:
+def committed(tmp_path: Path, kind: str, seed: int, fence: Guard = ALONE) -> Committed:
     """A network that is another for another seed."""
-    run = run_file(field={"layers": 3, "hidden": 4, "latent": 2}, train={"seed": seed})
+    run = run_file(**of_kind(kind), train={"seed": seed})
     snapshot = Snapshot("scans", None, {"shape": [6, 5, 4]}, {})
     return commit_network(ObjectStore(str(tmp_path)), run, snapshot, untrained(new_learner(run)), 0.5, None, fence)
 
@@ -61,15 +76,15 @@ def content(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_driver_that_lost_its_lease_changes_no_byte_of_its_successors_network(tmp_path: Path) -> None:
+def test_a_driver_that_lost_its_lease_changes_no_byte_of_its_successors_network(tmp_path: Path, kind: str) -> None:
     store, path = ObjectStore(str(tmp_path)), run_lease("r")
     first = take(store, path, 0.2, print)
     first.give_back()
     second = take(store, path, 0.2, print)
-    done = committed(tmp_path, seed=2, fence=second.fence)
+    done = committed(tmp_path, kind, seed=2, fence=second.fence)
     before = content(tmp_path / "runs/r/network")
     with pytest.raises(LeaseLostError):
-        committed(tmp_path, seed=1, fence=first.fence)
+        committed(tmp_path, kind, seed=1, fence=first.fence)
     after = content(tmp_path / "runs/r/network")
     assert before.items() <= after.items()
     assert committed_network(store, "r") == done
@@ -78,9 +93,9 @@ def test_a_driver_that_lost_its_lease_changes_no_byte_of_its_successors_network(
     assert SharedNetwork.load(tmp_path / "runs/r/network").digest == done.digest
 
 
-def test_a_run_folder_is_loaded_by_its_record_wherever_it_was_copied_to(tmp_path: Path) -> None:
+def test_a_run_folder_is_loaded_by_its_record_wherever_it_was_copied_to(tmp_path: Path, kind: str) -> None:
     for seed in (1, 2):
-        done = committed(tmp_path, seed)
+        done = committed(tmp_path, kind, seed)
     copy = tmp_path / "my-run"
     shutil.copytree(tmp_path / "runs" / "r", copy)
     assert SharedNetwork.load(copy / "network").digest == done.digest
@@ -95,7 +110,7 @@ def test_a_run_folder_is_loaded_by_its_record_wherever_it_was_copied_to(tmp_path
 
 def test_a_network_of_the_old_layout_reads(tmp_path: Path) -> None:
     """Version 0.1.0 wrote both files beside the record."""
-    done, store = committed(tmp_path, seed=1), ObjectStore(str(tmp_path))
+    done, store = committed(tmp_path, "siren", seed=1), ObjectStore(str(tmp_path))
     files = {}
     for name, file in done.files.items():
         files[name] = file | {"path": f"runs/r/network/{name}"}
@@ -124,8 +139,8 @@ def test_a_network_of_the_old_layout_reads(tmp_path: Path) -> None:
         None,
     ],
 )
-def test_a_record_leads_nowhere_but_into_its_runs_network_folder(tmp_path: Path, path: object) -> None:
-    done, store = committed(tmp_path, seed=1), ObjectStore(str(tmp_path))
+def test_a_record_leads_nowhere_but_into_its_runs_network_folder(tmp_path: Path, kind: str, path: object) -> None:
+    done, store = committed(tmp_path, kind, seed=1), ObjectStore(str(tmp_path))
     files = done.files | {"network.json": {"path": path}}
     write_record(store, "runs/r/network/commit.json", "network", asdict(replace(done, files=files)))
     with pytest.raises(IntegrityError, match=r"network\.json"):
@@ -136,8 +151,8 @@ def test_a_record_leads_nowhere_but_into_its_runs_network_folder(tmp_path: Path,
         SharedNetwork.load(tmp_path / "runs/r/network")
 
 
-def test_a_record_of_another_network_is_noticed(tmp_path: Path) -> None:
-    done, store = committed(tmp_path, seed=1), ObjectStore(str(tmp_path))
+def test_a_record_of_another_network_is_noticed(tmp_path: Path, kind: str) -> None:
+    done, store = committed(tmp_path, kind, seed=1), ObjectStore(str(tmp_path))
     write_record(store, "runs/r/network/commit.json", "network", asdict(replace(done, digest="0" * 64)))
     with pytest.raises(IntegrityError, match="not the one"):
         SharedNetwork.load(tmp_path / "runs/r/network")
@@ -153,7 +168,7 @@ def test_a_network_keeps_the_rates_it_was_trained_with(tmp_path: Path, policy: s
     done = commit_network(
         store, run, Snapshot("scans", None, {"shape": [6, 5, 4]}, {}), untrained(learner), None, None, fence=ALONE
     )
-    weights, description = (store.read(done.files[f"network.{kind}"]["path"]) for kind in ("safetensors", "json"))
+    weights, description = (store.read(done.files[f"network.{end}"]["path"]) for end in ("safetensors", "json"))
     network = SharedNetwork.from_files(weights, description)
     assert network.params.keys() == network.spec.shapes().keys()
     kept = inner_rates(network.spec, network.extras["inner.rates"], torch.zeros(1))
@@ -161,8 +176,8 @@ def test_a_network_keeps_the_rates_it_was_trained_with(tmp_path: Path, policy: s
     assert kept.shape == {"layer": (1, 2, 2), "learned": (3, 1, 2)}[policy]
 
 
-def test_a_run_folder_that_was_copied_under_another_name_still_has_its_network(tmp_path: Path) -> None:
-    done = committed(tmp_path, seed=1)
+def test_a_run_folder_that_was_copied_under_another_name_still_has_its_network(tmp_path: Path, kind: str) -> None:
+    done = committed(tmp_path, kind, seed=1)
     shutil.copytree(tmp_path / "runs" / "r", tmp_path / "runs" / "copy")
     store = ObjectStore(str(tmp_path))
     assert load_network(store, published_network(store, "copy")).digest == done.digest

@@ -20,7 +20,8 @@ from medfuncta_dist.storage.leases.lease_holder import this_process
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE, Guard
 from medfuncta_dist.task_map import FanOut, map_here
-from tests.unit.latents.fitted import LATENT, ready
+from tests.kinds import KINDS
+from tests.unit.latents.fitted import SIZES, ready
 from tests.writers import write_medmnist
 
 
@@ -51,9 +52,9 @@ class Overtaken:
         fence.require(self.store)
 
 
-@pytest.fixture
-def overtaken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Overtaken:
-    run = ready(tmp_path, field={"layers": 3, "hidden": 16, "latent": LATENT}, train={"batch": 8})
+@pytest.fixture(params=KINDS)
+def overtaken(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Overtaken:
+    run = ready(tmp_path, request.param, field=SIZES, train={"batch": 8})
     store = ObjectStore(run.storage)
     former = take(store, run_lease(run.name), 0.2, print)
     former.give_back()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Barrier
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from medfuncta_dist.fields.basis import BasisSpec, init_params, mean_and_basis
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.params import Params, linear_omegas
 from medfuncta_dist.meta.closed_form.basis_gradient import LinearFit
+from medfuncta_dist.meta.closed_form.feature_grid import FeatureGrid
 from medfuncta_dist.meta.context import context_sets
 from medfuncta_dist.meta.learner import Ranks
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
@@ -57,21 +58,27 @@ def linear_fit(
     values = torch.rand(scans, len(coordinates), channels, generator=torch.Generator().manual_seed(1))
     [context] = context_sets(len(coordinates), ratio, 1, seed=0, outer_step=1)
     given = None if ratio == 1.0 else context
-    return LinearFit(spec, drawn(spec, dtype), coordinates, values.to(dtype), block, arithmetic, given)
+    on = FeatureGrid(spec, drawn(spec, dtype), coordinates, block)
+    return LinearFit(on, values.to(dtype), arithmetic, given)
+
+
+def with_grid(fit: LinearFit, **changes: Any) -> LinearFit:
+    """The same scans for a grid with some changes."""
+    return replace(fit, grid=replace(fit.grid, **changes))
 
 
 def rows_of(fit: LinearFit, params: Params | None = None) -> tuple[Tensor, Tensor]:
     """Mean and basis of all values at once, as one matrix with a row per value."""
-    mean, basis = mean_and_basis(fit.spec, params or fit.params, fit.coordinates)
+    mean, basis = mean_and_basis(fit.grid.spec, params or fit.grid.params, fit.grid.coordinates)
     return mean.flatten(), basis.flatten(0, 1)
 
 
 def seen_values(fit: LinearFit) -> Tensor:
     """Indices of the values that the context set has."""
     if fit.context is None:
-        return torch.arange(fit.values_per_scan)
-    channels = torch.arange(fit.spec.channels)
-    return (fit.context[:, None] * fit.spec.channels + channels).flatten()
+        return torch.arange(fit.grid.values)
+    channels = torch.arange(fit.grid.spec.channels)
+    return (fit.context[:, None] * fit.grid.spec.channels + channels).flatten()
 
 
 @dataclass(frozen=True)

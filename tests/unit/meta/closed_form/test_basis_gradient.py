@@ -19,7 +19,7 @@ from medfuncta_dist.meta.closed_form.basis_gradient import (
     solved_losses,
 )
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
-from tests.unit.meta.closed_form.linear_problems import linear_fit, on_threads, rows_of, seen_values
+from tests.unit.meta.closed_form.linear_problems import linear_fit, on_threads, rows_of, seen_values, with_grid
 
 RIDGE = 1e-2
 """Large enough for its own part of the gradient to be far above the tolerances."""
@@ -28,7 +28,7 @@ BLOCKS = (1, 7, 10_000)
 
 def oracle(fit: LinearFit, ridge: float = RIDGE) -> tuple[Tensor, dict[str, Tensor]]:
     """Losses, and autograd's gradient of their sum through one dense solve."""
-    params = {name: tensor.clone().requires_grad_() for name, tensor in fit.params.items()}
+    params = {name: tensor.clone().requires_grad_() for name, tensor in fit.grid.params.items()}
     mean, rows = rows_of(fit, params)
     residues = fit.targets.flatten(1) - mean
     seen = seen_values(fit)
@@ -54,7 +54,7 @@ def test_losses_and_every_gradient_are_those_of_autograd(dims: int, channels: in
         fit = linear_fit(dims, channels, ratio, block=block)
         found = basis_gradient(fit, RIDGE)
         assert_near(found.losses, losses, 1e-12)
-        assert found.params.keys() == expected.keys() == fit.spec.shapes().keys()
+        assert found.params.keys() == expected.keys() == fit.grid.spec.shapes().keys()
         for name, gradient in found.params.items():
             assert_near(gradient, expected[name], 1e-10, name)
 
@@ -72,9 +72,9 @@ def slope(fit: LinearFit, name: str, index: int, h: float = 1e-5) -> float:
     """The derivative of the summed losses by one number of θ, by central differences."""
     sums = []
     for step in (h, -h):
-        moved = fit.params[name].clone()
+        moved = fit.grid.params[name].clone()
         moved.view(-1)[index] += step
-        sums.append(float(solved_losses(replace(fit, params=fit.params | {name: moved}), RIDGE).sum()))
+        sums.append(float(solved_losses(with_grid(fit, params=fit.grid.params | {name: moved}), RIDGE).sum()))
     return (sums[0] - sums[1]) / (2 * h)
 
 
@@ -101,8 +101,9 @@ def in_float32(block: int, arithmetic: Arithmetic) -> LinearFit:
 
 
 def as_double(fit: LinearFit) -> LinearFit:
-    params = {name: tensor.double() for name, tensor in fit.params.items()}
-    return replace(fit, params=params, coordinates=fit.coordinates.double(), targets=fit.targets.double())
+    params = {name: tensor.double() for name, tensor in fit.grid.params.items()}
+    moved = with_grid(fit, params=params, coordinates=fit.grid.coordinates.double())
+    return replace(moved, targets=fit.targets.double())
 
 
 @pytest.mark.parametrize("arithmetic", [Arithmetic("torch"), Arithmetic.best(torch.device("cpu"))], ids=str)
@@ -126,7 +127,7 @@ def equal(one: BasisGradient, other: BasisGradient) -> bool:
 def test_features_that_are_kept_and_those_computed_again_give_the_same_bits(
     monkeypatch: pytest.MonkeyPatch, ratio: float
 ) -> None:
-    fit = replace(in_float32(256, Arithmetic.best(torch.device("cpu"))), block_points=256)
+    fit = in_float32(256, Arithmetic.best(torch.device("cpu")))
     if ratio == 1.0:
         fit = replace(fit, context=None)
     assert fit.kept_blocks() is not None
@@ -144,15 +145,15 @@ def test_the_same_step_twice_gives_the_same_bits() -> None:
 
 def test_the_given_parameters_are_left_as_they_are() -> None:
     fit = linear_fit(2, 2, 0.6)
-    before = {name: tensor.clone() for name, tensor in fit.params.items()}
+    before = {name: tensor.clone() for name, tensor in fit.grid.params.items()}
     basis_gradient(fit, RIDGE)
-    assert all(torch.equal(before[name], tensor) for name, tensor in fit.params.items())
-    assert not any(tensor.requires_grad for tensor in fit.params.values())
+    assert all(torch.equal(before[name], tensor) for name, tensor in fit.grid.params.items())
+    assert not any(tensor.requires_grad for tensor in fit.grid.params.values())
 
 
 def test_a_context_of_all_points_is_no_context() -> None:
     fit = linear_fit(3, 2)
-    everything = replace(fit, context=torch.arange(len(fit.coordinates)))
+    everything = replace(fit, context=torch.arange(len(fit.grid.coordinates)))
     assert equal(basis_gradient(everything, RIDGE), basis_gradient(fit, RIDGE))
 
 
@@ -174,7 +175,7 @@ def test_ranks_that_divide_the_points_find_the_same_losses_and_parts_of_the_grad
     """Of 30 points; with 40 ranks some have none."""
     fit = linear_fit(2, 2, ratio, block=4)
     alone = basis_gradient(fit, RIDGE)
-    parts = on_threads(size, lambda ranks: basis_gradient(replace(fit, ranks=ranks), RIDGE))
+    parts = on_threads(size, lambda ranks: basis_gradient(with_grid(fit, ranks=ranks), RIDGE))
     for part in parts:
         assert_near(part.losses, alone.losses, 1e-12)
         assert torch.equal(part.losses, parts[0].losses)
@@ -215,15 +216,16 @@ def test_no_tensor_grows_with_the_points_but_the_data(monkeypatch: pytest.Monkey
 
 def test_features_are_kept_only_up_to_their_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     fit = linear_fit(2, 2)
-    monkeypatch.setattr(module, "KEPT_BYTES", fit.values_per_scan * fit.spec.features * 8)
+    monkeypatch.setattr(module, "KEPT_BYTES", fit.grid.values * fit.grid.spec.features * 8)
     assert fit.kept_blocks() is not None
-    monkeypatch.setattr(module, "KEPT_BYTES", fit.values_per_scan * fit.spec.features * 8 - 1)
+    monkeypatch.setattr(module, "KEPT_BYTES", fit.grid.values * fit.grid.spec.features * 8 - 1)
     assert fit.kept_blocks() is None
 
 
 def test_a_field_that_is_not_finite_is_refused_by_the_keys_that_training_has() -> None:
     fit = linear_fit(2)
-    broken = replace(fit, params={name: tensor * torch.nan for name, tensor in fit.params.items()})
+    params = {name: tensor * torch.nan for name, tensor in fit.grid.params.items()}
+    broken = replace(fit, grid=replace(fit.grid, params=params))
     for compute in (basis_gradient, solved_losses):
         with pytest.raises(MedfunctaError, match="Gram matrix") as caught:
             compute(broken, RIDGE)

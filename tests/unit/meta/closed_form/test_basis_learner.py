@@ -16,7 +16,9 @@ RIDGE = 1e-3
 
 
 def learner(fit: LinearFit, latent: int = 4) -> BasisLearner:
-    return BasisLearner(fit.spec, fit.params, fit.coordinates, latent, RIDGE, fit.block_points, TORCH)
+    return BasisLearner(
+        fit.grid.spec, fit.grid.params, fit.grid.coordinates, latent, RIDGE, fit.grid.block_points, TORCH
+    )
 
 
 def start(fit: LinearFit) -> Tensor:
@@ -42,7 +44,8 @@ def test_its_losses_and_gradients_are_those_of_the_closed_form(ratio: float) -> 
 def test_a_ridge_that_was_raised_is_told() -> None:
     """More functions than points: their Gram matrix has eigenvalues of 0, which rounding makes negative."""
     fit = linear_fit(1, features=80)
-    model = BasisLearner(fit.spec, fit.params, fit.coordinates, 4, 1e-16, fit.block_points, TORCH)
+    grid = fit.grid
+    model = BasisLearner(grid.spec, grid.params, grid.coordinates, 4, 1e-16, grid.block_points, TORCH)
     model(fit.targets, start(fit), []).mean().backward()
     assert 2e-16 < model.diagnostics()["ridge"] < 2e-12
 
@@ -126,11 +129,11 @@ def test_ranks_finish_with_the_network_of_all_their_scans() -> None:
 def test_its_state_is_theta_copied_and_loads_on_another_grid() -> None:
     fit = linear_fit(2, 2)
     model = learner(fit)
-    assert model.shapes == fit.spec.shapes()
-    assert model.state_dict().keys() == {name.replace(".", "_") for name in fit.spec.shapes()}
+    assert model.shapes == fit.grid.spec.shapes()
+    assert model.state_dict().keys() == {name.replace(".", "_") for name in fit.grid.spec.shapes()}
     with torch.no_grad():
         model.params()["mean.weight"].add_(1)
-    assert not torch.equal(model.params()["mean.weight"], fit.params["mean.weight"])
+    assert not torch.equal(model.params()["mean.weight"], fit.grid.params["mean.weight"])
     elsewhere = learner(linear_fit(2, 2, shape=(9, 9)))
     elsewhere.load(model.params())
     assert all(torch.equal(elsewhere.params()[name], tensor) for name, tensor in model.params().items())
@@ -182,7 +185,7 @@ def test_finishing_gives_a_sign_of_life_for_each_pass_over_the_scans_and_each_de
 def test_training_by_its_gradient_makes_the_fit_better() -> None:
     fit = linear_fit(2, 1, 0.6, scans=8, shape=(12, 10), features=12, hidden=16)
     bumps = torch.linspace(-0.6, 0.6, 8, dtype=torch.float64)[:, None, None]
-    targets = torch.exp(-8 * (fit.coordinates[None] - bumps).square().sum(-1, keepdim=True))
+    targets = torch.exp(-8 * (fit.grid.coordinates[None] - bumps).square().sum(-1, keepdim=True))
     model = learner(fit)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3, eps=BasisLearner.ADAM_EPS)
     losses = []

@@ -20,7 +20,7 @@ from medfuncta_dist.meta.closed_form.principal_latents import (
     trained_with,
 )
 from medfuncta_dist.meta.learner import Trained
-from tests.unit.meta.closed_form.linear_problems import linear_fit, on_threads, rows_of
+from tests.unit.meta.closed_form.linear_problems import linear_fit, on_threads, rows_of, with_grid
 
 CPU = torch.device("cpu")
 LATENT = 6
@@ -29,9 +29,9 @@ LATENT = 6
 def smooth(fit: LinearFit, scans: int, seed: int = 0) -> Tensor:
     """Scans that vary in few ways much and in many little: two bumps each, at random places."""
     generator = torch.Generator().manual_seed(seed)
-    places = torch.rand(scans, 2, 1, fit.spec.coords, generator=generator, dtype=torch.float64) * 1.6 - 0.8
-    heights = torch.rand(scans, 2, 1, fit.spec.channels, generator=generator, dtype=torch.float64)
-    near = torch.exp(-6 * (fit.coordinates.double() - places).square().sum(-1, keepdim=True))
+    places = torch.rand(scans, 2, 1, fit.grid.spec.coords, generator=generator, dtype=torch.float64) * 1.6 - 0.8
+    heights = torch.rand(scans, 2, 1, fit.grid.spec.channels, generator=generator, dtype=torch.float64)
+    near = torch.exp(-6 * (fit.grid.coordinates.double() - places).square().sum(-1, keepdim=True))
     return (near * heights).sum(1).to(fit.targets.dtype)
 
 
@@ -45,28 +45,29 @@ def problem(
 
 
 def moments_of(fit: LinearFit, *batches: Tensor) -> ScanMoments:
-    moments = ScanMoments.none(fit.spec.features, CPU)
+    moments = ScanMoments.none(fit.grid.spec.features, CPU)
     for targets in batches or (fit.targets,):
-        add_scans(moments, replace(fit, targets=targets))
+        add_scans(moments, fit.grid, targets)
     return moments
 
 
 def finished(fit: LinearFit, latent: int = LATENT, moments: ScanMoments | None = None) -> Trained:
     moments = moments or moments_of(fit)
-    return trained_with(fit, principal(Orthonormal.of(mean_gram(fit)), moments, latent), int(moments.count))
+    found = principal(Orthonormal.of(mean_gram(fit.grid)), moments, latent)
+    return trained_with(fit.grid.spec, fit.grid.params, found, int(moments.count))
 
 
 def functions(fit: LinearFit, trained: Trained) -> tuple[Tensor, Tensor]:
     """Mean and functions on the grid, in float64."""
     params = {name: tensor.double() for name, tensor in trained.params.items()}
-    mean, rows = rows_of(replace(fit, spec=trained.spec, coordinates=fit.coordinates.double()), params)
+    mean, rows = rows_of(with_grid(fit, spec=trained.spec, coordinates=fit.grid.coordinates.double()), params)
     return mean, rows
 
 
 def latents_of(fit: LinearFit, trained: Trained) -> Tensor:
     """By projection: the functions are orthonormal in the mean over all values."""
     mean, rows = functions(fit, trained)
-    return (fit.targets.double().flatten(1) - mean) @ rows / fit.values_per_scan
+    return (fit.targets.double().flatten(1) - mean) @ rows / fit.grid.values
 
 
 SHAPES = [(1, 1), (2, 1), (2, 2), (3, 2)]
@@ -79,7 +80,7 @@ def test_the_functions_are_orthonormal_on_the_grid(dims: int, channels: int, dty
     trained = finished(fit)
     assert trained.params[MAP].dtype == dtype
     rows = functions(fit, trained)[1]
-    gram = rows.T @ rows / fit.values_per_scan
+    gram = rows.T @ rows / fit.grid.values
     assert (gram - torch.eye(LATENT, dtype=torch.float64)).abs().max() <= 1e-4
 
 
@@ -100,7 +101,7 @@ def test_distances_between_latents_are_distances_between_images() -> None:
     trained = finished(fit)
     params = {name: tensor.double() for name, tensor in trained.params.items()}
     latents = torch.randn(2, 9, LATENT, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    one, other = (field(trained.spec, params, fit.coordinates, each) for each in latents)
+    one, other = (field(trained.spec, params, fit.grid.coordinates, each) for each in latents)
     found = (one - other).square().mean((1, 2))
     torch.testing.assert_close(found, (latents[0] - latents[1]).square().sum(1), rtol=1e-4, atol=0)
 
@@ -112,7 +113,7 @@ def test_the_mean_training_scan_is_at_zero(dims: int, channels: int) -> None:
     latents = latents_of(fit, trained)
     assert latents.mean(0).norm() <= 1e-3 * latents.norm(dim=1).mean()
     assert (
-        latents_of(fit, replace(trained, params=trained.params | {"mean.weight": fit.params["mean.weight"]}))
+        latents_of(fit, replace(trained, params=trained.params | {"mean.weight": fit.grid.params["mean.weight"]}))
         .mean(0)
         .norm()
         > 0.1 * latents.norm(dim=1).mean()
@@ -162,7 +163,7 @@ def test_fewer_scans_than_numbers_leave_directions_to_the_features(scans: int) -
     fit = problem(scans=scans)
     trained = finished(fit)
     rows = functions(fit, trained)[1]
-    gram = rows.T @ rows / fit.values_per_scan
+    gram = rows.T @ rows / fit.grid.values
     assert (gram - torch.eye(LATENT, dtype=torch.float64)).abs().max() <= 1e-4
     variances = trained.extras["latent.variances"]
     assert torch.isfinite(variances).all()
@@ -175,8 +176,8 @@ def test_directions_that_scans_do_not_decide_are_those_that_the_features_give_mo
     """Three scans decide two of six; the others are nearly the features' own principal directions."""
     fit = problem(scans=3)
     features, rows = rows_of(fit)[1], functions(fit, finished(fit))[1]
-    found = (features.T @ rows / fit.values_per_scan).square().sum()
-    own = torch.linalg.eigvalsh(features.T @ features / fit.values_per_scan).flip(0)
+    found = (features.T @ rows / fit.grid.values).square().sum()
+    own = torch.linalg.eigvalsh(features.T @ features / fit.grid.values).flip(0)
     assert found >= 0.95 * own[: LATENT - 2].sum()
 
 
@@ -215,8 +216,8 @@ def test_blocks_of_points_do_not_matter() -> None:
 
 def test_the_gram_matrix_of_ranks_that_divide_the_points_is_that_of_one() -> None:
     fit = problem(block=7)
-    for found in on_threads(3, lambda ranks: mean_gram(replace(fit, ranks=ranks))):
-        torch.testing.assert_close(found, mean_gram(fit), rtol=1e-12, atol=1e-14)
+    for found in on_threads(3, lambda ranks: mean_gram(replace(fit.grid, ranks=ranks))):
+        torch.testing.assert_close(found, mean_gram(fit.grid), rtol=1e-12, atol=1e-14)
 
 
 def test_numbers_beyond_what_the_features_span_are_never_used() -> None:
@@ -225,7 +226,7 @@ def test_numbers_beyond_what_the_features_span_are_never_used() -> None:
     fit = replace(fit, targets=smooth(fit, 30))
     trained = finished(fit, 14)
     rows, variances = functions(fit, trained)[1], trained.extras["latent.variances"]
-    gram = rows.T @ rows / fit.values_per_scan
+    gram = rows.T @ rows / fit.grid.values
     assert (gram[:11, :11] - torch.eye(11, dtype=torch.float64)).abs().max() <= 1e-3
     assert not rows[:, 11:].any()
     assert not variances[11:].any()
@@ -238,8 +239,8 @@ def test_scans_that_do_not_vary_leave_all_directions_to_the_features(scans: int)
     fit = problem(scans=1)
     fit = replace(fit, targets=fit.targets.expand(scans, -1, -1))
     features, rows = rows_of(fit)[1], functions(fit, finished(fit))[1]
-    found = (features.T @ rows / fit.values_per_scan).square().sum()
-    own = torch.linalg.eigvalsh(features.T @ features / fit.values_per_scan).flip(0)
+    found = (features.T @ rows / fit.grid.values).square().sum()
+    own = torch.linalg.eigvalsh(features.T @ features / fit.grid.values).flip(0)
     assert found >= 0.95 * own[:LATENT].sum()
 
 
@@ -249,6 +250,6 @@ def test_what_is_not_finite_is_named(what: str) -> None:
     if what == "a training scan":
         fit.targets[3, 5] = torch.nan
     else:
-        fit.params["layer.1.bias"][0] = torch.inf
+        fit.grid.params["layer.1.bias"][0] = torch.inf
     with pytest.raises(MedfunctaError, match=what):
         finished(fit)
