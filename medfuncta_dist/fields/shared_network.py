@@ -59,7 +59,7 @@ LARGEST_DESCRIPTION = 2**20
 """Bytes. It has about a thousand."""
 
 DECODE_POINTS, DECODE_NUMBERS = 8192, 2**21
-"""Most points decoded at once, and most numbers of one activation: 8 MB, whatever the resolution."""
+"""Most points decoded at once, and most numbers of a basis field's features there: 8 MB, whatever the resolution."""
 
 
 @dataclass(frozen=True)
@@ -129,10 +129,13 @@ class SharedNetwork:
     def decode(
         self, latents: Float[Tensor, "batch latent"], shape: Sequence[int]
     ) -> Float[Tensor, "batch channel *space"]:
-        """Values of each latent on a grid of ``shape``, at any resolution, in chunks of points. Not clamped."""
+        """Values of each latent on a grid of ``shape``, at any resolution, in chunks of points. Not clamped.
+
+        A scan's values depend on its latent and ``shape``, to the bit, and not on what else is decoded with it.
+        """
         coordinates = grid(shape, latents.device)
         params = {name: tensor.to(latents.device) for name, tensor in self.params.items()}
-        parts = torch.split(coordinates, max(1, min(DECODE_POINTS, DECODE_NUMBERS // self.spec.widest)))
+        parts = torch.split(coordinates, _points_at_once(self.spec))
         values = torch.cat([field(self.spec, params, part, latents) for part in parts], dim=1)
         return values.transpose(1, 2).reshape(len(latents), self.spec.channels, *shape)
 
@@ -141,6 +144,13 @@ class SharedNetwork:
         kept = {name: self.params[name] for name in self.spec.shapes()} | self.extras
         kept = {name: tensor.detach().to("cpu", torch.float32) for name, tensor in kept.items()}
         return safetensors.torch.save({name: tensor.contiguous() for name, tensor in kept.items()})
+
+
+def _points_at_once(spec: FieldSpec) -> int:
+    """How many points are decoded at once. It decides the last bits: a SIREN's are as earlier versions decoded it."""
+    if isinstance(spec, SirenSpec):
+        return DECODE_POINTS
+    return max(1, min(DECODE_POINTS, DECODE_NUMBERS // spec.widest))
 
 
 def _committed(path: Path) -> dict[str, Any]:

@@ -25,6 +25,10 @@ from medfuncta_dist.meta.machine.products import product
 
 BLOCK_NUMBERS = 2**22
 """Of the basis that are in float64 at once while A is made: 32 MB."""
+WITHOUT_FACTOR = (
+    "raise fit.ridge; if that does not help, the network is damaged or its training diverged: "
+    "verify the run, or train it again with a lower train.rate"
+)
 
 
 class ExactFitter:
@@ -51,7 +55,8 @@ class ExactFitter:
         chosen = spread_points(len(coordinates), settings.selection_ratio, 0).to(device)
         whole = len(chosen) == len(coordinates)
         self._context = None if whole else _values_of(chosen, spec.channels)
-        self._solver = self._solver_of(None)
+        rows = self._seen(self._rows)
+        self._solver = self._solver_of(rows, Factor.of(self._gram(rows, rows), settings.ridge, WITHOUT_FACTOR))
 
     @torch.no_grad()
     def fit(
@@ -62,11 +67,14 @@ class ExactFitter:
         """The latent of every scan. Rows are independent, as ``Fitter``'s are.
 
         ``weights``: how much each point counts, not negative; the PSNR is then of the weighted mean squared error.
-        A scan whose weights do not determine its latent gives the smallest that fits, by the ridge; one without any
-        weight has none, and ``finite`` is False.
+        Values at points of weight 0 do not count, not even where they are not finite. A scan whose weights do not
+        determine its latent gives the smallest that fits, by the ridge; one without any weight, or with a weight that
+        is negative or not finite, has none, and ``finite`` is False.
         """
-        residues = targets.flatten(1) - self._mean
         by_value = None if weights is None else weights.repeat_interleave(targets.shape[2], 1)
+        if by_value is not None:
+            targets = targets.masked_fill((by_value == 0).view_as(targets), 0)
+        residues = targets.flatten(1) - self._mean
         latents = self._solved(residues) if by_value is None else self._solved_apart(residues, by_value)
         stored = store(latents, self._settings.storage_type, self.units)
         restored = stored.restored().to(targets.dtype)
@@ -84,11 +92,14 @@ class ExactFitter:
         return torch.stack([self._solved_alone(residue, weight) for residue, weight in scans])
 
     def _solved_alone(self, residue: Tensor, weights: Tensor) -> Tensor:
-        # Where nothing counts, or not a number, there is no latent: that scan is not finite, its neighbours are fitted.
-        total = self._seen(weights).sum()
-        if not (total > 0 and torch.isfinite(total)):
-            return residue.new_full((self._rows.shape[1],), torch.nan)
-        return self._solver_of(weights).T @ self._seen(residue)
+        # Where there is no solution there is no latent: that scan is not finite, its neighbours are fitted.
+        nothing = residue.new_full((self._rows.shape[1],), torch.nan)
+        if not (weights.min() >= 0 and torch.isfinite(weights).all()):
+            return nothing
+        rows, weights = self._seen(self._rows), self._seen(weights)
+        weighted = rows * weights[:, None]
+        factor = Factor.found(self._gram(rows, weighted), self._settings.ridge) if weights.any() else None
+        return nothing if factor is None else self._solver_of(weighted, factor).T @ self._seen(residue)
 
     def _seen(self, values: Tensor) -> Tensor:
         return values if self._context is None else values[self._context]
@@ -99,14 +110,14 @@ class ExactFitter:
         squares = values.sub_(targets.flatten(1)).square_()
         return squares.mean(1) if weights is None else (squares * weights).sum(1) / weights.sum(1)
 
-    def _solver_of(self, weights: Float[Tensor, " value"] | None) -> Float[Tensor, "value latent"]:
-        """Aᵀ, for all scans or for one with weights."""
-        rows = self._seen(self._rows)
-        weighted = rows if weights is None else rows * self._seen(weights)[:, None]
+    def _gram(self, rows: Tensor, weighted: Tensor) -> Float[Tensor, "latent latent"]:
         sums = Sums.zeros(0, rows.shape[1], rows.device)
         sums.gram.add_(product(rows.T, weighted, self._arithmetic.products))
-        factor = Factor.of(sums.gram, self._settings.ridge)
-        parts = torch.split(weighted, max(1, BLOCK_NUMBERS // rows.shape[1]))
+        return sums.gram
+
+    def _solver_of(self, weighted: Float[Tensor, "value latent"], factor: Factor) -> Float[Tensor, "value latent"]:
+        """Aᵀ, for all scans or for one with weights."""
+        parts = torch.split(weighted, max(1, BLOCK_NUMBERS // weighted.shape[1]))
         return torch.cat([factor.solve(part) for part in parts])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from medfuncta_dist.latents.fit_steps import Method
 from medfuncta_dist.latents.latent_types import StorageType
@@ -28,8 +29,8 @@ class FitSettings:
     seed: int = 0
     chunks: Chunks | None = None
     arithmetic: Arithmetic | None = None
-    method: Method = "sgd"
-    """How a SIREN's latents are improved; a basis field's are solved for, whatever this says."""
+    method: Method | Literal["exact"] = "sgd"
+    """How a SIREN's latents are improved. A basis field's are solved for, which is ``exact``, whatever this says."""
     full_steps: int = 0
     """Number of last steps that see all points, whatever ``selection_ratio``."""
     momentum: float = 0.5

@@ -169,7 +169,7 @@ class MethodEntry:
     curved: bool = False
 
 
-METHODS: dict[Method, MethodEntry] = {
+METHODS: dict[str, MethodEntry] = {
     "sgd": MethodEntry(lambda network, settings: GradientDescent(network, settings.rate)),
     "momentum": MethodEntry(lambda network, settings: GradientDescent(network, settings.rate, settings.momentum)),
     "gauss-newton": MethodEntry(lambda network, settings: GaussNewton(network, settings.damping), curved=True),

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.fields.params import Params
 from medfuncta_dist.fields.siren import SirenSpec
 from medfuncta_dist.latents.curvature import curved_gradient, jacobian_sweep, rows, spread_points
@@ -41,7 +42,10 @@ class _Origin:
 
 
 class StepwiseFitter:
-    """A SIREN on a grid, ready to fit batch after batch. Detached from what it is made of."""
+    """A SIREN on a grid, ready to fit batch after batch. Detached from what it is made of.
+
+    RunFileError for a method that is not a SIREN's.
+    """
 
     units: Float[Tensor, " latent"] | None = None
 
@@ -49,6 +53,9 @@ class StepwiseFitter:
         self, spec: SirenSpec, params: Params, coordinates: Float[Tensor, "point coord"], settings: FitSettings
     ) -> None:
         keep_freed_memory()
+        if settings.method not in METHODS:
+            what = f"the latents of a SIREN are not found by the method '{settings.method}'"
+            raise RunFileError(what, where="fit.method", do=f"use one of {', '.join(METHODS)}")
         self._network, self._coordinates = fold(spec, params, settings.arithmetic), coordinates
         self._settings = settings
         self._chunks = settings.chunks or Chunks.sized(spec.hidden)

@@ -143,7 +143,7 @@ def fit_settings(run: RunFile) -> FitSettings:
         seed=run.train.seed,
         chunks=chunks_of(run),
         arithmetic=arithmetic_of(run),
-        method="sgd" if fit.method == "exact" else fit.method,
+        method=fit.method,
         ridge=fit.ridge,
         keep=fit.keep,
         full_steps=fit.full_steps,

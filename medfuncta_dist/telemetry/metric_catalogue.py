@@ -48,6 +48,7 @@ TRAIN = (
     _train("rate", "", "Step size of the outer optimiser."),
     _train("gradient_norm", "", "Norm of the whole meta-gradient, before clipping."),
     _train("condition", "", "Condition number of a basis field's solve; beyond 1e8, raise meta.ridge."),
+    _train("ridge", "", "Ridge of a basis field's solve: meta.ridge, or more where rounding errors outweighed that."),
     _train("checkpoint_interval_s", "s", "Seconds between checkpoints, chosen from their cost."),
     _train("checkpoint_stall_s", "s", "How long training waited for the last checkpoint."),
     _train("checkpoint_upload_s", "s", "From then until its commit record was written, while training continued."),

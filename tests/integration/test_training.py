@@ -116,7 +116,7 @@ def test_what_is_logged(kind: str, uninterrupted: TrainSummary, storage: str) ->
     logged = [line["values"] for line in lines if line["kind"] == "metrics" and "loss" in line["values"]]
     assert len(logged) == STEPS
     names = {"loss", "s_per_step", "samples_per_s", "data_wait", "goodput", "rate", "gradient_norm"}
-    assert set(logged[0]) == names | ({"condition"} if kind == "basis" else set())
+    assert set(logged[0]) == names | ({"condition", "ridge"} if kind == "basis" else set())
     assert all(0 <= values["data_wait"] <= 1 and values["gradient_norm"] > 0 for values in logged)
     assert [values["rate"] for values in logged[:4]] == [5e-4, 1e-3, 1e-3, 1e-3]
     saved = [line["fields"]["step"] for line in lines if line["kind"] == "event" and line["name"] == "checkpoint"]

@@ -27,6 +27,7 @@ from medfuncta_dist.meta.learner import Ranks
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.machine.products import product
 
+WITHOUT_FACTOR = "lower train.rate, or raise meta.ridge; checkpoints before this step are kept"
 KEPT_BYTES = 2**28
 """Of features that are kept from one pass over the points to the next, instead of being computed again: same bits."""
 
@@ -114,7 +115,7 @@ def solve(
     for block in blocks if blocks is not None else fit.blocks():
         seen = block.in_context()
         sums.add(seen.rows, seen.residues, fit.arithmetic)
-    factor = Factor.of(fit.ranks.sum(sums.gram), ridge)
+    factor = Factor.of(fit.ranks.sum(sums.gram), ridge, WITHOUT_FACTOR)
     return factor, factor.solve(fit.ranks.sum(sums.right))
 
 

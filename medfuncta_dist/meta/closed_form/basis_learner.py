@@ -93,8 +93,9 @@ class BasisLearner(Learner):
         self._factor = found.factor
 
     def diagnostics(self) -> dict[str, float]:
-        """The condition number of the last step's solve."""
-        return {} if self._factor is None else {"condition": self._factor.condition()}
+        """The condition number and the ridge of the last step's solve."""
+        factor = self._factor
+        return {} if factor is None else {"condition": factor.condition(), "ridge": factor.ridge}
 
     @property
     def scans_to_finish(self) -> int:

@@ -58,8 +58,8 @@ class Factor:
     """λ: as it was asked for, or raised until there was a factor."""
 
     @classmethod
-    def of(cls, gram: Float[Tensor, "feature feature"], ridge: float) -> Factor:
-        """MedfunctaError where the matrix is not finite, or no ridge up to ``RAISED ** RAISES`` times makes it positive
+    def found(cls, gram: Float[Tensor, "feature feature"], ridge: float) -> Factor | None:
+        """None where the matrix is not finite, or no ridge up to ``RAISED ** RAISES`` times makes it positive
         definite."""
         for tried in (ridge * RAISED**n for n in range(RAISES + 1)):
             regular = gram.clone()
@@ -67,10 +67,16 @@ class Factor:
             lower, failed = torch.linalg.cholesky_ex(regular)
             if not int(failed) and bool(torch.isfinite(lower.diagonal()).all()):
                 return cls(lower, tried)
-        raise MedfunctaError(
-            f"the basis has no Gram matrix that can be factorised ({len(gram)} functions, ridge {ridge:g})",
-            do="lower train.rate, or raise meta.ridge; checkpoints before this step are kept",
-        )
+        return None
+
+    @classmethod
+    def of(cls, gram: Float[Tensor, "feature feature"], ridge: float, do: str) -> Factor:
+        """As ``found``. MedfunctaError where there is none, with what its user can ``do``."""
+        factor = cls.found(gram, ridge)
+        if factor is None:
+            what = f"the basis has no Gram matrix that can be factorised ({len(gram)} functions, ridge {ridge:g})"
+            raise MedfunctaError(what, do=do)
+        return factor
 
     def solve(self, right: Float[Tensor, "row feature"]) -> Float[Tensor, "row feature"]:
         """(G + ridge)⁻¹ applied to each row, in the type of the rows."""

@@ -10,9 +10,11 @@ import safetensors.torch
 import torch
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, MedfunctaError
+from medfuncta_dist.fields import shared_network
 from medfuncta_dist.fields.basis import MAP, BasisSpec
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.field_kinds import FieldSpec, field, init_params
+from medfuncta_dist.fields.params import Params
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import SirenSpec
 
@@ -74,6 +76,41 @@ def test_decode_is_the_field_at_any_resolution(network: SharedNetwork) -> None:
         expected = field(network.spec, network.params, grid(shape), latents).transpose(1, 2).reshape(3, 2, *shape)
         torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-5)
     assert network.decode(latents[:0], (5, 4)).shape == (0, 2, 5, 4)
+
+
+@pytest.mark.parametrize(
+    "spec", [SirenSpec(2, 1, 3, 40, 50, (10.0, 20.0)), BasisSpec(2, 1, 3, 40, 90, 70, (10.0, 20.0), mapped=True)]
+)
+def test_a_scans_bits_do_not_depend_on_what_is_decoded_with_it(spec: FieldSpec) -> None:
+    generator = torch.Generator().manual_seed(0)
+    params = init_params(spec, generator)
+    params |= {MAP: torch.randn(90, 70, generator=generator)} if isinstance(spec, BasisSpec) else {}
+    network = SharedNetwork(spec, params, {}, {}, "d" * 64, "0.1.0")
+    latents = torch.randn(70, spec.latent, generator=generator)
+    together = network.decode(latents, (31, 29))
+    for size in (1, 2, 3, 40):
+        apart = torch.cat([network.decode(some, (31, 29)) for some in torch.split(latents, size)])
+        assert torch.equal(apart, together), f"in groups of {size}"
+    order = torch.randperm(70, generator=generator)
+    assert torch.equal(network.decode(latents[order], (31, 29)), together[order])
+    spoiled = torch.full_like(latents, torch.nan)
+    spoiled[7] = latents[7]
+    assert torch.equal(network.decode(spoiled, (31, 29))[7], together[7])
+
+
+@pytest.mark.parametrize("hidden", [64, 300])
+def test_a_siren_is_decoded_in_chunks_of_as_many_points_as_ever(hidden: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks decide the last bits: what an earlier version decoded is decoded the same."""
+    spec, seen = SirenSpec(1, 1, 3, hidden, 2, (5.0, 6.0)), []
+    params = init_params(spec, torch.Generator().manual_seed(0))
+
+    def watched(spec: FieldSpec, params: Params, coordinates: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
+        seen.append(len(coordinates))
+        return field(spec, params, coordinates, latents)
+
+    monkeypatch.setattr(shared_network, "field", watched)
+    SharedNetwork(spec, params, {}, {}, "d" * 64, "0.1.0").decode(torch.zeros(1, 2), (8197,))
+    assert seen == [8192, 5]
 
 
 @OF_BASIS

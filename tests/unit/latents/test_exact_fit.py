@@ -251,6 +251,46 @@ def test_a_scan_without_any_weight_has_no_latent_and_its_neighbours_have_theirs(
     assert torch.equal(fitted.latents[fitted.finite], clean.latents[fitted.finite])
 
 
+@pytest.mark.parametrize("weight", [-1.0, -1e30, -math.inf, math.nan, 1e38])
+@pytest.mark.parametrize("ratio", [1.0, 0.5])
+def test_a_scan_with_weights_that_give_no_solution_has_no_latent_and_its_neighbours_have_theirs(
+    small: Case, weights: Tensor, weight: float, ratio: float
+) -> None:
+    fitter, spoiled = small.fitter(selection_ratio=ratio), weights.clone()
+    spoiled[2, :: 1 if weight in (-1e30, 1e38) else 3] = weight
+    clean, fitted = (fitter.fit(small.targets, each) for each in (weights, spoiled))
+    assert fitted.finite.tolist() == [True, True, False, True, True]
+    for name in ("latents", "psnr"):
+        assert torch.equal(getattr(fitted, name)[fitted.finite], getattr(clean, name)[fitted.finite])
+
+
+def test_one_negative_weight_is_not_fitted_as_if_it_were_a_small_one(small: Case, weights: Tensor) -> None:
+    for point in (0, len(small.coordinates) - 1):
+        spoiled = weights.clone()
+        spoiled[2, point] = -1e-6
+        assert small.fitter().fit(small.targets, spoiled).finite.tolist() == [True, True, False, True, True]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize(("channels", "ratio"), [(1, 1.0), (3, 0.6)])
+def test_a_value_that_is_not_finite_does_not_count_where_its_point_has_no_weight(
+    channels: int, ratio: float, value: float
+) -> None:
+    one = case([10, 12], 16, 32, channels=channels)
+    weights = torch.rand(5, 120, generator=torch.Generator().manual_seed(3))
+    weights[:, ::4] = 0
+    spoiled = one.targets.clone()
+    spoiled[1, ::4] = value
+    spoiled[3, 8, channels - 1] = value
+    clean, fitted = (one.fitter(selection_ratio=ratio).fit(targets, weights) for targets in (one.targets, spoiled))
+    assert fitted.finite.all()
+    assert torch.equal(fitted.latents, clean.latents)
+    assert torch.equal(fitted.psnr, clean.psnr)
+    assert not spoiled.isfinite().all(), "the caller's values are left as they are"
+    spoiled[4, 1] = value
+    assert one.fitter(selection_ratio=ratio).fit(spoiled, weights).finite.tolist() == [True] * 4 + [False]
+
+
 def test_a_scan_that_is_not_finite_anywhere_is_told(small: Case) -> None:
     spoiled = small.targets.clone()
     spoiled[2, 7] = math.nan
@@ -280,5 +320,8 @@ def test_a_basis_field_is_fitted_exactly_whatever_the_method_says(small: Case) -
 def test_a_network_that_is_not_finite_is_refused_before_any_scan(small: Case) -> None:
     params = {name: tensor * math.nan for name, tensor in small.trained.params.items()}
     broken = replace(small, trained=replace(small.trained, params=params))
-    with pytest.raises(MedfunctaError, match="Gram matrix"):
+    with pytest.raises(MedfunctaError, match="Gram matrix") as caught:
         broken.fitter()
+    assert "fit.ridge" in caught.value.do
+    assert "meta.ridge" not in caught.value.do
+    assert "checkpoints" not in caught.value.do

@@ -4,10 +4,26 @@ from __future__ import annotations
 
 from typing import get_args
 
+import pytest
+import torch
+
 from medfuncta_dist.config.sections.fit_section import Fit
+from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.fields.coordinates import grid
+from medfuncta_dist.fields.siren import SirenSpec, init_params
+from medfuncta_dist.latents.fit import new_fitter
+from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.latents.fit_steps import METHODS, Method
 
 
 def test_the_run_file_names_every_method_and_no_other() -> None:
     assert get_args(Method) == tuple(METHODS)
     assert get_args(Fit.model_fields["method"].annotation) == (*METHODS, "exact")
+
+
+def test_a_siren_is_not_fitted_by_another_method_than_its_settings_say() -> None:
+    spec = SirenSpec(1, 1, 3, 4, 2, (5.0, 6.0))
+    params = init_params(spec, torch.Generator().manual_seed(0))
+    with pytest.raises(RunFileError, match="'exact'") as caught:
+        new_fitter(spec, params, grid([9]), FitSettings(method="exact"))
+    assert "sgd, momentum, gauss-newton" in caught.value.do

@@ -9,13 +9,14 @@ import torch
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, LeaseLostError, MedfunctaError
+from medfuncta_dist.fields.basis import BasisSpec, init_params
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.meta.inner_rates import inner_rates
 from medfuncta_dist.meta.learner import Learner, Trained
 from medfuncta_dist.network.committed_network import Committed, commit_network, committed_network, published_network
-from medfuncta_dist.network.core_settings import new_learner
+from medfuncta_dist.network.core_settings import new_learner, spectrum_of
 from medfuncta_dist.network.network_loader import load_network
-from medfuncta_dist.shards.snapshot import Snapshot
+from medfuncta_dist.shards.snapshot import Shard, Snapshot
 from medfuncta_dist.storage.leases.lease import run_lease
 from medfuncta_dist.storage.leases.lease_claim import take
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -180,3 +181,23 @@ def test_a_run_folder_that_was_copied_under_another_name_still_has_its_network(t
     shutil.copytree(tmp_path / "runs" / "r", tmp_path / "runs" / "copy")
     store = ObjectStore(str(tmp_path))
     assert load_network(store, published_network(store, "copy")).digest == done.digest
+
+
+@pytest.mark.parametrize(("seen", "told"), [(5000, 50), (50, 50), (30, 30)])
+def test_copies_of_a_training_scan_do_not_count_as_scans(tmp_path: Path, seen: int, told: int) -> None:
+    """Else a network trained on augmented copies would promise what it costs to leave out numbers."""
+    spec = BasisSpec(3, 2, 3, 4, 20, 20, (5.0, 10.0), mapped=False)
+    variances = torch.linspace(1, 0.1, 20)
+    facts = {"scans": seen, "residual": 0.5}
+    trained = Trained(spec, init_params(spec, torch.Generator()), {"latent.variances": variances}, facts)
+    train, test = ([Shard(f"{name}.tar", 1, name * 8, 25, f"{name}.index", 1, "f" * 64)] for name in ("a", "b"))
+    snapshot = Snapshot("scans", None, {"shape": [6, 5, 4]}, {"train": [*train, *train], "test": test})
+    store, run = ObjectStore(str(tmp_path)), run_file()
+    commit_network(store, run, snapshot, trained, None, None, fence=ALONE)
+    network = load_network(store, published_network(store, run.name))
+    assert network.inner["scans"] == told
+    assert network.inner["residual"] == 0.5
+    found = spectrum_of(network)
+    assert found is not None
+    assert found.scans == told
+    assert not found.tells_last_numbers, "20 numbers need 80 scans"

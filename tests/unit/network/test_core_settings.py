@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.network.core_settings import field_spec, new_learner
+from medfuncta_dist.network.core_settings import field_spec, fit_settings, new_learner
 
 
 def run_file(storage: str = "/unused", **sections: dict) -> RunFile:
@@ -36,3 +36,10 @@ def test_rates_start_as_the_run_file_says() -> None:
     assert rates("scalar") == pytest.approx([0.4])
     assert rates("layer") == pytest.approx([0.4, 0.1])
     assert rates("learned") == pytest.approx([0.4, 0.4])
+
+
+@pytest.mark.parametrize("method", ["sgd", "momentum", "gauss-newton", "exact"])
+def test_fit_settings_tell_the_method_of_the_run_file(method: str) -> None:
+    kind = {"kind": "basis"} if method == "exact" else {}
+    settings = {"method": method, "steps": 1, "closed_form": False}
+    assert fit_settings(run_file(field=kind, fit=settings)).method == method

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.meta.closed_form import basis_gradient as module
 from medfuncta_dist.meta.closed_form.basis_gradient import (
     BasisGradient,
@@ -219,3 +220,15 @@ def test_features_are_kept_only_up_to_their_limit(monkeypatch: pytest.MonkeyPatc
     assert fit.kept_blocks() is not None
     monkeypatch.setattr(module, "KEPT_BYTES", fit.grid.values * fit.grid.spec.features * 8 - 1)
     assert fit.kept_blocks() is None
+
+
+def test_a_field_that_is_not_finite_is_refused_by_the_keys_that_training_has() -> None:
+    fit = linear_fit(2)
+    params = {name: tensor * torch.nan for name, tensor in fit.grid.params.items()}
+    broken = replace(fit, grid=replace(fit.grid, params=params))
+    for compute in (basis_gradient, solved_losses):
+        with pytest.raises(MedfunctaError, match="Gram matrix") as caught:
+            compute(broken, RIDGE)
+        assert "train.rate" in caught.value.do
+        assert "meta.ridge" in caught.value.do
+        assert "fit.ridge" not in caught.value.do

@@ -1,4 +1,4 @@
-"""The basis field as a trainer sees it: losses with a gradient, a condition to log, and the network at the end."""
+"""The basis field as a trainer sees it: losses with a gradient, numbers to log, and the network at the end."""
 
 from __future__ import annotations
 
@@ -38,7 +38,16 @@ def test_its_losses_and_gradients_are_those_of_the_closed_form(ratio: float) -> 
         torch.testing.assert_close(parameter.grad, expected.params[name] / len(fit.targets), rtol=1e-12, atol=0)
     assert latents.grad is not None
     assert not latents.grad.any(), "the solve starts nowhere"
-    assert model.diagnostics() == {"condition": expected.factor.condition()}
+    assert model.diagnostics() == {"condition": expected.factor.condition(), "ridge": RIDGE}
+
+
+def test_a_ridge_that_was_raised_is_told() -> None:
+    """More functions than points: their Gram matrix has eigenvalues of 0, which rounding makes negative."""
+    fit = linear_fit(1, features=80)
+    grid = fit.grid
+    model = BasisLearner(grid.spec, grid.params, grid.coordinates, 4, 1e-16, grid.block_points, TORCH)
+    model(fit.targets, start(fit), []).mean().backward()
+    assert 2e-16 < model.diagnostics()["ridge"] < 2e-12
 
 
 def test_gradients_follow_how_the_loss_is_scaled_and_add_up() -> None:
@@ -154,6 +163,23 @@ def test_how_scans_come_in_batches_does_not_matter(monkeypatch: pytest.MonkeyPat
         parts = finished(fit, list(torch.split(fit.targets, sizes)))
         for name, tensor in whole.params.items():
             torch.testing.assert_close(parts.params[name], tensor, rtol=1e-8, atol=1e-10)
+
+
+def test_finishing_gives_a_sign_of_life_for_each_pass_over_the_scans_and_each_decomposition(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Counting(Ranks):
+        signs = 0
+
+        def alive(self) -> None:
+            self.signs += 1
+
+    monkeypatch.setattr(basis_learner, "SCANS_AT_ONCE", 4)
+    fit = linear_fit(2, scans=12)
+    model = learner(fit)
+    model.ranks = counting = Counting()
+    model.trained(model.params(), torch.split(fit.targets, 2))
+    assert counting.signs == 3 + 2
 
 
 def test_training_by_its_gradient_makes_the_fit_better() -> None:

@@ -4,8 +4,11 @@ import pytest
 import torch
 
 from medfuncta_dist.config.sections.train_section import Train
+from medfuncta_dist.fields import basis
+from medfuncta_dist.fields.basis import BasisSpec
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.siren import SirenSpec, init_params
+from medfuncta_dist.meta.closed_form.basis_learner import BasisLearner
 from medfuncta_dist.meta.outer_loop import LOG_RATES, MetaLearner
 from medfuncta_dist.training.checkpoints.training_state import AdamState, MuonState
 from medfuncta_dist.training.optim.parameter_groups import (
@@ -72,3 +75,17 @@ def test_groups_of_some_parameters_leave_out_the_others() -> None:
     groups = parameter_groups(model, Train(rate_by_omega=True), names)
     assert [group[SHARE] for group in groups] == [0.5, 0.25]
     assert [p.shape for group in groups for p in group["params"]] == [(3, 3), (3, 3)]
+
+
+def test_a_basis_fields_small_gradients_move_it_by_the_rate_all_the_same() -> None:
+    """Scans that are nearly represented have gradients far below Adam's usual epsilon, which would stop training."""
+    spec = BasisSpec(2, 1, 3, 8, 12, 12, (5.0, 10.0), mapped=False)
+    model = BasisLearner(spec, basis.init_params(spec, torch.Generator().manual_seed(0)), grid([8, 8]), 4, 1e-4, 64)
+    scans = 0.5 + 1e-4 * torch.randn(4, 64, 1, generator=torch.Generator().manual_seed(1))
+    model(scans, torch.zeros(4, 4, requires_grad=True), []).mean().backward()
+    before = {name: parameter.detach().clone() for name, parameter in model.params().items()}
+    torch.optim.AdamW(parameter_groups(model, Train(weight_decay=0.0, rate_by_omega=False)), lr=1e-3).step()
+    gradients = torch.cat([parameter.grad.flatten() for parameter in model.params().values()])
+    moves = torch.cat([(parameter - before[name]).flatten() for name, parameter in model.params().items()])
+    assert 0 < gradients.abs().median() < 1e-9
+    assert moves.abs().median().item() == pytest.approx(1e-3, rel=0.01)
