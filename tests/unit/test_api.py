@@ -107,8 +107,8 @@ def test_stages_keep_the_lease_and_the_summary_of_the_commands(fitted: Path) -> 
 
 
 def test_a_run_file_object_takes_no_overrides(fitted: Path) -> None:
-    run = medfuncta_dist.load_run_file("my-xrays.yaml", ["fit.steps=3"])
-    assert run.fit.steps == 3
+    run = medfuncta_dist.load_run_file("my-xrays.yaml", ["train.steps=3"])
+    assert run.train.steps == 3
     assert medfuncta_dist.load_run_file(run) is run
     with pytest.raises(TypeError, match="give the path"):
-        medfuncta_dist.load_run_file(run, ["fit.steps=3"])
+        medfuncta_dist.load_run_file(run, ["train.steps=3"])
