@@ -94,12 +94,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sets", nargs="+", choices=SETS, help="which data sets; all of them by default")
     parser.add_argument("--tell", action="store_true", help="then score the test scans, and draw the curves")
     parser.add_argument("--seeds", type=int, default=3, help="how often the chosen basis field is trained for it")
-    parser.add_argument("--siren-seeds", type=int, default=1, help="how often the SIREN is trained for it")
+    parser.add_argument("--siren-seeds", type=int, default=3, help="how often the SIREN is trained for it")
     parser.add_argument("--keep", type=Path, help="a file of what is done, to go on with")
     options = parser.parse_args()
     options.sets = options.sets or list(SHORT if options.short else SETS)
     if options.short:
-        options.tell, options.seeds = True, 1
+        options.tell, options.seeds, options.siren_seeds = True, 1, 1
     elif "pneumonia" in options.sets and not options.data:
         parser.error("pneumonia needs --data, PneumoniaMNIST's .npz file")
     return options
