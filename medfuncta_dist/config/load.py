@@ -15,6 +15,8 @@ from pydantic import ValidationError
 
 from medfuncta_dist.config.presets import KIND_DEFAULTS, OUR_PREFIXES, PRESETS
 from medfuncta_dist.config.run_file import RunFile, older_values
+from medfuncta_dist.config.sections.data_section import Data
+from medfuncta_dist.config.sections.field_section import FieldSection, default_features
 from medfuncta_dist.errors import RunFileError
 
 ENVIRONMENT = "env:"
@@ -135,7 +137,18 @@ def _with_defaults(given: Mapping[str, Any], where: str) -> dict[str, Any]:
     if isinstance(preset, str) and preset in PRESETS:
         _require_kind(preset, _kind(given), where)
         given = _merge(PRESETS[preset], given)
-    return _merge(KIND_DEFAULTS.get(_kind(given) or "", {}), given)
+    given = _merge(KIND_DEFAULTS.get(_kind(given) or "", {}), given)
+    return _merge(_features(given), given) if _kind(given) == "basis" else given
+
+
+def _features(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The number of features that a basis field has where the run file does not say: it follows from other keys."""
+    field = {"latent": FieldSection.model_fields["latent"].default} | dict(given.get("field") or {})
+    data = {"channels": Data.model_fields["channels"].default} | dict(given.get("data") or {})
+    numbers = [field["latent"], data["channels"], *(data["shape"] if isinstance(data.get("shape"), list) else [None])]
+    if not all(isinstance(n, int) and n > 0 for n in numbers):
+        return {}  # what is wrong is said when the run file is validated
+    return {"field": {"features": default_features(field["latent"], math.prod(numbers[1:]))}}
 
 
 def _require_kind(preset: str, wanted: str | None, where: str) -> None:

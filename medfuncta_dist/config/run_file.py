@@ -118,7 +118,7 @@ class RunFile(Section):
             raise ValueError(
                 f"field.latent is {self.field.latent}, but a scan has {values} values (data.shape {self.data.shape}, "
                 f"data.channels {self.data.channels}): set field.latent to far fewer, at most {values}, and "
-                "field.features to two to four times as many"
+                "leave out field.features"
             )
         if self.fit.keep is not None and self.fit.keep > self.field.latent:
             raise ValueError(f"fit.keep is {self.fit.keep}, more than the {self.field.latent} numbers of field.latent")

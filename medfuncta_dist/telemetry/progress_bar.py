@@ -98,7 +98,7 @@ def formatted_notes(notes: Mapping[str, float | str]) -> dict[str, str]:
 def _formatted_note(name: str, value: float | str) -> str:
     if not isinstance(value, float):
         return str(value)
-    return f"{value:.2f} dB" if name == "psnr" else f"{value:.5f}"
+    return f"{value:.2f} dB" if name == "psnr" else f"{value:.3g}"
 
 
 def remaining(started: tuple[float, int], now: float, done: int, total: int) -> str:

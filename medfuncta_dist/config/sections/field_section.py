@@ -9,6 +9,14 @@ from pydantic import Field, model_validator
 from medfuncta_dist.config.keys import OF_BASIS, OF_SIREN, Added, Meaning
 from medfuncta_dist.config.section import PositiveFloat, PositiveInt, Section
 
+MOST_FEATURES = 8192
+"""That a basis field has without being asked: 3 GiB when its training ends, a minute per outer step on two cores."""
+
+
+def default_features(latent: int, values: int) -> int:
+    """F of a basis field whose scans have so many values, where nobody says how many."""
+    return max(latent, min(4 * latent, 3 * values // 4, MOST_FEATURES))
+
 
 class FieldSection(Section):
     """The shared network. ω is either a linear schedule (two ends) or a list for all K-1 sine layers."""
@@ -27,8 +35,9 @@ class FieldSection(Section):
     """P, the size of a scan's latent. A basis field's is at most points times channels of a scan."""
     features: Annotated[PositiveInt | None, Added(None), OF_BASIS] = None
     """F, functions per channel that a basis field is trained with; its latent's P numbers are then the best ones in
-    their span. Two to four times ``latent`` is better than ``latent``, which is the default; from the values of a
-    scan on, training has nothing left to learn. Memory grows with F²."""
+    their span. Default: four times ``latent``, within 8192 (memory and time grow with F²) and three quarters of the
+    values of a scan (from all of them on, training has nothing to learn), but never fewer than ``latent``. Null in a
+    run's frozen file: as many as ``latent``."""
     omega_first: PositiveFloat = 20.0
     """ω of the first layer."""
     omega_last: PositiveFloat = 400.0
@@ -50,7 +59,7 @@ class FieldSection(Section):
     def _features(self) -> FieldSection:
         if self.kind == "basis" and self.feature_count < self.latent:
             raise ValueError(
-                f"{self.features} features cannot give {self.latent} numbers a scan: raise features or lower latent"
+                f"{self.features} features cannot give {self.latent} numbers: leave out features, or lower latent"
             )
         return self
 

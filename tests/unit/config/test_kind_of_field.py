@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from medfuncta_dist.config.load import dump, parse
+from medfuncta_dist.config.load import dump, parse, parse_kept
 from medfuncta_dist.config.presets import KIND_DEFAULTS, PRESETS
 from medfuncta_dist.errors import RunFileError
 
@@ -43,8 +43,30 @@ def test_dump_and_load_are_inverse_for_a_basis_field():
     assert (run.field.feature_count, run.fit.keep, run.meta.ridge) == (32, 8, 0.01)
 
 
-def test_there_are_as_many_features_as_numbers_unless_given():
-    assert parse(SMALLEST, [BASIS, SMALL]).field.feature_count == 16
+@pytest.mark.parametrize(
+    ("overrides", "features"),
+    [
+        (["field.latent=16"], 64),
+        (["field.latent=200"], 588),  # three quarters of 28 x 28
+        (["field.latent=700"], 700),
+        (["preset=2d", "data.shape=[64, 64]"], 3072),
+        (["preset=3d", "data.shape=[32, 32, 32]"], 8192),
+        (["preset=3d", "data.shape=[32, 32, 32]", "field.latent=256"], 1024),
+        (["preset=2d", "data.shape=[64, 64]", "data.channels=3"], 8192),
+        (["preset=2d", "data.shape=[64, 64]", "field.features=2050"], 2050),
+    ],
+    ids=str,
+)
+def test_the_number_of_features_follows_from_latent_and_scan_unless_given(overrides: list[str], features: int):
+    run = parse(SMALLEST, [BASIS, "data.shape=[28, 28]", *overrides])
+    assert run.field.features == run.field.feature_count == features
+    assert parse(dump(run)) == run
+
+
+def test_a_frozen_run_without_a_number_of_features_has_as_many_as_its_latent_has_numbers():
+    run = parse(SMALLEST, [BASIS, SMALL])
+    kept = parse_kept(dump(run).replace(f"features: {run.field.features}", "features: null"))
+    assert (kept.field.features, kept.field.feature_count) == (None, 16)
 
 
 @pytest.mark.parametrize(

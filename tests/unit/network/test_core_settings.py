@@ -40,6 +40,6 @@ def test_rates_start_as_the_run_file_says() -> None:
 
 @pytest.mark.parametrize("method", ["sgd", "momentum", "gauss-newton", "exact"])
 def test_fit_settings_tell_the_method_of_the_run_file(method: str) -> None:
-    kind = {"kind": "basis"} if method == "exact" else {}
+    kind = {"kind": "basis", "latent": 8} if method == "exact" else {}
     settings = {"method": method, "steps": 1, "closed_form": False}
     assert fit_settings(run_file(field=kind, fit=settings)).method == method

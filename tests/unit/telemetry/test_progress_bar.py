@@ -34,8 +34,8 @@ def test_plain_lines_now_and_then_where_there_is_no_terminal() -> None:
     lines = stream.getvalue().splitlines()
     assert lines == [
         "train: two workers",
-        "train 1/100  time left ?  loss 0.10000",
-        "train 100/100  done  loss 0.10000",
+        "train 1/100  time left ?  loss 0.1",
+        "train 100/100  done  loss 0.1",
     ]
 
 
@@ -69,7 +69,7 @@ def test_what_the_workers_first_unit_takes_is_not_taken_for_their_speed() -> Non
 
 def test_notes_as_people_read_them() -> None:
     notes = {"loss": 0.0123456, "psnr": 31.456, "tasks": "3/4", "quarantined": 2, "checkpoint": 1.8e9}
-    assert formatted_notes(notes) == {"loss": "0.01235", "psnr": "31.46 dB", "tasks": "3/4", "quarantined": "2"}
+    assert formatted_notes(notes) == {"loss": "0.0123", "psnr": "31.46 dB", "tasks": "3/4", "quarantined": "2"}
 
 
 def test_a_bar_on_a_terminal() -> None:
