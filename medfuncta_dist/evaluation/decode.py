@@ -150,7 +150,7 @@ def _first(
         raise RunFileError("this network's latents can only be decoded whole", where="--keep", do=do)
     if not 1 <= keep <= stored:
         do = f"give a number from 1 to {stored}"
-        raise RunFileError(f"{keep} numbers of a latent of {stored} are not there", where="--keep", do=do)
+        raise RunFileError(f"a latent has {stored} numbers, of which {keep} cannot be kept", where="--keep", do=do)
     return latents[:, :keep]
 
 

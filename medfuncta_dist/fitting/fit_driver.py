@@ -55,6 +55,9 @@ class FitSummary:
     """Ranges that were already committed by a copy of the task, and not fitted again."""
     quarantined: list[Quarantined]
     psnr: dict[str, Spread]
+    storage_type: str
+    """As the run file says, or as ``fit.storage_loss`` made the stage choose; so are the numbers per latent."""
+    numbers: int
 
 
 def fit_digest(run: RunFile) -> str:
@@ -105,7 +108,7 @@ def fit(
     progress = _Progress(target.works, todo, quarantined, on_progress)
     tasks = [_task(run, target, work, settings, fence) for work in todo]
     done_now = _run(run, target, tasks, fan_out, progress, Failures(store, target.folder, fence))
-    summary = _summarise(store, target, done_now)
+    summary = _summarise(store, target, done_now, settings.storage_type, settings.keep or network.spec.latent)
     _check_limit(run, summary)
     return summary
 
@@ -196,7 +199,9 @@ def _check_contract(network: SharedNetwork, target: TableLocation) -> None:
         )
 
 
-def _summarise(store: ObjectStore, target: TableLocation, results: Sequence[Fitted]) -> FitSummary:
+def _summarise(
+    store: ObjectStore, target: TableLocation, results: Sequence[Fitted], storage_type: str, numbers: int
+) -> FitSummary:
     """From the records in storage, not from the tasks' results."""
     commits = latent_ledger.read_commits(store, target.folder)
     counts = latent_ledger.reconcile(target.works, commits)
@@ -210,6 +215,8 @@ def _summarise(store: ObjectStore, target: TableLocation, results: Sequence[Fitt
         found_committed=sum(result.earlier for result in results),
         quarantined=[q for commit in mine for q in commit.quarantined],
         psnr=latent_ledger.psnr_by_split(mine),
+        storage_type=storage_type,
+        numbers=numbers,
     )
 
 

@@ -31,6 +31,8 @@ def run_fit(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[str
         "fitted_now": summary.fitted_now,
         "found_committed": summary.found_committed,
         "psnr": {split: asdict(spread) for split, spread in summary.psnr.items()},
+        "storage_type": summary.storage_type,
+        "numbers": summary.numbers,
         "quarantined": summary.counts.quarantined,
         "reasons": dict(Counter(scan.reason for scan in summary.quarantined)),
         "said": [_summary_text(summary)],
@@ -41,6 +43,6 @@ def _summary_text(summary: FitSummary) -> str:
     counts = summary.counts
     psnr = ", ".join(f"{split} {spread.mean:.2f} dB" for split, spread in sorted(summary.psnr.items()))
     return (
-        f"fit: {counts.fitted} of {counts.packed} scans have a latent ({psnr}), {counts.flagged} below fit.min_psnr, "
-        f"{counts.quarantined} quarantined"
+        f"fit: {counts.fitted} of {counts.packed} scans have a latent of {summary.numbers} numbers, "
+        f"{summary.storage_type} ({psnr}), {counts.flagged} below fit.min_psnr, {counts.quarantined} quarantined"
     )

@@ -144,7 +144,7 @@ def test_a_scan_decodes_from_its_first_numbers(plain: RunFile, tmp_path: Path) -
 def test_numbers_that_are_not_there_cannot_be_kept(plain: RunFile, tmp_path: Path) -> None:
     for run, most in ((plain, LATENT), (fitted(plain, keep=5), 5)):
         for keep in (0, -1, most + 1):
-            with pytest.raises(RunFileError, match="are not there") as found:
+            with pytest.raises(RunFileError, match="cannot be kept") as found:
                 decode(run, first_key(plain), keep=keep)
             assert found.value.where == "--keep"
     siren = ready(tmp_path)
@@ -160,6 +160,8 @@ def test_the_fit_stage_chooses_storage_by_a_promise(plain: RunFile, promise: flo
     stored = table_format.storage_of(LatentTable.open(run).rows)
     assert stored == table_format.Storage(chosen.storage_type, chosen.keep or LATENT)
     assert stored.storage_type == ("float32" if promise < 0.01 else "int8")
+    told = fit(run, map_here)
+    assert (told.storage_type, told.numbers, told.fitted_now) == (stored.storage_type, stored.numbers, 0)
     assert (stored.numbers < LATENT) == (promise > 1)
     assert mean_psnr(plain, "train") - mean_psnr(run, "train") <= promise
     assert loss_together(plain, run) <= promise
