@@ -21,7 +21,10 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 # Before NumPy or torch start their threads; a benchmark that wants more says so.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -76,6 +79,21 @@ class Kept:
         if self._path:
             with self._path.open("a") as file:
                 file.write(line + "\n")
+
+
+def device() -> torch.device:
+    """Where a benchmark of the compute core computes: on the GPU when there is one."""
+    import torch  # only here: most benchmarks need none
+
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def wait_for(device: torch.device) -> None:
+    """Until the device has done all that it was given: it works behind the calls. Before each reading of a clock."""
+    if device.type == "cuda":
+        import torch
+
+        torch.cuda.synchronize(device)
 
 
 def side_by_side(variants: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:

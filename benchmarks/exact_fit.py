@@ -29,7 +29,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.common import Claim, arguments, ratio, report, side_by_side
+from benchmarks.common import Claim, arguments, device, ratio, report, side_by_side, wait_for
 
 # isort: split
 import numpy as np
@@ -111,8 +111,8 @@ def main() -> None:
     results: dict[str, Any] = {"product": product(field, size)}
     if find_spec("ray"):
         results["stage"] = stage(field, size)
-    if torch.cuda.is_available():
-        results["gpu"] = product_on(torch.device("cuda"), field, size)
+    if device().type == "cuda":
+        results["gpu"] = product_on(device(), field, size)
     report("exact_fit", short, began, results, claims(results), table(results), notes(results))
 
 
@@ -216,12 +216,6 @@ def multiplying(precision: str) -> Iterator[None]:
         yield
     finally:
         torch.set_float32_matmul_precision(before)
-
-
-def wait_for(device: torch.device) -> None:
-    """Until the device has done all that it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def stage(field: Trained, size: Size) -> dict[str, Any]:

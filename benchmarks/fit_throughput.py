@@ -2,7 +2,7 @@
 
 Speed is taken at the paper's 2D size, where an untrained network is as fast as a trained one; quality on a small
 network, trained here. The baseline is the published procedure: one scan at a time, eager autograd, 20 steps on all
-points, each rescaled by a second gradient on a quarter of them.
+points, each rescaled by a second gradient on a quarter of them. All of it computes on the GPU when there is one.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from benchmarks.common import Claim, ratio, report, side_by_side
+from benchmarks.common import Claim, device, ratio, report, side_by_side, wait_for
 
 # isort: split
 import numpy as np
@@ -76,7 +76,7 @@ def images(path: str | None, split: str, count: int, side: int) -> Tensor:
 
 def published_fit(spec: SirenSpec, params: Params, coordinates: Tensor, target: Tensor, steps: int) -> Tensor:
     """The baseline: the latent (1, P) of one scan (1, N, 1)."""
-    latent = torch.zeros(1, spec.latent)
+    latent = target.new_zeros(1, spec.latent)
 
     def gradient(points: Tensor | slice) -> Tensor:
         live = latent.clone().requires_grad_()
@@ -85,38 +85,62 @@ def published_fit(spec: SirenSpec, params: Params, coordinates: Tensor, target: 
 
     for step in range(steps):
         whole = gradient(slice(None))
-        sub = gradient(context_indices(len(coordinates), SUB, seed=0, outer_step=1, inner_step=step))
+        quarter = context_indices(len(coordinates), SUB, seed=0, outer_step=1, inner_step=step)
+        sub = gradient(quarter.to(target.device))
         latent = latent - RATE * (sub.norm() / whole.norm()) * whole
     return latent
 
 
 def trained(scans: Tensor, steps: int) -> Params:
-    """The small network after so many outer steps."""
-    learner = MetaLearner(SMALL, init_params(SMALL, torch.Generator().manual_seed(0)), grid((28, 28)), RATE)
+    """The small network after so many outer steps, on the scans' device."""
+    place = scans.device
+    learner = MetaLearner(SMALL, started(SMALL, place), grid((28, 28), place), RATE)
     optimiser = torch.optim.AdamW(learner.parameters(), lr=1e-3, weight_decay=0)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
     order = torch.Generator().manual_seed(0)
     for step in range(steps):
-        batch = scans[torch.randperm(len(scans), generator=order)[:16]]
-        contexts = context_sets(784, 0.5, 5, seed=0, outer_step=step)
+        batch = scans[torch.randperm(len(scans), generator=order)[:16].to(place)]
+        contexts = [context.to(place) for context in context_sets(784, 0.5, 5, seed=0, outer_step=step)]
         optimiser.zero_grad()
-        learner(batch, torch.zeros(16, SMALL.latent, requires_grad=True), contexts).mean().backward()
+        learner(batch, batch.new_zeros(16, SMALL.latent).requires_grad_(), contexts).mean().backward()
         torch.nn.utils.clip_grad_norm_(learner.parameters(), 1.0)
         optimiser.step()
         schedule.step()
     return {name: tensor.detach() for name, tensor in learner.params().items()}
 
 
+def started(spec: SirenSpec, place: torch.device) -> Params:
+    """An untrained network: the same numbers on every device."""
+    return moved(init_params(spec, torch.Generator().manual_seed(0)), place)
+
+
+def moved(params: Params, place: torch.device) -> Params:
+    """The network on a device."""
+    return {name: tensor.to(place) for name, tensor in params.items()}
+
+
+def small_fitter(params: Params, settings: FitSettings) -> StepwiseFitter:
+    """Of the small network, on its device."""
+    return StepwiseFitter(SMALL, params, small_grid(params), settings)
+
+
+def small_grid(params: Params) -> Tensor:
+    """The small network's coordinates, on its device."""
+    return grid((28, 28), params["layer.1.weight"].device)
+
+
 def timed(work: Callable[[], Any]) -> float:
-    """Seconds."""
+    """Seconds until the device has finished."""
+    wait_for(device())
     began = time.perf_counter()
     work()
+    wait_for(device())
     return time.perf_counter() - began
 
 
 def quality(params: Params, scans: Tensor, rounds: int) -> dict[str, dict[str, float]]:
     """Of every method on the small network: seconds per scan, time over five plain steps, mean PSNR and steps."""
-    fitters = {name: StepwiseFitter(SMALL, params, grid((28, 28)), settings) for name, settings in METHODS.items()}
+    fitters = {name: small_fitter(params, settings) for name, settings in METHODS.items()}
     results = {name: fitter.fit(scans) for name, fitter in fitters.items()}  # also the warm-up
     times = side_by_side({name: partial(timed, partial(f.fit, scans)) for name, f in fitters.items()}, rounds)
     base = times["sgd, 5 of 20 steps"]
@@ -134,13 +158,13 @@ def quality(params: Params, scans: Tensor, rounds: int) -> dict[str, dict[str, f
 
 def quality_of(params: Params, scans: Tensor, settings: FitSettings) -> float:
     """Mean PSNR (dB) on the small network."""
-    return float(StepwiseFitter(SMALL, params, grid((28, 28)), settings).fit(scans).psnr.mean())
+    return float(small_fitter(params, settings).fit(scans).psnr.mean())
 
 
 def cut_row(params: Params, scans: Tensor, rounds: int) -> dict[str, float]:
     """The quick settings against five plain steps, these two in turns and nothing between: gain (dB) and time ratio."""
     sides = {"quick": QUICK, "plain": METHODS["sgd, 5 of 20 steps"]}
-    fitters = {name: StepwiseFitter(SMALL, params, grid((28, 28)), settings) for name, settings in sides.items()}
+    fitters = {name: small_fitter(params, settings) for name, settings in sides.items()}
     psnr = {name: float(fitter.fit(scans).psnr.mean()) for name, fitter in fitters.items()}
     times = side_by_side({name: partial(timed, partial(f.fit, scans)) for name, f in fitters.items()}, rounds)
     ratios = [a / b for a, b in zip(times["quick"], times["plain"], strict=True)]
@@ -154,15 +178,16 @@ def cut_row(params: Params, scans: Tensor, rounds: int) -> dict[str, float]:
 
 def baseline_psnr(params: Params, scans: Tensor) -> float:
     """Mean PSNR (dB) of the published procedure on the small network."""
-    latents = [published_fit(SMALL, params, grid((28, 28)), scan[None], 20) for scan in scans]
-    values = field(SMALL, params, grid((28, 28)), torch.cat(latents)).clamp(0, 1)
+    coordinates = small_grid(params)
+    latents = [published_fit(SMALL, params, coordinates, scan[None], 20) for scan in scans]
+    values = field(SMALL, params, coordinates, torch.cat(latents)).clamp(0, 1)
     return float((-10 * torch.log10(mse(values, scans))).mean())
 
 
 def throughput(scans: Tensor, steps: int, rounds: int) -> dict[str, list[float]]:
     """Seconds a scan at the paper's size, in turns."""
-    params = init_params(PAPER, torch.Generator().manual_seed(0))
-    coordinates = grid((64, 64))
+    params = started(PAPER, scans.device)
+    coordinates = grid((64, 64), scans.device)
     several = {"sgd, 20 steps": FitSettings(steps, 1e-2), "gauss-newton, 3 steps": newton(3)}
     fitters = {name: StepwiseFitter(PAPER, params, coordinates, settings) for name, settings in several.items()}
     fitters["gauss-newton, 3 steps"].fit(scans[:1])  # what is computed once a network is not a matter of scans
@@ -177,16 +202,16 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="seconds instead of minutes; writes no results")
     parser.add_argument("--data", help="a MedMNIST .npz file; smooth noise without")
     parser.add_argument("--network", help="folder of a small network that is trained already")
-    given, began = parser.parse_args(), time.perf_counter()
+    given, began, place = parser.parse_args(), time.perf_counter(), device()
     short = given.short
-    network = SharedNetwork.load(given.network).params if given.network else None
-    params = network or trained(images(given.data, "train", 4708, 28), 5 if short else TRAINING_STEPS)
-    held_out = images(given.data, "test", 8 if short else 64, 28)
+    network = moved(SharedNetwork.load(given.network).params, place) if given.network else None
+    params = network or trained(images(given.data, "train", 4708, 28).to(place), 5 if short else TRAINING_STEPS)
+    held_out = images(given.data, "test", 8 if short else 64, 28).to(place)
     small = quality(params, held_out, 1 if short else 3)
     row = cut_row(params, held_out, 1 if short else 9)
     published = baseline_psnr(params, held_out[: 2 if short else 32])
     few = quality_of(params, held_out[: 2 if short else 32], newton(3))
-    speed = throughput(images(given.data, "test", 2, 64), 1 if short else 20, 1 if short else 3)
+    speed = throughput(images(given.data, "test", 2, 64).to(place), 1 if short else 20, 1 if short else 3)
     claims_and_notes(short, began, given, small, row, few - published, published, speed)
 
 

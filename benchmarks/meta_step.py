@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.common import Claim, ratio, report, side_by_side
+from benchmarks.common import Claim, device, ratio, report, side_by_side, wait_for
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.params import Params
 from medfuncta_dist.fields.siren import SirenSpec, init_params
@@ -72,11 +72,6 @@ def images(case: Case) -> Tensor:
         small = torch.rand(case.scans, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     large = torch.nn.functional.interpolate(small, size=(case.side, case.side), mode="bilinear", align_corners=True)
     return large.reshape(case.scans, -1, 1)
-
-
-def device() -> torch.device:
-    """The GPU when there is one."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def plain_step(spec: SirenSpec, params: Params, coordinates: Tensor, targets: Tensor, contexts: list[Tensor]) -> None:
@@ -131,10 +126,10 @@ def seconds_of(case: Case) -> Callable[[], float]:
 
     def run() -> float:
         reset()
+        wait_for(device())
         began = time.perf_counter()
         step()
-        if device().type == "cuda":
-            torch.cuda.synchronize()
+        wait_for(device())
         return time.perf_counter() - began
 
     return run

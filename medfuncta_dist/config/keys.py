@@ -79,7 +79,8 @@ class Before:
 @dataclass(frozen=True)
 class Added(Before):
     """An annotation of a key that came after version 0.1. A run file in which it has its earlier value has the digests
-    that the same run file had before the key existed; the comparison of run files includes it all the same."""
+    that the same run file had before the key existed; the comparison of run files includes it all the same. If the key
+    decides no results, no digest includes it, whatever its value."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ def before(keys: Mapping[str, FieldInfo]) -> dict[str, Any]:
 
 
 def added(keys: Mapping[str, FieldInfo]) -> dict[str, Any]:
-    """The keys of a section that digests leave out at their earlier value, and that value."""
+    """The keys of a section that digests leave out at their earlier value, and that value. (Those that decide no
+    results are left out at any value.)"""
     return {name: mark.value for name, key in keys.items() for mark in key.metadata if isinstance(mark, Added)}
 
 

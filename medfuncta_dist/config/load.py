@@ -102,7 +102,7 @@ def _from_environment(name: str) -> str:
 
 def parse_kept(text: str, overrides: Sequence[str] = (), where: str = "run.yaml") -> RunFile:
     """The same from a run's own run.yaml. It may be older than some keys: those are what they were for it."""
-    return _validated(_merge(BEFORE, _given(text, overrides, where)), where)
+    return _validated(_one_gpu(_merge(BEFORE, _given(text, overrides, where))), where)
 
 
 def parse(text: str, overrides: Sequence[str] = (), where: str = "run file") -> RunFile:
@@ -110,6 +110,16 @@ def parse(text: str, overrides: Sequence[str] = (), where: str = "run file") -> 
     name from the past, and may mean other settings today."""
     given = _given(text, overrides, where)
     return _validated(_merge(BEFORE, given) if _is_resolved(given) else _with_defaults(given, where), where)
+
+
+def _one_gpu(kept: dict[str, Any]) -> dict[str, Any]:
+    """Earlier versions let a run begin with any number of GPUs per worker. Such a run is not damaged; the number is not
+    used, because it may change within a run: the one that counts is in the run file that the user gives."""
+    cluster = kept.get("cluster")
+    gpus = cluster.get("gpus_per_worker") if isinstance(cluster, Mapping) else None
+    if isinstance(gpus, bool) or not isinstance(gpus, int | float) or not 0 < gpus < math.inf:
+        return kept
+    return _merge(kept, {"cluster": {"gpus_per_worker": 1}})
 
 
 def _given(text: str, overrides: Sequence[str], where: str) -> dict[str, Any]:

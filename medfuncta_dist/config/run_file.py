@@ -195,6 +195,11 @@ class RunFile(Section):
         """Step size of fitting."""
         return self.fit.rate if self.fit.rate is not None else self.inner_rate
 
+    @property
+    def gpus_per_task(self) -> float:
+        """GPUs of a task that fits or evaluates."""
+        return self.cluster.gpus_per_worker if self.fit.gpus_per_task is None else self.fit.gpus_per_task
+
     @classmethod
     def sections(cls) -> dict[str, type[Section]]:
         """The class of each section, by the section's name."""

@@ -60,7 +60,8 @@ class Section(BaseModel):
         return self.model_dump(mode="json", include=set(self.keys_where(wanted)))
 
     def digested(self, wanted: Callable[[Meaning], bool]) -> dict[str, Any]:
-        """The same as a digest covers them: without keys that came later (``Added``) and have their earlier value."""
-        earlier = added(type(self).model_fields)
-        old = {name for name, value in earlier.items() if getattr(self, name) == value}
-        return {name: value for name, value in self.part(wanted).items() if name not in old}
+        """The same as a digest covers them: without keys that came later (``Added``) and have their earlier value or
+        decide nothing."""
+        earlier, deciding = added(type(self).model_fields), self.keys_where(lambda key: key.decides_results)
+        left_out = {name for name, value in earlier.items() if getattr(self, name) == value or name not in deciding}
+        return {name: value for name, value in self.part(wanted).items() if name not in left_out}

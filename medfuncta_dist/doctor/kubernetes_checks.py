@@ -12,12 +12,14 @@ from kubernetes import client
 from kubernetes.client import ApiException
 
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.stage_names import STAGES
 from medfuncta_dist.doctor.check import Check, Finding, failed, passed, skipped, warned
 from medfuncta_dist.errors import ClusterError, JobMissingError
 from medfuncta_dist.submit.backends.kubernetes.kubernetes_api import REQUEST_TIMEOUT_S, call_api, connect
 from medfuncta_dist.submit.manifest.base_manifest import load_base
 from medfuncta_dist.submit.manifest.container_image import choose_image, choose_ray_version, parse_ray_version
 from medfuncta_dist.submit.manifest.render import Submission, render
+from medfuncta_dist.submit.manifest.worker_groups import list_group_kinds
 from medfuncta_dist.submit.rules.manifest_view import QUEUE_LABEL
 from medfuncta_dist.submit.rules.validate_manifest import validate
 
@@ -162,7 +164,7 @@ class ClusterChecks:
         """The image has the installed version of Ray, as far as its tag shows."""
         if self.run is None:
             return skipped("no run file")
-        name = choose_image(self.run.kubernetes, gpus=self.run.cluster.gpus_per_worker > 0)
+        name = choose_image(self.run.kubernetes, gpus="gpu" in list_group_kinds(self.run, STAGES))
         wanted, tagged = choose_ray_version(self.run.kubernetes), parse_ray_version(name)
         if tagged is None:
             return warned(

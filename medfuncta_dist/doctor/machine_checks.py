@@ -84,17 +84,21 @@ def check_gpu(run: RunFile | None) -> Finding:
     """CUDA, if the run needs it."""
     import torch
 
-    wanted = run is not None and run.cluster.gpus_per_worker > 0
+    wanted = run is not None and max(run.cluster.gpus_per_worker, run.gpus_per_task) > 0
     if torch.cuda.is_available():
         names = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         return passed(f"{names}; CUDA {torch.version.cuda}")
-    if not wanted:
+    if run is None or not wanted:
         return passed("no GPU, and the run needs none")
     if os.environ.get("RAY_ADDRESS"):
         return skipped("no GPU here, but workers run on the cluster of RAY_ADDRESS")
     why = "torch is a CPU build" if torch.version.cuda is None else "torch finds no CUDA driver or device"
     do = "nothing, if the run is submitted to a cluster; else check `nvidia-smi`, and install torch with CUDA"
-    return warned(f"cluster.gpus_per_worker needs GPUs, but {why}", do)
+    return warned(f"{_gpu_key(run)} needs GPUs, but {why}", do)
+
+
+def _gpu_key(run: RunFile) -> str:
+    return "cluster.gpus_per_worker" if run.cluster.gpus_per_worker else "fit.gpus_per_task"
 
 
 def check_cache(run: RunFile | None) -> Finding:

@@ -1,7 +1,7 @@
 """Where a task computes: on a GPU if it was granted one, else on the CPU, whatever else its process can see.
 
 Ray hides no GPU from a task that asks for none, so what torch finds does not say what a task may use. A grant is a
-number, ``cluster.gpus_per_worker`` of the run file, and travels with the task.
+number of the run file, ``cluster.gpus_per_worker`` or ``fit.gpus_per_task``, and travels with the task.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ def require_device(device: torch.device) -> torch.device:
         raise MedfunctaError(
             f"this task was granted a GPU, but {why}",
             where=f"torch {torch.__version__}",
-            do="install a CUDA build of torch on every worker, or set cluster.gpus_per_worker: 0 for the CPU",
+            do="install a CUDA build of torch on every worker, or, to use the CPU, set cluster.gpus_per_worker: 0 and "
+            "leave out fit.gpus_per_task",
         )
     return device

@@ -16,7 +16,12 @@ def cpu_fan_out(run: RunFile) -> FanOut:
 
 
 def compute_fan_out(run: RunFile) -> FanOut:
-    """For tasks that compute with the shared network."""
+    """For tasks that compute with the shared network: they fit or evaluate."""
+    return _fan_out(run, num_gpus=run.gpus_per_task)
+
+
+def trial_fan_out(run: RunFile) -> FanOut:
+    """For a task that tries, before training, how a training worker computes."""
     return _fan_out(run, num_gpus=run.cluster.gpus_per_worker)
 
 

@@ -13,7 +13,7 @@ from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.machine.products import Products
 from medfuncta_dist.meta.machine.self_check import Trial, Verdict, self_check
 from medfuncta_dist.network.core_settings import chunks_of, field_spec, sized_chunks
-from medfuncta_dist.run.fan_outs import compute_fan_out
+from medfuncta_dist.run.fan_outs import trial_fan_out
 from medfuncta_dist.run.frozen_run_file import run_path
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard, publish_bytes
@@ -30,7 +30,7 @@ def settle_arithmetic(run: RunFile, store: ObjectStore, fan_out: FanOut | None =
     products = run.meta.products or _products(run)
     compiled = run.meta.compiled
     if compiled is None:
-        compiled = _compile_wanted(run) and _compile_pays(run, products, fan_out or compute_fan_out(run))
+        compiled = _compile_wanted(run) and _compile_pays(run, products, fan_out or trial_fan_out(run))
     run = run.model_copy(
         update={"meta": run.meta.model_copy(update={"products": products, "compiled": compiled})},
     )
@@ -39,7 +39,8 @@ def settle_arithmetic(run: RunFile, store: ObjectStore, fan_out: FanOut | None =
 
 
 def _products(run: RunFile) -> Products:
-    return Arithmetic.best(granted_device(run.cluster.gpus_per_worker)).products
+    """The fastest that training and fitting can both use: oneDNN only where neither has a GPU."""
+    return Arithmetic.best(granted_device(max(run.cluster.gpus_per_worker, run.gpus_per_task))).products
 
 
 def _compile_wanted(run: RunFile) -> bool:

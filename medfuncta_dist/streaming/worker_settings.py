@@ -29,7 +29,7 @@ class WorkerSettings:
         folder = str(cache_folder(run.cluster.cache))
         cluster = run.cluster
         cache_bytes = int(cluster.cache_gigabytes * 2**30)
-        return cls(run.storage, folder, cache_bytes, cluster.threads, cluster.gpus_per_worker)
+        return cls(run.storage, folder, cache_bytes, cluster.threads, run.gpus_per_task)
 
     @property
     def device(self) -> torch.device:

@@ -4,10 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from medfuncta_dist.config.keys import RESOURCES
 from medfuncta_dist.config.section import NaturalFloat, PositiveFloat, PositiveInt, Section
+
+
+def _at_most_one(gpus: float) -> float:
+    if gpus not in (0, 1):
+        raise ValueError(
+            "a training worker uses one GPU: set 1, or 0 for CPUs. To use more GPUs, raise cluster.workers. To let fit "
+            "tasks share a GPU, set fit.gpus_per_task to a fraction. Both keys may change within a run: one that was "
+            "begun with another value continues"
+        )
+    return gpus
 
 
 class Cluster(Section):
@@ -18,8 +28,9 @@ class Cluster(Section):
     workers: PositiveInt | Annotated[list[PositiveInt], Field(min_length=2, max_length=2)] = 1
     """Training workers, at most train.batch; also the number of concurrent fit tasks. A range, such as [2,
     8]: training uses as many as fit into the cluster, and continues with fewer or more when nodes leave or join."""
-    gpus_per_worker: NaturalFloat = 0
-    """GPUs per worker or fit task."""
+    gpus_per_worker: Annotated[NaturalFloat, AfterValidator(_at_most_one)] = 0
+    """GPUs per training worker: 1, or 0 for CPUs. To use more GPUs, raise workers. Tasks of the stages fit and evaluate
+    get as many, unless fit.gpus_per_task says otherwise."""
     cpus_per_worker: PositiveFloat = 1
     """CPUs per worker or task, as Ray counts them."""
     threads: PositiveInt = 1

@@ -4,10 +4,22 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
-from medfuncta_dist.config.keys import OF_BASIS, OF_SIREN, Added, Key, Meaning, WithinRun
-from medfuncta_dist.config.section import NaturalInt, PositiveFloat, PositiveInt, Ratio, Section, Split
+from medfuncta_dist.config.keys import FREE, OF_BASIS, OF_SIREN, Added, Key, Meaning, WithinRun
+from medfuncta_dist.config.section import NaturalFloat, NaturalInt, PositiveFloat, PositiveInt, Ratio, Section, Split
+
+SMALLEST_SHARE = 0.0001
+"""Of a GPU: Ray counts in ten-thousandths."""
+
+
+def _grantable(gpus: float | None) -> float | None:
+    """What Ray can grant a task."""
+    if gpus is not None and gpus > 1 and not gpus.is_integer():
+        raise ValueError("a task gets a share of one GPU or whole GPUs: set a number up to 1, or a whole one")
+    if gpus is not None and 0 < gpus < SMALLEST_SHARE:
+        raise ValueError(f"the smallest share of a GPU is {SMALLEST_SHARE}: set a larger one, or 0 for CPUs")
+    return gpus
 
 
 class Fit(Section):
@@ -62,6 +74,10 @@ class Fit(Section):
     """A scan reconstructed with a lower PSNR (dB) is stored and flagged."""
     storage_type: Literal["float32", "float16", "int8"] = "float32"
     """Type of stored latents; int8 has one scale per scan. The PSNR in the table is that of the stored latent."""
+    gpus_per_task: Annotated[NaturalFloat | None, AfterValidator(_grantable), FREE, Added(None)] = None
+    """GPUs per task of the stages fit and evaluate. With a fraction, such as 0.25, several tasks share a GPU and its
+    memory; they need as many times cluster.cpus_per_worker on its node. A task computes on one GPU, even if it gets
+    more. Does not change any latent, except through float rounding. Default: cluster.gpus_per_worker."""
     splits: Annotated[list[Split] | None, Key(within_run=WithinRun.FREE, in_fit_digest=False)] = None
     """Splits to fit. Does not change any latent. Default: every split of the snapshot."""
 

@@ -90,7 +90,7 @@ class Kubernetes(Section):
     head: HeadPod = HeadPod()
     """Ray's head."""
     cpu: WorkerPods = WorkerPods()
-    """Pods without GPUs: pack and evaluate, and all stages if cluster.gpus_per_worker is 0."""
+    """Pods without GPUs: pack and evaluate, and train and fit if their workers or tasks get no GPU."""
     gpu: WorkerPods = WorkerPods()
     """Pods with GPUs: train and fit."""
     shm_gigabytes: PositiveFloat | None = None

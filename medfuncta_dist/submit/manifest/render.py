@@ -99,15 +99,18 @@ def _dump_run_file(submission: Submission) -> str:
     """The run file for the job: with the cache's folder and the window of its pods, and without GPUs if its pods have
     none.
 
-    A job that packs keeps the GPUs in its file: it may be the first job, and the first one derives chunk sizes from
-    them.
+    A job that packs keeps the GPUs of training in its file: it may be the first job, and the first one derives chunk
+    sizes from them.
     """
     run = submission.run
     groups = make_worker_groups(run, submission.stages)
     cluster: dict[str, Any] = {"cache": _choose_cache_path(run), "window": choose_window(run, groups)}
-    if "pack" not in submission.stages and not any(group.gpus for group in groups):
-        cluster["gpus_per_worker"] = 0
-    text = dump(run.model_copy(update={"cluster": run.cluster.model_copy(update=cluster)}))
+    fit: dict[str, Any] = {}
+    if not any(group.gpus for group in groups):
+        fit = {"gpus_per_task": 0.0}
+        cluster |= {} if "pack" in submission.stages else {"gpus_per_worker": 0.0}
+    sections = {"cluster": run.cluster.model_copy(update=cluster), "fit": run.fit.model_copy(update=fit)}
+    text = dump(run.model_copy(update=sections))
     size = len(json.dumps(text).encode())
     if size > MAX_RUN_FILE_BYTES:
         do = "in data.source, name folders or patterns instead of single files"

@@ -46,13 +46,23 @@ def choose_window(run: RunFile, groups: Sequence[PodGroup]) -> int | None:
 
 def make_worker_groups(run: RunFile, stages: Sequence[str]) -> list[PodGroup]:
     """The groups that these stages need: ``cpu``, ``gpu``, or both if stages of both kinds share a cluster."""
-    return [_make_worker_group(run, kind) for kind in list_group_kinds(run, stages)]
+    return [_make_worker_group(run, kind, stages) for kind in list_group_kinds(run, stages)]
 
 
 def list_group_kinds(run: RunFile, stages: Sequence[str]) -> list[str]:
     """The names of the groups that these stages need."""
-    kinds = {"gpu" if stage in COMPUTING and run.cluster.gpus_per_worker else "cpu" for stage in stages}
+    kinds = {"gpu" if stage in COMPUTING and _count_stage_gpus(run, stage) else "cpu" for stage in stages}
     return sorted(kinds)
+
+
+def count_gpus_per_worker(run: RunFile, stages: Sequence[str]) -> float:
+    """GPUs in a pod of the group ``gpu`` per worker: enough for a training worker, and for a task of each stage."""
+    return max(_count_stage_gpus(run, stage) for stage in stages)
+
+
+def _count_stage_gpus(run: RunFile, stage: str) -> float:
+    needs = {"train": run.cluster.gpus_per_worker, "fit": run.gpus_per_task, "evaluate": run.gpus_per_task}
+    return needs.get(stage, 0)
 
 
 def count_max_workers(run: RunFile, kind: str) -> int:
@@ -72,7 +82,7 @@ def _count_pods(run: RunFile, kind: str) -> tuple[int, int]:
     return math.ceil(cluster.fewest_workers / pods.workers), math.ceil(cluster.most_workers / pods.workers)
 
 
-def _make_worker_group(run: RunFile, kind: str) -> PodGroup:
+def _make_worker_group(run: RunFile, kind: str, stages: Sequence[str]) -> PodGroup:
     pods = _select_pods(run, kind)
     min_pods, max_pods = _count_pods(run, kind)
     return PodGroup(
@@ -82,7 +92,7 @@ def _make_worker_group(run: RunFile, kind: str) -> PodGroup:
         max_pods=max_pods,
         workers=pods.workers,
         cpus=pods.workers * run.cluster.cpus_per_worker,
-        gpus=_require_whole_gpus(pods.workers * run.cluster.gpus_per_worker) if kind == "gpu" else 0,
+        gpus=_require_whole_gpus(pods.workers * count_gpus_per_worker(run, stages)) if kind == "gpu" else 0,
         memory_gib=pods.memory_gigabytes,
         shm_gib=run.kubernetes.shm_gigabytes or SHM_FRACTION * pods.memory_gigabytes,
     )
@@ -92,7 +102,7 @@ def _require_whole_gpus(gpus: float) -> int:
     if not float(gpus).is_integer():
         raise RunFileError(
             f"a pod would get {gpus:g} GPUs, but Kubernetes assigns whole GPUs only",
-            where="kubernetes.gpu.workers, cluster.gpus_per_worker",
-            do="set kubernetes.gpu.workers so that workers x cluster.gpus_per_worker is a whole number",
+            where="kubernetes.gpu.workers, fit.gpus_per_task",
+            do="set kubernetes.gpu.workers so that workers x fit.gpus_per_task is a whole number",
         )
     return int(gpus)

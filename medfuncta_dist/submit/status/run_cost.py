@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.submit.manifest.worker_groups import count_max_workers, list_group_kinds
+from medfuncta_dist.submit.manifest.worker_groups import count_gpus_per_worker, count_max_workers, list_group_kinds
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class HourlyCost:
 
 def count_gpus(run: RunFile, stages: Sequence[str]) -> float:
     """The GPUs that a job of these stages holds."""
-    return (
-        count_max_workers(run, "gpu") * run.cluster.gpus_per_worker if "gpu" in list_group_kinds(run, stages) else 0.0
-    )
+    if "gpu" not in list_group_kinds(run, stages):
+        return 0.0
+    return count_max_workers(run, "gpu") * count_gpus_per_worker(run, stages)
 
 
 def compute_hourly_cost(run: RunFile, stages: Sequence[str]) -> HourlyCost:

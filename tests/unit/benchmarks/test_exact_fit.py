@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,22 +32,15 @@ from medfuncta_dist.fitting.latent_ledger import verify
 from medfuncta_dist.network.core_settings import field_spec
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
-from tests.unit.benchmarks.test_benchmarks import ROOT, result_of
+from tests.bare_install.bare_python import on_bare_install
+from tests.unit.benchmarks.test_benchmarks import result_of
 
 TINY = replace(SHORT, latent=12, hidden=8, gpu_batches=(BATCH,), gpu_scans=3 * BATCH, rounds=2)
 FEW = ArchiveSize(side=64, scans=40, shard_scans=16)
-NOT_NEEDED = ("ray", "pyarrow", "pydantic", "deepspeed", "webdataset", "s3fs", "nibabel", "pydicom", "PIL", "typer")
-WITHOUT = """
-import runpy, sys
-sys.modules.update(dict.fromkeys(sys.argv.pop().split()))
-runpy.run_module("benchmarks.exact_fit", run_name="__main__", alter_sys=True)
-"""
 
 
 def test_the_product_is_measured_where_only_the_compute_core_is_installed() -> None:
-    command = [sys.executable, "-c", WITHOUT, "--short", " ".join(NOT_NEEDED)]
-    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=True)
-    found = json.loads(answer.stdout)
+    found = json.loads(on_bare_install("-m", "benchmarks.exact_fit", "--short"))
     speeds = found["results"]["product"]["scans_per_s"]
     assert found["claims"][0]["measured"] == pytest.approx(speeds["product"] / speeds["published"], rel=1e-2)
     assert "stage" not in found["results"]

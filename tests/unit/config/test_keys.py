@@ -22,7 +22,7 @@ from medfuncta_dist.config.keys import (
     before,
     only_for,
 )
-from medfuncta_dist.config.load import parse
+from medfuncta_dist.config.load import dump, parse
 from medfuncta_dist.config.run_file import RunFile, older_values
 from medfuncta_dist.config.section import PositiveInt, Section
 from medfuncta_dist.config.sections.fit_section import Fit
@@ -101,7 +101,7 @@ def test_what_a_key_was_before_it_existed_is_written_at_the_key():
         "field": {"kind": "siren", "features": None},
         "meta": {"ridge": 1e-4},
         "train": {"optimizer": "adamw", "augment": None},
-        "fit": {"ridge": 1e-6, "keep": None, "storage_loss": None},
+        "fit": {"ridge": 1e-6, "keep": None, "storage_loss": None, "gpus_per_task": None},
     }
 
 
@@ -114,12 +114,19 @@ def test_a_key_that_came_later_leaves_digests_alone_at_its_earlier_value():
             "ridge": 1e-6,
             "keep": None,
             "storage_loss": None,
+            "gpus_per_task": None,
         }
     )
     old = LaterRunFile.model_validate(RUN.model_dump())
     assert digests(old) == digests(RUN)
     new = LaterRunFile.model_validate(RUN.model_dump() | {"fit": {"later": 0}})
     assert not set(digests(new)) & set(digests(RUN))
+
+
+def test_no_digest_has_a_key_that_came_later_and_decides_nothing():
+    shared = parse(dump(RUN), ["fit.gpus_per_task=0.25"])
+    assert digests(shared) == digests(RUN)
+    assert fixed_part(shared) == fixed_part(RUN)
 
 
 def digests(run: RunFile) -> list[str]:
@@ -184,7 +191,7 @@ def test_which_keys_may_change_within_a_run_is_changed_on_purpose_only():
             "max_preemptions",
             "hang_timeout",
         },
-        "fit": {"splits"},
+        "fit": {"splits", "gpus_per_task"},
     }
 
 

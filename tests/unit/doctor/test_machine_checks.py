@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.sections.fit_section import Fit
 from medfuncta_dist.doctor import machine_checks
 from medfuncta_dist.doctor.check import Outcome
 
@@ -52,6 +53,8 @@ def test_no_gpu_is_no_fault_unless_asked_for(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.delenv("RAY_ADDRESS", raising=False)  # the session's cluster, where other tests have started it
     assert machine_checks.check_gpu(run()).state is Outcome.PASSED
     assert machine_checks.check_gpu(run(gpus_per_worker=1)).state is Outcome.WARNED
+    shared = run().model_copy(update={"fit": Fit(gpus_per_task=0.5)})
+    assert machine_checks.check_gpu(shared).what.startswith("fit.gpus_per_task needs GPUs")
 
 
 @pytest.mark.gpu

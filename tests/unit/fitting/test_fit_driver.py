@@ -119,10 +119,21 @@ def test_a_gpu_that_is_visible_but_not_granted_is_left_alone(run, visible_gpu):
 
 
 def test_a_granted_gpu_that_torch_cannot_use_is_an_error_and_not_the_cpu(run):
-    granted = run.model_copy(update={"cluster": run.cluster.model_copy(update={"gpus_per_worker": 0.5})})
+    granted = run.model_copy(update={"fit": run.fit.model_copy(update={"gpus_per_task": 0.5})})
     with pytest.raises(MedfunctaError, match="was granted a GPU, but torch") as found:
         fit(granted, map_here)
     assert "cluster.gpus_per_worker" in found.value.do
+    assert "fit.gpus_per_task" in found.value.do
+
+
+def test_a_task_has_the_device_that_fit_asks_for_and_not_that_of_training(run):
+    trained_on_gpu = run.model_copy(
+        update={
+            "cluster": run.cluster.model_copy(update={"gpus_per_worker": 1.0}),
+            "fit": run.fit.model_copy(update={"gpus_per_task": 0.0}),
+        }
+    )
+    assert fit(trained_on_gpu, map_here).counts.fitted == SCANS
 
 
 @pytest.mark.gpu

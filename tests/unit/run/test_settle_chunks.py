@@ -86,6 +86,16 @@ def test_a_gpu_that_is_visible_but_not_granted_changes_nothing(tmp_path, visible
     assert run.meta.compiled is True
 
 
+def test_products_are_such_that_training_and_fitting_can_use_them(tmp_path):
+    store = ObjectStore(str(tmp_path))
+    for name, keys in (
+        ("fit", ["fit.gpus_per_task=0.5"]),
+        ("train", ["cluster.gpus_per_worker=1", "meta.compile=off"]),
+    ):
+        run = computing(tmp_path, f"name={name}", *keys)
+        assert settle_arithmetic(run, store, map_here, fence=ALONE).meta.products == "torch"
+
+
 def in_a_task(task, items):
     """The trial's device, asked as the trial asks, without compiling for a minute."""
     assert [granted_device(trial.gpus).type for trial in items] == ["cpu"]

@@ -26,7 +26,7 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str | None]]:
     return said
 
 
-@pytest.mark.parametrize(("gpus", "device"), [(0, "cpu"), (0.5, "cuda"), (1, "cuda")])
+@pytest.mark.parametrize(("gpus", "device"), [(0, "cpu"), (1, "cuda")])
 def test_deepspeed_is_told_the_device_that_was_granted(
     told: list[str | None], visible_gpu: None, gpus: float, device: str
 ) -> None:

@@ -50,10 +50,16 @@ def test_the_run_file_inside_is_the_resolved_one():
 
 
 def test_evaluating_asks_for_no_gpu_where_there_is_none_and_packing_keeps_what_decides_chunk_sizes():
-    carried = {
-        s: parse(read_run_file(manifest(stages=[s]))).cluster.gpus_per_worker for s in ("pack", "fit", "evaluate")
-    }
-    assert carried == {"pack": 1, "fit": 1, "evaluate": 0}
+    carried = {s: parse(read_run_file(manifest(stages=[s]))) for s in ("pack", "fit", "evaluate")}
+    assert {s: run.cluster.gpus_per_worker for s, run in carried.items()} == {"pack": 1, "fit": 1, "evaluate": 0}
+    assert {s: run.gpus_per_task for s, run in carried.items()} == {"pack": 0, "fit": 1, "evaluate": 0}
+
+
+def test_a_job_that_evaluates_on_cpus_has_no_share_of_a_gpu_in_its_run_file():
+    shared = run_file("fit.gpus_per_task=0.5", "kubernetes.gpu.workers=2")
+    for stages, gpus in ((("fit", "evaluate"), 0.5), (("evaluate",), 0), (("pack",), 0)):
+        rendered = render(Submission(shared, stages, 1, "chest-1", "abc"), load_base([]))
+        assert parse(read_run_file(rendered)).gpus_per_task == gpus
 
 
 def test_a_manifest_read_again_from_yaml_is_the_same():
@@ -188,7 +194,8 @@ def test_every_image_is_the_jobs():
 @given(
     name=st.from_regex(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", fullmatch=True),
     workers=st.one_of(st.integers(1, 24), st.tuples(st.integers(1, 8), st.integers(9, 24)).map(list)),
-    gpus=st.sampled_from([0, 0.5, 1, 2]),
+    gpus=st.sampled_from([0, 1]),
+    a_task=st.sampled_from([None, 0, 0.5, 1, 2]),
     a_pod=st.integers(1, 8),
     memory=st.floats(1, 500),
     overlays=st.lists(st.sampled_from(list_shipped_overlays()), unique=True),
@@ -196,13 +203,14 @@ def test_every_image_is_the_jobs():
     queue=st.booleans(),
 )
 def test_whatever_a_run_file_asks_for_is_valid_or_refused_in_words(
-    name, workers, gpus, a_pod, memory, overlays, stages, queue
+    name, workers, gpus, a_task, a_pod, memory, overlays, stages, queue
 ):
     run = run_file(f"name={name}", f"cluster.workers={workers}", f"cluster.gpus_per_worker={gpus}")
+    run = run.model_copy(update={"fit": run.fit.model_copy(update={"gpus_per_task": a_task})})
     pods_ = WorkerPods(workers=a_pod, memory_gigabytes=memory)
     kubernetes = run.kubernetes.model_copy(update={"gpu": pods_, "cpu": pods_, "queue": "q" if queue else None})
     submission = Submission(run.model_copy(update={"kubernetes": kubernetes}), tuple(stages), 1, "s", "c")
-    if {"train", "fit"} & set(stages) and not float(gpus * a_pod).is_integer():
+    if "fit" in stages and a_task == 0.5 and a_pod % 2 and not ("train" in stages and gpus):
         with pytest.raises(RunFileError, match="Kubernetes assigns whole GPUs only"):
             render(submission, load_base(overlays))
     else:

@@ -60,7 +60,24 @@ def test_shared_memory_is_a_share_of_the_pods_unless_given():
 
 
 def test_parts_of_a_gpu_must_add_up_to_whole_ones():
-    half = "cluster.gpus_per_worker=0.5"
-    assert make_worker_groups(run_file(half, "kubernetes.gpu.workers=2"), ["train"])[0].gpus == 1
+    half = "fit.gpus_per_task=0.5"
+    assert make_worker_groups(run_file(half, "kubernetes.gpu.workers=2"), ["fit"])[0].gpus == 1
     with pytest.raises(RunFileError, match=r"0\.5 GPUs(.|\n)*kubernetes\.gpu\.workers"):
-        make_worker_groups(run_file(half), ["train"])
+        make_worker_groups(run_file(half), ["fit"])
+
+
+@pytest.mark.parametrize(
+    ("worker", "task", "stages", "gpus"),
+    [
+        (1, 0.5, ["train"], [2]),
+        (1, 0.5, ["fit"], [1]),
+        (1, 0.5, ["train", "fit"], [2]),
+        (1, 2, ["train", "evaluate"], [0, 4]),
+        (0, 0.5, ["train", "fit", "evaluate"], [0, 1]),
+        (1, 0, ["fit"], [0]),
+        (0, 0.5, ["train", "evaluate"], [0]),
+    ],
+)
+def test_pods_have_the_gpus_of_the_stages_that_they_run(worker, task, stages, gpus):
+    several = [f"cluster.gpus_per_worker={worker}", f"fit.gpus_per_task={task}", "kubernetes.gpu.workers=2"]
+    assert [group.gpus for group in make_worker_groups(run_file(*several), stages)] == gpus

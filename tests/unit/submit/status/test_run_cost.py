@@ -32,6 +32,16 @@ def test_gpus_are_held_by_the_stages_that_compute() -> None:
     )
 
 
+def test_tasks_that_share_a_gpu_hold_their_share_and_training_whole_ones() -> None:
+    shared = run(8)
+    shared = shared.model_copy(update={"fit": shared.fit.model_copy(update={"gpus_per_task": 0.25})})
+    assert (count_gpus(shared, ["fit"]), count_gpus(shared, ["train"]), count_gpus(shared, ["train", "fit"])) == (
+        2,
+        8,
+        8,
+    )
+
+
 def test_a_gpus_price_covers_its_cpus_and_the_heads_are_paid_apart() -> None:
     prices = {"gpu_hour": 2.5, "cpu_hour": 0.05}
     assert compute_hourly_cost(run(**prices), ["train"]).per_hour == pytest.approx(4 * 2.5 + 2 * 0.05)
