@@ -14,7 +14,15 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import ray
-from ray.exceptions import ActorDiedError, GetTimeoutError, LocalRayletDiedError, NodeDiedError, RayError, RayTaskError
+from ray.exceptions import (
+    ActorDiedError,
+    ActorUnavailableError,
+    GetTimeoutError,
+    LocalRayletDiedError,
+    NodeDiedError,
+    RayError,
+    RayTaskError,
+)
 
 from medfuncta_dist.errors import WorkerDiedError
 
@@ -114,9 +122,8 @@ class _Caller:
     def call(self, item: Any) -> Any:
         return self._function(item)
 
-    @ray.method(max_task_retries=-1)
     def process(self) -> _Process:
-        """Answered once the actor has a place, and after a death, once it has been restarted."""
+        """Answered once the actor has a place."""
         return _Process(self._name, ray.get_runtime_context().get_node_id())
 
 
@@ -213,6 +220,8 @@ class ActorCalls:
         """The actor has answered: it has a place, unless it is the killed process that has answered."""
         try:
             actor.process, actor.asked = ray.get(actor.asked), None
+        except ActorUnavailableError:  # after two seconds in which it has not been restarted
+            actor.asked = actor.handle.process.remote()
         except ActorDiedError as error:
             if error.actor_init_failed:
                 raise WorkerDiedError(
