@@ -16,7 +16,6 @@ from typing import Any, NamedTuple, Protocol
 import ray
 from ray.exceptions import (
     ActorDiedError,
-    ActorUnavailableError,
     GetTimeoutError,
     LocalRayletDiedError,
     NodeDiedError,
@@ -220,16 +219,16 @@ class ActorCalls:
         """The actor has answered: it has a place, unless it is the killed process that has answered."""
         try:
             actor.process, actor.asked = ray.get(actor.asked), None
-        except ActorUnavailableError:  # after two seconds in which it has not been restarted
-            actor.asked = actor.handle.process.remote()
         except ActorDiedError as error:
             if error.actor_init_failed:
                 raise WorkerDiedError(
                     "workers with GPUs cannot start: what they have to run cannot be loaded there",
                     do="check that all nodes have the same version of the package; Ray's logs have the error",
                 ) from error
-            fresh = self._new_actor()  # Ray restarts it no more: it was killed by someone else
+            fresh = self._new_actor()  # Ray does not restart one that ended itself, or was killed by someone else
             actor.handle, actor.asked = fresh.handle, fresh.asked
+        except RayError:  # it has not been restarted yet, and Ray has waited two seconds for it
+            actor.asked = actor.handle.process.remote()
         else:
             if actor.process == actor.killed:
                 actor.asked = actor.handle.process.remote()
