@@ -1,4 +1,4 @@
-"""Maps items over Ray tasks: a bounded window in flight, results in the order of completion, dead tasks retried."""
+"""Maps items over a Ray cluster: a bounded window in flight, results in the order of completion, dead calls retried."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from statistics import median
 from typing import Any
 
 import ray
-from ray.exceptions import LocalRayletDiedError, NodeDiedError, RayError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import MedfunctaError, RunFileError, WorkerDiedError
+from medfuncta_dist.remote_calls import ActorCalls, Calls, Died, TaskCalls
 from medfuncta_dist.task_map import Done, Failed, FanOut
 
 OBJECT_STORE_BYTES = 500_000_000
@@ -83,11 +84,15 @@ def ray_fan_out(
     *,
     num_cpus: float,
     num_gpus: float = 0,
+    workers: int | None = None,
     max_attempts: int = 3,
     race: bool = False,
     notify: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
 ) -> FanOut:
     """A fan-out that keeps ``window`` tasks in flight, each with these resources.
+
+    With ``num_gpus``, which may be a fraction, tasks run in ``workers`` processes (``window`` without it) that keep
+    their GPU, and end with the iterator; without, Ray chooses a process for each task.
 
     A task whose worker dies is tried ``max_attempts`` times in all, one whose node is lost more often, so tasks must be
     idempotent. One that raises is not tried again: the error comes back in ``Failed``, unwrapped where it can be
@@ -97,11 +102,14 @@ def ray_fan_out(
     left to start, it gets a second copy, and the first of the two to end decides.
     """
 
+    def calls_of(task: Callable[[Any], Any], items: Sequence[Any]) -> Calls:
+        if num_gpus == 0:
+            return TaskCalls(task, num_cpus)
+        count = min(workers or window, window, len(items))
+        return ActorCalls(task, count, num_cpus=num_cpus, num_gpus=num_gpus)
+
     def fan_out(task: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Done | Failed]:
-        # max_retries: attempts are counted and reported here. max_calls: by default a process that held a GPU ends
-        # after one task, and loses the network that it has loaded.
-        options: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "max_retries": 0, "max_calls": 0}
-        in_flight = _TasksInFlight(ray.remote(**options)(task), max_attempts, notify)
+        in_flight = _TasksInFlight(calls_of(task, items), max_attempts, notify)
         waiting = iter(items)
         try:
             while in_flight.start_next(waiting, window):
@@ -110,7 +118,7 @@ def ray_fan_out(
                     yield outcome
                 in_flight.check_stragglers(window if race else 0)
         finally:
-            in_flight.cancel()
+            in_flight.close()
 
     return fan_out
 
@@ -118,7 +126,7 @@ def ray_fan_out(
 @dataclass(frozen=True)
 class _TaskInFlight:
     item: Any
-    began: float
+    began: float = 0.0
     attempt: int = 1
     nodes_lost: int = 0
     slow: bool = False
@@ -129,38 +137,40 @@ class _TaskInFlight:
 class _TasksInFlight:
     """The tasks in flight. Nothing of an item is kept after its outcome, so a driver's memory does not grow."""
 
-    def __init__(self, remote: Any, max_attempts: int, notify: Callable[[str], None]) -> None:
-        self._remote, self._max_attempts, self._notify = remote, max_attempts, notify
+    def __init__(self, calls: Calls, max_attempts: int, notify: Callable[[str], None]) -> None:
+        self._calls, self._max_attempts, self._notify = calls, max_attempts, notify
         self._tasks: dict[Any, _TaskInFlight] = {}
+        self._to_start: deque[_TaskInFlight] = deque()
         self._seconds: deque[float] = deque(maxlen=RECENT_TASKS)
         self._checked = time.monotonic()
-        self._all_started = False
+        self._all_taken = False
 
     def start_next(self, waiting: Iterator[Any], window: int) -> bool:
         """Start items while there is room; False when nothing is in flight or left."""
-        while len(self._tasks) < window and not self._all_started:
+        while self._in_flight < window and not self._all_taken:
             try:
-                self._start(_TaskInFlight(next(waiting), time.monotonic()))
+                self._to_start.append(_TaskInFlight(next(waiting)))
             except StopIteration:
-                self._all_started = True
-        return bool(self._tasks)
+                self._all_taken = True
+        while self._to_start and self._started(self._to_start[0], self._calls.start) is not None:
+            self._to_start.popleft()
+        return self._in_flight > 0
 
     def wait_for_one(self) -> Done | Failed | None:
         """Wait for one task to end, or for the next check. None when none has ended, or one died and is retried."""
-        ended, _ = ray.wait(list(self._tasks), num_returns=1, timeout=CHECK_S)
-        if not ended:
+        ended = self._calls.wait(CHECK_S)
+        if ended is None:
             return None
-        flight = self._tasks.pop(ended[0])
-        try:
-            done = Done(flight.item, ray.get(ended[0]))
-        except RayTaskError as error:
-            self._cancel_copy(flight.other_copy)
-            return Failed(flight.item, _original(error), flight.attempt)
-        except RayError as death:
-            return self._retry(flight, death)
+        flight, outcome = self._tasks.pop(ended.reference), ended.outcome
+        if isinstance(outcome, Died):
+            return self._retry(flight, outcome)
+        if flight.other_copy is not None:
+            self._tasks.pop(flight.other_copy)
+            self._calls.stop(flight.other_copy)
+        if isinstance(outcome, RayTaskError):
+            return Failed(flight.item, _original(outcome), flight.attempt)
         self._seconds.append(time.monotonic() - flight.began)
-        self._cancel_copy(flight.other_copy)
-        return done
+        return Done(flight.item, outcome)
 
     def check_stragglers(self, window: int) -> None:
         """Report tasks that take far longer than others; with room in ``window``, start a second copy of each."""
@@ -175,42 +185,45 @@ class _TasksInFlight:
             if not flight.slow:
                 self._notify(f"slow: {_log_name(flight.item)} takes {seconds:.0f} s, others {typical:.1f} s")
                 self._tasks[reference] = flight = replace(flight, slow=True)
-            if self._all_started and flight.other_copy is None and len(self._tasks) < window:
+            if self._all_taken and flight.other_copy is None and self._in_flight < window:
                 self._race(reference, flight)
 
-    def cancel(self) -> None:
+    def close(self) -> None:
         """Ask the tasks in flight to stop."""
-        for reference in self._tasks:
-            ray.cancel(reference)
+        self._calls.close()
         self._tasks.clear()
 
-    def _race(self, reference: Any, flight: _TaskInFlight) -> None:
-        self._notify(f"slow: a second copy of {_log_name(flight.item)} is started")
-        copy = self._start(replace(flight, other_copy=reference))
-        self._tasks[reference] = replace(flight, other_copy=copy)
+    @property
+    def _in_flight(self) -> int:
+        return len(self._tasks) + len(self._to_start)
 
-    def _retry(self, flight: _TaskInFlight, death: RayError) -> Failed | None:
+    def _race(self, reference: Any, flight: _TaskInFlight) -> None:
+        copy = self._started(replace(flight, other_copy=reference), self._calls.start_copy)
+        if copy is not None:
+            self._notify(f"slow: a second copy of {_log_name(flight.item)} is started")
+            self._tasks[reference] = replace(flight, other_copy=copy)
+
+    def _retry(self, flight: _TaskInFlight, death: Died) -> Failed | None:
         if flight.other_copy is not None:  # which continues alone
             self._tasks[flight.other_copy] = replace(self._tasks[flight.other_copy], other_copy=None)
             return None
-        if isinstance(death, NodeDiedError | LocalRayletDiedError) and flight.nodes_lost < MAX_NODES_LOST:
+        if death.waited:
+            again = flight
+        elif death.node_lost and flight.nodes_lost < MAX_NODES_LOST:
             again = replace(flight, nodes_lost=flight.nodes_lost + 1)
         elif flight.attempt < self._max_attempts:
             again = replace(flight, attempt=flight.attempt + 1)
         else:
-            return Failed(flight.item, _worker_died(death, flight.attempt), flight.attempt)
-        self._start(replace(again, began=time.monotonic(), slow=False))
+            return Failed(flight.item, _worker_died(death.error, flight.attempt), flight.attempt)
+        self._to_start.appendleft(replace(again, slow=False))
         return None
 
-    def _start(self, flight: _TaskInFlight) -> Any:
-        reference = self._remote.remote(flight.item)
-        self._tasks[reference] = flight
+    def _started(self, flight: _TaskInFlight, start: Callable[[Any], Any | None]) -> Any | None:
+        """The reference of the call, or None where there is no place for it now."""
+        reference = start(flight.item)
+        if reference is not None:
+            self._tasks[reference] = replace(flight, began=time.monotonic())
         return reference
-
-    def _cancel_copy(self, copy: Any) -> None:
-        if copy is not None:
-            self._tasks.pop(copy)
-            ray.cancel(copy, force=True)  # a task that hangs would ignore a request, and keep its worker for ever
 
 
 def _log_name(item: Any) -> str:

@@ -35,6 +35,7 @@ ROOMS = {
     "network": ("run", "the run's shared network"),
     "latents": ("core", "fit one batch; the table"),
     "fanout": ("cluster", "a window of Ray tasks"),
+    "remote_calls": ("cluster", "where the tasks run"),
     "streaming": ("data", "sample order, cache, batches"),
     "shards": ("data", "pack: shards, indexes, snapshots"),
     "meta": ("core", "inner loop, exact meta-gradient"),

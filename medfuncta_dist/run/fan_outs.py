@@ -27,7 +27,8 @@ def trial_fan_out(run: RunFile) -> FanOut:
 
 def _fan_out(run: RunFile, num_gpus: float) -> FanOut:
     # Twice the workers: the next task is already at its worker when one finishes.
-    window = run.cluster.window or 2 * run.cluster.most_workers
+    workers = run.cluster.most_workers
+    window = run.cluster.window or 2 * workers
 
     def fan_out(task: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Done | Failed]:
         if not items:
@@ -38,6 +39,6 @@ def _fan_out(run: RunFile, num_gpus: float) -> FanOut:
         num_cpus = run.cluster.cpus_per_worker
         require_room(num_cpus=num_cpus, num_gpus=num_gpus)
         race = run.cluster.race_stragglers
-        yield from ray_fan_out(window, num_cpus=num_cpus, num_gpus=num_gpus, race=race)(task, items)
+        yield from ray_fan_out(window, workers=workers, num_cpus=num_cpus, num_gpus=num_gpus, race=race)(task, items)
 
     return fan_out
