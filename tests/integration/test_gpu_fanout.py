@@ -47,8 +47,12 @@ def until(there: Any, seconds: float) -> None:
 
 def end(*nodes: subprocess.Popen[bytes]) -> None:
     for node in nodes:
-        node.terminate()
-        node.wait(30)
+        processes = [psutil.Process(node.pid), *psutil.Process(node.pid).children(recursive=True)]
+        node.terminate()  # the cluster learns of it at once, unlike of a killed one
+        _, left = psutil.wait_procs(processes, 30)
+        for process in left:
+            process.kill()
+        node.wait()
     until(lambda: "GPU" not in ray.cluster_resources(), 60)
 
 
