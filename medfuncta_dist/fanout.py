@@ -74,7 +74,8 @@ def require_room(*, num_cpus: float, num_gpus: float) -> None:
         return
     what = f"no node of this Ray cluster has {num_cpus:g} CPUs and {num_gpus:g} GPUs for a task"
     if not os.environ.get("RAY_ADDRESS"):
-        do = "lower cluster.gpus_per_worker, fit.gpus_per_task or cluster.cpus_per_worker, or set RAY_ADDRESS to a cluster"
+        keys = "cluster.gpus_per_worker, fit.gpus_per_task or cluster.cpus_per_worker"
+        do = f"lower {keys}, or set RAY_ADDRESS to a cluster that has them"
         raise RunFileError(what, where="a Ray started on this machine", do=do)
     print(f"waiting: {what}; the stage continues when one joins", file=sys.stderr)
 

@@ -22,7 +22,7 @@ from medfuncta_dist.task_map import map_here
 from tests.chaos import fit_journal
 from tests.integration.commands import finish, start
 from tests.kinds import KINDS
-from tests.unit.latents.fitted import SIZES, network, packed, publish, run_file
+from tests.unit.latents.fitted import FIELD, network, packed, publish, run_file
 
 KILLS, SCANS = (10, 600) if os.environ.get("MEDFUNCTA_CHAOS") == "full" else (3, 200)
 PAUSE_S = 0.05
@@ -37,7 +37,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> RunFile:
         kind=request.param,
         name="kills",
         data={"shard_scans": 64},
-        field=SIZES,
+        field=FIELD,
         fit={"batch": 8, "scans_per_task": 10, "min_psnr": 0.0},
         cluster={"cache": str(tmp_path / "cache"), "workers": 2},
     )

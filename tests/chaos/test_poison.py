@@ -19,7 +19,7 @@ from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from tests.chaos.poisoned_workers import environment
 from tests.integration.commands import Ended, command
-from tests.unit.latents.fitted import SIZES, network, publish, run_file
+from tests.unit.latents.fitted import FIELD, network, publish, run_file
 from tests.writers import write_medmnist, write_nifti, write_png
 
 SCANS, FILES = 1000, 24
@@ -49,7 +49,7 @@ def run(kind: str, tmp_path: Path, s3: Callable[[], str]) -> RunFile:
         kind,
         name="poison",
         data={"source": str(archive / "*"), "shape": [8, 8], "shard_scans": 1024, "sources_per_task": 4},
-        field=SIZES,
+        field=FIELD,
         fit={"batch": 8, "scans_per_task": 8, "min_psnr": 0.0},
         cluster={"cache": str(tmp_path / "cache"), "workers": 2},
     )

@@ -23,6 +23,8 @@ from tests.writers import write_medmnist
 
 LATENT = 24
 SIZES = {"layers": 3, "hidden": 16, "latent": LATENT}
+FIELD = SIZES | {"omegas": [5.0, 7.5]}
+"""The run file's section of the networks below: a stage of the command compares the two."""
 """Of `network`, where a run's field section must say the same."""
 FEATURES = 32
 """Of a basis field."""

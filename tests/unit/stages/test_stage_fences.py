@@ -21,7 +21,7 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE, Guard
 from medfuncta_dist.task_map import FanOut, map_here
 from tests.kinds import KINDS
-from tests.unit.latents.fitted import SIZES, ready
+from tests.unit.latents.fitted import FIELD, ready
 from tests.writers import write_medmnist
 
 
@@ -54,7 +54,7 @@ class Overtaken:
 
 @pytest.fixture(params=KINDS)
 def overtaken(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Overtaken:
-    run = ready(tmp_path, request.param, field=SIZES | {"omegas": [5.0, 7.5]}, train={"batch": 8})
+    run = ready(tmp_path, request.param, field=FIELD, train={"batch": 8})
     store = ObjectStore(run.storage)
     former = take(store, run_lease(run.name), 0.2, print)
     former.give_back()
