@@ -152,13 +152,15 @@ def _with_defaults(given: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _features(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The number of features that a basis field has where the run file does not say: it follows from other keys."""
-    field = {"latent": FieldSection.model_fields["latent"].default} | dict(given.get("field") or {})
-    data = {"channels": Data.model_fields["channels"].default} | dict(given.get("data") or {})
-    numbers = [field["latent"], data["channels"], *(data["shape"] if isinstance(data.get("shape"), list) else [None])]
+    """The number of features that a basis field has where the run file does not say: it follows from other keys. None
+    where these are wrong, which is said when the run file is validated."""
+    data, latent = given.get("data"), given["field"].get("latent", FieldSection.model_fields["latent"].default)
+    if not isinstance(data, Mapping) or not isinstance(data.get("shape"), list):
+        return {}
+    numbers = [latent, data.get("channels", Data.model_fields["channels"].default), *data["shape"]]
     if not all(isinstance(n, int) and n > 0 for n in numbers):
-        return {}  # what is wrong is said when the run file is validated
-    return {"field": {"features": default_features(field["latent"], math.prod(numbers[1:]))}}
+        return {}
+    return {"field": {"features": default_features(latent, math.prod(numbers[1:]))}}
 
 
 def _require_kind(preset: str, wanted: str | None, where: str) -> None:

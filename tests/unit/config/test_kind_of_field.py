@@ -161,3 +161,18 @@ def test_a_jacobian_that_would_not_fit_is_no_matter_for_a_basis_field():
     assert parse(SMALLEST, [BASIS, *large]).field.hidden == 1024
     with pytest.raises(RunFileError, match="Jacobian"):
         parse(SMALLEST, [*large, "fit.closed_form=true"])
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        "data: words",
+        "data: [1, 2]",
+        "data: {source: x, shape: 8}",
+        "data: {source: x, shape: [8, eight]}",
+        "data: null",
+    ],
+)
+def test_what_the_number_of_features_would_follow_from_is_refused_in_words_where_it_is_wrong(sections: str):
+    with pytest.raises(RunFileError, match="data"):
+        parse(f"name: kinds\nstorage: s3://bucket/kinds\nfield: {{kind: basis, latent: 16}}\n{sections}\n")
