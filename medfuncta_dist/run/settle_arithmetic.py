@@ -9,8 +9,7 @@ from medfuncta_dist.config.load import dump
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.fields.siren import SirenSpec
 from medfuncta_dist.meta.device import granted_device
-from medfuncta_dist.meta.machine.arithmetic import Arithmetic
-from medfuncta_dist.meta.machine.products import Products
+from medfuncta_dist.meta.machine.arithmetic import Arithmetic, Products
 from medfuncta_dist.meta.machine.self_check import Trial, Verdict, self_check
 from medfuncta_dist.network.core_settings import chunks_of, field_spec, sized_chunks
 from medfuncta_dist.run.fan_outs import trial_fan_out

@@ -132,18 +132,6 @@ print(self_check(Trial(problem(2, "paper", 1.0).spec, 19, 0.5, Chunks(20, 3), Ar
     assert "no-such-compiler" in done.stdout or "C++ compiler" in done.stdout
 
 
-def test_only_what_computes_on_a_gpu_asks_for_cuda_graphs(monkeypatch: pytest.MonkeyPatch, visible_gpu: None) -> None:
-    modes = []
-
-    def compiler(sweep: Any, *, mode: str | None, **_: Any) -> Any:
-        modes.append(mode)
-        return sweep
-
-    monkeypatch.setattr(torch, "compile", compiler)
-    step(COMPILED)
-    assert set(modes) == {None}
-
-
 def test_the_self_check_computes_where_it_was_granted(monkeypatch: pytest.MonkeyPatch, visible_gpu: None) -> None:
     monkeypatch.setattr(torch, "compile", as_compiler(lambda result: result))
     assert "compiled and" in self_check(TRIAL).reason  # both were timed: nothing asked for the GPU
