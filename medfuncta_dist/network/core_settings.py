@@ -72,6 +72,14 @@ def sized_chunks(run: RunFile, activation_bytes: int = ACTIVATION_BYTES) -> Chun
     return Chunks.sized(spec.hidden, activation_bytes)
 
 
+def sized_chunks_on_gpu(run: RunFile, memory: int, scans: int) -> Chunks:
+    """Chunks of a batch of so many scans for a GPU that has ``memory`` bytes for one sweep."""
+    spec = field_spec(run)
+    if isinstance(spec, BasisSpec):
+        return sized_chunks(run)
+    return Chunks.within(memory, spec.layers, spec.hidden, scans, run.data.points)
+
+
 def inner_of(run: RunFile) -> dict[str, Any]:
     """How the inner loop finds latents, for the network's description."""
     if run.field.kind == "basis":
@@ -89,17 +97,21 @@ def first_rates(spec: SirenSpec, run: RunFile) -> Rate:
 
 
 def chunks_of(run: RunFile) -> Chunks | None:
-    """The chunk sizes that were fixed when the run started; None where none are, and the core chooses its own."""
+    """The chunk sizes that the run has settled on; None where it has not, and the core chooses its own."""
     if run.meta.chunk_points is None or run.meta.chunk_scans is None:
         return None
-    return Chunks(run.meta.chunk_points, run.meta.chunk_scans)
+    chunks = Chunks(run.meta.chunk_points, run.meta.chunk_scans)
+    for _ in range(run.meta.halvings or 0):
+        chunks = chunks.halved()
+    return chunks
 
 
 def arithmetic_of(run: RunFile) -> Arithmetic | None:
-    """The arithmetic that was fixed when the run started; None where none is, and the core chooses the best."""
-    if run.meta.products is None:
+    """The arithmetic that the run has settled on; None where it has not, and the core chooses the best."""
+    meta = run.meta
+    if meta.products is None:
         return None
-    return Arithmetic(run.meta.products, compiled=bool(run.meta.compiled))
+    return Arithmetic(meta.products, bool(meta.compiled), meta.precision or "fp32", bool(meta.captured))
 
 
 def spectrum_of(network: SharedNetwork) -> Spectrum | None:

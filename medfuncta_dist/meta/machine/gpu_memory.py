@@ -1,0 +1,32 @@
+"""What a GPU has free, asked where a run's workers are; and what to do when it was not enough."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from medfuncta_dist.meta.device import granted_device, require_device
+
+
+@dataclass(frozen=True)
+class GpuMemory:
+    """Of the GPU that a task was granted, or a share of it."""
+
+    name: str
+    free: int
+    """Bytes, of the task's share."""
+
+
+def granted_memory(gpus: float) -> GpuMemory | None:
+    """A task that was granted so many GPUs tells what it has; None without one. MedfunctaError where torch has none."""
+    device = require_device(granted_device(gpus))
+    if device.type == "cpu":
+        return None
+    free, total = torch.cuda.mem_get_info(device)
+    return GpuMemory(torch.cuda.get_device_name(device), min(free, int(min(1.0, gpus) * total)))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an allocation failed, on a GPU or on the host."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
