@@ -22,6 +22,7 @@ from medfuncta_dist.meta.learner import Learner, Trained
 from medfuncta_dist.meta.losses import mse
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.machine.captured import Replayed, Work
+from medfuncta_dist.meta.machine.gpu_memory import is_out_of_memory, release_memory, too_little
 from medfuncta_dist.meta.machine.memory import keep_freed_memory
 from medfuncta_dist.meta.meta_gradient import adapted_losses, meta_gradient
 from medfuncta_dist.meta.objective import Objective
@@ -66,6 +67,7 @@ class MetaLearner(Learner):
         self.chunks = chunks or Chunks.sized(spec.hidden)
         self._rates = None if learn_rates else rates
         self._replayed = Replayed(self.work)
+        self._halved = False
 
     @property
     def rates(self) -> Float[Tensor, "step layer latent"]:
@@ -88,9 +90,29 @@ class MetaLearner(Learner):
         return adapted_losses(self._objective(targets, latents, theta), contexts, self.rates)
 
     def _step(self, *inputs: Tensor) -> list[Tensor]:
+        """``_run``; once in a process, a step that runs out of memory is taken again with half the chunks."""
+        while True:
+            try:
+                return self._run(*inputs)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                said = str(error)
+            self._halve(said)  # not within the handler: the error's frames hold the tensors of the failed step
+
+    def _run(self, *inputs: Tensor) -> list[Tensor]:
         """``work``, replayed where this learner's arithmetic says so and there is a GPU."""
         captured = self.arithmetic is not None and self.arithmetic.require(inputs[0].device).captured
         return self._replayed(*inputs) if captured else self.work(*inputs)
+
+    def _halve(self, said: str) -> None:
+        """Go on with half the chunks; MedfunctaError where that has been done before."""
+        if self._halved:
+            raise too_little(self.chunks, said)
+        self.chunks, self._halved = self.chunks.halved(), True
+        self._replayed = Replayed(self.work)
+        release_memory()
+        self.on_halved(self.chunks)
 
     def work(self, targets: Tensor, latents: Tensor, rates: Tensor, *rest: Tensor) -> list[Tensor]:
         """An outer step as a function of tensors on one device: losses, and their gradients by latents, rates and θ.

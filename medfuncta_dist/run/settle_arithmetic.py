@@ -38,6 +38,16 @@ def settle_arithmetic(run: RunFile, store: ObjectStore, fan_out: FanOut | None =
     return settled
 
 
+def record_halving(run: RunFile, store: ObjectStore, fence: Guard) -> None:
+    """Keep in the run's run.yaml that memory ran out: whoever goes on with the run begins with half the chunks.
+
+    LeaseLostError where the lease was lost. Once per command, however many workers ran out.
+    """
+    halvings = 1 + (run.meta.halvings or 0)
+    halved = run.model_copy(update={"meta": run.meta.model_copy(update={"halvings": halvings})})
+    publish_bytes(store, fence, run_path(run), dump(halved).encode())
+
+
 def _settled(run: RunFile, fan_out: FanOut) -> RunFile:
     first = run.meta.products is None
     if run.meta.chunk_points is None or run.meta.chunk_scans is None:

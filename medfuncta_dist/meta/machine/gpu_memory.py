@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 import torch
 
+from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.meta.device import granted_device, require_device
+from medfuncta_dist.meta.sweeps.chunks import Chunks
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,19 @@ def granted_memory(gpus: float) -> GpuMemory | None:
         return None
     free, total = torch.cuda.mem_get_info(device)
     return GpuMemory(torch.cuda.get_device_name(device), min(free, int(min(1.0, gpus) * total)))
+
+
+def too_little(chunks: Chunks, said: str) -> MedfunctaError:
+    """What to say where even half the chunks were too much; ``said``: by whoever had no memory."""
+    where = f"at most {chunks.points} points of {chunks.scans} scans at once"
+    do = "use a GPU with more memory, more workers (each then has fewer scans), or lower train.batch or fit.batch"
+    return MedfunctaError(f"out of memory, although chunks were halved already ({said})", where=where, do=do)
+
+
+def release_memory() -> None:
+    """Give back what torch keeps for later: after a failed allocation it is in pieces."""
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        torch.cuda.empty_cache()
 
 
 def is_out_of_memory(error: BaseException) -> bool:

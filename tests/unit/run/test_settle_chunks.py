@@ -17,11 +17,13 @@ from medfuncta_dist.meta.sweeps.chunks import ACTIVATION_BYTES, Chunks, sweep_by
 from medfuncta_dist.meta.sweeps.folded import fold
 from medfuncta_dist.network.core_settings import arithmetic_of, chunks_of, field_spec, fit_settings, new_learner
 from medfuncta_dist.run.frozen_run_file import freeze
-from medfuncta_dist.run.settle_arithmetic import settle_arithmetic
+from medfuncta_dist.run.settle_arithmetic import record_halving, settle_arithmetic
 from medfuncta_dist.run.settle_chunks import GPU_SHARE, GPU_SWEEP_BYTES, activation_bytes, chosen_on_gpu
+from medfuncta_dist.stages.train_stage import _recorder_of_halvings
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import Done, Failed, map_here
+from medfuncta_dist.training.mailbox import HALVED
 
 
 def run_file(*overrides: str) -> RunFile:
@@ -235,3 +237,17 @@ def test_a_worker_that_fails_in_the_trial_means_eager(tmp_path, capsys):
     )
     assert run.meta.compiled is False
     assert "it died" in capsys.readouterr().err
+
+
+def test_memory_that_ran_out_is_remembered(tmp_path):
+    store = ObjectStore(str(tmp_path))
+    run = settled("meta.chunk_points=8", "meta.chunk_scans=3", root=tmp_path)
+    listen = _recorder_of_halvings(run, store, ALONE)
+    listen("step", {})
+    assert freeze(run_file(), store, ALONE)[0].meta.halvings is None
+    listen(HALVED, {"rank": 0, "points": 4, "scans": 3})
+    listen(HALVED, {"rank": 1, "points": 4, "scans": 3})
+    again, _ = freeze(run_file(), store, ALONE)
+    assert (again.meta.halvings, chunks_of(again)) == (1, Chunks(4, 3))
+    record_halving(again, store, ALONE)
+    assert freeze(run_file(), store, ALONE)[0].meta.halvings == 2
