@@ -83,8 +83,8 @@ def sized_chunks_on_gpu(run: RunFile, memory: int, scans: int) -> Chunks:
 def inner_of(run: RunFile) -> dict[str, Any]:
     """How the inner loop finds latents, for the network's description."""
     # Only of a network that a GPU trained: on CPUs there is no choice, and nothing to tell.
-    known = {"precision": run.meta.precision or "fp32"} if run.cluster.gpus_per_worker else {}
-    known |= {"selection_ratio": run.meta.selection_ratio}
+    known: dict[str, Any] = {"precision": run.meta.precision or "fp32"} if run.cluster.gpus_per_worker else {}
+    known["selection_ratio"] = run.meta.selection_ratio
     if run.field.kind == "basis":
         return {"ridge": run.meta.ridge, **known}
     return {"steps": run.meta.inner_steps, "rate": run.inner_rate, **known}
