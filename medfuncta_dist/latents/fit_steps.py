@@ -15,7 +15,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from medfuncta_dist.meta.inner_rates import Rate, inner_rates, of_step
+from medfuncta_dist.meta.objective import Objective
 from medfuncta_dist.meta.sweeps.folded import Folded
+from medfuncta_dist.meta.sweeps.inner_gradient import losses
 
 SMALLEST_DAMPING, LARGEST_DAMPING = 1e-3, 1e6
 """Relative to the mean curvature. Below, rounding errors dominate; above, a step is a millionth of a gradient step."""
@@ -36,7 +38,7 @@ class Seen:
     by_shifts: Float[Tensor, "batch layer hidden"]
     losses: Float[Tensor, " batch"]
     whole: bool
-    """Whether the context was the whole grid."""
+    """Whether the context was the whole grid: only then do the losses tell the PSNR."""
     curvature: Float[Tensor, "#batch latent latent"] | None = None
     """Each scan's Gauss-Newton matrix, or one for all scans; only for methods with ``curved``."""
 
@@ -49,10 +51,8 @@ class Steps(Protocol):
         """The latents after the next step, given what was seen at the present ones."""
         ...
 
-    def settled(
-        self, latents: Float[Tensor, "batch latent"], losses: Float[Tensor, " batch"]
-    ) -> Float[Tensor, "batch latent"]:
-        """The final latents, given those after the last step and their ``losses`` on all points."""
+    def settled(self, final: Objective) -> Float[Tensor, "batch latent"]:
+        """The final latents, given the block at those after the last step, on all points."""
         ...
 
 
@@ -76,11 +76,9 @@ class GradientDescent:
         self._velocity, self._step = move, self._step + 1
         return latents + move
 
-    def settled(
-        self, latents: Float[Tensor, "batch latent"], losses: Float[Tensor, " batch"]
-    ) -> Float[Tensor, "batch latent"]:
+    def settled(self, final: Objective) -> Float[Tensor, "batch latent"]:
         """The latents unchanged."""
-        return latents
+        return final.latents
 
 
 @dataclass(frozen=True)
@@ -136,14 +134,17 @@ class GaussNewton:
             torch.where(better[:, None, None], here.curvature, previous.curvature),
         )
 
-    def settled(
-        self, latents: Float[Tensor, "batch latent"], losses: Float[Tensor, " batch"]
-    ) -> Float[Tensor, "batch latent"]:
-        """A last step that made its scan worse is reverted as well."""
-        if self._before is None or not self._before[0].whole:
-            return latents
-        previous = self._before[1]
-        return torch.where((losses <= previous.losses)[:, None], latents, previous.latents)
+    def settled(self, final: Objective) -> Float[Tensor, "batch latent"]:
+        """A last step that made its scan worse is reverted as well.
+
+        Like is compared with like: on the last step's own context, before latents are rounded and values clamped. One
+        sweep forward.
+        """
+        if self._before is None:
+            return final.latents
+        seen, previous, _ = self._before
+        better = losses(final.on(seen.context)) <= previous.losses
+        return torch.where(better[:, None], final.latents, previous.latents)
 
 
 Method = Literal["sgd", "momentum", "gauss-newton"]

@@ -103,17 +103,9 @@ class StepwiseFitter:
         return Objective(self._network, self._coordinates, targets, latents, self._chunks)
 
     def _judged(self, steps: Steps, objective: Objective) -> tuple[Stored, Tensor]:
-        latents = objective.latents
-        stored = store(latents, self._settings.storage_type)
-        errors = self._errors(stored, objective)
-        better = steps.settled(latents, errors)
-        if not torch.equal(better, latents):
-            stored = store(better, self._settings.storage_type)
-            errors = self._errors(stored, objective)
-        return stored, errors
-
-    def _errors(self, stored: Stored, objective: Objective) -> Tensor:
-        return losses(objective.at(stored.restored().to(objective.targets.dtype)), clamp=True)
+        """What to store, and its error: of the stored numbers, values clamped. The method's own choice sees neither."""
+        stored = store(steps.settled(objective), self._settings.storage_type)
+        return stored, losses(objective.at(stored.restored().to(objective.targets.dtype)), clamp=True)
 
     def _plan(self) -> list[Int[Tensor, " context"]]:
         """The context of each step. Equal contexts are one object: their losses may be compared."""

@@ -15,10 +15,10 @@ from medfuncta_dist.latents.curvature import curved_gradient, spread_points
 from medfuncta_dist.latents.fit import fit_batch
 from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.latents.fit_steps import Method
-from medfuncta_dist.latents.latent_types import StorageType
+from medfuncta_dist.latents.latent_types import StorageType, store
 from medfuncta_dist.meta.context import context_indices, context_sets
 from medfuncta_dist.meta.inner_loop import adapt
-from medfuncta_dist.meta.losses import psnr
+from medfuncta_dist.meta.losses import mse, psnr
 from medfuncta_dist.meta.objective import Objective
 from medfuncta_dist.meta.sweeps.chunks import Chunks
 from medfuncta_dist.meta.sweeps.folded import fold
@@ -188,6 +188,35 @@ def test_a_step_that_made_a_scan_worse_is_taken_back(params: Params, targets: Te
     for steps in (1, 2, 5):
         bold = gauss_newton(steps=steps, damping=1e-7, curvature_ratio=0.1)
         assert (fit_batch(SPEC, params, COORDINATES, targets, bold).psnr >= before).all()
+
+
+def test_rounding_takes_no_step_back(params: Params) -> None:
+    """The last step gains less than int8 loses: it is kept all the same, as without int8."""
+    drawn = 0.05 * torch.randn(5, 32, generator=torch.Generator().manual_seed(1))
+    representable = field(SPEC, params, COORDINATES, drawn)
+    whole = gauss_newton(steps=8, curvature_ratio=1.0)
+    exact = fit_batch(SPEC, params, COORDINATES, representable, whole)
+    rounded = fit_batch(SPEC, params, COORDINATES, representable, replace(whole, storage_type="int8"))
+    assert torch.equal(rounded.stored.numbers, store(exact.latents, "int8").numbers)
+    assert (exact.psnr > rounded.psnr + 20).all()
+
+
+def test_clamping_hides_no_worse_step(params: Params, targets: Tensor) -> None:
+    """Far outside [0, 1] clamped errors are small: they must not be compared with the unclamped ones before."""
+    steep = params | {"layer.4.weight": 8 * params["layer.4.weight"]}
+    found = fit_batch(SPEC, steep, COORDINATES, targets.round(), gauss_newton(steps=1, damping=1e-4)).latents
+    first, last = (mse(field(SPEC, steep, COORDINATES, p), targets.round()) for p in (0 * found, found))
+    assert (last <= first).all()
+    assert (last < first).any()
+
+
+def test_a_last_step_on_some_points_is_taken_back_as_well(params: Params, targets: Tensor) -> None:
+    bold = gauss_newton(steps=1, damping=0.3, curvature_ratio=0.3, selection_ratio=0.618, closed_form=False)
+    even = spread_points(len(COORDINATES), 0.618, 0)
+    found = fit_batch(SPEC, params, COORDINATES, targets, bold).latents
+    first, last = (mse(field(SPEC, params, COORDINATES[even], p), targets[:, even]) for p in (0 * found, found))
+    assert (last <= first).all()
+    assert (last < first).any()
 
 
 @pytest.mark.parametrize("method", ["sgd", "momentum", "gauss-newton"])
