@@ -301,6 +301,41 @@ def test_psnr_is_that_of_what_is_stored(params: Params, targets: Tensor, storage
     torch.testing.assert_close(fitted.psnr, psnr(field(SPEC, params, COORDINATES, restored), targets))
 
 
+DEFICIENT = SirenSpec(2, 1, 3, 4, 32, (5.0, 8.0))
+"""Four shifts for 32 numbers: its curvature has rank 4 at most."""
+
+
+def test_a_step_without_a_factor_is_counted_and_the_next_has_more_damping(targets: Tensor) -> None:
+    network = init_params(DEFICIENT, torch.Generator().manual_seed(0))
+    bare = gauss_newton(damping=1e-12, curvature_ratio=1.0)
+    once = fit_batch(DEFICIENT, network, COORDINATES, targets, replace(bare, steps=1))
+    assert once.unsolved.tolist() == [1] * 5
+    assert torch.equal(once.latents, torch.zeros(5, 32))
+    later = fit_batch(DEFICIENT, network, COORDINATES, targets, bare)
+    assert later.unsolved.tolist() == [1] * 5
+    assert (later.psnr > once.psnr + 0.5).all()
+    assert later.finite.all()
+
+
+def test_a_broken_scan_is_not_finite_though_its_steps_have_no_factor(params: Params, targets: Tensor) -> None:
+    spoiled = targets.clone()
+    spoiled[2] = math.nan
+    settings = gauss_newton(closed_form=False)
+    fitted = fit_batch(SPEC, params, COORDINATES, spoiled, settings)
+    clean = fit_batch(SPEC, params, COORDINATES, targets, settings)
+    assert fitted.finite.tolist() == [True, True, False, True, True]
+    assert torch.equal(fitted.latents[[0, 1, 3, 4]], clean.latents[[0, 1, 3, 4]])
+    assert clean.unsolved.tolist() == [0] * 5
+
+
+def test_a_scan_that_is_exact_at_once_keeps_its_damping(params: Params, targets: Tensor) -> None:
+    """Its gradient is zero: no gain is predicted and none comes true, which says nothing about λ."""
+    exact = field(SPEC, params, COORDINATES, torch.zeros(5, 32))
+    fitted = fit_batch(SPEC, params, COORDINATES, exact, gauss_newton(closed_form=False, chunks=Chunks(72, 5)))
+    assert (fitted.psnr == 100).all()
+    assert fitted.unsolved.tolist() == [0] * 5
+
+
 def test_gauss_newton_finds_its_own_damping(params: Params, targets: Tensor) -> None:
     """λ follows the gain that came true: begun far too cautious, it is soon where a good λ would have begun."""
     good, cautious = (
