@@ -94,19 +94,23 @@ def fit_task(task: FitTask) -> Fitted:
     network = network_here(task.worker.root, task.network, task.worker.device)
     tables: list[pa.Table] = []
     quarantined: list[Quarantined] = []
+    unsolved: list[int] = []
     with closing(SampleReader(store, [task.work.shard], cache)) as reader:
         _verify_shard(cache, task.work.shard, reader)
         with closing(one_ahead(_batches(task, reader, (network.spec.channels, *task.shape)))) as batches:
             for batch in batches:
-                rows, refused = _fit(task, batch)
+                rows, refused, left = _fit(task, batch)
                 tables.append(_table(task, network, rows))
                 quarantined += refused
+                unsolved += left
     # One chunk: the pages of a Parquet file, and with them its bytes, follow the chunks.
     table = pa.concat_tables(tables).combine_chunks()
     part = table_format.write_part(store, task.folder, table) if table.num_rows else None
     if earlier := _committed(store, task):
         return earlier
-    latent_ledger.write_commit(store, task.folder, task.work, _commit(task, table, quarantined, part), task.fence)
+    latent_ledger.write_commit(
+        store, task.folder, task.work, _commit(task, table, quarantined, part, unsolved), task.fence
+    )
     return Fitted(table.num_rows)
 
 
@@ -195,8 +199,9 @@ def fitter_here(
     return new_fitter(network.spec, network.params, coordinates, settings, network.extras, learned_rates)
 
 
-def _fit(task: FitTask, batch: _Batch) -> tuple[Rows, list[Quarantined]]:
-    """Fit one batch: each of its scans becomes a row of the table, or is quarantined."""
+def _fit(task: FitTask, batch: _Batch) -> tuple[Rows, list[Quarantined], list[int]]:
+    """Fit one batch: each of its scans becomes a row of the table, or is quarantined. Last: the unsolved steps of the
+    rows' scans that have any."""
     fitter = fitter_here(task.worker, task.network, task.shape, task.settings, task.learned_rates)
     result = fitter.fit(torch.from_numpy(batch.targets).to(task.worker.device))
     reasons = _reasons(task, result)
@@ -209,7 +214,8 @@ def _fit(task: FitTask, batch: _Batch) -> tuple[Rows, list[Quarantined]]:
             quarantined.append(Quarantined(place.key, reasons[i]))
         elif place is not None:
             kept[i] = place
-    return _rows(task, result, kept), quarantined
+    steps = result.unsolved.tolist()
+    return _rows(task, result, kept), quarantined, [steps[i] for i in kept if steps[i]]
 
 
 def _reasons(task: FitTask, result: FitResult) -> dict[int, str]:
@@ -264,7 +270,11 @@ def _units(task: FitTask) -> Float[np.ndarray, " latent"] | None:
 
 
 def _commit(
-    task: FitTask, table: pa.Table, quarantined: list[Quarantined], part: table_format.PartRef | None
+    task: FitTask,
+    table: pa.Table,
+    quarantined: list[Quarantined],
+    part: table_format.PartRef | None,
+    unsolved: list[int],
 ) -> Commit:
     quality = table["psnr"].to_numpy().astype(np.float64)
     return Commit(
@@ -278,4 +288,6 @@ def _commit(
         below_min=int(table["below_min"].to_numpy().sum()),
         psnr_sum=float(quality.sum()),
         psnr_squares=float(np.square(quality).sum()),
+        unsolved_steps=sum(unsolved),
+        unsolved_scans=len(unsolved),
     )

@@ -80,7 +80,9 @@ class ExactFitter:
         restored = stored.restored().to(targets.dtype)
         quality = psnr_of_mse(self._errors(restored, targets, by_value))
         finite = torch.isfinite(restored).all(dim=1) & torch.isfinite(quality)
-        return FitResult(restored, quality, finite, torch.ones(len(targets), dtype=torch.int32), stored)
+        # One step, which is solved: without a solution there is no latent, and the scan is not finite.
+        steps, unsolved = torch.ones(len(targets), dtype=torch.int32), torch.zeros(len(targets), dtype=torch.int32)
+        return FitResult(restored, quality, finite, steps, stored, unsolved)
 
     def _solved(self, residues: Tensor) -> Tensor:
         seen = residues if self._context is None else residues[:, self._context]

@@ -41,6 +41,17 @@ class _Origin:
     jacobian: Float[Tensor, "value shift"]
 
 
+@dataclass(frozen=True)
+class _FittedBlock:
+    """What to store of each scan, its error as stored (values clamped, as PSNR wants), the steps that it took, and how
+    many of these had no solution."""
+
+    stored: Stored
+    errors: Float[Tensor, " batch"]
+    steps: Int[Tensor, " batch"]
+    unsolved: Int[Tensor, " batch"]
+
+
 class StepwiseFitter:
     """A SIREN on a grid, ready to fit batch after batch. Detached from what it is made of.
 
@@ -73,18 +84,18 @@ class StepwiseFitter:
         A scan that is not finite, or whose fit diverges, has ``finite`` False; its neighbours are not affected.
         """
         blocks = [self._fit_block(block) for block in torch.split(targets, self._block)]
-        numbers = torch.cat([stored.numbers for stored, _, _ in blocks])
-        scales = [stored.scales for stored, _, _ in blocks if stored.scales is not None]
+        numbers = torch.cat([block.stored.numbers for block in blocks])
+        scales = [block.stored.scales for block in blocks if block.stored.scales is not None]
         stored = Stored(numbers, torch.cat(scales) if scales else None)
-        latents, quality = stored.restored(), psnr_of_mse(torch.cat([errors for _, errors, _ in blocks]))
+        latents, quality = stored.restored(), psnr_of_mse(torch.cat([block.errors for block in blocks]))
         finite = torch.isfinite(latents).all(dim=1) & torch.isfinite(quality)
-        return FitResult(latents, quality, finite, torch.cat([steps for _, _, steps in blocks]), stored)
+        steps, unsolved = (torch.cat(column) for column in zip(*((b.steps, b.unsolved) for b in blocks), strict=True))
+        return FitResult(latents, quality, finite, steps, stored, unsolved)
 
-    def _fit_block(self, targets: Tensor) -> tuple[Stored, Tensor, Tensor]:
-        """What to store of each scan, its error as stored (values clamped, as PSNR wants), and its steps."""
+    def _fit_block(self, targets: Tensor) -> _FittedBlock:
         objective = self._at_origin(targets)
         moving = torch.ones(len(targets), dtype=torch.bool, device=targets.device)
-        taken = torch.zeros(len(targets), dtype=torch.int32, device=targets.device)
+        taken, unsolved = torch.zeros(2, len(targets), dtype=torch.int32, device=targets.device)
         steps = self._steps()
         for step in range(self._settings.steps):
             seen = self._see(step, objective)
@@ -92,10 +103,11 @@ class StepwiseFitter:
                 moving &= ~(psnr_of_mse(seen.losses) >= self._settings.target_psnr)
                 if not moving.any():
                     break
-            latents = objective.latents
-            objective = objective.at(torch.where(moving[:, None], steps.next(latents, seen), latents))
+            stepped = steps.next(objective.latents, seen)
+            objective = objective.at(torch.where(moving[:, None], stepped.latents, objective.latents))
             taken += moving
-        return *self._judged(steps, objective), taken
+            unsolved += moving & ~stepped.solved
+        return _FittedBlock(*self._judged(steps, objective), taken, unsolved)
 
     def _at_origin(self, targets: Tensor) -> Objective:
         """The scans at φ = 0."""
@@ -103,17 +115,9 @@ class StepwiseFitter:
         return Objective(self._network, self._coordinates, targets, latents, self._chunks)
 
     def _judged(self, steps: Steps, objective: Objective) -> tuple[Stored, Tensor]:
-        latents = objective.latents
-        stored = store(latents, self._settings.storage_type)
-        errors = self._errors(stored, objective)
-        better = steps.settled(latents, errors)
-        if not torch.equal(better, latents):
-            stored = store(better, self._settings.storage_type)
-            errors = self._errors(stored, objective)
-        return stored, errors
-
-    def _errors(self, stored: Stored, objective: Objective) -> Tensor:
-        return losses(objective.at(stored.restored().to(objective.targets.dtype)), clamp=True)
+        """What to store, and its error: of the stored numbers, values clamped. The method's own choice sees neither."""
+        stored = store(steps.settled(objective), self._settings.storage_type)
+        return stored, losses(objective.at(stored.restored().to(objective.targets.dtype)), clamp=True)
 
     def _plan(self) -> list[Int[Tensor, " context"]]:
         """The context of each step. Equal contexts are one object: their losses may be compared."""
