@@ -117,6 +117,11 @@ def arithmetic_of(run: RunFile) -> Arithmetic | None:
     return Arithmetic(meta.products, bool(meta.compiled), meta.precision or "fp32", bool(meta.captured))
 
 
+def _fit_arithmetic(run: RunFile) -> Arithmetic | None:
+    found = arithmetic_of(run)
+    return None if found is None else replace(found, captured=bool(run.fit.captured))
+
+
 def spectrum_of(network: SharedNetwork) -> Spectrum | None:
     """What a network tells of the cost of storing its latents; None where it does not, as a SIREN."""
     variances, residual = network.extras.get("latent.variances"), network.inner.get("residual")
@@ -157,7 +162,8 @@ def fit_settings(run: RunFile) -> FitSettings:
         selection_ratio=fit.selection_ratio,
         seed=run.train.seed,
         chunks=chunks_of(run),
-        arithmetic=arithmetic_of(run),
+        arithmetic=_fit_arithmetic(run),
+        block=fit.block_scans,
         method=fit.method,
         ridge=fit.ridge,
         keep=fit.keep,

@@ -17,9 +17,10 @@ from medfuncta_dist.meta.machine.gpu_memory import granted_memory
 from medfuncta_dist.meta.machine.precision import Precision
 from medfuncta_dist.meta.machine.self_check import Trial, Verdict, self_check
 from medfuncta_dist.network.core_settings import chunks_of, field_spec, sized_chunks
-from medfuncta_dist.run.fan_outs import trial_fan_out
+from medfuncta_dist.run.fan_outs import compute_fan_out, trial_fan_out
 from medfuncta_dist.run.frozen_run_file import run_path
 from medfuncta_dist.run.settle_chunks import chosen_on_cpu, chosen_on_gpu, computes_on_gpus_alone
+from medfuncta_dist.run.settle_fit import settle_fit
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard, publish_bytes
 from medfuncta_dist.task_map import Done, FanOut
@@ -32,6 +33,7 @@ def settle_arithmetic(run: RunFile, store: ObjectStore, fan_out: FanOut | None =
     LeaseLostError where the lease was lost: what another driver has settled stays.
     """
     settled = _settled(run, fan_out or trial_fan_out(run))
+    settled = settle_fit(settled, fan_out or compute_fan_out(run))
     if settled is run:
         return run
     publish_bytes(store, fence, run_path(settled), dump(settled).encode())

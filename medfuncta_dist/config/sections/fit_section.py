@@ -6,9 +6,21 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from medfuncta_dist.config.keys import FREE, OF_BASIS, OF_SIREN, Added, Key, Meaning, WithinRun
+from medfuncta_dist.config.keys import (
+    FREE,
+    NO_RESULT,
+    OF_BASIS,
+    OF_SIREN,
+    SETTLED,
+    Added,
+    Key,
+    Meaning,
+    OnlyFor,
+    WithinRun,
+)
 from medfuncta_dist.config.section import NaturalFloat, NaturalInt, PositiveFloat, PositiveInt, Ratio, Section, Split
 
+NO_FIT_DIGEST = Key(in_fit_digest=False)
 SMALLEST_SHARE = 0.0001
 """Of a GPU: Ray counts in ten-thousandths."""
 
@@ -68,6 +80,14 @@ class Fit(Section):
     out numbers only where there were four training scans or more per number. Default: nothing is chosen."""
     batch: PositiveInt = 256
     """Scans fitted at once."""
+    block_scans: Annotated[PositiveInt | None, SETTLED, NO_FIT_DIGEST, Added(None), OF_SIREN] = None
+    """Scans that are fitted together, from their first step to their last; it affects the last bits. Default:
+    meta.chunk_scans on CPUs, and as many as the free memory allows on a GPU; kept in the run's run.yaml."""
+    captured: Annotated[
+        bool | None, SETTLED, NO_RESULT, NO_FIT_DIGEST, Added(None), OnlyFor("siren", idle=(False,))
+    ] = None
+    """Whether all steps of a block are recorded as a CUDA graph and replayed: the outcome of meta.graphs for fitting,
+    kept in the run's run.yaml. If you set it, there is no test."""
     scans_per_task: PositiveInt = 1024
     """Scans per Ray task and per table part."""
     min_psnr: float = 20.0

@@ -146,8 +146,8 @@ def _fastest(eager: Work, others: dict[Arithmetic, Work], inputs: Sequence[Tenso
     """The fastest of the ways that are right; eager, unless one gains."""
     if not others:
         return Verdict(False, False, "; ".join(said))
-    plain = _least_seconds(eager, inputs)
-    times = {arithmetic: _least_seconds(way, inputs) for arithmetic, way in others.items()}
+    plain = least_seconds(eager, inputs)
+    times = {arithmetic: least_seconds(way, inputs) for arithmetic, way in others.items()}
     texts = [f"one step takes {plain:.3g} s eager"]
     texts += [f"{seconds:.3g} s {_name(arithmetic)}" for arithmetic, seconds in times.items()]
     reason = "; ".join([", ".join(texts), *said])
@@ -156,7 +156,8 @@ def _fastest(eager: Work, others: dict[Arithmetic, Work], inputs: Sequence[Tenso
     return Verdict(gains and best.compiled, gains and best.captured, reason)
 
 
-def _least_seconds(way: Work, inputs: Sequence[Tensor]) -> float:
+def least_seconds(way: Work, inputs: Sequence[Tensor]) -> float:
+    """Of a few calls."""
     return min(_seconds(way, inputs) for _ in range(ROUNDS))
 
 

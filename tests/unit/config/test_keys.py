@@ -101,7 +101,14 @@ def test_what_a_key_was_before_it_existed_is_written_at_the_key():
         "field": {"kind": "siren", "features": None},
         "meta": {"ridge": 1e-4, "precision": None, "graphs": "auto", "captured": None, "halvings": None},
         "train": {"optimizer": "adamw", "augment": None},
-        "fit": {"ridge": 1e-6, "keep": None, "storage_loss": None, "gpus_per_task": None},
+        "fit": {
+            "ridge": 1e-6,
+            "keep": None,
+            "storage_loss": None,
+            "block_scans": None,
+            "captured": None,
+            "gpus_per_task": None,
+        },
     }
 
 
@@ -114,6 +121,8 @@ def test_a_key_that_came_later_leaves_digests_alone_at_its_earlier_value():
             "ridge": 1e-6,
             "keep": None,
             "storage_loss": None,
+            "block_scans": None,
+            "captured": None,
             "gpus_per_task": None,
         }
     )
@@ -199,7 +208,7 @@ def test_which_keys_a_run_settles_is_changed_on_purpose_only():
     settled = dict.fromkeys(
         ("chunk_points", "chunk_scans", "products", "precision", "compiled", "captured", "halvings")
     )
-    assert RUN.parts(lambda key: key.settled) == {"meta": settled}
+    assert RUN.parts(lambda key: key.settled) == {"meta": settled, "fit": {"block_scans": None, "captured": None}}
 
 
 def test_parts_hold_keys_outside_the_sections_under_their_own_names():

@@ -12,7 +12,7 @@ from medfuncta_dist.meta.machine.captured import Work
 
 def record_trace(work: Work, inputs: Sequence[Tensor]) -> tuple[Callable[[], None], list[Tensor]]:
     """The operators that ``work`` called, on the inputs' memory; values that it read are as they were."""
-    traced = make_fx(work)(*inputs)
+    traced = make_fx(_plain(work))(*inputs)
     results = [one.clone() for one in traced(*inputs)]
 
     def replay() -> None:
@@ -24,4 +24,9 @@ def record_trace(work: Work, inputs: Sequence[Tensor]) -> tuple[Callable[[], Non
 
 def reads_no_value(work: Work, inputs: Sequence[Tensor]) -> None:
     """Trace ``work`` on tensors that have shapes but no values: an error where it asks for one."""
-    make_fx(work, tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
+    make_fx(_plain(work), tracing_mode="fake", _allow_non_fake_inputs=True)(*inputs)
+
+
+def _plain(work: Work) -> Work:
+    """The tracer counts a bound method's arguments wrongly where the tests' shape checks wrap it."""
+    return lambda *inputs: work(*inputs)

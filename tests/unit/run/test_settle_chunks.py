@@ -8,6 +8,7 @@ import torch
 from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import MedfunctaError, RunChangedError
+from medfuncta_dist.latents.fit_check import fit_check
 from medfuncta_dist.meta.device import granted_device
 from medfuncta_dist.meta.machine import compiled
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
@@ -167,6 +168,8 @@ def workers_with_a_gpu(asked, verdict=Verdict(True, True, "")):  # noqa: B008
     """A fan-out to workers that each have a GPU with 70 GiB free; ``asked``: the grants of those that were asked."""
 
     def fan_out(task, items):
+        if task is fit_check:
+            return iter([Done(items[0], verdict)])
         if task is granted_memory:
             asked.extend(items)
             return iter([Done(items[0], GpuMemory("a card", 70 * 2**30))])
@@ -203,7 +206,7 @@ def test_compiling_is_tried_where_workers_are_and_only_if_wanted(tmp_path):
     tried = []
 
     def fan_out(task, items):
-        if task is granted_memory:
+        if task in (granted_memory, fit_check):
             return workers_with_a_gpu([])(task, items)
         tried.extend(items)
         return iter([Done(items[0], Verdict(items[0].compiling, items[0].graphs, ""))])
@@ -237,6 +240,31 @@ def test_a_worker_that_fails_in_the_trial_means_eager(tmp_path, capsys):
     )
     assert run.meta.compiled is False
     assert "it died" in capsys.readouterr().err
+
+
+def test_recording_fits_is_tried_where_tasks_fit(tmp_path, capsys):
+    store, tried = ObjectStore(str(tmp_path)), []
+
+    def fan_out(task, items):
+        if task is not fit_check:
+            return workers_with_a_gpu([])(task, items)
+        tried.extend(items)
+        return iter([Done(items[0], Verdict(False, len(tried) < 2, "it does not pay"))])
+
+    def captured(name, *overrides):
+        run = settle_arithmetic(computing(tmp_path, f"name={name}", *overrides), store, fan_out, fence=ALONE)
+        return run.fit.captured, fit_settings(run).arithmetic.captured
+
+    gpu = "cluster.gpus_per_worker=1"
+    assert captured("cpu", "meta.graphs=on") == captured("never", gpu, "meta.graphs=off") == (False, False)
+    assert captured("trained-only", gpu, "fit.gpus_per_task=0") == (False, False)
+    assert tried == []
+    assert captured("shared", gpu, "fit.gpus_per_task=0.25") == (True, True)
+    assert (tried[0].gpus, tried[0].settings.arithmetic.precision) == (0.25, "tf32x3")
+    assert captured("slow", gpu) == (False, False)
+    assert "warning: this run fits without CUDA graphs: it does not pay" in capsys.readouterr().err
+    assert captured("given", gpu, "fit.captured=true") == (True, True)
+    assert len(tried) == 2
 
 
 def test_memory_that_ran_out_is_remembered(tmp_path):
