@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from medfuncta_dist.config.kept_run_file import with_task_size
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import QuarantineLimitError, RunFileError
 from medfuncta_dist.fields.shared_network import SharedNetwork
@@ -73,10 +74,14 @@ def latent_folder(run: RunFile, network_digest: str) -> str:
 
 
 def locate_table(run: RunFile, store: ObjectStore) -> TableLocation:
-    """The table that this run file describes. StageOrderError before its data set and its network are complete."""
+    """The table that this run file describes. StageOrderError before its data set and its network are complete.
+
+    An open ``fit.scans_per_task`` is what the run has settled.
+    """
+    run = with_task_size(run, store)
     snapshot = load_snapshot(store, run.dataset, run.data.snapshot)
     network = published_network(store, run.name)
-    works = ranges(snapshot, run.fit.splits, run.fit.scans_per_task)
+    works = ranges(snapshot, run.fit.splits, run.fit.range_scans)
     return TableLocation(latent_folder(run, network.digest), snapshot, network, works)
 
 
@@ -98,12 +103,13 @@ def fit(
             that running the stage again does only what is left.
     """
     store = ObjectStore(run.storage)
+    run = with_task_size(run, store)
     target = locate_table(run, store)
     network = load_network(store, target.network)
     _check_contract(network, target)
     settings = stored_settings(run, network)
     before = latent_ledger.read_commits(store, target.folder)
-    todo = plan(target.snapshot, run.fit.splits, latent_ledger.settled(before), run.fit.scans_per_task)
+    todo = plan(target.snapshot, run.fit.splits, latent_ledger.settled(before), run.fit.range_scans)
     quarantined = sum(len(commit.quarantined) for commit in before.values() if not commit.failed)
     progress = _Progress(target.works, todo, quarantined, on_progress)
     tasks = [_task(run, target, work, settings, fence) for work in todo]
