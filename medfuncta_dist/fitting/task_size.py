@@ -40,5 +40,5 @@ class Limits:
 
 def scans_per_task(rate: float, limits: Limits) -> int:
     """Whole batches that take ``LEAST_SECONDS`` or longer at ``rate`` (scans per second), within the limits."""
-    wanted = limits.most_batches if math.isinf(rate) else math.ceil(LEAST_SECONDS * rate / limits.batch)
+    wanted = math.ceil(LEAST_SECONDS * rate / limits.batch)
     return limits.batch * max(1, min(wanted, limits.most_batches))
