@@ -84,6 +84,14 @@ class Added(Before):
 
 
 @dataclass(frozen=True)
+class OpenCountsAs:
+    """An annotation of a key that may be left open: digests then hold this value, whatever the run chooses. So what a
+    run measures names nothing, and a key that had this default in earlier versions has the same digests."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
 class OnlyFor:
     """An annotation of a key that does nothing but for one kind of field. For another kind it may have its default or
     one of ``idle``, which ask for nothing; anything else is refused."""
@@ -122,6 +130,11 @@ def added(keys: Mapping[str, FieldInfo]) -> dict[str, Any]:
     """The keys of a section that digests leave out at their earlier value, and that value. (Those that decide no
     results are left out at any value.)"""
     return {name: mark.value for name, key in keys.items() for mark in key.metadata if isinstance(mark, Added)}
+
+
+def open_values(keys: Mapping[str, FieldInfo]) -> dict[str, Any]:
+    """The keys of a section that digests count as a value where they are left open, and that value."""
+    return {name: mark.value for name, key in keys.items() for mark in key.metadata if isinstance(mark, OpenCountsAs)}
 
 
 def only_for(keys: Mapping[str, FieldInfo]) -> dict[str, OnlyFor]:

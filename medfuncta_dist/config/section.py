@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from medfuncta_dist.config.keys import Meaning, added, meanings
+from medfuncta_dist.config.keys import Meaning, added, meanings, open_values
 
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
 
@@ -61,7 +61,8 @@ class Section(BaseModel):
 
     def digested(self, wanted: Callable[[Meaning], bool]) -> dict[str, Any]:
         """The same as a digest covers them: without keys that came later (``Added``) and have their earlier value or
-        decide nothing."""
-        earlier, deciding = added(type(self).model_fields), self.keys_where(lambda key: key.decides_results)
-        left_out = {name for name, value in earlier.items() if getattr(self, name) == value or name not in deciding}
-        return {name: value for name, value in self.part(wanted).items() if name not in left_out}
+        decide nothing, and with what an open key counts as (``OpenCountsAs``)."""
+        keys, deciding = type(self).model_fields, self.keys_where(lambda key: key.decides_results)
+        left_out = {name for name, old in added(keys).items() if getattr(self, name) == old or name not in deciding}
+        counted = {name: value for name, value in open_values(keys).items() if getattr(self, name) is None}
+        return {name: counted.get(name, value) for name, value in self.part(wanted).items() if name not in left_out}

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Float
 
 from medfuncta_dist.evaluation.decode import reconstruct
-from medfuncta_dist.evaluation.metrics import score
+from medfuncta_dist.evaluation.metrics import Score, scores
 from medfuncta_dist.evaluation.original_scans import Pick, read_samples
 from medfuncta_dist.fitting.fit_plan import FitWork
 from medfuncta_dist.latents import table_format
@@ -18,11 +21,12 @@ from medfuncta_dist.latents.table_format import PartRef
 from medfuncta_dist.network.committed_network import NetworkRef
 from medfuncta_dist.network.network_loader import network_here
 from medfuncta_dist.shards.snapshot import read_index
+from medfuncta_dist.streaming.prefetch import one_ahead
 from medfuncta_dist.streaming.worker_settings import WorkerSettings
 
 FORMAT_VERSION = "1"
 DECODED_VALUES = 2**22
-"""Most values that are decoded at once: 16 MB."""
+"""Most values that are decoded at once: 16 MB, as much for their originals, and again for those that are being read."""
 
 SCHEMA = pa.schema(
     [
@@ -61,20 +65,30 @@ def score_task(task: ScoreTask) -> pa.Table:
     network = network_here(task.worker.root, task.network, task.worker.device)
     fitted = table_format.read_part(store, task.folder, task.part)
     place = {key: row for row, key in enumerate(read_index(store, task.work.shard)["key"].to_pylist())}
-    keys = fitted["key"].to_pylist()
-    samples = read_samples(store, cache, [Pick(task.work.shard, place[key]) for key in keys])
-    latents, decoded = table_format.latents_of(fitted), deque[np.ndarray]()
-    rows = []
-    for row, (sample, known) in enumerate(zip(samples, _known(fitted), strict=True)):
-        values = sample.values()
-        if not decoded:  # several at once: a basis field's functions cost as much for one scan as for all
-            several = latents[row : row + max(1, DECODED_VALUES // values.size)]
-            decoded.extend(reconstruct(network, several, values.shape[1:]))
-        result = score(values, decoded.popleft())
-        ssim = None if np.isnan(result.ssim) else result.ssim
-        here = {"shard": task.work.shard.sha256, "row": place[sample.key]}
-        rows.append({**known, **here, "psnr": result.psnr, "ssim": ssim, "mse": result.mse})
+    places = [place[key] for key in fitted["key"].to_pylist()]
+    latents, found = table_format.latents_of(fitted), list[Score]()
+    values = (sample.values() for sample in read_samples(store, cache, [Pick(task.work.shard, row) for row in places]))
+    with closing(one_ahead(_grouped(values))) as groups:  # read while the group before is decoded and scored
+        for originals in groups:
+            several = latents[len(found) : len(found) + len(originals)]
+            found += scores(originals, reconstruct(network, several, originals.shape[2:]))
+    rows = [
+        {**known, "shard": task.work.shard.sha256, "row": row, **_figures(one)}
+        for known, row, one in zip(_known(fitted), places, found, strict=True)
+    ]
     return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def _grouped(scans: Iterable[np.ndarray]) -> Iterator[Float[np.ndarray, "scan channel *spatial"]]:
+    """As many at once as ``DECODED_VALUES`` allow: a basis field's functions cost as much for one scan as for all."""
+    source = iter(scans)
+    for first in source:
+        more = islice(source, max(1, DECODED_VALUES // first.size) - 1)
+        yield np.stack([first, *more])
+
+
+def _figures(one: Score) -> dict[str, float | None]:
+    return {"psnr": one.psnr, "ssim": None if np.isnan(one.ssim) else one.ssim, "mse": one.mse}
 
 
 def _known(fitted: pa.Table) -> list[dict[str, Any]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from medfuncta_dist.config.kept_run_file import with_task_size
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import QuarantineLimitError, RunFileError
 from medfuncta_dist.fields.shared_network import SharedNetwork
@@ -35,6 +36,8 @@ class TableLocation:
     network: NetworkRef
     works: list[FitWork]
     """Every range that belongs to it, fitted or not."""
+    scans_per_task: int
+    """Scans of each range, but for the last one of a shard."""
 
     @property
     def shards(self) -> set[str]:
@@ -55,10 +58,14 @@ class FitSummary:
     """Ranges that were already committed by a copy of the task, and not fitted again."""
     quarantined: list[Quarantined]
     psnr: dict[str, Spread]
+    scans_per_task: int
+    """As the run file says, or as the run chose."""
     storage_type: str
     """As the run file says, or as ``fit.storage_loss`` made the stage choose; so are the numbers per latent."""
     numbers: int
     unsolved: Unsolved
+    halved: bool
+    """Whether a task ran out of memory, and its process went on with half the chunks."""
 
 
 def fit_digest(run: RunFile) -> str:
@@ -74,11 +81,15 @@ def latent_folder(run: RunFile, network_digest: str) -> str:
 
 
 def locate_table(run: RunFile, store: ObjectStore) -> TableLocation:
-    """The table that this run file describes. StageOrderError before its data set and its network are complete."""
+    """The table that this run file describes. StageOrderError before its data set and its network are complete.
+
+    An open ``fit.scans_per_task`` is what the run has settled.
+    """
+    run = with_task_size(run, store)
     snapshot = load_snapshot(store, run.dataset, run.data.snapshot)
     network = published_network(store, run.name)
-    works = ranges(snapshot, run.fit.splits, run.fit.scans_per_task)
-    return TableLocation(latent_folder(run, network.digest), snapshot, network, works)
+    works = ranges(snapshot, run.fit.splits, run.fit.range_scans)
+    return TableLocation(latent_folder(run, network.digest), snapshot, network, works, run.fit.range_scans)
 
 
 def fit(
@@ -99,15 +110,16 @@ def fit(
             that running the stage again does only what is left.
     """
     store = ObjectStore(run.storage)
+    run = with_task_size(run, store)
     target = locate_table(run, store)
     network = load_network(store, target.network)
     _check_contract(network, target)
     settings = stored_settings(run, network)
     before = latent_ledger.read_commits(store, target.folder)
-    todo = plan(target.snapshot, run.fit.splits, latent_ledger.settled(before), run.fit.scans_per_task)
+    todo = plan(target.snapshot, run.fit.splits, latent_ledger.settled(before), target.scans_per_task)
     quarantined = sum(len(commit.quarantined) for commit in before.values() if not commit.failed)
     progress = _Progress(target.works, todo, quarantined, on_progress)
-    tasks = [_task(run, target, work, settings, fence) for work in todo]
+    tasks = [task_of(run, target, work, settings, fence) for work in todo]
     done_now = _run(run, target, tasks, fan_out, progress, Failures(store, target.folder, fence))
     summary = _summarise(store, target, done_now, settings.storage_type, settings.keep or network.spec.latent)
     _check_limit(run, summary)
@@ -171,7 +183,8 @@ class _Progress:
         self._on_progress(ProgressReport("fit", self._scans_done, self._scans, notes))
 
 
-def _task(run: RunFile, target: TableLocation, work: FitWork, settings: FitSettings, fence: Guard) -> FitTask:
+def task_of(run: RunFile, target: TableLocation, work: FitWork, settings: FitSettings, fence: Guard) -> FitTask:
+    """All that a worker needs to fit the range."""
     return FitTask(
         worker=WorkerSettings.of(run),
         folder=target.folder,
@@ -216,9 +229,11 @@ def _summarise(
         found_committed=sum(result.earlier for result in results),
         quarantined=[q for commit in mine for q in commit.quarantined],
         psnr=latent_ledger.psnr_by_split(mine),
+        scans_per_task=target.scans_per_task,
         storage_type=storage_type,
         numbers=numbers,
         unsolved=latent_ledger.unsolved(mine),
+        halved=any(result.halved for result in results),
     )
 
 

@@ -6,6 +6,7 @@ pieces are.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -70,6 +71,27 @@ def plan(
 ) -> list[FitWork]:
     """The ranges, or pieces of divided ones, that are not among ``committed`` (names)."""
     return cover(ranges(snapshot, splits, scans_per_task), committed)[1]
+
+
+def cut_before(snapshot: Snapshot, committed: Collection[str]) -> int | None:
+    """The scans per task that explain all ranges of the snapshot among ``committed``; None where nothing does.
+
+    A range is known by its length, or the last one of a shard by its start.
+    """
+    rows = _rows(committed)
+    known = [(shard, start, stop) for shard in _shards(snapshot) for start, stop in rows.get(shard[:24], ())]
+    names = {range_name(*row) for row in known}
+    sizes = {stop - start for _, start, stop in known} | {math.gcd(*(start for _, start, _ in known))} - {0}
+    for size in sorted(sizes, reverse=True):
+        done = cover(ranges(snapshot, None, size), names)[0]
+        if {work.name for work in done} == names:
+            return size
+    return None
+
+
+def _shards(snapshot: Snapshot) -> set[str]:
+    """SHA-256 of all shards."""
+    return {shard.sha256 for shards in snapshot.splits.values() for shard in shards}
 
 
 def cover(works: Iterable[FitWork], committed: Collection[str]) -> tuple[list[FitWork], list[FitWork]]:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain, zip_longest
-from typing import Any, NamedTuple
+from itertools import zip_longest
 
 import numpy as np
 import pyarrow as pa
-import torch
 from jaxtyping import Float
 
 from medfuncta_dist.errors import (
@@ -25,11 +23,12 @@ from medfuncta_dist.errors import (
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting import latent_ledger
+from medfuncta_dist.fitting.batch_transfer import Arriving, Sender, one_behind
 from medfuncta_dist.fitting.fit_plan import FitWork
+from medfuncta_dist.fitting.fit_rows import Columns, ColumnsComing, Described, rows_of
 from medfuncta_dist.fitting.latent_ledger import Commit, Quarantined
 from medfuncta_dist.latents import table_format
 from medfuncta_dist.latents.fit import Fitter, new_fitter
-from medfuncta_dist.latents.fit_result import FitResult
 from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.latents.table_format import Rows
 from medfuncta_dist.network.committed_network import NetworkRef
@@ -44,8 +43,6 @@ from medfuncta_dist.streaming.sample_reader import SampleReader
 from medfuncta_dist.streaming.shard_cache import ShardCache
 from medfuncta_dist.streaming.worker_settings import WorkerSettings
 
-NOT_FINITE = "its latent is not finite"
-NOT_STORABLE = "its latent does not fit the storage type"
 DAMAGED_SAMPLE = "its bytes in the shard are damaged"
 WRONG_SHAPE = "its shape is not the data contract's"
 
@@ -79,6 +76,8 @@ class Fitted:
 
     rows: int
     earlier: bool = False
+    halved: bool = False
+    """Whether memory ran out in this task's process, which goes on with half the chunks."""
 
 
 def fit_task(task: FitTask) -> Fitted:
@@ -96,10 +95,11 @@ def fit_task(task: FitTask) -> Fitted:
     quarantined: list[Quarantined] = []
     unsolved: list[int] = []
     with closing(SampleReader(store, [task.work.shard], cache)) as reader:
-        _verify_shard(cache, task.work.shard, reader)
-        with closing(one_ahead(_batches(task, reader, (network.spec.channels, *task.shape)))) as batches:
-            for batch in batches:
-                rows, refused, left = _fit(task, batch)
+        verify_shard(cache, task.work.shard, reader)
+        with closing(one_ahead(sent_batches(task, reader))) as batches:
+            # The results of a batch are read, and its table is made, when the next one has been launched.
+            for places, coming in one_behind(launched(task, batches)):
+                rows, refused, left = _rows(task, places, coming.wait())
                 tables.append(_table(task, network, rows))
                 quarantined += refused
                 unsolved += left
@@ -111,10 +111,10 @@ def fit_task(task: FitTask) -> Fitted:
     latent_ledger.write_commit(
         store, task.folder, task.work, _commit(task, table, quarantined, part, unsolved), task.fence
     )
-    return Fitted(table.num_rows)
+    return Fitted(table.num_rows, halved=_fitter(task).halved)
 
 
-def _verify_shard(cache: ShardCache, shard: Shard, reader: SampleReader) -> None:
+def verify_shard(cache: ShardCache, shard: Shard, reader: SampleReader) -> None:
     """Verify the shard and its index as a whole: after this, any damage concerns single scans."""
     try:
         cache.path(shard)
@@ -130,19 +130,12 @@ def _committed(store: ObjectStore, task: FitTask) -> Fitted | None:
     return None if commit is None or commit.failed else Fitted(commit.rows, earlier=True)
 
 
-class _Described(NamedTuple):
-    """A scan that is read: all but its values, which are in the batch's targets."""
-
-    key: str
-    meta: dict[str, Any]
-
-
-Place = _Described | Quarantined | None
+Place = Described | Quarantined | None
 """A scan of a batch: read, quarantined, or (None) outside the range."""
 
 
 @dataclass(frozen=True)
-class _Batch:
+class Batch:
     """A batch's scans in their places, and what to fit. Of unusable scans, those of other ranges and the padding,
     ``targets`` has zeros: shapes never depend on them."""
 
@@ -150,7 +143,32 @@ class _Batch:
     targets: Float[np.ndarray, "batch point channel"]
 
 
-def _batches(task: FitTask, reader: SampleReader, shape: tuple[int, ...]) -> Iterator[_Batch]:
+Launched = tuple[list[Place], ColumnsComing]
+"""A batch that is being fitted. Its values are no longer needed here."""
+
+
+def sent_batches(task: FitTask, reader: SampleReader) -> Iterator[tuple[list[Place], Arriving]]:
+    """The range's batches, each read, decoded and sent to the device: for a thread to do meanwhile."""
+    sender = Sender.to(task.worker.device)
+    channels = network_here(task.worker.root, task.network, task.worker.device).spec.channels
+
+    def sent() -> Iterator[tuple[list[Place], Arriving]]:
+        for batch in _batches(task, reader, (channels, *task.shape)):
+            yield batch.places, sender.send(batch.targets)
+
+    return sent()
+
+
+def launched(task: FitTask, batches: Iterable[tuple[list[Place], Arriving]]) -> Iterator[Launched]:
+    """Fit one batch after the other; on a GPU without waiting for any."""
+    fitter = _fitter(task)
+    for places, values in batches:
+        coming = ColumnsComing(fitter.fit(values.take()), task.settings.storage_type)
+        del values  # before the next one is asked for: two batches of values are in memory, not three
+        yield places, coming
+
+
+def _batches(task: FitTask, reader: SampleReader, shape: tuple[int, ...]) -> Iterator[Batch]:
     """The range's scans in the shard's batches, which begin at its first row: a scan's place, and with it its bits, do
     not depend on how ranges are cut or divided."""
     # A shard smaller than a batch has a batch of its own size: its length is as fixed as its content.
@@ -159,7 +177,7 @@ def _batches(task: FitTask, reader: SampleReader, shape: tuple[int, ...]) -> Ite
         yield _batch(reader, range(start, min(start + task.batch, work.stop)), work.start, size, shape)
 
 
-def _batch(reader: SampleReader, rows: range, first: int, size: int, shape: tuple[int, ...]) -> _Batch:
+def _batch(reader: SampleReader, rows: range, first: int, size: int, shape: tuple[int, ...]) -> Batch:
     """The scans of ``rows``, from row ``first`` on, as a batch of ``size``."""
     keys = reader.keys(0)
     targets = np.empty((size, math.prod(shape[1:]), shape[0]), np.float32)
@@ -168,11 +186,11 @@ def _batch(reader: SampleReader, rows: range, first: int, size: int, shape: tupl
         read = None if row is None or row < first else _read(reader, row, keys[row], shape)
         if isinstance(read, Sample):
             read.fill(target)
-            places.append(_Described(read.key, read.meta))
+            places.append(Described(read.key, read.meta))
         else:
             target[...] = 0
             places.append(read)
-    return _Batch(places, targets)
+    return Batch(places, targets)
 
 
 def _read(reader: SampleReader, row: int, key: str, shape: tuple[int, ...]) -> Sample | Quarantined:
@@ -199,73 +217,44 @@ def fitter_here(
     return new_fitter(network.spec, network.params, coordinates, settings, network.extras, learned_rates)
 
 
-def _fit(task: FitTask, batch: _Batch) -> tuple[Rows, list[Quarantined], list[int]]:
-    """Fit one batch: each of its scans becomes a row of the table, or is quarantined. Last: the unsolved steps of the
-    rows' scans that have any."""
-    fitter = fitter_here(task.worker, task.network, task.shape, task.settings, task.learned_rates)
-    result = fitter.fit(torch.from_numpy(batch.targets).to(task.worker.device))
-    reasons = _reasons(task, result)
-    kept: dict[int, _Described] = {}
+def _fitter(task: FitTask) -> Fitter:
+    return fitter_here(task.worker, task.network, task.shape, task.settings, task.learned_rates)
+
+
+def _rows(task: FitTask, places: list[Place], columns: Columns) -> tuple[Rows, list[Quarantined], list[int]]:
+    """What a fitted batch adds to the table: each of its scans is a row, or is quarantined. Last: the unsolved steps of
+    the rows' scans that have any."""
+    reasons = columns.reasons
+    kept: dict[int, Described] = {}
     quarantined: list[Quarantined] = []
-    for i, place in enumerate(batch.places):
+    for i, place in enumerate(places):
         if isinstance(place, Quarantined):
             quarantined.append(place)
         elif place is not None and i in reasons:
             quarantined.append(Quarantined(place.key, reasons[i]))
         elif place is not None:
             kept[i] = place
-    steps = result.unsolved.tolist()
-    return _rows(task, result, kept), quarantined, [steps[i] for i in kept if steps[i]]
-
-
-def _reasons(task: FitTask, result: FitResult) -> dict[int, str]:
-    """The places of a batch whose latents cannot be used, and why."""
-    reasons = dict.fromkeys((~result.finite).nonzero()[:, 0].tolist(), NOT_FINITE)
-    if task.settings.storage_type == "float16":
-        infinite = torch.isinf(result.latents).any(dim=1)
-        reasons |= dict.fromkeys(infinite.nonzero()[:, 0].tolist(), NOT_STORABLE)
-    return reasons
-
-
-def _rows(task: FitTask, result: FitResult, kept: dict[int, _Described]) -> Rows:
-    """The rows of the scans at these places of the batch."""
-    places = list(kept)
-
-    def of(column: torch.Tensor) -> np.ndarray:
-        values = column.cpu().numpy()
-        return values if len(places) == len(values) else values[places]
-
-    metas, stored, psnr = [scan.meta for scan in kept.values()], result.stored, of(result.psnr)
-    return Rows(
-        split=task.work.split,
-        keys=[scan.key for scan in kept.values()],
-        labels=[meta["labels"] for meta in metas],
-        latents=of(stored.numbers),
-        scales=None if stored.scales is None else of(stored.scales),
-        psnr=psnr,
-        below_min=psnr.astype(np.float64) < task.min_psnr,  # float32 would round the limit
-        steps=of(result.steps),
-        windows=[meta["window"] for meta in metas],
-        spacings=[meta["spacing"] for meta in metas],
-        affines=[_flat(meta["affine"]) for meta in metas],
-        modalities=[meta["modality"] for meta in metas],
-        slices=[meta["slice"] for meta in metas],
-    )
-
-
-def _flat(affine: list[list[float]] | None) -> list[float] | None:
-    return None if affine is None else [*map(float, chain.from_iterable(affine))]
+    unsolved = columns.unsolved.tolist()
+    rows = rows_of(task.work.split, columns, kept, task.min_psnr)
+    return rows, quarantined, [unsolved[i] for i in kept if unsolved[i]]
 
 
 def _table(task: FitTask, network: SharedNetwork, rows: Rows) -> pa.Table:
-    identity = {"network": task.network.digest, "fit": task.fit_digest}
+    identity = {"network": task.network.digest, "fit": task.fit_digest, **_precision(task)}
     width, units = task.settings.keep or network.spec.latent, _units(task)
     return table_format.part_table(rows, width, task.settings.storage_type, identity, units)
 
 
+def _precision(task: FitTask) -> dict[str, str]:
+    """Of a part that a GPU made: a CPU has no choice, and its parts keep the bytes that they always had."""
+    arithmetic = task.settings.arithmetic
+    on_gpu = task.worker.device.type == "cuda"
+    return {"precision": arithmetic.precision} if on_gpu and arithmetic is not None else {}
+
+
 def _units(task: FitTask) -> Float[np.ndarray, " latent"] | None:
     """Those that the fitter rounds by: the network's, so all parts of a table have the same."""
-    units = fitter_here(task.worker, task.network, task.shape, task.settings, task.learned_rates).units
+    units = _fitter(task).units
     return None if units is None else units.cpu().numpy()
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import secrets
 from typing import Any
 
-from medfuncta_dist.config.load import MAX_BYTES, difference, dump, parse_kept
+from medfuncta_dist.config.kept_run_file import begun_with as begun_with
+from medfuncta_dist.config.kept_run_file import run_path as run_path
+from medfuncta_dist.config.load import difference, dump
 from medfuncta_dist.config.presets import SIRENS_OF
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import (
     CredentialsError,
     DeadlineError,
     DiskFullError,
-    IntegrityError,
-    ObjectMissingError,
     RunChangedError,
     RunFileError,
     StorageError,
@@ -29,7 +29,7 @@ def freeze(run: RunFile, store: ObjectStore, fence: Guard) -> tuple[RunFile, boo
     Returns the resolved run file, and whether it is the first of this run. LeaseLostError where the lease was lost.
     """
     path = run_path(run)
-    frozen = _frozen(path, store)
+    frozen = begun_with(run, store)
     run = as_begun(run, frozen)
     if frozen is not None:
         _require_unchanged(frozen, run, store.uri(path))
@@ -69,28 +69,6 @@ def thaw(run: RunFile, store: ObjectStore, fence: Guard) -> None:
     if not any(store.list(f"runs/{run.name}/{folder}") for folder in ("checkpoints", "network")):
         withdraw(store, fence, pin_path(run))
     withdraw(store, fence, run_path(run))
-
-
-def begun_with(run: RunFile, store: ObjectStore) -> RunFile | None:
-    """The run file that this run was started with; None for a new run. IntegrityError for a damaged one."""
-    return _frozen(run_path(run), store)
-
-
-def _frozen(path: str, store: ObjectStore) -> RunFile | None:
-    where = store.uri(path)
-    try:
-        return parse_kept(store.read(path, limit=MAX_BYTES).decode(), where=where)
-    except ObjectMissingError:
-        return None
-    except (UnicodeDecodeError, RunFileError) as error:
-        what = error.what if isinstance(error, RunFileError) else "it is not text"
-        do = "restore it from a backup; if the run file has not changed since, you can delete it instead"
-        raise IntegrityError(f"the run's frozen run file is damaged: {what}", where=where, do=do) from error
-
-
-def run_path(run: RunFile) -> str:
-    """Where the frozen run file lies, relative to the storage root."""
-    return f"runs/{run.name}/run.yaml"
 
 
 def pin_path(run: RunFile) -> str:

@@ -59,7 +59,7 @@ def _in_order(run: RunFile, names: Sequence[str], store: ObjectStore, fence: Fen
     for name in names:
         fence.require(store)
         try:
-            run = _settle(run, store, fence) if name in COMPUTING else run
+            run = _settle(name, run, store, fence) if name in COMPUTING else run
             figures = _run_stage(name, run, store, fence, names)
         except RunFileError:
             if first and name == names[0]:
@@ -72,10 +72,17 @@ def _in_order(run: RunFile, names: Sequence[str], store: ObjectStore, fence: Fen
     return answer
 
 
-def _settle(run: RunFile, store: ObjectStore, fence: Fence) -> RunFile:
-    from medfuncta_dist.run.settle_arithmetic import settle_arithmetic  # imports torch, which packing does not need
+def _settle(name: str, run: RunFile, store: ObjectStore, fence: Fence) -> RunFile:
+    # Imports torch, which packing does not need.
+    from medfuncta_dist.run.settle_arithmetic import settle_arithmetic
+    from medfuncta_dist.run.settle_task_size import settle_task_size
+    from medfuncta_dist.stages.preflight import check_fitting
 
-    return settle_arithmetic(run, store, fence=fence)
+    run = settle_arithmetic(run, store, fence=fence)
+    if name != "fit" or not run.fit.task_size_open:
+        return run
+    check_fitting(run, store)  # before a worker tries it
+    return settle_task_size(run, store, fence=fence)
 
 
 def _run_stage(name: str, run: RunFile, store: ObjectStore, fence: Fence, names: Sequence[str]) -> dict[str, Any]:

@@ -11,19 +11,25 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.fitting.fit_driver import FitSummary, fit
 from medfuncta_dist.fitting.latent_ledger import Unsolved
 from medfuncta_dist.run.fan_outs import compute_fan_out
+from medfuncta_dist.run.settle_arithmetic import record_halving
 from medfuncta_dist.run.stage_progress import open_reporter
-from medfuncta_dist.shards.snapshot import load_snapshot
-from medfuncta_dist.stages.preflight import check_network, check_snapshot
+from medfuncta_dist.stages.preflight import check_fitting
 from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
+
+HALVED_TEXT = (
+    "fit: a task ran out of memory and went on with half the chunks; run.yaml keeps that, so that later tasks begin "
+    "with them"
+)
 
 
 def run_fit(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[str] = ()) -> dict[str, Any]:
     """Fit what has no latent yet; the figures of the whole table as it is then."""
-    check_snapshot(run, load_snapshot(store, run.dataset, run.data.snapshot))
-    check_network(run, store)
+    check_fitting(run, store)
     with open_reporter(run, store, "fit", fence, stages) as reporter:
         summary = fit(run, compute_fan_out(run), reporter.report, fence=fence)
+    if summary.halved:
+        record_halving(run, store, fence)
     return {
         "latents": summary.folder,
         "dataset": summary.dataset_digest,
@@ -32,12 +38,14 @@ def run_fit(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[str
         "fitted_now": summary.fitted_now,
         "found_committed": summary.found_committed,
         "psnr": {split: asdict(spread) for split, spread in summary.psnr.items()},
+        "scans_per_task": summary.scans_per_task,
         "storage_type": summary.storage_type,
         "numbers": summary.numbers,
         "quarantined": summary.counts.quarantined,
         "reasons": dict(Counter(scan.reason for scan in summary.quarantined)),
         "unsolved": asdict(summary.unsolved),
-        "said": [_summary_text(summary), *_unsolved_text(summary.unsolved)],
+        "halved": summary.halved,
+        "said": [_summary_text(summary), *_unsolved_text(summary.unsolved), *[HALVED_TEXT] * summary.halved],
     }
 
 
@@ -46,7 +54,8 @@ def _summary_text(summary: FitSummary) -> str:
     psnr = ", ".join(f"{split} {spread.mean:.2f} dB" for split, spread in sorted(summary.psnr.items()))
     return (
         f"fit: {counts.fitted} of {counts.packed} scans have a latent of {summary.numbers} numbers, "
-        f"{summary.storage_type} ({psnr}), {counts.flagged} below fit.min_psnr, {counts.quarantined} quarantined"
+        f"{summary.storage_type} ({psnr}), {counts.flagged} below fit.min_psnr, {counts.quarantined} quarantined; "
+        f"{summary.scans_per_task} scans per task"
     )
 
 

@@ -41,6 +41,12 @@ def check_snapshot(run: RunFile, snapshot: Snapshot) -> None:
         require_contract(run.data, snapshot.contract, where)
 
 
+def check_fitting(run: RunFile, store: ObjectStore) -> None:
+    """The snapshot and the network that the run's scans are fitted with are those that the run file describes."""
+    check_snapshot(run, load_snapshot(store, run.dataset, run.data.snapshot))
+    check_network(run, store)
+
+
 def check_training(run: RunFile, snapshot: Snapshot) -> None:
     """There are enough training scans for one global batch, and the splits that will be fitted."""
     check_snapshot(run, snapshot)

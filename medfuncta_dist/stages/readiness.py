@@ -49,11 +49,11 @@ def is_complete(run: RunFile, store: ObjectStore, stage: str) -> bool:
 def _require_fitted(run: RunFile, store: ObjectStore) -> None:
     from medfuncta_dist.fitting import latent_ledger
     from medfuncta_dist.fitting.fit_driver import locate_table
-    from medfuncta_dist.fitting.fit_plan import plan
+    from medfuncta_dist.fitting.fit_plan import cover
 
     table = locate_table(run, store)
     settled = latent_ledger.settled(latent_ledger.read_commits(store, table.folder))
-    left = plan(table.snapshot, run.fit.splits, settled, run.fit.scans_per_task)
+    left = cover(table.works, settled)[1]
     if left:
         scans = sum(work.scans for work in left)
         raise StageOrderError(

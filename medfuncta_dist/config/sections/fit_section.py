@@ -16,11 +16,15 @@ from medfuncta_dist.config.keys import (
     Key,
     Meaning,
     OnlyFor,
+    OpenCountsAs,
     WithinRun,
 )
 from medfuncta_dist.config.section import NaturalFloat, NaturalInt, PositiveFloat, PositiveInt, Ratio, Section, Split
 
 NO_FIT_DIGEST = Key(in_fit_digest=False)
+OPEN_SCANS_PER_TASK = 1024
+"""What an open ``fit.scans_per_task`` counts as in digests, and is until a run has chosen: the default of earlier
+versions."""
 SMALLEST_SHARE = 0.0001
 """Of a GPU: Ray counts in ten-thousandths."""
 
@@ -88,8 +92,14 @@ class Fit(Section):
     ] = None
     """Whether all steps of a block are recorded as a CUDA graph and replayed: the outcome of meta.graphs for fitting,
     kept in the run's run.yaml. If you set it, there is no test."""
-    scans_per_task: PositiveInt = 1024
-    """Scans per Ray task and per table part."""
+    scans_per_task: Annotated[PositiveInt | None, SETTLED, OpenCountsAs(OPEN_SCANS_PER_TASK)] = None
+    """Scans per Ray task and per table part. Does not change any latent. Default: the fit stage tries, once, how fast a
+    worker fits, and chooses whole batches that take it 30 s or longer; fewer where shards are smaller than that, where
+    a part would have more than 256 MB of latents, or where workers would get less than 4 tasks each."""
+    chosen_scans_per_task: Annotated[
+        PositiveInt | None, SETTLED, Key(decides_results=False, in_fit_digest=False), Added(None)
+    ] = None
+    """What the fit stage chose for an open scans_per_task. The run writes it; leave it out."""
     min_psnr: float = 20.0
     """A scan reconstructed with a lower PSNR (dB) is stored and flagged."""
     storage_type: Literal["float32", "float16", "int8"] = "float32"
@@ -108,11 +118,27 @@ class Fit(Section):
         return self
 
     @model_validator(mode="after")
+    def _task_size(self) -> Fit:
+        if self.scans_per_task is not None and self.chosen_scans_per_task is not None:
+            raise ValueError("chosen_scans_per_task stands for an open scans_per_task: leave out one or the other")
+        return self
+
+    @model_validator(mode="after")
     def _storage(self) -> Fit:
         given = [name for name, is_set in (("keep", self.keep is not None), ("storage_type", self._rounded)) if is_set]
         if self.storage_loss is not None and given:
             raise ValueError(f"storage_loss chooses {' and '.join(given)}: leave out one or the other")
         return self
+
+    @property
+    def range_scans(self) -> int:
+        """Scans per task: as given, as the run chose, or, before it has chosen, as the open key counts."""
+        return self.scans_per_task or self.chosen_scans_per_task or OPEN_SCANS_PER_TASK
+
+    @property
+    def task_size_open(self) -> bool:
+        """Whether the number of scans per task is neither given nor chosen yet."""
+        return self.scans_per_task is None and self.chosen_scans_per_task is None
 
     @property
     def _rounded(self) -> bool:

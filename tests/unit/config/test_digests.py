@@ -98,6 +98,21 @@ def test_a_key_outside_the_fit_section_is_part_of_the_fit_digest_where_it_says_s
     assert fit_digest(run_file("train.steps=7")) == fit_digest(SMALLEST)
 
 
+@pytest.mark.parametrize(
+    ("given", "digest"),
+    [
+        ([], "9a3d6ab398c276c0425d9bb2dd69567f741ec09181a43caf5726b75332fb293f"),
+        (["fit.scans_per_task=1024"], "9a3d6ab398c276c0425d9bb2dd69567f741ec09181a43caf5726b75332fb293f"),
+        (["fit.chosen_scans_per_task=700"], "9a3d6ab398c276c0425d9bb2dd69567f741ec09181a43caf5726b75332fb293f"),
+        (["fit.scans_per_task=32"], "c5d987db29867333f64b52eb4d5283603cdb0e986f7be21d5d4a23c48c4509cf"),
+        (["fit.scans_per_task=700"], "6eaf9206c331d861150d6b7292a990b6512535467e69e23eaedd851a5bd4c21d"),
+    ],
+    ids=["open", "the earlier default", "open, and chosen by the run", "given", "given as another run chose"],
+)
+def test_a_table_is_named_by_the_scans_per_task_that_are_given_and_by_none_that_are_measured(given, digest):
+    assert fit_digest(run_file(*given)) == digest
+
+
 def test_resources_make_no_other_request():
     for free in ("cluster.workers=3", "telemetry.images=true", "kubernetes.namespace=other"):
         assert run_file(free).results_digest == SMALLEST.results_digest

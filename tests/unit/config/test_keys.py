@@ -17,10 +17,12 @@ from medfuncta_dist.config.keys import (
     Before,
     Key,
     Meaning,
+    OpenCountsAs,
     WithinRun,
     added,
     before,
     only_for,
+    open_values,
 )
 from medfuncta_dist.config.load import dump, parse
 from medfuncta_dist.config.run_file import RunFile, older_values
@@ -40,6 +42,7 @@ class Said(Section):
     free: Annotated[PositiveInt | None, FREE] = None
     both: Annotated[int, SETTLED, FIT_DIGEST] = 2
     newer: Annotated[str, Before("then")] = "now"
+    open: Annotated[PositiveInt | None, SETTLED, OpenCountsAs(5)] = None
 
 
 class Unsaid(Section):
@@ -90,8 +93,8 @@ def test_a_key_means_what_its_section_means_but_for_its_own_annotations():
 
 
 def test_the_keys_of_a_meaning_come_with_their_values():
-    assert Said.keys_where(lambda key: key.fixed) == ("silent", "both", "newer")
-    assert Said(both=7).part(lambda key: key.settled) == {"both": 7}
+    assert Said.keys_where(lambda key: key.fixed) == ("silent", "both", "newer", "open")
+    assert Said(both=7).part(lambda key: key.settled) == {"both": 7, "open": None}
     assert Said().part(lambda key: not key.public) == {}
 
 
@@ -107,6 +110,7 @@ def test_what_a_key_was_before_it_existed_is_written_at_the_key():
             "storage_loss": None,
             "block_scans": None,
             "captured": None,
+            "chosen_scans_per_task": None,
             "gpus_per_task": None,
         },
     }
@@ -123,6 +127,7 @@ def test_a_key_that_came_later_leaves_digests_alone_at_its_earlier_value():
             "storage_loss": None,
             "block_scans": None,
             "captured": None,
+            "chosen_scans_per_task": None,
             "gpus_per_task": None,
         }
     )
@@ -136,6 +141,16 @@ def test_no_digest_has_a_key_that_came_later_and_decides_nothing():
     shared = parse(dump(RUN), ["fit.gpus_per_task=0.25"])
     assert digests(shared) == digests(RUN)
     assert fixed_part(shared) == fixed_part(RUN)
+    chosen = parse(dump(RUN), ["fit.chosen_scans_per_task=7"])
+    assert digests(chosen) == digests(RUN)
+    assert fixed_part(chosen) != fixed_part(RUN), "nobody changes it within a run"
+
+
+def test_an_open_key_counts_in_digests_as_it_says():
+    assert open_values(Said.model_fields) == {"open": 5}
+    assert Said().digested(lambda key: True)["open"] == Said(open=5).digested(lambda key: True)["open"] == 5
+    assert Said(open=7).digested(lambda key: True)["open"] == 7
+    assert Said().part(lambda key: key.settled)["open"] is None
 
 
 def digests(run: RunFile) -> list[str]:
@@ -208,7 +223,8 @@ def test_which_keys_a_run_settles_is_changed_on_purpose_only():
     settled = dict.fromkeys(
         ("chunk_points", "chunk_scans", "products", "precision", "compiled", "captured", "halvings")
     )
-    assert RUN.parts(lambda key: key.settled) == {"meta": settled, "fit": {"block_scans": None, "captured": None}}
+    fitting = dict.fromkeys(("block_scans", "captured", "scans_per_task", "chosen_scans_per_task"))
+    assert RUN.parts(lambda key: key.settled) == {"meta": settled, "fit": fitting}
 
 
 def test_parts_hold_keys_outside_the_sections_under_their_own_names():

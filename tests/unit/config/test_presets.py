@@ -72,7 +72,8 @@ def known(now: Any, then: Any) -> Any:
 @pytest.mark.parametrize("run", [parse_kept(OLD), parse(BEGUN)], ids=["frozen", "begun anew"])
 def test_a_run_of_an_earlier_preset_is_what_it_was(run: RunFile) -> None:
     then = yaml.safe_load(OLD)
-    now = known(run.model_dump(mode="json"), then)  # a later key is no part of the old digest
+    # A later key is no part of the old digest; one that may be left open now counts as its earlier default.
+    now = known(run.digested(lambda _: True), then)
     assert run.preset == "medfuncta-2d"
     assert digest_json(now) == DIGEST
     assert digest_json({section: now[section] for section in ("data", "field", "meta", "train", "fit")}) == FIXED_DIGEST

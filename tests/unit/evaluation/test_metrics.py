@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from skimage.metrics import peak_signal_noise_ratio
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from medfuncta_dist.evaluation import metrics
 from tests.writers import structured
@@ -46,7 +46,35 @@ def test_ssim_of_one_dimension_by_hand():
     c1, c2 = 0.01**2, 0.03**2
     structure = (2 * covariance[0, 1] + c2) / (covariance[0, 0] + covariance[1, 1] + c2)
     luminance = (2 * means[0] * means[1] + c1) / (means[0] ** 2 + means[1] ** 2 + c1)
-    assert metrics.ssim(one, two) == pytest.approx(structure * luminance)
+    assert metrics.score(one, two).ssim == pytest.approx(structure * luminance)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (1, 48, 48), (2, 5, 9), (1, 3)])
+def test_many_scans_at_once_have_the_bits_of_each_alone_and_of_the_library(shape):
+    numbers = np.random.default_rng(3)
+    originals = numbers.random((11, *shape), dtype=np.float32)
+    noisy = originals + 0.1 * numbers.normal(size=originals.shape).astype(np.float32)
+    found = metrics.scores(originals, noisy)
+    assert found == [metrics.score(*one) for one in zip(originals, noisy, strict=True)]
+    for one, original, reconstruction in zip(found, originals, np.clip(noisy, 0, 1), strict=True):
+        expected = structural_similarity(
+            original.astype(np.float64),
+            reconstruction.astype(np.float64),
+            data_range=1.0,
+            win_size=metrics.ssim_window(shape[1:]),
+            channel_axis=0,
+        )
+        assert one.ssim == expected
+        assert one.mse == np.square(original.astype(np.float64) - reconstruction).mean()
+
+
+def test_scans_are_scored_several_at_a_time_in_bounded_memory(monkeypatch):
+    sizes, filtered = [], metrics.uniform_filter
+    monkeypatch.setattr(metrics, "uniform_filter", lambda x, size: (sizes.append(len(x)), filtered(x, size))[1])
+    originals = np.random.default_rng(4).random((100, 1, 32, 32), dtype=np.float32)
+    assert len(metrics.scores(originals, originals)) == 100
+    assert sizes == [32] * 15 + [4] * 5, "five times per group"
+    assert metrics.scores(originals[:0], originals[:0]) == []
 
 
 @pytest.mark.parametrize(("shape", "window"), [((187,), 7), ((28, 6), 5), ((5, 5, 3), 3), ((2, 9), 1)])

@@ -92,3 +92,30 @@ def test_what_lacks_a_part_is_refused_as_such(name: str) -> None:
     del described[name]
     with pytest.raises((TypeError, ValueError, KeyError)):
         field_kinds.parse(described)
+
+
+@pytest.mark.parametrize("scans", [1, 3, 4, 9])
+def test_a_sirens_scans_in_groups_have_the_values_of_each_alone_whatever_is_beside_them(scans: int) -> None:
+    params = field_kinds.init_params(SIREN, torch.Generator().manual_seed(0))
+    latents, sizes = torch.randn(9, SIREN.latent, generator=torch.Generator().manual_seed(1)), []
+
+    def values(group: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(group))
+        return siren.field(SIREN, params, grid([5, 4]), group)
+
+    found = field_kinds.in_groups(values, latents[:scans], 4)
+    assert set(sizes) == {4}
+    torch.testing.assert_close(found, field_kinds.field(SIREN, params, grid([5, 4]), latents[:scans]))
+    assert torch.equal(found, field_kinds.in_groups(values, latents, 4)[:scans])
+    assert field_kinds.in_groups(values, latents[:0], 4).shape == (0, 20, 1)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_a_sirens_values_are_those_of_the_cpu_and_its_kernels_are_launched_for_many_scans() -> None:
+    params = field_kinds.init_params(SIREN, torch.Generator().manual_seed(0))
+    latents = torch.randn(100, SIREN.latent, generator=torch.Generator().manual_seed(1))
+    there = {name: tensor.cuda() for name, tensor in params.items()}
+    found = field_kinds.field(SIREN, there, grid([5, 4], "cuda"), latents.cuda())
+    torch.testing.assert_close(found.cpu(), field_kinds.field(SIREN, params, grid([5, 4]), latents))
+    few = field_kinds.field(SIREN, there, grid([5, 4], "cuda"), latents[:7].cuda())
+    assert torch.equal(few, found[:7])

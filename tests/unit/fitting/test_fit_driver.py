@@ -25,7 +25,8 @@ from medfuncta_dist.fitting import fit_task as worker_side
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import fit, locate_table
 from medfuncta_dist.fitting.fit_failures import DAMAGED_SHARD
-from medfuncta_dist.fitting.fit_task import NOT_FINITE, NOT_STORABLE, WRONG_SHAPE, FitTask, fit_task
+from medfuncta_dist.fitting.fit_rows import NOT_FINITE, NOT_STORABLE
+from medfuncta_dist.fitting.fit_task import WRONG_SHAPE, FitTask, fit_task
 from medfuncta_dist.latents import table_format
 from medfuncta_dist.latents.fit import fit_batch
 from medfuncta_dist.latents.fit_settings import FitSettings

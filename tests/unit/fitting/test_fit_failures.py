@@ -15,7 +15,7 @@ from medfuncta_dist.errors import LeaseLostError, StorageError, WorkerDiedError
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import FitSummary, fit, locate_table
 from medfuncta_dist.fitting.fit_failures import ENDED_ITS_WORKER
-from medfuncta_dist.fitting.fit_task import NOT_FINITE
+from medfuncta_dist.fitting.fit_rows import NOT_FINITE
 from medfuncta_dist.latents import table_format
 from medfuncta_dist.shards.sample import Sample
 from medfuncta_dist.shards.snapshot import read_index

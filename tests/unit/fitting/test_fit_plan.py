@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.fitting.fit_plan import FitWork, cover, plan, ranges
+from medfuncta_dist.fitting.fit_plan import FitWork, cover, cut_before, plan, ranges
 from medfuncta_dist.shards.snapshot import Shard, Snapshot
 
 SIZES = st.dictionaries(st.sampled_from(["train", "val", "test"]), st.lists(st.integers(1, 50), max_size=5), max_size=3)
@@ -106,3 +106,28 @@ def test_a_divided_range_is_covered_by_what_is_committed_and_what_is_left(scans,
     done, left = cover([work], names)
     assert {p.name for p in done} == names
     assert sorted(row for p in (*done, *left) for row in range(p.start, p.stop)) == list(range(scans))
+
+
+@given(SIZES, st.integers(1, 60), st.randoms())
+def test_how_a_table_was_cut_is_known_by_any_of_its_ranges(sizes, scans_per_task, random):
+    """Or by pieces of them; to the size that matters: with it, every committed range is one again."""
+    whole, names = snapshot(sizes), set()
+    for work in ranges(whole, None, scans_per_task):
+        if random.random() < 0.5:
+            names |= {piece.name for piece in work.divided()} if random.random() < 0.2 else {work.name}
+    size = cut_before(whole, names | {f"{'f' * 24}-00000000-00000099"})
+    if not names:
+        assert size is None
+    elif size is not None:
+        assert {work.name for work in cover(ranges(whole, None, size), names)[0]} == names
+
+
+@given(st.integers(1, 50), st.lists(st.integers(1, 200), min_size=1, max_size=5))
+def test_one_whole_range_is_enough(scans_per_task, counts):
+    whole = snapshot({"train": counts})
+    works = ranges(whole, None, scans_per_task)
+    for work in (work for work in works if work.scans == scans_per_task):
+        again = ranges(whole, None, cut_before(whole, {work.name}))
+        assert cover(again, {work.name})[0] == [work], "or a piece of one"
+    if max(counts) >= scans_per_task:
+        assert cut_before(whole, {work.name for work in works}) == scans_per_task

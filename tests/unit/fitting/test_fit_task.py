@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import tempfile
 import threading
+import weakref
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +23,16 @@ from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import SirenSpec, init_params
 from medfuncta_dist.fitting import fit_task as worker_side
 from medfuncta_dist.fitting import latent_ledger
+from medfuncta_dist.fitting.batch_transfer import Arriving, Sender
 from medfuncta_dist.fitting.fit_plan import FitWork
-from medfuncta_dist.fitting.fit_task import DAMAGED_SAMPLE, WRONG_SHAPE, FitTask, fit_task
+from medfuncta_dist.fitting.fit_rows import ColumnsComing
+from medfuncta_dist.fitting.fit_task import DAMAGED_SAMPLE, WRONG_SHAPE, FitTask, fit_task, fitter_here
 from medfuncta_dist.latents import table_format
-from medfuncta_dist.latents.fit import new_fitter
+from medfuncta_dist.latents.fit import Fitter, new_fitter
 from medfuncta_dist.latents.fit_result import FitResult
 from medfuncta_dist.latents.fit_settings import FitSettings
+from medfuncta_dist.meta.machine.arithmetic import Arithmetic
+from medfuncta_dist.meta.sweeps.chunks import Chunks
 from medfuncta_dist.network.committed_network import NetworkRef, store_network
 from medfuncta_dist.scans.scan import Scan, Window
 from medfuncta_dist.shards.sample import encode
@@ -244,3 +250,110 @@ def test_a_batch_that_cannot_be_fitted_comes_before_a_later_one_that_cannot_be_r
     with pytest.raises(ArithmeticError, match="singular"):
         fit_task(task)
     assert left_behind(task) == []
+
+
+class Watched:
+    """The task's fitter, noting which batch is fitted when, and how many batches' values are in memory then."""
+
+    def __init__(self, fitter: Fitter, events: list[tuple[str, int]]) -> None:
+        self.fitter, self.events, self.units, self.halved = fitter, events, fitter.units, False
+        self.values: list[weakref.ref[torch.Tensor]] = []
+        self.most_alive = 0
+
+    def fit(self, targets: torch.Tensor) -> FitResult:
+        self.values.append(weakref.ref(targets))
+        self.most_alive = max(self.most_alive, sum(value() is not None for value in self.values))
+        self.events.append(("fit", len(self.values) - 1))
+        return self.fitter.fit(targets)
+
+
+def watched(task: FitTask, monkeypatch: pytest.MonkeyPatch) -> tuple[Watched, list[tuple[str, int]]]:
+    events: list[tuple[str, int]] = []
+    fitter = Watched(fitter_here(task.worker, task.network, task.shape, task.settings, task.learned_rates), events)
+    wait, rows_of = ColumnsComing.wait, worker_side.rows_of
+    monkeypatch.setattr(worker_side, "fitter_here", lambda *_: fitter)
+    counts = dict.fromkeys(("wait", "rows"), 0)
+
+    def noted(kind: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def noting(*given: Any) -> Any:
+            events.append((kind, counts[kind]))
+            counts[kind] += 1
+            return work(*given)
+
+        return noting
+
+    monkeypatch.setattr(ColumnsComing, "wait", noted("wait", wait))
+    monkeypatch.setattr(worker_side, "rows_of", noted("rows", rows_of))
+    return fitter, events
+
+
+def test_results_are_awaited_once_per_batch_when_the_next_one_has_been_launched(tmp_path, monkeypatch):
+    task = task_of(tmp_path)
+    fitter, events = watched(task, monkeypatch)
+    assert fit_task(task).rows == SCANS - 1
+    assert events == [
+        ("fit", 0),
+        ("fit", 1),
+        ("wait", 0),
+        ("rows", 0),
+        ("fit", 2),
+        ("wait", 1),
+        ("rows", 1),
+        ("wait", 2),
+        ("rows", 2),
+    ]
+    assert fitter.most_alive == 1, "beside the one that is being read"
+
+
+def test_the_next_batch_is_read_while_one_is_fitted(tmp_path, monkeypatch):
+    """Both wait for each other: one after the other, they would never end."""
+    task, meet = task_of(tmp_path), threading.Barrier(2, timeout=10)
+    fitter, _ = watched(task, monkeypatch)
+    fit, send = fitter.fit, Sender.send
+    sent = []
+
+    def fitting(targets: torch.Tensor) -> FitResult:
+        if len(fitter.values) < 2:  # the third and last batch has none after it
+            meet.wait()
+        return fit(targets)
+
+    def sending(self: Sender, values: np.ndarray) -> Arriving:
+        sent.append(threading.current_thread().name)
+        if len(sent) > 1:
+            meet.wait()
+        return send(self, values)
+
+    monkeypatch.setattr(fitter, "fit", fitting)
+    monkeypatch.setattr(Sender, "send", sending)
+    assert fit_task(task).rows == SCANS - 1
+    assert len(sent) == 3
+    assert all(name.startswith("one-ahead") for name in sent), "sent to the device by the thread that reads"
+
+
+def test_a_part_that_a_gpu_made_tells_its_precision(tmp_path):
+    arithmetic = Arithmetic("torch", precision="tf32x3")
+    on_cpu = task_of(tmp_path, arithmetic=arithmetic)
+    on_gpu = replace(on_cpu, worker=replace(on_cpu.worker, gpus=0.5))
+    assert worker_side._precision(on_gpu) == {"precision": "tf32x3"}
+    assert worker_side._precision(on_cpu) == {}, "a CPU computes in float32, and its parts keep their bytes"
+    identity = {"network": "n", "fit": "f", **worker_side._precision(on_gpu)}
+    assert table_format.schema(5, "float32", identity).metadata[b"precision"] == b"tf32x3"
+
+
+def test_a_task_whose_memory_ran_out_goes_on_and_says_so(tmp_path, monkeypatch):
+    plain, short = (task_of(tmp_path / name, chunks=Chunks(6, 2)) for name in ("plain", "short"))
+    assert fit_task(plain).halved is False
+    worker_side.fitter_here.cache_clear()
+    fitter = worker_side._fitter(short)
+    work = fitter.work
+
+    def with_little_memory(targets: torch.Tensor) -> list[torch.Tensor]:
+        if len(targets) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return work(targets)
+
+    monkeypatch.setattr(fitter, "work", with_little_memory)
+    done = fit_task(short)
+    worker_side.fitter_here.cache_clear()
+    assert (done.rows, done.halved) == (SCANS - 1, True)
+    assert commit_of(short).psnr_sum == pytest.approx(commit_of(plain).psnr_sum, rel=1e-4)
