@@ -41,7 +41,7 @@ def constants(results: Path) -> dict[str, Constant]:
         "driver, a task": Constant(fan["results"]["fan_out"]["ms_per_shard"], "ms", by_fan),
         "driver, open and plan": Constant(planned["seconds"] / planned["shards"] * 1e3, "ms a shard", by_fan),
         "driver, read a record": Constant(planned["read_records_seconds"] / planned["committed"] * 1e3, "ms", by_fan),
-        "scans a shard": Constant(1024, "", "default of data.shard_scans and fit.scans_per_task"),
+        "scans a shard": Constant(1024, "", "default of data.shard_scans, which bounds a fit task"),
         "outer steps x batch": Constant(250_000 * 24, "scans", "the paper's training"),
         "meta-step arithmetic": Constant(
             244, "GFLOP a scan", "derived: 13 s a step of 8 scans on two cores of 150 GFLOP/s"
