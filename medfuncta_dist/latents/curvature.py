@@ -6,10 +6,13 @@ summed over points gives every row of the Jacobian ∂y/∂s at once: at the cos
 
 from __future__ import annotations
 
+import math
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from medfuncta_dist.latents.curvature_forms import Curvature, Dual, Form, Primal, form_of
 from medfuncta_dist.meta.context import context_size
 from medfuncta_dist.meta.machine.products import product
 from medfuncta_dist.meta.objective import Block, Objective
@@ -63,16 +66,19 @@ def rows(jacobian: Jacobian, chosen: Tensor | None = None) -> Float[Tensor, "sca
 
 
 def curved_gradient(
-    objective: Objective, sample: Int[Tensor, " chosen"]
-) -> tuple[Float[Tensor, "batch layer hidden"], Float[Tensor, " batch"], Float[Tensor, "batch latent latent"]]:
+    objective: Objective, sample: Int[Tensor, " chosen"], form: Form | None = None
+) -> tuple[Float[Tensor, "batch layer hidden"], Float[Tensor, " batch"], Curvature]:
     """``shift_gradient`` and the curvature by one sweep: the loss's gradient is Jᵀ times the residue.
 
     The curvature is 2 JᵀJ over the number of values, the Hessian of each scan's mean squared error without its second
-    derivatives; it is that of the points in ``sample`` (sorted indices, on the CPU).
+    derivatives; it is that of the points in ``sample`` (sorted indices, on the CPU). ``form``: default, what
+    the shapes say.
     """
     network, weight, shifts = objective.network, 1 / objective.values_per_scan, objective.shifts
     gradient, errors = torch.zeros_like(shifts), objective.zero_errors()
-    total = objective.latents.new_zeros(len(shifts), network.spec.latent, network.spec.latent)
+    values_seen = len(sample) * network.spec.channels
+    form = form or form_of(values_seen, network.spec.latent)
+    growing = (_Rows if form is Dual else _Squares)(objective, values_seen)
     for block in objective.blocks():
         jacobian, values = block.run(jacobian_sweep, shifts[block.scans])
         error = values - block.targets
@@ -81,15 +87,52 @@ def curved_gradient(
         for channel, by_layer in enumerate(jacobian):
             for layer, part in enumerate(by_layer):
                 gradient[block.scans, layer] += torch.bmm(residue[:, None, :, channel], part)[:, 0]
-        _add_squares(total[block.scans], network, rows(jacobian, _inside(sample, block)))
-    return gradient, errors * weight, total.mul_(2 / (len(sample) * network.spec.channels))
+        by_shifts = rows(jacobian, _inside(sample, block))
+        del jacobian  # its largest part is not needed any more when the products are made
+        before = int((sample < block.points.start).sum()) * network.spec.channels
+        growing.add(block.scans, before, _by_latents(network, by_shifts))
+    return gradient, errors * weight, growing.done()
 
 
-def _add_squares(total: Tensor, network: Folded, by_shifts: Float[Tensor, "scan value shift"]) -> None:
-    """total += JᵀJ with J = ∂y/∂s M̃."""
+def _by_latents(network: Folded, by_shifts: Float[Tensor, "scan value shift"]) -> Float[Tensor, "scan value latent"]:
+    """∂y/∂φ = ∂y/∂s M̃."""
     flat = product(by_shifts.flatten(0, 1), network.maps, network.arithmetic)
-    by_latents = flat.view(*by_shifts.shape[:2], network.spec.latent)  # a block may have no point of the sample
-    total.baddbmm_(by_latents.mT, by_latents)
+    return flat.view(*by_shifts.shape[:2], network.spec.latent)  # a block may have no point of the sample
+
+
+class _Squares:
+    """The primal form, block by block: a sum of JᵀJ."""
+
+    def __init__(self, objective: Objective, values: int) -> None:
+        latent, self._values = objective.network.spec.latent, values
+        self._total = objective.latents.new_zeros(len(objective.latents), latent, latent)
+
+    def add(self, scans: slice, before: int, jacobian: Float[Tensor, "scan value latent"]) -> None:
+        self._total[scans].baddbmm_(jacobian.mT, jacobian)
+
+    def done(self) -> Primal:
+        return Primal(self._total.mul_(2 / self._values))
+
+
+class _Rows:
+    """The dual form, block by block: all rows of J, each in its place."""
+
+    def __init__(self, objective: Objective, values: int) -> None:
+        self._arithmetic = objective.network.arithmetic
+        latent = objective.network.spec.latent
+        self._rows = objective.latents.new_empty(len(objective.latents), values, latent)
+
+    def add(self, scans: slice, before: int, jacobian: Float[Tensor, "scan value latent"]) -> None:
+        place = self._rows[scans, before : before + jacobian.shape[1]]
+        torch.mul(jacobian, math.sqrt(2 / self._rows.shape[1]), out=place)
+
+    def done(self) -> Dual:
+        return Dual(self._rows, self._squares())
+
+    def _squares(self) -> Tensor:
+        if self._arithmetic.products == "onednn":  # scan by scan it is faster than torch's product of all
+            return torch.stack([product(of_scan, of_scan.T, self._arithmetic) for of_scan in self._rows])
+        return torch.bmm(self._rows, self._rows.mT)
 
 
 def _inside(sample: Tensor, block: Block) -> Tensor | None:
