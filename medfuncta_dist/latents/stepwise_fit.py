@@ -18,7 +18,7 @@ from torch import Tensor
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.fields.params import Params
 from medfuncta_dist.fields.siren import SirenSpec
-from medfuncta_dist.latents.curvature import curved_gradient, jacobian_sweep, rows, spread_points
+from medfuncta_dist.latents.curvature import Sample, curved_gradient, jacobian_sweep, rows, spread_points
 from medfuncta_dist.latents.curvature_forms import AtOrigin, Curvature, Primal, form_of
 from medfuncta_dist.latents.fit_result import FitResult
 from medfuncta_dist.latents.fit_settings import FitSettings
@@ -89,6 +89,7 @@ class StepwiseFitter:
         self._block = 1 if self._asks else settings.block or self._chunks.scans
         self._everything = torch.arange(len(coordinates), device=coordinates.device)
         self._contexts, self._rescaling = self._plan(), self._rescaling_contexts()
+        self._samples = [self._sample(len(context), step) for step, context in enumerate(self._contexts)]
         self._replayed = Replayed(self.work)
         self.halved = False
         """Whether memory ran out: blocks and chunks are then half as large as they were to be."""
@@ -174,6 +175,11 @@ class StepwiseFitter:
 
         return [context(step) for step in range(settings.steps)]
 
+    def _sample(self, points: int, step: int) -> Sample:
+        """Of a step's points, those that its curvature is taken from."""
+        chosen = spread_points(points, self._settings.curvature_ratio, step)
+        return Sample.of(chosen, self._coordinates.device)
+
     def _rescaling_contexts(self) -> list[Int[Tensor, " context"]]:
         """The second context of each step, for the published rescaling."""
         ratio, steps = self._settings.rescale, range(self._settings.steps)
@@ -201,8 +207,7 @@ class StepwiseFitter:
         """Gradient by shifts, losses and, where the method wants it, curvature, on the step's context."""
         if not self._curved:
             return *shift_gradient(objective), None
-        sample = spread_points(len(objective.coordinates), self._settings.curvature_ratio, step)
-        return curved_gradient(objective, sample)
+        return curved_gradient(objective, self._samples[step])
 
     def _seen_at_origin(self, targets: Tensor) -> Seen:
         """At φ = 0 the gradient is linear in the target: y ↦ 2/N J₀ᵀ(f₀ − y)."""
@@ -224,8 +229,8 @@ class StepwiseFitter:
     @cached_property
     def _first_curvature(self) -> AtOrigin:
         points, spec = len(self._coordinates), self._network.spec
-        _, _, exact = curved_gradient(self._blank(), torch.arange(points), Primal)
-        sample = spread_points(points, self._settings.curvature_ratio, 1)
+        _, _, exact = curved_gradient(self._blank(), Sample.of(torch.arange(points), self._coordinates.device), Primal)
+        sample = self._sample(points, 1)
         if form_of(len(sample) * spec.channels, spec.latent) is Primal:
             return AtOrigin(exact, exact)
         return AtOrigin(exact, curved_gradient(self._blank(), sample)[2])

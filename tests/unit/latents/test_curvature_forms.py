@@ -10,7 +10,7 @@ from torch import Tensor
 
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.siren import SirenSpec, init_params
-from medfuncta_dist.latents.curvature import curved_gradient, spread_points
+from medfuncta_dist.latents.curvature import Sample, curved_gradient, spread_points
 from medfuncta_dist.latents.curvature_forms import AtOrigin, Curvature, Dual, Primal, form_of, take_back
 from medfuncta_dist.latents.fit import fit_batch
 from medfuncta_dist.latents.fit_settings import FitSettings
@@ -21,7 +21,7 @@ from medfuncta_dist.meta.sweeps.folded import fold
 
 SPEC = SirenSpec.linear(coords=2, channels=2, layers=4, hidden=24, latent=96, omega_first=8, omega_last=16)
 COORDINATES = grid([9, 8])
-SAMPLE = spread_points(72, 0.4, 1)
+SAMPLE = Sample.of(spread_points(72, 0.4, 1), torch.device("cpu"))
 """29 points, 58 values: fewer than the 96 numbers of a latent."""
 
 
