@@ -13,13 +13,12 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.fields.siren import SirenSpec
 from medfuncta_dist.meta.device import granted_device
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic, Products
-from medfuncta_dist.meta.machine.gpu_memory import granted_memory
 from medfuncta_dist.meta.machine.precision import Precision
 from medfuncta_dist.meta.machine.self_check import Trial, Verdict, self_check
 from medfuncta_dist.network.core_settings import chunks_of, field_spec, sized_chunks
 from medfuncta_dist.run.fan_outs import compute_fan_out, trial_fan_out
 from medfuncta_dist.run.frozen_run_file import run_path
-from medfuncta_dist.run.settle_chunks import chosen_on_cpu, chosen_on_gpu, computes_on_gpus_alone
+from medfuncta_dist.run.settle_chunks import chosen_on_cpu, chosen_on_gpu, computes_on_gpus_alone, free_on_worker
 from medfuncta_dist.run.settle_fit import settle_fit
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard, publish_bytes
@@ -70,10 +69,7 @@ def _with(run: RunFile, **keys: Any) -> RunFile:
 
 def _chunks(run: RunFile, fan_out: FanOut) -> dict[str, Any]:
     if computes_on_gpus_alone(run):
-        (outcome,) = fan_out(granted_memory, [run.cluster.gpus_per_worker])
-        if not isinstance(outcome, Done):
-            raise outcome.error
-        chosen = chosen_on_gpu(run, outcome.result.free)
+        chosen = chosen_on_gpu(run, free_on_worker(run.cluster.gpus_per_worker, fan_out))
     else:
         chosen = chosen_on_cpu(run)
     return {key: value for key, value in chosen.items() if getattr(run.meta, key) is None}

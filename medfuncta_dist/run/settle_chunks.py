@@ -10,8 +10,10 @@ import psutil
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.section import Section
+from medfuncta_dist.meta.machine.gpu_memory import granted_memory
 from medfuncta_dist.meta.sweeps.chunks import ACTIVATION_BYTES
 from medfuncta_dist.network.core_settings import sized_chunks, sized_chunks_on_gpu
+from medfuncta_dist.task_map import Done, FanOut
 
 GPU_SWEEP_BYTES = 3 * 2**29
 """Of a sweep on a GPU: 24 scans at 1024 points of the paper's network need 1.3 GB, so that each step of its inner loop
@@ -28,6 +30,14 @@ def as_begun(run: RunFile, frozen: RunFile | None) -> RunFile:
     filled = {name: _filled(getattr(run, name), values) for name, values in found.items()}
     changed = {name: section for name, section in filled.items() if section is not getattr(run, name)}
     return run.model_copy(update=changed) if changed else run
+
+
+def free_on_worker(gpus: float, fan_out: FanOut) -> int:
+    """Bytes that the GPU of a worker with this grant has free."""
+    (outcome,) = fan_out(granted_memory, [gpus])
+    if not isinstance(outcome, Done):
+        raise outcome.error
+    return int(outcome.result.free)
 
 
 def computes_on_gpus_alone(run: RunFile) -> bool:

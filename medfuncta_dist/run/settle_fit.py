@@ -9,24 +9,44 @@ from typing import Any
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.fields.siren import SirenSpec
 from medfuncta_dist.latents.fit_check import FitTrial, fit_check
+from medfuncta_dist.latents.fit_memory import block_bytes
 from medfuncta_dist.meta.machine.self_check import Verdict
 from medfuncta_dist.network.core_settings import field_spec, fit_settings
+from medfuncta_dist.run.settle_chunks import GPU_SHARE, free_on_worker
 from medfuncta_dist.task_map import Done, FanOut
 
 
 def settle_fit(run: RunFile, fan_out: FanOut) -> RunFile:
-    """The run file with ``fit.captured`` filled in; a task on a worker tries whether recording pays."""
-    if run.fit.captured is not None:
-        return run
+    """The run file with ``fit.block_scans`` (on a GPU) and ``fit.captured`` filled in.
+
+    What a GPU has free, and whether recording pays, tasks on a worker find out.
+    """
     spec = field_spec(run)
-    if not isinstance(spec, SirenSpec) or not run.gpus_per_task or run.meta.graphs == "off":
-        return _with(run, captured=False)
+    on_gpu = isinstance(spec, SirenSpec) and run.gpus_per_task > 0
+    if on_gpu and run.fit.block_scans is None:
+        run = _with(run, block_scans=block_for(run, free_on_worker(run.gpus_per_task, fan_out)))
+    if run.fit.captured is None:
+        run = _with(run, captured=on_gpu and run.meta.graphs != "off" and _recording_pays(run, fan_out))
+    return run
+
+
+def block_for(run: RunFile, free: int) -> int:
+    """As many scans as a task with so many bytes free can fit together, and as a batch has."""
+    spec = field_spec(run)
+    assert isinstance(spec, SirenSpec)
+    apiece = block_bytes(spec, run.data.points, fit_settings(run))
+    return max(1, min(run.fit.batch, int(GPU_SHARE * free) // apiece))
+
+
+def _recording_pays(run: RunFile, fan_out: FanOut) -> bool:
+    spec = field_spec(run)
+    assert isinstance(spec, SirenSpec)
     trial = FitTrial(spec, tuple(run.data.shape), fit_settings(run), run.cluster.threads, run.gpus_per_task)
     (outcome,) = fan_out(fit_check, [trial])
     verdict = outcome.result if isinstance(outcome, Done) else Verdict(False, False, str(outcome.error))
     if not verdict.captured:
         print(f"warning: this run fits without CUDA graphs: {verdict.reason}", file=sys.stderr)
-    return _with(run, captured=verdict.captured)
+    return bool(verdict.captured)
 
 
 def _with(run: RunFile, **keys: Any) -> RunFile:

@@ -9,6 +9,7 @@ from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import MedfunctaError, RunChangedError
 from medfuncta_dist.latents.fit_check import fit_check
+from medfuncta_dist.latents.fit_memory import block_bytes
 from medfuncta_dist.meta.device import granted_device
 from medfuncta_dist.meta.machine import compiled
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
@@ -20,6 +21,7 @@ from medfuncta_dist.network.core_settings import arithmetic_of, chunks_of, field
 from medfuncta_dist.run.frozen_run_file import freeze
 from medfuncta_dist.run.settle_arithmetic import record_halving, settle_arithmetic
 from medfuncta_dist.run.settle_chunks import GPU_SHARE, GPU_SWEEP_BYTES, activation_bytes, chosen_on_gpu
+from medfuncta_dist.run.settle_fit import block_for
 from medfuncta_dist.stages.train_stage import _recorder_of_halvings
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
@@ -156,12 +158,26 @@ def test_chunks_of_a_gpu_are_settled_by_what_its_worker_has_free_and_kept(tmp_pa
     store, asked = ObjectStore(str(tmp_path)), []
     keys = ["cluster.gpus_per_worker=1", "meta.chunk_scans=2"]
     settled = settle_arithmetic(computing(tmp_path, *keys), store, workers_with_a_gpu(asked), fence=ALONE)
-    assert asked == [1]
+    assert asked == [1, 1], "for training, and for fitting"
     assert chunks_of(settled) == Chunks(64, 2)
+    assert settled.fit.block_scans == fit_settings(settled).block == settled.fit.batch
     again = computing(tmp_path, *keys)
     assert chunks_of(again) == Chunks(64, 2)
     assert settle_arithmetic(again, store, workers_with_a_gpu(asked), fence=ALONE) is again
-    assert asked == [1]
+    assert asked == [1, 1]
+
+
+def test_a_block_of_scans_follows_from_the_memory_of_a_share_of_a_gpu(tmp_path):
+    keys = ["meta.chunk_points=1170", "meta.chunk_scans=24", "fit.gpus_per_task=0.5", "fit.method=gauss-newton"]
+    run = run_file(*PAPER, *keys)
+    apiece = block_bytes(field_spec(run), 4096, fit_settings(run))
+    assert 2 * 4 * 2048**2 < apiece < 2**30
+    assert block_for(run, 7 * 2**30) == int(GPU_SHARE * 7 * 2**30) // apiece < run.fit.batch
+    assert block_for(run, 7 * 2**40) == run.fit.batch
+    assert block_for(run, 0) == 1
+    store, asked = ObjectStore(str(tmp_path)), []
+    settled = settle_arithmetic(computing(tmp_path, *keys), store, workers_with_a_gpu(asked), fence=ALONE)
+    assert (asked, settled.fit.block_scans) == ([0.5], settled.fit.batch)
 
 
 def workers_with_a_gpu(asked, verdict=Verdict(True, True, "")):  # noqa: B008
