@@ -13,8 +13,6 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from torch import Tensor
-
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunChangedError
 from medfuncta_dist.meta.learner import Learner
@@ -22,7 +20,7 @@ from medfuncta_dist.network.core_settings import new_learner
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard
-from medfuncta_dist.streaming.stream import Batch
+from medfuncta_dist.streaming.device_transfer import Placed
 from medfuncta_dist.training.attempt import Attempt, next_attempt
 from medfuncta_dist.training.checkpoints.checkpoint import Checkpoint, Checkpoints, Facts
 from medfuncta_dist.training.checkpoints.checkpoint_cadence import Cadence
@@ -92,7 +90,7 @@ class RestoredNetwork:
     engine: Engine
     first: int
     """The first outer step to take (0-based)."""
-    batches: Iterable[tuple[Batch, Tensor]]
+    batches: Iterable[Placed]
     checkpoints: Checkpoints
     """They know which ones are damaged."""
 

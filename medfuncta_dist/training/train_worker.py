@@ -14,13 +14,13 @@ import ray
 import ray.train
 import torch
 from ray.exceptions import RayActorError
-from torch import Tensor
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import MedfunctaError, StorageError, TrainingCollapsedError
 from medfuncta_dist.meta.learner import Trained
 from medfuncta_dist.network.committed_network import commit_network
 from medfuncta_dist.storage.publish import Guard
+from medfuncta_dist.streaming.device_transfer import Placed
 from medfuncta_dist.telemetry.event_log import history
 from medfuncta_dist.telemetry.goodput import STOPPED
 from medfuncta_dist.training.checkpoints.checkpoint_saver import CheckpointSaver
@@ -150,8 +150,8 @@ class TrainLoop:
         """The train loop. Returns the number of steps taken since the beginning of the run."""
         step, validation = self.first, self.feed.validation()
         self.heartbeat.set_phase("reading scans", step)
-        for (batch, targets), began, waited_s in _timed(self.batches):
-            result = self._take_step(batch.step, targets, waited_s)
+        for placed, began, waited_s in _timed(self.batches):
+            result = self._take_step(placed, waited_s)
             step = result.step
             self.statistics.add(step, result.loss, time.perf_counter() - began, result.wait_s)
             self._report_step(result)
@@ -169,14 +169,14 @@ class TrainLoop:
         self.saver.wait_for_upload(step)
         return step
 
-    def _take_step(self, index: int, targets: Tensor, waited_s: float) -> StepResult:
-        """Outer step ``index`` (0-based): the inner loop on this rank's scans, a sum over ranks, a gradient step."""
-        train = self.run.train
+    def _take_step(self, placed: Placed, waited_s: float) -> StepResult:
+        """An outer step: the inner loop on this rank's scans, a sum over ranks, a gradient step."""
+        train, index = self.run.train, placed.batch.step
         self.heartbeat.set_phase("the inner loop", index)
-        losses = self.engine.losses(*self.feed.inputs(targets, index))
+        losses = self.engine.losses(*self.feed.inputs(placed.targets, placed.contexts))
         local = [float(losses.detach().sum()) / train.batch, waited_s / self.world.size]
         local.append(self.leader.requests(upload_running=self.saver.upload_running).encode())
-        local += squares_about_mean(targets)
+        local += squares_about_mean(placed.targets)
 
         self.heartbeat.set_phase("summing the losses", index, waits_for_others=True)
         loss, wait_s, requests, squares, freedom = self.world.sum(local)
