@@ -184,7 +184,7 @@ class TrainLoop:
 
         rate = learning_rate(index, train)
         self.heartbeat.set_phase("exchanging gradients", index, waits_for_others=True)
-        norm = self.engine.step(share_of_loss(losses, train.batch, self.world.size), rate)
+        norm = float(self.engine.step(share_of_loss(losses, train.batch, self.world.size), rate))
         _check_finite("gradient norm", norm, index)
         decoded = StepRequests.decode(requests)
         return StepResult(index + 1, loss, norm, rate, wait_s, scatter(squares, freedom), decoded)

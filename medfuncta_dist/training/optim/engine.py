@@ -16,6 +16,7 @@ stages require of a meta-learner:
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from typing import Any
 
 import deepspeed
@@ -87,6 +88,7 @@ class Engine:
         self._optimizer = outer_optimizer(learner, train)
         if self._stage == 3:
             set_z3_leaf_modules(learner, [type(learner)])
+        _keep_norms_on_the_device(self._stage)
         self._engine: Any = deepspeed.initialize(
             model=learner, optimizer=self._optimizer, config=_config(train), dist_init_required=False
         )[0]
@@ -96,10 +98,11 @@ class Engine:
         losses: Tensor = self._engine(*inputs)
         return losses
 
-    def step(self, loss: Float[Tensor, ""], rate: float) -> float:
+    def step(self, loss: Float[Tensor, ""], rate: float) -> Float[Tensor, ""]:
         """One step of the optimiser at ``rate`` on this rank's loss (see `share_of_loss`).
 
-        Returns the global gradient norm before clipping; not finite when the gradient is not.
+        Returns the global gradient norm before clipping, on the device; not finite when the gradient is not. The
+        parameters are then spoiled: DeepSpeed would leave the step out, but would read the norm for that.
         """
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate * group[SHARE]
@@ -108,8 +111,8 @@ class Engine:
         self._engine.step()
         self._link_moments()
         self._broadcast_matrices()
-        norm = clipped_here if self._stage == 0 else self._engine.get_global_grad_norm()
-        return float("nan") if norm is None else float(norm)
+        norm: Tensor = clipped_here if clipped_here is not None else self._engine.get_global_grad_norm()
+        return norm.detach()
 
     def _link_moments(self) -> None:
         """Once, after a step: link every group's parameters to their moments, which by now exist."""
@@ -190,7 +193,23 @@ def _config(train: Train) -> dict[str, Any]:
         "zero_optimization": {"stage": train.stage},
         "zero_allow_untested_optimizer": True,  # Ours is AdamW in another class (outer_optimizers.py).
         "steps_per_print": 10**12,
+        "timers": {"throughput": {"enabled": False}},  # It waits for the GPU twice a step.
     }
+
+
+def _keep_norms_on_the_device(stage: int) -> None:
+    """ZeRO asks at each step, and once per group of parameters where it clips, whether the norm is finite, and replaces
+    one that is not by a number that it copies to the GPU: the host waits each time. Here it always goes on; the norm is
+    then infinite, and whoever takes the steps looks at it later."""
+    if stage:
+        module = import_module(f"deepspeed.runtime.zero.{'stage3' if stage == 3 else 'stage_1_and_2'}")
+        module.is_invalid_grad_norm = lambda norm: False  # type: ignore[attr-defined]
+        module.mask_nan_or_inf_with_val_inplace = _mask_not_finite  # type: ignore[attr-defined]
+
+
+def _mask_not_finite(norm: Tensor, device: Any = None, val: float = -1.0) -> None:
+    """As DeepSpeed's function of the longer name."""
+    norm.masked_fill_(~torch.isfinite(norm), val)
 
 
 def _shape(parameter: Tensor) -> torch.Size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def take_steps(engine: Any, first: int, last: int) -> tuple[list[float], list[fl
     for step in range(first, last):
         mine = engine.losses(*inputs(step, rows_of_rank()))
         total = mine.detach().sum() / BATCH
-        norms.append(engine.step(share_of_loss(mine, BATCH, dist.get_world_size()), RATE))
+        norms.append(float(engine.step(share_of_loss(mine, BATCH, dist.get_world_size()), RATE)))
         dist.all_reduce(total)
         losses.append(float(total))
     return losses, norms
@@ -143,6 +144,15 @@ def from_scratch(kind: str, clip: float | None) -> list[Any]:
         rest, rest_norms = take_steps(engine, 2, STEPS)
         found.append((first + rest, first_norms + rest_norms, dict(engine.full_parameters()), share))
     return found
+
+
+def spoiled(kind: str) -> list[float]:
+    """At each stage, without and with clipping: the norm of a step whose gradients are not finite."""
+    from medfuncta_dist.training.optim.engine import Engine, join_process_group
+
+    join_process_group()
+    engines = [Engine(on_rank(kind), settings(stage, clip)) for stage in STAGES for clip in (None, CLIP)]
+    return [float(engine.step(engine.losses(*inputs(0)).sum() * math.inf, RATE)) for engine in engines]
 
 
 def resumed(kind: str, saved: Saved, clip: float | None) -> list[Any]:
@@ -289,6 +299,12 @@ def test_partitioned_state_of_two_ranks_resumes_on_one_at_any_stage(kind: str, t
         assert same
         assert found_losses == pytest.approx(losses[2:], abs=1e-6)
         assert_close(found_parameters, parameters)
+
+
+def test_gradients_that_are_not_finite_have_a_norm_that_is_not_at_any_stage(kind: str, tmp_path: Path) -> None:
+    [norms] = on_ranks(1, spoiled, kind, folder=tmp_path)
+    assert len(norms) == 2 * len(STAGES)
+    assert not any(map(math.isfinite, norms))
 
 
 @pytest.mark.parametrize("world_size", [1, 2])
