@@ -29,7 +29,7 @@ from medfuncta_dist.storage.publish import ALONE, Guard
 from medfuncta_dist.telemetry.event_log import read_events
 from medfuncta_dist.telemetry.goodput import Goodput, goodput
 from medfuncta_dist.telemetry.progress_report import OnProgress, ignore_progress
-from medfuncta_dist.training.liveness.heartbeat import SLOW_PHASE_S
+from medfuncta_dist.training.liveness.heartbeat import collective_timeout_s
 from medfuncta_dist.training.train_driver import OnMessage, TrainDriver
 
 
@@ -108,8 +108,7 @@ def _trainer(run: RunFile, snapshot_digest: str, mailbox: Any, folder: str, fenc
     return TorchTrainer(
         worker_entry,
         train_loop_config={"run": run.model_dump(), "snapshot": snapshot_digest, "mailbox": mailbox, "fence": fence},
-        # Only for collectives that the heartbeats do not judge: start-up, long uploads, and a driver that is gone.
-        torch_config=TorchConfig(timeout_s=math.ceil(max(SLOW_PHASE_S, 2 * run.train.hang_timeout))),
+        torch_config=TorchConfig(timeout_s=math.ceil(collective_timeout_s(run.train.hang_timeout))),
         scaling_config=ScalingConfig(
             num_workers=workers,  # type: ignore[arg-type]
             use_gpu=cluster.gpus_per_worker > 0,
