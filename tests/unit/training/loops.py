@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -63,6 +64,9 @@ def trained(
                 loop.finish()
         except TrainingCollapsedError as collapsed:
             error = collapsed.what
+        for thread in threading.enumerate():
+            if thread.name == "upload":
+                thread.join(10)
     return found(run, here, error)
 
 
@@ -75,6 +79,7 @@ def found(run: RunFile, here: Here, error: str) -> dict[str, Any]:
         "notes": [fields["text"] for kind, fields in messages if kind == "note"],
         "logged": [[step, loss] for step, loss in history(store, run.name, "loss")],
         "norms": [[step, norm] for step, norm in history(store, run.name, "gradient_norm")],
+        "psnr": [[step, psnr] for step, psnr in history(store, run.name, "psnr")],
         "checkpoints": [info.path for info in store.list(f"runs/{run.name}/checkpoints/commits")],
         "events": [line["fields"] | {"name": line["name"]} for line in events(store, run)],
         "network": "" if done is None else done.digest,
