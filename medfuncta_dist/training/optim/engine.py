@@ -15,6 +15,7 @@ stages require of a meta-learner:
 
 from __future__ import annotations
 
+import math
 import os
 from importlib import import_module
 from typing import Any
@@ -46,6 +47,9 @@ from medfuncta_dist.training.optim.parameter_groups import SHARE, kinds_of_state
 
 # Every gradient is below this: DeepSpeed computes the global norm, which we report, only where it clips.
 NO_CLIP = 1e30
+
+ALIGNED = 1024
+"""Numbers of a bucket: a multiple of it, for ZeRO requires one of 2 and pads parts for the alignment of memory."""
 
 
 def join_process_group(gpus: float = 0.0) -> torch.device:
@@ -90,7 +94,7 @@ class Engine:
             set_z3_leaf_modules(learner, [type(learner)])
         _keep_norms_on_the_device(self._stage)
         self._engine: Any = deepspeed.initialize(
-            model=learner, optimizer=self._optimizer, config=_config(train), dist_init_required=False
+            model=learner, optimizer=self._optimizer, config=_config(train, learner), dist_init_required=False
         )[0]
 
     def losses(self, *inputs: Any) -> Float[Tensor, " batch"]:
@@ -184,17 +188,26 @@ class Engine:
             safe_set_local_optimizer_state(parameter, _padded_slice(value, parameter.ds_tensor), key)
 
 
-def _config(train: Train) -> dict[str, Any]:
+def _config(train: Train, learner: Learner) -> dict[str, Any]:
     return {
         # The real batch is uneven over ranks and known only here; DeepSpeed only requires the numbers to be consistent.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": 0.0 if train.stage == 0 else train.clip or NO_CLIP,
-        "zero_optimization": {"stage": train.stage},
+        "zero_optimization": {"stage": train.stage, **_buckets(learner)},
         "zero_allow_untested_optimizer": True,  # Ours is AdamW in another class (outer_optimizers.py).
         "steps_per_print": 10**12,
         "timers": {"throughput": {"enabled": False}},  # It waits for the GPU twice a step.
     }
+
+
+def _buckets(learner: Learner) -> dict[str, int]:
+    """Sizes of ZeRO's buffers: all that is trained fits into one. By default, they hold 5e8 numbers: 2 GB of a GPU's
+    memory, for 31 MB of gradients."""
+    numbers = sum(math.prod(shape) for shape in learner.shapes.values())
+    numbers += -numbers % ALIGNED
+    names = ("reduce_bucket_size", "allgather_bucket_size", "stage3_prefetch_bucket_size")
+    return dict.fromkeys(names, numbers)
 
 
 def _keep_norms_on_the_device(stage: int) -> None:
