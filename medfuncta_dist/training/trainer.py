@@ -26,6 +26,8 @@ from medfuncta_dist.meta.device import granted_device
 from medfuncta_dist.network.committed_network import Committed, committed_network
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE, Guard
+from medfuncta_dist.streaming.compile_cache import use_compile_cache
+from medfuncta_dist.streaming.shard_cache import cache_folder
 from medfuncta_dist.telemetry.event_log import read_events
 from medfuncta_dist.telemetry.goodput import Goodput, goodput
 from medfuncta_dist.telemetry.progress_report import OnProgress, ignore_progress
@@ -131,6 +133,7 @@ def worker_entry(config: dict[str, Any]) -> None:
     began = time.time()
     # Before the first import of deepspeed, which else takes whatever it finds.
     os.environ["DS_ACCELERATOR"] = granted_device(config["run"]["cluster"]["gpus_per_worker"]).type
+    use_compile_cache(cache_folder(config["run"]["cluster"]["cache"]))
     from medfuncta_dist.training.train_worker import train_worker
 
     run = RunFile.model_validate(config["run"])
