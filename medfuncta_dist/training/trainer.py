@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from medfuncta_dist.config.run_file import RunFile
@@ -33,6 +34,11 @@ from medfuncta_dist.telemetry.goodput import Goodput, goodput
 from medfuncta_dist.telemetry.progress_report import OnProgress, ignore_progress
 from medfuncta_dist.training.liveness.heartbeat import collective_timeout_s
 from medfuncta_dist.training.train_driver import OnMessage, TrainDriver
+
+SHUTDOWN_S = 5
+"""How long Ray Train waits, before it kills the workers, for their process group to be destroyed; 30 s by default. A
+sound group takes less than a second. One that lost a rank may never be: its GPUs wait in a collective for that rank.
+Nothing is lost with it, since all that counts is in storage, and each second of the wait is one of a recovery."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +116,7 @@ def _trainer(run: RunFile, snapshot_digest: str, mailbox: Any, folder: str, fenc
     return TorchTrainer(
         worker_entry,
         train_loop_config={"run": run.model_dump(), "snapshot": snapshot_digest, "mailbox": mailbox, "fence": fence},
-        torch_config=TorchConfig(timeout_s=math.ceil(collective_timeout_s(run.train.hang_timeout))),
+        torch_config=QuickShutdown(timeout_s=math.ceil(collective_timeout_s(run.train.hang_timeout))),
         scaling_config=ScalingConfig(
             num_workers=workers,  # type: ignore[arg-type]
             use_gpu=cluster.gpus_per_worker > 0,
@@ -126,6 +132,22 @@ def _trainer(run: RunFile, snapshot_digest: str, mailbox: Any, folder: str, fenc
             logging_config=LoggingConfig(log_level="ERROR"),
         ),
     )
+
+
+class _Backend(TorchConfig().backend_cls):  # type: ignore[misc]
+    def on_shutdown(self, *arguments: Any) -> None:
+        # Read here, in Ray Train's controller, which gets no variable of that name from the driver's process.
+        os.environ.setdefault(TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S, str(SHUTDOWN_S))
+        super().on_shutdown(*arguments)
+
+
+class QuickShutdown(TorchConfig):
+    """Torch's process group, which is not long waited for when it ends."""
+
+    @property
+    def backend_cls(self) -> type[_Backend]:
+        """What Ray Train's controller starts and ends the group with."""
+        return _Backend
 
 
 def worker_entry(config: dict[str, Any]) -> None:
