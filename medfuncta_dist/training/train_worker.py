@@ -105,6 +105,7 @@ def _log_start(rank: RankContext, first: int, began: float) -> None:
         workers=rank.world.size,
         pids=pids,
         nodes=[node[:12] for node in rank.nodes],
+        device=rank.device,
         setup_s=round(time.time() - began, 3),
     )
 

@@ -11,6 +11,7 @@ import pytest
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.training.optim.learning_rate import learning_rate
+from medfuncta_dist.training.reporting.previous_attempts import told_of_device
 from tests.integration.training_runs import run_file
 from tests.kinds import KINDS
 from tests.unit.training.loops import packed_here, trained
@@ -94,3 +95,35 @@ def test_no_validation_is_made_of_a_network_that_collapsed(here: tuple[str, str]
     [found] = on_ranks(1, validated, *here, folder=tmp_path)
     assert re.fullmatch(f"the (loss|gradient norm) of outer step {SPOILED + 1} is (nan|inf)", found["error"])
     assert found["psnr"] == []
+
+
+def on_two_models(storage: str, snapshot: str) -> list[dict[str, Any]]:
+    """The same run on one model of GPU to step 2, on another to step 4, and there to the end."""
+    found = []
+    for steps, model in ((2, "Tesla V100"), (4, "NVIDIA H100"), (6, "NVIDIA H100")):
+        run = logged_every(storage, "moved", "siren", 1, steps=steps)
+
+        def change(patch: pytest.MonkeyPatch, model: str = model) -> None:
+            patch.setattr("medfuncta_dist.training.rank_setup.device_model", lambda device: model)
+
+        found.append(trained(run, snapshot, change))
+    return found
+
+
+def test_a_run_that_goes_on_with_another_model_of_gpu_says_what_it_no_longer_promises(
+    here: tuple[str, str], tmp_path: Path
+) -> None:
+    [[first, moved, again]] = on_ranks(1, on_two_models, *here, folder=tmp_path)
+    told = [[note for note in found["notes"] if "H100" in note or "V100" in note] for found in (first, moved, again)]
+    assert [len(notes) for notes in told] == [0, 1, 0]
+    [note] = told[1]
+    assert "written on Tesla V100, training goes on with NVIDIA H100" in note
+    assert "same order" in note
+    assert "last bit" in note
+    started = [event["device"] for event in again["events"] if event["name"] == "started"]
+    assert started == ["Tesla V100", "NVIDIA H100", "NVIDIA H100"]
+
+
+@pytest.mark.parametrize(("before", "now"), [("", "cpu"), ("cpu", "cpu"), ("A, B", "A, B")])
+def test_nothing_is_said_of_a_model_that_stays_or_was_not_recorded(before: str, now: str) -> None:
+    assert told_of_device(before, now) is None
