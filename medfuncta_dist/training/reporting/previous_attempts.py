@@ -42,8 +42,8 @@ def told_of_device(before: str, now: str) -> str | None:
     if not before or before == now:
         return None
     return (
-        f"the checkpoint was written on {before}, training goes on with {now}: scans come in the same order, but weights "
-        "and losses agree with those of an uninterrupted run to float32 rounding only, no longer to the last bit"
+        f"the checkpoint was written on {before}, training goes on with {now}: scans come in the same order, but "
+        "weights and losses agree with an uninterrupted run's to float32 rounding only, no longer to the last bit"
     )
 
 
