@@ -27,3 +27,8 @@ def require_device(device: torch.device) -> torch.device:
             "leave out fit.gpus_per_task",
         )
     return device
+
+
+def device_model(device: torch.device) -> str:
+    """The model of a GPU, as its maker names it; ``cpu`` for any CPU."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"

@@ -45,6 +45,7 @@ class MetaLearner(Learner):
     """
 
     spec: SirenSpec
+    _rates: Tensor | None
 
     def __init__(
         self,
@@ -65,7 +66,8 @@ class MetaLearner(Learner):
         super().__init__(spec, start, coordinates)
         self.engine, self.arithmetic = engine, arithmetic
         self.chunks = chunks or Chunks.sized(spec.hidden)
-        self._rates = None if learn_rates else rates
+        # A buffer, so that it moves to a GPU with the module: a copy at every step would keep the host waiting.
+        self.register_buffer("_rates", None if learn_rates else rates, persistent=False)
         self._replayed = Replayed(self.work)
         self._halved = False
 
@@ -166,13 +168,29 @@ class _Recursive(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, weights: Tensor) -> tuple[Tensor | None, ...]:
-        # The gradients by what scans share are already summed: weights that differ could no longer be applied.
-        if not bool((weights == weights[0]).all()):
-            raise RuntimeError(
-                "the recursive engine needs a loss that weights all scans equally; use engine='unrolled'"
-            )
-        by_shared = [weights[0] * gradient for gradient in ctx.by_shared]
+        weight = common_weight(weights, read=can_be_read_freely(weights))
+        by_shared = [weight * gradient for gradient in ctx.by_shared]
         return None, None, None, weights[:, None] * ctx.by_latents, *by_shared
+
+
+def can_be_read_freely(weights: Tensor) -> bool:
+    """Whether the host waits for nothing when it reads them."""
+    return weights.device.type == "cpu"
+
+
+def common_weight(weights: Float[Tensor, " batch"], *, read: bool) -> Float[Tensor, ""]:
+    """The weight of every scan in the loss.
+
+    The gradients by what scans share are already summed: weights that differ could no longer be applied. Where they
+    may be ``read``, that is a RuntimeError; elsewhere, where the host would wait for the device, the weight is NaN,
+    and so are the gradients, whose norm whoever trains checks anyway.
+    """
+    equal = (weights == weights[0]).all()
+    if not read:
+        return weights[0].masked_fill(~equal, torch.nan)
+    if not bool(equal):
+        raise RuntimeError("the recursive engine needs a loss that weights all scans equally; use engine='unrolled'")
+    return weights[0]
 
 
 def _recursive(*inputs: Any) -> Tensor:

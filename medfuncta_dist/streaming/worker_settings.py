@@ -10,6 +10,7 @@ import torch
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.meta.device import granted_device
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.streaming.compile_cache import use_compile_cache
 from medfuncta_dist.streaming.shard_cache import ShardCache, cache_folder
 
 
@@ -37,7 +38,10 @@ class WorkerSettings:
         return granted_device(self.gpus)
 
     def open(self) -> tuple[ObjectStore, ShardCache]:
-        """Open storage and cache in this process, and hold torch to its threads."""
+        """Open storage and cache in this process, and hold torch to its threads and, on a GPU, to the node's folder of
+        compiled code."""
         torch.set_num_threads(self.threads)
+        if self.gpus > 0:
+            use_compile_cache(Path(self.cache_folder))
         store = ObjectStore(self.root)
         return store, ShardCache(store, Path(self.cache_folder), self.cache_bytes)

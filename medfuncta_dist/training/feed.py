@@ -16,7 +16,7 @@ from medfuncta_dist.meta.context import context_sets
 from medfuncta_dist.shards.snapshot import Snapshot, split_digest
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.streaming.augment import augmented
-from medfuncta_dist.streaming.device_transfer import on_device
+from medfuncta_dist.streaming.device_transfer import Contexts, DrawContexts, Placed, no_contexts, on_device
 from medfuncta_dist.streaming.prefetch import Prefetched
 from medfuncta_dist.streaming.sample_order import EpochOrder, position, rank_slice
 from medfuncta_dist.streaming.sample_reader import SampleReader
@@ -47,14 +47,16 @@ class Feed:
         self._change = augmentation(run.train)
 
     @contextmanager
-    def batches(self, first: int) -> Iterator[Iterable[tuple[Batch, Tensor]]]:
-        """This rank's rows of every global batch from outer step ``first`` (0-based) on, on its device.
+    def batches(self, first: int) -> Iterator[Iterable[Placed]]:
+        """This rank's rows of every global batch from outer step ``first`` (0-based) on, each with the context sets of
+        its step, on this rank's device.
 
-        They are fetched while the block runs, from its beginning on.
+        They are fetched and drawn while the block runs, from its beginning on.
         """
         train = self._run.train
         rows = rank_slice(train.batch, self._world.size, self._world.rank)
-        with self._left(training_stream(self._reader(), self._order, first, train.steps, rows, self._change)) as fed:
+        stream = training_stream(self._reader(), self._order, first, train.steps, rows, self._change)
+        with self._left(stream, self._contexts) as fed:
             yield fed
 
     def finishing_scans(self, wanted: int) -> Iterator[Tensor]:
@@ -68,13 +70,13 @@ class Feed:
         if share:
             stream = pass_stream(self._reader(), [share] * passes, self._run.train.batch, self._change)
             with self._left(stream) as fed:
-                yield from (targets for _, targets in fed)
+                yield from (placed.targets for placed in fed)
 
     @contextmanager
-    def _left(self, stream: Prefetched[Batch]) -> Iterator[Iterable[tuple[Batch, Tensor]]]:
+    def _left(self, stream: Prefetched[Batch], draw: DrawContexts = no_contexts) -> Iterator[Iterable[Placed]]:
         """The batches on this rank's device; the stream is left when the block ends."""
         try:
-            with closing(on_device(stream, self._world.device)) as batches:
+            with closing(on_device(stream, self._world.device, draw)) as batches:
                 yield batches
         finally:
             stream.leave()
@@ -86,19 +88,21 @@ class Feed:
         """Epoch and batch of an outer step (0-based)."""
         return position(step, self._order(0).batches)
 
-    def inputs(self, targets: Tensor, step: int) -> tuple[Any, ...]:
+    def inputs(self, targets: Tensor, contexts: Contexts) -> tuple[Any, ...]:
         """The arguments of the learner's forward: scans, initial latents, and the step's context sets."""
-        meta, device = self._run.meta, self._world.device
         # Requires grad, although no code reads its gradient: at ZeRO 3 its hook gathers the parameters (engine.py).
-        latents = torch.zeros(len(targets), self._run.field.latent, device=device, requires_grad=True)
-        contexts = context_sets(
-            targets.shape[1], meta.selection_ratio, self._run.context_sets, seed=self._run.train.seed, outer_step=step
-        )
-        return targets.to(device), latents, contexts
+        latents = torch.zeros(len(targets), self._run.field.latent, device=self._world.device, requires_grad=True)
+        return targets, latents, contexts
 
     def zero_inputs(self) -> tuple[Any, ...]:
         """The same arguments, of a scan of zeros."""
-        return self.inputs(torch.zeros(1, self._run.data.points, self._run.data.channels), step=0)
+        targets = torch.zeros(1, self._run.data.points, self._run.data.channels, device=self._world.device)
+        return self.inputs(targets, [context.to(self._world.device) for context in self._contexts(targets, step=0)])
+
+    def _contexts(self, targets: Tensor, step: int) -> Contexts:
+        """The context sets of an outer step (0-based)."""
+        ratio, seed = self._run.meta.selection_ratio, self._run.train.seed
+        return context_sets(targets.shape[1], ratio, self._run.context_sets, seed=seed, outer_step=step)
 
     def validation(self) -> Validation | None:
         """The held-out scans, if there are any."""

@@ -13,16 +13,15 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
-from torch import Tensor
-
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunChangedError
+from medfuncta_dist.meta.device import device_model
 from medfuncta_dist.meta.learner import Learner
 from medfuncta_dist.network.core_settings import new_learner
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard
-from medfuncta_dist.streaming.stream import Batch
+from medfuncta_dist.streaming.device_transfer import Placed
 from medfuncta_dist.training.attempt import Attempt, next_attempt
 from medfuncta_dist.training.checkpoints.checkpoint import Checkpoint, Checkpoints, Facts
 from medfuncta_dist.training.checkpoints.checkpoint_cadence import Cadence
@@ -36,7 +35,11 @@ from medfuncta_dist.training.optim.engine import Engine
 from medfuncta_dist.training.optim.parameter_groups import kinds_of_state
 from medfuncta_dist.training.rank_sums import RankSums
 from medfuncta_dist.training.reporting.leader import Leader
-from medfuncta_dist.training.reporting.previous_attempts import PreviousAttempts, read_previous_attempts
+from medfuncta_dist.training.reporting.previous_attempts import (
+    PreviousAttempts,
+    read_previous_attempts,
+    told_of_device,
+)
 from medfuncta_dist.training.reporting.telemetry_sinks import open_telemetry
 from medfuncta_dist.training.world import World
 from medfuncta_dist.version import __version__
@@ -55,6 +58,8 @@ class RankContext:
     heartbeat: HeartbeatSender
     nodes: list[str]
     """Of every rank."""
+    device: str
+    """The models of all ranks' GPUs, or ``cpu``, as checkpoints record them."""
     previous: PreviousAttempts | None
     """On rank 0."""
     leader: Leader
@@ -82,6 +87,7 @@ class RankContext:
             world_size=self.world.size,
             code_version=__version__,
             written=round(time.time(), 3),
+            device=self.device,
         )
 
 
@@ -93,7 +99,7 @@ class RestoredNetwork:
     engine: Engine
     first: int
     """The first outer step to take (0-based)."""
-    batches: Iterable[tuple[Batch, Tensor]]
+    batches: Iterable[Placed]
     checkpoints: Checkpoints
     """They know which ones are damaged."""
 
@@ -116,12 +122,15 @@ def open_rank(
     first = _first_heartbeat(attempt, world.rank, node)
     heartbeat = stack.enter_context(HeartbeatSender(channel.send_heartbeat, first, run.train.hang_timeout))
     nodes = world.gather(node)
+    device = ", ".join(sorted(set(world.gather(device_model(world.device)))))
     previous = _previous_attempts(run, store, channel) if world.is_leader else None
     leader = _leader(run, store, attempt, channel, previous, nodes)
     stack.callback(leader.close)
     snapshot = load_snapshot(store, run.dataset, snapshot_digest)
     feed = Feed(run, store, snapshot, world)
-    return RankContext(run, fence, world, store, attempt, channel, heartbeat, nodes, previous, leader, snapshot, feed)
+    return RankContext(
+        run, fence, world, store, attempt, channel, heartbeat, nodes, device, previous, leader, snapshot, feed
+    )
 
 
 def restore(rank: RankContext, stack: ExitStack) -> RestoredNetwork:
@@ -189,6 +198,8 @@ def _newest(rank: RankContext, checkpoints: Checkpoints, learner: Learner) -> Ch
         where = rank.store.uri(found.record)
         _check_same(found.facts, rank.facts(rank.run.train.steps), where)
         require_kinds(found.state, kinds_of_state(learner, rank.run.train), where)
+        if changed := told_of_device(found.facts.device, rank.device):
+            rank.leader.notify(changed)
     return found
 
 

@@ -14,18 +14,19 @@ import ray
 import ray.train
 import torch
 from ray.exceptions import RayActorError
-from torch import Tensor
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import MedfunctaError, StorageError, TrainingCollapsedError
 from medfuncta_dist.meta.learner import Trained
 from medfuncta_dist.network.committed_network import commit_network
 from medfuncta_dist.storage.publish import Guard
+from medfuncta_dist.streaming.device_transfer import Placed
 from medfuncta_dist.telemetry.event_log import history
 from medfuncta_dist.telemetry.goodput import STOPPED
 from medfuncta_dist.training.checkpoints.checkpoint_saver import CheckpointSaver
 from medfuncta_dist.training.checkpoints.checkpoint_uploads import CheckpointUploader
 from medfuncta_dist.training.driver_channel import DriverChannel
+from medfuncta_dist.training.liveness.heartbeat import collective_timeout_s
 from medfuncta_dist.training.mailbox import AttemptEnd
 from medfuncta_dist.training.optim.engine import join_process_group, share_of_loss
 from medfuncta_dist.training.optim.learning_rate import learning_rate
@@ -39,6 +40,7 @@ from medfuncta_dist.training.reporting.collapse import (
 )
 from medfuncta_dist.training.reporting.leader import StepRequests
 from medfuncta_dist.training.reporting.step_statistics import StepStatistics
+from medfuncta_dist.training.step_numbers import DeviceMoment, StepNumbers
 from medfuncta_dist.training.validation import Validation
 from medfuncta_dist.training.world import World
 
@@ -82,7 +84,8 @@ def open_training(
     """
     torch.set_num_threads(run.cluster.threads)
     with ExitStack() as stack:
-        world = World.from_process_group(join_process_group(run.cluster.gpus_per_worker))
+        device = join_process_group(run.cluster.gpus_per_worker)
+        world = World.from_process_group(device, collective_timeout_s(run.train.hang_timeout))
         rank = open_rank(run, snapshot_digest, channel, fence, node, world, stack)
         restored = restore(rank, stack)
         uploader = CheckpointUploader(
@@ -102,24 +105,34 @@ def _log_start(rank: RankContext, first: int, began: float) -> None:
         workers=rank.world.size,
         pids=pids,
         nodes=[node[:12] for node in rank.nodes],
+        device=rank.device,
         setup_s=round(time.time() - began, 3),
     )
 
 
 @dataclass(frozen=True)
-class StepResult:
-    """An outer step that was taken; numbers are over all ranks."""
+class TakenStep:
+    """An outer step that was given to the device, as the host knows it; numbers are over all ranks."""
 
     step: int
     """Steps taken since the beginning of the run, this one included."""
-    loss: float
-    gradient_norm: float
     rate: float
     wait_s: float
     """Mean time that a rank waited for its scans."""
+    freedom: float
+    """Degrees of freedom of this batch's scatter (`collapse.scatter`)."""
+    requests: StepRequests
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What the device found in an outer step, over all ranks."""
+
+    step: int
+    loss: float
+    gradient_norm: float
     scatter: float
     """Of this batch's scans about their mean (`collapse.scatter`)."""
-    requests: StepRequests
 
 
 class TrainLoop:
@@ -135,6 +148,10 @@ class TrainLoop:
         self.statistics = _statistics(self.run.train.batch, self.previous_end)
         self.collapse = CollapseDetector(self.run.train.steps)
         self.last_trained: Trained | None = None
+        self.numbers = StepNumbers[TakenStep](
+            lambda taken: self.heartbeat.set_phase("the inner loop, on the device", taken.step - 1),
+            lambda taken: self.heartbeat.set_phase("reading the loss", taken.step - 1, waits_for_others=True),
+        )
 
     def finish(self) -> None:
         """Take the steps that are left and write the network; or stop early, saved, when the driver asks."""
@@ -150,59 +167,94 @@ class TrainLoop:
         """The train loop. Returns the number of steps taken since the beginning of the run."""
         step, validation = self.first, self.feed.validation()
         self.heartbeat.set_phase("reading scans", step)
-        for (batch, targets), began, waited_s in _timed(self.batches):
-            result = self._take_step(batch.step, targets, waited_s)
-            step = result.step
-            self.statistics.add(step, result.loss, time.perf_counter() - began, result.wait_s)
-            self._report_step(result)
-            self._log_metrics(result)
+        for placed, began, waited_s in _timed(self.batches):
+            taken = self._take_step(placed, waited_s)
+            step = taken.step
+            result = self._read_numbers(all_steps=self._must_know(taken, validation is not None))
+            self.statistics.add(step, time.perf_counter() - began, taken.wait_s)
+            self._report_step(step)
+            self._log_metrics(taken, result)
             if validation is not None and self._is_due(step, self.run.train.validate_steps):
                 self._validate(validation, step)
-            if result.requests.check_preemption and not self._is_last(step):
+            if taken.requests.check_preemption and not self._is_last(step):
                 self._leave_if_preempted(step)
-            if self._must_save(result):
+            if self._must_save(taken):
                 self.saver.save(step)
-            if result.requests.stop:
+            if taken.requests.stop:
                 self._record_stop(step)
                 break
             self.heartbeat.set_phase("reading scans", step)
         self.saver.wait_for_upload(step)
         return step
 
-    def _take_step(self, index: int, targets: Tensor, waited_s: float) -> StepResult:
-        """Outer step ``index`` (0-based): the inner loop on this rank's scans, a sum over ranks, a gradient step."""
-        train = self.run.train
+    def _take_step(self, placed: Placed, waited_s: float) -> TakenStep:
+        """An outer step. TrainingCollapsedError where it cannot be taken because of the step before."""
+        try:
+            return self._give_step(placed, waited_s)
+        except Exception:
+            # The step before may have spoiled the parameters without anyone having read so yet.
+            self._read_numbers(all_steps=True)
+            raise
+
+    def _give_step(self, placed: Placed, waited_s: float) -> TakenStep:
+        """Give the device an outer step: the inner loop on this rank's scans, a sum over ranks, a gradient step."""
+        train, index = self.run.train, placed.batch.step
         self.heartbeat.set_phase("the inner loop", index)
-        losses = self.engine.losses(*self.feed.inputs(targets, index))
-        local = [float(losses.detach().sum()) / train.batch, waited_s / self.world.size]
-        local.append(self.leader.requests(upload_running=self.saver.upload_running).encode())
-        local += squares_about_mean(targets)
+        losses = self.engine.losses(*self.feed.inputs(placed.targets, placed.contexts))
+        squares, freedom = squares_about_mean(placed.targets)
+        own = torch.stack([losses.detach().sum().double() / train.batch, squares.double()])
+        computed = DeviceMoment(self.world.device)
+        requests = self.leader.requests(upload_running=self.saver.upload_running).encode()
 
         self.heartbeat.set_phase("summing the losses", index, waits_for_others=True)
-        loss, wait_s, requests, squares, freedom = self.world.sum(local)
-        _check_finite("loss", loss, index)
+        wait_s, requests, freedom = self.world.sum([waited_s / self.world.size, requests, freedom])
+        sums = self.world.sum_on_device(own)
 
         rate = learning_rate(index, train)
         self.heartbeat.set_phase("exchanging gradients", index, waits_for_others=True)
         norm = self.engine.step(share_of_loss(losses, train.batch, self.world.size), rate)
-        _check_finite("gradient norm", norm, index)
-        decoded = StepRequests.decode(requests)
-        return StepResult(index + 1, loss, norm, rate, wait_s, scatter(squares, freedom), decoded)
+        taken = TakenStep(index + 1, rate, wait_s, freedom, StepRequests.decode(requests))
+        self.numbers.add(taken, torch.cat([sums, norm.double().view(1)]), computed)
+        return taken
 
-    def _report_step(self, result: StepResult) -> None:
-        """What follows every step: progress to the driver, the outcome of an upload, signs of a collapse."""
+    def _read_numbers(self, *, all_steps: bool) -> StepResult | None:
+        """Read and report what the device found in the steps that were not read yet: in all, or in all but the last.
+
+        Returns the last one. TrainingCollapsedError for the first step whose loss or gradient norm is not finite.
+        """
+        result = None
+        for taken, (loss, squares, norm) in self.numbers.read(all_steps=all_steps):
+            _check_finite("loss", loss, taken.step)
+            _check_finite("gradient norm", norm, taken.step)
+            result = StepResult(taken.step, loss, norm, scatter(squares, taken.freedom))
+            self._report_result(result)
+        return result
+
+    def _must_know(self, taken: TakenStep, validates: bool) -> bool:
+        """Whether the loss of a step must be known before anything else: when something is to be kept or said of it."""
+        train, telemetry = self.run.train, self.run.telemetry
+        due = self._is_due(taken.step, telemetry.log_steps)
+        due |= validates and self._is_due(taken.step, train.validate_steps)
+        return due or self._is_first(taken.step) or self._must_save(taken)
+
+    def _report_result(self, result: StepResult) -> None:
+        """What follows when the numbers of a step are known: progress to the driver, signs of a collapse."""
+        self.statistics.add_loss(result.loss)
         self.leader.post_step(result.step, result.loss)
-        self.saver.collect_upload()
-        if result.step == self.first + 1:
-            self.heartbeat.end_warm_up()
-            self._log_recovery(result.step)
         self._warn(result.step, self.collapse.after_step(result.step, result.loss, result.scatter))
 
-    def _log_metrics(self, result: StepResult) -> None:
-        if self._is_due(result.step, self.run.telemetry.log_steps):
+    def _report_step(self, step: int) -> None:
+        """What follows when a step was taken: the outcome of an upload, and after the first one the recovery."""
+        self.saver.collect_upload()
+        if self._is_first(step):
+            self.heartbeat.end_warm_up()
+            self._log_recovery(step)
+
+    def _log_metrics(self, taken: TakenStep, result: StepResult | None) -> None:
+        if result is not None and self._is_due(taken.step, self.run.telemetry.log_steps):
             metrics = self.statistics.take_metrics()
             metrics |= self.learner.diagnostics()
-            self.leader.log(result.step, **metrics, rate=result.rate, gradient_norm=result.gradient_norm)
+            self.leader.log(taken.step, **metrics, rate=taken.rate, gradient_norm=result.gradient_norm)
 
     def _log_recovery(self, step: int) -> None:
         """The first step after an attempt that ended early: how long that took, and what it cost."""
@@ -234,6 +286,10 @@ class TrainLoop:
             self.last_trained = trained
         return trained
 
+    def _is_first(self, step: int) -> bool:
+        """Whether this is the first step of this attempt."""
+        return step == self.first + 1
+
     def _is_last(self, step: int) -> bool:
         return step == self.run.train.steps
 
@@ -241,10 +297,10 @@ class TrainLoop:
         """Whether something that is done every so many steps, and after the last one, is due after this step."""
         return self._is_last(step) or step % every == 0
 
-    def _must_save(self, result: StepResult) -> bool:
+    def _must_save(self, taken: TakenStep) -> bool:
         every = self.run.train.checkpoint_steps
-        due = every is not None and result.step % every == 0
-        return due or self._is_last(result.step) or result.requests.save or result.requests.stop
+        due = every is not None and taken.step % every == 0
+        return due or self._is_last(taken.step) or taken.requests.save or taken.requests.stop
 
     def _leave_if_preempted(self, step: int) -> None:
         """Where one of our nodes is about to go: save, say so, and leave for other nodes while there is time."""
@@ -253,6 +309,7 @@ class TrainLoop:
         if notice is None:
             return
         began = time.monotonic()
+        self._read_numbers(all_steps=True)
         self.saver.save(step)
         self.saver.wait_for_upload(step)
         seconds = round(time.monotonic() - began, 3)
@@ -314,6 +371,6 @@ def _timed(batches: Iterable[T]) -> Iterator[tuple[T, float, float]]:
 def _check_finite(what: str, value: float, step: int) -> None:
     if not math.isfinite(value):
         raise TrainingCollapsedError(
-            f"the {what} of outer step {step + 1} is {value}",
+            f"the {what} of outer step {step} is {value}",
             do="lower train.rate or meta.inner_rate, or set train.clip; checkpoints before this step are kept",
         )

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
+from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from medfuncta_dist.config.run_file import RunFile
@@ -26,11 +27,18 @@ from medfuncta_dist.meta.device import granted_device
 from medfuncta_dist.network.committed_network import Committed, committed_network
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE, Guard
+from medfuncta_dist.streaming.compile_cache import use_compile_cache
+from medfuncta_dist.streaming.shard_cache import cache_folder
 from medfuncta_dist.telemetry.event_log import read_events
 from medfuncta_dist.telemetry.goodput import Goodput, goodput
 from medfuncta_dist.telemetry.progress_report import OnProgress, ignore_progress
-from medfuncta_dist.training.liveness.heartbeat import SLOW_PHASE_S
+from medfuncta_dist.training.liveness.heartbeat import collective_timeout_s
 from medfuncta_dist.training.train_driver import OnMessage, TrainDriver
+
+SHUTDOWN_S = 5
+"""How long Ray Train waits, before it kills the workers, for their process group to be destroyed; 30 s by default. A
+sound group takes less than a second. One that lost a rank may never be: its GPUs wait in a collective for that rank.
+Nothing is lost with it, since all that counts is in storage, and each second of the wait is one of a recovery."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +116,7 @@ def _trainer(run: RunFile, snapshot_digest: str, mailbox: Any, folder: str, fenc
     return TorchTrainer(
         worker_entry,
         train_loop_config={"run": run.model_dump(), "snapshot": snapshot_digest, "mailbox": mailbox, "fence": fence},
-        # Only for collectives that the heartbeats do not judge: start-up, long uploads, and a driver that is gone.
-        torch_config=TorchConfig(timeout_s=math.ceil(max(SLOW_PHASE_S, 2 * run.train.hang_timeout))),
+        torch_config=QuickShutdown(timeout_s=math.ceil(collective_timeout_s(run.train.hang_timeout))),
         scaling_config=ScalingConfig(
             num_workers=workers,  # type: ignore[arg-type]
             use_gpu=cluster.gpus_per_worker > 0,
@@ -127,11 +134,28 @@ def _trainer(run: RunFile, snapshot_digest: str, mailbox: Any, folder: str, fenc
     )
 
 
+class _Backend(TorchConfig().backend_cls):  # type: ignore[misc]
+    def on_shutdown(self, *arguments: Any) -> None:
+        # Read here, in Ray Train's controller, which gets no variable of that name from the driver's process.
+        os.environ.setdefault(TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S, str(SHUTDOWN_S))
+        super().on_shutdown(*arguments)
+
+
+class QuickShutdown(TorchConfig):
+    """Torch's process group, which is not long waited for when it ends."""
+
+    @property
+    def backend_cls(self) -> type[_Backend]:
+        """What Ray Train's controller starts and ends the group with."""
+        return _Backend
+
+
 def worker_entry(config: dict[str, Any]) -> None:
     """What Ray Train calls on each worker. Imports late: deepspeed prints when imported, and the driver's is stdout."""
     began = time.time()
     # Before the first import of deepspeed, which else takes whatever it finds.
     os.environ["DS_ACCELERATOR"] = granted_device(config["run"]["cluster"]["gpus_per_worker"]).type
+    use_compile_cache(cache_folder(config["run"]["cluster"]["cache"]))
     from medfuncta_dist.training.train_worker import train_worker
 
     run = RunFile.model_validate(config["run"])

@@ -13,8 +13,8 @@ from medfuncta_dist.submit.manifest.base_manifest import merge_patch
 from medfuncta_dist.submit.manifest.worker_groups import PodGroup
 
 CACHE_HEADROOM = 1.1
-"""The volume's size relative to the cache's: a pod whose volume overflows is evicted, and a new shard is downloaded
-before an old one is deleted."""
+"""The volume's size relative to the cache's: a pod whose volume overflows is evicted, a new shard is downloaded before
+an old one is deleted, and compiled code lies there, too (some ten MB)."""
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,9 @@ class Facts:
     code_version: str
     written: float = 0.0
     """When, in seconds since 1970; 0 where it was not recorded."""
+    device: str = ""
+    """The model of its GPUs, several in the order of the alphabet with commas, or ``cpu``; empty where it was not
+    recorded."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +114,8 @@ class Checkpoints:
     def commit(self, facts: Facts, files: Sequence[ShareFile]) -> None:
         """Make the checkpoint valid. LeaseLostError where another driver has taken the run over."""
         path = f"{self._folder}/commits/{_padded(facts.step)}-{self._attempt.name}.json"
-        body = {**asdict(facts), "files": [asdict(file) for file in files]}
+        known = {name: value for name, value in asdict(facts).items() if name != "device" or value}
+        body = {**known, "files": [asdict(file) for file in files]}
         publish(self._store, self._fence, NewRecord(path, KIND, body, self._attempt.generation))
 
     def restore_latest(self, shapes: Mapping[str, tuple[int, ...]], notify: Callable[[str], None]) -> Checkpoint | None:

@@ -12,6 +12,14 @@ SLOW_PHASE_S = 1800.0
 not stuck."""
 SLOW_PHASE_SILENCE_S = 60.0
 """Even then a living process sends a heartbeat within a minute: heartbeats come from a thread of their own."""
+
+
+def collective_timeout_s(hang_timeout: float) -> float:
+    """What an exchange between ranks may take where heartbeats do not judge it: at start-up, during long uploads, and
+    when the driver is gone."""
+    return max(SLOW_PHASE_S, 2 * hang_timeout)
+
+
 HEARTBEATS_PER_TIMEOUT = 8
 """Heartbeats sent within ``train.hang_timeout``: a few may be lost or late."""
 

@@ -15,7 +15,9 @@ stages require of a meta-learner:
 
 from __future__ import annotations
 
+import math
 import os
+from importlib import import_module
 from typing import Any
 
 import deepspeed
@@ -45,6 +47,9 @@ from medfuncta_dist.training.optim.parameter_groups import SHARE, kinds_of_state
 
 # Every gradient is below this: DeepSpeed computes the global norm, which we report, only where it clips.
 NO_CLIP = 1e30
+
+ALIGNED = 1024
+"""Numbers of a bucket: a multiple of it, for ZeRO requires one of 2 and pads parts for the alignment of memory."""
 
 
 def join_process_group(gpus: float = 0.0) -> torch.device:
@@ -87,8 +92,9 @@ class Engine:
         self._optimizer = outer_optimizer(learner, train)
         if self._stage == 3:
             set_z3_leaf_modules(learner, [type(learner)])
+        _keep_norms_on_the_device(self._stage)
         self._engine: Any = deepspeed.initialize(
-            model=learner, optimizer=self._optimizer, config=_config(train), dist_init_required=False
+            model=learner, optimizer=self._optimizer, config=_config(train, learner), dist_init_required=False
         )[0]
 
     def losses(self, *inputs: Any) -> Float[Tensor, " batch"]:
@@ -96,10 +102,11 @@ class Engine:
         losses: Tensor = self._engine(*inputs)
         return losses
 
-    def step(self, loss: Float[Tensor, ""], rate: float) -> float:
+    def step(self, loss: Float[Tensor, ""], rate: float) -> Float[Tensor, ""]:
         """One step of the optimiser at ``rate`` on this rank's loss (see `share_of_loss`).
 
-        Returns the global gradient norm before clipping; not finite when the gradient is not.
+        Returns the global gradient norm before clipping, on the device; not finite when the gradient is not. The
+        parameters are then spoiled: DeepSpeed would leave the step out, but would read the norm for that.
         """
         for group in self._engine.optimizer.param_groups:
             group["lr"] = rate * group[SHARE]
@@ -108,8 +115,8 @@ class Engine:
         self._engine.step()
         self._link_moments()
         self._broadcast_matrices()
-        norm = clipped_here if self._stage == 0 else self._engine.get_global_grad_norm()
-        return float("nan") if norm is None else float(norm)
+        norm: Tensor = clipped_here if clipped_here is not None else self._engine.get_global_grad_norm()
+        return norm.detach()
 
     def _link_moments(self) -> None:
         """Once, after a step: link every group's parameters to their moments, which by now exist."""
@@ -181,16 +188,41 @@ class Engine:
             safe_set_local_optimizer_state(parameter, _padded_slice(value, parameter.ds_tensor), key)
 
 
-def _config(train: Train) -> dict[str, Any]:
+def _config(train: Train, learner: Learner) -> dict[str, Any]:
     return {
         # The real batch is uneven over ranks and known only here; DeepSpeed only requires the numbers to be consistent.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": 0.0 if train.stage == 0 else train.clip or NO_CLIP,
-        "zero_optimization": {"stage": train.stage},
+        "zero_optimization": {"stage": train.stage, **_buckets(learner)},
         "zero_allow_untested_optimizer": True,  # Ours is AdamW in another class (outer_optimizers.py).
         "steps_per_print": 10**12,
+        "timers": {"throughput": {"enabled": False}},  # It waits for the GPU twice a step.
     }
+
+
+def _buckets(learner: Learner) -> dict[str, int]:
+    """Sizes of ZeRO's buffers: all that is trained fits into one. By default, they hold 5e8 numbers: 2 GB of a GPU's
+    memory, for 31 MB of gradients."""
+    numbers = sum(math.prod(shape) for shape in learner.shapes.values())
+    numbers += -numbers % ALIGNED
+    names = ("reduce_bucket_size", "allgather_bucket_size", "stage3_prefetch_bucket_size")
+    return dict.fromkeys(names, numbers)
+
+
+def _keep_norms_on_the_device(stage: int) -> None:
+    """ZeRO asks at each step, and once per group of parameters where it clips, whether the norm is finite, and replaces
+    one that is not by a number that it copies to the GPU: the host waits each time. Here it always goes on; the norm is
+    then infinite, and whoever takes the steps looks at it later."""
+    if stage:
+        module = import_module(f"deepspeed.runtime.zero.{'stage3' if stage == 3 else 'stage_1_and_2'}")
+        module.is_invalid_grad_norm = lambda norm: False  # type: ignore[attr-defined]
+        module.mask_nan_or_inf_with_val_inplace = _mask_not_finite  # type: ignore[attr-defined]
+
+
+def _mask_not_finite(norm: Tensor, device: Any = None, val: float = -1.0) -> None:
+    """As DeepSpeed's function of the longer name."""
+    norm.masked_fill_(~torch.isfinite(norm), val)
 
 
 def _shape(parameter: Tensor) -> torch.Size:

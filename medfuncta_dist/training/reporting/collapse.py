@@ -36,10 +36,11 @@ ADVICE: dict[CollapseKind, str] = {
 }
 
 
-def squares_about_mean(targets: Float[Tensor, "scan point channel"]) -> tuple[float, float]:
-    """A rank's part of the scatter of scans: squares about its own mean scan, and their degrees of freedom."""
+def squares_about_mean(targets: Float[Tensor, "scan point channel"]) -> tuple[Float[Tensor, ""], float]:
+    """A rank's part of the scatter of scans: squares about its own mean scan (on the scans' device), and their degrees
+    of freedom."""
     free = (len(targets) - 1) * targets[0].numel() if len(targets) else 0
-    return float((targets - targets.mean(0)).square().sum()) if free else 0.0, float(free)
+    return (targets - targets.mean(0)).square().sum() if free else targets.new_zeros(()), float(free)
 
 
 def scatter(squares: float, freedom: float) -> float:

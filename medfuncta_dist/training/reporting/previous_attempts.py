@@ -36,6 +36,17 @@ def read_previous_attempts(
     return PreviousAttempts(goodput(lines), _latest(known_to_driver, _stored_end(lines)))
 
 
+def told_of_device(before: str, now: str) -> str | None:
+    """What is to be said where a run goes on with other models of GPU than it was saved with; None where they are the
+    same, or were not recorded."""
+    if not before or before == now:
+        return None
+    return (
+        f"the checkpoint was written on {before}, training goes on with {now}: scans come in the same order, but "
+        "weights and losses agree with an uninterrupted run's to float32 rounding only, no longer to the last bit"
+    )
+
+
 def _stored_end(lines: Sequence[dict[str, Any]]) -> AttemptEnd | None:
     """How the last attempt in the events ended; None after a clean stop."""
     if not lines or lines[-1].get("name") == STOPPED:

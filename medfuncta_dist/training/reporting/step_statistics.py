@@ -18,16 +18,21 @@ class StepStatistics:
     since: float = field(default_factory=time.time)
     redone: int = 0
     _losses: list[float] = field(default_factory=list)
+    _steps: int = 0
     _seconds: float = 0.0
     _waited: float = 0.0
     _useful: float = 0.0
 
-    def add(self, step: int, loss: float, seconds: float, waited: float) -> None:
-        """A step: its loss, its duration, and how much of that was spent waiting for data (mean over ranks)."""
+    def add(self, step: int, seconds: float, waited: float) -> None:
+        """A step: its duration, and how much of that was spent waiting for data (mean over ranks)."""
         self._useful += max(0.0, seconds - waited) if step > self.redone else 0.0
-        self._losses.append(loss)
+        self._steps += 1
         self._seconds += seconds
         self._waited += waited
+
+    def add_loss(self, loss: float) -> None:
+        """The loss of a step, which may be known later than the rest; of all steps before their metrics are taken."""
+        self._losses.append(loss)
 
     def take_metrics(self) -> dict[str, float]:
         """``loss`` (mean), ``s_per_step``, ``samples_per_s``, ``data_wait`` (a share of the time, 0..1), ``goodput``.
@@ -35,14 +40,14 @@ class StepStatistics:
         Goodput is the share (0..1) of all time since ``since`` that went into steps which had not been taken before,
         less their wait for data.
         """
-        steps, seconds = max(1, len(self._losses)), max(self._seconds, 1e-9)
+        steps, seconds = max(1, self._steps), max(self._seconds, 1e-9)
         metrics = {
-            "loss": sum(self._losses) / steps,
+            "loss": sum(self._losses) / max(1, len(self._losses)),
             "s_per_step": seconds / steps,
             "samples_per_s": self.batch * steps / seconds,
             "data_wait": min(1.0, self._waited / seconds),
             "goodput": min(1.0, self._useful / max(time.time() - self.since, 1e-9)),
         }
-        self._losses = []
+        self._losses, self._steps = [], 0
         self._seconds = self._waited = 0.0
         return metrics

@@ -6,13 +6,18 @@ import pytest
 import torch
 
 from medfuncta_dist.errors import MedfunctaError
-from medfuncta_dist.meta.device import granted_device, require_device
+from medfuncta_dist.meta.device import device_model, granted_device, require_device
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda")
 
 
 def test_the_grant_decides_whatever_is_visible(visible_gpu: None) -> None:
     assert [granted_device(gpus) for gpus in (0, 0.0, 0.25, 1, 2)] == [CPU, CPU, GPU, GPU, GPU]
+
+
+def test_a_gpu_has_its_maker_s_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"model of {device}")
+    assert [device_model(device) for device in (CPU, torch.device("cuda:1"))] == ["cpu", "model of cuda:1"]
 
 
 def test_a_driver_without_a_gpu_may_ask_for_its_tasks() -> None:

@@ -10,7 +10,7 @@ from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.siren import field, init_params
 from medfuncta_dist.meta.inner_loop import adapt
 from medfuncta_dist.meta.losses import mse
-from medfuncta_dist.meta.outer_loop import LOG_RATES, Engine, MetaLearner
+from medfuncta_dist.meta.outer_loop import LOG_RATES, Engine, MetaLearner, common_weight
 from medfuncta_dist.meta.sweeps.chunks import Chunks
 from tests.unit.meta.problems import Problem, problem
 
@@ -107,6 +107,31 @@ def test_gradients_follow_how_the_loss_is_scaled_and_averaged() -> None:
         (0.2 * model(p.targets, p.latents, p.contexts).sum()).backward()
     for name, expected in models[0].params().items():
         torch.testing.assert_close(models[1].params()[name].grad, expected.grad, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("read", [True, False])
+def test_weights_that_are_equal_are_taken_whether_they_are_read_or_not(read: bool) -> None:
+    assert common_weight(torch.full((3,), 0.25), read=read).item() == 0.25
+    assert common_weight(torch.tensor([2.0]), read=read).item() == 2.0
+
+
+def test_unequal_weights_that_are_not_read_spoil_every_gradient_of_theta(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, where nothing is read: the norm of the gradients then says it."""
+    monkeypatch.setattr("medfuncta_dist.meta.outer_loop.can_be_read_freely", lambda weights: False)
+    p = problem(1, "paper", 0.5)
+    model, learned = learner(p, "recursive"), MetaLearner(p.spec, p.params, p.coordinates, p.rate, learn_rates=True)
+    for one in (model, learned):
+        losses = one(p.targets, p.latents, p.contexts)
+        losses.mean().backward(retain_graph=True)
+        assert all(parameter.grad.isfinite().all() for parameter in one.parameters())
+        one.zero_grad()
+        (losses * torch.arange(1.0, 1 + len(losses))).sum().backward()
+        assert all(parameter.grad.isnan().all() for parameter in one.parameters())
+
+
+def test_rates_that_are_not_learned_move_with_the_module() -> None:
+    p = problem(1, "paper", 0.5)
+    assert learner(p, "recursive").to("meta").rates.device.type == "meta"
 
 
 def test_unequal_weights_are_refused_by_the_recursive_engine() -> None:

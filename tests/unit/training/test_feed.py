@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import threading
 from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import Any
@@ -10,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from torch import Tensor
 
 from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.meta.context import context_sets
 from medfuncta_dist.shards.pack_driver import pack
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.streaming.augment import augmented
-from medfuncta_dist.streaming.device_transfer import on_device
+from medfuncta_dist.streaming.device_transfer import Placed, on_device
 from medfuncta_dist.streaming.stream import Batch
 from medfuncta_dist.task_map import map_here
 from medfuncta_dist.training.feed import Feed
@@ -55,7 +57,7 @@ def feed(run: RunFile, rank: int = 0, size: int = 1) -> Feed:
 
 def batches(run: RunFile, first: int = 0, rank: int = 0, size: int = 1) -> list[Batch]:
     with feed(run, rank, size).batches(first) as fed:
-        return [batch for batch, _ in fed]
+        return [placed.batch for placed in fed]
 
 
 def test_training_scans_are_augmented_with_the_runs_seed(folder):
@@ -79,6 +81,41 @@ def test_a_resumed_run_on_another_number_of_workers_sees_the_same_values(folder)
         assert np.concatenate([part[step].values for part in parts]).tobytes() == batch.values.tobytes()
 
 
+def contexts_by_step(run: RunFile, first: int = 0) -> dict[int, list[list[int]]]:
+    with feed(run).batches(first) as fed:
+        return {placed.batch.step: [context.tolist() for context in placed.contexts] for placed in fed}
+
+
+def test_each_batch_comes_with_the_context_sets_of_its_step_whenever_the_run_began(folder):
+    run = run_file(folder)
+    whole, points = contexts_by_step(run), math.prod(SHAPE)
+    assert list(whole) == list(range(6))
+    for step, found in whole.items():
+        ratio, seed = run.meta.selection_ratio, run.train.seed
+        expected = context_sets(points, ratio, run.context_sets, seed=seed, outer_step=step)
+        assert found == [context.tolist() for context in expected]
+    assert contexts_by_step(run, 4) == {step: whole[step] for step in (4, 5)}
+
+
+def test_a_step_draws_nothing_itself(folder, monkeypatch):
+    """The thread that fetches its scans has drawn its context sets, too."""
+    drew: list[str] = []
+
+    def watched(*sizes: Any, **where: Any) -> list[torch.Tensor]:
+        drew.append(threading.current_thread().name)
+        return context_sets(*sizes, **where)
+
+    monkeypatch.setattr("medfuncta_dist.training.feed.context_sets", watched)
+    ours = feed(run_file(folder))
+    with ours.batches(0) as fed:
+        given = [(placed, ours.inputs(placed.targets, placed.contexts)) for placed in fed]
+    assert drew == ["prefetch"] * 6
+    for placed, (targets, latents, contexts) in given:
+        assert targets is placed.targets
+        assert latents.requires_grad
+        assert contexts is placed.contexts
+
+
 def test_held_out_scans_are_not_augmented(folder):
     plain, fed = (feed(run_file(folder, **train)).validation() for train in ({}, {"augment": AUGMENT}))
     assert plain is not None
@@ -92,10 +129,10 @@ def keys_of(run: RunFile, wanted: int, monkeypatch: pytest.MonkeyPatch, rank: in
     """Keys of the finishing scans, in their order, as they pass to the device."""
     seen: list[str] = []
 
-    def watched(found: Iterable[Batch], device: torch.device) -> Generator[tuple[Batch, Tensor]]:
-        for batch, values in on_device(found, device):
-            seen.extend(batch.keys)
-            yield batch, values
+    def watched(found: Iterable[Batch], *where: Any) -> Generator[Placed]:
+        for placed in on_device(found, *where):
+            seen.extend(placed.batch.keys)
+            yield placed
 
     monkeypatch.setattr("medfuncta_dist.training.feed.on_device", watched)
     given = list(feed(run, rank, size).finishing_scans(wanted))

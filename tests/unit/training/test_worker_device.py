@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from medfuncta_dist.config.load import parse
+from medfuncta_dist.streaming.compile_cache import VARIABLES
 from medfuncta_dist.training import trainer
 
 WORKER = "medfuncta_dist.training.train_worker"
@@ -23,6 +26,8 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str | None]]:
     worker.train_worker = lambda *_: said.append(trainer.os.environ.get("DS_ACCELERATOR"))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, WORKER, worker)
     monkeypatch.setenv("DS_ACCELERATOR", "whatever was there")
+    for variable in VARIABLES:  # which would else be this process's from here on
+        monkeypatch.setenv(variable, "a folder of the user's")
     return said
 
 
@@ -33,6 +38,17 @@ def test_deepspeed_is_told_the_device_that_was_granted(
     run = parse("{name: r, storage: x, data: {source: x, shape: [8]}}", [f"cluster.gpus_per_worker={gpus}"])
     trainer.worker_entry({"run": run.model_dump(), "snapshot": "", "mailbox": None, "fence": None})
     assert told == [device]
+
+
+def test_a_worker_keeps_what_it_compiles_beside_the_shards(
+    told: list[str | None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("TRITON_CACHE_DIR")
+    run = parse("{name: r, storage: x, data: {source: x, shape: [8]}}", [f"cluster.cache={tmp_path / 'cache'}"])
+    trainer.worker_entry({"run": run.model_dump(), "snapshot": "", "mailbox": None, "fence": None})
+    assert told == ["cpu"]
+    assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / "cache" / "compiled" / "triton")
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "a folder of the user's"
 
 
 JOIN = """

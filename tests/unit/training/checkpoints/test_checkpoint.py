@@ -184,6 +184,16 @@ def test_files_of_a_later_step_of_this_attempt_are_left_alone(store: ObjectStore
     assert len(objects(store, "/rank-1")) == 2
 
 
+@pytest.mark.parametrize("device", ["", "NVIDIA A100-SXM4-80GB"])
+def test_a_record_tells_the_device_where_it_is_known_and_opens_without(store: ObjectStore, device: str) -> None:
+    to = checkpoints(store, FIRST)
+    to.commit(replace(facts(5), device=device), [to.write_share(5, 0, 1, state(5))])
+    [record] = objects(store, "commits")
+    assert (b"device" in store.read(record)) is bool(device)
+    found = to.load(record, SHAPES)
+    assert found.facts.device == device
+
+
 def test_no_record_is_written_past_a_lost_lease(store: ObjectStore) -> None:
     it = Checkpoints(store, "r", FIRST, 2, fence=Fence("runs/r/lease.json", 1, "someone"))
     with pytest.raises(LeaseLostError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -108,7 +109,7 @@ def take_steps(engine: Any, first: int, last: int) -> tuple[list[float], list[fl
     for step in range(first, last):
         mine = engine.losses(*inputs(step, rows_of_rank()))
         total = mine.detach().sum() / BATCH
-        norms.append(engine.step(share_of_loss(mine, BATCH, dist.get_world_size()), RATE))
+        norms.append(float(engine.step(share_of_loss(mine, BATCH, dist.get_world_size()), RATE)))
         dist.all_reduce(total)
         losses.append(float(total))
     return losses, norms
@@ -143,6 +144,37 @@ def from_scratch(kind: str, clip: float | None) -> list[Any]:
         rest, rest_norms = take_steps(engine, 2, STEPS)
         found.append((first + rest, first_norms + rest_norms, dict(engine.full_parameters()), share))
     return found
+
+
+def bucket_sizes(kind: str) -> list[tuple[int, ...]]:
+    """At stages 1 to 3: what the engine was told, and what it has after a step."""
+    from medfuncta_dist.training.optim.engine import Engine, join_process_group
+
+    join_process_group()
+    found = []
+    for stage in (1, 2, 3):
+        engine = Engine(on_rank(kind), settings(stage, None))
+        take_steps(engine, 0, 1)
+        told, zero = engine._engine, engine._engine.optimizer
+        sizes = [told.zero_reduce_bucket_size(), told.zero_allgather_bucket_size(), told.zero_prefetch_bucket_size()]
+        buffers = [buffer.numel() for bucket in zero.ipg_buckets.values() for buffer in buffers_of(bucket)]
+        found.append((*sizes, zero.reduce_bucket_size, *buffers))
+    return found
+
+
+def buffers_of(bucket: Any) -> list[torch.Tensor]:
+    """Stages 1 and 2 have a list of them."""
+    buffer = bucket.buffer
+    return buffer if isinstance(buffer, list) else [] if buffer is None else [buffer]
+
+
+def spoiled(kind: str) -> list[float]:
+    """At each stage, without and with clipping: the norm of a step whose gradients are not finite."""
+    from medfuncta_dist.training.optim.engine import Engine, join_process_group
+
+    join_process_group()
+    engines = [Engine(on_rank(kind), settings(stage, clip)) for stage in STAGES for clip in (None, CLIP)]
+    return [float(engine.step(engine.losses(*inputs(0)).sum() * math.inf, RATE)) for engine in engines]
 
 
 def resumed(kind: str, saved: Saved, clip: float | None) -> list[Any]:
@@ -289,6 +321,21 @@ def test_partitioned_state_of_two_ranks_resumes_on_one_at_any_stage(kind: str, t
         assert same
         assert found_losses == pytest.approx(losses[2:], abs=1e-6)
         assert_close(found_parameters, parameters)
+
+
+def test_zero_s_buffers_hold_as_many_numbers_as_are_trained(kind: str, tmp_path: Path) -> None:
+    numbers = sum(math.prod(shape) for shape in learner(kind).shapes.values())
+    [stages] = on_ranks(1, bucket_sizes, kind, folder=tmp_path)
+    for sizes in stages:
+        assert len(set(sizes)) == 1
+        assert numbers <= sizes[0] < numbers + 1024
+        assert len(sizes) >= 4
+
+
+def test_gradients_that_are_not_finite_have_a_norm_that_is_not_at_any_stage(kind: str, tmp_path: Path) -> None:
+    [norms] = on_ranks(1, spoiled, kind, folder=tmp_path)
+    assert len(norms) == 2 * len(STAGES)
+    assert not any(map(math.isfinite, norms))
 
 
 @pytest.mark.parametrize("world_size", [1, 2])

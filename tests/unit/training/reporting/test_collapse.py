@@ -71,14 +71,19 @@ def test_held_out_psnr_is_judged_by_its_own_best() -> None:
     assert [detector.after_validation(db) for db in (20.0, 28.0, 27.0, 24.0, 23.0)] == [[], [], [], ["falling"], []]
 
 
+def host(scans: torch.Tensor) -> tuple[float, float]:
+    squares, freedom = squares_about_mean(scans)
+    return float(squares), freedom
+
+
 def test_ranks_add_up_to_the_variance_about_the_mean_scan() -> None:
     scans = torch.rand(7, 5, 2, generator=torch.Generator().manual_seed(0))
-    assert scatter(*squares_about_mean(scans)) == pytest.approx(float(scans.var(0).mean()))
-    ranks = [squares_about_mean(part) for part in (scans[:4], scans[4:6], scans[6:], scans[:0])]
+    assert scatter(*host(scans)) == pytest.approx(float(scans.var(0).mean()))
+    ranks = [host(part) for part in (scans[:4], scans[4:6], scans[6:], scans[:0])]
     together = scatter(*(sum(column) for column in zip(*ranks, strict=True)))
     expected = (3 * scans[:4].var(0).mean() + scans[4:6].var(0).mean()) / 4
     assert together == pytest.approx(float(expected))
-    assert scatter(*squares_about_mean(scans[:1])) == 0
+    assert scatter(*host(scans[:1])) == 0
 
 
 def test_every_finding_comes_with_what_to_do() -> None:
