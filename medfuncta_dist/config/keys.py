@@ -103,6 +103,8 @@ class OnlyFor:
 FREE = Key(within_run=WithinRun.FREE, decides_results=False, in_fit_digest=False)
 """May change at any time, and decides nothing but where, when or how safely the run computes."""
 SETTLED = Key(within_run=WithinRun.SETTLED)
+NO_RESULT = Key(decides_results=False)
+"""It decides how fast the run computes, not what: no digest has to cover it."""
 IDENTITY = Key(within_run=WithinRun.IDENTITY, decides_results=False)
 CONTRACT = Key(in_contract=True)
 FIT_DIGEST = Key(in_fit_digest=True)

@@ -13,7 +13,7 @@ from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_failures import Failures, pieces_of
 from medfuncta_dist.fitting.fit_plan import FitWork, cover, plan, ranges
 from medfuncta_dist.fitting.fit_task import FitTask, Fitted, fit_task
-from medfuncta_dist.fitting.latent_ledger import Counts, Quarantined, Spread
+from medfuncta_dist.fitting.latent_ledger import Counts, Quarantined, Spread, Unsolved
 from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.network.committed_network import NetworkRef, published_network
 from medfuncta_dist.network.core_settings import stored_settings
@@ -63,6 +63,7 @@ class FitSummary:
     storage_type: str
     """As the run file says, or as ``fit.storage_loss`` made the stage choose; so are the numbers per latent."""
     numbers: int
+    unsolved: Unsolved
 
 
 def fit_digest(run: RunFile) -> str:
@@ -229,6 +230,7 @@ def _summarise(
         scans_per_task=target.scans_per_task,
         storage_type=storage_type,
         numbers=numbers,
+        unsolved=latent_ledger.unsolved(mine),
     )
 
 

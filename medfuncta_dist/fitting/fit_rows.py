@@ -34,6 +34,8 @@ class Columns(NamedTuple):
     steps: Int[np.ndarray, " batch"]
     finite: Bool[np.ndarray, " batch"]
     storable: Bool[np.ndarray, " batch"]
+    unsolved: Int[np.ndarray, " batch"]
+    """Steps that had no solution."""
     scales: Float[np.ndarray, " batch"] | None = None
     """For int8: what each latent's numbers are multiples of."""
 
@@ -52,7 +54,8 @@ class ColumnsComing:
         # Beyond float16, a latent is infinite as stored; in another type, an infinite one is merely not finite.
         storable = ~torch.isinf(latents).any(dim=1) if storage_type == "float16" else torch.ones_like(result.finite)
         scales = [] if stored.scales is None else [stored.scales]
-        self._coming = Returning([stored.numbers, result.psnr, result.steps, result.finite, storable, *scales])
+        of_scans = [result.psnr, result.steps, result.finite, storable, result.unsolved]
+        self._coming = Returning([stored.numbers, *of_scans, *scales])
 
     def wait(self) -> Columns:
         """When they have arrived."""

@@ -91,20 +91,24 @@ def fit_task(task: FitTask) -> Fitted:
     network = network_here(task.worker.root, task.network, task.worker.device)
     tables: list[pa.Table] = []
     quarantined: list[Quarantined] = []
+    unsolved: list[int] = []
     with closing(SampleReader(store, [task.work.shard], cache)) as reader:
         verify_shard(cache, task.work.shard, reader)
         with closing(one_ahead(sent_batches(task, reader))) as batches:
             # The results of a batch are read, and its table is made, when the next one has been launched.
             for places, coming in one_behind(launched(task, batches)):
-                rows, refused = _rows(task, places, coming.wait())
+                rows, refused, left = _rows(task, places, coming.wait())
                 tables.append(_table(task, network, rows))
                 quarantined += refused
+                unsolved += left
     # One chunk: the pages of a Parquet file, and with them its bytes, follow the chunks.
     table = pa.concat_tables(tables).combine_chunks()
     part = table_format.write_part(store, task.folder, table) if table.num_rows else None
     if earlier := _committed(store, task):
         return earlier
-    latent_ledger.write_commit(store, task.folder, task.work, _commit(task, table, quarantined, part), task.fence)
+    latent_ledger.write_commit(
+        store, task.folder, task.work, _commit(task, table, quarantined, part, unsolved), task.fence
+    )
     return Fitted(table.num_rows)
 
 
@@ -211,8 +215,9 @@ def fitter_here(
     return new_fitter(network.spec, network.params, coordinates, settings, network.extras, learned_rates)
 
 
-def _rows(task: FitTask, places: list[Place], columns: Columns) -> tuple[Rows, list[Quarantined]]:
-    """What a fitted batch adds to the table: each of its scans is a row, or is quarantined."""
+def _rows(task: FitTask, places: list[Place], columns: Columns) -> tuple[Rows, list[Quarantined], list[int]]:
+    """What a fitted batch adds to the table: each of its scans is a row, or is quarantined. Last: the unsolved steps of
+    the rows' scans that have any."""
     reasons = columns.reasons
     kept: dict[int, Described] = {}
     quarantined: list[Quarantined] = []
@@ -223,7 +228,8 @@ def _rows(task: FitTask, places: list[Place], columns: Columns) -> tuple[Rows, l
             quarantined.append(Quarantined(place.key, reasons[i]))
         elif place is not None:
             kept[i] = place
-    return rows_of(task.work.split, columns, kept, task.min_psnr), quarantined
+    steps = columns.unsolved.tolist()
+    return rows_of(task.work.split, columns, kept, task.min_psnr), quarantined, [steps[i] for i in kept if steps[i]]
 
 
 def _table(task: FitTask, network: SharedNetwork, rows: Rows) -> pa.Table:
@@ -239,7 +245,11 @@ def _units(task: FitTask) -> Float[np.ndarray, " latent"] | None:
 
 
 def _commit(
-    task: FitTask, table: pa.Table, quarantined: list[Quarantined], part: table_format.PartRef | None
+    task: FitTask,
+    table: pa.Table,
+    quarantined: list[Quarantined],
+    part: table_format.PartRef | None,
+    unsolved: list[int],
 ) -> Commit:
     quality = table["psnr"].to_numpy().astype(np.float64)
     return Commit(
@@ -253,4 +263,6 @@ def _commit(
         below_min=int(table["below_min"].to_numpy().sum()),
         psnr_sum=float(quality.sum()),
         psnr_squares=float(np.square(quality).sum()),
+        unsolved_steps=sum(unsolved),
+        unsolved_scans=len(unsolved),
     )

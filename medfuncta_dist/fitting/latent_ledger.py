@@ -24,6 +24,7 @@ from medfuncta_dist.storage.parsing.typed_record import typed
 from medfuncta_dist.storage.publish import Guard, NewRecord, publish
 
 KIND = "latents"
+_IF_ANY = ("unsolved_steps", "unsolved_scans")
 _DELETE = "delete this commit record and run fit again"
 
 
@@ -51,6 +52,10 @@ class Commit:
     psnr_squares: float = 0.0
     failed: bool = False
     """The range failed as a whole, before any scan was fitted: the next run tries it again."""
+    unsolved_steps: int = 0
+    """Steps of fitted scans that had no solution, and in the next field how many scans these were. Only in records in
+    which there are some: earlier versions know neither."""
+    unsolved_scans: int = 0
 
     @property
     def name(self) -> str:
@@ -59,7 +64,8 @@ class Commit:
 
     def body(self) -> dict[str, Any]:
         """As JSON objects."""
-        return asdict(self) | {"quarantined": [asdict(q) for q in self.quarantined]}
+        body = asdict(self) | {"quarantined": [asdict(q) for q in self.quarantined]}
+        return body if self.unsolved_steps else {key: body[key] for key in body if key not in _IF_ANY}
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,14 @@ class Counts:
     fitted: int
     quarantined: int
     flagged: int
+
+
+@dataclass(frozen=True)
+class Unsolved:
+    """Steps that had no solution and left the latent where it was, and the number of fitted scans with such steps."""
+
+    steps: int
+    scans: int
 
 
 def record_path(folder: str, work: FitWork, fence: Guard | None = None) -> str:
@@ -153,6 +167,12 @@ def reconcile(works: Sequence[FitWork], commits: Mapping[str, Commit]) -> Counts
         quarantined=sum(len(commit.quarantined) for commit in mine),
         flagged=sum(commit.below_min for commit in mine),
     )
+
+
+def unsolved(commits: Iterable[Commit]) -> Unsolved:
+    """The sums over some ranges."""
+    found = list(commits)
+    return Unsolved(sum(c.unsolved_steps for c in found), sum(c.unsolved_scans for c in found))
 
 
 def psnr_by_split(commits: Iterable[Commit]) -> dict[str, Spread]:

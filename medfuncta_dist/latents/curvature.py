@@ -87,7 +87,7 @@ def curved_gradient(
 
 def _add_squares(total: Tensor, network: Folded, by_shifts: Float[Tensor, "scan value shift"]) -> None:
     """total += JᵀJ with J = ∂y/∂s M̃."""
-    flat = product(by_shifts.flatten(0, 1), network.maps, network.arithmetic.products)
+    flat = product(by_shifts.flatten(0, 1), network.maps, network.arithmetic)
     by_latents = flat.view(*by_shifts.shape[:2], network.spec.latent)  # a block may have no point of the sample
     total.baddbmm_(by_latents.mT, by_latents)
 

@@ -80,11 +80,13 @@ class ExactFitter:
         restored = stored.restored().to(targets.dtype)
         quality = psnr_of_mse(self._errors(restored, targets, by_value))
         finite = torch.isfinite(restored).all(dim=1) & torch.isfinite(quality)
-        return FitResult(restored, quality, finite, torch.ones(len(targets), dtype=torch.int32), stored)
+        # One step, which is solved: without a solution there is no latent, and the scan is not finite.
+        steps, unsolved = torch.ones(len(targets), dtype=torch.int32), torch.zeros(len(targets), dtype=torch.int32)
+        return FitResult(restored, quality, finite, steps, stored, unsolved)
 
     def _solved(self, residues: Tensor) -> Tensor:
         seen = residues if self._context is None else residues[:, self._context]
-        return product(seen, self._solver, self._arithmetic.products)
+        return product(seen, self._solver, self._arithmetic)
 
     def _solved_apart(self, residues: Tensor, weights: Tensor) -> Tensor:
         """Each scan by its own weights; scan by scan, for a factor has P² numbers."""
@@ -106,13 +108,13 @@ class ExactFitter:
 
     def _errors(self, latents: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
         """Mean squared error of each scan over all points; values are clamped, as PSNR wants."""
-        values = product(latents, self._rows.T, self._arithmetic.products).add_(self._mean).clamp_(0, 1)
+        values = product(latents, self._rows.T, self._arithmetic).add_(self._mean).clamp_(0, 1)
         squares = values.sub_(targets.flatten(1)).square_()
         return squares.mean(1) if weights is None else (squares * weights).sum(1) / weights.sum(1)
 
     def _gram(self, rows: Tensor, weighted: Tensor) -> Float[Tensor, "latent latent"]:
         sums = Sums.zeros(0, rows.shape[1], rows.device)
-        sums.gram.add_(product(rows.T, weighted, self._arithmetic.products))
+        sums.gram.add_(product(rows.T, weighted, self._arithmetic))
         return sums.gram
 
     def _solver_of(self, weighted: Float[Tensor, "value latent"], factor: Factor) -> Float[Tensor, "value latent"]:

@@ -13,10 +13,11 @@ from medfuncta_dist.latents.latent_types import Stored
 @dataclass(frozen=True)
 class FitResult:
     """One row per scan: its latent as decoding will see it, the PSNR (dB) of that, whether all of it is finite, the
-    steps it took, and what a table stores."""
+    steps it took, what a table stores, and how many of the steps had no solution and left the latent where it was."""
 
     latents: Float[Tensor, "batch latent"]
     psnr: Float[Tensor, " batch"]
     finite: Bool[Tensor, " batch"]
     steps: Int[Tensor, " batch"]
     stored: Stored
+    unsolved: Int[Tensor, " batch"]

@@ -29,6 +29,8 @@ class FitSettings:
     seed: int = 0
     chunks: Chunks | None = None
     arithmetic: Arithmetic | None = None
+    block: int | None = None
+    """Scans that are fitted together, from their first step to their last; None: as many as a chunk has."""
     method: Method | Literal["exact"] = "sgd"
     """How a SIREN's latents are improved. A basis field's are solved for, which is ``exact``, whatever this says."""
     full_steps: int = 0

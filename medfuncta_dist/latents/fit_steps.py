@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from medfuncta_dist.meta.inner_rates import Rate, inner_rates, of_step
+from medfuncta_dist.meta.objective import Objective
 from medfuncta_dist.meta.sweeps.folded import Folded
+from medfuncta_dist.meta.sweeps.inner_gradient import losses
 
 SMALLEST_DAMPING, LARGEST_DAMPING = 1e-3, 1e6
 """Relative to the mean curvature. Below, rounding errors dominate; above, a step is a millionth of a gradient step."""
@@ -36,23 +38,29 @@ class Seen:
     by_shifts: Float[Tensor, "batch layer hidden"]
     losses: Float[Tensor, " batch"]
     whole: bool
-    """Whether the context was the whole grid."""
+    """Whether the context was the whole grid: only then do the losses tell the PSNR."""
     curvature: Float[Tensor, "#batch latent latent"] | None = None
     """Each scan's Gauss-Newton matrix, or one for all scans; only for methods with ``curved``."""
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """The latents after a step, and for which scans it could be computed: the others stayed where they were."""
+
+    latents: Float[Tensor, "batch latent"]
+    solved: Bool[Tensor, " batch"]
 
 
 @runtime_checkable
 class Steps(Protocol):
     """What a method must provide."""
 
-    def next(self, latents: Float[Tensor, "batch latent"], seen: Seen) -> Float[Tensor, "batch latent"]:
-        """The latents after the next step, given what was seen at the present ones."""
+    def next(self, latents: Float[Tensor, "batch latent"], seen: Seen) -> Stepped:
+        """The next step, given what was seen at the present latents."""
         ...
 
-    def settled(
-        self, latents: Float[Tensor, "batch latent"], losses: Float[Tensor, " batch"]
-    ) -> Float[Tensor, "batch latent"]:
-        """The final latents, given those after the last step and their ``losses`` on all points."""
+    def settled(self, final: Objective) -> Float[Tensor, "batch latent"]:
+        """The final latents, given the block at those after the last step, on all points."""
         ...
 
 
@@ -67,20 +75,18 @@ class GradientDescent:
         self._velocity: Tensor | None = None
         self._step = 0
 
-    def next(self, latents: Float[Tensor, "batch latent"], seen: Seen) -> Float[Tensor, "batch latent"]:
-        """The latents after the next step."""
+    def next(self, latents: Float[Tensor, "batch latent"], seen: Seen) -> Stepped:
+        """The next step, which there always is."""
         here = of_step(inner_rates(self._network.spec, self._rate, latents), self._step)
         move = -(here * self._network.pull_back_apart(seen.by_shifts, len(here))).sum(1)
         if self._momentum and self._velocity is not None:
             move.add_(self._velocity, alpha=self._momentum)
         self._velocity, self._step = move, self._step + 1
-        return latents + move
+        return Stepped(latents + move, torch.ones_like(latents[:, 0], dtype=torch.bool))
 
-    def settled(
-        self, latents: Float[Tensor, "batch latent"], losses: Float[Tensor, " batch"]
-    ) -> Float[Tensor, "batch latent"]:
+    def settled(self, final: Objective) -> Float[Tensor, "batch latent"]:
         """The latents unchanged."""
-        return latents
+        return final.latents
 
 
 @dataclass(frozen=True)
@@ -98,7 +104,8 @@ class GaussNewton:
 
     Each scan has a λ of its own, which begins at ``damping``. A step that made its scan worse on the same context is
     reverted, and λ grows fourfold; after one that made it better, λ shrinks or grows with the share of the predicted
-    gain that was realised (Nielsen 1999).
+    gain that was realised (Nielsen 1999). A scan whose damped matrix has no Cholesky factor takes no step, and its λ
+    grows as after a worse one.
     """
 
     def __init__(self, network: Folded, damping: float) -> None:
@@ -107,8 +114,8 @@ class GaussNewton:
         self._before: tuple[Seen, _Iterate, Tensor] | None = None
         """What was seen before the last step, the latents there, and the predicted gain."""
 
-    def next(self, latents: Float[Tensor, "batch latent"], seen: Seen) -> Float[Tensor, "batch latent"]:
-        """The latents after the next step."""
+    def next(self, latents: Float[Tensor, "batch latent"], seen: Seen) -> Stepped:
+        """The next step, of every scan whose damped curvature has a factor."""
         assert seen.curvature is not None
         if self._relative is None:
             self._relative = torch.full_like(latents[:, 0], self._damping)
@@ -116,19 +123,21 @@ class GaussNewton:
         if self._before is not None and seen.context is self._before[0].context:
             here = self._revert_worse(here, *self._before[1:])
         shared = len(here.curvature) == 1
-        step = damped_solution(here.curvature, self._relative[:1] if shared else self._relative, here.gradient)
+        step, solved = damped_solution(here.curvature, self._relative[:1] if shared else self._relative, here.gradient)
         # The quadratic model's gain along −step: ½ stepᵀ(∇L + damping · step), with the damping that was added.
         added = here.curvature.diagonal(dim1=1, dim2=2).mean(1) * self._relative
         predicted = 0.5 * (step * (here.gradient + added[:, None] * step)).sum(1)
-        self._before = (seen, here, predicted)
-        return here.latents - step
+        self._relative = torch.where(solved, self._relative, _changed(self._relative, GROWTH))
+        self._before = (seen, here, torch.where(solved, predicted, 0))
+        return Stepped(here.latents - step, solved)
 
     def _revert_worse(self, here: _Iterate, previous: _Iterate, predicted: Tensor) -> _Iterate:
         assert self._relative is not None
         better = here.losses <= previous.losses  # False for NaN
         realised = (previous.losses - here.losses) / predicted
         factor = torch.where(better, (1 - (2 * realised - 1) ** 3).clamp(*TRUST), GROWTH)
-        self._relative = (self._relative * factor).clamp(SMALLEST_DAMPING, LARGEST_DAMPING)
+        # Nothing was predicted of a scan that took no step, or whose gradient is zero: that tells nothing about λ.
+        self._relative = torch.where(predicted == 0, self._relative, _changed(self._relative, factor))
         return _Iterate(
             torch.where(better[:, None], here.latents, previous.latents),
             torch.where(better[:, None], here.gradient, previous.gradient),
@@ -136,14 +145,17 @@ class GaussNewton:
             torch.where(better[:, None, None], here.curvature, previous.curvature),
         )
 
-    def settled(
-        self, latents: Float[Tensor, "batch latent"], losses: Float[Tensor, " batch"]
-    ) -> Float[Tensor, "batch latent"]:
-        """A last step that made its scan worse is reverted as well."""
-        if self._before is None or not self._before[0].whole:
-            return latents
-        previous = self._before[1]
-        return torch.where((losses <= previous.losses)[:, None], latents, previous.latents)
+    def settled(self, final: Objective) -> Float[Tensor, "batch latent"]:
+        """A last step that made its scan worse is reverted as well.
+
+        Like is compared with like: on the last step's own context, before latents are rounded and values clamped. One
+        sweep forward.
+        """
+        if self._before is None:
+            return final.latents
+        seen, previous, _ = self._before
+        better = losses(final.on(seen.context)) <= previous.losses
+        return torch.where(better[:, None], final.latents, previous.latents)
 
 
 Method = Literal["sgd", "momentum", "gauss-newton"]
@@ -176,17 +188,25 @@ METHODS: dict[str, MethodEntry] = {
 }
 
 
+def _changed(relative: Float[Tensor, " batch"], factor: Tensor | float) -> Float[Tensor, " batch"]:
+    """λ times a factor, kept in its range."""
+    return (relative * factor).clamp(SMALLEST_DAMPING, LARGEST_DAMPING)
+
+
 def damped_solution(
     matrix: Float[Tensor, "#batch latent latent"],
     damping: Float[Tensor, " #batch"],
     right: Float[Tensor, "batch latent"],
-) -> Float[Tensor, "batch latent"]:
-    """(matrix + damping · mean diagonal · I)⁻¹ right, scan by scan."""
+) -> tuple[Float[Tensor, "batch latent"], Bool[Tensor, " batch"]]:
+    """(matrix + damping · mean diagonal · I)⁻¹ right, scan by scan, and whether it has a factor; zeros if not."""
     damped = matrix.clone()
     diagonal = damped.diagonal(dim1=1, dim2=2)
     diagonal += (damping * diagonal.mean(1))[:, None]
     # A scan with NaN raises no error and affects no other. Upper: torch's own copies then take half the time.
-    factor, _ = torch.linalg.cholesky_ex(damped, upper=True)
+    factor, failed = torch.linalg.cholesky_ex(damped, upper=True)
+    solved = (failed == 0).expand(len(right))
     if len(factor) == 1 < len(right):
-        return torch.cholesky_solve(right.mT.contiguous(), factor[0], upper=True).mT
-    return torch.cholesky_solve(right[..., None], factor, upper=True)[..., 0]
+        solution = torch.cholesky_solve(right.mT.contiguous(), factor[0], upper=True).mT
+    else:
+        solution = torch.cholesky_solve(right[..., None], factor, upper=True)[..., 0]
+    return torch.where(solved[:, None], solution, 0), solved

@@ -1,12 +1,14 @@
 """Fitting a SIREN: the latent of every scan of a batch, step by step, the shared network frozen. Runs on bare torch.
 
 What depends only on the network is computed once (``StepwiseFitter``); a batch is then fitted in blocks of scans that
-stay in cache from the first step to the last. docs/method.md, 7, derives the steps.
+stay in cache from the first step to the last. On a GPU all of a block's steps may be one CUDA graph. docs/method.md, 7,
+derives the steps.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -22,7 +24,10 @@ from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.latents.fit_steps import METHODS, Seen, Steps
 from medfuncta_dist.latents.latent_types import Stored, store
 from medfuncta_dist.meta.context import context_indices
+from medfuncta_dist.meta.inner_rates import inner_rates
 from medfuncta_dist.meta.losses import psnr_of_mse
+from medfuncta_dist.meta.machine.captured import Replayed
+from medfuncta_dist.meta.machine.gpu_memory import is_out_of_memory, release_memory, too_little
 from medfuncta_dist.meta.machine.memory import keep_freed_memory
 from medfuncta_dist.meta.objective import Objective
 from medfuncta_dist.meta.sweeps.chunks import Chunks
@@ -41,6 +46,23 @@ class _Origin:
     jacobian: Float[Tensor, "value shift"]
 
 
+@dataclass(frozen=True)
+class _FittedBlock:
+    """What to store of each scan, its error as stored (values clamped, as PSNR wants), the steps that it took, and how
+    many of these had no solution."""
+
+    stored: Stored
+    errors: Float[Tensor, " batch"]
+    steps: Int[Tensor, " batch"]
+    unsolved: Int[Tensor, " batch"]
+
+    @classmethod
+    def of(cls, tensors: Sequence[Tensor]) -> _FittedBlock:
+        """From ``StepwiseFitter.work``."""
+        errors, steps, unsolved, numbers, *scales = tensors
+        return cls(Stored(numbers, scales[0] if scales else None), errors, steps, unsolved)
+
+
 class StepwiseFitter:
     """A SIREN on a grid, ready to fit batch after batch. Detached from what it is made of.
 
@@ -57,13 +79,18 @@ class StepwiseFitter:
             what = f"the latents of a SIREN are not found by the method '{settings.method}'"
             raise RunFileError(what, where="fit.method", do=f"use one of {', '.join(METHODS)}")
         self._network, self._coordinates = fold(spec, params, settings.arithmetic), coordinates
-        self._settings = settings
+        # As a tensor on the device: a number would be copied there anew at each step.
+        self._settings = replace(settings, rate=inner_rates(spec, settings.rate, self._network.maps))
         self._chunks = settings.chunks or Chunks.sized(spec.hidden)
         # A block goes on until its last scan is good enough: on a CPU, blocks of one scan cost little and stop at once.
-        alone = settings.target_psnr is not None and coordinates.device.type == "cpu"
-        self._block = 1 if alone else self._chunks.scans
+        # A GPU would have to wait for the answer at each step: there, blocks take all their steps.
+        self._asks = settings.target_psnr is not None and coordinates.device.type == "cpu"
+        self._block = 1 if self._asks else settings.block or self._chunks.scans
         self._everything = torch.arange(len(coordinates), device=coordinates.device)
-        self._contexts = self._plan()
+        self._contexts, self._rescaling = self._plan(), self._rescaling_contexts()
+        self._replayed = Replayed(self.work)
+        self.halved = False
+        """Whether memory ran out: blocks and chunks are then half as large as they were to be."""
 
     @torch.no_grad()
     def fit(self, targets: Float[Tensor, "batch point channel"]) -> FitResult:
@@ -72,30 +99,57 @@ class StepwiseFitter:
 
         A scan that is not finite, or whose fit diverges, has ``finite`` False; its neighbours are not affected.
         """
-        blocks = [self._fit_block(block) for block in torch.split(targets, self._block)]
-        numbers = torch.cat([stored.numbers for stored, _, _ in blocks])
-        scales = [stored.scales for stored, _, _ in blocks if stored.scales is not None]
-        stored = Stored(numbers, torch.cat(scales) if scales else None)
-        latents, quality = stored.restored(), psnr_of_mse(torch.cat([errors for _, errors, _ in blocks]))
-        finite = torch.isfinite(latents).all(dim=1) & torch.isfinite(quality)
-        return FitResult(latents, quality, finite, torch.cat([steps for _, _, steps in blocks]), stored)
+        while True:
+            try:
+                return self._fit(targets)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                said = str(error)
+            self._halve(said)  # not within the handler: the error's frames hold the tensors of the failed block
 
-    def _fit_block(self, targets: Tensor) -> tuple[Stored, Tensor, Tensor]:
-        """What to store of each scan, its error as stored (values clamped, as PSNR wants), and its steps."""
+    def _fit(self, targets: Tensor) -> FitResult:
+        blocks = [self._fit_block(block) for block in torch.split(targets, self._block)]
+        numbers = torch.cat([block.stored.numbers for block in blocks])
+        scales = [block.stored.scales for block in blocks if block.stored.scales is not None]
+        stored = Stored(numbers, torch.cat(scales) if scales else None)
+        latents, quality = stored.restored(), psnr_of_mse(torch.cat([block.errors for block in blocks]))
+        finite = torch.isfinite(latents).all(dim=1) & torch.isfinite(quality)
+        steps, unsolved = (torch.cat(column) for column in zip(*((b.steps, b.unsolved) for b in blocks), strict=True))
+        return FitResult(latents, quality, finite, steps, stored, unsolved)
+
+    def _halve(self, said: str) -> None:
+        """Go on with half the scans and half the chunks; MedfunctaError where that has been done before."""
+        if self.halved:
+            raise too_little(self._chunks, said)
+        self._block, self._chunks, self.halved = max(1, self._block // 2), self._chunks.halved(), True
+        self._replayed = Replayed(self.work)
+        release_memory()
+
+    def _fit_block(self, targets: Tensor) -> _FittedBlock:
+        if not self._network.arithmetic.captured:
+            return _FittedBlock.of(self.work(targets))
+        # What a replay fills is overwritten by the next one.
+        return _FittedBlock.of([one.clone() for one in self._replayed(targets)])
+
+    def work(self, targets: Float[Tensor, "batch point channel"]) -> list[Tensor]:
+        """All steps of a block, as a function of tensors: the fields of a ``_FittedBlock``."""
         objective = self._at_origin(targets)
         moving = torch.ones(len(targets), dtype=torch.bool, device=targets.device)
-        taken = torch.zeros(len(targets), dtype=torch.int32, device=targets.device)
+        taken, unsolved = torch.zeros(2, len(targets), dtype=torch.int32, device=targets.device)
         steps = self._steps()
         for step in range(self._settings.steps):
             seen = self._see(step, objective)
             if self._settings.target_psnr is not None and seen.whole:
                 moving &= ~(psnr_of_mse(seen.losses) >= self._settings.target_psnr)
-                if not moving.any():
+                if self._asks and not moving.any():
                     break
-            latents = objective.latents
-            objective = objective.at(torch.where(moving[:, None], steps.next(latents, seen), latents))
+            stepped = steps.next(objective.latents, seen)
+            objective = objective.at(torch.where(moving[:, None], stepped.latents, objective.latents))
             taken += moving
-        return *self._judged(steps, objective), taken
+            unsolved += moving & ~stepped.solved
+        stored, errors = self._judged(steps, objective)
+        return [errors, taken, unsolved, stored.numbers, *([] if stored.scales is None else [stored.scales])]
 
     def _at_origin(self, targets: Tensor) -> Objective:
         """The scans at φ = 0."""
@@ -103,17 +157,9 @@ class StepwiseFitter:
         return Objective(self._network, self._coordinates, targets, latents, self._chunks)
 
     def _judged(self, steps: Steps, objective: Objective) -> tuple[Stored, Tensor]:
-        latents = objective.latents
-        stored = store(latents, self._settings.storage_type)
-        errors = self._errors(stored, objective)
-        better = steps.settled(latents, errors)
-        if not torch.equal(better, latents):
-            stored = store(better, self._settings.storage_type)
-            errors = self._errors(stored, objective)
-        return stored, errors
-
-    def _errors(self, stored: Stored, objective: Objective) -> Tensor:
-        return losses(objective.at(stored.restored().to(objective.targets.dtype)), clamp=True)
+        """What to store, and its error: of the stored numbers, values clamped. The method's own choice sees neither."""
+        stored = store(steps.settled(objective), self._settings.storage_type)
+        return stored, losses(objective.at(stored.restored().to(objective.targets.dtype)), clamp=True)
 
     def _plan(self) -> list[Int[Tensor, " context"]]:
         """The context of each step. Equal contexts are one object: their losses may be compared."""
@@ -127,6 +173,11 @@ class StepwiseFitter:
 
         return [context(step) for step in range(settings.steps)]
 
+    def _rescaling_contexts(self) -> list[Int[Tensor, " context"]]:
+        """The second context of each step, for the published rescaling."""
+        ratio, steps = self._settings.rescale, range(self._settings.steps)
+        return [] if ratio is None else [self._draw(RESCALING, step, ratio) for step in steps]
+
     @property
     def _curved(self) -> bool:
         return METHODS[self._settings.method].curved
@@ -139,8 +190,8 @@ class StepwiseFitter:
             return self._seen_at_origin(objective.targets)
         context = self._contexts[step]
         by_shifts, errors, matrix = self._sweep(step, objective.on(context))
-        if self._settings.rescale is not None:
-            sub, _ = shift_gradient(objective.on(self._draw(RESCALING, step, self._settings.rescale)))
+        if self._rescaling:
+            sub, _ = shift_gradient(objective.on(self._rescaling[step]))
             sizes = [torch.linalg.vector_norm(self._network.pull_back(g), dim=1) for g in (sub, by_shifts)]
             by_shifts = by_shifts * (sizes[0] / sizes[1].clamp(min=torch.finfo(sizes[1].dtype).tiny))[:, None, None]
         return Seen(context, by_shifts, errors, context is self._everything, matrix)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from medfuncta_dist.fields.field_kinds import FieldSpec
 from medfuncta_dist.fields.params import Params
+from medfuncta_dist.meta.sweeps.chunks import Chunks
 
 
 class Ranks:
@@ -70,6 +71,8 @@ class Learner(torch.nn.Module):
         self.register_buffer("coordinates", coordinates, persistent=False)
         self.ranks = Ranks()
         """Set by whoever trains on several. Every rank then calls ``forward`` and ``trained`` together."""
+        self.on_halved: Callable[[Chunks], None] = lambda chunks: None
+        """Set by whoever keeps record: called with the chunks that are left where memory ran out."""
 
     def params(self) -> Params:
         """All that is trained, by name. Live parameters, not copies."""

@@ -21,6 +21,8 @@ from medfuncta_dist.meta.inner_rates import Rate, inner_rates
 from medfuncta_dist.meta.learner import Learner, Trained
 from medfuncta_dist.meta.losses import mse
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
+from medfuncta_dist.meta.machine.captured import Replayed, Work
+from medfuncta_dist.meta.machine.gpu_memory import is_out_of_memory, release_memory, too_little
 from medfuncta_dist.meta.machine.memory import keep_freed_memory
 from medfuncta_dist.meta.meta_gradient import adapted_losses, meta_gradient
 from medfuncta_dist.meta.objective import Objective
@@ -64,6 +66,8 @@ class MetaLearner(Learner):
         self.engine, self.arithmetic = engine, arithmetic
         self.chunks = chunks or Chunks.sized(spec.hidden)
         self._rates = None if learn_rates else rates
+        self._replayed = Replayed(self.work)
+        self._halved = False
 
     @property
     def rates(self) -> Float[Tensor, "step layer latent"]:
@@ -79,13 +83,50 @@ class MetaLearner(Learner):
         """Each scan's loss over all coordinates after one inner step per context set, from the initial ``latents``."""
         if self.engine == "unrolled":
             return self._unrolled(targets, latents, contexts)
-        params = self.params()
-        network = fold(self.spec, params, self.arithmetic)
-        objective = Objective(network, self.coordinates, targets, latents, self.chunks)
+        theta = [self.params()[name] for name in self.spec.shapes()]
         if torch.is_grad_enabled():
-            theta = [params[name] for name in self.spec.shapes()]
-            return _recursive(objective, contexts, latents, self.rates, *theta)
-        return adapted_losses(objective, contexts, self.rates)
+            here = [context.to(targets.device) for context in contexts]
+            return _recursive(self._step, targets, here, latents, self.rates, *theta)
+        return adapted_losses(self._objective(targets, latents, theta), contexts, self.rates)
+
+    def _step(self, *inputs: Tensor) -> list[Tensor]:
+        """``_run``; once in a process, a step that runs out of memory is taken again with half the chunks."""
+        while True:
+            try:
+                return self._run(*inputs)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                said = str(error)
+            self._halve(said)  # not within the handler: the error's frames hold the tensors of the failed step
+
+    def _run(self, *inputs: Tensor) -> list[Tensor]:
+        """``work``, replayed where this learner's arithmetic says so and there is a GPU."""
+        captured = self.arithmetic is not None and self.arithmetic.require(inputs[0].device).captured
+        return self._replayed(*inputs) if captured else self.work(*inputs)
+
+    def _halve(self, said: str) -> None:
+        """Go on with half the chunks; MedfunctaError where that has been done before."""
+        if self._halved:
+            raise too_little(self.chunks, said)
+        self.chunks, self._halved = self.chunks.halved(), True
+        self._replayed = Replayed(self.work)
+        release_memory()
+        self.on_halved(self.chunks)
+
+    def work(self, targets: Tensor, latents: Tensor, rates: Tensor, *rest: Tensor) -> list[Tensor]:
+        """An outer step as a function of tensors on one device: losses, and their gradients by latents, rates and θ.
+
+        ``rest``: the context sets, then θ in the order of ``spec.shapes()``.
+        """
+        names = self.spec.shapes()
+        contexts, theta = rest[: -len(names)], rest[-len(names) :]
+        result = meta_gradient(self._objective(targets, latents, theta), contexts, rates)
+        return [result.losses, result.latents, result.rates, *(result.params[name] for name in names)]
+
+    def _objective(self, targets: Tensor, latents: Tensor, theta: Sequence[Tensor]) -> Objective:
+        network = fold(self.spec, dict(zip(self.spec.shapes(), theta, strict=True)), self.arithmetic)
+        return Objective(network, self.coordinates, targets, latents, self.chunks)
 
     def trained(self, params: Params, scans: Iterable[Tensor]) -> Trained:
         """θ as it is, with the inner rates beside it unless they are one number that was not learned."""
@@ -106,16 +147,21 @@ class _Recursive(torch.autograd.Function):
     """One node of autograd's graph: computes losses and gradients together, and hands the gradients over when asked.
 
     So whoever wraps the module (DeepSpeed at any ZeRO stage) sees an ordinary loss, and θ need be whole only during
-    the forward. The numbers come from the objective; its latents and θ are given apart too, for the graph's edges.
+    the forward. The gradients may lie in a CUDA graph's memory: only the backward that follows reads them.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, objective: Objective, contexts: Sequence[Tensor], latents: Tensor, rates: Tensor, *theta: Tensor
+        ctx: Any,
+        step: Work,
+        targets: Tensor,
+        contexts: Sequence[Tensor],
+        latents: Tensor,
+        rates: Tensor,
+        *theta: Tensor,
     ) -> Tensor:
-        result, names = meta_gradient(objective, contexts, rates), objective.network.spec.shapes()
-        ctx.by_latents, ctx.by_shared = result.latents, [result.rates, *(result.params[name] for name in names)]
-        return result.losses
+        losses, ctx.by_latents, *ctx.by_shared = step(targets, latents, rates, *contexts, *theta)
+        return losses.clone()
 
     @staticmethod
     @once_differentiable
@@ -126,7 +172,7 @@ class _Recursive(torch.autograd.Function):
                 "the recursive engine needs a loss that weights all scans equally; use engine='unrolled'"
             )
         by_shared = [weights[0] * gradient for gradient in ctx.by_shared]
-        return None, None, weights[:, None] * ctx.by_latents, *by_shared
+        return None, None, None, weights[:, None] * ctx.by_latents, *by_shared
 
 
 def _recursive(*inputs: Any) -> Tensor:

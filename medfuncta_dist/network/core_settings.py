@@ -72,11 +72,22 @@ def sized_chunks(run: RunFile, activation_bytes: int = ACTIVATION_BYTES) -> Chun
     return Chunks.sized(spec.hidden, activation_bytes)
 
 
+def sized_chunks_on_gpu(run: RunFile, memory: int, scans: int) -> Chunks:
+    """Chunks of a batch of so many scans for a GPU that has ``memory`` bytes for one sweep."""
+    spec = field_spec(run)
+    if isinstance(spec, BasisSpec):
+        return sized_chunks(run)
+    return Chunks.within(memory, spec.layers, spec.hidden, scans, run.data.points)
+
+
 def inner_of(run: RunFile) -> dict[str, Any]:
     """How the inner loop finds latents, for the network's description."""
+    # Only of a network that a GPU trained: on CPUs there is no choice, and nothing to tell.
+    known: dict[str, Any] = {"precision": run.meta.precision or "fp32"} if run.cluster.gpus_per_worker else {}
+    known["selection_ratio"] = run.meta.selection_ratio
     if run.field.kind == "basis":
-        return {"ridge": run.meta.ridge, "selection_ratio": run.meta.selection_ratio}
-    return {"steps": run.meta.inner_steps, "rate": run.inner_rate, "selection_ratio": run.meta.selection_ratio}
+        return {"ridge": run.meta.ridge, **known}
+    return {"steps": run.meta.inner_steps, "rate": run.inner_rate, **known}
 
 
 def first_rates(spec: SirenSpec, run: RunFile) -> Rate:
@@ -89,17 +100,26 @@ def first_rates(spec: SirenSpec, run: RunFile) -> Rate:
 
 
 def chunks_of(run: RunFile) -> Chunks | None:
-    """The chunk sizes that were fixed when the run started; None where none are, and the core chooses its own."""
+    """The chunk sizes that the run has settled on; None where it has not, and the core chooses its own."""
     if run.meta.chunk_points is None or run.meta.chunk_scans is None:
         return None
-    return Chunks(run.meta.chunk_points, run.meta.chunk_scans)
+    chunks = Chunks(run.meta.chunk_points, run.meta.chunk_scans)
+    for _ in range(run.meta.halvings or 0):
+        chunks = chunks.halved()
+    return chunks
 
 
 def arithmetic_of(run: RunFile) -> Arithmetic | None:
-    """The arithmetic that was fixed when the run started; None where none is, and the core chooses the best."""
-    if run.meta.products is None:
+    """The arithmetic that the run has settled on; None where it has not, and the core chooses the best."""
+    meta = run.meta
+    if meta.products is None:
         return None
-    return Arithmetic(run.meta.products, compiled=bool(run.meta.compiled))
+    return Arithmetic(meta.products, bool(meta.compiled), meta.precision or "fp32", bool(meta.captured))
+
+
+def _fit_arithmetic(run: RunFile) -> Arithmetic | None:
+    found = arithmetic_of(run)
+    return None if found is None else replace(found, captured=bool(run.fit.captured))
 
 
 def spectrum_of(network: SharedNetwork) -> Spectrum | None:
@@ -142,7 +162,8 @@ def fit_settings(run: RunFile) -> FitSettings:
         selection_ratio=fit.selection_ratio,
         seed=run.train.seed,
         chunks=chunks_of(run),
-        arithmetic=arithmetic_of(run),
+        arithmetic=_fit_arithmetic(run),
+        block=fit.block_scans,
         method=fit.method,
         ridge=fit.ridge,
         keep=fit.keep,

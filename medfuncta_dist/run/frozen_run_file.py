@@ -18,7 +18,7 @@ from medfuncta_dist.errors import (
     RunFileError,
     StorageError,
 )
-from medfuncta_dist.run.settle_chunks import settle_chunks
+from medfuncta_dist.run.settle_chunks import as_begun
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard, publish_bytes, withdraw
 
@@ -30,7 +30,7 @@ def freeze(run: RunFile, store: ObjectStore, fence: Guard) -> tuple[RunFile, boo
     """
     path = run_path(run)
     frozen = begun_with(run, store)
-    run = settle_chunks(run, frozen)
+    run = as_begun(run, frozen)
     if frozen is not None:
         _require_unchanged(frozen, run, store.uri(path))
     publish_bytes(store, fence, path, dump(run).encode())

@@ -1,70 +1,137 @@
-"""The arithmetic of a run (the library of matrix products, compiled or not), settled before its first training or
-fitting and kept in its run.yaml: a resumed run, and all its workers, then compute the same way or fail clearly."""
+"""How a run computes (chunk sizes, library and precision of products, compiled, recorded), settled before its first
+training or fitting and kept in its run.yaml: a resumed run, and all its workers, then compute the same way or fail
+clearly."""
 
 from __future__ import annotations
 
+import math
 import sys
+from typing import Any
 
 from medfuncta_dist.config.load import dump
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.fields.siren import SirenSpec
 from medfuncta_dist.meta.device import granted_device
-from medfuncta_dist.meta.machine.arithmetic import Arithmetic
-from medfuncta_dist.meta.machine.products import Products
+from medfuncta_dist.meta.machine.arithmetic import Arithmetic, Products
+from medfuncta_dist.meta.machine.gpu_memory import granted_memory
+from medfuncta_dist.meta.machine.precision import Precision
 from medfuncta_dist.meta.machine.self_check import Trial, Verdict, self_check
 from medfuncta_dist.network.core_settings import chunks_of, field_spec, sized_chunks
-from medfuncta_dist.run.fan_outs import trial_fan_out
+from medfuncta_dist.run.fan_outs import compute_fan_out, trial_fan_out
 from medfuncta_dist.run.frozen_run_file import run_path
+from medfuncta_dist.run.settle_chunks import chosen_on_cpu, chosen_on_gpu, computes_on_gpus_alone
+from medfuncta_dist.run.settle_fit import settle_fit
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard, publish_bytes
 from medfuncta_dist.task_map import Done, FanOut
 
 
 def settle_arithmetic(run: RunFile, store: ObjectStore, fan_out: FanOut | None = None, *, fence: Guard) -> RunFile:
-    """Settle what the frozen run file leaves open, and write it again. Compiling is tried by a task on a worker.
+    """Settle what the frozen run file leaves open, and write it again. What a GPU has free, and whether compiling and
+    recording pay, tasks on a worker find out.
 
     LeaseLostError where the lease was lost: what another driver has settled stays.
     """
-    if run.meta.products is not None and run.meta.compiled is not None:
+    settled = _settled(run, fan_out or trial_fan_out(run))
+    settled = settle_fit(settled, fan_out or compute_fan_out(run))
+    if settled is run:
         return run
-    products = run.meta.products or _products(run)
-    compiled = run.meta.compiled
-    if compiled is None:
-        compiled = _compile_wanted(run) and _compile_pays(run, products, fan_out or trial_fan_out(run))
-    run = run.model_copy(
-        update={"meta": run.meta.model_copy(update={"products": products, "compiled": compiled})},
-    )
-    publish_bytes(store, fence, run_path(run), dump(run).encode())
+    publish_bytes(store, fence, run_path(settled), dump(settled).encode())
+    return settled
+
+
+def record_halving(run: RunFile, store: ObjectStore, fence: Guard) -> None:
+    """Keep in the run's run.yaml that memory ran out: whoever goes on with the run begins with half the chunks.
+
+    LeaseLostError where the lease was lost. Once per command, however many workers ran out.
+    """
+    halvings = 1 + (run.meta.halvings or 0)
+    halved = run.model_copy(update={"meta": run.meta.model_copy(update={"halvings": halvings})})
+    publish_bytes(store, fence, run_path(run), dump(halved).encode())
+
+
+def _settled(run: RunFile, fan_out: FanOut) -> RunFile:
+    first = run.meta.products is None
+    if run.meta.chunk_points is None or run.meta.chunk_scans is None:
+        run = _with(run, **_chunks(run, fan_out))
+    if first:
+        run = _with(run, products=_products(run))
+    if run.meta.precision is None and _most_gpus(run):
+        # A run that is older than the key has computed in float32, and goes on so.
+        run = _with(run, precision=_precision(run) if first else "fp32")
+    if run.meta.compiled is None or run.meta.captured is None:
+        run = _with(run, **_ways(run, fan_out))
     return run
+
+
+def _with(run: RunFile, **keys: Any) -> RunFile:
+    return run.model_copy(update={"meta": run.meta.model_copy(update=keys)})
+
+
+def _chunks(run: RunFile, fan_out: FanOut) -> dict[str, Any]:
+    if computes_on_gpus_alone(run):
+        (outcome,) = fan_out(granted_memory, [run.cluster.gpus_per_worker])
+        if not isinstance(outcome, Done):
+            raise outcome.error
+        chosen = chosen_on_gpu(run, outcome.result.free)
+    else:
+        chosen = chosen_on_cpu(run)
+    return {key: value for key, value in chosen.items() if getattr(run.meta, key) is None}
+
+
+def _most_gpus(run: RunFile) -> float:
+    return max(run.cluster.gpus_per_worker, run.gpus_per_task)
 
 
 def _products(run: RunFile) -> Products:
     """The fastest that training and fitting can both use: oneDNN only where neither has a GPU."""
-    return Arithmetic.best(granted_device(max(run.cluster.gpus_per_worker, run.gpus_per_task))).products
+    return Arithmetic.best(granted_device(_most_gpus(run))).products
 
 
-def _compile_wanted(run: RunFile) -> bool:
-    """Only a SIREN's sweeps are compiled. On a CPU that takes minutes in every process, for a step that is a quarter
-    faster: only on request."""
-    if not isinstance(field_spec(run), SirenSpec):
-        return False
-    return run.meta.compile == "on" or (run.meta.compile == "auto" and run.cluster.gpus_per_worker > 0)
+def _precision(run: RunFile) -> Precision:
+    """What is close to float32 and fast: a basis field's normal equations are float32, whose last bits they need."""
+    return "tf32x3" if isinstance(field_spec(run), SirenSpec) else "fp32"
 
 
-def _compile_pays(run: RunFile, products: Products, fan_out: FanOut) -> bool:
-    spec = field_spec(run)
+def _ways(run: RunFile, fan_out: FanOut) -> dict[str, bool]:
+    """Whether to compile and whether to record: as given, or as a trial finds. Only a SIREN's sweeps have the choice.
+
+    Compiling takes minutes on a CPU, in every process, for a step that is a quarter faster: only on request.
+    """
+    meta, on_gpu, siren = run.meta, run.cluster.gpus_per_worker > 0, isinstance(field_spec(run), SirenSpec)
+    compiling = siren and meta.compiled is None and (meta.compile == "on" or (meta.compile == "auto" and on_gpu))
+    graphs = siren and meta.captured is None and meta.graphs != "off" and on_gpu
+    if not (compiling or graphs):
+        return {"compiled": bool(meta.compiled), "captured": bool(meta.captured)}
+    verdict = _tried(run, compiling, graphs, fan_out)
+    for name, tried, taken in (
+        ("torch.compile", compiling, verdict.compiled),
+        ("CUDA graphs", graphs, verdict.captured),
+    ):
+        if tried and not taken:
+            print(f"warning: this run computes without {name}: {verdict.reason}", file=sys.stderr)
+    return {
+        "compiled": verdict.compiled if compiling else bool(meta.compiled),
+        "captured": verdict.captured if graphs else bool(meta.captured),
+    }
+
+
+def _tried(run: RunFile, compiling: bool, graphs: bool, fan_out: FanOut) -> Verdict:
+    spec, precision = field_spec(run), run.meta.precision or "fp32"
     assert isinstance(spec, SirenSpec)
+    assert run.meta.products is not None
     trial = Trial(
         spec,
         run.data.points,
         run.meta.selection_ratio,
+        math.ceil(run.train.batch / run.cluster.fewest_workers),
+        run.meta.inner_steps if run.cluster.gpus_per_worker else 1,  # on a CPU, one is enough to tell
         chunks_of(run) or sized_chunks(run),
-        Arithmetic(products),
+        Arithmetic(run.meta.products, compiled=bool(run.meta.compiled), precision=precision),
         run.cluster.threads,
         run.cluster.gpus_per_worker,
+        compiling,
+        graphs,
     )
     (outcome,) = fan_out(self_check, [trial])
-    verdict = outcome.result if isinstance(outcome, Done) else Verdict(False, str(outcome.error))
-    if not verdict.compiled:
-        print(f"warning: this run computes without torch.compile: {verdict.reason}", file=sys.stderr)
-    return bool(verdict.compiled)
+    return outcome.result if isinstance(outcome, Done) else Verdict(False, False, str(outcome.error))

@@ -1,8 +1,9 @@
-"""What a run file may leave open, but a run must fix once, because results depend on it: chunk sizes when the run
-starts; the arithmetic before it first computes (``settle_arithmetic.py``)."""
+"""The sizes of chunks, which a run file may leave open but a run must fix once, because results depend on them: chosen
+from free memory before the run first computes (``settle_arithmetic.py``)."""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import psutil
@@ -10,20 +11,28 @@ import psutil
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.section import Section
 from medfuncta_dist.meta.sweeps.chunks import ACTIVATION_BYTES
-from medfuncta_dist.network.core_settings import sized_chunks
+from medfuncta_dist.network.core_settings import sized_chunks, sized_chunks_on_gpu
 
-GPU_ACTIVATION_BYTES = 2**26
-"""Of one layer: a sweep of 15 layers then holds under 4 GB. Not measured: no GPU has run this yet."""
+GPU_SWEEP_BYTES = 3 * 2**29
+"""Of a sweep on a GPU: 24 scans at 1024 points of the paper's network need 1.3 GB, so that each step of its inner loop
+is one sweep, and a training step stays below 2 GB. Not measured: no GPU has run this yet."""
+GPU_SHARE = 0.5
+"""Of a GPU's free memory, for a sweep: parameters, their moments, scans and other tasks' contexts need the rest."""
 SHARE_OF_FREE_MEMORY = 0.25
-"""Of the free memory, for the sweeps of all workers: data, parameters and Ray need the rest."""
+"""Of the host's free memory, for the sweeps of all workers: data, parameters and Ray need the rest."""
 
 
-def settle_chunks(run: RunFile, frozen: RunFile | None) -> RunFile:
-    """The run file with what it leaves open filled in: as this run began, or with chunk sizes chosen now."""
-    found = {"meta": _chosen_chunks(run)} if frozen is None else frozen.parts(lambda key: key.settled)
+def as_begun(run: RunFile, frozen: RunFile | None) -> RunFile:
+    """The run file with what it leaves open filled in as this run settled it, where it has."""
+    found = {} if frozen is None else frozen.parts(lambda key: key.settled)
     filled = {name: _filled(getattr(run, name), values) for name, values in found.items()}
     changed = {name: section for name, section in filled.items() if section is not getattr(run, name)}
     return run.model_copy(update=changed) if changed else run
+
+
+def computes_on_gpus_alone(run: RunFile) -> bool:
+    """Whether every stage that computes is granted a GPU: chunks are the same for all, and a CPU's are small."""
+    return min(run.cluster.gpus_per_worker, run.gpus_per_task) > 0
 
 
 def _filled(section: Section, found: dict[str, Any]) -> Section:
@@ -31,14 +40,20 @@ def _filled(section: Section, found: dict[str, Any]) -> Section:
     return section.model_copy(update=settled) if settled else section
 
 
-def _chosen_chunks(run: RunFile) -> dict[str, Any]:
+def chosen_on_cpu(run: RunFile) -> dict[str, Any]:
+    """Chunk sizes for the memory that is free here."""
     chunks = sized_chunks(run, activation_bytes(run, psutil.virtual_memory().available))
     return {"chunk_points": chunks.points, "chunk_scans": chunks.scans}
 
 
 def activation_bytes(run: RunFile, free: int) -> int:
     """Bytes of one layer's activations in a chunk; a sweep holds four of these per layer (docs/method.md, 4)."""
-    if run.cluster.gpus_per_worker:
-        return GPU_ACTIVATION_BYTES
     held = 4 * run.field.layers * run.cluster.most_workers
     return max(4 * run.field.hidden, min(ACTIVATION_BYTES, int(SHARE_OF_FREE_MEMORY * free / held)))
+
+
+def chosen_on_gpu(run: RunFile, free: int) -> dict[str, Any]:
+    """Chunk sizes for a rank's share of a batch on a GPU that has so many bytes free."""
+    scans = math.ceil(run.train.batch / run.cluster.fewest_workers)
+    chunks = sized_chunks_on_gpu(run, min(GPU_SWEEP_BYTES, int(GPU_SHARE * free)), scans)
+    return {"chunk_points": chunks.points, "chunk_scans": chunks.scans}

@@ -9,6 +9,7 @@ from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.fitting.fit_driver import FitSummary, fit
+from medfuncta_dist.fitting.latent_ledger import Unsolved
 from medfuncta_dist.run.fan_outs import compute_fan_out
 from medfuncta_dist.run.stage_progress import open_reporter
 from medfuncta_dist.stages.preflight import check_fitting
@@ -34,7 +35,8 @@ def run_fit(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[str
         "numbers": summary.numbers,
         "quarantined": summary.counts.quarantined,
         "reasons": dict(Counter(scan.reason for scan in summary.quarantined)),
-        "said": [_summary_text(summary)],
+        "unsolved": asdict(summary.unsolved),
+        "said": [_summary_text(summary), *_unsolved_text(summary.unsolved)],
     }
 
 
@@ -46,3 +48,13 @@ def _summary_text(summary: FitSummary) -> str:
         f"{summary.storage_type} ({psnr}), {counts.flagged} below fit.min_psnr, {counts.quarantined} quarantined; "
         f"{summary.scans_per_task} scans per task"
     )
+
+
+def _unsolved_text(unsolved: Unsolved) -> list[str]:
+    """A warning where there is something to warn of."""
+    if not unsolved.steps:
+        return []
+    return [
+        f"fit: {unsolved.steps} steps of {unsolved.scans} scans had no Cholesky factor and left their latents where "
+        "they were; the next ones had more damping. Raise fit.damping to avoid this, or fit.steps to make up for it"
+    ]

@@ -7,10 +7,13 @@ from dataclasses import asdict
 from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.run.settle_arithmetic import record_halving
 from medfuncta_dist.run.stage_progress import open_reporter
 from medfuncta_dist.stages.preflight import pinned_snapshot
 from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.training.mailbox import HALVED
+from medfuncta_dist.training.train_driver import OnMessage
 from medfuncta_dist.training.trainer import TrainSummary, train
 
 
@@ -18,8 +21,17 @@ def run_train(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[s
     """Train, or go on training, on the run's snapshot."""
     snapshot = pinned_snapshot(run, store, fence)
     with open_reporter(run, store, "train", fence, stages) as reporter:
-        summary = train(run, snapshot.digest, on_progress=reporter.report, notify=reporter.notify, fence=fence)
+        listen = _recorder_of_halvings(run, store, fence)
+        summary = train(run, snapshot.digest, listen, on_progress=reporter.report, notify=reporter.notify, fence=fence)
     return {**asdict(summary), "snapshot": snapshot.digest, "said": [_summary_text(summary)]}
+
+
+def _recorder_of_halvings(run: RunFile, store: ObjectStore, fence: Fence) -> OnMessage:
+    def listen(kind: str, fields: dict[str, Any]) -> None:
+        if kind == HALVED:
+            record_halving(run, store, fence)
+
+    return listen
 
 
 def _summary_text(summary: TrainSummary) -> str:

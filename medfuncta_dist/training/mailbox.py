@@ -9,6 +9,9 @@ from typing import Any
 from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.training.liveness.heartbeat import Heartbeat, HeartbeatMonitor, HungRank
 
+HALVED = "halved"
+"""The message of a rank that ran out of memory and goes on with half the chunks."""
+
 
 @dataclass(frozen=True)
 class AttemptEnd:

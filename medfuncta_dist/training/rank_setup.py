@@ -11,7 +11,7 @@ import os
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from torch import Tensor
 
@@ -31,6 +31,7 @@ from medfuncta_dist.training.driver_channel import DriverChannel
 from medfuncta_dist.training.feed import Feed
 from medfuncta_dist.training.liveness.heartbeat import Heartbeat
 from medfuncta_dist.training.liveness.heartbeat_sender import HeartbeatSender
+from medfuncta_dist.training.mailbox import HALVED
 from medfuncta_dist.training.optim.engine import Engine
 from medfuncta_dist.training.optim.parameter_groups import kinds_of_state
 from medfuncta_dist.training.rank_sums import RankSums
@@ -127,6 +128,7 @@ def restore(rank: RankContext, stack: ExitStack) -> RestoredNetwork:
     """The learner and its engine, as the newest whole checkpoint has them, or as a run begins."""
     learner, checkpoints = new_learner(rank.run), rank.checkpoints
     learner.ranks = RankSums(rank.world, rank.heartbeat)
+    learner.on_halved = lambda chunks: rank.channel.post(HALVED, rank=rank.world.rank, **asdict(chunks))
     found = _newest(rank, checkpoints, learner)
     first = found.facts.step if found is not None else 0
     batches = stack.enter_context(rank.feed.batches(first))  # Scans are fetched while the engine is built.

@@ -21,7 +21,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import InterruptedRunError, MedfunctaError
 from medfuncta_dist.telemetry.progress_report import OnProgress, ProgressReport
-from medfuncta_dist.training.mailbox import Mailbox
+from medfuncta_dist.training.mailbox import HALVED, Mailbox
 
 POLL_S = 0.3
 STOP_S = 60.0
@@ -112,6 +112,11 @@ class TrainDriver:
         for kind, fields in messages:
             if kind == "note":
                 self._notify(fields["text"])
+            elif kind == HALVED:
+                self._notify(
+                    f"rank {fields['rank']} ran out of memory: it goes on with half the chunks, at most "
+                    f"{fields['points']} points of {fields['scans']} scans at once"
+                )
             elif kind == "started":
                 self._start_attempt(fields["step"], fields["workers"])
             elif kind == "checkpoint":

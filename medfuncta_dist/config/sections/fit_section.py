@@ -6,9 +6,22 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from medfuncta_dist.config.keys import FREE, OF_BASIS, OF_SIREN, SETTLED, Added, Key, Meaning, OpenCountsAs, WithinRun
+from medfuncta_dist.config.keys import (
+    FREE,
+    NO_RESULT,
+    OF_BASIS,
+    OF_SIREN,
+    SETTLED,
+    Added,
+    Key,
+    Meaning,
+    OnlyFor,
+    OpenCountsAs,
+    WithinRun,
+)
 from medfuncta_dist.config.section import NaturalFloat, NaturalInt, PositiveFloat, PositiveInt, Ratio, Section, Split
 
+NO_FIT_DIGEST = Key(in_fit_digest=False)
 OPEN_SCANS_PER_TASK = 1024
 """What an open ``fit.scans_per_task`` counts as in digests, and is until a run has chosen: the default of earlier
 versions."""
@@ -71,13 +84,19 @@ class Fit(Section):
     out numbers only where there were four training scans or more per number. Default: nothing is chosen."""
     batch: PositiveInt = 256
     """Scans fitted at once."""
+    block_scans: Annotated[PositiveInt | None, SETTLED, NO_FIT_DIGEST, Added(None), OF_SIREN] = None
+    """Scans that are fitted together, from their first step to their last; it affects the last bits. Default:
+    meta.chunk_scans on CPUs, and as many as the free memory allows on a GPU; kept in the run's run.yaml."""
+    captured: Annotated[
+        bool | None, SETTLED, NO_RESULT, NO_FIT_DIGEST, Added(None), OnlyFor("siren", idle=(False,))
+    ] = None
+    """Whether all steps of a block are recorded as a CUDA graph and replayed: the outcome of meta.graphs for fitting,
+    kept in the run's run.yaml. If you set it, there is no test."""
     scans_per_task: Annotated[PositiveInt | None, SETTLED, OpenCountsAs(OPEN_SCANS_PER_TASK)] = None
     """Scans per Ray task and per table part. Does not change any latent. Default: the fit stage tries, once, how fast a
     worker fits, and chooses whole batches that take it 30 s or longer; fewer where shards are smaller than that, where
     a part would have more than 256 MB of latents, or where workers would get less than 4 tasks each."""
-    chosen_scans_per_task: Annotated[
-        PositiveInt | None, SETTLED, Key(decides_results=False, in_fit_digest=False), Added(None)
-    ] = None
+    chosen_scans_per_task: Annotated[PositiveInt | None, SETTLED, NO_RESULT, NO_FIT_DIGEST, Added(None)] = None
     """What the fit stage chose for an open scans_per_task. The run writes it; leave it out."""
     min_psnr: float = 20.0
     """A scan reconstructed with a lower PSNR (dB) is stored and flagged."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from medfuncta_dist.config.keys import OF_BASIS, OF_SIREN, SETTLED, Added, Meaning, OnlyFor
-from medfuncta_dist.config.section import BARE_WORD, PositiveFloat, PositiveInt, Ratio, Section
+from medfuncta_dist.config.keys import NO_RESULT, OF_BASIS, OF_SIREN, SETTLED, Added, Meaning, OnlyFor
+from medfuncta_dist.config.section import BARE_WORD, NaturalInt, PositiveFloat, PositiveInt, Ratio, Section
 
 
 class Meta(Section):
@@ -34,9 +34,24 @@ class Meta(Section):
     products: Annotated[Literal["onednn", "torch"] | None, SETTLED] = None
     """The library that multiplies matrices: oneDNN called directly (CPU only), or torch's own. It affects the last
     bits. Default: the faster one, chosen when the run first computes, and kept in its run.yaml."""
+    precision: Annotated[Literal["fp32", "tf32", "tf32x3"] | None, SETTLED, Added(None)] = None
+    """How a GPU multiplies float32 matrices. ``fp32``: all bits, on ordinary units. ``tf32``: on tensor cores, with 11
+    of 24 bits per number. ``tf32x3``: on tensor cores in three passes, close to float32. Default on a GPU: tf32x3 for a
+    SIREN, fp32 for a basis field; kept in the run's run.yaml, and with its network and latents. On CPUs always
+    float32."""
     compile: Annotated[Literal["auto", "on", "off"], BARE_WORD, OnlyFor("siren", idle=("off",))] = "auto"
-    """Compile sweeps with torch.compile, with CUDA graphs on a GPU. ``auto``: on a GPU only. Tested once when the run
-    first computes: if results differ, nothing is gained or a compiler is missing, the run computes without it and
-    prints a warning."""
+    """Compile sweeps with torch.compile. ``auto``: on a GPU only. Tested once when the run first computes: if results
+    differ, nothing is gained or a compiler is missing, the run computes without it and prints a warning."""
     compiled: Annotated[bool | None, SETTLED, OnlyFor("siren", idle=(False,))] = None
     """The outcome of ``compile``, kept in the run's run.yaml. If you set it, there is no test."""
+    graphs: Annotated[Literal["auto", "on", "off"], BARE_WORD, NO_RESULT, Added("auto"), OnlyFor("siren", ("off",))] = (
+        "auto"
+    )
+    """Record whole training and fitting steps as CUDA graphs and replay them; needs a GPU. ``auto`` and ``on``: tested
+    once when the run first computes, like ``compile``; replays must give the eager step's numbers. With ``on``, a
+    warning says why if the run computes without them."""
+    captured: Annotated[bool | None, SETTLED, NO_RESULT, Added(None), OnlyFor("siren", idle=(False,))] = None
+    """The outcome of ``graphs``, kept in the run's run.yaml. If you set it, there is no test."""
+    halvings: Annotated[NaturalInt | None, SETTLED, Added(None)] = None
+    """How often the chunk sizes were halved because a GPU ran out of memory. Counted by the run, kept in its
+    run.yaml."""

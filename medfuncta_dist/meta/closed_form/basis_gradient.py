@@ -153,14 +153,14 @@ def _outer(
     for block in blocks if blocks is not None else fit.blocks():
         errors = _errors(fit, block, latents)
         losses += errors.square().sum(1)
-        by_latents += product(errors, block.rows, fit.arithmetic.products)
+        by_latents += product(errors, block.rows, fit.arithmetic)
     losses, by_latents = fit.ranks.sum(losses), fit.ranks.sum(by_latents)
     return losses / fit.grid.values, by_latents * (2 / fit.grid.values)
 
 
 def _errors(fit: LinearFit, block: Block, latents: Tensor) -> Float[Tensor, "scan value"]:
     """ŷ − y."""
-    return product(latents, block.rows.T, fit.arithmetic.products) - block.residues
+    return product(latents, block.rows.T, fit.arithmetic) - block.residues
 
 
 def _by_gram(latents: Tensor, pulls: Tensor, ridge: float) -> Float[Tensor, "feature feature"]:
@@ -175,7 +175,7 @@ def _adjoints(
     fit: LinearFit, block: Block, latents: Tensor, pulls: Tensor, by_gram: Tensor
 ) -> tuple[Float[Tensor, "value feature"], Float[Tensor, " value"]]:
     """dJ/dB and dJ/dμ of a block."""
-    by = fit.arithmetic.products
+    by = fit.arithmetic
     residue = _errors(fit, block, latents) * (2 / fit.grid.values)
     by_rows, by_means = product(residue.T, latents, by), residue.sum(0)
     seen = block.in_context()

@@ -45,8 +45,8 @@ class Sums:
         self, rows: Float[Tensor, "value feature"], residues: Float[Tensor, "scan value"], arithmetic: Arithmetic
     ) -> None:
         """Add some values: the basis at these (times √w) and what the mean leaves of each scan (times √w)."""
-        self.gram.add_(product(rows.T, rows, arithmetic.products))
-        self.right.add_(product(residues, rows, arithmetic.products))
+        self.gram.add_(product(rows.T, rows, arithmetic))
+        self.right.add_(product(residues, rows, arithmetic))
 
 
 @dataclass(frozen=True)

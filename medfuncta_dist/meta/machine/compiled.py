@@ -1,4 +1,4 @@
-"""Sweeps through ``torch.compile``, and with CUDA graphs on a GPU: never with other numbers unnoticed.
+"""Sweeps through ``torch.compile``: never with other numbers unnoticed.
 
 Each kind and shape of sweep is compiled once a process, and its first result is compared with the eager one. Whether a
 run computes so is settled when it starts (``self_check.py``); from then on what does not compile, or comes out
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from types import FunctionType
 from typing import Any
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from medfuncta_dist.errors import MedfunctaError
+from medfuncta_dist.meta.machine.precision import tensor_cores
 from medfuncta_dist.meta.sweeps.folded import Folded, ThetaGradient
 
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-10}
@@ -34,13 +36,15 @@ def swept(sweep: Sweep, network: Folded, *inputs: Any) -> Any:
     if not network.arithmetic.compiled:
         return sweep(network, *inputs)
     kind = (sweep, network.spec, network.arithmetic, *(_shape(one) for one in inputs))
-    run = _compiled(kind, network.maps.device.type)
+    run = _compiled(kind)
     if kind in _proven:
-        return run(network, *inputs)
+        with _products_of(network):
+            return run(network, *inputs)
     copies = copy.deepcopy(inputs)
     expected = sweep(network, *copies)
     try:
-        found = run(network, *inputs)
+        with _products_of(network):
+            found = run(network, *inputs)
     except Exception as error:  # what compilers raise is of no one family
         raise _broken(f"does not compile here ({type(error).__name__}: {_first_line(error)})", sweep) from error
     _require_equal([found, *inputs], [expected, *copies], sweep)
@@ -52,11 +56,17 @@ _proven: set[Any] = set()
 """Kinds whose first compiled result was compared."""
 
 
+def _products_of(network: Folded) -> AbstractContextManager[None]:
+    """Lets compiled products use what the network's precision says: inside, none can ask for itself."""
+    exact = network.arithmetic.precision == "fp32"
+    return nullcontext() if exact else tensor_cores(network.maps.device)
+
+
 @cache
-def _compiled(kind: Any, device: str) -> Sweep:
-    # One for each kind, so that none is recompiled for another shape behind our back. Only CUDA has graphs to keep.
-    mode = "reduce-overhead" if device == "cuda" else None
-    run: Sweep = torch.compile(_copy(kind[0]), fullgraph=True, dynamic=False, mode=mode)
+def _compiled(kind: Any) -> Sweep:
+    # One for each kind, so that none is recompiled for another shape behind our back. Without the compiler's own CUDA
+    # graphs: they leave out what adds to its inputs, three quarters of a step; ``captured.py`` records whole steps.
+    run: Sweep = torch.compile(_copy(kind[0]), fullgraph=True, dynamic=False)
     return run
 
 

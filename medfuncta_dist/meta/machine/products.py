@@ -1,98 +1,95 @@
-"""Matrix products at the machine's speed.
+"""Matrix products at the machine's speed, as a run's arithmetic says: the one place that multiplies whole activations.
 
-In float32 on a CPU oneDNN is asked directly: torch's own matmul goes through MKL, which on AMD processors leaves
-AVX-512 unused (measured on an EPYC core, 1024 x 256 by 256 x 256: 98 GFLOP/s, against 215). The operator that does it
-belongs to torch's compiler and may go away, so it is tried once; everywhere else, and without it, torch's matmul is
-used. Which one is a run's own choice (``arithmetic.py``): it decides the last bits.
+In float32 on a CPU oneDNN is asked directly (``onednn.py``); on a GPU the precision decides (``precision.py``). What is
+multiplied elsewhere (latents with modulation maps, factors) is small, and float32 throughout.
 """
 
 from __future__ import annotations
-
-from functools import cache
-from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Products = Literal["onednn", "torch"]
+from medfuncta_dist.meta.machine.arithmetic import Arithmetic
+from medfuncta_dist.meta.machine.onednn import onednn_product
+from medfuncta_dist.meta.machine.precision import rounded, tensor_cores, three_passes
 
 LEAST_DIRECT_SUM = 128
 """Smallest sides of a sum over many points that oneDNN is asked for: below, transposing costs more than it wins."""
 
 
 def product(
-    left: Float[Tensor, "row inner"], right: Float[Tensor, "inner column"], by: Products
+    left: Float[Tensor, "row inner"], right: Float[Tensor, "inner column"], by: Arithmetic
 ) -> Float[Tensor, "row column"]:
     """left · right."""
     if _direct(left, by):
-        return _onednn_product(left, right)
-    return left @ right
+        return onednn_product(left, right)
+    if _exact(left, by):
+        return left @ right
+    return _on_tensor_cores(None, left, right, by)
 
 
 def product_plus_row(
-    row: Float[Tensor, " column"], left: Float[Tensor, "row inner"], right: Float[Tensor, "inner column"], by: Products
+    row: Float[Tensor, " column"],
+    left: Float[Tensor, "row inner"],
+    right: Float[Tensor, "inner column"],
+    by: Arithmetic,
 ) -> Float[Tensor, "row column"]:
     """left · right, plus the same row everywhere."""
     if _direct(left, by):
-        return _onednn_product(left, right, row)
-    return torch.addmm(row, left, right)
+        return onednn_product(left, right, row)
+    if _exact(left, by):
+        return torch.addmm(row, left, right)
+    return _on_tensor_cores(row, left, right, by)
 
 
 def product_plus(
     base: Float[Tensor, "row column"],
     left: Float[Tensor, "row inner"],
     right: Float[Tensor, "inner column"],
-    by: Products,
+    by: Arithmetic,
 ) -> Float[Tensor, "row column"]:
     """base + left · right."""
     if _direct(left, by):
-        return _onednn_product(left, right).add_(base)
-    return torch.addmm(base, left, right)
+        return onednn_product(left, right).add_(base)
+    if _exact(left, by):
+        return torch.addmm(base, left, right)
+    return _on_tensor_cores(base, left, right, by)
 
 
 def add_product(
     total: Float[Tensor, "row column"],
     left: Float[Tensor, "row inner"],
     right: Float[Tensor, "inner column"],
-    by: Products,
+    by: Arithmetic,
 ) -> None:
     """total += left · right."""
     if min(total.shape) >= LEAST_DIRECT_SUM and _direct(left, by):
-        total += product(left, right, by)
-    else:
+        total += onednn_product(left, right)
+    elif _exact(left, by):
         total.addmm_(left, right)
+    else:
+        total += _on_tensor_cores(None, left, right, by)
 
 
-def _direct(left: Tensor, by: Products) -> bool:
-    return by == "onednn" and left.dtype == torch.float32 and left.numel() > 0
+def _direct(left: Tensor, by: Arithmetic) -> bool:
+    return by.products == "onednn" and left.dtype == torch.float32 and left.numel() > 0
 
 
-def _onednn_product(left: Tensor, right: Tensor, row: Tensor | None = None) -> Tensor:
-    if torch.compiler.is_compiling():
-        compiled: Tensor = torch.ops.medfuncta.linear(left, right, row)
-        return compiled
-    return _linear(left, right, row)
+def _exact(left: Tensor, by: Arithmetic) -> bool:
+    return by.precision == "fp32" or left.dtype != torch.float32
 
 
-def _linear(left: Tensor, right: Tensor, row: Tensor | None) -> Tensor:
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(left, right.T, row, "none", [], "")
-    return result
+def _on_tensor_cores(base: Tensor | None, left: Tensor, right: Tensor, by: Arithmetic) -> Tensor:
+    if by.precision == "tf32x3":
+        left, right = three_passes(left, right)
+    if left.device.type == "cpu":
+        left, right = rounded(left), rounded(right)
+    if torch.compiler.is_compiling():  # whoever runs what is compiled has let torch use them
+        return _multiplied(base, left, right)
+    with tensor_cores(left.device):
+        return _multiplied(base, left, right)
 
 
-# The compiler lowers oneDNN's operator for frozen weights only, and fails on ours: it sees one of our own instead.
-torch.library.define("medfuncta::linear", "(Tensor left, Tensor right, Tensor? row) -> Tensor")
-torch.library.impl("medfuncta::linear", "cpu", _linear)
-torch.library.register_fake("medfuncta::linear", lambda left, right, row: left.new_empty(left.shape[0], right.shape[1]))
-
-
-@cache
-def onednn_works() -> bool:
-    """Whether oneDNN's operator is there and multiplies correctly."""
-    left, right, row = torch.arange(12.0).view(4, 3), torch.arange(15.0).view(3, 5), torch.arange(5.0)
-    try:
-        with torch.no_grad():
-            result = _linear(left, right, row)
-    except (AttributeError, RuntimeError):
-        return False
-    return torch.equal(result, left @ right + row)
+def _multiplied(base: Tensor | None, left: Tensor, right: Tensor) -> Tensor:
+    return left @ right if base is None else torch.addmm(base, left, right)

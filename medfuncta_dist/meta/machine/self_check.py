@@ -1,9 +1,13 @@
-"""Whether compiled sweeps are worth having: tried once, on a run's own shapes, before the run computes with them."""
+"""Whether compiled sweeps and recorded steps are worth having: tried once, before a run computes with them.
+
+On a run's own shapes, on the device that its workers are granted. Every way to run a step is compared with the eager
+one on inputs of its own (a recorded step in its third to fifth replay) and timed; the fastest that is right is taken.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,88 +17,151 @@ from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.fields.siren import SirenSpec, init_params
 from medfuncta_dist.meta.context import context_sets
 from medfuncta_dist.meta.device import granted_device, require_device
+from medfuncta_dist.meta.machine import captured
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
+from medfuncta_dist.meta.machine.captured import (
+    CHECKED,
+    Recorder,
+    Replayed,
+    Work,
+    agrees_with_replays,
+    difference,
+    record_cuda_graph,
+)
 from medfuncta_dist.meta.machine.compiled import TOLERANCE
-from medfuncta_dist.meta.meta_gradient import MetaGradient, meta_gradient
-from medfuncta_dist.meta.objective import Objective
+from medfuncta_dist.meta.outer_loop import MetaLearner
 from medfuncta_dist.meta.sweeps.chunks import Chunks
-from medfuncta_dist.meta.sweeps.folded import fold
 
 LEAST_GAIN = 1.05
-"""Times faster; less is noise, and not worth compiling for."""
+"""Times faster than eager; less is noise, and not worth compiling for."""
 ROUNDS = 3
+RATE = 1e-2
+"""Of the inner steps: small, so that an untrained network stays finite."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One outer step of one inner step, in a run's own shapes, with its library of products."""
+    """One outer step of ``inner_steps``, in a run's own shapes, with its library and precision of products."""
 
     spec: SirenSpec
     points: int
     selection_ratio: float
+    scans: int
+    """Of one rank."""
+    inner_steps: int
     chunks: Chunks
     arithmetic: Arithmetic
     threads: int
     gpus: float
     """Granted to each worker, and to the trial."""
+    compiling: bool = True
+    """Whether to try ``torch.compile``; ``graphs``: whether to try CUDA graphs, on a GPU."""
+    graphs: bool = False
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether to compile, and in words why, with both times."""
+    """Whether to compile, whether to record, and in words why, with the times."""
 
     compiled: bool
+    captured: bool
     reason: str
 
 
-def self_check(trial: Trial) -> Verdict:
-    """Compare and time compiled sweeps against eager ones, on the device that the trial was granted.
+def self_check(trial: Trial, record: Recorder = record_cuda_graph) -> Verdict:
+    """Compare and time the ways to run a step, on the device that the trial was granted.
 
-    Never raises for what is the compiler's fault: then the verdict is no. MedfunctaError for a GPU torch cannot use.
+    Never raises for what is the compiler's or a recording's fault: then that way is out. MedfunctaError for a GPU
+    that torch cannot use.
     """
     torch.set_num_threads(trial.threads)
-    work = _work(trial)
-    eager = replace(trial.arithmetic, compiled=False)
-    expected = work(eager)
-    try:
-        found = work(replace(eager, compiled=True))
-    except MedfunctaError as error:
-        return Verdict(False, error.what)
-    error_size = _difference(found, expected)
-    if not error_size <= TOLERANCE[torch.float32]:
-        return Verdict(False, f"a compiled step's gradient differs from the eager one by {error_size:.1e} (relative)")
-    plain, compiled = (
-        min(_seconds(work, how) for _ in range(ROUNDS)) for how in (eager, replace(eager, compiled=True))
-    )
-    reason = f"one step takes {compiled:.3g} s compiled and {plain:.3g} s eager"
-    return Verdict(plain >= LEAST_GAIN * compiled, reason)
-
-
-def _work(trial: Trial) -> Callable[[Arithmetic], MetaGradient]:
     device = require_device(granted_device(trial.gpus))
-    generator = torch.Generator().manual_seed(0)
-    spec, scans = trial.spec, trial.chunks.scans
-    params = {name: tensor.to(device) for name, tensor in init_params(spec, generator).items()}
-    targets = torch.rand(scans, trial.points, spec.channels, generator=generator).to(device)
-    coordinates = (2 * torch.rand(trial.points, spec.coords, generator=generator) - 1).to(device)
-    contexts = context_sets(trial.points, trial.selection_ratio, 1, seed=0, outer_step=0)
-    latents = torch.zeros(scans, spec.latent, device=device)
-
-    def work(arithmetic: Arithmetic) -> MetaGradient:
-        network = fold(spec, params, arithmetic)
-        return meta_gradient(Objective(network, coordinates, targets, latents, trial.chunks), contexts, 1e-2)
-
-    return work
-
-
-def _difference(found: MetaGradient, expected: MetaGradient) -> float:
-    """The largest over θ's tensors and the losses of ‖found − expected‖ / ‖expected‖."""
-    pairs: list[tuple[Tensor, Tensor]] = [(found.losses, expected.losses)]
-    pairs += [(found.params[name], tensor) for name, tensor in expected.params.items()]
-    return max(float((one - other).norm() / other.norm()) for one, other in pairs if bool(other.any()))
+    inputs = [_inputs(trial, device, seed) for seed in range(CHECKED.stop)]
+    eager = _way(trial, device, Arithmetic(trial.arithmetic.products, precision=trial.arithmetic.precision), record)
+    expected, found, said = eager(*inputs[0]), {}, []
+    for arithmetic in _ways(trial):
+        try:
+            way = _way(trial, device, arithmetic, record)
+            error = _error(way, arithmetic, expected, inputs, trial, device)
+        except (MedfunctaError, torch.OutOfMemoryError) as broken:
+            said.append(broken.what if isinstance(broken, MedfunctaError) else "not enough memory to record a step")
+            continue
+        if error <= _allowed(arithmetic):
+            found[arithmetic] = way
+        else:
+            said.append(f"a step {_name(arithmetic)} differs from the eager one by {error:.1e} (relative)")
+    return _fastest(eager, found, inputs[0], said)
 
 
-def _seconds(work: Callable[[Arithmetic], MetaGradient], arithmetic: Arithmetic) -> float:
+def _ways(trial: Trial) -> list[Arithmetic]:
+    """Those beside eager, in the order in which they are tried."""
+    ways = [(True, False)] * trial.compiling + [(False, True)] * trial.graphs
+    ways += [(True, True)] * (trial.compiling and trial.graphs)
+    return [replace(trial.arithmetic, compiled=compiled, captured=captured) for compiled, captured in ways]
+
+
+def _name(arithmetic: Arithmetic) -> str:
+    return " and ".join(["compiled"] * arithmetic.compiled + ["as a CUDA graph"] * arithmetic.captured)
+
+
+def _allowed(arithmetic: Arithmetic) -> float:
+    return TOLERANCE[torch.float32] if arithmetic.compiled else captured.TOLERANCE
+
+
+def _way(trial: Trial, device: torch.device, arithmetic: Arithmetic, record: Recorder) -> Work:
+    params = init_params(trial.spec, torch.Generator().manual_seed(0))
+    coordinates = 2 * torch.rand(trial.points, trial.spec.coords, generator=torch.Generator().manual_seed(1)) - 1
+    plain = replace(arithmetic, captured=False)
+    learner = MetaLearner(trial.spec, params, coordinates.to(device), RATE, chunks=trial.chunks, arithmetic=plain)
+    return Replayed(learner.work, record) if arithmetic.captured else torch.no_grad()(learner.work)
+
+
+def _inputs(trial: Trial, device: torch.device, seed: int) -> list[Tensor]:
+    """Of ``MetaLearner.work``: scans, latents, rates, context sets and θ of a step that no other seed has."""
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.rand(trial.scans, trial.points, trial.spec.channels, generator=generator)
+    sets = context_sets(trial.points, trial.selection_ratio, trial.inner_steps, seed=seed, outer_step=0)
+    theta = init_params(trial.spec, generator)
+    given = [targets, torch.zeros(trial.scans, trial.spec.latent), torch.full((1, 1, 1), RATE), *sets]
+    return [one.to(device) for one in (*given, *(theta[name] for name in trial.spec.shapes()))]
+
+
+def _error(
+    way: Work,
+    arithmetic: Arithmetic,
+    expected: Sequence[Tensor],
+    inputs: Sequence[Sequence[Tensor]],
+    trial: Trial,
+    device: torch.device,
+) -> float:
+    """The largest relative difference from what it should be: of a recorded step, in its later replays."""
+    first = difference(way(*inputs[0]), expected)
+    if not arithmetic.captured:
+        return first
+    plain = _way(trial, device, replace(arithmetic, captured=False), record_cuda_graph)
+    return max(first, agrees_with_replays(plain, way, inputs))
+
+
+def _fastest(eager: Work, others: dict[Arithmetic, Work], inputs: Sequence[Tensor], said: list[str]) -> Verdict:
+    """The fastest of the ways that are right; eager, unless one gains."""
+    if not others:
+        return Verdict(False, False, "; ".join(said))
+    plain = least_seconds(eager, inputs)
+    times = {arithmetic: least_seconds(way, inputs) for arithmetic, way in others.items()}
+    texts = [f"one step takes {plain:.3g} s eager"]
+    texts += [f"{seconds:.3g} s {_name(arithmetic)}" for arithmetic, seconds in times.items()]
+    reason = "; ".join([", ".join(texts), *said])
+    best = min(times, key=lambda arithmetic: times[arithmetic])
+    gains = plain >= LEAST_GAIN * times[best]
+    return Verdict(gains and best.compiled, gains and best.captured, reason)
+
+
+def least_seconds(way: Work, inputs: Sequence[Tensor]) -> float:
+    """Of a few calls."""
+    return min(_seconds(way, inputs) for _ in range(ROUNDS))
+
+
+def _seconds(way: Callable[..., list[Tensor]], inputs: Sequence[Tensor]) -> float:
     began = time.perf_counter()
-    float(work(arithmetic).losses.sum())  # waits for a GPU
+    float(way(*inputs)[0].sum())  # waits for a GPU
     return time.perf_counter() - began

@@ -17,6 +17,11 @@ ACTIVATION_BYTES = 2**21
 POINTS = 1024
 
 
+def sweep_bytes(layers: int, hidden: int) -> int:
+    """Bytes of float32 that the largest sweep, the directional one, holds per point of a scan (docs/method.md, 4)."""
+    return 4 * 4 * max(1, layers - 1) * hidden
+
+
 @dataclass(frozen=True)
 class Chunks:
     """Most points, and most scans, of one sweep."""
@@ -34,6 +39,17 @@ class Chunks:
         rows = max(1, activation_bytes // (4 * hidden))
         points = min(POINTS, rows)
         return cls(points, rows // points)
+
+    @classmethod
+    def within(cls, memory: int, layers: int, hidden: int, scans: int, points: int) -> Chunks:
+        """The largest chunks of a batch whose sweep holds at most about ``memory`` bytes: all scans, if one point of
+        each fits, and as many points as then do."""
+        rows = max(1, memory // sweep_bytes(layers, hidden))
+        return cls(min(points, max(1, rows // scans)), min(scans, rows))
+
+    def halved(self) -> Chunks:
+        """Half as many points; where there is one, half as many scans."""
+        return Chunks(self.points // 2, self.scans) if self.points > 1 else Chunks(1, max(1, self.scans // 2))
 
     def blocks(self, scans: int, points: int) -> Iterator[tuple[slice, slice]]:
         """Every (scans, points) block of a batch, fixed by position: all points of some scans, then the next scans."""

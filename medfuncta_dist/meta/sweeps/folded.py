@@ -94,7 +94,7 @@ class ThetaGradient:
     """A sum of gradients by folded θ, and the way back to gradients by θ."""
 
     def __init__(self, network: Folded) -> None:
-        self.spec, self.products = network.spec, network.arithmetic.products
+        self.spec, self._arithmetic = network.spec, network.arithmetic
         self.weights = {k: torch.zeros_like(weight) for k, weight in network.weights.items()}
         self.biases = {k: torch.zeros_like(bias) for k, bias in network.biases.items()}
         self.maps = torch.zeros_like(network.maps)
@@ -104,7 +104,7 @@ class ThetaGradient:
         self, k: int, adjoint: Float[Tensor, "scan point out"], incoming: Float[Tensor, "scan point in"]
     ) -> None:
         """Σ over scans and points of (adjoint of W̃_k h) hᵀ."""
-        add_product(self.weights[k], adjoint.flatten(0, 1).T, incoming.flatten(0, 1), self.products)
+        add_product(self.weights[k], adjoint.flatten(0, 1).T, incoming.flatten(0, 1), self._arithmetic)
 
     def add_bias(self, k: int, adjoint: Float[Tensor, "scan point out"]) -> None:
         """Σ over scans and points, for a layer that no latent shifts."""

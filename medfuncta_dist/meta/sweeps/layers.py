@@ -41,7 +41,7 @@ def affine(
     network: Folded, k: int, hidden: Float[Tensor, "#scan point in"], shift: Float[Tensor, "scan hidden"]
 ) -> Float[Tensor, "scan point hidden"]:
     """W̃_k h + shift."""
-    weight, by = network.weights[k].T, network.arithmetic.products
+    weight, by = network.weights[k].T, network.arithmetic
     if len(shift) == 1:
         return product_plus_row(shift[0], hidden[0], weight, by)[None]
     phase = product(hidden.flatten(0, 1), weight, by).view(*hidden.shape[:2], -1)
@@ -57,20 +57,20 @@ def onward(
 
 def output(network: Folded, hidden: Float[Tensor, "scan point hidden"]) -> Float[Tensor, "scan point channel"]:
     """W_K h + b_K + 0.5."""
-    last, by = network.spec.layers, network.arithmetic.products
+    last, by = network.spec.layers, network.arithmetic
     values = product_plus_row(network.biases[last], hidden.flatten(0, 1), network.weights[last].T, by)
     return values.view(*hidden.shape[:2], -1)
 
 
 def output_motion(network: Folded, motion: Float[Tensor, "scan point hidden"]) -> Float[Tensor, "scan point channel"]:
     """W_K ḣ."""
-    last, by = network.spec.layers, network.arithmetic.products
+    last, by = network.spec.layers, network.arithmetic
     return product(motion.flatten(0, 1), network.weights[last].T, by).view(*motion.shape[:2], -1)
 
 
 def output_back(network: Folded, adjoint: Float[Tensor, "scan point channel"]) -> Float[Tensor, "scan point hidden"]:
     """W_Kᵀ(adjoint of the values)."""
-    last, by = network.spec.layers, network.arithmetic.products
+    last, by = network.spec.layers, network.arithmetic
     return product(adjoint.flatten(0, 1), network.weights[last], by).view(*adjoint.shape[:2], -1)
 
 
@@ -78,7 +78,7 @@ def back(
     network: Folded, k: int, through: Float[Tensor, "scan point hidden"], adjoint: Float[Tensor, "scan point hidden"]
 ) -> Float[Tensor, "scan point in"]:
     """The adjoint of layer k's input, from that of its phase (``through``) and that of its output: W̃ᵀδ [+ a]."""
-    flat, weight, by = through.flatten(0, 1), network.weights[k], network.arithmetic.products
+    flat, weight, by = through.flatten(0, 1), network.weights[k], network.arithmetic
     if network.spec.residual and k > 1:
         return product_plus(adjoint.flatten(0, 1), flat, weight, by).view_as(adjoint)
     return product(flat, weight, by).view(*through.shape[:2], -1)

@@ -102,12 +102,14 @@ def test_what_a_key_was_before_it_existed_is_written_at_the_key():
     assert before(Said.model_fields) == {"newer": "then"}
     assert older_values() == {
         "field": {"kind": "siren", "features": None},
-        "meta": {"ridge": 1e-4},
+        "meta": {"ridge": 1e-4, "precision": None, "graphs": "auto", "captured": None, "halvings": None},
         "train": {"optimizer": "adamw", "augment": None},
         "fit": {
             "ridge": 1e-6,
             "keep": None,
             "storage_loss": None,
+            "block_scans": None,
+            "captured": None,
             "chosen_scans_per_task": None,
             "gpus_per_task": None,
         },
@@ -123,6 +125,8 @@ def test_a_key_that_came_later_leaves_digests_alone_at_its_earlier_value():
             "ridge": 1e-6,
             "keep": None,
             "storage_loss": None,
+            "block_scans": None,
+            "captured": None,
             "chosen_scans_per_task": None,
             "gpus_per_task": None,
         }
@@ -216,8 +220,10 @@ def test_which_keys_may_change_within_a_run_is_changed_on_purpose_only():
 
 
 def test_which_keys_a_run_settles_is_changed_on_purpose_only():
-    settled = {"chunk_points": None, "chunk_scans": None, "products": None, "compiled": None}
-    tasks = {"scans_per_task": None, "chosen_scans_per_task": None}
+    settled = dict.fromkeys(
+        ("chunk_points", "chunk_scans", "products", "precision", "compiled", "captured", "halvings")
+    )
+    tasks = dict.fromkeys(("block_scans", "captured", "scans_per_task", "chosen_scans_per_task"))
     assert RUN.parts(lambda key: key.settled) == {"meta": settled, "fit": tasks}
 
 

@@ -33,12 +33,14 @@ from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.network.network_loader import network_here
 from medfuncta_dist.shards.sample import Sample
+from medfuncta_dist.stages.fit_stage import run_fit
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.streaming.stream import points
 from medfuncta_dist.task_map import Done, Failed, map_here
 from medfuncta_dist.telemetry.progress_report import ProgressReport
 from tests.kinds import BY_KIND, KINDS
-from tests.unit.latents.fitted import COUNTS, LATENT, network, packed, publish, ready, run_file
+from tests.unit.latents.fitted import COUNTS, FIELD, LATENT, network, packed, publish, ready, run_file
 
 SCANS = sum(COUNTS.values())
 CPU = torch.device("cpu")
@@ -368,6 +370,25 @@ def test_small_latents_are_judged_as_they_are_stored(tmp_path, storage_type, num
     members = reader.read(worker_side.SampleId(*place))
     values = worker_side.decode(row["key"], members["npy"], members["json"]).values()
     assert row["psnr"] == pytest.approx(-10 * np.log10(np.square(decoded[0].numpy() - values).mean()), abs=1e-4)
+
+
+def test_steps_without_a_factor_are_in_the_records_the_summary_and_what_the_stage_says(tmp_path):
+    """Sixteen shifts for 24 numbers, and next to no damping: the first step has no factor."""
+    run = ready(tmp_path, field=FIELD, fit={"method": "gauss-newton", "steps": 3, "damping": 1e-12})
+    answer = run_fit(run, ObjectStore(run.storage), ALONE)
+    assert answer["unsolved"] == {"steps": SCANS, "scans": SCANS}
+    assert f"{SCANS} steps of {SCANS} scans had no Cholesky factor" in answer["said"][1]
+    again = run_fit(run, ObjectStore(run.storage), ALONE)
+    assert (again["fitted_now"], again["unsolved"]) == (0, answer["unsolved"])
+
+
+def test_a_record_without_such_steps_is_as_it_always_was(tmp_path):
+    run = ready(tmp_path, field=FIELD)
+    answer = run_fit(run, ObjectStore(run.storage), ALONE)
+    assert (answer["unsolved"], len(answer["said"])) == ({"steps": 0, "scans": 0}, 1)
+    records = [data for path, data in objects(run).items() if "/commits/" in path]
+    assert records
+    assert not any(b"unsolved" in record for record in records)
 
 
 def test_every_scan_has_its_own_number_of_steps(tmp_path):

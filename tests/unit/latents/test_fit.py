@@ -15,10 +15,10 @@ from medfuncta_dist.latents.curvature import curved_gradient, spread_points
 from medfuncta_dist.latents.fit import fit_batch
 from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.latents.fit_steps import Method
-from medfuncta_dist.latents.latent_types import StorageType
+from medfuncta_dist.latents.latent_types import StorageType, store
 from medfuncta_dist.meta.context import context_indices, context_sets
 from medfuncta_dist.meta.inner_loop import adapt
-from medfuncta_dist.meta.losses import psnr
+from medfuncta_dist.meta.losses import mse, psnr
 from medfuncta_dist.meta.objective import Objective
 from medfuncta_dist.meta.sweeps.chunks import Chunks
 from medfuncta_dist.meta.sweeps.folded import fold
@@ -190,6 +190,35 @@ def test_a_step_that_made_a_scan_worse_is_taken_back(params: Params, targets: Te
         assert (fit_batch(SPEC, params, COORDINATES, targets, bold).psnr >= before).all()
 
 
+def test_rounding_takes_no_step_back(params: Params) -> None:
+    """The last step gains less than int8 loses: it is kept all the same, as without int8."""
+    drawn = 0.05 * torch.randn(5, 32, generator=torch.Generator().manual_seed(1))
+    representable = field(SPEC, params, COORDINATES, drawn)
+    whole = gauss_newton(steps=8, curvature_ratio=1.0)
+    exact = fit_batch(SPEC, params, COORDINATES, representable, whole)
+    rounded = fit_batch(SPEC, params, COORDINATES, representable, replace(whole, storage_type="int8"))
+    assert torch.equal(rounded.stored.numbers, store(exact.latents, "int8").numbers)
+    assert (exact.psnr > rounded.psnr + 20).all()
+
+
+def test_clamping_hides_no_worse_step(params: Params, targets: Tensor) -> None:
+    """Far outside [0, 1] clamped errors are small: they must not be compared with the unclamped ones before."""
+    steep = params | {"layer.4.weight": 8 * params["layer.4.weight"]}
+    found = fit_batch(SPEC, steep, COORDINATES, targets.round(), gauss_newton(steps=1, damping=1e-4)).latents
+    first, last = (mse(field(SPEC, steep, COORDINATES, p), targets.round()) for p in (0 * found, found))
+    assert (last <= first).all()
+    assert (last < first).any()
+
+
+def test_a_last_step_on_some_points_is_taken_back_as_well(params: Params, targets: Tensor) -> None:
+    bold = gauss_newton(steps=1, damping=0.3, curvature_ratio=0.3, selection_ratio=0.618, closed_form=False)
+    even = spread_points(len(COORDINATES), 0.618, 0)
+    found = fit_batch(SPEC, params, COORDINATES, targets, bold).latents
+    first, last = (mse(field(SPEC, params, COORDINATES[even], p), targets[:, even]) for p in (0 * found, found))
+    assert (last <= first).all()
+    assert (last < first).any()
+
+
 @pytest.mark.parametrize("method", ["sgd", "momentum", "gauss-newton"])
 @pytest.mark.parametrize("padding", [0.0, math.nan, math.inf])
 def test_padding_leaves_bits_alone_whatever_the_method(
@@ -270,6 +299,41 @@ def test_psnr_is_that_of_what_is_stored(params: Params, targets: Tensor, storage
     restored = stored.numbers.float() * (1 if stored.scales is None else stored.scales[:, None])
     torch.testing.assert_close(fitted.latents, restored)
     torch.testing.assert_close(fitted.psnr, psnr(field(SPEC, params, COORDINATES, restored), targets))
+
+
+DEFICIENT = SirenSpec(2, 1, 3, 4, 32, (5.0, 8.0))
+"""Four shifts for 32 numbers: its curvature has rank 4 at most."""
+
+
+def test_a_step_without_a_factor_is_counted_and_the_next_has_more_damping(targets: Tensor) -> None:
+    network = init_params(DEFICIENT, torch.Generator().manual_seed(0))
+    bare = gauss_newton(damping=1e-12, curvature_ratio=1.0)
+    once = fit_batch(DEFICIENT, network, COORDINATES, targets, replace(bare, steps=1))
+    assert once.unsolved.tolist() == [1] * 5
+    assert torch.equal(once.latents, torch.zeros(5, 32))
+    later = fit_batch(DEFICIENT, network, COORDINATES, targets, bare)
+    assert later.unsolved.tolist() == [1] * 5
+    assert (later.psnr > once.psnr + 0.5).all()
+    assert later.finite.all()
+
+
+def test_a_broken_scan_is_not_finite_though_its_steps_have_no_factor(params: Params, targets: Tensor) -> None:
+    spoiled = targets.clone()
+    spoiled[2] = math.nan
+    settings = gauss_newton(closed_form=False)
+    fitted = fit_batch(SPEC, params, COORDINATES, spoiled, settings)
+    clean = fit_batch(SPEC, params, COORDINATES, targets, settings)
+    assert fitted.finite.tolist() == [True, True, False, True, True]
+    assert torch.equal(fitted.latents[[0, 1, 3, 4]], clean.latents[[0, 1, 3, 4]])
+    assert clean.unsolved.tolist() == [0] * 5
+
+
+def test_a_scan_that_is_exact_at_once_keeps_its_damping(params: Params, targets: Tensor) -> None:
+    """Its gradient is zero: no gain is predicted and none comes true, which says nothing about λ."""
+    exact = field(SPEC, params, COORDINATES, torch.zeros(5, 32))
+    fitted = fit_batch(SPEC, params, COORDINATES, exact, gauss_newton(closed_form=False, chunks=Chunks(72, 5)))
+    assert (fitted.psnr == 100).all()
+    assert fitted.unsolved.tolist() == [0] * 5
 
 
 def test_gauss_newton_finds_its_own_damping(params: Params, targets: Tensor) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.network.core_settings import field_spec, fit_settings, new_learner
+from medfuncta_dist.network.core_settings import field_spec, fit_settings, inner_of, new_learner
 
 
 def run_file(storage: str = "/unused", **sections: dict) -> RunFile:
@@ -43,3 +43,10 @@ def test_fit_settings_tell_the_method_of_the_run_file(method: str) -> None:
     kind = {"kind": "basis", "latent": 8} if method == "exact" else {}
     settings = {"method": method, "steps": 1, "closed_form": False}
     assert fit_settings(run_file(field=kind, fit=settings)).method == method
+
+
+def test_a_network_tells_the_precision_of_the_gpu_that_trained_it() -> None:
+    gpu = {"gpus_per_worker": 1}
+    assert "precision" not in inner_of(run_file())
+    assert inner_of(run_file(cluster=gpu, meta={"precision": "tf32"}))["precision"] == "tf32"
+    assert inner_of(run_file(cluster=gpu))["precision"] == "fp32"

@@ -132,7 +132,7 @@ def test_a_given_number_is_left_alone(tmp_path):
 def test_a_trial_that_fails_leaves_it_to_the_fit_to_say_why(tmp_path, capsys, error):
     fan_out, _ = tried([error])
     assert settled(opened(tmp_path), fan_out).fit.chosen_scans_per_task == CHOSEN, "as many of 1024 as the limits allow"
-    assert "warning" in capsys.readouterr().err
+    assert f"warning: the trial of its speed failed ({error})" in capsys.readouterr().err
 
 
 def test_another_number_is_refused_in_a_run_that_has_begun(tmp_path):

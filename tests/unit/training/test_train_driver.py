@@ -63,6 +63,7 @@ def test_the_workers_messages_become_progress_reports_and_lines() -> None:
         ("validated", {"step": 21, "psnr": 30.0}),
         ("checkpoint", {"step": 20}),
         ("note", {"text": "slow"}),
+        ("halved", {"rank": 3, "points": 512, "scans": 24}),
         ("started", {"step": 20, "workers": 1}),
         ("finished", {"step": 100}),
     ]
@@ -78,7 +79,8 @@ def test_the_workers_messages_become_progress_reports_and_lines() -> None:
     assert reports[1].notes == {"loss": 0.5}
     assert {name: reports[-1].notes[name] for name in ("loss", "psnr")} == {"loss": 0.5, "psnr": 30.0}
     assert "checkpoint" in reports[3].figures
-    assert lines == ["2 workers, from step 20", "slow", "started again, 1 worker, from step 20"]
+    halved = "rank 3 ran out of memory: it goes on with half the chunks, at most 512 points of 24 scans at once"
+    assert lines == ["2 workers, from step 20", "slow", halved, "started again, 1 worker, from step 20"]
     assert kinds == [kind for kind, _ in messages]
     assert (driver.attempts, driver.first_step, driver.saved) == (2, 20, 20)
 

@@ -4,16 +4,16 @@ import pytest
 import torch
 
 from medfuncta_dist.meta.machine import products
+from medfuncta_dist.meta.machine.arithmetic import Arithmetic
+from medfuncta_dist.meta.machine.onednn import onednn_works
 
-BACKENDS: list[products.Products] = ["torch", *(["onednn"] if products.onednn_works() else [])]
+BACKENDS = [Arithmetic("torch"), *([Arithmetic("onednn")] if onednn_works() else [])]
 
 
-@pytest.mark.parametrize("by", BACKENDS)
+@pytest.mark.parametrize("by", BACKENDS, ids=lambda by: by.products)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 @pytest.mark.parametrize(("rows", "inner", "columns"), [(5, 3, 4), (1, 7, 1), (130, 40, 150), (64, 1, 129)])
-def test_products_are_matrix_products(
-    rows: int, inner: int, columns: int, dtype: torch.dtype, by: products.Products
-) -> None:
+def test_products_are_matrix_products(rows: int, inner: int, columns: int, dtype: torch.dtype, by: Arithmetic) -> None:
     generator = torch.Generator().manual_seed(0)
     left = torch.randn(inner, rows, generator=generator, dtype=torch.float64).to(dtype).T
     right = torch.randn(inner, columns, generator=generator, dtype=torch.float64).to(dtype)
@@ -28,6 +28,6 @@ def test_products_are_matrix_products(
     torch.testing.assert_close(total.double(), expected + base, **near)
 
 
-@pytest.mark.parametrize("by", BACKENDS)
-def test_nothing_times_something(by: products.Products) -> None:
+@pytest.mark.parametrize("by", BACKENDS, ids=lambda by: by.products)
+def test_nothing_times_something(by: Arithmetic) -> None:
     assert products.product(torch.zeros(0, 3), torch.zeros(3, 2), by).shape == (0, 2)
