@@ -64,6 +64,8 @@ class FitSummary:
     """As the run file says, or as ``fit.storage_loss`` made the stage choose; so are the numbers per latent."""
     numbers: int
     unsolved: Unsolved
+    halved: bool
+    """Whether a task ran out of memory, and its process went on with half the chunks."""
 
 
 def fit_digest(run: RunFile) -> str:
@@ -231,6 +233,7 @@ def _summarise(
         storage_type=storage_type,
         numbers=numbers,
         unsolved=latent_ledger.unsolved(mine),
+        halved=any(result.halved for result in results),
     )
 
 

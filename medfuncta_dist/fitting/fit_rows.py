@@ -54,8 +54,8 @@ class ColumnsComing:
         # Beyond float16, a latent is infinite as stored; in another type, an infinite one is merely not finite.
         storable = ~torch.isinf(latents).any(dim=1) if storage_type == "float16" else torch.ones_like(result.finite)
         scales = [] if stored.scales is None else [stored.scales]
-        of_scans = [result.psnr, result.steps, result.finite, storable, result.unsolved]
-        self._coming = Returning([stored.numbers, *of_scans, *scales])
+        by_scan = [result.psnr, result.steps, result.finite, storable, result.unsolved]
+        self._coming = Returning([stored.numbers, *by_scan, *scales])
 
     def wait(self) -> Columns:
         """When they have arrived."""

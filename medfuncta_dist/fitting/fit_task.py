@@ -76,6 +76,8 @@ class Fitted:
 
     rows: int
     earlier: bool = False
+    halved: bool = False
+    """Whether memory ran out in this task's process, which goes on with half the chunks."""
 
 
 def fit_task(task: FitTask) -> Fitted:
@@ -109,7 +111,7 @@ def fit_task(task: FitTask) -> Fitted:
     latent_ledger.write_commit(
         store, task.folder, task.work, _commit(task, table, quarantined, part, unsolved), task.fence
     )
-    return Fitted(table.num_rows)
+    return Fitted(table.num_rows, halved=_fitter(task).halved)
 
 
 def verify_shard(cache: ShardCache, shard: Shard, reader: SampleReader) -> None:
@@ -159,7 +161,7 @@ def sent_batches(task: FitTask, reader: SampleReader) -> Iterator[tuple[list[Pla
 
 def launched(task: FitTask, batches: Iterable[tuple[list[Place], Arriving]]) -> Iterator[Launched]:
     """Fit one batch after the other; on a GPU without waiting for any."""
-    fitter = fitter_here(task.worker, task.network, task.shape, task.settings, task.learned_rates)
+    fitter = _fitter(task)
     for places, values in batches:
         coming = ColumnsComing(fitter.fit(values.take()), task.settings.storage_type)
         del values  # before the next one is asked for: two batches of values are in memory, not three
@@ -215,6 +217,10 @@ def fitter_here(
     return new_fitter(network.spec, network.params, coordinates, settings, network.extras, learned_rates)
 
 
+def _fitter(task: FitTask) -> Fitter:
+    return fitter_here(task.worker, task.network, task.shape, task.settings, task.learned_rates)
+
+
 def _rows(task: FitTask, places: list[Place], columns: Columns) -> tuple[Rows, list[Quarantined], list[int]]:
     """What a fitted batch adds to the table: each of its scans is a row, or is quarantined. Last: the unsolved steps of
     the rows' scans that have any."""
@@ -228,19 +234,27 @@ def _rows(task: FitTask, places: list[Place], columns: Columns) -> tuple[Rows, l
             quarantined.append(Quarantined(place.key, reasons[i]))
         elif place is not None:
             kept[i] = place
-    steps = columns.unsolved.tolist()
-    return rows_of(task.work.split, columns, kept, task.min_psnr), quarantined, [steps[i] for i in kept if steps[i]]
+    unsolved = columns.unsolved.tolist()
+    rows = rows_of(task.work.split, columns, kept, task.min_psnr)
+    return rows, quarantined, [unsolved[i] for i in kept if unsolved[i]]
 
 
 def _table(task: FitTask, network: SharedNetwork, rows: Rows) -> pa.Table:
-    identity = {"network": task.network.digest, "fit": task.fit_digest}
+    identity = {"network": task.network.digest, "fit": task.fit_digest, **_precision(task)}
     width, units = task.settings.keep or network.spec.latent, _units(task)
     return table_format.part_table(rows, width, task.settings.storage_type, identity, units)
 
 
+def _precision(task: FitTask) -> dict[str, str]:
+    """Of a part that a GPU made: a CPU has no choice, and its parts keep the bytes that they always had."""
+    arithmetic = task.settings.arithmetic
+    on_gpu = task.worker.device.type == "cuda"
+    return {"precision": arithmetic.precision} if on_gpu and arithmetic is not None else {}
+
+
 def _units(task: FitTask) -> Float[np.ndarray, " latent"] | None:
     """Those that the fitter rounds by: the network's, so all parts of a table have the same."""
-    units = fitter_here(task.worker, task.network, task.shape, task.settings, task.learned_rates).units
+    units = _fitter(task).units
     return None if units is None else units.cpu().numpy()
 
 

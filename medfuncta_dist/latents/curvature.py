@@ -6,13 +6,18 @@ summed over points gives every row of the Jacobian ∂y/∂s at once: at the cos
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from medfuncta_dist.latents.curvature_forms import Curvature, Dual, Form, Primal, form_of
 from medfuncta_dist.meta.context import context_size
 from medfuncta_dist.meta.machine.products import product
-from medfuncta_dist.meta.objective import Block, Objective
+from medfuncta_dist.meta.objective import Objective
 from medfuncta_dist.meta.sweeps.folded import Folded
 from medfuncta_dist.meta.sweeps.layers import affine, back, onward, output, stem
 
@@ -31,6 +36,30 @@ def spread_points(points: int, ratio: float, step: int) -> Int[Tensor, " chosen"
     """
     chosen = context_size(points, ratio)
     return ((torch.arange(chosen, dtype=torch.float64) + (step * GOLDEN) % 1) * (points / chosen)).long()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Sorted indices of some points: on the host, to see which of them a block has, and where the block is computed.
+
+    Both are made before a fit begins: one that is recorded as a CUDA graph cannot copy from the host.
+    """
+
+    on_host: list[int]
+    there: Int[Tensor, " chosen"]
+
+    @classmethod
+    def of(cls, indices: Int[Tensor, " chosen"], device: torch.device) -> Sample:
+        """From indices on the CPU."""
+        return cls(indices.tolist(), indices.to(device))
+
+    def __len__(self) -> int:
+        return len(self.on_host)
+
+    def inside(self, points: slice) -> tuple[int, Int[Tensor, " inside"] | None]:
+        """How many points come before a block, and those within, counted from its first; None for all of its points."""
+        first, end = (bisect_left(self.on_host, bound) for bound in (points.start, points.stop))
+        return first, None if end - first == points.stop - points.start else self.there[first:end] - points.start
 
 
 def jacobian_sweep(
@@ -58,42 +87,88 @@ def jacobian_sweep(
 
 def rows(jacobian: Jacobian, chosen: Tensor | None = None) -> Float[Tensor, "scan value shift"]:
     """The Jacobian as one matrix per scan, of all points or of the ``chosen``: channel by channel."""
-    channels = [[part if chosen is None else part[:, chosen] for part in by_layer] for by_layer in jacobian]
-    return torch.cat([torch.cat(by_layer, -1) for by_layer in channels], 1)
+    scans, points, hidden = jacobian[0][0].shape
+    count = points if chosen is None else len(chosen)
+    whole = jacobian[0][0].new_empty(scans, len(jacobian), count, len(jacobian[0]), hidden)
+    for channel, by_layer in enumerate(jacobian):
+        for layer, part in enumerate(by_layer):
+            whole[:, channel, :, layer] = part if chosen is None else part[:, chosen]
+    return whole.flatten(3, 4).flatten(1, 2)
 
 
 def curved_gradient(
-    objective: Objective, sample: Int[Tensor, " chosen"]
-) -> tuple[Float[Tensor, "batch layer hidden"], Float[Tensor, " batch"], Float[Tensor, "batch latent latent"]]:
+    objective: Objective, sample: Sample, form: Form | None = None
+) -> tuple[Float[Tensor, "batch layer hidden"], Float[Tensor, " batch"], Curvature]:
     """``shift_gradient`` and the curvature by one sweep: the loss's gradient is Jᵀ times the residue.
 
     The curvature is 2 JᵀJ over the number of values, the Hessian of each scan's mean squared error without its second
-    derivatives; it is that of the points in ``sample`` (sorted indices, on the CPU).
+    derivatives; it is that of the points in ``sample``. ``form``: default, what the shapes say.
     """
     network, weight, shifts = objective.network, 1 / objective.values_per_scan, objective.shifts
     gradient, errors = torch.zeros_like(shifts), objective.zero_errors()
-    total = objective.latents.new_zeros(len(shifts), network.spec.latent, network.spec.latent)
+    values_seen = len(sample) * network.spec.channels
+    form = form or form_of(values_seen, network.spec.latent)
+    growing = (_Rows if form is Dual else _Squares)(objective, values_seen)
     for block in objective.blocks():
         jacobian, values = block.run(jacobian_sweep, shifts[block.scans])
         error = values - block.targets
         errors[block.scans] += error.square().sum((1, 2))
-        residue = 2 * weight * error
-        for channel, by_layer in enumerate(jacobian):
-            for layer, part in enumerate(by_layer):
-                gradient[block.scans, layer] += torch.bmm(residue[:, None, :, channel], part)[:, 0]
-        _add_squares(total[block.scans], network, rows(jacobian, _inside(sample, block)))
-    return gradient, errors * weight, total.mul_(2 / (len(sample) * network.spec.channels))
+        _add_gradient(gradient[block.scans], jacobian, 2 * weight * error)
+        before, inside = sample.inside(block.points)
+        by_shifts = rows(jacobian, inside)
+        del jacobian  # the products need its memory
+        growing.add(block.scans, before * network.spec.channels, _by_latents(network, by_shifts))
+    return gradient, errors * weight, growing.done()
 
 
-def _add_squares(total: Tensor, network: Folded, by_shifts: Float[Tensor, "scan value shift"]) -> None:
-    """total += JᵀJ with J = ∂y/∂s M̃."""
+def _add_gradient(
+    total: Float[Tensor, "scan layer hidden"], jacobian: Jacobian, residue: Float[Tensor, "scan point channel"]
+) -> None:
+    """total += Jᵀ residue."""
+    for channel, by_layer in enumerate(jacobian):
+        for layer, part in enumerate(by_layer):
+            total[:, layer] += torch.bmm(residue[:, None, :, channel], part)[:, 0]
+
+
+def _by_latents(network: Folded, by_shifts: Float[Tensor, "scan value shift"]) -> Float[Tensor, "scan value latent"]:
+    """∂y/∂φ = ∂y/∂s M̃."""
     flat = product(by_shifts.flatten(0, 1), network.maps, network.arithmetic)
-    by_latents = flat.view(*by_shifts.shape[:2], network.spec.latent)  # a block may have no point of the sample
-    total.baddbmm_(by_latents.mT, by_latents)
+    return flat.view(*by_shifts.shape[:2], network.spec.latent)  # a block may have no point of the sample
 
 
-def _inside(sample: Tensor, block: Block) -> Tensor | None:
-    """The sample's points within a block, counted from its first; None for all of them."""
-    start, stop = block.points.start, block.points.stop
-    inside = sample[(sample >= start) & (sample < stop)] - start
-    return None if len(inside) == stop - start else inside.to(block.targets.device)
+class _Squares:
+    """The primal form, block by block: a sum of JᵀJ."""
+
+    def __init__(self, objective: Objective, values: int) -> None:
+        latent, self._values = objective.network.spec.latent, values
+        self._total = objective.latents.new_zeros(len(objective.latents), latent, latent)
+
+    def add(self, scans: slice, before: int, jacobian: Float[Tensor, "scan value latent"]) -> None:
+        self._total[scans].baddbmm_(jacobian.mT, jacobian)
+
+    def done(self) -> Primal:
+        return Primal(self._total.mul_(2 / self._values))
+
+
+class _Rows:
+    """The dual form, block by block: all rows of J, each in its place."""
+
+    def __init__(self, objective: Objective, values: int) -> None:
+        self._arithmetic = objective.network.arithmetic
+        latent = objective.network.spec.latent
+        self._rows = objective.latents.new_empty(len(objective.latents), values, latent)
+
+    def add(self, scans: slice, before: int, jacobian: Float[Tensor, "scan value latent"]) -> None:
+        place = self._rows[scans, before : before + jacobian.shape[1]]
+        torch.mul(jacobian, math.sqrt(2 / self._rows.shape[1]), out=place)
+
+    def done(self) -> Dual:
+        return Dual(self._rows, self._squares())
+
+    def _squares(self) -> Tensor:
+        if self._arithmetic.products != "onednn":
+            return torch.bmm(self._rows, self._rows.mT)
+        squares = self._rows.new_empty(*self._rows.shape[:2], self._rows.shape[1])
+        for square, of_scan in zip(squares, self._rows, strict=True):  # faster than torch's product of all
+            square.copy_(product(of_scan, of_scan.T, self._arithmetic))
+        return squares

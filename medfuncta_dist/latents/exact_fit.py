@@ -37,6 +37,8 @@ class ExactFitter:
     Holds B and A, values times P numbers each: 64 MB at 64 x 64 and P = 2048, 2 GB at 32³ and P = 8192.
     """
 
+    halved = False
+
     def __init__(
         self,
         spec: BasisSpec,

@@ -24,6 +24,9 @@ class Fitter(Protocol):
     units: Float[Tensor, " latent"] | None
     """What int8 numbers count in, times each scan's scale; None for plain multiples of the scale."""
 
+    halved: bool
+    """Whether memory ran out, and it goes on with half the chunks: a SIREN's; a basis field's product has none."""
+
     def fit(self, targets: Float[Tensor, "batch point channel"]) -> FitResult:
         """The latent of every scan. Rows are independent: a scan's bits depend on its own values, its place in the
         batch and the batch's size, not on its neighbours, so a short batch may be padded with anything.

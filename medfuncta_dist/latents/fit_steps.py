@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from medfuncta_dist.latents.curvature_forms import Curvature, take_back
 from medfuncta_dist.meta.inner_rates import Rate, inner_rates, of_step
 from medfuncta_dist.meta.objective import Objective
 from medfuncta_dist.meta.sweeps.folded import Folded
@@ -39,8 +40,8 @@ class Seen:
     losses: Float[Tensor, " batch"]
     whole: bool
     """Whether the context was the whole grid: only then do the losses tell the PSNR."""
-    curvature: Float[Tensor, "#batch latent latent"] | None = None
-    """Each scan's Gauss-Newton matrix, or one for all scans; only for methods with ``curved``."""
+    curvature: Curvature | None = None
+    """The scans' Gauss-Newton matrices; only for methods with ``curved``."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class _Iterate:
     latents: Float[Tensor, "batch latent"]
     gradient: Float[Tensor, "batch latent"]
     losses: Float[Tensor, " batch"]
-    curvature: Float[Tensor, "#batch latent latent"]
+    curvature: Curvature
 
 
 class GaussNewton:
@@ -122,10 +123,10 @@ class GaussNewton:
         here = _Iterate(latents, self._network.pull_back(seen.by_shifts), seen.losses, seen.curvature)
         if self._before is not None and seen.context is self._before[0].context:
             here = self._revert_worse(here, *self._before[1:])
-        shared = len(here.curvature) == 1
-        step, solved = damped_solution(here.curvature, self._relative[:1] if shared else self._relative, here.gradient)
+        self._before = None  # the matrices there are no longer needed
+        step, solved = here.curvature.damped_solution(self._relative, here.gradient)
         # The quadratic model's gain along −step: ½ stepᵀ(∇L + damping · step), with the damping that was added.
-        added = here.curvature.diagonal(dim1=1, dim2=2).mean(1) * self._relative
+        added = here.curvature.mean_diagonal * self._relative
         predicted = 0.5 * (step * (here.gradient + added[:, None] * step)).sum(1)
         self._relative = torch.where(solved, self._relative, _changed(self._relative, GROWTH))
         self._before = (seen, here, torch.where(solved, predicted, 0))
@@ -138,11 +139,12 @@ class GaussNewton:
         factor = torch.where(better, (1 - (2 * realised - 1) ** 3).clamp(*TRUST), GROWTH)
         # Nothing was predicted of a scan that took no step, or whose gradient is zero: that tells nothing about λ.
         self._relative = torch.where(predicted == 0, self._relative, _changed(self._relative, factor))
+        take_back(better, here.curvature, previous.curvature)
         return _Iterate(
             torch.where(better[:, None], here.latents, previous.latents),
             torch.where(better[:, None], here.gradient, previous.gradient),
             torch.where(better, here.losses, previous.losses),
-            torch.where(better[:, None, None], here.curvature, previous.curvature),
+            here.curvature,
         )
 
     def settled(self, final: Objective) -> Float[Tensor, "batch latent"]:
@@ -191,22 +193,3 @@ METHODS: dict[str, MethodEntry] = {
 def _changed(relative: Float[Tensor, " batch"], factor: Tensor | float) -> Float[Tensor, " batch"]:
     """λ times a factor, kept in its range."""
     return (relative * factor).clamp(SMALLEST_DAMPING, LARGEST_DAMPING)
-
-
-def damped_solution(
-    matrix: Float[Tensor, "#batch latent latent"],
-    damping: Float[Tensor, " #batch"],
-    right: Float[Tensor, "batch latent"],
-) -> tuple[Float[Tensor, "batch latent"], Bool[Tensor, " batch"]]:
-    """(matrix + damping · mean diagonal · I)⁻¹ right, scan by scan, and whether it has a factor; zeros if not."""
-    damped = matrix.clone()
-    diagonal = damped.diagonal(dim1=1, dim2=2)
-    diagonal += (damping * diagonal.mean(1))[:, None]
-    # A scan with NaN raises no error and affects no other. Upper: torch's own copies then take half the time.
-    factor, failed = torch.linalg.cholesky_ex(damped, upper=True)
-    solved = (failed == 0).expand(len(right))
-    if len(factor) == 1 < len(right):
-        solution = torch.cholesky_solve(right.mT.contiguous(), factor[0], upper=True).mT
-    else:
-        solution = torch.cholesky_solve(right[..., None], factor, upper=True)[..., 0]
-    return torch.where(solved[:, None], solution, 0), solved

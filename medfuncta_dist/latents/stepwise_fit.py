@@ -18,7 +18,8 @@ from torch import Tensor
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.fields.params import Params
 from medfuncta_dist.fields.siren import SirenSpec
-from medfuncta_dist.latents.curvature import curved_gradient, jacobian_sweep, rows, spread_points
+from medfuncta_dist.latents.curvature import Sample, curved_gradient, jacobian_sweep, rows, spread_points
+from medfuncta_dist.latents.curvature_forms import AtOrigin, Curvature, Primal, form_of
 from medfuncta_dist.latents.fit_result import FitResult
 from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.latents.fit_steps import METHODS, Seen, Steps
@@ -88,6 +89,7 @@ class StepwiseFitter:
         self._block = 1 if self._asks else settings.block or self._chunks.scans
         self._everything = torch.arange(len(coordinates), device=coordinates.device)
         self._contexts, self._rescaling = self._plan(), self._rescaling_contexts()
+        self._samples = [self._sample(len(context), step) for step, context in enumerate(self._contexts)]
         self._replayed = Replayed(self.work)
         self.halved = False
         """Whether memory ran out: blocks and chunks are then half as large as they were to be."""
@@ -173,6 +175,11 @@ class StepwiseFitter:
 
         return [context(step) for step in range(settings.steps)]
 
+    def _sample(self, points: int, step: int) -> Sample:
+        """Of a step's points, those that its curvature is taken from."""
+        chosen = spread_points(points, self._settings.curvature_ratio, step)
+        return Sample.of(chosen, self._coordinates.device)
+
     def _rescaling_contexts(self) -> list[Int[Tensor, " context"]]:
         """The second context of each step, for the published rescaling."""
         ratio, steps = self._settings.rescale, range(self._settings.steps)
@@ -189,28 +196,27 @@ class StepwiseFitter:
         if step == 0 and self._settings.closed_form:
             return self._seen_at_origin(objective.targets)
         context = self._contexts[step]
-        by_shifts, errors, matrix = self._sweep(step, objective.on(context))
+        by_shifts, errors, curvature = self._sweep(step, objective.on(context))
         if self._rescaling:
             sub, _ = shift_gradient(objective.on(self._rescaling[step]))
             sizes = [torch.linalg.vector_norm(self._network.pull_back(g), dim=1) for g in (sub, by_shifts)]
             by_shifts = by_shifts * (sizes[0] / sizes[1].clamp(min=torch.finfo(sizes[1].dtype).tiny))[:, None, None]
-        return Seen(context, by_shifts, errors, context is self._everything, matrix)
+        return Seen(context, by_shifts, errors, context is self._everything, curvature)
 
-    def _sweep(self, step: int, objective: Objective) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _sweep(self, step: int, objective: Objective) -> tuple[Tensor, Tensor, Curvature | None]:
         """Gradient by shifts, losses and, where the method wants it, curvature, on the step's context."""
         if not self._curved:
             return *shift_gradient(objective), None
-        sample = spread_points(len(objective.coordinates), self._settings.curvature_ratio, step)
-        return curved_gradient(objective, sample)
+        return curved_gradient(objective, self._samples[step])
 
     def _seen_at_origin(self, targets: Tensor) -> Seen:
         """At φ = 0 the gradient is linear in the target: y ↦ 2/N J₀ᵀ(f₀ − y)."""
         error = (self._origin.values - targets).flatten(1)
         by_shifts = 2 / error.shape[1] * (error @ self._origin.jacobian)
         spec = self._network.spec
-        matrix = self._first_curvature if self._curved else None
+        curvature = self._first_curvature if self._curved else None
         by_layer = by_shifts.view(len(error), -1, spec.hidden)
-        return Seen(self._everything, by_layer, error.square().mean(1), True, matrix)
+        return Seen(self._everything, by_layer, error.square().mean(1), True, curvature)
 
     @cached_property
     def _origin(self) -> _Origin:
@@ -221,9 +227,13 @@ class StepwiseFitter:
         return _Origin(torch.cat([values[0] for _, values in pieces]), by_channel.transpose(0, 1).flatten(0, 1))
 
     @cached_property
-    def _first_curvature(self) -> Float[Tensor, "1 latent latent"]:
-        _, _, matrix = curved_gradient(self._blank(), torch.arange(len(self._coordinates)))
-        return matrix
+    def _first_curvature(self) -> AtOrigin:
+        points, spec = len(self._coordinates), self._network.spec
+        _, _, exact = curved_gradient(self._blank(), Sample.of(torch.arange(points), self._coordinates.device), Primal)
+        sample = self._sample(points, 1)
+        if form_of(len(sample) * spec.channels, spec.latent) is Primal:
+            return AtOrigin(exact, exact)
+        return AtOrigin(exact, curved_gradient(self._blank(), sample)[2])
 
     def _blank(self) -> Objective:
         """One scan at φ = 0, to ask for what does not depend on targets: all zeros, as good as any."""

@@ -5,8 +5,9 @@ numbers are multiples of, times a unit per number where the metadata has ``units
 stored), ``below_min`` (the PSNR is below ``fit.min_psnr``), ``steps``, ``window_low`` and ``window_high`` (scan units
 that 0 and 1 stand for), ``spacing`` (mm or s per voxel), ``affine`` (4 x 4, row by row; null where the scan has none),
 ``modality``, ``slice``. The schema metadata holds ``format_version``, ``kind``, the digests of the shared network
-and of the fit settings, and for int8 latents of a basis field ``units`` (``table_units.py``). A table with units has
-version 2: earlier versions, which do not know them, would read other latents from it.
+and of the fit settings, in parts that a GPU made its ``precision`` (``meta.precision``), and for int8 latents of a
+basis field ``units`` (``table_units.py``). A table with units has version 2: earlier versions, which do not know them,
+would read other latents from it.
 """
 
 from __future__ import annotations

@@ -11,10 +11,16 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.fitting.fit_driver import FitSummary, fit
 from medfuncta_dist.fitting.latent_ledger import Unsolved
 from medfuncta_dist.run.fan_outs import compute_fan_out
+from medfuncta_dist.run.settle_arithmetic import record_halving
 from medfuncta_dist.run.stage_progress import open_reporter
 from medfuncta_dist.stages.preflight import check_fitting
 from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
+
+HALVED_TEXT = (
+    "fit: a task ran out of memory and went on with half the chunks; run.yaml keeps that, so that later tasks begin "
+    "with them"
+)
 
 
 def run_fit(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[str] = ()) -> dict[str, Any]:
@@ -22,6 +28,8 @@ def run_fit(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[str
     check_fitting(run, store)
     with open_reporter(run, store, "fit", fence, stages) as reporter:
         summary = fit(run, compute_fan_out(run), reporter.report, fence=fence)
+    if summary.halved:
+        record_halving(run, store, fence)
     return {
         "latents": summary.folder,
         "dataset": summary.dataset_digest,
@@ -36,7 +44,8 @@ def run_fit(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[str
         "quarantined": summary.counts.quarantined,
         "reasons": dict(Counter(scan.reason for scan in summary.quarantined)),
         "unsolved": asdict(summary.unsolved),
-        "said": [_summary_text(summary), *_unsolved_text(summary.unsolved)],
+        "halved": summary.halved,
+        "said": [_summary_text(summary), *_unsolved_text(summary.unsolved), *[HALVED_TEXT] * summary.halved],
     }
 
 

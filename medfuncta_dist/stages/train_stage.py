@@ -22,7 +22,14 @@ def run_train(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[s
     snapshot = pinned_snapshot(run, store, fence)
     with open_reporter(run, store, "train", fence, stages) as reporter:
         listen = _recorder_of_halvings(run, store, fence)
-        summary = train(run, snapshot.digest, listen, on_progress=reporter.report, notify=reporter.notify, fence=fence)
+        summary = train(
+            run,
+            snapshot.digest,
+            on_message=listen,
+            on_progress=reporter.report,
+            notify=reporter.notify,
+            fence=fence,
+        )
     return {**asdict(summary), "snapshot": snapshot.digest, "said": [_summary_text(summary)]}
 
 

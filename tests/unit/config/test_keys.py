@@ -223,8 +223,8 @@ def test_which_keys_a_run_settles_is_changed_on_purpose_only():
     settled = dict.fromkeys(
         ("chunk_points", "chunk_scans", "products", "precision", "compiled", "captured", "halvings")
     )
-    tasks = dict.fromkeys(("block_scans", "captured", "scans_per_task", "chosen_scans_per_task"))
-    assert RUN.parts(lambda key: key.settled) == {"meta": settled, "fit": tasks}
+    fitting = dict.fromkeys(("block_scans", "captured", "scans_per_task", "chosen_scans_per_task"))
+    assert RUN.parts(lambda key: key.settled) == {"meta": settled, "fit": fitting}
 
 
 def test_parts_hold_keys_outside_the_sections_under_their_own_names():

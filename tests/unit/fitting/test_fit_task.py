@@ -31,6 +31,8 @@ from medfuncta_dist.latents import table_format
 from medfuncta_dist.latents.fit import Fitter, new_fitter
 from medfuncta_dist.latents.fit_result import FitResult
 from medfuncta_dist.latents.fit_settings import FitSettings
+from medfuncta_dist.meta.machine.arithmetic import Arithmetic
+from medfuncta_dist.meta.sweeps.chunks import Chunks
 from medfuncta_dist.network.committed_network import NetworkRef, store_network
 from medfuncta_dist.scans.scan import Scan, Window
 from medfuncta_dist.shards.sample import encode
@@ -254,7 +256,7 @@ class Watched:
     """The task's fitter, noting which batch is fitted when, and how many batches' values are in memory then."""
 
     def __init__(self, fitter: Fitter, events: list[tuple[str, int]]) -> None:
-        self.fitter, self.events, self.units = fitter, events, fitter.units
+        self.fitter, self.events, self.units, self.halved = fitter, events, fitter.units, False
         self.values: list[weakref.ref[torch.Tensor]] = []
         self.most_alive = 0
 
@@ -326,3 +328,32 @@ def test_the_next_batch_is_read_while_one_is_fitted(tmp_path, monkeypatch):
     assert fit_task(task).rows == SCANS - 1
     assert len(sent) == 3
     assert all(name.startswith("one-ahead") for name in sent), "sent to the device by the thread that reads"
+
+
+def test_a_part_that_a_gpu_made_tells_its_precision(tmp_path):
+    arithmetic = Arithmetic("torch", precision="tf32x3")
+    on_cpu = task_of(tmp_path, arithmetic=arithmetic)
+    on_gpu = replace(on_cpu, worker=replace(on_cpu.worker, gpus=0.5))
+    assert worker_side._precision(on_gpu) == {"precision": "tf32x3"}
+    assert worker_side._precision(on_cpu) == {}, "a CPU computes in float32, and its parts keep their bytes"
+    identity = {"network": "n", "fit": "f", **worker_side._precision(on_gpu)}
+    assert table_format.schema(5, "float32", identity).metadata[b"precision"] == b"tf32x3"
+
+
+def test_a_task_whose_memory_ran_out_goes_on_and_says_so(tmp_path, monkeypatch):
+    plain, short = (task_of(tmp_path / name, chunks=Chunks(6, 2)) for name in ("plain", "short"))
+    assert fit_task(plain).halved is False
+    worker_side.fitter_here.cache_clear()
+    fitter = worker_side._fitter(short)
+    work = fitter.work
+
+    def with_little_memory(targets: torch.Tensor) -> list[torch.Tensor]:
+        if len(targets) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return work(targets)
+
+    monkeypatch.setattr(fitter, "work", with_little_memory)
+    done = fit_task(short)
+    worker_side.fitter_here.cache_clear()
+    assert (done.rows, done.halved) == (SCANS - 1, True)
+    assert commit_of(short).psnr_sum == pytest.approx(commit_of(plain).psnr_sum, rel=1e-4)

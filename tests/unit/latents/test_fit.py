@@ -11,7 +11,8 @@ from torch import Tensor
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.params import Params
 from medfuncta_dist.fields.siren import SirenSpec, field, init_params
-from medfuncta_dist.latents.curvature import curved_gradient, spread_points
+from medfuncta_dist.latents.curvature import Sample, curved_gradient, spread_points
+from medfuncta_dist.latents.curvature_forms import Curvature, Dual, Primal
 from medfuncta_dist.latents.fit import fit_batch
 from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.latents.fit_steps import Method
@@ -26,6 +27,7 @@ from medfuncta_dist.meta.sweeps.inner_gradient import shift_gradient
 
 SPEC = SirenSpec.linear(coords=2, channels=1, layers=4, hidden=24, latent=32, omega_first=8, omega_last=16)
 COORDINATES = grid([9, 8])
+CPU = torch.device("cpu")
 SETTINGS = FitSettings(steps=8, rate=1.0, selection_ratio=0.6, seed=3)
 
 
@@ -137,10 +139,20 @@ def test_the_curvature_is_that_of_autograd_for_several_channels() -> None:
     points, latents = grid([5, 4], dtype=torch.float64), 0.3 * torch.ones(3, 5, dtype=torch.float64)
     latents[1] *= -1
     objective = Objective(fold(spec, params), points, torch.zeros(3, 20, 2, dtype=torch.float64), latents, Chunks(7, 2))
-    _, _, found = curved_gradient(objective, torch.arange(20))
-    for latent, matrix in zip(latents, found, strict=True):
+    _, _, found = curved_gradient(objective, Sample.of(torch.arange(20), CPU))
+    assert isinstance(found, Primal)
+    for latent, matrix in zip(latents, found.matrix, strict=True):
         rows = torch.autograd.functional.jacobian(lambda p: field(spec, params, points, p[None]).flatten(), latent)
         torch.testing.assert_close(matrix, 2 / 40 * rows.T @ rows)
+
+
+def matrix_of(curvature: Curvature) -> Tensor:
+    """H, whatever the form."""
+    if isinstance(curvature, Dual):
+        torch.testing.assert_close(curvature.gram, curvature.rows @ curvature.rows.mT)
+        return curvature.rows.mT @ curvature.rows
+    assert isinstance(curvature, Primal)
+    return curvature.matrix
 
 
 @pytest.mark.parametrize("chunks", [Chunks(7, 2), Chunks(100, 100)])
@@ -153,10 +165,11 @@ def test_one_sweep_gives_gradient_and_curvature(chunks: Chunks, share: float) ->
     wanted = torch.rand(3, 20, 2, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     sample = spread_points(20, share, 1)
     objective = Objective(network, points, wanted, latents, chunks)
-    by_shifts, errors, matrix = curved_gradient(objective, sample)
+    by_shifts, errors, found = curved_gradient(objective, Sample.of(sample, CPU))
     torch.testing.assert_close((by_shifts, errors), shift_gradient(objective))
-    _, _, alone = curved_gradient(objective.on(sample), torch.arange(len(sample)))
-    torch.testing.assert_close(matrix, alone)
+    _, _, alone = curved_gradient(objective.on(sample), Sample.of(torch.arange(len(sample)), CPU))
+    assert type(found) is type(alone) is (Dual if share == 0.1 else Primal)
+    torch.testing.assert_close(matrix_of(found), matrix_of(alone))
 
 
 def test_sparse_gauss_newton_sees_the_same_even_points_at_every_step(params: Params, targets: Tensor) -> None:

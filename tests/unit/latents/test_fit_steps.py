@@ -12,9 +12,10 @@ from medfuncta_dist.config.sections.fit_section import Fit
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.siren import SirenSpec, init_params
+from medfuncta_dist.latents.curvature_forms import Primal
 from medfuncta_dist.latents.fit import new_fitter
 from medfuncta_dist.latents.fit_settings import FitSettings
-from medfuncta_dist.latents.fit_steps import METHODS, Method, damped_solution
+from medfuncta_dist.latents.fit_steps import METHODS, Method
 
 
 def test_the_run_file_names_every_method_and_no_other() -> None:
@@ -34,7 +35,7 @@ def test_a_matrix_without_a_factor_gives_no_step_and_spoils_no_other() -> None:
     good = torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
     matrix = torch.stack([good, -good, good * math.nan, good])
     right = torch.tensor([[1.0, 2.0]] * 4, dtype=torch.float64)
-    solution, solved = damped_solution(matrix, torch.full((4,), 0.1, dtype=torch.float64), right)
+    solution, solved = Primal(matrix).damped_solution(torch.full((4,), 0.1, dtype=torch.float64), right)
     assert solved.tolist() == [True, False, False, True]
     expected = torch.linalg.solve(good + 0.15 * torch.eye(2, dtype=torch.float64), right[0])
     torch.testing.assert_close(solution, expected * solved[:, None])
@@ -42,6 +43,6 @@ def test_a_matrix_without_a_factor_gives_no_step_and_spoils_no_other() -> None:
 
 def test_a_shared_matrix_without_a_factor_stops_every_scan() -> None:
     right = torch.ones(3, 2)
-    solution, solved = damped_solution(-torch.eye(2)[None], torch.ones(1), right)
+    solution, solved = Primal(-torch.eye(2)[None]).damped_solution(torch.ones(3), right)
     assert not solved.any()
     assert torch.equal(solution, 0 * right)
