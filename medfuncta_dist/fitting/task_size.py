@@ -9,8 +9,8 @@ import math
 from dataclasses import dataclass
 
 LEAST_SECONDS = 30.0
-"""Of a task: what a task costs beside fitting (its start, its shard's index, a part, a record: about a second on object
-storage) is then a few percent. It is also what a worker that is preempted loses at most, beside a batch."""
+"""Of a task: what it costs beside fitting (its start, its shard's index, a part, a record: small objects) is then a few
+percent. It is also what a worker that is preempted loses at most, beside a batch."""
 TASKS_PER_WORKER = 4
 """At least, of the whole snapshot: with fewer, workers wait for the last task to end."""
 PART_BYTES = 2**28

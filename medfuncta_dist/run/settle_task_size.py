@@ -21,7 +21,7 @@ from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.network.core_settings import stored_settings
 from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.run.fan_outs import compute_fan_out
-from medfuncta_dist.run.frozen_run_file import run_path
+from medfuncta_dist.run.frozen_run_file import begun_with, run_path
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE, Guard, publish_bytes
 from medfuncta_dist.task_map import Done, FanOut
@@ -45,9 +45,14 @@ def settle_task_size(run: RunFile, store: ObjectStore, fan_out: FanOut | None = 
     settings = stored_settings(run, network)
     begun = cut_before(target.snapshot, latent_ledger.settled(latent_ledger.read_commits(store, target.folder)))
     chosen = begun or _chosen(run, target, settings, network, fan_out or compute_fan_out(run))
-    run = run.model_copy(update={"fit": run.fit.model_copy(update={"chosen_scans_per_task": chosen})})
-    publish_bytes(store, fence, run_path(run), dump(run).encode())
-    return run
+    # What is stored may hold more than this command began with: a stage before this one may have added to it.
+    kept = begun_with(run, store) or run
+    publish_bytes(store, fence, run_path(run), dump(_with(kept, chosen)).encode())
+    return _with(run, chosen)
+
+
+def _with(run: RunFile, chosen: int) -> RunFile:
+    return run.model_copy(update={"fit": run.fit.model_copy(update={"chosen_scans_per_task": chosen})})
 
 
 def _chosen(run: RunFile, target: TableLocation, settings: FitSettings, network: SharedNetwork, fan_out: FanOut) -> int:
@@ -57,10 +62,11 @@ def _chosen(run: RunFile, target: TableLocation, settings: FitSettings, network:
         return limits.batch
     largest = max(shards, key=lambda work: work.scans)
     (outcome,) = fan_out(trial_fit, [task_of(run, target, largest, settings, ALONE)])
-    measured = isinstance(outcome, Done)
-    rate = outcome.result if isinstance(outcome, Done) else OPEN_SCANS_PER_TASK / LEAST_SECONDS
+    if isinstance(outcome, Done):
+        rate, why = outcome.result, f"a worker fits {outcome.result:.3g} scans per second"
+    else:
+        rate, why = OPEN_SCANS_PER_TASK / LEAST_SECONDS, f"warning: the trial of its speed failed ({outcome.error})"
     chosen = scans_per_task(rate, limits)
-    why = f"a worker fits {rate:.3g} scans per second" if measured else "warning: trying how fast a worker fits failed"
     print(f"[{run.name}] fit: {why}; {_said(chosen, limits)}", file=sys.stderr)
     return chosen
 

@@ -96,9 +96,7 @@ class Fit(Section):
     """Scans per Ray task and per table part. Does not change any latent. Default: the fit stage tries, once, how fast a
     worker fits, and chooses whole batches that take it 30 s or longer; fewer where shards are smaller than that, where
     a part would have more than 256 MB of latents, or where workers would get less than 4 tasks each."""
-    chosen_scans_per_task: Annotated[
-        PositiveInt | None, SETTLED, Key(decides_results=False, in_fit_digest=False), Added(None)
-    ] = None
+    chosen_scans_per_task: Annotated[PositiveInt | None, SETTLED, NO_RESULT, NO_FIT_DIGEST, Added(None)] = None
     """What the fit stage chose for an open scans_per_task. The run writes it; leave it out."""
     min_psnr: float = 20.0
     """A scan reconstructed with a lower PSNR (dB) is stored and flagged."""

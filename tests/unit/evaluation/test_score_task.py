@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.evaluation.decode import decode
+from medfuncta_dist.evaluation import evaluation_driver, score_task
+from medfuncta_dist.evaluation.decode import decode, reconstruct
 from medfuncta_dist.evaluation.evaluation_driver import evaluate
 from medfuncta_dist.evaluation.metrics import score
 from medfuncta_dist.evaluation.original_scans import Pick, read_samples
+from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting.fit_driver import fit, locate_table
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.streaming.worker_settings import WorkerSettings
@@ -61,3 +66,32 @@ def test_a_scan_decoded_alone_has_the_metrics_of_the_evaluation(run: RunFile) ->
     for row, sample in zip(rows, samples, strict=True):
         found = score(sample.values(), decode(run, row["key"]).values)
         assert (found.psnr, found.ssim, found.mse) == (row["psnr"], row["ssim"], row["mse"])
+
+
+def decoded_together(monkeypatch: pytest.MonkeyPatch, module: ModuleType) -> list[int]:
+    """How many scans each call of the module decodes."""
+    counts: list[int] = []
+
+    def counted(network: SharedNetwork, latents: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+        counts.append(len(latents))
+        return reconstruct(network, latents, shape)
+
+    monkeypatch.setattr(module, "reconstruct", counted)
+    return counts
+
+
+def test_scans_are_decoded_as_many_at_once_as_memory_allows(run: RunFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = metrics(run, 64)
+    counts = decoded_together(monkeypatch, score_task)
+    assert metrics(run, 64).equals(whole)
+    assert sorted(counts) == sorted(COUNTS.values())
+    counts.clear()
+    monkeypatch.setattr(score_task, "DECODED_VALUES", 20 * 144)
+    assert metrics(run, 64).equals(whole)
+    assert sorted(counts) == [10, 20, 20, 20, 20]
+
+
+def test_the_reports_pictures_are_decoded_together(run: RunFile, monkeypatch: pytest.MonkeyPatch) -> None:
+    counts = decoded_together(monkeypatch, evaluation_driver)
+    metrics(run, 64)
+    assert counts == [run.evaluate.pictures]

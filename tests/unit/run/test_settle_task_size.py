@@ -19,6 +19,7 @@ from medfuncta_dist.fitting.latent_table import LatentTable
 from medfuncta_dist.fitting.trial_fit import trial_fit
 from medfuncta_dist.integrity.verify import PARTS
 from medfuncta_dist.run.frozen_run_file import begun_with, freeze
+from medfuncta_dist.run.settle_arithmetic import record_halving
 from medfuncta_dist.run.settle_task_size import settle_task_size
 from medfuncta_dist.stages import readiness
 from medfuncta_dist.stages.chain import run_stages
@@ -132,7 +133,7 @@ def test_a_given_number_is_left_alone(tmp_path):
 def test_a_trial_that_fails_leaves_it_to_the_fit_to_say_why(tmp_path, capsys, error):
     fan_out, _ = tried([error])
     assert settled(opened(tmp_path), fan_out).fit.chosen_scans_per_task == CHOSEN, "as many of 1024 as the limits allow"
-    assert "warning" in capsys.readouterr().err
+    assert f"warning: the trial of its speed failed ({error})" in capsys.readouterr().err
 
 
 def test_another_number_is_refused_in_a_run_that_has_begun(tmp_path):
@@ -180,6 +181,16 @@ def test_a_table_whose_run_yaml_was_lost_goes_on_with_its_ranges(tmp_path):
     again = settled(run, lambda *_: pytest.fail("tried"))
     assert again.fit.chosen_scans_per_task == CHOSEN
     assert fit(again, map_here).fitted_now == 0
+
+
+def test_what_an_earlier_stage_has_recorded_meanwhile_is_kept(tmp_path):
+    """Training ran out of memory, and halved its chunks for good; this command's run file is from before."""
+    run = opened(tmp_path)
+    mine, _ = freeze(run, store_of(run), fence=ALONE)
+    record_halving(mine, store_of(run), ALONE)
+    settle_task_size(mine, store_of(run), tried([1e9])[0], fence=ALONE)
+    kept = begun_with(run, store_of(run))
+    assert (kept.meta.halvings, kept.fit.chosen_scans_per_task) == (1, CHOSEN)
 
 
 def test_nothing_is_settled_before_there_is_a_network(tmp_path):
