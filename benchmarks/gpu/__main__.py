@@ -28,6 +28,8 @@ OLDEST_TORCH = (2, 11)
 DRY_SECONDS, DRY_TRAINING_SECONDS = 240.0, 30.0
 """Far more than the half minute that it takes: the machine may be busy."""
 PROBE_SECONDS = 180.0
+OVERRIDES = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
+"""Variables that the product refuses (``meta/machine/precision.py``): the sections run without them."""
 GRACE_SECONDS = 1.0
 """Beyond its limit: a section that keeps to it has ended by itself."""
 MISSING, DONE = 2, 0
@@ -122,9 +124,11 @@ def _probe() -> dict[str, Any]:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, with the repository where Python looks first after what the caller has put there."""
+    """Ours, with the repository where Python looks first after what the caller has put there, and without what would
+    decide over torch's head how matrices are multiplied."""
     path = [part for part in os.environ.get("PYTHONPATH", "").split(os.pathsep) if part]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([*path, str(ROOT)])}
+    kept = {name: value for name, value in os.environ.items() if name not in OVERRIDES}
+    return {**kept, "PYTHONPATH": os.pathsep.join([*path, str(ROOT)])}
 
 
 def _missing(call: Call, found: dict[str, Any]) -> list[str]:
@@ -157,6 +161,7 @@ def _left_out(call: Call, found: dict[str, Any]) -> list[str]:
     """What will be skipped for want of something, said before any time is spent."""
     why = {"triton": "compiled steps will be skipped", "deepspeed": "DeepSpeed will be skipped; carry its wheel"}
     lines = [f"{name} is not installed: {why[name]}" for name in WANTED if name not in found["packages"]]
+    lines += [f"{name} is left out of the sections' environment" for name in OVERRIDES if name in os.environ]
     if call.data is None:
         lines.append("no DATA: scans are smooth noise, and the training will be skipped; give DATA=<MedMNIST .npz>")
     return lines

@@ -94,7 +94,8 @@ def gradients(learner: MetaLearner, batch: Batch) -> Params:
 
 def our_steps(bench: Bench, problem: Problem, params: Params, way: ways.Way) -> Callable[[], Tensor]:
     """A function that takes the next step each time."""
-    learner, batches = ways.learner(problem.spec, params, problem.coordinates, way, bench), cycle(problem.batches)
+    scans, batches = len(problem.batches[0].targets), cycle(problem.batches)
+    learner = ways.learner(problem.spec, params, problem.coordinates, way, bench, scans)
 
     def step() -> Tensor:
         learner.zero_grad(set_to_none=True)

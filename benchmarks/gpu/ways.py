@@ -5,6 +5,7 @@ What this version of the product does not have yet is said as a named skip, neve
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
@@ -17,16 +18,16 @@ from torch import Tensor
 from benchmarks.gpu.bench import Bench, Skipped
 from medfuncta_dist.fields.params import Params
 from medfuncta_dist.fields.siren import SirenSpec
+from medfuncta_dist.latents import stepwise_fit
 from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.latents.stepwise_fit import StepwiseFitter
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.outer_loop import MetaLearner
 from medfuncta_dist.meta.sweeps.chunks import Chunks
 
-SWEEP_BYTES = 1.6e9
-"""Of one sweep's activations on a GPU: 24 scans at a quarter of 64 x 64 points go in one sweep, within 2 GB."""
-ARRAYS_PER_LAYER = 4
-"""Activations that a sweep holds of each layer at once (docs/method.md, 4)."""
+SWEEP_BYTES, SHARE_OF_FREE = 3 * 2**29, 0.5
+"""Of one sweep on a GPU, and of its free memory at most: as a run settles it (``run/settle_chunks.py``, which needs
+more than the compute core)."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ COMPILED = tuple(
 WAYS = (*CAPTURED, *EAGER, *COMPILED)
 """Compiled ones last: compiling may take the rest of a section's time."""
 KNOWN = {field.name for field in fields(Arithmetic)}
+FITS_ARE_CAPTURED = "captured" in inspect.getsource(stepwise_fit)
+"""Whether this version's fitter replays a block's fit; else it would be an eager one under another name."""
 
 
 def arithmetic(way: Way, bench: Bench) -> Arithmetic:
@@ -71,17 +74,20 @@ def arithmetic(way: Way, bench: Bench) -> Arithmetic:
     return replace(Arithmetic.best(bench.device), **asked)
 
 
-def chunks(spec: SirenSpec, bench: Bench, sweep_bytes: float = SWEEP_BYTES) -> Chunks:
-    """As many rows per sweep as fit into the bytes, and into a quarter of the free memory."""
+def chunks(spec: SirenSpec, bench: Bench, points: int, scans: int | None = None) -> Chunks:
+    """As a run would settle them here, for so many points, and scans on this rank."""
     if not bench.cuda:
         return Chunks.sized(spec.hidden)
     free, _ = torch.cuda.mem_get_info()
-    return Chunks.sized(spec.hidden, int(min(sweep_bytes, free / 4) / (ARRAYS_PER_LAYER * spec.layers)))
+    memory = min(SWEEP_BYTES, int(SHARE_OF_FREE * free))
+    return Chunks.within(memory, spec.layers, spec.hidden, scans or bench.sizes.scans, points)
 
 
-def learner(spec: SirenSpec, params: Params, coordinates: Tensor, way: Way, bench: Bench) -> MetaLearner:
-    """The network ready for meta steps."""
-    settled, rows = arithmetic(way, bench), chunks(spec, bench)
+def learner(
+    spec: SirenSpec, params: Params, coordinates: Tensor, way: Way, bench: Bench, scans: int | None = None
+) -> MetaLearner:
+    """The network ready for meta steps of so many scans (default: the usual batch)."""
+    settled, rows = arithmetic(way, bench), chunks(spec, bench, len(coordinates), scans)
     return MetaLearner(spec, params, coordinates, bench.sizes.rate, chunks=rows, arithmetic=settled)
 
 
@@ -89,16 +95,17 @@ def fitter(
     spec: SirenSpec, params: Params, coordinates: Tensor, settings: FitSettings, way: Way, bench: Bench
 ) -> StepwiseFitter:
     """The network ready to fit."""
-    settled = replace(settings, chunks=chunks(spec, bench), arithmetic=arithmetic(way, bench))
+    settled = replace(settings, chunks=chunks(spec, bench, len(coordinates)), arithmetic=arithmetic(way, bench))
+    if way.captured and not FITS_ARE_CAPTURED:
+        raise Skipped("this version's fitter captures nothing")
     return StepwiseFitter(spec, params, coordinates, settled)
 
 
 @contextmanager
 def baseline_products(precision: str) -> Iterator[None]:
     """The baseline's own matrix products: float32 as they are, or in TF32."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before)
+        torch.backends.cuda.matmul.allow_tf32 = False

@@ -44,7 +44,7 @@ def trains(bench: Bench, latent: int, side: int, ratio: float) -> Values:
         coordinates = grid((side, side), bench.device)
 
         def loop_of(way: ways.Way) -> OuterLoop:
-            learner = ways.learner(spec, steps.untrained(spec, bench.device), coordinates, way, bench)
+            learner = ways.learner(spec, steps.untrained(spec, bench.device), coordinates, way, bench, count)
             return OuterLoop(bench, learner, scans, bench.sizes.training_rate, count, ratio)
 
         way, loop = first_that_steps(bench, STEPPING, loop_of)

@@ -41,7 +41,7 @@ def fit(bench: Bench, params: steps.Params, name: str, way: ways.Way) -> Values:
     """One block of scans, as many as a sweep takes."""
     sizes, given = bench.sizes, settings(bench)[name]
     fitter = ways.fitter(sizes.spec(), params, grid((sizes.side, sizes.side), bench.device), given, way, bench)
-    count = min(sizes.scans, ways.chunks(sizes.spec(), bench).scans)
+    count = min(sizes.scans, ways.chunks(sizes.spec(), bench, sizes.side**2).scans)
     scans = images(bench.job.data, "test", count, sizes.side).to(bench.device)
     return profiled(bench, lambda: fitter.fit(scans)) | {"scans": count}
 
