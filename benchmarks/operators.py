@@ -19,6 +19,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from medfuncta_dist.fields.siren import SirenSpec
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
+from medfuncta_dist.meta.machine.precision import Precision
 from medfuncta_dist.meta.meta_gradient import meta_gradient
 from medfuncta_dist.meta.objective import Objective
 from medfuncta_dist.meta.sweeps.chunks import Chunks
@@ -84,7 +85,7 @@ ALLOCATES = {
 """Operators that start no kernel."""
 
 
-def operators(step: Step, chunks: Chunks) -> Counter[str]:
+def operators(step: Step, chunks: Chunks, precision: Precision = "fp32") -> Counter[str]:
     """Operators of the losses and the gradients of one meta step, by name."""
     params = {name: torch.empty(shape, device=NOWHERE) for name, shape in step.spec.shapes().items()}
     coordinates = torch.empty(step.points, 2, device=NOWHERE)
@@ -93,7 +94,7 @@ def operators(step: Step, chunks: Chunks) -> Counter[str]:
     size = round(step.ratio * step.points)
     contexts = [torch.empty(size, dtype=torch.int64, device=NOWHERE) for _ in range(step.inner_steps)]
     with Counting() as counted:
-        network = fold(step.spec, params, Arithmetic("torch"))
+        network = fold(step.spec, params, Arithmetic("torch", precision=precision))
         meta_gradient(Objective(network, coordinates, targets, latents, chunks), contexts, RATE)
     return counted.counts
 
@@ -103,20 +104,21 @@ def main() -> None:
     short, began = arguments(__doc__ or "").short, time.perf_counter()
     step = Step(layers=4, hidden=16, latent=8, points=64, scans=4, inner_steps=2) if short else Step()
     size = round(step.ratio * step.points)
-    several = {
-        "as on a CPU": Chunks.sized(step.hidden),
-        ALL_SCANS: Chunks(size, step.scans),
-        "all scans at all points": Chunks(step.points, step.scans),
+    several: dict[str, tuple[Chunks, Precision]] = {
+        "as on a CPU": (Chunks.sized(step.hidden), "fp32"),
+        ALL_SCANS: (Chunks(size, step.scans), "fp32"),
+        f"{ALL_SCANS}, tf32x3": (Chunks(size, step.scans), "tf32x3"),
+        "all scans at all points": (Chunks(step.points, step.scans), "fp32"),
     }
-    counts = {name: operators(step, chunks) for name, chunks in several.items()}
+    counts = {name: operators(step, *how) for name, how in several.items()}
     totals = {name: sum(counted.values()) for name, counted in counts.items()}
     claims = [Claim(f"operators of a meta step, {ALL_SCANS} per sweep", totals[ALL_SCANS], MOST, False)]
     rows = [
         {"rows per sweep": name, "points": chunks.points, "scans": chunks.scans, "operators": totals[name]}
         | {"most frequent": ", ".join(f"{one} {number}" for one, number in counts[name].most_common(TOP))}
-        for name, chunks in several.items()
+        for name, (chunks, _) in several.items()
     ]
-    results = {"operators": totals, "by_name": counts, "chunks": {n: asdict(c) for n, c in several.items()}}
+    results = {"operators": totals, "by_name": counts, "chunks": {n: asdict(c) for n, (c, _) in several.items()}}
     notes = [
         f"{step.layers} x {step.hidden}, P = {step.latent}, {step.points} points, B = {step.scans}, "
         f"G = {step.inner_steps}, γ = {step.ratio:g}: losses and gradients, without the optimiser.",
