@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from benchmarks.common import Claim, arguments, report
@@ -94,7 +94,8 @@ def operators(step: Step, chunks: Chunks, precision: Precision = "fp32") -> Coun
     size = round(step.ratio * step.points)
     contexts = [torch.empty(size, dtype=torch.int64, device=NOWHERE) for _ in range(step.inner_steps)]
     with Counting() as counted:
-        network = fold(step.spec, params, Arithmetic("torch", precision=precision))
+        # Put in afterwards: of devices that are no GPU, ``fold`` takes the precision away.
+        network = replace(fold(step.spec, params), arithmetic=Arithmetic("torch", precision=precision))
         meta_gradient(Objective(network, coordinates, targets, latents, chunks), contexts, RATE)
     return counted.counts
 

@@ -40,6 +40,13 @@ def test_the_number_follows_the_number_of_blocks() -> None:
     assert 3 * one < four < 4 * one
 
 
+def test_three_passes_have_as_many_products_and_split_their_operands_before() -> None:
+    one, three = (operators(SMALL, Chunks(16, 4), precision) for precision in ("fp32", "tf32x3"))
+    products = ("mm", "addmm", "addmm_")
+    assert sum(one[name] for name in products) == sum(three[name] for name in products)
+    assert sum(three.values()) > sum(one.values()) + 4 * sum(one[name] for name in products)
+
+
 def test_the_paper_s_step_is_as_long_as_was_counted_when_larger_sweeps_were_asked_for() -> None:
     """Of one inner step instead of ten, which takes a second."""
     step = Step(inner_steps=1)
