@@ -25,7 +25,7 @@ from benchmarks.gpu.probe import NEEDED, WANTED
 from benchmarks.gpu.result_lines import append, excerpt, read
 
 OLDEST_TORCH = (2, 11)
-DRY_SECONDS, DRY_TRAINING_SECONDS = 240.0, 30.0
+DRY_SECONDS, DRY_TRAINING_SECONDS = 600.0, 30.0
 """Far more than the half minute that it takes: the machine may be busy."""
 PROBE_SECONDS = 180.0
 OVERRIDES = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
@@ -202,7 +202,7 @@ class Runner:
                     # The next one imports torch meanwhile; on a single core that would only take time from this one.
                     if following and not self._call.dry:
                         waiting = _Process(following[0], self._scratch)
-                    self._one(section, process, number + 1)
+                    self._one(section, process, number)
             finally:
                 if waiting is not None:
                     waiting.kill()
@@ -210,8 +210,8 @@ class Runner:
         print(f"results: {self._results.with_suffix('.md')}", file=sys.stderr)
 
     def _one(self, section: Section, process: _Process, number: int) -> None:
-        allowed = self._call.budget.allowed(section, self._spent)
-        head = f"[{number}/{len(self._call.sections)}] {section.name}: {section.title}"
+        allowed = self._call.budget.allowed(self._call.sections, number, self._spent)
+        head = f"[{number + 1}/{len(self._call.sections)}] {section.name}: {section.title}"
         if allowed < LEAST_SECONDS:
             process.kill()
             outcome = {"status": "not run", "why": "no time left"}

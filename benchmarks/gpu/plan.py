@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 USUAL_SECONDS = 240.0
-"""``GPU_SECONDS`` unless given: the sections' own limits below are for it."""
+"""``GPU_SECONDS`` unless given."""
 TRAINING_SECONDS = 180.0
 """``TRAIN_SECONDS`` unless given; the training gets what the others leave as well."""
 LEAST_SECONDS = 5.0
@@ -22,23 +22,23 @@ class Section:
     module: str
     title: str
     seconds: float
-    """After which its process is killed, at the usual length of the whole."""
+    """Its share of the usual time. When that is over, and what the sections before have left, its process is killed."""
     own_time: bool = False
     """Whether it has the time that is left instead of a share of ``GPU_SECONDS``."""
 
 
 HERE = "benchmarks.gpu.sections"
 SECTIONS = (
-    Section("ceilings", f"{HERE}.ceilings", "what the card can do at most", 20),
-    Section("gradient", f"{HERE}.gradient_error", "meta-gradient against the CPU in float64", 40),
-    Section("quality", f"{HERE}.fit_quality", "fits on the CPU and on the GPU", 45),
-    Section("meta", f"{HERE}.meta_speed", "meta step beside the published-style code", 75),
-    Section("fit", f"{HERE}.fit_speed", "fits beside the published procedure", 60),
-    Section("profile", f"{HERE}.profiled", "launches, waits and kernels of one step", 25),
-    Section("graphs", f"{HERE}.replays", "replayed and compiled steps against eager ones", 60),
-    Section("ranks", f"{HERE}.process_groups", "DeepSpeed with NCCL, and two ranks with gloo", 60),
-    Section("memory", f"{HERE}.memory_peaks", "memory at large latents", 45),
-    Section("basis", f"{HERE}.basis_speed", "the basis field", 40),
+    Section("ceilings", f"{HERE}.ceilings", "what the card can do at most", 10),
+    Section("gradient", f"{HERE}.gradient_error", "meta-gradient against the CPU in float64", 26),
+    Section("quality", f"{HERE}.fit_quality", "fits on the CPU and on the GPU", 20),
+    Section("meta", f"{HERE}.meta_speed", "meta step beside the published-style code", 60),
+    Section("fit", f"{HERE}.fit_speed", "fits beside the published procedure", 32),
+    Section("profile", f"{HERE}.profiled", "launches, waits and kernels of one step", 12),
+    Section("graphs", f"{HERE}.replays", "replayed and compiled steps against eager ones", 22),
+    Section("ranks", f"{HERE}.process_groups", "DeepSpeed with NCCL, and two ranks with gloo", 22),
+    Section("memory", f"{HERE}.memory_peaks", "memory at large latents", 22),
+    Section("basis", f"{HERE}.basis_speed", "the basis field", 14),
     Section("training", f"{HERE}.paper_training", "training the paper-size network", 0, own_time=True),
 )
 """Most important first: a run that is cut off has measured these."""
@@ -72,12 +72,16 @@ class Budget:
     seconds: float = USUAL_SECONDS
     training: float = TRAINING_SECONDS
 
-    def allowed(self, section: Section, spent: float) -> float:
-        """How long a section may take when so much time is spent; less than ``LEAST_SECONDS`` means not at all."""
-        left = max(0.0, self.seconds - spent)
-        if section.own_time:
-            return self.training + left
-        return min(section.seconds * max(1.0, self.seconds / USUAL_SECONDS), left)
+    def allowed(self, sections: Sequence[Section], number: int, spent: float) -> float:
+        """How long the section of this number (from 0) may take when the others have spent so much time.
+
+        Each has its share of the time, and what those before it have left of theirs; so none takes from those behind
+        it. The training has what all have left. Less than ``LEAST_SECONDS`` means not at all.
+        """
+        if sections[number].own_time:
+            return self.training + max(0.0, self.seconds - spent)
+        shares = [0.0 if section.own_time else section.seconds for section in sections]
+        return max(0.0, self.seconds * sum(shares[: number + 1]) / sum(shares) - spent)
 
 
 def chosen(only: Sequence[str]) -> list[Section]:

@@ -19,7 +19,7 @@ from medfuncta_dist.meta.losses import psnr
 
 COMPARED = 8
 """Scans that the published procedure fits for its PSNR."""
-COMPILE_SECONDS = 15.0
+COMPILE_SECONDS = 40.0
 """Left at least, before a compiled way is begun."""
 
 

@@ -92,8 +92,8 @@ def runner(folder: Path, budget: Budget, *names_and_seconds: tuple[str, float]) 
 
 
 def test_a_section_that_fails_hangs_or_dies_is_recorded_and_the_next_ones_run(tmp_path: Path) -> None:
-    names = (("raises", 60.0), ("hangs", 7.0), ("dies", 60.0), ("skips", 60.0), ("works", 60.0))
-    runner(tmp_path, Budget(240), *names).run()
+    names = (("hangs", 12.0), ("raises", 60.0), ("dies", 60.0), ("skips", 60.0), ("works", 60.0))
+    runner(tmp_path, Budget(252), *names).run()
     found = record_in(tmp_path)["sections"]
     raised = found["raises"]
     assert raised["status"] == "failed"
@@ -101,7 +101,7 @@ def test_a_section_that_fails_hangs_or_dies_is_recorded_and_the_next_ones_run(tm
     assert "ValueError: no such kernel" in raised["parts"]["fails"]["failed"]
     assert raised["parts"]["after"] == {"number": 2.0}
     hung = found["hangs"]
-    assert (hung["status"], hung["why"]) == ("stopped", "took more than its 7 s")
+    assert (hung["status"], hung["why"]) == ("stopped", "took more than its 12 s")
     assert hung["parts"]["before"] == {"number": 1.0}
     assert ended(int(hung["parts"]["child"]["pid"]))
     assert found["dies"]["status"] == "crashed"
@@ -190,15 +190,19 @@ def test_make_gpu_installs_nothing_and_hands_over_what_is_given() -> None:
         assert words in shown
 
 
-def test_time_goes_to_the_first_sections_and_what_is_left_to_the_training() -> None:
-    meta, training = chosen(["meta", "training"])
-    budget = Budget(240, 180)
-    assert budget.allowed(meta, 0) == meta.seconds
-    assert budget.allowed(meta, 230) == 10
-    assert budget.allowed(meta, 300) == 0
-    assert Budget(480, 180).allowed(meta, 0) == 2 * meta.seconds
-    assert budget.allowed(training, 100) == 180 + 140
-    assert budget.allowed(training, 500) == 180
+def test_each_section_has_its_share_and_what_those_before_have_left() -> None:
+    budget, names = Budget(240, 180), [section.name for section in SECTIONS]
+    meta, training = names.index("meta"), names.index("training")
+    before = sum(section.seconds for section in SECTIONS[:meta])
+    assert sum(section.seconds for section in SECTIONS) == 240
+    assert budget.allowed(SECTIONS, meta, before) == SECTIONS[meta].seconds
+    assert budget.allowed(SECTIONS, meta, before - 20) == SECTIONS[meta].seconds + 20
+    assert budget.allowed(SECTIONS, meta, 300) == 0
+    assert Budget(480, 180).allowed(SECTIONS, meta, 2 * before) == 2 * SECTIONS[meta].seconds
+    assert budget.allowed(SECTIONS, training, 100) == 180 + 140
+    assert budget.allowed(SECTIONS, training, 500) == 180
+    assert budget.allowed(chosen(["meta"]), 0, 0) == 240
+    assert budget.allowed(chosen(["training"]), 0, 0) == 180 + 240
 
 
 def test_an_excerpt_names_no_folder_of_the_machine() -> None:
