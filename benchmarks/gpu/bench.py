@@ -6,7 +6,6 @@ import gc
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,8 @@ from benchmarks.common import wait_for
 from benchmarks.gpu.plan import Job
 from benchmarks.gpu.result_lines import append, last_lines_of
 from benchmarks.gpu.sizes import DRY, FULL, Sizes
+from medfuncta_dist.errors import MedfunctaError
+from medfuncta_dist.meta.machine.gpu_memory import is_out_of_memory
 
 Values = dict[str, Any]
 FULL_SECONDS = 0.25
@@ -37,6 +38,11 @@ class Turns:
     ours: float
     baseline: float
     over_baseline: float
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed; the product halves its chunks once, and then says so in words."""
+    return is_out_of_memory(error) or (isinstance(error, MedfunctaError) and error.what.startswith("out of memory"))
 
 
 class Bench:
@@ -90,9 +96,12 @@ class Bench:
     def fitting_memory(self, sizes: Sequence[int], work: Callable[[int], Values]) -> Values:
         """``work`` with the first of the sizes that the memory is enough for; tells which, if not the first."""
         for size in sizes[:-1]:
-            with suppress(torch.OutOfMemoryError):
+            try:
                 return work(size)
-            self.release()
+            except Exception as error:
+                if not ran_out_of_memory(error):
+                    raise
+            self.release()  # here, where the error no longer holds what it was raised among
         return work(sizes[-1])
 
     def seconds_of(self, work: Callable[[], object], calls: int = 1) -> float:

@@ -47,7 +47,8 @@ class Sizes:
     rounds: int = 3
     plain_steps: int = 20
     newton_steps: int = 3
-    fit_scans: int = 128
+    fit_scans: int = 144
+    """Whole blocks."""
     quality_scans: int = 4
     oracle_scans: int = 2
     training_steps: int = 100

@@ -92,8 +92,10 @@ def gradients(learner: MetaLearner, batch: Batch) -> Params:
     return {name: p.grad.detach().clone() for name, p in learner.params().items() if p.grad is not None}
 
 
-def our_steps(bench: Bench, problem: Problem, params: Params, way: ways.Way) -> Callable[[], Tensor]:
-    """A function that takes the next step each time."""
+def our_steps(
+    bench: Bench, problem: Problem, params: Params, way: ways.Way
+) -> tuple[Callable[[], Tensor], MetaLearner]:
+    """A function that takes the next step each time, and whose it is."""
     scans, batches = len(problem.batches[0].targets), cycle(problem.batches)
     learner = ways.learner(problem.spec, params, problem.coordinates, way, bench, scans)
 
@@ -101,7 +103,7 @@ def our_steps(bench: Bench, problem: Problem, params: Params, way: ways.Way) -> 
         learner.zero_grad(set_to_none=True)
         return meta_step(learner, next(batches))
 
-    return step
+    return step, learner
 
 
 def plain_steps(problem: Problem, params: Params, precision: str = "fp32") -> Callable[[], None]:

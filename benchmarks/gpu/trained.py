@@ -16,12 +16,13 @@ from torch import Tensor
 
 from benchmarks.fit_throughput import images
 from benchmarks.gpu import ways
-from benchmarks.gpu.bench import Bench
+from benchmarks.gpu.bench import Bench, ran_out_of_memory
 from benchmarks.gpu.result_lines import last_lines_of
 from benchmarks.gpu.steps import Batch, drawn_contexts, meta_step, untrained
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.params import Params
 from medfuncta_dist.meta.outer_loop import MetaLearner
+from medfuncta_dist.meta.sweeps.chunks import Chunks
 
 FILE = "trained.safetensors"
 TRAINING_SCANS = 256
@@ -71,6 +72,11 @@ class OuterLoop:
         self.steps += 1
         return losses
 
+    @property
+    def chunks(self) -> Chunks:
+        """As they are now: halved, where memory ran out."""
+        return self._learner.chunks
+
     def params(self) -> Params:
         """θ as it is."""
         return {name: tensor.detach().clone() for name, tensor in self._learner.params().items()}
@@ -95,6 +101,8 @@ def first_that_steps(
                 return way.name, loop
             why.append(f"{way.name}: losses are not finite")
         except Exception as error:
+            if ran_out_of_memory(error):  # no other way needs less; whoever asked may try fewer scans
+                raise
             why.append(f"{way.name}: {last_lines_of(error)}")
         bench.release()
     raise RuntimeError("no way steps here: " + "; ".join(why))

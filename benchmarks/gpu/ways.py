@@ -1,16 +1,14 @@
 """The one place where the command meets the product's choices of arithmetic, chunks and graphs.
 
-What this version of the product does not have yet is said as a named skip, never measured as something else.
+What cannot be computed here is said as a named skip, never measured as something else.
 """
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +16,6 @@ from torch import Tensor
 from benchmarks.gpu.bench import Bench, Skipped
 from medfuncta_dist.fields.params import Params
 from medfuncta_dist.fields.siren import SirenSpec
-from medfuncta_dist.latents import stepwise_fit
 from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.latents.stepwise_fit import StepwiseFitter
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
@@ -53,25 +50,16 @@ COMPILED = tuple(
 )
 WAYS = (*CAPTURED, *EAGER, *COMPILED)
 """Compiled ones last: compiling may take the rest of a section's time."""
-KNOWN = {field.name for field in fields(Arithmetic)}
-FITS_ARE_CAPTURED = "captured" in inspect.getsource(stepwise_fit)
-"""Whether this version's fitter replays a block's fit; else it would be an eager one under another name."""
 
 
 def arithmetic(way: Way, bench: Bench) -> Arithmetic:
-    """The product's arithmetic for a way. Skipped where this device or this version does not compute so."""
+    """The product's arithmetic for a way. Skipped where this device does not compute so."""
     if not bench.cuda and way != Way("fp32"):
         raise Skipped("needs CUDA")
     if way.compiled and find_spec("triton") is None:
         raise Skipped("triton is not installed")
-    asked: dict[str, Any] = {"compiled": way.compiled}
-    for name, plain in (("precision", "fp32"), ("captured", False)):
-        wanted = getattr(way, name)
-        if name in KNOWN:
-            asked[name] = wanted
-        elif wanted != plain:
-            raise Skipped(f"this version's Arithmetic has no choice of {name}")
-    return replace(Arithmetic.best(bench.device), **asked)
+    how = {"compiled": way.compiled, "precision": way.precision, "captured": way.captured}
+    return replace(Arithmetic.best(bench.device), **how)
 
 
 def chunks(spec: SirenSpec, bench: Bench, points: int, scans: int | None = None) -> Chunks:
@@ -96,8 +84,6 @@ def fitter(
 ) -> StepwiseFitter:
     """The network ready to fit."""
     settled = replace(settings, chunks=chunks(spec, bench, len(coordinates)), arithmetic=arithmetic(way, bench))
-    if way.captured and not FITS_ARE_CAPTURED:
-        raise Skipped("this version's fitter captures nothing")
     return StepwiseFitter(spec, params, coordinates, settled)
 
 

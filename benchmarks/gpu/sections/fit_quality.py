@@ -66,6 +66,7 @@ def compared(
     return {
         "psnr": float(found.psnr.mean()),
         "psnr_cpu": float(expected.psnr.mean()),
+        "unsolved_steps": int(found.unsolved.sum()),
         "largest_difference_db": difference,
         "within": difference <= LIMIT,
         "repeated_equal": torch.equal(found.latents, again.latents),

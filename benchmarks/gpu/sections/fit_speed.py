@@ -64,7 +64,7 @@ def measured(
     """Scans per second of one way; ``plain``: PSNR of plain steps by precision, where it is compared with that."""
     side = bench.sizes.side
     fitter = ways.fitter(bench.sizes.spec(), params, grid((side, side), bench.device), given, way, bench)
-    result = fitter.fit(scans[:1])  # what is computed once per network
+    result = fitter.fit(scans[: bench.sizes.scans])  # what is computed or recorded once per network
 
     def of(count: int) -> Values:
         nonlocal result
@@ -75,13 +75,15 @@ def measured(
         speed, theirs = count / turns.ours, 1 / turns.baseline
         return {"scans_per_s": speed, "baseline_scans_per_s": theirs, "over_baseline": speed / theirs, **memory}
 
-    counts = [count for count in (len(scans), 64, 16, 4) if count <= len(scans)]
+    counts = [count for count in (len(scans), 2 * bench.sizes.scans, bench.sizes.scans, 4) if count <= len(scans)]
     found = bench.fitting_memory(counts, of)
     quality = float(result.psnr.mean())
     gain = {"psnr_over_plain": quality - plain[way.precision]} if way.precision in plain else {}
     return {
         "scans": len(result.psnr),
         **found,
+        "halved": fitter.halved,
+        "unsolved": int(result.unsolved.sum()),
         "psnr": quality,
         "psnr_of_first": float(result.psnr[:COMPARED].mean()),
         **gain,

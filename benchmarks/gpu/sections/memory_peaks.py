@@ -59,7 +59,8 @@ def trains(bench: Bench, latent: int, side: int, ratio: float, candidates: tuple
             told["seconds"] = time.perf_counter() - began
 
         memory = bench.peak(step)
-        return {"scans": count, "scans_asked": asked, **memory, **told, "way": way}
+        sweep = f"{loop.chunks.points} x {loop.chunks.scans}"
+        return {"scans": count, "scans_asked": asked, **memory, **told, "way": way, "sweep": sweep}
 
     counts = sorted({asked, max(1, asked // 2), max(1, asked // 4), 1}, reverse=True)
     return bench.fitting_memory(counts, with_scans)
@@ -70,13 +71,18 @@ def fits(bench: Bench, latent: int) -> Values:
     sizes = bench.sizes
     spec, coordinates = bench.sizes.spec(latent), grid((sizes.side, sizes.side), bench.device)
     params = steps.untrained(spec, bench.device)
-    way = ways.Way("tf32x3") if bench.cuda and "precision" in ways.KNOWN else ways.Way("fp32")
+    way = ways.Way("tf32x3") if bench.cuda else ways.Way("fp32")
 
     def block(count: int) -> Values:
         fitter = ways.fitter(spec, params, coordinates, newton(sizes.newton_steps), way, bench)
         scans = images(bench.job.data, "test", count, sizes.side).to(bench.device)
         fitter.fit(scans)
         memory = bench.peak(partial(fitter.fit, scans))
-        return {"scans": len(scans), **memory, "scans_per_s": len(scans) / bench.seconds_of(partial(fitter.fit, scans))}
+        return {
+            "scans": len(scans),
+            "halved": fitter.halved,
+            **memory,
+            "scans_per_s": len(scans) / bench.seconds_of(partial(fitter.fit, scans)),
+        }
 
     return bench.fitting_memory(BLOCKS if bench.cuda else (2, 1), block)

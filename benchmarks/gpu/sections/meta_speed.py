@@ -62,8 +62,9 @@ def measured(
     plain_scans: int,
 ) -> Values:
     """Milliseconds per step, over the baseline's at equal scans, and memory."""
-    step = steps.our_steps(bench, problem, params, way)
+    step, learner = steps.our_steps(bench, problem, params, way)
     memory = bench.peak(step)
+    memory["sweep"] = f"{learner.chunks.points} x {learner.chunks.scans}"  # halved, where memory ran out
     if plain is None:
         return {"ms": bench.timed(step) * 1e3, "baseline_ms": None, "over_baseline": None, **memory}
     turns = bench.side_by_side(step, plain)

@@ -98,7 +98,7 @@ def cosine(share: float) -> float:
 def qualities(bench: Bench, params: Params, scans: Tensor) -> Values:
     """Mean PSNR (dB) of each fit."""
     spec, side = bench.sizes.spec(residual=True), bench.sizes.side
-    way = ways.Way("tf32x3") if bench.cuda and "precision" in ways.KNOWN else ways.Way("fp32")
+    way = ways.Way("tf32x3") if bench.cuda else ways.Way("fp32")
     found: Values = {}
     for name, given in settings(bench).items():
         fitter: StepwiseFitter = ways.fitter(spec, params, grid((side, side), bench.device), given, way, bench)

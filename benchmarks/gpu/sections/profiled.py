@@ -31,7 +31,7 @@ def run(bench: Bench) -> None:
     params = steps.untrained(bench.sizes.spec(), bench.device)
     problem = steps.Problem.of(bench, bench.sizes.scans)
     for way in (ways.Way("tf32x3"), ways.Way("tf32x3", captured=True), ways.Way("fp32")):
-        work = lambda way=way: profiled(bench, steps.our_steps(bench, problem, params, way))  # noqa: E731
+        work = lambda way=way: profiled(bench, steps.our_steps(bench, problem, params, way)[0])  # noqa: E731
         bench.part(f"meta step, {way.name}", work)
         for name in settings(bench):
             bench.part(f"a block's fit, {name}, {way.name}", lambda name=name, way=way: fit(bench, params, name, way))
