@@ -16,7 +16,7 @@ LAST_LINES = 4
 """Of a traceback or of a process's output: enough to see what failed, and where."""
 LONGEST = 600
 """Characters of such an excerpt."""
-LONG_PATH = re.compile(r"(?<![\w.])/(?:[\w.+-]+/)+([\w.+-]+/[\w.+-]+)")
+LONG_PATH = re.compile(r"(?<![\w.:/])/(?:[\w.+-]+/)+([\w.+-]+/[\w.+-]+)")
 
 
 def append(path: Path, line: Mapping[str, Any]) -> None:

@@ -23,6 +23,9 @@ BLOCK_BYTES = 2**26
 RIDGE = 1e-4
 BATCHES = (256, 4096)
 """Of exact fits: the fit stage's, and a large one."""
+LARGE, EIGEN_SECONDS = 4096, 25.0
+"""Above so many features the coordinates of the latent, an eigendecomposition, are begun only with so much time left:
+without them the fits are as fast."""
 MOST_VALUES = 2**28
 """Of one batch of scans on the card: 1 GB."""
 
@@ -33,7 +36,9 @@ def run(bench: Bench) -> None:
         for way in (ways.Way("fp32"), *ways.EAGER[:2]):
             bench.part(f"{size.name}, training step, {way.name}", lambda size=size, way=way: trains(bench, size, way))
         kept: list[Trained] = []
-        bench.part(f"{size.name}, coordinates of the latent", lambda size=size, kept=kept: finished(bench, size, kept))
+        least = EIGEN_SECONDS if bench.cuda and size.latent > LARGE else 0.0
+        work = lambda size=size, kept=kept: finished(bench, size, kept)  # noqa: E731
+        bench.part(f"{size.name}, coordinates of the latent", work, least)
         field = kept[0] if kept else raw(bench, size)
         for way in (ways.Way("fp32"), *ways.EAGER[:2]):
             work = lambda size=size, way=way, field=field: fits(bench, size, way, field)  # noqa: E731
