@@ -8,7 +8,7 @@ WORKDIR ?= quickstart-run
 # Threads are given out explicitly (workers x threads <= cores); libraries that take all cores by themselves are held to one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: quickstart test test-all check bench chaos soak image-steps dist dist-test golden docs format clean install always
+.PHONY: quickstart test test-all check bench gpu gpu-cluster chaos soak image-steps dist dist-test golden docs format clean install always
 
 install: $(INSTALLED)
 
@@ -44,6 +44,18 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.fanout
 	$(BIN)/python -m benchmarks.outer_steps
 	$(BIN)/python -m benchmarks.scaling
+
+# One GPU, ten minutes, nothing installed: PYTHON has to have torch (CUDA), triton, NumPy, safetensors and jaxtyping.
+# GPU_SECONDS (240) for all but the training, TRAIN_SECONDS (180) for that, ONLY=section,…, OUT=folder, DATA=MedMNIST .npz
+# (benchmarks/README.md).
+gpu:
+	@PYTHONPATH="$${PYTHONPATH:+$$PYTHONPATH:}$(CURDIR)" $(PYTHON) -m benchmarks.gpu --seconds "$(GPU_SECONDS)" \
+		--training-seconds "$(TRAIN_SECONDS)" --only "$(ONLY)" --out "$(OUT)" --data "$(DATA)"
+
+# The same question for a Ray cluster of several GPUs, with everything installed: RAY_ADDRESS, and STORAGE that all nodes
+# reach (benchmarks/README.md).
+gpu-cluster: $(INSTALLED)
+	$(BIN)/python -m benchmarks.gpu_cluster --storage "$(STORAGE)" --out "$(OUT)"
 
 # Faults from outside, in full (the tests have a short form), and the table of docs/reliability.md from what came of it.
 chaos: $(INSTALLED)

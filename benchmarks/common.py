@@ -175,7 +175,12 @@ def command() -> str:
 def machine_name() -> str:
     """Short, for file names: ``cpu-2core``, ``h100-80gb-hbm3``."""
     found = gpu()
-    return f"cpu-{os.cpu_count()}core" if found is None else re.sub("[^a-z0-9]+", "-", found.lower()).strip("-")
+    return f"cpu-{os.cpu_count()}core" if found is None else file_part(found)
+
+
+def file_part(name: str) -> str:
+    """A device's name as part of a file's name."""
+    return re.sub("[^a-z0-9]+", "-", name.lower()).strip("-")
 
 
 def gpu() -> str | None:

@@ -74,7 +74,9 @@ def images(path: str | None, split: str, count: int, side: int) -> Tensor:
     return large.reshape(len(large), -1, 1)
 
 
-def published_fit(spec: SirenSpec, params: Params, coordinates: Tensor, target: Tensor, steps: int) -> Tensor:
+def published_fit(
+    spec: SirenSpec, params: Params, coordinates: Tensor, target: Tensor, steps: int, rate: float = RATE
+) -> Tensor:
     """The baseline: the latent (1, P) of one scan (1, N, 1)."""
     latent = target.new_zeros(1, spec.latent)
 
@@ -87,7 +89,7 @@ def published_fit(spec: SirenSpec, params: Params, coordinates: Tensor, target: 
         whole = gradient(slice(None))
         quarter = context_indices(len(coordinates), SUB, seed=0, outer_step=1, inner_step=step)
         sub = gradient(quarter.to(target.device))
-        latent = latent - RATE * (sub.norm() / whole.norm()) * whole
+        latent = latent - rate * (sub.norm() / whole.norm()) * whole
     return latent
 
 
