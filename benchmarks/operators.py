@@ -23,7 +23,7 @@ from medfuncta_dist.meta.machine.precision import Precision
 from medfuncta_dist.meta.meta_gradient import meta_gradient
 from medfuncta_dist.meta.objective import Objective
 from medfuncta_dist.meta.sweeps.chunks import Chunks
-from medfuncta_dist.meta.sweeps.folded import fold
+from medfuncta_dist.meta.sweeps.folded import fold, with_parts
 
 NOWHERE = torch.device("meta")
 RATE = 1e-2
@@ -95,7 +95,7 @@ def operators(step: Step, chunks: Chunks, precision: Precision = "fp32") -> Coun
     contexts = [torch.empty(size, dtype=torch.int64, device=NOWHERE) for _ in range(step.inner_steps)]
     with Counting() as counted:
         # Put in afterwards: of devices that are no GPU, ``fold`` takes the precision away.
-        network = replace(fold(step.spec, params), arithmetic=Arithmetic("torch", precision=precision))
+        network = with_parts(replace(fold(step.spec, params), arithmetic=Arithmetic("torch", precision=precision)))
         meta_gradient(Objective(network, coordinates, targets, latents, chunks), contexts, RATE)
     return counted.counts
 

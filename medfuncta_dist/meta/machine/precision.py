@@ -35,14 +35,17 @@ def rounded(values: Tensor) -> Tensor:
     return ((bits + half) & kept).view(torch.float32)
 
 
-def three_passes(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """Two matrices whose TF32 product is the float32 product of these to about 2⁻²²: their parts side by side.
+def left_parts(left: Tensor) -> Tensor:
+    """[row, inner] → [row, 3 inner]: l, h, h. Its TF32 product with ``right_parts`` of another matrix is the float32
+    product of the two to about 2⁻²²: all three passes in one, the small terms first."""
+    high = rounded(left)
+    return torch.cat((left - high, high, high), 1)
 
-    [row, 3 inner] and [3 inner, column], the small terms first: so one product does all three passes.
-    """
-    high, other_high = rounded(left), rounded(right)
-    low, other_low = left - high, right - other_high
-    return torch.cat((low, high, high), 1), torch.cat((other_high, other_low, other_high), 0)
+
+def right_parts(right: Tensor) -> Tensor:
+    """[inner, column] → [3 inner, column]: h', l', h'."""
+    high = rounded(right)
+    return torch.cat((high, right - high, high), 0)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ derivative is cos alone, and a gradient by W is ω times the one by W̃. See doc
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from jaxtyping import Float
@@ -16,7 +16,7 @@ from torch import Tensor
 from medfuncta_dist.fields.params import OUTPUT_OFFSET, Params
 from medfuncta_dist.fields.siren import SirenSpec
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
-from medfuncta_dist.meta.machine.products import add_product
+from medfuncta_dist.meta.machine.products import add_product, parts_for
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,9 @@ class Folded:
     maps: Float[Tensor, "shift latent"]
     offsets: Float[Tensor, " shift"]
     arithmetic: Arithmetic
+    onward_parts: dict[int, Tensor] = field(default_factory=dict)
+    """Of W̃ᵀ, by layer, where the arithmetic splits matrices (``products.parts_for``); ``back_parts``: of W̃."""
+    back_parts: dict[int, Tensor] = field(default_factory=dict)
 
     def shifts(self, latents: Float[Tensor, "batch latent"]) -> Float[Tensor, "batch layer hidden"]:
         """Shift of every modulated layer: M̃φ + c̃ + b̃."""
@@ -87,7 +90,17 @@ def fold(spec: SirenSpec, params: Params, arithmetic: Arithmetic | None = None) 
     biases[spec.layers] = frozen[f"layer.{spec.layers}.bias"] + OUTPUT_OFFSET
     maps = stacked(lambda k: scaled(k, "modulation.{}.weight"))
     offsets = stacked(lambda k: scaled(k, "modulation.{}.bias") + scaled(k, "layer.{}.bias"))
-    return Folded(spec, weights, biases, maps, offsets, settled)
+    return with_parts(Folded(spec, weights, biases, maps, offsets, settled))
+
+
+def with_parts(network: Folded) -> Folded:
+    """The network with each weight split once, for all sweeps of a step, if its arithmetic splits matrices."""
+
+    def parts(right: Callable[[Tensor], Tensor]) -> dict[int, Tensor]:
+        found = {k: parts_for(right(weight), network.arithmetic) for k, weight in network.weights.items()}
+        return {k: split for k, split in found.items() if split is not None}
+
+    return replace(network, onward_parts=parts(lambda weight: weight.T), back_parts=parts(lambda weight: weight))
 
 
 class ThetaGradient:

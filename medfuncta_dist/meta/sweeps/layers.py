@@ -41,10 +41,10 @@ def affine(
     network: Folded, k: int, hidden: Float[Tensor, "#scan point in"], shift: Float[Tensor, "scan hidden"]
 ) -> Float[Tensor, "scan point hidden"]:
     """W̃_k h + shift."""
-    weight, by = network.weights[k].T, network.arithmetic
+    weight, by, parts = network.weights[k].T, network.arithmetic, network.onward_parts.get(k)
     if len(shift) == 1:
-        return product_plus_row(shift[0], hidden[0], weight, by)[None]
-    phase = product(hidden.flatten(0, 1), weight, by).view(*hidden.shape[:2], -1)
+        return product_plus_row(shift[0], hidden[0], weight, by, parts)[None]
+    phase = product(hidden.flatten(0, 1), weight, by, parts).view(*hidden.shape[:2], -1)
     return phase.add_(shift[:, None]) if len(hidden) == len(shift) else phase + shift[:, None]
 
 
@@ -58,30 +58,33 @@ def onward(
 def output(network: Folded, hidden: Float[Tensor, "scan point hidden"]) -> Float[Tensor, "scan point channel"]:
     """W_K h + b_K + 0.5."""
     last, by = network.spec.layers, network.arithmetic
-    values = product_plus_row(network.biases[last], hidden.flatten(0, 1), network.weights[last].T, by)
+    weight, parts = network.weights[last].T, network.onward_parts.get(last)
+    values = product_plus_row(network.biases[last], hidden.flatten(0, 1), weight, by, parts)
     return values.view(*hidden.shape[:2], -1)
 
 
 def output_motion(network: Folded, motion: Float[Tensor, "scan point hidden"]) -> Float[Tensor, "scan point channel"]:
     """W_K ḣ."""
     last, by = network.spec.layers, network.arithmetic
-    return product(motion.flatten(0, 1), network.weights[last].T, by).view(*motion.shape[:2], -1)
+    weight, parts = network.weights[last].T, network.onward_parts.get(last)
+    return product(motion.flatten(0, 1), weight, by, parts).view(*motion.shape[:2], -1)
 
 
 def output_back(network: Folded, adjoint: Float[Tensor, "scan point channel"]) -> Float[Tensor, "scan point hidden"]:
     """W_Kᵀ(adjoint of the values)."""
     last, by = network.spec.layers, network.arithmetic
-    return product(adjoint.flatten(0, 1), network.weights[last], by).view(*adjoint.shape[:2], -1)
+    weight, parts = network.weights[last], network.back_parts.get(last)
+    return product(adjoint.flatten(0, 1), weight, by, parts).view(*adjoint.shape[:2], -1)
 
 
 def back(
     network: Folded, k: int, through: Float[Tensor, "scan point hidden"], adjoint: Float[Tensor, "scan point hidden"]
 ) -> Float[Tensor, "scan point in"]:
     """The adjoint of layer k's input, from that of its phase (``through``) and that of its output: W̃ᵀδ [+ a]."""
-    flat, weight, by = through.flatten(0, 1), network.weights[k], network.arithmetic
+    flat, weight, by, parts = through.flatten(0, 1), network.weights[k], network.arithmetic, network.back_parts.get(k)
     if network.spec.residual and k > 1:
-        return product_plus(adjoint.flatten(0, 1), flat, weight, by).view_as(adjoint)
-    return product(flat, weight, by).view(*through.shape[:2], -1)
+        return product_plus(adjoint.flatten(0, 1), flat, weight, by, parts).view_as(adjoint)
+    return product(flat, weight, by, parts).view(*through.shape[:2], -1)
 
 
 def share(adjoint: Float[Tensor, "scan point hidden"], scans: int) -> Float[Tensor, "shared point hidden"]:

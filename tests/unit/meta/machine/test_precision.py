@@ -9,9 +9,10 @@ from torch import Tensor
 from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.meta.machine import products
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
-from medfuncta_dist.meta.machine.precision import OVERRIDES, Precision, rounded, settle_default, three_passes
+from medfuncta_dist.meta.machine.precision import OVERRIDES, Precision, left_parts, right_parts, rounded, settle_default
 from medfuncta_dist.meta.meta_gradient import MetaGradient, meta_gradient
 from medfuncta_dist.meta.sweeps.chunks import Chunks
+from medfuncta_dist.meta.sweeps.folded import with_parts
 from tests.unit.meta.problems import problem
 
 CUDA = torch.device("cuda")
@@ -41,7 +42,7 @@ def test_rounding_keeps_eleven_bits_and_goes_to_the_nearest() -> None:
 
 def test_the_parts_of_three_passes_are_what_tensor_cores_keep_and_miss() -> None:
     left, right = random_matrices()
-    wide, tall = three_passes(left, right)
+    wide, tall = left_parts(left), right_parts(right)
     assert (wide.shape, tall.shape) == ((70, 768), (768, 50))
     low, high = wide[:, :256], wide[:, 256:512]
     assert torch.equal(high + low, left)
@@ -62,6 +63,10 @@ def test_how_exact_products_are(precision: Precision) -> None:
         (products.product_plus(base, left, right, by), exact + 1),
         (total, exact + 1),
     ]
+    kept = products.parts_for(right, by)
+    assert (kept is None) == (precision != "tf32x3")
+    assert torch.equal(products.product(left, right, by, kept), found[0][0])
+    assert torch.equal(products.product_plus(base, left, right, by, kept), found[2][0])
     errors = [relative(*pair) for pair in found]
     assert max(errors) < WORST[precision]
     if precision == "tf32":
@@ -77,7 +82,7 @@ def gradient(precision: Precision) -> MetaGradient:
     """As a GPU's tensor cores would compute it: ``fold`` itself gives a CPU float32."""
     p = problem(2, "paper", 0.5, hidden=32, latent=16, dtype=torch.float32)
     objective = p.objective(Chunks(8, 2), Arithmetic("torch"))
-    network = replace(objective.network, arithmetic=Arithmetic("torch", precision=precision))
+    network = with_parts(replace(objective.network, arithmetic=Arithmetic("torch", precision=precision)))
     return meta_gradient(replace(objective, network=network), p.contexts, p.rate)
 
 
