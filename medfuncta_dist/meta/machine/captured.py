@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from medfuncta_dist.errors import MedfunctaError
+from medfuncta_dist.meta.machine.gpu_memory import out_of_memory_behind
 
 Work = Callable[..., list[Tensor]]
 """Tensors to tensors, without changing any."""
@@ -81,9 +82,9 @@ class _Graph:
         self._inputs = [one.detach().clone() for one in inputs]
         try:
             self._replay, self._results = record(work, self._inputs)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:  # what cannot be recorded raises errors of no one family
+            if memory := out_of_memory_behind(error):
+                raise memory from None
             first = next(iter(str(error).splitlines()), "")[:200]
             raise _broken(f"the step cannot be recorded ({type(error).__name__}: {first})") from error
 

@@ -51,6 +51,19 @@ def test_one_recording_for_each_shape_and_no_more_than_some() -> None:
     assert recorded == list(range(1, MOST_GRAPHS + 1))
 
 
+@pytest.mark.parametrize("ending_fails", [False, True])
+def test_memory_that_runs_out_while_recording_is_told_as_such(ending_fails: bool) -> None:
+    def record(work: Work, inputs: Sequence[Tensor]) -> tuple[Callable[[], None], list[Tensor]]:
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        finally:
+            if ending_fails:  # as leaving torch.cuda.graph does where the recording is no longer valid
+                raise RuntimeError("operation failed due to a previous error during capture")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Replayed(sound, record)(*pairs(1)[0])
+
+
 def test_a_value_read_on_the_host_shows_in_later_replays() -> None:
     scale = {"now": 1.0}
 
