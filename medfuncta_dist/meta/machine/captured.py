@@ -22,8 +22,9 @@ Work = Callable[..., list[Tensor]]
 
 WARM_UPS = 2
 """Before recording, on the stream that records: libraries make their handles, compiled kernels are loaded."""
-MOST_GRAPHS = 8
-"""Shapes that are recorded, each with the memory of a step. A run has two or three: whole batches and their rests."""
+MOST_GRAPHS = 2
+"""Shapes that are recorded at a time, each with the memory of a step: whole blocks and their rests. A fit meets more,
+one for each shard that is smaller than a batch, and its memory is planned for a few blocks only."""
 CHECKED = range(2, 5)
 """The replays, counted from 0, that are compared before a run computes so."""
 TOLERANCE = 1e-5
@@ -50,7 +51,7 @@ def record_cuda_graph(work: Work, inputs: Sequence[Tensor]) -> tuple[Callable[[]
 
 
 class Replayed:
-    """``work``, recorded for each shape of inputs when it is first called with it.
+    """``work``, recorded for each shape of inputs when it is first called with it; the last few shapes are kept.
 
     The results lie in memory that the next call with inputs of this shape overwrites: copy what outlives it.
     """
@@ -64,9 +65,10 @@ class Replayed:
         """``work(*inputs)``. MedfunctaError where it cannot be recorded, or a replay differs from the eager result."""
         kind = tuple((one.shape, one.dtype, one.device) for one in inputs)
         if kind in self._graphs:
+            self._graphs[kind] = self._graphs.pop(kind)  # the last one used is the last in the dictionary
             return self._graphs[kind].replay(inputs)
-        if len(self._graphs) == MOST_GRAPHS:
-            return self._work(*inputs)
+        while len(self._graphs) >= MOST_GRAPHS:
+            del self._graphs[next(iter(self._graphs))]
         expected = [one.clone() for one in self._work(*inputs)]
         self._graphs[kind] = graph = _Graph(self._work, inputs, self._record)
         results = graph.replay(inputs)
