@@ -117,6 +117,12 @@ def arithmetic_of(run: RunFile) -> Arithmetic | None:
     return Arithmetic(meta.products, bool(meta.compiled), meta.precision or "fp32", bool(meta.captured))
 
 
+def _block_of(run: RunFile) -> int | None:
+    """Scans of a fitted block; halved with the chunks, for it is what a fit's memory depends on most."""
+    block = run.fit.block_scans
+    return None if block is None else max(1, block >> (run.meta.halvings or 0))
+
+
 def _fit_arithmetic(run: RunFile) -> Arithmetic | None:
     found = arithmetic_of(run)
     return None if found is None else replace(found, captured=bool(run.fit.captured))
@@ -163,7 +169,7 @@ def fit_settings(run: RunFile) -> FitSettings:
         seed=run.train.seed,
         chunks=chunks_of(run),
         arithmetic=_fit_arithmetic(run),
-        block=fit.block_scans,
+        block=_block_of(run),
         method=fit.method,
         ridge=fit.ridge,
         keep=fit.keep,

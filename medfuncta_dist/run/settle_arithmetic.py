@@ -50,10 +50,11 @@ def record_halving(run: RunFile, store: ObjectStore, fence: Guard) -> None:
 
 
 def _settled(run: RunFile, fan_out: FanOut) -> RunFile:
-    first = run.meta.products is None
+    # Whoever has computed has both: the run file of a new run may give one.
+    first = run.meta.products is None or run.meta.chunk_points is None
     if run.meta.chunk_points is None or run.meta.chunk_scans is None:
         run = _with(run, **_chunks(run, fan_out))
-    if first:
+    if run.meta.products is None:
         run = _with(run, products=_products(run))
     if run.meta.precision is None and _most_gpus(run):
         # A run that is older than the key has computed in float32, and goes on so.

@@ -53,5 +53,5 @@ class Meta(Section):
     captured: Annotated[bool | None, SETTLED, NO_RESULT, Added(None), OnlyFor("siren", idle=(False,))] = None
     """The outcome of ``graphs``, kept in the run's run.yaml. If you set it, there is no test."""
     halvings: Annotated[NaturalInt | None, SETTLED, Added(None)] = None
-    """How often the chunk sizes were halved because a GPU ran out of memory. Counted by the run, kept in its
-    run.yaml."""
+    """How often the chunk sizes, and with them fit.block_scans, were halved because memory ran out. Counted by the run,
+    kept in its run.yaml."""

@@ -15,14 +15,16 @@ import torch
 from torch import Tensor
 
 from medfuncta_dist.errors import MedfunctaError
+from medfuncta_dist.meta.machine.gpu_memory import out_of_memory_behind
 
 Work = Callable[..., list[Tensor]]
 """Tensors to tensors, without changing any."""
 
 WARM_UPS = 2
 """Before recording, on the stream that records: libraries make their handles, compiled kernels are loaded."""
-MOST_GRAPHS = 8
-"""Shapes that are recorded, each with the memory of a step. A run has two or three: whole batches and their rests."""
+MOST_GRAPHS = 2
+"""Shapes that are recorded at a time, each with the memory of a step: whole blocks and their rests. A fit meets more,
+one for each shard that is smaller than a batch, and its memory is planned for a few blocks only."""
 CHECKED = range(2, 5)
 """The replays, counted from 0, that are compared before a run computes so."""
 TOLERANCE = 1e-5
@@ -49,7 +51,7 @@ def record_cuda_graph(work: Work, inputs: Sequence[Tensor]) -> tuple[Callable[[]
 
 
 class Replayed:
-    """``work``, recorded for each shape of inputs when it is first called with it.
+    """``work``, recorded for each shape of inputs when it is first called with it; the last few shapes are kept.
 
     The results lie in memory that the next call with inputs of this shape overwrites: copy what outlives it.
     """
@@ -63,9 +65,10 @@ class Replayed:
         """``work(*inputs)``. MedfunctaError where it cannot be recorded, or a replay differs from the eager result."""
         kind = tuple((one.shape, one.dtype, one.device) for one in inputs)
         if kind in self._graphs:
+            self._graphs[kind] = self._graphs.pop(kind)  # the last one used is the last in the dictionary
             return self._graphs[kind].replay(inputs)
-        if len(self._graphs) == MOST_GRAPHS:
-            return self._work(*inputs)
+        while len(self._graphs) >= MOST_GRAPHS:
+            del self._graphs[next(iter(self._graphs))]
         expected = [one.clone() for one in self._work(*inputs)]
         self._graphs[kind] = graph = _Graph(self._work, inputs, self._record)
         results = graph.replay(inputs)
@@ -81,9 +84,9 @@ class _Graph:
         self._inputs = [one.detach().clone() for one in inputs]
         try:
             self._replay, self._results = record(work, self._inputs)
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:  # what cannot be recorded raises errors of no one family
+            if memory := out_of_memory_behind(error):
+                raise memory from None
             first = next(iter(str(error).splitlines()), "")[:200]
             raise _broken(f"the step cannot be recorded ({type(error).__name__}: {first})") from error
 

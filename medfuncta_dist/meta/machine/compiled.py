@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from medfuncta_dist.errors import MedfunctaError
+from medfuncta_dist.meta.machine.gpu_memory import is_out_of_memory
 from medfuncta_dist.meta.machine.precision import tensor_cores
 from medfuncta_dist.meta.sweeps.folded import Folded, ThetaGradient
 
@@ -46,6 +47,8 @@ def swept(sweep: Sweep, network: Folded, *inputs: Any) -> Any:
         with _products_of(network):
             found = run(network, *inputs)
     except Exception as error:  # what compilers raise is of no one family
+        if is_out_of_memory(error):
+            raise  # whoever takes the step has smaller chunks
         raise _broken(f"does not compile here ({type(error).__name__}: {_first_line(error)})", sweep) from error
     _require_equal([found, *inputs], [expected, *copies], sweep)
     _proven.add(kind)

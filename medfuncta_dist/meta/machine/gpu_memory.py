@@ -10,6 +10,14 @@ from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.meta.device import granted_device, require_device
 from medfuncta_dist.meta.sweeps.chunks import Chunks
 
+SAID = (
+    "can't allocate memory",
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUSOLVER_STATUS_ALLOC_FAILED",
+)
+"""By errors of no class of their own: of the host, of CUDA itself (graphs, pinned memory), of libraries' workspaces."""
+
 
 @dataclass(frozen=True)
 class GpuMemory:
@@ -44,4 +52,14 @@ def release_memory() -> None:
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an allocation failed, on a GPU or on the host."""
-    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or any(text in str(error) for text in SAID)
+
+
+def out_of_memory_behind(error: BaseException | None) -> BaseException | None:
+    """The failed allocation that an error is, or that was being handled when it was raised; None where there is none.
+
+    Ending a recording that broke off may raise an error of its own.
+    """
+    while error is not None and not is_out_of_memory(error):
+        error = error.__context__
+    return error

@@ -55,7 +55,8 @@ class Trial:
     gpus: float
     """Granted to each worker, and to the trial."""
     compiling: bool = True
-    """Whether to try ``torch.compile``; ``graphs``: whether to try CUDA graphs, on a GPU."""
+    """Whether to try ``torch.compile``, rather than do as ``arithmetic`` says; ``graphs``: whether to try CUDA graphs,
+    on a GPU."""
     graphs: bool = False
 
 
@@ -71,15 +72,16 @@ class Verdict:
 def self_check(trial: Trial, record: Recorder = record_cuda_graph) -> Verdict:
     """Compare and time the ways to run a step, on the device that the trial was granted.
 
-    Never raises for what is the compiler's or a recording's fault: then that way is out. MedfunctaError for a GPU
-    that torch cannot use.
+    Never raises for what is the fault of a compiler or a recording that is tried: then that way is out. MedfunctaError
+    for a GPU that torch cannot use, and where compiling was given but does not work.
     """
     torch.set_num_threads(trial.threads)
     device = require_device(granted_device(trial.gpus))
     inputs = [_inputs(trial, device, seed) for seed in range(CHECKED.stop)]
-    eager = _way(trial, device, Arithmetic(trial.arithmetic.products, precision=trial.arithmetic.precision), record)
-    expected, found, said = eager(*inputs[0]), {}, []
-    for arithmetic in _ways(trial):
+    first, *others = _ways(trial)
+    plain = _way(trial, device, first, record)
+    expected, found, said = plain(*inputs[0]), {first: plain}, []
+    for arithmetic in others:
         try:
             way = _way(trial, device, arithmetic, record)
             error = _error(way, arithmetic, expected, inputs, trial, device)
@@ -90,18 +92,18 @@ def self_check(trial: Trial, record: Recorder = record_cuda_graph) -> Verdict:
             found[arithmetic] = way
         else:
             said.append(f"a step {_name(arithmetic)} differs from the eager one by {error:.1e} (relative)")
-    return _fastest(eager, found, inputs[0], said)
+    return _fastest(found, inputs[0], said)
 
 
 def _ways(trial: Trial) -> list[Arithmetic]:
-    """Those beside eager, in the order in which they are tried."""
-    ways = [(True, False)] * trial.compiling + [(False, True)] * trial.graphs
-    ways += [(True, True)] * (trial.compiling and trial.graphs)
-    return [replace(trial.arithmetic, compiled=compiled, captured=captured) for compiled, captured in ways]
+    """In the order in which they are tried; first the one that needs no trial: eager, or compiled where it is given."""
+    recording = (False, True) if trial.graphs else (False,)
+    compiling = (False, True) if trial.compiling else (trial.arithmetic.compiled,)
+    return [replace(trial.arithmetic, compiled=on, captured=captured) for captured in recording for on in compiling]
 
 
 def _name(arithmetic: Arithmetic) -> str:
-    return " and ".join(["compiled"] * arithmetic.compiled + ["as a CUDA graph"] * arithmetic.captured)
+    return " and ".join(["compiled"] * arithmetic.compiled + ["as a CUDA graph"] * arithmetic.captured) or "eager"
 
 
 def _allowed(arithmetic: Arithmetic) -> float:
@@ -142,16 +144,14 @@ def _error(
     return max(first, agrees_with_replays(plain, way, inputs))
 
 
-def _fastest(eager: Work, others: dict[Arithmetic, Work], inputs: Sequence[Tensor], said: list[str]) -> Verdict:
-    """The fastest of the ways that are right; eager, unless one gains."""
-    if not others:
+def _fastest(ways: dict[Arithmetic, Work], inputs: Sequence[Tensor], said: list[str]) -> Verdict:
+    """The fastest of the ways that are right; the first, unless another gains."""
+    if len(ways) == 1:
         return Verdict(False, False, "; ".join(said))
-    plain = least_seconds(eager, inputs)
-    times = {arithmetic: least_seconds(way, inputs) for arithmetic, way in others.items()}
-    texts = [f"one step takes {plain:.3g} s eager"]
-    texts += [f"{seconds:.3g} s {_name(arithmetic)}" for arithmetic, seconds in times.items()]
-    reason = "; ".join([", ".join(texts), *said])
-    best = min(times, key=lambda arithmetic: times[arithmetic])
+    times = {arithmetic: least_seconds(way, inputs) for arithmetic, way in ways.items()}
+    texts = [f"{seconds:.3g} s {_name(arithmetic)}" for arithmetic, seconds in times.items()]
+    reason = "; ".join(["one step takes " + ", ".join(texts), *said])
+    plain, best = next(iter(times.values())), min(times, key=lambda arithmetic: times[arithmetic])
     gains = plain >= LEAST_GAIN * times[best]
     return Verdict(gains and best.compiled, gains and best.captured, reason)
 

@@ -20,8 +20,20 @@ def stem(
     """What the first modulated layer sees: h₁, with cos of its phase; or the coordinates themselves, with None."""
     if 1 in network.spec.modulated_layers:
         return coordinates[None], None
-    phase = torch.addmm(network.biases[1], coordinates, network.weights[1].T)[None]
+    phase = _first_phase(network, coordinates)[None]
     return phase.sin(), phase.cos_()
+
+
+def _first_phase(network: Folded, coordinates: Float[Tensor, "point coord"]) -> Float[Tensor, "point width"]:
+    """W̃₁x + b̃₁, float32 at every precision: ω is largest here, and a rounded coordinate is another point."""
+    weight, bias = network.weights[1], network.biases[1]
+    if network.arithmetic.precision == "fp32" or not torch.compiler.is_compiling():
+        return torch.addmm(bias, coordinates, weight.T)
+    # While compiled code runs, all of its matrix products may use tensor cores (``compiled.py``): so this is none.
+    phase = bias.expand(len(coordinates), -1)
+    for axis in range(coordinates.shape[1]):
+        phase = phase + coordinates[:, axis, None] * weight[:, axis]
+    return phase
 
 
 def stem_back(

@@ -50,3 +50,11 @@ def test_a_network_tells_the_precision_of_the_gpu_that_trained_it() -> None:
     assert "precision" not in inner_of(run_file())
     assert inner_of(run_file(cluster=gpu, meta={"precision": "tf32"}))["precision"] == "tf32"
     assert inner_of(run_file(cluster=gpu))["precision"] == "fp32"
+
+
+def test_memory_that_ran_out_halves_the_block_that_is_fitted_together() -> None:
+    def block(**meta: int) -> int | None:
+        return fit_settings(run_file(fit={"block_scans": 10}, meta=meta)).block
+
+    assert [block(), block(halvings=1), block(halvings=2), block(halvings=9)] == [10, 5, 2, 1]
+    assert fit_settings(run_file(meta={"halvings": 1})).block is None

@@ -146,12 +146,14 @@ def test_products_are_such_that_training_and_fitting_can_use_them(tmp_path):
 def test_a_basis_field_is_in_float32_and_a_run_of_earlier_versions_stays_so(tmp_path):
     store, fan_out = ObjectStore(str(tmp_path)), workers_with_a_gpu([])
     gpu = "cluster.gpus_per_worker=1"
-    for name, keys in (
-        ("basis", ["field.kind=basis", "field.features=8"]),
-        ("earlier", ["meta.products=torch", "meta.compiled=false"]),
+    computed = ["meta.products=torch", "meta.compiled=false", "meta.chunk_points=7", "meta.chunk_scans=3"]
+    for name, precision, keys in (
+        ("basis", "fp32", ["field.kind=basis", "field.features=8"]),
+        ("earlier", "fp32", computed),
+        ("new", "tf32x3", computed[:1]),
     ):
         run = computing(tmp_path, f"name={name}", gpu, *keys)
-        assert settle_arithmetic(run, store, fan_out, fence=ALONE).meta.precision == "fp32"
+        assert settle_arithmetic(run, store, fan_out, fence=ALONE).meta.precision == precision
 
 
 def test_chunks_of_a_gpu_are_settled_by_what_its_worker_has_free_and_kept(tmp_path):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -37,18 +39,35 @@ def test_replays_are_the_step_on_other_inputs() -> None:
     assert agrees_with_replays(sound, Replayed(sound, record_trace), pairs()) == 0
 
 
-def test_one_recording_for_each_shape_and_no_more_than_some() -> None:
-    recorded = []
+def test_one_recording_for_each_shape_and_the_memory_of_a_few_at_a_time() -> None:
+    recorded: list[int] = []
+    alive: weakref.WeakSet[Tensor] = weakref.WeakSet()
 
     def record(work: Work, inputs: Sequence[Tensor]) -> tuple[Callable[[], None], list[Tensor]]:
         recorded.append(len(inputs[0]))
+        alive.add(inputs[0])
+        gc.collect()
+        assert len(alive) <= MOST_GRAPHS, "what is no longer kept is released before the next is recorded"
         return record_trace(work, inputs)
 
     replayed = Replayed(sound, record)
-    for rows in [*range(1, MOST_GRAPHS + 3), 1, 2]:
+    for rows in (1, 2, 1, 2, 3, 2, 3, 1, 3):
         (inputs,) = pairs(1, rows)
         assert difference(replayed(*inputs), sound(*inputs)) == 0
-    assert recorded == list(range(1, MOST_GRAPHS + 1))
+    assert recorded == [1, 2, 3, 1], "the one that was not used for longest makes room"
+
+
+@pytest.mark.parametrize("ending_fails", [False, True])
+def test_memory_that_runs_out_while_recording_is_told_as_such(ending_fails: bool) -> None:
+    def record(work: Work, inputs: Sequence[Tensor]) -> tuple[Callable[[], None], list[Tensor]]:
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        finally:
+            if ending_fails:  # as leaving torch.cuda.graph does where the recording is no longer valid
+                raise RuntimeError("operation failed due to a previous error during capture")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        Replayed(sound, record)(*pairs(1)[0])
 
 
 def test_a_value_read_on_the_host_shows_in_later_replays() -> None:

@@ -80,6 +80,49 @@ def test_a_compiled_sweep_is_the_eager_one() -> None:
     assert done.stdout.split() == ["1", "1"], done.stderr
 
 
+THREE_PASSES_IN_A_CLEAN_PROCESS = """
+import torch
+from dataclasses import replace
+from medfuncta_dist.meta.machine.arithmetic import Arithmetic
+from medfuncta_dist.meta.meta_gradient import meta_gradient
+from medfuncta_dist.meta.sweeps.chunks import Chunks
+from tests.unit.meta.problems import problem
+torch.set_num_threads(1)
+inner, compile = [], torch.compile
+def backend(graph, inputs):
+    for node in graph.graph.nodes:
+        name = str(getattr(node.target, "__name__", node.target))
+        if name in ("matmul", "addmm", "addmm_", "mm", "bmm", "einsum", "baddbmm_"):
+            inner.append(node.args[-1].meta["example_value"].shape[-2])
+    return graph.forward
+torch.compile = lambda sweep, **how: compile(sweep, backend=backend, **how)
+p = problem(2, "paper", 1.0, dtype=torch.float32)
+objective = p.objective(Chunks(20, 3), Arithmetic("torch"))
+network = replace(objective.network, arithmetic=Arithmetic("torch", compiled=True, precision="tf32x3"))
+found = meta_gradient(replace(objective, network=network), p.contexts, p.rate)
+torch.testing.assert_close(found.losses, meta_gradient(objective, p.contexts, p.rate).losses)
+print(len(inner) > 20, sorted(size for size in set(inner) if size % 3))
+"""
+
+
+def test_what_is_compiled_for_tensor_cores_multiplies_only_in_three_passes() -> None:
+    """All products of compiled code may use them: one of coordinates as they are would move every point."""
+    code = THREE_PASSES_IN_A_CLEAN_PROCESS
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "True []", done.stderr
+
+
+def test_memory_that_runs_out_is_not_the_compilers_fault(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever takes the step has smaller chunks; an error of the compiler would end the run."""
+
+    def full(result: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch, "compile", as_compiler(full))
+    with pytest.raises(torch.OutOfMemoryError):
+        step(COMPILED)
+
+
 def test_wrong_numbers_are_an_error_and_not_a_result(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", as_compiler(wrong_by(1e-3)))
     with pytest.raises(

@@ -70,6 +70,12 @@ def test_only_what_is_wanted_is_tried(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check(replace(TRIAL, graphs=False)).compiled
 
 
+def test_recording_is_tried_with_the_compiled_sweeps_that_are_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    timed(monkeypatch, 1, 0.1)
+    given = replace(TRIAL, compiling=False, arithmetic=Arithmetic("torch", compiled=True))
+    assert check(given).reason == "one step takes 1 s compiled, 0.1 s compiled and as a CUDA graph"
+
+
 def test_a_recording_that_goes_stale_is_out_although_its_first_replay_is_right(monkeypatch: pytest.MonkeyPatch) -> None:
     """It replays its first inputs for ever, as a graph does whose input was left out of what is copied."""
 
