@@ -53,13 +53,13 @@ def fit_check(trial: FitTrial, record: Recorder = record_cuda_graph) -> Verdict:
     with torch.no_grad():
         try:
             error = agrees_with_replays(fitter.work, replayed, scans)
+            plain, recorded = (least_seconds(work, scans[0]) for work in (fitter.work, replayed))
         except MedfunctaError as broken:
             return Verdict(False, False, broken.what)
         except torch.OutOfMemoryError:
             return Verdict(False, False, "not enough memory to record a block")
-        if not error <= TOLERANCE:
-            return Verdict(False, False, f"a recorded block differs from the eager one by {error:.1e} (relative)")
-        plain, recorded = (least_seconds(work, scans[0]) for work in (fitter.work, replayed))
+    if not error <= TOLERANCE:
+        return Verdict(False, False, f"a recorded block differs from the eager one by {error:.1e} (relative)")
     reason = f"a block takes {plain:.3g} s eager and {recorded:.3g} s as a CUDA graph"
     return Verdict(False, plain >= LEAST_GAIN * recorded, reason)
 

@@ -15,6 +15,10 @@ from medfuncta_dist.network.core_settings import field_spec, fit_settings
 from medfuncta_dist.run.settle_chunks import GPU_SHARE, free_on_worker
 from medfuncta_dist.task_map import Done, FanOut
 
+SHARE_WITH_GRAPH = 0.3
+"""Of a task's free memory, for a block that is recorded: the graph keeps its memory, and beside it an eager block must
+have room, the one that it is compared with."""
+
 
 def settle_fit(run: RunFile, fan_out: FanOut) -> RunFile:
     """The run file with ``fit.block_scans`` (on a GPU) and ``fit.captured`` filled in.
@@ -35,7 +39,8 @@ def block_for(run: RunFile, free: int) -> int:
     spec = field_spec(run)
     assert isinstance(spec, SirenSpec)
     apiece = block_bytes(spec, run.data.points, fit_settings(run))
-    return max(1, min(run.fit.batch, int(GPU_SHARE * free) // apiece))
+    share = GPU_SHARE if run.meta.graphs == "off" else SHARE_WITH_GRAPH
+    return max(1, min(run.fit.batch, int(share * free) // apiece))
 
 
 def _recording_pays(run: RunFile, fan_out: FanOut) -> bool:

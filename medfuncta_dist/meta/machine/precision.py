@@ -29,7 +29,8 @@ OVERRIDES = ("NVIDIA_TF32_OVERRIDE", "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE")
 
 
 def rounded(values: Tensor) -> Tensor:
-    """Float32 values to the nearest that TF32 has, halves away from zero. NaN and infinities stay."""
+    """Float32 values to the nearest that TF32 has, halves away from zero. Infinities stay, and NaN but for two of
+    their many forms: in three passes the rest of a number keeps these."""
     bits = values.view(torch.int32)
     half, kept = 1 << (DROPPED_BITS - 1), -(1 << DROPPED_BITS)
     return ((bits + half) & kept).view(torch.float32)

@@ -15,11 +15,13 @@ import numpy as np
 import psutil
 import pytest
 
+from benchmarks.gpu import ways
 from benchmarks.gpu.__main__ import Call, Runner, main
 from benchmarks.gpu.page import markdown, record_of
 from benchmarks.gpu.plan import LEAST_SECONDS, SECTIONS, Budget, Section, chosen
 from benchmarks.gpu.result_lines import excerpt, read
 from benchmarks.gpu.targets import NOT_MEASURED, rows
+from medfuncta_dist.run import settle_chunks
 from tests.bare_install.bare_python import ROOT, on_bare_install
 
 NAMED = ("needs CUDA", "deepspeed is not installed; carry its wheel", "triton is not installed")
@@ -254,3 +256,8 @@ def test_the_largest_case_has_to_train_with_all_its_scans() -> None:
     assert met({"memory": {name: values | {"finite": False}}})[work][1] == "**no**"
     measured, verdict = met({"memory": {name: {"failed": "out of memory"}}})[work]
     assert (measured, verdict) == ("does not train: out of memory", "**no**")
+
+
+def test_chunks_are_sized_as_a_run_sizes_them() -> None:
+    """The benchmark has no access to the run's own numbers: it runs without what reads run files."""
+    assert (ways.SWEEP_BYTES, ways.SHARE_OF_FREE) == (settle_chunks.GPU_SWEEP_BYTES, settle_chunks.GPU_SHARE)

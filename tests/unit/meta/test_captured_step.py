@@ -79,3 +79,15 @@ def test_a_CPU_records_nothing() -> None:
     learner.arithmetic = replace(EAGER, captured=True)
     learner(p.targets, p.latents.requires_grad_(), p.contexts).mean().backward()
     assert not learner._replayed._graphs
+
+
+def test_a_learner_whose_arithmetic_says_so_replays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a GPU, which alone keeps ``captured``: the recorder is the CPU's."""
+    monkeypatch.setattr(Arithmetic, "require", lambda self, device: self)
+    p = problem(2, "paper", 0.5, dtype=torch.float32)
+    learner = learner_of(p, False)
+    learner.arithmetic = replace(EAGER, captured=True)
+    learner._replayed = Replayed(learner.work, record_trace)
+    for _ in range(2):
+        learner(p.targets, p.latents.clone().requires_grad_(), p.contexts).mean().backward()
+    assert len(learner._replayed._graphs) == 1

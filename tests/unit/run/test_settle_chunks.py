@@ -21,7 +21,7 @@ from medfuncta_dist.network.core_settings import arithmetic_of, chunks_of, field
 from medfuncta_dist.run.frozen_run_file import freeze
 from medfuncta_dist.run.settle_arithmetic import record_halving, settle_arithmetic
 from medfuncta_dist.run.settle_chunks import GPU_SHARE, GPU_SWEEP_BYTES, activation_bytes, chosen_on_gpu
-from medfuncta_dist.run.settle_fit import block_for
+from medfuncta_dist.run.settle_fit import SHARE_WITH_GRAPH, block_for
 from medfuncta_dist.stages.train_stage import _recorder_of_halvings
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
@@ -174,7 +174,9 @@ def test_a_block_of_scans_follows_from_the_memory_of_a_share_of_a_gpu(tmp_path):
     run = run_file(*PAPER, *keys)
     apiece = block_bytes(field_spec(run), 4096, fit_settings(run))
     assert 2 * 4 * 2048**2 < apiece < 2**30
-    assert block_for(run, 7 * 2**30) == int(GPU_SHARE * 7 * 2**30) // apiece < run.fit.batch
+    assert block_for(run, 7 * 2**30) == int(SHARE_WITH_GRAPH * 7 * 2**30) // apiece < run.fit.batch
+    eager = run_file(*PAPER, *keys, "meta.graphs=off")
+    assert block_for(eager, 7 * 2**30) == int(GPU_SHARE * 7 * 2**30) // apiece
     assert block_for(run, 7 * 2**40) == run.fit.batch
     assert block_for(run, 0) == 1
     store, asked = ObjectStore(str(tmp_path)), []
