@@ -98,6 +98,8 @@ class SourceReader:
         try:
             if isinstance(found.scan, ScanError):
                 raise found.scan
+            if found.burn_in is not None and self.data.burned_in == "refuse":
+                raise ScanError(found.burn_in)
             if self.data.slices is None:
                 yield self._encoded(key, found.item, split_of(key, None, given, self.data), found.scan)
             else:
