@@ -7,6 +7,8 @@ is bright, is inverted, so that high is bright in every scan. Overlays are never
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ import pydicom
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.orientation import closest_ras
 from medfuncta_dist.scans.readers.dicom_burn_in import burn_in_risk
+from medfuncta_dist.scans.readers.dicom_decoder import DECODER, PIXELS
 from medfuncta_dist.scans.readers.dicom_file import NOT_DICOM, opened, read_dataset
 from medfuncta_dist.scans.readers.dicom_geometry import (
     Header,
@@ -24,7 +27,7 @@ from medfuncta_dist.scans.readers.dicom_geometry import (
     pixel_size,
     stack_of,
 )
-from medfuncta_dist.scans.readers.dicom_pixels import check_syntax, decoded, values_of
+from medfuncta_dist.scans.readers.dicom_pixels import DECODERS, check_syntax, decoded, values_of
 from medfuncta_dist.scans.readers.reader import Found, check_inflation, check_size, refusing, silence_logger
 from medfuncta_dist.scans.scan import Scan
 
@@ -34,7 +37,6 @@ GREY = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 MODALITIES = {"MR": "MR", "CT": "CT", "US": "US"} | dict.fromkeys(("CR", "DX", "MG", "PX", "RF", "XA", "IO"), "XR")
 DERIVED = ("SEG", "RTDOSE")  # labels and doses, not scans
-PIXELS = "the DICOM file's pixels are damaged"
 GEOMETRY = "the DICOM file's geometry is damaged"
 
 
@@ -46,28 +48,45 @@ class DicomReader:
 
     def scans(self, path: Path) -> Iterator[Found]:
         """The file's image, its volume (RAS+), or its frames."""
-        dataset, frames = _read(path)
+        file = _read(path)
+        dataset, frames = file.dataset, file.frames
         with refusing(GEOMETRY):
             headers = frame_headers(dataset, frames)
             stack = stack_of(headers)
             risk = burn_in_risk(dataset)
         if stack is not None:
-            yield Found("", None, _volume(dataset, headers, stack), risk)
+            yield Found("", None, _volume(file, headers, stack), risk)
             return
         for index, header in enumerate(headers):
             item = f"frame/{index}" if frames > 1 else ""
-            yield Found(item, None, _image(dataset, header, index, frames), risk)
+            yield Found(item, None, _image(file, header, index), risk)
 
 
-def _read(path: Path) -> tuple[pydicom.Dataset, int]:
-    """The data set with its pixels still encoded, and its number of frames; checked by its header."""
+@dataclass(frozen=True)
+class _File:
+    """A data set whose pixels are still encoded, checked by its header."""
+
+    path: Path
+    dataset: pydicom.Dataset
+    frames: int
+    number: int = field(default_factory=count().__next__)
+    """Another one for each time that a file is opened."""
+
+    def decoded(self, index: int) -> np.ndarray:
+        """One frame as stored."""
+        if self.dataset.file_meta.TransferSyntaxUID in DECODERS:
+            return DECODER.frame(self.path, index, self.frames, self.number)
+        return decoded(self.dataset, index, self.frames)
+
+
+def _read(path: Path) -> _File:
     with refusing(NOT_DICOM):
         file = opened(path)
     with file:
         with refusing(NOT_DICOM):
             frames = _check_image(read_dataset(file, stop_before_pixels=True), path.stat().st_size)
         with refusing(PIXELS):
-            return read_dataset(file), frames
+            return _File(path, read_dataset(file), frames)
 
 
 def _check_image(dataset: pydicom.Dataset, size: int) -> int:
@@ -88,19 +107,19 @@ def _check_image(dataset: pydicom.Dataset, size: int) -> int:
     return frames
 
 
-def _image(dataset: pydicom.Dataset, header: Header, index: int, frames: int) -> Scan:
+def _image(file: _File, header: Header, index: int) -> Scan:
     with refusing(PIXELS):
-        array = values_of(decoded(dataset, index, frames)[None], dataset, [header])[:, 0]
+        array = values_of(file.decoded(index)[None], file.dataset, [header])[:, 0]
     with refusing(GEOMETRY):
-        return Scan(np.ascontiguousarray(array), pixel_size(header), affine_of(header), _modality(dataset))
+        return Scan(np.ascontiguousarray(array), pixel_size(header), affine_of(header), _modality(file.dataset))
 
 
-def _volume(dataset: pydicom.Dataset, headers: list[Header], stack: Stack) -> Scan:
+def _volume(file: _File, headers: list[Header], stack: Stack) -> Scan:
     """(channel, right, anterior, superior)."""
-    frames = len(headers)
-    check_size((frames, int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel)))
+    dataset = file.dataset
+    check_size((file.frames, int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel)))
     with refusing(PIXELS):
-        pixels = np.stack([decoded(dataset, index, frames) for index in stack.order])
+        pixels = np.stack([file.decoded(index) for index in stack.order])
         values = values_of(pixels, dataset, [headers[index] for index in stack.order])
     with refusing(GEOMETRY):
         array, affine = closest_ras(values.transpose(2, 3, 1, 0), stack.affine)
