@@ -49,17 +49,16 @@ class DicomReader:
     def scans(self, path: Path) -> Iterator[Found]:
         """The file's image, its volume (RAS+), or its frames."""
         file = _read(path)
-        dataset, frames = file.dataset, file.frames
         with refusing(GEOMETRY):
-            headers = frame_headers(dataset, frames)
+            headers = frame_headers(file.dataset, file.frames)
             stack = stack_of(headers)
-            risk = burn_in_risk(dataset)
+            risk = burn_in_risk(file.dataset)
         if stack is not None:
             yield Found("", None, _volume(file, headers, stack), risk)
             return
         for index, header in enumerate(headers):
-            item = f"frame/{index}" if frames > 1 else ""
-            yield Found(item, None, _image(file, header, index), risk)
+            item = f"frame/{index}" if file.frames > 1 else ""
+            yield Found(item, None, _image(file, header, index), risk, alike=file.frames > 1)
 
 
 @dataclass(frozen=True)
@@ -100,6 +99,8 @@ def _check_image(dataset: pydicom.Dataset, size: int) -> int:
         raise ScanError("a DICOM photometric interpretation that is not read")
     if dataset.BitsAllocated not in (8, 16, 32):
         raise ScanError("a DICOM image of other than 8, 16 or 32 bits")
+    if not 1 <= frames <= size:
+        raise ScanError("the DICOM header declares an impossible number of frames")
     check_syntax(dataset)
     values = frames * check_size((int(dataset.Rows), int(dataset.Columns), samples))
     if dataset.file_meta.TransferSyntaxUID.is_encapsulated:

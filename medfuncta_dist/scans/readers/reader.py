@@ -36,12 +36,14 @@ class Found:
     item: its ordinal in the source ("", "train/12", "row/7"), never text taken from the file.
     split: where the file itself gives one.
     burn_in: why the picture may name or show the patient, in fixed words; whoever packs decides (``data.burned_in``).
+    alike: it is one of several frames of one recording, which belong in one split.
     """
 
     item: str
     split: str | None
     scan: Scan | ScanError
     burn_in: str | None = None
+    alike: bool = False
 
 
 class Reader(Protocol):

@@ -72,6 +72,17 @@ def test_burned_in_text_is_quarantined_unless_the_run_file_keeps_it(
     assert len(encoded(path, data(burned_in="keep"))) == 1
 
 
+def test_frames_of_one_recording_are_in_one_split(tmp_path: Path) -> None:
+    frames = np.arange(40 * 16, dtype=np.uint16).reshape(40, 4, 4)
+    splits = set()
+    for n in range(12):
+        found = encoded(write_dicom(tmp_path / f"{n}.dcm", array=frames, frames=40), data())
+        assert len({event.key for event in found}) == 40
+        [split] = {event.split for event in found}
+        splits.add(split)
+    assert len(splits) > 1
+
+
 def test_every_slice_of_a_multi_frame_volume_is_packed(tmp_path: Path) -> None:
     frames = np.arange(3 * 32 * 32, dtype=np.int16).reshape(3, 32, 32)
     path = write_enhanced_dicom(tmp_path / "a.dcm", frames, [(0, 0, z) for z in range(3)])

@@ -13,7 +13,7 @@ from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.readers.dicom import DicomReader
 from medfuncta_dist.scans.scan import Scan
-from tests.unit.scans.archive import PYDICOM, all_found, only, reason
+from tests.unit.scans.archive import PYDICOM, all_found, edited, only, reason
 from tests.writers import PATIENT, PATIENT_ID, PATIENT_UID, write_dicom
 
 READER = DicomReader()
@@ -228,6 +228,12 @@ def test_absurd_headers_are_refused_before_memory_is_taken(tmp_path: Path) -> No
     dataset.Rows = dataset.Columns = 65535
     dataset.save_as(tmp_path / "a.dcm")
     assert refusal(tmp_path / "a.dcm").startswith("the header declares 4294836225 values")
+
+
+@pytest.mark.parametrize("frames", [2**31 - 1, -3])
+def test_absurd_numbers_of_frames_are_refused(tmp_path: Path, frames: int) -> None:
+    path = edited(write_dicom(tmp_path / "a.dcm"), NumberOfFrames=frames)
+    assert refusal(path) == "the DICOM header declares an impossible number of frames"
 
 
 def test_a_file_without_a_suffix(tmp_path: Path) -> None:
