@@ -14,7 +14,15 @@ import nibabel as nib
 import numpy as np
 import pydicom
 from PIL import Image
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+from pydicom.uid import (
+    CTImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    EnhancedCTImageStorage,
+    ExplicitVRLittleEndian,
+    MRImageStorage,
+    UltrasoundImageStorage,
+    generate_uid,
+)
 
 PATIENT = "Doe^Jane"
 PATIENT_ID = "PID-4711-0815"
@@ -62,6 +70,14 @@ def write_nifti(
     return path
 
 
+DICOM_CLASSES = {
+    "CT": CTImageStorage,
+    "DX": DigitalXRayImageStorageForPresentation,
+    "MR": MRImageStorage,
+    "US": UltrasoundImageStorage,
+}
+
+
 def write_dicom(
     path: Path,
     shape: tuple[int, int] = (32, 24),
@@ -77,13 +93,14 @@ def write_dicom(
     orientation: Sequence[float] = (1, 0, 0, 0, 1, 0),
     frames: int | None = None,
 ) -> Path:
-    """One uncompressed DICOM image: (row, col) uint16 of 12 stored bits, or ``array``, (row, col) or (row, col, 3).
+    """One uncompressed DICOM image: (row, col) uint16 of 12 stored bits, or ``array``, (row, col) or (row, col, 3);
+    with ``frames``, each the same, or ``array`` (frame, row, col).
 
     Spacing is (between rows, between columns) in mm; position and orientation are DICOM's (LPS).
     """
     if array is None:
         array = np.rint(structured(shape, seed) * 4000).astype(np.uint16)
-    dataset = _dicom_frame(modality, photometric, array)
+    dataset = _dicom_frame(modality, photometric, array[0] if frames and array.ndim == 3 else array)
     if slope is not None or intercept is not None:
         dataset.RescaleSlope, dataset.RescaleIntercept = slope or 1, intercept or 0
     if spacing is not None:
@@ -91,16 +108,53 @@ def write_dicom(
     if position is not None:
         dataset.ImagePositionPatient, dataset.ImageOrientationPatient = list(position), list(orientation)
     if frames is not None:
-        dataset.NumberOfFrames, dataset.PixelData = frames, array.tobytes() * frames
+        dataset.NumberOfFrames = frames
+        dataset.PixelData = array.tobytes() * (1 if array.ndim == 3 else frames)
     dataset.save_as(path, enforce_file_format=True)
     return path
+
+
+def write_enhanced_dicom(
+    path: Path,
+    array: np.ndarray,
+    positions: Sequence[Sequence[float]] | None,
+    *,
+    orientation: Sequence[float] = (1, 0, 0, 0, 1, 0),
+    spacing: tuple[float, float] = (0.5, 0.25),
+    scales: Sequence[tuple[float, float]] = ((1, -1024),),
+) -> Path:
+    """An enhanced CT: frames (frame, row, col), their positions in groups of their own, all else in shared groups.
+
+    ``scales``: slope and intercept of all frames, or of each, then in groups of its own.
+    """
+    dataset = _dicom_frame("CT", "MONOCHROME2", array[0])
+    dataset.SOPClassUID = EnhancedCTImageStorage
+    dataset.NumberOfFrames, dataset.PixelData = len(array), array.tobytes()
+    shared = pydicom.Dataset()
+    shared.PixelMeasuresSequence = [_macro(PixelSpacing=list(spacing), SliceThickness=7)]
+    shared.PlaneOrientationSequence = [_macro(ImageOrientationPatient=list(orientation))]
+    own = [pydicom.Dataset() for _ in array]
+    for groups, (slope, intercept) in zip([shared] if len(scales) == 1 else own, scales, strict=True):
+        groups.PixelValueTransformationSequence = [_macro(RescaleSlope=slope, RescaleIntercept=intercept)]
+    for groups, position in zip(own, positions or (), strict=positions is not None):
+        groups.PlanePositionSequence = [_macro(ImagePositionPatient=list(position))]
+    dataset.SharedFunctionalGroupsSequence, dataset.PerFrameFunctionalGroupsSequence = [shared], own
+    dataset.save_as(path, enforce_file_format=True)
+    return path
+
+
+def _macro(**elements: object) -> pydicom.Dataset:
+    item = pydicom.Dataset()
+    for name, value in elements.items():
+        setattr(item, name, value)
+    return item
 
 
 def _dicom_frame(modality: str, photometric: str, array: np.ndarray) -> pydicom.Dataset:
     dataset = pydicom.Dataset()
     dataset.file_meta = pydicom.dataset.FileMetaDataset()
     dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    dataset.SOPClassUID, dataset.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid(entropy_srcs=["scan"])
+    dataset.SOPClassUID, dataset.SOPInstanceUID = DICOM_CLASSES[modality], generate_uid(entropy_srcs=["scan"])
     dataset.PatientName, dataset.PatientID, dataset.StudyInstanceUID = PATIENT, PATIENT_ID, PATIENT_UID
     dataset.Modality, dataset.PhotometricInterpretation = modality, photometric
     dataset.Rows, dataset.Columns = array.shape[:2]

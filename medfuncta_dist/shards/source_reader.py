@@ -98,8 +98,11 @@ class SourceReader:
         try:
             if isinstance(found.scan, ScanError):
                 raise found.scan
+            if found.burn_in is not None and self.data.burned_in == "refuse":
+                raise ScanError(found.burn_in)
             if self.data.slices is None:
-                yield self._encoded(key, found.item, split_of(key, None, given, self.data), found.scan)
+                whole = self.keys.scan_key(source.relative, "") if found.alike else key
+                yield self._encoded(key, found.item, split_of(whole, None, given, self.data), found.scan)
             else:
                 yield from self._slices(source, found, windowed(found.scan, self.data), self.data.slices)
         except ScanError as error:

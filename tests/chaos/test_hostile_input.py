@@ -63,6 +63,10 @@ def test_small_files_that_ask_for_everything(tmp_path: Path, measured: Callable[
     measured(f"{len(outcomes)} bombs refused within 768 MiB, the slowest in {slowest:.1f} s")
 
 
+COMPRESSED = ("MR_small_RLE", "MR_small_jp2klossless", "MR_small_jpeg_ls_lossless", "SC_rgb_small_odd_jpeg")
+"""A decoder for each family of syntaxes."""
+
+
 def by_reader(name: str, suffix: str, folder: Path) -> Read:
     """Read bytes as a source of packing: the only other outcome is a scan that is refused alone."""
     path = folder / f"mutant{suffix}"
@@ -85,6 +89,7 @@ def sources(folder: Path) -> dict[str, tuple[Read, list[bytes]]]:
             ".dcm",
             [write_dicom(folder / "a.dcm"), *(PYDICOM / n for n in ("CT_small.dcm", "MR_small_implicit.dcm"))],
         ),
+        "dicom, compressed": ("dicom", ".dcm", [PYDICOM / f"{name}.dcm" for name in COMPRESSED]),
         "png": ("image", ".png", [write_png(folder / "a.png"), write_png(folder / "b.png", mode="RGBA")]),
         "jpeg": ("image", ".jpg", [write_png(folder / "a.jpg", mode="RGB")]),
         "npz": ("medmnist", ".npz", [write_medmnist(folder / "a.npz", (6, 6), {"train": 3, "test": 2})]),
@@ -201,7 +206,7 @@ def unharmed(read: Read, data: bytes) -> None:
     assert time.process_time() - began < SECONDS
 
 
-SOURCES = ("nifti", "nifti, gzip", "dicom", "png", "jpeg", "npz", "csv")
+SOURCES = ("nifti", "nifti, gzip", "dicom", "dicom, compressed", "png", "jpeg", "npz", "csv")
 STORED = tuple(stored())
 
 

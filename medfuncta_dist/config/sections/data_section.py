@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from medfuncta_dist.config.keys import CONTRACT, FREE, PUBLIC, Key, Meaning, WithinRun
+from medfuncta_dist.config.keys import CONTRACT, FREE, PUBLIC, Added, Key, Meaning, WithinRun
 from medfuncta_dist.config.section import Name, NaturalInt, PositiveInt, Ratio, Section, Split
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -111,6 +111,10 @@ class Data(Section):
     """Hold out slabs of slices."""
     fractions: Annotated[dict[Split, Ratio], CONTRACT] = Field(default={"train": 0.8, "val": 0.1, "test": 0.1})
     """Share of scans per split, chosen by key, if neither the source nor ``slabs`` gives splits."""
+    burned_in: Annotated[Literal["refuse", "keep"], Key(within_run=WithinRun.FREE), Added("refuse")] = "refuse"
+    """DICOM images whose pixels may name or show the patient: text burned in or not ruled out (secondary captures,
+    screen saves, ultrasound, fluoroscopy), recognizable features. ``refuse`` quarantines them with the reason;
+    ``keep`` packs them. A change counts for files that are packed later."""
     shard_scans: PositiveInt = 1024
     """Largest number of scans per shard."""
     shard_megabytes: PositiveInt = 128

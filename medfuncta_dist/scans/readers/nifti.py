@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 
 from medfuncta_dist.errors import ScanError
+from medfuncta_dist.scans.orientation import closest_ras
 from medfuncta_dist.scans.readers.reader import Found, check_inflation, check_size, refusing, silence_logger
 from medfuncta_dist.scans.scan import Scan, stored
 
@@ -43,7 +44,7 @@ def _read(path: Path) -> Scan:
     with refusing("not a readable NIfTI file"):
         image = _image(path)
         shape = _volume_shape(image.shape)
-        array, affine = _reoriented(stored(np.asanyarray(image.dataobj)).reshape(shape), _affine_mm(image))
+        array, affine = closest_ras(stored(np.asanyarray(image.dataobj)).reshape(shape), _affine_mm(image))
     spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
     return Scan(np.ascontiguousarray(array[None]), spacing, affine, "OT")
 
@@ -95,13 +96,6 @@ def _declared_bytes(size: int, packed: bool, header: Any) -> int:
         raise ScanError("the file is shorter than its header declares")
     check_inflation(declared, size)
     return declared
-
-
-def _reoriented(array: np.ndarray, affine: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """To the closest RAS+ order: nibabel's as_closest_canonical, but for images of two axes too."""
-    flips: Any = nib.orientations
-    order = flips.io_orientation(affine)
-    return flips.apply_orientation(array, order), affine @ flips.inv_ornt_aff(order, array.shape)
 
 
 def _is_gzip(path: Path) -> bool:

@@ -35,11 +35,15 @@ class Found:
 
     item: its ordinal in the source ("", "train/12", "row/7"), never text taken from the file.
     split: where the file itself gives one.
+    burn_in: why the picture may name or show the patient, in fixed words; whoever packs decides (``data.burned_in``).
+    alike: it is one of several frames of one recording, which belong in one split.
     """
 
     item: str
     split: str | None
     scan: Scan | ScanError
+    burn_in: str | None = None
+    alike: bool = False
 
 
 class Reader(Protocol):
@@ -54,8 +58,14 @@ class Reader(Protocol):
 
 
 def silence_logger(name: str) -> None:
-    """Suppress this logger inside ``refusing``. A reader's module calls it for the library that it uses."""
+    """Suppress this logger and those below it inside ``refusing``. A reader's module calls it for its library."""
     _silenced_loggers.add(name)
+
+
+def _silenced() -> set[str]:
+    """Disabling a logger leaves those below it, which the libraries' modules have, as they are."""
+    above = tuple(f"{name}." for name in _silenced_loggers)
+    return _silenced_loggers | {name for name in list(logging.root.manager.loggerDict) if name.startswith(above)}
 
 
 @contextmanager
@@ -64,7 +74,7 @@ def refusing(reason: str) -> Iterator[None]:
 
     Errors of this machine (memory, disk, open files) are raised: quarantining scans would hide them.
     """
-    loggers = [logger for name in _silenced_loggers if not (logger := logging.getLogger(name)).disabled]
+    loggers = [logger for name in _silenced() if not (logger := logging.getLogger(name)).disabled]
     try:
         for logger in loggers:
             logger.disabled = True

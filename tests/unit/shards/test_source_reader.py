@@ -24,7 +24,8 @@ from medfuncta_dist.shards.source_reader import (
     UnusableScan,
     UnusableSource,
 )
-from tests.writers import write_ecg_csv, write_medmnist, write_nifti, write_png
+from tests.unit.scans.archive import edited
+from tests.writers import write_dicom, write_ecg_csv, write_enhanced_dicom, write_medmnist, write_nifti, write_png
 
 KEYS = KeyMaker(bytes(32))
 
@@ -50,6 +51,45 @@ def test_a_picture_is_one_scan(tmp_path: Path) -> None:
     assert event.key == KEYS.scan_key("a.png", "")
     assert sample.array.shape == (1, 28, 28)
     assert 0.3 < sample.values().max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("elements", "words"),
+    [
+        ({"BurnedInAnnotation": "YES"}, "text is burned into"),
+        ({"RecognizableVisualFeatures": "YES"}, "recognised"),
+        ({"ConversionType": "WSD"}, "secondary capture"),
+        ({"Modality": "US"}, "ultrasound"),
+    ],
+)
+def test_burned_in_text_is_quarantined_unless_the_run_file_keeps_it(
+    tmp_path: Path, elements: dict[str, object], words: str
+) -> None:
+    path = edited(write_dicom(tmp_path / "a.dcm"), **elements)
+    [refused] = events(path, data())
+    assert isinstance(refused, UnusableScan)
+    assert words in refused.reason
+    assert len(encoded(path, data(burned_in="keep"))) == 1
+
+
+def test_frames_of_one_recording_are_in_one_split(tmp_path: Path) -> None:
+    frames = np.arange(40 * 16, dtype=np.uint16).reshape(40, 4, 4)
+    splits = set()
+    for n in range(12):
+        found = encoded(write_dicom(tmp_path / f"{n}.dcm", array=frames, frames=40), data())
+        assert len({event.key for event in found}) == 40
+        [split] = {event.split for event in found}
+        splits.add(split)
+    assert len(splits) > 1
+
+
+def test_every_slice_of_a_multi_frame_volume_is_packed(tmp_path: Path) -> None:
+    frames = np.arange(3 * 32 * 32, dtype=np.int16).reshape(3, 32, 32)
+    path = write_enhanced_dicom(tmp_path / "a.dcm", frames, [(0, 0, z) for z in range(3)])
+    assert [e.item for e in encoded(path, data(slices={"axis": 2}))] == ["slice/0", "slice/1", "slice/2"]
+    [whole] = events(path, data())
+    assert isinstance(whole, UnusableScan)
+    assert whole.reason == "expected 2 axes, found 3"
 
 
 def test_splits_and_labels_of_an_npz_are_kept(tmp_path: Path) -> None:
