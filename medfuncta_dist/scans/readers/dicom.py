@@ -18,6 +18,7 @@ from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRL
 
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.readers.bounded_file import BoundedFile
+from medfuncta_dist.scans.readers.dicom_patient import patient_of, study_of
 from medfuncta_dist.scans.readers.reader import Found, check_size, refusing, silence_logger
 from medfuncta_dist.scans.scan import Scan, stored
 
@@ -40,10 +41,10 @@ class DicomReader:
 
     def scans(self, path: Path) -> Iterator[Found]:
         """The file's image."""
-        yield Found("", None, _read(path))
+        yield _read(path)
 
 
-def _read(path: Path) -> Scan:
+def _read(path: Path) -> Found:
     with refusing("not a readable DICOM file"):
         file = BoundedFile(path)
     with file:
@@ -56,7 +57,8 @@ def _read(path: Path) -> Scan:
     with refusing("the DICOM file's geometry is damaged"):
         spacing, affine = _spacing(dataset), _affine(dataset)
         modality = MODALITIES.get(str(dataset.get("Modality")), "OT")
-    return Scan(array, spacing, affine, modality)
+        patient, study = patient_of(dataset), study_of(dataset)
+    return Found("", None, Scan(array, spacing, affine, modality), patient, study)
 
 
 def _check_encoding(file: BoundedFile) -> None:

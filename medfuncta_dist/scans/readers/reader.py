@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -35,11 +35,15 @@ class Found:
 
     item: its ordinal in the source ("", "train/12", "row/7"), never text taken from the file.
     split: where the file itself gives one.
+    group: what the file says about whose scan it is. Private: it becomes a key where the file is read.
+    study: the same for the examination that the scan belongs to, which is one patient's.
     """
 
     item: str
     split: str | None
     scan: Scan | ScanError
+    group: str | None = field(default=None, repr=False)
+    study: str | None = field(default=None, repr=False)
 
 
 class Reader(Protocol):
