@@ -1,6 +1,6 @@
 """Which patient a scan belongs to, and so which scans must be in one split.
 
-Of a path, ``bids_subject`` and ``nnunet_case`` read what its layout says. Of all that is known, ``group_of`` takes what
+``group_in_path`` reads what the layout of the archive says. Of all that is known, ``group_of`` takes what
 counts, as ``data.group`` says.
 """
 
@@ -18,6 +18,9 @@ SUBJECT = re.compile(r"(?:^|/)sub-([0-9A-Za-z+]+)(?=[/_.]|$)")
 CASE = re.compile(r"(?:^|/)images(?:Tr|Ts|Val)/(?:.*/)?([^/]+)_\d{4}\.[^/]+$")
 """nnU-Net: imagesTr/<case>_<channel>.<suffix>"""
 
+NAMED = re.compile(r"(?:^|/)((?:patient|pat|subject|subj|case)[-_ ]?\d+)(?=[-_/.]|$)", re.IGNORECASE)
+"""A folder or file called after a patient: patient001/study1/view.jpg, case_00012/imaging.nii.gz."""
+
 
 class Group(NamedTuple):
     """The scans that stay together. ``key``: an HMAC, "" for a scan by itself. ``by``: how it was found, one of
@@ -27,9 +30,10 @@ class Group(NamedTuple):
     by: str
 
 
-WAYS = ("patient", "bids", "nnunet", "path", "table", "study", "scan", "file")
-"""What a group was made from: the file's own patient, a subject's folder, a case's name, ``data.group.path`` or
-``table``, the examination; ``scan``: nothing is known, and ``file``: its own splits count."""
+WAYS = ("patient", "bids", "nnunet", "named", "path", "table", "study", "scan", "file")
+"""What a group was made from: the file's own patient, the layout of the archive (BIDS, nnU-Net, or folders called
+after patients), ``data.group.path`` or ``table``, the examination; ``scan``: nothing is known; ``file``: its own splits
+count."""
 ALONE, AS_IN_FILE = Group("", "scan"), Group("", "file")
 
 
@@ -45,13 +49,16 @@ def nnunet_case(uri: str) -> str | None:
     return found.group(1) if found else None
 
 
+def named_patient(relative: str) -> str | None:
+    """The patient after whom a folder, or the file, is called by one of the usual words and a number."""
+    found = NAMED.search(relative)
+    return found.group(1).casefold() if found else None
+
+
 def group_in_path(relative: str, uri: str, keys: KeyMaker) -> Group | None:
     """The group that the layout of the archive tells, if any."""
-    if subject := bids_subject(relative):
-        return Group(keys.group_key("bids", subject), "bids")
-    if case := nnunet_case(uri):
-        return Group(keys.group_key("nnunet", case), "nnunet")
-    return None
+    named = {"bids": bids_subject(relative), "nnunet": nnunet_case(uri), "named": named_patient(relative)}
+    return next((Group(keys.group_key(by, text), by) for by, text in named.items() if text), None)
 
 
 def group_of(found: Found, by_source: Group | None, data: Data, keys: KeyMaker) -> Group | None:

@@ -62,6 +62,11 @@ def _described(group: str | Grouping | None) -> str | dict[str, str] | None:
     return {"table": digest_json(columns)[:RULE_DIGITS], "splits": "given" if group.split else "by group"}
 
 
+def _restored(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    same = ours.get("group") == theirs.get("group")
+    return "restore these values" + ("" if same else " (data.group: leave it out to go on as the data set was begun)")
+
+
 class SplitsBy(StrEnum):
     """What decides the splits of a data set."""
 
@@ -117,7 +122,7 @@ def require_contract(data: Data, contract: Mapping[str, Any], where: str) -> Non
         raise RunChangedError(
             "the data set was packed with another data section:\n    " + "\n    ".join(lines),
             where=where,
-            do="restore these values, or set data.dataset to a new name to pack everything again",
+            do=f"{_restored(ours, contract)}, or set data.dataset to a new name to pack everything again",
         )
 
 

@@ -49,6 +49,8 @@ class PackSummary:
     splits_by: SplitsBy
     patients: SplitPatients | None
     """None in a data set that is not split by patient: they are not known there."""
+    empty_splits: list[str] = field(default_factory=list)
+    """Splits of ``data.fractions`` into which no patient has fallen."""
     unused_rows: int = 0
     """Rows of the run file's table of sources that name no source of the archive."""
 
@@ -229,5 +231,6 @@ def _summary(snapshot: Snapshot, new_sources: int, patients: SplitPatients | Non
         new_sources,
         splits_by(snapshot.contract),
         patients,
+        sorted(set(snapshot.contract["fractions"]) - set(snapshot.splits)) if patients and patients.patients else [],
         unused_rows,
     )

@@ -58,6 +58,8 @@ def _about_splits(summary: PackSummary) -> list[str]:
     if found is not None and found.in_several_splits:
         lines.append(LEAKING.format(found.in_several_splits))
     lines += [words.format(found.by[way]) for way, words in UNKNOWN.items() if found is not None and way in found.by]
+    if summary.empty_splits and summary.splits_by is not SplitsBy.GIVEN:
+        lines.append(EMPTY.format(", ".join(summary.empty_splits)))
     if summary.unused_rows:
         lines.append(f"{summary.unused_rows} rows of data.group.table name no source of the archive")
     return [f"      {line}" for line in lines]
@@ -67,6 +69,10 @@ NEW_DATASET = "to split by patient, set data.dataset to a new name and leave out
 LEAKING = (
     "warning: results on these splits are better than on new patients, because {} patients are in several; correct the "
     "given splits, or leave them out and have the scans split by patient under a new data.dataset"
+)
+EMPTY = (
+    "no scan is in {}: each patient falls into a split by chance, as data.fractions says, so few patients may all miss "
+    "one; give it a larger share under a new data.dataset, or add patients"
 )
 UNKNOWN = {
     "study": "{} scans name no patient: they are split by examination, and patients with several may be in several "

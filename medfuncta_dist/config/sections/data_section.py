@@ -151,10 +151,10 @@ class Data(Section):
     fractions: Annotated[dict[Split, Ratio], CONTRACT] = Field(default={"train": 0.8, "val": 0.1, "test": 0.1})
     """Share of patients (see ``group``) per split, chosen by key, if neither the source nor ``slabs`` gives splits."""
     group: Annotated[Literal["patient", "source"] | Grouping | None, CONTRACT, Added(None)] = None
-    """Which scans stay in one split: all of a `patient` (as the DICOM file, the BIDS folder `sub-*` or the nnU-Net case
-    tells; where nothing does, those of an examination, else each scan by itself), or each `source` by itself. Default:
-    `patient` in a new data set; an existing one keeps its own, `source` if it was packed by a version without this
-    key."""
+    """Which scans stay in one split: all of a `patient` (as the DICOM file tells, a BIDS folder `sub-*`, an nnU-Net
+    case, or a folder such as `patient_001`; where nothing does, those of an examination, else each scan by itself), or
+    each `source` by itself. Default: `patient` in a new data set; an existing one keeps its own, which is `source` if
+    it was packed by a version without this key."""
     shard_scans: PositiveInt = 1024
     """Largest number of scans per shard."""
     shard_megabytes: PositiveInt = 128
