@@ -24,6 +24,11 @@ def run_pack(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[st
     lease = hold_lease(store, dataset_lease(run.dataset), run.cluster.lease_seconds, f"data set {run.dataset}")
     with lease as dataset_fence, open_reporter(run, store, "pack", fence, stages) as reporter:
         summary = pack(run, cpu_fan_out(run), reporter.report, fence=dataset_fence)
+    return figures_of(summary)
+
+
+def figures_of(summary: PackSummary) -> dict[str, Any]:
+    """The stage's figures, as ``--json`` prints them, and what is said about them."""
     return {
         "snapshot": summary.snapshot_digest,
         "counts": summary.counts,
