@@ -58,7 +58,7 @@ def _described(group: str | Grouping | None) -> str | dict[str, str] | None:
         return None
     if group.path is not None:
         return {"path": digest_json(group.path)[:RULE_DIGITS]}
-    columns = {"group": group.group, "split": group.split}
+    columns = {"group": group.group, "split": group.split, "label": group.label}
     return {"table": digest_json(columns)[:RULE_DIGITS], "splits": "given" if group.split else "by group"}
 
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import NamedTuple
 
 from medfuncta_dist.config.sections.data_section import Data, Grouping
 from medfuncta_dist.errors import RunFileError
@@ -30,6 +31,8 @@ class PackSource:
     """``relative`` without the split that ``data.splits`` assigns."""
     group: Group | None = None
     """Whose it is, as its path or the run file's rule or table tells."""
+    labels: tuple[int, ...] | None = None
+    """Those that the run file's table gives."""
 
 
 @dataclass(frozen=True)
@@ -82,21 +85,27 @@ def _keyed(
     # Two splits' folders often use the same file names: the split is then part of what identifies a source.
     relatives = [source.relative if split is None else f"{split}/{source.relative}" for source in sources]
     return [
-        PackSource(keys.source_key(relative), source.uri, relative, split or listed, source.relative, group)
-        for source, relative, (group, listed) in zip(sources, relatives, known, strict=True)
+        PackSource(
+            keys.source_key(relative), source.uri, relative, split or row.split, source.relative, row.group, row.labels
+        )
+        for source, relative, row in zip(sources, relatives, known, strict=True)
     ]
 
 
-def _known(
-    sources: Sequence[Source], keys: KeyMaker, data: Data, table: SourceTable | None
-) -> list[tuple[Group | None, str | None]]:
-    """What is known of each source before it is read: whose it is, and the split that the table gives."""
+class _Known(NamedTuple):
+    group: Group | None
+    split: str | None = None
+    labels: tuple[int, ...] | None = None
+
+
+def _known(sources: Sequence[Source], keys: KeyMaker, data: Data, table: SourceTable | None) -> list[_Known]:
+    """What is known of each source before it is read: whose it is, and the split and labels that the table gives."""
     if table is not None:
         rows = table.of([source.relative for source in sources])
-        return [(Group(keys.group_key("table", row.group), "table"), row.split) for row in rows]
+        return [_Known(Group(keys.group_key("table", row.group), "table"), row.split, row.labels) for row in rows]
     if isinstance(data.group, Grouping) and data.group.path is not None:
-        return [(group, None) for group in _by_path(data.group.path, sources, keys)]
-    return [(group_in_path(source.relative, source.uri, keys), None) for source in sources]
+        return [_Known(group) for group in _by_path(data.group.path, sources, keys)]
+    return [_Known(group_in_path(source.relative, source.uri, keys)) for source in sources]
 
 
 def _by_path(rule: str, sources: Sequence[Source], keys: KeyMaker) -> list[Group]:

@@ -7,7 +7,7 @@ file, memory) are raised.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -112,10 +112,11 @@ class SourceReader:
         try:
             if isinstance(found.scan, ScanError):
                 raise found.scan
+            scan = found.scan if source.labels is None else replace(found.scan, labels=source.labels)
             if self.data.slices is None:
-                yield self._encoded(key, found.item, place, None, found.scan)
+                yield self._encoded(key, found.item, place, None, scan)
             else:
-                volume = windowed(found.scan, self.data)
+                volume = windowed(scan, self.data)
                 yield from self._slices(source, found.item, place, volume, self.data.slices)
         except ScanError as error:
             yield UnusableScan(key, found.item, error.what)

@@ -1,4 +1,4 @@
-"""The owner's table of sources (``data.group.table``): whose each one is, and its split where the table gives it.
+"""The owner's table of sources (``data.group.table``): whose each one is, and its split and labels if it has them.
 
 Its cells name files and patients: no error repeats one.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from medfuncta_dist.config.section import SPLIT
@@ -17,16 +17,18 @@ from medfuncta_dist.errors import ObjectMissingError, RunFileError
 from medfuncta_dist.storage.object_store import ObjectStore
 
 WHERE = "data.group.table"
+LABEL = r"-?[0-9]{1,9}"
 LARGEST_TABLE = 2**30
 """Bytes: ten million rows."""
 
 
 @dataclass(frozen=True)
 class TableRow:
-    """What the table says about a source. ``split``: None where it has no such column."""
+    """What the table says about a source. ``split``, ``labels``: None where it has no such column."""
 
     group: str = field(repr=False)
     split: str | None = None
+    labels: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -71,19 +73,26 @@ def _read(uri: str) -> str:
 
 def _rows(text: str, rule: Grouping) -> Iterator[tuple[str, TableRow]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    wanted = [rule.source, rule.group, *([rule.split] if rule.split else [])]
+    wanted = [name for name in (rule.source, rule.group, rule.split, rule.label) if name is not None]
     try:
         if missing := [name for name in wanted if name not in (reader.fieldnames or ())]:
             raise _refused(f"the table has no column {' and no column '.join(map(repr, missing))}")
         for number, row in enumerate(reader, 1):
-            source, group, *split = ((row[name] or "").strip() for name in wanted)
-            if not source or not group:
-                raise _refused(f"row {number} of the table has no source or no group")
-            if split and not re.fullmatch(SPLIT, split[0]):
-                raise _refused(f"row {number} of the table has no valid split (lowercase letters, digits, _)")
-            yield source, TableRow(group, *split)
+            yield _row({name: (row[name] or "").strip() for name in wanted}, rule, f"row {number} of the table")
     except csv.Error:
         raise _refused("the table is not a valid CSV file") from None
+
+
+def _row(cells: Mapping[str, str], rule: Grouping, where: str) -> tuple[str, TableRow]:
+    source, group, split = cells[rule.source], cells[rule.group], cells[rule.split] if rule.split else None
+    if not source or not group:
+        raise _refused(f"{where} has no source or no group")
+    if split is not None and not re.fullmatch(SPLIT, split):
+        raise _refused(f"{where} has no valid split (lowercase letters, digits, _)")
+    labels = cells[rule.label].split() if rule.label else None
+    if labels is not None and not all(re.fullmatch(LABEL, label) for label in labels):
+        raise _refused(f"{where} has a label that is not a whole number of at most nine digits")
+    return source, TableRow(group, split, None if labels is None else tuple(map(int, labels)))
 
 
 def _by_source(rows: Iterator[tuple[str, TableRow]]) -> dict[str, TableRow]:

@@ -99,6 +99,9 @@ class Grouping(Section):
     """The table's column that names the patient."""
     split: str | None = None
     """The table's column of splits, where they are given."""
+    label: str | None = None
+    """The table's column of labels: whole numbers, several with spaces between, or empty. They replace those that a
+    file has."""
 
     @field_validator("path")
     @classmethod
@@ -115,8 +118,8 @@ class Grouping(Section):
     def _one_way(self) -> Grouping:
         if (self.path is None) == (self.table is None):
             raise ValueError("give either path or table")
-        if self.table is None and (self.source, self.group, self.split) != ("source", "group", None):
-            raise ValueError("source, group and split are columns of a table")
+        if self.table is None and (self.source, self.group, self.split, self.label) != ("source", "group", None, None):
+            raise ValueError("source, group, split and label are columns of a table")
         return self
 
 

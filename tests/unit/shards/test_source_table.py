@@ -66,6 +66,16 @@ def test_a_split_that_is_no_split_s_name_is_refused(tmp_path: Path) -> None:
         table(tmp_path, "source,group,split\nb.png,1,Test Set\n", split="split")
 
 
+def test_labels_are_whole_numbers(tmp_path: Path) -> None:
+    text = "source,group,labels\na.png,1,3\nb.png,2,0 -12\nc.png,3,\n"
+    found = table(tmp_path, text, label="labels").of(["a.png", "b.png", "c.png"])
+    assert [row.labels for row in found] == [(3,), (0, -12), ()]
+    for wrong in ("1.5", "2024-01-31", "1234567890", "Doe"):
+        with pytest.raises(RunFileError, match="row 1 of the table has a label that is not a whole number") as caught:
+            table(tmp_path, f"source,group,labels\na.png,1,{wrong}\n", label="labels")
+        assert wrong not in str(caught.value)
+
+
 def test_a_missing_table_is_refused(tmp_path: Path) -> None:
     rule = {"table": str(tmp_path / "none.csv")}
     with pytest.raises(RunFileError, match="does not exist"):

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import csv
+import io
+import json
+import tarfile
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -198,6 +201,18 @@ def test_splits_given_by_the_table(tmp_path: Path) -> None:
     summary = packed(run)
     assert (summary.splits, summary.splits_by) == ({"test": 1, "train": 2}, SplitsBy.GIVEN)
     assert summary.patients == SplitPatients(2, 1, {"table": 3})
+
+
+def test_labels_of_the_table_are_in_the_samples(tmp_path: Path) -> None:
+    write_patient(tmp_path / "archive", 1)
+    rows = [("source", "group", "class"), *((f"im001{n}.dcm", "a", f"{n} 7") for n in range(3))]
+    run = small(tmp_path, group={"table": write_table(tmp_path, rows), "label": "class"})
+    packed(run)
+    store = ObjectStore(run.storage)
+    [shards] = load_snapshot(store, run.dataset, None).splits.values()
+    with tarfile.open(fileobj=io.BytesIO(store.read(shards[0].uri))) as tar:
+        found = [json.load(tar.extractfile(m))["labels"] for m in tar if m.name.endswith(".json")]  # type: ignore[arg-type]
+    assert sorted(found) == [[0, 7], [1, 7], [2, 7]]
 
 
 def test_the_splits_of_an_npz_stay_its_own(tmp_path: Path) -> None:
