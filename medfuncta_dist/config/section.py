@@ -29,7 +29,8 @@ PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NaturalFloat = Annotated[float, Field(ge=0)]
 Ratio = Annotated[float, Field(gt=0, le=1)]
 Name = Annotated[str, AfterValidator(_named)]
-Split = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+SPLIT = r"^[a-z][a-z0-9_]{0,31}$"
+Split = Annotated[str, Field(pattern=SPLIT)]
 BARE_WORD = BeforeValidator(_bare_word)
 """For a choice of words with on or off among them: YAML 1.1 reads a bare on or off as true or false."""
 

@@ -26,6 +26,7 @@ from medfuncta_dist.fitting.latent_ledger import Commit, Counts
 from medfuncta_dist.latents.storage_loss import predicted_loss
 from medfuncta_dist.latents.table_format import Storage
 from medfuncta_dist.network.core_settings import spectrum_of
+from medfuncta_dist.shards.data_contract import about_splits
 
 FORMAT_VERSION = 1
 METRICS = ("psnr", "ssim", "mse")
@@ -52,6 +53,7 @@ def summarise(
             "name": target.snapshot.name,
             "digest": target.snapshot.digest,
             "counts": dict(target.snapshot.counts),
+            "splits_by": about_splits(target.snapshot.contract),
         },
         "network": {"digest": target.network.digest},
         "latents": target.folder,

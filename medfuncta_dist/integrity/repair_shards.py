@@ -56,7 +56,8 @@ def repair_shards(
     """
     store = ObjectStore(run.storage)
     keys = KeyMaker(load_salt(private_folder(run.data.private, run.dataset, run.storage)))
-    open_dataset(store, run.dataset, run.data, keys.fingerprint(), fence)
+    data = open_dataset(store, run.dataset, run.data, keys.fingerprint(), fence)
+    run = run.model_copy(update={"data": data})
     shards = [shard for split in snapshot.splits.values() for shard in split if shard.uri in damaged]
     tasks, faults = _planned(run, keys, find_sources(run.data, keys), read_packs(store, run.dataset), shards)
     for outcome in fan_out(repair_task, tasks):

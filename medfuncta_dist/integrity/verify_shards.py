@@ -14,6 +14,7 @@ from medfuncta_dist.shards.pack_ledger import require_balance
 from medfuncta_dist.shards.pack_record import read_packs, record_path
 from medfuncta_dist.shards.sample import decode
 from medfuncta_dist.shards.snapshot import Shard, Snapshot, read_index, snapshot_path
+from medfuncta_dist.shards.split_patients import PatientTally, ShardGroups, groups_in, require_apart
 from medfuncta_dist.storage.digest import crc32c, sha256_file
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import Failed, FanOut
@@ -42,14 +43,27 @@ def verify_snapshot(store: ObjectStore, snapshot: Snapshot, fan_out: FanOut, on_
     """Check the counts of a snapshot and all its shards, and that no scan is there twice; the faults found."""
     faults = [*_counts(store, snapshot), *_packs(store, snapshot)]
     keys: list[np.ndarray] = []
+    tally = PatientTally()
+    splits = {shard.uri: split for split, shards in snapshot.splits.items() for shard in shards}
     checks = [ShardCheck(store.root, shard) for shards in snapshot.splits.values() for shard in shards]
     for done, outcome in enumerate(fan_out(check_shard, checks), 1):
         if isinstance(outcome, Failed):
             faults.append(_fault(outcome))
         else:
-            keys.append(outcome.result)
+            keys.append(outcome.result.keys)
+            if outcome.result.groups is not None:
+                tally.add(splits[outcome.item.shard.uri], outcome.result.groups)
         on_progress(ProgressReport("verify", done, len(checks)))
-    return faults + _repeated(keys, snapshot.name)
+    return faults + _repeated(keys, snapshot.name) + _parted(tally, snapshot)
+
+
+def _parted(tally: PatientTally, snapshot: Snapshot) -> list[Fault]:
+    """Patients in several splits, unless the splits were given: then pack reports them, and the owner decides."""
+    try:
+        require_apart(tally.result(), snapshot.contract, f"data set {snapshot.name}")
+    except IntegrityError as error:
+        return [Fault(error.where, error.what)]
+    return []
 
 
 def _repeated(keys: list[np.ndarray], dataset: str) -> list[Fault]:
@@ -66,8 +80,17 @@ def _fault(failure: Failed) -> Fault:
     return Fault(failure.item.shard.uri, failure.error.what)
 
 
-def check_shard(check: ShardCheck) -> np.ndarray:
-    """Read one shard whole; the first 64 bits of each sample's key.
+@dataclass(frozen=True)
+class WholeShard:
+    """What is compared between shards."""
+
+    keys: np.ndarray
+    """The first 64 bits of each sample's key."""
+    groups: ShardGroups | None
+
+
+def check_shard(check: ShardCheck) -> WholeShard:
+    """Read one shard whole.
 
     IntegrityError, ObjectMissingError or ScanError when it is not whole.
     """
@@ -82,7 +105,8 @@ def check_shard(check: ShardCheck) -> np.ndarray:
         with path.open("rb") as file:
             for row in index.to_pylist():
                 _check_sample(file.read, file.seek, row)
-    return np.array([int(key[:16], 16) for key in index["key"].to_pylist()], np.uint64)
+    keys = np.array([int(key[:16], 16) for key in index["key"].to_pylist()], np.uint64)
+    return WholeShard(keys, groups_in(index))
 
 
 def _check_sample(read: Callable[[int], bytes], seek: Callable[[int], int], row: dict[str, object]) -> None:

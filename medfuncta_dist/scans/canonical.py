@@ -4,7 +4,7 @@
     for index, piece in slices(volume, data.slices):  where the run file asks for slices
         sample = canonical(piece, data)               resampled; calls windowed() itself if that was not done
 
-``split_of`` takes the key of the *whole* scan, so that the slices of a volume stay in one split.
+``split_of`` takes the key of what stays together: a patient, or a *whole* scan with all slices of its volume.
 """
 
 from __future__ import annotations
@@ -112,8 +112,8 @@ def _slice_affine(affine: np.ndarray | None, axis: int, index: int) -> np.ndarra
 def split_of(key: str, index: int | None, given: str | None, data: Data) -> Split:
     """The split of one scan or slice: the one that its source gives, else by slab, else drawn by key.
 
-    ``key`` (hex) is the whole scan's, ``index`` a slice's along its axis. A pure function: new scans never move old
-    ones to another split.
+    ``key`` (hex) is the patient's, or the whole scan's where that stays by itself; ``index`` a slice's along its axis.
+    A pure function: new scans never move old ones to another split.
     """
     if given is not None:
         return given

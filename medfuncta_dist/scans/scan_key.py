@@ -28,6 +28,10 @@ class KeyMaker:
         """Key of a scan in a source; ``item`` is its ordinal there ("" where a source is one scan)."""
         return self._digest("scan", relative, item)
 
+    def group_key(self, kind: str, text: str) -> str:
+        """Key of a patient: ``text`` is what names the patient within ``kind``, the way in which it is named."""
+        return self._digest("group", kind, text)
+
     def fingerprint(self) -> str:
         """16 hex digits that distinguish two salts and reveal neither."""
         return self._digest("fingerprint")[:16]

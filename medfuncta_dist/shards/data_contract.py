@@ -9,16 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from enum import StrEnum
+from typing import Any, Final
 
-from medfuncta_dist.config.sections.data_section import Data
+from medfuncta_dist.config.sections.data_section import Data, Grouping
 from medfuncta_dist.errors import ObjectMissingError, RunChangedError
 from medfuncta_dist.shards.snapshot import dataset_path
 from medfuncta_dist.storage.commit_record import read_as
+from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard, NewRecord, publish
 
 KIND = "dataset"
+PATIENT: Final = "patient"
+SOURCE: Final = "source"
+EARLIER = {"group": SOURCE}
+"""What a contract without these keys says: earlier versions had no choice."""
+RULE_DIGITS = 16
+"""Hex digits that tell one rule from another."""
 
 
 @dataclass(frozen=True)
@@ -34,39 +42,104 @@ def contract_of(data: Data) -> dict[str, Any]:
     """What the run file's ``data`` section says about a packed scan, as JSON values.
 
     It leaves out where scans come from (archives grow and move; of ``splits`` it has only the names) and how scans are
-    grouped into shards and tasks.
+    grouped into shards and tasks. ``group`` is missing where scans are split by source, as in earlier versions; of a
+    rule or a table it has a digest, because a contract travels with networks, and a rule can hold names of folders.
     """
-    return data.part(lambda key: key.in_contract) | {"splits": sorted(data.splits) if data.splits else None}
+    part = data.part(lambda key: key.in_contract) | {"splits": sorted(data.splits) if data.splits else None}
+    group = _described(data.group)
+    return {name: value for name, value in part.items() if name != "group"} | ({"group": group} if group else {})
+
+
+def _described(group: str | Grouping | None) -> str | dict[str, str] | None:
+    """What the contract says of ``data.group``; None for ``source``, and where the key is open."""
+    if isinstance(group, str):
+        return None if group == SOURCE else group
+    if group is None:
+        return None
+    if group.path is not None:
+        return {"path": digest_json(group.path)[:RULE_DIGITS]}
+    columns = {"group": group.group, "split": group.split, "label": group.label}
+    return {"table": digest_json(columns)[:RULE_DIGITS], "splits": "given" if group.split else "by group"}
+
+
+def _restored(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
+    same = ours.get("group") == theirs.get("group")
+    return "restore these values" + ("" if same else " (data.group: leave it out to go on as the data set was begun)")
+
+
+class SplitsBy(StrEnum):
+    """What decides the splits of a data set."""
+
+    PATIENT = "patient"
+    RULE = "rule"
+    """Patients too, as the run file's rule or table names them."""
+    SOURCE = "source"
+    GIVEN = "given"
+    """The run file or its table assigns each source."""
+    SLABS = "slabs"
+
+
+def splits_by(contract: Mapping[str, Any]) -> SplitsBy:
+    """What decides the splits of a data set of this contract. (An npz in MedMNIST's layout has splits of its own.)"""
+    group = contract.get("group", SOURCE)
+    if contract.get("slabs") is not None:
+        return SplitsBy.SLABS
+    if contract.get("splits") is not None or (isinstance(group, Mapping) and group.get("splits") == "given"):
+        return SplitsBy.GIVEN
+    return SplitsBy(group) if isinstance(group, str) else SplitsBy.RULE
+
+
+def about_splits(contract: Mapping[str, Any]) -> str:
+    """By what the splits were made, for people; a sentence without its full stop."""
+    return SPLITS_BY[splits_by(contract)]
+
+
+SPLITS_BY = {
+    SplitsBy.PATIENT: "splits by patient",
+    SplitsBy.RULE: "splits by patient, as data.group names them",
+    SplitsBy.SOURCE: "splits by source: several scans of a patient may be in different splits",
+    SplitsBy.GIVEN: "splits as given",
+    SplitsBy.SLABS: "splits within a volume, by slabs of slices: every patient is in several splits",
+}
 
 
 def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
     """One line per difference, ``data.shape: [28, 28] in the run file, [64, 64] in the data set``; [] when equal."""
+    ours, theirs = EARLIER | dict(ours), EARLIER | dict(theirs)
     names = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
     return [f"data.{n}: {ours.get(n)} in the run file, {theirs.get(n)} in the data set" for n in names]
 
 
 def require_contract(data: Data, contract: Mapping[str, Any], where: str) -> None:
-    """``RunChangedError``, with the differences, unless ``data`` would pack scans like the data set's."""
-    if lines := differences(contract_of(data), contract):
+    """``RunChangedError``, with the differences, unless ``data`` would pack scans like the data set's.
+
+    Where ``data.group`` is open, the data set's own counts.
+    """
+    ours = contract_of(data)
+    if data.group is None and data.slabs is None and "group" in contract:
+        ours["group"] = contract["group"]
+    if lines := differences(ours, contract):
         raise RunChangedError(
             "the data set was packed with another data section:\n    " + "\n    ".join(lines),
             where=where,
-            do="restore these values, or set data.dataset to a new name to pack everything again",
+            do=f"{_restored(ours, contract)}, or set data.dataset to a new name to pack everything again",
         )
 
 
-def open_dataset(store: ObjectStore, name: str, data: Data, salt: str, fence: Guard) -> None:
+def open_dataset(store: ObjectStore, name: str, data: Data, salt: str, fence: Guard) -> Data:
     """Create the data set's record, or check that ``data`` and the salt's fingerprint match it.
 
-    LeaseLostError if the lease of the data set's ``fence`` is lost.
+    Returns ``data`` with the ``group`` that the data set has, where it was open. LeaseLostError if the lease of the
+    data set's ``fence`` is lost.
     """
     path = dataset_path(name, "dataset.json")
     try:
         record = read_as(_DatasetRecord, store, path, KIND)
     except ObjectMissingError:
+        data = _with_group(data, PATIENT if data.slabs is None else SOURCE)
         body = {"name": name, "contract": contract_of(data), "salt": salt}
         publish(store, fence, NewRecord(path, KIND, body))
-        return
+        return data
     require_contract(data, record.contract, store.uri(path))
     if record.salt != salt:
         raise RunChangedError(
@@ -74,3 +147,20 @@ def open_dataset(store: ObjectStore, name: str, data: Data, salt: str, fence: Gu
             where=store.uri(path),
             do="restore the salt: the file in data.private where the data set was first packed, or MEDFUNCTA_SALT",
         )
+    return _with_group(data, _packed_by(record.contract, store.uri(path)) if data.group is None else data.group)
+
+
+def _packed_by(contract: Mapping[str, Any], where: str) -> str:
+    group = contract.get("group", SOURCE)
+    if not isinstance(group, str):
+        raise RunChangedError(
+            f"the splits of this data set were made by a {' and a '.join(sorted({'path', 'table'} & set(group)))} in "
+            "data.group, and the run file gives none",
+            where=where,
+            do="write the same data.group as when it was packed, or set data.dataset to a new name",
+        )
+    return group
+
+
+def _with_group(data: Data, group: str | Grouping) -> Data:
+    return data if data.group is not None else data.model_copy(update={"group": group})

@@ -18,13 +18,15 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, RunFileError, WorkerDiedError
 from medfuncta_dist.scans.private_folder import load_or_create_salt, private_folder
 from medfuncta_dist.scans.scan_key import KeyMaker
-from medfuncta_dist.shards.data_contract import contract_of, open_dataset
+from medfuncta_dist.shards.data_contract import SplitsBy, contract_of, open_dataset, splits_by
 from medfuncta_dist.shards.mapping_update import update_mapping
 from medfuncta_dist.shards.pack_ledger import require_balance, require_few_quarantined, total
 from medfuncta_dist.shards.pack_plan import PackPlan, PackSource, find_sources, plan
 from medfuncta_dist.shards.pack_record import PackRecord, read_packs, record_path
 from medfuncta_dist.shards.pack_task import PackTask, pack_task, quarantine_sources
 from medfuncta_dist.shards.snapshot import Shard, Snapshot, commit_snapshot, newest_snapshot, snapshot_path
+from medfuncta_dist.shards.source_table import load_table
+from medfuncta_dist.shards.split_patients import SplitPatients, require_apart, split_patients
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE, Guard
 from medfuncta_dist.task_map import Failed, FanOut, map_divided, may_be_the_items_fault
@@ -44,6 +46,13 @@ class PackSummary:
     """Scans per split."""
     new_sources: int
     """Sources that this call packed or quarantined."""
+    splits_by: SplitsBy
+    patients: SplitPatients | None
+    """None in a data set that is not split by patient: they are not known there."""
+    empty_splits: list[str] = field(default_factory=list)
+    """Splits of ``data.fractions`` into which no patient has fallen."""
+    unused_rows: int = 0
+    """Rows of the run file's table of sources that name no source of the archive."""
 
 
 def pack(run: RunFile, fan_out: FanOut, on_progress: OnProgress, *, fence: Guard = ALONE) -> PackSummary:
@@ -56,9 +65,11 @@ def pack(run: RunFile, fan_out: FanOut, on_progress: OnProgress, *, fence: Guard
     store = ObjectStore(run.storage)
     folder = private_folder(run.data.private, run.dataset, run.storage)
     keys = KeyMaker(load_or_create_salt(folder))
-    sources = find_sources(run.data, keys)
+    table = load_table(run.data)
+    sources = find_sources(run.data, keys, table)
     _require_outside_storage(sources, store)
-    open_dataset(store, run.dataset, run.data, keys.fingerprint(), fence)
+    data = open_dataset(store, run.dataset, run.data, keys.fingerprint(), fence)
+    run = run.model_copy(update={"data": data})
     parent, known = newest_snapshot(store, run.dataset), read_packs(store, run.dataset)
     _require_known(parent, known, store)
     todo = plan(sources, known, parent.packs if parent else (), run.data.sources_per_task)
@@ -69,8 +80,9 @@ def pack(run: RunFile, fan_out: FanOut, on_progress: OnProgress, *, fence: Guard
     records = todo.records + made
     # The mapping first: when too much is quarantined, its owner needs it to find the files.
     update_mapping(folder, store, records, _new_records(parent, records), {s.key: s.uri for s in sources})
-    snapshot = _snapshot(store, run, parent, records, fence)
-    return _summary(snapshot, new_sources)
+    snapshot, patients = _snapshot(store, run, parent, records, fence)
+    unused = table.unused([source.path for source in sources]) if table else 0
+    return _summary(snapshot, new_sources, patients, unused)
 
 
 def _require_outside_storage(sources: Sequence[PackSource], store: ObjectStore) -> None:
@@ -162,17 +174,19 @@ def _new_records(parent: Snapshot | None, records: Sequence[PackRecord]) -> list
 
 def _snapshot(
     store: ObjectStore, run: RunFile, parent: Snapshot | None, records: Sequence[PackRecord], fence: Guard
-) -> Snapshot:
-    """The parent plus the new records; committed if there are any."""
+) -> tuple[Snapshot, SplitPatients | None]:
+    """The parent plus the new records, committed if there are any; and the patients in it."""
     new = _new_records(parent, records)
     snapshot = _extended(parent or _empty(run), new)
     where = store.uri(snapshot_path(run.dataset, snapshot.digest))
     _reconcile(snapshot, where)
     reasons = (entry["reason"] for entry in snapshot.quarantined)
     require_few_quarantined(snapshot.counts, reasons, run.data.max_quarantined, where)
+    patients = split_patients(store, snapshot)
+    require_apart(patients, snapshot.contract, where)
     if new:
         commit_snapshot(store, snapshot, fence)
-    return snapshot
+    return snapshot, patients
 
 
 def _empty(run: RunFile) -> Snapshot:
@@ -208,11 +222,15 @@ def _reconcile(snapshot: Snapshot, where: str) -> None:
         raise IntegrityError("the shards do not hold each packed scan once", where=where, do=do)
 
 
-def _summary(snapshot: Snapshot, new_sources: int) -> PackSummary:
+def _summary(snapshot: Snapshot, new_sources: int, patients: SplitPatients | None, unused_rows: int) -> PackSummary:
     return PackSummary(
         snapshot.digest,
         dict(snapshot.counts),
         [dict(entry) for entry in snapshot.quarantined],
         {name: sum(shard.samples for shard in shards) for name, shards in snapshot.splits.items()},
         new_sources,
+        splits_by(snapshot.contract),
+        patients,
+        sorted(set(snapshot.contract["fractions"]) - set(snapshot.splits)) if patients and patients.patients else [],
+        unused_rows,
     )

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import NamedTuple
 
-from medfuncta_dist.config.sections.data_section import Data
+from medfuncta_dist.config.sections.data_section import Data, Grouping
 from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.scans.patient_group import Group, group_in_path
 from medfuncta_dist.scans.readers.reader_registry import reader_for
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.pack_record import PackRecord, settle
+from medfuncta_dist.shards.source_table import SourceTable, load_table
 from medfuncta_dist.storage.sources import Source, expand
 
 
@@ -23,6 +27,12 @@ class PackSource:
     relative: str = field(repr=False)
     split: str | None = None
     """The split that the run file assigns; None if the file itself or the key decides."""
+    path: str = field(default="", repr=False)
+    """``relative`` without the split that ``data.splits`` assigns."""
+    group: Group | None = None
+    """Whose it is, as its path or the run file's rule or table tells."""
+    labels: tuple[int, ...] | None = None
+    """Those that the run file's table gives."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +48,14 @@ class PackPlan:
         return sum(len(record.sources) for record in self.records)
 
 
-def find_sources(data: Data, keys: KeyMaker) -> list[PackSource]:
-    """All sources that the run file names, with their keys, sorted by relative path (``RunFileError``)."""
+def find_sources(data: Data, keys: KeyMaker, table: SourceTable | None = None) -> list[PackSource]:
+    """All sources that the run file names, with their keys, sorted by relative path (``RunFileError``).
+
+    ``table`` is that of ``data.group``, which is read where it is not given.
+    """
+    table = load_table(data) if table is None else table
     if data.source is not None:
-        return _keyed(expand(data.source), keys, data.reader, None)
+        return _keyed(expand(data.source), keys, data, table, None)
     if data.splits is None:
         raise RunFileError(
             "there is nothing to pack: the run file names a snapshot, but no scans",
@@ -49,7 +63,9 @@ def find_sources(data: Data, keys: KeyMaker) -> list[PackSource]:
             do="set data.source or data.splits, or leave the pack stage out",
         )
     found = [
-        s for split, patterns in sorted(data.splits.items()) for s in _keyed(expand(patterns), keys, data.reader, split)
+        source
+        for split, patterns in sorted(data.splits.items())
+        for source in _keyed(expand(patterns), keys, data, table, split)
     ]
     if repeated := len(found) - len({source.uri for source in found}):
         raise RunFileError(
@@ -60,15 +76,47 @@ def find_sources(data: Data, keys: KeyMaker) -> list[PackSource]:
     return found
 
 
-def _keyed(sources: list[Source], keys: KeyMaker, reader: str | None, split: str | None) -> list[PackSource]:
+def _keyed(
+    sources: list[Source], keys: KeyMaker, data: Data, table: SourceTable | None, split: str | None
+) -> list[PackSource]:
     for source in sources:
-        reader_for(reader, source.uri)  # refuses an unknown format before anything starts
+        reader_for(data.reader, source.uri)  # refuses an unknown format before anything starts
+    known = _known(sources, keys, data, table)
     # Two splits' folders often use the same file names: the split is then part of what identifies a source.
     relatives = [source.relative if split is None else f"{split}/{source.relative}" for source in sources]
     return [
-        PackSource(keys.source_key(relative), source.uri, relative, split)
-        for source, relative in zip(sources, relatives, strict=True)
+        PackSource(
+            keys.source_key(relative), source.uri, relative, split or row.split, source.relative, row.group, row.labels
+        )
+        for source, relative, row in zip(sources, relatives, known, strict=True)
     ]
+
+
+class _Known(NamedTuple):
+    group: Group | None
+    split: str | None = None
+    labels: tuple[int, ...] | None = None
+
+
+def _known(sources: Sequence[Source], keys: KeyMaker, data: Data, table: SourceTable | None) -> list[_Known]:
+    """What is known of each source before it is read: whose it is, and the split and labels that the table gives."""
+    if table is not None:
+        rows = table.of([source.relative for source in sources])
+        return [_Known(Group(keys.group_key("table", row.group), "table"), row.split, row.labels) for row in rows]
+    if isinstance(data.group, Grouping) and data.group.path is not None:
+        return [_Known(group) for group in _by_path(data.group.path, sources, keys)]
+    return [_Known(group_in_path(source.relative, source.uri, keys)) for source in sources]
+
+
+def _by_path(rule: str, sources: Sequence[Source], keys: KeyMaker) -> list[Group]:
+    found = [match.group(1) if (match := re.search(rule, source.relative)) else None for source in sources]
+    if unmatched := sum(not text for text in found):
+        raise RunFileError(
+            f"{unmatched} of {len(sources)} sources have a path in which data.group.path finds no patient",
+            where=f"data.group.path: {rule}",
+            do="write a rule that matches every path below the fixed part of data.source, or give a table",
+        )
+    return [Group(keys.group_key("path", str(text)), "path") for text in found]
 
 
 def plan(

@@ -74,13 +74,13 @@ def _packed(store: ObjectStore, task: PackTask) -> PackRecord:
     limits = task.data.shard_scans, task.data.shard_megabytes
     with (
         tempfile.TemporaryDirectory(prefix="medfuncta-pack-") as folder,
-        ShardSet(store, task.dataset, Path(folder), *limits) as shards,
+        ShardSet(store, task.dataset, Path(folder), *limits, task.data.group != "source") as shards,
     ):
         for source in task.sources:
             for event in reader.events(source):
                 tally.note(source, event)
                 if isinstance(event, EncodedScan):
-                    shards.add(event.split, event.key, event.npy, event.json, source.key, event.item)
+                    shards.add(event.split, event.key, event.npy, event.json, source.key, event.item, event.group)
         splits = shards.finish()
     # Scans are counted as they are read, and again from the shards: the two counts must agree.
     return _committed(store, task, splits, tuple(tally.quarantined), tally.counts(len(task.sources), splits))

@@ -8,8 +8,10 @@
 | npy_length    | int64  | bytes                                                           |
 | npy_crc32c    | uint32 | CRC-32C of those bytes                                          |
 | json_offset, json_length, json_crc32c |  | the same for the json member                    |
+| group, group_by | string | in version 2: key of the patient, and how it was found (``Group``)       |
 
-It makes each sample two ranges of the tar that can be verified alone; ``format_version`` is in the schema's metadata.
+It makes each sample two ranges of the tar that can be verified alone; ``format_version`` is in the schema's metadata:
+1 in a data set that is split by source, as all were in earlier versions, which refuse 2 by name.
 """
 
 from __future__ import annotations
@@ -25,7 +27,7 @@ from medfuncta_dist.errors import FormatVersionError, IntegrityError
 from medfuncta_dist.storage.parsing import parquet
 from medfuncta_dist.storage.parsing.strict_json import RESTORE
 
-FORMAT_VERSION = b"1"
+FORMAT_VERSION, GROUPED_VERSION = b"1", b"2"
 TAR_BLOCK = 512
 LARGEST_ROW = 2**12
 """Bytes of a row, decompressed; it has about 200."""
@@ -46,9 +48,17 @@ SCHEMA = pa.schema(
 )
 
 
+GROUPED_SCHEMA = pa.schema(
+    [*SCHEMA, ("group", pa.string()), ("group_by", pa.string())],
+    metadata={b"format_version": GROUPED_VERSION, b"kind": b"medfuncta shard index"},
+)
+SCHEMAS = {FORMAT_VERSION: SCHEMA, GROUPED_VERSION: GROUPED_SCHEMA}
+
+
 @dataclass(frozen=True)
 class IndexRow:
-    """Where one sample is in its shard. Fields in the order of ``SCHEMA``."""
+    """Where one sample is in its shard. Fields in the order of ``GROUPED_SCHEMA``; a shard without groups leaves out
+    the last two."""
 
     key: str
     source: str
@@ -59,12 +69,15 @@ class IndexRow:
     json_offset: int
     json_length: int
     json_crc32c: int
+    group: str = ""
+    group_by: str = ""
 
 
-def index_table(rows: Sequence[IndexRow]) -> pa.Table:
-    """The rows as a table of ``SCHEMA``."""
+def index_table(rows: Sequence[IndexRow], grouped: bool = False) -> pa.Table:
+    """The rows as a table of ``SCHEMA``, or of ``GROUPED_SCHEMA``."""
+    schema = GROUPED_SCHEMA if grouped else SCHEMA
     cells = [astuple(row) for row in rows]
-    return pa.table([pa.array([c[i] for c in cells], f.type) for i, f in enumerate(SCHEMA)], schema=SCHEMA)
+    return pa.table([pa.array([c[i] for c in cells], f.type) for i, f in enumerate(schema)], schema=schema)
 
 
 def index_bytes(table: pa.Table) -> bytes:
@@ -94,13 +107,13 @@ def parse_index(data: bytes, *, shard_size: int, samples: int, where: str) -> pa
 
 def _check_schema(schema: pa.Schema, where: str) -> None:
     version = (schema.metadata or {}).get(b"format_version")
-    if version != FORMAT_VERSION:
+    if version not in SCHEMAS:
         raise FormatVersionError(
-            f"index format_version {version!r} is unknown; this version reads {FORMAT_VERSION!r}",
+            f"index format_version {version!r} is unknown; this version reads {[*SCHEMAS]}",
             where=where,
             do="use the version of medfuncta-dist that wrote it, or a newer one",
         )
-    if not schema.equals(SCHEMA):
+    if not schema.equals(SCHEMAS[version]):
         raise IntegrityError("the index has other columns than expected", where=where, do=RESTORE)
 
 

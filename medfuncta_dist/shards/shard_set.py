@@ -6,6 +6,7 @@ from pathlib import Path
 from types import TracebackType
 
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError
+from medfuncta_dist.scans.patient_group import Group
 from medfuncta_dist.shards.shard_index import index_bytes
 from medfuncta_dist.shards.shard_writer import ShardWriter
 from medfuncta_dist.shards.snapshot import Shard, dataset_path
@@ -16,22 +17,30 @@ MEBIBYTE = 2**20
 
 
 class ShardSet:
-    """Distributes samples to shards by split. ``folder`` holds one unfinished tar per split; memory holds no array."""
+    """Distributes samples to shards by split. ``folder`` holds one unfinished tar per split; memory holds no array.
 
-    def __init__(self, store: ObjectStore, dataset: str, folder: Path, max_scans: int, max_megabytes: int) -> None:
+    ``grouped``: indexes have the groups that ``add`` is given.
+    """
+
+    def __init__(
+        self, store: ObjectStore, dataset: str, folder: Path, max_scans: int, max_megabytes: int, grouped: bool = False
+    ) -> None:
+        self._grouped = grouped
         self._store, self._dataset, self._folder = store, dataset, folder
         self._max_scans, self._max_bytes = max_scans, max_megabytes * MEBIBYTE
         self._open: dict[str, ShardWriter] = {}
         self._done: dict[str, list[Shard]] = {}
 
-    def add(self, split: str, key: str, npy: bytes, json: bytes, source: str, item: str) -> None:
+    def add(
+        self, split: str, key: str, npy: bytes, json: bytes, source: str, item: str, group: Group | None = None
+    ) -> None:
         """Append one encoded sample to its split's shard, starting a new one if it does not fit."""
         shard = self._open.get(split)
         if shard is not None and self._full(shard, len(npy) + len(json)):
             self._finish(split)
         if split not in self._open:
-            self._open[split] = ShardWriter(self._folder / f"{split}.tar")
-        self._open[split].add(key, npy, json, source, item)
+            self._open[split] = ShardWriter(self._folder / f"{split}.tar", self._grouped)
+        self._open[split].add(key, npy, json, source, item, group)
 
     def finish(self) -> dict[str, tuple[Shard, ...]]:
         """Upload what is still open; returns all shards by split, in the order they were written."""

@@ -15,6 +15,7 @@ from types import TracebackType
 import pyarrow as pa
 
 from medfuncta_dist.errors import IntegrityError
+from medfuncta_dist.scans.patient_group import Group
 from medfuncta_dist.scans.scan import Scan
 from medfuncta_dist.shards.sample import encode
 from medfuncta_dist.shards.shard_index import TAR_BLOCK, IndexRow, index_table
@@ -27,8 +28,8 @@ LARGEST_MEMBER = 8 * 2**30 - 1
 class ShardWriter:
     """A shard being written to a local file, sample by sample; memory holds one index row per sample, no array."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, grouped: bool = False) -> None:
+        self.path, self._grouped = path, grouped
         self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 - closed by close()
         self._rows: list[IndexRow] = []
         self._keys: set[str] = set()
@@ -43,19 +44,20 @@ class ShardWriter:
         """Bytes so far, without the end of the archive."""
         return self._tar.offset
 
-    def add(self, key: str, npy: bytes, json: bytes, source: str, item: str) -> None:
+    def add(self, key: str, npy: bytes, json: bytes, source: str, item: str, group: Group | None = None) -> None:
         """Append one encoded sample. ``IntegrityError`` for a repeated key, or one that WebDataset would cut."""
         if key in self._keys or not key or "." in key or "/" in key:
             raise IntegrityError("a sample's key is repeated, or holds a dot or a slash", where=f"sample {key}")
         self._keys.add(key)
         npy_at, json_at = self._member(f"{key}.npy", npy), self._member(f"{key}.json", json)
-        row = IndexRow(key, source, item, npy_at, len(npy), crc32c(npy), json_at, len(json), crc32c(json))
+        members = npy_at, len(npy), crc32c(npy), json_at, len(json), crc32c(json)
+        row = IndexRow(key, source, item, *members, *(group or ()))
         self._rows.append(row)
 
     def close(self) -> pa.Table:
         """End the archive; returns its index."""
         self._tar.close()
-        return index_table(self._rows)
+        return index_table(self._rows, self._grouped)
 
     def __enter__(self) -> ShardWriter:
         return self

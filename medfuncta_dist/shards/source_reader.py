@@ -7,12 +7,14 @@ file, memory) are raised.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from medfuncta_dist.config.sections.data_section import Data, Slices
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, ScanError
 from medfuncta_dist.scans.canonical import canonical, slices, split_of, windowed
+from medfuncta_dist.scans.patient_group import Group, group_of
 from medfuncta_dist.scans.readers.reader import Found
 from medfuncta_dist.scans.readers.reader_registry import reader_for
 from medfuncta_dist.scans.scan import Scan
@@ -32,6 +34,8 @@ class EncodedScan:
     split: str
     npy: bytes
     json: bytes
+    group: Group | None = None
+    """Its patient; None in a data set that is split by source."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,15 @@ class BlankSlices:
 
 
 Event = EncodedScan | UnusableScan | UnusableSource | BlankSlices
+
+
+class _Place(NamedTuple):
+    """What decides the split of a scan: one that is given, or else the key of what stays together. That of slices is
+    their patient's, or their volume's: neighbouring slices look alike, so all must be in the same split."""
+
+    split: str | None
+    group: Group | None
+    key: str
 
 
 @dataclass(frozen=True)
@@ -94,34 +107,35 @@ class SourceReader:
 
     def _found(self, source: PackSource, found: Found) -> Iterator[Event]:
         key = self.keys.scan_key(source.relative, found.item)
-        given = source.split or found.split
+        group = group_of(found, source.group, self.data, self.keys)
+        alone = self.keys.scan_key(source.relative, "") if found.alike else key
+        place = _Place(source.split or found.split, group, group.key if group and group.key else alone)
         try:
             if isinstance(found.scan, ScanError):
                 raise found.scan
             if found.burn_in is not None and self.data.burned_in == "refuse":
                 raise ScanError(found.burn_in)
+            scan = found.scan if source.labels is None else replace(found.scan, labels=source.labels)
             if self.data.slices is None:
-                whole = self.keys.scan_key(source.relative, "") if found.alike else key
-                yield self._encoded(key, found.item, split_of(whole, None, given, self.data), found.scan)
+                yield self._encoded(key, found.item, place, None, scan)
             else:
-                yield from self._slices(source, found, windowed(found.scan, self.data), self.data.slices)
+                volume = windowed(scan, self.data)
+                yield from self._slices(source, found.item, place, volume, self.data.slices)
         except ScanError as error:
             yield UnusableScan(key, found.item, error.what)
 
-    def _slices(self, source: PackSource, found: Found, volume: Scan, rule: Slices) -> Iterator[Event]:
+    def _slices(self, source: PackSource, of_volume: str, place: _Place, volume: Scan, rule: Slices) -> Iterator[Event]:
         taken = 0
-        # The volume's key decides the split: neighbouring slices look alike, so all must be in the same one.
-        volume_key, given = self.keys.scan_key(source.relative, found.item), source.split or found.split
         for index, scan in slices(volume, rule):
             taken += 1
-            item = "/".join(filter(None, (found.item, f"slice/{index}")))
-            split = split_of(volume_key, index, given, self.data)
-            yield self._encoded(self.keys.scan_key(source.relative, item), item, split, scan)
+            item = "/".join(filter(None, (of_volume, f"slice/{index}")))
+            yield self._encoded(self.keys.scan_key(source.relative, item), item, place, index, scan)
         yield BlankSlices(volume.shape[rule.axis] - taken)
 
-    def _encoded(self, key: str, item: str, split: str, scan: Scan) -> Event:
+    def _encoded(self, key: str, item: str, place: _Place, index: int | None, scan: Scan) -> Event:
+        split = split_of(place.key, index, place.split, self.data)
         try:
-            return EncodedScan(key, item, split, *encode(key, canonical(scan, self.data)))
+            return EncodedScan(key, item, split, *encode(key, canonical(scan, self.data)), place.group)
         except ScanError as error:
             return UnusableScan(key, item, error.what)
         except (MedfunctaError, MemoryError):

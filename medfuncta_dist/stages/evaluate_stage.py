@@ -25,6 +25,7 @@ def _summary_lines(summary: dict[str, Any]) -> list[str]:
     ssim = f", SSIM {scores['ssim']['mean']:.3f}" if scores["ssim"] else ""
     spread = f"{scores['psnr']['mean']:.2f} ± {scores['psnr']['std']:.2f} dB"
     lines = [f"evaluate: split {summary['split']}, {scores['psnr']['scans']} scans: PSNR {spread}{ssim}"]
+    lines.append(f"          {summary['dataset']['splits_by']}")
     baselines = summary["baselines"]
     if baselines:
         gains = {

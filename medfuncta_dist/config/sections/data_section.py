@@ -81,6 +81,48 @@ class Slabs(Section):
         return [self.split] if isinstance(self.split, str) else self.split
 
 
+class Grouping(Section):
+    """Which sources are one patient's, where they do not say so themselves: by a rule for their paths, or by a table.
+
+    Paths are relative to the part of ``data.source`` before its first wildcard, as in the private mapping's keys.
+    """
+
+    path: str | None = None
+    """A regular expression with one group, which names the patient: `^(patient_\\d+)/`. It is searched in the path of
+    each source; a path that does not match is refused."""
+    table: str | None = None
+    """A CSV file (a path or an s3:// URI) with a header, and a row for each source. A source without a row is refused;
+    rows without a source are counted."""
+    source: str = "source"
+    """The table's column of paths."""
+    group: str = "group"
+    """The table's column that names the patient."""
+    split: str | None = None
+    """The table's column of splits, where they are given."""
+    label: str | None = None
+    """The table's column of labels: whole numbers, several with spaces between, or empty. They replace those that a
+    file has."""
+
+    @field_validator("path")
+    @classmethod
+    def _one_group(cls, value: str | None) -> str | None:
+        try:
+            groups = 1 if value is None else re.compile(value).groups
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+        if groups != 1:
+            raise ValueError(f"expected one group in parentheses, which names the patient; found {groups}")
+        return value
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Grouping:
+        if (self.path is None) == (self.table is None):
+            raise ValueError("give either path or table")
+        if self.table is None and (self.source, self.group, self.split, self.label) != ("source", "group", None, None):
+            raise ValueError("source, group, split and label are columns of a table")
+        return self
+
+
 class Data(Section):
     """Where scans come from and what shape they are packed in."""
 
@@ -110,7 +152,12 @@ class Data(Section):
     slabs: Annotated[Slabs | None, CONTRACT] = None
     """Hold out slabs of slices."""
     fractions: Annotated[dict[Split, Ratio], CONTRACT] = Field(default={"train": 0.8, "val": 0.1, "test": 0.1})
-    """Share of scans per split, chosen by key, if neither the source nor ``slabs`` gives splits."""
+    """Share of patients (see ``group``) per split, chosen by key, if neither the source nor ``slabs`` gives splits."""
+    group: Annotated[Literal["patient", "source"] | Grouping | None, CONTRACT, Added(None)] = None
+    """Which scans stay in one split: all of a `patient` (as the DICOM file tells, a BIDS folder `sub-*`, an nnU-Net
+    case, or a folder such as `patient_001`; where nothing does, those of an examination, else each scan by itself), or
+    each `source` by itself. Default: `patient` in a new data set; an existing one keeps its own, which is `source` if
+    it was packed by a version without this key."""
     burned_in: Annotated[Literal["refuse", "keep"], Key(within_run=WithinRun.FREE), Added("refuse")] = "refuse"
     """DICOM images whose pixels may name or show the patient: text burned in or not ruled out (secondary captures,
     screen saves, ultrasound, fluoroscopy), recognizable features. ``refuse`` quarantines them with the reason;
@@ -153,6 +200,10 @@ class Data(Section):
             raise ValueError(f"slices are two-dimensional, but shape has {len(self.shape)} axes")
         if self.slabs is not None and self.slices is None:
             raise ValueError("slabs need slices")
+        if self.slabs is not None and self.group not in (None, "source"):
+            raise ValueError("slabs part each volume, so group would do nothing: leave one of them out")
+        if self.splits is not None and isinstance(self.group, Grouping) and self.group.split is not None:
+            raise ValueError("splits and group.split both give the splits: leave one of them out")
         if abs(sum(self.fractions.values()) - 1) > 1e-6 or "train" not in self.fractions:
             raise ValueError(f"fractions must contain train and sum to 1, got {self.fractions}")
         return self

@@ -27,6 +27,7 @@ from medfuncta_dist.scans.readers.dicom_geometry import (
     pixel_size,
     stack_of,
 )
+from medfuncta_dist.scans.readers.dicom_patient import patient_of, study_of
 from medfuncta_dist.scans.readers.dicom_pixels import DECODERS, check_syntax, decoded, values_of
 from medfuncta_dist.scans.readers.reader import Found, check_inflation, check_size, refusing, silence_logger
 from medfuncta_dist.scans.scan import Scan
@@ -52,13 +53,14 @@ class DicomReader:
         with refusing(GEOMETRY):
             headers = frame_headers(file.dataset, file.frames)
             stack = stack_of(headers)
-            risk = burn_in_risk(file.dataset)
+            risk, patient, study = burn_in_risk(file.dataset), patient_of(file.dataset), study_of(file.dataset)
         if stack is not None:
-            yield Found("", None, _volume(file, headers, stack), risk)
+            yield Found("", None, _volume(file, headers, stack), risk, group=patient, study=study)
             return
+        alike = file.frames > 1
         for index, header in enumerate(headers):
-            item = f"frame/{index}" if file.frames > 1 else ""
-            yield Found(item, None, _image(file, header, index), risk, alike=file.frames > 1)
+            item = f"frame/{index}" if alike else ""
+            yield Found(item, None, _image(file, header, index), risk, alike, patient, study)
 
 
 @dataclass(frozen=True)

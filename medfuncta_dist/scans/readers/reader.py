@@ -10,7 +10,7 @@ import math
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -37,6 +37,8 @@ class Found:
     split: where the file itself gives one.
     burn_in: why the picture may name or show the patient, in fixed words; whoever packs decides (``data.burned_in``).
     alike: it is one of several frames of one recording, which belong in one split.
+    group: what the file says about whose scan it is. Private: it becomes a key where the file is read.
+    study: the same for the examination that the scan belongs to, which is one patient's.
     """
 
     item: str
@@ -44,6 +46,8 @@ class Found:
     scan: Scan | ScanError
     burn_in: str | None = None
     alike: bool = False
+    group: str | None = field(default=None, repr=False)
+    study: str | None = field(default=None, repr=False)
 
 
 class Reader(Protocol):

@@ -9,11 +9,12 @@ from medfuncta_dist.errors import DeadlineError
 from medfuncta_dist.integrity.verify_shards import Fault, verify_snapshot
 from medfuncta_dist.shards.pack_driver import pack
 from medfuncta_dist.shards.snapshot import Shard, Snapshot, load_snapshot, read_index
+from medfuncta_dist.shards.split_patients import SplitPatients
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import Failed, map_here
 from medfuncta_dist.telemetry.progress_report import ignore_progress
 from tests.unit.shards.samples import run_file
-from tests.writers import write_ecg_csv
+from tests.writers import write_ecg_csv, write_nifti
 
 
 @pytest.fixture
@@ -55,6 +56,21 @@ def test_one_damaged_object_is_one_fault_and_the_rest_is_checked(
         store.write(path, bytes(data) if what == "flipped" else bytes(data[: len(data) // 2]))
     [fault] = faults(packed)
     assert fault.where == first(packed).uri
+
+
+def test_a_patient_in_two_splits_is_a_fault_unless_the_splits_were_given(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        write_nifti(tmp_path / split / f"sub-01_{split}.nii.gz", shape=(8, 8, 4))
+    splits = {split: str(tmp_path / split) for split in ("train", "test")}
+    run = run_file(tmp_path, source=None, splits=splits, shape=[8, 8, 4])
+    assert pack(run, map_here, lambda progress: None).patients == SplitPatients(1, 1, {"bids": 2})
+    store = ObjectStore(run.storage)
+    snapshot = load_snapshot(store, run.dataset, None)
+    assert faults((store, snapshot)) == []
+    drawn = replace(snapshot, contract={**snapshot.contract, "splits": None})
+    [fault] = faults((store, drawn))
+    assert fault.what == "1 of 1 patients are in several splits"
 
 
 def test_samples_are_counted_against_the_ledger(packed: tuple[ObjectStore, Snapshot]) -> None:

@@ -6,9 +6,18 @@ import pytest
 
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import RunChangedError
-from medfuncta_dist.shards.data_contract import contract_of, differences, open_dataset, require_contract
+from medfuncta_dist.shards.data_contract import (
+    KIND,
+    SplitsBy,
+    about_splits,
+    contract_of,
+    differences,
+    open_dataset,
+    require_contract,
+    splits_by,
+)
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.storage.publish import ALONE
+from medfuncta_dist.storage.publish import ALONE, NewRecord, publish
 
 DATA = Data(source="s3://archive/Doe^Jane/*.nii", shape=[28, 28])
 
@@ -70,6 +79,71 @@ def test_a_data_set_has_one_salt(tmp_path: Path) -> None:
     with pytest.raises(RunChangedError, match="another salt"):
         open_dataset(store, "d", DATA, "salt-2", fence=ALONE)
     open_dataset(store, "e", DATA, "salt-2", fence=ALONE)
+
+
+def test_a_new_data_set_is_split_by_patient_and_its_contract_says_so(tmp_path: Path) -> None:
+    store = ObjectStore(str(tmp_path))
+    assert open_dataset(store, "d", DATA, "salt", fence=ALONE).group == "patient"
+    assert open_dataset(store, "d", changed(group="patient"), "salt", fence=ALONE).group == "patient"
+    with pytest.raises(RunChangedError, match=r"data\.group: source in the run file, patient in the data set"):
+        open_dataset(store, "d", changed(group="source"), "salt", fence=ALONE)
+
+
+def test_a_data_set_without_the_key_is_one_by_source(tmp_path: Path) -> None:
+    store = ObjectStore(str(tmp_path))
+    earlier = contract_of(DATA)
+    assert "group" not in earlier
+    publish(store, ALONE, NewRecord("datasets/d/dataset.json", KIND, {"name": "d", "contract": earlier, "salt": "s"}))
+    written = store.read("datasets/d/dataset.json")
+    assert open_dataset(store, "d", DATA, "s", fence=ALONE).group == "source"
+    assert open_dataset(store, "d", changed(group="source"), "s", fence=ALONE).group == "source"
+    with pytest.raises(RunChangedError, match="leave it out to go on as the data set was begun"):
+        open_dataset(store, "d", changed(group="patient"), "s", fence=ALONE)
+    assert store.read("datasets/d/dataset.json") == written
+
+
+def test_slabs_need_no_patients(tmp_path: Path) -> None:
+    store, slabs = ObjectStore(str(tmp_path)), changed(slices={}, slabs={})
+    assert open_dataset(store, "d", slabs, "s", fence=ALONE).group == "source"
+    assert open_dataset(store, "d", slabs, "s", fence=ALONE).group == "source"
+    require_contract(slabs, contract_of(slabs), "here")
+
+
+def test_a_rule_is_in_the_contract_by_its_digest() -> None:
+    rules: list[dict[str, object]] = [
+        {"path": "Ward-7/(.*)-"},
+        {"path": "Ward-8/(.*)-"},
+        {"table": "/Ward-7.csv"},
+        {"table": "/Ward-7.csv", "group": "mrn"},
+        {"table": "/Ward-7.csv", "split": "fold"},
+    ]
+    contracts = [contract_of(changed(group=rule)) for rule in rules]
+    assert len({str(contract["group"]) for contract in contracts}) == 5
+    assert not any("Ward" in str(contract) or "mrn" in str(contract) for contract in contracts)
+    moved = contract_of(changed(group={"table": "/elsewhere.csv"}))
+    assert moved == contracts[2]
+
+
+@pytest.mark.parametrize(
+    ("fields", "what"),
+    [
+        ({"group": "source"}, SplitsBy.SOURCE),
+        ({"group": "patient"}, SplitsBy.PATIENT),
+        ({"group": {"path": "(a)"}}, SplitsBy.RULE),
+        ({"group": {"table": "t.csv"}}, SplitsBy.RULE),
+        ({"group": {"table": "t.csv", "split": "s"}}, SplitsBy.GIVEN),
+        ({"group": "patient", "source": None, "splits": {"train": "a"}}, SplitsBy.GIVEN),
+        ({"slices": {}, "slabs": {}}, SplitsBy.SLABS),
+    ],
+)
+def test_a_contract_tells_by_what_the_splits_were_made(fields: dict[str, object], what: SplitsBy) -> None:
+    assert splits_by(contract_of(changed(**fields))) is what
+    assert about_splits(contract_of(changed(**fields))).startswith("splits ")
+
+
+def test_where_the_run_file_leaves_it_open_a_snapshot_is_taken_as_it_was_split() -> None:
+    for group in ("source", "patient", {"path": "(a)"}):
+        require_contract(DATA, contract_of(changed(group=group)), "here")
 
 
 def test_a_snapshot_of_another_contract_is_refused() -> None:

@@ -6,6 +6,7 @@ import tracemalloc
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,9 +124,9 @@ def test_a_faster_twin_s_record_stays(task: PackTask, monkeypatch: pytest.Monkey
 
 def test_a_scan_that_is_lost_on_the_way_is_noticed(task: PackTask, monkeypatch: pytest.MonkeyPatch) -> None:
     class Leaky(ShardSet):
-        def add(self, split: str, key: str, npy: bytes, json: bytes, source: str, item: str) -> None:
+        def add(self, split: str, key: str, npy: bytes, json: bytes, source: str, item: str, *group: Any) -> None:
             if item != "row/7":
-                super().add(split, key, npy, json, source, item)
+                super().add(split, key, npy, json, source, item, *group)
 
     monkeypatch.setattr(module, "ShardSet", Leaky)
     with pytest.raises(IntegrityError, match="not those packed plus those quarantined"):

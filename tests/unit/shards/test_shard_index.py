@@ -23,6 +23,21 @@ def test_rows_come_back() -> None:
     assert [IndexRow(**row) for row in parse([FIRST, SECOND]).to_pylist()] == [FIRST, SECOND]
 
 
+def test_an_index_with_groups_is_of_version_2() -> None:
+    rows = [replace(FIRST, group=key_of("patient"), group_by="patient"), SECOND]
+    data = index_bytes(index_table(rows, grouped=True))
+    table = parse_index(data, shard_size=SIZE, samples=2, where="here")
+    assert table.schema.metadata[b"format_version"] == b"2"
+    assert [IndexRow(**row) for row in table.to_pylist()] == rows
+
+
+def test_the_columns_are_those_of_the_version() -> None:
+    for table, version in ((index_table([FIRST]), "2"), (index_table([FIRST], grouped=True), "1")):
+        other = table.replace_schema_metadata({"format_version": version})
+        with pytest.raises(IntegrityError, match="other columns"):
+            parse_index(written(other), shard_size=SIZE, samples=1, where="here")
+
+
 def test_an_empty_index_is_one_too() -> None:
     assert parse([]).num_rows == 0
 
@@ -72,8 +87,8 @@ def written(table: pa.Table) -> bytes:
 
 
 def test_an_unknown_format_version_is_refused_by_name() -> None:
-    table = index_table([FIRST]).replace_schema_metadata({"format_version": "2"})
-    with pytest.raises(FormatVersionError, match="index format_version b'2'"):
+    table = index_table([FIRST]).replace_schema_metadata({"format_version": "3"})
+    with pytest.raises(FormatVersionError, match="index format_version b'3'"):
         parse_index(written(table), shard_size=SIZE, samples=1, where="here")
 
 

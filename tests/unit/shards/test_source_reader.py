@@ -76,7 +76,7 @@ def test_frames_of_one_recording_are_in_one_split(tmp_path: Path) -> None:
     frames = np.arange(40 * 16, dtype=np.uint16).reshape(40, 4, 4)
     splits = set()
     for n in range(12):
-        found = encoded(write_dicom(tmp_path / f"{n}.dcm", array=frames, frames=40), data())
+        found = encoded(write_dicom(tmp_path / f"{n}.dcm", array=frames, frames=40), data(group="source"))
         assert len({event.key for event in found}) == 40
         [split] = {event.split for event in found}
         splits.add(split)

@@ -1,0 +1,103 @@
+"""Whether a patient is in several splits, from the groups in the indexes: exact, and in memory by patient, not scan."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from medfuncta_dist.errors import IntegrityError
+from medfuncta_dist.shards.data_contract import SplitsBy, splits_by
+from medfuncta_dist.shards.snapshot import Snapshot, read_index
+from medfuncta_dist.storage.object_store import ObjectStore
+
+READS = 8
+"""Indexes read at once: storage takes longer to answer than an index to parse."""
+GROUP_BYTES = 16
+"""Of a group's key: 128 bits tell any number of patients apart."""
+GROUP = np.dtype(f"S{GROUP_BYTES}")
+
+
+@dataclass(frozen=True)
+class ShardGroups:
+    """The distinct groups of a shard, sorted, and its scans by how their group was found."""
+
+    groups: np.ndarray
+    """(group,) of type ``GROUP``."""
+    by: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class SplitPatients:
+    """The patients of a data set. Scans without one (``by``: scan, file) are in none of the counts of patients."""
+
+    patients: int
+    in_several_splits: int
+    by: dict[str, int] = field(default_factory=dict)
+    """Scans by how their group was found (``patient_group.WAYS``)."""
+
+
+def groups_in(index: pa.Table) -> ShardGroups | None:
+    """The groups of an index; None where it has none (version 1)."""
+    if "group" not in index.column_names:
+        return None
+    keys = pc.unique(index["group"]).to_pylist()
+    groups = np.frombuffer(b"".join(bytes.fromhex(key)[:GROUP_BYTES] for key in keys if key), GROUP)
+    return ShardGroups(_distinct([groups]), Counter(index["group_by"].to_pylist()))
+
+
+class PatientTally:
+    """Collects the groups of shards, split by split."""
+
+    def __init__(self) -> None:
+        self._by: Counter[str] = Counter()
+        self._parts: dict[str, list[np.ndarray]] = {}
+
+    def add(self, split: str, shard: ShardGroups) -> None:
+        """Add one shard's."""
+        self._by.update(shard.by)
+        parts = self._parts.setdefault(split, [])
+        parts.append(shard.groups)
+        if sum(map(len, parts[1:])) > max(len(parts[0]), 2**16):  # merged before repeated patients fill the memory
+            parts[:] = [_distinct(parts)]
+
+    def result(self) -> SplitPatients:
+        """What was found in all of them."""
+        splits = [_distinct(parts) for parts in self._parts.values()]
+        everyone = np.concatenate(splits) if splits else np.empty(0, GROUP)
+        _, places = np.unique(everyone, return_counts=True)
+        return SplitPatients(len(places), int((places > 1).sum()), dict(sorted(self._by.items())))
+
+
+def _distinct(parts: list[np.ndarray]) -> np.ndarray:
+    return np.unique(np.concatenate(parts))
+
+
+def split_patients(store: ObjectStore, snapshot: Snapshot) -> SplitPatients | None:
+    """Read all indexes of a snapshot; None where it was not split by patient, so that nobody knows them."""
+    if "group" not in snapshot.contract:
+        return None
+    shards = [(split, shard) for split, listed in snapshot.splits.items() for shard in listed]
+    tally = PatientTally()
+    with ThreadPoolExecutor(READS) as pool:
+        found = pool.map(lambda item: groups_in(read_index(store, item[1])), shards)
+        for (split, _), groups in zip(shards, found, strict=True):
+            if groups is not None:
+                tally.add(split, groups)
+    return tally.result()
+
+
+def require_apart(found: SplitPatients | None, contract: Mapping[str, Any], where: str) -> None:
+    """IntegrityError where a patient is in several splits although no split was given: that is a bug, or damage."""
+    if found is not None and found.in_several_splits and splits_by(contract) is not SplitsBy.GIVEN:
+        raise IntegrityError(
+            f"{found.in_several_splits} of {found.patients} patients are in several splits",
+            where=where,
+            do="report this as a bug, and pack the archive again under another data.dataset",
+        )
