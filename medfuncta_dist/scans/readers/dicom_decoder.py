@@ -12,6 +12,7 @@ import errno
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -117,6 +118,7 @@ def serve() -> None:
         request = json.loads(line)
         if held != request["opened_as"]:
             dataset, held = None, request["opened_as"]
+        signal.alarm(SECONDS)  # ends this process, in C code too, also when nobody is left to end it
         answer: dict[str, Any] = {}
         data = b""
         try:
@@ -130,6 +132,7 @@ def serve() -> None:
             answer = {"memory": True}
         except OSError as error:  # of this machine
             answer = {"errno": error.errno}
+        signal.alarm(0)
         _write(answers, answer, data)
 
 

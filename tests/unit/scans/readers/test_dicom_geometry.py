@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from medfuncta_dist.scans.canonical import canonical, slices, windowed
 from medfuncta_dist.scans.readers.dicom import DicomReader
 from medfuncta_dist.scans.scan import Scan
-from tests.unit.scans.archive import all_found, declared, edited, only, reason
+from tests.unit.scans.archive import NIBABEL, all_found, declared, edited, only, reason
 from tests.writers import write_dicom, write_enhanced_dicom
 
 READER = DicomReader()
@@ -53,6 +54,21 @@ def test_frames_at_equal_steps_are_a_volume_with_an_exact_affine(
         place = np.rint(voxel).astype(int)
         np.testing.assert_allclose(voxel, place, atol=1e-4)
         assert scan.array[(0, *place)] == FRAMES[index] - 1024
+
+
+def test_a_real_enhanced_mr_is_a_volume_with_every_frame_at_its_place(tmp_path: Path) -> None:
+    packed = NIBABEL.parents[1] / "nicom" / "tests" / "data" / "philips_mprage.dcm.gz"
+    (tmp_path / "a.dcm").write_bytes(gzip.decompress(packed.read_bytes()))
+    scan = only(READER, tmp_path / "a.dcm")
+    assert (scan.shape, scan.modality) == ((176, 256, 256), "MR")
+    assert scan.affine is not None
+    frames = pydicom.dcmread(tmp_path / "a.dcm").PerFrameFunctionalGroupsSequence
+    for frame in frames:
+        corner = np.array(frame.PlanePositionSequence[0].ImagePositionPatient, float) * [-1, -1, 1]
+        voxel = np.linalg.solve(scan.affine, [*corner, 1])[:3]
+        np.testing.assert_allclose(voxel, np.rint(voxel), atol=1e-3)  # the file's positions are that even
+        assert (np.rint(voxel) >= 0).all()
+        assert (np.rint(voxel) < scan.shape).all()
 
 
 BROKEN = {
