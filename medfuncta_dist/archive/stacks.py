@@ -1,0 +1,254 @@
+"""Which images of a DICOM series make one volume, in which order, and why others make none. Pure: headers in.
+
+Names, folders and instance numbers say nothing reliable; position along the normal does (DICOM PS3.3, C.7.6.2.1.1).
+Images of one orientation, size and pixel spacing are a stack. Where several lie at one place (echoes, phases, times),
+a mark of their headers tells the stacks apart.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+MARKS = ("acquisition", "echo", "phase", "time", "b-value", "image type", "contrast", "kernel")
+"""What may tell images at one place apart, in the order in which it is tried."""
+
+LOCALIZER = "a localizer image"
+DERIVED = "an image that was derived from others"
+NO_GEOMETRY = "an image without position or orientation, which belongs to no volume"
+DUPLICATE = "the same image again"
+AMBIGUOUS = "several images at one place that nothing in their headers tells apart"
+GAP = "slices of the volume are missing"
+MIXED = "the slices of the volume are not equally spaced"
+TILTED = "the slices of the volume are shifted against each other (a tilted gantry)"
+
+PARALLEL = 1e-4
+"""Largest difference of a direction's components within a stack: scanners write six digits."""
+SAME_SPACING = 1e-4
+"""Relative; in-plane."""
+UNEVEN = 0.01
+"""Largest difference of two distances between slices, relative to the usual one."""
+ROUNDED = 0.0201
+"""mm that distances may always differ by: positions are written with two or three decimals."""
+ONE_PLACE = 0.01
+"""mm; nearer along the normal is one place."""
+MOSTLY = 4
+"""Times as many ordinary distances as long ones: then slices are missing; otherwise the spacing is mixed."""
+LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class Image:
+    """One image, by its header. ``place``: whatever the caller finds it by; never printed."""
+
+    place: Any = field(repr=False)
+    instance: str = field(repr=False)
+    """SOPInstanceUID."""
+    shape: tuple[int, int]
+    """Rows, columns."""
+    spacing: tuple[float, float] | None
+    """mm between rows, between columns."""
+    orientation: tuple[float, ...] | None
+    """Direction cosines along a row, then down a column (LPS)."""
+    position: tuple[float, ...] | None
+    """Of the first pixel, in mm (LPS)."""
+    number: int | None = None
+    """InstanceNumber; decides only where nothing else does."""
+    marks: tuple[str, ...] = ()
+    """By ``MARKS``; a shorter tuple has no others."""
+    localizer: bool = False
+    derived: bool = False
+
+    def mark(self, index: int) -> str:
+        """The image's value of a mark; empty where it has none."""
+        return self.marks[index] if index < len(self.marks) else ""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Images that make one volume (or a single image), in order along their normal."""
+
+    images: tuple[Image, ...]
+    affine: Float[np.ndarray, "4 4"]
+    """(row, column, slice, 1) → RAS mm."""
+    problem: str | None = None
+    """Why it is no regular volume; None where it is one."""
+    missing: int = 0
+    """Slices that a gap leaves out."""
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """What a series holds: stacks, and images that belong to none, with the reason."""
+
+    stacks: tuple[Stack, ...]
+    left: tuple[tuple[Image, str], ...]
+
+
+def assemble(images: Iterable[Image], keep_derived: bool = False) -> Assembly:
+    """The stacks of one series, whatever the order of ``images``: largest first."""
+    left: list[tuple[Image, str]] = []
+    usable: list[Image] = []
+    seen: set[str] = set()
+    for image in sorted(images, key=_order):
+        reason = _reason_against(image, image.instance in seen, keep_derived)
+        seen.add(image.instance)
+        if reason is None:
+            usable.append(image)
+        else:
+            left.append((image, reason))
+    stacks = [stack for group in _alike(usable) for stack in _told_apart(group)]
+    return Assembly(tuple(sorted(stacks, key=lambda stack: (-len(stack.images), _order(stack.images[0])))), tuple(left))
+
+
+def _reason_against(image: Image, repeated: bool, keep_derived: bool) -> str | None:
+    if repeated:
+        return DUPLICATE
+    if image.localizer:
+        return LOCALIZER
+    if image.derived and not keep_derived:
+        return DERIVED
+    return NO_GEOMETRY if image.orientation is None or image.position is None else None
+
+
+def _order(image: Image) -> tuple[Any, ...]:
+    """A total order that depends on headers alone."""
+    return (image.orientation or (), image.position or (), image.marks, image.number or 0, image.instance)
+
+
+def _alike(images: Sequence[Image]) -> list[list[Image]]:
+    """Groups of one size, pixel spacing and orientation, each compared with its group's first image."""
+    groups: list[list[Image]] = []
+    for image in images:
+        found = next((group for group in groups if _are_alike(group[0], image)), None)
+        if found is None:
+            groups.append([image])
+        else:
+            found.append(image)
+    return groups
+
+
+def _are_alike(one: Image, other: Image) -> bool:
+    if one.shape != other.shape or (one.spacing is None) != (other.spacing is None):
+        return False
+    spacings = one.spacing is None or np.allclose(one.spacing, other.spacing or (), rtol=SAME_SPACING, atol=0)
+    return bool(spacings and np.allclose(one.orientation or (), other.orientation or (), rtol=0, atol=PARALLEL))
+
+
+def _told_apart(group: list[Image]) -> list[Stack]:
+    """One stack per place in which each position occurs once; all of them as one where nothing tells them apart."""
+    most = max(map(len, _by_place(group)))
+    if most == 1:
+        return [_stack(group)]
+    for split in _splits(group, most):
+        if all(len(places) == len(part) for part in split for places in [_by_place(part)]):
+            return [_stack(part) for part in split]
+    return [Stack(tuple(group), _affine(group), AMBIGUOUS)]
+
+
+def _splits(group: list[Image], most: int) -> Iterable[list[list[Image]]]:
+    """By each mark that has as many values as images lie at one place, by all marks, and, where every place has as many
+    images, by their order at it."""
+    for index in range(len(MARKS)):
+        split = _split(group, _marked(index))
+        if len(split) == most:
+            yield split
+    split = _split(group, lambda image: image.marks)
+    if len(split) == most:
+        yield split
+    places = _by_place(group)
+    numbered = all(image.number is not None for image in group)
+    if numbered and all(len(place) == most for place in places):
+        ordered = [sorted(place, key=lambda image: image.number or 0) for place in places]
+        yield [list(part) for part in zip(*ordered, strict=True)]
+
+
+def _marked(index: int) -> Callable[[Image], str]:
+    return lambda image: image.mark(index)
+
+
+def _split(group: list[Image], by: Callable[[Image], Any]) -> list[list[Image]]:
+    parts: dict[Any, list[Image]] = defaultdict(list)
+    for image in group:
+        parts[by(image)].append(image)
+    return [parts[value] for value in sorted(parts)]
+
+
+def _by_place(group: Sequence[Image]) -> list[list[Image]]:
+    """The images by where they lie along the normal; nearer than ``ONE_PLACE`` is one."""
+    heights = _heights(group)
+    places: list[list[Image]] = []
+    last = -np.inf
+    for index in np.argsort(heights, kind="stable"):
+        if heights[index] - last <= ONE_PLACE:
+            places[-1].append(group[index])
+        else:
+            places.append([group[index]])
+        last = heights[index]
+    return places
+
+
+def _stack(group: Sequence[Image]) -> Stack:
+    heights = _heights(group)
+    order = np.argsort(heights, kind="stable")
+    images = [group[index] for index in order]
+    problem, missing = _problem(images, heights[order])
+    return Stack(tuple(images), _affine(images), problem, missing)
+
+
+def _problem(images: Sequence[Image], heights: Float[np.ndarray, " image"]) -> tuple[str | None, int]:
+    if len(images) < 3:
+        return None, 0
+    steps = np.diff(heights)
+    usual = float(np.median(steps))
+    allowed = max(ROUNDED, UNEVEN * usual)
+    if np.abs(steps - usual).max() > allowed:
+        multiples = np.rint(steps / usual)
+        whole = np.abs(steps - multiples * usual).max() <= allowed * max(1.0, float(multiples.max()))
+        long = int((multiples > 1).sum())
+        if whole and multiples.min() >= 1 and len(steps) - long >= MOSTLY * long:
+            return GAP, int((multiples - 1).sum())
+        return MIXED, 0
+    return _sideways(images, allowed), 0
+
+
+def _sideways(images: Sequence[Image], allowed: float) -> str | None:
+    """Whether the slices are shifted within their plane, evenly (a tilted gantry) or not."""
+    positions = _positions(images)
+    normal = _normal(images[0])
+    inside = positions - positions[0] - np.outer((positions - positions[0]) @ normal, normal)
+    if np.linalg.norm(inside, axis=1).max() <= allowed:
+        return None
+    even = np.outer(np.linspace(0, 1, len(images)), inside[-1])
+    return TILTED if np.linalg.norm(inside - even, axis=1).max() <= allowed else MIXED
+
+
+def _affine(images: Sequence[Image]) -> Float[np.ndarray, "4 4"]:
+    first, positions = images[0], _positions(images)
+    along_row, down_column = np.reshape(first.orientation or (), (2, 3))
+    between_rows, between_columns = first.spacing or (1.0, 1.0)
+    step = (positions[-1] - positions[0]) / (len(images) - 1) if len(images) > 1 else np.zeros(3)
+    affine = np.eye(4)
+    affine[:3, 0], affine[:3, 1] = down_column * between_rows, along_row * between_columns
+    affine[:3, 2] = step if np.linalg.norm(step) > 0 else _normal(first)
+    affine[:3, 3] = positions[0]
+    return LPS_TO_RAS @ affine
+
+
+def _heights(images: Sequence[Image]) -> Float[np.ndarray, " image"]:
+    return np.asarray(_positions(images) @ _normal(images[0]))
+
+
+def _positions(images: Sequence[Image]) -> Float[np.ndarray, "image 3"]:
+    return np.array([image.position for image in images], np.float64)
+
+
+def _normal(image: Image) -> Float[np.ndarray, " 3"]:
+    along_row, down_column = np.reshape(image.orientation or (), (2, 3))
+    normal = np.cross(along_row, down_column)
+    return np.asarray(normal / np.linalg.norm(normal))
