@@ -1,0 +1,146 @@
+"""The survey: one pass over the archive's sources that writes the private inventory. It never reads pixels of large
+files, and reads nothing of a source that has not changed since an earlier survey.
+
+Rows are kept as they are made, in parts. A survey that was killed and runs again takes them over.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from medfuncta_dist.archive.dicom_header import quiet, read_header
+from medfuncta_dist.archive.inventory import (
+    INVENTORY,
+    SCHEMA,
+    SURVEY,
+    Listed,
+    Row,
+    read_inventory,
+    write_inventory,
+    write_part,
+)
+from medfuncta_dist.archive.source_bytes import Fetch, HeadFile, content_digest, fetch_from
+from medfuncta_dist.errors import ScanError
+from medfuncta_dist.scans.scan_key import KeyMaker
+from medfuncta_dist.storage.digest import sha256_bytes
+
+PARTS = "survey-parts"
+PART_ROWS = 2048
+"""Sources between two parts: what a survey that is killed reads again."""
+THREADS = 32
+"""Sources that are read at once; on S3 most of the time is waiting."""
+SMALL = 2**20
+"""Bytes: smaller sources are fetched once, whole, and digested."""
+PROBE = 2**16
+"""Bytes from the middle of a larger file: equal in copies, different in most others."""
+
+OnSurvey = Callable[[int, int], None]
+"""(sources done, of how many)"""
+
+
+def survey(sources: Sequence[Listed], folder: Path, keys: KeyMaker, on_progress: OnSurvey) -> Path:
+    """Write ``survey.parquet`` of these sources into the private folder; its path.
+
+    The same archive gives the same bytes, whether or not it was interrupted. StorageError where storage fails.
+    """
+    ordered = sorted(sources, key=lambda source: source.relative)
+    attempts = sorted((folder / PARTS).glob("[0-9]*"))
+    earlier = [_parts(attempt) for attempt in attempts]
+    known = _Known([*earlier, read_inventory(folder / SURVEY), read_inventory(folder / INVENTORY)])
+    attempt = folder / PARTS / f"{int(attempts[-1].name) + 1 if attempts else 0:06d}"
+    done = 0
+    look = partial(_row, keys=keys)
+    with quiet(), ThreadPoolExecutor(THREADS, "survey") as pool:
+        for number in range(-(-len(ordered) // PART_ROWS)):
+            part = ordered[number * PART_ROWS : (number + 1) * PART_ROWS]
+            rows = [known.row(source) for source in part]
+            read = pool.map(look, (source for source, row in zip(part, rows, strict=True) if row is None))
+            write_part(attempt / f"{number:06d}.parquet", [next(read) if row is None else row for row in rows])
+            done += len(part)
+            on_progress(done, len(ordered))
+    write_inventory(folder / SURVEY, _parts(attempt))
+    shutil.rmtree(folder / PARTS, ignore_errors=True)
+    return folder / SURVEY
+
+
+def digest_contents(sources: Sequence[Listed]) -> dict[str, str]:
+    """SHA-256 (hex) of the whole content by relative path, of those that can be read."""
+    with ThreadPoolExecutor(THREADS, "digest") as pool:
+        found = pool.map(_content, sources)
+        return {source.relative: content for source, content in zip(sources, found, strict=True) if content}
+
+
+def adopt(folder: Path, identities: Mapping[str, str], contents: Mapping[str, str]) -> None:
+    """Make the newest survey the inventory of the last pack, with what was found after it, by relative path."""
+    if not (folder / SURVEY).exists():
+        return
+    write_inventory(folder / INVENTORY, _completed(read_inventory(folder / SURVEY), identities, contents))
+    (folder / SURVEY).unlink()
+
+
+def _completed(rows: Iterable[Row], identities: Mapping[str, str], contents: Mapping[str, str]) -> Iterator[Row]:
+    for row in rows:
+        relative = row["relative"]
+        content = contents.get(relative, row["content"])
+        yield row | {"identity": identities.get(relative, row["identity"]), "content": content}
+
+
+def _parts(attempt: Path) -> Iterator[Row]:
+    for part in sorted(attempt.glob("*.parquet")):
+        yield from read_inventory(part)
+
+
+class _Known:
+    """Rows of earlier surveys. Each stream is sorted by relative path, and so must be the questions."""
+
+    def __init__(self, streams: Sequence[Iterator[Row]]) -> None:
+        self._streams = list(streams)
+        self._heads = [next(stream, None) for stream in self._streams]
+
+    def row(self, source: Listed) -> Row | None:
+        """The row of this state of the source, or None."""
+        for i, stream in enumerate(self._streams):
+            head = self._heads[i]
+            while head is not None and head["relative"] < source.relative:
+                head = next(stream, None)
+            self._heads[i] = head
+            # Every stream is advanced before one answers: a stream that lags behind would only be read later.
+        found = (head for head in self._heads if head is not None and head["relative"] == source.relative)
+        return next((head | {"uri": source.uri} for head in found if source.describes(head)), None)
+
+
+def _row(source: Listed, keys: KeyMaker) -> Row:
+    empty: Row = dict.fromkeys(SCHEMA.names)
+    listed = {"relative": source.relative, "identity": source.relative, "uri": source.uri, "size": source.size}
+    try:
+        read = _looked_at(source, fetch_from(source.uri), keys)
+    except ScanError as error:
+        read = {"problems": [error.what]}
+    return empty | listed | {"version": source.version, "reader": source.reader, "problems": []} | read
+
+
+def _looked_at(source: Listed, fetch: Fetch, keys: KeyMaker) -> Row:
+    is_dicom, in_store = source.reader == "dicom", source.uri.startswith("s3://")
+    if 0 < source.size < SMALL and (is_dicom or not in_store):
+        whole = fetch(0, source.size)
+        content = sha256_bytes(whole)
+        return {"content": content, "probe": content} | (read_header(io.BytesIO(whole), keys) if is_dicom else {})
+    probe = source.version if in_store else _probe(source, fetch)  # equal ETags: equal contents, but for a coincidence
+    return {"probe": probe or None} | (read_header(HeadFile(fetch, source.size), keys) if is_dicom else {})
+
+
+def _probe(source: Listed, fetch: Fetch) -> str:
+    length = min(PROBE, source.size)
+    return sha256_bytes(fetch((source.size - length) // 2, length)) if length else ""
+
+
+def _content(source: Listed) -> str | None:
+    try:
+        return content_digest(fetch_from(source.uri), source.size)
+    except ScanError:
+        return None
