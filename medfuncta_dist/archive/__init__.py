@@ -1,1 +1,1 @@
-"""The hospital's archive before anything is packed: its private inventory, and how it has changed since the last pack."""
+"""The archive before anything is packed: its private inventory, and how it has changed since the last pack."""

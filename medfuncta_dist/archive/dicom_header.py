@@ -7,8 +7,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from io import BufferedIOBase
-from typing import Any, Final, TypeVar
+from typing import Any, BinaryIO, Final, TypeVar
 
 import pydicom
 from pydicom.filereader import _read_file_meta_info, read_preamble
@@ -55,7 +54,7 @@ def quiet() -> Iterator[None]:
         logger.disabled = before
 
 
-def read_header(file: BufferedIOBase, keys: KeyMaker) -> Row:
+def read_header(file: BinaryIO, keys: KeyMaker) -> Row:
     """The columns of the inventory that a DICOM header fills; ``problems`` are fixed words.
 
     A file that is not DICOM has a problem and nothing else. MedfunctaError where ``file`` raises it. To be called
@@ -74,7 +73,7 @@ def read_header(file: BufferedIOBase, keys: KeyMaker) -> Row:
         return {"problems": [NOT_DICOM]}
 
 
-def _transfer_syntax(file: BufferedIOBase) -> str | None:
+def _transfer_syntax(file: BinaryIO) -> str | None:
     """That of the file's meta information; None without one (files without a preamble have none, or lack the tag)."""
     if read_preamble(file, force=True) is None:
         return None

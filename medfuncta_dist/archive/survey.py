@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO, cast
 
 from medfuncta_dist.archive.dicom_header import quiet, read_header
 from medfuncta_dist.archive.inventory import (
@@ -58,9 +59,10 @@ def survey(sources: Sequence[Listed], folder: Path, keys: KeyMaker, on_progress:
     with quiet(), ThreadPoolExecutor(THREADS, "survey") as pool:
         for number in range(-(-len(ordered) // PART_ROWS)):
             part = ordered[number * PART_ROWS : (number + 1) * PART_ROWS]
-            rows = [known.row(source) for source in part]
-            read = pool.map(look, (source for source, row in zip(part, rows, strict=True) if row is None))
-            write_part(attempt / f"{number:06d}.parquet", [next(read) if row is None else row for row in rows])
+            found = [known.row(source) for source in part]
+            read = pool.map(look, (source for source, (_, row) in zip(part, found, strict=True) if row is None))
+            rows = [(next(read) if row is None else row) | {"identity": name} for name, row in found]
+            write_part(attempt / f"{number:06d}.parquet", rows)
             done += len(part)
             on_progress(done, len(ordered))
     write_inventory(folder / SURVEY, _parts(attempt))
@@ -96,22 +98,24 @@ def _parts(attempt: Path) -> Iterator[Row]:
 
 
 class _Known:
-    """Rows of earlier surveys. Each stream is sorted by relative path, and so must be the questions."""
+    """Rows of earlier surveys. Each stream is sorted by relative path, and so must be the questions. The last one is
+    the inventory of the last pack, which knows under which name a source was packed."""
 
     def __init__(self, streams: Sequence[Iterator[Row]]) -> None:
         self._streams = list(streams)
         self._heads = [next(stream, None) for stream in self._streams]
 
-    def row(self, source: Listed) -> Row | None:
-        """The row of this state of the source, or None."""
+    def row(self, source: Listed) -> tuple[str, Row | None]:
+        """The identity of the source, and its row if that was read from its present state."""
         for i, stream in enumerate(self._streams):
             head = self._heads[i]
             while head is not None and head["relative"] < source.relative:
                 head = next(stream, None)
             self._heads[i] = head
             # Every stream is advanced before one answers: a stream that lags behind would only be read later.
-        found = (head for head in self._heads if head is not None and head["relative"] == source.relative)
-        return next((head | {"uri": source.uri} for head in found if source.describes(head)), None)
+        same = [h if h is not None and h["relative"] == source.relative else None for h in self._heads]
+        row = next((h | {"uri": source.uri} for h in same if h is not None and source.describes(h)), None)
+        return (same[-1]["identity"] if same[-1] is not None else source.relative), row
 
 
 def _row(source: Listed, keys: KeyMaker) -> Row:
@@ -131,7 +135,9 @@ def _looked_at(source: Listed, fetch: Fetch, keys: KeyMaker) -> Row:
         content = sha256_bytes(whole)
         return {"content": content, "probe": content} | (read_header(io.BytesIO(whole), keys) if is_dicom else {})
     probe = source.version if in_store else _probe(source, fetch)  # equal ETags: equal contents, but for a coincidence
-    return {"probe": probe or None} | (read_header(HeadFile(fetch, source.size), keys) if is_dicom else {})
+    return {"probe": probe or None} | (
+        read_header(cast(BinaryIO, HeadFile(fetch, source.size)), keys) if is_dicom else {}
+    )
 
 
 def _probe(source: Listed, fetch: Fetch) -> str:

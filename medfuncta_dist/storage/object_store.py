@@ -143,7 +143,9 @@ class ObjectStore:
     def info(self, path: str) -> ObjectInfo:
         """Size and version of an object."""
         where, deadline_s = self.uri(path), self.deadline_s
-        return ObjectInfo(path, *retry_request(lambda s: self._backend.status(path, s), where=where, deadline_s=deadline_s))
+        return ObjectInfo(
+            path, *retry_request(lambda s: self._backend.status(path, s), where=where, deadline_s=deadline_s)
+        )
 
     def list(self, prefix: str) -> list[ObjectInfo]:
         """All objects below the folder ``prefix`` ("" for all), sorted by path; empty when there are none."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from medfuncta_dist.config.keys import CONTRACT, FREE, PUBLIC, Key, Meaning, WithinRun
+from medfuncta_dist.config.keys import CONTRACT, FREE, PUBLIC, Added, Key, Meaning, WithinRun
 from medfuncta_dist.config.section import Name, NaturalInt, PositiveInt, Ratio, Section, Split
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -119,6 +119,9 @@ class Data(Section):
     """Files per pack task."""
     private: Annotated[str | None, FREE] = None
     """Folder for the salt and the key-to-path mapping. Default: ~/.medfuncta/<dataset>. Never inside storage."""
+    removed: Annotated[Literal["keep", "drop"], Key(within_run=WithinRun.FREE), Added("keep")] = "keep"
+    """What becomes of scans whose source is no longer among the files that ``source`` or ``splits`` name: ``drop``
+    leaves them out of the next snapshot."""
     max_quarantined: Annotated[float, Field(ge=0, le=1), FREE] = 0.05
     """Largest share of all scans found that may be quarantined. With more, a stage fails."""
 

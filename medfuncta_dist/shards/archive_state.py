@@ -1,0 +1,135 @@
+"""The archive as the pack stage finds it: surveyed, and compared with what the data set holds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from medfuncta_dist.archive.changes import Changes, SourceState, compare, doubtful
+from medfuncta_dist.archive.inventory import INVENTORY, Listed, Row, read_inventory
+from medfuncta_dist.archive.survey import OnSurvey, adopt, digest_contents, survey
+from medfuncta_dist.config.sections.data_section import Data
+from medfuncta_dist.scans.readers.reader_registry import reader_for
+from medfuncta_dist.scans.scan_key import KeyMaker
+from medfuncta_dist.shards.pack_plan import PackSource, Superseded
+from medfuncta_dist.shards.pack_record import PackRecord
+
+STATE_COLUMNS = ["relative", "identity", "size", "version", "probe", "content"]
+
+
+@dataclass(frozen=True)
+class ArchiveState:
+    """``sources`` are those that are packed, or are to be, with the keys under which they are. ``changes`` are by key.
+
+    identities, contents: by relative path, what the inventory does not hold yet.
+    moved: keys of packed sources that are now under another path.
+    """
+
+    sources: list[PackSource] = field(repr=False)
+    changes: Changes = field(repr=False)
+    inventory: Path
+    identities: Mapping[str, str] = field(repr=False)
+    contents: Mapping[str, str] = field(repr=False)
+    moved: frozenset[str] = frozenset()
+
+    def superseded(self, removed: str, base: str) -> Superseded:
+        """The packed sources that are not in the next snapshot as they are; ``removed`` as in the run file."""
+        again = {*self.changes.changed, *self.changes.copied}
+        return Superseded(frozenset(again | set(self.changes.removed if removed == "drop" else ())), base)
+
+    def adopt(self) -> None:
+        """Make the survey the inventory of the last pack."""
+        adopt(self.inventory.parent, self.identities, self.contents)
+
+
+def examine(
+    data: Data,
+    sources: Sequence[PackSource],
+    records: Iterable[PackRecord],
+    folder: Path,
+    keys: KeyMaker,
+    on_survey: OnSurvey,
+) -> ArchiveState:
+    """Survey the sources, and compare them with the ``records`` that count."""
+    listed = {source.relative: _listed(source, data) for source in sources}
+    path = survey(list(listed.values()), folder, keys, on_survey)
+    rows = list(read_inventory(path, STATE_COLUMNS))
+    identities = _distinct({row["relative"]: row["identity"] for row in rows}, {r["relative"]: r for r in rows})
+    key_of = {relative: keys.source_key(identity) for relative, identity in identities.items()}
+    present = {key_of[row["relative"]]: _state(row, keys) for row in rows}
+    packed, known_as = _packed(records, folder, keys)
+    unsure = set(doubtful(packed, present))
+    contents = digest_contents([listed[row["relative"]] for row in rows if key_of[row["relative"]] in unsure])
+    for relative, content in contents.items():
+        present[key_of[relative]] = replace(present[key_of[relative]], content=keys.property_key("content", content))
+    changes = compare(packed, present)
+    kept = {r: known_as[changes.renamed[k]] for r, k in key_of.items() if changes.renamed.get(k) in known_as}
+    found = [_resolved(s, identities, key_of, present, changes, known_as) for s in sources]
+    return ArchiveState(
+        [source for source in found if source.key not in changes.copied],
+        changes,
+        path,
+        {r: i for r, i in (identities | kept).items() if r != i},
+        contents,
+        frozenset(changes.renamed.values()),
+    )
+
+
+def _listed(source: PackSource, data: Data) -> Listed:
+    reader = reader_for(data.reader, source.uri).name
+    return Listed(source.relative, source.uri, source.size, source.version, reader)
+
+
+def _distinct(identities: Mapping[str, str], rows: Mapping[str, Row]) -> dict[str, str]:
+    """A new file at the path that a renamed one had needs a key of its own."""
+    shared = {identity for identity, n in Counter(identities.values()).items() if n > 1}
+    return {
+        relative: f"{identity}\0{rows[relative]['content'] or rows[relative]['version']}"
+        if identity in shared and identity == relative
+        else identity
+        for relative, identity in identities.items()
+    }
+
+
+def _state(row: Row, keys: KeyMaker) -> SourceState:
+    """An empty file has no content that could be recognised."""
+    size = str(row["size"])
+    probe, content = (row[name] if row["size"] else None for name in ("probe", "content"))
+    return SourceState(
+        keys.property_key("size", size),
+        keys.property_key("version", size, row["version"]) if row["version"] else "",
+        keys.property_key("probe", size, probe) if probe else "",
+        keys.property_key("content", content) if content else "",
+    )
+
+
+def _packed(
+    records: Iterable[PackRecord], folder: Path, keys: KeyMaker
+) -> tuple[dict[str, SourceState], dict[str, str]]:
+    """What is known of the packed sources, from their records or, for those of earlier versions, from the inventory of
+    the last pack; and the identities of those that are in that inventory."""
+    inventory = {keys.source_key(row["identity"]): row for row in read_inventory(folder / INVENTORY, STATE_COLUMNS)}
+    states = {}
+    for record in records:
+        for key in record.sources:
+            known = record.states.get(key)
+            states[key] = known or (_state(inventory[key], keys) if key in inventory else SourceState())
+    return states, {key: inventory[key]["identity"] for key in states if key in inventory}
+
+
+def _resolved(
+    source: PackSource,
+    identities: Mapping[str, str],
+    key_of: Mapping[str, str],
+    present: Mapping[str, SourceState],
+    changes: Changes,
+    known_as: Mapping[str, str],
+) -> PackSource:
+    """The source under the key that its scans have, or will have."""
+    key = key_of[source.relative]
+    former = changes.renamed.get(key)
+    if former is None:
+        return replace(source, key=key, relative=identities[source.relative], state=present[key])
+    return replace(source, key=former, relative=known_as.get(former, source.relative), state=present[key])
