@@ -94,16 +94,16 @@ class Listed:
         )
 
 
-def write_part(path: Path, rows: Iterable[Row]) -> None:
-    """Write some rows; the file appears whole or not at all."""
-    with _writer(path) as writer:
+def write_part(path: Path, rows: Iterable[Row], salt: str) -> None:
+    """Write some rows; the file appears whole or not at all. ``salt`` is the fingerprint of the salt of its keys."""
+    with _writer(path, salt) as writer:
         writer.write_batch(_batch(list(rows)))
 
 
-def write_inventory(path: Path, rows: Iterable[Row]) -> None:
+def write_inventory(path: Path, rows: Iterable[Row], salt: str) -> None:
     """Write all rows, in the order given; a row group at a time is in memory. The same rows give the same bytes."""
     iterator = iter(rows)
-    with _writer(path) as writer:
+    with _writer(path, salt) as writer:
         while batches := _row_group(iterator):
             writer.write_table(pa.Table.from_batches(batches, SCHEMA), row_group_size=ROW_GROUP)
 
@@ -116,8 +116,8 @@ def _row_group(rows: Iterator[Row]) -> list[pa.RecordBatch]:
     return batches
 
 
-def read_inventory(path: Path, columns: list[str] | None = None) -> Iterator[Row]:
-    """The rows of a file, a batch of them in memory at once; none where there is no file.
+def read_inventory(path: Path, salt: str, columns: list[str] | None = None) -> Iterator[Row]:
+    """The rows of a file, a batch of them in memory at once; none where there is no file, or one of another salt.
 
     Raises FormatVersionError and IntegrityError, which say to delete it.
     """
@@ -126,6 +126,8 @@ def read_inventory(path: Path, columns: list[str] | None = None) -> Iterator[Row
     try:
         with pq.ParquetFile(path) as file:
             _check(file.schema_arrow, path)
+            if file.schema_arrow.metadata.get(b"salt") != salt.encode():
+                return
             for batch in file.iter_batches(BATCH, columns=columns, use_threads=False):
                 yield from map(_with_text, batch.to_pylist())
     except (pa.ArrowException, OSError, ValueError) as error:
@@ -142,12 +144,13 @@ def _check(schema: pa.Schema, path: Path) -> None:
 
 
 @contextmanager
-def _writer(path: Path) -> Iterator[pq.ParquetWriter]:
+def _writer(path: Path, salt: str) -> Iterator[pq.ParquetWriter]:
     """Only the owner can read what it writes."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with replacing(path) as part:
         os.close(os.open(part, os.O_CREAT | os.O_WRONLY, 0o600))
-        with pq.ParquetWriter(part, SCHEMA, compression="zstd", version="2.6") as writer:
+        schema = SCHEMA.with_metadata({**SCHEMA.metadata, b"salt": salt.encode()})
+        with pq.ParquetWriter(part, schema, compression="zstd", version="2.6") as writer:
             yield writer
 
 

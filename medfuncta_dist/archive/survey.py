@@ -51,8 +51,9 @@ def survey(sources: Sequence[Listed], folder: Path, keys: KeyMaker, on_progress:
     """
     ordered = sorted(sources, key=lambda source: source.relative)
     attempts = sorted((folder / PARTS).glob("[0-9]*"))
-    earlier = [_parts(attempt) for attempt in attempts]
-    known = _Known([*earlier, read_inventory(folder / SURVEY), read_inventory(folder / INVENTORY)])
+    salt = keys.fingerprint()
+    earlier = [_parts(attempt, salt) for attempt in attempts]
+    known = _Known([*earlier, *(read_inventory(folder / name, salt) for name in (SURVEY, INVENTORY))])
     attempt = folder / PARTS / f"{int(attempts[-1].name) + 1 if attempts else 0:06d}"
     done = 0
     look = partial(_row, keys=keys)
@@ -62,10 +63,10 @@ def survey(sources: Sequence[Listed], folder: Path, keys: KeyMaker, on_progress:
             found = [known.row(source) for source in part]
             read = pool.map(look, (source for source, (_, row) in zip(part, found, strict=True) if row is None))
             rows = [(next(read) if row is None else row) | {"identity": name} for name, row in found]
-            write_part(attempt / f"{number:06d}.parquet", rows)
+            write_part(attempt / f"{number:06d}.parquet", rows, salt)
             done += len(part)
             on_progress(done, len(ordered))
-    write_inventory(folder / SURVEY, _parts(attempt))
+    write_inventory(folder / SURVEY, _parts(attempt, salt), salt)
     shutil.rmtree(folder / PARTS, ignore_errors=True)
     return folder / SURVEY
 
@@ -77,11 +78,12 @@ def digest_contents(sources: Sequence[Listed]) -> dict[str, str]:
         return {source.relative: content for source, content in zip(sources, found, strict=True) if content}
 
 
-def adopt(folder: Path, identities: Mapping[str, str], contents: Mapping[str, str]) -> None:
+def adopt(folder: Path, salt: str, identities: Mapping[str, str], contents: Mapping[str, str]) -> None:
     """Make the newest survey the inventory of the last pack, with what was found after it, by relative path."""
     if not (folder / SURVEY).exists():
         return
-    write_inventory(folder / INVENTORY, _completed(read_inventory(folder / SURVEY), identities, contents))
+    rows = _completed(read_inventory(folder / SURVEY, salt), identities, contents)
+    write_inventory(folder / INVENTORY, rows, salt)
     (folder / SURVEY).unlink()
 
 
@@ -92,9 +94,9 @@ def _completed(rows: Iterable[Row], identities: Mapping[str, str], contents: Map
         yield row | {"identity": identities.get(relative, row["identity"]), "content": content}
 
 
-def _parts(attempt: Path) -> Iterator[Row]:
+def _parts(attempt: Path, salt: str) -> Iterator[Row]:
     for part in sorted(attempt.glob("*.parquet")):
-        yield from read_inventory(part)
+        yield from read_inventory(part, salt)
 
 
 class _Known:

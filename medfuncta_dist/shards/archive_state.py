@@ -30,6 +30,8 @@ class ArchiveState:
     sources: list[PackSource] = field(repr=False)
     changes: Changes = field(repr=False)
     inventory: Path
+    salt: str
+    """The salt's fingerprint."""
     identities: Mapping[str, str] = field(repr=False)
     contents: Mapping[str, str] = field(repr=False)
     moved: frozenset[str] = frozenset()
@@ -41,7 +43,7 @@ class ArchiveState:
 
     def adopt(self) -> None:
         """Make the survey the inventory of the last pack."""
-        adopt(self.inventory.parent, self.identities, self.contents)
+        adopt(self.inventory.parent, self.salt, self.identities, self.contents)
 
 
 def examine(
@@ -55,7 +57,7 @@ def examine(
     """Survey the sources, and compare them with the ``records`` that count."""
     listed = {source.relative: _listed(source, data) for source in sources}
     path = survey(list(listed.values()), folder, keys, on_survey)
-    rows = list(read_inventory(path, STATE_COLUMNS))
+    rows = list(read_inventory(path, keys.fingerprint(), STATE_COLUMNS))
     identities = _distinct({row["relative"]: row["identity"] for row in rows}, {r["relative"]: r for r in rows})
     key_of = {relative: keys.source_key(identity) for relative, identity in identities.items()}
     present = {key_of[row["relative"]]: _state(row, keys) for row in rows}
@@ -71,6 +73,7 @@ def examine(
         [source for source in found if source.key not in changes.copied],
         changes,
         path,
+        keys.fingerprint(),
         {r: i for r, i in (identities | kept).items() if r != i},
         contents,
         frozenset(changes.renamed.values()),
@@ -110,7 +113,8 @@ def _packed(
 ) -> tuple[dict[str, SourceState], dict[str, str]]:
     """What is known of the packed sources, from their records or, for those of earlier versions, from the inventory of
     the last pack; and the identities of those that are in that inventory."""
-    inventory = {keys.source_key(row["identity"]): row for row in read_inventory(folder / INVENTORY, STATE_COLUMNS)}
+    rows = read_inventory(folder / INVENTORY, keys.fingerprint(), STATE_COLUMNS)
+    inventory = {keys.source_key(row["identity"]): row for row in rows}
     states = {}
     for record in records:
         for key in record.sources:

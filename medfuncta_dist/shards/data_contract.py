@@ -60,13 +60,18 @@ def open_dataset(store: ObjectStore, name: str, data: Data, salt: str, fence: Gu
 
     LeaseLostError if the lease of the data set's ``fence`` is lost.
     """
+    if not check_dataset(store, name, data, salt):
+        body = {"name": name, "contract": contract_of(data), "salt": salt}
+        publish(store, fence, NewRecord(dataset_path(name, "dataset.json"), KIND, body))
+
+
+def check_dataset(store: ObjectStore, name: str, data: Data, salt: str) -> bool:
+    """Whether there is a data set; ``RunChangedError`` unless ``data`` and the salt's fingerprint match its record."""
     path = dataset_path(name, "dataset.json")
     try:
         record = read_as(_DatasetRecord, store, path, KIND)
     except ObjectMissingError:
-        body = {"name": name, "contract": contract_of(data), "salt": salt}
-        publish(store, fence, NewRecord(path, KIND, body))
-        return
+        return False
     require_contract(data, record.contract, store.uri(path))
     if record.salt != salt:
         raise RunChangedError(
@@ -74,3 +79,4 @@ def open_dataset(store: ObjectStore, name: str, data: Data, salt: str, fence: Gu
             where=store.uri(path),
             do="restore the salt: the file in data.private where the data set was first packed, or MEDFUNCTA_SALT",
         )
+    return True

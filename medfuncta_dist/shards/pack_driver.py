@@ -23,7 +23,7 @@ from medfuncta_dist.shards.archive_state import examine
 from medfuncta_dist.shards.data_contract import contract_of, open_dataset
 from medfuncta_dist.shards.mapping_update import update_mapping
 from medfuncta_dist.shards.pack_ledger import COUNTS, require_balance, require_few_quarantined, total
-from medfuncta_dist.shards.pack_plan import PackPlan, PackSource, find_sources, plan
+from medfuncta_dist.shards.pack_plan import PackPlan, PackSource, find_sources, plan, require_outside_storage
 from medfuncta_dist.shards.pack_record import PackRecord, read_packs, record_path, settle
 from medfuncta_dist.shards.pack_rest import RestTask, rest_task
 from medfuncta_dist.shards.pack_task import PackTask, pack_task, quarantine_sources
@@ -69,7 +69,7 @@ def pack(
     folder = private_folder(run.data.private, run.dataset, run.storage)
     keys = KeyMaker(load_or_create_salt(folder))
     sources = find_sources(run.data, keys)
-    _require_outside_storage(sources, store)
+    require_outside_storage(sources, store)
     open_dataset(store, run.dataset, run.data, keys.fingerprint(), fence)
     parent, known = newest_snapshot(store, run.dataset), read_packs(store, run.dataset)
     _require_known(parent, known, store)
@@ -116,17 +116,6 @@ def _map_rests(rests: Sequence[RestTask], fan_out: FanOut) -> list[PackRecord]:
             raise outcome.error
         written.append(outcome.result)
     return written
-
-
-def _require_outside_storage(sources: Sequence[PackSource], store: ObjectStore) -> None:
-    """Files that the run writes must not be scans for the next pack."""
-    inside = sum(source.uri.startswith(f"{store.root}/") for source in sources)
-    if inside:
-        raise RunFileError(
-            f"{inside} of {len(sources)} source files lie inside the storage",
-            where=f"storage: {store.root}",
-            do="choose a storage outside data.source, or narrow data.source to leave the storage out",
-        )
 
 
 def _require_known(parent: Snapshot | None, records: Sequence[PackRecord], store: ObjectStore) -> None:

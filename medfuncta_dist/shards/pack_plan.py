@@ -13,6 +13,7 @@ from medfuncta_dist.scans.readers.reader_registry import reader_for
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.pack_record import PackRecord, group_name, settle
 from medfuncta_dist.storage.digest import digest_json
+from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.sources import Source, expand
 
 
@@ -118,6 +119,17 @@ def _keyed(sources: list[Source], keys: KeyMaker, reader: str | None, split: str
         PackSource(keys.source_key(relative), source.uri, relative, split, source.size, source.version)
         for source, relative in zip(sources, relatives, strict=True)
     ]
+
+
+def require_outside_storage(sources: Sequence[PackSource], store: ObjectStore) -> None:
+    """Files that the run writes must not be scans for the next pack."""
+    inside = sum(source.uri.startswith(f"{store.root}/") for source in sources)
+    if inside:
+        raise RunFileError(
+            f"{inside} of {len(sources)} source files lie inside the storage",
+            where=f"storage: {store.root}",
+            do="choose a storage outside data.source, or narrow data.source to leave the storage out",
+        )
 
 
 def plan(

@@ -56,9 +56,7 @@ def samples(run: RunFile, digest: str | None = None) -> dict[str, tuple[str, byt
         for shard in shards:
             tar = store.read(shard.uri)
             for row in read_index(store, shard).to_pylist():
-                npy, json = (
-                    tar[row[f"{m}_offset"] : row[f"{m}_offset"] + row[f"{m}_length"]] for m in ("npy", "json")
-                )
+                npy, json = (tar[row[f"{m}_offset"] : row[f"{m}_offset"] + row[f"{m}_length"]] for m in ("npy", "json"))
                 assert row["key"] not in found
                 found[row["key"]] = (split, np.asarray(decode(row["key"], npy, json).array).tobytes())
     return found
