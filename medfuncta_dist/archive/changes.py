@@ -51,7 +51,7 @@ class Changes:
 
 def doubtful(packed: Mapping[str, SourceState], present: Mapping[str, SourceState]) -> list[str]:
     """The present sources (keys) whose content must be read for ``compare``; it is unknown so far."""
-    fresh = [key for key in present if key not in packed]
+    fresh = [key for key, state in present.items() if key not in packed or _differs(packed[key], state)]
     gone = [state.probe for key, state in packed.items() if key not in present]
     here = Counter(state.probe for state in present.values())
     shared = ({present[key].probe for key in fresh} & {*gone, *(p for p, n in here.items() if n > 1)}) - {""}

@@ -3,6 +3,7 @@
     inventory.parquet         the sources as the last pack stage found them
     survey.parquet            the same of the newest survey, until a pack stage adopts it
     survey-parts/<attempt>/   rows of a survey that has not ended
+    survey.lock               held by the process that writes them
 
 It holds paths and identifiers, and never leaves the owner's private folder. Paths are bytes: a file name need not be
 valid UTF-8. A null is something that the source does not say, or that was not read.
@@ -10,6 +11,7 @@ valid UTF-8. A null is something that the source does not say, or that was not r
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -24,7 +26,7 @@ import pyarrow.parquet as pq
 from medfuncta_dist.errors import FormatVersionError, IntegrityError
 from medfuncta_dist.storage.local_objects import replacing
 
-INVENTORY, SURVEY = "inventory.parquet", "survey.parquet"
+INVENTORY, SURVEY, LOCK = "inventory.parquet", "survey.parquet", "survey.lock"
 FORMAT_VERSION = b"1"
 ROW_GROUP = 50_000
 """Rows per row group: 20 MB of DICOM rows, which is what reading or writing an inventory takes at once."""
@@ -92,6 +94,15 @@ class Listed:
             row["version"],
             row["reader"],
         )
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time surveys into a private folder; another waits. The lock ends with its process."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (folder / LOCK).open("a") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
 
 
 def write_part(path: Path, rows: Iterable[Row], salt: str) -> None:

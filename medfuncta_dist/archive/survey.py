@@ -78,9 +78,21 @@ def digest_contents(sources: Sequence[Listed]) -> dict[str, str]:
         return {source.relative: content for source, content in zip(sources, found, strict=True) if content}
 
 
-def adopt(folder: Path, salt: str, identities: Mapping[str, str], contents: Mapping[str, str]) -> None:
-    """Make the newest survey the inventory of the last pack, with what was found after it, by relative path."""
-    if not (folder / SURVEY).exists():
+def stamp(path: Path) -> tuple[int, int]:
+    """What distinguishes a survey's file from those that replace it; zeros where there is none."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return status.st_ino, status.st_mtime_ns
+
+
+def adopt(
+    folder: Path, of: tuple[int, int], salt: str, identities: Mapping[str, str], contents: Mapping[str, str]
+) -> None:
+    """Make the survey with the stamp ``of`` the inventory of the last pack, with what was found after it, by relative
+    path. Where a newer one has replaced it, the inventory stays: it is older than what is packed, and hides nothing."""
+    if stamp(folder / SURVEY) != of:
         return
     rows = _completed(read_inventory(folder / SURVEY, salt), identities, contents)
     write_inventory(folder / INVENTORY, rows, salt)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medfuncta_dist.archive.changes import Changes, SourceState, compare, doubtful
-from medfuncta_dist.archive.inventory import INVENTORY, Listed, Row, read_inventory
-from medfuncta_dist.archive.survey import OnSurvey, adopt, digest_contents, survey
+from medfuncta_dist.archive.inventory import INVENTORY, Listed, Row, locked, read_inventory
+from medfuncta_dist.archive.survey import OnSurvey, adopt, digest_contents, stamp, survey
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.scans.readers.reader_registry import reader_for
 from medfuncta_dist.scans.scan_key import KeyMaker
@@ -30,6 +30,7 @@ class ArchiveState:
     sources: list[PackSource] = field(repr=False)
     changes: Changes = field(repr=False)
     inventory: Path
+    stamp: tuple[int, int]
     salt: str
     """The salt's fingerprint."""
     identities: Mapping[str, str] = field(repr=False)
@@ -43,7 +44,8 @@ class ArchiveState:
 
     def adopt(self) -> None:
         """Make the survey the inventory of the last pack."""
-        adopt(self.inventory.parent, self.salt, self.identities, self.contents)
+        with locked(self.inventory.parent):
+            adopt(self.inventory.parent, self.stamp, self.salt, self.identities, self.contents)
 
 
 def examine(
@@ -54,7 +56,7 @@ def examine(
     keys: KeyMaker,
     on_survey: OnSurvey,
 ) -> ArchiveState:
-    """Survey the sources, and compare them with the ``records`` that count."""
+    """Survey the sources, and compare them with the ``records`` that count. To be called inside ``locked``."""
     listed = {source.relative: _listed(source, data) for source in sources}
     path = survey(list(listed.values()), folder, keys, on_survey)
     rows = list(read_inventory(path, keys.fingerprint(), STATE_COLUMNS))
@@ -73,6 +75,7 @@ def examine(
         [source for source in found if source.key not in changes.copied],
         changes,
         path,
+        stamp(path),
         keys.fingerprint(),
         {r: i for r, i in (identities | kept).items() if r != i},
         contents,

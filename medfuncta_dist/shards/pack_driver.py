@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from medfuncta_dist.archive.inventory import locked
 from medfuncta_dist.archive.survey import OnSurvey
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, RunFileError, WorkerDiedError
@@ -74,7 +75,8 @@ def pack(
     parent, known = newest_snapshot(store, run.dataset), read_packs(store, run.dataset)
     _require_known(parent, known, store)
     packs = parent.packs if parent else ()
-    archive = examine(run.data, sources, settle(known, first=packs), folder, keys, on_survey)
+    with locked(folder):
+        archive = examine(run.data, sources, settle(known, first=packs), folder, keys, on_survey)
     superseded = archive.superseded(run.data.removed, parent.digest if parent else "")
     todo = plan(archive.sources, known, packs, run.data.sources_per_task, superseded)
     made, new_sources = _run_tasks(store, run, todo, keys, fan_out, on_progress, fence, len(archive.sources))

@@ -6,7 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medfuncta_dist.archive.inventory import read_inventory
+from medfuncta_dist.archive.inventory import locked, read_inventory
 from medfuncta_dist.archive.survey import OnSurvey
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.scans.private_folder import load_or_create_salt, private_folder
@@ -63,7 +63,9 @@ def preview_pack(run: RunFile, on_survey: OnSurvey) -> PackPreview:
     check_dataset(store, run.dataset, run.data, keys.fingerprint())
     parent = newest_snapshot(store, run.dataset)
     records = settle(read_packs(store, run.dataset), first=parent.packs if parent else ())
-    archive = examine(run.data, sources, records, folder, keys, on_survey)
+    with locked(folder):
+        archive = examine(run.data, sources, records, folder, keys, on_survey)
+        found = sums(archive.inventory, archive.salt)
     sizes = _sizes(archive)
     return PackPreview(
         archive.changes.counts,
@@ -71,7 +73,7 @@ def preview_pack(run: RunFile, on_survey: OnSurvey) -> PackPreview:
         len(sizes),
         sum(sizes),
         parent.samples if parent else 0,
-        sums(archive.inventory, archive.salt),
+        found,
         folder,
     )
 
