@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -59,20 +58,23 @@ def examine(
     """Survey the sources, and compare them with the ``records`` that count. To be called inside ``locked``."""
     listed = {source.relative: _listed(source, data) for source in sources}
     path = survey(list(listed.values()), folder, keys, on_survey)
-    rows = list(read_inventory(path, keys.fingerprint(), STATE_COLUMNS))
-    identities = _distinct({row["relative"]: row["identity"] for row in rows}, {r["relative"]: r for r in rows})
+    names, found = {}, {}
+    for row in read_inventory(path, keys.fingerprint(), STATE_COLUMNS):
+        names[row["relative"]], found[row["relative"]] = row["identity"], _state(row, keys)
+    identities = _distinct(names, found)
     key_of = {relative: keys.source_key(identity) for relative, identity in identities.items()}
-    present = {key_of[row["relative"]]: _state(row, keys) for row in rows}
+    present = {key_of[relative]: state for relative, state in found.items()}
     packed, known_as = _packed(records, folder, keys)
     unsure = set(doubtful(packed, present))
-    contents = digest_contents([listed[row["relative"]] for row in rows if key_of[row["relative"]] in unsure])
+    contents = digest_contents([source for relative, source in listed.items() if key_of[relative] in unsure])
     for relative, content in contents.items():
-        present[key_of[relative]] = replace(present[key_of[relative]], content=keys.property_key("content", content))
+        key = key_of[relative]
+        present[key] = replace(present[key], content=keys.property_key("content", content))
     changes = compare(packed, present)
     kept = {r: known_as[changes.renamed[k]] for r, k in key_of.items() if changes.renamed.get(k) in known_as}
-    found = [_resolved(s, identities, key_of, present, changes, known_as) for s in sources]
+    resolved = [_resolved(s, identities, key_of, present, changes, known_as) for s in sources]
     return ArchiveState(
-        [source for source in found if source.key not in changes.copied],
+        [source for source in resolved if source.key not in changes.copied],
         changes,
         path,
         stamp(path),
@@ -83,19 +85,30 @@ def examine(
     )
 
 
+def under_packed_names(sources: Sequence[PackSource], folder: Path, keys: KeyMaker) -> list[PackSource]:
+    """The sources under the keys that they were packed with, in that order: renamed files keep theirs."""
+    rows = read_inventory(folder / INVENTORY, keys.fingerprint(), ["relative", "identity"])
+    names = {row["relative"]: row["identity"] for row in rows if row["relative"] != row["identity"]}
+    found = [
+        replace(s, key=keys.source_key(names[s.relative]), relative=names[s.relative]) if s.relative in names else s
+        for s in sources
+    ]
+    return sorted(found, key=lambda source: source.relative) if names else found
+
+
 def _listed(source: PackSource, data: Data) -> Listed:
     reader = reader_for(data.reader, source.uri).name
     return Listed(source.relative, source.uri, source.size, source.version, reader)
 
 
-def _distinct(identities: Mapping[str, str], rows: Mapping[str, Row]) -> dict[str, str]:
-    """A new file at the path that a renamed one had needs a key of its own."""
-    shared = {identity for identity, n in Counter(identities.values()).items() if n > 1}
+def _distinct(names: Mapping[str, str], states: Mapping[str, SourceState]) -> dict[str, str]:
+    """Identities by relative path: a new file at the path that a renamed one had needs one of its own."""
+    taken = {identity for relative, identity in names.items() if identity != relative}
     return {
-        relative: f"{identity}\0{rows[relative]['content'] or rows[relative]['version']}"
-        if identity in shared and identity == relative
-        else identity
-        for relative, identity in identities.items()
+        relative: f"{name}\0{states[relative].content or states[relative].version}"
+        if name == relative and name in taken
+        else name
+        for relative, name in names.items()
     }
 
 

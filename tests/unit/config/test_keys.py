@@ -204,7 +204,7 @@ def test_which_keys_may_change_within_a_run_is_changed_on_purpose_only():
     whole = {name for name, keys in free.items() if keys == set(RunFile.sections()[name].model_fields)}
     assert whole == {"evaluate", "cluster", "kubernetes", "telemetry"}
     assert {name: keys for name, keys in free.items() if keys and name not in whole} == {
-        "data": {"private", "max_quarantined", "sources_per_task", "snapshot"},
+        "data": {"private", "max_quarantined", "sources_per_task", "snapshot", "removed"},
         "train": {
             "zero_stage",
             "checkpoint_steps",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ import pytest
 
 from medfuncta_dist.archive.inventory import INVENTORY
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.integrity.repair_shards import repair_shards
 from medfuncta_dist.integrity.verify_shards import verify_snapshot
 from medfuncta_dist.scans.private_folder import read_mapping
 from medfuncta_dist.shards import archive_state, source_reader
 from medfuncta_dist.shards.pack_driver import PackSummary, pack
-from medfuncta_dist.shards.pack_record import read_packs
+from medfuncta_dist.shards.pack_record import read_packs, record_path, write_pack
 from medfuncta_dist.shards.sample import decode
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot, read_index
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import Done, Failed, map_here
 from tests.unit.shards.samples import objects, run_file
 from tests.writers import write_ecg_csv, write_medmnist, write_nifti
@@ -142,6 +145,25 @@ def test_a_change_that_keeps_the_size_is_seen(run: RunFile, tmp_path: Path) -> N
     os.utime(path, ns=(1, 10**18))
     changes(packed(run), same=4, changed=1)
     assert samples(run) == afresh(run, tmp_path)
+
+
+def test_an_archive_on_s3_lives_too(tmp_path: Path, s3: Callable[[], str]) -> None:
+    archive = ObjectStore(s3())
+    texts = [write_ecg_csv(tmp_path / f"{n}.csv", rows=ROWS, seed=n).read_bytes() for n in range(6)]
+    for n in range(4):
+        archive.write(f"Doe-{n}.csv", texts[n])
+    run = run_file(tmp_path, source=archive.root)
+    changes(packed(run), new=4)
+    changes(packed(run), same=4)
+    archive.write("Doe-0.csv", texts[4])
+    archive.write("Roe.csv", texts[1])
+    archive.delete("Doe-1.csv")
+    archive.write("copy.csv", texts[2])
+    archive.write("Doe-3.csv", texts[3])  # written again: the same ETag
+    archive.write("new.csv", texts[5])
+    summary = packed(run)
+    changes(summary, same=2, changed=1, renamed=1, copied=1, new=1)
+    assert summary.counts["packed"] == len(samples(run)) == 5 * ROWS
 
 
 def test_a_touched_file_is_the_same(run: RunFile, tmp_path: Path) -> None:
@@ -285,6 +307,20 @@ def test_only_changed_sources_are_read(run: RunFile, tmp_path: Path, monkeypatch
     assert read == [str(tmp_path / "archive" / "Doe-01.csv")]
 
 
+def test_repair_packs_renamed_and_changed_sources_and_what_stays_beside_them(run: RunFile, tmp_path: Path) -> None:
+    packed(run)
+    write(tmp_path, 1, seed=50)
+    (tmp_path / "archive" / "Doe-04.csv").rename(tmp_path / "archive" / "A.csv")
+    packed(run)
+    store, snapshot = ObjectStore(run.storage), loaded(run)
+    before = objects(store)
+    shards = [shard.uri for shards in snapshot.splits.values() for shard in shards]
+    for uri in shards:
+        store.write(uri, b"damaged")
+    assert repair_shards(run, snapshot, shards, map_here, ALONE) == []
+    assert objects(store) == before
+
+
 class Killed(BaseException):
     """What stands for kill -9."""
 
@@ -348,11 +384,6 @@ def test_a_data_set_of_an_earlier_version_takes_its_sources_as_they_are(run: Run
 
 def forget_states(store: ObjectStore, run: RunFile) -> None:
     """Write the pack records as versions without them did."""
-    from dataclasses import replace
-
-    from medfuncta_dist.shards.pack_record import record_path, write_pack
-    from medfuncta_dist.storage.publish import ALONE
-
     for record in read_packs(store, run.dataset):
         store.delete(record_path(run.dataset, record.name))
         write_pack(store, run.dataset, replace(record, states={}), ALONE)
