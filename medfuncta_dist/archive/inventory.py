@@ -14,7 +14,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -101,7 +101,8 @@ def locked(folder: Path) -> Iterator[None]:
     """One process at a time surveys into a private folder; another waits. The lock ends with its process."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with (folder / LOCK).open("a") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+        with suppress(OSError):  # a file system without locks: then it is up to the user
+            fcntl.flock(handle, fcntl.LOCK_EX)
         yield
 
 

@@ -25,7 +25,7 @@ from medfuncta_dist.archive.inventory import (
     write_inventory,
     write_part,
 )
-from medfuncta_dist.archive.source_bytes import Fetch, HeadFile, content_digest, fetch_from
+from medfuncta_dist.archive.source_bytes import GONE, UNREADABLE, Fetch, HeadFile, content_digest, fetch_from
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.storage.digest import sha256_bytes
@@ -138,7 +138,8 @@ def _row(source: Listed, keys: KeyMaker) -> Row:
     try:
         read = _looked_at(source, fetch_from(source.uri), keys)
     except ScanError as error:
-        read = {"problems": [error.what]}
+        # What could not be read at all has no version: it is tried again, and another one then is a change.
+        read = {"problems": [error.what]} | ({"version": ""} if error.what in (GONE, UNREADABLE) else {})
     return empty | listed | {"version": source.version, "reader": source.reader, "problems": []} | read
 
 

@@ -50,6 +50,8 @@ class PackSummary:
     """Sources that this call packed or quarantined."""
     changes: dict[str, int] = field(default_factory=dict)
     """How many sources were new, same, changed, renamed, copied and removed."""
+    uncompared: int = 0
+    """Of the same ones: those that an earlier version has packed, of which only the name is known."""
 
 
 def pack(
@@ -86,7 +88,8 @@ def pack(
     update_mapping(folder, store, records, _new_records(parent, records), uris, archive.moved)
     snapshot = _snapshot(store, run, parent, [r for r in known if r.name in todo.replaced], records, fence)
     archive.adopt()
-    return replace(_summary(snapshot, new_sources), changes=archive.changes.counts)
+    found = archive.changes
+    return replace(_summary(snapshot, new_sources), changes=found.counts, uncompared=found.uncompared)
 
 
 def _run_tasks(

@@ -38,9 +38,10 @@ def run_pack(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[st
         "splits": summary.splits,
         "new_sources": summary.new_sources,
         "sources": summary.changes,
+        "uncompared": summary.uncompared,
         "quarantined": summary.counts["quarantined"] + summary.counts["sources_quarantined"],
         "reasons": dict(Counter(entry["reason"] for entry in summary.quarantined)),
-        "said": [_summary_text(summary), *_changes_text(summary.changes)],
+        "said": [_summary_text(summary), *_changes_text(summary.changes), *_uncompared_text(summary.uncompared)],
     }
 
 
@@ -85,12 +86,16 @@ def _plan_text(preview: PackPreview, seconds: float | None) -> list[str]:
         f"to read: {preview.to_read} sources, {preview.bytes_to_read} bytes; time: {pace}",
         f"packed so far: {preview.packed} scans",
     ]
-    if preview.uncompared:
-        lines.append(f"{preview.uncompared} sources were packed by an earlier version, and are taken as they are")
     if "dicom" in found.formats:
         lines.insert(1, f"DICOM: {found.patients} patients, {found.studies} studies, {found.series} series")
     lines += [f"problem: {n} x {reason}" for reason, n in found.problems.items()]
+    lines += _uncompared_text(preview.uncompared)
     return [*lines, "nothing was packed: this was a plan"]
+
+
+def _uncompared_text(sources: int) -> list[str]:
+    what = f"{sources} sources were packed by an earlier version, which did not keep their size: they count as the same"
+    return [what] if sources else []
 
 
 def _changes_text(changes: Mapping[str, int]) -> list[str]:

@@ -88,6 +88,12 @@ def test_without_a_digest_of_what_was_packed_another_version_is_another_content(
     assert compare(packed, {"a": SourceState("4", "1", "p", "c")}).changed == ("a",)
 
 
+def test_a_source_that_could_not_be_read_and_now_can_is_another_one() -> None:
+    packed = {"a": SourceState("4", "")}
+    assert compare(packed, packed).same == ("a",)
+    assert compare(packed, {"a": SourceState("4", "1", "p", "c")}).changed == ("a",)
+
+
 def test_a_file_of_the_same_probe_is_read_before_it_is_taken_for_a_copy() -> None:
     packed = {"a": SourceState("4", "0", "p", "x")}
     present = packed | {"b": SourceState("4", "1", "p")}

@@ -171,6 +171,11 @@ def test_a_source_that_is_gone_and_one_that_is_no_text_are_rows(tmp_path: Path) 
         ("M\udcfcller.nii", []),
         ("gone.nii", [source_bytes.GONE]),
     ]
+    assert rows[1]["version"] == ""
+    write_nifti(tmp_path / "archive" / "gone.nii")
+    sources[1] = Listed("gone.nii", sources[1].uri, 5, "1", "nifti")  # its owner may now read it: nothing else differs
+    [_, row] = surveyed(sources, tmp_path / "private")
+    assert (row["problems"], row["version"]) == ([], "1")
 
 
 class Killed(BaseException):
