@@ -33,8 +33,9 @@ class KeyMaker:
         return self._digest("fingerprint")[:16]
 
     def property_key(self, kind: str, *values: str) -> str:
-        """Key of a property (``content``, ``size``, ``patient``): equal where the values are, and it tells none."""
-        return self._digest("property", kind, *values)
+        """Key of a property (``content``, ``size``, ``patient``), 32 hex digits: equal where the values are, and it
+        tells none."""
+        return self._digest("property", kind, *values)[:32]
 
     def _digest(self, *parts: str) -> str:
         # surrogateescape: file names need not be valid UTF-8, and each must still have its own key.

@@ -24,6 +24,7 @@ class ArchiveState:
 
     identities, contents: by relative path, what the inventory does not hold yet.
     moved: keys of packed sources that are now under another path.
+    reassigned: keys of packed sources whose file is now in another split of the run file.
     """
 
     sources: list[PackSource] = field(repr=False)
@@ -35,10 +36,11 @@ class ArchiveState:
     identities: Mapping[str, str] = field(repr=False)
     contents: Mapping[str, str] = field(repr=False)
     moved: frozenset[str] = frozenset()
+    reassigned: frozenset[str] = frozenset()
 
     def superseded(self, removed: str, base: str) -> Superseded:
         """The packed sources that are not in the next snapshot as they are; ``removed`` as in the run file."""
-        again = {*self.changes.changed, *self.changes.copied}
+        again = {*self.changes.changed, *self.changes.copied, *self.reassigned}
         return Superseded(frozenset(again | set(self.changes.removed if removed == "drop" else ())), base)
 
     def adopt(self) -> None:
@@ -70,7 +72,8 @@ def examine(
     for relative, content in contents.items():
         key = key_of[relative]
         present[key] = replace(present[key], content=keys.property_key("content", content))
-    changes = compare(packed, present)
+    reassigned = _reassigned(compare(packed, present), {key_of[s.relative]: s.split for s in sources}, known_as)
+    changes = compare({key: SourceState() if key in reassigned else packed[key] for key in packed}, present)
     kept = {r: known_as[changes.renamed[k]] for r, k in key_of.items() if changes.renamed.get(k) in known_as}
     resolved = [_resolved(s, identities, key_of, present, changes, known_as) for s in sources]
     return ArchiveState(
@@ -82,6 +85,17 @@ def examine(
         {r: i for r, i in (identities | kept).items() if r != i},
         contents,
         frozenset(changes.renamed.values()),
+        reassigned,
+    )
+
+
+def _reassigned(found: Changes, splits: Mapping[str, str | None], known_as: Mapping[str, str]) -> frozenset[str]:
+    """Packed sources whose file was moved to where ``data.splits`` assigns another split: it is packed again there.
+    Where the former path is not known, it counts as one of another split."""
+    return frozenset(
+        former
+        for key, former in found.renamed.items()
+        if splits[key] is not None and not known_as.get(former, "").startswith(f"{splits[key]}/")
     )
 
 

@@ -194,6 +194,22 @@ def test_a_renamed_file_keeps_its_scans(run: RunFile, tmp_path: Path) -> None:
     assert before.items() <= samples(run).items()
 
 
+def test_a_file_that_is_moved_to_another_split_is_packed_there(tmp_path: Path) -> None:
+    for n, folder in enumerate(["one", "one", "two"]):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        write_ecg_csv(tmp_path / folder / f"{n}.csv", rows=ROWS, seed=n)
+    run = run_file(tmp_path, source=None, splits={"train": str(tmp_path / "one"), "test": str(tmp_path / "two")})
+    assert packed(run).splits == {"train": 2 * ROWS, "test": ROWS}
+    (tmp_path / "one" / "0.csv").rename(tmp_path / "two" / "0.csv")
+    summary = packed(run)
+    changes(summary, same=2, new=1, removed=1)
+    assert summary.splits == {"train": ROWS, "test": 2 * ROWS}
+    (tmp_path / "one" / "1.csv").rename(tmp_path / "one" / "renamed.csv")
+    again = packed(run)
+    changes(again, same=2, renamed=1)
+    assert again.snapshot_digest == summary.snapshot_digest
+
+
 def test_a_renamed_file_is_recognised_without_the_private_inventory(run: RunFile, tmp_path: Path) -> None:
     first = packed(run)
     (tmp_path / "archive" / "Doe-04.csv").rename(tmp_path / "archive" / "Roe.csv")
