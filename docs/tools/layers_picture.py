@@ -40,6 +40,7 @@ ROOMS = {
     "shards": ("data", "pack: shards, indexes, snapshots"),
     "meta": ("core", "inner loop, exact meta-gradient"),
     "fields": ("core", "the SIREN and its coordinates"),
+    "archive": ("data", "inventory of the archive, changes"),
     "scans": ("data", "a reader per format"),
     "telemetry": ("ground", "events, metrics, progress"),
     "config": ("ground", "the run file"),

@@ -1,1 +1,2 @@
-"""From an archive as it is to scans: what is in it, what belongs together, what has changed."""
+"""The archive before anything is packed: what is in it (the private inventory), how it has changed since the last pack,
+and which images belong together."""

@@ -10,7 +10,7 @@ from medfuncta_dist.cli.answer import JsonOption, RunFileArgument, SetOption, an
 from medfuncta_dist.config.stage_names import STAGES
 
 STAGE_HELP = {
-    "pack": "Pack scans into shards. If you run it again, it packs only what is missing.",
+    "pack": "Pack scans into shards. If you run it again, it packs only what is missing or has changed.",
     "train": "Meta-learn the shared network. If you run it again, it resumes.",
     "fit": "Fit a latent for every scan. If you run it again, it fits only what is missing.",
     "evaluate": "Compute metrics, and write a report with pictures.",
@@ -22,6 +22,11 @@ KeyOption = typer.Option(
     "--idempotency-key",
     help="Any text. A request with the same key runs once; repeating it returns the same answer.",
 )
+PlanOption = typer.Option(
+    False,
+    "--plan",
+    help="Say what would be packed, and pack nothing. Headers are read; what they say stays in the private folder.",
+)
 StagesArgument = typer.Argument(
     ..., metavar="STAGE...", help=f"One or more of {', '.join(STAGES)}, in this order.", show_default=False
 )
@@ -30,8 +35,22 @@ StagesArgument = typer.Argument(
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     for stage in STAGES:
+        if stage == "pack":
+            app.command(stage, help=STAGE_HELP[stage])(pack)
+            continue
         app.command(stage, help=STAGE_HELP[stage])(_make_stage_command(stage))
     app.command("run", help="Run several stages in order. Submitted jobs use this command.")(run)
+
+
+def pack(
+    run_file: str = RunFileArgument,
+    overrides: list[str] = SetOption,
+    plan: bool = PlanOption,
+    key: str | None = KeyOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Pack scans into shards."""
+    answer(lambda: _plan(run_file, overrides) if plan else _run_stages(run_file, ["pack"], overrides, key), as_json)
 
 
 def _make_stage_command(stage: str) -> Any:
@@ -55,6 +74,13 @@ def run(
 ) -> None:
     """Run several stages in order."""
     answer(lambda: _run_stages(run_file, stages, overrides, key), as_json)
+
+
+def _plan(run_file: str, overrides: list[str]) -> dict[str, Any]:
+    from medfuncta_dist.config.load import load
+    from medfuncta_dist.stages.pack_stage import plan_pack
+
+    return plan_pack(load(run_file, overrides))
 
 
 def _run_stages(run_file: str, stages: list[str], overrides: list[str], key: str | None) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from medfuncta_dist.errors import IntegrityError, MedfunctaError, ObjectMissingE
 from medfuncta_dist.integrity.verify_shards import Fault, ShardCheck, check_shard
 from medfuncta_dist.scans.private_folder import load_salt, private_folder
 from medfuncta_dist.scans.scan_key import KeyMaker
+from medfuncta_dist.shards.archive_state import under_packed_names
 from medfuncta_dist.shards.data_contract import open_dataset
 from medfuncta_dist.shards.pack_plan import PackSource, find_sources
 from medfuncta_dist.shards.pack_record import PackRecord, read_packs
@@ -55,11 +56,13 @@ def repair_shards(
     set, ``LeaseLostError`` where another driver has taken the data set over.
     """
     store = ObjectStore(run.storage)
-    keys = KeyMaker(load_salt(private_folder(run.data.private, run.dataset, run.storage)))
+    folder = private_folder(run.data.private, run.dataset, run.storage)
+    keys = KeyMaker(load_salt(folder))
     data = open_dataset(store, run.dataset, run.data, keys.fingerprint(), fence)
     run = run.model_copy(update={"data": data})
     shards = [shard for split in snapshot.splits.values() for shard in split if shard.uri in damaged]
-    tasks, faults = _planned(run, keys, find_sources(run.data, keys), read_packs(store, run.dataset), shards)
+    sources = under_packed_names(find_sources(run.data, keys), folder, keys)
+    tasks, faults = _planned(run, keys, sources, read_packs(store, run.dataset), shards)
     for outcome in fan_out(repair_task, tasks):
         if isinstance(outcome, Failed):
             faults += [Fault(shard.uri, f"not repaired: {_error_text(outcome.error)}") for shard in outcome.item.wanted]

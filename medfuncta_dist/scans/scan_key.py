@@ -36,6 +36,11 @@ class KeyMaker:
         """16 hex digits that distinguish two salts and reveal neither."""
         return self._digest("fingerprint")[:16]
 
+    def property_key(self, kind: str, *values: str) -> str:
+        """Key of a property (``content``, ``size``, ``patient``), 32 hex digits: equal where the values are, and it
+        tells none."""
+        return self._digest("property", kind, *values)[:32]
+
     def _digest(self, *parts: str) -> str:
         # surrogateescape: file names need not be valid UTF-8, and each must still have its own key.
         encoded = [part.encode("utf-8", "surrogateescape") for part in parts]

@@ -132,14 +132,23 @@ def open_dataset(store: ObjectStore, name: str, data: Data, salt: str, fence: Gu
     Returns ``data`` with the ``group`` that the data set has, where it was open. LeaseLostError if the lease of the
     data set's ``fence`` is lost.
     """
+    path, contract = dataset_path(name, "dataset.json"), check_dataset(store, name, data, salt)
+    if contract is not None:
+        return _with_group(data, _packed_by(contract, store.uri(path)) if data.group is None else data.group)
+    data = _with_group(data, PATIENT if data.slabs is None else SOURCE)
+    body = {"name": name, "contract": contract_of(data), "salt": salt}
+    publish(store, fence, NewRecord(path, KIND, body))
+    return data
+
+
+def check_dataset(store: ObjectStore, name: str, data: Data, salt: str) -> Mapping[str, Any] | None:
+    """The contract of the data set, or None where there is none yet; ``RunChangedError`` unless ``data`` and the salt's
+    fingerprint match its record."""
     path = dataset_path(name, "dataset.json")
     try:
         record = read_as(_DatasetRecord, store, path, KIND)
     except ObjectMissingError:
-        data = _with_group(data, PATIENT if data.slabs is None else SOURCE)
-        body = {"name": name, "contract": contract_of(data), "salt": salt}
-        publish(store, fence, NewRecord(path, KIND, body))
-        return data
+        return None
     require_contract(data, record.contract, store.uri(path))
     if record.salt != salt:
         raise RunChangedError(
@@ -147,7 +156,7 @@ def open_dataset(store: ObjectStore, name: str, data: Data, salt: str, fence: Gu
             where=store.uri(path),
             do="restore the salt: the file in data.private where the data set was first packed, or MEDFUNCTA_SALT",
         )
-    return _with_group(data, _packed_by(record.contract, store.uri(path)) if data.group is None else data.group)
+    return record.contract
 
 
 def _packed_by(contract: Mapping[str, Any], where: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from medfuncta_dist.scans.private_folder import MappingRow, read_mapping, write_mapping
@@ -17,15 +17,17 @@ def update_mapping(
     records: Sequence[PackRecord],
     new: Sequence[PackRecord],
     uris: Mapping[str, str],
+    moved: Collection[str] = (),
 ) -> None:
     """Add the rows of ``new`` records to the mapping, or of all ``records`` where rows of earlier ones are missing.
 
     ``records`` are all that count, including ``new``; ``uris`` maps the keys of the archive's present sources. Rows
-    of sources that were removed from the archive stay.
+    of sources that were removed from the archive stay; those of ``moved`` sources (keys) get their new URI.
     """
     known = len(read_mapping(folder))
     complete = known >= sum(map(_keys, records)) - sum(map(_keys, new))
-    missing = new if complete else records
+    names = {record.name for record in new}
+    missing = [r for r in records if not complete or r.name in names or not set(r.sources).isdisjoint(moved)]
     if missing or not complete:
         write_mapping(folder, _rows(store, missing, uris))
 

@@ -14,15 +14,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
+from medfuncta_dist.archive.inventory import locked
+from medfuncta_dist.archive.survey import OnSurvey
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, RunFileError, WorkerDiedError
 from medfuncta_dist.scans.private_folder import load_or_create_salt, private_folder
 from medfuncta_dist.scans.scan_key import KeyMaker
+from medfuncta_dist.shards.archive_state import examine
 from medfuncta_dist.shards.data_contract import SplitsBy, contract_of, open_dataset, splits_by
 from medfuncta_dist.shards.mapping_update import update_mapping
-from medfuncta_dist.shards.pack_ledger import require_balance, require_few_quarantined, total
-from medfuncta_dist.shards.pack_plan import PackPlan, PackSource, find_sources, plan
-from medfuncta_dist.shards.pack_record import PackRecord, read_packs, record_path
+from medfuncta_dist.shards.pack_ledger import COUNTS, require_balance, require_few_quarantined, total
+from medfuncta_dist.shards.pack_plan import PackPlan, PackSource, find_sources, plan, require_outside_storage
+from medfuncta_dist.shards.pack_record import PackRecord, read_packs, record_path, settle
+from medfuncta_dist.shards.pack_rest import RestTask, rest_task
 from medfuncta_dist.shards.pack_task import PackTask, pack_task, quarantine_sources
 from medfuncta_dist.shards.snapshot import Shard, Snapshot, commit_snapshot, newest_snapshot, snapshot_path
 from medfuncta_dist.shards.source_table import load_table
@@ -53,10 +57,21 @@ class PackSummary:
     """Splits of ``data.fractions`` into which no patient has fallen."""
     unused_rows: int = 0
     """Rows of the run file's table of sources that name no source of the archive."""
+    changes: dict[str, int] = field(default_factory=dict)
+    """How many sources were new, same, changed, renamed, copied and removed."""
+    uncompared: int = 0
+    """Of the same ones: those that an earlier version has packed, of which only the name is known."""
 
 
-def pack(run: RunFile, fan_out: FanOut, on_progress: OnProgress, *, fence: Guard = ALONE) -> PackSummary:
-    """Pack every scan of the run file's sources that is not packed yet; tasks go through ``fan_out``.
+def pack(
+    run: RunFile,
+    fan_out: FanOut,
+    on_progress: OnProgress,
+    *,
+    fence: Guard = ALONE,
+    on_survey: OnSurvey = lambda done, total: None,
+) -> PackSummary:
+    """Pack every scan of the run file's sources that is not packed yet, or has changed; tasks go through ``fan_out``.
 
     Raises ``RunFileError`` (sources), ``RunChangedError`` (contract or salt are not the data set's),
     ``QuarantineLimitError``, ``WorkerDiedError`` (on too many sources), ``IntegrityError`` (counts that do not
@@ -67,33 +82,58 @@ def pack(run: RunFile, fan_out: FanOut, on_progress: OnProgress, *, fence: Guard
     keys = KeyMaker(load_or_create_salt(folder))
     table = load_table(run.data)
     sources = find_sources(run.data, keys, table)
-    _require_outside_storage(sources, store)
+    require_outside_storage(sources, store)
     data = open_dataset(store, run.dataset, run.data, keys.fingerprint(), fence)
     run = run.model_copy(update={"data": data})
     parent, known = newest_snapshot(store, run.dataset), read_packs(store, run.dataset)
     _require_known(parent, known, store)
-    todo = plan(sources, known, parent.packs if parent else (), run.data.sources_per_task)
-    tasks = [PackTask(store.root, run.dataset, run.data, group, keys, fence) for group in todo.groups]
-    made, fatal = _map_tasks(tasks, fan_out, _reporter(todo, len(sources), on_progress))
-    made += _quarantine_fatal(fatal, len(sources), run.data.max_quarantined)
-    new_sources = _require_all(tasks, made)
+    packs = parent.packs if parent else ()
+    with locked(folder):
+        archive = examine(run.data, sources, settle(known, first=packs), folder, keys, on_survey)
+    superseded = archive.superseded(run.data.removed, parent.digest if parent else "")
+    todo = plan(archive.sources, known, packs, run.data.sources_per_task, superseded)
+    made, new_sources = _run_tasks(store, run, todo, keys, fan_out, on_progress, fence, len(archive.sources))
     records = todo.records + made
+    uris = {source.key: source.uri for source in archive.sources}
     # The mapping first: when too much is quarantined, its owner needs it to find the files.
-    update_mapping(folder, store, records, _new_records(parent, records), {s.key: s.uri for s in sources})
-    snapshot, patients = _snapshot(store, run, parent, records, fence)
+    update_mapping(folder, store, records, _new_records(parent, records), uris, archive.moved)
+    replaced = [record for record in known if record.name in todo.replaced]
+    snapshot, patients = _snapshot(store, run, parent, replaced, records, fence)
+    archive.adopt()
     unused = table.unused([source.path for source in sources]) if table else 0
-    return _summary(snapshot, new_sources, patients, unused)
+    summary, found = _summary(snapshot, new_sources, patients, unused), archive.changes
+    return replace(summary, changes=found.counts, uncompared=found.uncompared)
 
 
-def _require_outside_storage(sources: Sequence[PackSource], store: ObjectStore) -> None:
-    """Files that the run writes must not be scans for the next pack."""
-    inside = sum(source.uri.startswith(f"{store.root}/") for source in sources)
-    if inside:
-        raise RunFileError(
-            f"{inside} of {len(sources)} source files lie inside the storage",
-            where=f"storage: {store.root}",
-            do="choose a storage outside data.source, or narrow data.source to leave the storage out",
-        )
+def _run_tasks(
+    store: ObjectStore,
+    run: RunFile,
+    todo: PackPlan,
+    keys: KeyMaker,
+    fan_out: FanOut,
+    on_progress: OnProgress,
+    fence: Guard,
+    sources: int,
+) -> tuple[list[PackRecord], int]:
+    """The records of all tasks, and the number of sources that were read."""
+    task = PackTask(store.root, run.dataset, run.data, (), keys, fence)
+    tasks = [replace(task, sources=group) for group in todo.groups]
+    tasks += [replace(task, sources=group.sources, revision=group.revision) for group in todo.revised]
+    rests = [RestTask(store.root, run.dataset, run.data, rest, fence) for rest in todo.rests]
+    written = _map_rests(rests, fan_out)
+    made, fatal = _map_tasks(tasks, fan_out, _reporter(todo, written, sources, on_progress))
+    made += _quarantine_fatal(fatal, sources, run.data.max_quarantined)
+    return written + made, _require_all(tasks, made)
+
+
+def _map_rests(rests: Sequence[RestTask], fan_out: FanOut) -> list[PackRecord]:
+    """The records of what stays of superseded ones; a failure is raised, because no source is to blame."""
+    written = []
+    for outcome in fan_out(rest_task, rests) if rests else ():
+        if isinstance(outcome, Failed):
+            raise outcome.error
+        written.append(outcome.result)
+    return written
 
 
 def _require_known(parent: Snapshot | None, records: Sequence[PackRecord], store: ObjectStore) -> None:
@@ -107,9 +147,11 @@ def _require_known(parent: Snapshot | None, records: Sequence[PackRecord], store
         )
 
 
-def _reporter(todo: PackPlan, sources: int, on_progress: OnProgress) -> Callable[[PackRecord], None]:
-    counts = total(record.counts for record in todo.records)
-    left = sum(map(len, todo.groups))
+def _reporter(
+    todo: PackPlan, written: Sequence[PackRecord], sources: int, on_progress: OnProgress
+) -> Callable[[PackRecord], None]:
+    counts = total(record.counts for record in [*todo.records, *written])
+    left = sum(map(len, todo.groups)) + sum(len(group.sources) for group in todo.revised)
 
     def report(record: PackRecord | None) -> None:
         nonlocal counts, left
@@ -173,11 +215,17 @@ def _new_records(parent: Snapshot | None, records: Sequence[PackRecord]) -> list
 
 
 def _snapshot(
-    store: ObjectStore, run: RunFile, parent: Snapshot | None, records: Sequence[PackRecord], fence: Guard
+    store: ObjectStore,
+    run: RunFile,
+    parent: Snapshot | None,
+    replaced: Sequence[PackRecord],
+    records: Sequence[PackRecord],
+    fence: Guard,
 ) -> tuple[Snapshot, SplitPatients | None]:
-    """The parent plus the new records, committed if there are any; and the patients in it."""
+    """The parent without the replaced records and with the new ones, committed if there are any; and the patients in
+    it."""
     new = _new_records(parent, records)
-    snapshot = _extended(parent or _empty(run), new)
+    snapshot = _extended(parent or _empty(run), replaced, new)
     where = store.uri(snapshot_path(run.dataset, snapshot.digest))
     _reconcile(snapshot, where)
     reasons = (entry["reason"] for entry in snapshot.quarantined)
@@ -193,10 +241,12 @@ def _empty(run: RunFile) -> Snapshot:
     return Snapshot(run.dataset, None, contract_of(run.data), {}, counts=total([]))
 
 
-def _extended(parent: Snapshot, new: Sequence[PackRecord]) -> Snapshot:
+def _extended(parent: Snapshot, replaced: Sequence[PackRecord], new: Sequence[PackRecord]) -> Snapshot:
+    """Whatever is replaced has a record that replaces it: without new records, nothing changes."""
     if not new:
         return parent
-    splits = {name: list(shards) for name, shards in parent.splits.items()}
+    kept = without(parent, replaced)
+    splits = {name: list(shards) for name, shards in kept.splits.items()}
     for record in new:
         for name, shards in record.splits.items():
             splits.setdefault(name, []).extend(shards)
@@ -205,10 +255,25 @@ def _extended(parent: Snapshot, new: Sequence[PackRecord]) -> Snapshot:
         parent,
         parent=parent.digest if parent.packs else None,
         generation=parent.generation + 1,
-        splits=splits,
-        quarantined=[*parent.quarantined, *entries],
-        counts=total([parent.counts, *(record.counts for record in new)]),
-        packs=[*parent.packs, *(record.name for record in new)],
+        splits={name: shards for name, shards in splits.items() if shards},
+        quarantined=[*kept.quarantined, *entries],
+        counts=total([kept.counts, *(record.counts for record in new)]),
+        packs=[*kept.packs, *(record.name for record in new)],
+    )
+
+
+def without(snapshot: Snapshot, replaced: Sequence[PackRecord]) -> Snapshot:
+    """What a snapshot holds, but for these of its records."""
+    gone = [record for record in replaced if record.name in set(snapshot.packs)]
+    uris = {shard.uri for record in gone for shard in record.shards}
+    entries = {(entry["kind"], entry["key"]) for record in gone for entry in record.quarantined}
+    less = total(record.counts for record in gone)
+    return replace(
+        snapshot,
+        splits={name: [s for s in shards if s.uri not in uris] for name, shards in snapshot.splits.items()},
+        quarantined=[entry for entry in snapshot.quarantined if (entry["kind"], entry["key"]) not in entries],
+        counts={name: snapshot.counts[name] - less[name] for name in COUNTS},
+        packs=[name for name in snapshot.packs if name not in {record.name for record in gone}],
     )
 
 

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import NamedTuple
 
+from medfuncta_dist.archive.changes import SourceState
 from medfuncta_dist.config.sections.data_section import Data, Grouping
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.scans.patient_group import Group, group_in_path
 from medfuncta_dist.scans.readers.reader_registry import reader_for
 from medfuncta_dist.scans.scan_key import KeyMaker
-from medfuncta_dist.shards.pack_record import PackRecord, settle
+from medfuncta_dist.shards.pack_record import PackRecord, group_name, settle
 from medfuncta_dist.shards.source_table import SourceTable, load_table
+from medfuncta_dist.storage.digest import digest_json
+from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.sources import Source, expand
 
 
@@ -33,19 +36,66 @@ class PackSource:
     """Whose it is, as its path or the run file's rule or table tells."""
     labels: tuple[int, ...] | None = None
     """Those that the run file's table gives."""
+    size: int = field(default=0, repr=False)
+    version: str = field(default="", repr=False)
+    """As in ``Source``."""
+    state: SourceState | None = field(default=None, repr=False)
+    """What is known of its bytes before it is read."""
+
+
+@dataclass(frozen=True)
+class Revised:
+    """The sources of a task that were packed before. ``revision`` as in ``PackRecord``."""
+
+    sources: tuple[PackSource, ...]
+    revision: str
+
+    @property
+    def name(self) -> str:
+        """The name of the task's record."""
+        return group_name((source.key for source in self.sources), self.revision)
+
+
+@dataclass(frozen=True)
+class Rest:
+    """What stays of a record when some of its sources do not: ``sources``, in the order of the record."""
+
+    record: PackRecord
+    sources: tuple[str, ...]
+    revision: str
+
+    @property
+    def name(self) -> str:
+        """The name of the record that replaces it."""
+        return group_name(self.sources, self.revision)
+
+
+@dataclass(frozen=True)
+class Superseded:
+    """The packed sources (keys) whose scans are not in the next snapshot as they are.
+
+    ``base`` is the digest of the snapshot that they are in now.
+    """
+
+    sources: frozenset[str] = frozenset()
+    base: str = ""
 
 
 @dataclass(frozen=True)
 class PackPlan:
-    """``groups``: the sources of each task to run. ``records``: the earlier tasks that count, in order."""
+    """``groups`` and ``revised``: the sources of each task to run. ``records``: the earlier tasks that count, in order.
+    ``rests``: what to write of records that no longer count (``replaced``, by name)."""
 
     groups: list[tuple[PackSource, ...]]
     records: list[PackRecord]
+    revised: list[Revised] = field(default_factory=list)
+    rests: list[Rest] = field(default_factory=list)
+    replaced: frozenset[str] = frozenset()
 
     @property
     def done(self) -> int:
         """Sources that need no work: packed or quarantined earlier."""
-        return sum(len(record.sources) for record in self.records)
+        return sum(len(record.sources) for record in self.records) + sum(len(rest.sources) for rest in self.rests)
 
 
 def find_sources(data: Data, keys: KeyMaker, table: SourceTable | None = None) -> list[PackSource]:
@@ -86,7 +136,15 @@ def _keyed(
     relatives = [source.relative if split is None else f"{split}/{source.relative}" for source in sources]
     return [
         PackSource(
-            keys.source_key(relative), source.uri, relative, split or row.split, source.relative, row.group, row.labels
+            keys.source_key(relative),
+            source.uri,
+            relative,
+            split or row.split,
+            source.relative,
+            row.group,
+            row.labels,
+            source.size,
+            source.version,
         )
         for source, relative, row in zip(sources, relatives, known, strict=True)
     ]
@@ -119,13 +177,28 @@ def _by_path(rule: str, sources: Sequence[Source], keys: KeyMaker) -> list[Group
     return [Group(keys.group_key("path", str(text)), "path") for text in found]
 
 
-def plan(
-    sources: Sequence[PackSource], records: Iterable[PackRecord], packed: Sequence[str], sources_per_task: int
-) -> PackPlan:
-    """Group the sources that no settled record has. ``packed`` names the packs of the newest snapshot.
+def require_outside_storage(sources: Sequence[PackSource], store: ObjectStore) -> None:
+    """Files that the run writes must not be scans for the next pack."""
+    inside = sum(source.uri.startswith(f"{store.root}/") for source in sources)
+    if inside:
+        raise RunFileError(
+            f"{inside} of {len(sources)} source files lie inside the storage",
+            where=f"storage: {store.root}",
+            do="choose a storage outside data.source, or narrow data.source to leave the storage out",
+        )
 
-    Groups are consecutive sources, so that a rerun over the same archive finds the same groups. Raises
-    ``RunFileError`` where two sources have one key.
+
+def plan(
+    sources: Sequence[PackSource],
+    records: Iterable[PackRecord],
+    packed: Sequence[str],
+    sources_per_task: int,
+    superseded: Superseded = Superseded(),
+) -> PackPlan:
+    """Group the sources that no settled record has, or whose packed scans are superseded.
+
+    ``packed`` names the packs of the newest snapshot. Groups are consecutive sources, so that a rerun over the same
+    archive finds the same groups. Raises ``RunFileError`` where two sources have one key.
     """
     if len({source.key for source in sources}) != len(sources):
         raise RunFileError(
@@ -133,10 +206,42 @@ def plan(
             where="data",
             do="write one pattern that begins at their common parent folder",
         )
+    records = list(records)
     settled = settle(records, first=packed)
-    done = {key for record in settled for key in record.sources}
-    left = (source for source in sources if source.key not in done)
-    return PackPlan(list(_grouped(left, sources_per_task)), settled)
+    replaced = [record for record in settled if not superseded.sources.isdisjoint(record.sources)]
+    kept = [record for record in settled if superseded.sources.isdisjoint(record.sources)]
+    rests = [_rest(record, superseded) for record in replaced]
+    done = {key for record in kept for key in record.sources} | {key for rest in rests for key in rest.sources}
+    left = [source for source in sources if source.key not in done]
+    gone = frozenset(record.name for record in replaced)
+    earlier = gone | {name for record in settled if record.name in packed for name in record.replaces}
+    before = {key for record in records if record.name in earlier for key in record.sources}
+    groups = list(_grouped((source for source in left if source.key not in before), sources_per_task))
+    again = _grouped((source for source in left if source.key in before), sources_per_task)
+    revised = [Revised(group, _revision(group, superseded.base)) for group in again]
+    return _resumed(PackPlan(groups, kept, revised, rests, gone), records)
+
+
+def _rest(record: PackRecord, superseded: Superseded) -> Rest:
+    stay = tuple(key for key in record.sources if key not in superseded.sources)
+    return Rest(record, stay, digest_json({"base": superseded.base, "rest of": record.name}))
+
+
+def _revision(group: Sequence[PackSource], base: str) -> str:
+    states = {s.key: [s.state.size, s.state.version, s.state.content] if s.state else [] for s in group}
+    return digest_json({"base": base, "sources": states})
+
+
+def _resumed(made: PackPlan, records: Iterable[PackRecord]) -> PackPlan:
+    """The plan without what an earlier call, which did not reach its snapshot, has done of it."""
+    names = {group.name for group in made.revised} | {rest.name for rest in made.rests}
+    found = {record.name: record for record in records if record.revision and record.name in names}
+    return replace(
+        made,
+        records=made.records + [found[name] for name in sorted(found)],
+        revised=[group for group in made.revised if group.name not in found],
+        rests=[rest for rest in made.rests if rest.name not in found],
+    )
 
 
 def _grouped(sources: Iterable[PackSource], size: int) -> Iterable[tuple[PackSource, ...]]:

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
+from medfuncta_dist.archive.changes import SourceState
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError
 from medfuncta_dist.shards.pack_ledger import COUNTS
 from medfuncta_dist.shards.snapshot import Shard, dataset_path
@@ -38,6 +39,14 @@ class PackRecord:
     splits: Mapping[str, Sequence[Shard]]
     quarantined: Sequence[Mapping[str, str]] = ()
     counts: Mapping[str, int] = field(default_factory=dict)
+    states: Mapping[str, SourceState] = field(default_factory=dict)
+    """What was known of the bytes of each source when it was read; earlier versions kept nothing."""
+    blanks: Mapping[str, int] = field(default_factory=dict)
+    """Of ``counts["blank"]``: the slices of each source, where there were any."""
+    revision: str = ""
+    """Part of the name of a record of sources that were packed before; it differs in each snapshot."""
+    replaces: Sequence[str] = ()
+    """Names of earlier records that no longer count where this one does."""
 
     @property
     def shards(self) -> list[Shard]:
@@ -45,9 +54,10 @@ class PackRecord:
         return [shard for name in sorted(self.splits) for shard in self.splits[name]]
 
 
-def group_name(source_keys: Iterable[str]) -> str:
-    """The name of a group of sources, independent of their order: SHA-256 (hex) over their keys."""
-    return digest_json(sorted(source_keys))
+def group_name(source_keys: Iterable[str], revision: str = "") -> str:
+    """The name of a group of sources, independent of their order: SHA-256 (hex) over their keys, and a revision."""
+    keys = sorted(source_keys)
+    return digest_json({"sources": keys, "revision": revision} if revision else keys)
 
 
 def record_path(dataset: str, name: str, fence: Guard | None = None) -> str:
@@ -63,6 +73,13 @@ def write_pack(store: ObjectStore, dataset: str, record: PackRecord, fence: Guar
         "quarantined": [dict(entry) for entry in record.quarantined],
         "counts": dict(record.counts),
     }
+    added: dict[str, Any] = {
+        "states": {key: asdict(state) for key, state in record.states.items()},
+        "blanks": dict(record.blanks),
+        "revision": record.revision,
+        "replaces": list(record.replaces),
+    }
+    body |= {name: value for name, value in added.items() if value}  # a record without them is as in earlier versions
     publish(store, fence, NewRecord(record_path(dataset, record.name, fence), KIND, body, fence.token))
 
 
@@ -89,12 +106,16 @@ def settle(records: Iterable[PackRecord], first: Sequence[str] = ()) -> list[Pac
     """The records that count: none of them shares a source with one before it.
 
     Those named in ``first`` (a snapshot's packs) come first, in that order, then the others by name. So a late record
-    never displaces one that a snapshot already holds.
+    never displaces one that a snapshot already holds. Of the others, none counts that a snapshot's record has
+    replaced, and none with a revision: it belongs to a snapshot that was not made.
     """
     rank = {name: i for i, name in enumerate(first)}
+    listed = list(records)
+    replaced = {name for record in listed if record.name in rank for name in record.replaces}
+    counting = [r for r in listed if r.name in rank or not (r.revision or r.name in replaced)]
     taken: set[str] = set()
     settled = []
-    for record in sorted(records, key=lambda r: (rank.get(r.name, len(rank)), r.name)):
+    for record in sorted(counting, key=lambda r: (rank.get(r.name, len(rank)), r.name)):
         if taken.isdisjoint(record.sources):
             taken.update(record.sources)
             settled.append(record)
@@ -105,7 +126,7 @@ def parse_pack(path: str, body: Mapping[str, Any], where: str) -> PackRecord:
     """The pack that a record's body describes; IntegrityError unless it belongs at ``path``."""
     name = path.rpartition("/")[2].removesuffix(".json").partition("-")[0]
     record = typed(PackRecord, {**body, "name": name}, "a pack record", where)
-    if group_name(record.sources) != name:
+    if group_name(record.sources, record.revision) != name:
         raise IntegrityError("a pack record is stored under another record's name", where=where, do=RESTORE)
     # The driver adds up the counts, and reads the entries' fields.
     if not record.counts.keys() >= set(COUNTS) or any(entry.keys() != ENTRY for entry in record.quarantined):

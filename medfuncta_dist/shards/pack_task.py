@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
+from medfuncta_dist.archive.changes import SourceState
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.pack_ledger import require_balance, total
@@ -23,6 +24,7 @@ from medfuncta_dist.shards.source_reader import (
     SourceReader,
     UnusableScan,
     UnusableSource,
+    WholeContent,
 )
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard
@@ -39,11 +41,13 @@ class PackTask:
     sources: tuple[PackSource, ...]
     keys: KeyMaker = field(repr=False)
     fence: Guard
+    revision: str = ""
+    """As in ``PackRecord``."""
 
     @cached_property
     def name(self) -> str:
         """The group's digest, and so the name of the task's commit record."""
-        return group_name(source.key for source in self.sources)
+        return group_name((source.key for source in self.sources), self.revision)
 
 
 def pack_task(task: PackTask) -> PackRecord:
@@ -57,7 +61,7 @@ def pack_task(task: PackTask) -> PackRecord:
         record = read_pack(store, task.dataset, task.name, task.fence) or _packed(store, task)
     except OSError as error:  # of this machine's disk: a source's own error is an event
         raise explain(error, "the folder for temporary files of a pack task") from None
-    return replace(record, sources=())
+    return replace(record, sources=(), states={}, blanks={})
 
 
 def quarantine_sources(task: PackTask, reason: str) -> PackRecord:
@@ -65,8 +69,10 @@ def quarantine_sources(task: PackTask, reason: str) -> PackRecord:
     store, n = ObjectStore(task.root), len(task.sources)
     counts = total([]) | {"sources": n, "sources_quarantined": n}
     entries = tuple(_entry("source", source.key, source.key, "", reason) for source in task.sources)
-    record = read_pack(store, task.dataset, task.name, task.fence) or _committed(store, task, {}, entries, counts)
-    return replace(record, sources=())
+    states = {source.key: source.state for source in task.sources if source.state is not None}
+    record = read_pack(store, task.dataset, task.name, task.fence)
+    record = record or _committed(store, task, PackRecord(task.name, (), {}, entries, counts, states))
+    return replace(record, sources=(), states={})
 
 
 def _packed(store: ObjectStore, task: PackTask) -> PackRecord:
@@ -83,19 +89,15 @@ def _packed(store: ObjectStore, task: PackTask) -> PackRecord:
                     shards.add(event.split, event.key, event.npy, event.json, source.key, event.item, event.group)
         splits = shards.finish()
     # Scans are counted as they are read, and again from the shards: the two counts must agree.
-    return _committed(store, task, splits, tuple(tally.quarantined), tally.counts(len(task.sources), splits))
+    counts = tally.counts(len(task.sources), splits)
+    record = PackRecord(task.name, (), splits, tuple(tally.quarantined), counts, tally.states, tally.blanks)
+    return _committed(store, task, record)
 
 
-def _committed(
-    store: ObjectStore,
-    task: PackTask,
-    splits: Mapping[str, tuple[Shard, ...]],
-    quarantined: tuple[dict[str, str], ...],
-    counts: Mapping[str, int],
-) -> PackRecord:
-    require_balance(counts, where=store.uri(record_path(task.dataset, task.name)))
+def _committed(store: ObjectStore, task: PackTask, record: PackRecord) -> PackRecord:
+    require_balance(record.counts, where=store.uri(record_path(task.dataset, task.name)))
     keys = tuple(sorted(source.key for source in task.sources))
-    record = PackRecord(task.name, keys, splits, quarantined, counts)
+    record = replace(record, sources=keys, revision=task.revision)
     if earlier := read_pack(store, task.dataset, task.name, task.fence):
         return earlier  # a copy of this task was faster: its record stays
     write_pack(store, task.dataset, record, task.fence)
@@ -107,6 +109,8 @@ class _Tally:
 
     def __init__(self) -> None:
         self.quarantined: list[dict[str, str]] = []
+        self.states: dict[str, SourceState] = {}
+        self.blanks: dict[str, int] = {}
         self._counted: Counter[str] = Counter()
 
     def note(self, source: PackSource, event: Event) -> None:
@@ -121,6 +125,10 @@ class _Tally:
                 self.quarantined.append(_entry("source", source.key, source.key, "", reason))
             case BlankSlices(slices):
                 self._counted["blank"] += slices
+                if slices:
+                    self.blanks[source.key] = self.blanks.get(source.key, 0) + slices
+            case WholeContent(state):
+                self.states[source.key] = state
 
     def counts(self, sources: int, splits: Mapping[str, tuple[Shard, ...]]) -> dict[str, int]:
         packed = sum(shard.samples for shards in splits.values() for shard in shards)

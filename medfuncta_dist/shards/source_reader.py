@@ -7,10 +7,12 @@ file, memory) are raised.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
+from medfuncta_dist.archive.changes import SourceState
 from medfuncta_dist.config.sections.data_section import Data, Slices
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, ScanError
 from medfuncta_dist.scans.canonical import canonical, slices, split_of, windowed
@@ -21,6 +23,7 @@ from medfuncta_dist.scans.scan import Scan
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.pack_plan import PackSource
 from medfuncta_dist.shards.sample import encode
+from medfuncta_dist.storage.digest import sha256_file
 from medfuncta_dist.storage.request_failures import explain, is_machine_failure
 from medfuncta_dist.storage.sources import ANONYMOUS_SOURCE, local_copy
 
@@ -61,7 +64,14 @@ class BlankSlices:
     slices: int
 
 
-Event = EncodedScan | UnusableScan | UnusableSource | BlankSlices
+@dataclass(frozen=True)
+class WholeContent:
+    """What the source's bytes were, once they were read."""
+
+    state: SourceState
+
+
+Event = EncodedScan | UnusableScan | UnusableSource | BlankSlices | WholeContent
 
 
 class _Place(NamedTuple):
@@ -90,6 +100,15 @@ class SourceReader:
                         raise IntegrityError("two scans of one source have the same key", where=f"source {source.key}")
                     known_keys.add(event.key)
                 yield event
+            if source.state is not None:
+                yield WholeContent(self._with_content(source.state, path))
+
+    def _with_content(self, state: SourceState, path: Path) -> SourceState:
+        """Digested here where the survey has not done it: the file has just been read, and is in the page cache."""
+        with suppress(FileNotFoundError, PermissionError):
+            if not state.content and path.stat().st_size:
+                return replace(state, content=self.keys.property_key("content", sha256_file(path)))
+        return state
 
     def _guarded(self, source: PackSource, path: Path) -> Iterator[Event]:
         reader = reader_for(self.data.reader, source.uri)

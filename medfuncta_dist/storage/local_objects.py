@@ -62,16 +62,20 @@ class LocalObjects:
         return sha256_file(local)
 
     def size(self, path: str, seconds: float) -> int:
+        return self.status(path, seconds)[0]
+
+    def status(self, path: str, seconds: float) -> tuple[int, str]:
         status = (self.root / path).stat()
         if not stat.S_ISREG(status.st_mode):  # a folder, or a pipe, which would block
             raise IsADirectoryError
-        return status.st_size
+        return status.st_size, str(status.st_mtime_ns)
 
-    def list(self, prefix: str, seconds: float) -> list[tuple[str, int]]:
+    def list(self, prefix: str, seconds: float) -> list[tuple[str, int, str]]:
         found = []
         for file in _files(self.root / prefix) if prefix else _files(self.root):
             with suppress(FileNotFoundError):  # removed by another process after it was listed
-                found.append((str(file.relative_to(self.root)), file.stat().st_size))
+                status = file.stat()
+                found.append((str(file.relative_to(self.root)), status.st_size, str(status.st_mtime_ns)))
         return found
 
     def delete(self, path: str, seconds: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -24,6 +24,8 @@ class ObjectInfo:
 
     path: str
     size: int
+    version: str = field(default="", compare=False)
+    """Changes when the object is replaced: its ETag, of a local file the time of its last change in ns."""
 
 
 class StorageBackend(Protocol):
@@ -37,7 +39,8 @@ class StorageBackend(Protocol):
     def upload(self, local: Path, path: str, seconds: float) -> None: ...
     def download(self, path: str, local: Path, limit: int | None, seconds: float) -> str: ...
     def size(self, path: str, seconds: float) -> int: ...
-    def list(self, prefix: str, seconds: float) -> list[tuple[str, int]]: ...
+    def status(self, path: str, seconds: float) -> tuple[int, str]: ...
+    def list(self, prefix: str, seconds: float) -> list[tuple[str, int, str]]: ...
     def delete(self, path: str, seconds: float) -> None: ...
 
 
@@ -137,12 +140,19 @@ class ObjectStore:
         """Bytes of an object."""
         return retry_request(lambda s: self._backend.size(path, s), where=self.uri(path), deadline_s=self.deadline_s)
 
+    def info(self, path: str) -> ObjectInfo:
+        """Size and version of an object."""
+        where, deadline_s = self.uri(path), self.deadline_s
+        return ObjectInfo(
+            path, *retry_request(lambda s: self._backend.status(path, s), where=where, deadline_s=deadline_s)
+        )
+
     def list(self, prefix: str) -> list[ObjectInfo]:
         """All objects below the folder ``prefix`` ("" for all), sorted by path; empty when there are none."""
         prefix = prefix.strip("/")
         where = self.uri(prefix) if prefix else self.root
         found = retry_request(lambda s: self._backend.list(prefix, s), where=where, deadline_s=self.deadline_s)
-        return sorted((ObjectInfo(path, size) for path, size in found), key=lambda o: o.path)
+        return sorted((ObjectInfo(*listed) for listed in found), key=lambda o: o.path)
 
     def delete(self, path: str) -> None:
         """Remove an object; no error if it is missing."""

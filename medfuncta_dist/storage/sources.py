@@ -10,7 +10,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from fsspec.utils import glob_translate
@@ -31,6 +31,8 @@ class Source:
     uri: str
     relative: str
     size: int
+    version: str = field(default="", compare=False)
+    """As in ``ObjectInfo``."""
 
 
 def expand(patterns: str | list[str]) -> list[Source]:
@@ -82,7 +84,7 @@ def _expand_one(pattern: str) -> list[Source]:
     matches = _compiled(rest or "**", pattern)
     hidden_too = any(part.startswith(".") for part in rest.split("/"))
     return [
-        Source(f"{store.root.rstrip('/')}/{o.path}", o.path, o.size)
+        Source(f"{store.root.rstrip('/')}/{o.path}", o.path, o.size, o.version)
         for o in store.list("")
         if matches.match(o.path) and (hidden_too or not _hidden(o.path))
     ]
@@ -102,7 +104,8 @@ def _as_file(pattern: str) -> Source | None:
         return None
     store = ObjectStore(fixed)
     try:
-        return Source(store.uri(name), name, store.size(name))
+        found = store.info(name)
+        return Source(store.uri(name), name, found.size, found.version)
     except ObjectMissingError:
         return None
 

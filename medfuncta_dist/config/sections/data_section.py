@@ -170,6 +170,9 @@ class Data(Section):
     """Files per pack task."""
     private: Annotated[str | None, FREE] = None
     """Folder for the salt and the key-to-path mapping. Default: ~/.medfuncta/<dataset>. Never inside storage."""
+    removed: Annotated[Literal["keep", "drop"], Key(within_run=WithinRun.FREE), Added("keep")] = "keep"
+    """What becomes of scans whose source is no longer among the files that ``source`` or ``splits`` name: ``drop``
+    leaves them out of the next snapshot."""
     max_quarantined: Annotated[float, Field(ge=0, le=1), FREE] = 0.05
     """Largest share of all scans found that may be quarantined. With more, a stage fails."""
 

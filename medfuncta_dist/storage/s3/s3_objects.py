@@ -80,15 +80,19 @@ class S3Objects:
         return _with_credentials(get, seconds)
 
     def size(self, path: str, seconds: float) -> int:
+        return self.status(path, seconds)[0]
+
+    def status(self, path: str, seconds: float) -> tuple[int, str]:
         bucket, key = self._address(path)
         head = _run(lambda s3: s3._call_s3("head_object", Bucket=bucket, Key=key), seconds)
-        return int(head["ContentLength"])
+        return int(head["ContentLength"]), str(head.get("ETag", "")).strip('"')
 
-    def list(self, prefix: str, seconds: float) -> list[tuple[str, int]]:
+    def list(self, prefix: str, seconds: float) -> list[tuple[str, int, str]]:
         folder = self._key(prefix) if prefix else self.root
         found = _run(lambda s3: s3._lsdir(folder, delimiter=""), seconds)
         skip = len(self.root) + 1
-        return [(o["name"][skip:], int(o["size"])) for o in found if not o["name"].endswith("/")]
+        files = (o for o in found if not o["name"].endswith("/"))
+        return [(o["name"][skip:], int(o["size"]), str(o.get("ETag", "")).strip('"')) for o in files]
 
     def delete(self, path: str, seconds: float) -> None:
         _run(lambda s3: s3._rm_file(self._key(path)), seconds)

@@ -209,6 +209,21 @@ def test_a_newer_snapshot_costs_only_its_new_scans(run, tmp_path):
     assert before.items() <= objects(run).items()
 
 
+def test_latents_of_superseded_scans_are_not_in_the_newer_snapshots_table(run, tmp_path):
+    packed(run, tmp_path, seed=1, counts={"train": 6})
+    fit(run, map_here)
+    store = ObjectStore(run.storage)
+    before = locate_table(run, store)
+    old = latent_ledger.load_table(store, before.folder, shards=before.shards)
+    packed(run, tmp_path, seed=1, counts={"train": 7, "test": 1})  # the same file, grown
+    assert fit(run, map_here).counts.fitted == SCANS + 8
+    after = locate_table(run, store)
+    new = latent_ledger.load_table(store, after.folder, shards=after.shards)
+    assert new.num_rows == len(set(new["key"].to_pylist())) == SCANS + 8
+    assert latent_ledger.load_table(store, before.folder, shards=before.shards).equals(old)
+    assert latent_ledger.verify(store, after.folder, after.works).fitted == SCANS + 8
+
+
 def test_only_the_splits_asked_for(run):
     only_test = run.model_copy(update={"fit": run.fit.model_copy(update={"splits": ["test"]})})
     assert fit(only_test, map_here).counts.packed == COUNTS["test"]

@@ -59,9 +59,9 @@ def test_one_damaged_object_is_one_fault_and_the_rest_is_checked(
 
 
 def test_a_patient_in_two_splits_is_a_fault_unless_the_splits_were_given(tmp_path: Path) -> None:
-    for split in ("train", "test"):
+    for seed, split in enumerate(("train", "test")):
         (tmp_path / split).mkdir()
-        write_nifti(tmp_path / split / f"sub-01_{split}.nii.gz", shape=(8, 8, 4))
+        write_nifti(tmp_path / split / f"sub-01_{split}.nii.gz", shape=(8, 8, 4), seed=seed)
     splits = {split: str(tmp_path / split) for split in ("train", "test")}
     run = run_file(tmp_path, source=None, splits=splits, shape=[8, 8, 4])
     assert pack(run, map_here, lambda progress: None).patients == SplitPatients(1, 1, {"bids": 2})

@@ -9,6 +9,14 @@ from medfuncta_dist.scans.scan_key import KeyMaker
 KEYS = KeyMaker(bytes(range(32)))
 
 
+def test_keys_of_properties_tell_equal_from_different_and_nothing_else() -> None:
+    keys, others = KeyMaker(bytes(32)), KeyMaker(bytes(31) + b"1")
+    made = [keys.property_key("size", "12"), keys.property_key("content", "12"), keys.property_key("size", "1", "2")]
+    assert len({*made, others.property_key("size", "12"), keys.source_key("12")[:32]}) == 5
+    assert made[0] == keys.property_key("size", "12")
+    assert all(re.fullmatch("[0-9a-f]{32}", key) for key in made)
+
+
 def test_keys_are_hex_without_a_dot() -> None:
     assert re.fullmatch("[0-9a-f]{64}", KEYS.scan_key("Doe^Jane/1.2.840.dcm", ""))
 

@@ -268,7 +268,7 @@ def test_a_fan_out_that_loses_a_task_is_noticed(run: RunFile) -> None:
 
 def test_too_many_quarantined_make_no_snapshot_but_can_be_looked_up(run: RunFile, tmp_path: Path) -> None:
     for n in (1, 2):
-        (tmp_path / "archive" / f"Doe-{n:02}.csv").write_bytes(b"\x00")
+        (tmp_path / "archive" / f"Doe-{n:02}.csv").write_bytes(b"\x00" * n)
     strict = run_file(tmp_path, sources_per_task=2, max_quarantined=0.1)
     with pytest.raises(QuarantineLimitError, match="2 of 14 scans") as caught:
         packed(strict)

@@ -41,7 +41,7 @@ def write_patient(folder: Path, patient: int, scans: int = 3) -> None:
     """DICOM files whose names say nothing; their patient is in the header."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(scans):
-        path = write_dicom(folder / f"im{10 * patient + number:04}.dcm", (8, 8), seed=patient)
+        path = write_dicom(folder / f"im{10 * patient + number:04}.dcm", (8, 8), seed=10 * patient + number)
         change(path, PatientID=f"MRN{patient}", StudyInstanceUID=f"1.2.{patient}.{number}")
 
 
@@ -237,7 +237,7 @@ def test_slices_of_a_patient_s_volumes_stay_together(tmp_path: Path) -> None:
     for subject in range(6):
         for session in range(2):
             name = f"sub-{subject}_ses-{session}.nii.gz"
-            write_nifti(tmp_path / "archive" / name, shape=(8, 8, 4), seed=subject)
+            write_nifti(tmp_path / "archive" / name, shape=(8, 8, 4), seed=2 * subject + session)
     run = small(tmp_path, slices={})
     assert packed(run).patients == SplitPatients(6, 0, {"bids": 48})
     places = placed(run, tmp_path / "private")

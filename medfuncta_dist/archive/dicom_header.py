@@ -1,0 +1,166 @@
+"""What a DICOM header says that series are assembled by. Pixels are not read, and nothing is decompressed."""
+
+from __future__ import annotations
+
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, BinaryIO, Final, TypeVar
+
+import pydicom
+from pydicom.filereader import _read_file_meta_info, read_preamble
+from pydicom.multival import MultiValue
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from medfuncta_dist.archive.inventory import Row
+from medfuncta_dist.errors import MedfunctaError
+from medfuncta_dist.scans.scan_key import KeyMaker
+
+T = TypeVar("T")
+
+NOT_DICOM = "not a readable DICOM file"
+DEFLATED = "deflated: its header was not read"
+NO_SYNTAX = "no transfer syntax"
+NO_PATIENT = "no patient identifier"
+NO_SERIES = "no series identifier"
+NO_INSTANCE = "no instance identifier"
+NO_IMAGE = "no image"
+BAD_GEOMETRY = "position, orientation or spacing are damaged"
+
+TAGS: Final = [
+    *("PatientID", "IssuerOfPatientID", "StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "SOPClassUID"),
+    *("Modality", "ImageType", "Rows", "Columns", "NumberOfFrames"),
+    *("ImageOrientationPatient", "ImagePositionPatient", "PixelSpacing", "SliceThickness", "SpacingBetweenSlices"),
+    *("InstanceNumber", "AcquisitionNumber", "EchoNumbers", "TemporalPositionIdentifier"),
+    *("NominalPercentageOfCardiacPhase", "TriggerTime"),
+]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Suppress pydicom's warnings and log lines, which can quote a file, in all threads that begin in the block.
+
+    Not in each thread: whichever ended first would end the silence of the others.
+    """
+    logger = logging.getLogger("pydicom")
+    before, logger.disabled = logger.disabled, True
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.disabled = before
+
+
+def read_header(file: BinaryIO, keys: KeyMaker) -> Row:
+    """The columns of the inventory that a DICOM header fills; ``problems`` are fixed words.
+
+    A file that is not DICOM has a problem and nothing else. MedfunctaError where ``file`` raises it. To be called
+    inside ``quiet``.
+    """
+    try:
+        syntax = _transfer_syntax(file)
+        if syntax == DeflatedExplicitVRLittleEndian:
+            return {"transfer_syntax": syntax, "problems": [DEFLATED]}
+        file.seek(0)
+        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS, force=syntax is None)
+        return _columns(header, syntax, keys)
+    except (MedfunctaError, MemoryError):
+        raise
+    except Exception:
+        return {"problems": [NOT_DICOM]}
+
+
+def _transfer_syntax(file: BinaryIO) -> str | None:
+    """That of the file's meta information; None without one (files without a preamble have none, or lack the tag)."""
+    if read_preamble(file, force=True) is None:
+        return None
+    syntax = _read_file_meta_info(file).get("TransferSyntaxUID")
+    return str(syntax) if syntax else None
+
+
+def _columns(header: pydicom.Dataset, syntax: str | None, keys: KeyMaker) -> Row:
+    if "SOPClassUID" not in header and "Rows" not in header:  # any bytes can be taken for elements
+        return {"problems": [NOT_DICOM]}
+    geometry, damaged = _geometry(header)
+    patient, issuer = _text(header, "PatientID"), _text(header, "IssuerOfPatientID")
+    row: Row = {
+        "patient": keys.property_key("patient", patient, issuer or "") if patient else None,
+        "study": _text(header, "StudyInstanceUID"),
+        "series": _text(header, "SeriesInstanceUID"),
+        "instance": _text(header, "SOPInstanceUID"),
+        "sop_class": _text(header, "SOPClassUID"),
+        "transfer_syntax": syntax,
+        "modality": _text(header, "Modality"),
+        "image_type": [str(part) for part in _values(header, "ImageType")] or None,
+        "rows": _whole(header, "Rows"),
+        "columns": _whole(header, "Columns"),
+        "frames": _whole(header, "NumberOfFrames"),
+        "instance_number": _whole(header, "InstanceNumber"),
+        "acquisition": _text(header, "AcquisitionNumber"),
+        "echo": _text(header, "EchoNumbers"),
+        "temporal": _text(header, "TemporalPositionIdentifier"),
+        "phase": _text(header, "NominalPercentageOfCardiacPhase") or _text(header, "TriggerTime"),
+    }
+    return row | geometry | {"problems": _problems(row, damaged)}
+
+
+def _problems(row: Row, damaged: bool) -> list[str]:
+    found = {
+        NO_SYNTAX: row["transfer_syntax"] is None,
+        NO_PATIENT: row["patient"] is None,
+        NO_SERIES: row["series"] is None,
+        NO_INSTANCE: row["instance"] is None,
+        NO_IMAGE: not row["rows"] or not row["columns"],
+        BAD_GEOMETRY: damaged,
+    }
+    return [problem for problem, there in found.items() if there]
+
+
+def _geometry(header: pydicom.Dataset) -> tuple[Row, bool]:
+    """In mm, LPS as in the file; and whether something of it is there but no such list of finite numbers."""
+    wanted = {
+        "orientation": ("ImageOrientationPatient", 6),
+        "position": ("ImagePositionPatient", 3),
+        "pixel_spacing": ("PixelSpacing", 2),
+        "slice_thickness": ("SliceThickness", 1),
+        "slice_spacing": ("SpacingBetweenSlices", 1),
+    }
+    row: Row = {}
+    damaged = False
+    for column, (name, count) in wanted.items():
+        values = _parsed(lambda name=name: [float(value) for value in _values(header, name)])  # type: ignore[misc]
+        usable = values is not None and len(values) == count and all(map(math.isfinite, values))
+        damaged |= not usable and values != []
+        row[column] = (values if count > 1 else values[0]) if usable and values else None
+    return row, damaged
+
+
+def _values(header: pydicom.Dataset, name: str) -> Iterable[Any]:
+    value = header.get(name)
+    if value is None or value == "":
+        return []
+    return list(value) if isinstance(value, MultiValue | list | tuple) else [value]
+
+
+def _text(header: pydicom.Dataset, name: str) -> str | None:
+    joined = _parsed(lambda: "\\".join(str(value).strip() for value in _values(header, name)))
+    # What was decoded from damaged bytes need not be valid text.
+    return joined.encode("utf-8", "replace").decode() if joined else None
+
+
+def _whole(header: pydicom.Dataset, name: str) -> int | None:
+    number = _parsed(lambda: [int(value) for value in _values(header, name)])
+    return number[0] if number and abs(number[0]) < 2**62 else None
+
+
+def _parsed(parse: Callable[[], T]) -> T | None:
+    """One element; pydicom parses it when it is asked for, and fails in many ways on a damaged one."""
+    try:
+        return parse()
+    except MemoryError:
+        raise
+    except Exception:
+        return None

@@ -1,0 +1,169 @@
+"""The archive as the pack stage finds it: surveyed, and compared with what the data set holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from medfuncta_dist.archive.changes import Changes, SourceState, compare, doubtful
+from medfuncta_dist.archive.inventory import INVENTORY, Listed, Row, locked, read_inventory
+from medfuncta_dist.archive.survey import OnSurvey, adopt, digest_contents, stamp, survey
+from medfuncta_dist.config.sections.data_section import Data
+from medfuncta_dist.scans.readers.reader_registry import reader_for
+from medfuncta_dist.scans.scan_key import KeyMaker
+from medfuncta_dist.shards.pack_plan import PackSource, Superseded
+from medfuncta_dist.shards.pack_record import PackRecord
+
+STATE_COLUMNS = ["relative", "identity", "size", "version", "probe", "content"]
+
+
+@dataclass(frozen=True)
+class ArchiveState:
+    """``sources`` are those that are packed, or are to be, with the keys under which they are. ``changes`` are by key.
+
+    identities, contents: by relative path, what the inventory does not hold yet.
+    moved: keys of packed sources that are now under another path.
+    reassigned: keys of packed sources whose file is now in another split of the run file.
+    """
+
+    sources: list[PackSource] = field(repr=False)
+    changes: Changes = field(repr=False)
+    inventory: Path
+    stamp: tuple[int, int]
+    salt: str
+    """The salt's fingerprint."""
+    identities: Mapping[str, str] = field(repr=False)
+    contents: Mapping[str, str] = field(repr=False)
+    moved: frozenset[str] = frozenset()
+    reassigned: frozenset[str] = frozenset()
+
+    def superseded(self, removed: str, base: str) -> Superseded:
+        """The packed sources that are not in the next snapshot as they are; ``removed`` as in the run file."""
+        again = {*self.changes.changed, *self.changes.copied, *self.reassigned}
+        return Superseded(frozenset(again | set(self.changes.removed if removed == "drop" else ())), base)
+
+    def adopt(self) -> None:
+        """Make the survey the inventory of the last pack."""
+        with locked(self.inventory.parent):
+            adopt(self.inventory.parent, self.stamp, self.salt, self.identities, self.contents)
+
+
+def examine(
+    data: Data,
+    sources: Sequence[PackSource],
+    records: Iterable[PackRecord],
+    folder: Path,
+    keys: KeyMaker,
+    on_survey: OnSurvey,
+) -> ArchiveState:
+    """Survey the sources, and compare them with the ``records`` that count. To be called inside ``locked``."""
+    listed = {source.relative: _listed(source, data) for source in sources}
+    path = survey(list(listed.values()), folder, keys, on_survey)
+    names, found = {}, {}
+    for row in read_inventory(path, keys.fingerprint(), STATE_COLUMNS):
+        names[row["relative"]], found[row["relative"]] = row["identity"], _state(row, keys)
+    identities = _distinct(names, found)
+    key_of = {relative: keys.source_key(identity) for relative, identity in identities.items()}
+    present = {key_of[relative]: state for relative, state in found.items()}
+    packed, known_as = _packed(records, folder, keys)
+    unsure = set(doubtful(packed, present))
+    contents = digest_contents([source for relative, source in listed.items() if key_of[relative] in unsure])
+    for relative, content in contents.items():
+        key = key_of[relative]
+        present[key] = replace(present[key], content=keys.property_key("content", content))
+    reassigned = _reassigned(compare(packed, present), {key_of[s.relative]: s.split for s in sources}, known_as)
+    changes = compare({key: SourceState() if key in reassigned else packed[key] for key in packed}, present)
+    kept = {r: known_as[changes.renamed[k]] for r, k in key_of.items() if changes.renamed.get(k) in known_as}
+    resolved = [_resolved(s, identities, key_of, present, changes, known_as) for s in sources]
+    return ArchiveState(
+        [source for source in resolved if source.key not in changes.copied],
+        changes,
+        path,
+        stamp(path),
+        keys.fingerprint(),
+        {r: i for r, i in (identities | kept).items() if r != i},
+        contents,
+        frozenset(changes.renamed.values()),
+        reassigned,
+    )
+
+
+def _reassigned(found: Changes, splits: Mapping[str, str | None], known_as: Mapping[str, str]) -> frozenset[str]:
+    """Packed sources whose file was moved to where ``data.splits`` assigns another split: it is packed again there.
+    Where the former path is not known, it counts as one of another split."""
+    return frozenset(
+        former
+        for key, former in found.renamed.items()
+        if splits[key] is not None and not known_as.get(former, "").startswith(f"{splits[key]}/")
+    )
+
+
+def under_packed_names(sources: Sequence[PackSource], folder: Path, keys: KeyMaker) -> list[PackSource]:
+    """The sources under the keys that they were packed with, in that order: renamed files keep theirs."""
+    rows = read_inventory(folder / INVENTORY, keys.fingerprint(), ["relative", "identity"])
+    names = {row["relative"]: row["identity"] for row in rows if row["relative"] != row["identity"]}
+    found = [
+        replace(s, key=keys.source_key(names[s.relative]), relative=names[s.relative]) if s.relative in names else s
+        for s in sources
+    ]
+    return sorted(found, key=lambda source: source.relative) if names else found
+
+
+def _listed(source: PackSource, data: Data) -> Listed:
+    reader = reader_for(data.reader, source.uri).name
+    return Listed(source.relative, source.uri, source.size, source.version, reader)
+
+
+def _distinct(names: Mapping[str, str], states: Mapping[str, SourceState]) -> dict[str, str]:
+    """Identities by relative path: a new file at the path that a renamed one had needs one of its own."""
+    taken = {identity for relative, identity in names.items() if identity != relative}
+    return {
+        relative: f"{name}\0{states[relative].content or states[relative].version}"
+        if name == relative and name in taken
+        else name
+        for relative, name in names.items()
+    }
+
+
+def _state(row: Row, keys: KeyMaker) -> SourceState:
+    """An empty file has no content that could be recognised."""
+    size = str(row["size"])
+    probe, content = (row[name] if row["size"] else None for name in ("probe", "content"))
+    return SourceState(
+        keys.property_key("size", size),
+        keys.property_key("version", size, row["version"]) if row["version"] else "",
+        keys.property_key("probe", size, probe) if probe else "",
+        keys.property_key("content", content) if content else "",
+    )
+
+
+def _packed(
+    records: Iterable[PackRecord], folder: Path, keys: KeyMaker
+) -> tuple[dict[str, SourceState], dict[str, str]]:
+    """What is known of the packed sources, from their records or, for those of earlier versions, from the inventory of
+    the last pack; and the identities of those that are in that inventory."""
+    rows = read_inventory(folder / INVENTORY, keys.fingerprint(), STATE_COLUMNS)
+    inventory = {keys.source_key(row["identity"]): row for row in rows}
+    states = {}
+    for record in records:
+        for key in record.sources:
+            known = record.states.get(key)
+            states[key] = known or (_state(inventory[key], keys) if key in inventory else SourceState())
+    return states, {key: inventory[key]["identity"] for key in states if key in inventory}
+
+
+def _resolved(
+    source: PackSource,
+    identities: Mapping[str, str],
+    key_of: Mapping[str, str],
+    present: Mapping[str, SourceState],
+    changes: Changes,
+    known_as: Mapping[str, str],
+) -> PackSource:
+    """The source under the key that its scans have, or will have."""
+    key = key_of[source.relative]
+    former = changes.renamed.get(key)
+    if former is None:
+        return replace(source, key=key, relative=identities[source.relative], state=present[key])
+    return replace(source, key=former, relative=known_as.get(former, source.relative), state=present[key])
