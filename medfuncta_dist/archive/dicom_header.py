@@ -16,6 +16,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medfuncta_dist.archive.inventory import Row
 from medfuncta_dist.errors import MedfunctaError
+from medfuncta_dist.scans.readers.dicom_patient import patient_of
 from medfuncta_dist.scans.scan_key import KeyMaker
 
 T = TypeVar("T")
@@ -65,7 +66,7 @@ def read_header(file: BinaryIO, keys: KeyMaker) -> Row:
         if syntax == DeflatedExplicitVRLittleEndian:
             return {"transfer_syntax": syntax, "problems": [DEFLATED]}
         file.seek(0)
-        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS, force=syntax is None)
+        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS, force=True)
         return _columns(header, syntax, keys)
     except (MedfunctaError, MemoryError):
         raise
@@ -74,9 +75,8 @@ def read_header(file: BinaryIO, keys: KeyMaker) -> Row:
 
 
 def _transfer_syntax(file: BinaryIO) -> str | None:
-    """That of the file's meta information; None without one (files without a preamble have none, or lack the tag)."""
-    if read_preamble(file, force=True) is None:
-        return None
+    """That of the file's meta information, with or without a preamble before it; None where it does not say."""
+    read_preamble(file, force=True)
     syntax = _read_file_meta_info(file).get("TransferSyntaxUID")
     return str(syntax) if syntax else None
 
@@ -85,9 +85,9 @@ def _columns(header: pydicom.Dataset, syntax: str | None, keys: KeyMaker) -> Row
     if "SOPClassUID" not in header and "Rows" not in header:  # any bytes can be taken for elements
         return {"problems": [NOT_DICOM]}
     geometry, damaged = _geometry(header)
-    patient, issuer = _text(header, "PatientID"), _text(header, "IssuerOfPatientID")
+    patient = _parsed(lambda: patient_of(header))
     row: Row = {
-        "patient": keys.property_key("patient", patient, issuer or "") if patient else None,
+        "patient": keys.group_key("patient", patient) if patient else None,
         "study": _text(header, "StudyInstanceUID"),
         "series": _text(header, "SeriesInstanceUID"),
         "instance": _text(header, "SOPInstanceUID"),

@@ -161,6 +161,26 @@ def test_a_deflated_file_is_not_inflated(tmp_path: Path) -> None:
     assert (row["transfer_syntax"], row["problems"]) == (DeflatedExplicitVRLittleEndian, [DEFLATED])
 
 
+def test_a_deflated_file_without_a_preamble_is_not_inflated_either(tmp_path: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    dataset = pydicom.dcmread(io.BytesIO(slice_of(1, 1)))
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    file = io.BytesIO()
+    dataset.save_as(file, implicit_vr=False, little_endian=True)
+    (tmp_path / "archive" / "a").write_bytes(file.getvalue()[132:])
+    [row] = surveyed(listed(str(tmp_path / "archive")), tmp_path / "private")
+    assert (row["transfer_syntax"], row["problems"]) == (DeflatedExplicitVRLittleEndian, [DEFLATED])
+
+
+def test_a_patient_is_the_one_by_whom_scans_are_split(tmp_path: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    for name, patient in {"a": "Doe-1", "b": " DOE-1", "c": "ANONYMOUS"}.items():
+        (tmp_path / "archive" / name).write_bytes(slice_of(1, 1, patient))
+    rows = surveyed(listed(str(tmp_path / "archive")), tmp_path / "private")
+    assert [row["patient"] for row in rows] == [KEYS.group_key("patient", "doe-1\\ward 5")] * 2 + [None]
+    assert [row["problems"] for row in rows] == [[], [], [NO_PATIENT]]
+
+
 def test_a_source_that_is_gone_and_one_that_is_no_text_are_rows(tmp_path: Path) -> None:
     (tmp_path / "archive").mkdir()
     write_nifti(tmp_path / "archive" / "M\udcfcller.nii")
