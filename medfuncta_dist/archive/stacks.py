@@ -48,7 +48,7 @@ class Image:
 
     place: Any = field(repr=False)
     instance: str = field(repr=False)
-    """SOPInstanceUID."""
+    """SOPInstanceUID; empty where the file has none."""
     shape: tuple[int, int]
     """Rows, columns."""
     spacing: tuple[float, float] | None
@@ -96,7 +96,7 @@ def assemble(images: Iterable[Image], keep_derived: bool = False) -> Assembly:
     usable: list[Image] = []
     seen: set[str] = set()
     for image in sorted(images, key=_order):
-        reason = _reason_against(image, image.instance in seen, keep_derived)
+        reason = _reason_against(image, bool(image.instance) and image.instance in seen, keep_derived)
         seen.add(image.instance)
         if reason is None:
             usable.append(image)

@@ -182,6 +182,10 @@ def test_what_belongs_to_no_volume_is_left_with_its_reason() -> None:
     assert 3 in places(assemble(images, keep_derived=True))[0]
 
 
+def test_images_without_an_instance_identifier_are_not_the_same_image() -> None:
+    assert places(assemble([replace(image, instance="") for image in series(6)])) == [list(range(6))]
+
+
 @given(st.permutations(range(12)))
 def test_the_answer_does_not_depend_on_the_order(order: list[int]) -> None:
     images = series(6, marks=marks(echo="1")) + series(6, offset=6, marks=marks(echo="2"))
