@@ -81,6 +81,8 @@ class Decoder:
                 pipe.close()
 
     def _started(self) -> subprocess.Popen[bytes]:
+        if self._process is not None and self._owner == os.getpid() and self._process.poll() is not None:
+            self.close()  # it ended between two frames (out of memory): the next one is not to blame
         if self._process is None or self._owner != os.getpid():
             command = [sys.executable, "-c", CODE.format(__name__), json.dumps(sys.path)]
             pipe, nowhere = subprocess.PIPE, subprocess.DEVNULL

@@ -43,6 +43,14 @@ def test_a_frame_that_ends_its_decoder_is_refused_and_the_next_file_is_read(tmp_
         assert (only(DicomReader(), WHOLE).array == before).all()
 
 
+def test_a_decoder_that_ended_between_two_frames_costs_none(decoder: Decoder) -> None:
+    before = decoder.frame(WHOLE, 0, 1, 1)
+    assert decoder._process is not None
+    decoder._process.kill()
+    decoder._process.wait()
+    assert np.array_equal(decoder.frame(WHOLE, 0, 1, 2), before)
+
+
 def test_frames_of_two_files_are_not_mixed_up(decoder: Decoder) -> None:
     one, other = PYDICOM / "examples_ybr_color.dcm", PYDICOM / "MR_small_jp2klossless.dcm"
     first = decoder.frame(one, 0, 30, 1)
