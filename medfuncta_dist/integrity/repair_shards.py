@@ -62,7 +62,9 @@ def repair_shards(
     run = run.model_copy(update={"data": data})
     shards = [shard for split in snapshot.splits.values() for shard in split if shard.uri in damaged]
     sources = under_packed_names(find_sources(run.data, keys), folder, keys)
-    tasks, faults = _planned(run, keys, sources, read_packs(store, run.dataset), shards)
+    # Only those that the snapshot names: a superseded record can name the same shard, and sources that are gone.
+    records = [record for record in read_packs(store, run.dataset) if record.name in set(snapshot.packs)]
+    tasks, faults = _planned(run, keys, sources, records, shards)
     for outcome in fan_out(repair_task, tasks):
         if isinstance(outcome, Failed):
             faults += [Fault(shard.uri, f"not repaired: {_error_text(outcome.error)}") for shard in outcome.item.wanted]
