@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,11 +10,16 @@ from medfuncta_dist.archive.changes import Changes, SourceState, compare, doubtf
 from medfuncta_dist.archive.inventory import INVENTORY, Listed, Row, locked, read_inventory
 from medfuncta_dist.archive.survey import OnSurvey, adopt, digest_contents, stamp, survey
 from medfuncta_dist.config.sections.data_section import Data
+from medfuncta_dist.scans.patient_group import Group
 from medfuncta_dist.scans.readers.reader_registry import reader_for
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.pack_plan import PackSource, Superseded
 from medfuncta_dist.shards.pack_record import PackRecord
+from medfuncta_dist.shards.snapshot import read_index
+from medfuncta_dist.storage.object_store import ObjectStore
 
+IN_FILE = ("patient", "file")
+"""Of ``WAYS``: the file itself tells."""
 STATE_COLUMNS = ["relative", "identity", "size", "version", "probe", "content"]
 
 
@@ -24,7 +29,7 @@ class ArchiveState:
 
     identities, contents: by relative path, what the inventory does not hold yet.
     moved: keys of packed sources that are now under another path.
-    reassigned: keys of packed sources whose file is now in another split of the run file.
+    reassigned: keys of packed sources whose file is now in another split of the run file, or another patient's.
     """
 
     sources: list[PackSource] = field(repr=False)
@@ -50,9 +55,10 @@ class ArchiveState:
 
 
 def examine(
+    store: ObjectStore,
     data: Data,
     sources: Sequence[PackSource],
-    records: Iterable[PackRecord],
+    records: Sequence[PackRecord],
     folder: Path,
     keys: KeyMaker,
     on_survey: OnSurvey,
@@ -72,12 +78,14 @@ def examine(
     for relative, content in contents.items():
         key = key_of[relative]
         present[key] = replace(present[key], content=keys.property_key("content", content))
-    reassigned = _reassigned(compare(packed, present), {key_of[s.relative]: s.split for s in sources}, known_as)
+    first, by_key = compare(packed, present), {key_of[source.relative]: source for source in sources}
+    reassigned = _reassigned(first, by_key, known_as) | _regrouped(first, by_key, store, records)
     changes = compare({key: SourceState() if key in reassigned else packed[key] for key in packed}, present)
     kept = {r: known_as[changes.renamed[k]] for r, k in key_of.items() if changes.renamed.get(k) in known_as}
-    resolved = [_resolved(s, identities, key_of, present, changes, known_as) for s in sources]
+    resolved = (_resolved(s, identities, key_of, present, changes, known_as) for s in sources)
+    wanted = (source for source in resolved if source.key not in changes.copied)
     return ArchiveState(
-        [source for source in resolved if source.key not in changes.copied],
+        sorted(wanted, key=lambda source: source.relative),  # the order in which repair finds them again
         changes,
         path,
         stamp(path),
@@ -89,14 +97,40 @@ def examine(
     )
 
 
-def _reassigned(found: Changes, splits: Mapping[str, str | None], known_as: Mapping[str, str]) -> frozenset[str]:
+def _reassigned(found: Changes, sources: Mapping[str, PackSource], known_as: Mapping[str, str]) -> frozenset[str]:
     """Packed sources whose file was moved to where ``data.splits`` assigns another split: it is packed again there.
     Where the former path is not known, it counts as one of another split."""
     return frozenset(
         former
         for key, former in found.renamed.items()
-        if splits[key] is not None and not known_as.get(former, "").startswith(f"{splits[key]}/")
+        if (split := sources[key].split) is not None and not known_as.get(former, "").startswith(f"{split}/")
     )
+
+
+def _regrouped(
+    found: Changes, sources: Mapping[str, PackSource], store: ObjectStore, records: Sequence[PackRecord]
+) -> frozenset[str]:
+    """Packed sources whose file was moved to where its path, or the run file's rule or table, tells another patient: it
+    is packed again as that one's, or the patient's scans could be in two splits. What a file itself says of its patient
+    has not changed, and counts."""
+    moved = {former: sources[key].group for key, former in found.renamed.items()}
+    before = _groups({former for former, group in moved.items() if group is not None}, store, records)
+    return frozenset(
+        former
+        for former, group in before
+        if group.by not in IN_FILE and (now := moved[former]) is not None and group.key != now.key
+    )
+
+
+def _groups(wanted: Collection[str], store: ObjectStore, records: Sequence[PackRecord]) -> Iterator[tuple[str, Group]]:
+    """(source, group) of each packed scan of these sources, where the indexes have groups."""
+    for record in records:
+        if wanted and not set(record.sources).isdisjoint(wanted):
+            for shard in record.shards:
+                index = read_index(store, shard)
+                for row in index.to_pylist() if "group" in index.column_names else ():
+                    if row["source"] in wanted:
+                        yield row["source"], Group(row["group"], row["group_by"])
 
 
 def under_packed_names(sources: Sequence[PackSource], folder: Path, keys: KeyMaker) -> list[PackSource]:

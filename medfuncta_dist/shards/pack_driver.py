@@ -89,7 +89,7 @@ def pack(
     _require_known(parent, known, store)
     packs = parent.packs if parent else ()
     with locked(folder):
-        archive = examine(run.data, sources, settle(known, first=packs), folder, keys, on_survey)
+        archive = examine(store, run.data, sources, settle(known, first=packs), folder, keys, on_survey)
     superseded = archive.superseded(run.data.removed, parent.digest if parent else "")
     todo = plan(archive.sources, known, packs, run.data.sources_per_task, superseded)
     made, new_sources = _run_tasks(store, run, todo, keys, fan_out, on_progress, fence, len(archive.sources))

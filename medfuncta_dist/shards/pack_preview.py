@@ -64,7 +64,7 @@ def preview_pack(run: RunFile, on_survey: OnSurvey) -> PackPreview:
     parent = newest_snapshot(store, run.dataset)
     records = settle(read_packs(store, run.dataset), first=parent.packs if parent else ())
     with locked(folder):
-        archive = examine(run.data, sources, records, folder, keys, on_survey)
+        archive = examine(store, run.data, sources, records, folder, keys, on_survey)
         found = sums(archive.inventory, archive.salt)
     sizes = _sizes(archive)
     return PackPreview(

@@ -210,6 +210,41 @@ def test_a_file_that_is_moved_to_another_split_is_packed_there(tmp_path: Path) -
     assert again.snapshot_digest == summary.snapshot_digest
 
 
+def groups(run: RunFile) -> dict[str, tuple[str, str]]:
+    """Key → split and patient of every scan."""
+    store = ObjectStore(run.storage)
+    return {
+        row["key"]: (split, row["group"])
+        for split, shards in loaded(run).splits.items()
+        for shard in shards
+        for row in read_index(store, shard).to_pylist()
+    }
+
+
+def test_a_file_that_is_moved_to_another_patient_is_packed_as_that_one_s(tmp_path: Path) -> None:
+    def volume(name: str, seed: int) -> Path:
+        (tmp_path / "archive" / name).parent.mkdir(parents=True, exist_ok=True)
+        return write_nifti(tmp_path / "archive" / name, (4, 4, 4), seed=seed)
+
+    for patient in range(8):
+        volume(f"sub-{patient}/a.nii", patient)
+    wrong = volume("sub-0/b.nii", 100)
+    run = run_file(tmp_path, shape=[4, 4, 4], fractions={"train": 0.5, "test": 0.5})
+    packed(run)
+    for patient in range(1, 8):
+        right = tmp_path / "archive" / f"sub-{patient}" / "b.nii"
+        wrong = wrong.rename(right)
+        summary = packed(run)
+        changes(summary, same=8, new=1, removed=1)
+        assert summary.counts["packed"] == 9
+        assert len(groups(run)) == 9
+        assert len(set(groups(run).values())) == len({group for _, group in groups(run).values()}) == 8
+    for again in ("sub-7/c.nii", "nobody/c.nii"):  # the same patient, and nothing that tells another one
+        (tmp_path / "archive" / again).parent.mkdir(exist_ok=True)
+        wrong = wrong.rename(tmp_path / "archive" / again)
+        changes(packed(run), same=8, renamed=1)
+
+
 def test_a_renamed_file_is_recognised_without_the_private_inventory(run: RunFile, tmp_path: Path) -> None:
     first = packed(run)
     (tmp_path / "archive" / "Doe-04.csv").rename(tmp_path / "archive" / "Roe.csv")
@@ -328,6 +363,40 @@ def test_repair_packs_renamed_and_changed_sources_and_what_stays_beside_them(run
     write(tmp_path, 1, seed=50)
     (tmp_path / "archive" / "Doe-04.csv").rename(tmp_path / "archive" / "A.csv")
     packed(run)
+    store, snapshot = ObjectStore(run.storage), loaded(run)
+    before = objects(store)
+    shards = [shard.uri for shards in snapshot.splits.values() for shard in shards]
+    for uri in shards:
+        store.write(uri, b"damaged")
+    assert repair_shards(run, snapshot, shards, map_here, ALONE) == []
+    assert objects(store) == before
+
+
+def test_repair_of_what_stays_needs_no_source_that_was_dropped(run: RunFile, tmp_path: Path) -> None:
+    """Shards that stay as they are belong to the superseded record too."""
+    run = run.model_copy(update={"data": run.data.model_copy(update={"shard_scans": 1, "removed": "drop"})})
+    for n in range(5, 18):
+        write(tmp_path, n)
+    packed(run)
+    for n in range(2, 18, 3):
+        (tmp_path / "archive" / f"Doe-{n:02}.csv").unlink()
+    changes(packed(run), same=12, removed=6)
+    store, snapshot = ObjectStore(run.storage), loaded(run)
+    before = objects(store)
+    shards = [shard.uri for shards in snapshot.splits.values() for shard in shards]
+    for uri in shards:
+        store.write(uri, b"damaged")
+    assert repair_shards(run, snapshot, shards, map_here, ALONE) == []
+    assert objects(store) == before
+
+
+def test_repair_finds_renamed_sources_in_the_order_in_which_they_were_packed(run: RunFile, tmp_path: Path) -> None:
+    packed(run)
+    (tmp_path / "archive" / "Doe-00.csv").rename(tmp_path / "archive" / "Roe.csv")
+    packed(run)
+    write_ecg_csv(tmp_path / "archive" / "Roe.csv", rows=ROWS, seed=70)
+    write(tmp_path, 1, seed=71)
+    changes(packed(run), same=3, changed=2)
     store, snapshot = ObjectStore(run.storage), loaded(run)
     before = objects(store)
     shards = [shard.uri for shards in snapshot.splits.values() for shard in shards]
