@@ -9,7 +9,7 @@ from pathlib import Path
 from medfuncta_dist.archive.changes import Changes, SourceState, compare, doubtful
 from medfuncta_dist.archive.inventory import INVENTORY, Listed, Row, locked, read_inventory
 from medfuncta_dist.archive.survey import OnSurvey, adopt, digest_contents, stamp, survey
-from medfuncta_dist.config.sections.data_section import Data
+from medfuncta_dist.config.sections.data_section import Data, Grouping
 from medfuncta_dist.scans.patient_group import Group
 from medfuncta_dist.scans.readers.reader_registry import reader_for
 from medfuncta_dist.scans.scan_key import KeyMaker
@@ -20,6 +20,8 @@ from medfuncta_dist.storage.object_store import ObjectStore
 
 IN_FILE = ("patient", "file")
 """Of ``WAYS``: the file itself tells."""
+OTHER = SourceState(size="other")
+"""No present source is like that."""
 STATE_COLUMNS = ["relative", "identity", "size", "version", "probe", "content"]
 
 
@@ -29,7 +31,7 @@ class ArchiveState:
 
     identities, contents: by relative path, what the inventory does not hold yet.
     moved: keys of packed sources that are now under another path.
-    reassigned: keys of packed sources whose file is now in another split of the run file, or another patient's.
+    reassigned: keys of packed sources whose file is now in another split, or another patient's.
     """
 
     sources: list[PackSource] = field(repr=False)
@@ -79,8 +81,9 @@ def examine(
         key = key_of[relative]
         present[key] = replace(present[key], content=keys.property_key("content", content))
     first, by_key = compare(packed, present), {key_of[source.relative]: source for source in sources}
-    reassigned = _reassigned(first, by_key, known_as) | _regrouped(first, by_key, store, records)
-    changes = compare({key: SourceState() if key in reassigned else packed[key] for key in packed}, present)
+    in_table = isinstance(data.group, Grouping) and data.group.table is not None
+    reassigned = _reassigned(first, by_key, in_table, store, records)
+    changes = compare({key: OTHER if key in reassigned else packed[key] for key in packed}, present)
     kept = {r: known_as[changes.renamed[k]] for r, k in key_of.items() if changes.renamed.get(k) in known_as}
     resolved = (_resolved(s, identities, key_of, present, changes, known_as) for s in sources)
     wanted = (source for source in resolved if source.key not in changes.copied)
@@ -97,40 +100,36 @@ def examine(
     )
 
 
-def _reassigned(found: Changes, sources: Mapping[str, PackSource], known_as: Mapping[str, str]) -> frozenset[str]:
-    """Packed sources whose file was moved to where ``data.splits`` assigns another split: it is packed again there.
-    Where the former path is not known, it counts as one of another split."""
-    return frozenset(
-        former
-        for key, former in found.renamed.items()
-        if (split := sources[key].split) is not None and not known_as.get(former, "").startswith(f"{split}/")
-    )
-
-
-def _regrouped(
-    found: Changes, sources: Mapping[str, PackSource], store: ObjectStore, records: Sequence[PackRecord]
+def _reassigned(
+    found: Changes, sources: Mapping[str, PackSource], in_table: bool, store: ObjectStore, records: Sequence[PackRecord]
 ) -> frozenset[str]:
-    """Packed sources whose file was moved to where its path, or the run file's rule or table, tells another patient: it
-    is packed again as that one's, or the patient's scans could be in two splits. What a file itself says of its patient
-    has not changed, and counts."""
-    moved = {former: sources[key].group for key, former in found.renamed.items()}
-    before = _groups({former for former, group in moved.items() if group is not None}, store, records)
-    return frozenset(
-        former
-        for former, group in before
-        if group.by not in IN_FILE and (now := moved[former]) is not None and group.key != now.key
-    )
+    """Packed sources that were moved to where the run file, its table or the path tells another split or patient, or of
+    which the table does so where they are: they are packed again, or a patient's scans could be in two splits."""
+    now = {former: sources[key] for key, former in found.renamed.items()}
+    now |= {key: sources[key] for key in found.same} if in_table else {}
+    told = {key for key, source in now.items() if source.split is not None or source.group is not None}
+    return frozenset(key for key, split, group in _packed_as(told, store, records) if _is_other(now[key], split, group))
 
 
-def _groups(wanted: Collection[str], store: ObjectStore, records: Sequence[PackRecord]) -> Iterator[tuple[str, Group]]:
-    """(source, group) of each packed scan of these sources, where the indexes have groups."""
+def _is_other(source: PackSource, split: str, group: Group | None) -> bool:
+    """Whether the source's scans would be elsewhere now. What a file itself says of its patient has not changed."""
+    if source.split is not None and split != source.split:
+        return True
+    if group is None or source.group is None or group.by in IN_FILE:
+        return False
+    return group.key != source.group.key
+
+
+def _packed_as(
+    wanted: Collection[str], store: ObjectStore, records: Sequence[PackRecord]
+) -> Iterator[tuple[str, str, Group | None]]:
+    """(source, split, group) of the packed scans of these sources, from the indexes; group: None in one without any."""
     for record in records:
         if wanted and not set(record.sources).isdisjoint(wanted):
-            for shard in record.shards:
-                index = read_index(store, shard)
-                for row in index.to_pylist() if "group" in index.column_names else ():
+            for split, shard in ((split, shard) for split, shards in record.splits.items() for shard in shards):
+                for row in read_index(store, shard).to_pylist():
                     if row["source"] in wanted:
-                        yield row["source"], Group(row["group"], row["group_by"])
+                        yield row["source"], split, Group(row["group"], row["group_by"]) if "group" in row else None
 
 
 def under_packed_names(sources: Sequence[PackSource], folder: Path, keys: KeyMaker) -> list[PackSource]:

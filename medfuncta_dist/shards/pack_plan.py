@@ -228,8 +228,10 @@ def _rest(record: PackRecord, superseded: Superseded) -> Rest:
 
 
 def _revision(group: Sequence[PackSource], base: str) -> str:
+    """It differs where a source's bytes, split, patient or labels do."""
     states = {s.key: [s.state.size, s.state.version, s.state.content] if s.state else [] for s in group}
-    return digest_json({"base": base, "sources": states})
+    told = {s.key: [s.split, s.group and s.group.key, s.labels] for s in group}
+    return digest_json({"base": base, "sources": states, "told": told})
 
 
 def _resumed(made: PackPlan, records: Iterable[PackRecord]) -> PackPlan:

@@ -245,6 +245,36 @@ def test_a_file_that_is_moved_to_another_patient_is_packed_as_that_one_s(tmp_pat
         changes(packed(run), same=8, renamed=1)
 
 
+def test_a_table_that_tells_another_patient_or_split_counts(tmp_path: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    rows = {f"{n}.csv": [f"p{n % 3}", "test" if n % 3 else "train"] for n in range(6)}
+    columns = {"table": str(tmp_path / "table"), "split": "split"}
+    run = run_file(tmp_path, group=columns)
+
+    def again() -> PackSummary:
+        lines = [["source", "group", "split"], *([name, *row] for name, row in rows.items())]
+        (tmp_path / "table").write_text("".join(",".join(line) + "\n" for line in lines))
+        return packed(run)
+
+    for n in range(6):
+        write(tmp_path, n).rename(tmp_path / "archive" / f"{n}.csv")
+    first = again()
+    assert first.splits == {"train": 2 * ROWS, "test": 4 * ROWS}
+    (tmp_path / "archive" / "5.csv").rename(tmp_path / "archive" / "Roe.csv")
+    rows["Roe.csv"] = rows.pop("5.csv")
+    renamed = again()
+    changes(renamed, same=5, renamed=1)
+    assert renamed.snapshot_digest == first.snapshot_digest
+    rows["1.csv"] = ["p1", "train"]
+    rows["2.csv"] = ["p1", "test"]
+    summary = again()
+    changes(summary, same=4, changed=2)
+    assert summary.splits == {"train": 3 * ROWS, "test": 3 * ROWS}
+    assert summary.patients is not None
+    assert (summary.patients.patients, summary.patients.in_several_splits) == (3, 1)
+    changes(again(), same=6)
+
+
 def test_a_renamed_file_is_recognised_without_the_private_inventory(run: RunFile, tmp_path: Path) -> None:
     first = packed(run)
     (tmp_path / "archive" / "Doe-04.csv").rename(tmp_path / "archive" / "Roe.csv")
