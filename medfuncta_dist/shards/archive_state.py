@@ -176,14 +176,12 @@ def _packed(
 ) -> tuple[dict[str, SourceState], dict[str, str]]:
     """What is known of the packed sources, from their records or, for those of earlier versions, from the inventory of
     the last pack; and the identities of those that are in that inventory."""
-    rows = read_inventory(folder / INVENTORY, keys.fingerprint(), STATE_COLUMNS)
-    inventory = {keys.source_key(row["identity"]): row for row in rows}
-    states = {}
-    for record in records:
-        for key in record.sources:
-            known = record.states.get(key)
-            states[key] = known or (_state(inventory[key], keys) if key in inventory else SourceState())
-    return states, {key: inventory[key]["identity"] for key in states if key in inventory}
+    states = {key: record.states.get(key) for record in records for key in record.sources}
+    identities = {}
+    for row in read_inventory(folder / INVENTORY, keys.fingerprint(), STATE_COLUMNS):
+        if (key := keys.source_key(row["identity"])) in states:
+            states[key], identities[key] = states[key] or _state(row, keys), row["identity"]
+    return {key: state or SourceState() for key, state in states.items()}, identities
 
 
 def _resolved(
