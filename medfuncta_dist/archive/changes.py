@@ -8,7 +8,7 @@ sources are recognised by content alone: of equal contents, one source is packed
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 
@@ -49,8 +49,14 @@ class Changes:
         return {name: len(getattr(self, name)) for name in names}
 
 
-def doubtful(packed: Mapping[str, SourceState], present: Mapping[str, SourceState]) -> list[str]:
-    """The present sources (keys) whose content must be read for ``compare``; it is unknown so far."""
+def doubtful(
+    packed: Mapping[str, SourceState], present: Mapping[str, SourceState], by_etag: Collection[str] = ()
+) -> list[str]:
+    """The present sources (keys) whose content must be read for ``compare``; it is unknown so far.
+
+    by_etag: present sources whose probe is an ETag. Another one does not prove other bytes: an object may have been
+    uploaded in other parts, or have been a local file.
+    """
     fresh = [key for key, state in present.items() if key not in packed or _differs(packed[key], state)]
     gone = [state.probe for key, state in packed.items() if key not in present]
     here = Counter(state.probe for state in present.values())
@@ -58,7 +64,7 @@ def doubtful(packed: Mapping[str, SourceState], present: Mapping[str, SourceStat
     return [
         key
         for key, state in present.items()
-        if not state.content and (state.probe in shared or _is_open(packed.get(key), state))
+        if not state.content and (state.probe in shared or _is_open(packed.get(key), state, key in by_etag))
     ]
 
 
@@ -135,8 +141,8 @@ def _differs(packed: SourceState, present: SourceState) -> bool:
     return not packed.content or packed.content != present.content
 
 
-def _is_open(packed: SourceState | None, present: SourceState) -> bool:
+def _is_open(packed: SourceState | None, present: SourceState, by_etag: bool) -> bool:
     """Whether only its content tells if a packed source has changed."""
     if packed is None or not _differs(packed, present) or not packed.content:
         return False
-    return packed.size == present.size and (not packed.probe or packed.probe == present.probe)
+    return packed.size == present.size and (by_etag or not packed.probe or packed.probe == present.probe)

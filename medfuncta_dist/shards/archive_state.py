@@ -75,7 +75,8 @@ def examine(
     key_of = {relative: keys.source_key(identity) for relative, identity in identities.items()}
     present = {key_of[relative]: state for relative, state in found.items()}
     packed, known_as = _packed(records, folder, keys)
-    unsure = set(doubtful(packed, present))
+    by_etag = {key_of[relative] for relative, source in listed.items() if source.uri.startswith("s3://")}
+    unsure = set(doubtful(packed, present, by_etag))
     contents = digest_contents([source for relative, source in listed.items() if key_of[relative] in unsure])
     for relative, content in contents.items():
         key = key_of[relative]

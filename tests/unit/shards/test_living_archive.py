@@ -166,6 +166,19 @@ def test_an_archive_on_s3_lives_too(tmp_path: Path, s3: Callable[[], str]) -> No
     assert summary.counts["packed"] == len(samples(run)) == 5 * ROWS
 
 
+def test_an_archive_that_moves_to_s3_is_the_same(run: RunFile, tmp_path: Path, s3: Callable[[], str]) -> None:
+    first = packed(run)
+    archive = ObjectStore(s3())
+    for path in (tmp_path / "archive").iterdir():
+        archive.write(path.name, path.read_bytes())
+    moved = run.model_copy(update={"data": run.data.model_copy(update={"source": archive.root})})
+    summary = packed(moved)
+    changes(summary, same=5)
+    assert summary.snapshot_digest == first.snapshot_digest
+    archive.write("Doe-00.csv", archive.read("Doe-00.csv")[::-1])  # as large
+    changes(packed(moved), same=4, changed=1)
+
+
 def test_a_touched_file_is_the_same(run: RunFile, tmp_path: Path) -> None:
     first = packed(run)
     os.utime(tmp_path / "archive" / "Doe-03.csv", ns=(1, 10**18))
