@@ -34,7 +34,9 @@ SAME_SPACING = 1e-4
 UNEVEN = 0.01
 """Largest difference of two distances between slices, relative to the usual one."""
 ROUNDED = 0.0201
-"""mm that distances may always differ by: positions are written with two or three decimals."""
+"""mm that distances may differ by whatever they are, up to ``FINEST`` of them: positions are written with two or three
+decimals."""
+FINEST = 0.065
 ONE_PLACE = 0.01
 """mm; nearer along the normal is one place."""
 MOSTLY = 4
@@ -206,7 +208,7 @@ def _problem(images: Sequence[Image], heights: Float[np.ndarray, " image"]) -> t
         return None, 0
     steps = np.diff(heights)
     usual = float(np.median(steps))
-    allowed = max(ROUNDED, UNEVEN * usual)
+    allowed = max(min(ROUNDED, FINEST * usual), UNEVEN * usual)
     if np.abs(steps - usual).max() > allowed:
         multiples = np.rint(steps / usual)
         whole = np.abs(steps - multiples * usual).max() <= allowed * max(1.0, float(multiples.max()))

@@ -117,7 +117,7 @@ def _uncompared_text(sources: int) -> list[str]:
 def _changes_text(changes: Mapping[str, int]) -> list[str]:
     """Nothing for a new archive, or an unchanged one."""
     told = ", ".join(f"{n} {name}" for name, n in changes.items() if n and name not in ("new", "same"))
-    return [f"pack: sources that were packed before: {changes['same']} same, {told}"] if told else []
+    return [f"pack: of the sources, {changes['same']} are as they were packed, {told}"] if told else []
 
 
 def _summary_text(summary: PackSummary) -> str:

@@ -101,6 +101,14 @@ def test_positions_as_scanners_round_them_are_still_a_volume() -> None:
     assert stack.problem is None
 
 
+def test_fine_slices_are_measured_as_finely() -> None:
+    """Of a micro-CT: a hundredth of a millimetre is a slice."""
+    images = series(9, step=0.05)
+    assert assemble(images).stacks[0].problem is None
+    thrown = replace(images[4], position=(-90.0, -80.0, -70 + 0.05 * 4.25))
+    assert assemble([*images[:4], thrown, *images[5:]]).stacks[0].problem == MIXED
+
+
 @pytest.mark.parametrize("gone", [[3], [5, 6], [2, 9]])
 def test_a_gap_is_no_volume_and_says_how_many_are_missing(gone: list[int]) -> None:
     images = [image for image in series(20) if image.place not in gone]
