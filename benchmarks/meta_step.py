@@ -25,6 +25,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.common import Claim, device, ratio, report, side_by_side, wait_for
+from benchmarks.paper_field import paper_field
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.params import Params
 from medfuncta_dist.fields.siren import SirenSpec, init_params
@@ -51,16 +52,7 @@ class Case:
 
     def spec(self) -> SirenSpec:
         """The field, in the variant without the residual, as in the paper."""
-        return SirenSpec.linear(
-            coords=2,
-            channels=1,
-            layers=self.layers,
-            hidden=self.hidden,
-            latent=self.latent,
-            omega_first=20.0,
-            omega_last=400.0,
-            residual=False,
-        )
+        return paper_field(self.layers, self.hidden, self.latent)
 
 
 def images(case: Case) -> Tensor:

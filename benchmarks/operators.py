@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from benchmarks.common import Claim, arguments, report
+from benchmarks.paper_field import paper_field
 
 # isort: split
 import torch
@@ -49,16 +50,7 @@ class Step:
     @property
     def spec(self) -> SirenSpec:
         """The field of the paper's text."""
-        return SirenSpec.linear(
-            coords=2,
-            channels=1,
-            layers=self.layers,
-            hidden=self.hidden,
-            latent=self.latent,
-            omega_first=20.0,
-            omega_last=400.0,
-            residual=False,
-        )
+        return paper_field(self.layers, self.hidden, self.latent)
 
 
 class Counting(TorchDispatchMode):

@@ -34,8 +34,9 @@ import torch
 import webdataset as wds
 
 from benchmarks.common import Claim, arguments, ratio, report, side_by_side
+from benchmarks.paper_field import paper_field
 from medfuncta_dist.fields.coordinates import grid
-from medfuncta_dist.fields.siren import SirenSpec, init_params
+from medfuncta_dist.fields.siren import init_params
 from medfuncta_dist.meta.context import context_sets
 from medfuncta_dist.meta.outer_loop import MetaLearner
 from medfuncta_dist.quickstart.embedded_s3 import EmbeddedS3
@@ -259,17 +260,7 @@ def wait(archive: Archive, batch: int, consume: Callable[[np.ndarray], object], 
 def paper_step(short: bool) -> Callable[[np.ndarray], None]:
     """A meta-step of the paper's 2D network (15 x 256, P = 2048, γ = .25, G = 10); of a small one where short."""
     layers, hidden, latent, inner = (4, 16, 16, 2) if short else (15, 256, 2048, 10)
-    spec = SirenSpec.linear(
-        coords=2,
-        channels=1,
-        layers=layers,
-        hidden=hidden,
-        latent=latent,
-        residual=False,
-        modulate_first=False,
-        omega_first=20.0,
-        omega_last=400.0,
-    )
+    spec = paper_field(layers, hidden, latent)
     torch.set_num_threads(1)  # threads that wait for each other are slowest beside a busy neighbour
     learner = MetaLearner(spec, init_params(spec, torch.Generator().manual_seed(0)), grid((64, 64)), 1e-2)
 

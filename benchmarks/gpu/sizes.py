@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from benchmarks.paper_field import paper_field
 from medfuncta_dist.fields.basis import BasisSpec
 from medfuncta_dist.fields.siren import SirenSpec
 
@@ -70,16 +71,7 @@ class Sizes:
 
     def spec(self, latent: int | None = None, residual: bool = False) -> SirenSpec:
         """The paper's 2D field, of its text unless ``residual``; with another latent size where one is given."""
-        return SirenSpec.linear(
-            coords=2,
-            channels=1,
-            layers=self.layers,
-            hidden=self.hidden,
-            latent=latent or self.latent,
-            omega_first=20.0,
-            omega_last=400.0,
-            residual=residual,
-        )
+        return paper_field(self.layers, self.hidden, latent or self.latent, residual)
 
 
 FULL = Sizes()

@@ -401,11 +401,8 @@ def test_only_changed_sources_are_read(run: RunFile, tmp_path: Path, monkeypatch
     assert read == [str(tmp_path / "archive" / "Doe-01.csv")]
 
 
-def test_repair_packs_renamed_and_changed_sources_and_what_stays_beside_them(run: RunFile, tmp_path: Path) -> None:
-    packed(run)
-    write(tmp_path, 1, seed=50)
-    (tmp_path / "archive" / "Doe-04.csv").rename(tmp_path / "archive" / "A.csv")
-    packed(run)
+def require_repairable(run: RunFile) -> None:
+    """Damage every shard of the newest snapshot: repair makes all of them again, byte for byte."""
     store, snapshot = ObjectStore(run.storage), loaded(run)
     before = objects(store)
     shards = [shard.uri for shards in snapshot.splits.values() for shard in shards]
@@ -413,6 +410,14 @@ def test_repair_packs_renamed_and_changed_sources_and_what_stays_beside_them(run
         store.write(uri, b"damaged")
     assert repair_shards(run, snapshot, shards, map_here, ALONE) == []
     assert objects(store) == before
+
+
+def test_repair_packs_renamed_and_changed_sources_and_what_stays_beside_them(run: RunFile, tmp_path: Path) -> None:
+    packed(run)
+    write(tmp_path, 1, seed=50)
+    (tmp_path / "archive" / "Doe-04.csv").rename(tmp_path / "archive" / "A.csv")
+    packed(run)
+    require_repairable(run)
 
 
 def test_repair_of_what_stays_needs_no_source_that_was_dropped(run: RunFile, tmp_path: Path) -> None:
@@ -424,13 +429,7 @@ def test_repair_of_what_stays_needs_no_source_that_was_dropped(run: RunFile, tmp
     for n in range(2, 18, 3):
         (tmp_path / "archive" / f"Doe-{n:02}.csv").unlink()
     changes(packed(run), same=12, removed=6)
-    store, snapshot = ObjectStore(run.storage), loaded(run)
-    before = objects(store)
-    shards = [shard.uri for shards in snapshot.splits.values() for shard in shards]
-    for uri in shards:
-        store.write(uri, b"damaged")
-    assert repair_shards(run, snapshot, shards, map_here, ALONE) == []
-    assert objects(store) == before
+    require_repairable(run)
 
 
 def test_repair_finds_renamed_sources_in_the_order_in_which_they_were_packed(run: RunFile, tmp_path: Path) -> None:
@@ -440,13 +439,7 @@ def test_repair_finds_renamed_sources_in_the_order_in_which_they_were_packed(run
     write_ecg_csv(tmp_path / "archive" / "Roe.csv", rows=ROWS, seed=70)
     write(tmp_path, 1, seed=71)
     changes(packed(run), same=3, changed=2)
-    store, snapshot = ObjectStore(run.storage), loaded(run)
-    before = objects(store)
-    shards = [shard.uri for shards in snapshot.splits.values() for shard in shards]
-    for uri in shards:
-        store.write(uri, b"damaged")
-    assert repair_shards(run, snapshot, shards, map_here, ALONE) == []
-    assert objects(store) == before
+    require_repairable(run)
 
 
 class Killed(BaseException):
