@@ -16,19 +16,19 @@ import pydicom
 
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.orientation import closest_ras
-from medfuncta_dist.scans.readers.dicom_burn_in import burn_in_risk
-from medfuncta_dist.scans.readers.dicom_decoder import DECODER, PIXELS
-from medfuncta_dist.scans.readers.dicom_file import NOT_DICOM, opened, read_dataset
-from medfuncta_dist.scans.readers.dicom_geometry import (
+from medfuncta_dist.scans.readers.dicom.burn_in import burn_in_risk
+from medfuncta_dist.scans.readers.dicom.decoder import DECODER, PIXELS
+from medfuncta_dist.scans.readers.dicom.file import NOT_DICOM, opened, read_dataset
+from medfuncta_dist.scans.readers.dicom.geometry import (
+    FrameStack,
     Header,
-    Stack,
     affine_of,
     frame_headers,
     pixel_size,
     stack_of,
 )
-from medfuncta_dist.scans.readers.dicom_patient import patient_of, study_of
-from medfuncta_dist.scans.readers.dicom_pixels import DECODERS, check_syntax, decoded, values_of
+from medfuncta_dist.scans.readers.dicom.patient import patient_of, study_of
+from medfuncta_dist.scans.readers.dicom.pixels import DECODERS, check_syntax, decoded, values_of
 from medfuncta_dist.scans.readers.reader import Found, check_inflation, check_size, refusing, silence_logger
 from medfuncta_dist.scans.scan import Scan
 
@@ -117,7 +117,7 @@ def _image(file: _File, header: Header, index: int) -> Scan:
         return Scan(np.ascontiguousarray(array), pixel_size(header), affine_of(header), _modality(file.dataset))
 
 
-def _volume(file: _File, headers: list[Header], stack: Stack) -> Scan:
+def _volume(file: _File, headers: list[Header], stack: FrameStack) -> Scan:
     """(channel, right, anterior, superior)."""
     dataset = file.dataset
     check_size((file.frames, int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel)))

@@ -28,7 +28,7 @@ from pydicom.uid import (
 )
 
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.readers.dicom_geometry import Header
+from medfuncta_dist.scans.readers.dicom.geometry import Header
 from medfuncta_dist.scans.readers.reader import silence_logger
 from medfuncta_dist.scans.scan import stored
 
