@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -20,6 +21,10 @@ from medfuncta_dist.storage.object_store import ObjectStore
 
 MAGIC = re.compile(r"[*?\[]")
 COMPRESSED = {".gz", ".bz2", ".xz", ".zst"}
+FETCHES = 16
+"""Objects of one series that are fetched at once: most of the time is waiting."""
+SMALL = 2**20
+"""Bytes: smaller objects are read without asking for their size first."""
 ANONYMOUS_SOURCE = "a source of this run (the owner's private mapping tells which)"
 """``where`` of an error about a source, whose own name may contain a patient's."""
 
@@ -67,6 +72,32 @@ def local_copy(source_uri: str) -> Iterator[Path]:
         except StorageError as error:
             raise type(error)(error.what, where=ANONYMOUS_SOURCE, do=error.do) from None
         yield local
+
+
+@contextmanager
+def local_copies(sources: Sequence[tuple[str, int]]) -> Iterator[list[Path]]:
+    """Several sources (URI, bytes) as local files, in this order. Objects are fetched into one temporary folder,
+    several at once; a small one takes one request."""
+    if not any(uri.startswith("s3://") for uri, _ in sources):
+        yield [Path(uri) for uri, _ in sources]
+        return
+    with tempfile.TemporaryDirectory(prefix="medfuncta-source-") as folder:
+        stores = {parent: ObjectStore(parent) for parent in {uri.rpartition("/")[0] for uri, _ in sources}}
+        places = [Path(folder, f"{number:06d}") for number in range(len(sources))]
+
+        def fetch(place: Path, source: tuple[str, int]) -> Path:
+            parent, _, name = source[0].rpartition("/")
+            try:
+                if source[1] < SMALL:
+                    place.write_bytes(stores[parent].read(name))
+                else:
+                    stores[parent].download(name, place)
+            except StorageError as error:
+                raise type(error)(error.what, where=ANONYMOUS_SOURCE, do=error.do) from None
+            return place
+
+        with ThreadPoolExecutor(FETCHES, "fetch") as pool:
+            yield list(pool.map(fetch, places, sources))
 
 
 def suffix(name: str) -> str:

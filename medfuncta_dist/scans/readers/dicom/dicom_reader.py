@@ -28,7 +28,7 @@ from medfuncta_dist.scans.readers.dicom.geometry import (
     stack_of,
 )
 from medfuncta_dist.scans.readers.dicom.patient import patient_of, study_of
-from medfuncta_dist.scans.readers.dicom.pixels import DECODERS, check_syntax, decoded, values_of
+from medfuncta_dist.scans.readers.dicom.pixels import DECODERS, check_syntax, decoded, values_and_padding, values_of
 from medfuncta_dist.scans.readers.reader import Found, check_inflation, check_size, refusing, silence_logger
 from medfuncta_dist.scans.scan import Scan
 
@@ -90,6 +90,23 @@ def _read(path: Path) -> _File:
             return _File(path, read_dataset(file), frames)
 
 
+def read_header(path: Path) -> pydicom.Dataset:
+    """The data set of a file of one image, without its pixels. ScanError where it is no such file."""
+    with refusing(NOT_DICOM), opened(path) as file:
+        dataset = read_dataset(file, stop_before_pixels=True)
+        if _check_image(dataset, path.stat().st_size) != 1:
+            raise ScanError("a DICOM file of several frames among those of one image")
+        return dataset
+
+
+def read_values(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Values (channel, row, column) of a file of one image, and where they are padding (see ``values_and_padding``)."""
+    file = _read(path)
+    with refusing(PIXELS):
+        values, padding = values_and_padding(file.decoded(0)[None], file.dataset, [file.dataset])
+        return values[:, 0], None if padding is None else padding[0]
+
+
 def _check_image(dataset: pydicom.Dataset, size: int) -> int:
     """The number of frames. ``size``: of the file in bytes."""
     if "Rows" not in dataset or "Columns" not in dataset:
@@ -114,22 +131,27 @@ def _image(file: _File, header: Header, index: int) -> Scan:
     with refusing(PIXELS):
         array = values_of(file.decoded(index)[None], file.dataset, [header])[:, 0]
     with refusing(GEOMETRY):
-        return Scan(np.ascontiguousarray(array), pixel_size(header), affine_of(header), _modality(file.dataset))
+        return Scan(np.ascontiguousarray(array), pixel_size(header), affine_of(header), modality_of(file.dataset))
 
 
 def _volume(file: _File, headers: list[Header], stack: FrameStack) -> Scan:
-    """(channel, right, anterior, superior)."""
     dataset = file.dataset
     check_size((file.frames, int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel)))
     with refusing(PIXELS):
         pixels = np.stack([file.decoded(index) for index in stack.order])
         values = values_of(pixels, dataset, [headers[index] for index in stack.order])
+    return volume_of(values, stack.affine, modality_of(dataset))
+
+
+def volume_of(values: np.ndarray, affine: np.ndarray, modality: str) -> Scan:
+    """(channel, slice, row, column), and (row, column, slice, 1) -> RAS mm, as a volume in RAS+ order."""
     with refusing(GEOMETRY):
-        array, affine = closest_ras(values.transpose(2, 3, 1, 0), stack.affine)
+        array, affine = closest_ras(values.transpose(2, 3, 1, 0), affine)
         array = np.ascontiguousarray(np.moveaxis(array, -1, 0))
         spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
-        return Scan(array, spacing, affine, _modality(dataset))
+        return Scan(array, spacing, affine, modality)
 
 
-def _modality(dataset: pydicom.Dataset) -> str:
+def modality_of(dataset: pydicom.Dataset) -> str:
+    """One of ``scan.MODALITIES``."""
     return MODALITIES.get(str(dataset.get("Modality")), "OT")

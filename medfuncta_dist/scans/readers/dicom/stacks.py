@@ -27,6 +27,8 @@ GAP = "slices of the volume are missing"
 MIXED = "the slices of the volume are not equally spaced"
 TILTED = "the slices of the volume are shifted against each other (a tilted gantry)"
 
+SINGLE = "a single image, which is no volume"
+
 PARALLEL = 1e-4
 """Largest difference of a direction's components within a stack: scanners write six digits."""
 SAME_SPACING = 1e-4
@@ -75,7 +77,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Stack:
-    """Images that make one volume (or a single image), in order along their normal."""
+    """Images that make one volume, in order along their normal; a single image is no regular one."""
 
     images: tuple[Image, ...]
     affine: Float[np.ndarray, "4 4"]
@@ -219,7 +221,7 @@ def _stack(group: Sequence[Image]) -> Stack:
 
 def _problem(images: Sequence[Image], heights: Float[np.ndarray, " image"]) -> tuple[str | None, int]:
     if len(images) < 2:
-        return None, 0
+        return SINGLE, 0
     steps = np.diff(heights)
     usual = float(np.median(steps))
     allowed = max(min(ROUNDED, FINEST * usual), UNEVEN * usual)
@@ -264,6 +266,15 @@ def _affine_of(first: Image, step: Float[np.ndarray, " 3"]) -> Float[np.ndarray,
     affine[:3, 0], affine[:3, 1] = down_column * between_rows, along_row * between_columns
     affine[:3, 2], affine[:3, 3] = step, first.position
     return LPS_TO_RAS @ affine
+
+
+def places_of(stack: Stack) -> tuple[Float[np.ndarray, " image"], Float[np.ndarray, "image 2"]]:
+    """Where the images of a stack lie relative to the first one: mm along the normal, and the rows and columns by which
+    they are shifted within their plane."""
+    first, positions = stack.images[0], _positions(stack.images)
+    along_row, down_column = np.reshape(first.orientation or (), (2, 3))
+    away = positions - positions[0]
+    return away @ _normal(first), np.stack([away @ down_column, away @ along_row], axis=1) / (first.spacing or 1)
 
 
 def _heights(images: Sequence[Image]) -> Float[np.ndarray, " image"]:
