@@ -144,9 +144,9 @@ def open_dataset(store: ObjectStore, name: str, data: Data, salt: str, fence: Gu
     """
     path, contract = dataset_path(name, "dataset.json"), check_dataset(store, name, data, salt)
     if contract is not None:
-        data = _with_series(data, contract.get("series", FILE))
+        data = with_series(data, contract)
         return _with_group(data, _packed_by(contract, store.uri(path)) if data.group is None else data.group)
-    data = _with_series(_with_group(data, PATIENT if data.slabs is None else SOURCE), {})
+    data = with_series(_with_group(data, PATIENT if data.slabs is None else SOURCE), None)
     body = {"name": name, "contract": contract_of(data), "salt": salt}
     publish(store, fence, NewRecord(path, KIND, body))
     return data
@@ -186,8 +186,9 @@ def _with_group(data: Data, group: str | Grouping) -> Data:
     return data if data.group is not None else data.model_copy(update={"group": group})
 
 
-def _with_series(data: Data, series: Any) -> Data:
-    """``series`` as in a contract."""
+def with_series(data: Data, contract: Mapping[str, Any] | None) -> Data:
+    """``data`` with the ``series`` that a data set of this contract has, or a new one will have, where it was open."""
     if data.series is not None:
         return data
-    return data.model_copy(update={"series": FILE if series == FILE else Series.model_validate(dict(series))})
+    series = {} if contract is None else contract.get("series", FILE)
+    return data.model_copy(update={"series": FILE if series == FILE else Series.model_validate(series)})

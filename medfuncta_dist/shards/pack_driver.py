@@ -23,7 +23,7 @@ from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.archive_state import examine
 from medfuncta_dist.shards.data_contract import SplitsBy, contract_of, open_dataset, splits_by
 from medfuncta_dist.shards.mapping_update import update_mapping
-from medfuncta_dist.shards.pack_ledger import less, require_balance, require_few_quarantined, total
+from medfuncta_dist.shards.pack_ledger import less, most_common, require_balance, require_few_quarantined, total
 from medfuncta_dist.shards.pack_plan import (
     PackPlan,
     PackSource,
@@ -305,7 +305,9 @@ def without(snapshot: Snapshot, replaced: Sequence[PackRecord]) -> Snapshot:
 def _reconcile(snapshot: Snapshot, where: str) -> None:
     require_balance(snapshot.counts, where)
     if snapshot.counts["packed"] == 0:
-        raise RunFileError("the sources hold no usable scan", where="data", do="check data.source and data.reader")
+        reasons = most_common(entry["reason"] for entry in snapshot.quarantined)
+        what = "the sources hold no usable scan" + (f": {reasons}" if reasons else "")
+        raise RunFileError(what, where="data", do="check data.source, data.reader and data.series")
     shards: list[Shard] = [shard for split in snapshot.splits.values() for shard in split]
     if snapshot.samples != snapshot.counts["packed"] or len({shard.uri for shard in shards}) != len(shards):
         do = "run `verify`; where it finds nothing damaged, report this as a bug: the counts of scans are wrong"

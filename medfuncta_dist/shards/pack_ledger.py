@@ -60,9 +60,14 @@ def require_few_quarantined(counts: Mapping[str, int], reasons: Iterable[str], l
     unusable = counts["quarantined"] + counts["sources_quarantined"]
     found = counts["scans"] + counts["sources_quarantined"]
     if unusable > limit * found:
-        common = "; ".join(f"{n} × {reason}" for reason, n in Counter(reasons).most_common(LISTED_REASONS))
+        common = most_common(reasons)
         raise QuarantineLimitError(
             f"{unusable} of {found} scans were quarantined, more than data.max_quarantined = {limit:g}: {common}",
             where=where,
             do="correct the data section or the archive, or raise data.max_quarantined; packed scans are kept",
         )
+
+
+def most_common(reasons: Iterable[str]) -> str:
+    """The most frequent reasons, with their number."""
+    return "; ".join(f"{n} × {reason}" for reason, n in Counter(reasons).most_common(LISTED_REASONS))

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 
 from medfuncta_dist.archive.changes import SourceState
 from medfuncta_dist.archive.inventory import Row
+from medfuncta_dist.archive.series_sums import in_series
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.config.sections.series_section import Series
 from medfuncta_dist.scans.scan_key import KeyMaker
@@ -19,12 +20,6 @@ from medfuncta_dist.shards.pack_plan import Member, PackSource
 COLUMNS = ["relative", "reader", "patient", "study", "series", "instance", "rows", "columns", "frames"]
 TOLD = ("path", "table")
 """Ways in which the run file tells whose a source is (``patient_group.WAYS``)."""
-
-
-def in_series(row: Row) -> bool:
-    """Whether a row of the inventory is a file of one image in a series."""
-    one_image = row["rows"] and row["columns"] and (row["frames"] or 1) == 1
-    return bool(row["reader"] == "dicom" and one_image and row["series"] and row["instance"])
 
 
 @dataclass(frozen=True)
