@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medfuncta_dist.archive.changes import Changes, SourceState, compare, doubtful
 from medfuncta_dist.archive.inventory import INVENTORY, Listed, Row, locked, read_inventory
+from medfuncta_dist.archive.series_sums import in_series
 from medfuncta_dist.archive.survey import OnSurvey, adopt, digest_contents, stamp, survey
 from medfuncta_dist.config.sections.data_section import Data, Grouping
 from medfuncta_dist.scans.patient_group import Group
@@ -15,7 +16,7 @@ from medfuncta_dist.scans.readers.reader_registry import reader_for
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.pack_plan import PackSource, Superseded
 from medfuncta_dist.shards.pack_record import PackRecord
-from medfuncta_dist.shards.series_sources import COLUMNS, SeriesSources
+from medfuncta_dist.shards.series_sources import COLUMNS, SeriesSources, series_identity, told
 from medfuncta_dist.shards.snapshot import read_index
 from medfuncta_dist.storage.object_store import ObjectStore
 
@@ -87,8 +88,10 @@ def examine(
     present |= _states(whole.values())
     first, by_key = compare(packed, present), {key_of[s.relative]: s for s in sources if s.relative in key_of}
     in_table = isinstance(data.group, Grouping) and data.group.table is not None
-    reassigned = _reassigned(first, by_key, in_table, store, records)
+    may_be = {key for key in by_key if in_table} | {key for key, source in whole.items() if told(source)}
+    reassigned = _reassigned(first, by_key | whole, may_be, store, records)
     reassigned |= {former for key, former in first.renamed.items() if key in whole}
+    reassigned |= _overwritten(set(first.removed), listed, folder, keys)
     changes = compare({key: OTHER if key in reassigned else packed[key] for key in packed}, present)
     kept = {r: known_as[changes.renamed[k]] for r, k in key_of.items() if changes.renamed.get(k) in known_as}
     files = (_resolved(s, identities, key_of, present, changes, known_as) for s in by_key.values())
@@ -124,14 +127,28 @@ def _states(sources: Iterable[PackSource]) -> dict[str, SourceState]:
 
 
 def _reassigned(
-    found: Changes, sources: Mapping[str, PackSource], in_table: bool, store: ObjectStore, records: Sequence[PackRecord]
+    found: Changes,
+    sources: Mapping[str, PackSource],
+    where_they_are: Collection[str],
+    store: ObjectStore,
+    records: Sequence[PackRecord],
 ) -> frozenset[str]:
     """Packed sources that were moved to where the run file, its table or the path tells another split or patient, or of
-    which the table does so where they are: they are packed again, or a patient's scans could be in two splits."""
-    now = {former: sources[key] for key, former in found.renamed.items() if key in sources}
-    now |= {key: sources[key] for key in found.same if key in sources} if in_table else {}
+    which the table does so where they are: they are packed again, or a patient's scans could be in two splits. The
+    files of a series may have moved where it is the same."""
+    now = {former: sources[key] for key, former in found.renamed.items()}
+    now |= {key: sources[key] for key in found.same if key in where_they_are}
     told = {key for key, source in now.items() if source.split is not None or source.group is not None}
     return frozenset(key for key, split, group in _packed_as(told, store, records) if _is_other(now[key], split, group))
+
+
+def _overwritten(removed: Collection[str], listed: Collection[str], folder: Path, keys: KeyMaker) -> set[str]:
+    """The series that are gone because their files, which are still there, now say another patient, study or series."""
+    if not removed:
+        return set()
+    rows = read_inventory(folder / INVENTORY, keys.fingerprint(), COLUMNS)
+    former = (keys.source_key(series_identity(row)) for row in rows if in_series(row) and row["relative"] in listed)
+    return {key for key in former if key in removed}
 
 
 def _is_other(source: PackSource, split: str, group: Group | None) -> bool:

@@ -1,7 +1,7 @@
 """From files to sources: the single-image DICOM files of one series are one source, by what their headers say.
 
-It is identified by patient, study and series (and by the split or patient that the run file assigns), and its state by
-its files' contents. So neither the names nor the order of its files matter, and a series with a file more is changed.
+It is identified by patient, study and series, and its state is made of its files' contents. So neither the names nor
+the order of its files matter, and a series with a file more is changed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from medfuncta_dist.archive.inventory import Row
 from medfuncta_dist.archive.series_sums import in_series
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.config.sections.series_section import Series
+from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.pack_plan import Member, PackSource
 
@@ -45,13 +46,20 @@ class SeriesSources:
             return False
         name = self.keys.property_key("instance", row["instance"])
         member = Member(source.uri, name, source.size, state.content, source.labels)
-        identity = _identity(source, row)
+        identity = series_identity(row)
         self._found.setdefault(identity, []).append(_File(source, member, state))
         self._made.pop(identity, None)
         return True
 
     def sources(self) -> list[PackSource]:
-        """The series so far."""
+        """The series so far. RunFileError where the run file assigns the files of one to several patients or splits."""
+        apart = sum(len({_told(file.source) for file in files}) > 1 for files in self._found.values())
+        if apart:
+            raise RunFileError(
+                f"{apart} DICOM series have files that the run file assigns to different splits or patients",
+                where="data.splits or data.group",
+                do="assign whole series, or set data.series to file to pack each file by itself",
+            )
         for identity in self._found.keys() - self._made.keys():
             self._made[identity] = self._source(identity, self._found[identity])
         return [self._made[identity] for identity in sorted(self._made)]
@@ -95,10 +103,19 @@ def joint_content(contents: Iterable[str], keys: KeyMaker) -> str:
     return keys.property_key("series content", *found) if found and all(found) else ""
 
 
-def _identity(source: PackSource, row: Row) -> str:
+def series_identity(row: Row) -> str:
     """In place of a path. No path has a zero in it."""
-    told = source.group.key if source.group is not None and source.group.by in TOLD else ""
-    return "\0".join(("", source.split or "", told, row["patient"] or "", row["study"] or "", row["series"]))
+    return "\0".join(("", row["patient"] or "", row["study"] or "", row["series"]))
+
+
+def _told(source: PackSource) -> tuple[str | None, str]:
+    """The split and the patient that the run file gives."""
+    return source.split, source.group.key if source.group is not None and source.group.by in TOLD else ""
+
+
+def told(source: PackSource) -> bool:
+    """Whether the run file assigns a split or a patient."""
+    return _told(source) != (None, "")
 
 
 def _without_copies(files: Sequence[_File]) -> list[_File]:
