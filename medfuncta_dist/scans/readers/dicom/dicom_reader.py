@@ -90,20 +90,27 @@ def _read(path: Path) -> _File:
             return _File(path, read_dataset(file), frames)
 
 
+SEVERAL = "a DICOM file of several frames among those of one image"
+
+
 def read_header(path: Path) -> pydicom.Dataset:
     """The data set of a file of one image, without its pixels. ScanError where it is no such file."""
     with refusing(NOT_DICOM), opened(path) as file:
         dataset = read_dataset(file, stop_before_pixels=True)
         if _check_image(dataset, path.stat().st_size) != 1:
-            raise ScanError("a DICOM file of several frames among those of one image")
+            raise ScanError(SEVERAL)
         return dataset
 
 
 def read_values(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
     """Values (channel, row, column) of a file of one image, and where they are padding (see ``values_and_padding``)."""
-    file = _read(path)
     with refusing(PIXELS):
-        values, padding = values_and_padding(file.decoded(0)[None], file.dataset, [file.dataset])
+        with opened(path) as opened_file:
+            dataset = read_dataset(opened_file)
+        if _check_image(dataset, path.stat().st_size) != 1:
+            raise ScanError(SEVERAL)
+        pixels = _File(path, dataset, 1).decoded(0)
+        values, padding = values_and_padding(pixels[None], dataset, [dataset])
         return values[:, 0], None if padding is None else padding[0]
 
 

@@ -18,6 +18,7 @@ from medfuncta_dist.scans.readers.dicom.burn_in import burn_in_risk
 from medfuncta_dist.scans.readers.dicom.decoder import PIXELS
 from medfuncta_dist.scans.readers.dicom.dicom_reader import (
     GEOMETRY,
+    SEVERAL,
     DicomReader,
     modality_of,
     read_header,
@@ -109,9 +110,8 @@ def series_images(files: Sequence[InstanceFile]) -> Iterator[Found]:
         seen.add(file.name)
         item = f"image/{file.name}"
         try:
-            read_header(file.path)
-            for found in DicomReader().scans(file.path):
-                yield replace(found, item=item, alike=True)
+            found = next(DicomReader().scans(file.path))
+            yield replace(found, item=item, alike=True, scan=ScanError(SEVERAL) if found.item else found.scan)
         except ScanError as error:
             yield Found(item, None, error)
 
@@ -201,14 +201,16 @@ def _of_stack(item: str, stack: Stack, rule: Series) -> Part:
 
 def _volume(stack: Stack, instances: Sequence[_Instance]) -> Scan:
     check_size((len(instances), *stack.images[0].shape))
-    read = [read_values(instance.file.path) for instance in instances]
-    slices = _with_one_background([values for values, _ in read], [padding for _, padding in read])
-    modality = instances[0].modality
-    if stack.problem is None:
-        return volume_of(np.stack(slices, axis=1), stack.affine, modality)
+    slices = _slices(instances)
     with refusing(PIXELS):
-        values, affine = even_slices(stack, slices)
-    return volume_of(values, affine, modality)
+        values, affine = even_slices(stack, slices) if stack.problem else (np.stack(slices, axis=1), stack.affine)
+    del slices
+    return volume_of(values, affine, instances[0].modality)
+
+
+def _slices(instances: Sequence[_Instance]) -> list[np.ndarray]:
+    read = [read_values(instance.file.path) for instance in instances]
+    return _with_one_background([values for values, _ in read], [padding for _, padding in read])
 
 
 def _with_one_background(slices: list[np.ndarray], paddings: list[np.ndarray | None]) -> list[np.ndarray]:
