@@ -26,8 +26,8 @@ COLUMNS = [
     *("reader", "content", "patient", "study", "series", "instance", "image_type", "rows", "columns", "frames"),
     *("orientation", "position", "pixel_spacing", "instance_number", "acquisition", "echo", "temporal", "phase"),
 ]
-PART_ROWS = 200_000
-"""Rows that are Python objects at once: 0.5 GB."""
+PART_ROWS = 50_000
+"""Rows that are Python objects at once."""
 MOST_PARTS = 256
 """Files that are open at once."""
 

@@ -7,6 +7,7 @@ a mark of their headers tells the stacks apart.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -129,9 +130,15 @@ def has_geometry(image: Image) -> bool:
     """Whether the image says where in space its pixels are."""
     if image.orientation is None or image.position is None or image.spacing is None:
         return False
-    axes = np.reshape(image.orientation, (2, 3))
-    at_right_angles = np.allclose(axes @ axes.T, np.eye(2), rtol=0, atol=ORTHONORMAL)
-    return bool(at_right_angles and np.isfinite(image.position).all() and all(0 < s < np.inf for s in image.spacing))
+    row, column = image.orientation[:3], image.orientation[3:]
+    products = (_dot(row, row) - 1, _dot(column, column) - 1, _dot(row, column))
+    at_right_angles = all(abs(product) <= ORTHONORMAL for product in products)
+    return at_right_angles and all(map(math.isfinite, image.position)) and all(0 < s < math.inf for s in image.spacing)
+
+
+def _dot(one: Sequence[float], other: Sequence[float]) -> float:
+    """In plain numbers: an archive has millions of images, and NumPy takes longer for three numbers."""
+    return sum(a * b for a, b in zip(one, other, strict=True))
 
 
 def _order(image: Image) -> tuple[Any, ...]:
@@ -154,8 +161,11 @@ def _alike(images: Sequence[Image]) -> list[list[Image]]:
 def _are_alike(one: Image, other: Image) -> bool:
     if one.shape != other.shape:
         return False
-    spacings = np.allclose(one.spacing or (), other.spacing or (), rtol=SAME_SPACING, atol=0)
-    return bool(spacings and np.allclose(one.orientation or (), other.orientation or (), rtol=0, atol=PARALLEL))
+    spacings = zip(one.spacing or (), other.spacing or (), strict=True)
+    directions = zip(one.orientation or (), other.orientation or (), strict=True)
+    return all(abs(a - b) <= SAME_SPACING * abs(b) for a, b in spacings) and all(
+        abs(a - b) <= PARALLEL for a, b in directions
+    )
 
 
 def _told_apart(group: list[Image]) -> list[Stack]:
