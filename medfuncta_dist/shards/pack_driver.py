@@ -103,7 +103,7 @@ def pack(
     made, new_sources = _run_tasks(store, run, todo, keys, fan_out, on_progress, fence, archive.sources)
     records = todo.records + made
     uris = {source.key: source.uri for source in archive.sources}
-    for source in archive.sources:
+    for source in archive.sources if not run.data.takes_volumes else ():
         uris |= source.items
     # The mapping first: when too much is quarantined, its owner needs it to find the files.
     update_mapping(folder, store, records, _new_records(parent, records), uris, archive.moved)

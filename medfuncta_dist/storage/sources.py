@@ -6,12 +6,14 @@ patient, and is never logged, stored or put into an error.
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from fsspec.utils import glob_translate
@@ -96,8 +98,13 @@ def local_copies(sources: Sequence[tuple[str, int]]) -> Iterator[list[Path]]:
                 raise type(error)(error.what, where=ANONYMOUS_SOURCE, do=error.do) from None
             return place
 
-        with ThreadPoolExecutor(FETCHES, "fetch") as pool:
-            yield list(pool.map(fetch, places, sources))
+        yield list(_threads(os.getpid()).map(fetch, places, sources))
+
+
+@lru_cache(1)
+def _threads(process: int) -> ThreadPoolExecutor:
+    """One pool for each process: starting threads for every series takes as long as fetching it."""
+    return ThreadPoolExecutor(FETCHES, "fetch")
 
 
 def suffix(name: str) -> str:

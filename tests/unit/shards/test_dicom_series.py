@@ -37,6 +37,7 @@ from medfuncta_dist.shards.sample import Sample, decode
 from medfuncta_dist.shards.snapshot import load_snapshot, read_index
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
+from medfuncta_dist.storage.s3.s3_objects import S3Objects
 from medfuncta_dist.task_map import Done, Failed, map_here
 from tests.unit.shards.samples import objects, run_file
 from tests.writers import PATIENT_ID, structured, write_dicom, write_enhanced_dicom, write_nifti, write_series
@@ -566,6 +567,29 @@ def test_series_on_s3_are_as_local_ones(tmp_path: Path, s3: Callable[[], str]) -
     remote = run_of(tmp_path, source=bucket.root, dataset="remote", private=str(tmp_path / "private-2"))
     assert instances(packed(remote)) == (8, 8, 0, 0)
     np.testing.assert_array_equal(only(remote).array, only(local).array)
+
+
+def test_each_small_object_takes_one_request_in_the_survey_and_one_in_its_task(
+    tmp_path: Path, s3: Callable[[], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bucket = ObjectStore(s3())
+    for path in write_series(tmp_path / "archive", made()):
+        bucket.write(path.name, path.read_bytes())
+    requests: list[str] = []
+
+    def counting(name: str) -> Callable[..., Any]:
+        real = getattr(S3Objects, name)
+
+        def counted(*args: Any) -> Any:
+            requests.append(name)
+            return real(*args)
+
+        return counted
+
+    for name in ("read_tagged", "read_range", "download", "size", "status"):
+        monkeypatch.setattr(S3Objects, name, counting(name))
+    packed(run_of(tmp_path, source=bucket.root))
+    assert Counter(requests) - Counter(status=1) == {"read_range": 8, "read_tagged": 8}
 
 
 # Data sets, patients, privacy

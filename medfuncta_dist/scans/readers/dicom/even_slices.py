@@ -33,7 +33,7 @@ def even_slices(stack: Stack, slices: Sequence[np.ndarray]) -> tuple[np.ndarray,
     plane = (rows + int(last[0] - first[0]), columns + int(last[1] - first[1]))
     check_size((channels, len(wanted), *plane))
     outside = float(min(piece.min() for piece in slices))
-    out = np.empty((channels, len(wanted), *plane), np.result_type(*slices))
+    out = np.empty((channels, len(wanted), *plane), np.result_type(*{piece.dtype for piece in slices}))
     for index, height in enumerate(wanted):
         upper = min(max(int(np.searchsorted(heights, height)), 1), len(heights) - 1)
         share = float(np.clip((height - heights[upper - 1]) / (heights[upper] - heights[upper - 1]), 0, 1))

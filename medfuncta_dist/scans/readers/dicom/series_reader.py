@@ -215,7 +215,7 @@ def _slices(instances: Sequence[_Instance]) -> list[np.ndarray]:
 
 def _with_one_background(slices: list[np.ndarray], paddings: list[np.ndarray | None]) -> list[np.ndarray]:
     """The slices in one type, with the smallest value of all that is not padding where they are padded."""
-    kind = np.result_type(*slices)
+    kind = np.result_type(*{values.dtype for values in slices})
     if kind == np.float64 or kind.itemsize > 4:
         kind = np.dtype(np.float32)
     if any(padding is not None for padding in paddings):
