@@ -71,6 +71,8 @@ def examine(
     listed = {source.relative: _listed(source, data) for source in sources}
     path = survey(list(listed.values()), folder, keys, on_survey)
     names, found, series = _surveyed(path, sources, data, keys)
+    copies = digest_contents([listed[relative] for relative in sorted(series.doubles())])
+    series.learn(_content_keys(copies, keys))
     identities = _distinct(names, found)
     key_of = {relative: keys.source_key(identity) for relative, identity in identities.items()}
     present = {key_of[relative]: state for relative, state in found.items()} | _states(series.sources())
@@ -78,9 +80,9 @@ def examine(
     by_etag = {key_of[relative] for relative in found if listed[relative].uri.startswith("s3://")}
     by_etag |= {source.key for source in series.sources() if source.uri.startswith("s3://")}
     unsure = set(doubtful(packed, present, by_etag))
-    inside = set(series.without_content(unsure))
+    inside = series.without_content(unsure)
     contents = digest_contents([s for r, s in listed.items() if r in inside or key_of.get(r) in unsure])
-    known = {relative: keys.property_key("content", content) for relative, content in contents.items()}
+    known = _content_keys(contents, keys)
     for relative in known.keys() & key_of.keys():
         present[key_of[relative]] = replace(present[key_of[relative]], content=known[relative])
     series.learn(known)
@@ -103,7 +105,7 @@ def examine(
         stamp(path),
         keys.fingerprint(),
         {r: i for r, i in (identities | kept).items() if r != i},
-        contents,
+        contents | copies,
         frozenset(changes.renamed.values()),
         reassigned,
     )
@@ -120,6 +122,10 @@ def _surveyed(
         if not series.take(by_path[relative], row, state):
             names[relative], found[relative] = row["identity"], state
     return names, found, series
+
+
+def _content_keys(contents: Mapping[str, str], keys: KeyMaker) -> dict[str, str]:
+    return {relative: keys.property_key("content", content) for relative, content in contents.items()}
 
 
 def _states(sources: Iterable[PackSource]) -> dict[str, SourceState]:

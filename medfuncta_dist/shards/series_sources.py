@@ -6,6 +6,7 @@ the order of its files matter, and a series with a file more is changed.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -64,10 +65,19 @@ class SeriesSources:
             self._made[identity] = self._source(identity, self._found[identity])
         return [self._made[identity] for identity in sorted(self._made)]
 
-    def without_content(self, keys: Collection[str]) -> list[str]:
+    def without_content(self, keys: Collection[str]) -> set[str]:
         """Relative paths of the files whose content is unknown, of the series with these keys."""
         wanted = (source.relative for source in self.sources() if source.key in keys)
-        return [f.source.relative for identity in wanted for f in self._found[identity] if not f.state.content]
+        return {f.source.relative for identity in wanted for f in self._found[identity] if not f.state.content}
+
+    def doubles(self) -> set[str]:
+        """Relative paths of the files whose content is unknown, and that have the identifier of another in the series:
+        they may be copies."""
+        found = set()
+        for files in self._found.values():
+            names = Counter(file.member.name for file in files)
+            found |= {f.source.relative for f in files if names[f.member.name] > 1 and not f.state.content}
+        return found
 
     def learn(self, contents: Mapping[str, str]) -> None:
         """Take over what is now known of contents (keys), by relative path."""

@@ -99,9 +99,10 @@ def _plan_text(preview: PackPreview, seconds: float | None) -> list[str]:
     found = preview.inventory
     formats = ", ".join(f"{n} {name}" for name, n in found.formats.items())
     pace = "unknown, nothing was packed before" if seconds is None else f"about {seconds:.0f} s at the last pack's rate"
+    one = " (a DICOM series is one)" if preview.dicom is not None and preview.dicom.files else ""
     lines = [
         f"archive: {found.sources} files, {found.bytes} bytes ({formats})",
-        f"sources{ONE_SOURCE if preview.dicom and preview.dicom.files else ''}: {', '.join(f'{n} {name}' for name, n in preview.changes.items())}",
+        f"sources{one}: {', '.join(f'{n} {name}' for name, n in preview.changes.items())}",
         f"to read: {preview.to_read} sources, {preview.bytes_to_read} bytes; time: {pace}",
         f"packed so far: {preview.packed} scans",
     ]
@@ -165,7 +166,6 @@ def _about_splits(summary: PackSummary) -> list[str]:
     return [f"      {line}" for line in lines]
 
 
-ONE_SOURCE = " (a DICOM series is one)"
 NEW_DATASET = "to split by patient, set data.dataset to a new name and leave out data.group, or set it to patient"
 LEAKING = (
     "warning: results on these splits are better than on new patients, because {} patients are in several; correct the "

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from medfuncta_dist.archive import series_sums
+from medfuncta_dist.archive import series_sums, survey
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunChangedError, RunFileError
 from medfuncta_dist.integrity.repair_shards import repair_shards
@@ -282,7 +282,12 @@ def test_slices_rescaled_differently_and_padding_have_one_background(tmp_path: P
     np.testing.assert_allclose(only(run).array[0], in_ras(values), atol=1e-4)
 
 
-def test_copies_and_second_images_of_one_identifier(tmp_path: Path) -> None:
+@pytest.mark.parametrize("small", [0, survey.SMALL])
+def test_copies_and_second_images_of_one_identifier(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: int
+) -> None:
+    """Of files of ``small`` bytes and more, the survey does not know the content."""
+    monkeypatch.setattr(survey, "SMALL", small)
     paths = write_series(tmp_path / "archive", made())
     shutil.copy(paths[2], tmp_path / "archive" / "copy")
     other = pydicom.dcmread(paths[3])
@@ -397,7 +402,11 @@ def test_the_mapping_names_the_file_of_each_image_and_one_of_each_volume(tmp_pat
 # Archives live
 
 
-def test_packing_again_changes_nothing_also_where_files_are_renamed_and_copied(tmp_path: Path) -> None:
+@pytest.mark.parametrize("small", [0, survey.SMALL])
+def test_packing_again_changes_nothing_also_where_files_are_renamed_and_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small: int
+) -> None:
+    monkeypatch.setattr(survey, "SMALL", small)
     paths = write_series(tmp_path / "archive", made())
     run = run_of(tmp_path)
     first = packed(run)
