@@ -68,6 +68,22 @@ def doubtful(
     ]
 
 
+def not_comparable(
+    packed: Mapping[str, SourceState],
+    present: Mapping[str, SourceState],
+    by_etag: Collection[str],
+    in_archive_files: Collection[str],
+) -> list[str]:
+    """The present sources (keys) whose content must be read because one of them may be a copy of another that has a
+    probe of another kind: an object has an ETag, a file inside a zip a checksum. Their size tells that they may."""
+    unknown = [key for key, state in present.items() if not state.content]
+    objects = {present[key].size for key in unknown if key in by_etag}
+    both = objects & {present[key].size for key in unknown if key in in_archive_files}
+    fresh = {present[key].size for key in unknown if key not in packed or _differs(packed[key], present[key])}
+    kinds = {*by_etag, *in_archive_files}
+    return [key for key in unknown if key in kinds and present[key].size in both & fresh]
+
+
 def compare(packed: Mapping[str, SourceState], present: Mapping[str, SourceState]) -> Changes:
     """``packed``: the sources of the data set when they were read; ``present``: those of the archive."""
     same = {key for key, state in present.items() if key in packed and not _differs(packed[key], state)}

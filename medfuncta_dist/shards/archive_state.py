@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from medfuncta_dist.archive.changes import Changes, SourceState, compare, doubtful
+from medfuncta_dist.archive.changes import Changes, SourceState, compare, doubtful, not_comparable
 from medfuncta_dist.archive.inventory import INVENTORY, Listed, Row, locked, read_inventory
+from medfuncta_dist.archive.member_lists import forget_lists
 from medfuncta_dist.archive.series_sums import in_series
 from medfuncta_dist.archive.survey import OnSurvey, adopt, digest_contents, stamp, survey
 from medfuncta_dist.config.sections.data_section import Data, Grouping
@@ -70,6 +71,7 @@ def examine(
     """Survey the sources, and compare them with the ``records`` that count. To be called inside ``locked``."""
     listed = {source.relative: _listed(source, data) for source in sources}
     path = survey(list(listed.values()), folder, keys, on_survey)
+    forget_lists(folder, {source.place.archive if source.place else source.uri for source in sources})
     names, found, series = _surveyed(path, sources, data, keys)
     copies = digest_contents([listed[relative] for relative in sorted(series.doubles())])
     series.learn(_content_keys(copies, keys))
@@ -77,9 +79,10 @@ def examine(
     key_of = {relative: keys.source_key(identity) for relative, identity in identities.items()}
     present = {key_of[relative]: state for relative, state in found.items()} | _states(series.sources())
     packed, known_as = _packed(records, folder, keys)
-    by_etag = {key_of[relative] for relative in found if listed[relative].uri.startswith("s3://")}
+    by_etag = {key_of[r] for r in found if listed[r].uri.startswith("s3://") and listed[r].place is None}
     by_etag |= {source.key for source in series.sources() if source.uri.startswith("s3://")}
-    unsure = set(doubtful(packed, present, by_etag))
+    in_zip = {key_of[r] for r in found if (place := listed[r].place) and place.archive.startswith("s3://")}
+    unsure = {*doubtful(packed, present, by_etag), *not_comparable(packed, present, by_etag, in_zip)}
     inside = series.without_content(unsure)
     contents = digest_contents([s for r, s in listed.items() if r in inside or key_of.get(r) in unsure])
     known = _content_keys(contents, keys)
@@ -94,6 +97,7 @@ def examine(
     reassigned = _reassigned(first, by_key | whole, may_be, store, records)
     reassigned |= {former for key, former in first.renamed.items() if key in whole}
     reassigned |= _overwritten(set(first.removed), listed, folder, keys)
+    reassigned |= _opened(first.removed, sources, keys)
     changes = compare({key: OTHER if key in reassigned else packed[key] for key in packed}, present)
     kept = {r: known_as[changes.renamed[k]] for r, k in key_of.items() if changes.renamed.get(k) in known_as}
     files = (_resolved(s, identities, key_of, present, changes, known_as) for s in by_key.values())
@@ -157,6 +161,15 @@ def _overwritten(removed: Collection[str], listed: Collection[str], folder: Path
     return {key for key in former if key in removed}
 
 
+def _opened(removed: Collection[str], sources: Sequence[PackSource], keys: KeyMaker) -> set[str]:
+    """Archive files that were quarantined whole, and can now be read."""
+    if not removed:
+        return set()
+    inside = ((source, source.place.archive) for source in sources if source.place is not None)
+    archives = {source.relative[: len(archive) - len(source.uri)] for source, archive in inside}
+    return {key for archive in archives if (key := keys.source_key(archive)) in set(removed)}
+
+
 def _is_other(source: PackSource, split: str, group: Group | None) -> bool:
     """Whether the source's scans would be elsewhere now. What a file itself says of its patient has not changed."""
     if source.split is not None and split != source.split:
@@ -194,8 +207,10 @@ def under_packed_names(sources: Sequence[PackSource], folder: Path, keys: KeyMak
 
 
 def _listed(source: PackSource, data: Data) -> Listed:
-    reader = reader_for(data.reader, source.uri).name
-    return Listed(source.relative, source.uri, source.size, source.version, reader)
+    reader = "" if source.refused else reader_for(data.reader, source.uri).name
+    return Listed(
+        source.relative, source.uri, source.size, source.version, reader, place=source.place, refused=source.refused
+    )
 
 
 def _distinct(names: Mapping[str, str], states: Mapping[str, SourceState]) -> dict[str, str]:

@@ -31,7 +31,6 @@ from medfuncta_dist.shards.pack_plan import (
     find_sources,
     pack_again,
     plan,
-    require_outside_storage,
 )
 from medfuncta_dist.shards.pack_record import PackRecord, read_packs, record_path, settle
 from medfuncta_dist.shards.pack_rest import RestTask, rest_task
@@ -89,8 +88,7 @@ def pack(
     folder = private_folder(run.data.private, run.dataset, run.storage)
     keys = KeyMaker(load_or_create_salt(folder))
     table = load_table(run.data)
-    sources = find_sources(run.data, keys, table)
-    require_outside_storage(sources, store)
+    sources = find_sources(run.data, keys, table, folder=folder, store=store)
     data = open_dataset(store, run.dataset, run.data, keys.fingerprint(), fence)
     run = run.model_copy(update={"data": data})
     parent, known = newest_snapshot(store, run.dataset), read_packs(store, run.dataset)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
 from typing import NamedTuple
 
 from medfuncta_dist.archive.changes import SourceState
+from medfuncta_dist.archive.member_lists import UNKNOWN, reader_name, with_members
 from medfuncta_dist.config.sections.data_section import Data, Grouping
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.scans.patient_group import Group, group_in_path
@@ -15,9 +18,14 @@ from medfuncta_dist.scans.readers.reader_registry import reader_for
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.pack_record import PackRecord, group_name, settle
 from medfuncta_dist.shards.source_table import SourceTable, load_table
+from medfuncta_dist.storage.archive_files.place import Place
 from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.sources import Source, expand
+
+WINDOW_BYTES = 2**30
+"""Of one compressed tar, what a task keeps on its local disk at once; more only where one source has more."""
+BLOCK_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +41,8 @@ class Member:
     """As in ``SourceState``."""
     labels: tuple[int, ...] | None = None
     """Those that the run file's table gives."""
+    place: Place | None = field(default=None, repr=False)
+    """Where it lies, if it is inside a zip or tar file."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,15 @@ class PackSource:
     """The files of a series (``relative`` is then no path, but what identifies it); none in a source that is a file."""
     copies: int = 0
     """Files of a series that are copies of others in it, and are no members."""
+    place: Place | None = field(default=None, repr=False)
+    """Where it lies, if it is inside a zip or tar file."""
+    refused: str = ""
+    """Why it is not read, in fixed words."""
+
+    @property
+    def places(self) -> list[Place]:
+        """Those of its files that are inside zip or tar files."""
+        return [file.place for file in (self.members or (self,)) if file.place is not None]
 
     @property
     def files(self) -> int:
@@ -127,14 +146,29 @@ class PackPlan:
         return sum(len(record.sources) for record in self.records) + sum(len(rest.sources) for rest in self.rests)
 
 
-def find_sources(data: Data, keys: KeyMaker, table: SourceTable | None = None) -> list[PackSource]:
+def find_sources(
+    data: Data,
+    keys: KeyMaker,
+    table: SourceTable | None = None,
+    *,
+    folder: Path | None = None,
+    store: ObjectStore | None = None,
+) -> list[PackSource]:
     """All sources that the run file names, with their keys, sorted by relative path (``RunFileError``).
 
-    ``table`` is that of ``data.group``, which is read where it is not given.
+    ``table`` is that of ``data.group``, which is read where it is not given. Zip and tar files are opened, and their
+    members are sources; ``folder`` is the private one, where their lists are kept. None may be in ``store``.
     """
     table = load_table(data) if table is None else table
+
+    def expanded(patterns: str | list[str]) -> list[Source]:
+        found = expand(patterns)
+        if store is not None:
+            require_outside_storage(found, store)
+        return with_members(found, lambda name: reader_name(data.reader, name), folder, keys)
+
     if data.source is not None:
-        return _keyed(expand(data.source), keys, data, table, None)
+        return _keyed(expanded(data.source), keys, data, table, None)
     if data.splits is None:
         raise RunFileError(
             "there is nothing to pack: the run file names a snapshot, but no scans",
@@ -144,7 +178,7 @@ def find_sources(data: Data, keys: KeyMaker, table: SourceTable | None = None) -
     found = [
         source
         for split, patterns in sorted(data.splits.items())
-        for source in _keyed(expand(patterns), keys, data, table, split)
+        for source in _keyed(expanded(patterns), keys, data, table, split)
     ]
     if repeated := len(found) - len({source.uri for source in found}):
         raise RunFileError(
@@ -159,7 +193,8 @@ def _keyed(
     sources: list[Source], keys: KeyMaker, data: Data, table: SourceTable | None, split: str | None
 ) -> list[PackSource]:
     for source in sources:
-        reader_for(data.reader, source.uri)  # refuses an unknown format before anything starts
+        if source.place is None and not source.refused:
+            reader_for(data.reader, source.uri)  # refuses an unknown format before anything starts
     known = _known(sources, keys, data, table)
     # Two splits' folders often use the same file names: the split is then part of what identifies a source.
     relatives = [source.relative if split is None else f"{split}/{source.relative}" for source in sources]
@@ -174,9 +209,15 @@ def _keyed(
             row.labels,
             source.size,
             source.version,
+            place=source.place,
+            refused=source.refused or _unknown(source, data),
         )
         for source, relative, row in zip(sources, relatives, known, strict=True)
     ]
+
+
+def _unknown(source: Source, data: Data) -> str:
+    return UNKNOWN if source.place is not None and not reader_name(data.reader, source.uri) else ""
 
 
 class _Known(NamedTuple):
@@ -206,7 +247,7 @@ def _by_path(rule: str, sources: Sequence[Source], keys: KeyMaker) -> list[Group
     return [Group(keys.group_key("path", str(text)), "path") for text in found]
 
 
-def require_outside_storage(sources: Sequence[PackSource], store: ObjectStore) -> None:
+def require_outside_storage(sources: Sequence[PackSource | Source], store: ObjectStore) -> None:
     """Files that the run writes must not be scans for the next pack."""
     inside = sum(source.uri.startswith(f"{store.root}/") for source in sources)
     if inside:
@@ -285,14 +326,32 @@ def _resumed(made: PackPlan, records: Iterable[PackRecord]) -> PackPlan:
 
 
 def _grouped(sources: Iterable[PackSource], size: int) -> Iterable[tuple[PackSource, ...]]:
-    """Consecutive sources, as many as have ``size`` files, or one that has more."""
+    """Consecutive sources, as many as have ``size`` files, or one that has more. Apart from them, those of each
+    compressed tar: every task that reads of one decompresses it, so these tasks are as large as their disk allows."""
+    solid: dict[str, list[PackSource]] = {}
+    others: list[PackSource] = []
+    for source in sources:
+        archive = min((place.archive for place in source.places if place.solid), default="")
+        (solid.setdefault(archive, []) if archive else others).append(source)
+    yield from _consecutive(others, lambda source: source.files, size)
+    yield from chain.from_iterable(_consecutive(of_one, _window, WINDOW_BYTES) for of_one in solid.values())
+
+
+def _window(source: PackSource) -> int:
+    """Bytes that it takes on the disk of its task; a small file takes a block."""
+    return sum(place.size + BLOCK_BYTES for place in source.places)
+
+
+def _consecutive(
+    sources: Iterable[PackSource], weight: Callable[[PackSource], int], size: int
+) -> Iterator[tuple[PackSource, ...]]:
     group: list[PackSource] = []
     files = 0
     for source in sources:
-        if group and files + source.files > size:
+        if group and files + weight(source) > size:
             yield tuple(group)
             group, files = [], 0
         group.append(source)
-        files += source.files
+        files += weight(source)
     if group:
         yield tuple(group)

@@ -15,7 +15,7 @@ from medfuncta_dist.scans.private_folder import load_or_create_salt, private_fol
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.archive_state import ArchiveState, examine
 from medfuncta_dist.shards.data_contract import check_dataset, with_series
-from medfuncta_dist.shards.pack_plan import find_sources, require_outside_storage
+from medfuncta_dist.shards.pack_plan import find_sources
 from medfuncta_dist.shards.pack_record import read_packs, settle
 from medfuncta_dist.shards.snapshot import newest_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -63,8 +63,7 @@ def preview_pack(run: RunFile, on_survey: OnSurvey) -> PackPreview:
     store = ObjectStore(run.storage)
     folder = private_folder(run.data.private, run.dataset, run.storage)
     keys = KeyMaker(load_or_create_salt(folder))
-    sources = find_sources(run.data, keys)
-    require_outside_storage(sources, store)
+    sources = find_sources(run.data, keys, folder=folder, store=store)
     data = with_series(run.data, check_dataset(store, run.dataset, run.data, keys.fingerprint()))
     parent = newest_snapshot(store, run.dataset)
     records = settle(read_packs(store, run.dataset), first=parent.packs if parent else ())

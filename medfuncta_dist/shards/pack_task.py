@@ -17,6 +17,7 @@ from medfuncta_dist.shards.pack_plan import PackSource
 from medfuncta_dist.shards.pack_record import PackRecord, group_name, read_pack, record_path, write_pack
 from medfuncta_dist.shards.shard_set import ShardSet
 from medfuncta_dist.shards.snapshot import Shard
+from medfuncta_dist.shards.source_files import windows_on
 from medfuncta_dist.shards.source_reader import (
     BlankSlices,
     EncodedScan,
@@ -78,12 +79,14 @@ def quarantine_sources(task: PackTask, reason: str) -> PackRecord:
 
 
 def _packed(store: ObjectStore, task: PackTask) -> PackRecord:
-    reader, tally = SourceReader(task.data, task.keys), _Tally()
+    tally = _Tally()
     limits = task.data.shard_scans, task.data.shard_megabytes
     with (
         tempfile.TemporaryDirectory(prefix="medfuncta-pack-") as folder,
         ShardSet(store, task.dataset, Path(folder), *limits, task.data.group != "source") as shards,
+        windows_on(task.sources) as windows,
     ):
+        reader = SourceReader(task.data, task.keys, windows)
         for source in task.sources:
             for event in reader.events(source):
                 tally.note(source, event)

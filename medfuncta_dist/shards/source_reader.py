@@ -7,8 +7,8 @@ file, memory) are raised.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,9 +27,10 @@ from medfuncta_dist.scans.shared_window import with_shared_window
 from medfuncta_dist.shards.pack_plan import PackSource
 from medfuncta_dist.shards.sample import encode
 from medfuncta_dist.shards.series_sources import joint_content
+from medfuncta_dist.shards.source_files import Windows, local_files
 from medfuncta_dist.storage.digest import sha256_file
 from medfuncta_dist.storage.request_failures import explain, is_machine_failure
-from medfuncta_dist.storage.sources import ANONYMOUS_SOURCE, local_copies, local_copy
+from medfuncta_dist.storage.sources import ANONYMOUS_SOURCE
 
 
 @dataclass(frozen=True)
@@ -102,12 +103,14 @@ class SourceReader:
 
     data: Data
     keys: KeyMaker
+    windows: Windows | None = field(default=None, repr=False)
+    """What is on the local disk of compressed tars."""
 
     def events(self, source: PackSource) -> Iterator[Event]:
         """The scans of one source. ``IntegrityError`` when two of its scans have one key."""
         known_keys: set[str] = set()
-        with local_files(source) as paths:
-            for event in self._series(source, paths) if source.members else self._file(source, paths[0]):
+        with local_files(source, self.windows) as (paths, refused):
+            for event in self._events(source, paths, refused):
                 if isinstance(event, EncodedScan | UnusableScan):
                     if event.key in known_keys:
                         raise IntegrityError("two scans of one source have the same key", where=f"source {source.key}")
@@ -115,6 +118,14 @@ class SourceReader:
                 yield event
             if source.state is not None:
                 yield WholeContent(self._with_content(source, source.state, paths))
+
+    def _events(self, source: PackSource, paths: Sequence[Path], refused: str) -> Iterator[Event]:
+        if source.members:
+            yield from self._series(source, paths)
+        elif refused:
+            yield UnusableSource(refused)
+        else:
+            yield from self._file(source, paths[0])
 
     def _with_content(self, source: PackSource, state: SourceState, paths: Sequence[Path]) -> SourceState:
         """Digested here where the survey has not done it: the file has just been read, and is in the page cache."""
@@ -202,17 +213,6 @@ class SourceReader:
             raise
         except Exception as error:
             return UnusableScan(key, item, f"the canonical transform failed: {type(error).__name__}")
-
-
-@contextmanager
-def local_files(source: PackSource) -> Iterator[list[Path]]:
-    """The files of a source as local ones."""
-    if source.members:
-        with local_copies([(member.uri, member.size) for member in source.members]) as paths:
-            yield paths
-    else:
-        with local_copy(source.uri) as path:
-            yield [path]
 
 
 def _guarded(events: Iterator[Event]) -> Iterator[Event]:
