@@ -69,19 +69,22 @@ def doubtful(
 
 
 def not_comparable(
-    packed: Mapping[str, SourceState],
-    present: Mapping[str, SourceState],
-    by_etag: Collection[str],
-    in_archive_files: Collection[str],
+    packed: Mapping[str, SourceState], present: Mapping[str, SourceState], kinds: Mapping[str, str]
 ) -> list[str]:
-    """The present sources (keys) whose content must be read because one of them may be a copy of another that has a
-    probe of another kind: an object has an ETag, a file inside a zip a checksum. Their size tells that they may."""
-    unknown = [key for key, state in present.items() if not state.content]
-    objects = {present[key].size for key in unknown if key in by_etag}
-    both = objects & {present[key].size for key in unknown if key in in_archive_files}
-    fresh = {present[key].size for key in unknown if key not in packed or _differs(packed[key], present[key])}
-    kinds = {*by_etag, *in_archive_files}
-    return [key for key in unknown if key in kinds and present[key].size in both & fresh]
+    """The present sources (keys) whose content must be read because they may be copies of others that have a probe of
+    another kind: their size tells that they may.
+
+    kinds: by key, of the sources whose probe only some others have: an ETag, a checksum of a zip.
+    """
+    found: dict[str, set[str]] = {}
+    fresh = set()
+    for key, kind in kinds.items():
+        size = present[key].size
+        found.setdefault(size, set()).add(kind)
+        if key not in packed or _differs(packed[key], present[key]):
+            fresh.add(size)
+    several = {size for size, of_size in found.items() if len(of_size) > 1} & fresh
+    return [key for key in kinds if not present[key].content and present[key].size in several]
 
 
 def compare(packed: Mapping[str, SourceState], present: Mapping[str, SourceState]) -> Changes:

@@ -81,8 +81,8 @@ def examine(
     packed, known_as = _packed(records, folder, keys)
     by_etag = {key_of[r] for r in found if listed[r].uri.startswith("s3://") and listed[r].place is None}
     by_etag |= {source.key for source in series.sources() if source.uri.startswith("s3://")}
-    in_zip = {key_of[r] for r in found if (place := listed[r].place) and place.archive.startswith("s3://")}
-    unsure = {*doubtful(packed, present, by_etag), *not_comparable(packed, present, by_etag, in_zip)}
+    kinds = {key_of[r]: kind for r, state in found.items() if (kind := _kind_of_probe(listed[r], state))}
+    unsure = {*doubtful(packed, present, by_etag), *not_comparable(packed, present, kinds)}
     inside = series.without_content(unsure)
     contents = digest_contents([s for r, s in listed.items() if r in inside or key_of.get(r) in unsure])
     known = _content_keys(contents, keys)
@@ -159,6 +159,15 @@ def _overwritten(removed: Collection[str], listed: Collection[str], folder: Path
     rows = read_inventory(folder / INVENTORY, keys.fingerprint(), COLUMNS)
     former = (keys.source_key(series_identity(row)) for row in rows if in_series(row) and row["relative"] in listed)
     return {key for key in former if key in removed}
+
+
+def _kind_of_probe(source: Listed, state: SourceState) -> str:
+    """Of objects, and of what is inside them; "" where all that could be copies of it are known by their content."""
+    if not source.uri.startswith("s3://") or source.refused:
+        return ""
+    if source.place is None:
+        return "" if state.content else "etag"
+    return "bytes" if state.content or source.place.kind != "zip" else "checksum"
 
 
 def _opened(removed: Collection[str], sources: Sequence[PackSource], keys: KeyMaker) -> set[str]:

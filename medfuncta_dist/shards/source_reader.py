@@ -117,7 +117,7 @@ class SourceReader:
                     known_keys.add(event.key)
                 yield event
             if source.state is not None:
-                yield WholeContent(self._with_content(source, source.state, paths))
+                yield WholeContent(source.state if refused else self._with_content(source, source.state, paths))
 
     def _events(self, source: PackSource, paths: Sequence[Path], refused: str) -> Iterator[Event]:
         if source.members:

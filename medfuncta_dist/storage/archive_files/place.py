@@ -100,13 +100,13 @@ def plain_name(raw: str) -> tuple[str, str]:
     name = "/".join(part for part in parts if part not in ("", "."))
     windows = raw.startswith("\\") or raw[1:2] == ":" or ".." in raw.replace("\\", "/").split("/")
     if not name or raw.startswith("/") or windows or len(name) > LONGEST_NAME or "\0" in name:
-        return name, NAME
+        return name or "unnamed", NAME
     return name, NESTED if kind_of(name) or name.lower().endswith(FOREIGN_SUFFIXES) else ""
 
 
 def hidden(name: str) -> bool:
     """Files of the systems that pack archive files: ``.DS_Store``, ``__MACOSX/._scan.dcm``."""
-    return any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
+    return any((part.startswith(".") and part != "..") or part == "__MACOSX" for part in name.split("/"))
 
 
 def without_repeated(entries: Iterable[Entry]) -> list[Entry]:
