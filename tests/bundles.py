@@ -8,6 +8,12 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from medfuncta_dist.archive.member_lists import reader_name, with_members
+from medfuncta_dist.errors import ScanError
+from medfuncta_dist.scans.scan_key import KeyMaker
+from medfuncta_dist.storage.archive_files.member_bytes import copy_member
+from medfuncta_dist.storage.sources import Source
+
 MODES = {".tar": "w", ".tar.gz": "w:gz", ".tgz": "w:gz", ".tar.bz2": "w:bz2", ".tar.xz": "w:xz"}
 SUFFIXES = (".zip", *MODES)
 
@@ -38,3 +44,14 @@ def bundled(files: Mapping[str, bytes], suffix: str) -> bytes:
 def contents(folder: Path) -> dict[str, bytes]:
     """Relative path and bytes of all files below a folder."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def read_through(path: Path) -> None:
+    """List an archive file as packing does, and read all members that can be read alone; ScanError for the first one
+    that is refused."""
+    source = Source(str(path), path.name, path.stat().st_size, "1")
+    for member in with_members([source], lambda name: reader_name(None, name), None, KeyMaker(bytes(32))):
+        if member.refused:
+            raise ScanError(member.refused)
+        if member.place is not None and not member.place.solid:
+            copy_member(member.place, path.with_name("member"))

@@ -37,7 +37,7 @@ LARGEST_RATIO = 100
 """As for the readers' files: it may become FREE_BYTES at any ratio, and beyond that LARGEST_RATIO times its size."""
 
 NESTED = "an archive file inside an archive file"
-ENCRYPTED = "encrypted"
+ENCRYPTED = "encrypted inside a zip file"
 LINK = "a link inside an archive file"
 SPECIAL = "neither a file nor a folder inside an archive file"
 SPARSE = "a sparse file inside an archive file"
