@@ -33,11 +33,11 @@ SECTIONS = (
     Section("gradient", f"{HERE}.gradient_error", "meta-gradient against the CPU in float64", 26),
     Section("quality", f"{HERE}.fit_quality", "fits on the CPU and on the GPU", 20),
     Section("meta", f"{HERE}.meta_speed", "meta step beside the published-style code", 60),
-    Section("fit", f"{HERE}.fit_speed", "fits beside the published procedure", 32),
+    Section("fit", f"{HERE}.fit_speed", "fits beside the published procedure", 40),
     Section("profile", f"{HERE}.profiled", "launches, waits and kernels of one step", 12),
     Section("graphs", f"{HERE}.replays", "replayed and compiled steps against eager ones", 22),
     Section("ranks", f"{HERE}.process_groups", "DeepSpeed with NCCL, and two ranks with gloo", 22),
-    Section("memory", f"{HERE}.memory_peaks", "memory at large latents", 22),
+    Section("memory", f"{HERE}.memory_peaks", "memory at large latents", 40),
     Section("basis", f"{HERE}.basis_speed", "the basis field", 14),
     Section("training", f"{HERE}.paper_training", "training the paper-size network", 0, own_time=True),
 )

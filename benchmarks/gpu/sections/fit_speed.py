@@ -30,7 +30,7 @@ def run(bench: Bench) -> None:
     scans = scans[torch.arange(sizes.fit_scans, device=bench.device) % len(scans)]
     bench.part("published procedure", lambda: published(bench, params, scans))
     plain: dict[str, float] = {}
-    for group in (ways.CAPTURED, ways.EAGER, ways.COMPILED):
+    for group in (ways.KERNELS, ways.CAPTURED, ways.EAGER, ways.COMPILED):
         for name, given in settings(bench).items():
             for way in group:
                 work = lambda name=name, given=given, way=way: measured(  # noqa: E731

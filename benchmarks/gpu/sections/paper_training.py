@@ -28,7 +28,6 @@ from medfuncta_dist.latents.stepwise_fit import StepwiseFitter
 
 LARGEST_FILE = 16e6
 """Bytes of the network in half precision."""
-CANDIDATES = (ways.Way("tf32x3", captured=True), ways.Way("tf32x3"), ways.Way("fp32", captured=True), ways.Way("fp32"))
 SHARE_FOR_THE_END = 0.1
 """Of the time, for the last validation and the file."""
 EVERYTHING = 10**6
@@ -48,7 +47,7 @@ def run(bench: Bench) -> None:
         learner = ways.learner(spec, untrained(spec, bench.device), coordinates, way, bench)
         return OuterLoop(bench, learner, scans, sizes.training_rate)
 
-    way, loop = first_that_steps(bench, CANDIDATES, loop_of)
+    way, loop = first_that_steps(bench, ways.BEST, loop_of)
     bench.tell("how", {"way": way, "training_scans": len(scans), "batch": sizes.scans, "rate": sizes.training_rate})
     trained = Training(bench, loop, images(bench.job.data, "val", sizes.validation_scans, sizes.side).to(bench.device))
     trained.go_on()
@@ -98,7 +97,7 @@ def cosine(share: float) -> float:
 def qualities(bench: Bench, params: Params, scans: Tensor) -> Values:
     """Mean PSNR (dB) of each fit."""
     spec, side = bench.sizes.spec(residual=True), bench.sizes.side
-    way = ways.Way("tf32x3") if bench.cuda else ways.Way("fp32")
+    way = ways.KERNELS[0] if bench.cuda else ways.Way("fp32")
     found: Values = {}
     for name, given in settings(bench).items():
         fitter: StepwiseFitter = ways.fitter(spec, params, grid((side, side), bench.device), given, way, bench)
