@@ -92,9 +92,10 @@ def write_dicom(
     position: Sequence[float] | None = (-12.0, 7.0, 30.0),
     orientation: Sequence[float] = (1, 0, 0, 0, 1, 0),
     frames: int | None = None,
+    elements: Mapping[str, object] | None = None,
 ) -> Path:
     """One uncompressed DICOM image: (row, col) uint16 of 12 stored bits, or ``array``, (row, col) or (row, col, 3);
-    with ``frames``, each the same, or ``array`` (frame, row, col).
+    with ``frames``, each the same, or ``array`` (frame, row, col). ``elements``: others, by keyword.
 
     Spacing is (between rows, between columns) in mm; position and orientation are DICOM's (LPS).
     """
@@ -110,8 +111,56 @@ def write_dicom(
     if frames is not None:
         dataset.NumberOfFrames = frames
         dataset.PixelData = array.tobytes() * (1 if array.ndim == 3 else frames)
+    for name, value in (elements or {}).items():
+        setattr(dataset, name, value)
     dataset.save_as(path, enforce_file_format=True)
     return path
+
+
+def write_series(
+    folder: Path,
+    volume: np.ndarray,
+    *,
+    name: str = "series",
+    patient: str = PATIENT_ID,
+    heights: Sequence[float] | None = None,
+    skip: Sequence[int] = (),
+    seed: int = 0,
+    folders: int = 3,
+    sideways: float = 0.0,
+    **elements: object,
+) -> list[Path]:
+    """A CT series, a file without suffix per slice of ``volume`` (row, column, slice), int16; the paths by slice.
+
+    Files are called in an order that ``seed`` shuffles, and lie in several folders. Pixels are 3 mm x 3 mm, slices 4 mm
+    apart or at ``heights``, each shifted along its rows by ``sideways`` mm against the one before it.
+    """
+    count = volume.shape[2]
+    heights = np.arange(count) * 4.0 if heights is None else heights
+    paths = []
+    for index, number in enumerate(np.random.default_rng(seed).permutation(count)):
+        path = folder / f"d{number % folders}" / f"IM{name}{number:04d}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        own = {
+            "PatientID": patient,
+            "SeriesInstanceUID": generate_uid(entropy_srcs=[name]),
+            "StudyInstanceUID": generate_uid(entropy_srcs=["study", name]),
+            "SOPInstanceUID": generate_uid(entropy_srcs=[name, str(index)]),
+        }
+        write_dicom(
+            path,
+            array=np.ascontiguousarray(volume[:, :, index]),
+            modality="CT",
+            slope=1,
+            intercept=-1024,
+            spacing=(3, 3),
+            position=(-90.0 + index * sideways, -80.0, -70.0 + heights[index]),
+            elements=own | elements,
+        )
+        if index in skip:
+            path.unlink()
+        paths.append(path)
+    return paths
 
 
 def write_enhanced_dicom(

@@ -16,7 +16,7 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medfuncta_dist.archive.inventory import Row
 from medfuncta_dist.errors import MedfunctaError
-from medfuncta_dist.scans.readers.dicom_patient import patient_of
+from medfuncta_dist.scans.readers.dicom.patient import patient_of
 from medfuncta_dist.scans.scan_key import KeyMaker
 
 T = TypeVar("T")

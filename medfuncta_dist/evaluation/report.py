@@ -28,6 +28,10 @@ PACKING = {
     "packed": "scans packed",
     "quarantined": "scans quarantined",
     "blank": "blank slices, left out",
+    "instances": "files of DICOM series",
+    "instances_packed": "files of DICOM series packed",
+    "instances_quarantined": "files of DICOM series quarantined",
+    "instances_left_out": "files of DICOM series left out",
 }
 """The packing ledger's counts, in the order and words of the report."""
 SHORT = 12  # digits of a key or digest: enough to find it again (decode takes any unique beginning)

@@ -61,7 +61,7 @@ def repair_shards(
     data = open_dataset(store, run.dataset, run.data, keys.fingerprint(), fence)
     run = run.model_copy(update={"data": data})
     shards = [shard for split in snapshot.splits.values() for shard in split if shard.uri in damaged]
-    sources = under_packed_names(find_sources(run.data, keys), folder, keys)
+    sources = under_packed_names(find_sources(run.data, keys), folder, keys, data)
     # Only those that the snapshot names: a superseded record can name the same shard, and sources that are gone.
     records = [record for record in read_packs(store, run.dataset) if record.name in set(snapshot.packs)]
     tasks, faults = _planned(run, keys, sources, records, shards)

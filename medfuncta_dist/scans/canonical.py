@@ -37,10 +37,15 @@ def windowed(scan: Scan, data: Data) -> Scan:
     """
     if scan.window is not None:
         return scan
+    scan = prepared(scan, data)
+    return replace(scan, window=choose_window(scan.array, data.intensity))
+
+
+def prepared(scan: Scan, data: Data) -> Scan:
+    """The scan with finite values and ``data.channels`` channels. Raises ScanError."""
     if not np.isfinite(scan.array).all():
         raise ScanError("some values are not finite")
-    array = _with_channels(scan.array, data.channels)
-    return replace(scan, array=array, window=choose_window(array, data.intensity))
+    return replace(scan, array=_with_channels(scan.array, data.channels))
 
 
 def canonical(scan: Scan, data: Data) -> Scan:

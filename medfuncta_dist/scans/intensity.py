@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from medfuncta_dist.config.sections.data_section import Intensity
@@ -14,9 +16,7 @@ AUTO_PERCENTILES = (0.0, 99.9)
 
 def choose_window(array: np.ndarray, intensity: Intensity) -> Window:
     """The window of one scan. ``array``: (channel, *spatial), finite, not yet resampled; all channels share it."""
-    mode = intensity.mode
-    if mode == "auto":
-        mode = "dtype" if array.dtype.kind in "iu" and array.dtype.itemsize == 1 else "percentile"
+    mode = _mode(array.dtype, intensity)
     if mode == "dtype":
         return _of_type(array.dtype)
     if mode == "range":
@@ -27,6 +27,22 @@ def choose_window(array: np.ndarray, intensity: Intensity) -> Window:
         return Window(float(array.min()), float(array.max()))
     low, high = AUTO_PERCENTILES if intensity.low is None or intensity.high is None else (intensity.low, intensity.high)
     return _of_percentiles(array, low, high)
+
+
+def choose_joint_window(arrays: Sequence[np.ndarray], intensity: Intensity) -> Window:
+    """The window of several scans together: as if they were one."""
+    return choose_window(np.concatenate([array.ravel() for array in arrays])[None], intensity)
+
+
+def needs_values(dtype: np.dtype, intensity: Intensity) -> bool:
+    """Whether the window of a scan of this type depends on its values."""
+    return _mode(dtype, intensity) in ("minmax", "percentile")
+
+
+def _mode(dtype: np.dtype, intensity: Intensity) -> str:
+    if intensity.mode != "auto":
+        return intensity.mode
+    return "dtype" if dtype.kind in "iu" and dtype.itemsize == 1 else "percentile"
 
 
 def _of_type(dtype: np.dtype) -> Window:

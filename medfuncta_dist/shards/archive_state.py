@@ -8,6 +8,7 @@ from pathlib import Path
 
 from medfuncta_dist.archive.changes import Changes, SourceState, compare, doubtful
 from medfuncta_dist.archive.inventory import INVENTORY, Listed, Row, locked, read_inventory
+from medfuncta_dist.archive.series_sums import in_series
 from medfuncta_dist.archive.survey import OnSurvey, adopt, digest_contents, stamp, survey
 from medfuncta_dist.config.sections.data_section import Data, Grouping
 from medfuncta_dist.scans.patient_group import Group
@@ -15,6 +16,7 @@ from medfuncta_dist.scans.readers.reader_registry import reader_for
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.pack_plan import PackSource, Superseded
 from medfuncta_dist.shards.pack_record import PackRecord
+from medfuncta_dist.shards.series_sources import COLUMNS, SeriesSources, series_identity, told
 from medfuncta_dist.shards.snapshot import read_index
 from medfuncta_dist.storage.object_store import ObjectStore
 
@@ -68,26 +70,34 @@ def examine(
     """Survey the sources, and compare them with the ``records`` that count. To be called inside ``locked``."""
     listed = {source.relative: _listed(source, data) for source in sources}
     path = survey(list(listed.values()), folder, keys, on_survey)
-    names, found = {}, {}
-    for row in read_inventory(path, keys.fingerprint(), STATE_COLUMNS):
-        names[row["relative"]], found[row["relative"]] = row["identity"], _state(row, keys)
+    names, found, series = _surveyed(path, sources, data, keys)
+    copies = digest_contents([listed[relative] for relative in sorted(series.doubles())])
+    series.learn(_content_keys(copies, keys))
     identities = _distinct(names, found)
     key_of = {relative: keys.source_key(identity) for relative, identity in identities.items()}
-    present = {key_of[relative]: state for relative, state in found.items()}
+    present = {key_of[relative]: state for relative, state in found.items()} | _states(series.sources())
     packed, known_as = _packed(records, folder, keys)
-    by_etag = {key_of[relative] for relative, source in listed.items() if source.uri.startswith("s3://")}
+    by_etag = {key_of[relative] for relative in found if listed[relative].uri.startswith("s3://")}
+    by_etag |= {source.key for source in series.sources() if source.uri.startswith("s3://")}
     unsure = set(doubtful(packed, present, by_etag))
-    contents = digest_contents([source for relative, source in listed.items() if key_of[relative] in unsure])
-    for relative, content in contents.items():
-        key = key_of[relative]
-        present[key] = replace(present[key], content=keys.property_key("content", content))
-    first, by_key = compare(packed, present), {key_of[source.relative]: source for source in sources}
+    inside = series.without_content(unsure)
+    contents = digest_contents([s for r, s in listed.items() if r in inside or key_of.get(r) in unsure])
+    known = _content_keys(contents, keys)
+    for relative in known.keys() & key_of.keys():
+        present[key_of[relative]] = replace(present[key_of[relative]], content=known[relative])
+    series.learn(known)
+    whole = {source.key: source for source in series.sources()}
+    present |= _states(whole.values())
+    first, by_key = compare(packed, present), {key_of[s.relative]: s for s in sources if s.relative in key_of}
     in_table = isinstance(data.group, Grouping) and data.group.table is not None
-    reassigned = _reassigned(first, by_key, in_table, store, records)
+    may_be = {key for key in by_key if in_table} | {key for key, source in whole.items() if told(source)}
+    reassigned = _reassigned(first, by_key | whole, may_be, store, records)
+    reassigned |= {former for key, former in first.renamed.items() if key in whole}
+    reassigned |= _overwritten(set(first.removed), listed, folder, keys)
     changes = compare({key: OTHER if key in reassigned else packed[key] for key in packed}, present)
     kept = {r: known_as[changes.renamed[k]] for r, k in key_of.items() if changes.renamed.get(k) in known_as}
-    resolved = (_resolved(s, identities, key_of, present, changes, known_as) for s in sources)
-    wanted = (source for source in resolved if source.key not in changes.copied)
+    files = (_resolved(s, identities, key_of, present, changes, known_as) for s in by_key.values())
+    wanted = [source for source in (*files, *whole.values()) if source.key not in changes.copied]
     return ArchiveState(
         sorted(wanted, key=lambda source: source.relative),  # the order in which repair finds them again
         changes,
@@ -95,21 +105,56 @@ def examine(
         stamp(path),
         keys.fingerprint(),
         {r: i for r, i in (identities | kept).items() if r != i},
-        contents,
+        contents | copies,
         frozenset(changes.renamed.values()),
         reassigned,
     )
 
 
+def _surveyed(
+    path: Path, sources: Sequence[PackSource], data: Data, keys: KeyMaker
+) -> tuple[dict[str, str], dict[str, SourceState], SeriesSources]:
+    """Identities and states by relative path of the sources that are files, and the series of all others."""
+    by_path, series = {source.relative: source for source in sources}, SeriesSources(data, keys)
+    names, found = {}, {}
+    for row in read_inventory(path, keys.fingerprint(), sorted({*STATE_COLUMNS, *COLUMNS})):
+        relative, state = row["relative"], _state(row, keys)
+        if not series.take(by_path[relative], row, state):
+            names[relative], found[relative] = row["identity"], state
+    return names, found, series
+
+
+def _content_keys(contents: Mapping[str, str], keys: KeyMaker) -> dict[str, str]:
+    return {relative: keys.property_key("content", content) for relative, content in contents.items()}
+
+
+def _states(sources: Iterable[PackSource]) -> dict[str, SourceState]:
+    return {source.key: source.state for source in sources if source.state is not None}
+
+
 def _reassigned(
-    found: Changes, sources: Mapping[str, PackSource], in_table: bool, store: ObjectStore, records: Sequence[PackRecord]
+    found: Changes,
+    sources: Mapping[str, PackSource],
+    where_they_are: Collection[str],
+    store: ObjectStore,
+    records: Sequence[PackRecord],
 ) -> frozenset[str]:
     """Packed sources that were moved to where the run file, its table or the path tells another split or patient, or of
-    which the table does so where they are: they are packed again, or a patient's scans could be in two splits."""
+    which the table does so where they are: they are packed again, or a patient's scans could be in two splits. The
+    files of a series may have moved where it is the same."""
     now = {former: sources[key] for key, former in found.renamed.items()}
-    now |= {key: sources[key] for key in found.same} if in_table else {}
+    now |= {key: sources[key] for key in found.same if key in where_they_are}
     told = {key for key, source in now.items() if source.split is not None or source.group is not None}
     return frozenset(key for key, split, group in _packed_as(told, store, records) if _is_other(now[key], split, group))
+
+
+def _overwritten(removed: Collection[str], listed: Collection[str], folder: Path, keys: KeyMaker) -> set[str]:
+    """The series that are gone because their files, which are still there, now say another patient, study or series."""
+    if not removed:
+        return set()
+    rows = read_inventory(folder / INVENTORY, keys.fingerprint(), COLUMNS)
+    former = (keys.source_key(series_identity(row)) for row in rows if in_series(row) and row["relative"] in listed)
+    return {key for key in former if key in removed}
 
 
 def _is_other(source: PackSource, split: str, group: Group | None) -> bool:
@@ -133,15 +178,19 @@ def _packed_as(
                         yield row["source"], split, Group(row["group"], row["group_by"]) if "group" in row else None
 
 
-def under_packed_names(sources: Sequence[PackSource], folder: Path, keys: KeyMaker) -> list[PackSource]:
-    """The sources under the keys that they were packed with, in that order: renamed files keep theirs."""
-    rows = read_inventory(folder / INVENTORY, keys.fingerprint(), ["relative", "identity"])
-    names = {row["relative"]: row["identity"] for row in rows if row["relative"] != row["identity"]}
-    found = [
-        replace(s, key=keys.source_key(names[s.relative]), relative=names[s.relative]) if s.relative in names else s
-        for s in sources
-    ]
-    return sorted(found, key=lambda source: source.relative) if names else found
+def under_packed_names(sources: Sequence[PackSource], folder: Path, keys: KeyMaker, data: Data) -> list[PackSource]:
+    """The sources under the keys that they were packed with, in that order: renamed files keep theirs, and files of a
+    DICOM series are one source."""
+    left, series = {source.relative: source for source in sources}, SeriesSources(data, keys)
+    found = []
+    for row in read_inventory(folder / INVENTORY, keys.fingerprint(), sorted({*STATE_COLUMNS, *COLUMNS})):
+        source = left.get(row["relative"])
+        if source is None or series.take(source, row, _state(row, keys)):
+            left.pop(row["relative"], None)
+        elif row["identity"] != row["relative"]:
+            found.append(replace(source, key=keys.source_key(row["identity"]), relative=row["identity"]))
+            del left[row["relative"]]
+    return sorted([*left.values(), *found, *series.sources()], key=lambda source: source.relative)
 
 
 def _listed(source: PackSource, data: Data) -> Listed:

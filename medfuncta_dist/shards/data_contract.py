@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, Final
 
 from medfuncta_dist.config.sections.data_section import Data, Grouping
+from medfuncta_dist.config.sections.series_section import Series
 from medfuncta_dist.errors import ObjectMissingError, RunChangedError
 from medfuncta_dist.shards.snapshot import dataset_path
 from medfuncta_dist.storage.commit_record import read_as
@@ -23,7 +24,8 @@ from medfuncta_dist.storage.publish import Guard, NewRecord, publish
 KIND = "dataset"
 PATIENT: Final = "patient"
 SOURCE: Final = "source"
-EARLIER = {"group": SOURCE}
+FILE: Final = "file"
+EARLIER = {"group": SOURCE, "series": FILE}
 """What a contract without these keys says: earlier versions had no choice."""
 RULE_DIGITS = 16
 """Hex digits that tell one rule from another."""
@@ -42,12 +44,16 @@ def contract_of(data: Data) -> dict[str, Any]:
     """What the run file's ``data`` section says about a packed scan, as JSON values.
 
     It leaves out where scans come from (archives grow and move; of ``splits`` it has only the names) and how scans are
-    grouped into shards and tasks. ``group`` is missing where scans are split by source, as in earlier versions; of a
-    rule or a table it has a digest, because a contract travels with networks, and a rule can hold names of folders.
+    grouped into shards and tasks. ``group`` is missing where scans are split by source, and ``series`` where each DICOM
+    file is packed by itself, as in earlier versions; of a rule or a table it has a digest, because a contract travels
+    with networks, and a rule can hold names of folders.
     """
     part = data.part(lambda key: key.in_contract) | {"splits": sorted(data.splits) if data.splits else None}
-    group = _described(data.group)
-    return {name: value for name, value in part.items() if name != "group"} | ({"group": group} if group else {})
+    group, series = _described(data.group), part["series"]
+    later = {"group": group, "series": None if series == FILE else series}
+    return {name: value for name, value in part.items() if name not in later} | {
+        name: value for name, value in later.items() if value is not None
+    }
 
 
 def _described(group: str | Grouping | None) -> str | dict[str, str] | None:
@@ -63,8 +69,10 @@ def _described(group: str | Grouping | None) -> str | dict[str, str] | None:
 
 
 def _restored(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> str:
-    same = ours.get("group") == theirs.get("group")
-    return "restore these values" + ("" if same else " (data.group: leave it out to go on as the data set was begun)")
+    open_ones = [f"data.{name}" for name in ("group", "series") if ours.get(name) != theirs.get(name)]
+    if not open_ones:
+        return "restore these values"
+    return f"restore these values ({' and '.join(open_ones)}: leave it out to go on as the data set was begun)"
 
 
 class SplitsBy(StrEnum):
@@ -113,9 +121,11 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
 def require_contract(data: Data, contract: Mapping[str, Any], where: str) -> None:
     """``RunChangedError``, with the differences, unless ``data`` would pack scans like the data set's.
 
-    Where ``data.group`` is open, the data set's own counts.
+    Where ``data.group`` or ``data.series`` is open, the data set's own counts.
     """
     ours = contract_of(data)
+    if data.series is None and "series" in contract:
+        ours["series"] = contract["series"]
     if data.group is None and data.slabs is None and "group" in contract:
         ours["group"] = contract["group"]
     if lines := differences(ours, contract):
@@ -129,13 +139,14 @@ def require_contract(data: Data, contract: Mapping[str, Any], where: str) -> Non
 def open_dataset(store: ObjectStore, name: str, data: Data, salt: str, fence: Guard) -> Data:
     """Create the data set's record, or check that ``data`` and the salt's fingerprint match it.
 
-    Returns ``data`` with the ``group`` that the data set has, where it was open. LeaseLostError if the lease of the
-    data set's ``fence`` is lost.
+    Returns ``data`` with the ``group`` and ``series`` that the data set has, where they were open. LeaseLostError if
+    the lease of the data set's ``fence`` is lost.
     """
     path, contract = dataset_path(name, "dataset.json"), check_dataset(store, name, data, salt)
     if contract is not None:
+        data = with_series(data, contract)
         return _with_group(data, _packed_by(contract, store.uri(path)) if data.group is None else data.group)
-    data = _with_group(data, PATIENT if data.slabs is None else SOURCE)
+    data = with_series(_with_group(data, PATIENT if data.slabs is None else SOURCE), None)
     body = {"name": name, "contract": contract_of(data), "salt": salt}
     publish(store, fence, NewRecord(path, KIND, body))
     return data
@@ -173,3 +184,11 @@ def _packed_by(contract: Mapping[str, Any], where: str) -> str:
 
 def _with_group(data: Data, group: str | Grouping) -> Data:
     return data if data.group is not None else data.model_copy(update={"group": group})
+
+
+def with_series(data: Data, contract: Mapping[str, Any] | None) -> Data:
+    """``data`` with the ``series`` that a data set of this contract has, or a new one will have, where it was open."""
+    if data.series is not None:
+        return data
+    series = {} if contract is None else contract.get("series", FILE)
+    return data.model_copy(update={"series": FILE if series == FILE else Series.model_validate(series)})

@@ -21,7 +21,8 @@ def update_mapping(
 ) -> None:
     """Add the rows of ``new`` records to the mapping, or of all ``records`` where rows of earlier ones are missing.
 
-    ``records`` are all that count, including ``new``; ``uris`` maps the keys of the archive's present sources. Rows
+    ``records`` are all that count, including ``new``; ``uris`` maps the keys of the archive's present sources, and
+    items of a DICOM series that are a file each. Rows
     of sources that were removed from the archive stay; those of ``moved`` sources (keys) get their new URI.
     """
     known = len(read_mapping(folder))
@@ -40,7 +41,7 @@ def _rows(store: ObjectStore, records: Iterable[PackRecord], uris: Mapping[str, 
     for record in records:
         for key, source, item in _identities(store, record):
             if source in uris:
-                yield MappingRow(key, uris[source], item)
+                yield MappingRow(key, uris.get(item, uris[source]), item)
 
 
 def _identities(store: ObjectStore, record: PackRecord) -> Iterator[tuple[str, str, str]]:

@@ -17,14 +17,22 @@ from dataclasses import dataclass, field, replace
 from medfuncta_dist.archive.inventory import locked
 from medfuncta_dist.archive.survey import OnSurvey
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import IntegrityError, RunFileError, WorkerDiedError
+from medfuncta_dist.errors import IntegrityError, ObjectMissingError, RunFileError, WorkerDiedError
 from medfuncta_dist.scans.private_folder import load_or_create_salt, private_folder
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.archive_state import examine
 from medfuncta_dist.shards.data_contract import SplitsBy, contract_of, open_dataset, splits_by
 from medfuncta_dist.shards.mapping_update import update_mapping
-from medfuncta_dist.shards.pack_ledger import COUNTS, require_balance, require_few_quarantined, total
-from medfuncta_dist.shards.pack_plan import PackPlan, PackSource, find_sources, plan, require_outside_storage
+from medfuncta_dist.shards.pack_ledger import less, most_common, require_balance, require_few_quarantined, total
+from medfuncta_dist.shards.pack_plan import (
+    PackPlan,
+    PackSource,
+    Revised,
+    find_sources,
+    pack_again,
+    plan,
+    require_outside_storage,
+)
 from medfuncta_dist.shards.pack_record import PackRecord, read_packs, record_path, settle
 from medfuncta_dist.shards.pack_rest import RestTask, rest_task
 from medfuncta_dist.shards.pack_task import PackTask, pack_task, quarantine_sources
@@ -92,9 +100,11 @@ def pack(
         archive = examine(store, run.data, sources, settle(known, first=packs), folder, keys, on_survey)
     superseded = archive.superseded(run.data.removed, parent.digest if parent else "")
     todo = plan(archive.sources, known, packs, run.data.sources_per_task, superseded)
-    made, new_sources = _run_tasks(store, run, todo, keys, fan_out, on_progress, fence, len(archive.sources))
+    made, new_sources = _run_tasks(store, run, todo, keys, fan_out, on_progress, fence, archive.sources)
     records = todo.records + made
     uris = {source.key: source.uri for source in archive.sources}
+    for source in archive.sources if not run.data.takes_volumes else ():
+        uris |= source.items
     # The mapping first: when too much is quarantined, its owner needs it to find the files.
     update_mapping(folder, store, records, _new_records(parent, records), uris, archive.moved)
     replaced = [record for record in known if record.name in todo.replaced]
@@ -113,27 +123,43 @@ def _run_tasks(
     fan_out: FanOut,
     on_progress: OnProgress,
     fence: Guard,
-    sources: int,
+    sources: Sequence[PackSource],
 ) -> tuple[list[PackRecord], int]:
     """The records of all tasks, and the number of sources that were read."""
+    rests = [RestTask(store.root, run.dataset, run.data, rest, fence) for rest in todo.rests]
+    written, damaged = _map_rests(rests, fan_out)
+    if damaged:
+        again = [group for failed in damaged for group in _again(failed, sources, run.data.sources_per_task)]
+        todo = replace(todo, revised=[*todo.revised, *again])
+        written += _map_rests([replace(f.item, rest=replace(f.item.rest, sources=())) for f in damaged], fan_out)[0]
     task = PackTask(store.root, run.dataset, run.data, (), keys, fence)
     tasks = [replace(task, sources=group) for group in todo.groups]
     tasks += [replace(task, sources=group.sources, revision=group.revision) for group in todo.revised]
-    rests = [RestTask(store.root, run.dataset, run.data, rest, fence) for rest in todo.rests]
-    written = _map_rests(rests, fan_out)
-    made, fatal = _map_tasks(tasks, fan_out, _reporter(todo, written, sources, on_progress))
-    made += _quarantine_fatal(fatal, sources, run.data.max_quarantined)
+    made, fatal = _map_tasks(tasks, fan_out, _reporter(todo, written, len(sources), on_progress))
+    made += _quarantine_fatal(fatal, len(sources), run.data.max_quarantined)
     return written + made, _require_all(tasks, made)
 
 
-def _map_rests(rests: Sequence[RestTask], fan_out: FanOut) -> list[PackRecord]:
-    """The records of what stays of superseded ones; a failure is raised, because no source is to blame."""
-    written = []
+def _map_rests(rests: Sequence[RestTask], fan_out: FanOut) -> tuple[list[PackRecord], list[Failed]]:
+    """The records of what stays of superseded ones, and the tasks that found a shard damaged. Other failures are
+    raised, because no source is to blame."""
+    written, damaged = [], []
     for outcome in fan_out(rest_task, rests) if rests else ():
-        if isinstance(outcome, Failed):
+        if not isinstance(outcome, Failed):
+            written.append(outcome.result)
+        elif isinstance(outcome.error, (IntegrityError, ObjectMissingError)):
+            damaged.append(outcome)
+        else:
             raise outcome.error
-        written.append(outcome.result)
-    return written
+    return written, damaged
+
+
+def _again(failed: Failed, sources: Sequence[PackSource], sources_per_task: int) -> list[Revised]:
+    """What stays of a record whose shards are damaged, from the archive. Raises the failure where some has left it."""
+    found = pack_again(failed.item.rest, sources, sources_per_task)
+    if found is None:
+        raise failed.error
+    return found
 
 
 def _require_known(parent: Snapshot | None, records: Sequence[PackRecord], store: ObjectStore) -> None:
@@ -267,12 +293,11 @@ def without(snapshot: Snapshot, replaced: Sequence[PackRecord]) -> Snapshot:
     gone = [record for record in replaced if record.name in set(snapshot.packs)]
     uris = {shard.uri for record in gone for shard in record.shards}
     entries = {(entry["kind"], entry["key"]) for record in gone for entry in record.quarantined}
-    less = total(record.counts for record in gone)
     return replace(
         snapshot,
         splits={name: [s for s in shards if s.uri not in uris] for name, shards in snapshot.splits.items()},
         quarantined=[entry for entry in snapshot.quarantined if (entry["kind"], entry["key"]) not in entries],
-        counts={name: snapshot.counts[name] - less[name] for name in COUNTS},
+        counts=less(snapshot.counts, total(record.counts for record in gone)),
         packs=[name for name in snapshot.packs if name not in {record.name for record in gone}],
     )
 
@@ -280,7 +305,9 @@ def without(snapshot: Snapshot, replaced: Sequence[PackRecord]) -> Snapshot:
 def _reconcile(snapshot: Snapshot, where: str) -> None:
     require_balance(snapshot.counts, where)
     if snapshot.counts["packed"] == 0:
-        raise RunFileError("the sources hold no usable scan", where="data", do="check data.source and data.reader")
+        reasons = most_common(entry["reason"] for entry in snapshot.quarantined)
+        what = "the sources hold no usable scan" + (f": {reasons}" if reasons else "")
+        raise RunFileError(what, where="data", do="check data.source, data.reader and data.series")
     shards: list[Shard] = [shard for split in snapshot.splits.values() for shard in split]
     if snapshot.samples != snapshot.counts["packed"] or len({shard.uri for shard in shards}) != len(shards):
         do = "run `verify`; where it finds nothing damaged, report this as a bug: the counts of scans are wrong"

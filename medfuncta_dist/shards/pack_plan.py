@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import islice
 from typing import NamedTuple
 
 from medfuncta_dist.archive.changes import SourceState
@@ -21,9 +20,25 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.sources import Source, expand
 
 
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One file of a DICOM series."""
+
+    uri: str = field(repr=False)
+    name: str
+    """A key that stands for its SOPInstanceUID."""
+    size: int = field(default=0, repr=False)
+    """Bytes."""
+    content: str = ""
+    """As in ``SourceState``."""
+    labels: tuple[int, ...] | None = None
+    """Those that the run file's table gives."""
+
+
 @dataclass(frozen=True)
 class PackSource:
-    """A source and its key. Its URI and path are never printed: they can name a patient."""
+    """A source and its key: a file, or a DICOM series, which is several. Its URI and path are never printed: they can
+    name a patient."""
 
     key: str
     uri: str = field(repr=False)
@@ -41,6 +56,20 @@ class PackSource:
     """As in ``Source``."""
     state: SourceState | None = field(default=None, repr=False)
     """What is known of its bytes before it is read."""
+    members: tuple[Member, ...] = field(default=(), repr=False)
+    """The files of a series (``relative`` is then no path, but what identifies it); none in a source that is a file."""
+    copies: int = 0
+    """Files of a series that are copies of others in it, and are no members."""
+
+    @property
+    def files(self) -> int:
+        """How many files it is."""
+        return len(self.members) + self.copies or 1
+
+    @property
+    def items(self) -> dict[str, str]:
+        """URIs of the scans of a series that are one file each, by item."""
+        return {f"image/{member.name}": member.uri for member in self.members}
 
 
 @dataclass(frozen=True)
@@ -222,6 +251,15 @@ def plan(
     return _resumed(PackPlan(groups, kept, revised, rests, gone), records)
 
 
+def pack_again(rest: Rest, sources: Sequence[PackSource], sources_per_task: int) -> list[Revised] | None:
+    """The sources of ``rest`` as tasks that read them from the archive; None where one of them is not there."""
+    wanted = set(rest.sources)
+    found = [source for source in sources if source.key in wanted]
+    if len(found) < len(wanted):
+        return None
+    return [Revised(group, _revision(group, rest.revision)) for group in _grouped(found, sources_per_task)]
+
+
 def _rest(record: PackRecord, superseded: Superseded) -> Rest:
     stay = tuple(key for key in record.sources if key not in superseded.sources)
     return Rest(record, stay, digest_json({"base": superseded.base, "rest of": record.name}))
@@ -247,6 +285,14 @@ def _resumed(made: PackPlan, records: Iterable[PackRecord]) -> PackPlan:
 
 
 def _grouped(sources: Iterable[PackSource], size: int) -> Iterable[tuple[PackSource, ...]]:
-    iterator = iter(sources)
-    while group := tuple(islice(iterator, size)):
-        yield group
+    """Consecutive sources, as many as have ``size`` files, or one that has more."""
+    group: list[PackSource] = []
+    files = 0
+    for source in sources:
+        if group and files + source.files > size:
+            yield tuple(group)
+            group, files = [], 0
+        group.append(source)
+        files += source.files
+    if group:
+        yield tuple(group)

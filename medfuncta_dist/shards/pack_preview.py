@@ -7,12 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medfuncta_dist.archive.inventory import locked, read_inventory
+from medfuncta_dist.archive.series_sums import SeriesSums, series_sums
 from medfuncta_dist.archive.survey import OnSurvey
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.sections.series_section import Series
 from medfuncta_dist.scans.private_folder import load_or_create_salt, private_folder
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.archive_state import ArchiveState, examine
-from medfuncta_dist.shards.data_contract import check_dataset
+from medfuncta_dist.shards.data_contract import check_dataset, with_series
 from medfuncta_dist.shards.pack_plan import find_sources, require_outside_storage
 from medfuncta_dist.shards.pack_record import read_packs, settle
 from medfuncta_dist.shards.snapshot import newest_snapshot
@@ -29,9 +31,12 @@ class PackPreview:
     uncompared: int
     """Of the same sources: those of which only the name is known, because an earlier version has packed them."""
     to_read: int
+    """Sources, of which a DICOM series is one."""
     bytes_to_read: int
     packed: int
     inventory: ArchiveSums
+    dicom: SeriesSums | None
+    """What the DICOM series would give; None where each file is packed by itself."""
     folder: Path = field(repr=False)
 
 
@@ -60,12 +65,14 @@ def preview_pack(run: RunFile, on_survey: OnSurvey) -> PackPreview:
     keys = KeyMaker(load_or_create_salt(folder))
     sources = find_sources(run.data, keys)
     require_outside_storage(sources, store)
-    check_dataset(store, run.dataset, run.data, keys.fingerprint())
+    data = with_series(run.data, check_dataset(store, run.dataset, run.data, keys.fingerprint()))
     parent = newest_snapshot(store, run.dataset)
     records = settle(read_packs(store, run.dataset), first=parent.packs if parent else ())
     with locked(folder):
-        archive = examine(store, run.data, sources, records, folder, keys, on_survey)
+        archive = examine(store, data, sources, records, folder, keys, on_survey)
         found = sums(archive.inventory, archive.salt)
+        rule = data.series if isinstance(data.series, Series) else None
+        dicom = None if rule is None else series_sums(archive.inventory, rule, data.takes_volumes)
     sizes = _sizes(archive)
     return PackPreview(
         archive.changes.counts,
@@ -74,6 +81,7 @@ def preview_pack(run: RunFile, on_survey: OnSurvey) -> PackPreview:
         sum(sizes),
         parent.samples if parent else 0,
         found,
+        dicom,
         folder,
     )
 

@@ -43,6 +43,8 @@ class PackRecord:
     """What was known of the bytes of each source when it was read; earlier versions kept nothing."""
     blanks: Mapping[str, int] = field(default_factory=dict)
     """Of ``counts["blank"]``: the slices of each source, where there were any."""
+    instances: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """Of each source that is a DICOM series: its files that are packed, quarantined and left out by policy."""
     revision: str = ""
     """Part of the name of a record of sources that were packed before; it differs in each snapshot."""
     replaces: Sequence[str] = ()
@@ -76,6 +78,7 @@ def write_pack(store: ObjectStore, dataset: str, record: PackRecord, fence: Guar
     added: dict[str, Any] = {
         "states": {key: asdict(state) for key, state in record.states.items()},
         "blanks": dict(record.blanks),
+        "instances": {key: list(counted) for key, counted in record.instances.items()},
         "revision": record.revision,
         "replaces": list(record.replaces),
     }

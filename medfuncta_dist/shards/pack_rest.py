@@ -14,7 +14,7 @@ from typing import Any
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import IntegrityError
 from medfuncta_dist.scans.patient_group import Group
-from medfuncta_dist.shards.pack_ledger import require_balance, total
+from medfuncta_dist.shards.pack_ledger import instance_counts, require_balance, total
 from medfuncta_dist.shards.pack_plan import Rest
 from medfuncta_dist.shards.pack_record import PackRecord, read_pack, record_path, write_pack
 from medfuncta_dist.shards.shard_set import ShardSet
@@ -51,7 +51,7 @@ def rest_task(task: RestTask) -> PackRecord:
     """
     store = ObjectStore(task.root)
     record = read_pack(store, task.dataset, task.name, task.fence) or _committed(store, task)
-    return replace(record, sources=(), states={}, blanks={})
+    return replace(record, sources=(), states={}, blanks={}, instances={})
 
 
 def _committed(store: ObjectStore, task: RestTask) -> PackRecord:
@@ -104,16 +104,21 @@ def _record(rest: Rest, splits: Mapping[str, tuple[Shard, ...]]) -> PackRecord:
     quarantined = tuple(entry for entry in record.quarantined if entry["source"] in stay)
     lost = sum(entry["kind"] == "source" for entry in quarantined)
     packed = sum(shard.samples for shards in splits.values() for shard in shards)
-    counts = total([]) | {
-        "sources": len(stay),
-        "sources_quarantined": lost,
-        "sources_packed": len(stay) - lost,
-        "packed": packed,
-        "quarantined": len(quarantined) - lost,
-        "scans": packed + len(quarantined) - lost,
-        # A record of an earlier version does not say whose blank slices they were: they go on being counted.
-        "blank": record.counts["blank"] - sum(n for key, n in record.blanks.items() if key not in stay),
-    }
+    instances = {key: counted for key, counted in record.instances.items() if key in stay}
+    counts = (
+        total([])
+        | instance_counts(instances.values())
+        | {
+            "sources": len(stay),
+            "sources_quarantined": lost,
+            "sources_packed": len(stay) - lost,
+            "packed": packed,
+            "quarantined": len(quarantined) - lost,
+            "scans": packed + len(quarantined) - lost,
+            # A record of an earlier version does not say whose blank slices they were: they go on being counted.
+            "blank": record.counts["blank"] - sum(n for key, n in record.blanks.items() if key not in stay),
+        }
+    )
     return PackRecord(
         rest.name,
         tuple(sorted(stay)),
@@ -122,6 +127,7 @@ def _record(rest: Rest, splits: Mapping[str, tuple[Shard, ...]]) -> PackRecord:
         counts,
         {key: state for key, state in record.states.items() if key in stay},
         {key: n for key, n in record.blanks.items() if key in stay},
+        instances,
         rest.revision,
         (*record.replaces, record.name),
     )

@@ -12,7 +12,7 @@ from pathlib import Path
 from medfuncta_dist.archive.changes import SourceState
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.scans.scan_key import KeyMaker
-from medfuncta_dist.shards.pack_ledger import require_balance, total
+from medfuncta_dist.shards.pack_ledger import instance_counts, require_balance, total
 from medfuncta_dist.shards.pack_plan import PackSource
 from medfuncta_dist.shards.pack_record import PackRecord, group_name, read_pack, record_path, write_pack
 from medfuncta_dist.shards.shard_set import ShardSet
@@ -21,6 +21,7 @@ from medfuncta_dist.shards.source_reader import (
     BlankSlices,
     EncodedScan,
     Event,
+    SeriesFiles,
     SourceReader,
     UnusableScan,
     UnusableSource,
@@ -61,18 +62,19 @@ def pack_task(task: PackTask) -> PackRecord:
         record = read_pack(store, task.dataset, task.name, task.fence) or _packed(store, task)
     except OSError as error:  # of this machine's disk: a source's own error is an event
         raise explain(error, "the folder for temporary files of a pack task") from None
-    return replace(record, sources=(), states={}, blanks={})
+    return replace(record, sources=(), states={}, blanks={}, instances={})
 
 
 def quarantine_sources(task: PackTask, reason: str) -> PackRecord:
     """Commit all sources of a task as quarantined."""
     store, n = ObjectStore(task.root), len(task.sources)
-    counts = total([]) | {"sources": n, "sources_quarantined": n}
+    instances = {source.key: (0, source.files, 0) for source in task.sources if source.members}
+    counts = total([]) | instance_counts(instances.values()) | {"sources": n, "sources_quarantined": n}
     entries = tuple(_entry("source", source.key, source.key, "", reason) for source in task.sources)
     states = {source.key: source.state for source in task.sources if source.state is not None}
     record = read_pack(store, task.dataset, task.name, task.fence)
-    record = record or _committed(store, task, PackRecord(task.name, (), {}, entries, counts, states))
-    return replace(record, sources=(), states={})
+    record = record or _committed(store, task, PackRecord(task.name, (), {}, entries, counts, states, {}, instances))
+    return replace(record, sources=(), states={}, instances={})
 
 
 def _packed(store: ObjectStore, task: PackTask) -> PackRecord:
@@ -90,7 +92,9 @@ def _packed(store: ObjectStore, task: PackTask) -> PackRecord:
         splits = shards.finish()
     # Scans are counted as they are read, and again from the shards: the two counts must agree.
     counts = tally.counts(len(task.sources), splits)
-    record = PackRecord(task.name, (), splits, tuple(tally.quarantined), counts, tally.states, tally.blanks)
+    record = PackRecord(
+        task.name, (), splits, tuple(tally.quarantined), counts, tally.states, tally.blanks, tally.instances
+    )
     return _committed(store, task, record)
 
 
@@ -111,6 +115,7 @@ class _Tally:
         self.quarantined: list[dict[str, str]] = []
         self.states: dict[str, SourceState] = {}
         self.blanks: dict[str, int] = {}
+        self.instances: dict[str, tuple[int, int, int]] = {}
         self._counted: Counter[str] = Counter()
 
     def note(self, source: PackSource, event: Event) -> None:
@@ -127,13 +132,21 @@ class _Tally:
                 self._counted["blank"] += slices
                 if slices:
                     self.blanks[source.key] = self.blanks.get(source.key, 0) + slices
+            case SeriesFiles(packed, quarantined, left_out):
+                self.instances[source.key] = (packed, quarantined, left_out)
             case WholeContent(state):
                 self.states[source.key] = state
 
     def counts(self, sources: int, splits: Mapping[str, tuple[Shard, ...]]) -> dict[str, int]:
         packed = sum(shard.samples for shards in splits.values() for shard in shards)
         whole = sources - self._counted["sources_quarantined"]
-        return total([]) | dict(self._counted) | {"sources": sources, "sources_packed": whole, "packed": packed}
+        instances = instance_counts(self.instances.values())
+        return (
+            total([])
+            | instances
+            | dict(self._counted)
+            | {"sources": sources, "sources_packed": whole, "packed": packed}
+        )
 
 
 def _entry(kind: str, key: str, source: str, item: str, reason: str) -> dict[str, str]:

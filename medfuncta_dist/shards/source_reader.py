@@ -6,26 +6,30 @@ file, memory) are raised.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from medfuncta_dist.archive.changes import SourceState
 from medfuncta_dist.config.sections.data_section import Data, Slices
+from medfuncta_dist.config.sections.series_section import Series
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, ScanError
 from medfuncta_dist.scans.canonical import canonical, slices, split_of, windowed
 from medfuncta_dist.scans.patient_group import Group, group_of
+from medfuncta_dist.scans.readers.dicom.series_reader import InstanceFile, Part, series_images, series_volumes
 from medfuncta_dist.scans.readers.reader import Found
 from medfuncta_dist.scans.readers.reader_registry import reader_for
 from medfuncta_dist.scans.scan import Scan
 from medfuncta_dist.scans.scan_key import KeyMaker
+from medfuncta_dist.scans.shared_window import with_shared_window
 from medfuncta_dist.shards.pack_plan import PackSource
 from medfuncta_dist.shards.sample import encode
+from medfuncta_dist.shards.series_sources import joint_content
 from medfuncta_dist.storage.digest import sha256_file
 from medfuncta_dist.storage.request_failures import explain, is_machine_failure
-from medfuncta_dist.storage.sources import ANONYMOUS_SOURCE, local_copy
+from medfuncta_dist.storage.sources import ANONYMOUS_SOURCE, local_copies, local_copy
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,16 @@ class WholeContent:
     state: SourceState
 
 
-Event = EncodedScan | UnusableScan | UnusableSource | BlankSlices | WholeContent
+@dataclass(frozen=True)
+class SeriesFiles:
+    """How many files of a DICOM series became part of a scan, of a quarantined one, or were left out by policy."""
+
+    packed: int
+    quarantined: int
+    left_out: int
+
+
+Event = EncodedScan | UnusableScan | UnusableSource | BlankSlices | SeriesFiles | WholeContent
 
 
 class _Place(NamedTuple):
@@ -93,36 +106,64 @@ class SourceReader:
     def events(self, source: PackSource) -> Iterator[Event]:
         """The scans of one source. ``IntegrityError`` when two of its scans have one key."""
         known_keys: set[str] = set()
-        with local_copy(source.uri) as path:
-            for event in self._guarded(source, path):
+        with local_files(source) as paths:
+            for event in self._series(source, paths) if source.members else self._file(source, paths[0]):
                 if isinstance(event, EncodedScan | UnusableScan):
                     if event.key in known_keys:
                         raise IntegrityError("two scans of one source have the same key", where=f"source {source.key}")
                     known_keys.add(event.key)
                 yield event
             if source.state is not None:
-                yield WholeContent(self._with_content(source.state, path))
+                yield WholeContent(self._with_content(source, source.state, paths))
 
-    def _with_content(self, state: SourceState, path: Path) -> SourceState:
+    def _with_content(self, source: PackSource, state: SourceState, paths: Sequence[Path]) -> SourceState:
         """Digested here where the survey has not done it: the file has just been read, and is in the page cache."""
-        with suppress(FileNotFoundError, PermissionError):
-            if not state.content and path.stat().st_size:
-                return replace(state, content=self.keys.property_key("content", sha256_file(path)))
-        return state
+        if state.content:
+            return state
+        known = [member.content for member in source.members] or [""]
+        found = [content or self._content(path) for content, path in zip(known, paths, strict=True)]
+        return replace(state, content=joint_content(found, self.keys) if source.members else found[0])
 
-    def _guarded(self, source: PackSource, path: Path) -> Iterator[Event]:
-        reader = reader_for(self.data.reader, source.uri)
-        try:
-            for found in reader.scans(path):
-                yield from self._found(source, found)
-        except ScanError as error:
-            yield UnusableSource(error.what)
-        except (MedfunctaError, MemoryError):
-            raise
-        except Exception as error:  # a library's: its message may quote the file
-            if isinstance(error, OSError) and is_machine_failure(error):
-                raise explain(error, ANONYMOUS_SOURCE) from None
-            yield UnusableSource(f"the reader failed: {type(error).__name__}")
+    def _content(self, path: Path) -> str:
+        with suppress(FileNotFoundError, PermissionError):
+            if path.stat().st_size:
+                return self.keys.property_key("content", sha256_file(path))
+        return ""
+
+    def _file(self, source: PackSource, path: Path) -> Iterator[Event]:
+        found = reader_for(self.data.reader, source.uri).scans(path)
+        shared = isinstance(self.data.series, Series) and not self.data.takes_volumes
+        yield from _guarded(self._each(source, with_shared_window(found, self.data) if shared else found))
+
+    def _each(self, source: PackSource, scans: Iterable[Found]) -> Iterator[Event]:
+        for found in scans:
+            yield from self._found(source, found)
+
+    def _series(self, source: PackSource, paths: Sequence[Path]) -> Iterator[Event]:
+        """The scans of a DICOM series, and what became of its files: each is counted once."""
+        assert isinstance(self.data.series, Series)
+        files = [InstanceFile(path, member.name) for path, member in zip(paths, source.members, strict=True)]
+        tally = {"packed": 0, "left out": source.copies}
+        parts = series_volumes(files, self.data.series) if self.data.takes_volumes else self._images(files)
+        yield from _guarded(self._parts(source, parts, tally))
+        yield SeriesFiles(tally["packed"], source.files - sum(tally.values()), tally["left out"])
+
+    def _images(self, files: Sequence[InstanceFile]) -> Iterator[Part]:
+        for found in with_shared_window(series_images(files), self.data):
+            yield Part(found, 1)
+
+    def _parts(self, source: PackSource, parts: Iterable[Part], tally: dict[str, int]) -> Iterator[Event]:
+        labels = {f"image/{member.name}": member.labels for member in source.members}
+        for part in parts:
+            if part.found is None:
+                tally["left out"] += part.files
+                continue
+            lost = False
+            labelled = replace(source, labels=labels.get(part.found.item, source.labels))
+            for event in self._found(labelled, part.found):
+                lost |= isinstance(event, UnusableScan) and event.item == part.found.item
+                yield event
+            tally["packed"] += 0 if lost else part.files
 
     def _found(self, source: PackSource, found: Found) -> Iterator[Event]:
         key = self.keys.scan_key(source.relative, found.item)
@@ -161,3 +202,28 @@ class SourceReader:
             raise
         except Exception as error:
             return UnusableScan(key, item, f"the canonical transform failed: {type(error).__name__}")
+
+
+@contextmanager
+def local_files(source: PackSource) -> Iterator[list[Path]]:
+    """The files of a source as local ones."""
+    if source.members:
+        with local_copies([(member.uri, member.size) for member in source.members]) as paths:
+            yield paths
+    else:
+        with local_copy(source.uri) as path:
+            yield [path]
+
+
+def _guarded(events: Iterator[Event]) -> Iterator[Event]:
+    """The events, and as one of them what is wrong with the source."""
+    try:
+        yield from events
+    except ScanError as error:
+        yield UnusableSource(error.what)
+    except (MedfunctaError, MemoryError):
+        raise
+    except Exception as error:  # a library's: its message may quote the file
+        if isinstance(error, OSError) and is_machine_failure(error):
+            raise explain(error, ANONYMOUS_SOURCE) from None
+        yield UnusableSource(f"the reader failed: {type(error).__name__}")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from medfuncta_dist.archive.series_sums import SeriesSums
 from medfuncta_dist.archive.survey import OnSurvey
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.run.driver_lease import hold_lease
@@ -54,6 +55,7 @@ def figures_of(summary: PackSummary) -> dict[str, Any]:
         "table_rows_without_source": summary.unused_rows,
         "said": [
             _summary_text(summary),
+            *_instances_text(summary.counts),
             *_changes_text(summary.changes),
             *_uncompared_text(summary.uncompared),
             *_about_splits(summary),
@@ -73,6 +75,7 @@ def plan_pack(run: RunFile) -> dict[str, Any]:
         "uncompared": preview.uncompared,
         "to_read": {"sources": preview.to_read, "bytes": preview.bytes_to_read},
         "archive": asdict(found),
+        "series": preview.dicom and asdict(preview.dicom),
         "packed": preview.packed,
         "seconds": seconds,
         "said": _plan_text(preview, seconds),
@@ -96,17 +99,35 @@ def _plan_text(preview: PackPreview, seconds: float | None) -> list[str]:
     found = preview.inventory
     formats = ", ".join(f"{n} {name}" for name, n in found.formats.items())
     pace = "unknown, nothing was packed before" if seconds is None else f"about {seconds:.0f} s at the last pack's rate"
+    one = " (a DICOM series is one)" if preview.dicom is not None and preview.dicom.files else ""
     lines = [
-        f"archive: {found.sources} sources, {found.bytes} bytes ({formats})",
-        f"sources: {', '.join(f'{n} {name}' for name, n in preview.changes.items())}",
+        f"archive: {found.sources} files, {found.bytes} bytes ({formats})",
+        f"sources{one}: {', '.join(f'{n} {name}' for name, n in preview.changes.items())}",
         f"to read: {preview.to_read} sources, {preview.bytes_to_read} bytes; time: {pace}",
         f"packed so far: {preview.packed} scans",
     ]
     if "dicom" in found.formats:
         lines.insert(1, f"DICOM: {found.patients} patients, {found.studies} studies, {found.series} series")
+        lines[2:2] = _series_text(preview.dicom)
     lines += [f"problem: {n} x {reason}" for reason, n in found.problems.items()]
     lines += _uncompared_text(preview.uncompared)
     return [*lines, "nothing was packed: this was a plan"]
+
+
+def _series_text(dicom: SeriesSums | None) -> list[str]:
+    if dicom is None or not dicom.files:
+        return []
+    made = f"{dicom.usable} images" if dicom.volumes is None else f"{dicom.volumes} volumes of {dicom.usable} files"
+    left = f"; {sum(dicom.reasons.values())} files that make none" if dicom.reasons else ""
+    return [f"DICOM series: {made}{left}", *(f"series: {n} files: {reason}" for reason, n in dicom.reasons.items())]
+
+
+def _instances_text(counts: Mapping[str, int]) -> list[str]:
+    """What became of the files of DICOM series."""
+    if not counts.get("instances"):
+        return []
+    packed, lost, out = (counts[f"instances_{name}"] for name in ("packed", "quarantined", "left_out"))
+    return [f"      DICOM series: {counts['instances']} files, {packed} packed, {lost} quarantined, {out} left out"]
 
 
 def _uncompared_text(sources: int) -> list[str]:

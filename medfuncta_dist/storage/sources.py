@@ -6,11 +6,14 @@ patient, and is never logged, stored or put into an error.
 
 from __future__ import annotations
 
+import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from fsspec.utils import glob_translate
@@ -20,6 +23,10 @@ from medfuncta_dist.storage.object_store import ObjectStore
 
 MAGIC = re.compile(r"[*?\[]")
 COMPRESSED = {".gz", ".bz2", ".xz", ".zst"}
+FETCHES = 16
+"""Objects of one series that are fetched at once: most of the time is waiting."""
+SMALL = 2**20
+"""Bytes: smaller objects are read without asking for their size first."""
 ANONYMOUS_SOURCE = "a source of this run (the owner's private mapping tells which)"
 """``where`` of an error about a source, whose own name may contain a patient's."""
 
@@ -67,6 +74,37 @@ def local_copy(source_uri: str) -> Iterator[Path]:
         except StorageError as error:
             raise type(error)(error.what, where=ANONYMOUS_SOURCE, do=error.do) from None
         yield local
+
+
+@contextmanager
+def local_copies(sources: Sequence[tuple[str, int]]) -> Iterator[list[Path]]:
+    """Several sources (URI, bytes) as local files, in this order. Objects are fetched into one temporary folder,
+    several at once; a small one takes one request."""
+    if not any(uri.startswith("s3://") for uri, _ in sources):
+        yield [Path(uri) for uri, _ in sources]
+        return
+    with tempfile.TemporaryDirectory(prefix="medfuncta-source-") as folder:
+        stores = {parent: ObjectStore(parent) for parent in {uri.rpartition("/")[0] for uri, _ in sources}}
+        places = [Path(folder, f"{number:06d}") for number in range(len(sources))]
+
+        def fetch(place: Path, source: tuple[str, int]) -> Path:
+            parent, _, name = source[0].rpartition("/")
+            try:
+                if source[1] < SMALL:
+                    place.write_bytes(stores[parent].read(name))
+                else:
+                    stores[parent].download(name, place)
+            except StorageError as error:
+                raise type(error)(error.what, where=ANONYMOUS_SOURCE, do=error.do) from None
+            return place
+
+        yield list(_threads(os.getpid()).map(fetch, places, sources))
+
+
+@lru_cache(1)
+def _threads(process: int) -> ThreadPoolExecutor:
+    """One pool for each process: starting threads for every series takes as long as fetching it."""
+    return ThreadPoolExecutor(FETCHES, "fetch")
 
 
 def suffix(name: str) -> str:

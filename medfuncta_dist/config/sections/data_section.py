@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from medfuncta_dist.config.keys import CONTRACT, FREE, PUBLIC, Added, Key, Meaning, WithinRun
 from medfuncta_dist.config.section import Name, NaturalInt, PositiveInt, Ratio, Section, Split
+from medfuncta_dist.config.sections.series_section import Series
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -158,6 +159,10 @@ class Data(Section):
     case, or a folder such as `patient_001`; where nothing does, those of an examination, else each scan by itself), or
     each `source` by itself. Default: `patient` in a new data set; an existing one keeps its own, which is `source` if
     it was packed by a version without this key."""
+    series: Annotated[Literal["file"] | Series | None, CONTRACT, Added(None)] = None
+    """What becomes of DICOM series: a section, or `file` to pack each file by itself, with a window of its own.
+    Default: the section's defaults in a new data set; an existing one keeps its own, which is `file` if it was packed
+    by a version without this key."""
     burned_in: Annotated[Literal["refuse", "keep"], Key(within_run=WithinRun.FREE), Added("refuse")] = "refuse"
     """DICOM images whose pixels may name or show the patient: text burned in or not ruled out (secondary captures,
     screen saves, ultrasound, fluoroscopy), recognizable features. ``refuse`` quarantines them with the reason;
@@ -210,6 +215,11 @@ class Data(Section):
         if abs(sum(self.fractions.values()) - 1) > 1e-6 or "train" not in self.fractions:
             raise ValueError(f"fractions must contain train and sum to 1, got {self.fractions}")
         return self
+
+    @property
+    def takes_volumes(self) -> bool:
+        """Whether a DICOM series is packed as its volumes, and not as its images."""
+        return len(self.shape) == 3 or self.slices is not None
 
     @property
     def points(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.scans.readers.dicom import DicomReader
+from medfuncta_dist.scans.readers.dicom.dicom_reader import DicomReader
 from medfuncta_dist.scans.readers.ecg_csv import EcgCsvReader
 from medfuncta_dist.scans.readers.image_file import ImageReader
 from medfuncta_dist.scans.readers.medmnist import MedmnistReader

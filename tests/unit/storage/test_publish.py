@@ -55,18 +55,18 @@ MAY_WRITE = {
     "s3_objects.py:get": "a local file",
     "private_folder.py:_create_salt": "the owner's own file",
     "answer.py:write": "stdout",
-    "dicom_decoder.py:_asked": "a pipe to the decoding process",
-    "dicom_decoder.py:_write": "a pipe from it",
-    "dicom_decoder.py:serve": "a pipe from it",
-    "dicom_file.py:_explicit": "a copy in memory",
+    "decoder.py:_asked": "a pipe to the decoding process",
+    "decoder.py:_write": "a pipe from it",
+    "decoder.py:serve": "a pipe from it",
+    "file.py:_explicit": "a copy in memory",
     "example_job.py:run_quickstart": "the scan, into the archive, which is input",
 }
 PLACES = {
     "compare_and_swap.py:honours_conditions": 4,
     "compare_and_swap.py:compare_and_swap": 2,
     "lease_claim.py:_write": 2,
-    "dicom_decoder.py:_write": 2,
-    "dicom_file.py:_explicit": 2,
+    "decoder.py:_write": 2,
+    "file.py:_explicit": 2,
 }
 """How many places of a listed function write, where it is more than one."""
 EXPLANATION = """These write to storage without storage/publish.py: {}.

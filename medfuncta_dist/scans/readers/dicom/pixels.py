@@ -28,7 +28,7 @@ from pydicom.uid import (
 )
 
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.readers.dicom_geometry import Header
+from medfuncta_dist.scans.readers.dicom.geometry import Header
 from medfuncta_dist.scans.readers.reader import silence_logger
 from medfuncta_dist.scans.scan import stored
 
@@ -85,15 +85,25 @@ def values_of(pixels: np.ndarray, dataset: pydicom.Dataset, headers: Sequence[He
 
     ``headers``: of each frame. Padding becomes the smallest value of what is not padding.
     """
+    values, padding = values_and_padding(pixels, dataset, headers)
+    return values if padding is None else with_background(values, padding[None])
+
+
+def values_and_padding(
+    pixels: np.ndarray, dataset: pydicom.Dataset, headers: Sequence[Header]
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """The same with padding as it is in the file; and where that is, (frame, row, column), None if nowhere."""
     if pixels.ndim == 4:
-        return np.moveaxis(stored(pixels), -1, 0)
+        return np.moveaxis(stored(pixels), -1, 0), None
     padding = _padding(pixels, dataset)
     if dataset.PhotometricInterpretation == "MONOCHROME1":
         pixels = _inverted(pixels, int(dataset.BitsStored))
-    values = _in_units(pixels, dataset, headers)
-    if padding is not None and padding.any() and not padding.all():
-        values = np.where(padding, values[~padding].min(), values)
-    return values[None]
+    return _in_units(pixels, dataset, headers)[None], None if padding is None or not padding.any() else padding
+
+
+def with_background(values: np.ndarray, padding: np.ndarray) -> np.ndarray:
+    """The values, but where ``padding`` is the smallest one that is not; as they are if there is no other."""
+    return values if padding.all() else np.where(padding, values[~padding].min(), values)
 
 
 def _name(syntax: UID) -> str:

@@ -11,7 +11,7 @@ import pytest
 from pydicom.pixels.processing import apply_color_lut, apply_modality_lut
 
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.readers.dicom import DicomReader
+from medfuncta_dist.scans.readers.dicom.dicom_reader import DicomReader
 from medfuncta_dist.scans.scan import Scan
 from tests.unit.scans.archive import PYDICOM, all_found, edited, only, reason
 from tests.writers import PATIENT, PATIENT_ID, PATIENT_UID, write_dicom

@@ -10,7 +10,7 @@ import pydicom
 import pytest
 
 from medfuncta_dist.scans.canonical import canonical, slices, windowed
-from medfuncta_dist.scans.readers.dicom import DicomReader
+from medfuncta_dist.scans.readers.dicom.dicom_reader import DicomReader
 from medfuncta_dist.scans.scan import Scan
 from tests.unit.scans.archive import NIBABEL, all_found, declared, edited, only, reason
 from tests.writers import write_dicom, write_enhanced_dicom

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.readers import dicom_decoder
-from medfuncta_dist.scans.readers.dicom import DicomReader
-from medfuncta_dist.scans.readers.dicom_decoder import Decoder
+from medfuncta_dist.scans.readers.dicom import decoder as decoding
+from medfuncta_dist.scans.readers.dicom.decoder import Decoder
+from medfuncta_dist.scans.readers.dicom.dicom_reader import DicomReader
 from tests.unit.scans.archive import PYDICOM, only, reason
 
 WHOLE = PYDICOM / "SC_rgb_jpeg_dcmtk.dcm"
@@ -63,13 +63,13 @@ def test_a_decoder_that_takes_too_long_is_ended(decoder: Decoder, monkeypatch: p
     decoder.frame(WHOLE, 0, 1, 1)
     assert decoder._process is not None
     os.kill(decoder._process.pid, signal.SIGSTOP)
-    monkeypatch.setattr(dicom_decoder, "SECONDS", 0.2)
+    monkeypatch.setattr(decoding, "SECONDS", 0.2)
     with pytest.raises(ScanError, match="did not survive"):
         decoder.frame(WHOLE, 0, 1, 2)
 
 
 def test_an_error_of_the_machine_is_not_the_file_s(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dicom_decoder, "CODE", "raise SystemExit(1)  # {}")
+    monkeypatch.setattr(decoding, "CODE", "raise SystemExit(1)  # {}")
     with pytest.raises(OSError, match="did not start"):
         decoder.frame(WHOLE, 0, 1, 1)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import pydicom
 import pytest
 
-from medfuncta_dist.scans.readers.dicom import DicomReader
-from medfuncta_dist.scans.readers.dicom_patient import patient_of, study_of
+from medfuncta_dist.scans.readers.dicom.dicom_reader import DicomReader
+from medfuncta_dist.scans.readers.dicom.patient import patient_of, study_of
 from tests.writers import PATIENT_ID, PATIENT_UID, write_dicom
 
 

@@ -11,7 +11,7 @@ from pydicom.uid import (
     UltrasoundMultiFrameImageStorage,
 )
 
-from medfuncta_dist.scans.readers.dicom import DicomReader
+from medfuncta_dist.scans.readers.dicom.dicom_reader import DicomReader
 from tests.unit.scans.archive import PYDICOM, all_found, edited
 from tests.writers import PATIENT, write_dicom
 

@@ -16,19 +16,19 @@ import pydicom
 
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.orientation import closest_ras
-from medfuncta_dist.scans.readers.dicom_burn_in import burn_in_risk
-from medfuncta_dist.scans.readers.dicom_decoder import DECODER, PIXELS
-from medfuncta_dist.scans.readers.dicom_file import NOT_DICOM, opened, read_dataset
-from medfuncta_dist.scans.readers.dicom_geometry import (
+from medfuncta_dist.scans.readers.dicom.burn_in import burn_in_risk
+from medfuncta_dist.scans.readers.dicom.decoder import DECODER, PIXELS
+from medfuncta_dist.scans.readers.dicom.file import NOT_DICOM, opened, read_dataset
+from medfuncta_dist.scans.readers.dicom.geometry import (
+    FrameStack,
     Header,
-    Stack,
     affine_of,
     frame_headers,
     pixel_size,
     stack_of,
 )
-from medfuncta_dist.scans.readers.dicom_patient import patient_of, study_of
-from medfuncta_dist.scans.readers.dicom_pixels import DECODERS, check_syntax, decoded, values_of
+from medfuncta_dist.scans.readers.dicom.patient import patient_of, study_of
+from medfuncta_dist.scans.readers.dicom.pixels import DECODERS, check_syntax, decoded, values_and_padding, values_of
 from medfuncta_dist.scans.readers.reader import Found, check_inflation, check_size, refusing, silence_logger
 from medfuncta_dist.scans.scan import Scan
 
@@ -90,6 +90,30 @@ def _read(path: Path) -> _File:
             return _File(path, read_dataset(file), frames)
 
 
+SEVERAL = "a DICOM file of several frames among those of one image"
+
+
+def read_header(path: Path) -> pydicom.Dataset:
+    """The data set of a file of one image, without its pixels. ScanError where it is no such file."""
+    with refusing(NOT_DICOM), opened(path) as file:
+        dataset = read_dataset(file, stop_before_pixels=True)
+        if _check_image(dataset, path.stat().st_size) != 1:
+            raise ScanError(SEVERAL)
+        return dataset
+
+
+def read_values(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
+    """Values (channel, row, column) of a file of one image, and where they are padding (see ``values_and_padding``)."""
+    with refusing(PIXELS):
+        with opened(path) as opened_file:
+            dataset = read_dataset(opened_file)
+        if _check_image(dataset, path.stat().st_size) != 1:
+            raise ScanError(SEVERAL)
+        pixels = _File(path, dataset, 1).decoded(0)
+        values, padding = values_and_padding(pixels[None], dataset, [dataset])
+        return values[:, 0], None if padding is None else padding[0]
+
+
 def _check_image(dataset: pydicom.Dataset, size: int) -> int:
     """The number of frames. ``size``: of the file in bytes."""
     if "Rows" not in dataset or "Columns" not in dataset:
@@ -114,22 +138,27 @@ def _image(file: _File, header: Header, index: int) -> Scan:
     with refusing(PIXELS):
         array = values_of(file.decoded(index)[None], file.dataset, [header])[:, 0]
     with refusing(GEOMETRY):
-        return Scan(np.ascontiguousarray(array), pixel_size(header), affine_of(header), _modality(file.dataset))
+        return Scan(np.ascontiguousarray(array), pixel_size(header), affine_of(header), modality_of(file.dataset))
 
 
-def _volume(file: _File, headers: list[Header], stack: Stack) -> Scan:
-    """(channel, right, anterior, superior)."""
+def _volume(file: _File, headers: list[Header], stack: FrameStack) -> Scan:
     dataset = file.dataset
     check_size((file.frames, int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel)))
     with refusing(PIXELS):
         pixels = np.stack([file.decoded(index) for index in stack.order])
         values = values_of(pixels, dataset, [headers[index] for index in stack.order])
+    return volume_of(values, stack.affine, modality_of(dataset))
+
+
+def volume_of(values: np.ndarray, affine: np.ndarray, modality: str) -> Scan:
+    """(channel, slice, row, column), and (row, column, slice, 1) -> RAS mm, as a volume in RAS+ order."""
     with refusing(GEOMETRY):
-        array, affine = closest_ras(values.transpose(2, 3, 1, 0), stack.affine)
+        array, affine = closest_ras(values.transpose(2, 3, 1, 0), affine)
         array = np.ascontiguousarray(np.moveaxis(array, -1, 0))
         spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
-        return Scan(array, spacing, affine, _modality(dataset))
+        return Scan(array, spacing, affine, modality)
 
 
-def _modality(dataset: pydicom.Dataset) -> str:
+def modality_of(dataset: pydicom.Dataset) -> str:
+    """One of ``scan.MODALITIES``."""
     return MODALITIES.get(str(dataset.get("Modality")), "OT")

@@ -7,8 +7,9 @@ a mark of their headers tells the stacks apart.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,12 +21,14 @@ MARKS = ("acquisition", "echo", "phase", "time", "b-value", "image type", "contr
 
 LOCALIZER = "a localizer image"
 DERIVED = "an image that was derived from others"
-NO_GEOMETRY = "an image without position or orientation, which belongs to no volume"
+NO_GEOMETRY = "an image without position, orientation or spacing, which belongs to no volume"
 DUPLICATE = "the same image again"
 AMBIGUOUS = "several images at one place that nothing in their headers tells apart"
 GAP = "slices of the volume are missing"
 MIXED = "the slices of the volume are not equally spaced"
 TILTED = "the slices of the volume are shifted against each other (a tilted gantry)"
+
+SINGLE = "a single image, which is no volume"
 
 PARALLEL = 1e-4
 """Largest difference of a direction's components within a stack: scanners write six digits."""
@@ -41,6 +44,8 @@ ONE_PLACE = 0.01
 """mm; nearer along the normal is one place."""
 MOSTLY = 4
 """Times as many ordinary distances as long ones: then slices are missing; otherwise the spacing is mixed."""
+ORTHONORMAL = 1e-3
+"""Directions are of length 1 and at right angles to this. Anonymisers may leave zeros."""
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
@@ -51,8 +56,8 @@ class Image:
     place: Any = field(repr=False)
     instance: str = field(repr=False)
     """SOPInstanceUID; empty where the file has none."""
-    shape: tuple[int, int]
-    """Rows, columns."""
+    shape: tuple[int, ...]
+    """Rows and columns, and whatever else is the same in all images of a volume (values per pixel)."""
     spacing: tuple[float, float] | None
     """mm between rows, between columns."""
     orientation: tuple[float, ...] | None
@@ -73,7 +78,7 @@ class Image:
 
 @dataclass(frozen=True)
 class Stack:
-    """Images that make one volume (or a single image), in order along their normal."""
+    """Images that make one volume, in order along their normal; a single image is no regular one."""
 
     images: tuple[Image, ...]
     affine: Float[np.ndarray, "4 4"]
@@ -92,13 +97,16 @@ class Assembly:
     left: tuple[tuple[Image, str], ...]
 
 
-def assemble(images: Iterable[Image], keep_derived: bool = False) -> Assembly:
-    """The stacks of one series, whatever the order of ``images``: largest first."""
+def assemble(images: Iterable[Image], keep: Collection[str] = ()) -> Assembly:
+    """The stacks of one series, whatever the order of ``images``: largest first.
+
+    ``keep``: ``LOCALIZER``, ``DERIVED`` or both, where such images are to make stacks like others.
+    """
     left: list[tuple[Image, str]] = []
     usable: list[Image] = []
     seen: set[str] = set()
     for image in sorted(images, key=_order):
-        reason = _reason_against(image, bool(image.instance) and image.instance in seen, keep_derived)
+        reason = _reason_against(image, bool(image.instance) and image.instance in seen, keep)
         seen.add(image.instance)
         if reason is None:
             usable.append(image)
@@ -108,14 +116,29 @@ def assemble(images: Iterable[Image], keep_derived: bool = False) -> Assembly:
     return Assembly(tuple(sorted(stacks, key=lambda stack: (-len(stack.images), _order(stack.images[0])))), tuple(left))
 
 
-def _reason_against(image: Image, repeated: bool, keep_derived: bool) -> str | None:
+def _reason_against(image: Image, repeated: bool, keep: Collection[str]) -> str | None:
     if repeated:
         return DUPLICATE
-    if image.localizer:
+    if image.localizer and LOCALIZER not in keep:
         return LOCALIZER
-    if image.derived and not keep_derived:
+    if image.derived and DERIVED not in keep:
         return DERIVED
-    return NO_GEOMETRY if image.orientation is None or image.position is None else None
+    return None if has_geometry(image) else NO_GEOMETRY
+
+
+def has_geometry(image: Image) -> bool:
+    """Whether the image says where in space its pixels are."""
+    if image.orientation is None or image.position is None or image.spacing is None:
+        return False
+    row, column = image.orientation[:3], image.orientation[3:]
+    products = (_dot(row, row) - 1, _dot(column, column) - 1, _dot(row, column))
+    at_right_angles = all(abs(product) <= ORTHONORMAL for product in products)
+    return at_right_angles and all(map(math.isfinite, image.position)) and all(0 < s < math.inf for s in image.spacing)
+
+
+def _dot(one: Sequence[float], other: Sequence[float]) -> float:
+    """In plain numbers: an archive has millions of images, and NumPy takes longer for three numbers."""
+    return sum(a * b for a, b in zip(one, other, strict=True))
 
 
 def _order(image: Image) -> tuple[Any, ...]:
@@ -136,10 +159,13 @@ def _alike(images: Sequence[Image]) -> list[list[Image]]:
 
 
 def _are_alike(one: Image, other: Image) -> bool:
-    if one.shape != other.shape or (one.spacing is None) != (other.spacing is None):
+    if one.shape != other.shape:
         return False
-    spacings = one.spacing is None or np.allclose(one.spacing, other.spacing or (), rtol=SAME_SPACING, atol=0)
-    return bool(spacings and np.allclose(one.orientation or (), other.orientation or (), rtol=0, atol=PARALLEL))
+    spacings = zip(one.spacing or (), other.spacing or (), strict=True)
+    directions = zip(one.orientation or (), other.orientation or (), strict=True)
+    return all(abs(a - b) <= SAME_SPACING * abs(b) for a, b in spacings) and all(
+        abs(a - b) <= PARALLEL for a, b in directions
+    )
 
 
 def _told_apart(group: list[Image]) -> list[Stack]:
@@ -204,8 +230,8 @@ def _stack(group: Sequence[Image]) -> Stack:
 
 
 def _problem(images: Sequence[Image], heights: Float[np.ndarray, " image"]) -> tuple[str | None, int]:
-    if len(images) < 3:
-        return None, 0
+    if len(images) < 2:
+        return SINGLE, 0
     steps = np.diff(heights)
     usual = float(np.median(steps))
     allowed = max(min(ROUNDED, FINEST * usual), UNEVEN * usual)
@@ -230,16 +256,35 @@ def _sideways(images: Sequence[Image], allowed: float) -> str | None:
     return TILTED if np.linalg.norm(inside - even, axis=1).max() <= allowed else MIXED
 
 
+def affine_with(image: Image, thickness: float) -> Float[np.ndarray, "4 4"]:
+    """(row, column, slice, 1) → RAS mm of one image that has a geometry, and whose neighbours would be at a distance of
+    ``thickness`` mm."""
+    along_row, down_column = np.reshape(image.orientation or (), (2, 3))
+    return _affine_of(image, np.cross(along_row, down_column) * thickness)
+
+
 def _affine(images: Sequence[Image]) -> Float[np.ndarray, "4 4"]:
-    first, positions = images[0], _positions(images)
+    positions = _positions(images)
+    step = (positions[-1] - positions[0]) / (len(images) - 1) if len(images) > 1 else np.zeros(3)
+    return _affine_of(images[0], step if np.linalg.norm(step) > 0 else _normal(images[0]))
+
+
+def _affine_of(first: Image, step: Float[np.ndarray, " 3"]) -> Float[np.ndarray, "4 4"]:
     along_row, down_column = np.reshape(first.orientation or (), (2, 3))
     between_rows, between_columns = first.spacing or (1.0, 1.0)
-    step = (positions[-1] - positions[0]) / (len(images) - 1) if len(images) > 1 else np.zeros(3)
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = down_column * between_rows, along_row * between_columns
-    affine[:3, 2] = step if np.linalg.norm(step) > 0 else _normal(first)
-    affine[:3, 3] = positions[0]
+    affine[:3, 2], affine[:3, 3] = step, first.position
     return LPS_TO_RAS @ affine
+
+
+def places_of(stack: Stack) -> tuple[Float[np.ndarray, " image"], Float[np.ndarray, "image 2"]]:
+    """Where the images of a stack lie relative to the first one: mm along the normal, and the rows and columns by which
+    they are shifted within their plane."""
+    first, positions = stack.images[0], _positions(stack.images)
+    along_row, down_column = np.reshape(first.orientation or (), (2, 3))
+    away = positions - positions[0]
+    return away @ _normal(first), np.stack([away @ down_column, away @ along_row], axis=1) / (first.spacing or 1)
 
 
 def _heights(images: Sequence[Image]) -> Float[np.ndarray, " image"]:

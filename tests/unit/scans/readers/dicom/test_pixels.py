@@ -12,7 +12,7 @@ import pytest
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import MPEG2MPML, HTJ2KLossless, JPEG2000Lossless, RLELossless
 
-from medfuncta_dist.scans.readers.dicom import DicomReader
+from medfuncta_dist.scans.readers.dicom.dicom_reader import DicomReader
 from tests.unit.scans.archive import PYDICOM, all_found, edited, only, reason
 from tests.writers import PATIENT_UID, write_dicom, write_enhanced_dicom
 
@@ -87,7 +87,7 @@ def test_without_a_decoder_the_reason_names_syntax_and_extra(hidden: str, name: 
 import sys; sys.modules[{hidden!r}] = None
 from pathlib import Path
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.readers.dicom import DicomReader
+from medfuncta_dist.scans.readers.dicom.dicom_reader import DicomReader
 assert list(DicomReader().scans(Path({str(PYDICOM / "MR_small_RLE.dcm")!r})))
 try: list(DicomReader().scans(Path({str(PYDICOM / f"{name}.dcm")!r})))
 except ScanError as error: print(error.what, "|", error.do)

@@ -1,4 +1,4 @@
-"""Where a DICOM frame is: spacing, affine, and whether frames form a regular stack. Pure.
+"""Where a DICOM frame is: spacing, affine, and whether a file's frames form a stack (``stacks.py``). Pure.
 
 A *header* is what ``get(name)`` answers: a data set, or a mapping made from its functional groups, which enhanced
 files have in place of the plain elements (DICOM PS3.3 C.7.6.16).
@@ -14,6 +14,7 @@ import numpy as np
 import pydicom
 
 from medfuncta_dist.errors import ScanError
+from medfuncta_dist.scans.readers.dicom.stacks import Image, affine_with, assemble, has_geometry
 
 SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 GROUPS = {
@@ -27,14 +28,6 @@ GROUPS = {
 }
 """Elements of a frame, and the functional group that has them in an enhanced file."""
 PLAIN = (*SPACINGS[1:], "PixelAspectRatio")
-LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
-UNEVEN = 0.01
-"""Share of the distance between two frames by which a frame of a regular stack may be off its place. Files give
-positions in decimals."""
-SAME = 1e-4
-"""Directions and spacings that differ by less are the same."""
-LEAST_STEP = 1e-3
-"""Frames of a stack are at least as far apart (mm)."""
 
 
 class Header(Protocol):
@@ -81,79 +74,42 @@ def pixel_size(header: Header) -> tuple[float, float]:
 
 def affine_of(header: Header) -> np.ndarray | None:
     """(row, column, slice, 1) -> RAS mm (DICOM PS3.3 C.7.6.2.1.1, in LPS); None unless the file says all of it."""
-    plane = _plane(header)
-    if plane is None:
-        return None
+    image = image_of(header, None)
+    if not has_geometry(image):
+        return None  # anonymisers may leave zeros: no affine is better than a wrong one
     thickness = float(header.get("SpacingBetweenSlices") or header.get("SliceThickness") or 1)
-    return _affine(plane, plane.normal * abs(thickness))
+    return affine_with(image, abs(thickness))
 
 
 @dataclass(frozen=True)
-class Stack:
-    """A regular stack: frames in the order of their positions along the normal, and (row, column, slice, 1) -> RAS."""
+class FrameStack:
+    """The frames of a file in the order of their positions along the normal, and (row, column, slice, 1) -> RAS."""
 
     order: tuple[int, ...]
     affine: np.ndarray
 
 
-def stack_of(headers: Sequence[Header]) -> Stack | None:
-    """The stack that the frames form: one orientation and spacing, at equal steps along the normal; None if none."""
-    planes = [plane for header in headers if (plane := _plane(header)) is not None]
-    if len(planes) != len(headers) or len(planes) < 2 or not all(_parallel(planes[0], plane) for plane in planes):
+def stack_of(headers: Sequence[Header]) -> FrameStack | None:
+    """The regular stack that all frames form; None if they form none, or several."""
+    if len(headers) < 2:
         return None
-    positions = np.array([plane.position for plane in planes])
-    order = np.argsort(positions @ planes[0].normal, kind="stable")
-    positions = positions[order]
-    step = (positions[-1] - positions[0]) / (len(planes) - 1)
-    even = positions[0] + np.arange(len(planes))[:, None] * step
-    distance = float(np.linalg.norm(step))
-    tilted = np.linalg.norm(step - planes[0].normal * distance) > UNEVEN * distance
-    if distance < LEAST_STEP or tilted or np.linalg.norm(positions - even, axis=1).max() > UNEVEN * distance:
+    stacks = assemble(image_of(header, index) for index, header in enumerate(headers)).stacks
+    if len(stacks) != 1 or stacks[0].problem is not None or len(stacks[0].images) != len(headers):
         return None
-    return Stack(tuple(int(n) for n in order), _affine(planes[order[0]], step))
+    return FrameStack(tuple(image.place for image in stacks[0].images), stacks[0].affine)
 
 
-@dataclass(frozen=True)
-class _Plane:
-    """A frame in space (LPS, mm)."""
-
-    position: np.ndarray
-    along_row: np.ndarray
-    down_column: np.ndarray
-    spacing: tuple[float, float]
-
-    @property
-    def normal(self) -> np.ndarray:
-        return np.cross(self.along_row, self.down_column)
-
-
-def _plane(header: Header) -> _Plane | None:
+def image_of(header: Header, place: Any) -> Image:
+    """Where a frame lies; its size, marks and kind are left out."""
     position, orientation = header.get("ImagePositionPatient"), header.get("ImageOrientationPatient")
-    spacing = spacing_of(header)
-    if not position or not orientation or spacing is None:
-        return None
-    along_row, down_column = np.array(orientation, np.float64).reshape(2, 3)
-    if not _orthonormal(along_row, down_column):
-        return None  # anonymisers may leave zeros: no affine is better than a wrong one
-    return _Plane(np.array(position, np.float64), along_row, down_column, spacing)
-
-
-def _affine(plane: _Plane, step: np.ndarray) -> np.ndarray:
-    between_rows, between_columns = plane.spacing
-    affine = np.eye(4)
-    affine[:3, 0], affine[:3, 1] = plane.down_column * between_rows, plane.along_row * between_columns
-    affine[:3, 2], affine[:3, 3] = step, plane.position
-    return LPS_TO_RAS @ affine
-
-
-def _parallel(one: _Plane, other: _Plane) -> bool:
-    turned = np.abs([one.along_row - other.along_row, one.down_column - other.down_column]).max()
-    return bool(turned < SAME and np.allclose(one.spacing, other.spacing, rtol=SAME, atol=0))
-
-
-def _orthonormal(*directions: Sequence[float] | np.ndarray) -> bool:
-    matrix = np.array(directions)
-    return bool(np.allclose(matrix @ matrix.T, np.eye(len(matrix)), atol=1e-3))
+    return Image(
+        place,
+        "",
+        (),
+        spacing_of(header),
+        tuple(float(value) for value in orientation) if orientation else None,
+        tuple(float(value) for value in position) if position else None,
+    )
 
 
 def _items(dataset: pydicom.Dataset, name: str) -> Sequence[pydicom.Dataset]:

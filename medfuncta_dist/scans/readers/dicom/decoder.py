@@ -24,8 +24,8 @@ import numpy as np
 import pydicom
 
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.readers.dicom_file import opened, read_dataset
-from medfuncta_dist.scans.readers.dicom_pixels import decoded
+from medfuncta_dist.scans.readers.dicom.file import opened, read_dataset
+from medfuncta_dist.scans.readers.dicom.pixels import decoded
 from medfuncta_dist.scans.readers.reader import refusing
 
 PIXELS = "the DICOM file's pixels are damaged"

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medfuncta_dist.archive.stacks import (
+from medfuncta_dist.scans.readers.dicom.stacks import (
     AMBIGUOUS,
     DERIVED,
     DUPLICATE,
@@ -187,7 +187,7 @@ def test_what_belongs_to_no_volume_is_left_with_its_reason() -> None:
         [(1, LOCALIZER), (2, NO_GEOMETRY), (3, DERIVED), (99, DUPLICATE)],
         [(1, LOCALIZER), (2, NO_GEOMETRY), (3, DERIVED), (5, DUPLICATE)],
     )
-    assert 3 in places(assemble(images, keep_derived=True))[0]
+    assert 3 in places(assemble(images, keep={DERIVED}))[0]
 
 
 def test_images_without_an_instance_identifier_are_not_the_same_image() -> None:
@@ -210,3 +210,17 @@ def test_single_images_and_pairs_have_nothing_to_be_uneven() -> None:
 
 def test_nothing_of_an_image_that_could_name_a_patient_is_printed() -> None:
     assert "secret" not in repr(Image("/secret/doe", "1.2.secret", (1, 1), None, None, None))
+
+
+@pytest.mark.parametrize("damaged", [(0.0,) * 6, (1.0, 0, 0, 1, 0, 0), (2.0, 0, 0, 0, 1, 0), (float("nan"),) * 6])
+def test_directions_that_are_none_belong_to_no_volume(damaged: tuple[float, ...]) -> None:
+    images = [replace(image, orientation=damaged) for image in series()]
+    found = assemble(images)
+    assert found.stacks == ()
+    assert {reason for _, reason in found.left} == {NO_GEOMETRY}
+
+
+def test_two_images_shifted_against_each_other_are_tilted() -> None:
+    pair = series(2)
+    shifted = replace(pair[1], position=(-80.0, -80.0, -66.0))
+    assert assemble([pair[0], shifted]).stacks[0].problem == TILTED

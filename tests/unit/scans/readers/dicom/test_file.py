@@ -18,7 +18,7 @@ from pydicom.uid import (
     ImplicitVRLittleEndian,
 )
 
-from medfuncta_dist.scans.readers.dicom import DicomReader
+from medfuncta_dist.scans.readers.dicom.dicom_reader import DicomReader
 from medfuncta_dist.scans.readers.reader import FREE_BYTES
 from tests.unit.scans.archive import PYDICOM, only, reason
 from tests.writers import write_dicom
