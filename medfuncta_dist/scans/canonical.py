@@ -37,9 +37,7 @@ def windowed(scan: Scan, data: Data) -> Scan:
     """
     if scan.window is not None:
         return scan
-    if not np.isfinite(scan.array).all():
-        raise ScanError("some values are not finite")
-    array = _with_channels(scan.array, data.channels)
+    array = _with_channels(_finite(scan.array, data.non_finite), data.channels)
     return replace(scan, array=array, window=choose_window(array, data.intensity))
 
 
@@ -57,6 +55,18 @@ def canonical(scan: Scan, data: Data) -> Scan:
         spacing=grid.spacing(scan.spacing),
         affine=None if scan.affine is None else grid.affine(scan.affine),
     )
+
+
+def _finite(array: np.ndarray, policy: str) -> np.ndarray:
+    """The array; where the policy is ``background``, its values that are not finite are its smallest finite one."""
+    finite = np.isfinite(array)
+    if finite.all():
+        return array
+    if policy == "refuse":
+        raise ScanError("some values are not finite (data.non_finite: background takes them for background)")
+    if not finite.any():
+        raise ScanError("no value is finite")
+    return np.where(finite, array, array.min(where=finite, initial=np.inf)).astype(array.dtype)
 
 
 def _with_channels(array: np.ndarray, channels: int) -> np.ndarray:

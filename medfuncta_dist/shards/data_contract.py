@@ -23,7 +23,7 @@ from medfuncta_dist.storage.publish import Guard, NewRecord, publish
 KIND = "dataset"
 PATIENT: Final = "patient"
 SOURCE: Final = "source"
-EARLIER = {"group": SOURCE}
+EARLIER = {"group": SOURCE, "volume": "each"}
 """What a contract without these keys says: earlier versions had no choice."""
 RULE_DIGITS = 16
 """Hex digits that tell one rule from another."""
@@ -42,12 +42,15 @@ def contract_of(data: Data) -> dict[str, Any]:
     """What the run file's ``data`` section says about a packed scan, as JSON values.
 
     It leaves out where scans come from (archives grow and move; of ``splits`` it has only the names) and how scans are
-    grouped into shards and tasks. ``group`` is missing where scans are split by source, as in earlier versions; of a
-    rule or a table it has a digest, because a contract travels with networks, and a rule can hold names of folders.
+    grouped into shards and tasks. ``group`` is missing where scans are split by source, and ``volume`` where each is
+    packed, as in earlier versions; of a rule or a table it has a digest, because a contract travels with networks, and
+    a rule can hold names of folders.
     """
     part = data.part(lambda key: key.in_contract) | {"splits": sorted(data.splits) if data.splits else None}
     group = _described(data.group)
-    return {name: value for name, value in part.items() if name != "group"} | ({"group": group} if group else {})
+    chosen = {"volume": data.volume} if data.volume != EARLIER["volume"] else {}
+    rest = {name: value for name, value in part.items() if name not in EARLIER}
+    return rest | chosen | ({"group": group} if group else {})
 
 
 def _described(group: str | Grouping | None) -> str | dict[str, str] | None:

@@ -24,7 +24,7 @@ from medfuncta_dist.shards.archive_state import examine
 from medfuncta_dist.shards.data_contract import SplitsBy, contract_of, open_dataset, splits_by
 from medfuncta_dist.shards.mapping_update import update_mapping
 from medfuncta_dist.shards.pack_ledger import COUNTS, require_balance, require_few_quarantined, total
-from medfuncta_dist.shards.pack_plan import PackPlan, PackSource, find_sources, plan, require_outside_storage
+from medfuncta_dist.shards.pack_plan import PackPlan, PackSource, list_sources, plan, require_outside_storage
 from medfuncta_dist.shards.pack_record import PackRecord, read_packs, record_path, settle
 from medfuncta_dist.shards.pack_rest import RestTask, rest_task
 from medfuncta_dist.shards.pack_task import PackTask, pack_task, quarantine_sources
@@ -61,6 +61,8 @@ class PackSummary:
     """How many sources were new, same, changed, renamed, copied and removed."""
     uncompared: int = 0
     """Of the same ones: those that an earlier version has packed, of which only the name is known."""
+    aside: dict[str, int] = field(default_factory=dict)
+    """How many files were not read, by reason: foreign files and segmentations."""
 
 
 def pack(
@@ -81,11 +83,12 @@ def pack(
     folder = private_folder(run.data.private, run.dataset, run.storage)
     keys = KeyMaker(load_or_create_salt(folder))
     table = load_table(run.data)
-    sources = find_sources(run.data, keys, table)
+    known = read_packs(store, run.dataset)
+    sources, aside = list_sources(run.data, keys, table, known)
     require_outside_storage(sources, store)
     data = open_dataset(store, run.dataset, run.data, keys.fingerprint(), fence)
     run = run.model_copy(update={"data": data})
-    parent, known = newest_snapshot(store, run.dataset), read_packs(store, run.dataset)
+    parent = newest_snapshot(store, run.dataset)
     _require_known(parent, known, store)
     packs = parent.packs if parent else ()
     with locked(folder):
@@ -102,7 +105,7 @@ def pack(
     archive.adopt()
     unused = table.unused([source.path for source in sources]) if table else 0
     summary, found = _summary(snapshot, new_sources, patients, unused), archive.changes
-    return replace(summary, changes=found.counts, uncompared=found.uncompared)
+    return replace(summary, changes=found.counts, uncompared=found.uncompared, aside=aside)
 
 
 def _run_tasks(

@@ -13,7 +13,7 @@ from medfuncta_dist.scans.private_folder import load_or_create_salt, private_fol
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.archive_state import ArchiveState, examine
 from medfuncta_dist.shards.data_contract import check_dataset
-from medfuncta_dist.shards.pack_plan import find_sources, require_outside_storage
+from medfuncta_dist.shards.pack_plan import list_sources, require_outside_storage
 from medfuncta_dist.shards.pack_record import read_packs, settle
 from medfuncta_dist.shards.snapshot import newest_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -33,6 +33,8 @@ class PackPreview:
     packed: int
     inventory: ArchiveSums
     folder: Path = field(repr=False)
+    aside: dict[str, int] = field(default_factory=dict)
+    """As in ``PackSummary``."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,12 @@ def preview_pack(run: RunFile, on_survey: OnSurvey) -> PackPreview:
     store = ObjectStore(run.storage)
     folder = private_folder(run.data.private, run.dataset, run.storage)
     keys = KeyMaker(load_or_create_salt(folder))
-    sources = find_sources(run.data, keys)
+    known = read_packs(store, run.dataset)
+    sources, aside = list_sources(run.data, keys, records=known)
     require_outside_storage(sources, store)
     check_dataset(store, run.dataset, run.data, keys.fingerprint())
     parent = newest_snapshot(store, run.dataset)
-    records = settle(read_packs(store, run.dataset), first=parent.packs if parent else ())
+    records = settle(known, first=parent.packs if parent else ())
     with locked(folder):
         archive = examine(store, run.data, sources, records, folder, keys, on_survey)
         found = sums(archive.inventory, archive.salt)
@@ -75,6 +78,7 @@ def preview_pack(run: RunFile, on_survey: OnSurvey) -> PackPreview:
         parent.samples if parent else 0,
         found,
         folder,
+        aside,
     )
 
 

@@ -17,8 +17,8 @@ from medfuncta_dist.config.sections.data_section import Data, Slices
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, ScanError
 from medfuncta_dist.scans.canonical import canonical, slices, split_of, windowed
 from medfuncta_dist.scans.patient_group import Group, group_of
-from medfuncta_dist.scans.readers.reader import Found
-from medfuncta_dist.scans.readers.reader_registry import reader_for
+from medfuncta_dist.scans.readers.reader import Found, Reader
+from medfuncta_dist.scans.readers.reader_registry import companion, reader_as_asked
 from medfuncta_dist.scans.scan import Scan
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.pack_plan import PackSource
@@ -71,6 +71,8 @@ class WholeContent:
     state: SourceState
 
 
+SEGMENTATION = "a segmentation, as the file says (data.masks: keep packs it)"
+
 Event = EncodedScan | UnusableScan | UnusableSource | BlankSlices | WholeContent
 
 
@@ -93,8 +95,10 @@ class SourceReader:
     def events(self, source: PackSource) -> Iterator[Event]:
         """The scans of one source. ``IntegrityError`` when two of its scans have one key."""
         known_keys: set[str] = set()
-        with local_copy(source.uri) as path:
-            for event in self._guarded(source, path):
+        reader = reader_as_asked(self.data, source.uri)
+        beside = companion(reader, source.uri)
+        with local_copy(source.uri, *(() if beside is None else (beside,))) as path:
+            for event in self._guarded(reader, source, path):
                 if isinstance(event, EncodedScan | UnusableScan):
                     if event.key in known_keys:
                         raise IntegrityError("two scans of one source have the same key", where=f"source {source.key}")
@@ -110,8 +114,7 @@ class SourceReader:
                 return replace(state, content=self.keys.property_key("content", sha256_file(path)))
         return state
 
-    def _guarded(self, source: PackSource, path: Path) -> Iterator[Event]:
-        reader = reader_for(self.data.reader, source.uri)
+    def _guarded(self, reader: Reader, source: PackSource, path: Path) -> Iterator[Event]:
         try:
             for found in reader.scans(path):
                 yield from self._found(source, found)
@@ -134,6 +137,8 @@ class SourceReader:
                 raise found.scan
             if found.burn_in is not None and self.data.burned_in == "refuse":
                 raise ScanError(found.burn_in)
+            if found.mask and self.data.masks == "skip":
+                raise ScanError(SEGMENTATION)
             scan = found.scan if source.labels is None else replace(found.scan, labels=source.labels)
             if self.data.slices is None:
                 yield self._encoded(key, found.item, place, None, scan)

@@ -45,6 +45,7 @@ def figures_of(summary: PackSummary) -> dict[str, Any]:
         "new_sources": summary.new_sources,
         "sources": summary.changes,
         "uncompared": summary.uncompared,
+        "set_aside": summary.aside,
         "quarantined": summary.counts["quarantined"] + summary.counts["sources_quarantined"],
         "reasons": dict(Counter(entry["reason"] for entry in summary.quarantined)),
         "splits_by": str(summary.splits_by),
@@ -56,6 +57,7 @@ def figures_of(summary: PackSummary) -> dict[str, Any]:
             _summary_text(summary),
             *_changes_text(summary.changes),
             *_uncompared_text(summary.uncompared),
+            *_aside_text(summary.aside),
             *_about_splits(summary),
         ],
     }
@@ -71,6 +73,7 @@ def plan_pack(run: RunFile) -> dict[str, Any]:
         "run": run.name,
         "sources": preview.changes,
         "uncompared": preview.uncompared,
+        "set_aside": preview.aside,
         "to_read": {"sources": preview.to_read, "bytes": preview.bytes_to_read},
         "archive": asdict(found),
         "packed": preview.packed,
@@ -105,13 +108,17 @@ def _plan_text(preview: PackPreview, seconds: float | None) -> list[str]:
     if "dicom" in found.formats:
         lines.insert(1, f"DICOM: {found.patients} patients, {found.studies} studies, {found.series} series")
     lines += [f"problem: {n} x {reason}" for reason, n in found.problems.items()]
-    lines += _uncompared_text(preview.uncompared)
+    lines += [*_uncompared_text(preview.uncompared), *_aside_text(preview.aside)]
     return [*lines, "nothing was packed: this was a plan"]
 
 
 def _uncompared_text(sources: int) -> list[str]:
     what = f"{sources} sources were packed by an earlier version, which did not keep their size: they count as the same"
     return [what] if sources else []
+
+
+def _aside_text(aside: Mapping[str, int]) -> list[str]:
+    return [f"not read: {count} x {reason}" for reason, count in aside.items()]
 
 
 def _changes_text(changes: Mapping[str, int]) -> list[str]:

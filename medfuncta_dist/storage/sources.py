@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -54,19 +54,30 @@ def expand(patterns: str | list[str]) -> list[Source]:
 
 
 @contextmanager
-def local_copy(source_uri: str) -> Iterator[Path]:
-    """A source as a local file: itself, or a temporary download that keeps only the suffix (``.nii.gz``)."""
+def local_copy(source_uri: str, companion: str | None = None) -> Iterator[Path]:
+    """A source as a local file: itself, or a temporary download that keeps only the suffix (``.nii.gz``).
+
+    ``companion``: the URI of another file that its reader looks for beside it; it need not exist.
+    """
     if not source_uri.startswith("s3://"):
         yield Path(source_uri)
         return
     parent, _, name = source_uri.rpartition("/")
     with tempfile.TemporaryDirectory(prefix="medfuncta-source-") as folder:
         local = Path(folder, f"source{suffix(name)}")
-        try:
-            ObjectStore(parent).download(name, local)
-        except StorageError as error:
-            raise type(error)(error.what, where=ANONYMOUS_SOURCE, do=error.do) from None
+        _download(parent, name, local)
+        if companion is not None:
+            other = companion.rpartition("/")[2]
+            with suppress(ObjectMissingError):
+                _download(parent, other, Path(folder, f"source{suffix(other)}"))
         yield local
+
+
+def _download(parent: str, name: str, local: Path) -> None:
+    try:
+        ObjectStore(parent).download(name, local)
+    except StorageError as error:
+        raise type(error)(error.what, where=ANONYMOUS_SOURCE, do=error.do) from None
 
 
 def suffix(name: str) -> str:

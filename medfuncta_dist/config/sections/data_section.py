@@ -162,6 +162,17 @@ class Data(Section):
     """DICOM images whose pixels may name or show the patient: text burned in or not ruled out (secondary captures,
     screen saves, ultrasound, fluoroscopy), recognizable features. ``refuse`` quarantines them with the reason;
     ``keep`` packs them. A change counts for files that are packed later."""
+    masks: Annotated[Literal["skip", "keep"], Key(within_run=WithinRun.FREE), Added("skip")] = "skip"
+    """Segmentations: files of NIfTI, MGH, TIFF, PNG, JPEG and BMP that are called so (`labelsTr/`, `masks/`,
+    `*_seg`, `*_dseg`, `mask*`, ...), and NIfTI files whose header says so. ``skip`` packs none: the former are set
+    aside and counted, the latter are quarantined. ``keep`` packs them as if they were images. A change counts for files
+    that are packed later."""
+    volume: Annotated[Literal["each"] | NaturalInt, CONTRACT, Added("each")] = "each"
+    """Of NIfTI and MGH files with several volumes (four axes): pack `each` as a scan, all in one split, or only the one
+    with this number, from 0."""
+    non_finite: Annotated[Literal["refuse", "background"], Key(within_run=WithinRun.FREE), Added("refuse")] = "refuse"
+    """Scans with values that are not finite (NaN, infinities): ``refuse`` quarantines them; ``background`` gives these
+    values the smallest one of the rest of the scan. A change counts for files that are packed later."""
     shard_scans: PositiveInt = 1024
     """Largest number of scans per shard."""
     shard_megabytes: PositiveInt = 128

@@ -84,17 +84,17 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path) -> None:
     header[16:24] = side.to_bytes(4, "big") * 2
     header[29:33] = zlib.crc32(header[12:29]).to_bytes(4, "big")
     (tmp_path / "a.png").write_bytes(header)
-    assert refusal(tmp_path / "a.png") == "not a readable PNG or JPEG file"
+    assert refusal(tmp_path / "a.png") == "not a readable PNG, JPEG or BMP file"
 
 
 def test_truncated_and_foreign_files_are_refused(tmp_path: Path) -> None:
     whole = write_png(tmp_path / "a.png", (64, 64)).read_bytes()
     (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
-    assert refusal(tmp_path / "a.png") == "not a readable PNG or JPEG file"
+    assert refusal(tmp_path / "a.png") == "not a readable PNG, JPEG or BMP file"
     tiff = io.BytesIO()
     Image.fromarray(GREY).save(tiff, "TIFF")
     (tmp_path / "b.png").write_bytes(tiff.getvalue())
-    assert refusal(tmp_path / "b.png") == "not a readable PNG or JPEG file"
+    assert refusal(tmp_path / "b.png") == "not a readable PNG, JPEG or BMP file"
 
 
 def test_16_bit_colour_is_refused_rather_than_cut(tmp_path: Path) -> None:
