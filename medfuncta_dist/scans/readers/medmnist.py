@@ -108,7 +108,8 @@ def _parsed(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def _labels(archive: zipfile.ZipFile, split: str) -> np.ndarray | None:
-    """(n, k) integers, which may be stored as floats; None where the file has none."""
+    """(n, k) integers, which may be stored as floats; None where the file has none, or other numbers: those are no
+    classes."""
     if split + LABELS not in archive.namelist():
         return None
     info = archive.getinfo(split + LABELS)
@@ -117,10 +118,12 @@ def _labels(archive: zipfile.ZipFile, split: str) -> np.ndarray | None:
         if not 1 <= len(shape) <= 2 or int(np.prod(shape, dtype=object)) > MAX_LABELS:
             raise ScanError("labels that are not a table")
         values = np.frombuffer(stream.read(), dtype).reshape(shape)
-    if dtype.kind == "f" and not _are_whole(values):
-        raise ScanError("labels that are not whole numbers")
     if values[:1].size > MAX_LABELS_A_SCAN:
         raise ScanError(f"more than {MAX_LABELS_A_SCAN} labels a scan")
+    if dtype.kind == "f":
+        if not _are_whole(values):
+            return None
+        values = values.astype(np.int64)
     return values.reshape(len(values), -1)
 
 

@@ -23,7 +23,7 @@ class MghReader:
     """Every frame of a file, or one of them: ``volume`` as ``data.volume``, None for each."""
 
     name = "mgh"
-    suffixes: tuple[str, ...] = (".mgh", ".mgz", ".mgh.gz")
+    suffixes: tuple[str, ...] = (".mgh", ".mgz")
 
     def __init__(self, volume: int | None = None) -> None:
         self._volume = volume

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tifffile
 from PIL import Image
-from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC
+from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PREDICTOR
 
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.readers.bounded_file import BoundedFile
@@ -30,6 +30,8 @@ REASON = "not a readable TIFF file"
 MAX_PAGES = 2**14
 LARGEST_TAG = 2**26
 """Bytes of one tag: lists of the parts of a picture of 2^29 values are smaller."""
+PREDICTORS = (PREDICTOR.NONE, PREDICTOR.HORIZONTAL)
+"""What tifffile decodes without another package."""
 DEFLATED = (COMPRESSION.ADOBE_DEFLATE, COMPRESSION.DEFLATE)
 BY_PILLOW = {
     COMPRESSION.LZW: "LZW",
@@ -39,8 +41,13 @@ BY_PILLOW = {
     COMPRESSION.CCITT_T4: "CCITT",
     COMPRESSION.CCITT_T6: "CCITT",
 }
-EXACT = {("1", 1), ("L", 2), ("L", 4), ("L", 8), ("I;16", 16), ("I;16B", 16), ("RGB", 8), ("RGBA", 8), ("P", 8)}
-"""Pillow's modes that hold every bit of values of so many bits."""
+EXACT = {
+    **dict.fromkeys([("1", 1), ("L", 2), ("L", 4), ("L", 8), ("P", 8), ("RGB", 8), ("RGBA", 8)], "u"),
+    **dict.fromkeys([("I;16", 16), ("I;16B", 16)], "u"),
+    **dict.fromkeys([("I", 16), ("I", 32)], "i"),
+    ("F", 32): "f",
+}
+"""By Pillow's mode and the file's bits per value: the kind of values (NumPy's letter) of which it holds every bit."""
 COLOURS = {
     PHOTOMETRIC.MINISWHITE: "grey",
     PHOTOMETRIC.MINISBLACK: "grey",
@@ -152,7 +159,7 @@ def _check_samples(page: Any, kind: str) -> None:
 
 
 def _by_tifffile(page: Any) -> bool:
-    return page.compression not in BY_PILLOW
+    return page.compression not in BY_PILLOW and page.predictor in PREDICTORS
 
 
 def _values(path: Path, number: int, page: Any) -> np.ndarray:
@@ -193,8 +200,9 @@ def _decoded_by_pillow(path: Path, number: int, page: Any) -> np.ndarray:
     """(row, column, channel) as it is to be looked at; Pillow follows the tag Orientation."""
     with Image.open(path, formats=("TIFF",)) as image:
         image.seek(number)
-        if (image.mode, page.bitspersample) not in EXACT or page.dtype.kind not in "bu":
-            how, kind = BY_PILLOW[page.compression], f"{page.samplesperpixel} values of {page.bitspersample} bits"
+        if EXACT.get((image.mode, page.bitspersample)) != page.dtype.kind.replace("b", "u"):
+            how = BY_PILLOW.get(page.compression, "deflate with a predictor of floats")
+            kind = f"{page.samplesperpixel} values of {page.bitspersample} bits"
             raise ScanError(f"{kind} per pixel, compressed by {how}: save it uncompressed or deflated")
         if sorted(image.size) != sorted((page.imagewidth, page.imagelength)):
             raise ScanError(REASON)
@@ -204,6 +212,7 @@ def _decoded_by_pillow(path: Path, number: int, page: Any) -> np.ndarray:
     if image.mode.startswith("I;16") and page.photometric == PHOTOMETRIC.MINISWHITE:
         values = np.iinfo(np.uint16).max - values  # Pillow does so for 8 bits only
     values = values.astype(np.uint8) * 255 if values.dtype == bool else values
+    values = values.astype(page.dtype) if image.mode == "I" else values
     return _opaque(_with_channels(values), page)
 
 
@@ -222,12 +231,12 @@ def _bright(values: np.ndarray, page: Any) -> np.ndarray:
 
 
 def _by_palette(indexes: np.ndarray, page: Any) -> np.ndarray:
-    """(row, column, 3): 8 bits where each of the palette's 16-bit numbers is one of 8 bits, else 16."""
+    """(row, column, 3): 8 bits where the palette's 16-bit numbers are such, times 256 or 257, else 16."""
     palette = np.asarray(page.colormap)
     if palette.shape[0] != 3 or indexes.max() >= palette.shape[1]:
         raise ScanError("a value that is not in the palette")
-    if not (palette % 257).any():
-        palette = (palette // 257).astype(np.uint8)
+    if not (palette % 257).any() or not (palette % 256).any():
+        palette = (palette >> 8).astype(np.uint8)
     return np.moveaxis(palette[:, indexes], 0, -1)
 
 

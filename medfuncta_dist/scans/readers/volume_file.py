@@ -23,7 +23,7 @@ LARGEST_OFFSET = 2**24
 """Bytes before the first value: header and extensions."""
 LARGEST_TAIL = 2**20
 """Bytes after the last value that are read to reach the checksum of a gzip file. NIfTI has none, MGH a few tags."""
-PIECE = 2**20
+PIECE = 2**18
 COLOUR, WITH_ALPHA = ("R", "G", "B"), ("R", "G", "B", "A")
 """Fields of a voxel that is a colour."""
 

@@ -32,6 +32,13 @@ def test_where_scans_come_from_and_how_they_are_grouped_is_no_part_of_it() -> No
     assert "Doe" not in str(contract_of(DATA))
 
 
+def test_a_chosen_volume_is_and_each_is_what_earlier_versions_had() -> None:
+    assert "volume" not in contract_of(DATA)
+    assert contract_of(changed(volume=2))["volume"] == 2
+    lines = differences(contract_of(changed(volume=0)), contract_of(DATA))
+    assert lines == ["data.volume: 0 in the run file, each in the data set"]
+
+
 def test_a_data_set_packed_before_burned_in_text_was_a_key_goes_on_with_either_value() -> None:
     for value in ("refuse", "keep"):
         assert "burned_in" not in contract_of(changed(burned_in=value))
