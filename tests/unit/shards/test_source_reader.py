@@ -97,7 +97,9 @@ def test_volumes_of_one_file_are_in_one_split(tmp_path: Path) -> None:
     array = np.random.default_rng(0).integers(0, 99, (4, 4, 4, 6)).astype(np.int16)
     splits = set()
     for n in range(12):
-        found = encoded(write_nifti(tmp_path / f"{n}.nii.gz", array=array), data(shape=[4, 4, 4], group="source"))
+        found = encoded(
+            write_nifti(tmp_path / f"{n}.nii.gz", array=array, affine=np.eye(4)), data(shape=[4, 4, 4], group="source")
+        )
         assert [event.item for event in found] == [f"volume/{t}" for t in range(6)]
         assert len({event.key for event in found}) == 6
         [split] = {event.split for event in found}
