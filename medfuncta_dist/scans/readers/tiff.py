@@ -93,10 +93,12 @@ class TiffReader:
         with file:
             with refusing(REASON):
                 pages = _pages(tifffile.TiffFile(file))
-                size = path.stat().st_size
                 for page in pages:
-                    _check(page, size)
-                file.largest = None
+                    _check(page)
+                # Of all pages: they may share their bytes.
+                check_inflation(sum(map(_bytes, pages)), path.stat().st_size)
+                if self._stacked:
+                    file.largest = None
             if len(pages) > 1 and self._stacked:
                 with refusing(REASON):
                     yield Found("", None, _stack([_values(path, n, page) for n, page in enumerate(pages)]))
@@ -132,12 +134,15 @@ def _check_channels(file: tifffile.TiffFile, pages: int) -> None:
         raise ScanError("an OME file of several pages: they may be channels, and other files may be parts of it")
 
 
-def _check(page: Any, size: int) -> None:
-    """ScanError, before anything is allocated, for what is not read, and for sizes that the file cannot have."""
+def _bytes(page: Any) -> int:
+    return int(np.prod(page.shape, dtype=object)) * int(page.dtype.itemsize)
+
+
+def _check(page: Any) -> None:
+    """ScanError, before anything is allocated, for what is not read, and for pictures that are too large."""
     check_size(page.shape)
     if page.dtype is None or page.dtype.kind not in "buif":
         raise ScanError("the values are not integers or real numbers")
-    check_inflation(int(np.prod(page.shape, dtype=object)) * page.dtype.itemsize, size)
     kind = COLOURS.get(page.photometric)
     if kind is None or (page.photometric == PHOTOMETRIC.YCBCR and page.compression != COMPRESSION.JPEG):
         raise ScanError(f"a picture in {REFUSED.get(page.photometric, 'a colour model that is not read')}")

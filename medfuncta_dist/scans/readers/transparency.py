@@ -10,6 +10,10 @@ def on_black(colour: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 
     ``colour``: (..., channel); ``alpha``: (..., 1).
     """
-    largest = int(np.iinfo(colour.dtype).max)
-    product = colour.astype(np.uint64) * alpha.astype(np.uint64)
-    return ((product + largest // 2) // largest).astype(colour.dtype)
+    largest = np.iinfo(colour.dtype).max
+    twice = np.dtype(f"u{2 * colour.dtype.itemsize}").type  # largest ** 2 + largest / 2 fits
+    product: np.ndarray = colour.astype(twice) * alpha.astype(twice)
+    product += twice(largest // 2)
+    product //= twice(largest)
+    result: np.ndarray = product.astype(colour.dtype)
+    return result

@@ -281,3 +281,19 @@ def test_a_small_picture_in_a_huge_part_is_a_bomb(tmp_path: Path) -> None:
         file.pages[0].tags["StripOffsets"].overwrite((at,), dtype="I")
         file.pages[0].tags["StripByteCounts"].overwrite((len(bomb),), dtype="I")
     assert "decompression bomb" in refusal(path)
+
+
+def test_pages_that_share_their_bytes_are_a_bomb(tmp_path: Path) -> None:
+    path = tmp_path / "a.tif"
+    with tifffile.TiffWriter(path) as file:
+        for _ in range(40):
+            file.write(np.zeros((16, 16), np.uint8), compression="zlib", metadata=None)
+    at, strip = path.stat().st_size, zlib.compress(bytes(3000 * 3000))
+    path.write_bytes(path.read_bytes() + strip)
+    with tifffile.TiffFile(path, mode="r+") as file:
+        for page in list(file.pages):
+            tags = {"StripOffsets": at, "StripByteCounts": len(strip)}
+            for name, value in (tags | dict.fromkeys(["ImageWidth", "ImageLength", "RowsPerStrip"], 3000)).items():
+                page.tags[name].overwrite(value, dtype="I")  # type: ignore[union-attr]
+    for reader in (READER, STACKED):
+        assert "decompression bomb" in refusal(path, reader)
