@@ -111,11 +111,12 @@ class TiffReader:
 
 def _pages(file: tifffile.TiffFile) -> list[Any]:
     """All pages; ScanError where they are not scans of one kind."""
-    pages: list[Any] = []
+    pages, offsets = list[Any](), set[int]()
     with suppress(IndexError):  # not len(file.pages): it would follow a circle of pages for ever
-        while len(pages) <= MAX_PAGES:
+        while len(offsets) == len(pages) <= MAX_PAGES:
             pages.append(file.pages.get(len(pages), cache=True))
-    if not 0 < len({page.offset for page in pages}) == len(pages) <= MAX_PAGES:
+            offsets.add(pages[-1].offset)
+    if not 0 < len(offsets) == len(pages) <= MAX_PAGES:
         raise ScanError(f"no page, more than {MAX_PAGES}, or the same again")
     if any(int(page.subfiletype) & (REDUCED | MASK) for page in pages):
         raise ScanError("some pages are reduced copies or masks of others")

@@ -116,8 +116,11 @@ def found_volumes(
 
 def scan_of(image: Any, of: Layout) -> Scan:
     """A nibabel image of one volume as a scan in RAS+ order; flips and swaps of axes only."""
+    affine = np.asarray(image.affine, np.float64)
+    if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
+        raise ScanError("the affine is not invertible")
     values = np.asanyarray(image.dataobj).reshape(of.shape)
-    array, affine = closest_ras(_channels_last(values), np.asarray(image.affine, np.float64))
+    array, affine = closest_ras(_channels_last(values), affine)
     spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
     return Scan(np.ascontiguousarray(np.moveaxis(array, -1, 0)), spacing, affine, "OT")
 

@@ -7,12 +7,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.scans.scan_key import KeyMaker
+from medfuncta_dist.shards.pack_driver import PackSummary, pack
 from medfuncta_dist.shards.pack_plan import Listing, list_sources
+from medfuncta_dist.shards.pack_preview import preview_pack
 from medfuncta_dist.shards.pack_record import PackRecord
 from medfuncta_dist.shards.set_aside import HALF, SEGMENTATION, SYSTEM
+from medfuncta_dist.task_map import map_here
+from tests.unit.shards.samples import run_file
 from tests.writers import write_dicom, write_nifti, write_nifti_pair, write_png
 
 KEYS = KeyMaker(bytes(32))
@@ -102,3 +107,25 @@ def test_a_table_of_patients_needs_no_rows_for_what_is_set_aside(tmp_path: Path)
     (tmp_path / "t.csv").write_text("source,group\nx.png,one\n")
     found = listed(tmp_path / "a", group={"table": str(tmp_path / "t.csv")})
     assert names(found) == ["x.png"]
+
+
+def packed(run: RunFile) -> PackSummary:
+    return pack(run, map_here, lambda progress: None)
+
+
+def test_pack_and_its_plan_count_what_is_not_read_and_quarantine_none_of_it(tmp_path: Path) -> None:
+    (tmp_path / "archive" / "masks").mkdir(parents=True)
+    for n in range(3):
+        write_png(tmp_path / "archive" / f"{n}.png", seed=n)
+        write_png(tmp_path / "archive" / "masks" / f"{n}.png", seed=n + 9)
+    (tmp_path / "archive" / "Doe.pdf").write_bytes(b"a letter")
+    run = run_file(tmp_path, shape=[8, 8])
+    plan = preview_pack(run, lambda done, total: None)
+    summary = packed(run)
+    assert plan.aside == summary.aside == {"no reader takes .pdf": 1, SEGMENTATION: 3}
+    assert summary.quarantined == []
+    assert (summary.counts["packed"], summary.counts["sources"]) == (3, 3)
+    kept = packed(run_file(tmp_path, shape=[8, 8], masks="keep"))
+    assert (kept.counts["packed"], kept.aside) == (6, {"no reader takes .pdf": 1})
+    again = packed(run)  # what is packed stays, and is no removed source
+    assert (again.snapshot_digest, again.changes["removed"], again.new_sources) == (kept.snapshot_digest, 0, 0)

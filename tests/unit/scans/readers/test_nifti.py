@@ -182,6 +182,12 @@ def test_a_damaged_series_is_refused_before_its_first_volume(tmp_path: Path) -> 
     assert refusal(tmp_path / "b.nii.gz") == "the file is shorter than its header declares"
 
 
+def test_an_affine_of_zeros_is_the_reason(tmp_path: Path) -> None:
+    raw = header_of(write_nifti(tmp_path / "a.nii"), srow_x=np.zeros(4), srow_y=np.zeros(4), srow_z=np.zeros(4))
+    (tmp_path / "a.nii").write_bytes(raw)
+    assert refusal(tmp_path / "a.nii") == "the affine is not invertible"
+
+
 def test_further_axes_are_refused(tmp_path: Path) -> None:
     path = write_nifti(tmp_path / "a.nii", array=np.zeros((2, 3, 4, 1, 3), np.float32))
     assert refusal(path) == "expected volumes along the fourth axis, found 5 axes"
@@ -277,13 +283,13 @@ def test_truncated_files_are_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path / "a.nii.gz") == "not a readable NIfTI file"
 
 
-def header_of(path: Path, **fields: float | bytes) -> bytes:
+def header_of(path: Path, **fields: float | bytes | np.ndarray) -> bytes:
     """The file's bytes with fields of the NIfTI-1 header changed."""
     raw = bytearray(path.read_bytes())
     for name, value in fields.items():
         kind = nib.nifti1.header_dtype[name]
         at = nib.nifti1.header_dtype.fields[name][1]
-        raw[at : at + kind.itemsize] = np.array(value, kind).tobytes()
+        raw[at : at + kind.itemsize] = np.array(value, kind.base).tobytes()
     return bytes(raw)
 
 
