@@ -18,7 +18,7 @@ from medfuncta_dist.errors import IntegrityError, MedfunctaError, ScanError
 from medfuncta_dist.scans.canonical import canonical, slices, split_of, windowed
 from medfuncta_dist.scans.patient_group import Group, group_of
 from medfuncta_dist.scans.readers.reader import Found
-from medfuncta_dist.scans.readers.reader_registry import reader_for
+from medfuncta_dist.scans.readers.reader_registry import configured, reader_for
 from medfuncta_dist.scans.scan import Scan
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.pack_plan import PackSource
@@ -111,7 +111,7 @@ class SourceReader:
         return state
 
     def _guarded(self, source: PackSource, path: Path) -> Iterator[Event]:
-        reader = reader_for(self.data.reader, source.uri)
+        reader = configured(reader_for(self.data.reader, source.uri), self.data)
         try:
             for found in reader.scans(path):
                 yield from self._found(source, found)
@@ -127,7 +127,8 @@ class SourceReader:
     def _found(self, source: PackSource, found: Found) -> Iterator[Event]:
         key = self.keys.scan_key(source.relative, found.item)
         group = group_of(found, source.group, self.data, self.keys)
-        alone = self.keys.scan_key(source.relative, "") if found.alike else key
+        whole = "" if found.alike else found.part_of
+        alone = key if whole is None else self.keys.scan_key(source.relative, whole)
         place = _Place(source.split or found.split, group, group.key if group and group.key else alone)
         try:
             if isinstance(found.scan, ScanError):

@@ -1,56 +1,97 @@
 """One-dimensional signals in CSV, a row per scan.
 
-Rows of 188 numbers are in the MIT-BIH layout (Kaggle's heartbeat files): 187 samples, then the label. Rows of any other
-length are samples only. A first line without a single number is a header. Rows are counted from 0, header and empty
-lines left out.
+Separator, decimal sign, header and the columns that are no samples are told apart by the first rows
+(``csv_cells``, ``csv_columns``), or declared in the run file. Rows are counted from 0, header and empty lines left out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import codecs
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import IO
 
 import numpy as np
 
+from medfuncta_dist.config.sections.data_section import Csv, Data
 from medfuncta_dist.errors import ScanError
+from medfuncta_dist.scans.readers.csv_cells import Dialect, dialect_of
+from medfuncta_dist.scans.readers.csv_columns import Columns, columns_of, is_header
 from medfuncta_dist.scans.readers.reader import Found, refusing
+from medfuncta_dist.scans.readers.signal_length import declared_length, of_length
 from medfuncta_dist.scans.scan import Scan, stored
 
-MIT_BIH_SAMPLES = 187
 MAX_LINE = 2**24
 """Characters: more than half a million samples per row."""
+FIRST_ROWS = 64
+FIRST_CHARACTERS = 2**24
+"""Rows, and characters in them, that tell what the columns are."""
+UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+"""Spreadsheets write it as "Unicode text"."""
 
 
+@dataclass(frozen=True)
 class EcgCsvReader:
     """Scans ``row/0``, ``row/1``, ... with one channel; a damaged row is refused alone."""
+
+    data: Data | None = None
+    """None: rows may have any length, and nothing is declared about columns."""
 
     name = "ecg-csv"
     suffixes: tuple[str, ...] = (".csv",)
 
+    def for_data(self, data: Data) -> EcgCsvReader:
+        """The reader that follows a run file."""
+        return EcgCsvReader(data)
+
     def scans(self, path: Path) -> Iterator[Found]:
-        """All rows. The first one says how many numbers a row has."""
+        """All rows. ScanError where the columns allow more than one reading."""
         with refusing("not a readable CSV file"):
-            file = path.open(encoding="ascii", errors="replace", newline=None)
+            file = path.open(encoding=_encoding(path), errors="replace", newline=None)
         with file:
-            rows = _rows(file)
-            first = next(rows, None)
-            if first is None:
+            first = _first_lines(file)
+            if not first:
                 raise ScanError("a CSV file without rows")
-            for number, fields in enumerate(chain([first], rows)):
-                yield Found(f"row/{number}", None, _scan_or_error(fields, len(first)))
+            dialect, columns, header = _understood(first, self.data)
+            for number, line in enumerate(chain(first[header:], _lines(file))):
+                found = Found(f"row/{number}", None, _scan_or_error(dialect.cells(line), dialect, columns))
+                yield from of_length(found, self.data)
 
 
-def _rows(file: IO[str]) -> Iterator[list[str]]:
-    """Fields of each row, without header and empty lines."""
-    at_start = True
+def _encoding(path: Path) -> str:
+    with path.open("rb") as file:
+        return "utf-16" if file.read(2) in UTF_16 else "utf-8-sig"
+
+
+def _understood(first: Sequence[str], data: Data | None) -> tuple[Dialect, Columns, int]:
+    """How cells are written, what the columns are, and how many lines are a header: 0 or 1."""
+    declared = None if data is None else data.csv
+    known = declared or Csv()
+    dialect = dialect_of(first, known.separator, known.decimal)
+    rows = [dialect.cells(line) for line in first]
+    header = is_header(rows, dialect) if known.header is None else known.header
+    if len(rows) == header:
+        raise ScanError("a CSV file without rows")
+    names = rows[0] if header else None
+    return dialect, columns_of(rows[header:], names, dialect, declared, declared_length(data)), int(header)
+
+
+def _first_lines(file: IO[str]) -> list[str]:
+    lines: list[str] = []
+    characters = 0
+    while len(lines) < FIRST_ROWS and characters < FIRST_CHARACTERS and (line := next(_lines(file), None)):
+        lines.append(line)
+        characters += len(line)
+    return lines
+
+
+def _lines(file: IO[str]) -> Iterator[str]:
+    """Lines that are not empty."""
     while line := _line(file):
-        fields = line.strip().split(",")
-        header = at_start and not any(_is_number(field) for field in fields)
-        at_start = at_start and not line.strip()
-        if line.strip() and not header:
-            yield fields
+        if line.strip():
+            yield line.rstrip("\n")
 
 
 def _line(file: IO[str]) -> str:
@@ -61,33 +102,26 @@ def _line(file: IO[str]) -> str:
     return line
 
 
-def _is_number(field: str) -> bool:
+def _scan_or_error(cells: list[str], dialect: Dialect, columns: Columns) -> Scan | ScanError:
     try:
-        float(field)
-    except ValueError:
-        return False
-    return True
-
-
-def _scan_or_error(fields: list[str], expected: int) -> Scan | ScanError:
-    try:
-        return _scan(fields, expected)
+        return _scan(cells, dialect, columns)
     except ScanError as error:
         return error
 
 
-def _scan(fields: list[str], expected: int) -> Scan:
-    if len(fields) != expected:
-        raise ScanError(f"a row of {len(fields)} fields in a file of {expected}")
+def _scan(cells: list[str], dialect: Dialect, columns: Columns) -> Scan:
+    while len(cells) > columns.fields and not cells[-1]:
+        cells = cells[:-1]
+    if len(cells) != columns.fields:
+        raise ScanError(f"a row of {len(cells)} fields in a file of {columns.fields}")
     with refusing("a row with a field that is not a number"):
-        values = np.fromiter((float(field) for field in fields), np.float64, len(fields))
-    labels: tuple[int, ...] = ()
-    if len(values) == MIT_BIH_SAMPLES + 1:
-        labels, values = _labels(values[-1]), values[:-1]
+        values = np.array(dialect.numbers([cells[i] for i in columns.samples]))
+    labels = () if columns.label is None else _labels(cells[columns.label], dialect)
     return Scan(stored(values)[None], (1.0,), None, "ECG", labels=labels)
 
 
-def _labels(value: float) -> tuple[int, ...]:
-    if not (np.isfinite(value) and value == int(value)):
+def _labels(cell: str, dialect: Dialect) -> tuple[int, ...]:
+    value = dialect.number(cell) if dialect.is_number(cell) else np.nan
+    if not np.isfinite(value) or value != int(value):
         raise ScanError("a label that is not a whole number")
     return (int(value),)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Final, Protocol, runtime_checkable
 
+from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.scans.readers.dicom import DicomReader
 from medfuncta_dist.scans.readers.ecg_csv import EcgCsvReader
@@ -13,6 +14,20 @@ from medfuncta_dist.scans.readers.nifti import NiftiReader
 from medfuncta_dist.scans.readers.reader import Reader
 
 READERS: Final[tuple[Reader, ...]] = (NiftiReader(), DicomReader(), ImageReader(), MedmnistReader(), EcgCsvReader())
+
+
+@runtime_checkable
+class Configured(Protocol):
+    """A reader to which the run file says more than its name."""
+
+    def for_data(self, data: Data) -> Reader:
+        """The reader that follows this run file's section."""
+        ...
+
+
+def configured(reader: Reader, data: Data) -> Reader:
+    """The reader as the run file's section has it."""
+    return reader.for_data(data) if isinstance(reader, Configured) else reader
 
 
 def reader_for(name: str | None, uri: str) -> Reader:
