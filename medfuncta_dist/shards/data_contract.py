@@ -135,8 +135,8 @@ def require_contract(data: Data, contract: Mapping[str, Any], where: str) -> Non
 def open_dataset(store: ObjectStore, name: str, data: Data, salt: str, fence: Guard) -> Data:
     """Create the data set's record, or check that ``data`` and the salt's fingerprint match it.
 
-    Returns ``data`` with the ``group`` and ``length`` that the data set has, where they were open; ``length`` stays open
-    for a data set of an earlier version. LeaseLostError if the lease of the data set's ``fence`` is lost.
+    Returns ``data`` with the ``group`` and ``length`` that the data set has, where they were open; ``length`` stays so
+    in one of an earlier version. LeaseLostError if the lease of the data set's ``fence`` is lost.
     """
     path, contract = dataset_path(name, "dataset.json"), check_dataset(store, name, data, salt)
     if contract is not None:

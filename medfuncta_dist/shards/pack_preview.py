@@ -13,6 +13,7 @@ from medfuncta_dist.scans.private_folder import load_or_create_salt, private_fol
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.archive_state import ArchiveState, examine
 from medfuncta_dist.shards.data_contract import check_dataset
+from medfuncta_dist.shards.failed_packs import is_empty
 from medfuncta_dist.shards.pack_plan import find_sources, require_outside_storage
 from medfuncta_dist.shards.pack_record import read_packs, settle
 from medfuncta_dist.shards.snapshot import newest_snapshot
@@ -60,9 +61,12 @@ def preview_pack(run: RunFile, on_survey: OnSurvey) -> PackPreview:
     keys = KeyMaker(load_or_create_salt(folder))
     sources = find_sources(run.data, keys)
     require_outside_storage(sources, store)
-    check_dataset(store, run.dataset, run.data, keys.fingerprint())
-    parent = newest_snapshot(store, run.dataset)
-    records = settle(read_packs(store, run.dataset), first=parent.packs if parent else ())
+    parent, known = newest_snapshot(store, run.dataset), read_packs(store, run.dataset)
+    if is_empty(parent, known):
+        known = []
+    else:
+        check_dataset(store, run.dataset, run.data, keys.fingerprint())
+    records = settle(known, first=parent.packs if parent else ())
     with locked(folder):
         archive = examine(store, run.data, sources, records, folder, keys, on_survey)
         found = sums(archive.inventory, archive.salt)

@@ -127,7 +127,7 @@ class Csv(Section):
     """What the columns of CSV files with signals are, where that is not plain: every column that is not named here is a
     sample. Columns count from 0; -1 is the last one."""
 
-    skip: list[int] = []
+    skip: list[int] = Field(default=[])
     """Columns that are no samples: row numbers, identifiers, names. They are not read."""
     label: int | None = None
     """The column of the label, a whole number."""

@@ -57,7 +57,7 @@ def split(line: str, separator: str) -> list[str]:
 
 
 def dialect_of(lines: Sequence[str], separator: str | None, decimal: str | None) -> Dialect:
-    """The dialect of a file by its first lines, which are not empty; ``separator`` and ``decimal`` where they are known.
+    """The dialect of a file by its first lines, none of them empty; ``separator`` and ``decimal`` where they are known.
 
     ScanError where a comma is a decimal sign as well as a separator of thousands.
     """
@@ -84,5 +84,7 @@ def _decimal(cells: Sequence[str]) -> str:
     if any("." in cell and cell.replace(".", "", 1).lstrip("+-").isdigit() for cell in cells):
         raise ScanError("numbers with a decimal point and numbers with a comma: data.csv.decimal says which is meant")
     if all(THOUSANDS.fullmatch(cell) for cell in commas):
-        raise ScanError("numbers with a comma before three digits: data.csv.decimal says whether it is the decimal sign")
+        raise ScanError(
+            "numbers with a comma before three digits: data.csv.decimal says whether it is the decimal sign"
+        )
     return ","

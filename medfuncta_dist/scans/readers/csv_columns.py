@@ -1,4 +1,4 @@
-"""What the columns of a CSV file with signals are: samples, a label, or neither (row numbers, identifiers, names). Pure.
+"""What the columns of a CSV file with signals are: samples, a label, or neither (row numbers, identifiers). Pure.
 
 The run file says it (``data.csv``), or the first rows and the number of samples that ``data.shape`` declares leave one
 reading. A file that allows more is refused: an identifier must never become a sample.
@@ -64,7 +64,9 @@ def _counts(row: Sequence[str], dialect: Dialect) -> bool:
     return bool(steps[0] > 0 and np.allclose(steps, steps[0], rtol=1e-3))
 
 
-def columns_of(rows: Rows, names: Sequence[str] | None, dialect: Dialect, csv: Csv | None, length: int | None) -> Columns:
+def columns_of(
+    rows: Rows, names: Sequence[str] | None, dialect: Dialect, csv: Csv | None, length: int | None
+) -> Columns:
     """The columns of a file with these first rows, without header; ``names``: the header.
 
     ``length``: the samples that a row must have, None for any number. ScanError where the file allows several readings.

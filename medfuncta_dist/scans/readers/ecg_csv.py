@@ -25,7 +25,7 @@ from medfuncta_dist.scans.scan import Scan, stored
 
 MAX_LINE = 2**24
 """Characters: more than half a million samples per row."""
-FIRST_ROWS = 64
+FIRST_ROWS = 32
 FIRST_CHARACTERS = 2**24
 """Rows, and characters in them, that tell what the columns are."""
 UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)

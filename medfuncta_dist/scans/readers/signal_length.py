@@ -1,4 +1,4 @@
-"""Signals of the length that the run file declares: refused, left to be resampled, or cut into pieces (``data.length``)."""
+"""Signals of another length than the run file declares: refused, resampled later, or cut up (``data.length``)."""
 
 from __future__ import annotations
 
