@@ -18,7 +18,7 @@ from medfuncta_dist.errors import IntegrityError, MedfunctaError, ScanError
 from medfuncta_dist.scans.canonical import canonical, slices, split_of, windowed
 from medfuncta_dist.scans.patient_group import Group, group_of
 from medfuncta_dist.scans.readers.reader import Found
-from medfuncta_dist.scans.readers.reader_registry import configured, reader_for
+from medfuncta_dist.scans.readers.reader_registry import configured, parts_of, reader_for
 from medfuncta_dist.scans.scan import Scan
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.pack_plan import PackSource
@@ -93,7 +93,7 @@ class SourceReader:
     def events(self, source: PackSource) -> Iterator[Event]:
         """The scans of one source. ``IntegrityError`` when two of its scans have one key."""
         known_keys: set[str] = set()
-        with local_copy(source.uri) as path:
+        with local_copy(source.uri, parts_of(reader_for(self.data.reader, source.uri))) as path:
             for event in self._guarded(source, path):
                 if isinstance(event, EncodedScan | UnusableScan):
                     if event.key in known_keys:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -35,6 +35,10 @@ class Source:
     """As in ``ObjectInfo``."""
 
 
+Parts = Callable[[Path], Iterable[str]]
+"""From a local file to the names of the files that belong to it."""
+
+
 def expand(patterns: str | list[str]) -> list[Source]:
     """The sources that match files, folders and globs (``**`` included; local or s3://), sorted by ``relative``.
 
@@ -54,8 +58,12 @@ def expand(patterns: str | list[str]) -> list[Source]:
 
 
 @contextmanager
-def local_copy(source_uri: str) -> Iterator[Path]:
-    """A source as a local file: itself, or a temporary download that keeps only the suffix (``.nii.gz``)."""
+def local_copy(source_uri: str, parts: Parts = lambda path: ()) -> Iterator[Path]:
+    """A source as a local file: itself, or a temporary download that keeps only the suffix (``.nii.gz``).
+
+    ``parts`` are the files that belong to it, by their names in its folder. Those that exist are fetched
+    into the same folder, until there are no new ones: what was fetched may tell of more.
+    """
     if not source_uri.startswith("s3://"):
         yield Path(source_uri)
         return
@@ -66,7 +74,21 @@ def local_copy(source_uri: str) -> Iterator[Path]:
             ObjectStore(parent).download(name, local)
         except StorageError as error:
             raise type(error)(error.what, where=ANONYMOUS_SOURCE, do=error.do) from None
+        _fetch_parts(parent, local, parts)
         yield local
+
+
+def _fetch_parts(parent: str, local: Path, parts: Parts) -> None:
+    store, tried = ObjectStore(parent), {local.name}
+    while new := [name for name in parts(local) if name not in tried]:
+        tried.update(new)
+        for name in new:
+            try:
+                store.download(name, local.parent / name)
+            except ObjectMissingError:
+                continue  # the reader misses it
+            except StorageError as error:
+                raise type(error)(error.what, where=ANONYMOUS_SOURCE, do=error.do) from None
 
 
 def suffix(name: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import codecs
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import IO
@@ -32,15 +31,15 @@ UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 """Spreadsheets write it as "Unicode text"."""
 
 
-@dataclass(frozen=True)
 class EcgCsvReader:
     """Scans ``row/0``, ``row/1``, ... with one channel; a damaged row is refused alone."""
 
-    data: Data | None = None
-    """None: rows may have any length, and nothing is declared about columns."""
-
     name = "ecg-csv"
     suffixes: tuple[str, ...] = (".csv",)
+
+    def __init__(self, data: Data | None = None) -> None:
+        """Without ``data``, signals may have any length."""
+        self.data = data
 
     def for_data(self, data: Data) -> EcgCsvReader:
         """The reader that follows a run file."""

@@ -7,7 +7,6 @@ number). Annotations, measurements and private elements are not read.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,15 +32,16 @@ COMPRESSED = ("MB", "AB")
 """Sample interpretations that are sound (mu-law, A-law)."""
 
 
-@dataclass(frozen=True)
 class EcgDicomReader:
     """A file's recording; "group/1" where a file has several. Averaged beats beside a recording are left out."""
-
-    data: Data | None = None
 
     name = "ecg-dicom"
     suffixes: tuple[str, ...] = ()
     """None: ``.dcm`` belongs to images."""
+
+    def __init__(self, data: Data | None = None) -> None:
+        """Without ``data``, all leads are read, at any length."""
+        self.data = data
 
     def for_data(self, data: Data) -> EcgDicomReader:
         """The reader that follows a run file."""

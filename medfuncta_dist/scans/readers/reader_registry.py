@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.scans.readers.dicom import DicomReader
 from medfuncta_dist.scans.readers.ecg_csv import EcgCsvReader
+from medfuncta_dist.scans.readers.ecg_dicom import EcgDicomReader
 from medfuncta_dist.scans.readers.image_file import ImageReader
 from medfuncta_dist.scans.readers.medmnist import MedmnistReader
 from medfuncta_dist.scans.readers.nifti import NiftiReader
 from medfuncta_dist.scans.readers.reader import Reader
+from medfuncta_dist.scans.readers.wfdb_record import WfdbReader
 
-READERS: Final[tuple[Reader, ...]] = (NiftiReader(), DicomReader(), ImageReader(), MedmnistReader(), EcgCsvReader())
+READERS: Final[tuple[Reader, ...]] = (
+    NiftiReader(),
+    DicomReader(),
+    ImageReader(),
+    MedmnistReader(),
+    EcgCsvReader(),
+    WfdbReader(),
+    EcgDicomReader(),
+)
 
 
 @runtime_checkable
@@ -23,6 +35,20 @@ class Configured(Protocol):
     def for_data(self, data: Data) -> Reader:
         """The reader that follows this run file's section."""
         ...
+
+
+@runtime_checkable
+class OfSeveralFiles(Protocol):
+    """A reader whose sources have files beside them that belong to them."""
+
+    def parts(self, path: Path) -> list[str]:
+        """Their names in the source's folder, as far as what is there tells."""
+        ...
+
+
+def parts_of(reader: Reader) -> Callable[[Path], list[str]]:
+    """What tells the files that belong to a source of this reader."""
+    return reader.parts if isinstance(reader, OfSeveralFiles) else lambda path: []
 
 
 def configured(reader: Reader, data: Data) -> Reader:
@@ -43,6 +69,11 @@ def reader_for(name: str | None, uri: str) -> Reader:
     )
 
 
+def knows(uri: str) -> bool:
+    """Whether a reader is for the suffix of ``uri``."""
+    return any(_suffix(uri) in reader.suffixes for reader in READERS)
+
+
 def reader_named(name: str) -> Reader:
     """The reader called ``name``. RunFileError lists the choices."""
     for reader in READERS:
@@ -52,7 +83,8 @@ def reader_named(name: str) -> Reader:
 
 
 def _choices() -> str:
-    return ", ".join(f"{r.name} ({' '.join(s or 'no suffix' for s in r.suffixes)})" for r in READERS)
+    suffixes = {r.name: " ".join(s or "no suffix" for s in r.suffixes) or "only by name" for r in READERS}
+    return ", ".join(f"{name} ({known})" for name, known in suffixes.items())
 
 
 def _suffix(uri: str) -> str:
