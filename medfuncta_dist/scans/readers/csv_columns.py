@@ -124,16 +124,13 @@ class _Table:
 def _ends(table: _Table, length: int | None) -> tuple[int, int]:
     """How many columns at the beginning and at the end are no samples: (0 or 1, 0 or 1)."""
     n, index = len(table.names), _looks_like_identifier(table)
-    if length is None:
-        _refuse_if(index, "a first column that looks like a row number or an identifier")
-        return 0, int(n == MIT_BIH_SAMPLES + 1)
-    if n == length:
+    if n == MIT_BIH_SAMPLES + 1 and length in (None, MIT_BIH_SAMPLES) and not index:
+        return 0, 1
+    if length is None or n == length:
         _refuse_if(index, "a first column that looks like a row number or an identifier")
         apart = _looks_like_identifier(table.reversed) or _looks_like_classes(table)
         _refuse_if(apart, "a last column that looks like a label or an identifier")
         return 0, 0
-    if n == length + 1 == MIT_BIH_SAMPLES + 1 and not index:
-        return 0, 1
     label = _is_label(table)
     if n == length + 1:
         _refuse_if(index == label, f"rows of {n} numbers, where data.shape declares {length}: one is no sample")

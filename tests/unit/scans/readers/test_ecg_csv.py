@@ -70,7 +70,7 @@ def test_labels_are_whole_numbers(tmp_path: Path, label: str) -> None:
 
 
 def test_numbers_beyond_float32_become_infinite_for_the_canonical_check(tmp_path: Path) -> None:
-    [found] = read(tmp_path / "a.csv", "1e300,0")
+    [found] = read(tmp_path / "a.csv", "1e300,0.5")
     assert isinstance(found.scan, Scan)
     assert np.isinf(found.scan.array[0, 0])
 
