@@ -18,6 +18,7 @@ from medfuncta_dist.scans.readers.reader_registry import READERS, reader_for, re
         ("a.b.jpeg", "image"),
         ("a.npz", "medmnist"),
         ("a.csv", "ecg-csv"),
+        ("a.hea", "wfdb"),
     ],
 )
 def test_reader_by_suffix(uri: str, name: str) -> None:
