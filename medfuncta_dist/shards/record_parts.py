@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.readers.reader_registry import knows
-from medfuncta_dist.scans.readers.wfdb_header import LARGEST_HEADER, record_files
-from medfuncta_dist.scans.readers.wfdb_record import HEADER, WfdbReader
+from medfuncta_dist.scans.readers.signals.wfdb_header import LARGEST_HEADER, record_files
+from medfuncta_dist.scans.readers.signals.wfdb_record import HEADER, WfdbReader
 from medfuncta_dist.storage.sources import Source
 
 SEGMENT = re.compile(r".*_(\d{4}|layout)\.hea")

@@ -9,13 +9,13 @@ from typing import Final, Protocol, runtime_checkable
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.scans.readers.dicom import DicomReader
-from medfuncta_dist.scans.readers.ecg_csv import EcgCsvReader
-from medfuncta_dist.scans.readers.ecg_dicom import EcgDicomReader
 from medfuncta_dist.scans.readers.image_file import ImageReader
 from medfuncta_dist.scans.readers.medmnist import MedmnistReader
 from medfuncta_dist.scans.readers.nifti import NiftiReader
 from medfuncta_dist.scans.readers.reader import Reader
-from medfuncta_dist.scans.readers.wfdb_record import WfdbReader
+from medfuncta_dist.scans.readers.signals.ecg_csv import EcgCsvReader
+from medfuncta_dist.scans.readers.signals.ecg_dicom import EcgDicomReader
+from medfuncta_dist.scans.readers.signals.wfdb_record import WfdbReader
 
 READERS: Final[tuple[Reader, ...]] = (
     NiftiReader(),

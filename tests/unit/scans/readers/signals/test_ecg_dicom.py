@@ -8,8 +8,8 @@ import pydicom
 import pytest
 
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.readers.ecg_dicom import LEADS, EcgDicomReader
 from medfuncta_dist.scans.readers.reader import Found
+from medfuncta_dist.scans.readers.signals.ecg_dicom import LEADS, EcgDicomReader
 from medfuncta_dist.scans.scan import Scan
 from tests.unit.scans.archive import PYDICOM, all_found, declared
 from tests.writers import PATIENT
@@ -39,7 +39,7 @@ def test_a_real_recording_has_pydicom_s_values_in_millivolts() -> None:
     dataset = pydicom.dcmread(REAL)
     read = scan(REAL)
     np.testing.assert_allclose(read.array, dataset.waveform_array(0).T / 1000, rtol=1e-6, atol=1e-9)
-    assert (read.spacing, read.modality, read.affine) == ((1.0,), "ECG", None)
+    assert (read.spacing, read.modality, read.affine) == ((0.001,), "ECG", None)
     [only] = found(REAL)
     assert only.group == f"{dataset.PatientID}\\"
     assert only.study == dataset.StudyInstanceUID

@@ -14,7 +14,7 @@ import numpy as np
 
 from medfuncta_dist.config.sections.data_section import Csv
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.readers.csv_cells import Dialect
+from medfuncta_dist.scans.readers.signals.csv_cells import Dialect
 
 MIT_BIH_SAMPLES = 187
 WHOLE = re.compile(r"[+-]?\d+")

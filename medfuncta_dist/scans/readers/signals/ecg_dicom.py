@@ -17,9 +17,9 @@ from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.readers.dicom_file import NOT_DICOM, opened, read_dataset
 from medfuncta_dist.scans.readers.dicom_patient import patient_of, study_of
-from medfuncta_dist.scans.readers.ecg_leads import chosen_leads, signal, to_millivolts
 from medfuncta_dist.scans.readers.reader import Found, check_size, refusing, silence_logger
-from medfuncta_dist.scans.readers.signal_length import of_length
+from medfuncta_dist.scans.readers.signals.ecg_leads import chosen_leads, signal, to_millivolts
+from medfuncta_dist.scans.readers.signals.signal_length import of_length
 from medfuncta_dist.scans.scan import Scan
 
 silence_logger("pydicom")

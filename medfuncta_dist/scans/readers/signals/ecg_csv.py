@@ -16,10 +16,10 @@ import numpy as np
 
 from medfuncta_dist.config.sections.data_section import Csv, Data
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.readers.csv_cells import Dialect, dialect_of
-from medfuncta_dist.scans.readers.csv_columns import Columns, columns_of, is_header
 from medfuncta_dist.scans.readers.reader import Found, refusing
-from medfuncta_dist.scans.readers.signal_length import declared_length, of_length
+from medfuncta_dist.scans.readers.signals.csv_cells import Dialect, dialect_of
+from medfuncta_dist.scans.readers.signals.csv_columns import Columns, columns_of, is_header
+from medfuncta_dist.scans.readers.signals.signal_length import declared_length, of_length
 from medfuncta_dist.scans.scan import Scan, stored
 
 MAX_LINE = 2**24

@@ -41,7 +41,7 @@ def to_millivolts(unit: str) -> float:
 
 
 def signal(leads: Sequence[np.ndarray], frequency: float) -> Scan:
-    """The scan of leads, (samples,) each, at ``frequency`` in Hz; its spacing is in milliseconds."""
+    """The scan of leads, (samples,) each, at ``frequency`` in Hz; its spacing is in seconds."""
     if len({len(lead) for lead in leads}) != 1:
         raise ScanError("leads of different sampling rates: data.leads chooses those of one rate")
-    return Scan(stored(np.stack(leads)), (1000 / frequency,), None, "ECG")
+    return Scan(stored(np.stack(leads)), (1 / frequency,), None, "ECG")

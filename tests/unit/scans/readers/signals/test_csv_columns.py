@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from medfuncta_dist.config.sections.data_section import Csv, Data
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.readers.ecg_csv import EcgCsvReader
 from medfuncta_dist.scans.readers.reader import Found
+from medfuncta_dist.scans.readers.signals.ecg_csv import EcgCsvReader
 from medfuncta_dist.scans.scan import Scan
 from tests.unit.scans.archive import all_found, declared
 from tests.writers import PATIENT

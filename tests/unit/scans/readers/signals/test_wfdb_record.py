@@ -10,9 +10,9 @@ import pytest
 import wfdb
 
 from medfuncta_dist.errors import RunFileError, ScanError
-from medfuncta_dist.scans.readers import wfdb_record
 from medfuncta_dist.scans.readers.reader import Found
-from medfuncta_dist.scans.readers.wfdb_record import WfdbReader
+from medfuncta_dist.scans.readers.signals import wfdb_record
+from medfuncta_dist.scans.readers.signals.wfdb_record import WfdbReader
 from medfuncta_dist.scans.scan import Scan
 from tests.unit.scans.archive import all_found, declared
 from tests.writers import PATIENT, write_wfdb
@@ -40,7 +40,7 @@ def test_values_are_the_library_s_in_every_format(tmp_path: Path, form: str) -> 
     path = write_wfdb(tmp_path / "100.hea", form=form)
     read = scan(path)
     np.testing.assert_allclose(read.array, by_library(path), rtol=1e-6, atol=1e-9)
-    assert (read.spacing, read.modality) == ((1000 / 360,), "ECG")
+    assert (read.spacing, read.modality) == ((1 / 360,), "ECG")
 
 
 def test_voltages_are_in_millivolts_and_missing_samples_are_no_numbers(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_leads_of_several_rates(tmp_path: Path) -> None:
     read = scan(tmp_path / "a.hea", 400, channels=1, leads=["I"])
     expected = wfdb.rdrecord(str(tmp_path / "a"), smooth_frames=False).e_p_signal[0]
     np.testing.assert_allclose(read.array[0], expected, rtol=1e-6)
-    assert read.spacing == (2.5,)
+    assert read.spacing == (0.0025,)
     with pytest.raises(ScanError, match="different sampling rates"):
         found(tmp_path / "a.hea", 400)
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import RunFileError, ScanError
-from medfuncta_dist.scans.readers.ecg_leads import chosen_leads, signal, to_millivolts
 from medfuncta_dist.scans.readers.reader import Found, check_inflation, check_size, refusing
-from medfuncta_dist.scans.readers.signal_length import of_length
-from medfuncta_dist.scans.readers.wfdb_header import LARGEST_HEADER, NOT_WFDB, record_files
+from medfuncta_dist.scans.readers.signals.ecg_leads import chosen_leads, signal, to_millivolts
+from medfuncta_dist.scans.readers.signals.signal_length import of_length
+from medfuncta_dist.scans.readers.signals.wfdb_header import LARGEST_HEADER, NOT_WFDB, record_files
 from medfuncta_dist.scans.scan import Scan
 
 HEADER = ".hea"

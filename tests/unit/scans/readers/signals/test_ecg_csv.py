@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.readers.ecg_csv import EcgCsvReader
 from medfuncta_dist.scans.readers.reader import Found
+from medfuncta_dist.scans.readers.signals.ecg_csv import EcgCsvReader
 from medfuncta_dist.scans.scan import Scan
 from tests.unit.scans.archive import all_found
 from tests.writers import PATIENT, write_ecg_csv
