@@ -39,7 +39,7 @@ from medfuncta_dist.storage.leases.lease import parse_lease
 from tests.chaos.bombs import BOMBS
 from tests.kinds import KINDS
 from tests.unit.scans.archive import NIBABEL, PYDICOM
-from tests.writers import write_dicom, write_ecg_csv, write_medmnist, write_nifti, write_png
+from tests.writers import write_dicom, write_ecg_csv, write_medmnist, write_nifti, write_png, write_wfdb
 
 pytestmark = pytest.mark.fault("hostile-input")
 
@@ -63,6 +63,8 @@ def test_small_files_that_ask_for_everything(tmp_path: Path, measured: Callable[
     measured(f"{len(outcomes)} bombs refused within 768 MiB, the slowest in {slowest:.1f} s")
 
 
+FORMS = ("16", "212", "516")
+"""Of WFDB's signal files: plain, packed, FLAC."""
 COMPRESSED = ("MR_small_RLE", "MR_small_jp2klossless", "MR_small_jpeg_ls_lossless", "SC_rgb_small_odd_jpeg")
 """A decoder for each family of syntaxes."""
 
@@ -94,11 +96,28 @@ def sources(folder: Path) -> dict[str, tuple[Read, list[bytes]]]:
         "jpeg": ("image", ".jpg", [write_png(folder / "a.jpg", mode="RGB")]),
         "npz": ("medmnist", ".npz", [write_medmnist(folder / "a.npz", (6, 6), {"train": 3, "test": 2})]),
         "csv": ("ecg-csv", ".csv", [write_ecg_csv(folder / "a.csv", rows=2)]),
+        "wfdb, header": ("wfdb", ".hea", [write_wfdb(folder / f"{form}.hea", 50, form=form) for form in FORMS]),
+        "dicom, waveforms": ("ecg-dicom", ".dcm", [PYDICOM / "waveform_ecg.dcm"]),
     }
-    return {
+    signals = {f"wfdb, signals {form}": signal_file(folder / f"{form}.hea") for form in FORMS}
+    return signals | {
         name: (by_reader(reader, suffix, folder), [path.read_bytes() for path in paths])
         for name, (reader, suffix, paths) in written.items()
     }
+
+
+def signal_file(header: Path) -> tuple[Read, list[bytes]]:
+    """The same for the signal file of a record, whose header is in order."""
+    folder = header.parent / header.stem
+    folder.mkdir()
+    path = write_wfdb(folder / header.name, 50, form=header.stem).with_suffix(".dat")
+
+    def read(data: bytes) -> None:
+        path.write_bytes(data)
+        for found in reader_named("wfdb").scans(folder / header.name):
+            assert isinstance(found.scan, Scan | MedfunctaError)
+
+    return read, [path.read_bytes()]
 
 
 def stored() -> dict[str, tuple[Read, list[bytes]]]:
@@ -206,7 +225,9 @@ def unharmed(read: Read, data: bytes) -> None:
     assert time.process_time() - began < SECONDS
 
 
-SOURCES = ("nifti", "nifti, gzip", "dicom", "dicom, compressed", "png", "jpeg", "npz", "csv")
+IMAGES = ("nifti", "nifti, gzip", "dicom", "dicom, compressed", "png", "jpeg", "npz")
+SIGNALS = ("csv", "dicom, waveforms", "wfdb, header", *(f"wfdb, signals {form}" for form in FORMS))
+SOURCES = (*IMAGES, *SIGNALS)
 STORED = tuple(stored())
 
 
