@@ -240,3 +240,31 @@ def write_ecg_csv(path: Path, rows: int = 32, samples: int = MIT_BIH_SAMPLES, se
             fields = [f"{v:.18e}" for v in np.clip(beat, 0, 1)]
             writer.writerow(fields + ([f"{label:.18e}"] if samples == MIT_BIH_SAMPLES else []))
     return path
+
+
+def write_wfdb(
+    path: Path,
+    samples: int = 1000,
+    *,
+    form: str = "16",
+    units: tuple[str, str] = ("mV", "mV"),
+    missing: range = range(0),
+    comments: Sequence[str] = (),
+    seed: int = 0,
+) -> Path:
+    """A WFDB record of two leads, MLII and V5, at 360 Hz: a header at ``path`` (.hea), and its signal file."""
+    import wfdb
+
+    signals = np.random.default_rng(seed).normal(size=(samples, 2)).clip(-3, 3)
+    signals[missing.start : missing.stop, 0] = np.nan
+    wfdb.wrsamp(
+        path.stem,
+        fs=360,
+        units=list(units),
+        sig_name=["MLII", "V5"],
+        p_signal=signals,
+        fmt=[form] * 2,
+        comments=list(comments),
+        write_dir=str(path.parent),
+    )
+    return path

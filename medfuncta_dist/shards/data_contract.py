@@ -23,8 +23,9 @@ from medfuncta_dist.storage.publish import Guard, NewRecord, publish
 KIND = "dataset"
 PATIENT: Final = "patient"
 SOURCE: Final = "source"
-EARLIER = {"group": SOURCE, "volume": "each"}
-"""What a contract without these keys says: earlier versions had no choice."""
+RESAMPLED: Final = "resample"
+EARLIER = {"group": SOURCE, "length": RESAMPLED, "leads": None, "csv": None, "volume": "each"}
+"""What a contract without these keys says: earlier versions had no choice. At these values it leaves them out."""
 RULE_DIGITS = 16
 """Hex digits that tell one rule from another."""
 
@@ -42,15 +43,13 @@ def contract_of(data: Data) -> dict[str, Any]:
     """What the run file's ``data`` section says about a packed scan, as JSON values.
 
     It leaves out where scans come from (archives grow and move; of ``splits`` it has only the names) and how scans are
-    grouped into shards and tasks. ``group`` is missing where scans are split by source, and ``volume`` where each is
-    packed, as in earlier versions; of a rule or a table it has a digest, because a contract travels with networks, and
-    a rule can hold names of folders.
+    grouped into shards and tasks. ``group`` is missing where scans are split by source, as in earlier versions; of a
+    rule or a table it has a digest, because a contract travels with networks, and a rule can hold names of folders.
+    Other keys that earlier versions did not have are missing, too, where they say what those versions did.
     """
     part = data.part(lambda key: key.in_contract) | {"splits": sorted(data.splits) if data.splits else None}
-    group = _described(data.group)
-    chosen = {"volume": data.volume} if data.volume != EARLIER["volume"] else {}
-    rest = {name: value for name, value in part.items() if name not in EARLIER}
-    return rest | chosen | ({"group": group} if group else {})
+    part |= {"group": _described(data.group)}
+    return {name: value for name, value in part.items() if name not in EARLIER or value not in (None, EARLIER[name])}
 
 
 def _described(group: str | Grouping | None) -> str | dict[str, str] | None:
@@ -116,11 +115,13 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
 def require_contract(data: Data, contract: Mapping[str, Any], where: str) -> None:
     """``RunChangedError``, with the differences, unless ``data`` would pack scans like the data set's.
 
-    Where ``data.group`` is open, the data set's own counts.
+    Where ``data.group`` or ``data.length`` is open, the data set's own counts.
     """
     ours = contract_of(data)
     if data.group is None and data.slabs is None and "group" in contract:
         ours["group"] = contract["group"]
+    if data.length is None and "length" in contract:
+        ours["length"] = contract["length"]
     if lines := differences(ours, contract):
         raise RunChangedError(
             "the data set was packed with another data section:\n    " + "\n    ".join(lines),
@@ -132,13 +133,15 @@ def require_contract(data: Data, contract: Mapping[str, Any], where: str) -> Non
 def open_dataset(store: ObjectStore, name: str, data: Data, salt: str, fence: Guard) -> Data:
     """Create the data set's record, or check that ``data`` and the salt's fingerprint match it.
 
-    Returns ``data`` with the ``group`` that the data set has, where it was open. LeaseLostError if the lease of the
-    data set's ``fence`` is lost.
+    Returns ``data`` with the ``group`` and ``length`` that the data set has, where they were open; ``length`` stays so
+    in one of an earlier version. LeaseLostError if the lease of the data set's ``fence`` is lost.
     """
     path, contract = dataset_path(name, "dataset.json"), check_dataset(store, name, data, salt)
     if contract is not None:
+        data = _with_length(data, contract.get("length"))
         return _with_group(data, _packed_by(contract, store.uri(path)) if data.group is None else data.group)
     data = _with_group(data, PATIENT if data.slabs is None else SOURCE)
+    data = _with_length(data, "exact" if len(data.shape) == 1 else None)
     body = {"name": name, "contract": contract_of(data), "salt": salt}
     publish(store, fence, NewRecord(path, KIND, body))
     return data
@@ -176,3 +179,7 @@ def _packed_by(contract: Mapping[str, Any], where: str) -> str:
 
 def _with_group(data: Data, group: str | Grouping) -> Data:
     return data if data.group is not None else data.model_copy(update={"group": group})
+
+
+def _with_length(data: Data, length: str | None) -> Data:
+    return data if data.length is not None else data.model_copy(update={"length": length})

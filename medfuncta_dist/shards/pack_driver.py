@@ -17,11 +17,12 @@ from dataclasses import dataclass, field, replace
 from medfuncta_dist.archive.inventory import locked
 from medfuncta_dist.archive.survey import OnSurvey
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import IntegrityError, RunFileError, WorkerDiedError
+from medfuncta_dist.errors import IntegrityError, WorkerDiedError
 from medfuncta_dist.scans.private_folder import load_or_create_salt, private_folder
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.archive_state import examine
 from medfuncta_dist.shards.data_contract import SplitsBy, contract_of, open_dataset, splits_by
+from medfuncta_dist.shards.failed_packs import is_empty, nothing_packed, withdraw_empty
 from medfuncta_dist.shards.mapping_update import update_mapping
 from medfuncta_dist.shards.pack_ledger import COUNTS, require_balance, require_few_quarantined, total
 from medfuncta_dist.shards.pack_plan import PackPlan, PackSource, list_sources, plan, require_outside_storage
@@ -83,12 +84,15 @@ def pack(
     folder = private_folder(run.data.private, run.dataset, run.storage)
     keys = KeyMaker(load_or_create_salt(folder))
     table = load_table(run.data)
-    known = read_packs(store, run.dataset)
+    parent, known = newest_snapshot(store, run.dataset), read_packs(store, run.dataset)
+    empty = is_empty(parent, known)
+    known = [] if empty else known
     sources, aside = list_sources(run.data, keys, table, known)
     require_outside_storage(sources, store)
+    if empty:
+        withdraw_empty(store, run.dataset, fence)
     data = open_dataset(store, run.dataset, run.data, keys.fingerprint(), fence)
     run = run.model_copy(update={"data": data})
-    parent = newest_snapshot(store, run.dataset)
     _require_known(parent, known, store)
     packs = parent.packs if parent else ()
     with locked(folder):
@@ -283,7 +287,7 @@ def without(snapshot: Snapshot, replaced: Sequence[PackRecord]) -> Snapshot:
 def _reconcile(snapshot: Snapshot, where: str) -> None:
     require_balance(snapshot.counts, where)
     if snapshot.counts["packed"] == 0:
-        raise RunFileError("the sources hold no usable scan", where="data", do="check data.source and data.reader")
+        raise nothing_packed(snapshot)
     shards: list[Shard] = [shard for split in snapshot.splits.values() for shard in split]
     if snapshot.samples != snapshot.counts["packed"] or len({shard.uri for shard in shards}) != len(shards):
         do = "run `verify`; where it finds nothing damaged, report this as a bug: the counts of scans are wrong"

@@ -10,12 +10,14 @@ from itertools import islice
 from typing import NamedTuple
 
 from medfuncta_dist.archive.changes import SourceState
+from medfuncta_dist.archive.source_bytes import fetch_from
 from medfuncta_dist.config.sections.data_section import Data, Grouping
-from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.errors import RunFileError, ScanError
 from medfuncta_dist.scans.patient_group import Group, group_in_path
 from medfuncta_dist.scans.readers.nifti import other_of_pair, values_of_pair
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.pack_record import PackRecord, group_name, settle
+from medfuncta_dist.shards.record_parts import without_parts
 from medfuncta_dist.shards.set_aside import NAMED, reason_aside, require_some
 from medfuncta_dist.shards.source_table import SourceTable, load_table
 from medfuncta_dist.storage.digest import digest_json
@@ -131,7 +133,7 @@ def _found(
     data: Data, keys: KeyMaker, table: SourceTable | None, packed: Collection[str], aside: Counter[str]
 ) -> list[PackSource]:
     if data.source is not None:
-        return _keyed(expand(data.source), keys, data, table, None, packed, aside)
+        return _keyed(_sources(data.source, data), keys, data, table, None, packed, aside)
     if data.splits is None:
         raise RunFileError(
             "there is nothing to pack: the run file names a snapshot, but no scans",
@@ -141,7 +143,7 @@ def _found(
     found = [
         source
         for split, patterns in sorted(data.splits.items())
-        for source in _keyed(expand(patterns), keys, data, table, split, packed, aside)
+        for source in _keyed(_sources(patterns, data), keys, data, table, split, packed, aside)
     ]
     if repeated := len(found) - len({source.uri for source in found}):
         raise RunFileError(
@@ -150,6 +152,18 @@ def _found(
             do="change the patterns so that each file matches one split",
         )
     return found
+
+
+def _sources(patterns: str | list[str], data: Data) -> list[Source]:
+    return without_parts(expand(patterns), data.reader, _whole)
+
+
+def _whole(source: Source) -> bytes:
+    """The source's bytes; none where it cannot be read, which is said when it is packed."""
+    try:
+        return fetch_from(source.uri)(0, source.size)
+    except ScanError:
+        return b""
 
 
 def _keyed(

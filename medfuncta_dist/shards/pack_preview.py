@@ -13,6 +13,7 @@ from medfuncta_dist.scans.private_folder import load_or_create_salt, private_fol
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.archive_state import ArchiveState, examine
 from medfuncta_dist.shards.data_contract import check_dataset
+from medfuncta_dist.shards.failed_packs import is_empty
 from medfuncta_dist.shards.pack_plan import list_sources, require_outside_storage
 from medfuncta_dist.shards.pack_record import read_packs, settle
 from medfuncta_dist.shards.snapshot import newest_snapshot
@@ -60,11 +61,13 @@ def preview_pack(run: RunFile, on_survey: OnSurvey) -> PackPreview:
     store = ObjectStore(run.storage)
     folder = private_folder(run.data.private, run.dataset, run.storage)
     keys = KeyMaker(load_or_create_salt(folder))
-    known = read_packs(store, run.dataset)
+    parent, known = newest_snapshot(store, run.dataset), read_packs(store, run.dataset)
+    empty = is_empty(parent, known)
+    known = [] if empty else known
     sources, aside = list_sources(run.data, keys, records=known)
     require_outside_storage(sources, store)
-    check_dataset(store, run.dataset, run.data, keys.fingerprint())
-    parent = newest_snapshot(store, run.dataset)
+    if not empty:
+        check_dataset(store, run.dataset, run.data, keys.fingerprint())
     records = settle(known, first=parent.packs if parent else ())
     with locked(folder):
         archive = examine(store, run.data, sources, records, folder, keys, on_survey)

@@ -24,11 +24,11 @@ NAMED = (SYSTEM, SEGMENTATION)
 """Reasons that do not count for a source which is packed already: earlier versions read these files."""
 FOREIGN_SUFFIXES = frozenset(
     [
-        *("json", "txt", "pdf", "md", "rst", "html", "htm", "xml", "yaml", "yml", "log", "tsv", "csv", "bval", "bvec"),
+        *("json", "txt", "pdf", "md", "rst", "html", "htm", "xml", "yaml", "yml", "log", "tsv", "bval", "bvec"),
         *("xls", "xlsx", "doc", "docx", "ppt", "pptx", "mat", "py", "ipynb", "sh", "exe", "db", "ini", "sha256", "md5"),
         *("zip", "tar", "gz", "tgz", "bz2", "7z", "rar", "gif", "webp", "svg", "mp4", "avi", "mov", "npy", "h5", "pt"),
         *("mha", "mhd", "nrrd", "nhdr", "mnc", "brik", "head", "par", "rec", "trk", "tck", "gii", "stl", "vtk"),
-        *("hea", "atr", "qrs", "edf", "hdf5", "parquet", "pkl"),
+        *("dat", "atr", "qrs", "edf", "hdf5", "parquet", "pkl"),
     ]
 )
 """Suffixes that may be named: others could be a part of a patient's name."""

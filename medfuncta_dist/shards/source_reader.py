@@ -18,7 +18,7 @@ from medfuncta_dist.errors import IntegrityError, MedfunctaError, ScanError
 from medfuncta_dist.scans.canonical import canonical, slices, split_of, windowed
 from medfuncta_dist.scans.patient_group import Group, group_of
 from medfuncta_dist.scans.readers.reader import Found, Reader
-from medfuncta_dist.scans.readers.reader_registry import companion, reader_as_asked
+from medfuncta_dist.scans.readers.reader_registry import configured_reader, parts_of
 from medfuncta_dist.scans.scan import Scan
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.pack_plan import PackSource
@@ -95,9 +95,8 @@ class SourceReader:
     def events(self, source: PackSource) -> Iterator[Event]:
         """The scans of one source. ``IntegrityError`` when two of its scans have one key."""
         known_keys: set[str] = set()
-        reader = reader_as_asked(self.data, source.uri)
-        beside = companion(reader, source.uri)
-        with local_copy(source.uri, *(() if beside is None else (beside,))) as path:
+        reader = configured_reader(self.data, source.uri)
+        with local_copy(source.uri, parts_of(reader)) as path:
             for event in self._guarded(reader, source, path):
                 if isinstance(event, EncodedScan | UnusableScan):
                     if event.key in known_keys:
@@ -130,7 +129,8 @@ class SourceReader:
     def _found(self, source: PackSource, found: Found) -> Iterator[Event]:
         key = self.keys.scan_key(source.relative, found.item)
         group = group_of(found, source.group, self.data, self.keys)
-        alone = self.keys.scan_key(source.relative, "") if found.alike else key
+        whole = "" if found.alike else found.part_of
+        alone = key if whole is None else self.keys.scan_key(source.relative, whole)
         place = _Place(source.split or found.split, group, group.key if group and group.key else alone)
         try:
             if isinstance(found.scan, ScanError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -35,6 +35,11 @@ class Source:
     """As in ``ObjectInfo``."""
 
 
+Parts = Callable[[Path], Iterable[str]]
+"""From a local file to the files that belong to it: their names in its folder, or a suffix alone (``.img``) for a file
+that has the name of the source but for its suffix."""
+
+
 def expand(patterns: str | list[str]) -> list[Source]:
     """The sources that match files, folders and globs (``**`` included; local or s3://), sorted by ``relative``.
 
@@ -54,10 +59,11 @@ def expand(patterns: str | list[str]) -> list[Source]:
 
 
 @contextmanager
-def local_copy(source_uri: str, companion: str | None = None) -> Iterator[Path]:
+def local_copy(source_uri: str, parts: Parts = lambda path: ()) -> Iterator[Path]:
     """A source as a local file: itself, or a temporary download that keeps only the suffix (``.nii.gz``).
 
-    ``companion``: the URI of another file that its reader looks for beside it; it need not exist.
+    ``parts`` are the files that belong to it. Those that exist are fetched into the same folder, until there are no new
+    ones: what was fetched may tell of more.
     """
     if not source_uri.startswith("s3://"):
         yield Path(source_uri)
@@ -66,11 +72,20 @@ def local_copy(source_uri: str, companion: str | None = None) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="medfuncta-source-") as folder:
         local = Path(folder, f"source{suffix(name)}")
         _download(parent, name, local)
-        if companion is not None:
-            other = companion.rpartition("/")[2]
-            with suppress(ObjectMissingError):
-                _download(parent, other, Path(folder, f"source{suffix(other)}"))
+        _fetch_parts(source_uri, local, parts)
         yield local
+
+
+def _fetch_parts(source_uri: str, local: Path, parts: Parts) -> None:
+    parent, _, name = source_uri.rpartition("/")
+    own = suffix(name)
+    tried = {own, local.name}
+    while new := [part for part in parts(local) if part not in tried]:
+        tried.update(new)
+        for part in new:
+            there, here = (n.removesuffix(own) + part if part.startswith(".") else part for n in (name, local.name))
+            with suppress(ObjectMissingError):  # the reader misses it
+                _download(parent, there, local.parent / here)
 
 
 def _download(parent: str, name: str, local: Path) -> None:

@@ -50,6 +50,7 @@ from tests.writers import (
     write_mgh,
     write_nifti,
     write_png,
+    write_wfdb,
 )
 
 pytestmark = pytest.mark.fault("hostile-input")
@@ -75,6 +76,8 @@ def test_small_files_that_ask_for_everything(tmp_path: Path, measured: Callable[
     measured(f"{len(outcomes)} bombs refused within 768 MiB, the slowest in {slowest:.1f} s")
 
 
+FORMS = ("16", "212", "516")
+"""Of WFDB's signal files: plain, packed, FLAC."""
 COMPRESSED = ("MR_small_RLE", "MR_small_jp2klossless", "MR_small_jpeg_ls_lossless", "SC_rgb_small_odd_jpeg")
 """A decoder for each family of syntaxes."""
 
@@ -118,8 +121,11 @@ def sources(folder: Path) -> dict[str, tuple[Read, list[bytes]]]:
         "jpeg": ("image", ".jpg", [write_png(folder / "a.jpg", mode="RGB")]),
         "npz": ("medmnist", ".npz", [write_medmnist(folder / "a.npz", (6, 6), {"train": 3, "test": 2})]),
         "csv": ("ecg-csv", ".csv", [write_ecg_csv(folder / "a.csv", rows=2)]),
+        "wfdb, header": ("wfdb", ".hea", [write_wfdb(folder / f"{form}.hea", 50, form=form) for form in FORMS]),
+        "dicom, waveforms": ("ecg-dicom", ".dcm", [PYDICOM / "waveform_ecg.dcm"]),
     }
-    return {
+    signals = {f"wfdb, signals {form}": signal_file(folder / f"{form}.hea") for form in FORMS}
+    return signals | {
         name: (by_reader(reader, suffix, folder), [path.read_bytes() for path in paths])
         for name, (reader, suffix, paths) in written.items()
     }
@@ -138,6 +144,20 @@ def write_tiffs(folder: Path) -> list[Path]:
     tifffile.imwrite(folder / "tiled.tif", array, photometric="rgb", compression="zlib", tile=(16, 16))
     Image.fromarray(array[..., 0]).save(folder / "lzw.tif", compression="tiff_lzw")
     return [folder / f"{name}.tif" for name in ("plain", "tiled", "lzw")]
+
+
+def signal_file(header: Path) -> tuple[Read, list[bytes]]:
+    """The same for the signal file of a record, whose header is in order."""
+    folder = header.parent / header.stem
+    folder.mkdir()
+    path = write_wfdb(folder / header.name, 50, form=header.stem).with_suffix(".dat")
+
+    def read(data: bytes) -> None:
+        path.write_bytes(data)
+        for found in reader_named("wfdb").scans(folder / header.name):
+            assert isinstance(found.scan, Scan | MedfunctaError)
+
+    return read, [path.read_bytes()]
 
 
 def stored() -> dict[str, tuple[Read, list[bytes]]]:
@@ -245,7 +265,7 @@ def unharmed(read: Read, data: bytes) -> None:
     assert time.process_time() - began < SECONDS
 
 
-SOURCES = (
+IMAGES = (
     "nifti",
     "nifti, gzip",
     "nifti series",
@@ -257,8 +277,9 @@ SOURCES = (
     "png",
     "jpeg",
     "npz",
-    "csv",
 )
+SIGNALS = ("csv", "dicom, waveforms", "wfdb, header", *(f"wfdb, signals {form}" for form in FORMS))
+SOURCES = (*IMAGES, *SIGNALS)
 STORED = tuple(stored())
 
 

@@ -11,9 +11,10 @@ import nibabel as nib
 import numpy as np
 from nibabel.freesurfer.mghformat import DATA_OFFSET, MGHHeader
 
+from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.readers.reader import Found, refusing
-from medfuncta_dist.scans.readers.volume_file import found_volumes, head, layout
+from medfuncta_dist.scans.readers.volume_file import chosen_volume, found_volumes, head, layout
 
 FRAMES_AT = 16
 """Bytes before the number of frames in a header."""
@@ -27,6 +28,10 @@ class MghReader:
 
     def __init__(self, volume: int | None = None) -> None:
         self._volume = volume
+
+    def for_data(self, data: Data) -> MghReader:
+        """The reader that follows a run file."""
+        return MghReader(chosen_volume(data))
 
     def scans(self, path: Path) -> Iterator[Found]:
         """The file's frames, each a volume."""

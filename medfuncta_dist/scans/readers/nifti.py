@@ -11,9 +11,11 @@ from typing import Any
 
 import nibabel as nib
 
+from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.readers.reader import Found, refusing, silence_logger
-from medfuncta_dist.scans.readers.volume_file import Layout, found_volumes, head, layout
+from medfuncta_dist.scans.readers.volume_file import Layout, chosen_volume, found_volumes, head, layout
+from medfuncta_dist.storage.sources import suffix
 
 silence_logger("nibabel.global")
 
@@ -38,6 +40,15 @@ class NiftiReader:
 
     def __init__(self, volume: int | None = None) -> None:
         self._volume = volume
+
+    def for_data(self, data: Data) -> NiftiReader:
+        """The reader that follows a run file."""
+        return NiftiReader(chosen_volume(data))
+
+    def parts(self, path: Path) -> list[str]:
+        """Of a pair, the suffix of the other file."""
+        other = other_of_pair(path.name)
+        return [] if other is None else [suffix(other)]
 
     def scans(self, path: Path) -> Iterator[Found]:
         """The file's volumes. Of a pair, either file will do; the other one lies beside it."""

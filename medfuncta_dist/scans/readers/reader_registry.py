@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Final
+from pathlib import Path
+from typing import Final, Protocol, runtime_checkable
 
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.scans.readers.dicom import DicomReader
-from medfuncta_dist.scans.readers.ecg_csv import EcgCsvReader
 from medfuncta_dist.scans.readers.image_file import ImageReader
 from medfuncta_dist.scans.readers.medmnist import MedmnistReader
 from medfuncta_dist.scans.readers.mgh import MghReader
-from medfuncta_dist.scans.readers.nifti import NiftiReader, other_of_pair
+from medfuncta_dist.scans.readers.nifti import NiftiReader
 from medfuncta_dist.scans.readers.reader import Reader
+from medfuncta_dist.scans.readers.signals.ecg_csv import EcgCsvReader
+from medfuncta_dist.scans.readers.signals.ecg_dicom import EcgDicomReader
+from medfuncta_dist.scans.readers.signals.wfdb_record import WfdbReader
 from medfuncta_dist.scans.readers.tiff import TiffReader
+from medfuncta_dist.storage.sources import Parts
 
 READERS: Final[tuple[Reader, ...]] = (
     NiftiReader(),
@@ -23,7 +27,27 @@ READERS: Final[tuple[Reader, ...]] = (
     TiffReader(),
     MedmnistReader(),
     EcgCsvReader(),
+    WfdbReader(),
+    EcgDicomReader(),
 )
+
+
+@runtime_checkable
+class Configurable(Protocol):
+    """A reader to which the run file says more than its name."""
+
+    def for_data(self, data: Data) -> Reader:
+        """The reader that follows this run file's section."""
+        ...
+
+
+@runtime_checkable
+class OfSeveralFiles(Protocol):
+    """A reader whose sources have files beside them that belong to them."""
+
+    def parts(self, path: Path) -> list[str]:
+        """The files that belong to a source, as ``storage.sources.Parts`` names them."""
+        ...
 
 
 def reader_for(name: str | None, uri: str) -> Reader:
@@ -43,19 +67,15 @@ def find_reader(name: str | None, uri: str) -> Reader | None:
     return next((reader for reader in READERS if suffix in reader.suffixes), None)
 
 
-def reader_as_asked(data: Data, uri: str) -> Reader:
-    """The reader of a source, set up as the run file asks."""
+def configured_reader(data: Data, uri: str) -> Reader:
+    """The reader of a source, as the run file's section has it."""
     reader = reader_for(data.reader, uri)
-    if isinstance(reader, NiftiReader | MghReader):
-        return type(reader)(None if data.volume == "each" else data.volume)
-    if isinstance(reader, TiffReader):
-        return TiffReader(stacked=len(data.shape) == 3 or data.slices is not None)
-    return reader
+    return reader.for_data(data) if isinstance(reader, Configurable) else reader
 
 
-def companion(reader: Reader, uri: str) -> str | None:
-    """The URI of the other file that the reader needs for this one, beside it: of a pair."""
-    return other_of_pair(uri) if isinstance(reader, NiftiReader) else None
+def parts_of(reader: Reader) -> Parts:
+    """What tells the files that belong to a source of this reader."""
+    return reader.parts if isinstance(reader, OfSeveralFiles) else lambda path: ()
 
 
 def reader_named(name: str) -> Reader:
@@ -68,7 +88,8 @@ def reader_named(name: str) -> Reader:
 
 def choices() -> str:
     """All readers and their suffixes, for people."""
-    return ", ".join(f"{r.name} ({' '.join(s or 'no suffix' for s in r.suffixes)})" for r in READERS)
+    suffixes = {r.name: " ".join(s or "no suffix" for s in r.suffixes) or "only by name" for r in READERS}
+    return ", ".join(f"{name} ({known})" for name, known in suffixes.items())
 
 
 def _suffix(uri: str) -> str:

@@ -17,6 +17,7 @@ import tifffile
 from PIL import Image
 from tifffile import COMPRESSION, EXTRASAMPLE, PHOTOMETRIC, PREDICTOR
 
+from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.readers.bounded_file import BoundedFile
 from medfuncta_dist.scans.readers.reader import Found, check_inflation, check_size, refusing, silence_logger
@@ -84,6 +85,10 @@ class TiffReader:
 
     def __init__(self, stacked: bool = False) -> None:
         self._stacked = stacked
+
+    def for_data(self, data: Data) -> TiffReader:
+        """The reader that follows a run file."""
+        return TiffReader(stacked=len(data.shape) == 3 or data.slices is not None)
 
     def scans(self, path: Path) -> Iterator[Found]:
         """The file's only page; or its pages ``page/0``, ..., which stay in one split; or the volume of its pages."""

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.orientation import closest_ras
 from medfuncta_dist.scans.readers.reader import Found, check_inflation, check_size, refusing
@@ -41,6 +42,11 @@ class Layout:
     def volume_bytes(self) -> int:
         """Bytes of one volume."""
         return int(np.prod(self.shape, dtype=object)) * self.dtype.itemsize
+
+
+def chosen_volume(data: Data) -> int | None:
+    """The only volume of a file that a run file asks for; None for each."""
+    return None if data.volume == "each" else data.volume
 
 
 def layout(offset: int, shape: tuple[int, ...], dtype: np.dtype) -> Layout:

@@ -239,7 +239,7 @@ class BrokenReader:
 
 
 def broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reader: BrokenReader) -> list[Event]:
-    monkeypatch.setattr(source_reader, "reader_as_asked", lambda data, uri: reader)
+    monkeypatch.setattr(source_reader, "configured_reader", lambda data, uri: reader)
     return events(write_png(tmp_path / "a.png"), data(shape=[4, 4]))
 
 

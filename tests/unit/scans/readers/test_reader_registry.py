@@ -7,7 +7,7 @@ import pytest
 import tifffile
 
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.scans.readers.reader_registry import READERS, reader_as_asked, reader_for, reader_named
+from medfuncta_dist.scans.readers.reader_registry import READERS, configured_reader, reader_for, reader_named
 from tests.unit.scans.archive import declared
 from tests.writers import write_nifti
 
@@ -29,6 +29,7 @@ from tests.writers import write_nifti
         ("orig.mgz", "mgh"),
         ("a.TIFF", "tiff"),
         ("a.bmp", "image"),
+        ("a.hea", "wfdb"),
     ],
 )
 def test_reader_by_suffix(uri: str, name: str) -> None:
@@ -65,7 +66,7 @@ def test_readers_are_set_up_as_the_run_file_asks(tmp_path: Path) -> None:
 
     def found(path: Path, **keys: object) -> list[str]:
         data = declared(keys.pop("shape", [8, 8, 8]), **keys)  # type: ignore[arg-type]
-        return [one.item for one in reader_as_asked(data, str(path)).scans(path)]
+        return [one.item for one in configured_reader(data, str(path)).scans(path)]
 
     assert found(series) == ["volume/0", "volume/1", "volume/2"]
     assert found(series, volume=2) == ["volume/2"]
