@@ -18,7 +18,7 @@ from medfuncta_dist.scans.private_folder import load_salt, private_folder
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.archive_state import under_packed_names
 from medfuncta_dist.shards.data_contract import open_dataset
-from medfuncta_dist.shards.pack_plan import PackSource, find_sources
+from medfuncta_dist.shards.pack_plan import PackSource, list_sources
 from medfuncta_dist.shards.pack_record import PackRecord, read_packs
 from medfuncta_dist.shards.pack_task import PackTask, pack_task
 from medfuncta_dist.shards.snapshot import Shard, Snapshot
@@ -61,9 +61,9 @@ def repair_shards(
     data = open_dataset(store, run.dataset, run.data, keys.fingerprint(), fence)
     run = run.model_copy(update={"data": data})
     shards = [shard for split in snapshot.splits.values() for shard in split if shard.uri in damaged]
-    sources = under_packed_names(find_sources(run.data, keys), folder, keys, data)
     # Only those that the snapshot names: a superseded record can name the same shard, and sources that are gone.
     records = [record for record in read_packs(store, run.dataset) if record.name in set(snapshot.packs)]
+    sources = under_packed_names(list_sources(run.data, keys, records=records).sources, folder, keys, data)
     tasks, faults = _planned(run, keys, sources, records, shards)
     for outcome in fan_out(repair_task, tasks):
         if isinstance(outcome, Failed):

@@ -53,7 +53,8 @@ class Scan:
     """One scan. Nothing in it can name a patient.
 
     array: (channel, *spatial), one of ``STORED_TYPES``. Volumes are in RAS+ order; images are (row, column).
-    spacing: distance of neighbouring values along each spatial axis, in mm where the file says so, else 1.
+    spacing: distance of neighbouring values along each spatial axis, in mm (of a signal: s) where the file says so,
+        else 1.
     affine: (4, 4) float64, voxel (i, j, k, 1) -> world RAS mm; None where the file does not say. A 2D scan's maps
         (i, j, 0, 1), and its third column leads to the neighbouring slice.
     modality: one of ``MODALITIES``.

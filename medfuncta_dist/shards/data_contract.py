@@ -25,8 +25,9 @@ KIND = "dataset"
 PATIENT: Final = "patient"
 SOURCE: Final = "source"
 FILE: Final = "file"
-EARLIER = {"group": SOURCE, "series": FILE}
-"""What a contract without these keys says: earlier versions had no choice."""
+RESAMPLED: Final = "resample"
+EARLIER = {"group": SOURCE, "series": FILE, "length": RESAMPLED, "leads": None, "csv": None, "volume": "each"}
+"""What a contract without these keys says: earlier versions had no choice. At these values it leaves them out."""
 RULE_DIGITS = 16
 """Hex digits that tell one rule from another."""
 
@@ -46,14 +47,12 @@ def contract_of(data: Data) -> dict[str, Any]:
     It leaves out where scans come from (archives grow and move; of ``splits`` it has only the names) and how scans are
     grouped into shards and tasks. ``group`` is missing where scans are split by source, and ``series`` where each DICOM
     file is packed by itself, as in earlier versions; of a rule or a table it has a digest, because a contract travels
-    with networks, and a rule can hold names of folders.
+    with networks, and a rule can hold names of folders. Other keys that earlier versions did not have are missing, too,
+    where they say what those versions did.
     """
     part = data.part(lambda key: key.in_contract) | {"splits": sorted(data.splits) if data.splits else None}
-    group, series = _described(data.group), part["series"]
-    later = {"group": group, "series": None if series == FILE else series}
-    return {name: value for name, value in part.items() if name not in later} | {
-        name: value for name, value in later.items() if value is not None
-    }
+    part |= {"group": _described(data.group)}
+    return {name: value for name, value in part.items() if name not in EARLIER or value not in (None, EARLIER[name])}
 
 
 def _described(group: str | Grouping | None) -> str | dict[str, str] | None:
@@ -121,13 +120,15 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
 def require_contract(data: Data, contract: Mapping[str, Any], where: str) -> None:
     """``RunChangedError``, with the differences, unless ``data`` would pack scans like the data set's.
 
-    Where ``data.group`` or ``data.series`` is open, the data set's own counts.
+    Where ``data.group``, ``data.series`` or ``data.length`` is open, the data set's own counts.
     """
     ours = contract_of(data)
     if data.series is None and "series" in contract:
         ours["series"] = contract["series"]
     if data.group is None and data.slabs is None and "group" in contract:
         ours["group"] = contract["group"]
+    if data.length is None and "length" in contract:
+        ours["length"] = contract["length"]
     if lines := differences(ours, contract):
         raise RunChangedError(
             "the data set was packed with another data section:\n    " + "\n    ".join(lines),
@@ -139,14 +140,15 @@ def require_contract(data: Data, contract: Mapping[str, Any], where: str) -> Non
 def open_dataset(store: ObjectStore, name: str, data: Data, salt: str, fence: Guard) -> Data:
     """Create the data set's record, or check that ``data`` and the salt's fingerprint match it.
 
-    Returns ``data`` with the ``group`` and ``series`` that the data set has, where they were open. LeaseLostError if
-    the lease of the data set's ``fence`` is lost.
+    Returns ``data`` with the ``group``, ``series`` and ``length`` that the data set has, where they were open;
+    ``length`` stays so in one of an earlier version. LeaseLostError if the lease of the data set's ``fence`` is lost.
     """
     path, contract = dataset_path(name, "dataset.json"), check_dataset(store, name, data, salt)
     if contract is not None:
-        data = with_series(data, contract)
+        data = _with_length(with_series(data, contract), contract.get("length"))
         return _with_group(data, _packed_by(contract, store.uri(path)) if data.group is None else data.group)
     data = with_series(_with_group(data, PATIENT if data.slabs is None else SOURCE), None)
+    data = _with_length(data, "exact" if len(data.shape) == 1 else None)
     body = {"name": name, "contract": contract_of(data), "salt": salt}
     publish(store, fence, NewRecord(path, KIND, body))
     return data
@@ -192,3 +194,7 @@ def with_series(data: Data, contract: Mapping[str, Any] | None) -> Data:
         return data
     series = {} if contract is None else contract.get("series", FILE)
     return data.model_copy(update={"series": FILE if series == FILE else Series.model_validate(series)})
+
+
+def _with_length(data: Data, length: str | None) -> Data:
+    return data if data.length is not None else data.model_copy(update={"length": length})

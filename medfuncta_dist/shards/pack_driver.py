@@ -17,18 +17,19 @@ from dataclasses import dataclass, field, replace
 from medfuncta_dist.archive.inventory import locked
 from medfuncta_dist.archive.survey import OnSurvey
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import IntegrityError, ObjectMissingError, RunFileError, WorkerDiedError
+from medfuncta_dist.errors import IntegrityError, ObjectMissingError, WorkerDiedError
 from medfuncta_dist.scans.private_folder import load_or_create_salt, private_folder
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.archive_state import examine
 from medfuncta_dist.shards.data_contract import SplitsBy, contract_of, open_dataset, splits_by
+from medfuncta_dist.shards.failed_packs import is_empty, nothing_packed, withdraw_empty
 from medfuncta_dist.shards.mapping_update import update_mapping
-from medfuncta_dist.shards.pack_ledger import less, most_common, require_balance, require_few_quarantined, total
+from medfuncta_dist.shards.pack_ledger import less, require_balance, require_few_quarantined, total
 from medfuncta_dist.shards.pack_plan import (
     PackPlan,
     PackSource,
     Revised,
-    find_sources,
+    list_sources,
     pack_again,
     plan,
     require_outside_storage,
@@ -69,6 +70,8 @@ class PackSummary:
     """How many sources were new, same, changed, renamed, copied and removed."""
     uncompared: int = 0
     """Of the same ones: those that an earlier version has packed, of which only the name is known."""
+    aside: dict[str, int] = field(default_factory=dict)
+    """How many files were not read, by reason: foreign files and segmentations."""
 
 
 def pack(
@@ -89,11 +92,15 @@ def pack(
     folder = private_folder(run.data.private, run.dataset, run.storage)
     keys = KeyMaker(load_or_create_salt(folder))
     table = load_table(run.data)
-    sources = find_sources(run.data, keys, table)
+    parent, known = newest_snapshot(store, run.dataset), read_packs(store, run.dataset)
+    empty = is_empty(parent, known)
+    known = [] if empty else known
+    sources, aside = list_sources(run.data, keys, table, known)
     require_outside_storage(sources, store)
+    if empty:
+        withdraw_empty(store, run.dataset, fence)
     data = open_dataset(store, run.dataset, run.data, keys.fingerprint(), fence)
     run = run.model_copy(update={"data": data})
-    parent, known = newest_snapshot(store, run.dataset), read_packs(store, run.dataset)
     _require_known(parent, known, store)
     packs = parent.packs if parent else ()
     with locked(folder):
@@ -112,7 +119,7 @@ def pack(
     archive.adopt()
     unused = table.unused([source.path for source in sources]) if table else 0
     summary, found = _summary(snapshot, new_sources, patients, unused), archive.changes
-    return replace(summary, changes=found.counts, uncompared=found.uncompared)
+    return replace(summary, changes=found.counts, uncompared=found.uncompared, aside=aside)
 
 
 def _run_tasks(
@@ -305,9 +312,7 @@ def without(snapshot: Snapshot, replaced: Sequence[PackRecord]) -> Snapshot:
 def _reconcile(snapshot: Snapshot, where: str) -> None:
     require_balance(snapshot.counts, where)
     if snapshot.counts["packed"] == 0:
-        reasons = most_common(entry["reason"] for entry in snapshot.quarantined)
-        what = "the sources hold no usable scan" + (f": {reasons}" if reasons else "")
-        raise RunFileError(what, where="data", do="check data.source, data.reader and data.series")
+        raise nothing_packed(snapshot)
     shards: list[Shard] = [shard for split in snapshot.splits.values() for shard in split]
     if snapshot.samples != snapshot.counts["packed"] or len({shard.uri for shard in shards}) != len(shards):
         do = "run `verify`; where it finds nothing damaged, report this as a bug: the counts of scans are wrong"

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from medfuncta_dist.archive.changes import SourceState
+from medfuncta_dist.archive.source_bytes import fetch_from
 from medfuncta_dist.config.sections.data_section import Data, Grouping
-from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.errors import RunFileError, ScanError
 from medfuncta_dist.scans.patient_group import Group, group_in_path
-from medfuncta_dist.scans.readers.reader_registry import reader_for
+from medfuncta_dist.scans.readers.nifti import other_of_pair, values_of_pair
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.pack_record import PackRecord, group_name, settle
+from medfuncta_dist.shards.record_parts import without_parts
+from medfuncta_dist.shards.set_aside import NAMED, reason_aside, require_some
 from medfuncta_dist.shards.source_table import SourceTable, load_table
 from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -127,14 +131,38 @@ class PackPlan:
         return sum(len(record.sources) for record in self.records) + sum(len(rest.sources) for rest in self.rests)
 
 
-def find_sources(data: Data, keys: KeyMaker, table: SourceTable | None = None) -> list[PackSource]:
-    """All sources that the run file names, with their keys, sorted by relative path (``RunFileError``).
+class Listing(NamedTuple):
+    """The sources to read, and how many others there are, by reason."""
 
-    ``table`` is that of ``data.group``, which is read where it is not given.
+    sources: list[PackSource]
+    aside: dict[str, int]
+
+
+def find_sources(data: Data, keys: KeyMaker, table: SourceTable | None = None) -> list[PackSource]:
+    """All sources that the run file names, with their keys, sorted by relative path (``RunFileError``)."""
+    return list_sources(data, keys, table).sources
+
+
+def list_sources(
+    data: Data, keys: KeyMaker, table: SourceTable | None = None, records: Sequence[PackRecord] = ()
+) -> Listing:
+    """All sources that the run file names, with their keys, sorted by relative path; and what is set aside.
+
+    ``table`` is that of ``data.group``, which is read where it is not given. Sources of ``records`` are never set
+    aside: an earlier version, or another run file, has packed them. Raises ``RunFileError``.
     """
     table = load_table(data) if table is None else table
+    aside: Counter[str] = Counter()
+    found = _found(data, keys, table, {key for record in records for key in record.sources}, aside)
+    require_some(found, aside)
+    return Listing(found, {reason: aside[reason] for reason in sorted(aside)})
+
+
+def _found(
+    data: Data, keys: KeyMaker, table: SourceTable | None, packed: Collection[str], aside: Counter[str]
+) -> list[PackSource]:
     if data.source is not None:
-        return _keyed(expand(data.source), keys, data, table, None)
+        return _keyed(_sources(data.source, data), keys, data, table, None, packed, aside)
     if data.splits is None:
         raise RunFileError(
             "there is nothing to pack: the run file names a snapshot, but no scans",
@@ -144,7 +172,7 @@ def find_sources(data: Data, keys: KeyMaker, table: SourceTable | None = None) -
     found = [
         source
         for split, patterns in sorted(data.splits.items())
-        for source in _keyed(expand(patterns), keys, data, table, split)
+        for source in _keyed(_sources(patterns, data), keys, data, table, split, packed, aside)
     ]
     if repeated := len(found) - len({source.uri for source in found}):
         raise RunFileError(
@@ -155,14 +183,31 @@ def find_sources(data: Data, keys: KeyMaker, table: SourceTable | None = None) -
     return found
 
 
+def _sources(patterns: str | list[str], data: Data) -> list[Source]:
+    return without_parts(expand(patterns), data.reader, _whole)
+
+
+def _whole(source: Source) -> bytes:
+    """The source's bytes; none where it cannot be read, which is said when it is packed."""
+    try:
+        return fetch_from(source.uri)(0, source.size)
+    except ScanError:
+        return b""
+
+
 def _keyed(
-    sources: list[Source], keys: KeyMaker, data: Data, table: SourceTable | None, split: str | None
+    sources: list[Source],
+    keys: KeyMaker,
+    data: Data,
+    table: SourceTable | None,
+    split: str | None,
+    packed: Collection[str],
+    aside: Counter[str],
 ) -> list[PackSource]:
-    for source in sources:
-        reader_for(data.reader, source.uri)  # refuses an unknown format before anything starts
+    kept = list(_kept(sources, keys, data, split, packed, aside))
+    relatives = [relative for _, relative in kept]
+    sources = [source for source, _ in kept]
     known = _known(sources, keys, data, table)
-    # Two splits' folders often use the same file names: the split is then part of what identifies a source.
-    relatives = [source.relative if split is None else f"{split}/{source.relative}" for source in sources]
     return [
         PackSource(
             keys.source_key(relative),
@@ -177,6 +222,28 @@ def _keyed(
         )
         for source, relative, row in zip(sources, relatives, known, strict=True)
     ]
+
+
+def _kept(
+    sources: Sequence[Source],
+    keys: KeyMaker,
+    data: Data,
+    split: str | None,
+    packed: Collection[str],
+    aside: Counter[str],
+) -> Iterator[tuple[Source, str]]:
+    """The sources to read, with the paths that identify them; the others are counted in ``aside``."""
+    pairs = {source.uri.lower() for source in sources if other_of_pair(source.uri)}
+    for source in sources:
+        # A pair has one identity, whichever of its files is listed.
+        name = values_of_pair(source.relative) if data.reader in (None, "nifti") else source.relative
+        # Two splits' folders often use the same file names: the split is then part of what identifies a source.
+        relative = name if split is None else f"{split}/{name}"
+        reason = reason_aside(source, data, pairs)
+        if reason is None or (reason in NAMED and keys.source_key(relative) in packed):
+            yield source, relative
+        else:
+            aside[reason] += 1
 
 
 class _Known(NamedTuple):

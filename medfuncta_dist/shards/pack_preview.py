@@ -15,7 +15,8 @@ from medfuncta_dist.scans.private_folder import load_or_create_salt, private_fol
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.archive_state import ArchiveState, examine
 from medfuncta_dist.shards.data_contract import check_dataset, with_series
-from medfuncta_dist.shards.pack_plan import find_sources, require_outside_storage
+from medfuncta_dist.shards.failed_packs import is_empty
+from medfuncta_dist.shards.pack_plan import list_sources, require_outside_storage
 from medfuncta_dist.shards.pack_record import read_packs, settle
 from medfuncta_dist.shards.snapshot import newest_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -38,6 +39,8 @@ class PackPreview:
     dicom: SeriesSums | None
     """What the DICOM series would give; None where each file is packed by itself."""
     folder: Path = field(repr=False)
+    aside: dict[str, int] = field(default_factory=dict)
+    """As in ``PackSummary``."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +66,14 @@ def preview_pack(run: RunFile, on_survey: OnSurvey) -> PackPreview:
     store = ObjectStore(run.storage)
     folder = private_folder(run.data.private, run.dataset, run.storage)
     keys = KeyMaker(load_or_create_salt(folder))
-    sources = find_sources(run.data, keys)
+    parent, known = newest_snapshot(store, run.dataset), read_packs(store, run.dataset)
+    empty = is_empty(parent, known)
+    known = [] if empty else known
+    sources, aside = list_sources(run.data, keys, records=known)
     require_outside_storage(sources, store)
-    data = with_series(run.data, check_dataset(store, run.dataset, run.data, keys.fingerprint()))
-    parent = newest_snapshot(store, run.dataset)
-    records = settle(read_packs(store, run.dataset), first=parent.packs if parent else ())
+    contract = None if empty else check_dataset(store, run.dataset, run.data, keys.fingerprint())
+    data = with_series(run.data, contract)
+    records = settle(known, first=parent.packs if parent else ())
     with locked(folder):
         archive = examine(store, data, sources, records, folder, keys, on_survey)
         found = sums(archive.inventory, archive.salt)
@@ -83,6 +89,7 @@ def preview_pack(run: RunFile, on_survey: OnSurvey) -> PackPreview:
         found,
         dicom,
         folder,
+        aside,
     )
 
 

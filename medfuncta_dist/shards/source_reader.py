@@ -20,7 +20,7 @@ from medfuncta_dist.scans.canonical import canonical, slices, split_of, windowed
 from medfuncta_dist.scans.patient_group import Group, group_of
 from medfuncta_dist.scans.readers.dicom.series_reader import InstanceFile, Part, series_images, series_volumes
 from medfuncta_dist.scans.readers.reader import Found
-from medfuncta_dist.scans.readers.reader_registry import reader_for
+from medfuncta_dist.scans.readers.reader_registry import configured_reader, parts_of
 from medfuncta_dist.scans.scan import Scan
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.scans.shared_window import with_shared_window
@@ -75,6 +75,9 @@ class WholeContent:
     state: SourceState
 
 
+SEGMENTATION = "a segmentation, as the file says (data.masks: keep packs it)"
+
+
 @dataclass(frozen=True)
 class SeriesFiles:
     """How many files of a DICOM series became part of a scan, of a quarantined one, or were left out by policy."""
@@ -106,7 +109,7 @@ class SourceReader:
     def events(self, source: PackSource) -> Iterator[Event]:
         """The scans of one source. ``IntegrityError`` when two of its scans have one key."""
         known_keys: set[str] = set()
-        with local_files(source) as paths:
+        with self._local_files(source) as paths:
             for event in self._series(source, paths) if source.members else self._file(source, paths[0]):
                 if isinstance(event, EncodedScan | UnusableScan):
                     if event.key in known_keys:
@@ -124,6 +127,16 @@ class SourceReader:
         found = [content or self._content(path) for content, path in zip(known, paths, strict=True)]
         return replace(state, content=joint_content(found, self.keys) if source.members else found[0])
 
+    @contextmanager
+    def _local_files(self, source: PackSource) -> Iterator[list[Path]]:
+        """The files of a source as local ones, with those that belong to it beside them."""
+        if source.members:
+            with local_copies([(member.uri, member.size) for member in source.members]) as paths:
+                yield paths
+        else:
+            with local_copy(source.uri, parts_of(configured_reader(self.data, source.uri))) as path:
+                yield [path]
+
     def _content(self, path: Path) -> str:
         with suppress(FileNotFoundError, PermissionError):
             if path.stat().st_size:
@@ -131,7 +144,7 @@ class SourceReader:
         return ""
 
     def _file(self, source: PackSource, path: Path) -> Iterator[Event]:
-        found = reader_for(self.data.reader, source.uri).scans(path)
+        found = configured_reader(self.data, source.uri).scans(path)
         shared = isinstance(self.data.series, Series) and not self.data.takes_volumes
         yield from _guarded(self._each(source, with_shared_window(found, self.data) if shared else found))
 
@@ -168,13 +181,16 @@ class SourceReader:
     def _found(self, source: PackSource, found: Found) -> Iterator[Event]:
         key = self.keys.scan_key(source.relative, found.item)
         group = group_of(found, source.group, self.data, self.keys)
-        alone = self.keys.scan_key(source.relative, "") if found.alike else key
+        whole = "" if found.alike else found.part_of
+        alone = key if whole is None else self.keys.scan_key(source.relative, whole)
         place = _Place(source.split or found.split, group, group.key if group and group.key else alone)
         try:
             if isinstance(found.scan, ScanError):
                 raise found.scan
             if found.burn_in is not None and self.data.burned_in == "refuse":
                 raise ScanError(found.burn_in)
+            if found.mask and self.data.masks == "skip":
+                raise ScanError(SEGMENTATION)
             scan = found.scan if source.labels is None else replace(found.scan, labels=source.labels)
             if self.data.slices is None:
                 yield self._encoded(key, found.item, place, None, scan)
@@ -202,17 +218,6 @@ class SourceReader:
             raise
         except Exception as error:
             return UnusableScan(key, item, f"the canonical transform failed: {type(error).__name__}")
-
-
-@contextmanager
-def local_files(source: PackSource) -> Iterator[list[Path]]:
-    """The files of a source as local ones."""
-    if source.members:
-        with local_copies([(member.uri, member.size) for member in source.members]) as paths:
-            yield paths
-    else:
-        with local_copy(source.uri) as path:
-            yield [path]
 
 
 def _guarded(events: Iterator[Event]) -> Iterator[Event]:

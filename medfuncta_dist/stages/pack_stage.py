@@ -46,6 +46,7 @@ def figures_of(summary: PackSummary) -> dict[str, Any]:
         "new_sources": summary.new_sources,
         "sources": summary.changes,
         "uncompared": summary.uncompared,
+        "set_aside": summary.aside,
         "quarantined": summary.counts["quarantined"] + summary.counts["sources_quarantined"],
         "reasons": dict(Counter(entry["reason"] for entry in summary.quarantined)),
         "splits_by": str(summary.splits_by),
@@ -58,6 +59,7 @@ def figures_of(summary: PackSummary) -> dict[str, Any]:
             *_instances_text(summary.counts),
             *_changes_text(summary.changes),
             *_uncompared_text(summary.uncompared),
+            *_aside_text(summary.aside),
             *_about_splits(summary),
         ],
     }
@@ -73,6 +75,7 @@ def plan_pack(run: RunFile) -> dict[str, Any]:
         "run": run.name,
         "sources": preview.changes,
         "uncompared": preview.uncompared,
+        "set_aside": preview.aside,
         "to_read": {"sources": preview.to_read, "bytes": preview.bytes_to_read},
         "archive": asdict(found),
         "series": preview.dicom and asdict(preview.dicom),
@@ -110,7 +113,7 @@ def _plan_text(preview: PackPreview, seconds: float | None) -> list[str]:
         lines.insert(1, f"DICOM: {found.patients} patients, {found.studies} studies, {found.series} series")
         lines[2:2] = _series_text(preview.dicom)
     lines += [f"problem: {n} x {reason}" for reason, n in found.problems.items()]
-    lines += _uncompared_text(preview.uncompared)
+    lines += [*_uncompared_text(preview.uncompared), *_aside_text(preview.aside)]
     return [*lines, "nothing was packed: this was a plan"]
 
 
@@ -133,6 +136,10 @@ def _instances_text(counts: Mapping[str, int]) -> list[str]:
 def _uncompared_text(sources: int) -> list[str]:
     what = f"{sources} sources were packed by an earlier version, which did not keep their size: they count as the same"
     return [what] if sources else []
+
+
+def _aside_text(aside: Mapping[str, int]) -> list[str]:
+    return [f"not read: {count} x {reason}" for reason, count in aside.items()]
 
 
 def _changes_text(changes: Mapping[str, int]) -> list[str]:

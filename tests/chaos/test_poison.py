@@ -25,8 +25,8 @@ from tests.writers import write_medmnist, write_nifti, write_png
 SCANS, FILES = 1000, 24
 CRASHING = "crashing.png"
 IN_PACK = {
-    "nan.nii.gz": "some values are not finite",
-    "cut.png": "not a readable PNG or JPEG file",
+    "nan.nii.gz": "some values are not finite (data.non_finite: background takes them for background)",
+    "cut.png": "not a readable PNG, JPEG or BMP file",
     "volume.nii.gz": "expected 2 axes, found 3",
     CRASHING: "packing this source failed: WorkerDiedError",
 }

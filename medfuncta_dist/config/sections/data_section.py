@@ -124,6 +124,30 @@ class Grouping(Section):
         return self
 
 
+class Csv(Section):
+    """What the columns of CSV files with signals are, where that is not plain: every column that is not named here is a
+    sample. Columns count from 0; -1 is the last one."""
+
+    skip: list[int] = Field(default=[])
+    """Columns that are no samples: row numbers, identifiers, names. They are not read."""
+    label: int | None = None
+    """The column of the label, a whole number."""
+    header: bool | None = None
+    """Whether the first line holds names. Default: as it looks."""
+    separator: Literal[",", ";", "\t", " "] | None = None
+    """What separates columns. Default: as the first lines look."""
+    decimal: Literal[".", ","] | None = None
+    """The decimal sign. Default: as the numbers look."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Csv:
+        if self.label in self.skip:
+            raise ValueError(f"column {self.label} is in skip, and is the label")
+        if self.decimal is not None and self.decimal == self.separator:
+            raise ValueError("decimal and separator are the same sign")
+        return self
+
+
 class Data(Section):
     """Where scans come from and what shape they are packed in."""
 
@@ -139,6 +163,17 @@ class Data(Section):
     """Points per axis to which every scan is resampled: one, two or three axes."""
     channels: Annotated[PositiveInt, CONTRACT] = 1
     """Values per point: 1 grey, 3 colour."""
+    length: Annotated[Literal["exact", "resample", "windows"] | None, CONTRACT, Added(None)] = None
+    """Signals (a `shape` of one axis) with another number of samples than `shape`: `exact` quarantines them, `resample`
+    stretches them, `windows` packs every whole piece of that length, one after the other (samples after the last whole
+    piece are left out). Default: `exact` in a new data set; an existing one keeps its own, which is `resample` for CSV
+    if it was packed by a version without this key."""
+    leads: Annotated[list[str | NaturalInt] | None, Field(min_length=1), CONTRACT, Added(None)] = None
+    """The leads of a WFDB record or a DICOM electrocardiogram that become channels, in this order: by name, such as
+    `II`, or by number from 0. Default: all."""
+    csv: Annotated[Csv | None, CONTRACT, Added(None)] = None
+    """What the columns of CSV files with signals are. Default: as they look; a file that allows more than one reading
+    is refused."""
     dataset: Name | None = None
     """Name of the data set in storage. Default: the run's name."""
     snapshot: Annotated[str | None, Key(within_run=WithinRun.FREE)] = None
@@ -167,6 +202,17 @@ class Data(Section):
     """DICOM images whose pixels may name or show the patient: text burned in or not ruled out (secondary captures,
     screen saves, ultrasound, fluoroscopy), recognizable features. ``refuse`` quarantines them with the reason;
     ``keep`` packs them. A change counts for files that are packed later."""
+    masks: Annotated[Literal["skip", "keep"], Key(within_run=WithinRun.FREE), Added("skip")] = "skip"
+    """Segmentations: files of NIfTI, MGH, TIFF, PNG, JPEG and BMP that are called so (`labelsTr/`, `masks/`,
+    `*_seg`, `*_dseg`, `mask*`, ...), and NIfTI files whose header says so. ``skip`` packs none: the former are set
+    aside and counted, the latter are quarantined. ``keep`` packs them as if they were images. A change counts for files
+    that are packed later."""
+    volume: Annotated[Literal["each"] | NaturalInt, CONTRACT, Added("each")] = "each"
+    """Of NIfTI and MGH files with several volumes (four axes): pack `each` as a scan, all in one split, or only the one
+    with this number, from 0."""
+    non_finite: Annotated[Literal["refuse", "background"], Key(within_run=WithinRun.FREE), Added("refuse")] = "refuse"
+    """Scans with values that are not finite (NaN, infinities): ``refuse`` quarantines them; ``background`` gives these
+    values the smallest one of the rest of the scan. A change counts for files that are packed later."""
     shard_scans: PositiveInt = 1024
     """Largest number of scans per shard."""
     shard_megabytes: PositiveInt = 128
@@ -212,6 +258,10 @@ class Data(Section):
             raise ValueError("slabs part each volume, so group would do nothing: leave one of them out")
         if self.splits is not None and isinstance(self.group, Grouping) and self.group.split is not None:
             raise ValueError("splits and group.split both give the splits: leave one of them out")
+        if self.length is not None and len(self.shape) != 1:
+            raise ValueError(f"length is for signals, but shape has {len(self.shape)} axes: leave length out")
+        if self.leads is not None and len(self.leads) != self.channels:
+            raise ValueError(f"leads names {len(self.leads)} leads, but channels is {self.channels}")
         if abs(sum(self.fractions.values()) - 1) > 1e-6 or "train" not in self.fractions:
             raise ValueError(f"fractions must contain train and sum to 1, got {self.fractions}")
         return self

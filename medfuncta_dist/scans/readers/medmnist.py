@@ -29,6 +29,7 @@ LARGEST_DIRECTORY = 2**20
 """Bytes of the zip's list of members: room for thousands, where six are expected."""
 NPY_START = {(1, 0): (10, npy.read_array_header_1_0), (2, 0): (12, npy.read_array_header_2_0)}
 """By version: bytes up to the header's text (magic, version, the text's length), and what reads it."""
+LARGEST_WHOLE = 2**53
 LARGEST_HEADER = 4096
 """Bytes. NumPy writes 118."""
 
@@ -107,18 +108,28 @@ def _parsed(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def _labels(archive: zipfile.ZipFile, split: str) -> np.ndarray | None:
-    """(n, k) integers; None where the file has none."""
+    """(n, k) integers, which may be stored as floats; None where the file has none, or other numbers: those are no
+    classes."""
     if split + LABELS not in archive.namelist():
         return None
     info = archive.getinfo(split + LABELS)
     with archive.open(info) as stream:
         shape, dtype = _header(stream, info.file_size)
-        if dtype.kind not in "biu" or not 1 <= len(shape) <= 2 or int(np.prod(shape, dtype=object)) > MAX_LABELS:
-            raise ScanError("labels that are not a table of integers")
+        if not 1 <= len(shape) <= 2 or int(np.prod(shape, dtype=object)) > MAX_LABELS:
+            raise ScanError("labels that are not a table")
         values = np.frombuffer(stream.read(), dtype).reshape(shape)
     if values[:1].size > MAX_LABELS_A_SCAN:
         raise ScanError(f"more than {MAX_LABELS_A_SCAN} labels a scan")
+    if dtype.kind == "f":
+        if not _are_whole(values):
+            return None
+        values = values.astype(np.int64)
     return values.reshape(len(values), -1)
+
+
+def _are_whole(values: np.ndarray) -> bool:
+    """Whether floats are integers, and so small that all of these have their own float."""
+    return bool((np.isfinite(values) & (values == np.trunc(values)) & (np.abs(values) <= LARGEST_WHOLE)).all())
 
 
 def _images(archive: zipfile.ZipFile, split: str, labels: np.ndarray | None) -> Iterator[Found]:
@@ -128,6 +139,8 @@ def _images(archive: zipfile.ZipFile, split: str, labels: np.ndarray | None) -> 
             (count, *shape), dtype = _header(stream, info.file_size)
             if labels is not None and len(labels) != count:
                 raise ScanError("labels and images differ in number")
+            if len(shape) == 3 and shape[0] == 3 != shape[-1]:
+                raise ScanError("images of 3 x rows x columns: either colours come first, or they are volumes")
             size = check_size(shape) * dtype.itemsize
         for row in range(count):
             with refusing("the npz file is damaged"):

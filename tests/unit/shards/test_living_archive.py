@@ -396,7 +396,7 @@ def test_only_changed_sources_are_read(run: RunFile, tmp_path: Path, monkeypatch
     write(tmp_path, 1, seed=50)
     read: list[str] = []
     copy = source_reader.local_copy
-    monkeypatch.setattr(source_reader, "local_copy", lambda uri: read.append(uri) or copy(uri))
+    monkeypatch.setattr(source_reader, "local_copy", lambda uri, *parts: read.append(uri) or copy(uri, *parts))
     packed(run)
     assert read == [str(tmp_path / "archive" / "Doe-01.csv")]
 

@@ -34,6 +34,8 @@ from tests.unit.shards.samples import key_of, objects, run_file
 from tests.writers import write_dicom, write_medmnist, write_nifti, write_png
 
 KEYS = KeyMaker(bytes(32))
+SALT = "5a" * 32
+"""With it, neither half of eight patients is empty; with one salt in 128, all would be in one split."""
 HALVES = {"train": 0.5, "test": 0.5}
 
 
@@ -79,7 +81,10 @@ def small(tmp_path: Path, **data: Any) -> RunFile:
     return run_file(tmp_path, shape=[8, 8], **({"fractions": HALVES} | data))
 
 
-def test_all_scans_of_a_patient_are_in_one_split_and_later_ones_join_them(tmp_path: Path) -> None:
+def test_all_scans_of_a_patient_are_in_one_split_and_later_ones_join_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MEDFUNCTA_SALT", SALT)
     for patient in range(8):
         write_patient(tmp_path / "archive", patient)
     run = small(tmp_path, sources_per_task=5)

@@ -54,6 +54,10 @@ def test_an_empty_split_and_unused_rows_are_told() -> None:
     assert "4 rows of data.group.table name no source of the archive" in text
 
 
+def test_what_was_not_read_is_told() -> None:
+    assert "not read: 3 x no reader takes .pdf" in said(SplitsBy.PATIENT, aside={"no reader takes .pdf": 3})
+
+
 def test_the_counts_are_figures_too() -> None:
     summary = PackSummary(
         "d" * 64, total([]), [], {"train": 7}, 0, SplitsBy.GIVEN, SplitPatients(9, 2, {"patient": 30}), [], 4
