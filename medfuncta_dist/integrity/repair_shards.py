@@ -11,6 +11,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medfuncta_dist.archive.inventory import INVENTORY, read_inventory
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, ObjectMissingError, ScanError
 from medfuncta_dist.integrity.verify_shards import Fault, ShardCheck, check_shard
@@ -22,6 +23,8 @@ from medfuncta_dist.shards.pack_plan import PackSource, find_sources
 from medfuncta_dist.shards.pack_record import PackRecord, read_packs
 from medfuncta_dist.shards.pack_task import PackTask, pack_task
 from medfuncta_dist.shards.snapshot import Shard, Snapshot
+from medfuncta_dist.shards.source_table import load_table
+from medfuncta_dist.shards.table_join import join_table
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard, Unfenced
 from medfuncta_dist.task_map import Failed, FanOut
@@ -61,7 +64,7 @@ def repair_shards(
     data = open_dataset(store, run.dataset, run.data, keys.fingerprint(), fence)
     run = run.model_copy(update={"data": data})
     shards = [shard for split in snapshot.splits.values() for shard in split if shard.uri in damaged]
-    sources = under_packed_names(find_sources(run.data, keys), folder, keys)
+    sources = under_packed_names(_told_sources(run, folder, keys), folder, keys)
     # Only those that the snapshot names: a superseded record can name the same shard, and sources that are gone.
     records = [record for record in read_packs(store, run.dataset) if record.name in set(snapshot.packs)]
     tasks, faults = _planned(run, keys, sources, records, shards)
@@ -71,6 +74,16 @@ def repair_shards(
         else:
             faults += outcome.result
     return faults
+
+
+def _told_sources(run: RunFile, folder: Path, keys: KeyMaker) -> list[PackSource]:
+    """The sources of the archive with what the run file's table says of them."""
+    sources, inventory = find_sources(run.data, keys), folder / INVENTORY
+    table = load_table(run.data)
+    if table is None:
+        return sources
+    rows = read_inventory(inventory, keys.fingerprint(), ["relative", "identity"])
+    return join_table(sources, table, inventory, folder, keys, {r["relative"]: r["identity"] for r in rows}).sources
 
 
 def _error_text(error: Exception) -> str:

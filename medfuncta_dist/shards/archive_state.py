@@ -9,13 +9,16 @@ from pathlib import Path
 from medfuncta_dist.archive.changes import Changes, SourceState, compare, doubtful
 from medfuncta_dist.archive.inventory import INVENTORY, Listed, Row, locked, read_inventory
 from medfuncta_dist.archive.survey import OnSurvey, adopt, digest_contents, stamp, survey
-from medfuncta_dist.config.sections.data_section import Data, Grouping
+from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.scans.patient_group import Group
 from medfuncta_dist.scans.readers.reader_registry import reader_for
 from medfuncta_dist.scans.scan_key import KeyMaker
-from medfuncta_dist.shards.pack_plan import PackSource, Superseded
+from medfuncta_dist.shards.copy_conflicts import NO_CONFLICTS, CopyConflicts, copy_conflicts
+from medfuncta_dist.shards.pack_plan import PackSource, Superseded, told_key
 from medfuncta_dist.shards.pack_record import PackRecord
 from medfuncta_dist.shards.snapshot import read_index
+from medfuncta_dist.shards.source_table import SourceTable
+from medfuncta_dist.shards.table_join import Joined, join_table
 from medfuncta_dist.storage.object_store import ObjectStore
 
 IN_FILE = ("patient", "file")
@@ -31,7 +34,8 @@ class ArchiveState:
 
     identities, contents: by relative path, what the inventory does not hold yet.
     moved: keys of packed sources that are now under another path.
-    reassigned: keys of packed sources whose file is now in another split, or another patient's.
+    reassigned: keys of packed sources whose file is now in another split, or another patient's, or has other labels.
+    joined: how the table fits the sources. conflicts: copies of which something else is said than of what they copy.
     """
 
     sources: list[PackSource] = field(repr=False)
@@ -44,6 +48,8 @@ class ArchiveState:
     contents: Mapping[str, str] = field(repr=False)
     moved: frozenset[str] = frozenset()
     reassigned: frozenset[str] = frozenset()
+    joined: Joined = field(default_factory=lambda: Joined([]), repr=False)
+    conflicts: CopyConflicts = NO_CONFLICTS
 
     def superseded(self, removed: str, base: str) -> Superseded:
         """The packed sources that are not in the next snapshot as they are; ``removed`` as in the run file."""
@@ -64,8 +70,10 @@ def examine(
     folder: Path,
     keys: KeyMaker,
     on_survey: OnSurvey,
+    table: SourceTable | None = None,
 ) -> ArchiveState:
-    """Survey the sources, and compare them with the ``records`` that count. To be called inside ``locked``."""
+    """Survey the sources, join the owner's table, and compare them with the ``records`` that count. To be called inside
+    ``locked``. RunFileError where the table does not fit the sources."""
     listed = {source.relative: _listed(source, data) for source in sources}
     path = survey(list(listed.values()), folder, keys, on_survey)
     names, found = {}, {}
@@ -81,12 +89,16 @@ def examine(
     for relative, content in contents.items():
         key = key_of[relative]
         present[key] = replace(present[key], content=keys.property_key("content", content))
-    first, by_key = compare(packed, present), {key_of[source.relative]: source for source in sources}
-    in_table = isinstance(data.group, Grouping) and data.group.table is not None
-    reassigned = _reassigned(first, by_key, in_table, store, records)
+    first = compare(packed, present)
+    names_packed = {r: known_as.get(first.renamed.get(key, key), identities[r]) for r, key in key_of.items()}
+    copies = {r for r, key in key_of.items() if key in first.copied}
+    joined = join_table(sources, table, path, folder, keys, names_packed, copies)
+    by_key = {key_of[source.relative]: source for source in joined.sources}
+    conflicts = copy_conflicts(first.copied, by_key, table, folder)
+    reassigned = _reassigned(first, by_key, table is not None, store, records, keys)
     changes = compare({key: OTHER if key in reassigned else packed[key] for key in packed}, present)
     kept = {r: known_as[changes.renamed[k]] for r, k in key_of.items() if changes.renamed.get(k) in known_as}
-    resolved = (_resolved(s, identities, key_of, present, changes, known_as) for s in sources)
+    resolved = (_resolved(s, identities, key_of, present, changes, known_as) for s in joined.sources)
     wanted = (source for source in resolved if source.key not in changes.copied)
     return ArchiveState(
         sorted(wanted, key=lambda source: source.relative),  # the order in which repair finds them again
@@ -98,18 +110,36 @@ def examine(
         contents,
         frozenset(changes.renamed.values()),
         reassigned,
+        joined,
+        conflicts,
     )
 
 
 def _reassigned(
-    found: Changes, sources: Mapping[str, PackSource], in_table: bool, store: ObjectStore, records: Sequence[PackRecord]
+    found: Changes,
+    sources: Mapping[str, PackSource],
+    in_table: bool,
+    store: ObjectStore,
+    records: Sequence[PackRecord],
+    keys: KeyMaker,
 ) -> frozenset[str]:
     """Packed sources that were moved to where the run file, its table or the path tells another split or patient, or of
-    which the table does so where they are: they are packed again, or a patient's scans could be in two splits."""
+    which the table does so where they are: they are packed again, or a patient's scans could be in two splits. And
+    those that have other labels in the table than they were packed with."""
     now = {former: sources[key] for key, former in found.renamed.items()}
+    labelled = _labelled_otherwise(now | {key: sources[key] for key in found.same}, records, keys)
     now |= {key: sources[key] for key in found.same} if in_table else {}
     told = {key for key, source in now.items() if source.split is not None or source.group is not None}
-    return frozenset(key for key, split, group in _packed_as(told, store, records) if _is_other(now[key], split, group))
+    placed = _packed_as(told - labelled, store, records)
+    return frozenset(key for key, split, group in placed if _is_other(now[key], split, group)) | labelled
+
+
+def _labelled_otherwise(
+    sources: Mapping[str, PackSource], records: Sequence[PackRecord], keys: KeyMaker
+) -> frozenset[str]:
+    """Packed sources whose labels in the table are others than those that they were packed with."""
+    before = {key: record.told.get(key, "") for record in records for key in record.sources if key in sources}
+    return frozenset(key for key, told in before.items() if told_key(sources[key], keys) != told)
 
 
 def _is_other(source: PackSource, split: str, group: Group | None) -> bool:

@@ -21,6 +21,7 @@ from medfuncta_dist.errors import IntegrityError, RunFileError, WorkerDiedError
 from medfuncta_dist.scans.private_folder import load_or_create_salt, private_folder
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.archive_state import examine
+from medfuncta_dist.shards.copy_conflicts import NO_CONFLICTS, CopyConflicts
 from medfuncta_dist.shards.data_contract import SplitsBy, contract_of, open_dataset, splits_by
 from medfuncta_dist.shards.mapping_update import update_mapping
 from medfuncta_dist.shards.pack_ledger import COUNTS, require_balance, require_few_quarantined, total
@@ -30,6 +31,7 @@ from medfuncta_dist.shards.pack_rest import RestTask, rest_task
 from medfuncta_dist.shards.pack_task import PackTask, pack_task, quarantine_sources
 from medfuncta_dist.shards.snapshot import Shard, Snapshot, commit_snapshot, newest_snapshot, snapshot_path
 from medfuncta_dist.shards.source_table import load_table
+from medfuncta_dist.shards.split_look_alikes import SplitLookAlikes, split_look_alikes
 from medfuncta_dist.shards.split_patients import SplitPatients, require_apart, split_patients
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE, Guard
@@ -56,7 +58,12 @@ class PackSummary:
     empty_splits: list[str] = field(default_factory=list)
     """Splits of ``data.fractions`` into which no patient has fallen."""
     unused_rows: int = 0
-    """Rows of the run file's table of sources that name no source of the archive."""
+    """Rows of the run file's table that name no source of the archive."""
+    without_row: int = 0
+    """Sources that the table does not name."""
+    copy_conflicts: CopyConflicts = NO_CONFLICTS
+    look_alikes: SplitLookAlikes | None = None
+    """None where they are not searched for."""
     changes: dict[str, int] = field(default_factory=dict)
     """How many sources were new, same, changed, renamed, copied and removed."""
     uncompared: int = 0
@@ -81,7 +88,7 @@ def pack(
     folder = private_folder(run.data.private, run.dataset, run.storage)
     keys = KeyMaker(load_or_create_salt(folder))
     table = load_table(run.data)
-    sources = find_sources(run.data, keys, table)
+    sources = find_sources(run.data, keys)
     require_outside_storage(sources, store)
     data = open_dataset(store, run.dataset, run.data, keys.fingerprint(), fence)
     run = run.model_copy(update={"data": data})
@@ -89,7 +96,7 @@ def pack(
     _require_known(parent, known, store)
     packs = parent.packs if parent else ()
     with locked(folder):
-        archive = examine(store, run.data, sources, settle(known, first=packs), folder, keys, on_survey)
+        archive = examine(store, run.data, sources, settle(known, first=packs), folder, keys, on_survey, table)
     superseded = archive.superseded(run.data.removed, parent.digest if parent else "")
     todo = plan(archive.sources, known, packs, run.data.sources_per_task, superseded)
     made, new_sources = _run_tasks(store, run, todo, keys, fan_out, on_progress, fence, len(archive.sources))
@@ -100,9 +107,16 @@ def pack(
     replaced = [record for record in known if record.name in todo.replaced]
     snapshot, patients = _snapshot(store, run, parent, replaced, records, fence)
     archive.adopt()
-    unused = table.unused([source.path for source in sources]) if table else 0
-    summary, found = _summary(snapshot, new_sources, patients, unused), archive.changes
-    return replace(summary, changes=found.counts, uncompared=found.uncompared)
+    summary, found = _summary(snapshot, new_sources, patients), archive.changes
+    return replace(
+        summary,
+        unused_rows=archive.joined.unused,
+        without_row=archive.joined.without_row,
+        copy_conflicts=archive.conflicts,
+        look_alikes=split_look_alikes(store, snapshot, folder) if run.data.look_alikes == "report" else None,
+        changes=found.counts,
+        uncompared=found.uncompared,
+    )
 
 
 def _run_tasks(
@@ -287,7 +301,7 @@ def _reconcile(snapshot: Snapshot, where: str) -> None:
         raise IntegrityError("the shards do not hold each packed scan once", where=where, do=do)
 
 
-def _summary(snapshot: Snapshot, new_sources: int, patients: SplitPatients | None, unused_rows: int) -> PackSummary:
+def _summary(snapshot: Snapshot, new_sources: int, patients: SplitPatients | None) -> PackSummary:
     return PackSummary(
         snapshot.digest,
         dict(snapshot.counts),
@@ -297,5 +311,4 @@ def _summary(snapshot: Snapshot, new_sources: int, patients: SplitPatients | Non
         splits_by(snapshot.contract),
         patients,
         sorted(set(snapshot.contract["fractions"]) - set(snapshot.splits)) if patients and patients.patients else [],
-        unused_rows,
     )

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import NamedTuple
 
 from medfuncta_dist.archive.changes import SourceState
 from medfuncta_dist.config.sections.data_section import Data, Grouping
@@ -15,10 +14,18 @@ from medfuncta_dist.scans.patient_group import Group, group_in_path
 from medfuncta_dist.scans.readers.reader_registry import reader_for
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.pack_record import PackRecord, group_name, settle
-from medfuncta_dist.shards.source_table import SourceTable, load_table
 from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.sources import Source, expand
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the run file's table says of one scan."""
+
+    split: str | None
+    group: Group | None
+    labels: tuple[int, ...] | None
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,10 @@ class PackSource:
     """Whose it is, as its path or the run file's rule or table tells."""
     labels: tuple[int, ...] | None = None
     """Those that the run file's table gives."""
+    told: Mapping[str, Told] = field(default_factory=dict, repr=False)
+    """What the table says of single scans, by their keys."""
+    unlisted: bool = False
+    """Nobody knows which row of the table is about it, so its scans are quarantined."""
     size: int = field(default=0, repr=False)
     version: str = field(default="", repr=False)
     """As in ``Source``."""
@@ -98,14 +109,20 @@ class PackPlan:
         return sum(len(record.sources) for record in self.records) + sum(len(rest.sources) for rest in self.rests)
 
 
-def find_sources(data: Data, keys: KeyMaker, table: SourceTable | None = None) -> list[PackSource]:
-    """All sources that the run file names, with their keys, sorted by relative path (``RunFileError``).
+def told_key(source: PackSource, keys: KeyMaker) -> str:
+    """Key of the labels that the table gives, and of all that it says of single scans: another one where those are
+    others, "" where there are none."""
+    if source.labels is None and not source.told:
+        return ""
+    scans = {key: [t.split, t.group and t.group.key, t.labels] for key, t in source.told.items()}
+    return keys.property_key("told", digest_json({"labels": source.labels, "scans": scans}))
 
-    ``table`` is that of ``data.group``, which is read where it is not given.
-    """
-    table = load_table(data) if table is None else table
+
+def find_sources(data: Data, keys: KeyMaker) -> list[PackSource]:
+    """All sources that the run file names, with their keys, sorted by relative path (``RunFileError``). What its table
+    says of them is joined later (``table_join``)."""
     if data.source is not None:
-        return _keyed(expand(data.source), keys, data, table, None)
+        return _keyed(expand(data.source), keys, data, None)
     if data.splits is None:
         raise RunFileError(
             "there is nothing to pack: the run file names a snapshot, but no scans",
@@ -115,7 +132,7 @@ def find_sources(data: Data, keys: KeyMaker, table: SourceTable | None = None) -
     found = [
         source
         for split, patterns in sorted(data.splits.items())
-        for source in _keyed(expand(patterns), keys, data, table, split)
+        for source in _keyed(expand(patterns), keys, data, split)
     ]
     if repeated := len(found) - len({source.uri for source in found}):
         raise RunFileError(
@@ -126,12 +143,10 @@ def find_sources(data: Data, keys: KeyMaker, table: SourceTable | None = None) -
     return found
 
 
-def _keyed(
-    sources: list[Source], keys: KeyMaker, data: Data, table: SourceTable | None, split: str | None
-) -> list[PackSource]:
+def _keyed(sources: list[Source], keys: KeyMaker, data: Data, split: str | None) -> list[PackSource]:
     for source in sources:
         reader_for(data.reader, source.uri)  # refuses an unknown format before anything starts
-    known = _known(sources, keys, data, table)
+    groups = _groups(sources, keys, data)
     # Two splits' folders often use the same file names: the split is then part of what identifies a source.
     relatives = [source.relative if split is None else f"{split}/{source.relative}" for source in sources]
     return [
@@ -139,31 +154,21 @@ def _keyed(
             keys.source_key(relative),
             source.uri,
             relative,
-            split or row.split,
+            split,
             source.relative,
-            row.group,
-            row.labels,
-            source.size,
-            source.version,
+            group,
+            size=source.size,
+            version=source.version,
         )
-        for source, relative, row in zip(sources, relatives, known, strict=True)
+        for source, relative, group in zip(sources, relatives, groups, strict=True)
     ]
 
 
-class _Known(NamedTuple):
-    group: Group | None
-    split: str | None = None
-    labels: tuple[int, ...] | None = None
-
-
-def _known(sources: Sequence[Source], keys: KeyMaker, data: Data, table: SourceTable | None) -> list[_Known]:
-    """What is known of each source before it is read: whose it is, and the split and labels that the table gives."""
-    if table is not None:
-        rows = table.of([source.relative for source in sources])
-        return [_Known(Group(keys.group_key("table", row.group), "table"), row.split, row.labels) for row in rows]
+def _groups(sources: Sequence[Source], keys: KeyMaker, data: Data) -> Sequence[Group | None]:
+    """Whose each source is, as far as its path tells."""
     if isinstance(data.group, Grouping) and data.group.path is not None:
-        return [_Known(group) for group in _by_path(data.group.path, sources, keys)]
-    return [_Known(group_in_path(source.relative, source.uri, keys)) for source in sources]
+        return _by_path(data.group.path, sources, keys)
+    return [group_in_path(source.relative, source.uri, keys) for source in sources]
 
 
 def _by_path(rule: str, sources: Sequence[Source], keys: KeyMaker) -> list[Group]:
@@ -230,8 +235,12 @@ def _rest(record: PackRecord, superseded: Superseded) -> Rest:
 def _revision(group: Sequence[PackSource], base: str) -> str:
     """It differs where a source's bytes, split, patient or labels do."""
     states = {s.key: [s.state.size, s.state.version, s.state.content] if s.state else [] for s in group}
-    told = {s.key: [s.split, s.group and s.group.key, s.labels] for s in group}
+    told = {s.key: [s.split, s.group and s.group.key, s.labels, *_of_scans(s)] for s in group}
     return digest_json({"base": base, "sources": states, "told": told})
+
+
+def _of_scans(source: PackSource) -> list[object]:
+    return [[key, t.split, t.group and t.group.key, t.labels] for key, t in sorted(source.told.items())]
 
 
 def _resumed(made: PackPlan, records: Iterable[PackRecord]) -> PackPlan:

@@ -12,10 +12,12 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.scans.private_folder import load_or_create_salt, private_folder
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.archive_state import ArchiveState, examine
+from medfuncta_dist.shards.copy_conflicts import CopyConflicts
 from medfuncta_dist.shards.data_contract import check_dataset
 from medfuncta_dist.shards.pack_plan import find_sources, require_outside_storage
 from medfuncta_dist.shards.pack_record import read_packs, settle
 from medfuncta_dist.shards.snapshot import newest_snapshot
+from medfuncta_dist.shards.source_table import load_table
 from medfuncta_dist.storage.object_store import ObjectStore
 
 COLUMNS = ["size", "reader", "patient", "study", "series", "problems"]
@@ -32,6 +34,10 @@ class PackPreview:
     bytes_to_read: int
     packed: int
     inventory: ArchiveSums
+    unused_rows: int
+    without_row: int
+    """As in ``PackSummary``."""
+    copy_conflicts: CopyConflicts
     folder: Path = field(repr=False)
 
 
@@ -64,7 +70,7 @@ def preview_pack(run: RunFile, on_survey: OnSurvey) -> PackPreview:
     parent = newest_snapshot(store, run.dataset)
     records = settle(read_packs(store, run.dataset), first=parent.packs if parent else ())
     with locked(folder):
-        archive = examine(store, run.data, sources, records, folder, keys, on_survey)
+        archive = examine(store, run.data, sources, records, folder, keys, on_survey, load_table(run.data))
         found = sums(archive.inventory, archive.salt)
     sizes = _sizes(archive)
     return PackPreview(
@@ -74,13 +80,16 @@ def preview_pack(run: RunFile, on_survey: OnSurvey) -> PackPreview:
         sum(sizes),
         parent.samples if parent else 0,
         found,
+        archive.joined.unused,
+        archive.joined.without_row,
+        archive.conflicts,
         folder,
     )
 
 
 def _sizes(archive: ArchiveState) -> list[int]:
     """Bytes of each source that would be read."""
-    wanted = {*archive.changes.new, *archive.changes.changed}
+    wanted = {*archive.changes.new, *archive.changes.changed}  # what the table tells anew counts as changed
     return [source.size for source in archive.sources if source.key in wanted]
 
 

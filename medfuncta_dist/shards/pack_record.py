@@ -43,6 +43,8 @@ class PackRecord:
     """What was known of the bytes of each source when it was read; earlier versions kept nothing."""
     blanks: Mapping[str, int] = field(default_factory=dict)
     """Of ``counts["blank"]``: the slices of each source, where there were any."""
+    told: Mapping[str, str] = field(default_factory=dict)
+    """Of sources of which the run file's table gave labels: ``told_key``. Earlier versions kept nothing."""
     revision: str = ""
     """Part of the name of a record of sources that were packed before; it differs in each snapshot."""
     replaces: Sequence[str] = ()
@@ -76,6 +78,7 @@ def write_pack(store: ObjectStore, dataset: str, record: PackRecord, fence: Guar
     added: dict[str, Any] = {
         "states": {key: asdict(state) for key, state in record.states.items()},
         "blanks": dict(record.blanks),
+        "told": dict(record.told),
         "revision": record.revision,
         "replaces": list(record.replaces),
     }

@@ -17,7 +17,7 @@ from medfuncta_dist.scans.patient_group import Group
 from medfuncta_dist.shards.pack_ledger import require_balance, total
 from medfuncta_dist.shards.pack_plan import Rest
 from medfuncta_dist.shards.pack_record import PackRecord, read_pack, record_path, write_pack
-from medfuncta_dist.shards.shard_set import ShardSet
+from medfuncta_dist.shards.shard_set import ShardSet, of_indexes
 from medfuncta_dist.shards.snapshot import Shard, read_index
 from medfuncta_dist.storage.digest import crc32c
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -51,7 +51,7 @@ def rest_task(task: RestTask) -> PackRecord:
     """
     store = ObjectStore(task.root)
     record = read_pack(store, task.dataset, task.name, task.fence) or _committed(store, task)
-    return replace(record, sources=(), states={}, blanks={})
+    return replace(record, sources=(), states={}, blanks={}, told={})
 
 
 def _committed(store: ObjectStore, task: RestTask) -> PackRecord:
@@ -70,7 +70,7 @@ def _copied(store: ObjectStore, task: RestTask) -> dict[str, tuple[Shard, ...]]:
     limits = task.data.shard_scans, task.data.shard_megabytes
     with (
         tempfile.TemporaryDirectory(prefix="medfuncta-pack-") as folder,
-        ShardSet(store, task.dataset, Path(folder), *limits, task.data.group != "source") as shards,
+        ShardSet(store, task.dataset, Path(folder), *limits, *of_indexes(task.data)) as shards,
     ):
         for split in sorted(task.rest.record.splits):
             for shard in task.rest.record.splits[split]:
@@ -122,6 +122,7 @@ def _record(rest: Rest, splits: Mapping[str, tuple[Shard, ...]]) -> PackRecord:
         counts,
         {key: state for key, state in record.states.items() if key in stay},
         {key: n for key, n in record.blanks.items() if key in stay},
+        {key: told for key, told in record.told.items() if key in stay},
         rest.revision,
         (*record.replaces, record.name),
     )

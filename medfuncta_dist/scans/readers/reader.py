@@ -39,6 +39,8 @@ class Found:
     alike: it is one of several frames of one recording, which belong in one split.
     group: what the file says about whose scan it is. Private: it becomes a key where the file is read.
     study: the same for the examination that the scan belongs to, which is one patient's.
+    label_risk: why the file's labels look like identifiers, in fixed words; whoever packs decides
+        (``data.identifying_labels``).
     """
 
     item: str
@@ -48,6 +50,7 @@ class Found:
     alike: bool = False
     group: str | None = field(default=None, repr=False)
     study: str | None = field(default=None, repr=False)
+    label_risk: str | None = None
 
 
 class Reader(Protocol):

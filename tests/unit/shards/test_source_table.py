@@ -20,26 +20,17 @@ def table(tmp_path: Path, text: str | bytes, **columns: str) -> SourceTable:
 
 
 def test_every_source_gets_its_row(tmp_path: Path) -> None:
-    found = table(tmp_path, WHOLE).of(["b.png", "a/2.png"])
-    assert found == [TableRow("Roe"), TableRow("Doe")]
+    found = table(tmp_path, WHOLE).rows
+    assert found == {"a/1.png": TableRow("Doe"), "a/2.png": TableRow("Doe"), "b.png": TableRow("Roe")}
 
 
 def test_columns_have_the_names_that_the_run_file_gives(tmp_path: Path) -> None:
     text = "\ufefffile, x,mrn,fold\r\nb.png,1,77,test\r\n"
-    assert table(tmp_path, text, source="file", group="mrn", split="fold").of(["b.png"]) == [TableRow("77", "test")]
+    assert table(tmp_path, text, source="file", group="mrn", split="fold").rows == {"b.png": TableRow("77", "test")}
 
 
 def test_no_table_where_none_is_named() -> None:
     assert load_table(Data(source="x", shape=[8])) is None
-
-
-def test_a_source_without_a_row_is_refused_and_counted(tmp_path: Path) -> None:
-    with pytest.raises(RunFileError, match="2 of 3 sources have no row"):
-        table(tmp_path, WHOLE).of(["Doe^Jane.png", "b.png", "other.png"])
-
-
-def test_rows_without_a_source_are_counted(tmp_path: Path) -> None:
-    assert table(tmp_path, WHOLE).unused(["b.png"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -68,8 +59,8 @@ def test_a_split_that_is_no_split_s_name_is_refused(tmp_path: Path) -> None:
 
 def test_labels_are_whole_numbers(tmp_path: Path) -> None:
     text = "source,group,labels\na.png,1,3\nb.png,2,0 -12\nc.png,3,\n"
-    found = table(tmp_path, text, label="labels").of(["a.png", "b.png", "c.png"])
-    assert [row.labels for row in found] == [(3,), (0, -12), ()]
+    found = table(tmp_path, text, label="labels").rows
+    assert [row.labels for row in found.values()] == [(3,), (0, -12), ()]
     for wrong in ("1.5", "2024-01-31", "1234567890", "Doe"):
         with pytest.raises(RunFileError, match="row 1 of the table has a label that is not a whole number") as caught:
             table(tmp_path, f"source,group,labels\na.png,1,{wrong}\n", label="labels")

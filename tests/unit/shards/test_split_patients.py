@@ -153,7 +153,9 @@ def test_a_rule_for_paths(tmp_path: Path) -> None:
     run = small(tmp_path, group={"path": r"im(\d{3})\d\.dcm$"})
     assert packed(run).patients == SplitPatients(6, 0, {"path": 18})
     assert patients_apart(placed(run, tmp_path / "private")) == 6
-    with pytest.raises(RunChangedError, match=r"made by a path in data\.group, and the run file gives none"):
+    with pytest.raises(
+        RunChangedError, match=r"made by a path in data\.group or data\.table, and the run file gives none"
+    ):
         packed(small(tmp_path))
     with pytest.raises(RunFileError, match=r"3 of 18 sources have a path in which data\.group\.path finds no patient"):
         packed(small(tmp_path, group={"path": r"im(00[1-9])\d\.dcm$"}))

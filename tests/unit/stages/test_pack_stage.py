@@ -51,7 +51,7 @@ def test_slabs_are_within_a_volume() -> None:
 def test_an_empty_split_and_unused_rows_are_told() -> None:
     text = said(SplitsBy.RULE, SplitPatients(3, 0, {"table": 9}), empty_splits=["test", "val"], unused_rows=4)
     assert "no scan is in test, val: each patient falls into a split by chance" in text
-    assert "4 rows of data.group.table name no source of the archive" in text
+    assert "4 rows of the table name no source of the archive" in text
 
 
 def test_the_counts_are_figures_too() -> None:
