@@ -17,6 +17,8 @@ NUMBERS = 64
 FREQUENCIES = {1: NUMBERS + 1, 2: 10, 3: 6}
 """Along each axis of a scan of 1, 2 or 3 axes: enough to choose the 64 lowest from."""
 CHANNEL_FREQUENCIES = 4
+WEIGHTS = {1: 0.5, 2: 1.0, 3: 1.0}
+"""Powers of the frequency: in signals, which have steep peaks, the first power would make noise count most."""
 MOST_POINTS = 1024
 """Of a longer axis, means are taken first."""
 LARGEST = 127
@@ -30,7 +32,7 @@ def look_of(values: np.ndarray) -> np.ndarray:
     Channels are an axis like the others, so colours and leads count. A scan of few points has zeros at the end.
     """
     chosen, weights = _frequencies(values.shape)
-    found = values
+    found = values - values.flat[0]  # exactly zero for a constant scan
     for axis in range(values.ndim):
         count = _along(axis, values.shape)
         found = _fewer(found, axis, MOST_POINTS)
@@ -76,4 +78,4 @@ def _frequencies(shape: tuple[int, ...]) -> tuple[tuple[np.ndarray, ...], np.nda
     every = product(*(range(_along(axis, shape)) for axis in range(len(shape))))
     lowest = sorted(every, key=lambda f: (sum(k * k for k in f), f))[1 : NUMBERS + 1]
     index = np.array(lowest, int).reshape(len(lowest), len(shape))
-    return tuple(index.T), np.sqrt((index**2).sum(axis=1))
+    return tuple(index.T), (index**2).sum(axis=1) ** (WEIGHTS[len(shape) - 1] / 2)

@@ -95,7 +95,7 @@ def examine(
     joined = join_table(sources, table, path, folder, keys, names_packed, copies)
     by_key = {key_of[source.relative]: source for source in joined.sources}
     conflicts = copy_conflicts(first.copied, by_key, table, folder)
-    reassigned = _reassigned(first, by_key, table is not None, store, records, keys)
+    reassigned = _reassigned(first, by_key, table, store, records, keys)
     changes = compare({key: OTHER if key in reassigned else packed[key] for key in packed}, present)
     kept = {r: known_as[changes.renamed[k]] for r, k in key_of.items() if changes.renamed.get(k) in known_as}
     resolved = (_resolved(s, identities, key_of, present, changes, known_as) for s in joined.sources)
@@ -118,7 +118,7 @@ def examine(
 def _reassigned(
     found: Changes,
     sources: Mapping[str, PackSource],
-    in_table: bool,
+    table: SourceTable | None,
     store: ObjectStore,
     records: Sequence[PackRecord],
     keys: KeyMaker,
@@ -127,18 +127,25 @@ def _reassigned(
     which the table does so where they are: they are packed again, or a patient's scans could be in two splits. And
     those that have other labels in the table than they were packed with."""
     now = {former: sources[key] for key, former in found.renamed.items()}
-    labelled = _labelled_otherwise(now | {key: sources[key] for key in found.same}, records, keys)
-    now |= {key: sources[key] for key in found.same} if in_table else {}
+    same = {key: sources[key] for key in found.same}
+    labelled = _labelled_otherwise(now | same, table, records, keys)
+    now |= same if table is not None else {}
     told = {key for key, source in now.items() if source.split is not None or source.group is not None}
     placed = _packed_as(told - labelled, store, records)
     return frozenset(key for key, split, group in placed if _is_other(now[key], split, group)) | labelled
 
 
 def _labelled_otherwise(
-    sources: Mapping[str, PackSource], records: Sequence[PackRecord], keys: KeyMaker
+    sources: Mapping[str, PackSource], table: SourceTable | None, records: Sequence[PackRecord], keys: KeyMaker
 ) -> frozenset[str]:
-    """Packed sources whose labels in the table are others than those that they were packed with."""
+    """Packed sources whose labels in the table are others than those that they were packed with.
+
+    Earlier versions did not keep these: the table of ``data.group``, which they had, cannot be added later, so that
+    sources of which nothing is known count as the same.
+    """
     before = {key: record.told.get(key, "") for record in records for key in record.sources if key in sources}
+    if table is not None and table.where != "data.table":
+        before = {key: told for key, told in before.items() if told}
     return frozenset(key for key, told in before.items() if told_key(sources[key], keys) != told)
 
 

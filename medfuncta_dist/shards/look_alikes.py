@@ -1,7 +1,7 @@
 """Pairs of scans that look alike (``scans/look.py``) in different splits, or of different patients: pure, vectorised.
 
-Comparing all with all would take N²/2 steps. Each look is cut to 64 bits: whether each number is above its median over
-the scans. Two looks that differ in at most 7 bits differ in at most 1 within one of four bands of 16 bits: so a scan is
+Comparing all with all takes N²/2 steps. So where scans are many, each look is cut to 64 bits: whether each number is
+above its median over the scans. Two looks that differ in at most 7 bits differ in at most 1 within one of four bands of 16 bits: so a scan is
 compared with those whose band is equal, or differs in one bit. Of what is left, the numbers themselves are compared.
 """
 
@@ -17,6 +17,8 @@ import numpy as np
 ALIKE = 0.97
 """Smallest likeness (cosine of the angle between two looks) that is reported: chosen on chest X-rays, where pictures of
 different patients reach 0.95 (docs/reference/groups.md has the figures)."""
+ALL_WITH_ALL = 2**13
+"""Scans: no more are compared each with each, which takes half a second."""
 BITS, BANDS = 7, 4
 BAND_BITS = 16
 MASKS = (0, *(1 << bit for bit in range(BAND_BITS)))
@@ -31,6 +33,7 @@ MOST_PAIRS = 10**6
 """Pairs that are kept."""
 MOST_FOUND = 2**24
 """Pairs after which the search stops; they take 500 MB."""
+ROUNDING = 1e-4
 SAMPLE = 2**14
 """Looks from which the medians are taken."""
 
@@ -68,6 +71,8 @@ def look_alikes(looks: np.ndarray, owners: Owners, alike: float = ALIKE) -> Look
     usable = np.flatnonzero(np.concatenate([part.any(axis=1) for part in _parts(looks)] or [np.empty(0, bool)]))
     # Equal bits in the order of their patients' keys: neighbours are then of any split.
     order = usable[np.lexsort((owners.patient[usable], bits[usable]))]
+    if len(order) <= ALL_WITH_ALL:
+        return _among_few(looks, owners, order, alike)
     distinct, first, counts = np.unique(bits[order], return_index=True, return_counts=True)
     tally = _Tally(looks, owners, alike)
     for left, right in _equal(first, counts):
@@ -75,6 +80,18 @@ def look_alikes(looks: np.ndarray, owners: Owners, alike: float = ALIKE) -> Look
     for left, right in _close(distinct):
         tally.add(*(order[places] for places in _members(left, right, first, counts)))
     return tally.result(_skipped(distinct, counts))
+
+
+def _among_few(looks: np.ndarray, owners: Owners, places: np.ndarray, alike: float) -> LookAlikes:
+    tally = _Tally(looks, owners, alike)
+    unit = np.asarray(looks[places]).astype(np.float32)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    rows = max(1, CHUNK // max(1, len(unit)))
+    for start in range(0, len(unit), rows):
+        left, right = np.nonzero(unit[start : start + rows] @ unit.T >= alike - ROUNDING)
+        later = right > left + start
+        tally.add(places[left[later] + start], places[right[later]])
+    return tally.result(0)
 
 
 def _parts(looks: np.ndarray) -> Iterator[np.ndarray]:
