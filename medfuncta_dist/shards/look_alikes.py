@@ -1,8 +1,9 @@
 """Pairs of scans that look alike (``scans/look.py``) in different splits, or of different patients: pure, vectorised.
 
 Comparing all with all takes N²/2 steps. So where scans are many, each look is cut to 64 bits: whether each number is
-above its median over the scans. Two looks that differ in at most 7 bits differ in at most 1 within one of four bands of 16 bits: so a scan is
-compared with those whose band is equal, or differs in one bit. Of what is left, the numbers themselves are compared.
+above its median over the scans. Two looks that differ in at most 7 bits differ in at most 1 within one of four bands of
+16 bits: so a scan is compared with those whose band is equal, or differs in one bit. Of what is left, the numbers
+themselves are compared.
 """
 
 from __future__ import annotations
