@@ -57,8 +57,9 @@ def _fewer(values: np.ndarray, axis: int, most: int) -> np.ndarray:
         return values
     starts = np.arange(most) * points // most
     shape = tuple(-1 if a == axis else 1 for a in range(values.ndim))
-    sums: np.ndarray = np.add.reduceat(values, starts, axis=axis)
-    return sums / np.diff(starts, append=points).astype(np.float32).reshape(shape)
+    means: np.ndarray = np.add.reduceat(values, starts, axis=axis)
+    means /= np.diff(starts, append=points).astype(np.float32).reshape(shape)
+    return means
 
 
 @lru_cache(32)

@@ -129,7 +129,8 @@ def _equal(first: np.ndarray, counts: np.ndarray) -> Iterator[tuple[np.ndarray, 
 def _ramp(counts: np.ndarray) -> np.ndarray:
     """0, 1, ..., count - 1 for each count, one after the other."""
     ends = np.cumsum(counts)
-    return np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
+    found: np.ndarray = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
+    return found
 
 
 def _close(bits: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
