@@ -80,13 +80,12 @@ def _spooled(
     """Write all looks to a file; the shards that have any, and whose their scans are, in the same order."""
     sliced, compared, parts = snapshot.contract.get("slices") is not None, [], []
     with ThreadPoolExecutor(READS) as pool, spool.open("wb") as file:
-        looks = pool.map(lambda item: read_looks(store, snapshot.name, item[1]), shards)
-        indexes = pool.map(lambda item: read_index(store, item[1]), shards)
-        for number, (item, look, index) in enumerate(zip(shards, looks, indexes, strict=True)):
-            if look is not None:
+        found = pool.map(lambda item: _read(store, snapshot.name, item[1]), shards)
+        for number, (item, read) in enumerate(zip(shards, found, strict=True)):
+            if read is not None:
+                look, index = read
                 file.write(look.tobytes())
-                owners = _owners(index, sliced)
-                parts.append((np.full(len(look), number, np.int32), *owners))
+                parts.append((np.full(len(look), number, np.int32), *_owners(index, sliced)))
                 compared.append(item)
     if not parts:
         return [], Owners(np.empty(0, np.int16), np.empty(0, np.uint64), np.empty(0, np.uint64))
@@ -94,6 +93,11 @@ def _spooled(
     names = sorted(snapshot.splits)
     split_of = np.array([names.index(split) for split, _ in shards], np.int16)
     return compared, Owners(split_of[place], patient, volume)
+
+
+def _read(store: ObjectStore, dataset: str, shard: Shard) -> tuple[np.ndarray, pa.Table] | None:
+    looks = read_looks(store, dataset, shard)
+    return None if looks is None else (looks, read_index(store, shard))
 
 
 def _owners(index: pa.Table, sliced: bool) -> _ShardOwners:
@@ -165,13 +169,16 @@ def _write(path: Path, digest: str, told: SplitLookAlikes, rows: Iterable[tuple[
 
 
 def _kept(folder: Path, digest: str) -> SplitLookAlikes | None:
-    """What the folder holds of this snapshot; None where it is another's, or damaged: it is then made again."""
+    """What the folder holds of this snapshot; None where it is another's, damaged or not complete: it is made again."""
     names = ["format_version", "snapshot", *SplitLookAlikes.__dataclass_fields__]
     try:
         with (folder / FILE).open(encoding="ascii", newline="") as file:
             head = dict(row for row, _ in zip(csv.reader(file), names, strict=False))
         if (head["format_version"], head["snapshot"]) != (FORMAT_VERSION, digest):
             return None
-        return SplitLookAlikes(*(int(head[name]) for name in names[2:]))
+        told = SplitLookAlikes(*(int(head[name]) for name in names[2:]))
+        return (
+            None if told.uncompared and told.compared + told.uncompared <= MOST_SCANS else told
+        )  # looks may be there now
     except (OSError, KeyError, ValueError, csv.Error):
         return None
