@@ -24,7 +24,7 @@ from medfuncta_dist.shards.pack_record import PackRecord, read_packs
 from medfuncta_dist.shards.pack_task import PackTask, pack_task
 from medfuncta_dist.shards.snapshot import Shard, Snapshot
 from medfuncta_dist.shards.source_table import load_table
-from medfuncta_dist.shards.table_join import join_table
+from medfuncta_dist.shards.table_join import join_keys, join_table
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard, Unfenced
 from medfuncta_dist.task_map import Failed, FanOut
@@ -83,7 +83,8 @@ def _told_sources(run: RunFile, folder: Path, keys: KeyMaker) -> list[PackSource
     if table is None:
         return sources
     rows = read_inventory(inventory, keys.fingerprint(), ["relative", "identity"])
-    return join_table(sources, table, inventory, folder, keys, {r["relative"]: r["identity"] for r in rows}).sources
+    joined = join_table(sources, table, inventory, keys)
+    return join_keys(joined, table, folder, keys, {r["relative"]: r["identity"] for r in rows}).sources
 
 
 def _error_text(error: Exception) -> str:

@@ -18,7 +18,7 @@ from medfuncta_dist.shards.pack_plan import PackSource, Superseded, told_key
 from medfuncta_dist.shards.pack_record import PackRecord
 from medfuncta_dist.shards.snapshot import read_index
 from medfuncta_dist.shards.source_table import SourceTable
-from medfuncta_dist.shards.table_join import Joined, join_table
+from medfuncta_dist.shards.table_join import Joined, join_keys, join_table
 from medfuncta_dist.storage.object_store import ObjectStore
 
 IN_FILE = ("patient", "file")
@@ -76,6 +76,7 @@ def examine(
     ``locked``. RunFileError where the table does not fit the sources."""
     listed = {source.relative: _listed(source, data) for source in sources}
     path = survey(list(listed.values()), folder, keys, on_survey)
+    joined = join_table(sources, table, path, keys)
     names, found = {}, {}
     for row in read_inventory(path, keys.fingerprint(), STATE_COLUMNS):
         names[row["relative"]], found[row["relative"]] = row["identity"], _state(row, keys)
@@ -92,7 +93,7 @@ def examine(
     first = compare(packed, present)
     names_packed = {r: known_as.get(first.renamed.get(key, key), identities[r]) for r, key in key_of.items()}
     copies = {r for r, key in key_of.items() if key in first.copied}
-    joined = join_table(sources, table, path, folder, keys, names_packed, copies)
+    joined = join_keys(joined, table, folder, keys, names_packed, copies)
     by_key = {key_of[source.relative]: source for source in joined.sources}
     conflicts = copy_conflicts(first.copied, by_key, table, folder)
     reassigned = _reassigned(first, by_key, table, store, records, keys)

@@ -43,46 +43,50 @@ class _Match:
     """Whether it is known what the source would be called in the table."""
 
 
-def join_table(
-    sources: Sequence[PackSource],
+def join_table(sources: Sequence[PackSource], table: SourceTable | None, inventory: Path, keys: KeyMaker) -> Joined:
+    """Join files by their paths, or by what the survey has read in them; ``join_keys`` does so by the keys of scans.
+
+    RunFileError where a source has no row and the run file demands one.
+    """
+    if table is None or table.by == "key":
+        return Joined(list(sources))
+    return _joined(sources, _matches(sources, table, inventory, keys), table, keys)
+
+
+def join_keys(
+    joined: Joined,
     table: SourceTable | None,
-    inventory: Path,
     folder: Path,
     keys: KeyMaker,
     identities: Mapping[str, str],
     copies: Collection[str] = (),
 ) -> Joined:
-    """Join by what the table's rows are about. RunFileError where a source has no row and the run file demands one.
+    """Join by the keys of scans, where that is what the table's rows are about; else ``joined`` as it is.
 
     identities: by relative path, the name under which a source is packed; copies: relative paths of sources that are
-    not packed, because another has the same bytes.
+    not packed, because another has the same bytes: they have no key, and need no row.
     """
-    if table is None:
-        return Joined(list(sources))
-    matches = _matches(sources, table, inventory, folder, keys, identities)
+    if table is None or table.by != "key":
+        return joined
+    matches = _by_key(joined.sources, table, read_mapping(folder), keys, identities)
+    needed = {relative: _Match(known=False) for relative in copies if not matches[relative].used}
+    return _joined(joined.sources, matches | needed, table, keys)
+
+
+def _joined(sources: Sequence[PackSource], matches: Mapping[str, _Match], table: SourceTable, keys: KeyMaker) -> Joined:
     unused = len(table.rows.keys() - {name for match in matches.values() for name in match.used})
-    # A copy has no key, and a file without UIDs is quarantined by itself: neither is missing in the table.
-    lacking = [s for s in sources if not matches[s.relative].used and matches[s.relative].known]
-    lacking = [s for s in lacking if table.by != "key" or s.relative not in copies]
+    # A file without UIDs is quarantined by itself: it is not missing in the table.
+    lacking = sum(not matches[s.relative].used and matches[s.relative].known for s in sources)
     if table.rule.without_row == "refuse":
-        table.require_all(len(lacking), len(sources), unused)
+        table.require_all(lacking, len(sources), unused)
     told = [_told(source, matches[source.relative], table, keys) for source in sources]
-    return Joined(told, len(lacking), unused)
+    return Joined(told, lacking, unused)
 
 
-def _matches(
-    sources: Sequence[PackSource],
-    table: SourceTable,
-    inventory: Path,
-    folder: Path,
-    keys: KeyMaker,
-    identities: Mapping[str, str],
-) -> dict[str, _Match]:
+def _matches(sources: Sequence[PackSource], table: SourceTable, inventory: Path, keys: KeyMaker) -> dict[str, _Match]:
     """By relative path."""
     if table.by == "path":
         return {source.relative: _one(source.path, table) for source in sources}
-    if table.by == "key":
-        return _by_key(sources, table, read_mapping(folder), keys, identities)
     column = table.by
     rows = read_inventory(inventory, keys.fingerprint(), ["relative", column])
     held = {row["relative"]: row[column] for row in rows}
