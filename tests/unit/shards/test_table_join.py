@@ -261,6 +261,24 @@ def test_labels_by_the_keys_of_scans(tmp_path: Path) -> None:
     assert packed(kept).changes["changed"] == 0
 
 
+def test_a_copy_and_a_renamed_file_need_no_key_of_their_own(tmp_path: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    write_medmnist(tmp_path / "archive" / "b.npz", (8, 8), {"train": 3})
+    packed(small(tmp_path))
+    rows = [(row.key, n) for n, row in enumerate(read_mapping(tmp_path / "private"))]
+    rule = {"path": write_table(tmp_path, ["key", "class"], rows), "by": "key", "label": "class"}
+    run = small(tmp_path, rule)
+    first = packed(run)
+    (tmp_path / "archive" / "a.npz").write_bytes((tmp_path / "archive" / "b.npz").read_bytes())
+    copied = packed(run)
+    assert (copied.changes["copied"], copied.without_row) == (1, 0)
+    assert copied.snapshot_digest == first.snapshot_digest
+    (tmp_path / "archive" / "b.npz").unlink()
+    renamed = packed(run)
+    assert (renamed.changes["renamed"], renamed.without_row, renamed.unused_rows) == (1, 0, 0)
+    assert renamed.snapshot_digest == first.snapshot_digest
+
+
 def test_slices_of_a_volume_have_labels_of_their_own_and_one_split(tmp_path: Path) -> None:
     (tmp_path / "archive").mkdir()
     write_nifti(tmp_path / "archive" / "a.nii.gz", shape=(8, 8, 4))
