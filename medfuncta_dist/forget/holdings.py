@@ -99,7 +99,7 @@ def find_holdings(dataset: Dataset, wanted: Wanted, also: Collection[str] = ()) 
     return Holdings(
         frozenset(scans - whole),
         whole,
-        wanted.groups & ({row.get("group", "") for _, row in rows} | (wanted.groups if wanted.sources else set())),
+        wanted.groups & ({row.get("group", "") for _, row in rows} | wanted.named),
         frozenset(r.states[s].content for _, r in held for s in whole if s in r.states and r.states[s].content),
         rows,
         held,

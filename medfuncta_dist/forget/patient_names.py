@@ -26,6 +26,8 @@ class Wanted:
     """Any that a given patient could have."""
     sources: frozenset[str] = frozenset()
     """Files that are the patient's as the inventory knows."""
+    named: frozenset[str] = frozenset()
+    """Of the groups, those of these files."""
 
 
 @dataclass(frozen=True)
@@ -56,23 +58,24 @@ def wanted(
 ) -> Wanted:
     """What the user names, as keys. RunFileError where the run file's table of patients cannot be read."""
     groups = frozenset(key for patient in patients for key in patient.groups(keys))
-    sources = frozenset(_sources(groups, data, folder, keys)) if groups else frozenset()
-    return Wanted(tuple(dict.fromkeys(beginnings)), groups, sources)
+    files = list(_files(groups, data, folder, keys)) if groups else []
+    sources, named = (frozenset(found) for found in zip(*files, strict=True)) if files else (frozenset(), frozenset())
+    return Wanted(tuple(dict.fromkeys(beginnings)), groups, sources, named)
 
 
-def _sources(groups: frozenset[str], data: Data, folder: Path, keys: KeyMaker) -> Iterator[str]:
-    """Files that belong to one of the groups, as far as the inventory of the last pack tells: also those of which
-    nothing could be packed."""
+def _files(groups: frozenset[str], data: Data, folder: Path, keys: KeyMaker) -> Iterator[tuple[str, str]]:
+    """(source, group) of files that belong to one of the groups, as far as the inventory of the last pack tells: also
+    of those of which nothing could be packed."""
     table, rule = load_table(data), data.group
     columns = ["relative", "identity", "uri", "patient"]
     for row in read_inventory(folder / INVENTORY, keys.fingerprint(), columns):
         found = {row["patient"]}
         if isinstance(rule, Grouping):
             found = {_by_rule(row["relative"], rule, table, keys)}
-        elif (group := group_in_path(row["relative"], row["uri"], keys)) is not None and row["patient"] is None:
-            found.add(group.key)
-        if not groups.isdisjoint(found):
-            yield keys.source_key(row["identity"])
+        elif (by_path := group_in_path(row["relative"], row["uri"], keys)) is not None and row["patient"] is None:
+            found.add(by_path.key)
+        for group in groups & found:
+            yield keys.source_key(row["identity"]), group
 
 
 def _by_rule(relative: str, rule: Grouping, table: SourceTable | None, keys: KeyMaker) -> str | None:

@@ -158,8 +158,8 @@ def commit_snapshot(store: ObjectStore, snapshot: Snapshot, fence: Guard) -> Non
 def load_snapshot(store: ObjectStore, dataset: str, digest: str | None) -> Snapshot:
     """The committed snapshot ``digest`` of a data set, or its newest one when ``digest`` is None.
 
-    Raises ``StageOrderError`` when nothing was packed yet, ``RunFileError`` when ``digest`` was never
-    committed, or is gone because scans of it were forgotten, ``IntegrityError`` when the file does not match its digest.
+    Raises ``StageOrderError`` when nothing was packed yet, ``RunFileError`` when ``digest`` was never committed, or
+    is gone because scans of it were forgotten, ``IntegrityError`` when the file does not match its digest.
     """
     digest = _newest(store, dataset) if digest is None else _committed(store, dataset, digest)
     path = snapshot_path(dataset, digest)
