@@ -18,14 +18,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import IntegrityError, StageOrderError
+from medfuncta_dist.errors import StageOrderError
 from medfuncta_dist.forget.affected_runs import AffectedRun, latents_of_runs, reports_of, runs_on
 from medfuncta_dist.forget.carried_latents import HeldLatents, carry, latent_keys, named_parts, tables_of
 from medfuncta_dist.forget.holdings import Dataset, Holdings, find_holdings, held_snapshots, pixel_keys, read_dataset
 from medfuncta_dist.forget.new_snapshot import rests, snapshot_without, write_rests
-from medfuncta_dist.forget.object_search import Trace, Traces, batches, search_objects
+from medfuncta_dist.forget.object_search import Trace, Traces
 from medfuncta_dist.forget.patient_names import PatientName, Wanted, wanted
 from medfuncta_dist.forget.private_traces import remove_private
+from medfuncta_dist.forget.proof import DATA, Search, for_bytes, is_left_over
 from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.scans.forgotten_list import Act, act_id, done, keep_act, read_list
 from medfuncta_dist.scans.private_folder import load_salt, private_folder
@@ -40,15 +41,13 @@ from medfuncta_dist.shards.forgotten_record import (
 )
 from medfuncta_dist.shards.snapshot import commit_snapshot, dataset_path, snapshot_path
 from medfuncta_dist.storage.leases.lease import dataset_lease, run_lease
-from medfuncta_dist.storage.object_store import ObjectInfo, ObjectStore
+from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard, withdraw
 from medfuncta_dist.streaming.shard_cache import cache_folder
-from medfuncta_dist.task_map import Failed, FanOut
+from medfuncta_dist.task_map import FanOut
 
 Say = Callable[[str], None]
 RUN_DATA = ("latents", "report")
-DATA = ("shards", "indexes", "snapshots")
-"""Of a data set: what no record names was left over by a task that died, and may go."""
 
 
 @dataclass(frozen=True)
@@ -231,7 +230,9 @@ class _Acting:
         holdings = find_holdings(dataset, also, act.scans)
         act = self._with(act, dataset, holdings)
         self._say(f"{len(act.scans)} scans to forget; writing what stays of {len(holdings.records)} pack records")
-        written = write_rests(self._place.run, rests(dataset, holdings, act.id), self._fan_out, self._fence)
+        size = sum(shard.size for _, record in holdings.records for shard in record.shards)
+        fan_out = for_bytes(size, self._fan_out)
+        written = write_rests(self._place.run, rests(dataset, holdings, act.id), fan_out, self._fence)
         new = [(split, shard) for record in written for split, found in record.splits.items() for shard in found]
         latents = self._latents(
             holdings, *_shards(read_dataset(self._store, self._name), holdings, (r.name for r in written))
@@ -246,7 +247,7 @@ class _Acting:
         gone = [found.digest for _, found in snapshots]
         record = self._recorded(act, snapshot.digest if snapshot else "", gone)
         deleted = self._delete(act)
-        proof, equal = self._proved(act, deleted)
+        proof, equal = self._prove(act, deleted)
         write_proof(self._store, self._name, proof, self._fence)
         remove_private(self._place.folder, act, self._place.salted)
         keep_act(self._place.folder, done(act, (trace.equal for trace in equal)))
@@ -301,6 +302,21 @@ class _Acting:
                     (cache / (Path(path).stem + suffix)).unlink(missing_ok=True)
         return len(going)
 
+    def _prove(self, act: Act, deleted: int) -> tuple[ProofRecord, list[Trace]]:
+        """Read everything; delete what no record names and holds any of it; read that again."""
+        search = Search(self._store, self._name, Traces.of(act, self._place.salted), self._fan_out, self._say)
+        first = search.everything()
+        named = self._named(set())
+        left = [path for path in first.holding if path not in named and is_left_over(path, self._fences)]
+        for path in left:
+            withdraw(self._store, self._fence_of(path), path)
+        search.require_nothing(first.holding)
+        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        looked_for, others = (len(act.scans), len(act.latents)), len({trace.key for trace in first.equal})
+        read = first.objects, first.bytes
+        proof = ProofRecord(act.id, now, deleted + len(left), *read, *looked_for, 0, others, self._store.versioning())
+        return proof, first.equal
+
     def _fence_of(self, path: str) -> Guard:
         folder, name = path.split("/")[:2]
         return self._fences[name] if folder == "runs" else self._fence
@@ -318,51 +334,6 @@ class _Acting:
             for folder in tables_of(self._store, run.name):
                 named |= named_parts(self._store, folder, deleted)
         return named
-
-    def _proved(self, act: Act, deleted: int) -> tuple[ProofRecord, list[Trace]]:
-        """Read everything; delete what no record names and holds any of it; read that again."""
-        objects, size, traces = self._searched(act, self._objects())
-        found = {trace.path for trace in traces if not trace.equal}
-        if found:
-            named = self._named(set())
-            left = sorted(path for path in found if path not in named and self._is_data(path))
-            for path in left:
-                withdraw(self._store, self._fence_of(path), path)
-            deleted += len(left)
-            again = self._searched(act, [info for info in self._objects() if info.path in found])
-            found = {trace.path for trace in again[2] if not trace.equal}
-        if found:
-            raise IntegrityError(
-                f"{len(found)} objects still hold something of the forgotten scans",
-                where="\n         ".join(self._store.uri(path) for path in sorted(found)),
-                do="delete these objects if nothing needs them, then run the same command again",
-            )
-        equal = [trace for trace in traces if trace.equal]
-        now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        looked_for, others = (len(act.scans), len(act.latents)), len({trace.key for trace in equal})
-        proof = ProofRecord(act.id, now, deleted, objects, size, *looked_for, 0, others, self._store.versioning())
-        return proof, equal
-
-    def _objects(self) -> list[ObjectInfo]:
-        """Everything of the data set, and of the runs on it."""
-        folders = [dataset_path(self._name), *(f"runs/{run.name}" for run in self._runs)]
-        return [info for folder in folders for info in self._store.list(folder)]
-
-    def _searched(self, act: Act, objects: Sequence[ObjectInfo]) -> tuple[int, int, list[Trace]]:
-        self._say(f"reading {len(objects)} objects, {sum(info.size for info in objects)} bytes, to prove it")
-        tasks, count, size, traces = batches(self._store.root, objects, Traces.of(act, self._place.salted)), 0, 0, []
-        for outcome in self._fan_out(search_objects, tasks) if tasks else ():
-            if isinstance(outcome, Failed):
-                raise outcome.error
-            count, size = count + outcome.result.objects, size + outcome.result.bytes
-            traces += outcome.result.found
-        return count, size, traces
-
-    def _is_data(self, path: str) -> bool:
-        parts = path.split("/")
-        if parts[0] == "datasets":
-            return parts[2] in DATA
-        return parts[2] == "report" or (parts[2] == "latents" and "parts" in parts[3:5])
 
 
 def _tuple(keys: Iterable[str]) -> tuple[str, ...]:
