@@ -171,7 +171,8 @@ class ObjectStore:
         """Whether the storage keeps objects that are deleted, as a bucket with versions does: "no", "enabled",
         "suspended" (those from before), or "unknown" where it does not say."""
         try:
-            return retry_request(self._backend.versioning, where=self.root, deadline_s=self.deadline_s)
+            deadline_s = min(self.deadline_s, 20.0)  # a server that does not know the question is not asked for long
+            return retry_request(self._backend.versioning, where=self.root, deadline_s=deadline_s)
         except StorageError:
             return "unknown"
 
