@@ -2,7 +2,7 @@
 
 salt             64 hex digits; in a cluster, MEDFUNCTA_SALT (hex, from a Secret) replaces it
 mapping.sqlite   from keys back to files (``private_mapping.py``)
-forgotten.csv    what must never be packed again (``forgotten_list.py``)
+forgotten.json   what must never be packed again (``forgotten_list.py``)
 """
 
 from __future__ import annotations
