@@ -15,6 +15,7 @@ from medfuncta_dist.archive.inventory import INVENTORY, read_inventory
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, ObjectMissingError, ScanError
 from medfuncta_dist.integrity.verify_shards import Fault, ShardCheck, check_shard
+from medfuncta_dist.scans.forgotten_list import Forgotten, read_list
 from medfuncta_dist.scans.private_folder import load_salt, private_folder
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.archive_state import under_packed_names
@@ -64,10 +65,12 @@ def repair_shards(
     data = open_dataset(store, run.dataset, run.data, keys.fingerprint(), fence)
     run = run.model_copy(update={"data": data})
     shards = [shard for split in snapshot.splits.values() for shard in split if shard.uri in damaged]
-    sources = under_packed_names(_told_sources(run, folder, keys), folder, keys)
+    forgotten = read_list(folder).forgotten()  # it is in no shard, and must not come back
+    sources = under_packed_names(_told_sources(run, folder, keys, forgotten), folder, keys)
     # Only those that the snapshot names: a superseded record can name the same shard, and sources that are gone.
     records = [record for record in read_packs(store, run.dataset) if record.name in set(snapshot.packs)]
-    tasks, faults = _planned(run, keys, sources, records, shards)
+    task = PackTask(run.storage, run.dataset, run.data, (), keys, SCRATCH, forgotten=forgotten)
+    tasks, faults = _planned(task, sources, records, shards)
     for outcome in fan_out(repair_task, tasks):
         if isinstance(outcome, Failed):
             faults += [Fault(shard.uri, f"not repaired: {_error_text(outcome.error)}") for shard in outcome.item.wanted]
@@ -76,10 +79,10 @@ def repair_shards(
     return faults
 
 
-def _told_sources(run: RunFile, folder: Path, keys: KeyMaker) -> list[PackSource]:
+def _told_sources(run: RunFile, folder: Path, keys: KeyMaker, forgotten: Forgotten) -> list[PackSource]:
     """The sources of the archive with what the run file's table says of them."""
-    sources, inventory = find_sources(run.data, keys), folder / INVENTORY
-    table = load_table(run.data)
+    sources = [s for s in find_sources(run.data, keys) if not forgotten.holds_source(s.key, s.group)]
+    table, inventory = load_table(run.data), folder / INVENTORY
     if table is None:
         return sources
     rows = read_inventory(inventory, keys.fingerprint(), ["relative", "identity"])
@@ -93,7 +96,7 @@ def _error_text(error: Exception) -> str:
 
 
 def _planned(
-    run: RunFile, keys: KeyMaker, sources: Sequence[PackSource], records: Iterable[PackRecord], shards: Sequence[Shard]
+    task: PackTask, sources: Sequence[PackSource], records: Iterable[PackRecord], shards: Sequence[Shard]
 ) -> tuple[list[RepairTask], list[Fault]]:
     """One task per pack record that damaged shards come from, and the shards that cannot be repaired."""
     left, tasks, faults = {shard.uri: shard for shard in shards}, [], []
@@ -107,7 +110,7 @@ def _planned(
             )
             faults += [Fault(shard.uri, missing) for shard in wanted]
         elif wanted:
-            tasks.append(RepairTask(PackTask(run.storage, run.dataset, run.data, group, keys, SCRATCH), wanted))
+            tasks.append(RepairTask(replace(task, sources=group), wanted))
     return tasks, faults + [Fault(uri, "no pack record names it") for uri in left]
 
 

@@ -10,6 +10,7 @@ from medfuncta_dist.archive.changes import Changes, SourceState, compare, doubtf
 from medfuncta_dist.archive.inventory import INVENTORY, Listed, Row, locked, read_inventory
 from medfuncta_dist.archive.survey import OnSurvey, adopt, digest_contents, stamp, survey
 from medfuncta_dist.config.sections.data_section import Data
+from medfuncta_dist.scans.forgotten_list import Forgotten
 from medfuncta_dist.scans.patient_group import Group
 from medfuncta_dist.scans.readers.reader_registry import reader_for
 from medfuncta_dist.scans.scan_key import KeyMaker
@@ -55,6 +56,12 @@ class ArchiveState:
         """The packed sources that are not in the next snapshot as they are; ``removed`` as in the run file."""
         again = {*self.changes.changed, *self.changes.copied, *self.reassigned}
         return Superseded(frozenset(again | set(self.changes.removed if removed == "drop" else ())), base)
+
+    def without(self, forgotten: Forgotten) -> ArchiveState:
+        """The state without sources that are recognised by their content as forgotten ones."""
+        contents = (source.state.content if source.state else "" for source in self.sources)
+        held = [forgotten.holds_source(s.key, s.group, c) for s, c in zip(self.sources, contents, strict=True)]
+        return replace(self, sources=[s for s, gone in zip(self.sources, held, strict=True) if not gone])
 
     def adopt(self) -> None:
         """Make the survey the inventory of the last pack."""

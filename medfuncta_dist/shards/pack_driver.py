@@ -23,6 +23,7 @@ from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.archive_state import examine
 from medfuncta_dist.shards.copy_conflicts import NO_CONFLICTS, CopyConflicts
 from medfuncta_dist.shards.data_contract import SplitsBy, contract_of, open_dataset, splits_by
+from medfuncta_dist.shards.forgotten_record import require_list
 from medfuncta_dist.shards.mapping_update import update_mapping
 from medfuncta_dist.shards.pack_ledger import COUNTS, require_balance, require_few_quarantined, total
 from medfuncta_dist.shards.pack_plan import PackPlan, PackSource, find_sources, plan, require_outside_storage
@@ -88,7 +89,8 @@ def pack(
     folder = private_folder(run.data.private, run.dataset, run.storage)
     keys = KeyMaker(load_or_create_salt(folder))
     table = load_table(run.data)
-    sources = find_sources(run.data, keys)
+    forgotten = require_list(store, run.dataset, folder)
+    sources = [s for s in find_sources(run.data, keys) if not forgotten.holds_source(s.key, s.group)]
     require_outside_storage(sources, store)
     data = open_dataset(store, run.dataset, run.data, keys.fingerprint(), fence)
     run = run.model_copy(update={"data": data})
@@ -98,8 +100,17 @@ def pack(
     with locked(folder):
         archive = examine(store, run.data, sources, settle(known, first=packs), folder, keys, on_survey, table)
     superseded = archive.superseded(run.data.removed, parent.digest if parent else "")
+    archive = archive.without(forgotten)
     todo = plan(archive.sources, known, packs, run.data.sources_per_task, superseded)
-    made, new_sources = _run_tasks(store, run, todo, keys, fan_out, on_progress, fence, len(archive.sources))
+    made, new_sources = _run_tasks(
+        store,
+        run,
+        todo,
+        PackTask(store.root, run.dataset, run.data, (), keys, fence, forgotten=forgotten),
+        fan_out,
+        on_progress,
+        len(archive.sources),
+    )
     records = todo.records + made
     uris = {source.key: source.uri for source in archive.sources}
     # The mapping first: when too much is quarantined, its owner needs it to find the files.
@@ -123,17 +134,15 @@ def _run_tasks(
     store: ObjectStore,
     run: RunFile,
     todo: PackPlan,
-    keys: KeyMaker,
+    task: PackTask,
     fan_out: FanOut,
     on_progress: OnProgress,
-    fence: Guard,
     sources: int,
 ) -> tuple[list[PackRecord], int]:
     """The records of all tasks, and the number of sources that were read."""
-    task = PackTask(store.root, run.dataset, run.data, (), keys, fence)
     tasks = [replace(task, sources=group) for group in todo.groups]
     tasks += [replace(task, sources=group.sources, revision=group.revision) for group in todo.revised]
-    rests = [RestTask(store.root, run.dataset, run.data, rest, fence) for rest in todo.rests]
+    rests = [RestTask(store.root, run.dataset, run.data, rest, task.fence) for rest in todo.rests]
     written = _map_rests(rests, fan_out)
     made, fatal = _map_tasks(tasks, fan_out, _reporter(todo, written, sources, on_progress))
     made += _quarantine_fatal(fatal, sources, run.data.max_quarantined)

@@ -74,6 +74,8 @@ class Rest:
     record: PackRecord
     sources: tuple[str, ...]
     revision: str
+    without: frozenset[str] = frozenset()
+    """Scans (keys) of these sources that do not stay."""
 
     @property
     def name(self) -> str:

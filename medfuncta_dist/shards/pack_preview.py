@@ -14,6 +14,7 @@ from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.archive_state import ArchiveState, examine
 from medfuncta_dist.shards.copy_conflicts import CopyConflicts
 from medfuncta_dist.shards.data_contract import check_dataset
+from medfuncta_dist.shards.forgotten_record import require_list
 from medfuncta_dist.shards.pack_plan import find_sources, require_outside_storage
 from medfuncta_dist.shards.pack_record import read_packs, settle
 from medfuncta_dist.shards.snapshot import newest_snapshot
@@ -64,7 +65,8 @@ def preview_pack(run: RunFile, on_survey: OnSurvey) -> PackPreview:
     store = ObjectStore(run.storage)
     folder = private_folder(run.data.private, run.dataset, run.storage)
     keys = KeyMaker(load_or_create_salt(folder))
-    sources = find_sources(run.data, keys)
+    forgotten = require_list(store, run.dataset, folder)
+    sources = [s for s in find_sources(run.data, keys) if not forgotten.holds_source(s.key, s.group)]
     require_outside_storage(sources, store)
     check_dataset(store, run.dataset, run.data, keys.fingerprint())
     parent = newest_snapshot(store, run.dataset)
@@ -72,6 +74,7 @@ def preview_pack(run: RunFile, on_survey: OnSurvey) -> PackPreview:
     with locked(folder):
         archive = examine(store, run.data, sources, records, folder, keys, on_survey, load_table(run.data))
         found = sums(archive.inventory, archive.salt)
+    archive = archive.without(forgotten)
     sizes = _sizes(archive)
     return PackPreview(
         archive.changes.counts,

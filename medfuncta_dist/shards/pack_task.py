@@ -11,6 +11,7 @@ from pathlib import Path
 
 from medfuncta_dist.archive.changes import SourceState
 from medfuncta_dist.config.sections.data_section import Data
+from medfuncta_dist.scans.forgotten_list import Forgotten
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.pack_ledger import require_balance, total
 from medfuncta_dist.shards.pack_plan import PackSource, told_key
@@ -43,6 +44,8 @@ class PackTask:
     fence: Guard
     revision: str = ""
     """As in ``PackRecord``."""
+    forgotten: Forgotten = field(default=Forgotten(), repr=False)
+    """What is left out."""
 
     @cached_property
     def name(self) -> str:
@@ -84,6 +87,8 @@ def _packed(store: ObjectStore, task: PackTask) -> PackRecord:
     ):
         for source in task.sources:
             for event in reader.events(source):
+                if _is_forgotten(task, event):
+                    continue
                 tally.note(source, event)
                 if isinstance(event, EncodedScan):
                     shards.add(event.split, event.key, event.npy, event.json, source.key, event.item, event.group)
@@ -92,6 +97,15 @@ def _packed(store: ObjectStore, task: PackTask) -> PackRecord:
     counts = tally.counts(len(task.sources), splits)
     record = PackRecord(task.name, (), splits, tuple(tally.quarantined), counts, tally.states, tally.blanks)
     return _committed(store, task, record)
+
+
+def _is_forgotten(task: PackTask, event: Event) -> bool:
+    match event:
+        case EncodedScan():
+            return task.forgotten.holds_scan(event.key, event.group, event.npy, task.keys)
+        case UnusableScan():
+            return task.forgotten.holds_scan(event.key, None, b"", task.keys)
+    return False
 
 
 def _committed(store: ObjectStore, task: PackTask, record: PackRecord) -> PackRecord:

@@ -5,7 +5,6 @@ UIDs and Patient IDs are compared with those of the private inventory, where the
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,7 +12,7 @@ from pathlib import Path
 from medfuncta_dist.archive.inventory import read_inventory
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.scans.patient_group import Group
-from medfuncta_dist.scans.private_folder import MappingRow, read_mapping
+from medfuncta_dist.scans.private_mapping import MappingRow, PrivateMapping, open_mapping
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.pack_plan import PackSource, Told
 from medfuncta_dist.shards.source_table import SourceTable, TableRow
@@ -68,7 +67,8 @@ def join_keys(
     """
     if table is None or table.by != "key":
         return joined
-    matches = _by_key(joined.sources, table, read_mapping(folder), keys, identities)
+    with open_mapping(folder) as mapping:
+        matches = _by_key(joined.sources, table, mapping, keys, identities)
     needed = {relative: _Match(known=False) for relative in copies if not matches[relative].used}
     return _joined(joined.sources, matches | needed, table, keys)
 
@@ -127,15 +127,15 @@ def _by_patient(source: PackSource, held: str | None, names: Mapping[str, str], 
 def _by_key(
     sources: Sequence[PackSource],
     table: SourceTable,
-    mapping: Iterable[MappingRow],
+    mapping: PrivateMapping,
     keys: KeyMaker,
     identities: Mapping[str, str],
 ) -> dict[str, _Match]:
     """A source of one scan has that scan's key; those of others are in the owner's mapping, once they are packed."""
-    listed: dict[str, list[MappingRow]] = defaultdict(list)
-    for row in mapping:
-        if row.key in table.rows:
-            listed[row.uri].append(row)
+
+    def listed(uri: str) -> list[MappingRow]:
+        return [row for row in mapping.of_uri(uri) if row.key in table.rows]
+
     found = {}
     for source in sources:
         identity = identities.get(source.relative, source.relative)
@@ -144,8 +144,7 @@ def _by_key(
             found[source.relative] = _Match((key,), table.rows[key])
             continue
         former = source.uri.removesuffix(source.path) + identity  # where a renamed file was when it was packed
-        rows = listed.get(source.uri) or listed.get(former, [])
-        found[source.relative] = _scans(rows, table, keys, identity)
+        found[source.relative] = _scans(listed(source.uri) or listed(former), table, keys, identity)
     return found
 
 

@@ -16,7 +16,7 @@ from medfuncta_dist.archive.inventory import INVENTORY
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.integrity.repair_shards import repair_shards
 from medfuncta_dist.integrity.verify_shards import verify_snapshot
-from medfuncta_dist.scans.private_folder import read_mapping
+from medfuncta_dist.scans.private_mapping import read_mapping
 from medfuncta_dist.shards import archive_state, source_reader
 from medfuncta_dist.shards.pack_driver import PackSummary, pack
 from medfuncta_dist.shards.pack_record import read_packs, record_path, write_pack

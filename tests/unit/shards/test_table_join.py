@@ -22,7 +22,7 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import RunChangedError, RunFileError
 from medfuncta_dist.integrity.repair_shards import repair_shards
-from medfuncta_dist.scans.private_folder import read_mapping
+from medfuncta_dist.scans.private_mapping import read_mapping
 from medfuncta_dist.shards.copy_conflicts import FILE as CONFLICTS
 from medfuncta_dist.shards.data_contract import SplitsBy
 from medfuncta_dist.shards.pack_driver import PackSummary, pack
