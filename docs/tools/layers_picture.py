@@ -26,6 +26,7 @@ ROOMS = {
     "doctor": ("command", "what is missing here"),
     "quickstart": ("command", "the whole job on one machine"),
     "stages": ("run", "pack, train, fit, evaluate, in order"),
+    "forget": ("run", "forgetting scans, with proof"),
     "integrity": ("run", "verify and repair"),
     "run": ("run", "frozen run file, lease, progress"),
     "submit": ("run", "jobs on Kubernetes or Ray"),

@@ -10,14 +10,18 @@ from medfuncta_dist.archive.changes import Changes, SourceState, compare, doubtf
 from medfuncta_dist.archive.inventory import INVENTORY, Listed, Row, locked, read_inventory
 from medfuncta_dist.archive.series_sums import in_series
 from medfuncta_dist.archive.survey import OnSurvey, adopt, digest_contents, stamp, survey
-from medfuncta_dist.config.sections.data_section import Data, Grouping
+from medfuncta_dist.config.sections.data_section import Data
+from medfuncta_dist.scans.forgotten_list import Forgotten
 from medfuncta_dist.scans.patient_group import Group
 from medfuncta_dist.scans.readers.reader_registry import reader_for
 from medfuncta_dist.scans.scan_key import KeyMaker
-from medfuncta_dist.shards.pack_plan import PackSource, Superseded
+from medfuncta_dist.shards.copy_conflicts import NO_CONFLICTS, CopyConflicts, copy_conflicts
+from medfuncta_dist.shards.pack_plan import PackSource, Superseded, told_key
 from medfuncta_dist.shards.pack_record import PackRecord
 from medfuncta_dist.shards.series_sources import COLUMNS, SeriesSources, series_identity, told
 from medfuncta_dist.shards.snapshot import read_index
+from medfuncta_dist.shards.source_table import SourceTable
+from medfuncta_dist.shards.table_join import Joined, join_keys, join_table
 from medfuncta_dist.storage.object_store import ObjectStore
 
 IN_FILE = ("patient", "file")
@@ -33,7 +37,8 @@ class ArchiveState:
 
     identities, contents: by relative path, what the inventory does not hold yet.
     moved: keys of packed sources that are now under another path.
-    reassigned: keys of packed sources whose file is now in another split, or another patient's.
+    reassigned: keys of packed sources whose file is now in another split, or another patient's, or has other labels.
+    joined: how the table fits the sources. conflicts: copies of which something else is said than of what they copy.
     """
 
     sources: list[PackSource] = field(repr=False)
@@ -46,11 +51,19 @@ class ArchiveState:
     contents: Mapping[str, str] = field(repr=False)
     moved: frozenset[str] = frozenset()
     reassigned: frozenset[str] = frozenset()
+    joined: Joined = field(default_factory=lambda: Joined([]), repr=False)
+    conflicts: CopyConflicts = NO_CONFLICTS
 
     def superseded(self, removed: str, base: str) -> Superseded:
         """The packed sources that are not in the next snapshot as they are; ``removed`` as in the run file."""
         again = {*self.changes.changed, *self.changes.copied, *self.reassigned}
         return Superseded(frozenset(again | set(self.changes.removed if removed == "drop" else ())), base)
+
+    def without(self, forgotten: Forgotten) -> ArchiveState:
+        """The state without sources that are recognised by their content as forgotten ones."""
+        contents = (source.state.content if source.state else "" for source in self.sources)
+        held = [forgotten.holds_source(s.key, s.group, c) for s, c in zip(self.sources, contents, strict=True)]
+        return replace(self, sources=[s for s, gone in zip(self.sources, held, strict=True) if not gone])
 
     def adopt(self) -> None:
         """Make the survey the inventory of the last pack."""
@@ -66,11 +79,14 @@ def examine(
     folder: Path,
     keys: KeyMaker,
     on_survey: OnSurvey,
+    table: SourceTable | None = None,
 ) -> ArchiveState:
-    """Survey the sources, and compare them with the ``records`` that count. To be called inside ``locked``."""
+    """Survey the sources, join the owner's table, and compare them with the ``records`` that count. To be called inside
+    ``locked``. RunFileError where the table does not fit the sources."""
     listed = {source.relative: _listed(source, data) for source in sources}
     path = survey(list(listed.values()), folder, keys, on_survey)
-    names, found, series = _surveyed(path, sources, data, keys)
+    joined = join_table(sources, table, path, keys)
+    names, found, series = _surveyed(path, joined.sources, data, keys)
     copies = digest_contents([listed[relative] for relative in sorted(series.doubles())])
     series.learn(_content_keys(copies, keys))
     identities = _distinct(names, found)
@@ -86,18 +102,27 @@ def examine(
     for relative in known.keys() & key_of.keys():
         present[key_of[relative]] = replace(present[key_of[relative]], content=known[relative])
     series.learn(known)
-    whole = {source.key: source for source in series.sources()}
-    present |= _states(whole.values())
-    first, by_key = compare(packed, present), {key_of[s.relative]: s for s in sources if s.relative in key_of}
-    in_table = isinstance(data.group, Grouping) and data.group.table is not None
-    may_be = {key for key in by_key if in_table} | {key for key, source in whole.items() if told(source)}
-    reassigned = _reassigned(first, by_key | whole, may_be, store, records)
-    reassigned |= {former for key, former in first.renamed.items() if key in whole}
+    whole = series.sources()
+    present |= _states(whole)
+    first = compare(packed, present)
+    files = [source for source in joined.sources if source.relative in key_of]
+    names_packed = {r: known_as.get(first.renamed.get(key, key), identities[r]) for r, key in key_of.items()}
+    copied = {r for r, key in key_of.items() if key in first.copied}
+    copied |= {source.relative for source in whole if source.key in first.copied}
+    joined = join_keys(replace(joined, sources=[*files, *whole]), table, folder, keys, names_packed, copied)
+    by_key = {key_of.get(source.relative, source.key): source for source in joined.sources}
+    of_series = {key for key, source in by_key.items() if source.members}
+    conflicts = copy_conflicts(first.copied, by_key, table, folder)
+    reassigned = _reassigned(first, by_key, table, store, records, keys)
+    reassigned |= {former for key, former in first.renamed.items() if key in of_series}
     reassigned |= _overwritten(set(first.removed), listed, folder, keys)
     changes = compare({key: OTHER if key in reassigned else packed[key] for key in packed}, present)
     kept = {r: known_as[changes.renamed[k]] for r, k in key_of.items() if changes.renamed.get(k) in known_as}
-    files = (_resolved(s, identities, key_of, present, changes, known_as) for s in by_key.values())
-    wanted = [source for source in (*files, *whole.values()) if source.key not in changes.copied]
+    resolved = (
+        source if key in of_series else _resolved(source, identities, key_of, present, changes, known_as)
+        for key, source in by_key.items()
+    )
+    wanted = [source for source in resolved if source.key not in changes.copied]
     return ArchiveState(
         sorted(wanted, key=lambda source: source.relative),  # the order in which repair finds them again
         changes,
@@ -108,6 +133,8 @@ def examine(
         contents | copies,
         frozenset(changes.renamed.values()),
         reassigned,
+        joined,
+        conflicts,
     )
 
 
@@ -135,17 +162,36 @@ def _states(sources: Iterable[PackSource]) -> dict[str, SourceState]:
 def _reassigned(
     found: Changes,
     sources: Mapping[str, PackSource],
-    where_they_are: Collection[str],
+    table: SourceTable | None,
     store: ObjectStore,
     records: Sequence[PackRecord],
+    keys: KeyMaker,
 ) -> frozenset[str]:
     """Packed sources that were moved to where the run file, its table or the path tells another split or patient, or of
     which the table does so where they are: they are packed again, or a patient's scans could be in two splits. The
-    files of a series may have moved where it is the same."""
+    files of a series may have moved where it is the same. And those that have other labels in the table than they were
+    packed with."""
     now = {former: sources[key] for key, former in found.renamed.items()}
-    now |= {key: sources[key] for key in found.same if key in where_they_are}
-    told = {key for key, source in now.items() if source.split is not None or source.group is not None}
-    return frozenset(key for key, split, group in _packed_as(told, store, records) if _is_other(now[key], split, group))
+    same = {key: sources[key] for key in found.same}
+    labelled = _labelled_otherwise(now | same, table, records, keys)
+    now |= {key: source for key, source in same.items() if table is not None or (source.members and told(source))}
+    placing = {key for key, source in now.items() if source.split is not None or source.group is not None}
+    placed = _packed_as(placing - labelled, store, records)
+    return frozenset(key for key, split, group in placed if _is_other(now[key], split, group)) | labelled
+
+
+def _labelled_otherwise(
+    sources: Mapping[str, PackSource], table: SourceTable | None, records: Sequence[PackRecord], keys: KeyMaker
+) -> frozenset[str]:
+    """Packed sources whose labels in the table are others than those that they were packed with.
+
+    Earlier versions did not keep these: the table of ``data.group``, which they had, cannot be added later, so that
+    sources of which nothing is known count as the same.
+    """
+    before = {key: record.told.get(key, "") for record in records for key in record.sources if key in sources}
+    if table is not None and table.where != "data.table":
+        before = {key: said for key, said in before.items() if said}
+    return frozenset(key for key, said in before.items() if told_key(sources[key], keys) != said)
 
 
 def _overwritten(removed: Collection[str], listed: Collection[str], folder: Path, keys: KeyMaker) -> set[str]:

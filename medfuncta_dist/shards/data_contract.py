@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from medfuncta_dist.config.sections.data_section import Data, Grouping
 from medfuncta_dist.config.sections.series_section import Series
+from medfuncta_dist.config.sections.table_section import Table
 from medfuncta_dist.errors import ObjectMissingError, RunChangedError
 from medfuncta_dist.shards.snapshot import dataset_path
 from medfuncta_dist.storage.commit_record import read_as
@@ -51,16 +52,26 @@ def contract_of(data: Data) -> dict[str, Any]:
     where they say what those versions did.
     """
     part = data.part(lambda key: key.in_contract) | {"splits": sorted(data.splits) if data.splits else None}
-    part |= {"group": _described(data.group)}
-    return {name: value for name, value in part.items() if name not in EARLIER or value not in (None, EARLIER[name])}
+    part |= {"group": _described(data.grouping)}
+    kept = {name: value for name, value in part.items() if name != "table"} | _given_by(data.table)
+    return {name: value for name, value in kept.items() if name not in EARLIER or value not in (None, EARLIER[name])}
 
 
-def _described(group: str | Grouping | None) -> str | dict[str, str] | None:
-    """What the contract says of ``data.group``; None for ``source``, and where the key is open."""
+def _given_by(table: Table | None) -> dict[str, Any]:
+    """What the contract says of a table that gives splits. Labels are not part of it: each pack compares them."""
+    if table is None or table.split is None:
+        return {}
+    return {"table": {"splits": "given", "by": table.by, "split": digest_json(table.split)[:RULE_DIGITS]}}
+
+
+def _described(group: str | Grouping | Table | None) -> str | dict[str, str] | None:
+    """What the contract says of the grouping; None for ``source``, and where it is open."""
     if isinstance(group, str):
         return None if group == SOURCE else group
     if group is None:
         return None
+    if isinstance(group, Table):
+        return {"table": digest_json({"by": group.by, "group": group.group})[:RULE_DIGITS]}
     if group.path is not None:
         return {"path": digest_json(group.path)[:RULE_DIGITS]}
     columns = {"group": group.group, "split": group.split, "label": group.label}
@@ -91,7 +102,8 @@ def splits_by(contract: Mapping[str, Any]) -> SplitsBy:
     group = contract.get("group", SOURCE)
     if contract.get("slabs") is not None:
         return SplitsBy.SLABS
-    if contract.get("splits") is not None or (isinstance(group, Mapping) and group.get("splits") == "given"):
+    by_group = isinstance(group, Mapping) and group.get("splits") == "given"
+    if contract.get("splits") is not None or contract.get("table") is not None or by_group:
         return SplitsBy.GIVEN
     return SplitsBy(group) if isinstance(group, str) else SplitsBy.RULE
 
@@ -125,7 +137,7 @@ def require_contract(data: Data, contract: Mapping[str, Any], where: str) -> Non
     ours = contract_of(data)
     if data.series is None and "series" in contract:
         ours["series"] = contract["series"]
-    if data.group is None and data.slabs is None and "group" in contract:
+    if data.grouping is None and data.slabs is None and "group" in contract:
         ours["group"] = contract["group"]
     if data.length is None and "length" in contract:
         ours["length"] = contract["length"]
@@ -146,7 +158,7 @@ def open_dataset(store: ObjectStore, name: str, data: Data, salt: str, fence: Gu
     path, contract = dataset_path(name, "dataset.json"), check_dataset(store, name, data, salt)
     if contract is not None:
         data = _with_length(with_series(data, contract), contract.get("length"))
-        return _with_group(data, _packed_by(contract, store.uri(path)) if data.group is None else data.group)
+        return _with_group(data, _packed_by(contract, store.uri(path)) if data.grouping is None else None)
     data = with_series(_with_group(data, PATIENT if data.slabs is None else SOURCE), None)
     data = _with_length(data, "exact" if len(data.shape) == 1 else None)
     body = {"name": name, "contract": contract_of(data), "salt": salt}
@@ -177,15 +189,15 @@ def _packed_by(contract: Mapping[str, Any], where: str) -> str:
     if not isinstance(group, str):
         raise RunChangedError(
             f"the splits of this data set were made by a {' and a '.join(sorted({'path', 'table'} & set(group)))} in "
-            "data.group, and the run file gives none",
+            "data.group or data.table, and the run file gives none",
             where=where,
-            do="write the same data.group as when it was packed, or set data.dataset to a new name",
+            do="write the same data.group or data.table as when it was packed, or set data.dataset to a new name",
         )
     return group
 
 
-def _with_group(data: Data, group: str | Grouping) -> Data:
-    return data if data.group is not None else data.model_copy(update={"group": group})
+def _with_group(data: Data, group: str | None) -> Data:
+    return data if data.grouping is not None else data.model_copy(update={"group": group})
 
 
 def with_series(data: Data, contract: Mapping[str, Any] | None) -> Data:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -18,7 +18,6 @@ from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.pack_record import PackRecord, group_name, settle
 from medfuncta_dist.shards.record_parts import without_parts
 from medfuncta_dist.shards.set_aside import NAMED, reason_aside, require_some
-from medfuncta_dist.shards.source_table import SourceTable, load_table
 from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.sources import Source, expand
@@ -40,6 +39,15 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Told:
+    """What the run file's table says of one scan."""
+
+    split: str | None
+    group: Group | None
+    labels: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
 class PackSource:
     """A source and its key: a file, or a DICOM series, which is several. Its URI and path are never printed: they can
     name a patient."""
@@ -55,6 +63,10 @@ class PackSource:
     """Whose it is, as its path or the run file's rule or table tells."""
     labels: tuple[int, ...] | None = None
     """Those that the run file's table gives."""
+    told: Mapping[str, Told] = field(default_factory=dict, repr=False)
+    """What the table says of single scans, by their keys."""
+    unlisted: bool = False
+    """Nobody knows which row of the table is about it, so its scans are quarantined."""
     size: int = field(default=0, repr=False)
     version: str = field(default="", repr=False)
     """As in ``Source``."""
@@ -96,6 +108,8 @@ class Rest:
     record: PackRecord
     sources: tuple[str, ...]
     revision: str
+    without: frozenset[str] = frozenset()
+    """Scans (keys) of these sources that do not stay."""
 
     @property
     def name(self) -> str:
@@ -131,6 +145,17 @@ class PackPlan:
         return sum(len(record.sources) for record in self.records) + sum(len(rest.sources) for rest in self.rests)
 
 
+def told_key(source: PackSource, keys: KeyMaker) -> str:
+    """Key of the labels that the table gives, and of all that it says of single scans: another one where those are
+    others, "" where there are none."""
+    members = sorted((member.name, member.labels) for member in source.members if member.labels is not None)
+    if source.labels is None and not source.told and not members:
+        return ""
+    scans = {key: [t.split, t.group and t.group.key, t.labels] for key, t in source.told.items()}
+    said = {"labels": source.labels, "scans": scans} | ({"members": members} if members else {})
+    return keys.property_key("told", digest_json(said))
+
+
 class Listing(NamedTuple):
     """The sources to read, and how many others there are, by reason."""
 
@@ -138,31 +163,27 @@ class Listing(NamedTuple):
     aside: dict[str, int]
 
 
-def find_sources(data: Data, keys: KeyMaker, table: SourceTable | None = None) -> list[PackSource]:
+def find_sources(data: Data, keys: KeyMaker) -> list[PackSource]:
     """All sources that the run file names, with their keys, sorted by relative path (``RunFileError``)."""
-    return list_sources(data, keys, table).sources
+    return list_sources(data, keys).sources
 
 
-def list_sources(
-    data: Data, keys: KeyMaker, table: SourceTable | None = None, records: Sequence[PackRecord] = ()
-) -> Listing:
-    """All sources that the run file names, with their keys, sorted by relative path; and what is set aside.
+def list_sources(data: Data, keys: KeyMaker, records: Sequence[PackRecord] = ()) -> Listing:
+    """All sources that the run file names, with their keys, sorted by relative path; and what is set aside. What the
+    run file's table says of them is joined later (``table_join``).
 
-    ``table`` is that of ``data.group``, which is read where it is not given. Sources of ``records`` are never set
-    aside: an earlier version, or another run file, has packed them. Raises ``RunFileError``.
+    Sources of ``records`` are never set aside: an earlier version, or another run file, has packed them. Raises
+    ``RunFileError``.
     """
-    table = load_table(data) if table is None else table
     aside: Counter[str] = Counter()
-    found = _found(data, keys, table, {key for record in records for key in record.sources}, aside)
+    found = _found(data, keys, {key for record in records for key in record.sources}, aside)
     require_some(found, aside)
     return Listing(found, {reason: aside[reason] for reason in sorted(aside)})
 
 
-def _found(
-    data: Data, keys: KeyMaker, table: SourceTable | None, packed: Collection[str], aside: Counter[str]
-) -> list[PackSource]:
+def _found(data: Data, keys: KeyMaker, packed: Collection[str], aside: Counter[str]) -> list[PackSource]:
     if data.source is not None:
-        return _keyed(_sources(data.source, data), keys, data, table, None, packed, aside)
+        return _keyed(_sources(data.source, data), keys, data, None, packed, aside)
     if data.splits is None:
         raise RunFileError(
             "there is nothing to pack: the run file names a snapshot, but no scans",
@@ -172,7 +193,7 @@ def _found(
     found = [
         source
         for split, patterns in sorted(data.splits.items())
-        for source in _keyed(_sources(patterns, data), keys, data, table, split, packed, aside)
+        for source in _keyed(_sources(patterns, data), keys, data, split, packed, aside)
     ]
     if repeated := len(found) - len({source.uri for source in found}):
         raise RunFileError(
@@ -196,31 +217,24 @@ def _whole(source: Source) -> bytes:
 
 
 def _keyed(
-    sources: list[Source],
-    keys: KeyMaker,
-    data: Data,
-    table: SourceTable | None,
-    split: str | None,
-    packed: Collection[str],
-    aside: Counter[str],
+    sources: list[Source], keys: KeyMaker, data: Data, split: str | None, packed: Collection[str], aside: Counter[str]
 ) -> list[PackSource]:
     kept = list(_kept(sources, keys, data, split, packed, aside))
     relatives = [relative for _, relative in kept]
     sources = [source for source, _ in kept]
-    known = _known(sources, keys, data, table)
+    groups = _groups(sources, keys, data)
     return [
         PackSource(
             keys.source_key(relative),
             source.uri,
             relative,
-            split or row.split,
+            split,
             source.relative,
-            row.group,
-            row.labels,
-            source.size,
-            source.version,
+            group,
+            size=source.size,
+            version=source.version,
         )
-        for source, relative, row in zip(sources, relatives, known, strict=True)
+        for source, relative, group in zip(sources, relatives, groups, strict=True)
     ]
 
 
@@ -246,20 +260,11 @@ def _kept(
             aside[reason] += 1
 
 
-class _Known(NamedTuple):
-    group: Group | None
-    split: str | None = None
-    labels: tuple[int, ...] | None = None
-
-
-def _known(sources: Sequence[Source], keys: KeyMaker, data: Data, table: SourceTable | None) -> list[_Known]:
-    """What is known of each source before it is read: whose it is, and the split and labels that the table gives."""
-    if table is not None:
-        rows = table.of([source.relative for source in sources])
-        return [_Known(Group(keys.group_key("table", row.group), "table"), row.split, row.labels) for row in rows]
+def _groups(sources: Sequence[Source], keys: KeyMaker, data: Data) -> Sequence[Group | None]:
+    """Whose each source is, as far as its path tells."""
     if isinstance(data.group, Grouping) and data.group.path is not None:
-        return [_Known(group) for group in _by_path(data.group.path, sources, keys)]
-    return [_Known(group_in_path(source.relative, source.uri, keys)) for source in sources]
+        return _by_path(data.group.path, sources, keys)
+    return [group_in_path(source.relative, source.uri, keys) for source in sources]
 
 
 def _by_path(rule: str, sources: Sequence[Source], keys: KeyMaker) -> list[Group]:
@@ -335,8 +340,12 @@ def _rest(record: PackRecord, superseded: Superseded) -> Rest:
 def _revision(group: Sequence[PackSource], base: str) -> str:
     """It differs where a source's bytes, split, patient or labels do."""
     states = {s.key: [s.state.size, s.state.version, s.state.content] if s.state else [] for s in group}
-    told = {s.key: [s.split, s.group and s.group.key, s.labels] for s in group}
+    told = {s.key: [s.split, s.group and s.group.key, s.labels, *_of_scans(s)] for s in group}
     return digest_json({"base": base, "sources": states, "told": told})
+
+
+def _of_scans(source: PackSource) -> list[object]:
+    return [[key, t.split, t.group and t.group.key, t.labels] for key, t in sorted(source.told.items())]
 
 
 def _resumed(made: PackPlan, records: Iterable[PackRecord]) -> PackPlan:

@@ -19,6 +19,8 @@ from medfuncta_dist.storage.object_store import ObjectStore
 
 READS = 8
 """Indexes read at once: storage takes longer to answer than an index to parse."""
+MERGED = 2**16
+"""Groups, or shards, that are added before they are merged."""
 GROUP_BYTES = 16
 """Of a group's key: 128 bits tell any number of patients apart."""
 GROUP = np.dtype(f"S{GROUP_BYTES}")
@@ -58,14 +60,18 @@ class PatientTally:
     def __init__(self) -> None:
         self._by: Counter[str] = Counter()
         self._parts: dict[str, list[np.ndarray]] = {}
+        self._added: Counter[str] = Counter()
+        """By split: groups in all its parts but the first, which holds what was merged."""
 
     def add(self, split: str, shard: ShardGroups) -> None:
         """Add one shard's."""
         self._by.update(shard.by)
         parts = self._parts.setdefault(split, [])
         parts.append(shard.groups)
-        if sum(map(len, parts[1:])) > max(len(parts[0]), 2**16):  # merged before repeated patients fill the memory
-            parts[:] = [_distinct(parts)]
+        self._added[split] += len(shard.groups) if len(parts) > 1 else 0
+        # Merged before repeated patients, or the parts of many small shards, fill the memory.
+        if self._added[split] > max(len(parts[0]), MERGED) or len(parts) > MERGED:
+            parts[:], self._added[split] = [_distinct(parts)], 0
 
     def result(self) -> SplitPatients:
         """What was found in all of them."""

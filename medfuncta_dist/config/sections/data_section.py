@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 from medfuncta_dist.config.keys import CONTRACT, FREE, PUBLIC, Added, Key, Meaning, WithinRun
 from medfuncta_dist.config.section import Name, NaturalInt, PositiveInt, Ratio, Section, Split
 from medfuncta_dist.config.sections.series_section import Series
+from medfuncta_dist.config.sections.table_section import Table
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -198,6 +199,17 @@ class Data(Section):
     """What becomes of DICOM series: a section, or `file` to pack each file by itself, with a window of its own.
     Default: the section's defaults in a new data set; an existing one keeps its own, which is `file` if it was packed
     by a version without this key."""
+    table: Annotated[Table | None, CONTRACT, Added(None)] = None
+    """Labels, patients and splits from a CSV or Parquet file. A change of what it says is seen by the next pack, which
+    packs those scans again."""
+    identifying_labels: Annotated[
+        Literal["refuse", "drop", "keep"], Key(within_run=WithinRun.FREE), Added("refuse")
+    ] = "refuse"
+    """Labels that look like identifiers: dates, numbers of seven digits or more, columns of mostly different values.
+    ``refuse`` quarantines the scans of such a file, and refuses such a table; ``drop`` packs the scans of such a file
+    without labels; ``keep`` packs them with these labels."""
+    look_alikes: Annotated[Literal["report", "off"], FREE, Added("report")] = "report"
+    """Whether scans that look alike in different splits, or of different patients, are searched for and reported."""
     burned_in: Annotated[Literal["refuse", "keep"], Key(within_run=WithinRun.FREE), Added("refuse")] = "refuse"
     """DICOM images whose pixels may name or show the patient: text burned in or not ruled out (secondary captures,
     screen saves, ultrasound, fluoroscopy), recognizable features. ``refuse`` quarantines them with the reason;
@@ -254,6 +266,8 @@ class Data(Section):
             raise ValueError(f"slices are two-dimensional, but shape has {len(self.shape)} axes")
         if self.slabs is not None and self.slices is None:
             raise ValueError("slabs need slices")
+        if self.table is not None:
+            self._check_table(self.table)
         if self.slabs is not None and self.group not in (None, "source"):
             raise ValueError("slabs part each volume, so group would do nothing: leave one of them out")
         if self.splits is not None and isinstance(self.group, Grouping) and self.group.split is not None:
@@ -265,6 +279,21 @@ class Data(Section):
         if abs(sum(self.fractions.values()) - 1) > 1e-6 or "train" not in self.fractions:
             raise ValueError(f"fractions must contain train and sum to 1, got {self.fractions}")
         return self
+
+    def _check_table(self, table: Table) -> None:
+        if isinstance(self.group, Grouping) and self.group.table is not None:
+            raise ValueError("data.table and group.table are both tables: give data.table alone")
+        if table.group is not None and self.group is not None:
+            raise ValueError("group and table.group both say which scans are one patient's: leave one of them out")
+        if table.split is not None and self.splits is not None:
+            raise ValueError("splits and table.split both give the splits: leave one of them out")
+        if self.slabs is not None and (table.group is not None or table.split is not None):
+            raise ValueError("slabs part each volume, so table.group and table.split would do nothing: leave them out")
+
+    @property
+    def grouping(self) -> Literal["patient", "source"] | Grouping | Table | None:
+        """What says which scans are one patient's: ``group``, or a table with such a column; None where it is open."""
+        return self.table if self.table is not None and self.table.group is not None else self.group
 
     @property
     def takes_volumes(self) -> bool:

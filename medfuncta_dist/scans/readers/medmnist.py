@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from medfuncta_dist.errors import ScanError
+from medfuncta_dist.scans.label_check import risk_of_columns
 from medfuncta_dist.scans.readers.bounded_file import BoundedFile
 from medfuncta_dist.scans.readers.reader import Found, check_inflation, check_size, refusing
 from medfuncta_dist.scans.scan import Scan, stored
@@ -48,8 +50,18 @@ class MedmnistReader:
             with refusing("not in MedMNIST's layout"):
                 present = _splits(archive)
                 labels = {split: _labels(archive, split) for split in present}
+            risk = _risk(labels.values())
             for split in present:
-                yield from _images(archive, split, labels[split])
+                for found in _images(archive, split, labels[split]):
+                    yield found if risk is None else replace(found, label_risk=risk)
+
+
+def _risk(labels: Iterable[np.ndarray | None]) -> str | None:
+    """Whether the labels look like identifiers, over all splits."""
+    there = [values for values in labels if values is not None and values.dtype.kind in "iu"]
+    if len({values.shape[1] for values in there}) > 1:
+        return next(filter(None, map(risk_of_columns, there)), None)
+    return risk_of_columns(np.concatenate(there)) if there else None
 
 
 def _opened(file: BoundedFile) -> zipfile.ZipFile:

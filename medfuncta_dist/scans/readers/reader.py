@@ -41,6 +41,8 @@ class Found:
     part_of: the item of the recording that it is a piece of, which belongs in one split, too.
     study: the same for the examination that the scan belongs to, which is one patient's.
     mask: the file says that its values are labels, not intensities (``data.masks``).
+    label_risk: why the file's labels look like identifiers, in fixed words; whoever packs decides
+        (``data.identifying_labels``).
     """
 
     item: str
@@ -52,6 +54,7 @@ class Found:
     study: str | None = field(default=None, repr=False)
     part_of: str | None = None
     mask: bool = False
+    label_risk: str | None = None
 
 
 class Reader(Protocol):

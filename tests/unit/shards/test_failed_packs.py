@@ -8,7 +8,7 @@ import pytest
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import NothingPackedError, RunChangedError
-from medfuncta_dist.scans.private_folder import read_mapping
+from medfuncta_dist.scans.private_mapping import read_mapping
 from medfuncta_dist.shards.pack_driver import PackSummary, pack
 from medfuncta_dist.shards.pack_preview import preview_pack
 from medfuncta_dist.shards.set_aside import SEGMENTATION

@@ -24,7 +24,7 @@ KEYS = KeyMaker(bytes(32))
 
 
 def listed(folder: Path, records: tuple[PackRecord, ...] = (), **keys: object) -> Listing:
-    return list_sources(Data.model_validate({"source": str(folder), "shape": [8, 8]} | keys), KEYS, None, records)
+    return list_sources(Data.model_validate({"source": str(folder), "shape": [8, 8]} | keys), KEYS, records)
 
 
 def names(listing: Listing) -> list[str]:
