@@ -18,7 +18,7 @@ from medfuncta_dist.integrity.verify_shards import Fault, ShardCheck, check_shar
 from medfuncta_dist.scans.forgotten_list import Forgotten, read_list
 from medfuncta_dist.scans.private_folder import load_salt, private_folder
 from medfuncta_dist.scans.scan_key import KeyMaker
-from medfuncta_dist.shards.archive_state import under_packed_names
+from medfuncta_dist.shards.archive_state import under_packed_names, without_forgotten
 from medfuncta_dist.shards.data_contract import open_dataset
 from medfuncta_dist.shards.pack_plan import PackSource, list_sources
 from medfuncta_dist.shards.pack_record import PackRecord, read_packs
@@ -85,6 +85,7 @@ def _told_sources(
     """The sources of the archive under the keys that they were packed with, and what the run file's table says."""
     listed = list_sources(run.data, keys, records).sources
     sources = [source for source in listed if not forgotten.holds_source(source.key, source.group)]
+    sources = without_forgotten(sources, folder / INVENTORY, run.data, keys, forgotten)
     table = load_table(run.data)
     joined = join_table(sources, table, folder / INVENTORY, keys)
     named = under_packed_names(joined.sources, folder, keys, run.data)

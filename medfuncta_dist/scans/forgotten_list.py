@@ -75,6 +75,9 @@ class Forgotten:
         return bool(npy and self.pixels) and pixels_key(keys, npy) in self.pixels
 
 
+NOTHING_FORGOTTEN = Forgotten()
+
+
 def pixels_key(keys: KeyMaker, npy: bytes) -> str:
     """The key of a packed scan's values, 32 hex digits."""
     return keys.property_key("pixels", sha256_bytes(npy))

@@ -11,14 +11,14 @@ from medfuncta_dist.archive.inventory import INVENTORY, Listed, Row, locked, rea
 from medfuncta_dist.archive.series_sums import in_series
 from medfuncta_dist.archive.survey import OnSurvey, adopt, digest_contents, stamp, survey
 from medfuncta_dist.config.sections.data_section import Data
-from medfuncta_dist.scans.forgotten_list import Forgotten
+from medfuncta_dist.scans.forgotten_list import NOTHING_FORGOTTEN, Forgotten
 from medfuncta_dist.scans.patient_group import Group
 from medfuncta_dist.scans.readers.reader_registry import reader_for
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.copy_conflicts import NO_CONFLICTS, CopyConflicts, copy_conflicts
 from medfuncta_dist.shards.pack_plan import PackSource, Superseded, told_key
 from medfuncta_dist.shards.pack_record import PackRecord
-from medfuncta_dist.shards.series_sources import COLUMNS, SeriesSources, series_identity, told
+from medfuncta_dist.shards.series_sources import COLUMNS, SeriesSources, packed_key, series_identity, told
 from medfuncta_dist.shards.snapshot import read_index
 from medfuncta_dist.shards.source_table import SourceTable
 from medfuncta_dist.shards.table_join import Joined, join_keys, join_table
@@ -80,12 +80,14 @@ def examine(
     keys: KeyMaker,
     on_survey: OnSurvey,
     table: SourceTable | None = None,
+    forgotten: Forgotten = NOTHING_FORGOTTEN,
 ) -> ArchiveState:
-    """Survey the sources, join the owner's table, and compare them with the ``records`` that count. To be called inside
-    ``locked``. RunFileError where the table does not fit the sources."""
+    """Survey the sources, join the owner's table, and compare them with the ``records`` that count; without those that
+    are known to be forgotten before their contents are. To be called inside ``locked``. RunFileError where the table
+    does not fit the sources."""
     listed = {source.relative: _listed(source, data) for source in sources}
     path = survey(list(listed.values()), folder, keys, on_survey)
-    joined = join_table(sources, table, path, keys)
+    joined = join_table(without_forgotten(sources, path, data, keys, forgotten), table, path, keys)
     names, found, series = _surveyed(path, joined.sources, data, keys)
     copies = digest_contents([listed[relative] for relative in sorted(series.doubles())])
     series.learn(_content_keys(copies, keys))
@@ -138,6 +140,17 @@ def examine(
     )
 
 
+def without_forgotten(
+    sources: Sequence[PackSource], inventory: Path, data: Data, keys: KeyMaker, forgotten: Forgotten
+) -> list[PackSource]:
+    """The sources without files of forgotten DICOM series, which the inventory knows; others are told when listed."""
+    if not forgotten.sources:
+        return list(sources)
+    rows = read_inventory(inventory, keys.fingerprint(), sorted({*COLUMNS, "identity"}))
+    gone = {row["relative"] for row in rows if packed_key(row, data, keys) in forgotten.sources}
+    return [source for source in sources if source.relative not in gone]
+
+
 def _surveyed(
     path: Path, sources: Sequence[PackSource], data: Data, keys: KeyMaker
 ) -> tuple[dict[str, str], dict[str, SourceState], SeriesSources]:
@@ -146,7 +159,7 @@ def _surveyed(
     names, found = {}, {}
     for row in read_inventory(path, keys.fingerprint(), sorted({*STATE_COLUMNS, *COLUMNS})):
         relative, state = row["relative"], _state(row, keys)
-        if not series.take(by_path[relative], row, state):
+        if relative in by_path and not series.take(by_path[relative], row, state):
             names[relative], found[relative] = row["identity"], state
     return names, found, series
 

@@ -114,7 +114,8 @@ def pack(
     _require_known(parent, known, store)
     packs = parent.packs if parent else ()
     with locked(folder):
-        archive = examine(store, run.data, sources, settle(known, first=packs), folder, keys, on_survey, table)
+        counting = settle(known, first=packs)
+        archive = examine(store, run.data, sources, counting, folder, keys, on_survey, table, forgotten)
     superseded = archive.superseded(run.data.removed, parent.digest if parent else "")
     archive = archive.without(forgotten)
     todo = plan(archive.sources, known, packs, run.data.sources_per_task, superseded)

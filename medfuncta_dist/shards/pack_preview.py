@@ -84,7 +84,7 @@ def preview_pack(run: RunFile, on_survey: OnSurvey) -> PackPreview:
     data = with_series(run.data, contract)
     records = settle(known, first=parent.packs if parent else ())
     with locked(folder):
-        archive = examine(store, data, sources, records, folder, keys, on_survey, load_table(run.data))
+        archive = examine(store, data, sources, records, folder, keys, on_survey, load_table(run.data), forgotten)
         found = sums(archive.inventory, archive.salt)
         rule = data.series if isinstance(data.series, Series) else None
         dicom = None if rule is None else series_sums(archive.inventory, rule, data.takes_volumes)
