@@ -17,7 +17,7 @@ import numpy as np
 from medfuncta_dist.config.section import Split
 from medfuncta_dist.config.sections.data_section import Data, Slabs, Slices
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.intensity import choose_window
+from medfuncta_dist.scans.intensity import choose_window, intensity_of
 from medfuncta_dist.scans.resample import cast, resample, target_grid
 from medfuncta_dist.scans.scan import Scan
 
@@ -40,7 +40,7 @@ def windowed(scan: Scan, data: Data) -> Scan:
     if not np.isfinite(scan.array).all():
         raise ScanError("some values are not finite")
     array = _with_channels(scan.array, data.channels)
-    return replace(scan, array=array, window=choose_window(array, data.intensity))
+    return replace(scan, array=array, window=choose_window(array, intensity_of(scan, data)))
 
 
 def canonical(scan: Scan, data: Data) -> Scan:

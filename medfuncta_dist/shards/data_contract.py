@@ -23,7 +23,10 @@ from medfuncta_dist.storage.publish import Guard, NewRecord, publish
 KIND = "dataset"
 PATIENT: Final = "patient"
 SOURCE: Final = "source"
-EARLIER = {"group": SOURCE}
+OFF: Final = "off"
+CT_WINDOW: Final = [-1000.0, 1000.0]
+"""Hounsfield units: from air to dense bone, with water in the middle, whatever organ is shown. (See the decisions.)"""
+EARLIER = {"group": SOURCE, "ct_window": OFF}
 """What a contract without these keys says: earlier versions had no choice."""
 RULE_DIGITS = 16
 """Hex digits that tell one rule from another."""
@@ -47,7 +50,10 @@ def contract_of(data: Data) -> dict[str, Any]:
     """
     part = data.part(lambda key: key.in_contract) | {"splits": sorted(data.splits) if data.splits else None}
     group = _described(data.group)
-    return {name: value for name, value in part.items() if name != "group"} | ({"group": group} if group else {})
+    ct_window = part.pop("ct_window")
+    chosen = {"ct_window": ct_window} if isinstance(ct_window, list) else {}  # "off" is what earlier versions did
+    rest = {name: value for name, value in part.items() if name != "group"} | ({"group": group} if group else {})
+    return rest | chosen
 
 
 def _described(group: str | Grouping | None) -> str | dict[str, str] | None:
@@ -113,11 +119,13 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
 def require_contract(data: Data, contract: Mapping[str, Any], where: str) -> None:
     """``RunChangedError``, with the differences, unless ``data`` would pack scans like the data set's.
 
-    Where ``data.group`` is open, the data set's own counts.
+    Where ``data.group`` or ``data.ct_window`` is open, the data set's own counts.
     """
     ours = contract_of(data)
     if data.group is None and data.slabs is None and "group" in contract:
         ours["group"] = contract["group"]
+    if data.ct_window is None and "ct_window" in contract:
+        ours["ct_window"] = contract["ct_window"]
     if lines := differences(ours, contract):
         raise RunChangedError(
             "the data set was packed with another data section:\n    " + "\n    ".join(lines),
@@ -129,13 +137,15 @@ def require_contract(data: Data, contract: Mapping[str, Any], where: str) -> Non
 def open_dataset(store: ObjectStore, name: str, data: Data, salt: str, fence: Guard) -> Data:
     """Create the data set's record, or check that ``data`` and the salt's fingerprint match it.
 
-    Returns ``data`` with the ``group`` that the data set has, where it was open. LeaseLostError if the lease of the
-    data set's ``fence`` is lost.
+    Returns ``data`` with the ``group`` and ``ct_window`` that the data set has, where they were open. LeaseLostError if
+    the lease of the data set's ``fence`` is lost.
     """
     path, contract = dataset_path(name, "dataset.json"), check_dataset(store, name, data, salt)
     if contract is not None:
+        data = _with_ct_window(data, contract.get("ct_window", OFF))
         return _with_group(data, _packed_by(contract, store.uri(path)) if data.group is None else data.group)
     data = _with_group(data, PATIENT if data.slabs is None else SOURCE)
+    data = _with_ct_window(data, CT_WINDOW)
     body = {"name": name, "contract": contract_of(data), "salt": salt}
     publish(store, fence, NewRecord(path, KIND, body))
     return data
@@ -173,3 +183,10 @@ def _packed_by(contract: Mapping[str, Any], where: str) -> str:
 
 def _with_group(data: Data, group: str | Grouping) -> Data:
     return data if data.group is not None else data.model_copy(update={"group": group})
+
+
+def _with_ct_window(data: Data, window: str | list[float]) -> Data:
+    """Where another mode than auto chooses the window, none is needed."""
+    if data.ct_window is not None:
+        return data
+    return data.model_copy(update={"ct_window": window if data.intensity.mode == "auto" else OFF})

@@ -6,10 +6,11 @@ is bright, is inverted, so that high is bright in every scan. Overlays are never
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -28,7 +29,7 @@ from medfuncta_dist.scans.readers.dicom_geometry import (
     stack_of,
 )
 from medfuncta_dist.scans.readers.dicom_patient import patient_of, study_of
-from medfuncta_dist.scans.readers.dicom_pixels import DECODERS, check_syntax, decoded, values_of
+from medfuncta_dist.scans.readers.dicom_pixels import DECODERS, check_syntax, decoded, in_hounsfield, values_of
 from medfuncta_dist.scans.readers.reader import Found, check_inflation, check_size, refusing, silence_logger
 from medfuncta_dist.scans.scan import Scan
 
@@ -114,7 +115,8 @@ def _image(file: _File, header: Header, index: int) -> Scan:
     with refusing(PIXELS):
         array = values_of(file.decoded(index)[None], file.dataset, [header])[:, 0]
     with refusing(GEOMETRY):
-        return Scan(np.ascontiguousarray(array), pixel_size(header), affine_of(header), _modality(file.dataset))
+        place = pixel_size(header), affine_of(header)
+        return Scan(np.ascontiguousarray(array), *place, **_kind(file.dataset, [header]))
 
 
 def _volume(file: _File, headers: list[Header], stack: Stack) -> Scan:
@@ -128,8 +130,9 @@ def _volume(file: _File, headers: list[Header], stack: Stack) -> Scan:
         array, affine = closest_ras(values.transpose(2, 3, 1, 0), stack.affine)
         array = np.ascontiguousarray(np.moveaxis(array, -1, 0))
         spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
-        return Scan(array, spacing, affine, _modality(dataset))
+        return Scan(array, spacing, affine, **_kind(dataset, headers))
 
 
-def _modality(dataset: pydicom.Dataset) -> str:
-    return MODALITIES.get(str(dataset.get("Modality")), "OT")
+def _kind(dataset: pydicom.Dataset, headers: Sequence[Header]) -> dict[str, Any]:
+    modality = MODALITIES.get(str(dataset.get("Modality")), "OT")
+    return {"modality": modality, "unscaled": modality == "CT" and not all(map(in_hounsfield, headers))}

@@ -101,7 +101,7 @@ def test_the_keys_of_a_meaning_come_with_their_values():
 def test_what_a_key_was_before_it_existed_is_written_at_the_key():
     assert before(Said.model_fields) == {"newer": "then"}
     assert older_values() == {
-        "data": {"group": None, "burned_in": "refuse", "removed": "keep"},
+        "data": {"ct_window": None, "group": None, "burned_in": "refuse", "removed": "keep"},
         "field": {"kind": "siren", "features": None},
         "meta": {"ridge": 1e-4, "precision": None, "graphs": "auto", "captured": None, "halvings": None},
         "train": {"optimizer": "adamw", "augment": None},
