@@ -1,0 +1,38 @@
+"""fingerprint and data-report: what is in an archive, and what is in a data set."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from medfuncta_dist.cli.answer import JsonOption, SetOption, answer
+
+
+def add_to(app: typer.Typer) -> None:
+    """Register the commands."""
+    app.command(
+        "fingerprint", help="Say what an archive holds, from a sample, and suggest shape and intensity window."
+    )(fingerprint)
+
+
+def fingerprint(
+    what: str = typer.Argument(
+        ..., metavar="RUN.yaml|SCANS", help="A run file, or a folder, glob or s3:// URI of scans.", show_default=False
+    ),
+    sample: int = typer.Option(
+        512, "--sample", min=1, help="Largest number of scans to measure, and of files to read."
+    ),
+    out: str | None = typer.Option(None, "--out", help="Write the fingerprint to this JSON file too."),
+    overrides: list[str] = SetOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """What an archive holds."""
+
+    def work() -> dict[str, Any]:
+        from medfuncta_dist.fingerprint.fingerprint_driver import fingerprint_command
+
+        return fingerprint_command(what, overrides, sample, None if out is None else Path(out))
+
+    answer(work, as_json)
