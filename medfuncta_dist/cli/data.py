@@ -7,14 +7,16 @@ from typing import Any
 
 import typer
 
-from medfuncta_dist.cli.answer import JsonOption, SetOption, answer
+from medfuncta_dist.cli.answer import JsonOption, RunFileArgument, SetOption, answer
+
+FINGERPRINT = "Say what an archive holds, from a sample of its scans, and suggest shape and intensity window."
+DATA_REPORT = "Write a page with counts, splits, duplicates and pictures of a packed data set."
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    app.command(
-        "fingerprint", help="Say what an archive holds, from a sample, and suggest shape and intensity window."
-    )(fingerprint)
+    app.command("fingerprint", help=FINGERPRINT)(fingerprint)
+    app.command("data-report", help=DATA_REPORT)(data_report)
 
 
 def fingerprint(
@@ -34,5 +36,25 @@ def fingerprint(
         from medfuncta_dist.fingerprint.fingerprint_driver import fingerprint_command
 
         return fingerprint_command(what, overrides, sample, None if out is None else Path(out))
+
+    answer(work, as_json)
+
+
+def data_report(
+    run_file: str = RunFileArgument,
+    out: str | None = typer.Option(
+        None, "--out", help="Local folder to write to. Default: data-report in the private folder of the data set."
+    ),
+    pictures: int = typer.Option(8, "--pictures", min=0, help="Scans to show per modality."),
+    overrides: list[str] = SetOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """What a data set holds."""
+
+    def work() -> dict[str, Any]:
+        from medfuncta_dist.config.load import load
+        from medfuncta_dist.data_report.data_report_driver import data_report_command
+
+        return data_report_command(load(run_file, overrides), out, pictures)
 
     answer(work, as_json)
