@@ -13,6 +13,8 @@ from medfuncta_dist.shards.sample import Sample
 
 TEMPLATE = "data_report.html"
 MOST_LABELS = 30
+FIRST = ("train", "val", "test")
+"""Splits in the order in which people name them; others follow."""
 NAMES = {
     "CT": "Computed tomography",
     "MR": "Magnetic resonance",
@@ -57,6 +59,7 @@ def render(content: Mapping[str, Any], tallies: Mapping[str, ModalityTally], sho
         archive=_archive(content["archive"]),
         settings=_settings(content, code),
         short=SHORT,
+        plural=plural,
     )
 
 
@@ -65,19 +68,26 @@ def _cards(content: Mapping[str, Any]) -> list[dict[str, str]]:
     known = patients is not None and patients["patients"]
     lost = counts["quarantined"] + counts["sources_quarantined"]
     cards = [
-        _card(f"{counts['packed']:,}", "scans packed", f"from {counts['sources_packed']:,} sources"),
+        _card(f"{counts['packed']:,}", "scans packed", f"from {plural(counts['sources_packed'], 'source')}"),
         _card(f"{patients['patients']:,}" if known else "–", "patients", "" if known else "the files name none"),
         _card(
-            f"{lost:,}", "quarantined", f"{counts['quarantined']:,} scans, {counts['sources_quarantined']:,} sources"
+            f"{lost:,}",
+            "quarantined",
+            f"{plural(counts['quarantined'], 'scan')}, {plural(counts['sources_quarantined'], 'source')}",
         ),
         _card(
             f"{patients['in_several_splits']:,}" if known else "–",
-            "patients in several splits",
-            VERDICTS[content["check"]["state"]].lower(),
+            "patients in 2+ splits",
+            "" if known else "not known",
         ),
-        _card(f"{equal['copies']:,}", "copies", f"equal to another scan; {equal['across_splits']:,} across splits"),
+        _card(f"{equal['copies']:,}", "copies", f"of other scans; {equal['across_splits']:,} across splits"),
     ]
     return cards
+
+
+def plural(count: int, word: str) -> str:
+    """``1 scan``, ``2 scans``."""
+    return f"{count:,} {word}{'' if count == 1 else 's'}"
 
 
 def _card(value: str, what: str, remark: str) -> dict[str, str]:
@@ -86,7 +96,8 @@ def _card(value: str, what: str, remark: str) -> dict[str, str]:
 
 def _splits(splits: Mapping[str, Any]) -> list[dict[str, Any]]:
     every = sum(split["scans"] for split in splits.values())
-    return [{"name": name, **split, "share": 100 * split["scans"] / every} for name, split in splits.items()]
+    order = sorted(splits, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
+    return [{"name": name, **splits[name], "share": 100 * splits[name]["scans"] / every} for name in order]
 
 
 def _modality(name: str, found: Mapping[str, Any], tally: ModalityTally, shown: Sequence[Shown]) -> dict[str, Any]:
@@ -109,7 +120,7 @@ def _modality(name: str, found: Mapping[str, Any], tally: ModalityTally, shown: 
         "spacing": data_charts.spacing(found["spacing_histogram"]["axes"], AXES[axes], unit),
         "shapes": data_charts.counts(found["shapes"]),
         "spacings": data_charts.counts(found["spacings"]),
-        "types": ", ".join(f"{count:,} {kind}" for kind, count in found["types"].items()),
+        "types": ", ".join(kind if len(found["types"]) == 1 else f"{n:,} {kind}" for kind, n in found["types"].items()),
         "labels": labels[:MOST_LABELS],
         "labels_left_out": max(0, len(labels) - MOST_LABELS),
     }

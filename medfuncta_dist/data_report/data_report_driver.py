@@ -46,6 +46,11 @@ def data_report_command(run: RunFile, out: str | None, pictures: int) -> dict[st
     folder = report_folder(run, out)
     with ProgressBar(STAGE) as bar:
         content = write_data_report(run, folder, cpu_fan_out(run), pictures, bar.show)
+    return answer_of(content, folder)
+
+
+def answer_of(content: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """What the command prints, and its exit code where a patient is on both sides although no split was given."""
     failed = content["check"]["state"] == Check.FAILED
     return {**content, "said": _said(content, folder)} | ({"exit_code": EXIT_LEAK} if failed else {})
 

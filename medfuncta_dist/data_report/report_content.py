@@ -25,6 +25,20 @@ KIND = "medfuncta data report"
 AXES = 3
 
 
+SLABS = (
+    "Every patient is in several splits: the splits are slabs within each volume, as data.slabs asks. Results are "
+    "those of other slices of known patients."
+)
+BY_SOURCE = (
+    "Patients are not known: this data set is split by source, so several scans of a patient may be in different "
+    "splits, and results may be better than on new patients. Pack under a new data.dataset with data.group: patient."
+)
+NOBODYS = {
+    "scan": " {:,} scans name no patient; each is split by itself.",
+    "file": " {:,} scans are in the splits that their file gives, and name no patient.",
+}
+
+
 class Check(StrEnum):
     """The result of the check for leakage."""
 
@@ -46,7 +60,7 @@ def content_of(
     archive: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The whole report as JSON objects."""
-    state, text = check(snapshot.contract, patients)
+    state, text = check(snapshot.contract, patients, equal)
     return {
         "format_version": FORMAT_VERSION,
         "kind": KIND,
@@ -65,29 +79,28 @@ def content_of(
     }
 
 
-def check(contract: Mapping[str, Any], patients: SplitPatients | None) -> tuple[Check, str]:
-    """Whether a patient's scans are in several splits, and the sentence that says so."""
-    by = splits_by(contract)
+def check(contract: Mapping[str, Any], patients: SplitPatients | None, equal: EqualSamples) -> tuple[Check, str]:
+    """Whether a patient, or the same scan, is in several splits, and the sentences that say so."""
+    state, text = _of_patients(splits_by(contract), patients)
+    if not equal.across_splits:
+        return state, text
+    again = f"{equal.across_splits:,} scans are in one split and, equal in every byte, in another one too"
+    return Check.FAILED if state is Check.FAILED else Check.WARNING, f"{text} {again}."
+
+
+def _of_patients(by: SplitsBy, patients: SplitPatients | None) -> tuple[Check, str]:
     if by is SplitsBy.SLABS:
-        return Check.WARNING, (
-            "Every patient is in several splits: the splits are slabs within each volume, as data.slabs asks. Results "
-            "are those of other slices of known patients."
-        )
+        return Check.WARNING, SLABS
     if patients is None:
-        return Check.UNKNOWN, (
-            "Patients are not known: this data set is split by source, so several scans of a patient may be in "
-            "different splits, and results may be better than on new patients. Pack under a new data.dataset with "
-            "data.group: patient."
-        )
+        return Check.UNKNOWN, BY_SOURCE
     if patients.in_several_splits:
         text = f"{patients.in_several_splits:,} of {patients.patients:,} patients are in several splits"
         if by is SplitsBy.GIVEN:
             return Check.WARNING, f"{text}, as the splits were given. Results are better than on new patients."
         return Check.FAILED, f"{text}. That is a bug, or damage: pack the archive again under another data.dataset."
-    alone = sum(patients.by.get(way, 0) for way in ("scan", "file"))
-    told = f" {alone:,} scans name no patient, and nothing is known of these." if alone else ""
+    told = "".join(words.format(patients.by[way]) for way, words in NOBODYS.items() if patients.by.get(way))
     if not patients.patients:
-        return Check.UNKNOWN, f"No scan names its patient, so each is split by itself.{told}"
+        return Check.UNKNOWN, f"No scan names its patient.{told}"
     return Check.PASSED, f"0 of {patients.patients:,} patients are in several splits.{told}"
 
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from medfuncta_dist.cli.app import app
-from tests.writers import write_png
+from tests.writers import write_medmnist, write_png
 
 
 @pytest.mark.usefixtures("ray_cluster")
@@ -23,3 +23,21 @@ def test_a_fingerprint_of_a_folder_is_printed_and_written(tmp_path: Path, capfd:
     printed = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
     assert printed.items() >= json.loads(out.read_bytes()).items()
     assert printed["groups"][0]["suggested"]["data"] == {"shape": [28, 28], "intensity": {"mode": "dtype"}}
+
+
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_data_report_of_a_packed_data_set(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    write_medmnist(tmp_path / "a.npz", counts={"train": 6, "test": 3})
+    run = tmp_path / "run.yaml"
+    data = {"source": str(tmp_path / "a.npz"), "shape": [16, 16], "private": str(tmp_path / "private")}
+    run.write_text(json.dumps({"name": "report", "storage": str(tmp_path / "store"), "data": data}))
+    assert CliRunner().invoke(app, ["pack", str(run)]).exit_code == 0
+    capfd.readouterr()
+    result = CliRunner().invoke(app, ["data-report", str(run), "--json", "--pictures", "1"])
+    assert result.exit_code == 0
+    printed = json.loads(capfd.readouterr().out.strip().splitlines()[-1])
+    assert printed["counts"]["packed"] == 9
+    assert printed["check"]["state"] == "unknown"
+    folder = tmp_path / "private/data-report"
+    assert sorted(path.name for path in folder.iterdir()) == ["data-report.html", "data-report.json"]
+    assert CliRunner().invoke(app, ["data-report", str(run), "--out", str(tmp_path / "store/r")]).exit_code == 2
