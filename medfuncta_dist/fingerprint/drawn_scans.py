@@ -42,7 +42,7 @@ class ScanSample:
     def add(self, drawn: Iterable[Drawn]) -> None:
         """Offer scans."""
         for rank, facts in drawn:
-            if self.wants(rank):
+            if self.wants(rank) and -int(rank, 16) not in self._facts:
                 self._put(-int(rank, 16), facts)
 
     def _put(self, place: int, facts: ScanFacts) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -78,7 +79,12 @@ def _sources(data: Data) -> list[Source]:
     if data.source is not None:
         return expand(data.source)
     if data.splits is not None:
-        return [source for _, patterns in sorted(data.splits.items()) for source in expand(patterns)]
+        # The split is part of a name, as in packing: files of two splits often have the same one.
+        return [
+            replace(source, relative=f"{split}/{source.relative}")
+            for split, patterns in sorted(data.splits.items())
+            for source in expand(patterns)
+        ]
     what = "the run file names a snapshot, but no scans"
     raise RunFileError(what, where="data", do="set data.source, or name a folder of scans")
 

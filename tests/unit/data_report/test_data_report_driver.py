@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -224,3 +225,11 @@ def test_a_leak_is_loud(archive: Path, tmp_path: Path) -> None:
     answer = answer_of(leaking, tmp_path)
     assert answer["exit_code"] == EXIT_LEAK
     assert "leakage between splits: FAILED: 2 of 20 patients" in "\n".join(answer["said"])
+
+
+def test_a_data_set_on_s3_has_the_same_report(archive: Path, tmp_path: Path, s3: Callable[[], str]) -> None:
+    here, _ = reported(packed(tmp_path), tmp_path / "here")
+    run = run_file(tmp_path, storage=s3(), name="mixed", shape=[16, 16], max_quarantined=0.5)
+    pack(run, map_here, lambda progress: None)
+    there, _ = reported(run, tmp_path / "there")
+    assert there == here

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,12 @@ import pytest
 import yaml
 
 from medfuncta_dist.config.sections.data_section import Data
-from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.errors import RunFileError, WorkerDiedError
 from medfuncta_dist.fingerprint.fingerprint_driver import fingerprint
 from medfuncta_dist.fingerprint.fingerprint_text import lines_of
 from medfuncta_dist.fingerprint.summary import FORMAT_VERSION, KIND
-from medfuncta_dist.task_map import map_here
+from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.task_map import Failed, map_here
 from medfuncta_dist.telemetry.progress_report import ProgressReport
 from tests.writers import PATIENT, PATIENT_ID, PATIENT_UID, write_dicom, write_medmnist, write_nifti, write_png
 
@@ -115,3 +117,36 @@ def test_without_a_usable_scan_the_reasons_are_the_message(tmp_path: Path) -> No
         taken(tmp_path)
     with pytest.raises(RunFileError, match="names a snapshot, but no scans"):
         fingerprint(Data(snapshot="0" * 64, shape=[2]), 5, map_here)
+
+
+def test_splits_may_have_files_of_the_same_name(tmp_path: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / split).mkdir()
+        write_png(tmp_path / split / "a.png")
+    splits = {split: str(tmp_path / split / "*.png") for split in ("train", "test")}
+    found = fingerprint(Data(splits=splits, shape=[2]), 10, map_here)
+    assert found["scans"] == {"found": 2, "sampled": 2}
+
+
+def test_an_archive_on_s3(archive: Path, s3: Callable[[], str]) -> None:
+    root = s3()
+    store = ObjectStore(root)
+    for path in archive.rglob("*"):
+        if path.is_file():
+            store.upload(path, f"scans/{path.relative_to(archive)}")
+    found = fingerprint(Data(source=f"{root}/scans", shape=[2]), 100, map_here)
+    assert found == taken(archive)
+
+
+def test_a_source_that_kills_its_worker_is_a_reason(archive: Path) -> None:
+    def dying(task: Any, items: Any) -> Any:
+        for item in items:
+            if any(source.relative.startswith("picture-1") for source in item.sources):
+                yield Failed(item, WorkerDiedError("it died", do=""))
+            else:
+                yield from map_here(task, [item])
+
+    found = fingerprint(data(archive), 100, dying)
+    assert found["reasons"]["reading it failed: WorkerDiedError"] == 1
+    assert found["sources"] == {"found": 14, "read": 14}
+    assert found["scans"]["sampled"] == 11
