@@ -109,7 +109,7 @@ def _modality(name: str, found: Mapping[str, Any], tally: ModalityTally, shown: 
         "name": name,
         "words": NAMES[name],
         "found": found,
-        "volumes": axes == 3,
+        "axes": axes,
         "thumbnails": [
             {"key": one.sample.key, "split": one.split, "image": data_charts.thumbnail(one.sample)}
             for one in shown

@@ -84,7 +84,7 @@ def write_data_report(
         _look_alikes(store, run, snapshot),
         archive_counts(private_folder(run.data.private, run.dataset, run.storage)),
     )
-    places = [place for name in content["modalities"] for place in tallies[name].places]
+    places = [place for name in content["modalities"] for place in sorted(tallies[name].places)]
     page = render(content, tallies, _shown(run, places), __version__)
     _write(folder / "data-report.json", canonical_json(content) + b"\n")
     _write(folder / "data-report.html", page.encode())

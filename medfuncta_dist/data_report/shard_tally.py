@@ -6,7 +6,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
-from medfuncta_dist.data_report.tally import ModalityTally, Place
+from medfuncta_dist.data_report.tally import ModalityTally, Place, lot_of
 from medfuncta_dist.shards.sample import decode, parse_meta
 from medfuncta_dist.shards.snapshot import Shard
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -51,5 +51,5 @@ def tally_shard(task: ShardTask) -> dict[str, ModalityTally]:
 
 
 def is_drawn(key: str, share: float) -> bool:
-    """Whether a sample is among this share of all: keys are drawn like lots, and the same ones each time."""
-    return int(key[:8], 16) < share * 16**8
+    """Whether a sample is among this share of all: a random choice, but the same one each time."""
+    return lot_of(key) < share * 2**64

@@ -15,15 +15,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from medfuncta_dist.shards.snapshot import Shard
+from medfuncta_dist.storage.digest import sha256_bytes
 
 MOST_DISTINCT = 500
 """Different spacings or labels that are counted by themselves, of each modality; all others together are ``OTHERS``."""
 OTHERS = "others"
 WINDOWS = 512
-"""Samples whose window is kept, those with the smallest keys: keys are drawn like lots."""
+"""Samples whose window is kept, those with the smallest lots."""
 SPACING_EDGES = np.logspace(-3, 3, 61)
 """Ten bins per decade from 1 µm to 1 m."""
 VALUE_BINS = 50
+
+
+def lot_of(key: str) -> int:
+    """A random number of 64 bits, always the same for a key. Not the key itself: splits are drawn by keys, so the
+    smallest ones are all in one split."""
+    return int(sha256_bytes(key.encode())[:16], 16)
 
 
 class Place(NamedTuple):
@@ -38,7 +45,7 @@ class Place(NamedTuple):
 class KeptWindow(NamedTuple):
     """The intensity window of a sample."""
 
-    key: str
+    lot: int
     low: float
     high: float
 
@@ -81,7 +88,7 @@ class ModalityTally:
         for axis, spacing in enumerate(meta["spacing"]):
             self.spacing_bins[axis, spacing_bin(spacing)] += 1
         low, high = meta["window"]
-        self.windows.append(KeptWindow(place.key, float(low), float(high)))
+        self.windows.append(KeptWindow(lot_of(place.key), float(low), float(high)))
         self.places.append(place)
         self._trim(pictures, slack=WINDOWS)
 
@@ -115,7 +122,7 @@ class ModalityTally:
         if len(self.windows) > WINDOWS + slack:
             self.windows = heapq.nsmallest(WINDOWS, self.windows)
         if len(self.places) > pictures + slack:
-            self.places = heapq.nsmallest(pictures, self.places, key=lambda place: place.key)
+            self.places = heapq.nsmallest(pictures, self.places, key=lambda place: lot_of(place.key))
 
     def finished(self, pictures: int) -> ModalityTally:
         """Without what was kept for want of a better one."""

@@ -94,7 +94,8 @@ def _window(scans: Sequence[ScanFacts]) -> tuple[str, Any, str]:
     if len(scans[0].shape) == 1:
         return "intensity", {"mode": "minmax"}, "percentiles would cut the peaks of a signal"
     value = {"mode": "percentile", "low": PERCENTILES[0], "high": PERCENTILES[-1]}
-    return "intensity", value, f"units differ between scans: each gets its own window; {seen}"
+    about = "no Hounsfield units, as the files have no rescale" if scans[0].modality == "CT" else "units differ"
+    return "intensity", value, f"{about}: each scan gets its own window; {seen}"
 
 
 def looks_like_hounsfield(pooled: np.ndarray) -> bool:

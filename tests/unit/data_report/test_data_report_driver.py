@@ -233,3 +233,17 @@ def test_a_data_set_on_s3_has_the_same_report(archive: Path, tmp_path: Path, s3:
     pack(run, map_here, lambda progress: None)
     there, _ = reported(run, tmp_path / "there")
     assert there == here
+
+
+def test_scans_are_shown_and_measured_from_all_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Splits are drawn by keys, so the smallest keys would all be of one split."""
+    (tmp_path / "archive").mkdir()
+    for n in range(20):
+        write_ecg_csv(tmp_path / f"archive/{n}.csv", rows=20, seed=n)
+    run = packed(tmp_path, shape=[24], fractions={"train": 0.5, "test": 0.5})
+    monkeypatch.setattr("medfuncta_dist.data_report.data_report_driver.MEASURED", 100)
+    content, page = reported(run, tmp_path / "report", pictures=24)
+    assert 50 < content["modalities"]["ECG"]["values"]["measured"] < 150
+    shown = [(image["alt"] or "") for image in Images(page).found]
+    assert sum("of the test split" in alt for alt in shown) >= 5
+    assert sum("of the train split" in alt for alt in shown) >= 5

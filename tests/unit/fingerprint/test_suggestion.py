@@ -92,3 +92,9 @@ def test_points_stay_few(extent: list[float], spacing: float) -> None:
     assert min(shape) >= 2
     if min(shape) > LEAST:
         assert math.prod(shape) <= MOST_POINTS[len(shape)] * 1.5 ** len(shape)
+
+
+def test_a_ct_without_a_rescale_is_told() -> None:
+    found = suggest([facts((32, 32), np.arange(100), modality="CT")])
+    assert found.data["intensity"]["mode"] == "percentile"
+    assert "no rescale" in found.why["intensity"]
