@@ -25,6 +25,8 @@ ROOMS = {
     "api": ("command", "the public functions"),
     "doctor": ("command", "what is missing here"),
     "quickstart": ("command", "the whole job on one machine"),
+    "data_report": ("data", "what a data set holds"),
+    "fingerprint": ("data", "what an archive holds"),
     "stages": ("run", "pack, train, fit, evaluate, in order"),
     "forget": ("run", "forgetting scans, with proof"),
     "integrity": ("run", "verify and repair"),

@@ -17,7 +17,7 @@ import numpy as np
 from medfuncta_dist.config.section import Split
 from medfuncta_dist.config.sections.data_section import Data, Slabs, Slices
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.intensity import choose_window
+from medfuncta_dist.scans.intensity import choose_window, intensity_of
 from medfuncta_dist.scans.resample import cast, resample, target_grid
 from medfuncta_dist.scans.scan import Scan
 
@@ -38,7 +38,7 @@ def windowed(scan: Scan, data: Data) -> Scan:
     if scan.window is not None:
         return scan
     scan = prepared(scan, data)
-    return replace(scan, window=choose_window(scan.array, data.intensity))
+    return replace(scan, window=choose_window(scan.array, intensity_of(scan, data)))
 
 
 def prepared(scan: Scan, data: Data) -> Scan:

@@ -61,6 +61,7 @@ class Scan:
     window: None until the canonical transform.
     labels: class numbers, where the file has them.
     slice_index: for a slice, its index along the sliced axis of the volume as read (RAS+, before resampling).
+    unscaled: a CT whose values are not in Hounsfield units, or not known to be.
     """
 
     array: np.ndarray
@@ -70,6 +71,7 @@ class Scan:
     window: Window | None = None
     labels: tuple[int, ...] = ()
     slice_index: int | None = None
+    unscaled: bool = False
 
     def __post_init__(self) -> None:
         assert self.array.dtype.name in STORED_TYPES, self.array.dtype

@@ -27,7 +27,18 @@ PATIENT: Final = "patient"
 SOURCE: Final = "source"
 FILE: Final = "file"
 RESAMPLED: Final = "resample"
-EARLIER = {"group": SOURCE, "series": FILE, "length": RESAMPLED, "leads": None, "csv": None, "volume": "each"}
+OFF: Final = "off"
+CT_WINDOW: Final = [-1000.0, 1000.0]
+"""Hounsfield units: from air to dense bone, with water in the middle, whatever organ is shown. (See the decisions.)"""
+EARLIER = {
+    "group": SOURCE,
+    "series": FILE,
+    "length": RESAMPLED,
+    "leads": None,
+    "csv": None,
+    "volume": "each",
+    "ct_window": OFF,
+}
 """What a contract without these keys says: earlier versions had no choice. At these values it leaves them out."""
 RULE_DIGITS = 16
 """Hex digits that tell one rule from another."""
@@ -132,7 +143,7 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
 def require_contract(data: Data, contract: Mapping[str, Any], where: str) -> None:
     """``RunChangedError``, with the differences, unless ``data`` would pack scans like the data set's.
 
-    Where ``data.group``, ``data.series`` or ``data.length`` is open, the data set's own counts.
+    Where ``data.group``, ``data.series``, ``data.length`` or ``data.ct_window`` is open, the data set's own counts.
     """
     ours = contract_of(data)
     if data.series is None and "series" in contract:
@@ -141,6 +152,8 @@ def require_contract(data: Data, contract: Mapping[str, Any], where: str) -> Non
         ours["group"] = contract["group"]
     if data.length is None and "length" in contract:
         ours["length"] = contract["length"]
+    if data.ct_window is None and "ct_window" in contract:
+        ours["ct_window"] = contract["ct_window"]
     if lines := differences(ours, contract):
         raise RunChangedError(
             "the data set was packed with another data section:\n    " + "\n    ".join(lines),
@@ -152,15 +165,18 @@ def require_contract(data: Data, contract: Mapping[str, Any], where: str) -> Non
 def open_dataset(store: ObjectStore, name: str, data: Data, salt: str, fence: Guard) -> Data:
     """Create the data set's record, or check that ``data`` and the salt's fingerprint match it.
 
-    Returns ``data`` with the ``group``, ``series`` and ``length`` that the data set has, where they were open;
-    ``length`` stays so in one of an earlier version. LeaseLostError if the lease of the data set's ``fence`` is lost.
+    Returns ``data`` with the ``group``, ``series``, ``length`` and ``ct_window`` that the data set has, where they were
+    open; ``length`` stays so in one of an earlier version. LeaseLostError if the lease of the data set's ``fence`` is
+    lost.
     """
     path, contract = dataset_path(name, "dataset.json"), check_dataset(store, name, data, salt)
     if contract is not None:
         data = _with_length(with_series(data, contract), contract.get("length"))
+        data = _with_ct_window(data, contract.get("ct_window", OFF))
         return _with_group(data, _packed_by(contract, store.uri(path)) if data.grouping is None else None)
     data = with_series(_with_group(data, PATIENT if data.slabs is None else SOURCE), None)
     data = _with_length(data, "exact" if len(data.shape) == 1 else None)
+    data = _with_ct_window(data, CT_WINDOW)
     body = {"name": name, "contract": contract_of(data), "salt": salt}
     publish(store, fence, NewRecord(path, KIND, body))
     return data
@@ -210,3 +226,10 @@ def with_series(data: Data, contract: Mapping[str, Any] | None) -> Data:
 
 def _with_length(data: Data, length: str | None) -> Data:
     return data if data.length is not None else data.model_copy(update={"length": length})
+
+
+def _with_ct_window(data: Data, window: str | list[float]) -> Data:
+    """Where another mode than auto chooses the window, none is needed."""
+    if data.ct_window is not None:
+        return data
+    return data.model_copy(update={"ct_window": window if data.intensity.mode == "auto" else OFF})

@@ -43,6 +43,8 @@ class SplitPatients:
     in_several_splits: int
     by: dict[str, int] = field(default_factory=dict)
     """Scans by how their group was found (``patient_group.WAYS``)."""
+    by_split: dict[str, int] = field(default_factory=dict, compare=False)
+    """Patients of each split."""
 
 
 def groups_in(index: pa.Table) -> ShardGroups | None:
@@ -75,10 +77,11 @@ class PatientTally:
 
     def result(self) -> SplitPatients:
         """What was found in all of them."""
-        splits = [_distinct(parts) for parts in self._parts.values()]
-        everyone = np.concatenate(splits) if splits else np.empty(0, GROUP)
+        splits = {name: _distinct(parts) for name, parts in self._parts.items()}
+        everyone = np.concatenate([*splits.values()]) if splits else np.empty(0, GROUP)
         _, places = np.unique(everyone, return_counts=True)
-        return SplitPatients(len(places), int((places > 1).sum()), dict(sorted(self._by.items())))
+        by_split = {name: len(groups) for name, groups in sorted(splits.items())}
+        return SplitPatients(len(places), int((places > 1).sum()), dict(sorted(self._by.items())), by_split)
 
 
 def _distinct(parts: list[np.ndarray]) -> np.ndarray:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from medfuncta_dist.config.keys import CONTRACT, FREE, PUBLIC, Added, Key, Meaning, WithinRun
-from medfuncta_dist.config.section import Name, NaturalInt, PositiveInt, Ratio, Section, Split
+from medfuncta_dist.config.section import BARE_WORD, Name, NaturalInt, PositiveInt, Ratio, Section, Split
 from medfuncta_dist.config.sections.series_section import Series
 from medfuncta_dist.config.sections.table_section import Table
 
@@ -182,6 +182,14 @@ class Data(Section):
     which it began."""
     intensity: Annotated[Intensity, CONTRACT] = Intensity()
     """How stored values map to [0, 1]."""
+    ct_window: Annotated[
+        Annotated[list[float], Field(min_length=2, max_length=2)] | Annotated[Literal["off"], BARE_WORD] | None,
+        CONTRACT,
+        Added(None),
+    ] = None
+    """With ``intensity.mode: auto``, the window `[low, high]` of CT images whose DICOM file gives Hounsfield units;
+    `off` treats them like others. Default: [-1000, 1000] in a new data set; an existing one keeps its own, which is
+    `off` if it was packed by a version without this key."""
     aspect: Annotated[Literal["pad", "crop", "stretch"], CONTRACT] = "pad"
     """How a field of view with another aspect ratio is fitted to ``shape``."""
     slices: Annotated[Slices | None, CONTRACT] = None
@@ -262,6 +270,11 @@ class Data(Section):
             raise ValueError("give source (where the scans are), splits, or snapshot (an existing data set)")
         if self.source is not None and self.splits is not None:
             raise ValueError("give source or splits, not both")
+        if isinstance(self.ct_window, list):
+            if self.intensity.mode != "auto":
+                raise ValueError(f"ct_window does nothing where intensity.mode is '{self.intensity.mode}'")
+            if not self.ct_window[0] < self.ct_window[1]:
+                raise ValueError(f"ct_window is [low, high], and low must be below high; got {self.ct_window}")
         if self.slices is not None and len(self.shape) != 2:
             raise ValueError(f"slices are two-dimensional, but shape has {len(self.shape)} axes")
         if self.slabs is not None and self.slices is None:

@@ -102,6 +102,7 @@ def test_what_a_key_was_before_it_existed_is_written_at_the_key():
     assert before(Said.model_fields) == {"newer": "then"}
     assert older_values() == {
         "data": {
+            "ct_window": None,
             "length": None,
             "leads": None,
             "csv": None,

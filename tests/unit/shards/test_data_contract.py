@@ -186,3 +186,32 @@ def test_a_data_set_of_an_earlier_version_goes_on_resampling_signals(tmp_path: P
     for fields in ({"length": "exact"}, {"leads": ["II"]}, {"csv": {"skip": [0]}}):
         with pytest.raises(RunChangedError, match=f"data\\.{next(iter(fields))}"):
             open_dataset(store, "d", signals(**fields), "s", ALONE)
+
+
+def test_ct_has_a_hounsfield_window_in_a_new_data_set_and_its_contract_says_so(tmp_path: Path) -> None:
+    store = ObjectStore(str(tmp_path))
+    assert open_dataset(store, "d", DATA, "s", fence=ALONE).ct_window == [-1000, 1000]
+    assert open_dataset(store, "d", changed(ct_window=[-1000, 1000]), "s", fence=ALONE).ct_window == [-1000, 1000]
+    require_contract(DATA, contract_of(changed(ct_window=[-1000, 1000])), "here")
+    with pytest.raises(RunChangedError, match=r"data\.ct_window: off in the run file, \[-1000"):
+        open_dataset(store, "d", changed(ct_window="off"), "s", fence=ALONE)
+
+
+def test_a_data_set_without_a_ct_window_keeps_percentiles(tmp_path: Path) -> None:
+    store, earlier = ObjectStore(str(tmp_path)), contract_of(changed(group="patient"))
+    assert "ct_window" not in earlier
+    assert contract_of(changed(group="patient", ct_window="off")) == earlier
+    publish(store, ALONE, NewRecord("datasets/d/dataset.json", KIND, {"name": "d", "contract": earlier, "salt": "s"}))
+    assert open_dataset(store, "d", DATA, "s", fence=ALONE).ct_window == "off"
+    with pytest.raises(RunChangedError, match=r"data\.ct_window"):
+        open_dataset(store, "d", changed(ct_window=[-160, 240]), "s", fence=ALONE)
+
+
+def test_another_mode_needs_no_ct_window(tmp_path: Path) -> None:
+    store, data = ObjectStore(str(tmp_path)), changed(intensity={"mode": "minmax"})
+    assert open_dataset(store, "d", data, "s", fence=ALONE).ct_window == "off"
+    assert open_dataset(store, "d", data, "s", fence=ALONE).ct_window == "off"
+    with pytest.raises(ValueError, match=r"ct_window does nothing where intensity\.mode is 'minmax'"):
+        changed(intensity={"mode": "minmax"}, ct_window=[-1000, 1000])
+    with pytest.raises(ValueError, match="low must be below high"):
+        changed(ct_window=[1000, -1000])
