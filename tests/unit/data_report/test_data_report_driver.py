@@ -240,7 +240,7 @@ def test_scans_are_shown_and_measured_from_all_splits(tmp_path: Path, monkeypatc
     (tmp_path / "archive").mkdir()
     for n in range(20):
         write_ecg_csv(tmp_path / f"archive/{n}.csv", rows=20, seed=n)
-    run = packed(tmp_path, shape=[24], fractions={"train": 0.5, "test": 0.5})
+    run = packed(tmp_path, shape=[24], length="resample", fractions={"train": 0.5, "test": 0.5})
     monkeypatch.setattr("medfuncta_dist.data_report.data_report_driver.MEASURED", 100)
     content, page = reported(run, tmp_path / "report", pictures=24)
     assert 50 < content["modalities"]["ECG"]["values"]["measured"] < 150
