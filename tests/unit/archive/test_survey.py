@@ -13,7 +13,17 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from medfuncta_dist.archive import source_bytes
 from medfuncta_dist.archive import survey as survey_module
 from medfuncta_dist.archive.dicom_header import BAD_GEOMETRY, DEFLATED, NO_PATIENT, NO_SYNTAX, NOT_DICOM
-from medfuncta_dist.archive.inventory import INVENTORY, SCHEMA, SURVEY, Listed, Row, read_inventory, write_inventory
+from medfuncta_dist.archive.inventory import (
+    INVENTORY,
+    SCHEMA,
+    SURVEY,
+    Listed,
+    Row,
+    join_parts,
+    read_inventory,
+    write_inventory,
+    write_part,
+)
 from medfuncta_dist.archive.survey import PARTS, adopt, digest_contents, stamp, survey
 from medfuncta_dist.errors import FormatVersionError, IntegrityError
 from medfuncta_dist.scans.scan_key import KeyMaker
@@ -257,6 +267,22 @@ def test_rows_come_back_over_several_row_groups(tmp_path: Path, monkeypatch: pyt
     rows = [empty | {"relative": f"{n}", "identity": f"{n}", "uri": f"/{n}", "size": n} for n in range(33)]
     write_inventory(tmp_path / INVENTORY, iter(rows), SALT)
     assert list(read_inventory(tmp_path / INVENTORY, SALT)) == rows
+
+
+def test_joined_parts_are_the_bytes_of_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medfuncta_dist.archive.inventory.ROW_GROUP", 10)
+    monkeypatch.setattr("medfuncta_dist.archive.inventory.BATCH", 4)
+    empty: Row = dict.fromkeys(SCHEMA.names)
+    rows = [
+        empty | {"relative": f"{n}", "identity": f"{n}", "uri": f"/{n}", "size": n, "position": [n, 0.5]}
+        for n in range(47)
+    ]
+    parts = [tmp_path / f"{start}" for start in (0, 7, 21, 28)]
+    for part, start, end in zip(parts, (0, 7, 21, 28), (7, 21, 28, 47), strict=True):
+        write_part(part, rows[start:end], SALT)
+    join_parts(tmp_path / SURVEY, parts, SALT)
+    write_inventory(tmp_path / INVENTORY, rows, SALT)
+    assert (tmp_path / SURVEY).read_bytes() == (tmp_path / INVENTORY).read_bytes()
 
 
 def test_another_format_and_a_damaged_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
