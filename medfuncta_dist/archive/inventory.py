@@ -76,7 +76,7 @@ Row = dict[str, Any]
 """A row by column; paths are text here, as file names are in Python."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Listed:
     """A source as the archive's listing gives it. ``version`` as in ``storage.object_store.ObjectInfo``."""
 

@@ -35,7 +35,7 @@ class Member:
     """Those that the run file's table gives."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PackSource:
     """A source and its key: a file, or a DICOM series, which is several. Its URI and path are never printed: they can
     name a patient."""
