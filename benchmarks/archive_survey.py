@@ -1,4 +1,4 @@
-"""The survey of an archive on S3, against its requests alone; and an archive of ten million files, simulated.
+"""The survey of an archive on S3, against its requests alone; and large inventories, simulated.
 
 survey    small DICOM files in the embedded S3 server, listed in random order: the survey that writes the private
           inventory, against the same GETs alone, by as many threads, through the same store, in turns.
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from medfuncta_dist.shards.pack_plan import PackSource
     from medfuncta_dist.shards.pack_record import PackRecord
 
-FILES, ROUNDS, ROWS, COMPARED = 10_000, 5, 10_000_000, 500_000
+FILES, ROUNDS, ROWS, COMPARED = 5_000, 5, 1_000_000, 100_000
 SLICES = 100
 """Files per series."""
 SERIES_PER_PATIENT, RECORD = 4, 256

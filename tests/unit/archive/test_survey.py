@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pydicom
 import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian
@@ -59,6 +60,9 @@ def slice_of(series: int, number: int, patient: str = "Doe", **tags: object) -> 
     out = io.BytesIO()
     dataset.save_as(out, enforce_file_format=True)
     return out.getvalue()
+
+
+SLICE = slice_of(1, 1)
 
 
 def bare(data: bytes) -> bytes:
@@ -293,3 +297,21 @@ def test_another_format_and_a_damaged_file_are_refused(tmp_path: Path, monkeypat
     (tmp_path / INVENTORY).write_bytes(b"PAR1")
     with pytest.raises(IntegrityError, match="damaged"):
         list(read_inventory(tmp_path / INVENTORY, SALT))
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_twenty_thousand_instances(tmp_path: Path) -> None:
+    """The rows of this archive would take 60 MB as Python objects."""
+    (tmp_path / "archive").mkdir()
+    for number in range(20_000):
+        (tmp_path / "archive" / f"{number:05d}").write_bytes(SLICE)
+    sources, held = listed(str(tmp_path / "archive")), list[int]()
+    process = psutil.Process()
+    for folder in ("warm-up", "measured"):
+        held.clear()
+        survey(sources, tmp_path / folder, KEYS, lambda done, total: held.append(process.memory_info().rss))
+    assert len(held) == 10
+    assert max(held[5:]) - max(held[:5]) < 8e6
+    before = process.memory_info().rss
+    assert sum(1 for _ in read_inventory(tmp_path / "measured" / SURVEY, SALT)) == 20_000
+    assert process.memory_info().rss - before < 40e6
