@@ -85,21 +85,23 @@ def examine(
     """Survey the sources, join the owner's table, and compare them with the ``records`` that count; without those that
     are known to be forgotten before their contents are. To be called inside ``locked``. RunFileError where the table
     does not fit the sources."""
-    listed = {source.relative: _listed(source, data) for source in sources}
-    path = survey(list(listed.values()), folder, keys, on_survey)
+    path = survey([_listed(source, data) for source in sources], folder, keys, on_survey)
     joined = join_table(without_forgotten(sources, path, data, keys, forgotten), table, path, keys)
-    names, found, series = _surveyed(path, joined.sources, data, keys)
-    copies = digest_contents([listed[relative] for relative in sorted(series.doubles())])
+    by_path = {source.relative: source for source in joined.sources}
+    packed = _packed(records, folder, keys)
+    names, found, series = _surveyed(path, by_path, data, keys, packed)
+    copies = _contents(series.doubles(), by_path, data)
     series.learn(_content_keys(copies, keys))
     identities = _distinct(names, found)
-    key_of = {relative: keys.source_key(identity) for relative, identity in identities.items()}
+    key_of = {r: keys.source_key(identities[r]) if r in identities else by_path[r].key for r in found}
     present = {key_of[relative]: state for relative, state in found.items()} | _states(series.sources())
-    packed, known_as = _packed(records, folder, keys)
-    by_etag = {key_of[relative] for relative in found if listed[relative].uri.startswith("s3://")}
-    by_etag |= {source.key for source in series.sources() if source.uri.startswith("s3://")}
+    # The states of files that are as they were are those of the records, and nobody asks about them.
+    other = {key: by_path[r].uri for r, key in key_of.items() if found[r] is not packed.get(key)}
+    other |= {source.key: source.uri for source in series.sources()}
+    by_etag = {key for key, uri in other.items() if uri.startswith("s3://")}
     unsure = set(doubtful(packed, present, by_etag))
-    inside = series.without_content(unsure)
-    contents = digest_contents([s for r, s in listed.items() if r in inside or key_of.get(r) in unsure])
+    inside = series.without_content(unsure) | {r for r, key in key_of.items() if key in unsure}
+    contents = _contents(inside, by_path, data)
     known = _content_keys(contents, keys)
     for relative in known.keys() & key_of.keys():
         present[key_of[relative]] = replace(present[key_of[relative]], content=known[relative])
@@ -108,17 +110,21 @@ def examine(
     present |= _states(whole)
     first = compare(packed, present)
     files = [source for source in joined.sources if source.relative in key_of]
-    names_packed = {r: known_as.get(first.renamed.get(key, key), identities[r]) for r, key in key_of.items()}
-    copied = {r for r, key in key_of.items() if key in first.copied}
-    copied |= {source.relative for source in whole if source.key in first.copied}
-    joined = join_keys(replace(joined, sources=[*files, *whole]), table, folder, keys, names_packed, copied)
+    joined = replace(joined, sources=[*files, *whole])
+    if table is not None and table.by == "key":
+        known_as = _identities(set(first.renamed.values()), folder, keys)
+        names_packed = {r: known_as.get(first.renamed.get(key, key), identities.get(r, r)) for r, key in key_of.items()}
+        copied = {r for r, key in key_of.items() if key in first.copied}
+        copied |= {source.relative for source in whole if source.key in first.copied}
+        joined = join_keys(joined, table, folder, keys, names_packed, copied)
     by_key = {key_of.get(source.relative, source.key): source for source in joined.sources}
-    of_series = {key for key, source in by_key.items() if source.members}
+    of_series = {source.key for source in whole}
     conflicts = copy_conflicts(first.copied, by_key, table, folder)
     reassigned = _reassigned(first, by_key, table, store, records, keys)
     reassigned |= {former for key, former in first.renamed.items() if key in of_series}
-    reassigned |= _overwritten(set(first.removed), listed, folder, keys)
-    changes = compare({key: OTHER if key in reassigned else packed[key] for key in packed}, present)
+    reassigned |= _overwritten(set(first.removed), by_path, folder, keys)
+    changes = compare(packed | dict.fromkeys(reassigned & packed.keys(), OTHER), present) if reassigned else first
+    known_as = _identities(set(changes.renamed.values()), folder, keys)
     kept = {r: known_as[changes.renamed[k]] for r, k in key_of.items() if changes.renamed.get(k) in known_as}
     resolved = (
         source if key in of_series else _resolved(source, identities, key_of, present, changes, known_as)
@@ -152,16 +158,24 @@ def without_forgotten(
 
 
 def _surveyed(
-    path: Path, sources: Sequence[PackSource], data: Data, keys: KeyMaker
+    path: Path, by_path: Mapping[str, PackSource], data: Data, keys: KeyMaker, packed: Mapping[str, SourceState]
 ) -> tuple[dict[str, str], dict[str, SourceState], SeriesSources]:
-    """Identities and states by relative path of the sources that are files, and the series of all others."""
-    by_path, series = {source.relative: source for source in sources}, SeriesSources(data, keys)
-    names, found = {}, {}
+    """By relative path, of the sources that are files: identities, where they are others, and states; and the series of
+    all others. A state that is as packed is the same object."""
+    names, found, series = {}, {}, SeriesSources(data, keys)
     for row in read_inventory(path, keys.fingerprint(), sorted({*STATE_COLUMNS, *COLUMNS})):
-        relative, state = row["relative"], _state(row, keys)
-        if relative in by_path and not series.take(by_path[relative], row, state):
-            names[relative], found[relative] = row["identity"], state
+        source, state = by_path.get(row["relative"]), _state(row, keys)
+        if source is None or series.take(source, row, state):
+            continue
+        former = packed.get(source.key) if row["identity"] == source.relative else None
+        found[source.relative] = former if former == state else state
+        if row["identity"] != source.relative:
+            names[source.relative] = row["identity"]
     return names, found, series
+
+
+def _contents(relatives: Collection[str], by_path: Mapping[str, PackSource], data: Data) -> dict[str, str]:
+    return digest_contents([_listed(by_path[relative], data) for relative in sorted(relatives)])
 
 
 def _content_keys(contents: Mapping[str, str], keys: KeyMaker) -> dict[str, str]:
@@ -258,14 +272,11 @@ def _listed(source: PackSource, data: Data) -> Listed:
 
 
 def _distinct(names: Mapping[str, str], states: Mapping[str, SourceState]) -> dict[str, str]:
-    """Identities by relative path: a new file at the path that a renamed one had needs one of its own."""
-    taken = {identity for relative, identity in names.items() if identity != relative}
-    return {
-        relative: f"{name}\0{states[relative].content or states[relative].version}"
-        if name == relative and name in taken
-        else name
-        for relative, name in names.items()
-    }
+    """Identities by relative path, where they are others: a new file at the path that a renamed one had needs one of
+    its own."""
+    taken = set(names.values())
+    mended = {r: f"{r}\0{states[r].content or states[r].version}" for r in taken if r in states and r not in names}
+    return {**names, **mended}
 
 
 def _state(row: Row, keys: KeyMaker) -> SourceState:
@@ -280,17 +291,21 @@ def _state(row: Row, keys: KeyMaker) -> SourceState:
     )
 
 
-def _packed(
-    records: Iterable[PackRecord], folder: Path, keys: KeyMaker
-) -> tuple[dict[str, SourceState], dict[str, str]]:
+def _packed(records: Iterable[PackRecord], folder: Path, keys: KeyMaker) -> dict[str, SourceState]:
     """What is known of the packed sources, from their records or, for those of earlier versions, from the inventory of
-    the last pack; and the identities of those that are in that inventory."""
+    the last pack."""
     states = {key: record.states.get(key) for record in records for key in record.sources}
-    identities = {}
-    for row in read_inventory(folder / INVENTORY, keys.fingerprint(), STATE_COLUMNS):
-        if (key := keys.source_key(row["identity"])) in states:
-            states[key], identities[key] = states[key] or _state(row, keys), row["identity"]
-    return {key: state or SourceState() for key, state in states.items()}, identities
+    unknown = {key for key, state in states.items() if state is None}
+    for row in read_inventory(folder / INVENTORY, keys.fingerprint(), STATE_COLUMNS) if unknown else ():
+        if (key := keys.source_key(row["identity"])) in unknown:
+            states[key] = _state(row, keys)
+    return {key: state or SourceState() for key, state in states.items()}
+
+
+def _identities(wanted: Collection[str], folder: Path, keys: KeyMaker) -> dict[str, str]:
+    """The identities of packed sources (keys) that are in the inventory of the last pack."""
+    rows = read_inventory(folder / INVENTORY, keys.fingerprint(), ["identity"]) if wanted else ()
+    return {key: row["identity"] for row in rows if (key := keys.source_key(row["identity"])) in wanted}
 
 
 def _resolved(
@@ -305,5 +320,5 @@ def _resolved(
     key = key_of[source.relative]
     former = changes.renamed.get(key)
     if former is None:
-        return replace(source, key=key, relative=identities[source.relative], state=present[key])
+        return replace(source, key=key, relative=identities.get(source.relative, source.relative), state=present[key])
     return replace(source, key=former, relative=known_as.get(former, source.relative), state=present[key])

@@ -47,7 +47,7 @@ class Told:
     labels: tuple[int, ...] | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class PackSource:
     """A source and its key: a file, or a DICOM series, which is several. Its URI and path are never printed: they can
     name a patient."""

@@ -31,7 +31,7 @@ ANONYMOUS_SOURCE = "a source of this run (the owner's private mapping tells whic
 """``where`` of an error about a source, whose own name may contain a patient's."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """One file or object of the archive: its URI, its path below the pattern's fixed part, its size in bytes."""
 
