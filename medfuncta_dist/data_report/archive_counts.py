@@ -13,8 +13,14 @@ from medfuncta_dist.scans.private_folder import load_salt
 from medfuncta_dist.scans.scan_key import KeyMaker
 
 COLUMNS = ["size", "reader", "modality", "rows", "columns", "frames", "pixel_spacing", "problems"]
-MODALITY = 16
-"""Characters of a DICOM modality (PS3.5, code string); a longer text is not one, and could say anything."""
+_CODES = """
+    AR ASMT AU BDUS BI BMD CFM CR CT CTPROTOCOL DG DMS DOC DX ECG EEG EMG EOG EPS ES FID GM HC HD IO IOL IVOCT IVUS
+    KER KO LEN LS M3D MG MR NM OAM OCT OP OPM OPT OPTBSV OPTENF OPV OSS OT PA PLAN POS PR PT PX REG RESP RF RG
+    RTDOSE RTIMAGE RTINTENT RTPLAN RTRAD RTRECORD RTSEGANN RTSTRUCT RWV SEG SM SMR SR SRF STAIN TEXTUREMAP TG US VA
+    XA XAPROTOCOL XC
+"""
+MODALITIES = frozenset(_CODES.split())
+"""DICOM's modalities (PS3.3 C.7.3.1.1.1). Another text in the element is free text, which can name a patient."""
 
 
 def archive_counts(folder: Path) -> dict[str, Any] | None:
@@ -43,9 +49,8 @@ def archive_counts(folder: Path) -> dict[str, Any] | None:
 
 
 def _count_dicom(row: dict[str, Any], counters: dict[str, Counter[str]]) -> None:
-    modality = row["modality"] or ""
-    known = modality.isascii() and modality.isalnum() and len(modality) <= MODALITY and modality.isupper()
-    add_to(counters["modalities"], modality if known else "unknown")
+    modality = row["modality"]
+    add_to(counters["modalities"], modality if modality in MODALITIES else "unknown")
     if row["rows"] and row["columns"]:
         frames = f" × {row['frames']} frames" if (row["frames"] or 1) > 1 else ""
         add_to(counters["sizes"], f"{row['rows']} × {row['columns']}{frames}")

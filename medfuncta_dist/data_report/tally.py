@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -20,6 +20,9 @@ from medfuncta_dist.storage.digest import sha256_bytes
 MOST_DISTINCT = 500
 """Different spacings or labels that are counted by themselves, of each modality; all others together are ``OTHERS``."""
 OTHERS = "others"
+LONG = "numbers of five digits and more"
+"""Labels that are not shown: they are no classes, but could be dates or numbers of patients."""
+LARGEST_LABEL = 9999
 WINDOWS = 512
 """Samples whose window is kept, those with the smallest lots."""
 SPACING_EDGES = np.logspace(-3, 3, 61)
@@ -82,7 +85,7 @@ class ModalityTally:
         self.types[meta["dtype"]] += 1
         add_to(self.spacings, _times(meta["spacing"]))
         if meta["labels"]:
-            add_to(self.labels, (place.split, ", ".join(map(str, meta["labels"]))))
+            add_to(self.labels, (place.split, _label(meta["labels"])))
         self.slices += meta["slice"] is not None
         self.without_affine += meta["affine"] is None
         for axis, spacing in enumerate(meta["spacing"]):
@@ -141,6 +144,10 @@ def spacing_bin(spacing: float) -> int:
     """The bin of ``SPACING_EDGES``; what is outside counts in the first or last one."""
     place = math.floor((math.log10(spacing) + 3) * 10 + 1e-9) if spacing > 0 else 0
     return min(max(place, 0), len(SPACING_EDGES) - 2)
+
+
+def _label(labels: Sequence[int]) -> str:
+    return ", ".join(map(str, labels)) if max(map(abs, labels)) <= LARGEST_LABEL else LONG
 
 
 def _times(numbers: Any) -> str:

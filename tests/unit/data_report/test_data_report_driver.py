@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 
 from medfuncta_dist.config.run_file import RunFile
@@ -22,6 +23,7 @@ from medfuncta_dist.data_report.data_report_driver import (
     write_data_report,
 )
 from medfuncta_dist.data_report.equal_samples import equal_samples
+from medfuncta_dist.data_report.tally import LONG
 from medfuncta_dist.errors import IntegrityError, RunFileError, StageOrderError
 from medfuncta_dist.scans.private_mapping import read_mapping
 from medfuncta_dist.shards.pack_driver import pack
@@ -247,3 +249,24 @@ def test_scans_are_shown_and_measured_from_all_splits(tmp_path: Path, monkeypatc
     shown = [(image["alt"] or "") for image in Images(page).found]
     assert sum("of the test split" in alt for alt in shown) >= 5
     assert sum("of the train split" in alt for alt in shown) >= 5
+
+
+def test_free_text_and_long_numbers_that_could_name_a_patient_are_not_shown(archive: Path, tmp_path: Path) -> None:
+    free = pydicom.dcmread(archive / "Doe^Jane-0.dcm")
+    free.Modality = "DOEJANE"
+    free.save_as(archive / "Doe^Jane-0.dcm")
+    path = write_medmnist(archive / "labels.npz", counts={"train": 6})
+    with np.load(path) as members:
+        arrays = dict(members)
+    arrays["train_labels"] = np.array([[1], [2], [731728548], [20240131], [9999], [1]])
+    np.savez_compressed(path, **arrays)
+    content, page = reported(packed(tmp_path), tmp_path / "report")
+    assert content["archive"]["modalities"]["unknown"] == 2
+    assert {label: sum(n.values()) for label, n in content["modalities"]["PX"]["labels"].items()} == {
+        "1": 2,
+        "2": 1,
+        "9999": 1,
+        LONG: 2,
+    }
+    for secret in ("DOEJANE", "731728548", "20240131"):
+        assert secret not in page + json.dumps(content)
