@@ -3,7 +3,8 @@
     MedfunctaError                 1   any other error
     ├── RunFileError               2   the run file (or a command's argument) is invalid
     │   ├── RunChangedError        2   the run file differs from the one this run was started with
-    │   └── StageOrderError        2   a stage was started before the one it reads from is complete
+    │   ├── StageOrderError        2   a stage was started before the one it reads from is complete
+    │   └── NothingPackedError     2   not one scan of the archive could be packed
     ├── StorageError               1   an object could not be read or written
     │   ├── ObjectMissingError     1   ... because it is not there
     │   ├── DeadlineError          1   ... within its deadline
@@ -66,6 +67,10 @@ class RunChangedError(RunFileError):
 
 class StageOrderError(RunFileError):
     """A stage was started before the stage that it reads from is complete."""
+
+
+class NothingPackedError(RunFileError):
+    """Not one scan of the archive could be packed. The data set has no snapshot, and may be begun anew."""
 
 
 class StorageError(MedfunctaError):

@@ -7,6 +7,7 @@ room for a patient's name get ``PATIENT``, so that a test can search outputs for
 from __future__ import annotations
 
 import csv
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -68,6 +69,29 @@ def write_nifti(
     image.header["descrip"] = PATIENT.encode()
     nib.save(image, path)
     return path
+
+
+def write_nifti_pair(folder: Path, name: str = "pair", *, array: np.ndarray, affine: np.ndarray) -> tuple[Path, Path]:
+    """The same as a pair of files: (header, values)."""
+    nib.save(nib.Nifti1Pair(array, affine), folder / f"{name}.img")  # type: ignore[no-untyped-call]
+    return folder / f"{name}.hdr", folder / f"{name}.img"
+
+
+def write_mgh(path: Path, array: np.ndarray, affine: np.ndarray) -> Path:
+    """An MGH file of (i, j, k[, frame]), compressed if it is called .mgz."""
+    nib.save(nib.MGHImage(array, affine), path)  # type: ignore[no-untyped-call]
+    return path
+
+
+def colour_png(array: np.ndarray) -> bytes:
+    """A PNG of 16 bits a colour, (row, column, 3 or 4) uint16, which Pillow does not write."""
+    rows, columns, channels = array.shape
+    kind = {3: 2, 4: 6}[channels]
+    lines = b"".join(b"\0" + line.astype(">u2").tobytes() for line in array)
+    header = columns.to_bytes(4, "big") + rows.to_bytes(4, "big") + bytes([16, kind, 0, 0, 0])
+    chunks = [b"IHDR" + header, b"IDAT" + zlib.compress(lines), b"IEND"]
+    body = b"".join((len(c) - 4).to_bytes(4, "big") + c + zlib.crc32(c).to_bytes(4, "big") for c in chunks)
+    return b"\x89PNG\r\n\x1a\n" + body
 
 
 DICOM_CLASSES = {
@@ -264,4 +288,32 @@ def write_ecg_csv(path: Path, rows: int = 32, samples: int = MIT_BIH_SAMPLES, se
             beat += 0.3 * np.exp(-(((time - 0.6 - 0.1 * label) / rng.uniform(0.05, 0.08)) ** 2))
             fields = [f"{v:.18e}" for v in np.clip(beat, 0, 1)]
             writer.writerow(fields + ([f"{label:.18e}"] if samples == MIT_BIH_SAMPLES else []))
+    return path
+
+
+def write_wfdb(
+    path: Path,
+    samples: int = 1000,
+    *,
+    form: str = "16",
+    units: tuple[str, str] = ("mV", "mV"),
+    missing: range = range(0),
+    comments: Sequence[str] = (),
+    seed: int = 0,
+) -> Path:
+    """A WFDB record of two leads, MLII and V5, at 360 Hz: a header at ``path`` (.hea), and its signal file."""
+    import wfdb
+
+    signals = np.random.default_rng(seed).normal(size=(samples, 2)).clip(-3, 3)
+    signals[missing.start : missing.stop, 0] = np.nan
+    wfdb.wrsamp(
+        path.stem,
+        fs=360,
+        units=list(units),
+        sig_name=["MLII", "V5"],
+        p_signal=signals,
+        fmt=[form] * 2,
+        comments=list(comments),
+        write_dir=str(path.parent),
+    )
     return path

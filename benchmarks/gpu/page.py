@@ -35,9 +35,9 @@ def _section(name: str, lines: Sequence[Line]) -> dict[str, Any]:
     mine = [line for line in lines if line.get("section") == name]
     if not mine:
         return {}
-    # A run in which the section had no time to start does not replace one in which it has measured something.
-    begun = [line["run"] for line in mine if line.get("outcome", {}).get("status") != "not run"]
-    last = (begun or [mine[-1]["run"]])[-1]
+    # A run in which the section had no time does not replace one in which it has measured something.
+    measured = [line["run"] for line in mine if "part" in line]
+    last = (measured or [mine[-1]["run"]])[-1]
     found: dict[str, Any] = {"run": last, "status": "not finished", "parts": {}}
     for line in mine:
         if line["run"] == last:

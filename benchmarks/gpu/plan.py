@@ -30,14 +30,14 @@ class Section:
 HERE = "benchmarks.gpu.sections"
 SECTIONS = (
     Section("ceilings", f"{HERE}.ceilings", "what the card can do at most", 10),
-    Section("gradient", f"{HERE}.gradient_error", "meta-gradient against the CPU in float64", 26),
-    Section("quality", f"{HERE}.fit_quality", "fits on the CPU and on the GPU", 20),
-    Section("meta", f"{HERE}.meta_speed", "meta step beside the published-style code", 60),
-    Section("fit", f"{HERE}.fit_speed", "fits beside the published procedure", 32),
+    Section("gradient", f"{HERE}.gradient_error", "meta-gradient against the CPU in float64", 24),
+    Section("quality", f"{HERE}.fit_quality", "fits on the CPU and on the GPU", 16),
+    Section("meta", f"{HERE}.meta_speed", "meta step beside the published-style code", 48),
+    Section("fit", f"{HERE}.fit_speed", "fits beside the published procedure", 44),
     Section("profile", f"{HERE}.profiled", "launches, waits and kernels of one step", 12),
-    Section("graphs", f"{HERE}.replays", "replayed and compiled steps against eager ones", 22),
-    Section("ranks", f"{HERE}.process_groups", "DeepSpeed with NCCL, and two ranks with gloo", 22),
-    Section("memory", f"{HERE}.memory_peaks", "memory at large latents", 22),
+    Section("graphs", f"{HERE}.replays", "replayed and compiled steps against eager ones", 18),
+    Section("ranks", f"{HERE}.process_groups", "DeepSpeed with NCCL, and two ranks with gloo", 20),
+    Section("memory", f"{HERE}.memory_peaks", "memory at large latents", 34),
     Section("basis", f"{HERE}.basis_speed", "the basis field", 14),
     Section("training", f"{HERE}.paper_training", "training the paper-size network", 0, own_time=True),
 )

@@ -118,7 +118,7 @@ def _train(bench: Bench, file: Path) -> None:
         learner = ways.learner(spec, untrained(spec, bench.device), coordinates, way, bench)
         return OuterLoop(bench, learner, scans, sizes.training_rate)
 
-    way, loop = first_that_steps(bench, (ways.Way("tf32x3"), ways.Way("fp32")), loop_of)
+    way, loop = first_that_steps(bench, ways.BEST, loop_of)
     losses = loop.step()
     first = losses
     while loop.steps < sizes.training_steps and bench.left() > until:

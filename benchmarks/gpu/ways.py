@@ -34,32 +34,40 @@ class Way:
     precision: str
     compiled: bool = False
     captured: bool = False
+    kernels: bool = False
+    """Ours, in the place of torch's products and elementwise operations."""
 
     @property
     def name(self) -> str:
         """As in the tables."""
-        how = " + ".join(word for word, on in (("compiled", self.compiled), ("captured", self.captured)) if on)
+        words = (("kernels", self.kernels), ("compiled", self.compiled), ("captured", self.captured))
+        how = " + ".join(word for word, on in words if on)
         return f"{self.precision}, {how or 'eager'}"
 
 
 PRECISIONS = ("tf32x3", "tf32", "fp32")
+EAGER_KERNELS = tuple(Way(precision, kernels=True) for precision in PRECISIONS if precision != "fp32")
+KERNELS = tuple(replace(way, captured=True) for way in EAGER_KERNELS)
 EAGER = tuple(Way(precision) for precision in PRECISIONS)
-CAPTURED = tuple(Way(precision, captured=True) for precision in PRECISIONS)
+CAPTURED = tuple(Way(precision, captured=True) for precision in reversed(PRECISIONS))
 COMPILED = tuple(
     Way(precision, compiled=True, captured=captured) for captured in (True, False) for precision in PRECISIONS
 )
-WAYS = (*CAPTURED, *EAGER, *COMPILED)
+WAYS = (*KERNELS, *CAPTURED, *EAGER, *COMPILED)
 """Compiled ones last: compiling may take the rest of a section's time."""
+BEST = (KERNELS[0], Way("fp32", captured=True), Way("fp32"))
+"""What a run would choose: the first of these that works here."""
 
 
 def arithmetic(way: Way, bench: Bench) -> Arithmetic:
     """The product's arithmetic for a way. Skipped where this device does not compute so."""
     if not bench.cuda and way != Way("fp32"):
         raise Skipped("needs CUDA")
-    if way.compiled and find_spec("triton") is None:
+    if (way.compiled or way.kernels) and find_spec("triton") is None:
         raise Skipped("triton is not installed")
-    how = {"compiled": way.compiled, "precision": way.precision, "captured": way.captured}
-    return replace(Arithmetic.best(bench.device), **how)
+    best = Arithmetic.best(bench.device)
+    products = "triton" if way.kernels else best.products
+    return Arithmetic(products, compiled=way.compiled, precision=way.precision, captured=way.captured)
 
 
 def chunks(spec: SirenSpec, bench: Bench, points: int, scans: int | None = None) -> Chunks:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class SourceState:
     """What is known of a source's bytes, each as a key (``KeyMaker.property_key``); "" is unknown.
 
@@ -58,9 +58,10 @@ def doubtful(
     uploaded in other parts, or have been a local file.
     """
     fresh = [key for key, state in present.items() if key not in packed or _differs(packed[key], state)]
-    gone = [state.probe for key, state in packed.items() if key not in present]
-    here = Counter(state.probe for state in present.values())
-    shared = ({present[key].probe for key in fresh} & {*gone, *(p for p, n in here.items() if n > 1)}) - {""}
+    probes = {present[key].probe for key in fresh} - {""}
+    gone = {state.probe for key, state in packed.items() if key not in present}
+    here = Counter(state.probe for state in present.values() if state.probe in probes)
+    shared = probes & {*gone, *(probe for probe, n in here.items() if n > 1)}
     return [
         key
         for key, state in present.items()
@@ -90,10 +91,12 @@ def not_comparable(
 def compare(packed: Mapping[str, SourceState], present: Mapping[str, SourceState]) -> Changes:
     """``packed``: the sources of the data set when they were read; ``present``: those of the archive."""
     same = {key for key, state in present.items() if key in packed and not _differs(packed[key], state)}
+    # Only these contents can have a copy that matters: of an unchanged archive, none is kept.
+    contents = {state.content for key, state in present.items() if key not in same}
     holders = _Holders()
-    for key in present:
-        if key in same:
-            holders.add(present[key].content or packed[key].content, key)
+    for key in present if contents else ():
+        if key in same and (content := present[key].content or packed[key].content) in contents:
+            holders.add(content, key)
     gone = _Holders()
     for key in packed:
         if key not in present:

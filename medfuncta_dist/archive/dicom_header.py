@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, BinaryIO, Final, TypeVar
 
@@ -15,6 +15,8 @@ from pydicom.multival import MultiValue
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medfuncta_dist.archive.inventory import Row
+from medfuncta_dist.archive.plain_header import Value, plain_header, wanted
+from medfuncta_dist.archive.source_bytes import FIRST_READ
 from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.scans.readers.dicom.patient import patient_of
 from medfuncta_dist.scans.scan_key import KeyMaker
@@ -37,6 +39,9 @@ TAGS: Final = [
     *("InstanceNumber", "AcquisitionNumber", "EchoNumbers", "TemporalPositionIdentifier"),
     *("NominalPercentageOfCardiacPhase", "TriggerTime"),
 ]
+WANTED: Final = wanted(TAGS)
+Header = pydicom.Dataset | Mapping[str, Value]
+"""By keyword"""
 
 
 @contextmanager
@@ -62,6 +67,10 @@ def read_header(file: BinaryIO, keys: KeyMaker) -> Row:
     inside ``quiet``.
     """
     try:
+        head = file.read(FIRST_READ)
+        if (plain := plain_header(head, len(head) < FIRST_READ, WANTED)) is not None:
+            return _columns(plain[1], plain[0], keys)
+        file.seek(0)
         syntax = _transfer_syntax(file)
         if syntax == DeflatedExplicitVRLittleEndian:
             return {"transfer_syntax": syntax, "problems": [DEFLATED]}
@@ -81,7 +90,7 @@ def _transfer_syntax(file: BinaryIO) -> str | None:
     return str(syntax) if syntax else None
 
 
-def _columns(header: pydicom.Dataset, syntax: str | None, keys: KeyMaker) -> Row:
+def _columns(header: Header, syntax: str | None, keys: KeyMaker) -> Row:
     if "SOPClassUID" not in header and "Rows" not in header:  # any bytes can be taken for elements
         return {"problems": [NOT_DICOM]}
     geometry, damaged = _geometry(header)
@@ -119,7 +128,7 @@ def _problems(row: Row, damaged: bool) -> list[str]:
     return [problem for problem, there in found.items() if there]
 
 
-def _geometry(header: pydicom.Dataset) -> tuple[Row, bool]:
+def _geometry(header: Header) -> tuple[Row, bool]:
     """In mm, LPS as in the file; and whether something of it is there but no such list of finite numbers."""
     wanted = {
         "orientation": ("ImageOrientationPatient", 6),
@@ -138,20 +147,20 @@ def _geometry(header: pydicom.Dataset) -> tuple[Row, bool]:
     return row, damaged
 
 
-def _values(header: pydicom.Dataset, name: str) -> Iterable[Any]:
+def _values(header: Header, name: str) -> Iterable[Any]:
     value = header.get(name)
     if value is None or value == "":
         return []
     return list(value) if isinstance(value, MultiValue | list | tuple) else [value]
 
 
-def _text(header: pydicom.Dataset, name: str) -> str | None:
+def _text(header: Header, name: str) -> str | None:
     joined = _parsed(lambda: "\\".join(str(value).strip() for value in _values(header, name)))
     # What was decoded from damaged bytes need not be valid text.
     return joined.encode("utf-8", "replace").decode() if joined else None
 
 
-def _whole(header: pydicom.Dataset, name: str) -> int | None:
+def _whole(header: Header, name: str) -> int | None:
     number = _parsed(lambda: [int(value) for value in _values(header, name)])
     return number[0] if number and abs(number[0]) < 2**62 else None
 

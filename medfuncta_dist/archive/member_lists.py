@@ -31,8 +31,8 @@ from medfuncta_dist.archive.source_bytes import (
     fetch_from,
     probe_range,
 )
-from medfuncta_dist.errors import RunFileError, ScanError
-from medfuncta_dist.scans.readers.reader_registry import reader_for
+from medfuncta_dist.errors import ScanError
+from medfuncta_dist.scans.readers.reader_registry import find_reader
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.storage.archive_files.place import SEPARATOR, Entry, Place, kind_of, without_repeated
 from medfuncta_dist.storage.archive_files.tar_members import Read, tar_entries
@@ -47,7 +47,6 @@ THREADS = 8
 """Archive files that are read at once: each takes some 30 MB of memory, and more for its list."""
 PIECE = 2**20
 EMPTY = "an archive file that holds no file"
-UNKNOWN = "no reader knows its suffix"
 
 OWN = pa.schema(
     [
@@ -71,11 +70,9 @@ ReaderOf = Callable[[str], str]
 
 
 def reader_name(reader: str | None, uri: str) -> str:
-    """Name of the reader for a member: other files often lie beside the scans, and stop nothing."""
-    try:
-        return reader_for(reader, uri).name
-    except RunFileError:
-        return ""
+    """Name of the reader for a member; "" where none knows its suffix."""
+    found = find_reader(reader, uri)
+    return found.name if found is not None else ""
 
 
 def with_members(sources: Sequence[Source], reader_of: ReaderOf, folder: Path | None, keys: KeyMaker) -> list[Source]:

@@ -21,6 +21,7 @@ from medfuncta_dist.archive.inventory import (
     SURVEY,
     Listed,
     Row,
+    join_parts,
     read_inventory,
     write_inventory,
     write_part,
@@ -64,19 +65,40 @@ def survey(sources: Sequence[Listed], folder: Path, keys: KeyMaker, on_progress:
     known = _Known([*earlier, members, *(read_inventory(folder / name, salt) for name in (SURVEY, INVENTORY))])
     attempt = folder / PARTS / f"{int(attempts[-1].name) + 1 if attempts else 0:06d}"
     done = 0
-    look = partial(_row, keys=keys)
     with quiet(), ThreadPoolExecutor(THREADS, "survey") as pool:
-        for number in range(-(-len(ordered) // PART_ROWS)):
-            part = ordered[number * PART_ROWS : (number + 1) * PART_ROWS]
-            found = [known.row(source) for source in part]
-            read = pool.map(look, (source for source, (_, row) in zip(part, found, strict=True) if row is None))
-            rows = [(next(read) if row is None else row) | {"identity": name} for name, row in found]
-            write_part(attempt / f"{number:06d}.parquet", rows, salt)
+        for number, rows in enumerate(_ahead(_begun(ordered, known, keys, pool))):
+            part = list(rows)
+            write_part(attempt / f"{number:06d}.parquet", part, salt)
             done += len(part)
             on_progress(done, len(ordered))
-    write_inventory(folder / SURVEY, _parts(attempt, salt), salt)
+    join_parts(folder / SURVEY, sorted(attempt.glob("*.parquet")), salt)
     shutil.rmtree(folder / PARTS, ignore_errors=True)
     return folder / SURVEY
+
+
+def _begun(
+    ordered: Sequence[Listed], known: _Known, keys: KeyMaker, pool: ThreadPoolExecutor
+) -> Iterator[Iterator[Row]]:
+    """The rows of each part, whose sources are being read."""
+    look = partial(_row, keys=keys)
+    for number in range(-(-len(ordered) // PART_ROWS)):
+        found = [(*known.row(source), source) for source in ordered[number * PART_ROWS : (number + 1) * PART_ROWS]]
+        read = pool.map(look, [source for _, row, source in found if row is None])
+        yield _joined(found, read)
+
+
+def _joined(found: Iterable[tuple[str, Row | None, Listed]], read: Iterator[Row]) -> Iterator[Row]:
+    for identity, row, _ in found:
+        yield (next(read) if row is None else row) | {"identity": identity}
+
+
+def _ahead(parts: Iterator[Iterator[Row]]) -> Iterator[Iterator[Row]]:
+    """The same, with one begun before the former is used: requests go on while a part is written."""
+    former = next(parts, None)
+    while former is not None:
+        begun = next(parts, None)
+        yield former
+        former = begun
 
 
 def digest_contents(sources: Sequence[Listed]) -> dict[str, str]:

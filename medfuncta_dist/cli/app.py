@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from medfuncta_dist.cli import doctor, jobs, quickstart, results, run, submit
+from medfuncta_dist.cli import data, doctor, jobs, owner, quickstart, results, run, submit
 
 app = typer.Typer(
     help="Turn archives of medical scans into compact neural representations, at cluster scale.",
@@ -37,7 +37,9 @@ def options(version: bool = VersionOption) -> None:
 
 quickstart.add_to(app)
 run.add_to(app)
+data.add_to(app)
 results.add_to(app)
+owner.add_to(app)
 submit.add_to(app)
 jobs.add_to(app)
 doctor.add_to(app)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+import sys
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from medfuncta_dist.cli.answer import JsonOption, RunFileArgument, SetOption, answer
 from medfuncta_dist.config.stage_names import STAGES
+
+if TYPE_CHECKING:
+    from medfuncta_dist.config.run_file import RunFile
 
 STAGE_HELP = {
     "pack": "Pack scans into shards. If you run it again, it packs only what is missing or has changed.",
@@ -77,14 +81,28 @@ def run(
 
 
 def _plan(run_file: str, overrides: list[str]) -> dict[str, Any]:
-    from medfuncta_dist.config.load import load
     from medfuncta_dist.stages.pack_stage import plan_pack
 
-    return plan_pack(load(run_file, overrides))
+    return plan_pack(_load_to_pack(run_file, overrides)[0])
+
+
+def _load_to_pack(run_file: str, overrides: list[str]) -> tuple[RunFile, bool]:
+    """The run file, and whether all of it is valid; where only later stages' sections are not, a warning says so."""
+    from medfuncta_dist.config.load import load_to_pack
+
+    run, faults = load_to_pack(run_file, overrides)
+    if faults:
+        print(
+            f"warning: packing does not need it, but later stages will refuse this run file: {faults}", file=sys.stderr
+        )
+    return run, not faults
 
 
 def _run_stages(run_file: str, stages: list[str], overrides: list[str], key: str | None) -> dict[str, Any]:
     from medfuncta_dist.config.load import load
     from medfuncta_dist.stages.chain import run_stages
 
+    if stages == ["pack"]:
+        run, whole = _load_to_pack(run_file, overrides)
+        return run_stages(run, stages, key, freezing=whole)
     return run_stages(load(run_file, overrides), stages, key)

@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,9 @@ MAX_NODES = 50_000  # values and keys, aliases written out: a list of every file
 
 BEFORE: Mapping[str, Any] = older_values()
 """What a run that is older than a key was begun with."""
+
+LATER_SECTIONS = ("field", "meta", "train", "fit", "evaluate")
+"""What packing does not need."""
 
 LONGEST_SHOWN = 200  # characters of a wrong value that an error repeats
 
@@ -78,8 +82,14 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> RunFile:
 
     ``env:NAME`` is the text in that environment variable: a submitted job carries its run file so.
     """
+    text, where = _text(path)
+    return parse(text, overrides, where)
+
+
+def _text(path: Path | str) -> tuple[str, str]:
+    """The run file's text, and where it is from."""
     if str(path).startswith(ENVIRONMENT):
-        return parse(_from_environment(str(path).removeprefix(ENVIRONMENT)), overrides, where=str(path))
+        return _from_environment(str(path).removeprefix(ENVIRONMENT)), str(path)
     path = Path(path)
     try:
         with path.open("rb") as file:
@@ -89,7 +99,34 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> RunFile:
         raise RunFileError(f"the run file cannot be read: {error}", where=str(path), do="check the path") from error
     if text is None:
         raise RunFileError("the run file is larger than 1 MiB", where=str(path), do="give a run file, not data")
-    return parse(text, overrides, where=str(path))
+    return text, str(path)
+
+
+def load_to_pack(path: Path | str, overrides: Sequence[str] = ()) -> tuple[RunFile, str]:
+    """The same for packing alone, which does not need the sections of later stages: they may be wrong.
+
+    Returns their faults, "" where there are none; then these sections are as if they were not given. RunFileError where
+    the rest is wrong, or where it is wrong without them.
+    """
+    try:
+        return load(path, overrides), ""
+    except RunFileError as error:
+        run = _to_pack(path, overrides)
+        if run is None:
+            raise
+        return run, error.what
+
+
+def _to_pack(path: Path | str, overrides: Sequence[str]) -> RunFile | None:
+    text, where = _text(path)
+    given = _given(text, overrides, where)
+    rest = {name: value for name, value in given.items() if name not in LATER_SECTIONS}
+    train = given.get("train")
+    batch = {"train": {"batch": train["batch"]}} if isinstance(train, Mapping) and "batch" in train else {}
+    for tried in (rest | batch, rest):  # the batch bounds the workers of the cluster
+        with suppress(RunFileError):
+            return _validated(_with_defaults(tried, where), where)
+    return None
 
 
 def _from_environment(name: str) -> str:

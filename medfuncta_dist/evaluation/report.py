@@ -12,6 +12,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
+from markupsafe import Markup
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.evaluation import charts, pictures
@@ -19,6 +20,7 @@ from medfuncta_dist.evaluation.charts import Curve
 from medfuncta_dist.fields.field_kinds import FieldSpec
 
 TEMPLATE = "report.html"  # Jinja
+STYLE = "report_style.css"  # of every page
 MOST_LABELS = 30  # rows of the table of labels; combinations of many labels could fill a book
 PACKING = {
     "sources": "sources found",
@@ -67,14 +69,11 @@ class ReportData:
 
 def render(data: ReportData) -> str:
     """The report as HTML."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["number"] = number
-    template = environment.from_string(files(__package__).joinpath(TEMPLATE).read_text("utf-8"))
     shown, scale = _shown(data.pictures)
     counts = data.summary["dataset"]["counts"]
-    return template.render(
+    return page(
+        __package__,
+        TEMPLATE,
         run=data.run,
         summary=data.summary,
         cards=cards(data),
@@ -91,6 +90,16 @@ def render(data: ReportData) -> str:
         one_dimensional=len(data.run.data.shape) == 1,
         short=SHORT,
     )
+
+
+def page(package: str, template: str, **content: Any) -> str:
+    """A page of a report from a template of a package, in the style of all reports."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["number"] = number
+    style = Markup(files(__package__).joinpath(STYLE).read_text("utf-8"))  # ours, not a scan's
+    return environment.from_string(files(package).joinpath(template).read_text("utf-8")).render(style=style, **content)
 
 
 def number(value: float | None, digits: int = 2) -> str:

@@ -11,17 +11,21 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from medfuncta_dist.archive.inventory import INVENTORY
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, ObjectMissingError, ScanError
 from medfuncta_dist.integrity.verify_shards import Fault, ShardCheck, check_shard
+from medfuncta_dist.scans.forgotten_list import Forgotten, read_list
 from medfuncta_dist.scans.private_folder import load_salt, private_folder
 from medfuncta_dist.scans.scan_key import KeyMaker
-from medfuncta_dist.shards.archive_state import under_packed_names
+from medfuncta_dist.shards.archive_state import under_packed_names, without_forgotten
 from medfuncta_dist.shards.data_contract import open_dataset
-from medfuncta_dist.shards.pack_plan import PackSource, find_sources
+from medfuncta_dist.shards.pack_plan import PackSource, list_sources
 from medfuncta_dist.shards.pack_record import PackRecord, read_packs
 from medfuncta_dist.shards.pack_task import PackTask, pack_task
 from medfuncta_dist.shards.snapshot import Shard, Snapshot
+from medfuncta_dist.shards.source_table import load_table
+from medfuncta_dist.shards.table_join import join_keys, join_table
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard, Unfenced
 from medfuncta_dist.task_map import Failed, FanOut
@@ -61,10 +65,12 @@ def repair_shards(
     data = open_dataset(store, run.dataset, run.data, keys.fingerprint(), fence)
     run = run.model_copy(update={"data": data})
     shards = [shard for split in snapshot.splits.values() for shard in split if shard.uri in damaged]
-    sources = under_packed_names(find_sources(run.data, keys, folder=folder), folder, keys, data)
+    forgotten = read_list(folder).forgotten()  # it is in no shard, and must not come back
     # Only those that the snapshot names: a superseded record can name the same shard, and sources that are gone.
     records = [record for record in read_packs(store, run.dataset) if record.name in set(snapshot.packs)]
-    tasks, faults = _planned(run, keys, sources, records, shards)
+    sources = _told_sources(run, folder, keys, forgotten, records)
+    task = PackTask(run.storage, run.dataset, run.data, (), keys, SCRATCH, forgotten=forgotten)
+    tasks, faults = _planned(task, sources, records, shards)
     for outcome in fan_out(repair_task, tasks):
         if isinstance(outcome, Failed):
             faults += [Fault(shard.uri, f"not repaired: {_error_text(outcome.error)}") for shard in outcome.item.wanted]
@@ -73,13 +79,26 @@ def repair_shards(
     return faults
 
 
+def _told_sources(
+    run: RunFile, folder: Path, keys: KeyMaker, forgotten: Forgotten, records: Sequence[PackRecord]
+) -> list[PackSource]:
+    """The sources of the archive under the keys that they were packed with, and what the run file's table says."""
+    listed = list_sources(run.data, keys, records, folder=folder).sources
+    sources = [source for source in listed if not forgotten.holds_source(source.key, source.group)]
+    sources = without_forgotten(sources, folder / INVENTORY, run.data, keys, forgotten)
+    table = load_table(run.data)
+    joined = join_table(sources, table, folder / INVENTORY, keys)
+    named = under_packed_names(joined.sources, folder, keys, run.data)
+    return join_keys(replace(joined, sources=named), table, folder, keys, {}).sources
+
+
 def _error_text(error: Exception) -> str:
     """Of a foreign error only the class: its text may name a source."""
     return error.what if isinstance(error, MedfunctaError) else type(error).__name__
 
 
 def _planned(
-    run: RunFile, keys: KeyMaker, sources: Sequence[PackSource], records: Iterable[PackRecord], shards: Sequence[Shard]
+    task: PackTask, sources: Sequence[PackSource], records: Iterable[PackRecord], shards: Sequence[Shard]
 ) -> tuple[list[RepairTask], list[Fault]]:
     """One task per pack record that damaged shards come from, and the shards that cannot be repaired."""
     left, tasks, faults = {shard.uri: shard for shard in shards}, [], []
@@ -93,7 +112,7 @@ def _planned(
             )
             faults += [Fault(shard.uri, missing) for shard in wanted]
         elif wanted:
-            tasks.append(RepairTask(PackTask(run.storage, run.dataset, run.data, group, keys, SCRATCH), wanted))
+            tasks.append(RepairTask(replace(task, sources=group), wanted))
     return tasks, faults + [Fault(uri, "no pack record names it") for uri in left]
 
 

@@ -19,6 +19,7 @@ from medfuncta_dist.integrity.verify_shards import Fault, verify_snapshot
 from medfuncta_dist.network.committed_network import published_network
 from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.run.fan_outs import cpu_fan_out
+from medfuncta_dist.shards.data_contract import about_splits, splits_by
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.progress_bar import ProgressBar
@@ -123,7 +124,12 @@ def _dataset(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault
         f"{shards} shards hold {snapshot.samples} scans; "
         f"found {counts['scans']} = packed {counts['packed']} + quarantined {counts['quarantined']}"
     )
-    return {"snapshot": snapshot.digest, "shards": shards, "counts": counts}, line, faults
+    figures = {"snapshot": snapshot.digest, "shards": shards, "counts": counts}
+    return (
+        figures | {"splits_by": str(splits_by(snapshot.contract))},
+        f"{line}; {about_splits(snapshot.contract)}",
+        faults,
+    )
 
 
 def _checkpoints(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault]]:

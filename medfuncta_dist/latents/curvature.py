@@ -19,7 +19,7 @@ from medfuncta_dist.meta.context import context_size
 from medfuncta_dist.meta.machine.products import product
 from medfuncta_dist.meta.objective import Objective
 from medfuncta_dist.meta.sweeps.folded import Folded
-from medfuncta_dist.meta.sweeps.layers import affine, back, onward, output, stem
+from medfuncta_dist.meta.sweeps.layers import back, onward, output, stem, waves
 
 Jacobian = list[list[Tensor]]
 """∂y/∂s by channel and modulated layer: (scan, point, hidden) each."""
@@ -70,9 +70,8 @@ def jacobian_sweep(
     cosines: dict[int, Tensor] = {}
     hidden, _ = stem(network, coordinates)
     for layer, k in enumerate(spec.modulated_layers):
-        phase = affine(network, k, hidden, shifts[:, layer])
-        hidden = onward(network, k, hidden, phase.sin())
-        cosines[k] = phase.cos_()
+        sine, cosines[k] = waves(network, k, hidden, shifts[:, layer])
+        hidden = onward(network, k, hidden, sine)
     jacobian: Jacobian = []
     for row in network.weights[spec.layers]:
         by_layer: list[Tensor] = []

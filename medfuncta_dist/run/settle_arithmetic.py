@@ -54,13 +54,14 @@ def _settled(run: RunFile, fan_out: FanOut) -> RunFile:
     first = run.meta.products is None or run.meta.chunk_points is None
     if run.meta.chunk_points is None or run.meta.chunk_scans is None:
         run = _with(run, **_chunks(run, fan_out))
+    kernels = _kernels(run) if first else None
     if run.meta.products is None:
         run = _with(run, products=_products(run))
     if run.meta.precision is None and _most_gpus(run):
         # A run that is older than the key has computed in float32, and goes on so.
-        run = _with(run, precision=_precision(run) if first else "fp32")
-    if run.meta.compiled is None or run.meta.captured is None:
-        run = _with(run, **_ways(run, fan_out))
+        run = _with(run, precision="fp32")
+    if run.meta.compiled is None or run.meta.captured is None or kernels:
+        run = _with(run, **_ways(run, kernels, fan_out))
     return run
 
 
@@ -85,35 +86,44 @@ def _products(run: RunFile) -> Products:
     return Arithmetic.best(granted_device(_most_gpus(run))).products
 
 
-def _precision(run: RunFile) -> Precision:
-    """What is close to float32 and fast: a basis field's normal equations are float32, whose last bits they need."""
-    return "tf32x3" if isinstance(field_spec(run), SirenSpec) else "fp32"
+def _kernels(run: RunFile) -> Precision | None:
+    """The precision in which our GPU kernels are tried: as given, else the one that is close to float32.
+
+    None where they have nothing to gain: for a basis field, in float32, and where training or fitting has no GPU.
+    """
+    of_gpus = min(run.cluster.gpus_per_worker, run.gpus_per_task) > 0
+    if run.meta.products is not None or run.meta.precision == "fp32" or not of_gpus:
+        return None
+    return (run.meta.precision or "tf32x3") if isinstance(field_spec(run), SirenSpec) else None
 
 
-def _ways(run: RunFile, fan_out: FanOut) -> dict[str, bool]:
-    """Whether to compile and whether to record: as given, or as a trial finds. Only a SIREN's sweeps have the choice.
+def _ways(run: RunFile, kernels: Precision | None, fan_out: FanOut) -> dict[str, Any]:
+    """Whether to compile and to record, and whose kernels: as given, or as a trial finds. Only a SIREN's sweeps have
+    the choice.
 
     Compiling takes minutes on a CPU, in every process, for a step that is a quarter faster: only on request.
     """
     meta, on_gpu, siren = run.meta, run.cluster.gpus_per_worker > 0, isinstance(field_spec(run), SirenSpec)
     compiling = siren and meta.compiled is None and (meta.compile == "on" or (meta.compile == "auto" and on_gpu))
     graphs = siren and meta.captured is None and meta.graphs != "off" and on_gpu
-    if not (compiling or graphs):
+    if not (compiling or graphs or kernels):
         return {"compiled": bool(meta.compiled), "captured": bool(meta.captured)}
-    verdict = _tried(run, compiling, graphs, fan_out)
+    verdict = _tried(run, compiling, graphs, kernels, fan_out)
     for name, tried, taken in (
-        ("torch.compile", compiling, verdict.compiled),
+        ("torch.compile", compiling, verdict.compiled or verdict.products is not None),
         ("CUDA graphs", graphs, verdict.captured),
+        ("kernels of its own", kernels, verdict.products is not None),
     ):
         if tried and not taken:
             print(f"warning: this run computes without {name}: {verdict.reason}", file=sys.stderr)
-    return {
-        "compiled": verdict.compiled if compiling else bool(meta.compiled),
+    found: dict[str, Any] = {
+        "compiled": verdict.compiled if compiling else bool(meta.compiled) and verdict.products is None,
         "captured": verdict.captured if graphs else bool(meta.captured),
     }
+    return found | ({"products": verdict.products, "precision": verdict.precision} if verdict.products else {})
 
 
-def _tried(run: RunFile, compiling: bool, graphs: bool, fan_out: FanOut) -> Verdict:
+def _tried(run: RunFile, compiling: bool, graphs: bool, kernels: Precision | None, fan_out: FanOut) -> Verdict:
     spec, precision = field_spec(run), run.meta.precision or "fp32"
     assert isinstance(spec, SirenSpec)
     assert run.meta.products is not None
@@ -129,6 +139,7 @@ def _tried(run: RunFile, compiling: bool, graphs: bool, fan_out: FanOut) -> Verd
         run.cluster.gpus_per_worker,
         compiling,
         graphs,
+        kernels,
     )
     (outcome,) = fan_out(self_check, [trial])
     return outcome.result if isinstance(outcome, Done) else Verdict(False, False, str(outcome.error))

@@ -17,7 +17,7 @@ import numpy as np
 from medfuncta_dist.config.section import Split
 from medfuncta_dist.config.sections.data_section import Data, Slabs, Slices
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.intensity import choose_window
+from medfuncta_dist.scans.intensity import choose_window, intensity_of
 from medfuncta_dist.scans.resample import cast, resample, target_grid
 from medfuncta_dist.scans.scan import Scan
 
@@ -38,14 +38,12 @@ def windowed(scan: Scan, data: Data) -> Scan:
     if scan.window is not None:
         return scan
     scan = prepared(scan, data)
-    return replace(scan, window=choose_window(scan.array, data.intensity))
+    return replace(scan, window=choose_window(scan.array, intensity_of(scan, data)))
 
 
 def prepared(scan: Scan, data: Data) -> Scan:
     """The scan with finite values and ``data.channels`` channels. Raises ScanError."""
-    if not np.isfinite(scan.array).all():
-        raise ScanError("some values are not finite")
-    return replace(scan, array=_with_channels(scan.array, data.channels))
+    return replace(scan, array=_with_channels(_finite(scan.array, data.non_finite), data.channels))
 
 
 def canonical(scan: Scan, data: Data) -> Scan:
@@ -62,6 +60,18 @@ def canonical(scan: Scan, data: Data) -> Scan:
         spacing=grid.spacing(scan.spacing),
         affine=None if scan.affine is None else grid.affine(scan.affine),
     )
+
+
+def _finite(array: np.ndarray, policy: str) -> np.ndarray:
+    """The array; where the policy is ``background``, its values that are not finite are its smallest finite one."""
+    finite = np.isfinite(array)
+    if finite.all():
+        return array
+    if policy == "refuse":
+        raise ScanError("some values are not finite (data.non_finite: background takes them for background)")
+    if not finite.any():
+        raise ScanError("no value is finite")
+    return np.where(finite, array, array.min(where=finite, initial=np.inf)).astype(array.dtype)
 
 
 def _with_channels(array: np.ndarray, channels: int) -> np.ndarray:

@@ -6,12 +6,25 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medfuncta_dist.config.sections.data_section import Intensity
+from medfuncta_dist.config.sections.data_section import Data, Intensity
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.scan import Window
+from medfuncta_dist.scans.scan import Scan, Window
 
 AUTO_PERCENTILES = (0.0, 99.9)
 """Without the cut, a few very bright values (vessels, metal, markers) would darken the rest of the scan."""
+
+
+def intensity_of(scan: Scan, data: Data) -> Intensity:
+    """The rule for the window of this scan: the run file's or, for a CT in Hounsfield units, ``data.ct_window``.
+
+    Hounsfield units mean the same in every scan, so percentiles of each would lose what they say.
+    """
+    is_picture = scan.array.dtype.itemsize == 1  # a screenshot of a CT is in grey values
+    if data.intensity.mode != "auto" or not isinstance(data.ct_window, list) or is_picture:
+        return data.intensity
+    if scan.modality != "CT" or scan.unscaled:
+        return data.intensity
+    return Intensity(mode="range", low=data.ct_window[0], high=data.ct_window[1])
 
 
 def choose_window(array: np.ndarray, intensity: Intensity) -> Window:

@@ -67,11 +67,11 @@ def group_of(found: Found, by_source: Group | None, data: Data, keys: KeyMaker) 
     A rule or table of the run file goes before all that the file says; the patient before the layout of the archive,
     and that before the examination.
     """
-    if data.group == "source":
+    if data.grouping == "source":
         return None
     if found.split is not None and found.group is None:
         return AS_IN_FILE  # its scans are many patients', and the path cannot tell whose each one is
-    if data.group not in (None, "patient"):
+    if data.grouping not in (None, "patient"):
         return by_source or ALONE
     if found.group is not None:
         return Group(keys.group_key("patient", found.group), "patient")

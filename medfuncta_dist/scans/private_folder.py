@@ -1,39 +1,29 @@
-"""The owner's folder: the salt of the keys, and the mapping from keys back to files. Never inside the storage.
+"""The owner's folder, and the salt of the keys in it. Never inside the storage.
 
-salt          64 hex digits; in a cluster, MEDFUNCTA_SALT (hex, from a Secret) replaces it
-mapping.csv   row ``format_version,1``, row ``key,uri,item``, then a row per scan, sorted by key
+salt             64 hex digits; in a cluster, MEDFUNCTA_SALT (hex, from a Secret) replaces it
+mapping.sqlite   from keys back to files (``private_mapping.py``)
+forgotten.json   what must never be packed again (``forgotten_list.py``)
 """
 
 from __future__ import annotations
 
-import csv
 import os
 import secrets
+import sys
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO
 
-from medfuncta_dist.errors import FormatVersionError, IntegrityError, RunFileError
+from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.scans.scan_key import SALT_BYTES
 
 SALT_VARIABLE = "MEDFUNCTA_SALT"
 SALT_FILE = "salt"
-MAPPING_FILE = "mapping.csv"
 LARGEST_SALT = 2**16
 """Characters; a longer file is not a salt."""
-_REPACK = "restore it from a backup, or delete it and pack again"
 _BACKUP = "restore it from a backup: with another salt, every scan would get another key"
-FORMAT_VERSION = 1
-
-
-class MappingRow(NamedTuple):
-    """The scan of a key."""
-
-    key: str
-    uri: str
-    item: str
 
 
 def private_folder(folder: str | None, dataset: str, storage: str) -> Path:
@@ -51,7 +41,8 @@ def private_folder(folder: str | None, dataset: str, storage: str) -> Path:
 
 
 def load_or_create_salt(folder: Path) -> bytes:
-    """The salt from the environment, else from the folder, else a new one written there (mode 0600).
+    """The salt from the environment, else from the folder, else a new one written there (mode 0600), which is announced
+    on stderr.
 
     An existing salt is never replaced, even if damaged: it would change all keys. Raises RunFileError.
     """
@@ -78,6 +69,24 @@ def load_salt(folder: Path) -> bytes:
     return _parse_salt(text, str(path))
 
 
+ANNOUNCEMENT = """
+==============================================================================
+A NEW SALT WAS MADE. Keep it: back it up now. This is said only once.
+
+  where        {path}
+  what it is   the secret from which the key of every scan and patient is made
+  without it   no scan can be added to this data set, no key leads back to a
+               file once the mapping is lost too, and nobody can be forgotten
+               by the patient's ID. It cannot be made again.
+  in wrong     whoever has it and the stored data can test whether a patient
+  hands        or file that they know is in the data set. Only its owner may
+               read it (mode 0600); never put it into the storage.
+  back it up   copy the file to a vault for secrets, apart from the stored
+               data; on a cluster make it a Secret, given as {variable}.
+==============================================================================
+"""
+
+
 def _parse_salt(text: str, where: str) -> bytes:
     try:
         salt = bytes.fromhex(text.strip())
@@ -96,6 +105,7 @@ def _create_salt(path: Path) -> None:
         # A link, not a rename: if two processes start together, both use the salt of the first.
         with suppress(FileExistsError):
             os.link(temporary, path)
+            print(ANNOUNCEMENT.format(path=path, variable=SALT_VARIABLE), file=sys.stderr, flush=True)
 
 
 @contextmanager
@@ -108,37 +118,3 @@ def _private_file(folder: Path) -> Iterator[tuple[Path, IO[str]]]:
             yield Path(name), file
     finally:
         Path(name).unlink(missing_ok=True)
-
-
-def write_mapping(folder: Path, rows: Iterable[MappingRow | tuple[str, str, str]]) -> None:
-    """Add rows to the folder's mapping, whole or not at all; a key that is already there gets its new row."""
-    merged = {row.key: row for row in read_mapping(folder)} | {row[0]: MappingRow(*row) for row in rows}
-    with _private_file(folder) as (temporary, file):
-        writer = csv.writer(file)
-        writer.writerow(("format_version", FORMAT_VERSION))
-        writer.writerow(MappingRow._fields)
-        writer.writerows(merged[key] for key in sorted(merged))
-        file.flush()
-        os.fsync(file.fileno())
-        temporary.replace(folder / MAPPING_FILE)
-
-
-def read_mapping(folder: Path) -> list[MappingRow]:
-    """All rows, sorted by key; none where no mapping was written yet. Raises IntegrityError, FormatVersionError."""
-    path = folder / MAPPING_FILE
-    if not path.exists():
-        return []
-    try:
-        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as file:
-            rows = list(csv.reader(file))
-    except (csv.Error, OSError) as error:
-        raise IntegrityError("the mapping cannot be read", where=str(path), do=_REPACK) from error
-    if rows[:1] != [["format_version", str(FORMAT_VERSION)]]:
-        raise FormatVersionError(
-            "the mapping has an unknown format_version",
-            where=str(path),
-            do="use the version of medfuncta-dist that wrote it, or a newer one",
-        )
-    if rows[1:2] != [list(MappingRow._fields)] or any(len(row) != 3 for row in rows[2:]):
-        raise IntegrityError("the mapping is damaged", where=str(path), do=_REPACK)
-    return [MappingRow(*row) for row in rows[2:]]

@@ -53,13 +53,15 @@ class Scan:
     """One scan. Nothing in it can name a patient.
 
     array: (channel, *spatial), one of ``STORED_TYPES``. Volumes are in RAS+ order; images are (row, column).
-    spacing: distance of neighbouring values along each spatial axis, in mm where the file says so, else 1.
+    spacing: distance of neighbouring values along each spatial axis, in mm (of a signal: s) where the file says so,
+        else 1.
     affine: (4, 4) float64, voxel (i, j, k, 1) -> world RAS mm; None where the file does not say. A 2D scan's maps
         (i, j, 0, 1), and its third column leads to the neighbouring slice.
     modality: one of ``MODALITIES``.
     window: None until the canonical transform.
     labels: class numbers, where the file has them.
     slice_index: for a slice, its index along the sliced axis of the volume as read (RAS+, before resampling).
+    unscaled: a CT whose values are not in Hounsfield units, or not known to be.
     """
 
     array: np.ndarray
@@ -69,6 +71,7 @@ class Scan:
     window: Window | None = None
     labels: tuple[int, ...] = ()
     slice_index: int | None = None
+    unscaled: bool = False
 
     def __post_init__(self) -> None:
         assert self.array.dtype.name in STORED_TYPES, self.array.dtype

@@ -9,7 +9,7 @@ from dataclasses import replace
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.canonical import prepared, windowed
-from medfuncta_dist.scans.intensity import choose_joint_window, needs_values
+from medfuncta_dist.scans.intensity import choose_joint_window, intensity_of, needs_values
 from medfuncta_dist.scans.readers.reader import MAX_VALUES, Found
 from medfuncta_dist.scans.scan import Scan, Window
 
@@ -19,7 +19,8 @@ TOO_MANY = f"the images of a series hold more than {MAX_VALUES} values: too many
 def with_shared_window(found: Iterable[Found], data: Data) -> Iterator[Found]:
     """The same, where ``alike`` with one window that is chosen from the values of all of them.
 
-    They are in memory at once, unless the window does not depend on their values (8-bit images, ``intensity.range``).
+    They are in memory at once, unless the window does not depend on their values
+    (8-bit images, ``intensity.range``, a CT in Hounsfield units).
     Those that are refused for burned-in text do not count.
     """
     held: list[Found] = []
@@ -31,7 +32,7 @@ def with_shared_window(found: Iterable[Found], data: Data) -> Iterator[Found]:
         one = _prepared(one, data)
         if isinstance(one.scan, ScanError):
             yield one
-        elif not needs_values(one.scan.array.dtype, data.intensity):
+        elif not needs_values(one.scan.array.dtype, intensity_of(one.scan, data)):
             yield replace(one, scan=windowed(one.scan, data))
         elif values + one.scan.array.size > MAX_VALUES:
             yield replace(one, scan=ScanError(TOO_MANY))

@@ -11,14 +11,18 @@ from medfuncta_dist.archive.inventory import INVENTORY, Listed, Row, locked, rea
 from medfuncta_dist.archive.member_lists import forget_lists
 from medfuncta_dist.archive.series_sums import in_series
 from medfuncta_dist.archive.survey import OnSurvey, adopt, digest_contents, stamp, survey
-from medfuncta_dist.config.sections.data_section import Data, Grouping
+from medfuncta_dist.config.sections.data_section import Data
+from medfuncta_dist.scans.forgotten_list import NOTHING_FORGOTTEN, Forgotten
 from medfuncta_dist.scans.patient_group import Group
 from medfuncta_dist.scans.readers.reader_registry import reader_for
 from medfuncta_dist.scans.scan_key import KeyMaker
-from medfuncta_dist.shards.pack_plan import PackSource, Superseded
+from medfuncta_dist.shards.copy_conflicts import NO_CONFLICTS, CopyConflicts, copy_conflicts
+from medfuncta_dist.shards.pack_plan import PackSource, Superseded, told_key
 from medfuncta_dist.shards.pack_record import PackRecord
-from medfuncta_dist.shards.series_sources import COLUMNS, SeriesSources, series_identity, told
+from medfuncta_dist.shards.series_sources import COLUMNS, SeriesSources, packed_key, series_identity, told
 from medfuncta_dist.shards.snapshot import read_index
+from medfuncta_dist.shards.source_table import SourceTable
+from medfuncta_dist.shards.table_join import Joined, join_keys, join_table
 from medfuncta_dist.storage.object_store import ObjectStore
 
 IN_FILE = ("patient", "file")
@@ -34,7 +38,8 @@ class ArchiveState:
 
     identities, contents: by relative path, what the inventory does not hold yet.
     moved: keys of packed sources that are now under another path.
-    reassigned: keys of packed sources whose file is now in another split, or another patient's.
+    reassigned: keys of packed sources whose file is now in another split, or another patient's, or has other labels.
+    joined: how the table fits the sources. conflicts: copies of which something else is said than of what they copy.
     """
 
     sources: list[PackSource] = field(repr=False)
@@ -47,11 +52,19 @@ class ArchiveState:
     contents: Mapping[str, str] = field(repr=False)
     moved: frozenset[str] = frozenset()
     reassigned: frozenset[str] = frozenset()
+    joined: Joined = field(default_factory=lambda: Joined([]), repr=False)
+    conflicts: CopyConflicts = NO_CONFLICTS
 
     def superseded(self, removed: str, base: str) -> Superseded:
         """The packed sources that are not in the next snapshot as they are; ``removed`` as in the run file."""
         again = {*self.changes.changed, *self.changes.copied, *self.reassigned}
         return Superseded(frozenset(again | set(self.changes.removed if removed == "drop" else ())), base)
+
+    def without(self, forgotten: Forgotten) -> ArchiveState:
+        """The state without sources that are recognised by their content as forgotten ones."""
+        contents = (source.state.content if source.state else "" for source in self.sources)
+        held = [forgotten.holds_source(s.key, s.group, c) for s, c in zip(self.sources, contents, strict=True)]
+        return replace(self, sources=[s for s, gone in zip(self.sources, held, strict=True) if not gone])
 
     def adopt(self) -> None:
         """Make the survey the inventory of the last pack."""
@@ -67,41 +80,61 @@ def examine(
     folder: Path,
     keys: KeyMaker,
     on_survey: OnSurvey,
+    table: SourceTable | None = None,
+    forgotten: Forgotten = NOTHING_FORGOTTEN,
 ) -> ArchiveState:
-    """Survey the sources, and compare them with the ``records`` that count. To be called inside ``locked``."""
-    listed = {source.relative: _listed(source, data) for source in sources}
-    path = survey(list(listed.values()), folder, keys, on_survey)
+    """Survey the sources, join the owner's table, and compare them with the ``records`` that count; without those that
+    are known to be forgotten before their contents are. To be called inside ``locked``. RunFileError where the table
+    does not fit the sources."""
+    path = survey([_listed(source, data) for source in sources], folder, keys, on_survey)
     forget_lists(folder, {source.place.archive if source.place else source.uri for source in sources})
-    names, found, series = _surveyed(path, sources, data, keys)
-    copies = digest_contents([listed[relative] for relative in sorted(series.doubles())])
+    joined = join_table(without_forgotten(sources, path, data, keys, forgotten), table, path, keys)
+    by_path = {source.relative: source for source in joined.sources}
+    packed = _packed(records, folder, keys)
+    names, found, series = _surveyed(path, by_path, data, keys, packed)
+    copies = _contents(series.doubles(), by_path, data)
     series.learn(_content_keys(copies, keys))
     identities = _distinct(names, found)
-    key_of = {relative: keys.source_key(identity) for relative, identity in identities.items()}
+    key_of = {r: keys.source_key(identities[r]) if r in identities else by_path[r].key for r in found}
     present = {key_of[relative]: state for relative, state in found.items()} | _states(series.sources())
-    packed, known_as = _packed(records, folder, keys)
-    by_etag = {key_of[r] for r in found if listed[r].uri.startswith("s3://") and listed[r].place is None}
+    # The states of files that are as they were are those of the records, and nobody asks about them.
+    other = {key for r, key in key_of.items() if found[r] is not packed.get(key) and by_path[r].place is None}
+    by_etag = {key_of[r] for r in found if key_of[r] in other and by_path[r].uri.startswith("s3://")}
     by_etag |= {source.key for source in series.sources() if source.uri.startswith("s3://")}
-    kinds = {key_of[r]: kind for r, state in found.items() if (kind := _kind_of_probe(listed[r], state))}
+    kinds = _kinds_of_probes(by_path, found, key_of)
     unsure = {*doubtful(packed, present, by_etag), *not_comparable(packed, present, kinds)}
-    inside = series.without_content(unsure)
-    contents = digest_contents([s for r, s in listed.items() if r in inside or key_of.get(r) in unsure])
+    inside = series.without_content(unsure) | {r for r, key in key_of.items() if key in unsure}
+    contents = _contents(inside, by_path, data)
     known = _content_keys(contents, keys)
     for relative in known.keys() & key_of.keys():
         present[key_of[relative]] = replace(present[key_of[relative]], content=known[relative])
     series.learn(known)
-    whole = {source.key: source for source in series.sources()}
-    present |= _states(whole.values())
-    first, by_key = compare(packed, present), {key_of[s.relative]: s for s in sources if s.relative in key_of}
-    in_table = isinstance(data.group, Grouping) and data.group.table is not None
-    may_be = {key for key in by_key if in_table} | {key for key, source in whole.items() if told(source)}
-    reassigned = _reassigned(first, by_key | whole, may_be, store, records)
-    reassigned |= {former for key, former in first.renamed.items() if key in whole}
-    reassigned |= _overwritten(set(first.removed), listed, folder, keys)
-    reassigned |= _opened(first.removed, sources, keys)
-    changes = compare({key: OTHER if key in reassigned else packed[key] for key in packed}, present)
+    whole = series.sources()
+    present |= _states(whole)
+    first = compare(packed, present)
+    files = [source for source in joined.sources if source.relative in key_of]
+    joined = replace(joined, sources=[*files, *whole])
+    if table is not None and table.by == "key":
+        known_as = _identities(set(first.renamed.values()), folder, keys)
+        names_packed = {r: known_as.get(first.renamed.get(key, key), identities.get(r, r)) for r, key in key_of.items()}
+        copied = {r for r, key in key_of.items() if key in first.copied}
+        copied |= {source.relative for source in whole if source.key in first.copied}
+        joined = join_keys(joined, table, folder, keys, names_packed, copied)
+    by_key = {key_of.get(source.relative, source.key): source for source in joined.sources}
+    of_series = {source.key for source in whole}
+    conflicts = copy_conflicts(first.copied, by_key, table, folder)
+    reassigned = _reassigned(first, by_key, table, store, records, keys)
+    reassigned |= {former for key, former in first.renamed.items() if key in of_series}
+    reassigned |= _overwritten(set(first.removed), by_path, folder, keys)
+    reassigned |= _opened(set(first.removed), by_path.values(), keys)
+    changes = compare(packed | dict.fromkeys(reassigned & packed.keys(), OTHER), present) if reassigned else first
+    known_as = _identities(set(changes.renamed.values()), folder, keys)
     kept = {r: known_as[changes.renamed[k]] for r, k in key_of.items() if changes.renamed.get(k) in known_as}
-    files = (_resolved(s, identities, key_of, present, changes, known_as) for s in by_key.values())
-    wanted = [source for source in (*files, *whole.values()) if source.key not in changes.copied]
+    resolved = (
+        source if key in of_series else _resolved(source, identities, key_of, present, changes, known_as)
+        for key, source in by_key.items()
+    )
+    wanted = [source for source in resolved if source.key not in changes.copied]
     return ArchiveState(
         sorted(wanted, key=lambda source: source.relative),  # the order in which repair finds them again
         changes,
@@ -112,20 +145,41 @@ def examine(
         contents | copies,
         frozenset(changes.renamed.values()),
         reassigned,
+        joined,
+        conflicts,
     )
 
 
+def without_forgotten(
+    sources: Sequence[PackSource], inventory: Path, data: Data, keys: KeyMaker, forgotten: Forgotten
+) -> list[PackSource]:
+    """The sources without files of forgotten DICOM series, which the inventory knows; others are told when listed."""
+    if not forgotten.sources:
+        return list(sources)
+    rows = read_inventory(inventory, keys.fingerprint(), sorted({*COLUMNS, "identity"}))
+    gone = {row["relative"] for row in rows if packed_key(row, data, keys) in forgotten.sources}
+    return [source for source in sources if source.relative not in gone]
+
+
 def _surveyed(
-    path: Path, sources: Sequence[PackSource], data: Data, keys: KeyMaker
+    path: Path, by_path: Mapping[str, PackSource], data: Data, keys: KeyMaker, packed: Mapping[str, SourceState]
 ) -> tuple[dict[str, str], dict[str, SourceState], SeriesSources]:
-    """Identities and states by relative path of the sources that are files, and the series of all others."""
-    by_path, series = {source.relative: source for source in sources}, SeriesSources(data, keys)
-    names, found = {}, {}
+    """By relative path, of the sources that are files: identities, where they are others, and states; and the series of
+    all others. A state that is as packed is the same object."""
+    names, found, series = {}, {}, SeriesSources(data, keys)
     for row in read_inventory(path, keys.fingerprint(), sorted({*STATE_COLUMNS, *COLUMNS})):
-        relative, state = row["relative"], _state(row, keys)
-        if not series.take(by_path[relative], row, state):
-            names[relative], found[relative] = row["identity"], state
+        source, state = by_path.get(row["relative"]), _state(row, keys)
+        if source is None or series.take(source, row, state):
+            continue
+        former = packed.get(source.key) if row["identity"] == source.relative else None
+        found[source.relative] = former if former == state else state
+        if row["identity"] != source.relative:
+            names[source.relative] = row["identity"]
     return names, found, series
+
+
+def _contents(relatives: Collection[str], by_path: Mapping[str, PackSource], data: Data) -> dict[str, str]:
+    return digest_contents([_listed(by_path[relative], data) for relative in sorted(relatives)])
 
 
 def _content_keys(contents: Mapping[str, str], keys: KeyMaker) -> dict[str, str]:
@@ -139,17 +193,36 @@ def _states(sources: Iterable[PackSource]) -> dict[str, SourceState]:
 def _reassigned(
     found: Changes,
     sources: Mapping[str, PackSource],
-    where_they_are: Collection[str],
+    table: SourceTable | None,
     store: ObjectStore,
     records: Sequence[PackRecord],
+    keys: KeyMaker,
 ) -> frozenset[str]:
     """Packed sources that were moved to where the run file, its table or the path tells another split or patient, or of
     which the table does so where they are: they are packed again, or a patient's scans could be in two splits. The
-    files of a series may have moved where it is the same."""
+    files of a series may have moved where it is the same. And those that have other labels in the table than they were
+    packed with."""
     now = {former: sources[key] for key, former in found.renamed.items()}
-    now |= {key: sources[key] for key in found.same if key in where_they_are}
-    told = {key for key, source in now.items() if source.split is not None or source.group is not None}
-    return frozenset(key for key, split, group in _packed_as(told, store, records) if _is_other(now[key], split, group))
+    same = {key: sources[key] for key in found.same}
+    labelled = _labelled_otherwise(now | same, table, records, keys)
+    now |= {key: source for key, source in same.items() if table is not None or (source.members and told(source))}
+    placing = {key for key, source in now.items() if source.split is not None or source.group is not None}
+    placed = _packed_as(placing - labelled, store, records)
+    return frozenset(key for key, split, group in placed if _is_other(now[key], split, group)) | labelled
+
+
+def _labelled_otherwise(
+    sources: Mapping[str, PackSource], table: SourceTable | None, records: Sequence[PackRecord], keys: KeyMaker
+) -> frozenset[str]:
+    """Packed sources whose labels in the table are others than those that they were packed with.
+
+    Earlier versions did not keep these: the table of ``data.group``, which they had, cannot be added later, so that
+    sources of which nothing is known count as the same.
+    """
+    before = {key: record.told.get(key, "") for record in records for key in record.sources if key in sources}
+    if table is not None and table.where != "data.table":
+        before = {key: said for key, said in before.items() if said}
+    return frozenset(key for key, said in before.items() if told_key(sources[key], keys) != said)
 
 
 def _overwritten(removed: Collection[str], listed: Collection[str], folder: Path, keys: KeyMaker) -> set[str]:
@@ -161,7 +234,17 @@ def _overwritten(removed: Collection[str], listed: Collection[str], folder: Path
     return {key for key in former if key in removed}
 
 
-def _kind_of_probe(source: Listed, state: SourceState) -> str:
+def _kinds_of_probes(
+    by_path: Mapping[str, PackSource], found: Mapping[str, SourceState], key_of: Mapping[str, str]
+) -> dict[str, str]:
+    """By key; none in an archive without zip and tar files, where all probes are of one kind."""
+    if all(by_path[relative].place is None for relative in found):
+        return {}
+    kinds = ((key_of[relative], _kind_of_probe(by_path[relative], state)) for relative, state in found.items())
+    return {key: kind for key, kind in kinds if kind}
+
+
+def _kind_of_probe(source: PackSource, state: SourceState) -> str:
     """Of objects, and of what is inside them; "" where all that could be copies of it are known by their content."""
     if not source.uri.startswith("s3://") or source.refused:
         return ""
@@ -170,13 +253,13 @@ def _kind_of_probe(source: Listed, state: SourceState) -> str:
     return "bytes" if state.content or source.place.kind != "zip" else "checksum"
 
 
-def _opened(removed: Collection[str], sources: Sequence[PackSource], keys: KeyMaker) -> set[str]:
+def _opened(removed: Collection[str], sources: Iterable[PackSource], keys: KeyMaker) -> set[str]:
     """Archive files that were quarantined whole, and can now be read."""
     if not removed:
         return set()
     inside = ((source, source.place.archive) for source in sources if source.place is not None)
     archives = {source.relative[: len(archive) - len(source.uri)] for source, archive in inside}
-    return {key for archive in archives if (key := keys.source_key(archive)) in set(removed)}
+    return {key for archive in archives if (key := keys.source_key(archive)) in removed}
 
 
 def _is_other(source: PackSource, split: str, group: Group | None) -> bool:
@@ -223,14 +306,11 @@ def _listed(source: PackSource, data: Data) -> Listed:
 
 
 def _distinct(names: Mapping[str, str], states: Mapping[str, SourceState]) -> dict[str, str]:
-    """Identities by relative path: a new file at the path that a renamed one had needs one of its own."""
-    taken = {identity for relative, identity in names.items() if identity != relative}
-    return {
-        relative: f"{name}\0{states[relative].content or states[relative].version}"
-        if name == relative and name in taken
-        else name
-        for relative, name in names.items()
-    }
+    """Identities by relative path, where they are others: a new file at the path that a renamed one had needs one of
+    its own."""
+    taken = set(names.values())
+    mended = {r: f"{r}\0{states[r].content or states[r].version}" for r in taken if r in states and r not in names}
+    return {**names, **mended}
 
 
 def _state(row: Row, keys: KeyMaker) -> SourceState:
@@ -245,17 +325,21 @@ def _state(row: Row, keys: KeyMaker) -> SourceState:
     )
 
 
-def _packed(
-    records: Iterable[PackRecord], folder: Path, keys: KeyMaker
-) -> tuple[dict[str, SourceState], dict[str, str]]:
+def _packed(records: Iterable[PackRecord], folder: Path, keys: KeyMaker) -> dict[str, SourceState]:
     """What is known of the packed sources, from their records or, for those of earlier versions, from the inventory of
-    the last pack; and the identities of those that are in that inventory."""
+    the last pack."""
     states = {key: record.states.get(key) for record in records for key in record.sources}
-    identities = {}
-    for row in read_inventory(folder / INVENTORY, keys.fingerprint(), STATE_COLUMNS):
-        if (key := keys.source_key(row["identity"])) in states:
-            states[key], identities[key] = states[key] or _state(row, keys), row["identity"]
-    return {key: state or SourceState() for key, state in states.items()}, identities
+    unknown = {key for key, state in states.items() if state is None}
+    for row in read_inventory(folder / INVENTORY, keys.fingerprint(), STATE_COLUMNS) if unknown else ():
+        if (key := keys.source_key(row["identity"])) in unknown:
+            states[key] = _state(row, keys)
+    return {key: state or SourceState() for key, state in states.items()}
+
+
+def _identities(wanted: Collection[str], folder: Path, keys: KeyMaker) -> dict[str, str]:
+    """The identities of packed sources (keys) that are in the inventory of the last pack."""
+    rows = read_inventory(folder / INVENTORY, keys.fingerprint(), ["identity"]) if wanted else ()
+    return {key: row["identity"] for row in rows if (key := keys.source_key(row["identity"])) in wanted}
 
 
 def _resolved(
@@ -270,5 +354,5 @@ def _resolved(
     key = key_of[source.relative]
     former = changes.renamed.get(key)
     if former is None:
-        return replace(source, key=key, relative=identities[source.relative], state=present[key])
+        return replace(source, key=key, relative=identities.get(source.relative, source.relative), state=present[key])
     return replace(source, key=former, relative=known_as.get(former, source.relative), state=present[key])

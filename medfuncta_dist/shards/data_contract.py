@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from medfuncta_dist.config.sections.data_section import Data, Grouping
 from medfuncta_dist.config.sections.series_section import Series
+from medfuncta_dist.config.sections.table_section import Table
 from medfuncta_dist.errors import ObjectMissingError, RunChangedError
 from medfuncta_dist.shards.snapshot import dataset_path
 from medfuncta_dist.storage.commit_record import read_as
@@ -25,8 +26,20 @@ KIND = "dataset"
 PATIENT: Final = "patient"
 SOURCE: Final = "source"
 FILE: Final = "file"
-EARLIER = {"group": SOURCE, "series": FILE}
-"""What a contract without these keys says: earlier versions had no choice."""
+RESAMPLED: Final = "resample"
+OFF: Final = "off"
+CT_WINDOW: Final = [-1000.0, 1000.0]
+"""Hounsfield units: from air to dense bone, with water in the middle, whatever organ is shown. (See the decisions.)"""
+EARLIER = {
+    "group": SOURCE,
+    "series": FILE,
+    "length": RESAMPLED,
+    "leads": None,
+    "csv": None,
+    "volume": "each",
+    "ct_window": OFF,
+}
+"""What a contract without these keys says: earlier versions had no choice. At these values it leaves them out."""
 RULE_DIGITS = 16
 """Hex digits that tell one rule from another."""
 
@@ -46,22 +59,30 @@ def contract_of(data: Data) -> dict[str, Any]:
     It leaves out where scans come from (archives grow and move; of ``splits`` it has only the names) and how scans are
     grouped into shards and tasks. ``group`` is missing where scans are split by source, and ``series`` where each DICOM
     file is packed by itself, as in earlier versions; of a rule or a table it has a digest, because a contract travels
-    with networks, and a rule can hold names of folders.
+    with networks, and a rule can hold names of folders. Other keys that earlier versions did not have are missing, too,
+    where they say what those versions did.
     """
     part = data.part(lambda key: key.in_contract) | {"splits": sorted(data.splits) if data.splits else None}
-    group, series = _described(data.group), part["series"]
-    later = {"group": group, "series": None if series == FILE else series}
-    return {name: value for name, value in part.items() if name not in later} | {
-        name: value for name, value in later.items() if value is not None
-    }
+    part |= {"group": _described(data.grouping)}
+    kept = {name: value for name, value in part.items() if name != "table"} | _given_by(data.table)
+    return {name: value for name, value in kept.items() if name not in EARLIER or value not in (None, EARLIER[name])}
 
 
-def _described(group: str | Grouping | None) -> str | dict[str, str] | None:
-    """What the contract says of ``data.group``; None for ``source``, and where the key is open."""
+def _given_by(table: Table | None) -> dict[str, Any]:
+    """What the contract says of a table that gives splits. Labels are not part of it: each pack compares them."""
+    if table is None or table.split is None:
+        return {}
+    return {"table": {"splits": "given", "by": table.by, "split": digest_json(table.split)[:RULE_DIGITS]}}
+
+
+def _described(group: str | Grouping | Table | None) -> str | dict[str, str] | None:
+    """What the contract says of the grouping; None for ``source``, and where it is open."""
     if isinstance(group, str):
         return None if group == SOURCE else group
     if group is None:
         return None
+    if isinstance(group, Table):
+        return {"table": digest_json({"by": group.by, "group": group.group})[:RULE_DIGITS]}
     if group.path is not None:
         return {"path": digest_json(group.path)[:RULE_DIGITS]}
     columns = {"group": group.group, "split": group.split, "label": group.label}
@@ -92,7 +113,8 @@ def splits_by(contract: Mapping[str, Any]) -> SplitsBy:
     group = contract.get("group", SOURCE)
     if contract.get("slabs") is not None:
         return SplitsBy.SLABS
-    if contract.get("splits") is not None or (isinstance(group, Mapping) and group.get("splits") == "given"):
+    by_group = isinstance(group, Mapping) and group.get("splits") == "given"
+    if contract.get("splits") is not None or contract.get("table") is not None or by_group:
         return SplitsBy.GIVEN
     return SplitsBy(group) if isinstance(group, str) else SplitsBy.RULE
 
@@ -121,13 +143,17 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
 def require_contract(data: Data, contract: Mapping[str, Any], where: str) -> None:
     """``RunChangedError``, with the differences, unless ``data`` would pack scans like the data set's.
 
-    Where ``data.group`` or ``data.series`` is open, the data set's own counts.
+    Where ``data.group``, ``data.series``, ``data.length`` or ``data.ct_window`` is open, the data set's own counts.
     """
     ours = contract_of(data)
     if data.series is None and "series" in contract:
         ours["series"] = contract["series"]
-    if data.group is None and data.slabs is None and "group" in contract:
+    if data.grouping is None and data.slabs is None and "group" in contract:
         ours["group"] = contract["group"]
+    if data.length is None and "length" in contract:
+        ours["length"] = contract["length"]
+    if data.ct_window is None and "ct_window" in contract:
+        ours["ct_window"] = contract["ct_window"]
     if lines := differences(ours, contract):
         raise RunChangedError(
             "the data set was packed with another data section:\n    " + "\n    ".join(lines),
@@ -139,14 +165,18 @@ def require_contract(data: Data, contract: Mapping[str, Any], where: str) -> Non
 def open_dataset(store: ObjectStore, name: str, data: Data, salt: str, fence: Guard) -> Data:
     """Create the data set's record, or check that ``data`` and the salt's fingerprint match it.
 
-    Returns ``data`` with the ``group`` and ``series`` that the data set has, where they were open. LeaseLostError if
-    the lease of the data set's ``fence`` is lost.
+    Returns ``data`` with the ``group``, ``series``, ``length`` and ``ct_window`` that the data set has, where they were
+    open; ``length`` stays so in one of an earlier version. LeaseLostError if the lease of the data set's ``fence`` is
+    lost.
     """
     path, contract = dataset_path(name, "dataset.json"), check_dataset(store, name, data, salt)
     if contract is not None:
-        data = with_series(data, contract)
-        return _with_group(data, _packed_by(contract, store.uri(path)) if data.group is None else data.group)
+        data = _with_length(with_series(data, contract), contract.get("length"))
+        data = _with_ct_window(data, contract.get("ct_window", OFF))
+        return _with_group(data, _packed_by(contract, store.uri(path)) if data.grouping is None else None)
     data = with_series(_with_group(data, PATIENT if data.slabs is None else SOURCE), None)
+    data = _with_length(data, "exact" if len(data.shape) == 1 else None)
+    data = _with_ct_window(data, CT_WINDOW)
     body = {"name": name, "contract": contract_of(data), "salt": salt}
     publish(store, fence, NewRecord(path, KIND, body))
     return data
@@ -175,15 +205,15 @@ def _packed_by(contract: Mapping[str, Any], where: str) -> str:
     if not isinstance(group, str):
         raise RunChangedError(
             f"the splits of this data set were made by a {' and a '.join(sorted({'path', 'table'} & set(group)))} in "
-            "data.group, and the run file gives none",
+            "data.group or data.table, and the run file gives none",
             where=where,
-            do="write the same data.group as when it was packed, or set data.dataset to a new name",
+            do="write the same data.group or data.table as when it was packed, or set data.dataset to a new name",
         )
     return group
 
 
-def _with_group(data: Data, group: str | Grouping) -> Data:
-    return data if data.group is not None else data.model_copy(update={"group": group})
+def _with_group(data: Data, group: str | None) -> Data:
+    return data if data.grouping is not None else data.model_copy(update={"group": group})
 
 
 def with_series(data: Data, contract: Mapping[str, Any] | None) -> Data:
@@ -192,3 +222,14 @@ def with_series(data: Data, contract: Mapping[str, Any] | None) -> Data:
         return data
     series = {} if contract is None else contract.get("series", FILE)
     return data.model_copy(update={"series": FILE if series == FILE else Series.model_validate(series)})
+
+
+def _with_length(data: Data, length: str | None) -> Data:
+    return data if data.length is not None else data.model_copy(update={"length": length})
+
+
+def _with_ct_window(data: Data, window: str | list[float]) -> Data:
+    """Where another mode than auto chooses the window, none is needed."""
+    if data.ct_window is not None:
+        return data
+    return data.model_copy(update={"ct_window": window if data.intensity.mode == "auto" else OFF})

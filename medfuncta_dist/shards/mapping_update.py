@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from medfuncta_dist.scans.private_folder import MappingRow, read_mapping, write_mapping
+from medfuncta_dist.scans.private_mapping import MappingRow, open_mapping
 from medfuncta_dist.shards.pack_record import PackRecord
 from medfuncta_dist.shards.snapshot import read_index
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -19,29 +19,31 @@ def update_mapping(
     uris: Mapping[str, str],
     moved: Collection[str] = (),
 ) -> None:
-    """Add the rows of ``new`` records to the mapping, or of all ``records`` where rows of earlier ones are missing.
+    """Add the rows of the records that the mapping does not have yet; it notes which it has.
 
     ``records`` are all that count, including ``new``; ``uris`` maps the keys of the archive's present sources, and
-    items of a DICOM series that are a file each. Rows
-    of sources that were removed from the archive stay; those of ``moved`` sources (keys) get their new URI.
+    ``"<key> <item>"`` where an item of a DICOM series is a file of its own. Rows of sources that were removed from the
+    archive stay; those of ``moved`` sources (keys) get their new URI, and those of sources that were not there before
+    are added when they come back.
     """
-    known = len(read_mapping(folder))
-    complete = known >= sum(map(_keys, records)) - sum(map(_keys, new))
-    names = {record.name for record in new}
-    missing = [r for r in records if not complete or r.name in names or not set(r.sources).isdisjoint(moved)]
-    if missing or not complete:
-        write_mapping(folder, _rows(store, missing, uris))
+    again, moved = {record.name for record in new}, set(moved)
+    with open_mapping(folder) as mapping:
+        known = mapping.packs()
+        again |= mapping.packs_with(uris)
+        for record in records:
+            if record.name not in known or record.name in again or not moved.isdisjoint(record.sources):
+                absent: set[str] = set()
+                mapping.add(_rows(store, record, uris, absent))
+                mapping.note_pack(record.name, sorted(absent))
 
 
-def _keys(record: PackRecord) -> int:
-    return record.counts["packed"] + len(record.quarantined)
-
-
-def _rows(store: ObjectStore, records: Iterable[PackRecord], uris: Mapping[str, str]) -> Iterator[MappingRow]:
-    for record in records:
-        for key, source, item in _identities(store, record):
-            if source in uris:
-                yield MappingRow(key, uris.get(item, uris[source]), item)
+def _rows(store: ObjectStore, record: PackRecord, uris: Mapping[str, str], absent: set[str]) -> Iterator[MappingRow]:
+    """The rows of a record; sources whose file is unknown go into ``absent``."""
+    for key, source, item in _identities(store, record):
+        if source in uris:
+            yield MappingRow(key, uris.get(f"{source} {item}", uris[source]), item)
+        else:
+            absent.add(source)
 
 
 def _identities(store: ObjectStore, record: PackRecord) -> Iterator[tuple[str, str, str]]:

@@ -17,18 +17,21 @@ from dataclasses import dataclass, field, replace
 from medfuncta_dist.archive.inventory import locked
 from medfuncta_dist.archive.survey import OnSurvey
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import IntegrityError, ObjectMissingError, RunFileError, WorkerDiedError
+from medfuncta_dist.errors import IntegrityError, ObjectMissingError, WorkerDiedError
 from medfuncta_dist.scans.private_folder import load_or_create_salt, private_folder
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.archive_state import examine
+from medfuncta_dist.shards.copy_conflicts import NO_CONFLICTS, CopyConflicts
 from medfuncta_dist.shards.data_contract import SplitsBy, contract_of, open_dataset, splits_by
+from medfuncta_dist.shards.failed_packs import is_empty, nothing_packed, withdraw_empty
+from medfuncta_dist.shards.forgotten_record import require_list
 from medfuncta_dist.shards.mapping_update import update_mapping
-from medfuncta_dist.shards.pack_ledger import less, most_common, require_balance, require_few_quarantined, total
+from medfuncta_dist.shards.pack_ledger import less, require_balance, require_few_quarantined, total
 from medfuncta_dist.shards.pack_plan import (
     PackPlan,
     PackSource,
     Revised,
-    find_sources,
+    list_sources,
     pack_again,
     plan,
 )
@@ -37,6 +40,7 @@ from medfuncta_dist.shards.pack_rest import RestTask, rest_task
 from medfuncta_dist.shards.pack_task import PackTask, pack_task, quarantine_sources
 from medfuncta_dist.shards.snapshot import Shard, Snapshot, commit_snapshot, newest_snapshot, snapshot_path
 from medfuncta_dist.shards.source_table import load_table
+from medfuncta_dist.shards.split_look_alikes import SplitLookAlikes, split_look_alikes
 from medfuncta_dist.shards.split_patients import SplitPatients, require_apart, split_patients
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE, Guard
@@ -63,11 +67,18 @@ class PackSummary:
     empty_splits: list[str] = field(default_factory=list)
     """Splits of ``data.fractions`` into which no patient has fallen."""
     unused_rows: int = 0
-    """Rows of the run file's table of sources that name no source of the archive."""
+    """Rows of the run file's table that name no source of the archive."""
+    without_row: int = 0
+    """Sources that the table does not name."""
+    copy_conflicts: CopyConflicts = NO_CONFLICTS
+    look_alikes: SplitLookAlikes | None = None
+    """None where they are not searched for."""
     changes: dict[str, int] = field(default_factory=dict)
     """How many sources were new, same, changed, renamed, copied and removed."""
     uncompared: int = 0
     """Of the same ones: those that an earlier version has packed, of which only the name is known."""
+    aside: dict[str, int] = field(default_factory=dict)
+    """How many files were not read, by reason: foreign files and segmentations."""
 
 
 def pack(
@@ -88,49 +99,64 @@ def pack(
     folder = private_folder(run.data.private, run.dataset, run.storage)
     keys = KeyMaker(load_or_create_salt(folder))
     table = load_table(run.data)
-    sources = find_sources(run.data, keys, table, folder=folder, store=store)
+    forgotten = require_list(store, run.dataset, folder)
+    parent, known = newest_snapshot(store, run.dataset), read_packs(store, run.dataset)
+    empty = is_empty(parent, known)
+    known = [] if empty else known
+    listed, aside = list_sources(run.data, keys, known, folder=folder, store=store)
+    sources = [source for source in listed if not forgotten.holds_source(source.key, source.group)]
+    if empty:
+        withdraw_empty(store, run.dataset, fence)
     data = open_dataset(store, run.dataset, run.data, keys.fingerprint(), fence)
     run = run.model_copy(update={"data": data})
-    parent, known = newest_snapshot(store, run.dataset), read_packs(store, run.dataset)
     _require_known(parent, known, store)
     packs = parent.packs if parent else ()
     with locked(folder):
-        archive = examine(store, run.data, sources, settle(known, first=packs), folder, keys, on_survey)
+        counting = settle(known, first=packs)
+        archive = examine(store, run.data, sources, counting, folder, keys, on_survey, table, forgotten)
     superseded = archive.superseded(run.data.removed, parent.digest if parent else "")
+    archive = archive.without(forgotten)
     todo = plan(archive.sources, known, packs, run.data.sources_per_task, superseded)
-    made, new_sources = _run_tasks(store, run, todo, keys, fan_out, on_progress, fence, archive.sources)
+    task = PackTask(store.root, run.dataset, run.data, (), keys, fence, forgotten=forgotten)
+    made, new_sources = _run_tasks(store, run, todo, task, fan_out, on_progress, archive.sources)
     records = todo.records + made
     uris = {source.key: source.uri for source in archive.sources}
     for source in archive.sources if not run.data.takes_volumes else ():
-        uris |= source.items
+        uris |= {f"{source.key} {item}": uri for item, uri in source.items.items()}
     # The mapping first: when too much is quarantined, its owner needs it to find the files.
     update_mapping(folder, store, records, _new_records(parent, records), uris, archive.moved)
     replaced = [record for record in known if record.name in todo.replaced]
     snapshot, patients = _snapshot(store, run, parent, replaced, records, fence)
     archive.adopt()
-    unused = table.unused([source.path for source in sources]) if table else 0
-    summary, found = _summary(snapshot, new_sources, patients, unused), archive.changes
-    return replace(summary, changes=found.counts, uncompared=found.uncompared)
+    summary, found = _summary(snapshot, new_sources, patients), archive.changes
+    return replace(
+        summary,
+        unused_rows=archive.joined.unused,
+        without_row=archive.joined.without_row,
+        copy_conflicts=archive.conflicts,
+        look_alikes=split_look_alikes(store, snapshot, folder) if run.data.look_alikes == "report" else None,
+        changes=found.counts,
+        uncompared=found.uncompared,
+        aside=aside,
+    )
 
 
 def _run_tasks(
     store: ObjectStore,
     run: RunFile,
     todo: PackPlan,
-    keys: KeyMaker,
+    task: PackTask,
     fan_out: FanOut,
     on_progress: OnProgress,
-    fence: Guard,
     sources: Sequence[PackSource],
 ) -> tuple[list[PackRecord], int]:
     """The records of all tasks, and the number of sources that were read."""
-    rests = [RestTask(store.root, run.dataset, run.data, rest, fence) for rest in todo.rests]
+    rests = [RestTask(store.root, run.dataset, run.data, rest, task.fence) for rest in todo.rests]
     written, damaged = _map_rests(rests, fan_out)
     if damaged:
         again = [group for failed in damaged for group in _again(failed, sources, run.data.sources_per_task)]
         todo = replace(todo, revised=[*todo.revised, *again])
         written += _map_rests([replace(f.item, rest=replace(f.item.rest, sources=())) for f in damaged], fan_out)[0]
-    task = PackTask(store.root, run.dataset, run.data, (), keys, fence)
     tasks = [replace(task, sources=group) for group in todo.groups]
     tasks += [replace(task, sources=group.sources, revision=group.revision) for group in todo.revised]
     made, fatal = _map_tasks(tasks, fan_out, _reporter(todo, written, len(sources), on_progress))
@@ -303,16 +329,14 @@ def without(snapshot: Snapshot, replaced: Sequence[PackRecord]) -> Snapshot:
 def _reconcile(snapshot: Snapshot, where: str) -> None:
     require_balance(snapshot.counts, where)
     if snapshot.counts["packed"] == 0:
-        reasons = most_common(entry["reason"] for entry in snapshot.quarantined)
-        what = "the sources hold no usable scan" + (f": {reasons}" if reasons else "")
-        raise RunFileError(what, where="data", do="check data.source, data.reader and data.series")
+        raise nothing_packed(snapshot)
     shards: list[Shard] = [shard for split in snapshot.splits.values() for shard in split]
     if snapshot.samples != snapshot.counts["packed"] or len({shard.uri for shard in shards}) != len(shards):
         do = "run `verify`; where it finds nothing damaged, report this as a bug: the counts of scans are wrong"
         raise IntegrityError("the shards do not hold each packed scan once", where=where, do=do)
 
 
-def _summary(snapshot: Snapshot, new_sources: int, patients: SplitPatients | None, unused_rows: int) -> PackSummary:
+def _summary(snapshot: Snapshot, new_sources: int, patients: SplitPatients | None) -> PackSummary:
     return PackSummary(
         snapshot.digest,
         dict(snapshot.counts),
@@ -322,5 +346,4 @@ def _summary(snapshot: Snapshot, new_sources: int, patients: SplitPatients | Non
         splits_by(snapshot.contract),
         patients,
         sorted(set(snapshot.contract["fractions"]) - set(snapshot.splits)) if patients and patients.patients else [],
-        unused_rows,
     )

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from medfuncta_dist.archive.changes import SourceState
-from medfuncta_dist.archive.member_lists import UNKNOWN, reader_name, with_members
+from medfuncta_dist.archive.member_lists import reader_name, with_members
 from medfuncta_dist.config.sections.data_section import Data, Grouping
-from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.errors import RunFileError, ScanError
 from medfuncta_dist.scans.patient_group import Group, group_in_path
-from medfuncta_dist.scans.readers.reader_registry import reader_for
+from medfuncta_dist.scans.readers.nifti import other_of_pair, values_of_pair
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.pack_record import PackRecord, group_name, settle
-from medfuncta_dist.shards.source_table import SourceTable, load_table
+from medfuncta_dist.shards.record_parts import without_parts
+from medfuncta_dist.shards.set_aside import NAMED, reason_aside, reason_inside, require_some
 from medfuncta_dist.storage.archive_files.place import Place
 from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.storage.sources import Source, expand
+from medfuncta_dist.storage.source_ranges import fetch_from
+from medfuncta_dist.storage.sources import Source, expand, suffix
 
 WINDOW_BYTES = 2**30
 """Of one compressed tar, what a task keeps on its local disk at once; more only where one source has more."""
@@ -46,6 +49,15 @@ class Member:
 
 
 @dataclass(frozen=True)
+class Told:
+    """What the run file's table says of one scan."""
+
+    split: str | None
+    group: Group | None
+    labels: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
 class PackSource:
     """A source and its key: a file, or a DICOM series, which is several. Its URI and path are never printed: they can
     name a patient."""
@@ -61,6 +73,10 @@ class PackSource:
     """Whose it is, as its path or the run file's rule or table tells."""
     labels: tuple[int, ...] | None = None
     """Those that the run file's table gives."""
+    told: Mapping[str, Told] = field(default_factory=dict, repr=False)
+    """What the table says of single scans, by their keys."""
+    unlisted: bool = False
+    """Nobody knows which row of the table is about it, so its scans are quarantined."""
     size: int = field(default=0, repr=False)
     version: str = field(default="", repr=False)
     """As in ``Source``."""
@@ -74,11 +90,14 @@ class PackSource:
     """Where it lies, if it is inside a zip or tar file."""
     refused: str = ""
     """Why it is not read, in fixed words."""
+    beside: tuple[tuple[str, Place], ...] = field(default=(), repr=False)
+    """Of one inside a zip or tar file: files there that belong to it, by the suffix in which their names differ."""
 
     @property
     def places(self) -> list[Place]:
         """Those of its files that are inside zip or tar files."""
-        return [file.place for file in (self.members or (self,)) if file.place is not None]
+        own = [file.place for file in (self.members or (self,)) if file.place is not None]
+        return own + [place for _, place in self.beside]
 
     @property
     def files(self) -> int:
@@ -111,6 +130,8 @@ class Rest:
     record: PackRecord
     sources: tuple[str, ...]
     revision: str
+    without: frozenset[str] = frozenset()
+    """Scans (keys) of these sources that do not stay."""
 
     @property
     def name(self) -> str:
@@ -146,29 +167,65 @@ class PackPlan:
         return sum(len(record.sources) for record in self.records) + sum(len(rest.sources) for rest in self.rests)
 
 
-def find_sources(
+def told_key(source: PackSource, keys: KeyMaker) -> str:
+    """Key of the labels that the table gives, and of all that it says of single scans: another one where those are
+    others, "" where there are none."""
+    members = sorted((member.name, member.labels) for member in source.members if member.labels is not None)
+    if source.labels is None and not source.told and not members:
+        return ""
+    scans = {key: [t.split, t.group and t.group.key, t.labels] for key, t in source.told.items()}
+    said = {"labels": source.labels, "scans": scans} | ({"members": members} if members else {})
+    return keys.property_key("told", digest_json(said))
+
+
+class Listing(NamedTuple):
+    """The sources to read, and how many others there are, by reason."""
+
+    sources: list[PackSource]
+    aside: dict[str, int]
+
+
+List = Callable[[str | list[str]], list[Source]]
+"""The sources of patterns: files, and members of zip and tar files."""
+
+
+def find_sources(data: Data, keys: KeyMaker) -> list[PackSource]:
+    """All sources that the run file names, with their keys, sorted by relative path (``RunFileError``)."""
+    return list_sources(data, keys).sources
+
+
+def list_sources(
     data: Data,
     keys: KeyMaker,
-    table: SourceTable | None = None,
+    records: Sequence[PackRecord] = (),
     *,
     folder: Path | None = None,
     store: ObjectStore | None = None,
-) -> list[PackSource]:
-    """All sources that the run file names, with their keys, sorted by relative path (``RunFileError``).
+) -> Listing:
+    """All sources that the run file names, with their keys, sorted by relative path; and what is set aside. What the
+    run file's table says of them is joined later (``table_join``).
 
-    ``table`` is that of ``data.group``, which is read where it is not given. Zip and tar files are opened, and their
-    members are sources; ``folder`` is the private one, where their lists are kept. None may be in ``store``.
+    Sources of ``records`` are never set aside: an earlier version, or another run file, has packed them. Zip and tar
+    files are opened, and their members are sources; ``folder`` is the private one, where their lists are kept. None may
+    be in ``store``. Raises ``RunFileError``.
     """
-    table = load_table(data) if table is None else table
 
-    def expanded(patterns: str | list[str]) -> list[Source]:
+    def listed(patterns: str | list[str]) -> list[Source]:
         found = expand(patterns)
         if store is not None:
             require_outside_storage(found, store)
-        return with_members(found, lambda name: reader_name(data.reader, name), folder, keys)
+        found = with_members(found, lambda name: reader_name(data.reader, name), folder, keys)
+        return without_parts(found, data.reader, _whole)
 
+    aside: Counter[str] = Counter()
+    found = _found(data, listed, keys, {key for record in records for key in record.sources}, aside)
+    require_some(found, aside)
+    return Listing(found, {reason: aside[reason] for reason in sorted(aside)})
+
+
+def _found(data: Data, listed: List, keys: KeyMaker, packed: Collection[str], aside: Counter[str]) -> list[PackSource]:
     if data.source is not None:
-        return _keyed(expanded(data.source), keys, data, table, None)
+        return _keyed(listed(data.source), keys, data, None, packed, aside)
     if data.splits is None:
         raise RunFileError(
             "there is nothing to pack: the run file names a snapshot, but no scans",
@@ -178,7 +235,7 @@ def find_sources(
     found = [
         source
         for split, patterns in sorted(data.splits.items())
-        for source in _keyed(expanded(patterns), keys, data, table, split)
+        for source in _keyed(listed(patterns), keys, data, split, packed, aside)
     ]
     if repeated := len(found) - len({source.uri for source in found}):
         raise RunFileError(
@@ -189,51 +246,76 @@ def find_sources(
     return found
 
 
+def _whole(source: Source) -> bytes:
+    """The source's bytes; none where it cannot be read, which is said when it is packed, and of
+    members, which are no records."""
+    if source.place is not None or source.refused:
+        return b""
+    try:
+        return fetch_from(source.uri)(0, source.size)
+    except ScanError:
+        return b""
+
+
 def _keyed(
-    sources: list[Source], keys: KeyMaker, data: Data, table: SourceTable | None, split: str | None
+    sources: list[Source], keys: KeyMaker, data: Data, split: str | None, packed: Collection[str], aside: Counter[str]
 ) -> list[PackSource]:
-    for source in sources:
-        if source.place is None and not source.refused:
-            reader_for(data.reader, source.uri)  # refuses an unknown format before anything starts
-    known = _known(sources, keys, data, table)
-    # Two splits' folders often use the same file names: the split is then part of what identifies a source.
-    relatives = [source.relative if split is None else f"{split}/{source.relative}" for source in sources]
+    places = {source.uri: source.place for source in sources if source.place and other_of_pair(source.uri)}
+    kept = list(_kept(sources, keys, data, split, packed, aside))
+    relatives = [relative for _, relative in kept]
+    sources = [source for source, _ in kept]
+    groups = _groups(sources, keys, data)
     return [
         PackSource(
             keys.source_key(relative),
             source.uri,
             relative,
-            split or row.split,
+            split,
             source.relative,
-            row.group,
-            row.labels,
-            source.size,
-            source.version,
+            group,
+            size=source.size,
+            version=source.version,
             place=source.place,
-            refused=source.refused or _unknown(source, data),
+            refused=source.refused or reason_inside(source, data),
+            beside=_beside(source, places),
         )
-        for source, relative, row in zip(sources, relatives, known, strict=True)
+        for source, relative, group in zip(sources, relatives, groups, strict=True)
     ]
 
 
-def _unknown(source: Source, data: Data) -> str:
-    return UNKNOWN if source.place is not None and not reader_name(data.reader, source.uri) else ""
+def _beside(source: Source, places: Mapping[str, Place]) -> tuple[tuple[str, Place], ...]:
+    other = other_of_pair(source.uri) if source.uri in places else None
+    place = places.get(other) if other is not None else None
+    return ((suffix(str(other)), place),) if place is not None else ()
 
 
-class _Known(NamedTuple):
-    group: Group | None
-    split: str | None = None
-    labels: tuple[int, ...] | None = None
+def _kept(
+    sources: Sequence[Source],
+    keys: KeyMaker,
+    data: Data,
+    split: str | None,
+    packed: Collection[str],
+    aside: Counter[str],
+) -> Iterator[tuple[Source, str]]:
+    """The sources to read, with the paths that identify them; the others are counted in ``aside``."""
+    pairs = {source.uri.lower() for source in sources if other_of_pair(source.uri)}
+    for source in sources:
+        # A pair has one identity, whichever of its files is listed.
+        name = values_of_pair(source.relative) if data.reader in (None, "nifti") else source.relative
+        # Two splits' folders often use the same file names: the split is then part of what identifies a source.
+        relative = name if split is None else f"{split}/{name}"
+        reason = reason_aside(source, data, pairs)
+        if reason is None or (reason in NAMED and keys.source_key(relative) in packed):
+            yield source, relative
+        else:
+            aside[reason] += 1
 
 
-def _known(sources: Sequence[Source], keys: KeyMaker, data: Data, table: SourceTable | None) -> list[_Known]:
-    """What is known of each source before it is read: whose it is, and the split and labels that the table gives."""
-    if table is not None:
-        rows = table.of([source.relative for source in sources])
-        return [_Known(Group(keys.group_key("table", row.group), "table"), row.split, row.labels) for row in rows]
+def _groups(sources: Sequence[Source], keys: KeyMaker, data: Data) -> Sequence[Group | None]:
+    """Whose each source is, as far as its path tells."""
     if isinstance(data.group, Grouping) and data.group.path is not None:
-        return [_Known(group) for group in _by_path(data.group.path, sources, keys)]
-    return [_Known(group_in_path(source.relative, source.uri, keys)) for source in sources]
+        return _by_path(data.group.path, sources, keys)
+    return [group_in_path(source.relative, source.uri, keys) for source in sources]
 
 
 def _by_path(rule: str, sources: Sequence[Source], keys: KeyMaker) -> list[Group]:
@@ -247,7 +329,7 @@ def _by_path(rule: str, sources: Sequence[Source], keys: KeyMaker) -> list[Group
     return [Group(keys.group_key("path", str(text)), "path") for text in found]
 
 
-def require_outside_storage(sources: Sequence[PackSource | Source], store: ObjectStore) -> None:
+def require_outside_storage(sources: Sequence[Source], store: ObjectStore) -> None:
     """Files that the run writes must not be scans for the next pack."""
     inside = sum(source.uri.startswith(f"{store.root}/") for source in sources)
     if inside:
@@ -309,8 +391,12 @@ def _rest(record: PackRecord, superseded: Superseded) -> Rest:
 def _revision(group: Sequence[PackSource], base: str) -> str:
     """It differs where a source's bytes, split, patient or labels do."""
     states = {s.key: [s.state.size, s.state.version, s.state.content] if s.state else [] for s in group}
-    told = {s.key: [s.split, s.group and s.group.key, s.labels] for s in group}
+    told = {s.key: [s.split, s.group and s.group.key, s.labels, *_of_scans(s)] for s in group}
     return digest_json({"base": base, "sources": states, "told": told})
+
+
+def _of_scans(source: PackSource) -> list[object]:
+    return [[key, t.split, t.group and t.group.key, t.labels] for key, t in sorted(source.told.items())]
 
 
 def _resumed(made: PackPlan, records: Iterable[PackRecord]) -> PackPlan:

@@ -14,10 +14,14 @@ from medfuncta_dist.config.sections.series_section import Series
 from medfuncta_dist.scans.private_folder import load_or_create_salt, private_folder
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.archive_state import ArchiveState, examine
+from medfuncta_dist.shards.copy_conflicts import CopyConflicts
 from medfuncta_dist.shards.data_contract import check_dataset, with_series
-from medfuncta_dist.shards.pack_plan import find_sources
+from medfuncta_dist.shards.failed_packs import is_empty
+from medfuncta_dist.shards.forgotten_record import require_list
+from medfuncta_dist.shards.pack_plan import list_sources
 from medfuncta_dist.shards.pack_record import read_packs, settle
 from medfuncta_dist.shards.snapshot import newest_snapshot
+from medfuncta_dist.shards.source_table import load_table
 from medfuncta_dist.storage.object_store import ObjectStore
 
 COLUMNS = ["size", "reader", "patient", "study", "series", "problems"]
@@ -37,7 +41,13 @@ class PackPreview:
     inventory: ArchiveSums
     dicom: SeriesSums | None
     """What the DICOM series would give; None where each file is packed by itself."""
+    unused_rows: int
+    without_row: int
+    """As in ``PackSummary``."""
+    copy_conflicts: CopyConflicts
     folder: Path = field(repr=False)
+    aside: dict[str, int] = field(default_factory=dict)
+    """As in ``PackSummary``."""
 
 
 @dataclass(frozen=True)
@@ -63,15 +73,21 @@ def preview_pack(run: RunFile, on_survey: OnSurvey) -> PackPreview:
     store = ObjectStore(run.storage)
     folder = private_folder(run.data.private, run.dataset, run.storage)
     keys = KeyMaker(load_or_create_salt(folder))
-    sources = find_sources(run.data, keys, folder=folder, store=store)
-    data = with_series(run.data, check_dataset(store, run.dataset, run.data, keys.fingerprint()))
-    parent = newest_snapshot(store, run.dataset)
-    records = settle(read_packs(store, run.dataset), first=parent.packs if parent else ())
+    forgotten = require_list(store, run.dataset, folder)
+    parent, known = newest_snapshot(store, run.dataset), read_packs(store, run.dataset)
+    empty = is_empty(parent, known)
+    known = [] if empty else known
+    listed, aside = list_sources(run.data, keys, known, folder=folder, store=store)
+    sources = [source for source in listed if not forgotten.holds_source(source.key, source.group)]
+    contract = None if empty else check_dataset(store, run.dataset, run.data, keys.fingerprint())
+    data = with_series(run.data, contract)
+    records = settle(known, first=parent.packs if parent else ())
     with locked(folder):
-        archive = examine(store, data, sources, records, folder, keys, on_survey)
+        archive = examine(store, data, sources, records, folder, keys, on_survey, load_table(run.data), forgotten)
         found = sums(archive.inventory, archive.salt)
         rule = data.series if isinstance(data.series, Series) else None
         dicom = None if rule is None else series_sums(archive.inventory, rule, data.takes_volumes)
+    archive = archive.without(forgotten)
     sizes = _sizes(archive)
     return PackPreview(
         archive.changes.counts,
@@ -81,13 +97,17 @@ def preview_pack(run: RunFile, on_survey: OnSurvey) -> PackPreview:
         parent.samples if parent else 0,
         found,
         dicom,
+        archive.joined.unused,
+        archive.joined.without_row,
+        archive.conflicts,
         folder,
+        aside,
     )
 
 
 def _sizes(archive: ArchiveState) -> list[int]:
     """Bytes of each source that would be read."""
-    wanted = {*archive.changes.new, *archive.changes.changed}
+    wanted = {*archive.changes.new, *archive.changes.changed}  # what the table tells anew counts as changed
     return [source.size for source in archive.sources if source.key in wanted]
 
 

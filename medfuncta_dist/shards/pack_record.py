@@ -45,6 +45,8 @@ class PackRecord:
     """Of ``counts["blank"]``: the slices of each source, where there were any."""
     instances: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """Of each source that is a DICOM series: its files that are packed, quarantined and left out by policy."""
+    told: Mapping[str, str] = field(default_factory=dict)
+    """Of sources of which the run file's table gave labels: ``told_key``. Earlier versions kept nothing."""
     revision: str = ""
     """Part of the name of a record of sources that were packed before; it differs in each snapshot."""
     replaces: Sequence[str] = ()
@@ -79,6 +81,7 @@ def write_pack(store: ObjectStore, dataset: str, record: PackRecord, fence: Guar
         "states": {key: asdict(state) for key, state in record.states.items()},
         "blanks": dict(record.blanks),
         "instances": {key: list(counted) for key, counted in record.instances.items()},
+        "told": dict(record.told),
         "revision": record.revision,
         "replaces": list(record.replaces),
     }

@@ -17,7 +17,7 @@ from medfuncta_dist.scans.patient_group import Group
 from medfuncta_dist.shards.pack_ledger import instance_counts, require_balance, total
 from medfuncta_dist.shards.pack_plan import Rest
 from medfuncta_dist.shards.pack_record import PackRecord, read_pack, record_path, write_pack
-from medfuncta_dist.shards.shard_set import ShardSet
+from medfuncta_dist.shards.shard_set import ShardSet, of_indexes
 from medfuncta_dist.shards.snapshot import Shard, read_index
 from medfuncta_dist.storage.digest import crc32c
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -51,7 +51,7 @@ def rest_task(task: RestTask) -> PackRecord:
     """
     store = ObjectStore(task.root)
     record = read_pack(store, task.dataset, task.name, task.fence) or _committed(store, task)
-    return replace(record, sources=(), states={}, blanks={}, instances={})
+    return replace(record, sources=(), states={}, blanks={}, instances={}, told={})
 
 
 def _committed(store: ObjectStore, task: RestTask) -> PackRecord:
@@ -66,23 +66,24 @@ def _committed(store: ObjectStore, task: RestTask) -> PackRecord:
 
 
 def _copied(store: ObjectStore, task: RestTask) -> dict[str, tuple[Shard, ...]]:
-    stay = set(task.rest.sources)
+    rest = task.rest
     limits = task.data.shard_scans, task.data.shard_megabytes
     with (
         tempfile.TemporaryDirectory(prefix="medfuncta-pack-") as folder,
-        ShardSet(store, task.dataset, Path(folder), *limits, task.data.group != "source") as shards,
+        ShardSet(store, task.dataset, Path(folder), *limits, *of_indexes(task.data)) as shards,
     ):
-        for split in sorted(task.rest.record.splits):
-            for shard in task.rest.record.splits[split]:
-                for row, npy, json in _samples(store, shard, stay, Path(folder)):
+        for split in sorted(rest.record.splits):
+            for shard in rest.record.splits[split]:
+                for row, npy, json in _samples(store, shard, rest, Path(folder)):
                     group = Group(row["group"], row["group_by"]) if "group" in row else None
                     shards.add(split, row["key"], npy, json, row["source"], row["item"], group)
         return shards.finish()
 
 
-def _samples(store: ObjectStore, shard: Shard, stay: set[str], folder: Path) -> Iterator[Sample]:
-    """The shard's samples of these sources, in order; each is compared with its checksum."""
-    rows = [row for row in read_index(store, shard).to_pylist() if row["source"] in stay]
+def _samples(store: ObjectStore, shard: Shard, rest: Rest, folder: Path) -> Iterator[Sample]:
+    """The shard's samples that stay, in order; each is compared with its checksum."""
+    stay = set(rest.sources)
+    rows = [r for r in read_index(store, shard).to_pylist() if r["source"] in stay and r["key"] not in rest.without]
     if not rows:
         return
     local = folder / "earlier.shard"
@@ -101,7 +102,9 @@ def _samples(store: ObjectStore, shard: Shard, stay: set[str], folder: Path) -> 
 
 def _record(rest: Rest, splits: Mapping[str, tuple[Shard, ...]]) -> PackRecord:
     record, stay = rest.record, set(rest.sources)
-    quarantined = tuple(entry for entry in record.quarantined if entry["source"] in stay)
+    quarantined = tuple(
+        entry for entry in record.quarantined if entry["source"] in stay and entry["key"] not in rest.without
+    )
     lost = sum(entry["kind"] == "source" for entry in quarantined)
     packed = sum(shard.samples for shards in splits.values() for shard in shards)
     instances = {key: counted for key, counted in record.instances.items() if key in stay}
@@ -128,6 +131,7 @@ def _record(rest: Rest, splits: Mapping[str, tuple[Shard, ...]]) -> PackRecord:
         {key: state for key, state in record.states.items() if key in stay},
         {key: n for key, n in record.blanks.items() if key in stay},
         instances,
+        {key: told for key, told in record.told.items() if key in stay},
         rest.revision,
         (*record.replaces, record.name),
     )

@@ -11,11 +11,12 @@ from pathlib import Path
 
 from medfuncta_dist.archive.changes import SourceState
 from medfuncta_dist.config.sections.data_section import Data
+from medfuncta_dist.scans.forgotten_list import Forgotten
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.pack_ledger import instance_counts, require_balance, total
-from medfuncta_dist.shards.pack_plan import PackSource
+from medfuncta_dist.shards.pack_plan import PackSource, told_key
 from medfuncta_dist.shards.pack_record import PackRecord, group_name, read_pack, record_path, write_pack
-from medfuncta_dist.shards.shard_set import ShardSet
+from medfuncta_dist.shards.shard_set import ShardSet, of_indexes
 from medfuncta_dist.shards.snapshot import Shard
 from medfuncta_dist.shards.source_files import windows_on
 from medfuncta_dist.shards.source_reader import (
@@ -45,6 +46,8 @@ class PackTask:
     fence: Guard
     revision: str = ""
     """As in ``PackRecord``."""
+    forgotten: Forgotten = field(default=Forgotten(), repr=False)
+    """What is left out."""
 
     @cached_property
     def name(self) -> str:
@@ -63,7 +66,7 @@ def pack_task(task: PackTask) -> PackRecord:
         record = read_pack(store, task.dataset, task.name, task.fence) or _packed(store, task)
     except OSError as error:  # of this machine's disk: a source's own error is an event
         raise explain(error, "the folder for temporary files of a pack task") from None
-    return replace(record, sources=(), states={}, blanks={}, instances={})
+    return replace(record, sources=(), states={}, blanks={}, instances={}, told={})
 
 
 def quarantine_sources(task: PackTask, reason: str) -> PackRecord:
@@ -75,7 +78,7 @@ def quarantine_sources(task: PackTask, reason: str) -> PackRecord:
     states = {source.key: source.state for source in task.sources if source.state is not None}
     record = read_pack(store, task.dataset, task.name, task.fence)
     record = record or _committed(store, task, PackRecord(task.name, (), {}, entries, counts, states, {}, instances))
-    return replace(record, sources=(), states={}, instances={})
+    return replace(record, sources=(), states={}, instances={}, told={})
 
 
 def _packed(store: ObjectStore, task: PackTask) -> PackRecord:
@@ -83,12 +86,14 @@ def _packed(store: ObjectStore, task: PackTask) -> PackRecord:
     limits = task.data.shard_scans, task.data.shard_megabytes
     with (
         tempfile.TemporaryDirectory(prefix="medfuncta-pack-") as folder,
-        ShardSet(store, task.dataset, Path(folder), *limits, task.data.group != "source") as shards,
+        ShardSet(store, task.dataset, Path(folder), *limits, *of_indexes(task.data)) as shards,
         windows_on(task.sources) as windows,
     ):
         reader = SourceReader(task.data, task.keys, windows)
         for source in task.sources:
             for event in reader.events(source):
+                if _is_forgotten(task, event):
+                    continue
                 tally.note(source, event)
                 if isinstance(event, EncodedScan):
                     shards.add(event.split, event.key, event.npy, event.json, source.key, event.item, event.group)
@@ -101,10 +106,20 @@ def _packed(store: ObjectStore, task: PackTask) -> PackRecord:
     return _committed(store, task, record)
 
 
+def _is_forgotten(task: PackTask, event: Event) -> bool:
+    match event:
+        case EncodedScan():
+            return task.forgotten.holds_scan(event.key, event.group, event.npy, task.keys)
+        case UnusableScan():
+            return task.forgotten.holds_scan(event.key, None, b"", task.keys)
+    return False
+
+
 def _committed(store: ObjectStore, task: PackTask, record: PackRecord) -> PackRecord:
     require_balance(record.counts, where=store.uri(record_path(task.dataset, task.name)))
     keys = tuple(sorted(source.key for source in task.sources))
-    record = replace(record, sources=keys, revision=task.revision)
+    told = {source.key: key for source in task.sources if (key := told_key(source, task.keys))}
+    record = replace(record, sources=keys, told=told, revision=task.revision)
     if earlier := read_pack(store, task.dataset, task.name, task.fence):
         return earlier  # a copy of this task was faster: its record stays
     write_pack(store, task.dataset, record, task.fence)

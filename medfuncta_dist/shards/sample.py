@@ -92,7 +92,7 @@ def decode(key: str, npy: bytes, json: bytes) -> Sample:
 
     The array is read-only and shares memory with ``npy``.
     """
-    meta = _parse_meta(key, json)
+    meta = parse_meta(key, json)
     size, header = _parse_header(key, npy)
     if header.name != meta["dtype"] or list(header.shape) != meta["shape"]:
         raise _damaged(key, "the npy and json members do not belong together")
@@ -156,7 +156,8 @@ def _read_header(data: bytes) -> _Header:
     return _Header(dtype, dtype.name, shape, math.prod(shape) * dtype.itemsize, plain)
 
 
-def _parse_meta(key: str, data: bytes) -> dict[str, Any]:
+def parse_meta(key: str, data: bytes) -> dict[str, Any]:
+    """A sample's json member. ``IntegrityError`` (naming the key) for bytes that ``encode`` did not write."""
     if len(data) > LARGEST_META:
         raise _damaged(key, "the json member is too large")
     try:

@@ -100,6 +100,7 @@ class SeriesSources:
             files[0].source.split,
             group=group.pop() if len(group) == 1 else None,
             labels=labels.pop() if len(labels) == 1 else None,
+            unlisted=any(file.source.unlisted for file in files),
             size=sum(file.source.size for file in files),
             state=_state([file.state for file in apart], self.keys),
             members=tuple(file.member for file in apart),
@@ -116,6 +117,12 @@ def joint_content(contents: Iterable[str], keys: KeyMaker) -> str:
 def series_identity(row: Row) -> str:
     """In place of a path. No path has a zero in it."""
     return "\0".join(("", row["patient"] or "", row["study"] or "", row["series"]))
+
+
+def packed_key(row: Row, data: Data, keys: KeyMaker) -> str:
+    """The key of the source that a row of the inventory (``COLUMNS`` and ``identity``) was packed in."""
+    whole = isinstance(data.series, Series) and in_series(row)
+    return keys.source_key(series_identity(row) if whole else row["identity"])
 
 
 def _told(source: PackSource) -> tuple[str | None, str]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from types import TracebackType
 
+from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError
 from medfuncta_dist.scans.patient_group import Group
 from medfuncta_dist.shards.shard_index import index_bytes
+from medfuncta_dist.shards.shard_looks import look_of_sample, write_looks
 from medfuncta_dist.shards.shard_writer import ShardWriter
 from medfuncta_dist.shards.snapshot import Shard, dataset_path
 from medfuncta_dist.storage.digest import sha256_bytes, sha256_file
@@ -19,13 +21,21 @@ MEBIBYTE = 2**20
 class ShardSet:
     """Distributes samples to shards by split. ``folder`` holds one unfinished tar per split; memory holds no array.
 
-    ``grouped``: indexes have the groups that ``add`` is given.
+    ``grouped``: indexes have the groups that ``add`` is given. ``looks``: shards have their scans' looks beside them.
     """
 
     def __init__(
-        self, store: ObjectStore, dataset: str, folder: Path, max_scans: int, max_megabytes: int, grouped: bool = False
+        self,
+        store: ObjectStore,
+        dataset: str,
+        folder: Path,
+        max_scans: int,
+        max_megabytes: int,
+        grouped: bool = False,
+        looks: bool = False,
     ) -> None:
         self._grouped = grouped
+        self._looks: dict[str, list[bytes]] | None = {} if looks else None
         self._store, self._dataset, self._folder = store, dataset, folder
         self._max_scans, self._max_bytes = max_scans, max_megabytes * MEBIBYTE
         self._open: dict[str, ShardWriter] = {}
@@ -41,6 +51,8 @@ class ShardSet:
         if split not in self._open:
             self._open[split] = ShardWriter(self._folder / f"{split}.tar", self._grouped)
         self._open[split].add(key, npy, json, source, item, group)
+        if self._looks is not None:
+            self._looks.setdefault(split, []).append(look_of_sample(key, npy, json))
 
     def finish(self) -> dict[str, tuple[Shard, ...]]:
         """Upload what is still open; returns all shards by split, in the order they were written."""
@@ -64,6 +76,8 @@ class ShardSet:
         shard = self._describe(writer, index)
         _upload_once(self._store, writer.path, shard.uri)
         _write_once(self._store, index, shard.index_uri)
+        if self._looks is not None:
+            write_looks(self._store, self._dataset, shard.sha256, self._looks.pop(split))
         writer.path.unlink()
         self._done.setdefault(split, []).append(shard)
 
@@ -78,6 +92,11 @@ class ShardSet:
             index_size=len(index),
             index_sha256=index_sha256,
         )
+
+
+def of_indexes(data: Data) -> tuple[bool, bool]:
+    """``grouped`` and ``looks`` of a data set's shards."""
+    return data.grouping != "source", data.look_alikes == "report"
 
 
 def _upload_once(store: ObjectStore, local: Path, path: str) -> None:

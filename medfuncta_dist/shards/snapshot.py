@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, RunFileError, StageOrderError
+from medfuncta_dist.shards.forgotten_record import raise_if_gone
 from medfuncta_dist.shards.shard_index import parse_index
 from medfuncta_dist.storage.commit_record import latest_record, read_as
 from medfuncta_dist.storage.digest import canonical_json, digest_json, sha256_bytes
@@ -157,8 +158,8 @@ def commit_snapshot(store: ObjectStore, snapshot: Snapshot, fence: Guard) -> Non
 def load_snapshot(store: ObjectStore, dataset: str, digest: str | None) -> Snapshot:
     """The committed snapshot ``digest`` of a data set, or its newest one when ``digest`` is None.
 
-    Raises ``StageOrderError`` when nothing was packed yet, ``RunFileError`` when ``digest`` was never committed,
-    ``IntegrityError`` when the file does not match its digest.
+    Raises ``StageOrderError`` when nothing was packed yet, ``RunFileError`` when ``digest`` was never committed, or
+    is gone because scans of it were forgotten, ``IntegrityError`` when the file does not match its digest.
     """
     digest = _newest(store, dataset) if digest is None else _committed(store, dataset, digest)
     path = snapshot_path(dataset, digest)
@@ -200,6 +201,7 @@ def _newest(store: ObjectStore, dataset: str) -> str:
 def _committed(store: ObjectStore, dataset: str, digest: str) -> str:
     paths = [info.path for info in store.list(commits_prefix(dataset)) if info.path.endswith(f"-{digest[:12]}.json")]
     if not paths:
+        raise_if_gone(store, dataset, digest)
         raise RunFileError(
             f"snapshot {digest} does not exist in data set {dataset}",
             where=store.uri(commits_prefix(dataset)),

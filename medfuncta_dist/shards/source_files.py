@@ -20,7 +20,7 @@ from medfuncta_dist.storage.archive_files.member_bytes import copy_member
 from medfuncta_dist.storage.archive_files.place import CHANGED, Place
 from medfuncta_dist.storage.archive_files.tar_members import Read, tar_entries
 from medfuncta_dist.storage.source_ranges import fetch_from
-from medfuncta_dist.storage.sources import fetch_threads, local_copies, local_copy, suffix
+from medfuncta_dist.storage.sources import Parts, fetch_threads, local_copies, local_copy, no_parts, suffix
 
 PIECE = 2**20
 
@@ -84,14 +84,17 @@ def _write(path: Path, read: Read) -> None:
 
 
 @contextmanager
-def local_files(source: PackSource, windows: Windows | None = None) -> Iterator[tuple[list[Path], str]]:
+def local_files(
+    source: PackSource, windows: Windows | None = None, parts: Parts = no_parts
+) -> Iterator[tuple[list[Path], str]]:
     """The files of a source as local ones, in order; and why a source that is one file cannot be read, "" if it can.
-    A file of a series that cannot be read is missing: the rest of the series may still be told of it."""
+    A file of a series that cannot be read is missing: the rest of the series may still be told of it. ``parts``: the
+    files that belong to a source that lies loose; they come with it."""
     if source.refused:
         yield [Path()], source.refused
         return
     if not source.places:
-        with _loose(source) as paths:
+        with _loose(source, parts) as paths:
             yield paths, ""
         return
     with ExitStack() as stack:
@@ -101,23 +104,32 @@ def local_files(source: PackSource, windows: Windows | None = None) -> Iterator[
         if source.members:
             yield _series(source, folder, windows or stack.enter_context(windows_on([source])), stack), ""
         else:
-            yield _single(source, folder / f"source{suffix(source.uri.rpartition('/')[2])}", windows)
+            yield _single(source, folder, windows)
 
 
 @contextmanager
-def _loose(source: PackSource) -> Iterator[list[Path]]:
+def _loose(source: PackSource, parts: Parts) -> Iterator[list[Path]]:
     if source.members:
         with local_copies([(member.uri, member.size) for member in source.members]) as paths:
             yield paths
     else:
-        with local_copy(source.uri) as path:
+        with local_copy(source.uri, parts) as path:
             yield [path]
 
 
-def _single(source: PackSource, path: Path, windows: Windows | None) -> tuple[list[Path], str]:
+def _single(source: PackSource, folder: Path, windows: Windows | None) -> tuple[list[Path], str]:
     assert source.place is not None
+    own = suffix(source.uri.rpartition("/")[2])
+    path = folder / f"source{own}"
     try:
-        return [_placed(source.place, path, windows)], ""
+        if not source.beside:
+            return [_placed(source.place, path, windows)], ""
+        # Whatever their names are on the local disk, the files of a pair must differ by their suffix alone.
+        for ending, place in ((own, source.place), *source.beside):
+            here = folder / f"source{ending}"
+            if (found := _placed(place, here, windows)) != here:
+                here.symlink_to(found)
+        return [path], ""
     except ScanError as error:
         return [path], error.what
 

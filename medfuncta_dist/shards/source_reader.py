@@ -17,20 +17,21 @@ from medfuncta_dist.config.sections.data_section import Data, Slices
 from medfuncta_dist.config.sections.series_section import Series
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, ScanError
 from medfuncta_dist.scans.canonical import canonical, slices, split_of, windowed
+from medfuncta_dist.scans.label_check import risk_of_values
 from medfuncta_dist.scans.patient_group import Group, group_of
 from medfuncta_dist.scans.readers.dicom.series_reader import InstanceFile, Part, series_images, series_volumes
 from medfuncta_dist.scans.readers.reader import Found
-from medfuncta_dist.scans.readers.reader_registry import reader_for
+from medfuncta_dist.scans.readers.reader_registry import configured_reader, parts_of
 from medfuncta_dist.scans.scan import Scan
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.scans.shared_window import with_shared_window
-from medfuncta_dist.shards.pack_plan import PackSource
+from medfuncta_dist.shards.pack_plan import PackSource, Told
 from medfuncta_dist.shards.sample import encode
 from medfuncta_dist.shards.series_sources import joint_content
 from medfuncta_dist.shards.source_files import Windows, local_files
 from medfuncta_dist.storage.digest import sha256_file
 from medfuncta_dist.storage.request_failures import explain, is_machine_failure
-from medfuncta_dist.storage.sources import ANONYMOUS_SOURCE
+from medfuncta_dist.storage.sources import ANONYMOUS_SOURCE, Parts, no_parts
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,9 @@ class WholeContent:
     state: SourceState
 
 
+SEGMENTATION = "a segmentation, as the file says (data.masks: keep packs it)"
+
+
 @dataclass(frozen=True)
 class SeriesFiles:
     """How many files of a DICOM series became part of a scan, of a quarantined one, or were left out by policy."""
@@ -109,7 +113,10 @@ class SourceReader:
     def events(self, source: PackSource) -> Iterator[Event]:
         """The scans of one source. ``IntegrityError`` when two of its scans have one key."""
         known_keys: set[str] = set()
-        with local_files(source, self.windows) as (paths, refused):
+        parts: Parts = no_parts
+        if not (source.members or source.refused):
+            parts = parts_of(configured_reader(self.data, source.uri))
+        with local_files(source, self.windows, parts) as (paths, refused):
             for event in self._events(source, paths, refused):
                 if isinstance(event, EncodedScan | UnusableScan):
                     if event.key in known_keys:
@@ -142,7 +149,7 @@ class SourceReader:
         return ""
 
     def _file(self, source: PackSource, path: Path) -> Iterator[Event]:
-        found = reader_for(self.data.reader, source.uri).scans(path)
+        found = configured_reader(self.data, source.uri).scans(path)
         shared = isinstance(self.data.series, Series) and not self.data.takes_volumes
         yield from _guarded(self._each(source, with_shared_window(found, self.data) if shared else found))
 
@@ -178,15 +185,21 @@ class SourceReader:
 
     def _found(self, source: PackSource, found: Found) -> Iterator[Event]:
         key = self.keys.scan_key(source.relative, found.item)
-        group = group_of(found, source.group, self.data, self.keys)
-        alone = self.keys.scan_key(source.relative, "") if found.alike else key
-        place = _Place(source.split or found.split, group, group.key if group and group.key else alone)
+        told = source.told.get(key) or Told(source.split, source.group, source.labels)
+        group = group_of(found, told.group, self.data, self.keys)
+        whole = "" if found.alike else found.part_of
+        alone = key if whole is None else self.keys.scan_key(source.relative, whole)
+        place = _Place(told.split or found.split, group, group.key if group and group.key else alone)
         try:
             if isinstance(found.scan, ScanError):
                 raise found.scan
+            if source.unlisted or (source.told and key not in source.told and self._needs_row):
+                raise ScanError("data.table has no row for it")
             if found.burn_in is not None and self.data.burned_in == "refuse":
                 raise ScanError(found.burn_in)
-            scan = found.scan if source.labels is None else replace(found.scan, labels=source.labels)
+            if found.mask and self.data.masks == "skip":
+                raise ScanError(SEGMENTATION)
+            scan = self._labelled(found.scan, told, found.label_risk)
             if self.data.slices is None:
                 yield self._encoded(key, found.item, place, None, scan)
             else:
@@ -195,12 +208,29 @@ class SourceReader:
         except ScanError as error:
             yield UnusableScan(key, found.item, error.what)
 
+    @property
+    def _needs_row(self) -> bool:
+        return self.data.table is not None and self.data.table.without_row == "refuse"
+
+    def _labelled(self, scan: Scan, told: Told, risk: str | None) -> Scan:
+        """The scan with the table's labels, or its own, where they do not look like identifiers."""
+        if told.labels is not None:
+            return replace(scan, labels=told.labels)
+        if self.data.identifying_labels == "keep" or not (risk := risk or risk_of_values(scan.labels)):
+            return scan
+        if self.data.identifying_labels == "refuse":
+            raise ScanError(risk)
+        return replace(scan, labels=())
+
     def _slices(self, source: PackSource, of_volume: str, place: _Place, volume: Scan, rule: Slices) -> Iterator[Event]:
         taken = 0
         for index, scan in slices(volume, rule):
             taken += 1
             item = "/".join(filter(None, (of_volume, f"slice/{index}")))
-            yield self._encoded(self.keys.scan_key(source.relative, item), item, place, index, scan)
+            key = self.keys.scan_key(source.relative, item)
+            if key in source.told and (labels := source.told[key].labels) is not None:
+                scan = replace(scan, labels=labels)
+            yield self._encoded(key, item, place, index, scan)
         yield BlankSlices(volume.shape[rule.axis] - taken)
 
     def _encoded(self, key: str, item: str, place: _Place, index: int | None, scan: Scan) -> Event:

@@ -19,6 +19,8 @@ from medfuncta_dist.storage.object_store import ObjectStore
 
 READS = 8
 """Indexes read at once: storage takes longer to answer than an index to parse."""
+MERGED = 2**16
+"""Groups, or shards, that are added before they are merged."""
 GROUP_BYTES = 16
 """Of a group's key: 128 bits tell any number of patients apart."""
 GROUP = np.dtype(f"S{GROUP_BYTES}")
@@ -41,6 +43,8 @@ class SplitPatients:
     in_several_splits: int
     by: dict[str, int] = field(default_factory=dict)
     """Scans by how their group was found (``patient_group.WAYS``)."""
+    by_split: dict[str, int] = field(default_factory=dict, compare=False)
+    """Patients of each split."""
 
 
 def groups_in(index: pa.Table) -> ShardGroups | None:
@@ -58,21 +62,26 @@ class PatientTally:
     def __init__(self) -> None:
         self._by: Counter[str] = Counter()
         self._parts: dict[str, list[np.ndarray]] = {}
+        self._added: Counter[str] = Counter()
+        """By split: groups in all its parts but the first, which holds what was merged."""
 
     def add(self, split: str, shard: ShardGroups) -> None:
         """Add one shard's."""
         self._by.update(shard.by)
         parts = self._parts.setdefault(split, [])
         parts.append(shard.groups)
-        if sum(map(len, parts[1:])) > max(len(parts[0]), 2**16):  # merged before repeated patients fill the memory
-            parts[:] = [_distinct(parts)]
+        self._added[split] += len(shard.groups) if len(parts) > 1 else 0
+        # Merged before repeated patients, or the parts of many small shards, fill the memory.
+        if self._added[split] > max(len(parts[0]), MERGED) or len(parts) > MERGED:
+            parts[:], self._added[split] = [_distinct(parts)], 0
 
     def result(self) -> SplitPatients:
         """What was found in all of them."""
-        splits = [_distinct(parts) for parts in self._parts.values()]
-        everyone = np.concatenate(splits) if splits else np.empty(0, GROUP)
+        splits = {name: _distinct(parts) for name, parts in self._parts.items()}
+        everyone = np.concatenate([*splits.values()]) if splits else np.empty(0, GROUP)
         _, places = np.unique(everyone, return_counts=True)
-        return SplitPatients(len(places), int((places > 1).sum()), dict(sorted(self._by.items())))
+        by_split = {name: len(groups) for name, groups in sorted(splits.items())}
+        return SplitPatients(len(places), int((places > 1).sum()), dict(sorted(self._by.items())), by_split)
 
 
 def _distinct(parts: list[np.ndarray]) -> np.ndarray:

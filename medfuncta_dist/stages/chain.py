@@ -10,7 +10,7 @@ from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.stage_names import COMPUTING, require_stages
-from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.errors import NothingPackedError, RunFileError
 from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.run.frozen_run_file import freeze, require_writable, thaw
 from medfuncta_dist.run.idempotency import Submission
@@ -20,12 +20,12 @@ from medfuncta_dist.storage.leases.lease import Fence, run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
 
 
-def run_stages(run: RunFile, names: Sequence[str], key: str | None = None) -> dict[str, Any]:
+def run_stages(run: RunFile, names: Sequence[str], key: str | None = None, *, freezing: bool = True) -> dict[str, Any]:
     """Run the named stages; each returns its figures (plain values), which are merged into the run's summary.json.
 
     The answer holds each stage's figures under its name, their lines under ``said`` and all ``quarantined`` together.
     A ``key`` (of idempotency) that has been answered before gets that answer again, and nothing is done. RunHeldError
-    while another driver holds this run.
+    while another driver holds this run. Without ``freezing``, this run file does not become the run's own.
     """
     store = ObjectStore(run.storage)
     submission = Submission.of(run, names, key) if key else None
@@ -33,27 +33,27 @@ def run_stages(run: RunFile, names: Sequence[str], key: str | None = None) -> di
         require_stages(names)
         answer = submission.answer(store) if submission else None
         if answer is None:
-            answer = _as_only_driver(run, names, store, submission)
+            answer = _as_only_driver(run, names, store, submission, freezing)
     return answer
 
 
 def _as_only_driver(
-    run: RunFile, names: Sequence[str], store: ObjectStore, submission: Submission | None
+    run: RunFile, names: Sequence[str], store: ObjectStore, submission: Submission | None, freezing: bool
 ) -> dict[str, Any]:
     require_writable(store, run.name)
     with hold_lease(store, run_lease(run.name), run.cluster.lease_seconds, run.name) as fence:
         if submission is None:
-            return _in_order(run, names, store, fence)
+            return _in_order(run, names, store, fence, freezing)
         answer = submission.answer(store)  # another driver may have finished it while this one waited for the lease
         if answer is None:
             submission.record(store, fence, None)
-            answer = _in_order(run, names, store, fence)
+            answer = _in_order(run, names, store, fence, freezing)
             submission.record(store, fence, answer)
         return answer
 
 
-def _in_order(run: RunFile, names: Sequence[str], store: ObjectStore, fence: Fence) -> dict[str, Any]:
-    run, first = freeze(run, store, fence)
+def _in_order(run: RunFile, names: Sequence[str], store: ObjectStore, fence: Fence, freezing: bool) -> dict[str, Any]:
+    run, first = freeze(run, store, fence) if freezing else (run, False)
     run_summary.load(store, run.name)  # a damaged one is refused now, not after the hours of a stage
     answer: dict[str, Any] = {"run": run.name, "said": [], "quarantined": 0}
     for name in names:
@@ -61,8 +61,9 @@ def _in_order(run: RunFile, names: Sequence[str], store: ObjectStore, fence: Fen
         try:
             run = _settle(name, run, store, fence) if name in COMPUTING else run
             figures = _run_stage(name, run, store, fence, names)
-        except RunFileError:
-            if first and name == names[0]:
+        except RunFileError as error:
+            # Where nothing was packed, nothing was done by the run file, whenever that was frozen.
+            if (first or isinstance(error, NothingPackedError)) and name == names[0]:
                 thaw(run, store, fence)
             raise
         answer["said"] += figures.pop("said")

@@ -15,6 +15,7 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.run.fan_outs import cpu_fan_out
 from medfuncta_dist.run.stage_progress import open_reporter
+from medfuncta_dist.shards.copy_conflicts import CopyConflicts
 from medfuncta_dist.shards.data_contract import SPLITS_BY, SplitsBy
 from medfuncta_dist.shards.pack_driver import PackSummary, pack
 from medfuncta_dist.shards.pack_preview import PackPreview, preview_pack
@@ -46,6 +47,7 @@ def figures_of(summary: PackSummary) -> dict[str, Any]:
         "new_sources": summary.new_sources,
         "sources": summary.changes,
         "uncompared": summary.uncompared,
+        "set_aside": summary.aside,
         "quarantined": summary.counts["quarantined"] + summary.counts["sources_quarantined"],
         "reasons": dict(Counter(entry["reason"] for entry in summary.quarantined)),
         "splits_by": str(summary.splits_by),
@@ -53,12 +55,21 @@ def figures_of(summary: PackSummary) -> dict[str, Any]:
         "patients_in_several_splits": summary.patients and summary.patients.in_several_splits,
         "scans_grouped_by": summary.patients and summary.patients.by,
         "table_rows_without_source": summary.unused_rows,
+        "sources_without_table_row": summary.without_row,
+        "copies_told_otherwise": asdict(summary.copy_conflicts),
+        "look_alikes": summary.look_alikes and asdict(summary.look_alikes),
         "said": [
             _summary_text(summary),
             *_instances_text(summary.counts),
             *_changes_text(summary.changes),
             *_uncompared_text(summary.uncompared),
+            *_aside_text(summary.aside),
             *_about_splits(summary),
+            *(
+                f"      {line}"
+                for line in _table_text(summary.unused_rows, summary.without_row, summary.copy_conflicts)
+            ),
+            *(f"      {line}" for line in _look_alikes_text(summary)),
         ],
     }
 
@@ -73,10 +84,14 @@ def plan_pack(run: RunFile) -> dict[str, Any]:
         "run": run.name,
         "sources": preview.changes,
         "uncompared": preview.uncompared,
+        "set_aside": preview.aside,
         "to_read": {"sources": preview.to_read, "bytes": preview.bytes_to_read},
         "archive": asdict(found),
         "series": preview.dicom and asdict(preview.dicom),
         "packed": preview.packed,
+        "table_rows_without_source": preview.unused_rows,
+        "sources_without_table_row": preview.without_row,
+        "copies_told_otherwise": asdict(preview.copy_conflicts),
         "seconds": seconds,
         "said": _plan_text(preview, seconds),
     }
@@ -110,7 +125,8 @@ def _plan_text(preview: PackPreview, seconds: float | None) -> list[str]:
         lines.insert(1, f"DICOM: {found.patients} patients, {found.studies} studies, {found.series} series")
         lines[2:2] = _series_text(preview.dicom)
     lines += [f"problem: {n} x {reason}" for reason, n in found.problems.items()]
-    lines += _uncompared_text(preview.uncompared)
+    lines += [*_uncompared_text(preview.uncompared), *_aside_text(preview.aside)]
+    lines += _table_text(preview.unused_rows, preview.without_row, preview.copy_conflicts)
     return [*lines, "nothing was packed: this was a plan"]
 
 
@@ -130,9 +146,36 @@ def _instances_text(counts: Mapping[str, int]) -> list[str]:
     return [f"      DICOM series: {counts['instances']} files, {packed} packed, {lost} quarantined, {out} left out"]
 
 
+def _table_text(unused: int, without_row: int, conflicts: CopyConflicts) -> list[str]:
+    lines = [f"{unused} rows of the table name no source of the archive"] if unused else []
+    lines += [f"{without_row} sources have no row in the table"] if without_row else []
+    if conflicts:
+        lines.append(CONFLICTS.format(**asdict(conflicts)))
+    return lines
+
+
+def _look_alikes_text(summary: PackSummary) -> list[str]:
+    found = summary.look_alikes
+    if found is None:
+        return []
+    least = "" if found.complete else "at least "
+    lines = []
+    if found.across_splits or found.across_patients:
+        lines.append(LOOK_ALIKES.format(least, found.across_splits, found.across_patients))
+    if found.uncompared:
+        lines.append(f"{found.uncompared} scans were not compared with others that look alike: {UNCOMPARED}")
+    if found.skipped:
+        lines.append(f"{found.skipped} scans look like so many others that they were not compared with all of them")
+    return lines
+
+
 def _uncompared_text(sources: int) -> list[str]:
     what = f"{sources} sources were packed by an earlier version, which did not keep their size: they count as the same"
     return [what] if sources else []
+
+
+def _aside_text(aside: Mapping[str, int]) -> list[str]:
+    return [f"not read: {count} x {reason}" for reason, count in aside.items()]
 
 
 def _changes_text(changes: Mapping[str, int]) -> list[str]:
@@ -161,11 +204,18 @@ def _about_splits(summary: PackSummary) -> list[str]:
     lines += [words.format(found.by[way]) for way, words in UNKNOWN.items() if found is not None and way in found.by]
     if summary.empty_splits and summary.splits_by is not SplitsBy.GIVEN:
         lines.append(EMPTY.format(", ".join(summary.empty_splits)))
-    if summary.unused_rows:
-        lines.append(f"{summary.unused_rows} rows of data.group.table name no source of the archive")
     return [f"      {line}" for line in lines]
 
 
+CONFLICTS = (
+    "files with the same bytes as another, which alone is packed, of which something else is told: {splits} another "
+    "split, {patients} another patient, {labels} other labels; copy-conflicts.csv in the private folder lists them"
+)
+LOOK_ALIKES = (
+    "{}{} pairs of scans look alike in different splits, and {} of different patients in one split; look-alikes.csv in "
+    "the private folder lists them"
+)
+UNCOMPARED = "an earlier version packed them, or they are more than 16 million"
 NEW_DATASET = "to split by patient, set data.dataset to a new name and leave out data.group, or set it to patient"
 LEAKING = (
     "warning: results on these splits are better than on new patients, because {} patients are in several; correct the "

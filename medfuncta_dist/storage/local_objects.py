@@ -81,6 +81,15 @@ class LocalObjects:
     def delete(self, path: str, seconds: float) -> None:
         (self.root / path).unlink(missing_ok=True)
 
+    def delete_unfinished(self, prefix: str, seconds: float) -> int:
+        left = [path for path in (self.root / prefix).rglob(f"{TEMPORARY}*") if path.is_file()]
+        for path in left:
+            path.unlink(missing_ok=True)
+        return len(left)
+
+    def versioning(self, seconds: float) -> str:
+        return "no"
+
 
 @contextmanager
 def replacing(target: Path, *, durable: bool = True) -> Iterator[Path]:

@@ -18,7 +18,7 @@ S3_ROOT = re.compile(r"s3://([a-z0-9][a-z0-9.-]{1,61}[a-z0-9])((?:/[^/]+)*)/*")
 SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ObjectInfo:
     """An object's path below its store's root and its size in bytes."""
 
@@ -42,6 +42,8 @@ class StorageBackend(Protocol):
     def status(self, path: str, seconds: float) -> tuple[int, str]: ...
     def list(self, prefix: str, seconds: float) -> list[tuple[str, int, str]]: ...
     def delete(self, path: str, seconds: float) -> None: ...
+    def delete_unfinished(self, prefix: str, seconds: float) -> int: ...
+    def versioning(self, seconds: float) -> str: ...
 
 
 class ObjectStore:
@@ -157,6 +159,22 @@ class ObjectStore:
     def delete(self, path: str) -> None:
         """Remove an object; no error if it is missing."""
         retry_request(lambda s: self._backend.delete(path, s), where=self.uri(path), deadline_s=self.deadline_s)
+
+    def delete_unfinished(self, prefix: str) -> int:
+        """Remove what killed writers have left below a folder in which nobody writes now; how many files. In S3, where
+        they are parts of uploads that no listing shows, it removes nothing: a lifecycle rule of the bucket does."""
+        return retry_request(
+            lambda s: self._backend.delete_unfinished(prefix, s), where=self.uri(prefix), deadline_s=self.deadline_s
+        )
+
+    def versioning(self) -> str:
+        """Whether the storage keeps objects that are deleted, as a bucket with versions does: "no", "enabled",
+        "suspended" (those from before), or "unknown" where it does not say."""
+        try:
+            deadline_s = min(self.deadline_s, 20.0)  # a server that does not know the question is not asked for long
+            return retry_request(self._backend.versioning, where=self.root, deadline_s=deadline_s)
+        except StorageError:
+            return "unknown"
 
     def _deadline(self, size: int) -> float:
         return self.deadline_s + size / SLOWEST_BYTES_S

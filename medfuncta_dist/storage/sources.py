@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
@@ -32,7 +32,7 @@ ANONYMOUS_SOURCE = "a source of this run (the owner's private mapping tells whic
 """``where`` of an error about a source, whose own name may contain a patient's."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Source:
     """One file or object of the archive: its URI, its path below the pattern's fixed part, its size in bytes."""
 
@@ -47,6 +47,16 @@ class Source:
     """Why it is not read, in fixed words."""
     globs: tuple[str, ...] = field(default=(), compare=False, repr=False)
     """Of an archive file: the members that are meant, one of these; all where there is none."""
+
+
+Parts = Callable[[Path], Iterable[str]]
+"""From a local file to the files that belong to it: their names in its folder, or a suffix alone (``.img``) for a file
+that has the name of the source but for its suffix."""
+
+
+def no_parts(path: Path) -> Iterable[str]:
+    """Of a source that is one file."""
+    return ()
 
 
 def expand(patterns: str | list[str]) -> list[Source]:
@@ -71,18 +81,20 @@ def expand(patterns: str | list[str]) -> list[Source]:
 
 
 @contextmanager
-def local_copy(source_uri: str) -> Iterator[Path]:
-    """A source as a local file: itself, or a temporary download that keeps only the suffix (``.nii.gz``)."""
+def local_copy(source_uri: str, parts: Parts = no_parts) -> Iterator[Path]:
+    """A source as a local file: itself, or a temporary download that keeps only the suffix (``.nii.gz``).
+
+    ``parts`` are the files that belong to it. Those that exist are fetched into the same folder, until there are no new
+    ones: what was fetched may tell of more.
+    """
     if not source_uri.startswith("s3://"):
         yield Path(source_uri)
         return
     parent, _, name = source_uri.rpartition("/")
     with tempfile.TemporaryDirectory(prefix="medfuncta-source-") as folder:
         local = Path(folder, f"source{suffix(name)}")
-        try:
-            ObjectStore(parent).download(name, local)
-        except StorageError as error:
-            raise type(error)(error.what, where=ANONYMOUS_SOURCE, do=error.do) from None
+        _download(parent, name, local)
+        _fetch_parts(source_uri, local, parts)
         yield local
 
 
@@ -115,6 +127,25 @@ def local_copies(sources: Sequence[tuple[str, int]]) -> Iterator[list[Path]]:
 def fetch_threads(process: int) -> ThreadPoolExecutor:
     """One pool for each process: starting threads for every series takes as long as fetching it."""
     return ThreadPoolExecutor(FETCHES, "fetch")
+
+
+def _fetch_parts(source_uri: str, local: Path, parts: Parts) -> None:
+    parent, _, name = source_uri.rpartition("/")
+    own = suffix(name)
+    tried = {own, local.name}
+    while new := [part for part in parts(local) if part not in tried]:
+        tried.update(new)
+        for part in new:
+            there, here = (n.removesuffix(own) + part if part.startswith(".") else part for n in (name, local.name))
+            with suppress(ObjectMissingError):  # the reader misses it
+                _download(parent, there, local.parent / here)
+
+
+def _download(parent: str, name: str, local: Path) -> None:
+    try:
+        ObjectStore(parent).download(name, local)
+    except StorageError as error:
+        raise type(error)(error.what, where=ANONYMOUS_SOURCE, do=error.do) from None
 
 
 def suffix(name: str) -> str:

@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-UNITS = {"pack": "sources", "train": "steps", "fit": "scans", "evaluate": "tasks", "verify": "shards"}
-"""What each stage counts."""
+UNITS = {"pack": "sources", "train": "steps", "fit": "scans", "evaluate": "tasks", "verify": "shards"} | {
+    "fingerprint": "sources",
+    "data-report": "shards",
+}
+"""What each stage or command counts."""
 
 
 @dataclass(frozen=True)

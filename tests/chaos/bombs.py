@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import tifffile
 
 from medfuncta_dist.config.load import parse as parse_run_file
 from medfuncta_dist.errors import MedfunctaError
@@ -35,7 +36,7 @@ from medfuncta_dist.shards.sample import decode
 from medfuncta_dist.shards.shard_index import SCHEMA, parse_index
 from medfuncta_dist.storage.commit_record import parse_record
 from tests.bundles import read_through
-from tests.writers import write_dicom, write_nifti
+from tests.writers import write_dicom, write_mgh, write_nifti
 
 HEADROOM = 768 * 2**20
 """Bytes of address space that reading one file of a few kilobytes may take beyond what the process has."""
@@ -108,6 +109,25 @@ def with_extension(folder: Path, size: int) -> bytes:
     """A header that promises an extension of ``size`` bytes before the values."""
     raw = nifti_header(folder, 108, "<f", float(352 + size))
     return raw[:348] + b"\1\0\0\0" + struct.pack("<ii", size, 6) + raw[352:]
+
+
+def mgh_header(folder: Path, *dims: int) -> bytes:
+    raw = write_mgh(folder / "small.mgh", np.zeros((4, 5, 6), np.int16), np.eye(4)).read_bytes()
+    return raw[:4] + struct.pack(">4i", *dims) + raw[20:]
+
+
+def tiff(folder: Path, tags: dict[str, int], strip: bytes | None = None) -> bytes:
+    """A deflated TIFF of 16 x 16 pixels with other values of some tags, or with another strip."""
+    path = folder / "small.tif"
+    tifffile.imwrite(path, np.zeros((16, 16), np.uint8), compression="zlib")
+    if strip is not None:
+        tags = tags | {"StripOffsets": path.stat().st_size, "StripByteCounts": len(strip)}
+        path.write_bytes(path.read_bytes() + strip)
+    with tifffile.TiffFile(path, mode="r+") as file:
+        page: Any = file.pages[0]
+        for name, value in tags.items():
+            page.tags[name].overwrite(value, dtype="I")
+    return path.read_bytes()
 
 
 def npz(*members: tuple[str, bytes], compression: int = zipfile.ZIP_DEFLATED) -> bytes:
@@ -213,6 +233,23 @@ BOMBS: dict[str, tuple[Read, Callable[[Path], bytes]]] = {
     "nifti: values a gigabyte away": (scans("nifti"), lambda f: gzip_of_zeros(nifti_header(f, 108, "<f", 1e9), 1)),
     "nifti: an extension of two gigabytes": (scans("nifti"), lambda f: with_extension(f, 2**31 - 1024)),
     "nifti: an extension in a gzip file": (scans("nifti"), lambda f: gzip_of_zeros(with_extension(f, 2**28), 64)),
+    "nifti: a series of petabytes": (scans("nifti"), lambda f: nifti_header(f, 40, "<8h", 4, 9, 9, 9, *[32767] * 4)),
+    "nifti: a series of nothing but zeros": (
+        scans("nifti"),
+        lambda f: gzip_of_zeros(nifti_header(f, 40, "<8h", 4, 64, 64, 64, 1024, 1, 1, 1), 512),
+    ),
+    "mgh: all axes at their largest": (scans("mgh"), lambda f: mgh_header(f, *[2**31 - 1] * 4)),
+    "mgh: two gigabytes of zeros": (scans("mgh"), lambda f: gzip_of_zeros(mgh_header(f, 1280, 1280, 655, 1), 64)),
+    "tiff: four gigapixels": (scans("tiff"), lambda f: tiff(f, {"ImageWidth": 65_535, "ImageLength": 65_535})),
+    "tiff: half a gigapixel of nothing": (
+        scans("tiff"),
+        lambda f: tiff(f, {"ImageWidth": 20_000, "ImageLength": 20_000, "RowsPerStrip": 20_000}),
+    ),
+    "tiff: a strip of a gigabyte": (scans("tiff"), lambda f: tiff(f, {}, zlib.compress(bytes(2**30)))),
+    "bmp: gigapixels": (
+        scans("image"),
+        lambda f: b"BM" + struct.pack("<IHHIIiiHHIIiiII", 100, 0, 0, 54, 40, 60_000, 60_000, 1, 8, 1, 9, 1, 1, 0, 0),
+    ),
     "dicom: an element of four gigabytes": (
         scans("dicom"),
         lambda f: dicom(f, b"\x09\x00\x10\x10OB\0\0\xfe\xff\xff\xff"),

@@ -215,7 +215,7 @@ PLACES: list[tuple[str, str, tuple[str, ...], str]] = [
     ("pack", "storage/datasets/small/commits/*.json", RECORD, REFUSED),
     ("pack", "storage/datasets/small/snapshots/*.json", JSON, REFUSED),
     ("pack", "private/salt", BYTES, REFUSED),
-    ("pack", "private/mapping.csv", BYTES[:-1], REFUSED),
+    ("pack", "private/mapping.sqlite", ("noise", "cut", "other kind"), REFUSED),
     ("train", "storage/runs/small/pin.json", RECORD, REFUSED),
     ("train", "storage/datasets/small/commits/*.json", RECORD, REFUSED),
     ("train", "storage/datasets/small/snapshots/*.json", JSON, REFUSED),

@@ -17,9 +17,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import skimage
+import tifffile
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from medfuncta_dist.config.load import parse
 from medfuncta_dist.errors import MedfunctaError
@@ -40,13 +43,23 @@ from tests.bundles import bundled, read_through
 from tests.chaos.bombs import BOMBS
 from tests.kinds import KINDS
 from tests.unit.scans.archive import NIBABEL, PYDICOM
-from tests.writers import write_dicom, write_ecg_csv, write_medmnist, write_nifti, write_png
+from tests.writers import (
+    colour_png,
+    write_dicom,
+    write_ecg_csv,
+    write_medmnist,
+    write_mgh,
+    write_nifti,
+    write_png,
+    write_wfdb,
+)
 
 pytestmark = pytest.mark.fault("hostile-input")
 
 FULL = os.environ.get("MEDFUNCTA_CHAOS") == "full"
 MUTATIONS = 4000 if FULL else 250
 """A kind of file."""
+SKIMAGE = Path(skimage.__file__).parent / "data"
 SECONDS = 5.0
 """Of processor time that reading one may take; they have a few kilobytes."""
 
@@ -64,6 +77,8 @@ def test_small_files_that_ask_for_everything(tmp_path: Path, measured: Callable[
     measured(f"{len(outcomes)} bombs refused within 768 MiB, the slowest in {slowest:.1f} s")
 
 
+FORMS = ("16", "212", "516")
+"""Of WFDB's signal files: plain, packed, FLAC."""
 COMPRESSED = ("MR_small_RLE", "MR_small_jp2klossless", "MR_small_jpeg_ls_lossless", "SC_rgb_small_odd_jpeg")
 """A decoder for each family of syntaxes."""
 
@@ -91,12 +106,27 @@ def sources(folder: Path) -> dict[str, tuple[Read, list[bytes]]]:
             [write_dicom(folder / "a.dcm"), *(PYDICOM / n for n in ("CT_small.dcm", "MR_small_implicit.dcm"))],
         ),
         "dicom, compressed": ("dicom", ".dcm", [PYDICOM / f"{name}.dcm" for name in COMPRESSED]),
-        "png": ("image", ".png", [write_png(folder / "a.png"), write_png(folder / "b.png", mode="RGBA")]),
+        "nifti series": (
+            "nifti",
+            ".nii.gz",
+            [write_nifti(folder / "s.nii.gz", array=np.zeros((4, 5, 3, 3), np.int16))],
+        ),
+        "mgh": ("mgh", ".mgh", [write_mgh(folder / "a.mgh", np.zeros((4, 5, 6, 2), np.int16), np.eye(4))]),
+        "tiff": ("tiff", ".tif", [*write_tiffs(folder), SKIMAGE / "multipage.tif"]),
+        "bmp": ("image", ".bmp", [write_png(folder / "a.bmp"), write_png(folder / "b.bmp", mode="RGB")]),
+        "png": (
+            "image",
+            ".png",
+            [write_png(folder / "a.png"), write_png(folder / "b.png", mode="RGBA"), deep_png(folder / "c.png")],
+        ),
         "jpeg": ("image", ".jpg", [write_png(folder / "a.jpg", mode="RGB")]),
         "npz": ("medmnist", ".npz", [write_medmnist(folder / "a.npz", (6, 6), {"train": 3, "test": 2})]),
         "csv": ("ecg-csv", ".csv", [write_ecg_csv(folder / "a.csv", rows=2)]),
+        "wfdb, header": ("wfdb", ".hea", [write_wfdb(folder / f"{form}.hea", 50, form=form) for form in FORMS]),
+        "dicom, waveforms": ("ecg-dicom", ".dcm", [PYDICOM / "waveform_ecg.dcm"]),
     }
-    return {
+    signals = {f"wfdb, signals {form}": signal_file(folder / f"{form}.hea") for form in FORMS}
+    return signals | {
         name: (by_reader(reader, suffix, folder), [path.read_bytes() for path in paths])
         for name, (reader, suffix, paths) in written.items()
     }
@@ -118,6 +148,35 @@ def bundle(suffix: str, folder: Path) -> tuple[Read, list[bytes]]:
         read_through(path)
 
     return read, [bundled(files, suffix)]
+
+
+def deep_png(path: Path) -> Path:
+    """A PNG of 16 bits a colour."""
+    path.write_bytes(colour_png(np.arange(60, dtype=np.uint16).reshape(4, 5, 3) * 999))
+    return path
+
+
+def write_tiffs(folder: Path) -> list[Path]:
+    """A TIFF for each way of reading one."""
+    array = np.arange(60, dtype=np.uint16).reshape(4, 5, 3) * 999
+    tifffile.imwrite(folder / "plain.tif", array, photometric="rgb")
+    tifffile.imwrite(folder / "tiled.tif", array, photometric="rgb", compression="zlib", tile=(16, 16))
+    Image.fromarray(array[..., 0]).save(folder / "lzw.tif", compression="tiff_lzw")
+    return [folder / f"{name}.tif" for name in ("plain", "tiled", "lzw")]
+
+
+def signal_file(header: Path) -> tuple[Read, list[bytes]]:
+    """The same for the signal file of a record, whose header is in order."""
+    folder = header.parent / header.stem
+    folder.mkdir()
+    path = write_wfdb(folder / header.name, 50, form=header.stem).with_suffix(".dat")
+
+    def read(data: bytes) -> None:
+        path.write_bytes(data)
+        for found in reader_named("wfdb").scans(folder / header.name):
+            assert isinstance(found.scan, Scan | MedfunctaError)
+
+    return read, [path.read_bytes()]
 
 
 def stored() -> dict[str, tuple[Read, list[bytes]]]:
@@ -225,7 +284,21 @@ def unharmed(read: Read, data: bytes) -> None:
     assert time.process_time() - began < SECONDS
 
 
-SOURCES = ("nifti", "nifti, gzip", "dicom", "dicom, compressed", "png", "jpeg", "npz", "csv")
+IMAGES = (
+    "nifti",
+    "nifti, gzip",
+    "nifti series",
+    "mgh",
+    "tiff",
+    "bmp",
+    "dicom",
+    "dicom, compressed",
+    "png",
+    "jpeg",
+    "npz",
+)
+SIGNALS = ("csv", "dicom, waveforms", "wfdb, header", *(f"wfdb, signals {form}" for form in FORMS))
+SOURCES = (*IMAGES, *SIGNALS)
 STORED = tuple(stored())
 
 

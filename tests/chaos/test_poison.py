@@ -14,7 +14,7 @@ from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import locate_table
 from medfuncta_dist.fitting.fit_failures import ENDED_ITS_WORKER
 from medfuncta_dist.fitting.fit_rows import NOT_FINITE
-from medfuncta_dist.scans.private_folder import read_mapping
+from medfuncta_dist.scans.private_mapping import read_mapping
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from tests.chaos.poisoned_workers import environment
@@ -25,8 +25,8 @@ from tests.writers import write_medmnist, write_nifti, write_png
 SCANS, FILES = 1000, 24
 CRASHING = "crashing.png"
 IN_PACK = {
-    "nan.nii.gz": "some values are not finite",
-    "cut.png": "not a readable PNG or JPEG file",
+    "nan.nii.gz": "some values are not finite (data.non_finite: background takes them for background)",
+    "cut.png": "not a readable PNG, JPEG or BMP file",
     "volume.nii.gz": "expected 2 axes, found 3",
     CRASHING: "packing this source failed: WorkerDiedError",
 }

@@ -29,4 +29,4 @@ def test_the_tutorial_leads_from_images_to_latents(tmp_path: Path, ray_cluster: 
     assert float(found[1]) > 25
     assert Image.open(tmp_path / "scan-007-again.png").size == (64, 64)
     assert (tmp_path / "my-storage/runs/my-scans/report/report.html").stat().st_size > 10_000
-    assert (home / ".medfuncta" / "my-scans" / "mapping.csv").exists()
+    assert (home / ".medfuncta" / "my-scans" / "mapping.sqlite").exists()

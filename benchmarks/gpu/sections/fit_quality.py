@@ -35,7 +35,7 @@ def run(bench: Bench) -> None:
     scans = images(bench.job.data, "test", sizes.quality_scans, sizes.side)
     for name, given in settings(bench).items():
         expected = on_cpu(bench, params, scans, given)
-        for way in (*reversed(ways.EAGER), *reversed(ways.CAPTURED)):
+        for way in (*reversed(ways.EAGER), *ways.CAPTURED, *ways.KERNELS):
             work = lambda given=given, way=way, expected=expected: compared(  # noqa: E731
                 bench, params, scans, given, way, expected
             )

@@ -24,15 +24,15 @@ COMPILE_SECONDS = 40.0
 
 
 def run(bench: Bench) -> None:
-    """Plain steps, then Gauss-Newton, each in every way."""
+    """Plain steps and Gauss-Newton, in one way after the other."""
     params, sizes = trained.network(bench), bench.sizes
     scans = images(bench.job.data, "test", sizes.fit_scans, sizes.side).to(bench.device)
     scans = scans[torch.arange(sizes.fit_scans, device=bench.device) % len(scans)]
     bench.part("published procedure", lambda: published(bench, params, scans))
     plain: dict[str, float] = {}
-    for group in (ways.CAPTURED, ways.EAGER, ways.COMPILED):
-        for name, given in settings(bench).items():
-            for way in group:
+    for group in (ways.KERNELS, ways.CAPTURED, ways.EAGER, ways.COMPILED):
+        for way in group:
+            for name, given in settings(bench).items():
                 work = lambda name=name, given=given, way=way: measured(  # noqa: E731
                     bench, params, scans, given, way, plain if name == "Gauss-Newton" else {}
                 )

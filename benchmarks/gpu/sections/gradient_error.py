@@ -20,11 +20,11 @@ def run(bench: Bench) -> None:
     networks = {"trained": trained.network(bench), "untrained": steps.untrained(problem.spec, bench.device)}
     for name, params in networks.items():
         expected = oracle(bench, problem, params)
-        for precision in ("fp64", *reversed(ways.PRECISIONS)):
-            work = lambda params=params, precision=precision, expected=expected: compared(  # noqa: E731
-                bench, problem, params, precision, expected
+        for way in (ways.Way("fp64"), *reversed(ways.EAGER), *ways.EAGER_KERNELS):
+            work = lambda params=params, way=way, expected=expected: compared(  # noqa: E731
+                bench, problem, params, way, expected
             )
-            bench.part(f"{name}, {precision}", work)
+            bench.part(f"{name}, {way.precision}{', kernels' if way.kernels else ''}", work)
 
 
 def oracle(bench: Bench, problem: steps.Problem, params: Params) -> Params:
@@ -34,20 +34,18 @@ def oracle(bench: Bench, problem: steps.Problem, params: Params) -> Params:
     return steps.plain_gradients(problem.double_on_cpu(), double)
 
 
-def compared(bench: Bench, problem: steps.Problem, params: Params, precision: str, expected: Params) -> Values:
+def compared(bench: Bench, problem: steps.Problem, params: Params, way: ways.Way, expected: Params) -> Values:
     """The error of ours, and of the baseline in the same arithmetic beside it."""
-    if precision == "fp64":
+    limit = LIMITS.get(way.precision, float("inf"))
+    if way.precision == "fp64":
         batch = problem.batches[0]
         problem = steps.Problem(
             problem.spec, problem.coordinates.double(), [steps.Batch(batch.targets.double(), batch.contexts)]
         )
-        params, precision = {name: tensor.double() for name, tensor in params.items()}, "fp32"
-        limit = LIMITS["fp64"]
-    else:
-        limit = LIMITS.get(precision, float("inf"))
-    learner = ways.learner(problem.spec, params, problem.coordinates, ways.Way(precision), bench)
+        params, way = {name: tensor.double() for name, tensor in params.items()}, ways.Way("fp32")
+    learner = ways.learner(problem.spec, params, problem.coordinates, way, bench)
     error = steps.largest_difference(steps.gradients(learner, problem.batches[0]), expected)
-    with ways.baseline_products(precision):
+    with ways.baseline_products(way.precision):
         plain = steps.largest_difference(steps.plain_gradients(problem, params), expected)
     verdict = {"limit": limit, "within": error <= limit} if limit < float("inf") else {"limit": None, "within": None}
     return {"error": error, **verdict, "error_of_plain_code": plain}

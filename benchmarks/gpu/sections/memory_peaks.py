@@ -15,8 +15,8 @@ from benchmarks.gpu.targets import LARGEST
 from benchmarks.gpu.trained import OuterLoop, first_that_steps
 from medfuncta_dist.fields.coordinates import grid
 
-EAGER = (ways.Way("tf32x3"), ways.Way("fp32"))
-STEPPING = (ways.Way("tf32x3", captured=True), *EAGER)
+EAGER = (ways.EAGER_KERNELS[0], ways.Way("fp32"))
+STEPPING = (ways.KERNELS[0], *EAGER)
 """The largest case is not captured: its kernels are long, and recording would take a step several times."""
 BLOCKS = (64, 16, 4, 1)
 """Scans of a Gauss-Newton block that are tried, until the memory is enough."""
@@ -71,7 +71,7 @@ def fits(bench: Bench, latent: int) -> Values:
     sizes = bench.sizes
     spec, coordinates = bench.sizes.spec(latent), grid((sizes.side, sizes.side), bench.device)
     params = steps.untrained(spec, bench.device)
-    way = ways.Way("tf32x3") if bench.cuda else ways.Way("fp32")
+    way = EAGER[0] if bench.cuda else ways.Way("fp32")
 
     def block(count: int) -> Values:
         fitter = ways.fitter(spec, params, coordinates, newton(sizes.newton_steps), way, bench)

@@ -20,7 +20,7 @@ def run(bench: Bench) -> None:
     params = steps.untrained(sizes.spec(), bench.device)
     problems = {count: steps.Problem.of(bench, count) for count in (sizes.scans, sizes.rank_scans)}
     baselines = {count: baseline(bench, problems[count], params) for count in problems}
-    for group in (ways.CAPTURED, ways.EAGER, ways.COMPILED):
+    for group in (ways.KERNELS, ways.CAPTURED, ways.EAGER, ways.COMPILED):
         for count, problem in problems.items():
             for way in group:
                 work = lambda problem=problem, way=way, count=count: measured(  # noqa: E731

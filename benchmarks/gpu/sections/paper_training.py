@@ -28,9 +28,10 @@ from medfuncta_dist.latents.stepwise_fit import StepwiseFitter
 
 LARGEST_FILE = 16e6
 """Bytes of the network in half precision."""
-CANDIDATES = (ways.Way("tf32x3", captured=True), ways.Way("tf32x3"), ways.Way("fp32", captured=True), ways.Way("fp32"))
 SHARE_FOR_THE_END = 0.1
-"""Of the time, for the last validation and the file."""
+"""Of the time, for the last validation and the file; at least ``VALIDATIONS_AT_THE_END`` times the first one's time."""
+TEST_SCANS, VALIDATIONS_AT_THE_END = 4, 10
+"""Times the validation's; measured before and after rounding, after a last validation."""
 EVERYTHING = 10**6
 """Scans of a split: all there are."""
 
@@ -48,11 +49,11 @@ def run(bench: Bench) -> None:
         learner = ways.learner(spec, untrained(spec, bench.device), coordinates, way, bench)
         return OuterLoop(bench, learner, scans, sizes.training_rate)
 
-    way, loop = first_that_steps(bench, CANDIDATES, loop_of)
+    way, loop = first_that_steps(bench, ways.BEST, loop_of)
     bench.tell("how", {"way": way, "training_scans": len(scans), "batch": sizes.scans, "rate": sizes.training_rate})
     trained = Training(bench, loop, images(bench.job.data, "val", sizes.validation_scans, sizes.side).to(bench.device))
     trained.go_on()
-    test = images(bench.job.data, "test", 4 * sizes.validation_scans, sizes.side).to(bench.device)
+    test = images(bench.job.data, "test", TEST_SCANS * sizes.validation_scans, sizes.side).to(bench.device)
     bench.part("kept in half precision", lambda: kept(bench, loop.params(), test))
 
 
@@ -62,7 +63,7 @@ class Training:
     def __init__(self, bench: Bench, loop: OuterLoop, validation: Tensor) -> None:
         self._bench, self._loop, self._validation = bench, loop, validation
         self._seconds = min(bench.left() * (1 - SHARE_FOR_THE_END), bench.sizes.longest_training)
-        self._spent = self._measured = 0.0
+        self._spent = self._measured = self._end = 0.0
 
     def go_on(self) -> None:
         """Until the time is over. Validations do not count as training."""
@@ -81,12 +82,16 @@ class Training:
         wait_for(self._bench.device)
         began = time.monotonic()
         found = qualities(self._bench, self._loop.params(), self._validation)
+        took = time.monotonic() - began
+        self._end = self._end or VALIDATIONS_AT_THE_END * took
         self._measured = self._spent
         # Neither the time of the sections before nor that of the measurement is training.
-        self._seconds = min(self._seconds, self._spent + max(0.0, self._bench.left() * (1 - SHARE_FOR_THE_END)))
+        left = self._bench.left()
+        left -= max(SHARE_FOR_THE_END * left, self._end)
+        self._seconds = min(self._seconds, self._spent + max(0.0, left))
         self._bench.tell(
             f"after {self._spent / 60:.2f} minutes",
-            {"steps": self._loop.steps, "loss": loss, **found, "measured_in_s": time.monotonic() - began},
+            {"steps": self._loop.steps, "loss": loss, **found, "measured_in_s": took},
         )
 
 
@@ -98,7 +103,7 @@ def cosine(share: float) -> float:
 def qualities(bench: Bench, params: Params, scans: Tensor) -> Values:
     """Mean PSNR (dB) of each fit."""
     spec, side = bench.sizes.spec(residual=True), bench.sizes.side
-    way = ways.Way("tf32x3") if bench.cuda else ways.Way("fp32")
+    way = ways.EAGER_KERNELS[0] if bench.cuda else ways.Way("fp32")
     found: Values = {}
     for name, given in settings(bench).items():
         fitter: StepwiseFitter = ways.fitter(spec, params, grid((side, side), bench.device), given, way, bench)

@@ -30,7 +30,7 @@ def run(bench: Bench) -> None:
     """Eager and captured, in the precision that is the default and in fp32."""
     params = steps.untrained(bench.sizes.spec(), bench.device)
     problem = steps.Problem.of(bench, bench.sizes.scans)
-    for way in (ways.Way("tf32x3"), ways.Way("tf32x3", captured=True), ways.Way("fp32")):
+    for way in (ways.EAGER_KERNELS[0], ways.KERNELS[0], ways.Way("fp32")):
         work = lambda way=way: profiled(bench, steps.our_steps(bench, problem, params, way)[0])  # noqa: E731
         bench.part(f"meta step, {way.name}", work)
         for name in settings(bench):

@@ -28,7 +28,7 @@ def run(bench: Bench) -> None:
     sizes = bench.sizes
     params = steps.untrained(sizes.spec(), bench.device)
     problem = steps.Problem.of(bench, sizes.scans, batches=CALLS)
-    for way in (*ways.CAPTURED, *ways.COMPILED):
+    for way in (*ways.KERNELS, *ways.CAPTURED, *ways.COMPILED):
         least = COMPILE_SECONDS if way.compiled and bench.cuda else 0.0
         bench.part(f"meta step, {way.name}", lambda way=way: meta_steps(bench, problem, params, way), least)
         for name in settings(bench) if not way.compiled else ():
@@ -37,7 +37,7 @@ def run(bench: Bench) -> None:
 
 def meta_steps(bench: Bench, problem: steps.Problem, params: Params, way: ways.Way) -> Values:
     """Losses and gradients of the later calls."""
-    eager = ways.learner(problem.spec, params, problem.coordinates, ways.Way(way.precision), bench)
+    eager = ways.learner(problem.spec, params, problem.coordinates, ways.Way(way.precision, kernels=way.kernels), bench)
     other = ways.learner(problem.spec, params, problem.coordinates, way, bench)
     worst, equal = 0.0, True
     for call, batch in enumerate(problem.batches):
@@ -68,7 +68,8 @@ def fits(bench: Bench, params: Params, name: str, way: ways.Way) -> Values:
     sizes, given = bench.sizes, settings(bench)[name]
     coordinates = grid((sizes.side, sizes.side), bench.device)
     eager, other = (
-        ways.fitter(sizes.spec(), params, coordinates, given, one, bench) for one in (ways.Way(way.precision), way)
+        ways.fitter(sizes.spec(), params, coordinates, given, one, bench)
+        for one in (ways.Way(way.precision, kernels=way.kernels), way)
     )
     scans = images(bench.job.data, "train", sizes.scans * CALLS, sizes.side).to(bench.device)
     batches = torch.split(scans, sizes.scans)

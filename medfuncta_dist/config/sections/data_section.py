@@ -8,8 +8,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from medfuncta_dist.config.keys import CONTRACT, FREE, PUBLIC, Added, Key, Meaning, WithinRun
-from medfuncta_dist.config.section import Name, NaturalInt, PositiveInt, Ratio, Section, Split
+from medfuncta_dist.config.section import BARE_WORD, Name, NaturalInt, PositiveInt, Ratio, Section, Split
 from medfuncta_dist.config.sections.series_section import Series
+from medfuncta_dist.config.sections.table_section import Table
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -124,6 +125,30 @@ class Grouping(Section):
         return self
 
 
+class Csv(Section):
+    """What the columns of CSV files with signals are, where that is not plain: every column that is not named here is a
+    sample. Columns count from 0; -1 is the last one."""
+
+    skip: list[int] = Field(default=[])
+    """Columns that are no samples: row numbers, identifiers, names. They are not read."""
+    label: int | None = None
+    """The column of the label, a whole number."""
+    header: bool | None = None
+    """Whether the first line holds names. Default: as it looks."""
+    separator: Literal[",", ";", "\t", " "] | None = None
+    """What separates columns. Default: as the first lines look."""
+    decimal: Literal[".", ","] | None = None
+    """The decimal sign. Default: as the numbers look."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Csv:
+        if self.label in self.skip:
+            raise ValueError(f"column {self.label} is in skip, and is the label")
+        if self.decimal is not None and self.decimal == self.separator:
+            raise ValueError("decimal and separator are the same sign")
+        return self
+
+
 class Data(Section):
     """Where scans come from and what shape they are packed in."""
 
@@ -140,6 +165,17 @@ class Data(Section):
     """Points per axis to which every scan is resampled: one, two or three axes."""
     channels: Annotated[PositiveInt, CONTRACT] = 1
     """Values per point: 1 grey, 3 colour."""
+    length: Annotated[Literal["exact", "resample", "windows"] | None, CONTRACT, Added(None)] = None
+    """Signals (a `shape` of one axis) with another number of samples than `shape`: `exact` quarantines them, `resample`
+    stretches them, `windows` packs every whole piece of that length, one after the other (samples after the last whole
+    piece are left out). Default: `exact` in a new data set; an existing one keeps its own, which is `resample` for CSV
+    if it was packed by a version without this key."""
+    leads: Annotated[list[str | NaturalInt] | None, Field(min_length=1), CONTRACT, Added(None)] = None
+    """The leads of a WFDB record or a DICOM electrocardiogram that become channels, in this order: by name, such as
+    `II`, or by number from 0. Default: all."""
+    csv: Annotated[Csv | None, CONTRACT, Added(None)] = None
+    """What the columns of CSV files with signals are. Default: as they look; a file that allows more than one reading
+    is refused."""
     dataset: Name | None = None
     """Name of the data set in storage. Default: the run's name."""
     snapshot: Annotated[str | None, Key(within_run=WithinRun.FREE)] = None
@@ -147,6 +183,14 @@ class Data(Section):
     which it began."""
     intensity: Annotated[Intensity, CONTRACT] = Intensity()
     """How stored values map to [0, 1]."""
+    ct_window: Annotated[
+        Annotated[list[float], Field(min_length=2, max_length=2)] | Annotated[Literal["off"], BARE_WORD] | None,
+        CONTRACT,
+        Added(None),
+    ] = None
+    """With ``intensity.mode: auto``, the window `[low, high]` of CT images whose DICOM file gives Hounsfield units;
+    `off` treats them like others. Default: [-1000, 1000] in a new data set; an existing one keeps its own, which is
+    `off` if it was packed by a version without this key."""
     aspect: Annotated[Literal["pad", "crop", "stretch"], CONTRACT] = "pad"
     """How a field of view with another aspect ratio is fitted to ``shape``."""
     slices: Annotated[Slices | None, CONTRACT] = None
@@ -164,10 +208,32 @@ class Data(Section):
     """What becomes of DICOM series: a section, or `file` to pack each file by itself, with a window of its own.
     Default: the section's defaults in a new data set; an existing one keeps its own, which is `file` if it was packed
     by a version without this key."""
+    table: Annotated[Table | None, CONTRACT, Added(None)] = None
+    """Labels, patients and splits from a CSV or Parquet file. A change of what it says is seen by the next pack, which
+    packs those scans again."""
+    identifying_labels: Annotated[
+        Literal["refuse", "drop", "keep"], Key(within_run=WithinRun.FREE), Added("refuse")
+    ] = "refuse"
+    """Labels that look like identifiers: dates, numbers of seven digits or more, columns of mostly different values.
+    ``refuse`` quarantines the scans of such a file, and refuses such a table; ``drop`` packs the scans of such a file
+    without labels; ``keep`` packs them with these labels."""
+    look_alikes: Annotated[Literal["report", "off"], FREE, Added("report")] = "report"
+    """Whether scans that look alike in different splits, or of different patients, are searched for and reported."""
     burned_in: Annotated[Literal["refuse", "keep"], Key(within_run=WithinRun.FREE), Added("refuse")] = "refuse"
     """DICOM images whose pixels may name or show the patient: text burned in or not ruled out (secondary captures,
     screen saves, ultrasound, fluoroscopy), recognizable features. ``refuse`` quarantines them with the reason;
     ``keep`` packs them. A change counts for files that are packed later."""
+    masks: Annotated[Literal["skip", "keep"], Key(within_run=WithinRun.FREE), Added("skip")] = "skip"
+    """Segmentations: files of NIfTI, MGH, TIFF, PNG, JPEG and BMP that are called so (`labelsTr/`, `masks/`,
+    `*_seg`, `*_dseg`, `mask*`, ...), and NIfTI files whose header says so. ``skip`` packs none: the former are set
+    aside and counted, the latter are quarantined. ``keep`` packs them as if they were images. A change counts for files
+    that are packed later."""
+    volume: Annotated[Literal["each"] | NaturalInt, CONTRACT, Added("each")] = "each"
+    """Of NIfTI and MGH files with several volumes (four axes): pack `each` as a scan, all in one split, or only the one
+    with this number, from 0."""
+    non_finite: Annotated[Literal["refuse", "background"], Key(within_run=WithinRun.FREE), Added("refuse")] = "refuse"
+    """Scans with values that are not finite (NaN, infinities): ``refuse`` quarantines them; ``background`` gives these
+    values the smallest one of the rest of the scan. A change counts for files that are packed later."""
     shard_scans: PositiveInt = 1024
     """Largest number of scans per shard."""
     shard_megabytes: PositiveInt = 128
@@ -205,17 +271,43 @@ class Data(Section):
             raise ValueError("give source (where the scans are), splits, or snapshot (an existing data set)")
         if self.source is not None and self.splits is not None:
             raise ValueError("give source or splits, not both")
+        if isinstance(self.ct_window, list):
+            if self.intensity.mode != "auto":
+                raise ValueError(f"ct_window does nothing where intensity.mode is '{self.intensity.mode}'")
+            if not self.ct_window[0] < self.ct_window[1]:
+                raise ValueError(f"ct_window is [low, high], and low must be below high; got {self.ct_window}")
         if self.slices is not None and len(self.shape) != 2:
             raise ValueError(f"slices are two-dimensional, but shape has {len(self.shape)} axes")
         if self.slabs is not None and self.slices is None:
             raise ValueError("slabs need slices")
+        if self.table is not None:
+            self._check_table(self.table)
         if self.slabs is not None and self.group not in (None, "source"):
             raise ValueError("slabs part each volume, so group would do nothing: leave one of them out")
         if self.splits is not None and isinstance(self.group, Grouping) and self.group.split is not None:
             raise ValueError("splits and group.split both give the splits: leave one of them out")
+        if self.length is not None and len(self.shape) != 1:
+            raise ValueError(f"length is for signals, but shape has {len(self.shape)} axes: leave length out")
+        if self.leads is not None and len(self.leads) != self.channels:
+            raise ValueError(f"leads names {len(self.leads)} leads, but channels is {self.channels}")
         if abs(sum(self.fractions.values()) - 1) > 1e-6 or "train" not in self.fractions:
             raise ValueError(f"fractions must contain train and sum to 1, got {self.fractions}")
         return self
+
+    def _check_table(self, table: Table) -> None:
+        if isinstance(self.group, Grouping) and self.group.table is not None:
+            raise ValueError("data.table and group.table are both tables: give data.table alone")
+        if table.group is not None and self.group is not None:
+            raise ValueError("group and table.group both say which scans are one patient's: leave one of them out")
+        if table.split is not None and self.splits is not None:
+            raise ValueError("splits and table.split both give the splits: leave one of them out")
+        if self.slabs is not None and (table.group is not None or table.split is not None):
+            raise ValueError("slabs part each volume, so table.group and table.split would do nothing: leave them out")
+
+    @property
+    def grouping(self) -> Literal["patient", "source"] | Grouping | Table | None:
+        """What says which scans are one patient's: ``group``, or a table with such a column; None where it is open."""
+        return self.table if self.table is not None and self.table.group is not None else self.group
 
     @property
     def takes_volumes(self) -> bool:

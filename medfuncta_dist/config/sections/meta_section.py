@@ -31,14 +31,15 @@ class Meta(Section):
     Default: chosen from the free memory when the run starts, and kept in its run.yaml."""
     chunk_scans: Annotated[PositiveInt | None, SETTLED] = None
     """Scans that one sweep processes at once; chosen like ``chunk_points``."""
-    products: Annotated[Literal["onednn", "torch"] | None, SETTLED] = None
-    """The library that multiplies matrices: oneDNN called directly (CPU only), or torch's own. It affects the last
-    bits. Default: the faster one, chosen when the run first computes, and kept in its run.yaml."""
+    products: Annotated[Literal["onednn", "torch", "triton"] | None, SETTLED] = None
+    """What multiplies matrices: oneDNN called directly (CPU only), torch's own libraries, or this project's kernels for
+    GPUs (a SIREN's, on NVIDIA GPUs from Ampere on; they use tensor cores as ``precision`` says). It affects the last
+    bits. Default: the fastest one that is right, chosen when the run first computes, and kept in its run.yaml."""
     precision: Annotated[Literal["fp32", "tf32", "tf32x3"] | None, SETTLED, Added(None)] = None
     """How a GPU multiplies float32 matrices. ``fp32``: all bits, on ordinary units. ``tf32``: on tensor cores, with 11
-    of 24 bits per number. ``tf32x3``: on tensor cores in three passes, close to float32. Default on a GPU: tf32x3 for a
-    SIREN, fp32 for a basis field; kept in the run's run.yaml, and with its network and latents. On CPUs always
-    float32."""
+    of 24 bits per number. ``tf32x3``: on tensor cores in three passes, close to float32. Default on a GPU: tf32x3
+    where this project's kernels are chosen (``products``), else fp32; kept in the run's run.yaml, and with its network
+    and latents. On CPUs always float32."""
     compile: Annotated[Literal["auto", "on", "off"], BARE_WORD, OnlyFor("siren", idle=("off",))] = "auto"
     """Compile sweeps with torch.compile. ``auto``: on a GPU only. Tested once when the run first computes: if results
     differ, nothing is gained or a compiler is missing, the run computes without it and prints a warning."""

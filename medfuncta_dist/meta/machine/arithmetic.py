@@ -5,7 +5,9 @@ Chunk sizes (``chunks.py``) are one more such choice.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import Literal
 
 import torch
@@ -14,16 +16,17 @@ from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.meta.machine.onednn import onednn_works
 from medfuncta_dist.meta.machine.precision import Precision, settle_default
 
-Products = Literal["onednn", "torch"]
+Products = Literal["onednn", "torch", "triton"]
 
 
 @dataclass(frozen=True)
 class Arithmetic:
     """How matrices are multiplied and sweeps are run.
 
-    ``products``: the library. ``compiled``: sweeps go through ``torch.compile`` (``compiled.py``). ``precision``: of a
-    GPU's float32 products (``precision.py``). ``captured``: whole steps are replayed as CUDA graphs (``captured.py``);
-    the same kernels, so the same numbers.
+    ``products``: the library; ``triton`` means our kernels for a GPU's tensor cores (``gpu_kernels.py``).
+    ``compiled``: sweeps go through ``torch.compile`` (``compiled.py``). ``precision``: of a GPU's float32 products
+    (``precision.py``). ``captured``: whole steps are replayed as CUDA graphs (``captured.py``), which gives the same
+    numbers.
     """
 
     products: Products
@@ -48,5 +51,26 @@ class Arithmetic:
                 do="use identical workers (the same torch, all with or all without a GPU), or start a run under "
                 "another name with meta.products: torch",
             )
+        if self.products == "triton" and not kernels_work(device):
+            raise MedfunctaError(
+                f"the run computes with GPU kernels, which this process cannot do on {device.type}",
+                where=f"torch {torch.__version__}, Triton {'found' if find_spec('triton') else 'not installed'}",
+                do="use identical workers (the same torch and triton, a GPU from Ampere on), or start a run under "
+                "another name with meta.products: torch",
+            )
         settle_default(device)
-        return self if device.type == "cuda" else replace(self, precision="fp32", captured=False)
+        return (
+            self
+            if device.type == "cuda" or self.products == "triton"
+            else replace(self, precision="fp32", captured=False)
+        )
+
+
+def kernels_work(device: torch.device) -> bool:
+    """Whether our GPU kernels run there: from Ampere on, whose tensor cores know TF32; on a CPU in Triton's interpreter
+    alone, which tests use."""
+    if find_spec("triton") is None:
+        return False
+    if device.type != "cuda":
+        return os.environ.get("TRITON_INTERPRET") == "1"
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)

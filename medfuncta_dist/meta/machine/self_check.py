@@ -1,4 +1,4 @@
-"""Whether compiled sweeps and recorded steps are worth having: tried once, before a run computes with them.
+"""Whether compiled sweeps, GPU kernels and recorded steps are worth having: tried once, before a run computes so.
 
 On a run's own shapes, on the device that its workers are granted. Every way to run a step is compared with the eager
 one on inputs of its own (a recorded step in its third to fifth replay) and timed; the fastest that is right is taken.
@@ -18,7 +18,7 @@ from medfuncta_dist.fields.siren import SirenSpec, init_params
 from medfuncta_dist.meta.context import context_sets
 from medfuncta_dist.meta.device import granted_device, require_device
 from medfuncta_dist.meta.machine import captured
-from medfuncta_dist.meta.machine.arithmetic import Arithmetic
+from medfuncta_dist.meta.machine.arithmetic import Arithmetic, Products
 from medfuncta_dist.meta.machine.captured import (
     CHECKED,
     Recorder,
@@ -29,12 +29,15 @@ from medfuncta_dist.meta.machine.captured import (
     record_cuda_graph,
 )
 from medfuncta_dist.meta.machine.compiled import TOLERANCE
+from medfuncta_dist.meta.machine.precision import Precision
 from medfuncta_dist.meta.outer_loop import MetaLearner
 from medfuncta_dist.meta.sweeps.chunks import Chunks
 
 LEAST_GAIN = 1.05
 """Times faster than eager; less is noise, and not worth compiling for."""
 ROUNDS = 3
+TF32_TOLERANCE = 3e-2
+"""Relative, of a gradient whose products have 11 bits, from the one in float32: 2e-3 to 4e-3 at 15 x 256."""
 RATE = 1e-2
 """Of the inner steps: small, so that an untrained network stays finite."""
 
@@ -58,15 +61,20 @@ class Trial:
     """Whether to try ``torch.compile``, rather than do as ``arithmetic`` says; ``graphs``: whether to try CUDA graphs,
     on a GPU."""
     graphs: bool = False
+    kernels: Precision | None = None
+    """The precision in which to try our GPU kernels; None where they are not to be tried."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether to compile, whether to record, and in words why, with the times."""
+    """Whether to compile, whether to record, and in words why, with the times; ``products`` and ``precision``: of the
+    way that was taken, None where that is the trial's own."""
 
     compiled: bool
     captured: bool
     reason: str
+    products: Products | None = None
+    precision: Precision | None = None
 
 
 def self_check(trial: Trial, record: Recorder = record_cuda_graph) -> Verdict:
@@ -81,10 +89,14 @@ def self_check(trial: Trial, record: Recorder = record_cuda_graph) -> Verdict:
     first, *others = _ways(trial)
     plain = _way(trial, device, first, record)
     expected, found, said = plain(*inputs[0]), {first: plain}, []
+    exact = _exact_result(trial, device, inputs[0]) if trial.kernels else expected
     for arithmetic in others:
+        kernels = arithmetic.products == "triton"
+        if arithmetic.captured and kernels and replace(arithmetic, captured=False) not in found:
+            continue  # what is wrong eagerly is wrong when recorded
         try:
             way = _way(trial, device, arithmetic, record)
-            error = _error(way, arithmetic, expected, inputs, trial, device)
+            error = _error(way, arithmetic, exact if kernels else expected, inputs, trial, device)
         except (MedfunctaError, torch.OutOfMemoryError) as broken:
             said.append(broken.what if isinstance(broken, MedfunctaError) else "not enough memory to record a step")
             continue
@@ -95,19 +107,36 @@ def self_check(trial: Trial, record: Recorder = record_cuda_graph) -> Verdict:
     return _fastest(found, inputs[0], said)
 
 
+def _exact_result(trial: Trial, device: torch.device, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """Of the first step, in float32: what kernels are compared with, whose precision may be another."""
+    exact = replace(trial.arithmetic, precision="fp32", compiled=False, captured=False)
+    return _way(trial, device, exact, record_cuda_graph)(*inputs)
+
+
 def _ways(trial: Trial) -> list[Arithmetic]:
     """In the order in which they are tried; first the one that needs no trial: eager, or compiled where it is given."""
     recording = (False, True) if trial.graphs else (False,)
     compiling = (False, True) if trial.compiling else (trial.arithmetic.compiled,)
-    return [replace(trial.arithmetic, compiled=on, captured=captured) for captured in recording for on in compiling]
+    found = [replace(trial.arithmetic, compiled=on, captured=captured) for captured in recording for on in compiling]
+    if trial.kernels:
+        ours = replace(trial.arithmetic, products="triton", precision=trial.kernels, compiled=False)
+        found += [replace(ours, captured=captured) for captured in recording]
+    return found
 
 
 def _name(arithmetic: Arithmetic) -> str:
+    if arithmetic.products == "triton":
+        return " and ".join([f"with our {arithmetic.precision} kernels", *["as a CUDA graph"] * arithmetic.captured])
     return " and ".join(["compiled"] * arithmetic.compiled + ["as a CUDA graph"] * arithmetic.captured) or "eager"
 
 
 def _allowed(arithmetic: Arithmetic) -> float:
-    return TOLERANCE[torch.float32] if arithmetic.compiled else captured.TOLERANCE
+    """Of a recording, from its own eager step; of kernels, from float32; of compiled sweeps, from eager ones."""
+    if arithmetic.captured and not arithmetic.compiled:
+        return captured.TOLERANCE
+    if arithmetic.products == "triton" and arithmetic.precision == "tf32":
+        return TF32_TOLERANCE
+    return TOLERANCE[torch.float32]
 
 
 def _way(trial: Trial, device: torch.device, arithmetic: Arithmetic, record: Recorder) -> Work:
@@ -153,6 +182,8 @@ def _fastest(ways: dict[Arithmetic, Work], inputs: Sequence[Tensor], said: list[
     reason = "; ".join(["one step takes " + ", ".join(texts), *said])
     plain, best = next(iter(times.values())), min(times, key=lambda arithmetic: times[arithmetic])
     gains = plain >= LEAST_GAIN * times[best]
+    if gains and best.products == "triton":
+        return Verdict(False, best.captured, reason, best.products, best.precision)
     return Verdict(gains and best.compiled, gains and best.captured, reason)
 
 

@@ -16,8 +16,9 @@ from torch import Tensor
 from medfuncta_dist.meta.objective import Objective
 from medfuncta_dist.meta.sweeps.folded import Folded, ThetaGradient
 from medfuncta_dist.meta.sweeps.layers import (
-    affine,
     back,
+    damped_motion,
+    moving_waves,
     onward,
     output,
     output_back,
@@ -65,10 +66,9 @@ def directional_sweep(
     by_shifts, by_tangents = torch.empty_like(shifts), torch.empty_like(tangents)
     for layer, k in reversed(list(enumerate(spec.modulated_layers))):
         kept = layers.pop()
-        through = kept.cosine * adjoint
-        through.addcmul_(kept.curvature, motion_adjoint, value=-1)
-        motion_through = kept.cosine.mul_(motion_adjoint)
-        by_shifts[:, layer], by_tangents[:, layer] = through.sum(1), motion_through.sum(1)
+        through, motion_through, by_shifts[:, layer], by_tangents[:, layer] = damped_motion(
+            network, kept.cosine, kept.curvature, adjoint, motion_adjoint
+        )
         if kept.motion is not None:
             theta.add_weight(k, motion_through, kept.motion)
             motion_adjoint = back(network, k, motion_through, motion_adjoint)
@@ -106,13 +106,11 @@ def _forward(network: Folded, hidden: Tensor, shifts: Tensor, tangents: Tensor) 
     layers: list[_Layer] = []
     motion: Tensor | None = None
     for layer, k in enumerate(network.spec.modulated_layers):
-        phase = affine(network, k, hidden, shifts[:, layer])
-        # Nothing below the first shift moves: there, the phase's motion is the tangent alone, the same at every point.
-        speed = tangents[:, layer, None] if motion is None else affine(network, k, motion, tangents[:, layer])
-        cosine, sine = phase.cos(), phase.sin_()
-        layers.append(_Layer(hidden, motion, cosine, sine * speed))
+        # Nothing below the first shift moves: there is no motion yet.
+        moving = moving_waves(network, k, hidden, motion, shifts[:, layer], tangents[:, layer])
+        sine, cosine, curvature, wave = moving
+        layers.append(_Layer(hidden, motion, cosine, curvature))
         hidden = onward(network, k, hidden, sine)
-        wave = cosine * speed
         motion = wave if motion is None else onward(network, k, motion, wave)
     assert motion is not None, "every field has a modulated layer"
     return layers, hidden, motion

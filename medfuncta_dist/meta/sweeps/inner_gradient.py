@@ -11,7 +11,18 @@ from torch import Tensor
 
 from medfuncta_dist.meta.objective import Objective
 from medfuncta_dist.meta.sweeps.folded import Folded, ThetaGradient
-from medfuncta_dist.meta.sweeps.layers import affine, back, onward, output, output_back, share, stem, stem_back
+from medfuncta_dist.meta.sweeps.layers import (
+    back,
+    damped,
+    onward,
+    output,
+    output_back,
+    share,
+    stem,
+    stem_back,
+    wave,
+    waves,
+)
 
 
 def loss_sweep(
@@ -24,7 +35,7 @@ def loss_sweep(
     """Each scan's sum of squared errors over a block; with ``clamp``, of values clamped to [0, 1] as PSNR wants."""
     hidden, _ = stem(network, coordinates)
     for layer, k in enumerate(network.spec.modulated_layers):
-        hidden = onward(network, k, hidden, affine(network, k, hidden, shifts[:, layer]).sin_())
+        hidden = onward(network, k, hidden, wave(network, k, hidden, shifts[:, layer]))
     values = output(network, hidden)
     return ((values.clamp(0, 1) if clamp else values) - targets).square().sum((1, 2))
 
@@ -46,11 +57,10 @@ def gradient_sweep(
     cosines: dict[int, Tensor] = {}
     hidden, stem_cosine = stem(network, coordinates)
     for layer, k in enumerate(spec.modulated_layers):
-        phase = affine(network, k, hidden, shifts[:, layer])
         if theta is not None:
             incoming[k] = hidden
-        hidden = onward(network, k, hidden, phase.sin())
-        cosines[k] = phase.cos_()
+        sine, cosines[k] = waves(network, k, hidden, shifts[:, layer])
+        hidden = onward(network, k, hidden, sine)
 
     error = output(network, hidden) - targets
     residue = 2 * weight * error
@@ -61,8 +71,7 @@ def gradient_sweep(
     adjoint = output_back(network, residue)
     gradient = torch.empty_like(shifts)
     for layer, k in reversed(list(enumerate(spec.modulated_layers))):
-        through = cosines.pop(k).mul_(adjoint)
-        gradient[:, layer] = through.sum(1)
+        through, gradient[:, layer] = damped(network, cosines.pop(k), adjoint)
         if theta is not None:
             below = incoming.pop(k)
             through, adjoint = share(through, len(below)), share(adjoint, len(below))

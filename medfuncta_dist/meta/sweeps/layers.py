@@ -10,7 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from medfuncta_dist.meta.machine.products import product, product_plus, product_plus_row
+from medfuncta_dist.meta.machine.products import (
+    fused,
+    gpu_kernels,
+    passes,
+    product,
+    product_plus,
+    product_plus_row,
+    tiled,
+)
 from medfuncta_dist.meta.sweeps.folded import Folded, ThetaGradient
 
 
@@ -58,6 +66,90 @@ def affine(
         return product_plus_row(shift[0], hidden[0], weight, by, parts)[None]
     phase = product(hidden.flatten(0, 1), weight, by, parts).view(*hidden.shape[:2], -1)
     return phase.add_(shift[:, None]) if len(hidden) == len(shift) else phase + shift[:, None]
+
+
+def waves(
+    network: Folded, k: int, hidden: Float[Tensor, "#scan point in"], shift: Float[Tensor, "scan hidden"]
+) -> tuple[Float[Tensor, "scan point hidden"], Float[Tensor, "scan point hidden"]]:
+    """sin z and cos z of the phase z = W̃_k h + shift."""
+    if _on_chip(network, k, hidden, shift):
+        kernels, flat = gpu_kernels(), hidden.flatten(0, 1)
+        sine, cosine = kernels.product(flat, network.onward_parts[k], passes(network.arithmetic), shift, waves=2)
+        return sine.view(*hidden.shape[:2], -1), cosine.view(*hidden.shape[:2], -1)
+    phase = affine(network, k, hidden, shift)
+    return phase.sin(), phase.cos_()
+
+
+def wave(
+    network: Folded, k: int, hidden: Float[Tensor, "#scan point in"], shift: Float[Tensor, "scan hidden"]
+) -> Float[Tensor, "scan point hidden"]:
+    """sin z alone."""
+    if _on_chip(network, k, hidden, shift):
+        flat, by = hidden.flatten(0, 1), network.arithmetic
+        sine: Tensor
+        sine, _ = gpu_kernels().product(flat, network.onward_parts[k], passes(by), shift, waves=1)
+        return sine.view(*hidden.shape[:2], -1)
+    return affine(network, k, hidden, shift).sin_()
+
+
+def moving_waves(
+    network: Folded,
+    k: int,
+    hidden: Float[Tensor, "#scan point in"],
+    motion: Float[Tensor, "scan point in"] | None,
+    shift: Float[Tensor, "scan hidden"],
+    tangent: Float[Tensor, "scan hidden"],
+) -> list[Float[Tensor, "scan point hidden"]]:
+    """sin z, cos z, ż sin z and ż cos z, where ż = W̃_k ḣ + tangent is how z moves.
+
+    Without motion, ż is the tangent alone, the same at every point.
+    """
+    if motion is not None and _on_chip(network, k, hidden, shift):
+        flat, moving, parts = hidden.flatten(0, 1), motion.flatten(0, 1), network.onward_parts[k]
+        found = gpu_kernels().moving_waves(flat, moving, parts, passes(network.arithmetic), shift, tangent)
+        return [one.view(*hidden.shape[:2], -1) for one in found]
+    phase = affine(network, k, hidden, shift)
+    speed = tangent[:, None] if motion is None else affine(network, k, motion, tangent)
+    cosine, sine = phase.cos(), phase.sin_()
+    return [sine, cosine, sine * speed, cosine * speed]
+
+
+def damped(
+    network: Folded, cosine: Float[Tensor, "scan point hidden"], adjoint: Float[Tensor, "scan point hidden"]
+) -> tuple[Float[Tensor, "scan point hidden"], Float[Tensor, "scan hidden"]]:
+    """The adjoint of a phase, cos z · (that of its sine), in the memory of ``cosine``; and its sums over points."""
+    if fused(cosine, network.arithmetic):
+        through, sums = gpu_kernels().damped(cosine, adjoint)
+        return through, sums
+    through = cosine.mul_(adjoint)
+    return through, through.sum(1)
+
+
+def damped_motion(
+    network: Folded,
+    cosine: Float[Tensor, "scan point hidden"],
+    curvature: Float[Tensor, "scan point hidden"],
+    adjoint: Float[Tensor, "scan point hidden"],
+    motion_adjoint: Float[Tensor, "scan point hidden"],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The adjoints of a phase z and of its motion ż, and the sums of both over points.
+
+    They are cos z · a − ż sin z · ȧ and cos z · ȧ, with ``curvature`` = ż sin z. Overwrites cosine and curvature.
+    """
+    if fused(cosine, network.arithmetic):
+        found: tuple[Tensor, Tensor, Tensor, Tensor] = gpu_kernels().damped_motion(
+            cosine, curvature, adjoint, motion_adjoint
+        )
+        return found
+    through = cosine * adjoint
+    through.addcmul_(curvature, motion_adjoint, value=-1)
+    motion_through = cosine.mul_(motion_adjoint)
+    return through, motion_through, through.sum(1), motion_through.sum(1)
+
+
+def _on_chip(network: Folded, k: int, hidden: Tensor, shift: Tensor) -> bool:
+    """Whether one kernel does all of a layer: not where all scans share what is below it."""
+    return len(hidden) == len(shift) and tiled(hidden, network.weights[k], network.arithmetic)
 
 
 def onward(

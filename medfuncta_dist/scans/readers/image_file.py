@@ -1,4 +1,4 @@
-"""PNG and JPEG pictures, (row, column), grey or colour, 8 or 16 bits."""
+"""PNG, JPEG and BMP pictures, (row, column), grey or colour, 8 or 16 bits."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageFile, ImageOps
 
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.readers.reader import Found, check_inflation, check_size, refusing, silence_logger
+from medfuncta_dist.scans.readers.transparency import on_black
 from medfuncta_dist.scans.scan import Scan, stored
 
 silence_logger("PIL")
@@ -20,13 +21,16 @@ START_OF_SCAN, MAX_PASSES = b"\xff\xda", 100
 """A marker that coded data cannot contain. Encoders write about ten passes."""
 AS_GREY = ("1", "LA")
 AS_COLOUR = ("P", "PA", "RGBA", "CMYK", "YCbCr")
+HIGH_BYTES, LOW_BYTES = ";16B", ";16L"
+"""Of 16 bits a colour Pillow keeps the first byte where it takes the picture for big-endian, as PNG is, and the second
+where it takes it for little-endian."""
 
 
 class ImageReader:
     """One picture per file. Transparent parts are black; a photograph's orientation tag is followed."""
 
     name = "image"
-    suffixes: tuple[str, ...] = (".png", ".jpg", ".jpeg")
+    suffixes: tuple[str, ...] = (".png", ".jpg", ".jpeg", ".bmp")
 
     def scans(self, path: Path) -> Iterator[Found]:
         """The file's picture."""
@@ -35,16 +39,36 @@ class ImageReader:
 
 def _read(path: Path) -> Scan:
     # Pillow refuses some decompression bombs at open; ``check_size`` applies the limit of all formats.
-    with refusing("not a readable PNG or JPEG file"), Image.open(path, formats=("PNG", "JPEG")) as image:
+    reason = "not a readable PNG, JPEG or BMP file"
+    with refusing(reason), Image.open(path, formats=("PNG", "JPEG", "BMP")) as image:
         check_inflation(check_size((*image.size, len(image.getbands()))), path.stat().st_size)
         _check_passes(image, path)
         if getattr(image, "n_frames", 1) != 1:
             raise ScanError("a picture of several frames")
-        if image.mode != "I;16" and any(";16" in str(tile[3]) for tile in image.tile):
-            raise ScanError("a picture of 16 bits a colour")  # Pillow would drop the lower 8 silently
-        pixels = stored(np.asarray(_plain(ImageOps.exif_transpose(image))))
+        if image.format == "PNG" and image.mode != "I;16" and any(";16" in str(tile[3]) for tile in image.tile):
+            pixels = _of_16_bits(path, image)
+        else:
+            pixels = stored(np.asarray(_plain(ImageOps.exif_transpose(image))))
     array = pixels[None] if pixels.ndim == 2 else np.moveaxis(pixels, -1, 0)
     return Scan(np.ascontiguousarray(array), (1.0, 1.0), None, "PX")
+
+
+def _of_16_bits(path: Path, image: ImageFile.ImageFile) -> np.ndarray:
+    """(row, column, 3) uint16 of a colour PNG of 16 bits a colour. Pillow would drop the lower 8 silently."""
+    [tile] = image.tile
+    if tile[3] not in ("RGB;16B", "RGBA;16B") or "transparency" in image.info:
+        raise ScanError("a picture of 16 bits with transparency other than RGBA")
+    high, low = (_bytes_of(path, image.mode, rawmode).astype(np.uint16) for rawmode in (HIGH_BYTES, LOW_BYTES))
+    pixels = high * 256 + low
+    return pixels if image.mode == "RGB" else on_black(pixels[..., :3], pixels[..., 3:])
+
+
+def _bytes_of(path: Path, mode: str, rawmode: str) -> np.ndarray:
+    """(row, column, channel) of either byte, in the orientation in which the picture is to be looked at."""
+    with Image.open(path, formats=("PNG",)) as image:
+        [tile] = image.tile
+        image.tile = [tile._replace(args=mode + rawmode)]
+        return np.asarray(ImageOps.exif_transpose(image))
 
 
 def _check_passes(image: Image.Image, path: Path) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import IO
 
@@ -15,6 +16,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from medfuncta_dist.errors import ScanError
+from medfuncta_dist.scans.label_check import risk_of_columns
 from medfuncta_dist.scans.readers.bounded_file import BoundedFile
 from medfuncta_dist.scans.readers.reader import Found, check_inflation, check_size, refusing
 from medfuncta_dist.scans.scan import Scan, stored
@@ -29,6 +31,7 @@ LARGEST_DIRECTORY = 2**20
 """Bytes of the zip's list of members: room for thousands, where six are expected."""
 NPY_START = {(1, 0): (10, npy.read_array_header_1_0), (2, 0): (12, npy.read_array_header_2_0)}
 """By version: bytes up to the header's text (magic, version, the text's length), and what reads it."""
+LARGEST_WHOLE = 2**53
 LARGEST_HEADER = 4096
 """Bytes. NumPy writes 118."""
 
@@ -47,8 +50,18 @@ class MedmnistReader:
             with refusing("not in MedMNIST's layout"):
                 present = _splits(archive)
                 labels = {split: _labels(archive, split) for split in present}
+            risk = _risk(labels.values())
             for split in present:
-                yield from _images(archive, split, labels[split])
+                for found in _images(archive, split, labels[split]):
+                    yield found if risk is None else replace(found, label_risk=risk)
+
+
+def _risk(labels: Iterable[np.ndarray | None]) -> str | None:
+    """Whether the labels look like identifiers, over all splits."""
+    there = [values for values in labels if values is not None and values.dtype.kind in "iu"]
+    if len({values.shape[1] for values in there}) > 1:
+        return next(filter(None, map(risk_of_columns, there)), None)
+    return risk_of_columns(np.concatenate(there)) if there else None
 
 
 def _opened(file: BoundedFile) -> zipfile.ZipFile:
@@ -107,18 +120,28 @@ def _parsed(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def _labels(archive: zipfile.ZipFile, split: str) -> np.ndarray | None:
-    """(n, k) integers; None where the file has none."""
+    """(n, k) integers, which may be stored as floats; None where the file has none, or other numbers: those are no
+    classes."""
     if split + LABELS not in archive.namelist():
         return None
     info = archive.getinfo(split + LABELS)
     with archive.open(info) as stream:
         shape, dtype = _header(stream, info.file_size)
-        if dtype.kind not in "biu" or not 1 <= len(shape) <= 2 or int(np.prod(shape, dtype=object)) > MAX_LABELS:
-            raise ScanError("labels that are not a table of integers")
+        if not 1 <= len(shape) <= 2 or int(np.prod(shape, dtype=object)) > MAX_LABELS:
+            raise ScanError("labels that are not a table")
         values = np.frombuffer(stream.read(), dtype).reshape(shape)
     if values[:1].size > MAX_LABELS_A_SCAN:
         raise ScanError(f"more than {MAX_LABELS_A_SCAN} labels a scan")
+    if dtype.kind == "f":
+        if not _are_whole(values):
+            return None
+        values = values.astype(np.int64)
     return values.reshape(len(values), -1)
+
+
+def _are_whole(values: np.ndarray) -> bool:
+    """Whether floats are integers, and so small that all of these have their own float."""
+    return bool((np.isfinite(values) & (values == np.trunc(values)) & (np.abs(values) <= LARGEST_WHOLE)).all())
 
 
 def _images(archive: zipfile.ZipFile, split: str, labels: np.ndarray | None) -> Iterator[Found]:
@@ -128,6 +151,8 @@ def _images(archive: zipfile.ZipFile, split: str, labels: np.ndarray | None) -> 
             (count, *shape), dtype = _header(stream, info.file_size)
             if labels is not None and len(labels) != count:
                 raise ScanError("labels and images differ in number")
+            if len(shape) == 3 and shape[0] == 3 != shape[-1]:
+                raise ScanError("images of 3 x rows x columns: either colours come first, or they are volumes")
             size = check_size(shape) * dtype.itemsize
         for row in range(count):
             with refusing("the npz file is damaged"):

@@ -36,9 +36,13 @@ class Found:
     item: its ordinal in the source ("", "train/12", "row/7"), never text taken from the file.
     split: where the file itself gives one.
     burn_in: why the picture may name or show the patient, in fixed words; whoever packs decides (``data.burned_in``).
-    alike: it is one of several frames of one recording, which belong in one split.
+    alike: it is one of several frames or volumes of one recording, which belong in one split.
     group: what the file says about whose scan it is. Private: it becomes a key where the file is read.
+    part_of: the item of the recording that it is a piece of, which belongs in one split, too.
     study: the same for the examination that the scan belongs to, which is one patient's.
+    mask: the file says that its values are labels, not intensities (``data.masks``).
+    label_risk: why the file's labels look like identifiers, in fixed words; whoever packs decides
+        (``data.identifying_labels``).
     """
 
     item: str
@@ -48,6 +52,9 @@ class Found:
     alike: bool = False
     group: str | None = field(default=None, repr=False)
     study: str | None = field(default=None, repr=False)
+    part_of: str | None = None
+    mask: bool = False
+    label_risk: str | None = None
 
 
 class Reader(Protocol):

@@ -97,6 +97,17 @@ class S3Objects:
     def delete(self, path: str, seconds: float) -> None:
         _run(lambda s3: s3._rm_file(self._key(path)), seconds)
 
+    def delete_unfinished(self, prefix: str, seconds: float) -> int:
+        return 0
+
+    def versioning(self, seconds: float) -> str:
+        bucket = self.root.partition("/")[0]
+        try:
+            answer = _run(lambda s3: s3._call_s3("get_bucket_versioning", Bucket=bucket), seconds)
+        except (PermissionError, NotImplementedError):
+            return "unknown"
+        return str(answer.get("Status", "no")).lower()
+
     def _address(self, path: str) -> tuple[str, str]:
         bucket, _, key = self._key(path).partition("/")
         return bucket, key

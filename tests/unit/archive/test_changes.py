@@ -1,14 +1,17 @@
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medfuncta_dist.archive.changes import Changes, SourceState, compare, doubtful
+from medfuncta_dist.archive.changes import Changes, SourceState, _differs, _is_open, compare, doubtful
 
 Archive = dict[str, str]
 """Path → content."""
+States = dict[str, SourceState]
 
 PATHS = st.sampled_from("abcdefgh")
 CONTENTS = st.sampled_from(["one", "two", "three", "ten", "six", ""])
@@ -36,6 +39,41 @@ def seen(before: Archive, after: Archive) -> Changes:
     }
     asked = set(doubtful(packed, unread(now)))
     return compare(packed, {p: s if p in asked else replace(s, content="") for p, s in now.items()})
+
+
+def doubtful_of_all(packed: States, present: States, by_etag: Collection[str]) -> list[str]:
+    """The same rule, which looks at every source."""
+    fresh = [key for key, state in present.items() if key not in packed or _differs(packed[key], state)]
+    gone = [state.probe for key, state in packed.items() if key not in present]
+    here = Counter(state.probe for state in present.values())
+    shared = ({present[key].probe for key in fresh} & {*gone, *(p for p, n in here.items() if n > 1)}) - {""}
+    return [
+        key
+        for key, state in present.items()
+        if not state.content and (state.probe in shared or _is_open(packed.get(key), state, key in by_etag))
+    ]
+
+
+def copies_of_all(packed: States, present: States) -> dict[str, str]:
+    """Every present source whose bytes a same source, or an earlier one, has."""
+    same = {key for key, state in present.items() if key in packed and not _differs(packed[key], state)}
+    held: dict[str, str] = {}
+    for key in (*filter(same.__contains__, present), *(key for key in present if key not in same)):
+        if content := present[key].content or (packed[key].content if key in same else ""):
+            held.setdefault(content, key)
+    return {k: held[c] for k in present if k not in same and (c := present[k].content) and held[c] != k}
+
+
+FEW = st.sampled_from(["", "1", "2", "3"])
+STATES = st.dictionaries(PATHS, st.builds(SourceState, FEW, FEW, FEW, FEW))
+
+
+@given(packed=STATES, present=STATES, by_etag=st.sets(PATHS))
+def test_whatever_is_known_the_sources_that_matter_are_enough(
+    packed: States, present: States, by_etag: set[str]
+) -> None:
+    assert doubtful(packed, present, by_etag) == doubtful_of_all(packed, present, by_etag)
+    assert compare(packed, present).copied == copies_of_all(packed, present)
 
 
 @given(before=ARCHIVES, after=ARCHIVES)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pydicom
 import pytest
 from pydicom.uid import DeflatedExplicitVRLittleEndian
@@ -13,7 +14,17 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian
 from medfuncta_dist.archive import source_bytes
 from medfuncta_dist.archive import survey as survey_module
 from medfuncta_dist.archive.dicom_header import BAD_GEOMETRY, DEFLATED, NO_PATIENT, NO_SYNTAX, NOT_DICOM
-from medfuncta_dist.archive.inventory import INVENTORY, SCHEMA, SURVEY, Listed, Row, read_inventory, write_inventory
+from medfuncta_dist.archive.inventory import (
+    INVENTORY,
+    SCHEMA,
+    SURVEY,
+    Listed,
+    Row,
+    join_parts,
+    read_inventory,
+    write_inventory,
+    write_part,
+)
 from medfuncta_dist.archive.survey import PARTS, adopt, digest_contents, stamp, survey
 from medfuncta_dist.errors import FormatVersionError, IntegrityError
 from medfuncta_dist.scans.scan_key import KeyMaker
@@ -49,6 +60,9 @@ def slice_of(series: int, number: int, patient: str = "Doe", **tags: object) -> 
     out = io.BytesIO()
     dataset.save_as(out, enforce_file_format=True)
     return out.getvalue()
+
+
+SLICE = slice_of(1, 1)
 
 
 def bare(data: bytes) -> bytes:
@@ -259,6 +273,22 @@ def test_rows_come_back_over_several_row_groups(tmp_path: Path, monkeypatch: pyt
     assert list(read_inventory(tmp_path / INVENTORY, SALT)) == rows
 
 
+def test_joined_parts_are_the_bytes_of_their_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("medfuncta_dist.archive.inventory.ROW_GROUP", 10)
+    monkeypatch.setattr("medfuncta_dist.archive.inventory.BATCH", 4)
+    empty: Row = dict.fromkeys(SCHEMA.names)
+    rows = [
+        empty | {"relative": f"{n}", "identity": f"{n}", "uri": f"/{n}", "size": n, "position": [n, 0.5]}
+        for n in range(47)
+    ]
+    parts = [tmp_path / f"{start}" for start in (0, 7, 21, 28)]
+    for part, start, end in zip(parts, (0, 7, 21, 28), (7, 21, 28, 47), strict=True):
+        write_part(part, rows[start:end], SALT)
+    join_parts(tmp_path / SURVEY, parts, SALT)
+    write_inventory(tmp_path / INVENTORY, rows, SALT)
+    assert (tmp_path / SURVEY).read_bytes() == (tmp_path / INVENTORY).read_bytes()
+
+
 def test_another_format_and_a_damaged_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_inventory(tmp_path / INVENTORY, [], SALT)
     monkeypatch.setattr("medfuncta_dist.archive.inventory.FORMAT_VERSION", b"2")
@@ -267,3 +297,21 @@ def test_another_format_and_a_damaged_file_are_refused(tmp_path: Path, monkeypat
     (tmp_path / INVENTORY).write_bytes(b"PAR1")
     with pytest.raises(IntegrityError, match="damaged"):
         list(read_inventory(tmp_path / INVENTORY, SALT))
+
+
+@pytest.mark.slow
+def test_memory_is_flat_over_twenty_thousand_instances(tmp_path: Path) -> None:
+    """The rows of this archive would take 60 MB as Python objects."""
+    (tmp_path / "archive").mkdir()
+    for number in range(20_000):
+        (tmp_path / "archive" / f"{number:05d}").write_bytes(SLICE)
+    sources, held = listed(str(tmp_path / "archive")), list[int]()
+    process = psutil.Process()
+    for folder in ("warm-up", "measured"):
+        held.clear()
+        survey(sources, tmp_path / folder, KEYS, lambda done, total: held.append(process.memory_info().rss))
+    assert len(held) == 10
+    assert max(held[5:]) - max(held[:5]) < 8e6
+    before = process.memory_info().rss
+    assert sum(1 for _ in read_inventory(tmp_path / "measured" / SURVEY, SALT)) == 20_000
+    assert process.memory_info().rss - before < 40e6

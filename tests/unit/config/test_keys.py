@@ -101,7 +101,22 @@ def test_the_keys_of_a_meaning_come_with_their_values():
 def test_what_a_key_was_before_it_existed_is_written_at_the_key():
     assert before(Said.model_fields) == {"newer": "then"}
     assert older_values() == {
-        "data": {"group": None, "series": None, "burned_in": "refuse", "removed": "keep"},
+        "data": {
+            "ct_window": None,
+            "length": None,
+            "leads": None,
+            "csv": None,
+            "group": None,
+            "series": None,
+            "table": None,
+            "identifying_labels": "refuse",
+            "look_alikes": "report",
+            "burned_in": "refuse",
+            "masks": "skip",
+            "volume": "each",
+            "non_finite": "refuse",
+            "removed": "keep",
+        },
         "field": {"kind": "siren", "features": None},
         "meta": {"ridge": 1e-4, "precision": None, "graphs": "auto", "captured": None, "halvings": None},
         "train": {"optimizer": "adamw", "augment": None},
@@ -204,7 +219,18 @@ def test_which_keys_may_change_within_a_run_is_changed_on_purpose_only():
     whole = {name for name, keys in free.items() if keys == set(RunFile.sections()[name].model_fields)}
     assert whole == {"evaluate", "cluster", "kubernetes", "telemetry"}
     assert {name: keys for name, keys in free.items() if keys and name not in whole} == {
-        "data": {"private", "burned_in", "max_quarantined", "sources_per_task", "snapshot", "removed"},
+        "data": {
+            "private",
+            "burned_in",
+            "masks",
+            "non_finite",
+            "identifying_labels",
+            "look_alikes",
+            "max_quarantined",
+            "sources_per_task",
+            "snapshot",
+            "removed",
+        },
         "train": {
             "zero_stage",
             "checkpoint_steps",

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medfuncta_dist.config.load import difference, dump, load, parse, parse_kept
+from medfuncta_dist.config.load import difference, dump, load, load_to_pack, parse, parse_kept
 from medfuncta_dist.config.presets import PRESETS
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError
@@ -239,3 +239,35 @@ def test_a_run_file_is_frozen():
 def test_a_bare_off_is_a_word_where_words_are_meant() -> None:
     text = "name: r\nstorage: /tmp/x\ndata: {source: a/*.png, shape: [8, 8]}\n"
     assert parse(text + "telemetry: {wandb: off}\nmeta: {compile: on}\n", where="x").telemetry.wandb == "off"
+
+
+@pytest.mark.parametrize(
+    ("later", "named"),
+    [
+        ("fit: {keep: minus}", "fit.keep"),
+        ("train: {batch: 4, no_such_key: 1}\ncluster: {workers: 4}", "train.no_such_key"),
+        ("train: {batch: none}", "train.batch"),
+        ("field: {latent: 64}\nfit: {keep: 65}", "fit.keep"),
+        ("evaluate: 3", "evaluate"),
+    ],
+)
+def test_faults_of_later_stages_do_not_stop_packing(later: str, named: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("TEXT", SMALLEST + later)
+    with pytest.raises(RunFileError):
+        load("env:TEXT")
+    run, faults = load_to_pack("env:TEXT", ["data.channels=2"])
+    assert named in faults
+    assert (run.data, run.dataset) == (parse(SMALLEST, ["data.channels=2"]).data, "ecg-mitbih")
+
+
+@pytest.mark.parametrize("wrong", ["data: {shape: [0]}", "nonsense: 1", "fit: {keep: minus}\ncluster: 1", "preset: 9d"])
+def test_faults_of_what_packing_needs_do(wrong: str, monkeypatch: pytest.MonkeyPatch):
+    start = SMALLEST.partition("data:")[0] if wrong.startswith("data") else SMALLEST
+    monkeypatch.setenv("TEXT", start + wrong)
+    with pytest.raises(RunFileError) as caught:
+        load_to_pack("env:TEXT")
+    assert wrong.split("\n")[-1].partition(":")[0] in str(caught.value)
+
+
+def test_a_valid_run_file_is_the_same_for_packing():
+    assert load_to_pack("jobs/ecg.yaml") == (load("jobs/ecg.yaml"), "")

@@ -24,6 +24,7 @@ from medfuncta_dist.evaluation.evaluation_driver import evaluate
 from medfuncta_dist.fields.params import Params
 from medfuncta_dist.fields.siren import init_params
 from medfuncta_dist.fitting.fit_driver import fit
+from medfuncta_dist.forget.forget_driver import Asked, forget, open_place
 from medfuncta_dist.latents.table_format import latents_of
 from medfuncta_dist.latents.table_units import write_units
 from medfuncta_dist.meta.learner import Trained
@@ -34,6 +35,7 @@ from medfuncta_dist.run.frozen_run_file import freeze
 from medfuncta_dist.run.idempotency import Submission
 from medfuncta_dist.run.terminal_record import recording_final_failure
 from medfuncta_dist.scans.canonical import split_of
+from medfuncta_dist.scans.private_mapping import read_mapping
 from medfuncta_dist.shards.snapshot import Snapshot
 from medfuncta_dist.stages import run_summary
 from medfuncta_dist.stages.preflight import pinned_snapshot
@@ -66,7 +68,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = run_file(folder, **SECTIONS)
     store = ObjectStore(run.storage)
     freeze(run, store, fence=ALONE)
-    packed(run, folder, counts={"train": 9, "test": 4})
+    packed(run, folder, counts={"train": 10, "test": 4})
+    forget(open_place(run), Asked(keys=(read_mapping(folder / "private")[3].key,)), map_here)
     snapshot = pinned_snapshot(run, store, fence=ALONE)
     train(run, store, snapshot)
     fit(run, map_here)

@@ -25,7 +25,7 @@ from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import SirenSpec, init_params
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import fit, locate_table
-from medfuncta_dist.scans.readers.ecg_csv import EcgCsvReader
+from medfuncta_dist.scans.readers.signals.ecg_csv import EcgCsvReader
 from medfuncta_dist.scans.scan import Window
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here

@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 
 from medfuncta_dist.errors import IntegrityError, RunFileError
-from medfuncta_dist.integrity.verify import verify_target
+from medfuncta_dist.integrity.verify import _dataset, verify_target
+from medfuncta_dist.shards.pack_driver import pack
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.task_map import map_here
+from tests.unit.shards.samples import run_file
+from tests.writers import write_nifti
 
 GOOD = "name: good\nstorage: {root}\ndata: {{source: x.npz, shape: [8, 8]}}\n"
 
@@ -35,3 +39,24 @@ def test_a_mistyped_override_is_no_damage(store: ObjectStore) -> None:
     assert list(verify_target(store.root, [])["runs"]) == ["good"]
     with pytest.raises(RunFileError):
         verify_target(store.root, ["train.stebs=1"])
+
+
+def test_it_says_by_what_the_splits_were_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data set's part alone, with the fan-out that needs no cluster."""
+    monkeypatch.setattr("medfuncta_dist.integrity.verify.cpu_fan_out", lambda run: map_here)
+    (tmp_path / "archive").mkdir()
+    write_nifti(tmp_path / "archive" / "sub-1.nii.gz", shape=(8, 8, 12))
+    for name, data, by, words in (
+        (
+            "slabs",
+            {"slices": {}, "slabs": {"size": 3, "period": 3, "gap": 1}},
+            "slabs",
+            "every patient is in several splits",
+        ),
+        ("whole", {"slices": {}}, "patient", "splits by patient"),
+    ):
+        run = run_file(tmp_path, shape=[8, 8], dataset=name, **data)
+        pack(run, map_here, lambda progress: None)
+        figures, line, faults = _dataset(run, ObjectStore(run.storage))
+        assert (figures["splits_by"], faults) == (by, [])
+        assert words in line

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 
 import pytest
 import torch
@@ -140,7 +141,7 @@ def test_products_are_such_that_training_and_fitting_can_use_them(tmp_path):
     ):
         run = computing(tmp_path, f"name={name}", *keys)
         settled = settle_arithmetic(run, store, workers_with_a_gpu([]), fence=ALONE).meta
-        assert (settled.products, settled.precision) == ("torch", "tf32x3")
+        assert (settled.products, settled.precision) == ("torch", "fp32")
 
 
 def test_a_basis_field_is_in_float32_and_a_run_of_earlier_versions_stays_so(tmp_path):
@@ -150,7 +151,8 @@ def test_a_basis_field_is_in_float32_and_a_run_of_earlier_versions_stays_so(tmp_
     for name, precision, keys in (
         ("basis", "fp32", ["field.kind=basis", "field.features=8"]),
         ("earlier", "fp32", computed),
-        ("new", "tf32x3", computed[:1]),
+        ("new", "fp32", computed[:1]),
+        ("given", "tf32x3", [*computed[:1], "meta.precision=tf32x3"]),
     ):
         run = computing(tmp_path, f"name={name}", gpu, *keys)
         assert settle_arithmetic(run, store, fan_out, fence=ALONE).meta.precision == precision
@@ -238,12 +240,13 @@ def test_compiling_is_tried_where_workers_are_and_only_if_wanted(tmp_path):
 
     gpu = "cluster.gpus_per_worker=1"
     assert ways_of("cpu") == (False, False)
-    assert ways_of("never", "meta.compile=off", "meta.graphs=off", gpu) == (False, False)
+    assert ways_of("never", "meta.compile=off", "meta.graphs=off", "meta.products=torch", gpu) == (False, False)
     assert tried == []
     assert ways_of("asked", "meta.compile=on", "meta.graphs=on") == (True, False)
     assert ways_of("gpu", gpu) == (True, True)
     assert [trial.arithmetic.products for trial in tried][1] == "torch"
-    assert [trial.arithmetic.precision for trial in tried] == ["fp32", "tf32x3"]
+    assert [trial.arithmetic.precision for trial in tried] == ["fp32", "fp32"]
+    assert [trial.kernels for trial in tried] == [None, "tf32x3"]
     assert [trial.gpus for trial in tried] == [0, 1]
     assert [trial.inner_steps for trial in tried] == [1, 10]
     assert ways_of("given", "meta.compile=on", "meta.compiled=false") == (False, False)
@@ -251,6 +254,38 @@ def test_compiling_is_tried_where_workers_are_and_only_if_wanted(tmp_path):
     assert ways_of("recorded", "meta.compiled=true", gpu) == (True, True)
     assert (tried[-1].compiling, tried[-1].arithmetic.compiled) == (False, True)
     assert ways_of("wanted", "meta.captured=false", gpu) == (True, False)
+
+
+def test_kernels_are_tried_where_training_and_fitting_have_gpus(tmp_path, capsys):
+    tried, store = [], ObjectStore(str(tmp_path))
+
+    def settled(name, verdict, *overrides):
+        def fan_out(task, items):
+            if task in (granted_memory, fit_check):
+                return workers_with_a_gpu([])(task, items)
+            tried.extend(items)
+            return iter([Done(items[0], verdict)])
+
+        run = settle_arithmetic(computing(tmp_path, f"name={name}", *overrides), store, fan_out, fence=ALONE)
+        meta = run.meta
+        return meta.products, meta.precision, meta.compiled, meta.captured
+
+    gpu, taken = "cluster.gpus_per_worker=1", Verdict(False, True, "faster", "triton", "tf32x3")
+    assert settled("both", taken, gpu) == ("triton", "tf32x3", False, True)
+    assert (tried[-1].kernels, tried[-1].arithmetic.products) == ("tf32x3", "torch")
+    assert capsys.readouterr().err == ""
+    assert settled("given", replace(taken, precision="tf32"), gpu, "meta.precision=tf32") == (
+        "triton",
+        "tf32",
+        False,
+        True,
+    )
+    assert tried[-1].kernels == "tf32"
+    assert settled("slower", Verdict(False, False, "they gain nothing"), gpu) == ("torch", "fp32", False, False)
+    assert "without kernels of its own: they gain nothing" in capsys.readouterr().err
+    for keys in (["meta.products=torch"], ["meta.precision=fp32"], ["fit.gpus_per_task=0"]):
+        settled(f"not-{len(tried)}", Verdict(False, False, ""), gpu, *keys)
+        assert tried[-1].kernels is None
 
 
 def test_a_worker_that_fails_in_the_trial_means_eager(tmp_path, capsys):
@@ -280,7 +315,7 @@ def test_recording_fits_is_tried_where_tasks_fit(tmp_path, capsys):
     assert captured("trained-only", gpu, "fit.gpus_per_task=0") == (False, False)
     assert tried == []
     assert captured("shared", gpu, "fit.gpus_per_task=0.25") == (True, True)
-    assert (tried[0].gpus, tried[0].settings.arithmetic.precision) == (0.25, "tf32x3")
+    assert (tried[0].gpus, tried[0].settings.arithmetic.precision) == (0.25, "fp32")
     assert captured("slow", gpu) == (False, False)
     assert "warning: this run fits without CUDA graphs: it does not pay" in capsys.readouterr().err
     assert captured("given", gpu, "fit.captured=true") == (True, True)

@@ -60,6 +60,19 @@ def test_one_value_that_is_not_finite_refuses_the_scan(value: float) -> None:
         canonical(scan, declared([8, 8, 8]))
 
 
+def test_values_that_are_not_finite_become_background_where_the_run_file_says_so() -> None:
+    scan = volume(dtype="float32")
+    holes = np.zeros(scan.array.shape, bool)
+    holes[0, :3], scan.array[0, 0], scan.array[0, 1], scan.array[0, 2] = True, np.nan, np.inf, -np.inf
+    result = windowed(scan, declared([8, 8, 8], non_finite="background"))
+    assert result.array.dtype == np.float32
+    assert (result.array[holes] == scan.array[~holes].min()).all()
+    assert (result.array[~holes] == scan.array[~holes]).all()
+    scan.array[...] = np.nan
+    with pytest.raises(ScanError, match="no value is finite"):
+        windowed(scan, declared([8, 8, 8], non_finite="background"))
+
+
 @pytest.mark.parametrize("mode", ["auto", "minmax"])
 def test_constant_scans_pass(mode: str) -> None:
     scan = Scan(np.full((1, 9, 9), 3, np.int16), (1.0, 1.0), None, "MR")

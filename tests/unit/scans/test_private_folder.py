@@ -7,14 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from medfuncta_dist.errors import FormatVersionError, IntegrityError, RunFileError
-from medfuncta_dist.scans.private_folder import (
-    MappingRow,
-    load_or_create_salt,
-    private_folder,
-    read_mapping,
-    write_mapping,
-)
+from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.scans.private_folder import load_or_create_salt, private_folder
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +30,18 @@ def test_salt_is_made_once_for_its_owner_only(tmp_path: Path) -> None:
     assert load_or_create_salt(tmp_path / "other") != salt
 
 
-def test_processes_that_start_together_get_one_salt(tmp_path: Path) -> None:
+def test_a_new_salt_is_announced_once_and_never_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    salt = load_or_create_salt(tmp_path)
+    said = capsys.readouterr()
+    assert said.out == ""
+    for part in ("A NEW SALT WAS MADE", str(tmp_path / "salt"), "back it up", "without it", "MEDFUNCTA_SALT"):
+        assert part in said.err
+    assert salt.hex() not in said.err
+    load_or_create_salt(tmp_path)
+    assert capsys.readouterr().err == ""
+
+
+def test_processes_that_start_together_get_one_salt(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     salts: list[bytes] = []
     start = threading.Barrier(8)
 
@@ -51,6 +56,7 @@ def test_processes_that_start_together_get_one_salt(tmp_path: Path) -> None:
         thread.join()
     assert len(salts) == 8
     assert len(set(salts)) == 1
+    assert capsys.readouterr().err.count("A NEW SALT WAS MADE") == 1
 
 
 def test_salt_of_the_environment_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,45 +97,3 @@ def test_private_folder_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert private_folder("~/p", "brains", str(tmp_path / "storage")) == tmp_path.resolve() / "p"
     with pytest.raises(RunFileError):
         private_folder(None, "brains", str(tmp_path))
-
-
-ROWS = [
-    MappingRow("b" * 64, 's3://archive/Doe, "Jane"\n.dcm', ""),
-    MappingRow("a" * 64, "/archive/\udce4.nii", "row/7"),
-]
-
-
-def test_mapping_comes_back_sorted_and_private(tmp_path: Path) -> None:
-    write_mapping(tmp_path, ROWS)
-    assert read_mapping(tmp_path) == sorted(ROWS)
-    assert mode(tmp_path / "mapping.csv") == 0o600
-    assert os.listdir(tmp_path) == ["mapping.csv"]
-
-
-def test_mapping_grows_and_the_newest_row_of_a_key_counts(tmp_path: Path) -> None:
-    write_mapping(tmp_path, ROWS)
-    write_mapping(tmp_path, [("a" * 64, "/moved", "row/7"), ("c" * 64, "/new", "")])
-    assert [row.uri for row in read_mapping(tmp_path)] == ["/moved", ROWS[0].uri, "/new"]
-
-
-def test_no_mapping_yet(tmp_path: Path) -> None:
-    assert read_mapping(tmp_path) == []
-
-
-def test_mapping_survives_a_writer_that_fails(tmp_path: Path) -> None:
-    write_mapping(tmp_path, ROWS)
-    with pytest.raises(TypeError):
-        write_mapping(tmp_path, [("c" * 64, "/too", "many", "columns")])  # type: ignore[list-item]
-    assert read_mapping(tmp_path) == sorted(ROWS)
-    assert os.listdir(tmp_path) == ["mapping.csv"]
-
-
-def test_unknown_or_damaged_mappings_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "mapping.csv"
-    path.write_text("format_version,2\nkey,uri,item\n")
-    with pytest.raises(FormatVersionError):
-        read_mapping(tmp_path)
-    for text in ("format_version,1\n", "format_version,1\nkey,uri,item\na,b\n"):
-        path.write_text(text)
-        with pytest.raises(IntegrityError):
-            read_mapping(tmp_path)

@@ -47,7 +47,8 @@ def test_what_is_refused_does_not_count(keep: str, low: float) -> None:
     made = windows(found, declared([3, 4], intensity={"mode": "minmax"}, burned_in=keep))
     assert made["a"] == Window(low, 10)
     assert made["text"] == (None if keep == "refuse" else Window(low, 10))
-    assert (made["broken"], made["e"]) == ("some values are not finite", "e")
+    assert made["broken"].startswith("some values are not finite")
+    assert made["e"] == "e"
 
 
 def test_a_window_that_no_value_decides_needs_no_memory(monkeypatch: pytest.MonkeyPatch) -> None:

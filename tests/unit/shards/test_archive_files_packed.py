@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import os
 from collections import Counter
 from collections.abc import Callable
@@ -17,9 +18,10 @@ from medfuncta_dist.archive.member_lists import FOLDER
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import QuarantineLimitError, RunFileError
 from medfuncta_dist.integrity.repair_shards import repair_shards
-from medfuncta_dist.scans.private_folder import read_mapping
+from medfuncta_dist.scans.private_mapping import read_mapping
 from medfuncta_dist.shards import pack_plan, source_files
 from medfuncta_dist.shards.pack_preview import preview_pack
+from medfuncta_dist.shards.set_aside import HALF, RECORD_INSIDE, SEGMENTATION, SYSTEM
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.archive_files import place
 from medfuncta_dist.storage.archive_files.place import SEPARATOR, SOLID, kind_of
@@ -30,7 +32,15 @@ from medfuncta_dist.task_map import map_here
 from tests.bundles import SUFFIXES, bundled, contents, tarred, zipped
 from tests.unit.shards.samples import objects
 from tests.unit.shards.test_dicom_series import instances, made, only, packed, reasons, run_of, samples
-from tests.writers import write_ecg_csv, write_medmnist, write_nifti, write_png, write_series
+from tests.writers import (
+    write_ecg_csv,
+    write_medmnist,
+    write_nifti,
+    write_nifti_pair,
+    write_png,
+    write_series,
+    write_wfdb,
+)
 
 FEW = (".zip", ".tar", ".tar.gz")
 """A kind for each way of reading."""
@@ -226,11 +236,70 @@ def test_refused_members_are_counted_by_reason_and_the_rest_is_packed(tmp_path: 
     put(tmp_path / "archive", "all.zip", zipped(files))
     summary = packed(pictures(tmp_path))
     assert summary.counts["packed"] == 3
-    assert reasons(summary) == {member_lists.UNKNOWN: 1, place.NESTED: 1, place.NAME: 1}
+    assert reasons(summary) == {place.NESTED: 1, place.NAME: 1}
+    assert summary.aside == {"no reader takes .txt": 1}
     with pytest.raises(QuarantineLimitError):
         packed(pictures(tmp_path, max_quarantined=0.2, dataset="strict"))
     only_png = pictures(tmp_path, max_quarantined=0, dataset="some", source=f"{tmp_path}/archive/*.zip!/patient*/*.png")
     assert packed(only_png).counts["packed"] == 3
+
+
+@pytest.mark.parametrize("suffix", FEW)
+def test_members_are_set_aside_like_loose_files(suffix: str, tmp_path: Path) -> None:
+    files = pngs(tmp_path, 2) | {
+        "a/scan.json": b"{}",
+        "Thumbs.db": b"x",
+        "Doe.pdf": b"x",
+        "patient000/scan_seg.png": b"x",
+    }
+    put(tmp_path / "archive", f"all{suffix}", bundled(files, suffix))
+    run = pictures(tmp_path)
+    summary = packed(run)
+    assert (summary.counts["packed"], summary.quarantined) == (2, [])
+    reasons_aside = {SYSTEM: 1, SEGMENTATION: 1, "no reader takes .json": 1, "no reader takes .pdf": 1}
+    assert summary.aside == reasons_aside
+    again = packed(run)
+    assert (again.snapshot_digest, again.aside) == (summary.snapshot_digest, reasons_aside)
+
+
+@pytest.mark.parametrize("ending", ["", ".gz"])
+@pytest.mark.parametrize("suffix", FEW)
+def test_a_pair_inside_an_archive_file_is_one_source(suffix: str, ending: str, tmp_path: Path) -> None:
+    loose = tmp_path / "loose"
+    loose.mkdir()
+    array = np.random.default_rng(0).integers(0, 99, (5, 6, 4)).astype(np.int16)
+    for path in write_nifti_pair(loose, "scan", array=array, affine=np.diag([2.0, 2.0, 3.0, 1.0])):
+        if ending:
+            path.with_name(path.name + ending).write_bytes(gzip.compress(path.read_bytes()))
+            path.unlink()
+    put(tmp_path / "archive", f"all{suffix}", bundled(contents(loose), suffix))
+    run = run_of(tmp_path, shape=[5, 6, 4])
+    summary = packed(run)
+    assert (summary.counts["packed"], summary.aside) == (1, {HALF: 1})
+    assert arrays(run) == arrays_of_loose(lambda folder, **d: run_of(folder, shape=[5, 6, 4], **d), loose, tmp_path)
+
+
+def test_half_of_a_pair_inside_an_archive_file_is_quarantined(tmp_path: Path) -> None:
+    _, values = write_nifti_pair(tmp_path, "scan", array=np.ones((5, 6, 4), np.int16), affine=np.eye(4))
+    files = {"a.img": values.read_bytes()} | {"b.nii": write_nifti(tmp_path / "b.nii", (5, 6, 4)).read_bytes()}
+    put(tmp_path / "archive", "all.zip", zipped(files))
+    summary = packed(run_of(tmp_path, shape=[5, 6, 4]))
+    assert summary.counts["packed"] == 1
+    assert reasons(summary) == {"half of a pair: its other file (.hdr or .img) is missing": 1}
+
+
+@pytest.mark.parametrize("suffix", FEW)
+def test_records_inside_an_archive_file_are_refused_and_their_parts_are_not_counted(
+    suffix: str, tmp_path: Path
+) -> None:
+    loose = tmp_path / "loose"
+    loose.mkdir()
+    write_wfdb(loose / "100.hea")
+    write_ecg_csv(loose / "beats.csv", rows=2)
+    put(tmp_path / "archive", f"all{suffix}", bundled(contents(loose), suffix))
+    summary = packed(run_of(tmp_path, shape=[187]))
+    assert (summary.counts["packed"], summary.aside) == (2, {})
+    assert reasons(summary) == {RECORD_INSIDE: 1}
 
 
 def test_an_archive_file_without_files_says_so(tmp_path: Path) -> None:

@@ -32,6 +32,13 @@ def test_where_scans_come_from_and_how_they_are_grouped_is_no_part_of_it() -> No
     assert "Doe" not in str(contract_of(DATA))
 
 
+def test_a_chosen_volume_is_and_each_is_what_earlier_versions_had() -> None:
+    assert "volume" not in contract_of(DATA)
+    assert contract_of(changed(volume=2))["volume"] == 2
+    lines = differences(contract_of(changed(volume=0)), contract_of(DATA))
+    assert lines == ["data.volume: 0 in the run file, each in the data set"]
+
+
 def test_a_data_set_packed_before_burned_in_text_was_a_key_goes_on_with_either_value() -> None:
     for value in ("refuse", "keep"):
         assert "burned_in" not in contract_of(changed(burned_in=value))
@@ -150,3 +157,61 @@ def test_a_snapshot_of_another_contract_is_refused() -> None:
     require_contract(DATA, contract_of(DATA), "here")
     with pytest.raises(RunChangedError, match="aspect"):
         require_contract(DATA, contract_of(changed(aspect="crop")), "here")
+
+
+SIGNALS = Data(source="s3://archive/*.csv", shape=[187])
+
+
+def signals(**fields: object) -> Data:
+    return Data.model_validate(SIGNALS.model_dump() | fields)
+
+
+def test_a_new_data_set_of_signals_refuses_other_lengths_and_goes_on_so(tmp_path: Path) -> None:
+    store = ObjectStore(str(tmp_path))
+    assert open_dataset(store, "d", SIGNALS, "salt", ALONE).length == "exact"
+    assert open_dataset(store, "d", SIGNALS, "salt", ALONE).length == "exact"
+    with pytest.raises(RunChangedError, match=r"data\.length: resample in the run file, exact in the data set"):
+        open_dataset(store, "d", signals(length="resample"), "salt", ALONE)
+    assert open_dataset(store, "images", DATA, "salt", ALONE).length is None
+    assert "length" not in contract_of(DATA)
+
+
+def test_a_data_set_of_an_earlier_version_goes_on_resampling_signals(tmp_path: Path) -> None:
+    store = ObjectStore(str(tmp_path))
+    earlier = contract_of(SIGNALS)
+    assert not {"length", "leads", "csv"} & earlier.keys()
+    publish(store, ALONE, NewRecord("datasets/d/dataset.json", KIND, {"name": "d", "contract": earlier, "salt": "s"}))
+    assert open_dataset(store, "d", SIGNALS, "s", ALONE).length is None
+    assert open_dataset(store, "d", signals(length="resample"), "s", ALONE).length == "resample"
+    for fields in ({"length": "exact"}, {"leads": ["II"]}, {"csv": {"skip": [0]}}):
+        with pytest.raises(RunChangedError, match=f"data\\.{next(iter(fields))}"):
+            open_dataset(store, "d", signals(**fields), "s", ALONE)
+
+
+def test_ct_has_a_hounsfield_window_in_a_new_data_set_and_its_contract_says_so(tmp_path: Path) -> None:
+    store = ObjectStore(str(tmp_path))
+    assert open_dataset(store, "d", DATA, "s", fence=ALONE).ct_window == [-1000, 1000]
+    assert open_dataset(store, "d", changed(ct_window=[-1000, 1000]), "s", fence=ALONE).ct_window == [-1000, 1000]
+    require_contract(DATA, contract_of(changed(ct_window=[-1000, 1000])), "here")
+    with pytest.raises(RunChangedError, match=r"data\.ct_window: off in the run file, \[-1000"):
+        open_dataset(store, "d", changed(ct_window="off"), "s", fence=ALONE)
+
+
+def test_a_data_set_without_a_ct_window_keeps_percentiles(tmp_path: Path) -> None:
+    store, earlier = ObjectStore(str(tmp_path)), contract_of(changed(group="patient"))
+    assert "ct_window" not in earlier
+    assert contract_of(changed(group="patient", ct_window="off")) == earlier
+    publish(store, ALONE, NewRecord("datasets/d/dataset.json", KIND, {"name": "d", "contract": earlier, "salt": "s"}))
+    assert open_dataset(store, "d", DATA, "s", fence=ALONE).ct_window == "off"
+    with pytest.raises(RunChangedError, match=r"data\.ct_window"):
+        open_dataset(store, "d", changed(ct_window=[-160, 240]), "s", fence=ALONE)
+
+
+def test_another_mode_needs_no_ct_window(tmp_path: Path) -> None:
+    store, data = ObjectStore(str(tmp_path)), changed(intensity={"mode": "minmax"})
+    assert open_dataset(store, "d", data, "s", fence=ALONE).ct_window == "off"
+    assert open_dataset(store, "d", data, "s", fence=ALONE).ct_window == "off"
+    with pytest.raises(ValueError, match=r"ct_window does nothing where intensity\.mode is 'minmax'"):
+        changed(intensity={"mode": "minmax"}, ct_window=[-1000, 1000])
+    with pytest.raises(ValueError, match="low must be below high"):
+        changed(ct_window=[1000, -1000])

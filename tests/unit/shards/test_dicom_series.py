@@ -18,7 +18,7 @@ from medfuncta_dist.archive import series_sums, survey
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunChangedError, RunFileError
 from medfuncta_dist.integrity.repair_shards import repair_shards
-from medfuncta_dist.scans.private_folder import read_mapping
+from medfuncta_dist.scans.private_mapping import read_mapping
 from medfuncta_dist.scans.readers.dicom.stacks import (
     AMBIGUOUS,
     DERIVED,
@@ -310,9 +310,10 @@ def test_single_files_frames_and_foreign_files_beside_a_series_are_as_before(tmp
     run = run_of(tmp_path)
     summary = packed(run)
     assert summary.counts["packed"] == 3
-    assert reasons(summary) == {SINGLE: 1, "not a readable DICOM file": 1}
+    assert reasons(summary) == {SINGLE: 1}
+    assert sum(summary.aside.values()) == 1
     assert instances(summary) == (9, 8, 1, 0)
-    assert summary.counts["sources"] == 5
+    assert summary.counts["sources"] == 4
 
 
 def test_a_damaged_slice_leaves_a_gap(tmp_path: Path) -> None:
@@ -328,7 +329,7 @@ def test_a_damaged_slice_leaves_a_gap(tmp_path: Path) -> None:
 
 def test_everything_quarantined_says_why(tmp_path: Path) -> None:
     write_series(tmp_path / "archive", made(), skip=(3,))
-    with pytest.raises(RunFileError, match=f"no usable scan: 1 × {GAP}"):
+    with pytest.raises(RunFileError, match=f"1 x {GAP}"):
         packed(run_of(tmp_path))
 
 
@@ -337,7 +338,7 @@ def test_everything_quarantined_says_why(tmp_path: Path) -> None:
 
 def test_slices_of_a_series_have_the_window_of_the_volume(tmp_path: Path) -> None:
     write_series(tmp_path / "archive", made())
-    run = run_of(tmp_path, shape=[10, 12], slices={"axis": 2})
+    run = run_of(tmp_path, shape=[10, 12], slices={"axis": 2}, ct_window="off")
     assert instances(packed(run)) == (8, 8, 0, 0)
     found = sorted(samples(run).values(), key=lambda one: one[2].meta["slice"])
     assert [item for _, item, _ in found] == [f"volume/0/slice/{n}" for n in range(8)]
@@ -350,8 +351,8 @@ def test_slices_of_a_series_have_the_window_of_the_volume(tmp_path: Path) -> Non
 def test_images_of_a_series_have_one_window_and_are_else_as_before(tmp_path: Path) -> None:
     write_series(tmp_path / "archive", made())
     write_dicom(tmp_path / "archive" / "alone.dcm", (12, 10))
-    run = run_of(tmp_path, shape=[12, 10])
-    before = run_of(tmp_path, shape=[12, 10], series="file", dataset="before")
+    run = run_of(tmp_path, shape=[12, 10], ct_window="off")
+    before = run_of(tmp_path, shape=[12, 10], series="file", ct_window="off", dataset="before")
     assert instances(packed(run)) == (8, 8, 0, 0)
     assert instances(packed(before)) == (0, 0, 0, 0)
     ours = sorted(samples(run).values(), key=lambda one: one[2].array.tobytes())
@@ -373,7 +374,7 @@ def test_frames_that_are_no_volume_have_one_window(tmp_path: Path) -> None:
     (tmp_path / "archive").mkdir()
     frames = made().transpose(2, 0, 1)
     write_enhanced_dicom(tmp_path / "archive" / "e.dcm", np.ascontiguousarray(frames), None)
-    run = run_of(tmp_path, shape=[12, 10])
+    run = run_of(tmp_path, shape=[12, 10], ct_window="off")
     assert packed(run).counts["packed"] == 8
     values = frames - 1024
     windows = {tuple(sample.meta["window"]) for _, _, sample in samples(run).values()}
@@ -383,7 +384,7 @@ def test_frames_that_are_no_volume_have_one_window(tmp_path: Path) -> None:
 def test_gaps_localizers_and_missing_positions_do_not_matter_to_images(tmp_path: Path) -> None:
     write_series(tmp_path / "archive", made(), skip=(3,), ImageType=["DERIVED", "SECONDARY", "LOCALIZER"])
     write_series(tmp_path / "archive", made(1), name="b", ImageOrientationPatient=[0.0] * 6)
-    summary = packed(run_of(tmp_path, shape=[12, 10]))
+    summary = packed(run_of(tmp_path, shape=[12, 10], ct_window="off"))
     assert (instances(summary), summary.quarantined) == ((15, 15, 0, 0), [])
 
 

@@ -16,7 +16,7 @@ from medfuncta_dist.archive.inventory import INVENTORY
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.integrity.repair_shards import repair_shards
 from medfuncta_dist.integrity.verify_shards import verify_snapshot
-from medfuncta_dist.scans.private_folder import read_mapping
+from medfuncta_dist.scans.private_mapping import read_mapping
 from medfuncta_dist.shards import archive_state, source_files
 from medfuncta_dist.shards.pack_driver import PackSummary, pack
 from medfuncta_dist.shards.pack_record import read_packs, record_path, write_pack
@@ -396,7 +396,7 @@ def test_only_changed_sources_are_read(run: RunFile, tmp_path: Path, monkeypatch
     write(tmp_path, 1, seed=50)
     read: list[str] = []
     copy = source_files.local_copy
-    monkeypatch.setattr(source_files, "local_copy", lambda uri: read.append(uri) or copy(uri))
+    monkeypatch.setattr(source_files, "local_copy", lambda uri, *parts: read.append(uri) or copy(uri, *parts))
     packed(run)
     assert read == [str(tmp_path / "archive" / "Doe-01.csv")]
 
@@ -525,3 +525,20 @@ def test_an_unchanged_archive_is_not_read(run: RunFile, monkeypatch: pytest.Monk
     monkeypatch.setattr("medfuncta_dist.archive.survey.fetch_from", lambda uri: pytest.fail("read a source"))
     monkeypatch.setattr(archive_state, "digest_contents", lambda sources: pytest.fail("read") if sources else {})
     changes(packed(run), same=5)
+
+
+def test_labels_of_a_table_that_an_earlier_version_packed_are_left_alone(tmp_path: Path) -> None:
+    """Its records do not say which labels they have; its table cannot have been added later."""
+    (tmp_path / "archive").mkdir()
+    write(tmp_path, 1)
+    (tmp_path / "table").write_text("source,group,class\nDoe-01.csv,p,1\n")
+    run = run_file(tmp_path, group={"table": str(tmp_path / "table"), "label": "class"})
+    first = packed(run)
+    store = ObjectStore(run.storage)
+    [record] = read_packs(store, run.dataset)
+    assert record.told
+    write_pack(store, run.dataset, replace(record, told={}), ALONE)
+    assert packed(run).snapshot_digest == first.snapshot_digest
+    write_pack(store, run.dataset, record, ALONE)
+    (tmp_path / "table").write_text("source,group,class\nDoe-01.csv,p,2\n")
+    changes(packed(run), changed=1)

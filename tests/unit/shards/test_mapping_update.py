@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from medfuncta_dist.scans.private_folder import MAPPING_FILE, read_mapping
+from medfuncta_dist.scans.private_mapping import MAPPING_FILE, read_mapping
 from medfuncta_dist.shards import mapping_update
 from medfuncta_dist.shards.mapping_update import update_mapping
 from medfuncta_dist.shards.pack_ledger import total
@@ -65,10 +65,10 @@ def test_only_new_shards_are_read(store: ObjectStore, tmp_path: Path, monkeypatc
 def test_a_lost_mapping_is_made_anew(store: ObjectStore, tmp_path: Path) -> None:
     records = [record(store, tmp_path, n) for n in range(2)]
     update_mapping(tmp_path / "private", store, records, records, URIS)
-    before = (tmp_path / "private" / MAPPING_FILE).read_bytes()
+    before = read_mapping(tmp_path / "private")
     (tmp_path / "private" / MAPPING_FILE).unlink()
     update_mapping(tmp_path / "private", store, records, [], URIS)
-    assert (tmp_path / "private" / MAPPING_FILE).read_bytes() == before
+    assert read_mapping(tmp_path / "private") == before
 
 
 def test_rows_of_sources_that_left_the_archive_stay(store: ObjectStore, tmp_path: Path) -> None:
@@ -76,3 +76,25 @@ def test_rows_of_sources_that_left_the_archive_stay(store: ObjectStore, tmp_path
     update_mapping(tmp_path / "private", store, [old], [old], URIS)
     update_mapping(tmp_path / "private", store, [old, new], [new], {key_of("source 1"): "/archive/1.csv"})
     assert {row.uri for row in read_mapping(tmp_path / "private")} == {"/archive/0.csv", "/archive/1.csv"}
+
+
+def test_a_lost_mapping_reads_removed_sources_once_and_again_when_they_come_back(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records, present = [record(store, tmp_path, n) for n in range(2)], {key_of("source 1"): "/archive/1.csv"}
+    update_mapping(tmp_path / "private", store, records, [], present)
+    read = counted(monkeypatch)
+    update_mapping(tmp_path / "private", store, records, [], present)
+    assert read == []
+    update_mapping(tmp_path / "private", store, records, [], URIS)
+    assert read == records[0].shards
+    assert len(read_mapping(tmp_path / "private")) == 6
+    update_mapping(tmp_path / "private", store, records, [], URIS)
+    assert read == records[0].shards
+
+
+def test_a_moved_source_gets_its_new_path(store: ObjectStore, tmp_path: Path) -> None:
+    records, moved = [record(store, tmp_path, n) for n in range(2)], key_of("source 0")
+    update_mapping(tmp_path / "private", store, records, records, URIS)
+    update_mapping(tmp_path / "private", store, records, [], URIS | {moved: "/archive/new/0.csv"}, {moved})
+    assert {row.uri for row in read_mapping(tmp_path / "private")} == {"/archive/new/0.csv", "/archive/1.csv"}

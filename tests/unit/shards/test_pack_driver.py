@@ -17,7 +17,8 @@ from medfuncta_dist.errors import (
     RunFileError,
     WorkerDiedError,
 )
-from medfuncta_dist.scans.private_folder import SALT_FILE, read_mapping
+from medfuncta_dist.scans.private_folder import SALT_FILE
+from medfuncta_dist.scans.private_mapping import read_mapping
 from medfuncta_dist.shards.pack_driver import PackSummary, PackTask, pack, pack_task
 from medfuncta_dist.shards.pack_record import PackRecord, group_name, write_pack
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot, newest_snapshot, read_index
@@ -363,15 +364,15 @@ def test_any_webdataset_reader_can_use_the_result(run: RunFile) -> None:
 
 def test_a_damaged_mapping_is_made_again_once_deleted(run: RunFile, tmp_path: Path) -> None:
     packed(run)
-    mapping = tmp_path / "private" / "mapping.csv"
-    whole = mapping.read_bytes()
-    mapping.write_text("format_version,1\nnothing else\n")
+    mapping = tmp_path / "private" / "mapping.sqlite"
+    whole = read_mapping(tmp_path / "private")
+    mapping.write_text("nothing that is a mapping\n" * 100)
     with pytest.raises(IntegrityError) as caught:
         packed(run)
     assert "delete it and pack again" in caught.value.do
     mapping.unlink()
     packed(run)
-    assert mapping.read_bytes() == whole
+    assert read_mapping(tmp_path / "private") == whole
 
 
 def test_a_superseded_driver_commits_nothing_more(run: RunFile) -> None:

@@ -96,14 +96,6 @@ def test_one_file_in_two_splits_is_refused(archive: Path) -> None:
         find_sources(data, KEYS)
 
 
-def test_a_file_that_no_reader_knows_is_refused_before_anything_starts(archive: Path) -> None:
-    (archive / "one" / "Doe^Jane.txt").write_text("notes")
-    with pytest.raises(RunFileError) as caught:
-        find_sources(Data(source=str(archive), shape=[8, 8]), KEYS)
-    assert "medmnist" in str(caught.value)
-    assert "Doe" not in str(caught.value)
-
-
 def test_a_run_on_a_snapshot_has_nothing_to_pack() -> None:
     with pytest.raises(RunFileError, match="nothing to pack"):
         find_sources(Data(snapshot="0" * 64, shape=[8, 8]), KEYS)

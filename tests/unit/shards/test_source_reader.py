@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import errno
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import nibabel as nib
 import numpy as np
 import pytest
 
@@ -24,8 +25,17 @@ from medfuncta_dist.shards.source_reader import (
     UnusableScan,
     UnusableSource,
 )
+from medfuncta_dist.storage.object_store import ObjectStore
 from tests.unit.scans.archive import edited
-from tests.writers import write_dicom, write_ecg_csv, write_enhanced_dicom, write_medmnist, write_nifti, write_png
+from tests.writers import (
+    write_dicom,
+    write_ecg_csv,
+    write_enhanced_dicom,
+    write_medmnist,
+    write_nifti,
+    write_nifti_pair,
+    write_png,
+)
 
 KEYS = KeyMaker(bytes(32))
 
@@ -81,6 +91,48 @@ def test_frames_of_one_recording_are_in_one_split(tmp_path: Path) -> None:
         [split] = {event.split for event in found}
         splits.add(split)
     assert len(splits) > 1
+
+
+def test_volumes_of_one_file_are_in_one_split(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).integers(0, 99, (4, 4, 4, 6)).astype(np.int16)
+    splits = set()
+    for n in range(12):
+        found = encoded(
+            write_nifti(tmp_path / f"{n}.nii.gz", array=array, affine=np.eye(4)), data(shape=[4, 4, 4], group="source")
+        )
+        assert [event.item for event in found] == [f"volume/{t}" for t in range(6)]
+        assert len({event.key for event in found}) == 6
+        [split] = {event.split for event in found}
+        splits.add(split)
+    assert len(splits) > 1
+    [one] = encoded(tmp_path / "0.nii.gz", data(shape=[4, 4, 4], volume=4))
+    assert (one.key, one.item) == (KEYS.scan_key("0.nii.gz", "volume/4"), "volume/4")
+    np.testing.assert_array_equal(decode(one.key, one.npy, one.json).array[0], array[..., 4])
+
+
+def test_a_map_of_labels_is_quarantined_unless_the_run_file_keeps_it(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.arange(64, dtype=np.uint8).reshape(4, 4, 4), np.eye(4))
+    image.header["intent_code"] = 1002
+    nib.save(image, tmp_path / "a.nii")
+    [refused] = events(tmp_path / "a.nii", data(shape=[4, 4, 4]))
+    assert isinstance(refused, UnusableScan)
+    assert refused.reason == "a segmentation, as the file says (data.masks: keep packs it)"
+    assert len(encoded(tmp_path / "a.nii", data(shape=[4, 4, 4], masks="keep"))) == 1
+
+
+@pytest.mark.parametrize("listed", [".hdr", ".img"])
+def test_a_pair_in_s3_is_read_with_the_file_beside_it(tmp_path: Path, s3: Callable[[], str], listed: str) -> None:
+    array = np.random.default_rng(0).integers(0, 99, (4, 4, 4)).astype(np.int16)
+    store = ObjectStore(s3())
+    for path in write_nifti_pair(tmp_path, "Doe", array=array, affine=np.eye(4)):
+        store.write(path.name, path.read_bytes())
+    source = PackSource(KEYS.source_key("Doe.img"), store.uri(f"Doe{listed}"), "Doe.img")
+    [found] = SourceReader(data(shape=[4, 4, 4]), KEYS).events(source)
+    assert isinstance(found, EncodedScan)
+    np.testing.assert_array_equal(decode(found.key, found.npy, found.json).array[0], array)
+    store.delete("Doe.hdr" if listed == ".img" else "Doe.img")
+    [half] = SourceReader(data(shape=[4, 4, 4]), KEYS).events(source)
+    assert half == UnusableSource("half of a pair: its other file (.hdr or .img) is missing")
 
 
 def test_every_slice_of_a_multi_frame_volume_is_packed(tmp_path: Path) -> None:
@@ -187,7 +239,7 @@ class BrokenReader:
 
 
 def broken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, reader: BrokenReader) -> list[Event]:
-    monkeypatch.setattr(source_reader, "reader_for", lambda name, uri: reader)
+    monkeypatch.setattr(source_reader, "configured_reader", lambda data, uri: reader)
     return events(write_png(tmp_path / "a.png"), data(shape=[4, 4]))
 
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
+from medfuncta_dist.shards.copy_conflicts import CopyConflicts
 from medfuncta_dist.shards.data_contract import SplitsBy
 from medfuncta_dist.shards.pack_driver import PackSummary
 from medfuncta_dist.shards.pack_ledger import total
+from medfuncta_dist.shards.split_look_alikes import SplitLookAlikes
 from medfuncta_dist.shards.split_patients import SplitPatients
 from medfuncta_dist.stages.pack_stage import figures_of
 
@@ -51,7 +54,11 @@ def test_slabs_are_within_a_volume() -> None:
 def test_an_empty_split_and_unused_rows_are_told() -> None:
     text = said(SplitsBy.RULE, SplitPatients(3, 0, {"table": 9}), empty_splits=["test", "val"], unused_rows=4)
     assert "no scan is in test, val: each patient falls into a split by chance" in text
-    assert "4 rows of data.group.table name no source of the archive" in text
+    assert "4 rows of the table name no source of the archive" in text
+
+
+def test_what_was_not_read_is_told() -> None:
+    assert "not read: 3 x no reader takes .pdf" in said(SplitsBy.PATIENT, aside={"no reader takes .pdf": 3})
 
 
 def test_the_counts_are_figures_too() -> None:
@@ -68,3 +75,23 @@ def test_the_counts_are_figures_too() -> None:
     assert figures_of(summary).items() >= known.items()
     unknown = figures_of(PackSummary("d" * 64, total([]), [], {}, 0, SplitsBy.SOURCE, None))
     assert unknown["patients"] is unknown["patients_in_several_splits"] is None
+
+
+def test_what_a_table_and_look_alikes_tell() -> None:
+    summary = PackSummary("d" * 64, total([]), [], {}, 0, SplitsBy.GIVEN, None)
+    assert not [line for line in figures_of(summary)["said"] if "look alike" in line or "table" in line]
+    summary = replace(
+        summary,
+        without_row=3,
+        copy_conflicts=CopyConflicts(2, 1, 0),
+        look_alikes=SplitLookAlikes(90, 10, 4, 5, 0, 6),
+    )
+    figures = figures_of(summary)
+    assert figures["look_alikes"]["across_splits"] == 4
+    assert figures["copies_told_otherwise"] == {"splits": 2, "patients": 1, "labels": 0}
+    text = "\n".join(figures["said"])
+    assert "3 sources have no row in the table" in text
+    assert "2 another split, 1 another patient, 0 other labels" in text
+    assert "at least 4 pairs of scans look alike in different splits, and 5 of different patients" in text
+    assert "10 scans were not compared" in text
+    assert "6 scans look like so many others" in text

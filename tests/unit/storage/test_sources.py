@@ -101,6 +101,26 @@ def test_a_copy_keeps_the_suffix_alone_and_goes_away(s3: Callable[[], str]) -> N
     assert not path.exists()
 
 
+def test_the_parts_of_a_source_are_fetched_with_it(s3: Callable[[], str]) -> None:
+    store = ObjectStore(s3())
+    for name in ("Doe.1.IMG", "Doe.1.HDR", "Doe.2.HDR", "first.dat", "second.dat"):
+        store.write(name, name.encode())
+    told = [".HDR", ".missing", "first.dat", "missing.dat"]
+
+    def parts(path: Path) -> list[str]:
+        return [*told, "second.dat"] if (path.parent / "first.dat").exists() else told
+
+    with local_copy(store.uri("Doe.1.IMG"), parts) as path:
+        found = {part.name: part.read_text() for part in path.parent.iterdir()}
+    assert found == {
+        path.name: "Doe.1.IMG",
+        path.with_suffix(".HDR").name: "Doe.1.HDR",
+        "first.dat": "first.dat",
+        "second.dat": "second.dat",
+    }
+    assert "Doe" not in str(path)
+
+
 def test_errors_do_not_name_the_source(s3: Callable[[], str]) -> None:
     with pytest.raises(ObjectMissingError) as caught, local_copy(f"{s3()}/Doe.nii"):
         pass

@@ -6,10 +6,11 @@ is bright, is inverted, so that high is bright in every scan. Overlays are never
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pydicom
@@ -28,7 +29,14 @@ from medfuncta_dist.scans.readers.dicom.geometry import (
     stack_of,
 )
 from medfuncta_dist.scans.readers.dicom.patient import patient_of, study_of
-from medfuncta_dist.scans.readers.dicom.pixels import DECODERS, check_syntax, decoded, values_and_padding, values_of
+from medfuncta_dist.scans.readers.dicom.pixels import (
+    DECODERS,
+    check_syntax,
+    decoded,
+    in_hounsfield,
+    values_and_padding,
+    values_of,
+)
 from medfuncta_dist.scans.readers.reader import Found, check_inflation, check_size, refusing, silence_logger
 from medfuncta_dist.scans.scan import Scan
 
@@ -138,7 +146,8 @@ def _image(file: _File, header: Header, index: int) -> Scan:
     with refusing(PIXELS):
         array = values_of(file.decoded(index)[None], file.dataset, [header])[:, 0]
     with refusing(GEOMETRY):
-        return Scan(np.ascontiguousarray(array), pixel_size(header), affine_of(header), modality_of(file.dataset))
+        place = pixel_size(header), affine_of(header)
+        return Scan(np.ascontiguousarray(array), *place, **kind_of(file.dataset, [header]))
 
 
 def _volume(file: _File, headers: list[Header], stack: FrameStack) -> Scan:
@@ -147,18 +156,19 @@ def _volume(file: _File, headers: list[Header], stack: FrameStack) -> Scan:
     with refusing(PIXELS):
         pixels = np.stack([file.decoded(index) for index in stack.order])
         values = values_of(pixels, dataset, [headers[index] for index in stack.order])
-    return volume_of(values, stack.affine, modality_of(dataset))
+    return volume_of(values, stack.affine, kind_of(dataset, headers))
 
 
-def volume_of(values: np.ndarray, affine: np.ndarray, modality: str) -> Scan:
-    """(channel, slice, row, column), and (row, column, slice, 1) -> RAS mm, as a volume in RAS+ order."""
+def volume_of(values: np.ndarray, affine: np.ndarray, kind: Mapping[str, Any]) -> Scan:
+    """(channel, slice, row, column), and (row, column, slice, 1) -> RAS mm, as a volume in RAS+ order; `kind_of` it."""
     with refusing(GEOMETRY):
         array, affine = closest_ras(values.transpose(2, 3, 1, 0), affine)
         array = np.ascontiguousarray(np.moveaxis(array, -1, 0))
         spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
-        return Scan(array, spacing, affine, modality)
+        return Scan(array, spacing, affine, **kind)
 
 
-def modality_of(dataset: pydicom.Dataset) -> str:
-    """One of ``scan.MODALITIES``."""
-    return MODALITIES.get(str(dataset.get("Modality")), "OT")
+def kind_of(dataset: pydicom.Dataset, headers: Sequence[Header]) -> dict[str, Any]:
+    """Modality (one of ``scan.MODALITIES``) and whether it is a CT whose values are no Hounsfield units."""
+    modality = MODALITIES.get(str(dataset.get("Modality")), "OT")
+    return {"modality": modality, "unscaled": modality == "CT" and not all(map(in_hounsfield, headers))}

@@ -25,6 +25,7 @@ GROUPS = {
     "ImageOrientationPatient": "PlaneOrientationSequence",
     "RescaleSlope": "PixelValueTransformationSequence",
     "RescaleIntercept": "PixelValueTransformationSequence",
+    "RescaleType": "PixelValueTransformationSequence",
 }
 """Elements of a frame, and the functional group that has them in an enhanced file."""
 PLAIN = (*SPACINGS[1:], "PixelAspectRatio")

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import pydicom
+
+Attributes = pydicom.Dataset | Mapping[str, Any]
+"""By keyword"""
 
 PLACEHOLDERS = frozenset(
     (
@@ -18,7 +24,7 @@ FILLERS = frozenset("0x")
 """A text of one of these alone (0, 0000, XXX) stands for nobody either."""
 
 
-def patient_of(dataset: pydicom.Dataset) -> str | None:
+def patient_of(dataset: Attributes) -> str | None:
     """Patient ID and its issuer; None where the ID is missing, empty or a placeholder.
 
     Case and surrounding spaces do not count, in either. A numbered placeholder (``ANON-0042``) is a pseudonym: an ID.
@@ -38,6 +44,6 @@ def is_placeholder(text: str) -> bool:
     return not plain or plain in PLACEHOLDERS or (len(set(plain)) == 1 and plain[0] in FILLERS)
 
 
-def _text(dataset: pydicom.Dataset, name: str) -> str:
+def _text(dataset: Attributes, name: str) -> str:
     value = dataset.get(name)
     return "" if value is None else str(value).strip(" \0").casefold()

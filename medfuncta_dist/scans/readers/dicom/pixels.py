@@ -106,6 +106,12 @@ def with_background(values: np.ndarray, padding: np.ndarray) -> np.ndarray:
     return values if padding.all() else np.where(padding, values[~padding].min(), values)
 
 
+def in_hounsfield(header: Header) -> bool:
+    """Whether the values of a CT frame are in Hounsfield units: it has a rescale, which gives them unless the file
+    names another unit (DICOM PS3.3 C.8.2.1.1.2, Rescale Type)."""
+    return header.get("RescaleIntercept") is not None and (header.get("RescaleType") or "HU") == "HU"
+
+
 def _name(syntax: UID) -> str:
     """Of a syntax that the standard names: another UID is the file's own text."""
     return syntax.name if syntax in UID_dictionary else "an unknown transfer syntax"

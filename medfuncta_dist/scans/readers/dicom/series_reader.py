@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +20,7 @@ from medfuncta_dist.scans.readers.dicom.dicom_reader import (
     GEOMETRY,
     SEVERAL,
     DicomReader,
-    modality_of,
+    kind_of,
     read_header,
     read_values,
     volume_of,
@@ -69,7 +69,8 @@ class _Instance:
 
     file: InstanceFile
     risk: str | None
-    modality: str
+    kind: Mapping[str, Any]
+    """``kind_of`` it."""
     patient: str | None = field(repr=False)
     study: str | None = field(repr=False)
 
@@ -131,7 +132,7 @@ def _headers(files: Sequence[InstanceFile]) -> tuple[list[Image], Counter[str]]:
 
 
 def _instance(file: InstanceFile, header: pydicom.Dataset) -> _Instance:
-    return _Instance(file, burn_in_risk(header), modality_of(header), patient_of(header), study_of(header))
+    return _Instance(file, burn_in_risk(header), kind_of(header, [header]), patient_of(header), study_of(header))
 
 
 def series_image(header: pydicom.Dataset, place: Any) -> Image:
@@ -205,7 +206,9 @@ def _volume(stack: Stack, instances: Sequence[_Instance]) -> Scan:
     with refusing(PIXELS):
         values, affine = even_slices(stack, slices) if stack.problem else (np.stack(slices, axis=1), stack.affine)
     del slices
-    return volume_of(values, affine, instances[0].modality)
+    kinds = [instance.kind for instance in instances]
+    unscaled = any(kind["unscaled"] for kind in kinds)
+    return volume_of(values, affine, {**kinds[0], "unscaled": unscaled})
 
 
 def _slices(instances: Sequence[_Instance]) -> list[np.ndarray]:

@@ -4,14 +4,17 @@ import io
 import zlib
 from pathlib import Path
 
+import hypothesis.extra.numpy
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.readers.image_file import ImageReader
 from tests.unit.scans.archive import all_found, only
-from tests.writers import write_png
+from tests.writers import colour_png, write_png
 
 READER = ImageReader()
 GREY = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
@@ -84,26 +87,62 @@ def test_a_decompression_bomb_is_refused(tmp_path: Path) -> None:
     header[16:24] = side.to_bytes(4, "big") * 2
     header[29:33] = zlib.crc32(header[12:29]).to_bytes(4, "big")
     (tmp_path / "a.png").write_bytes(header)
-    assert refusal(tmp_path / "a.png") == "not a readable PNG or JPEG file"
+    assert refusal(tmp_path / "a.png") == "not a readable PNG, JPEG or BMP file"
 
 
 def test_truncated_and_foreign_files_are_refused(tmp_path: Path) -> None:
     whole = write_png(tmp_path / "a.png", (64, 64)).read_bytes()
     (tmp_path / "a.png").write_bytes(whole[: len(whole) // 2])
-    assert refusal(tmp_path / "a.png") == "not a readable PNG or JPEG file"
+    assert refusal(tmp_path / "a.png") == "not a readable PNG, JPEG or BMP file"
     tiff = io.BytesIO()
     Image.fromarray(GREY).save(tiff, "TIFF")
     (tmp_path / "b.png").write_bytes(tiff.getvalue())
-    assert refusal(tmp_path / "b.png") == "not a readable PNG or JPEG file"
+    assert refusal(tmp_path / "b.png") == "not a readable PNG, JPEG or BMP file"
 
 
-def test_16_bit_colour_is_refused_rather_than_cut(tmp_path: Path) -> None:
-    rows = b"".join(b"\0" + bytes(3 * 2 * 4) for _ in range(3))
-    chunks = [b"IHDR" + (4).to_bytes(4, "big") + (3).to_bytes(4, "big") + bytes([16, 2, 0, 0, 0])]
-    chunks += [b"IDAT" + zlib.compress(rows), b"IEND"]
-    body = b"".join((len(c) - 4).to_bytes(4, "big") + c + zlib.crc32(c).to_bytes(4, "big") for c in chunks)
-    (tmp_path / "a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
-    assert refusal(tmp_path / "a.png") == "a picture of 16 bits a colour"
+@given(hypothesis.extra.numpy.arrays(np.uint16, st.tuples(st.integers(1, 5), st.integers(1, 5), st.just(3))))
+@settings(max_examples=30, deadline=None)
+def test_every_bit_of_16_bit_colour_is_kept(tmp_path_factory: pytest.TempPathFactory, colour: np.ndarray) -> None:
+    path = tmp_path_factory.mktemp("p") / "a.png"
+    path.write_bytes(colour_png(colour))
+    scan = only(READER, path)
+    assert scan.array.dtype == np.uint16
+    np.testing.assert_array_equal(scan.array, np.moveaxis(colour, -1, 0))
+
+
+def test_16_bit_colour_is_laid_over_black(tmp_path: Path) -> None:
+    colour = np.random.default_rng(0).integers(0, 2**16, (3, 4, 4)).astype(np.uint16)
+    (tmp_path / "a.png").write_bytes(colour_png(colour))
+    expected = np.rint(colour[..., :3].astype(float) * colour[..., 3:] / 65535)
+    np.testing.assert_array_equal(only(READER, tmp_path / "a.png").array, np.moveaxis(expected, -1, 0))
+
+
+def test_16_bit_grey_with_transparency_is_refused_rather_than_cut(tmp_path: Path) -> None:
+    raw = bytearray(colour_png(np.zeros((3, 4, 4), np.uint16)))
+    rows = zlib.compress(b"".join(b"\0" + bytes(2 * 2 * 4) for _ in range(3)))
+    raw[25] = 4
+    raw[29:33] = zlib.crc32(raw[12:29]).to_bytes(4, "big")
+    body = b"IDAT" + rows
+    chunk = len(rows).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(bytes(raw[:33]) + chunk + raw[-12:])
+    assert refusal(tmp_path / "a.png") == "a picture of 16 bits with transparency other than RGBA"
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "P", "1"])
+def test_bmp_is_what_was_written(tmp_path: Path, mode: str) -> None:
+    colour = np.stack([GREY, GREY // 2, 255 - GREY], axis=-1)
+    image = Image.fromarray(colour).convert(mode)
+    expected = np.asarray(image.convert("L") if mode == "1" else image.convert("RGB") if mode == "P" else image)
+    array = only(READER, saved(tmp_path / "a.bmp", image)).array
+    np.testing.assert_array_equal(array, np.moveaxis(np.atleast_3d(expected), -1, 0))
+
+
+def test_a_bmp_that_declares_gigapixels_is_refused(tmp_path: Path) -> None:
+    raw = bytearray(saved(tmp_path / "a.bmp", Image.fromarray(GREY)).read_bytes())
+    for at, value in ((18, 60_000), (22, 60_000)):
+        raw[at : at + 4] = value.to_bytes(4, "little")
+    (tmp_path / "a.bmp").write_bytes(raw)
+    assert refusal(tmp_path / "a.bmp") == "not a readable PNG, JPEG or BMP file"
 
 
 def test_several_frames_are_refused(tmp_path: Path) -> None:

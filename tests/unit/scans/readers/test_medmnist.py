@@ -75,8 +75,39 @@ def test_labels_that_do_not_belong_are_refused(tmp_path: Path) -> None:
     images = np.zeros((2, 4, 4), np.uint8)
     path = npz(tmp_path / "a.npz", train_images=images, train_labels=np.zeros((3, 1), np.uint8))
     assert refusal(path) == "labels and images differ in number"
-    path = npz(tmp_path / "a.npz", train_images=images, train_labels=np.zeros((2, 1)))
-    assert refusal(path) == "labels that are not a table of integers"
+    path = npz(tmp_path / "a.npz", train_images=images, train_labels=np.zeros((2, 1, 1)))
+    assert refusal(path) == "labels that are not a table"
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        ([[0.0], [3.0]], [(0,), (3,)]),
+        ([0.0, -1.0], [(0,), (-1,)]),
+        ([[0.5], [1.0]], [(), ()]),
+        ([[np.nan], [1.0]], [(), ()]),
+        ([[1e300], [1.0]], [(), ()]),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_labels_stored_as_floats_are_classes_where_all_are_whole(
+    tmp_path: Path, labels: list, expected: list[tuple[int, ...]], dtype: str
+) -> None:
+    images = np.arange(32, dtype=np.uint8).reshape(2, 4, 4)
+    with np.errstate(over="ignore"):
+        path = npz(tmp_path / "a.npz", train_images=images, train_labels=np.array(labels).astype(dtype))
+    found = [f.scan for f in all_found(READER, path)]
+    assert [scan.labels for scan in found if isinstance(scan, Scan)] == expected
+    assert all(type(v) is int for scan in found if isinstance(scan, Scan) for v in scan.labels)
+
+
+def test_float_images_are_read_and_channels_first_is_refused(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).normal(size=(2, 5, 6))
+    [first, _] = all_found(READER, npz(tmp_path / "a.npz", train_images=images))
+    assert isinstance(first.scan, Scan)
+    np.testing.assert_array_equal(first.scan.array[0], images[0].astype(np.float32))
+    path = npz(tmp_path / "a.npz", train_images=np.zeros((2, 3, 8, 8), np.uint8))
+    assert refusal(path) == "images of 3 x rows x columns: either colours come first, or they are volumes"
 
 
 def test_other_layouts_are_refused(tmp_path: Path) -> None:

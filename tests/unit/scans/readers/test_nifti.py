@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import gzip
+import tracemalloc
 from pathlib import Path
 
+import hypothesis.extra.numpy
 import nibabel as nib
 import numpy as np
 import pytest
@@ -11,9 +13,10 @@ from hypothesis import strategies as st
 
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.canonical import canonical
-from medfuncta_dist.scans.readers.nifti import NiftiReader
+from medfuncta_dist.scans.readers.nifti import NiftiReader, other_of_pair, values_of_pair
+from medfuncta_dist.scans.scan import Scan
 from tests.unit.scans.archive import NIBABEL, NILEARN, all_found, declared, only
-from tests.writers import PATIENT, write_nifti
+from tests.writers import PATIENT, write_nifti, write_nifti_pair
 
 READER = NiftiReader()
 
@@ -120,9 +123,143 @@ def refusal(path: Path) -> str:
     return error.value.what
 
 
-def test_series_are_refused() -> None:
-    assert refusal(NIBABEL / "example4d.nii.gz") == "expected one volume, found 4 axes"
-    assert refusal(NIBABEL / "functional.nii") == "expected one volume, found 4 axes"
+@pytest.mark.parametrize("name", ["example4d.nii.gz", "functional.nii"])
+def test_every_volume_of_a_real_series_as_nibabel_has_it(name: str) -> None:
+    image = nib.as_closest_canonical(nib.load(NIBABEL / name))
+    found = all_found(READER, NIBABEL / name)
+    assert [f.item for f in found] == [f"volume/{t}" for t in range(image.shape[3])]
+    for t, one in enumerate(found):
+        assert isinstance(one.scan, Scan)
+        assert one.alike
+        np.testing.assert_array_equal(one.scan.array[0], image.slicer[..., t].get_fdata(dtype=np.float32))
+        np.testing.assert_allclose(one.scan.affine, image.affine, atol=1e-4)
+
+
+@given(hypothesis.extra.numpy.array_shapes(min_dims=4, max_dims=4, min_side=1, max_side=5), st.booleans(), st.data())
+@settings(max_examples=25, deadline=None)
+def test_any_series_volume_by_volume(
+    tmp_path_factory: pytest.TempPathFactory, shape: tuple[int, ...], packed: bool, data: st.DataObject
+) -> None:
+    array = np.random.default_rng(0).integers(-9, 9, shape).astype(np.int16)
+    path = write_nifti(tmp_path_factory.mktemp("n") / ("a.nii.gz" if packed else "a.nii"), array=array)
+    found = all_found(READER, path)
+    assert len(found) == shape[3]
+    for t, one in enumerate(found):
+        assert isinstance(one.scan, Scan)
+        np.testing.assert_array_equal(one.scan.array[0], array[..., t])
+    chosen = data.draw(st.integers(0, shape[3] - 1))
+    [one] = all_found(NiftiReader(chosen), path)
+    assert one.item == found[chosen].item
+    assert isinstance(one.scan, Scan)
+    np.testing.assert_array_equal(one.scan.array[0], array[..., chosen])
+
+
+def test_a_number_that_a_series_does_not_have_is_refused(tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "a.nii", array=np.zeros((2, 3, 4, 3), np.uint8))
+    with pytest.raises(ScanError, match=r"has 3 volumes.*data\.volume"):
+        all_found(NiftiReader(3), path)
+    assert len(all_found(NiftiReader(3), write_nifti(tmp_path / "b.nii"))) == 1  # a file of one volume has no choice
+
+
+def test_one_volume_of_a_series_is_in_memory_at_a_time(tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "a.nii.gz", array=np.zeros((64, 64, 64, 40), np.int16))  # 21 MB
+    tracemalloc.start()
+    count = sum(1 for _ in READER.scans(path))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 40
+    assert peak < 6e6
+
+
+def test_a_damaged_series_is_refused_before_its_first_volume(tmp_path: Path) -> None:
+    raw = write_nifti(tmp_path / "a.nii", array=np.zeros((8, 8, 8, 4), np.int16)).read_bytes()
+    packed = bytearray(gzip.compress(raw, compresslevel=0))
+    packed[-100] ^= 1
+    (tmp_path / "a.nii.gz").write_bytes(packed)
+    with pytest.raises(ScanError, match="not a readable NIfTI file"):
+        next(READER.scans(tmp_path / "a.nii.gz"))
+    (tmp_path / "b.nii.gz").write_bytes(gzip.compress(raw[:-8]))
+    assert refusal(tmp_path / "b.nii.gz") == "the file is shorter than its header declares"
+
+
+def test_an_affine_of_zeros_is_the_reason(tmp_path: Path) -> None:
+    raw = header_of(write_nifti(tmp_path / "a.nii"), srow_x=np.zeros(4), srow_y=np.zeros(4), srow_z=np.zeros(4))
+    (tmp_path / "a.nii").write_bytes(raw)
+    assert refusal(tmp_path / "a.nii") == "the affine is not invertible"
+
+
+def test_further_axes_are_refused(tmp_path: Path) -> None:
+    path = write_nifti(tmp_path / "a.nii", array=np.zeros((2, 3, 4, 1, 3), np.float32))
+    assert refusal(path) == "expected volumes along the fourth axis, found 5 axes"
+    image = nib.Nifti1Image(np.zeros((2, 3, 4, 3), np.float32), np.eye(4))
+    image.header["intent_code"] = 1006
+    nib.save(image, path)
+    assert refusal(path) == "displacements, not an image"
+
+
+def test_colours_are_channels(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4)).astype(np.uint8)
+    affine = np.diag([-2.0, 3, 4, 1])
+    rgb = np.ascontiguousarray(values[..., :3]).view([(c, "u1") for c in "RGB"])[..., 0]
+    scan = only(READER, write_nifti(tmp_path / "a.nii.gz", array=rgb, affine=affine))
+    np.testing.assert_array_equal(scan.array, np.moveaxis(values[::-1, :, :, :3], -1, 0))
+    assert scan.spacing == (2, 3, 4)
+    rgba = values.view([(c, "u1") for c in "RGBA"])[..., 0]
+    scan = only(READER, write_nifti(tmp_path / "a.nii.gz", array=rgba, affine=affine))
+    black = np.rint(values[..., :3].astype(float) * values[..., 3:] / 255)
+    np.testing.assert_array_equal(scan.array, np.moveaxis(black[::-1], -1, 0))
+    values[..., 3] = 0
+    assert refusal(write_nifti(tmp_path / "a.nii", array=rgba)) == "colours that are transparent everywhere"
+
+
+AFFINE = np.array([[2, 0.1, 0, -20.0], [0, 1.5, 0, 10], [0, 0, 3, 5], [0, 0, 0, 1]])
+
+
+@pytest.mark.parametrize("listed", [0, 1])
+@pytest.mark.parametrize("names", [(".hdr", ".img"), (".HDR", ".IMG"), (".hdr.gz", ".img.gz")])
+def test_a_pair_is_read_by_either_of_its_files(tmp_path: Path, names: tuple[str, str], listed: int) -> None:
+    array = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    pair = []
+    for path, suffix in zip(write_nifti_pair(tmp_path, array=array, affine=AFFINE), names, strict=True):
+        pair.append(tmp_path / f"a{suffix}")
+        pair[-1].write_bytes(gzip.compress(path.read_bytes()) if suffix.endswith("gz") else path.read_bytes())
+    scan = only(READER, pair[listed])
+    np.testing.assert_array_equal(scan.array[0], array)
+    np.testing.assert_allclose(scan.affine, AFFINE, atol=1e-6)
+    pair[1 - listed].unlink()
+    assert refusal(pair[listed]) == "half of a pair: its other file (.hdr or .img) is missing"
+
+
+def test_a_pair_s_values_are_bounded_by_their_own_file(tmp_path: Path) -> None:
+    _, values = write_nifti_pair(tmp_path, array=np.zeros((4, 4, 4), np.int16), affine=AFFINE)
+    values.write_bytes(values.read_bytes()[:-1])
+    assert refusal(values) == "the file is shorter than its header declares"
+
+
+def test_an_analyze_header_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "a.hdr").write_bytes((NIBABEL / "analyze.hdr").read_bytes())
+    (tmp_path / "a.img").write_bytes(bytes(10**6))
+    assert refusal(tmp_path / "a.img") == "an Analyze 7.5 header, which does not say which side is left"
+    single = write_nifti(tmp_path / "b.nii")
+    single.rename(tmp_path / "a.hdr")
+    assert refusal(tmp_path / "a.img") == "a NIfTI header whose values are in this file"
+
+
+def test_names_of_pairs() -> None:
+    assert other_of_pair("s3://b/x/A.hdr.gz") == "s3://b/x/A.img.gz"
+    assert other_of_pair("a.b.IMG") == "a.b.HDR"
+    assert other_of_pair("a.nii") is None
+    assert {values_of_pair(name) for name in ("x/a.hdr", "x/a.img")} == {"x/a.img"}
+    assert values_of_pair("a.nii.gz") == "a.nii.gz"
+
+
+def test_a_map_of_labels_is_told_by_its_intent(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.ones((2, 3, 4), np.uint8), np.eye(4))
+    for intent, mask in ((1002, True), (0, False)):
+        image.header["intent_code"] = intent
+        nib.save(image, tmp_path / "a.nii")
+        [found] = all_found(READER, tmp_path / "a.nii")
+        assert found.mask is mask
 
 
 def test_other_formats_are_refused(tmp_path: Path) -> None:
@@ -134,9 +271,7 @@ def test_other_formats_are_refused(tmp_path: Path) -> None:
 
 def test_values_that_are_not_real_numbers_are_refused(tmp_path: Path) -> None:
     path = write_nifti(tmp_path / "a.nii", array=np.zeros((2, 3, 4), np.complex64))
-    assert refusal(path) == "the values are not integers or real numbers"
-    colour = np.zeros((2, 3, 4), [("R", "u1"), ("G", "u1"), ("B", "u1")])
-    assert refusal(write_nifti(path, array=colour)) == "the values are not integers or real numbers"
+    assert refusal(path) == "complex values: nothing says whether magnitude, phase or parts are the scan"
 
 
 def test_truncated_files_are_refused(tmp_path: Path) -> None:
@@ -148,13 +283,13 @@ def test_truncated_files_are_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path / "a.nii.gz") == "not a readable NIfTI file"
 
 
-def header_of(path: Path, **fields: float | bytes) -> bytes:
+def header_of(path: Path, **fields: float | bytes | np.ndarray) -> bytes:
     """The file's bytes with fields of the NIfTI-1 header changed."""
     raw = bytearray(path.read_bytes())
     for name, value in fields.items():
         kind = nib.nifti1.header_dtype[name]
         at = nib.nifti1.header_dtype.fields[name][1]
-        raw[at : at + kind.itemsize] = np.array(value, kind).tobytes()
+        raw[at : at + kind.itemsize] = np.array(value, kind.base).tobytes()
     return bytes(raw)
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.readers.ecg_csv import EcgCsvReader
 from medfuncta_dist.scans.readers.reader import Found
+from medfuncta_dist.scans.readers.signals.ecg_csv import EcgCsvReader
 from medfuncta_dist.scans.scan import Scan
 from tests.unit.scans.archive import all_found
 from tests.writers import PATIENT, write_ecg_csv
@@ -70,7 +70,7 @@ def test_labels_are_whole_numbers(tmp_path: Path, label: str) -> None:
 
 
 def test_numbers_beyond_float32_become_infinite_for_the_canonical_check(tmp_path: Path) -> None:
-    [found] = read(tmp_path / "a.csv", "1e300,0")
+    [found] = read(tmp_path / "a.csv", "1e300,0.5")
     assert isinstance(found.scan, Scan)
     assert np.isinf(found.scan.array[0, 0])
 

@@ -1,0 +1,1 @@
+"""What an archive holds, from a sample of its scans, and what to write into the run file."""

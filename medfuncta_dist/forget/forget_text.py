@@ -1,0 +1,87 @@
+"""What ``forget`` says: figures for --json, and lines for people. No line names a file or a patient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from medfuncta_dist.forget.forget_driver import Forgot, Preview
+
+NOT_UNLEARNED = (
+    "not undone: the shared network of {runs} may have been trained on these scans. Forgetting removes nothing from a "
+    "network: what it has learned of a scan stays in it. Where that must go too, train again under another run name on "
+    "the present snapshot, and delete the former runs"
+)
+ELSEWHERE = (
+    "not reached: backups and copies of the storage, other data sets, caches of other machines (which keep shards "
+    "until they are evicted), files that decode or an export has written, logs of clusters, and the archive itself"
+)
+VERSIONED = {
+    "enabled": "warning: the bucket keeps versions: everything that was deleted is still there, as an older version. "
+    "Delete these versions (a lifecycle rule for noncurrent versions, or by hand); only the bucket's owner can",
+    "suspended": "warning: the bucket has kept versions before: objects from that time may still be there, as older "
+    "versions. Delete these; only the bucket's owner can",
+    "unknown": "warning: the bucket does not say whether it keeps versions of deleted objects: ask its owner",
+}
+
+
+def plan_figures(found: Preview) -> dict[str, Any]:
+    """What would be done."""
+    return {**asdict(found), "said": _plan_lines(found)}
+
+
+def _plan_lines(found: Preview) -> list[str]:
+    lines = [
+        f"to forget: {found.scans} scans; {found.sources} files, of which nothing would stay",
+        f"to write anew, without them: {found.records} pack records with {found.shards} shards",
+        f"to delete: {found.snapshots} snapshots, {found.latents} objects of latents, {found.reports} files of reports",
+    ]
+    if found.patients:
+        lines.append("the patient's later scans would be left out, too")
+    if found.runs:
+        lines.append(f"runs whose latents or reports change: {', '.join(found.runs)}")
+    if found.pending:
+        lines.append(f"to finish first: {found.pending} earlier calls that were interrupted")
+    return [*lines, *_limits(found.trained), "nothing was done: this was a plan"]
+
+
+def figures(found: Sequence[Forgot], known: Iterable[str]) -> dict[str, Any]:
+    """What was done. ``known``: dates of earlier acts that had forgotten what was asked for."""
+    acts = [
+        {
+            **asdict(one.record),
+            "proof": asdict(one.proof),
+            "carried_latents": one.carried,
+            "trained_runs": list(one.trained),
+            "equal_scans": list(one.equal),
+        }
+        for one in found
+    ]
+    dates = [f"forgotten already, on {date}" for date in known]
+    return {"forgotten": acts, "said": [*dates, *(line for one in found for line in _lines(one))]}
+
+
+def _lines(one: Forgot) -> list[str]:
+    record, proof = one.record, one.proof
+    lines = [
+        f"forgotten: {record.scans} scans, {record.sources} whole files ({record.date})",
+        f"the data set is now snapshot {record.snapshot or '(none)'}; {len(record.gone)} former ones are gone",
+        f"deleted: {proof.deleted} objects; latents of other scans that were kept: {one.carried}",
+        f"proof: {proof.objects} objects, {proof.bytes} bytes of the data set and its runs were read after the "
+        f"deletion. None holds one of {proof.scans} keys, their packed values, or one of {proof.latents} latents",
+    ]
+    if one.equal:
+        lines.append(
+            f"warning: {len(one.equal)} other scans have exactly the same values, and stay: {', '.join(one.equal)}. "
+            "Forget them too if they are the same patient's"
+        )
+    if proof.versioned in VERSIONED:
+        lines.append(VERSIONED[proof.versioned])
+    lines += _limits(one.trained)
+    lines.append("keep forgotten.json in the private folder with its backups: it keeps these scans out of later packs")
+    return lines
+
+
+def _limits(trained: Sequence[str]) -> list[str]:
+    return [*([NOT_UNLEARNED.format(runs=", ".join(trained))] if trained else []), ELSEWHERE]

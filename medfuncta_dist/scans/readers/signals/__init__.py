@@ -1,0 +1,1 @@
+"""One-dimensional signals: electrocardiograms in CSV, WFDB and DICOM."""

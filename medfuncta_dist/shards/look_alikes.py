@@ -1,0 +1,236 @@
+"""Pairs of scans that look alike (``scans/look.py``) in different splits, or of different patients: pure, vectorised.
+
+Comparing all with all takes N²/2 steps. So where scans are many, each look is cut to 64 bits: whether each number is
+above its median over the scans. Two looks that differ in at most 7 bits differ in at most 1 within one of four bands of
+16 bits: so a scan is compared with those whose band is equal, or differs in one bit. Of what is left, the numbers
+themselves are compared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+
+ALIKE = 0.97
+"""Smallest likeness (cosine of the angle between two looks) that is reported: chosen on chest X-rays, where pictures of
+different patients reach 0.95 (docs/reference/groups.md has the figures)."""
+ALL_WITH_ALL = 2**13
+"""Scans: no more are compared each with each, which takes half a second."""
+BITS, BANDS = 7, 4
+BAND_BITS = 16
+MASKS = (0, *(1 << bit for bit in range(BAND_BITS)))
+MOST_IN_A_BUCKET = 2048
+"""Looks with the same band that are compared with one another: a data set of ten thousand nearly equal pictures must
+not take hours. What is left out is counted."""
+MOST_EQUAL = 8
+"""Of scans with the same bits, the neighbours that each is compared with, and those that others are compared with."""
+CHUNK = 2**21
+"""Pairs that are in memory at once."""
+MOST_PAIRS = 10**6
+"""Pairs that are kept."""
+MOST_FOUND = 2**24
+"""Pairs after which the search stops; they take 500 MB."""
+ROUNDING = 1e-4
+SAMPLE = 2**14
+"""Looks from which the medians are taken."""
+
+
+class Owners(NamedTuple):
+    """Whose each scan is. Each (scan,): ``split`` a number, ``patient`` and ``volume`` 64 bits of a key."""
+
+    split: np.ndarray
+    patient: np.ndarray
+    volume: np.ndarray
+
+
+@dataclass(frozen=True)
+class LookAlikes:
+    """``pairs`` (pair, 2): places of two scans, the earlier first, most alike first; ``likeness`` (pair,)."""
+
+    pairs: np.ndarray
+    likeness: np.ndarray
+    across_splits: int
+    """Pairs whose scans are in different splits; also where more were found than are kept."""
+    across_patients: int
+    """Pairs of different patients, in the same split."""
+    complete: bool = True
+    """False where the search stopped at so many pairs: the counts then are the least that there are."""
+    skipped: int = 0
+    """Scans that look like so many others that they were not compared with all of these."""
+
+
+def look_alikes(looks: np.ndarray, owners: Owners, alike: float = ALIKE) -> LookAlikes:
+    """Search the looks, (scan, 64) int8, which may be a memory map: about 50 bytes per scan are in memory besides.
+
+    Scans of one volume, of one patient in one split, and constant scans are no pairs.
+    """
+    bits = _bits(looks)
+    usable = np.flatnonzero(np.concatenate([part.any(axis=1) for part in _parts(looks)] or [np.empty(0, bool)]))
+    # Equal bits in the order of their patients' keys: neighbours are then of any split.
+    order = usable[np.lexsort((owners.patient[usable], bits[usable]))]
+    if len(order) <= ALL_WITH_ALL:
+        return _among_few(looks, owners, order, alike)
+    distinct, first, counts = np.unique(bits[order], return_index=True, return_counts=True)
+    tally = _Tally(looks, owners, alike)
+    for left, right in _equal(first, counts):
+        tally.add(order[left], order[right])
+    for left, right in _close(distinct):
+        tally.add(*(order[places] for places in _members(left, right, first, counts)))
+    return tally.result(_skipped(distinct, counts))
+
+
+def _among_few(looks: np.ndarray, owners: Owners, places: np.ndarray, alike: float) -> LookAlikes:
+    tally = _Tally(looks, owners, alike)
+    unit = np.asarray(looks[places]).astype(np.float32)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    rows = max(1, CHUNK // max(1, len(unit)))
+    for start in range(0, len(unit), rows):
+        left, right = np.nonzero(unit[start : start + rows] @ unit.T >= alike - ROUNDING)
+        later = right > left + start
+        tally.add(places[left[later] + start], places[right[later]])
+    return tally.result(0)
+
+
+def _parts(looks: np.ndarray) -> Iterator[np.ndarray]:
+    for start in range(0, len(looks), CHUNK // 8):
+        yield np.asarray(looks[start : start + CHUNK // 8])
+
+
+def _bits(looks: np.ndarray) -> np.ndarray:
+    """(scan,) uint64: which numbers of each look are above the median."""
+    if not len(looks):
+        return np.empty(0, np.uint64)
+    step = -(-len(looks) // SAMPLE)
+    middle = np.median(np.asarray(looks[::step]), axis=0)
+    packed = [np.packbits(part > middle, axis=1) for part in _parts(looks)]
+    # Neighbouring frequencies go to different bands: they say the same more often than others do.
+    return np.concatenate([part.view(np.uint64).ravel() for part in map(np.ascontiguousarray, packed)])
+
+
+def _band(bits: np.ndarray, band: int) -> np.ndarray:
+    found: np.ndarray = (bits >> np.uint64(BAND_BITS * band)) & np.uint64(2**BAND_BITS - 1)
+    return found.astype(np.int64)
+
+
+def _equal(first: np.ndarray, counts: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Places of scans with equal bits, each with its next neighbours."""
+    start, count = first[counts > 1], counts[counts > 1]
+    places = np.repeat(start, count) + _ramp(count)
+    end = np.repeat(start + count, count)
+    for step in range(1, MOST_EQUAL + 1):
+        there = places + step < end
+        yield places[there], places[there] + step
+
+
+def _ramp(counts: np.ndarray) -> np.ndarray:
+    """0, 1, ..., count - 1 for each count, one after the other."""
+    ends = np.cumsum(counts)
+    found: np.ndarray = np.arange(ends[-1] if len(ends) else 0) - np.repeat(ends - counts, counts)
+    return found
+
+
+def _close(bits: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of places of different bits that differ in at most ``BITS``; a pair may come from several bands."""
+    for band in range(BANDS):
+        value = _band(bits, band)
+        order = np.argsort(value, kind="stable")
+        value, ordered = value[order], bits[order]
+        size = np.bincount(value, minlength=2**BAND_BITS)
+        start = np.cumsum(size) - size
+        size = np.minimum(size, MOST_IN_A_BUCKET)
+        inside = np.arange(len(value)) - start[value] < MOST_IN_A_BUCKET
+        for mask in MASKS:
+            for left, right in _joined(value, start, size, inside, mask):
+                near = np.bitwise_count(ordered[left] ^ ordered[right]) <= BITS
+                yield order[left[near]], order[right[near]]
+
+
+def _joined(
+    value: np.ndarray, start: np.ndarray, size: np.ndarray, inside: np.ndarray, mask: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Each place with those of the bucket whose value differs by ``mask``; ``CHUNK`` pairs or so at once."""
+    places = np.flatnonzero(inside & (value <= value ^ mask))
+    other = value[places] ^ mask
+    begin = np.where(mask == 0, places + 1, start[other])
+    length = start[other] + size[other] - begin
+    ends = np.cumsum(length)
+    cuts = [0, *np.searchsorted(ends, np.arange(CHUNK, ends[-1] if len(ends) else 0, CHUNK)).tolist(), len(places)]
+    for low, high in pairwise(cuts):
+        if high > low:
+            part = length[low:high]
+            yield np.repeat(places[low:high], part), np.repeat(begin[low:high], part) + _ramp(part)
+
+
+def _members(
+    left: np.ndarray, right: np.ndarray, first: np.ndarray, counts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Places of scans for pairs of distinct bits: a few of each."""
+    many, others = np.minimum(counts[left], MOST_EQUAL), np.minimum(counts[right], MOST_EQUAL)
+    number = _ramp(many * others)
+    width = np.repeat(others, many * others)
+    return (
+        np.repeat(first[left], many * others) + number // width,
+        np.repeat(first[right], many * others) + number % width,
+    )
+
+
+def _skipped(bits: np.ndarray, counts: np.ndarray) -> int:
+    """Scans beyond the first of a bucket, in any band."""
+    beyond = np.zeros(len(bits), bool)
+    for band in range(BANDS):
+        value = _band(bits, band)
+        order = np.argsort(value, kind="stable")
+        size = np.bincount(value, minlength=2**BAND_BITS)
+        beyond[order] |= np.arange(len(value)) - (np.cumsum(size) - size)[value[order]] >= MOST_IN_A_BUCKET
+    return int(counts[beyond].sum())
+
+
+class _Tally:
+    """Compares candidates, and keeps those that are alike, each once."""
+
+    def __init__(self, looks: np.ndarray, owners: Owners, alike: float) -> None:
+        self._looks, self._owners, self._alike = looks, owners, alike
+        self._pairs: list[np.ndarray] = [np.empty((0, 2), np.int64)]
+        self._likeness: list[np.ndarray] = [np.empty(0, np.float32)]
+        self._found, self.complete = 0, True
+
+    def add(self, left: np.ndarray, right: np.ndarray) -> None:
+        """Add candidates: places of scans."""
+        if self._found > MOST_FOUND:
+            self.complete = False
+            return
+        split, patient, volume = self._owners
+        apart = (split[left] != split[right]) | (patient[left] != patient[right])
+        apart &= volume[left] != volume[right]
+        left, right = left[apart], right[apart]
+        for start in range(0, len(left), CHUNK // 8):
+            self._compare(left[start : start + CHUNK // 8], right[start : start + CHUNK // 8])
+
+    def _compare(self, left: np.ndarray, right: np.ndarray) -> None:
+        likeness = _cosine(np.asarray(self._looks[left]), np.asarray(self._looks[right]))
+        alike = likeness >= self._alike
+        pairs = np.stack([np.minimum(left, right), np.maximum(left, right)], axis=1)[alike]
+        self._pairs.append(pairs.astype(np.int64))
+        self._likeness.append(likeness[alike])
+        self._found += len(pairs)
+
+    def result(self, skipped: int) -> LookAlikes:
+        """All that were found."""
+        pairs, places = np.unique(np.concatenate(self._pairs), axis=0, return_index=True)
+        likeness = np.concatenate(self._likeness)[places]
+        across = self._owners.split[pairs[:, 0]] != self._owners.split[pairs[:, 1]]
+        best = np.lexsort((pairs[:, 1], pairs[:, 0], -likeness, ~across))[:MOST_PAIRS]
+        return LookAlikes(pairs[best], likeness[best], int(across.sum()), int((~across).sum()), self.complete, skipped)
+
+
+def _cosine(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Exact sums of products of int8: the same on every machine."""
+    a, b = left.astype(np.float32), right.astype(np.float32)
+    products = np.einsum("ij,ij->i", a, b, dtype=np.float64)
+    lengths = np.einsum("ij,ij->i", a, a, dtype=np.float64) * np.einsum("ij,ij->i", b, b, dtype=np.float64)
+    found: np.ndarray = (products / np.sqrt(lengths)).astype(np.float32)
+    return found
