@@ -27,7 +27,15 @@ PATIENT: Final = "patient"
 SOURCE: Final = "source"
 FILE: Final = "file"
 RESAMPLED: Final = "resample"
-EARLIER = {"group": SOURCE, "series": FILE, "length": RESAMPLED, "leads": None, "csv": None, "volume": "each"}
+EARLIER = {
+    "group": SOURCE,
+    "series": FILE,
+    "length": RESAMPLED,
+    "leads": None,
+    "csv": None,
+    "volume": "each",
+    "spacing": None,
+}
 """What a contract without these keys says: earlier versions had no choice. At these values it leaves them out."""
 RULE_DIGITS = 16
 """Hex digits that tell one rule from another."""
