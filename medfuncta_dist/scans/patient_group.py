@@ -22,7 +22,7 @@ NAMED = re.compile(r"(?:^|/)((?:patient|pat|subject|subj|case|lidc-idri)[-_ ]?\d
 """A folder or file called after a patient: patient001/study1/view.jpg, case_00012/imaging.nii.gz."""
 BRATS = re.compile(r"(?:^|/)(brats\d*(?:[-_](?!\d)[a-z0-9]+)*[-_]\d+)[-_][^/]*$", re.IGNORECASE)
 """BraTS, of any year: the file's name, without time point and sequence (BraTS-GLI-00000-001-t1n.nii.gz,
-BraTS2021_00000_t1.nii.gz, BraTS20_Training_001_t1.nii). Folders may be called after the year instead, and do not count."""
+BraTS2021_00000_t1.nii.gz, BraTS20_Training_001_t1.nii). Folders do not count: they may be called after a year."""
 
 
 class Group(NamedTuple):
@@ -34,9 +34,9 @@ class Group(NamedTuple):
 
 
 WAYS = ("patient", "bids", "nnunet", "named", "path", "table", "study", "scan", "file")
-"""What a group was made from: the file's own patient, the layout of the archive (BIDS, nnU-Net, or folders and
-files called after patients), ``data.group.path`` or ``table``, the examination; ``scan``: nothing is known; ``file``: its own splits
-count."""
+"""What a group was made from: the file's own patient, the layout of the archive (BIDS, nnU-Net, or folders and files
+called after patients), ``data.group.path`` or ``table``, the examination; ``scan``: nothing is known; ``file``: its own
+splits count."""
 ALONE, AS_IN_FILE = Group("", "scan"), Group("", "file")
 
 

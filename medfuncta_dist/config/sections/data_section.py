@@ -187,7 +187,7 @@ class Data(Section):
     spacing: Annotated[list[PositiveFloat] | None, CONTRACT, Added(None)] = None
     """Distance of neighbouring points along each axis of ``shape``, in mm (in pixels, where a file does not say): the
     same for all scans, centred; what lies beyond is cropped, what is missing is background. `[8, 8, 8]` with a shape of
-    `[32, 32, 32]` is a cube of 256 mm. Default: as wide as the whole scan needs (``aspect``), so other for each scan."""
+    `[32, 32, 32]` is a cube of 256 mm. Default: as wide as the whole scan needs (``aspect``), another for each scan."""
     slices: Annotated[Slices | None, CONTRACT] = None
     """Pack volumes as slices."""
     slabs: Annotated[Slabs | None, CONTRACT] = None
