@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pydicom
 from pydicom.uid import generate_uid
 
 from tests.writers import structured, write_dicom, write_ecg_csv, write_medmnist, write_nifti, write_wfdb
@@ -36,7 +37,8 @@ def write_brats(folder: Path, sessions: Sequence[str]) -> None:
 
 
 def write_lidc(folder: Path, patients: Sequence[int], slices: int = 6) -> list[np.ndarray]:
-    """For each patient a CT series, with its XML, and a chest X-ray; the volumes (row, column, slice) as stored."""
+    """For each patient a CT series, with its XML, a chest X-ray, a segmentation and a report. Returns the volumes
+    (row, column, slice) as stored."""
     folder.mkdir()
     (folder / "LICENSE").write_text("Creative Commons")
     (folder / "metadata.csv").write_text("Subject ID,Modality\nLIDC-IDRI-0001,CT\n")
@@ -61,9 +63,23 @@ def _write_lidc_patient(folder: Path, patient: str, seed: int, slices: int) -> n
             elements=_uids(patient, "CT", index) | {"InstanceNumber": slices - index},
         )
     (series / "069.xml").write_text("<LidcReadMessage/>")
+    _write_annotations(folder / patient / "01-01-2000-NA", patient)
     elements = _uids(patient, "DX", 0) | {"BurnedInAnnotation": "NO"}
     write_dicom(x_ray / "1-1.dcm", (30, 20), seed, modality="DX", position=None, elements=elements)
     return volume
+
+
+def _write_annotations(study: Path, patient: str) -> None:
+    """A segmentation of three frames, and a report, which has no pixels."""
+    for modality in ("SEG", "SR"):
+        path = study / f"1000.000000-{modality}" / "1-1.dcm"
+        path.parent.mkdir(parents=True)
+        elements = _uids(patient, modality, 0) | {"Modality": modality}
+        write_dicom(path, (16, 16), frames=3, elements=elements)
+    report = pydicom.dcmread(path)
+    for name in ("Rows", "Columns", "PixelData", "NumberOfFrames"):
+        delattr(report, name)
+    report.save_as(path)
 
 
 def _uids(patient: str, modality: str, index: int) -> dict[str, object]:

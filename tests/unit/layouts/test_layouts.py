@@ -13,6 +13,8 @@ from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.scans.canonical import canonical
 from medfuncta_dist.scans.private_mapping import read_mapping
+from medfuncta_dist.scans.readers.dicom.dicom_reader import NO_SCAN, WITHOUT_IMAGE
+from medfuncta_dist.scans.readers.dicom.stacks import NO_GEOMETRY
 from medfuncta_dist.scans.readers.nifti import NiftiReader
 from medfuncta_dist.scans.scan import Scan, Window
 from medfuncta_dist.shards.data_contract import SplitsBy
@@ -135,8 +137,8 @@ def test_lidc_idri(source: str, aside: dict[str, int]) -> None:
     volumes = archives.write_lidc(Path("LIDC-IDRI"), [1, 2, 3, 4])
     summary, found = packed(run_of("lidc.yaml", f"data.source={source}"))
     assert (summary.quarantined, summary.aside) == ([], aside)
-    assert (summary.counts["sources"], summary.counts["packed"]) == (8, 4)
-    assert (summary.counts["instances"], summary.counts["instances_left_out"]) == (28, 4)
+    assert (summary.counts["sources"], summary.counts["packed"]) == (16, 4)
+    assert (summary.counts["instances"], summary.counts["instances_left_out"]) == (36, 12)
     assert [Path(one.path).parts[1] for one in found] == [f"LIDC-IDRI-{n:04}" for n in (1, 2, 3, 4)]
     assert summary.patients is not None
     assert (summary.patients.patients, summary.patients.by) == (4, {"patient": 4})
@@ -150,11 +152,12 @@ def test_lidc_idri(source: str, aside: dict[str, int]) -> None:
     assert (sample.array[0, :, :, :3] == -1000).all()
 
 
-def test_lidc_idri_without_the_key_lists_x_rays_as_quarantined() -> None:
+def test_lidc_idri_without_the_key_lists_what_makes_no_volume() -> None:
     archives.write_lidc(Path("LIDC-IDRI"), [1, 2])
     overrides = ["data.series={other: quarantine}", "data.max_quarantined=1"]
     summary, found = packed(run_of("lidc.yaml", *overrides))
-    assert (len(found), len(summary.quarantined)) == (2, 2)
+    assert (len(found), len(summary.quarantined)) == (2, 6)
+    assert {entry["reason"] for entry in summary.quarantined} == {NO_GEOMETRY, WITHOUT_IMAGE, NO_SCAN}
 
 
 @pytest.mark.parametrize(("source", "aside"), [("mitdb/*.hea", {}), ("mitdb", {ABOUT: 2, "no reader takes .txt": 1})])
