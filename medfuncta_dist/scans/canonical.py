@@ -18,7 +18,7 @@ from medfuncta_dist.config.section import Split
 from medfuncta_dist.config.sections.data_section import Data, Slabs, Slices
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.intensity import choose_window, intensity_of
-from medfuncta_dist.scans.resample import cast, resample, target_grid
+from medfuncta_dist.scans.resample import Grid, cast, resample, spaced_grid, target_grid
 from medfuncta_dist.scans.scan import Scan
 
 LUMA = np.array([0.299, 0.587, 0.114])
@@ -53,13 +53,19 @@ def canonical(scan: Scan, data: Data) -> Scan:
     """
     scan = windowed(_without_flat_axes(scan, len(data.shape)), data)
     assert scan.window is not None
-    grid = target_grid(scan.shape, scan.spacing, data.shape, data.aspect)
+    grid = _grid(scan, data)
     return replace(
         scan,
         array=np.ascontiguousarray(resample(scan.array, grid, outside=scan.window.low)),
         spacing=grid.spacing(scan.spacing),
         affine=None if scan.affine is None else grid.affine(scan.affine),
     )
+
+
+def _grid(scan: Scan, data: Data) -> Grid:
+    if data.spacing is not None:
+        return spaced_grid(scan.shape, scan.spacing, data.shape, data.spacing)
+    return target_grid(scan.shape, scan.spacing, data.shape, data.aspect)
 
 
 def _finite(array: np.ndarray, policy: str) -> np.ndarray:

@@ -18,8 +18,11 @@ SUBJECT = re.compile(r"(?:^|/)sub-([0-9A-Za-z+]+)(?=[/_.]|$)")
 CASE = re.compile(r"(?:^|/)images(?:Tr|Ts|Val)/(?:.*/)?([^/]+)_\d{4}\.[^/]+$")
 """nnU-Net: imagesTr/<case>_<channel>.<suffix>"""
 
-NAMED = re.compile(r"(?:^|/)((?:patient|pat|subject|subj|case)[-_ ]?\d+)(?=[-_/.]|$)", re.IGNORECASE)
+NAMED = re.compile(r"(?:^|/)((?:patient|pat|subject|subj|case|lidc-idri)[-_ ]?\d+)(?=[-_/.]|$)", re.IGNORECASE)
 """A folder or file called after a patient: patient001/study1/view.jpg, case_00012/imaging.nii.gz."""
+BRATS = re.compile(r"(?:^|/)(brats\d*(?:[-_](?!\d)[a-z0-9]+)*[-_]\d+)[-_][^/]*$", re.IGNORECASE)
+"""BraTS, of any year: the file's name, without time point and sequence (BraTS-GLI-00000-001-t1n.nii.gz,
+BraTS2021_00000_t1.nii.gz, BraTS20_Training_001_t1.nii). Folders do not count: they may be called after a year."""
 
 
 class Group(NamedTuple):
@@ -31,9 +34,9 @@ class Group(NamedTuple):
 
 
 WAYS = ("patient", "bids", "nnunet", "named", "path", "table", "study", "scan", "file")
-"""What a group was made from: the file's own patient, the layout of the archive (BIDS, nnU-Net, or folders called
-after patients), ``data.group.path`` or ``table``, the examination; ``scan``: nothing is known; ``file``: its own splits
-count."""
+"""What a group was made from: the file's own patient, the layout of the archive (BIDS, nnU-Net, or folders and files
+called after patients), ``data.group.path`` or ``table``, the examination; ``scan``: nothing is known; ``file``: its own
+splits count."""
 ALONE, AS_IN_FILE = Group("", "scan"), Group("", "file")
 
 
@@ -51,7 +54,7 @@ def nnunet_case(uri: str) -> str | None:
 
 def named_patient(relative: str) -> str | None:
     """The patient after whom a folder, or the file, is called by one of the usual words and a number."""
-    found = NAMED.search(relative)
+    found = BRATS.search(relative) or NAMED.search(relative)
     return found.group(1).casefold() if found else None
 
 

@@ -56,6 +56,16 @@ def target_grid(shape: Sequence[int], spacing: Sequence[float], target: Sequence
     return Grid(tuple(target), scale, offset)
 
 
+def spaced_grid(shape: Sequence[int], spacing: Sequence[float], target: Sequence[int], step: Sequence[float]) -> Grid:
+    """The grid of shape ``target`` with ``step`` between its points, in the unit of ``spacing``, centred on a scan:
+    what does not fit is cropped, and what is missing lies outside. All have the same number of axes."""
+    scale = tuple(_snapped(wanted / s) for wanted, s in zip(step, spacing, strict=True))
+    if any(r > n - 1 for n, r in zip(shape, scale, strict=True)):
+        raise ScanError("the scan is smaller than one step of data.spacing")
+    offset = tuple(_centred(n, m, r) for n, m, r in zip(shape, target, scale, strict=True))
+    return Grid(tuple(target), scale, offset)
+
+
 def _centred(n: int, m: int, scale: float) -> float:
     """Offset that puts the centre of m points on the centre of n, or half a voxel off rather than between voxels."""
     offset = _snapped((n - 1) / 2 - scale * (m - 1) / 2)

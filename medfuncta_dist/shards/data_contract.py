@@ -38,6 +38,7 @@ EARLIER = {
     "csv": None,
     "volume": "each",
     "ct_window": OFF,
+    "spacing": None,
 }
 """What a contract without these keys says: earlier versions had no choice. At these values it leaves them out."""
 RULE_DIGITS = 16

@@ -1,4 +1,5 @@
-"""Sources that are not read: foreign files, second halves of pairs, segmentations. Pure, from their names alone.
+"""Sources that are not read: foreign files, second halves of pairs, segmentations, tables beside images. Pure, from
+their names alone.
 
 They are counted by reason, and neither packed nor quarantined. Of a file's name, a reason holds at most a suffix of a
 known list.
@@ -19,10 +20,31 @@ from medfuncta_dist.storage.sources import Source
 
 SYSTEM_FILES = frozenset({"thumbs.db", "ehthumbs.db", "desktop.ini", "dicomdir"})
 SYSTEM = "a file of the system, or an index of others (Thumbs.db, desktop.ini, DICOMDIR)"
+ABOUT_FILES = frozenset(
+    [
+        *(
+            "readme",
+            "license",
+            "licence",
+            "copying",
+            "notice",
+            "citation",
+            "authors",
+            "changes",
+            "changelog",
+            "version",
+        ),
+        *("records", "annotators", "sha256sums", "md5sums", "checksums"),
+    ]
+)
+"""Texts without a suffix, which would be taken for DICOM: BIDS has README and CHANGES, PhysioNet RECORDS."""
+ABOUT = "a text about the data set, by its name (README, LICENSE, CHANGES, RECORDS, ...)"
+SIGNALS = "a table or a signal by its suffix, where data.shape declares images"
+SIGNAL_READERS = frozenset({"ecg-csv", "wfdb"})
 HALF = "the header of a pair, which is read with its values"
 SEGMENTATION = "a segmentation by its name (data.masks: keep packs it)"
 RECORD_INSIDE = "a WFDB record inside an archive file, which is read only where it is unpacked"
-NAMED = (SYSTEM, SEGMENTATION)
+NAMED = (SYSTEM, SEGMENTATION, ABOUT, SIGNALS)
 """Reasons that do not count for a source which is packed already: earlier versions read these files."""
 FOREIGN_SUFFIXES = frozenset(
     [
@@ -48,6 +70,10 @@ def reason_aside(source: Source, data: Data, listed: Collection[str]) -> str | N
     if reader is None:
         last = name.rpartition(".")[2]
         return f"no reader takes .{last}" if last in FOREIGN_SUFFIXES else "no reader takes its suffix"
+    if data.reader is None and name in ABOUT_FILES:
+        return ABOUT
+    if data.reader is None and reader.name in SIGNAL_READERS and len(data.shape) > 1:
+        return SIGNALS
     if reader.name == "nifti" and (other := other_of_pair(source.uri)) is not None:
         values = values_of_pair(source.uri)
         if values == other and other.lower() in listed:

@@ -19,6 +19,7 @@ from medfuncta_dist.errors import IntegrityError, MedfunctaError, ScanError
 from medfuncta_dist.scans.canonical import canonical, slices, split_of, windowed
 from medfuncta_dist.scans.label_check import risk_of_values
 from medfuncta_dist.scans.patient_group import Group, group_of
+from medfuncta_dist.scans.readers.dicom.dicom_reader import NO_SCAN, WITHOUT_IMAGE
 from medfuncta_dist.scans.readers.dicom.series_reader import InstanceFile, Part, series_images, series_volumes
 from medfuncta_dist.scans.readers.reader import Found
 from medfuncta_dist.scans.readers.reader_registry import configured_reader, parts_of
@@ -82,7 +83,8 @@ SEGMENTATION = "a segmentation, as the file says (data.masks: keep packs it)"
 
 @dataclass(frozen=True)
 class SeriesFiles:
-    """How many files of a DICOM series became part of a scan, of a quarantined one, or were left out by policy."""
+    """How many files of a DICOM series became part of a scan, of a quarantined one, or were left out by policy. Of a
+    file by itself, only that it was left out."""
 
     packed: int
     quarantined: int
@@ -151,7 +153,14 @@ class SourceReader:
     def _file(self, source: PackSource, path: Path) -> Iterator[Event]:
         found = configured_reader(self.data, source.uri).scans(path)
         shared = isinstance(self.data.series, Series) and not self.data.takes_volumes
-        yield from _guarded(self._each(source, with_shared_window(found, self.data) if shared else found))
+        for event in _guarded(self._each(source, with_shared_window(found, self.data) if shared else found)):
+            yield SeriesFiles(0, 0, 1) if self._leaves_out(event) else event
+
+    def _leaves_out(self, event: Event) -> bool:
+        """Reports, segmentations and the like beside series make no volume: ``data.series.other`` counts for them."""
+        rule = self.data.series
+        by_rule = self.data.takes_volumes and isinstance(rule, Series) and rule.other == "leave_out"
+        return by_rule and isinstance(event, UnusableSource) and event.reason in (WITHOUT_IMAGE, NO_SCAN)
 
     def _each(self, source: PackSource, scans: Iterable[Found]) -> Iterator[Event]:
         for found in scans:

@@ -30,6 +30,8 @@ LARGEST_TABLE = 2**30
 """Bytes: ten million rows."""
 PARQUET = b"PAR1"
 DELIMITERS = (",", ";", "\t")
+MISSING = frozenset(("n/a", "N/A", "NA"))
+"""No label, unless it is one of the categories: BIDS writes n/a, R NA."""
 
 Columns = Mapping[str, Sequence[str]]
 """The table's texts by column, without spaces around them."""
@@ -205,6 +207,7 @@ class _Loader:
     ) -> list[tuple[int, ...]]:
         """The labels of each cell. A text that is no such label is refused; what the column looks like is said."""
         found = []
+        cells = ["" if cell in MISSING and cell not in (label.categories or ()) else cell for cell in cells]
         for number, cell in enumerate(cells, 1):
             if (values := parse(cell)) is None:
                 texts = [text for text in cells if text]

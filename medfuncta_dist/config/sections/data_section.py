@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from medfuncta_dist.config.keys import CONTRACT, FREE, PUBLIC, Added, Key, Meaning, WithinRun
-from medfuncta_dist.config.section import BARE_WORD, Name, NaturalInt, PositiveInt, Ratio, Section, Split
+from medfuncta_dist.config.section import BARE_WORD, Name, NaturalInt, PositiveFloat, PositiveInt, Ratio, Section, Split
 from medfuncta_dist.config.sections.series_section import Series
 from medfuncta_dist.config.sections.table_section import Table
 
@@ -193,6 +193,10 @@ class Data(Section):
     `off` if it was packed by a version without this key."""
     aspect: Annotated[Literal["pad", "crop", "stretch"], CONTRACT] = "pad"
     """How a field of view with another aspect ratio is fitted to ``shape``."""
+    spacing: Annotated[list[PositiveFloat] | None, CONTRACT, Added(None)] = None
+    """Distance of neighbouring points along each axis of ``shape``, in mm (in pixels, where a file does not say): the
+    same for all scans, centred; what lies beyond is cropped, what is missing is background. `[8, 8, 8]` with a shape of
+    `[32, 32, 32]` is a cube of 256 mm. Default: as wide as the whole scan needs (``aspect``), another for each scan."""
     slices: Annotated[Slices | None, CONTRACT] = None
     """Pack volumes as slices."""
     slabs: Annotated[Slabs | None, CONTRACT] = None
@@ -276,6 +280,7 @@ class Data(Section):
                 raise ValueError(f"ct_window does nothing where intensity.mode is '{self.intensity.mode}'")
             if not self.ct_window[0] < self.ct_window[1]:
                 raise ValueError(f"ct_window is [low, high], and low must be below high; got {self.ct_window}")
+        self._check_spacing()
         if self.slices is not None and len(self.shape) != 2:
             raise ValueError(f"slices are two-dimensional, but shape has {len(self.shape)} axes")
         if self.slabs is not None and self.slices is None:
@@ -293,6 +298,16 @@ class Data(Section):
         if abs(sum(self.fractions.values()) - 1) > 1e-6 or "train" not in self.fractions:
             raise ValueError(f"fractions must contain train and sum to 1, got {self.fractions}")
         return self
+
+    def _check_spacing(self) -> None:
+        if self.spacing is None:
+            return
+        if len(self.shape) == 1:
+            raise ValueError("spacing is for images, but shape has one axis: leave spacing out")
+        if len(self.spacing) != len(self.shape):
+            raise ValueError(f"spacing has {len(self.spacing)} numbers, but shape has {len(self.shape)} axes")
+        if self.aspect != "pad":
+            raise ValueError("spacing decides the field of view, so aspect would do nothing: leave aspect out")
 
     def _check_table(self, table: Table) -> None:
         if isinstance(self.group, Grouping) and self.group.table is not None:

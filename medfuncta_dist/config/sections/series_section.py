@@ -31,4 +31,5 @@ class Series(Section):
     """Localizer images. `keep` takes them like others."""
     other: Literal["quarantine", "leave_out"] = "quarantine"
     """Whatever else makes no volume: a single image, an image without position, a second image of the same identifier,
-    images at one place that nothing tells apart."""
+    images at one place that nothing tells apart; and DICOM files that are no images: segmentations, doses, reports,
+    plans, presentation states."""

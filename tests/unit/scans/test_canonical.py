@@ -40,6 +40,17 @@ def test_the_window_is_that_of_the_scan_as_read() -> None:
     assert scan.array.max() < 10_000  # smoothing took the spike, not the window
 
 
+def test_a_given_spacing_is_that_of_every_scan_and_its_world_stays() -> None:
+    data = declared([8, 8, 8], spacing=[4.0, 3.0, 3.0])
+    scans = [canonical(volume(shape), data) for shape in ((12, 14, 10), (20, 9, 31))]
+    assert [scan.spacing for scan in scans] == [pytest.approx((4, 3, 3))] * 2
+    for scan, shape in zip(scans, ((12, 14, 10), (20, 9, 31)), strict=True):
+        assert scan.affine is not None
+        middle = (np.array(shape) - 1) / 2
+        np.testing.assert_allclose(scan.affine @ [3.5, 3.5, 3.5, 1], AFFINE @ [*middle, 1], atol=1.51)
+    assert scans[1].array[0, :, [0, 7]].max() == scans[1].window.low  # 12 mm of 24 are there
+
+
 def test_what_lies_outside_is_background() -> None:
     data = declared([32, 8], intensity={"mode": "range", "low": -1000.0, "high": 1000.0})
     scan = canonical(Scan(np.full((1, 16, 16), 40, np.int16), (1.0, 1.0), None, "CT"), data)

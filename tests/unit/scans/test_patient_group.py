@@ -27,6 +27,14 @@ def by(relative: str, uri: str = "") -> Group | None:
         ("train/patient00007/study1/view1.png", "valid/patient00007/study2/view1.png"),
         ("pat13/ses0.nii.gz", "Pat13/ses1.nii.gz"),
         ("case_00012/imaging.nii.gz", "case_00012_late.nii.gz"),
+        (
+            "BraTS-GLI-00000-000/BraTS-GLI-00000-000-t1n.nii.gz",
+            "BraTS-GLI-00000-001/BraTS-GLI-00000-001-t2w.nii.gz",
+        ),
+        ("BraTS2021_00000/BraTS2021_00000_t1.nii.gz", "BraTS2021_00000/BraTS2021_00000_flair.nii.gz"),
+        ("BraTS20_Training_001_t1.nii", "BraTS20_Training_001_t2.nii"),
+        ("HGG/Brats18_TCIA01_131_1/Brats18_TCIA01_131_1_t1.nii.gz", "Brats18_TCIA01_131_2_t1.nii.gz"),
+        ("LIDC-IDRI-0001/ct.nii.gz", "LIDC-IDRI-0001/x/dx.nii.gz"),
     ],
 )
 def test_one_patient_s_files_are_one_group(one: str, other: str) -> None:
@@ -39,6 +47,10 @@ def test_one_patient_s_files_are_one_group(one: str, other: str) -> None:
         ("sub-01/a.nii", "sub-011/a.nii"),
         ("imagesTr/BRATS_001_0000.nii.gz", "imagesTr/BRATS_002_0000.nii.gz"),
         ("patient_001/scan_1.nii.gz", "patient_0010/scan_1.nii.gz"),
+        ("BraTS-GLI-00000-000-t1n.nii.gz", "BraTS-GLI-00001-000-t1n.nii.gz"),
+        ("BraTS-GLI-00000-000-t1n.nii.gz", "BraTS-MEN-00000-000-t1n.nii.gz"),
+        ("BraTS_2023/BraTS-GLI-00000-000-t1n.nii.gz", "BraTS_2023/BraTS-GLI-00001-000-t1n.nii.gz"),
+        ("Brats18_TCIA01_131_1_t1.nii.gz", "Brats18_TCIA02_131_1_t1.nii.gz"),
     ],
 )
 def test_two_patients_are_two_groups(one: str, other: str) -> None:
@@ -47,7 +59,15 @@ def test_two_patients_are_two_groups(one: str, other: str) -> None:
 
 @pytest.mark.parametrize(
     "relative",
-    ["scan_2021.nii.gz", "NORMAL/im-1.png", "subset-1/a.png", "submitted/a.png", "a/0001.dcm", "cases/a.png"],
+    [
+        "scan_2021.nii.gz",
+        "NORMAL/im-1.png",
+        "subset-1/a.png",
+        "submitted/a.png",
+        "a/0001.dcm",
+        "cases/a.png",
+        "BraTS_2023/t1.nii.gz",
+    ],
 )
 def test_other_paths_tell_nothing(relative: str) -> None:
     assert by(relative) is None

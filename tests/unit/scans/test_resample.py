@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.resample import Grid, cast, resample, target_grid
+from medfuncta_dist.scans.resample import Grid, cast, resample, spaced_grid, target_grid
 
 axes = st.integers(1, 3)
 lengths = st.integers(2, 12)
@@ -171,3 +171,21 @@ def test_integers_are_rounded_to_the_nearest_and_clipped() -> None:
 def test_axis_of_length_1_is_refused() -> None:
     with pytest.raises(ScanError, match="length 1"):
         target_grid([1, 9], [1.0, 1.0], [4, 4], "pad")
+
+
+@given(problems(), st.data())
+def test_a_given_spacing_is_exact_and_centred(problem: tuple, data: st.DataObject) -> None:
+    shape, spacing, target = problem
+    step = [data.draw(st.floats(0.05, 1)) * s * (n - 1) for n, s in zip(shape, spacing, strict=True)]
+    grid = spaced_grid(shape, spacing, target, step)
+    np.testing.assert_allclose(grid.spacing(spacing), step)
+    assert grid.shape == tuple(target)
+    for n, m, scale, offset in zip(shape, target, grid.scale, grid.offset, strict=True):
+        centre = offset + scale * (m - 1) / 2
+        assert abs(centre - (n - 1) / 2) <= (0.5 if scale == 1 else 1e-9)
+
+
+def test_a_scan_smaller_than_one_step_is_refused() -> None:
+    spaced_grid([9, 9], [1, 1], [4, 4], [8, 8])
+    with pytest.raises(ScanError, match=r"smaller than one step of data\.spacing"):
+        spaced_grid([9, 8], [1, 1], [4, 4], [8, 8])

@@ -50,6 +50,7 @@ def test_a_data_set_packed_before_burned_in_text_was_a_key_goes_on_with_either_v
         {"shape": [28, 29]},
         {"channels": 3},
         {"aspect": "crop"},
+        {"spacing": [2.0, 2.0]},
         {"reader": "dicom"},
         {"slices": {"axis": 1}},
         {"intensity": {"mode": "minmax"}},

@@ -15,7 +15,7 @@ from medfuncta_dist.shards.pack_driver import PackSummary, pack
 from medfuncta_dist.shards.pack_plan import Listing, list_sources
 from medfuncta_dist.shards.pack_preview import preview_pack
 from medfuncta_dist.shards.pack_record import PackRecord
-from medfuncta_dist.shards.set_aside import HALF, SEGMENTATION, SYSTEM
+from medfuncta_dist.shards.set_aside import ABOUT, HALF, SEGMENTATION, SIGNALS, SYSTEM
 from medfuncta_dist.task_map import map_here
 from tests.unit.shards.samples import run_file
 from tests.writers import write_dicom, write_nifti, write_nifti_pair, write_png
@@ -48,6 +48,25 @@ def test_foreign_files_are_counted_by_reason(tmp_path: Path) -> None:
         "no reader takes .txt": 1,
         "no reader takes its suffix": 1,
     }
+
+
+def test_texts_about_the_data_set_are_no_dicom_files(tmp_path: Path) -> None:
+    write_dicom(tmp_path / "IM-0001")
+    for name in ("README", "LICENSE", "CHANGES", "RECORDS"):
+        (tmp_path / name).write_text("words")
+    found = listed(tmp_path)
+    assert (names(found), found.aside) == (["IM-0001"], {ABOUT: 4})
+    assert len(listed(tmp_path, reader="dicom").sources) == 5
+
+
+def test_tables_beside_images_are_no_signals(tmp_path: Path) -> None:
+    write_png(tmp_path / "a.png")
+    (tmp_path / "metadata.csv").write_text("Subject ID,Modality\n")
+    (tmp_path / "ecg.hea").write_text("")
+    found = listed(tmp_path)
+    assert (names(found), found.aside) == (["a.png"], {SIGNALS: 2})
+    assert len(listed(tmp_path, shape=[8]).sources) == 3
+    assert len(listed(tmp_path, reader="ecg-csv").sources) == 3
 
 
 def test_where_nothing_is_left_the_reasons_are_the_message(tmp_path: Path) -> None:

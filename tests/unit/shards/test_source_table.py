@@ -111,6 +111,12 @@ def test_columns_have_types(tmp_path: Path, suffix: str) -> None:
     assert told(tmp_path, ["pneumonia", "normal"], both, suffix=suffix) == [(1, 0), (0, 1)]
 
 
+def test_what_stands_for_a_missing_value_is_no_label_unless_it_is_a_category(tmp_path: Path) -> None:
+    assert told(tmp_path, ["n/a", "3", "NA"], "x") == [(), (3,), ()]
+    assert told(tmp_path, ["n/a", "70"], {"column": "x", "bins": [65]}) == [(), (1,)]
+    assert told(tmp_path, ["NA", "n/a", "EU"], {"column": "x", "categories": ["EU", "NA"]}) == [(1,), (), (0,)]
+
+
 def test_a_parquet_table_has_days_flags_and_gaps(tmp_path: Path) -> None:
     assert told(tmp_path, [True, False], "x", suffix=".parquet") == [(1,), (0,)]
     assert told(tmp_path, [1.0, None, float("nan")], "x", suffix=".parquet") == [(1,), (), ()]

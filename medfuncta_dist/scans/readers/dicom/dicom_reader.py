@@ -46,6 +46,8 @@ GREY = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 MODALITIES = {"MR": "MR", "CT": "CT", "US": "US"} | dict.fromkeys(("CR", "DX", "MG", "PX", "RF", "XA", "IO"), "XR")
 DERIVED = ("SEG", "RTDOSE")  # labels and doses, not scans
+WITHOUT_IMAGE = "a DICOM file without an image"
+NO_SCAN = "a DICOM segmentation or dose, not a scan"
 GEOMETRY = "the DICOM file's geometry is damaged"
 
 
@@ -125,9 +127,9 @@ def read_values(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
 def _check_image(dataset: pydicom.Dataset, size: int) -> int:
     """The number of frames. ``size``: of the file in bytes."""
     if "Rows" not in dataset or "Columns" not in dataset:
-        raise ScanError("a DICOM file without an image")
+        raise ScanError(WITHOUT_IMAGE)
     if dataset.get("Modality") in DERIVED:
-        raise ScanError("a DICOM segmentation or dose, not a scan")
+        raise ScanError(NO_SCAN)
     samples, frames = int(dataset.SamplesPerPixel), int(dataset.get("NumberOfFrames") or 1)
     if dataset.get("PhotometricInterpretation") not in {1: GREY, 3: COLOUR}.get(samples, ()):
         raise ScanError("a DICOM photometric interpretation that is not read")
