@@ -17,6 +17,8 @@ from medfuncta_dist.archive import survey as survey_module
 from medfuncta_dist.archive.member_lists import FOLDER
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import QuarantineLimitError, RunFileError
+from medfuncta_dist.forget.forget_driver import Asked, forget, open_place
+from medfuncta_dist.forget.patient_names import PatientName
 from medfuncta_dist.integrity.repair_shards import repair_shards
 from medfuncta_dist.scans.private_mapping import read_mapping
 from medfuncta_dist.shards import pack_plan, source_files
@@ -412,6 +414,20 @@ def test_damaged_shards_are_repaired_from_archive_files(suffix: str, tmp_path: P
         store.write(uri, b"damaged")
     assert repair_shards(run, snapshot, uris, map_here, ALONE) == []
     assert len(samples(run)) == 6
+
+
+@pytest.mark.parametrize("suffix", FEW)
+def test_forgotten_members_do_not_come_back(suffix: str, tmp_path: Path) -> None:
+    files = pngs(tmp_path)
+    path = put(tmp_path / "archive", f"all{suffix}", bundled(files, suffix))
+    run = pictures(tmp_path)
+    packed(run)
+    forget(open_place(run), Asked(patients=(PatientName("patient003"),)), map_here)
+    assert packed(run).counts["packed"] == 5
+    path.unlink()
+    for name, data in files.items():
+        put((tmp_path / "archive" / name).parent, "another name.png", data)
+    assert (packed(run).counts["packed"], len(samples(run))) == (5, 5)
 
 
 def test_storage_inside_the_archive_is_refused_before_a_tar_is_opened(
