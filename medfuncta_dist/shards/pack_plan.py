@@ -15,9 +15,18 @@ from medfuncta_dist.errors import RunFileError, ScanError
 from medfuncta_dist.scans.patient_group import Group, group_in_path
 from medfuncta_dist.scans.readers.nifti import other_of_pair, values_of_pair
 from medfuncta_dist.scans.scan_key import KeyMaker
+from medfuncta_dist.scans.segmentation import is_segmentation, pairs
 from medfuncta_dist.shards.pack_record import PackRecord, group_name, settle
 from medfuncta_dist.shards.record_parts import without_parts
-from medfuncta_dist.shards.set_aside import NAMED, reason_aside, require_some
+from medfuncta_dist.shards.set_aside import (
+    NAMED,
+    PAIRED,
+    SEGMENTATION,
+    UNPAIRED,
+    in_image_format,
+    reason_aside,
+    require_some,
+)
 from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.sources import Source, expand
@@ -45,6 +54,15 @@ class Told:
     split: str | None
     group: Group | None
     labels: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Mask:
+    """The segmentation of an image. ``size`` and ``version`` as in ``Source``."""
+
+    uri: str = field(repr=False)
+    size: int = field(repr=False)
+    version: str = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +94,8 @@ class PackSource:
     """The files of a series (``relative`` is then no path, but what identifies it); none in a source that is a file."""
     copies: int = 0
     """Files of a series that are copies of others in it, and are no members."""
+    mask: Mask | None = None
+    """What is kept beside its scans (``data.masks: pair``)."""
 
     @property
     def files(self) -> int:
@@ -146,13 +166,14 @@ class PackPlan:
 
 
 def told_key(source: PackSource, keys: KeyMaker) -> str:
-    """Key of the labels that the table gives, and of all that it says of single scans: another one where those are
-    others, "" where there are none."""
+    """Key of the labels that the table gives, of all that it says of single scans, and of the segmentation: another one
+    where those are others, "" where there are none."""
     members = sorted((member.name, member.labels) for member in source.members if member.labels is not None)
-    if source.labels is None and not source.told and not members:
+    mask = {"mask": [source.mask.size, source.mask.version]} if source.mask else {}
+    if source.labels is None and not source.told and not members and not mask:
         return ""
     scans = {key: [t.split, t.group and t.group.key, t.labels] for key, t in source.told.items()}
-    said = {"labels": source.labels, "scans": scans} | ({"members": members} if members else {})
+    said = {"labels": source.labels, "scans": scans} | ({"members": members} if members else {}) | mask
     return keys.property_key("told", digest_json(said))
 
 
@@ -219,10 +240,11 @@ def _whole(source: Source) -> bytes:
 def _keyed(
     sources: list[Source], keys: KeyMaker, data: Data, split: str | None, packed: Collection[str], aside: Counter[str]
 ) -> list[PackSource]:
-    kept = list(_kept(sources, keys, data, split, packed, aside))
+    everything, kept = sources, list(_kept(sources, keys, data, split, packed, aside))
     relatives = [relative for _, relative in kept]
     sources = [source for source, _ in kept]
     groups = _groups(sources, keys, data)
+    masks = _masks(everything, sources, aside) if data.masks == "pair" else {}
     return [
         PackSource(
             keys.source_key(relative),
@@ -233,9 +255,28 @@ def _keyed(
             group,
             size=source.size,
             version=source.version,
+            mask=masks.get(source.uri),
         )
         for source, relative, group in zip(sources, relatives, groups, strict=True)
     ]
+
+
+def _masks(sources: Sequence[Source], images: Sequence[Source], aside: Counter[str]) -> dict[str, Mask]:
+    """The segmentation of each image (URI); they are counted in ``aside``, apart from those of no image."""
+    taken = {image.uri for image in images}
+    masks = {s.uri: s for s in sources if s.uri not in taken and in_image_format(s) and is_segmentation(s.uri)}
+    found, several = pairs(sorted(taken - masks.keys()), sorted(masks))
+    if several:
+        raise RunFileError(
+            f"{several} images have several segmentations",
+            where="data.masks: pair",
+            do="name only those to pair in data.source or data.splits",
+        )
+    used = set(found.values())
+    aside.update({SEGMENTATION: -len(masks), PAIRED: len(used), UNPAIRED: len(masks) - len(used)})
+    for reason in [reason for reason, count in aside.items() if not count]:
+        del aside[reason]
+    return {image: Mask(uri, masks[uri].size, masks[uri].version) for image, uri in found.items()}
 
 
 def _kept(
@@ -345,7 +386,8 @@ def _revision(group: Sequence[PackSource], base: str) -> str:
 
 
 def _of_scans(source: PackSource) -> list[object]:
-    return [[key, t.split, t.group and t.group.key, t.labels] for key, t in sorted(source.told.items())]
+    mask: list[object] = [["mask", source.mask.size, source.mask.version]] if source.mask else []
+    return mask + [[key, t.split, t.group and t.group.key, t.labels] for key, t in sorted(source.told.items())]
 
 
 def _resumed(made: PackPlan, records: Iterable[PackRecord]) -> PackPlan:

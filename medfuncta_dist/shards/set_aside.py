@@ -42,6 +42,8 @@ SIGNALS = "a table or a signal by its suffix, where data.shape declares images"
 SIGNAL_READERS = frozenset({"ecg-csv", "wfdb"})
 HALF = "the header of a pair, which is read with its values"
 SEGMENTATION = "a segmentation by its name (data.masks: keep packs it)"
+PAIRED = "a segmentation, kept beside its image"
+UNPAIRED = "a segmentation by its name, of no image here"
 NAMED = (SYSTEM, SEGMENTATION, ABOUT, SIGNALS)
 """Reasons that do not count for a source which is packed already: earlier versions read these files."""
 FOREIGN_SUFFIXES = frozenset(
@@ -73,9 +75,15 @@ def reason_aside(source: Source, data: Data, listed: Collection[str]) -> str | N
         values = values_of_pair(source.uri)
         if values == other and other.lower() in listed:
             return HALF
-    if data.masks == "skip" and reader.name in IN_READERS and is_segmentation(source.uri):
+    if data.masks != "keep" and reader.name in IN_READERS and is_segmentation(source.uri):
         return SEGMENTATION
     return None
+
+
+def in_image_format(source: Source) -> bool:
+    """Whether a file has a format in which a segmentation looks like an image."""
+    reader = find_reader(None, source.uri)
+    return reader is not None and reader.name in IN_READERS
 
 
 def require_some(left: Sequence[object], aside: Mapping[str, int]) -> None:

@@ -18,6 +18,7 @@ from medfuncta_dist.config.sections.series_section import Series
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, ScanError
 from medfuncta_dist.scans.canonical import canonical, slices, split_of, windowed
 from medfuncta_dist.scans.label_check import risk_of_values
+from medfuncta_dist.scans.paired_mask import mask_of
 from medfuncta_dist.scans.patient_group import Group, group_of
 from medfuncta_dist.scans.readers.dicom.dicom_reader import NO_SCAN, WITHOUT_IMAGE
 from medfuncta_dist.scans.readers.dicom.series_reader import InstanceFile, Part, series_images, series_volumes
@@ -202,9 +203,9 @@ class SourceReader:
                 raise ScanError("data.table has no row for it")
             if found.burn_in is not None and self.data.burned_in == "refuse":
                 raise ScanError(found.burn_in)
-            if found.mask and self.data.masks == "skip":
+            if found.mask and self.data.masks != "keep":
                 raise ScanError(SEGMENTATION)
-            scan = self._labelled(found.scan, told, found.label_risk)
+            scan = self._with_mask(source, self._labelled(found.scan, told, found.label_risk))
             if self.data.slices is None:
                 yield self._encoded(key, found.item, place, None, scan)
             else:
@@ -226,6 +227,13 @@ class SourceReader:
         if self.data.identifying_labels == "refuse":
             raise ScanError(risk)
         return replace(scan, labels=())
+
+    def _with_mask(self, source: PackSource, scan: Scan) -> Scan:
+        if source.mask is None:
+            return scan
+        reader = configured_reader(self.data, source.mask.uri)
+        with local_copy(source.mask.uri, parts_of(reader)) as path:
+            return replace(scan, mask=mask_of(reader.scans(path), scan))
 
     def _slices(self, source: PackSource, of_volume: str, place: _Place, volume: Scan, rule: Slices) -> Iterator[Event]:
         taken = 0
