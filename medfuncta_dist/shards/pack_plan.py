@@ -16,7 +16,7 @@ from medfuncta_dist.scans.patient_group import Group, group_in_path
 from medfuncta_dist.scans.readers.nifti import other_of_pair, values_of_pair
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.pack_record import PackRecord, group_name, settle
-from medfuncta_dist.shards.record_parts import without_parts
+from medfuncta_dist.shards.record_parts import files_beside, without_parts
 from medfuncta_dist.shards.set_aside import NAMED, reason_aside, require_some
 from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -74,6 +74,9 @@ class PackSource:
     """What is known of its bytes before it is read."""
     members: tuple[Member, ...] = field(default=(), repr=False)
     """The files of a series (``relative`` is then no path, but what identifies it); none in a source that is a file."""
+    beside: tuple[Source, ...] | None = ()
+    """The other files of a source of several: a NIfTI pair, a WFDB record. None where the pattern does not list them:
+    then nobody knows whether they have changed."""
     copies: int = 0
     """Files of a series that are copies of others in it, and are no members."""
 
@@ -183,7 +186,7 @@ def list_sources(data: Data, keys: KeyMaker, records: Sequence[PackRecord] = ())
 
 def _found(data: Data, keys: KeyMaker, packed: Collection[str], aside: Counter[str]) -> list[PackSource]:
     if data.source is not None:
-        return _keyed(_sources(data.source, data), keys, data, None, packed, aside)
+        return _keyed(data.source, keys, data, None, packed, aside)
     if data.splits is None:
         raise RunFileError(
             "there is nothing to pack: the run file names a snapshot, but no scans",
@@ -193,7 +196,7 @@ def _found(data: Data, keys: KeyMaker, packed: Collection[str], aside: Counter[s
     found = [
         source
         for split, patterns in sorted(data.splits.items())
-        for source in _keyed(_sources(patterns, data), keys, data, split, packed, aside)
+        for source in _keyed(patterns, keys, data, split, packed, aside)
     ]
     if repeated := len(found) - len({source.uri for source in found}):
         raise RunFileError(
@@ -202,10 +205,6 @@ def _found(data: Data, keys: KeyMaker, packed: Collection[str], aside: Counter[s
             do="change the patterns so that each file matches one split",
         )
     return found
-
-
-def _sources(patterns: str | list[str], data: Data) -> list[Source]:
-    return without_parts(expand(patterns), data.reader, _whole)
 
 
 def _whole(source: Source) -> bytes:
@@ -217,9 +216,16 @@ def _whole(source: Source) -> bytes:
 
 
 def _keyed(
-    sources: list[Source], keys: KeyMaker, data: Data, split: str | None, packed: Collection[str], aside: Counter[str]
+    patterns: str | list[str],
+    keys: KeyMaker,
+    data: Data,
+    split: str | None,
+    packed: Collection[str],
+    aside: Counter[str],
 ) -> list[PackSource]:
-    kept = list(_kept(sources, keys, data, split, packed, aside))
+    listed = expand(patterns)
+    kept = list(_kept(without_parts(listed, data.reader, _whole), keys, data, split, packed, aside))
+    beside = files_beside([source for source, _ in kept], listed, data)
     relatives = [relative for _, relative in kept]
     sources = [source for source, _ in kept]
     groups = _groups(sources, keys, data)
@@ -233,6 +239,7 @@ def _keyed(
             group,
             size=source.size,
             version=source.version,
+            beside=beside.get(source.uri, ()),
         )
         for source, relative, group in zip(sources, relatives, groups, strict=True)
     ]
