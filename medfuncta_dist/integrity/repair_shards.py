@@ -84,7 +84,7 @@ def _told_sources(
 ) -> list[PackSource]:
     """The sources of the archive under the keys that they were packed with, and what the run file's table says."""
     listed = list_sources(run.data, keys, records).sources
-    sources = [source for source in listed if not forgotten.holds_source(source.key, source.group)]
+    sources = [source for source in listed if source.key not in forgotten.sources]
     sources = without_forgotten(sources, folder / INVENTORY, run.data, keys, forgotten)
     table = load_table(run.data)
     joined = join_table(sources, table, folder / INVENTORY, keys)

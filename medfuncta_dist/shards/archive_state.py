@@ -18,11 +18,21 @@ from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.copy_conflicts import NO_CONFLICTS, CopyConflicts, copy_conflicts
 from medfuncta_dist.shards.pack_plan import PackSource, Superseded, told_key
 from medfuncta_dist.shards.pack_record import PackRecord
-from medfuncta_dist.shards.series_sources import COLUMNS, SeriesSources, packed_key, series_identity, told
+from medfuncta_dist.shards.record_parts import record_content
+from medfuncta_dist.shards.series_sources import (
+    COLUMNS,
+    TOLD,
+    SeriesSources,
+    names_patient,
+    packed_key,
+    series_identity,
+    told,
+)
 from medfuncta_dist.shards.snapshot import read_index
 from medfuncta_dist.shards.source_table import SourceTable
 from medfuncta_dist.shards.table_join import Joined, join_keys, join_table
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.sources import Source
 
 IN_FILE = ("patient", "file")
 """Of ``WAYS``: the file itself tells."""
@@ -36,7 +46,7 @@ class ArchiveState:
     """``sources`` are those that are packed, or are to be, with the keys under which they are. ``changes`` are by key.
 
     identities, contents: by relative path, what the inventory does not hold yet.
-    moved: keys of packed sources that are now under another path.
+    moved: keys of packed sources that are now under another path or URI; of a series, that any of its files is.
     reassigned: keys of packed sources whose file is now in another split, or another patient's, or has other labels.
     joined: how the table fits the sources. conflicts: copies of which something else is said than of what they copy.
     """
@@ -62,7 +72,9 @@ class ArchiveState:
     def without(self, forgotten: Forgotten) -> ArchiveState:
         """The state without sources that are recognised by their content as forgotten ones."""
         contents = (source.state.content if source.state else "" for source in self.sources)
-        held = [forgotten.holds_source(s.key, s.group, c) for s, c in zip(self.sources, contents, strict=True)]
+        held = [
+            s.key in forgotten.sources or c in forgotten.contents for s, c in zip(self.sources, contents, strict=True)
+        ]
         return replace(self, sources=[s for s, gone in zip(self.sources, held, strict=True) if not gone])
 
     def adopt(self) -> None:
@@ -88,6 +100,7 @@ def examine(
     path = survey([_listed(source, data) for source in sources], folder, keys, on_survey)
     joined = join_table(without_forgotten(sources, path, data, keys, forgotten), table, path, keys)
     by_path = {source.relative: source for source in joined.sources}
+    beside = {source.relative: source.beside for source in joined.sources if source.beside != ()}
     packed = _packed(records, folder, keys)
     names, found, series = _surveyed(path, by_path, data, keys, packed)
     copies = _contents(series.doubles(), by_path, data)
@@ -102,7 +115,8 @@ def examine(
     unsure = set(doubtful(packed, present, by_etag))
     inside = series.without_content(unsure) | {r for r, key in key_of.items() if key in unsure}
     contents = _contents(inside, by_path, data)
-    known = _content_keys(contents, keys)
+    known = _content_keys({r: c for r, c in contents.items() if r not in beside}, keys)
+    known |= _joint_contents({r: b for r, b in beside.items() if key_of.get(r) in unsure}, by_path, keys)
     for relative in known.keys() & key_of.keys():
         present[key_of[relative]] = replace(present[key_of[relative]], content=known[relative])
     series.learn(known)
@@ -112,11 +126,7 @@ def examine(
     files = [source for source in joined.sources if source.relative in key_of]
     joined = replace(joined, sources=[*files, *whole])
     if table is not None and table.by == "key":
-        known_as = _identities(set(first.renamed.values()), folder, keys)
-        names_packed = {r: known_as.get(first.renamed.get(key, key), identities.get(r, r)) for r, key in key_of.items()}
-        copied = {r for r, key in key_of.items() if key in first.copied}
-        copied |= {source.relative for source in whole if source.key in first.copied}
-        joined = join_keys(joined, table, folder, keys, names_packed, copied)
+        joined = _by_scans(joined, table, first, key_of, identities, folder, keys)
     by_key = {key_of.get(source.relative, source.key): source for source in joined.sources}
     of_series = {source.key for source in whole}
     conflicts = copy_conflicts(first.copied, by_key, table, folder)
@@ -138,23 +148,49 @@ def examine(
         stamp(path),
         keys.fingerprint(),
         {r: i for r, i in (identities | kept).items() if r != i},
-        contents | copies,
-        frozenset(changes.renamed.values()),
+        {r: c for r, c in contents.items() if r not in beside} | copies,
+        frozenset(changes.renamed.values()) | _elsewhere(by_path, series, folder, keys),
         reassigned,
         joined,
         conflicts,
     )
 
 
+def _by_scans(
+    joined: Joined,
+    table: SourceTable,
+    found: Changes,
+    key_of: Mapping[str, str],
+    identities: Mapping[str, str],
+    folder: Path,
+    keys: KeyMaker,
+) -> Joined:
+    """Joined with the rows of a table that is about scans: under the names that sources are packed with."""
+    known_as = _identities(set(found.renamed.values()), folder, keys)
+    names = {r: known_as.get(found.renamed.get(key, key), identities.get(r, r)) for r, key in key_of.items()}
+    copied = {s.relative for s in joined.sources if key_of.get(s.relative, s.key) in found.copied}
+    return join_keys(joined, table, folder, keys, names, copied)
+
+
 def without_forgotten(
     sources: Sequence[PackSource], inventory: Path, data: Data, keys: KeyMaker, forgotten: Forgotten
 ) -> list[PackSource]:
-    """The sources without files of forgotten DICOM series, which the inventory knows; others are told when listed."""
-    if not forgotten.sources:
+    """The sources without files of forgotten patients and DICOM series, which the inventory knows."""
+    if not (forgotten.sources or forgotten.groups):
         return list(sources)
-    rows = read_inventory(inventory, keys.fingerprint(), sorted({*COLUMNS, "identity"}))
-    gone = {row["relative"] for row in rows if packed_key(row, data, keys) in forgotten.sources}
-    return [source for source in sources if source.relative not in gone]
+    gone, named = set(), set()
+    for row in read_inventory(inventory, keys.fingerprint(), sorted({*COLUMNS, "identity"})):
+        if packed_key(row, data, keys) in forgotten.sources:
+            gone.add(row["relative"])
+        elif row["patient"] is not None:
+            named.add(row["relative"])
+    return [s for s in sources if s.relative not in gone and not _of_forgotten(s, s.relative in named, forgotten)]
+
+
+def _of_forgotten(source: PackSource, named: bool, forgotten: Forgotten) -> bool:
+    """Whether the source is a forgotten patient's. ``named``: its file names a patient, who goes before its folder."""
+    group = source.group
+    return group is not None and group.key in forgotten.groups and (not named or group.by in TOLD)
 
 
 def _surveyed(
@@ -167,6 +203,7 @@ def _surveyed(
         source, state = by_path.get(row["relative"]), _state(row, keys)
         if source is None or series.take(source, row, state):
             continue
+        state = _with_beside(state, source.beside, keys)
         former = packed.get(source.key) if row["identity"] == source.relative else None
         found[source.relative] = former if former == state else state
         if row["identity"] != source.relative:
@@ -176,6 +213,30 @@ def _surveyed(
 
 def _contents(relatives: Collection[str], by_path: Mapping[str, PackSource], data: Data) -> dict[str, str]:
     return digest_contents([_listed(by_path[relative], data) for relative in sorted(relatives)])
+
+
+def _with_beside(state: SourceState, beside: Sequence[Source] | None, keys: KeyMaker) -> SourceState:
+    """The state of a source of several files, of which the inventory has the first."""
+    if beside == ():
+        return state
+    if beside is None:
+        return replace(state, probe="", content="")
+    sizes, versions = [str(file.size) for file in beside], [file.version for file in beside]
+    version = keys.property_key("versions", state.version, *versions) if state.version and all(versions) else ""
+    return SourceState(keys.property_key("sizes", state.size, *sizes), version, state.probe)
+
+
+def _joint_contents(
+    beside: Mapping[str, Sequence[Source] | None], by_path: Mapping[str, PackSource], keys: KeyMaker
+) -> dict[str, str]:
+    """Contents (keys) of sources of several files, by relative path, of those that can be read whole."""
+    found = {}
+    for relative, others in beside.items():
+        first = by_path[relative]
+        files = [(first.uri, first.size), *((file.uri, file.size) for file in others or ())]
+        if others and (content := record_content(files, keys)):
+            found[relative] = content
+    return found
 
 
 def _content_keys(contents: Mapping[str, str], keys: KeyMaker) -> dict[str, str]:
@@ -196,12 +257,13 @@ def _reassigned(
 ) -> frozenset[str]:
     """Packed sources that were moved to where the run file, its table or the path tells another split or patient, or of
     which the table does so where they are: they are packed again, or a patient's scans could be in two splits. The
-    files of a series may have moved where it is the same. And those that have other labels in the table than they were
-    packed with."""
+    files of a series may have moved where it is the same; where they name no patient, their folder does. And those that
+    have other labels in the table than they were packed with."""
     now = {former: sources[key] for key, former in found.renamed.items()}
     same = {key: sources[key] for key in found.same}
     labelled = _labelled_otherwise(now | same, table, records, keys)
-    now |= {key: source for key, source in same.items() if table is not None or (source.members and told(source))}
+    placed_anew = {k: s for k, s in same.items() if s.members and (told(s) or not names_patient(s))}
+    now |= same if table is not None else placed_anew
     placing = {key for key, source in now.items() if source.split is not None or source.group is not None}
     placed = _packed_as(placing - labelled, store, records)
     return frozenset(key for key, split, group in placed if _is_other(now[key], split, group)) | labelled
@@ -228,6 +290,19 @@ def _overwritten(removed: Collection[str], listed: Collection[str], folder: Path
     rows = read_inventory(folder / INVENTORY, keys.fingerprint(), COLUMNS)
     former = (keys.source_key(series_identity(row)) for row in rows if in_series(row) and row["relative"] in listed)
     return {key for key in former if key in removed}
+
+
+def _elsewhere(listed: Mapping[str, PackSource], series: SeriesSources, folder: Path, keys: KeyMaker) -> frozenset[str]:
+    """The sources of which a file is not where the last pack found it: the archive has moved, or files of a series."""
+    moved = set()
+    for row in read_inventory(folder / INVENTORY, keys.fingerprint(), sorted({*COLUMNS, "identity", "uri"})):
+        now = listed.get(row["relative"])
+        elsewhere = now is not None and now.uri != row["uri"]
+        if (key := series.key_of(row)) is None:
+            moved |= {keys.source_key(row["identity"])} if elsewhere else set()
+        elif elsewhere or not series.holds(row):
+            moved.add(key)
+    return frozenset(moved)
 
 
 def _is_other(source: PackSource, split: str, group: Group | None) -> bool:

@@ -105,7 +105,7 @@ def pack(
     empty = is_empty(parent, known)
     known = [] if empty else known
     listed, aside = list_sources(run.data, keys, known)
-    sources = [source for source in listed if not forgotten.holds_source(source.key, source.group)]
+    sources = [source for source in listed if source.key not in forgotten.sources]
     require_outside_storage(sources, store)
     if empty:
         withdraw_empty(store, run.dataset, fence)

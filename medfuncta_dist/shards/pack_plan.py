@@ -17,7 +17,7 @@ from medfuncta_dist.scans.readers.nifti import other_of_pair, values_of_pair
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.scans.segmentation import is_segmentation, pairs
 from medfuncta_dist.shards.pack_record import PackRecord, group_name, settle
-from medfuncta_dist.shards.record_parts import without_parts
+from medfuncta_dist.shards.record_parts import files_beside, without_parts
 from medfuncta_dist.shards.set_aside import (
     NAMED,
     PAIRED,
@@ -92,6 +92,9 @@ class PackSource:
     """What is known of its bytes before it is read."""
     members: tuple[Member, ...] = field(default=(), repr=False)
     """The files of a series (``relative`` is then no path, but what identifies it); none in a source that is a file."""
+    beside: tuple[Source, ...] | None = ()
+    """The other files of a source of several: a NIfTI pair, a WFDB record. None where the pattern does not list them:
+    then nobody knows whether they have changed."""
     copies: int = 0
     """Files of a series that are copies of others in it, and are no members."""
     mask: Mask | None = None
@@ -204,7 +207,7 @@ def list_sources(data: Data, keys: KeyMaker, records: Sequence[PackRecord] = ())
 
 def _found(data: Data, keys: KeyMaker, packed: Collection[str], aside: Counter[str]) -> list[PackSource]:
     if data.source is not None:
-        return _keyed(_sources(data.source, data), keys, data, None, packed, aside)
+        return _keyed(data.source, keys, data, None, packed, aside)
     if data.splits is None:
         raise RunFileError(
             "there is nothing to pack: the run file names a snapshot, but no scans",
@@ -214,7 +217,7 @@ def _found(data: Data, keys: KeyMaker, packed: Collection[str], aside: Counter[s
     found = [
         source
         for split, patterns in sorted(data.splits.items())
-        for source in _keyed(_sources(patterns, data), keys, data, split, packed, aside)
+        for source in _keyed(patterns, keys, data, split, packed, aside)
     ]
     if repeated := len(found) - len({source.uri for source in found}):
         raise RunFileError(
@@ -223,10 +226,6 @@ def _found(data: Data, keys: KeyMaker, packed: Collection[str], aside: Counter[s
             do="change the patterns so that each file matches one split",
         )
     return found
-
-
-def _sources(patterns: str | list[str], data: Data) -> list[Source]:
-    return without_parts(expand(patterns), data.reader, _whole)
 
 
 def _whole(source: Source) -> bytes:
@@ -238,9 +237,17 @@ def _whole(source: Source) -> bytes:
 
 
 def _keyed(
-    sources: list[Source], keys: KeyMaker, data: Data, split: str | None, packed: Collection[str], aside: Counter[str]
+    patterns: str | list[str],
+    keys: KeyMaker,
+    data: Data,
+    split: str | None,
+    packed: Collection[str],
+    aside: Counter[str],
 ) -> list[PackSource]:
-    everything, kept = sources, list(_kept(sources, keys, data, split, packed, aside))
+    listed = expand(patterns)
+    everything = without_parts(listed, data.reader, _whole)
+    kept = list(_kept(everything, keys, data, split, packed, aside))
+    beside = files_beside([source for source, _ in kept], listed, data)
     relatives = [relative for _, relative in kept]
     sources = [source for source, _ in kept]
     groups = _groups(sources, keys, data)
@@ -256,6 +263,7 @@ def _keyed(
             size=source.size,
             version=source.version,
             mask=masks.get(source.uri),
+            beside=beside.get(source.uri, ()),
         )
         for source, relative, group in zip(sources, relatives, groups, strict=True)
     ]

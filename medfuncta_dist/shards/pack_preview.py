@@ -78,7 +78,7 @@ def preview_pack(run: RunFile, on_survey: OnSurvey) -> PackPreview:
     empty = is_empty(parent, known)
     known = [] if empty else known
     listed, aside = list_sources(run.data, keys, known)
-    sources = [source for source in listed if not forgotten.holds_source(source.key, source.group)]
+    sources = [source for source in listed if source.key not in forgotten.sources]
     require_outside_storage(sources, store)
     contract = None if empty else check_dataset(store, run.dataset, run.data, keys.fingerprint())
     data = with_series(run.data, contract)

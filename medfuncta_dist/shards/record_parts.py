@@ -1,5 +1,8 @@
 """Files of an archive that are no sources, because they belong to one: the signal files, annotations and segments of
-WFDB records. A segment would otherwise be packed twice, by itself and in its record, and perhaps into two splits."""
+WFDB records. A segment would otherwise be packed twice, by itself and in its record, and perhaps into two splits.
+
+Records, and pairs of NIfTI files, are compared by all their files: equal headers can have other values.
+"""
 
 from __future__ import annotations
 
@@ -7,15 +10,20 @@ import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
+from medfuncta_dist.archive.source_bytes import content_digest, fetch_from
+from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import ScanError
+from medfuncta_dist.scans.readers.nifti import other_of_pair, values_of_pair
 from medfuncta_dist.scans.readers.reader_registry import find_reader
 from medfuncta_dist.scans.readers.signals.wfdb_header import LARGEST_HEADER, record_files
 from medfuncta_dist.scans.readers.signals.wfdb_record import HEADER, WfdbReader
+from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.storage.sources import Source
 
 SEGMENT = re.compile(r".*_(\d{4}|layout)\.hea")
 """What PhysioNet calls the headers of segments. Only where there are such names, other headers are read."""
 
+OF_SEGMENT = re.compile(r"_(\d{4}|layout)$")
 ReadSource = Callable[[Source], bytes]
 
 
@@ -36,6 +44,40 @@ def without_parts(sources: Sequence[Source], reader: str | None, read: ReadSourc
             or (reader is None and find_reader(None, source.uri))
         )
     ]
+
+
+def files_beside(
+    sources: Sequence[Source], listed: Sequence[Source], data: Data
+) -> dict[str, tuple[Source, ...] | None]:
+    """By URI of a source that has other files: these, or None where none is listed. ``listed``: all files."""
+    kinds = {source.uri: find_reader(data.reader, source.uri) for source in sources}
+    several = {s.uri: s for s in sources if (kind := kinds[s.uri]) is not None and _has_others(kind.name, s.uri)}
+    if not several:
+        return {}
+    alone = defaultdict(list)
+    for file in listed:
+        if file.uri not in kinds or other_of_pair(file.uri):
+            alone[_record(file.uri).lower()].append(file)
+    return {uri: tuple(f for f in alone[_record(uri).lower()] if f.uri != uri) or None for uri in several}
+
+
+def record_content(files: Sequence[tuple[str, int]], keys: KeyMaker) -> str:
+    """The content of a source of several files (URI, bytes), in this order; "" where one cannot be read."""
+    try:
+        return keys.property_key("contents", *(content_digest(fetch_from(uri), size) for uri, size in files))
+    except ScanError:
+        return ""
+
+
+def _has_others(reader: str, uri: str) -> bool:
+    return reader == WfdbReader.name or (reader == "nifti" and other_of_pair(uri) is not None)
+
+
+def _record(uri: str) -> str:
+    """The path that a record's files share: segments have a number after it, as PhysioNet names them."""
+    if other_of_pair(uri) is not None:
+        return values_of_pair(uri)
+    return OF_SEGMENT.sub("", _stem(uri))
 
 
 def _stem(uri: str) -> str:

@@ -38,6 +38,8 @@ class SeriesSources:
     data: Data
     keys: KeyMaker = field(repr=False)
     _found: dict[str, list[_File]] = field(default_factory=dict, repr=False)
+    _places: dict[str, tuple[str, str]] = field(default_factory=dict, repr=False)
+    """By relative path: series and name of the file."""
     _made: dict[str, PackSource] = field(default_factory=dict, repr=False)
     """By identity, where nothing has come after it was made."""
 
@@ -49,8 +51,20 @@ class SeriesSources:
         member = Member(source.uri, name, source.size, state.content, source.labels)
         identity = series_identity(row)
         self._found.setdefault(identity, []).append(_File(source, member, state))
+        self._places[source.relative] = identity, name
         self._made.pop(identity, None)
         return True
+
+    def key_of(self, row: Row) -> str | None:
+        """The key of the series to which a row of an earlier inventory belongs; None for another file."""
+        if not isinstance(self.data.series, Series) or not in_series(row):
+            return None
+        return self.keys.source_key(series_identity(row))
+
+    def holds(self, row: Row) -> bool:
+        """Whether a file of an earlier inventory is still where it was, as the same one of its series."""
+        now = self._places.get(row["relative"])
+        return now == (series_identity(row), self.keys.property_key("instance", row["instance"]))
 
     def sources(self) -> list[PackSource]:
         """The series so far. RunFileError where the run file assigns the files of one to several patients or splits."""
@@ -123,6 +137,11 @@ def packed_key(row: Row, data: Data, keys: KeyMaker) -> str:
     """The key of the source that a row of the inventory (``COLUMNS`` and ``identity``) was packed in."""
     whole = isinstance(data.series, Series) and in_series(row)
     return keys.source_key(series_identity(row) if whole else row["identity"])
+
+
+def names_patient(source: PackSource) -> bool:
+    """Whether the files of a series name a patient."""
+    return source.relative.split("\0")[1] != ""
 
 
 def _told(source: PackSource) -> tuple[str | None, str]:

@@ -28,6 +28,7 @@ from medfuncta_dist.scans.scan import Scan
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.scans.shared_window import with_shared_window
 from medfuncta_dist.shards.pack_plan import PackSource, Told
+from medfuncta_dist.shards.record_parts import record_content
 from medfuncta_dist.shards.sample import encode
 from medfuncta_dist.shards.series_sources import joint_content
 from medfuncta_dist.storage.digest import sha256_file
@@ -127,6 +128,9 @@ class SourceReader:
         """Digested here where the survey has not done it: the file has just been read, and is in the page cache."""
         if state.content:
             return state
+        if source.beside != ():
+            files = [(source.uri, source.size), *((file.uri, file.size) for file in source.beside or ())]
+            return replace(state, content=record_content(files, self.keys) if source.beside else "")
         known = [member.content for member in source.members] or [""]
         found = [content or self._content(path) for content, path in zip(known, paths, strict=True)]
         return replace(state, content=joint_content(found, self.keys) if source.members else found[0])

@@ -15,9 +15,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from medfuncta_dist.archive import series_sums, survey
+from medfuncta_dist.archive.inventory import INVENTORY, read_inventory
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunChangedError, RunFileError
+from medfuncta_dist.forget.forget_driver import Asked, forget, open_place
+from medfuncta_dist.forget.patient_names import PatientName
 from medfuncta_dist.integrity.repair_shards import repair_shards
+from medfuncta_dist.scans.private_folder import load_salt
 from medfuncta_dist.scans.private_mapping import read_mapping
 from medfuncta_dist.scans.readers.dicom.stacks import (
     AMBIGUOUS,
@@ -30,6 +34,7 @@ from medfuncta_dist.scans.readers.dicom.stacks import (
     SINGLE,
     TILTED,
 )
+from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.pack_driver import PackSummary, pack
 from medfuncta_dist.shards.pack_preview import preview_pack
 from medfuncta_dist.shards.pack_task import PackTask
@@ -697,3 +702,58 @@ def test_an_inventory_is_cut_by_series_where_it_is_large(tmp_path: Path, monkeyp
     places = [{row["series"] for row in part} for part in parts]
     assert sum(map(len, places)) == 5
     assert whole.dicom == series_sums.SeriesSums(39, 32, 4, {GAP: 7})
+
+
+def test_the_mapping_follows_files_of_a_series_and_the_archive(tmp_path: Path) -> None:
+    paths = write_series(tmp_path / "archive", made(), folders=1)
+    run = run_of(tmp_path, shape=[12, 10])
+    packed(run)
+    before = {row.key: Path(row.uri).read_bytes() for row in read_mapping(tmp_path / "private")}
+    paths[3].rename(paths[3].with_name("elsewhere"))
+    paths[4].rename(paths[3])  # another slice is now where it was
+    assert packed(run).new_sources == 0
+    assert {row.key: Path(row.uri).read_bytes() for row in read_mapping(tmp_path / "private")} == before
+    (tmp_path / "archive").rename(tmp_path / "moved")
+    assert packed(run_of(tmp_path, shape=[12, 10], source=str(tmp_path / "moved"))).new_sources == 0
+    assert {row.key: Path(row.uri).read_bytes() for row in read_mapping(tmp_path / "private")} == before
+
+
+def test_a_series_that_names_no_patient_follows_its_folder(tmp_path: Path) -> None:
+    write_series(tmp_path / "archive" / "patient_1", made(), patient="")
+    run = run_of(tmp_path)
+    packed(run)
+    [former] = groups(run)
+    (tmp_path / "archive" / "patient_1").rename(tmp_path / "archive" / "patient_2")
+    assert packed(run).changes["changed"] == 1
+    [now] = groups(run)
+    assert now != former
+    assert packed(run).changes["same"] == 1
+
+
+def groups(run: RunFile) -> list[str]:
+    store = ObjectStore(run.storage)
+    shards = [s for split in load_snapshot(store, run.dataset, None).splits.values() for s in split]
+    return [row["group"] for shard in shards for row in read_index(store, shard).to_pylist()]
+
+
+def test_a_forgotten_folder_keeps_out_no_file_that_names_another_patient(tmp_path: Path) -> None:
+    """And the inventory loses a forgotten series, also where its files were before."""
+    for name, patient in (("a", ""), ("b", "another")):
+        write_series(tmp_path / "archive" / "patient_1" / name, made(ord(name)), name=name, patient=patient, folders=1)
+    write_series(tmp_path / "archive" / "patient_2", made(3), name="c")
+    run = run_of(tmp_path, removed="drop")
+    packed(run)
+    former = tmp_path / "archive" / "patient_1" / "a"
+    former.rename(former.with_name("secret"))
+    packed(run)
+    forget(open_place(run), Asked(patients=(PatientName("patient_1"),)), map_here)
+    assert len(samples(run)) == 2
+    private = b"".join(path.read_bytes() for path in (tmp_path / "private").iterdir() if path.suffix == ".sqlite")
+    assert b"patient_1/a/" not in private
+    assert b"patient_1/secret/" not in private
+    inventory = read_inventory(
+        tmp_path / "private" / INVENTORY, KeyMaker(load_salt(tmp_path / "private")).fingerprint()
+    )
+    assert not [row for row in inventory if "secret" in row["relative"]]
+    assert packed(run).changes["removed"] == 0
+    assert len(samples(run)) == 2

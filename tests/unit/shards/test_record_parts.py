@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from medfuncta_dist.config.run_file import RunFile
@@ -15,7 +18,7 @@ from medfuncta_dist.shards.pack_plan import find_sources, list_sources
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
 from tests.unit.shards.samples import objects, run_file
-from tests.writers import PATIENT, write_ecg_csv, write_wfdb
+from tests.writers import PATIENT, write_ecg_csv, write_nifti_pair, write_wfdb
 
 KEYS = KeyMaker(b"0" * 32)
 
@@ -93,3 +96,47 @@ def test_a_bucket_gives_the_same_scans_as_a_disk(tmp_path: Path, records: Path, 
     bucket.delete("s_0002.dat")
     reasons = [entry["reason"] for entry in packed(run_of(tmp_path, source=bucket.root, dataset="new")).quarantined]
     assert reasons == ["a file that the WFDB header names is missing"]
+
+
+def write_record(folder: Path, seed: int) -> None:
+    """A record whose header says nothing of its values, as many devices write them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    values = (np.random.default_rng(seed).normal(size=1000) * 200).clip(-2000, 2000).astype("<i2")
+    (folder / "rec.dat").write_bytes(values.tobytes())
+    (folder / "rec.hea").write_text("rec 1 360 1000\nrec.dat 16 200 12 0\n")
+
+
+def changed(summary: PackSummary) -> dict[str, int]:
+    return {name: count for name, count in summary.changes.items() if count}
+
+
+@pytest.mark.parametrize("pattern", ["", "/**/*.hea"])
+def test_records_with_equal_headers_and_other_values_are_both_packed(tmp_path: Path, pattern: str) -> None:
+    for number in (1, 2):
+        write_record(tmp_path / "archive" / f"patient_{number}", number)
+    run = run_of(tmp_path, channels=1, source=f"{tmp_path / 'archive'}{pattern}")
+    assert changed(packed(run)) == {"new": 2}
+    assert changed(packed(run)) == {"same": 2}
+
+
+def test_a_record_is_compared_by_all_its_files(tmp_path: Path) -> None:
+    for number in (1, 2):
+        write_record(tmp_path / "archive" / f"patient_{number}", number)
+    run = run_of(tmp_path, channels=1)
+    packed(run)
+    write_record(tmp_path / "archive" / "patient_1", 3)
+    assert changed(packed(run)) == {"same": 1, "changed": 1}
+    os.utime(tmp_path / "archive" / "patient_1" / "rec.dat")
+    assert changed(packed(run)) == {"same": 2}
+    shutil.move(tmp_path / "archive" / "patient_2", tmp_path / "archive" / "other" / "patient_2")
+    assert changed(packed(run)) == {"same": 1, "renamed": 1}
+    shutil.copytree(tmp_path / "archive" / "patient_1", tmp_path / "archive" / "again" / "patient_1")
+    assert changed(packed(run)) == {"same": 2, "copied": 1}
+
+
+def test_another_header_of_a_pair_is_seen(tmp_path: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    array, run = np.arange(256, dtype=np.int16).reshape(8, 8, 4), run_file(tmp_path, shape=[8, 8, 4])
+    for height, found in ((3.0, {"new": 1}), (9.0, {"changed": 1})):
+        write_nifti_pair(tmp_path / "archive", array=array, affine=np.diag([2, 2, height, 1]))
+        assert changed(packed(run)) == found
