@@ -11,6 +11,9 @@ import pytest
 
 from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.packing.pack_driver import PackSummary, pack
+from medfuncta_dist.packing.pack_preview import preview_pack
+from medfuncta_dist.packing.sources.set_aside import ABOUT, PAIRED, SEGMENTATION, SIGNALS
 from medfuncta_dist.scans.canonical import canonical
 from medfuncta_dist.scans.private_mapping import read_mapping
 from medfuncta_dist.scans.readers.dicom.dicom_reader import NO_SCAN, WITHOUT_IMAGE
@@ -18,10 +21,7 @@ from medfuncta_dist.scans.readers.dicom.stacks import NO_GEOMETRY
 from medfuncta_dist.scans.readers.nifti import NiftiReader
 from medfuncta_dist.scans.scan import Scan, Window
 from medfuncta_dist.shards.data_contract import SplitsBy
-from medfuncta_dist.shards.pack_driver import PackSummary, pack
-from medfuncta_dist.shards.pack_preview import preview_pack
 from medfuncta_dist.shards.sample import Sample, decode
-from medfuncta_dist.shards.set_aside import ABOUT, PAIRED, SEGMENTATION, SIGNALS
 from medfuncta_dist.shards.snapshot import load_snapshot, read_index
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
