@@ -108,11 +108,7 @@ def examine(
     identities = _distinct(names, found)
     key_of = {r: keys.source_key(identities[r]) if r in identities else by_path[r].key for r in found}
     present = {key_of[relative]: state for relative, state in found.items()} | _states(series.sources())
-    # The states of files that are as they were are those of the records, and nobody asks about them.
-    other = {key: by_path[r].uri for r, key in key_of.items() if found[r] is not packed.get(key)}
-    other |= {source.key: source.uri for source in series.sources()}
-    by_etag = {key for key, uri in other.items() if uri.startswith("s3://")}
-    unsure = set(doubtful(packed, present, by_etag))
+    unsure = _unsure(packed, present, found, key_of, by_path, series)
     inside = series.without_content(unsure) | {r for r, key in key_of.items() if key in unsure}
     contents = _contents(inside, by_path, data)
     known = _content_keys({r: c for r, c in contents.items() if r not in beside}, keys)
@@ -123,26 +119,19 @@ def examine(
     whole = series.sources()
     present |= _states(whole)
     first = compare(packed, present)
-    files = [source for source in joined.sources if source.relative in key_of]
-    joined = replace(joined, sources=[*files, *whole])
+    joined = replace(joined, sources=[*(s for s in joined.sources if s.relative in key_of), *whole])
     if table is not None and table.by == "key":
         joined = _by_scans(joined, table, first, key_of, identities, folder, keys)
     by_key = {key_of.get(source.relative, source.key): source for source in joined.sources}
-    of_series = {source.key for source in whole}
     conflicts = copy_conflicts(first.copied, by_key, table, folder)
     reassigned = _reassigned(first, by_key, table, store, records, keys)
-    reassigned |= {former for key, former in first.renamed.items() if key in of_series}
+    reassigned |= {former for key, former in first.renamed.items() if by_key[key].members}
     reassigned |= _overwritten(set(first.removed), by_path, folder, keys)
     changes = compare(packed | dict.fromkeys(reassigned & packed.keys(), OTHER), present) if reassigned else first
     known_as = _identities(set(changes.renamed.values()), folder, keys)
     kept = {r: known_as[changes.renamed[k]] for r, k in key_of.items() if changes.renamed.get(k) in known_as}
-    resolved = (
-        source if key in of_series else _resolved(source, identities, key_of, present, changes, known_as)
-        for key, source in by_key.items()
-    )
-    wanted = [source for source in resolved if source.key not in changes.copied]
     return ArchiveState(
-        sorted(wanted, key=lambda source: source.relative),  # the order in which repair finds them again
+        _wanted(by_key, identities, key_of, present, changes, known_as),
         changes,
         path,
         stamp(path),
@@ -154,6 +143,38 @@ def examine(
         joined,
         conflicts,
     )
+
+
+def _wanted(
+    by_key: Mapping[str, PackSource],
+    identities: Mapping[str, str],
+    key_of: Mapping[str, str],
+    present: Mapping[str, SourceState],
+    changes: Changes,
+    known_as: Mapping[str, str],
+) -> list[PackSource]:
+    """The sources that are packed, or are to be, in the order in which repair finds them again."""
+    resolved = (
+        source if source.members else _resolved(source, identities, key_of, present, changes, known_as)
+        for source in by_key.values()
+    )
+    wanted = (source for source in resolved if source.key not in changes.copied)
+    return sorted(wanted, key=lambda source: source.relative)
+
+
+def _unsure(
+    packed: Mapping[str, SourceState],
+    present: Mapping[str, SourceState],
+    found: Mapping[str, SourceState],
+    key_of: Mapping[str, str],
+    by_path: Mapping[str, PackSource],
+    series: SeriesSources,
+) -> set[str]:
+    """Keys of the present sources whose content has to be known, to tell what has become of them."""
+    # The states of files that are as they were are those of the records, and nobody asks about them.
+    other = {key: by_path[r].uri for r, key in key_of.items() if found[r] is not packed.get(key)}
+    other |= {source.key: source.uri for source in series.sources()}
+    return set(doubtful(packed, present, {key for key, uri in other.items() if uri.startswith("s3://")}))
 
 
 def _by_scans(
