@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from medfuncta_dist.archive.inventory import Listed, Row
+    from medfuncta_dist.packing.pack_plan import PackSource
+    from medfuncta_dist.packing.pack_record import PackRecord
     from medfuncta_dist.scans.scan_key import KeyMaker
-    from medfuncta_dist.shards.pack_plan import PackSource
-    from medfuncta_dist.shards.pack_record import PackRecord
 
 FILES, ROUNDS, ROWS, COMPARED = 5_000, 5, 1_000_000, 100_000
 SLICES = 100
@@ -225,7 +225,7 @@ def join(folder: Path, rows: int) -> dict[str, Any]:
 def sum_up(folder: Path, rows: int) -> dict[str, Any]:
     """As ``pack --plan`` does; patients, studies and series are counted."""
     from medfuncta_dist.archive.inventory import INVENTORY
-    from medfuncta_dist.shards.pack_preview import sums
+    from medfuncta_dist.packing.pack_preview import sums
 
     found = sums(folder / INVENTORY, salt().fingerprint())
     assert found.sources == rows
@@ -247,8 +247,8 @@ def compare(folder: Path, rows: int, kind: str) -> dict[str, Any]:
     """The pack stage up to its tasks, where the survey has nothing to read. Memory in bytes per source."""
     from medfuncta_dist.archive.inventory import INVENTORY, SURVEY, write_inventory
     from medfuncta_dist.config.sections.data_section import Data
-    from medfuncta_dist.shards.archive_state import examine
-    from medfuncta_dist.shards.pack_plan import plan
+    from medfuncta_dist.packing.archive_state import examine
+    from medfuncta_dist.packing.pack_plan import plan
     from medfuncta_dist.storage.object_store import ObjectStore
 
     keys, private = salt(), folder / f"private-{kind}"
@@ -305,8 +305,8 @@ def compared_rows(rows: int, kind: str) -> Iterator[Row]:
 
 def packed(rows: int, keys: KeyMaker) -> list[PackRecord]:
     """Records of all files as they were, as they are read from storage."""
-    from medfuncta_dist.shards.archive_state import _state
-    from medfuncta_dist.shards.pack_record import PackRecord, group_name
+    from medfuncta_dist.packing.archive_state import _state
+    from medfuncta_dist.packing.pack_record import PackRecord, group_name
 
     records, states = [], {}
     for n, row in enumerate(compared_rows(rows, ""), 1):
@@ -319,7 +319,7 @@ def packed(rows: int, keys: KeyMaker) -> list[PackRecord]:
 
 def listing(rows: int, kind: str, keys: KeyMaker) -> list[PackSource]:
     """As ``find_sources`` gives it."""
-    from medfuncta_dist.shards.pack_plan import PackSource
+    from medfuncta_dist.packing.pack_plan import PackSource
 
     return [
         PackSource(

@@ -26,7 +26,7 @@ from medfuncta_dist.latents import table_format
 from medfuncta_dist.latents.exact_fit import ExactFitter
 from medfuncta_dist.meta.learner import Trained
 from medfuncta_dist.network.committed_network import commit_network
-from medfuncta_dist.shards.pack_driver import pack
+from medfuncta_dist.packing.pack_driver import pack
 from medfuncta_dist.shards.sample import Sample
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore

@@ -38,7 +38,7 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.fanout import start_ray
 from medfuncta_dist.network.core_settings import field_spec
-from medfuncta_dist.shards.pack_driver import pack
+from medfuncta_dist.packing.pack_driver import pack
 from medfuncta_dist.stages.chain import run_stages
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here

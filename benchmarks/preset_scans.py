@@ -28,7 +28,7 @@ from torch import Tensor
 from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.evaluation.original_scans import values_of_shard
-from medfuncta_dist.shards.pack_driver import pack
+from medfuncta_dist.packing.pack_driver import pack
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.streaming.worker_settings import WorkerSettings
 from medfuncta_dist.task_map import map_here

@@ -23,7 +23,7 @@ from medfuncta_dist.evaluation.original_scans import Pick, read_samples
 from medfuncta_dist.evaluation.pca import PcaTask, choose_scans, pca_task
 from medfuncta_dist.evaluation.report import Picture, ReportData, render
 from medfuncta_dist.evaluation.report_summary import against_baselines, storage_figures, summarise
-from medfuncta_dist.evaluation.score_task import ScoreTask, score_task
+from medfuncta_dist.evaluation.score_task import ScoreTask, as_stored, score_task
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import TableLocation, locate_table
@@ -82,7 +82,7 @@ def evaluate(
     score_tasks, shards = _score_tasks(fitted), _compared_shards(run, fitted)
     linear_tasks = 2 if shards else 0  # PCA and DCT
     tasks = _Tasks(fan_out, len(score_tasks) + len(shards) + linear_tasks, on_progress)
-    scores = pa.concat_tables(tasks.results(score_task, score_tasks)).sort_by("key").combine_chunks()
+    scores = as_stored(pa.concat_tables(tasks.results(score_task, score_tasks)).sort_by("key").combine_chunks())
     held_out = scores.filter(pc.equal(scores["split"], run.evaluate.split))
     baselines = _baselines(run, fitted, held_out, shards, tasks) if shards else None
     commits = [fitted.commits[work.name] for work in fitted.target.works]

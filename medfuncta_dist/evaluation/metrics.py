@@ -70,6 +70,15 @@ def _scores(originals: Scans, reconstructions: Scans) -> list[Score]:
     return [Score(*row) for row in rows]
 
 
+def masked_psnr(original: Values, reconstruction: Values, mask: np.ndarray | None) -> float:
+    """PSNR in dB over the points (*spatial) whose class is not 0, in all channels; NaN where there are none."""
+    if mask is None or not mask.any():
+        return math.nan
+    inside = mask > 0
+    exact, clamped = original[:, inside].astype(np.float64), reconstruction[:, inside].clip(0, 1).astype(np.float64)
+    return float(psnr(np.square(exact - clamped).mean()))
+
+
 def psnr(error: Float[np.ndarray, ...]) -> Float[np.ndarray, ...]:
     """Mean squared errors → −10·log₁₀(MSE) in dB, at most ``PSNR_CAP``."""
     return np.asarray(-10 * np.log10(np.maximum(error, 10 ** (-PSNR_CAP / 10))))

@@ -17,6 +17,7 @@ from markupsafe import Markup
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.evaluation import charts, pictures
 from medfuncta_dist.evaluation.charts import Curve
+from medfuncta_dist.evaluation.report_summary import MASKED
 from medfuncta_dist.fields.field_kinds import FieldSpec
 
 TEMPLATE = "report.html"  # Jinja
@@ -89,6 +90,7 @@ def render(data: ReportData) -> str:
         settings=_settings(data),
         one_dimensional=len(data.run.data.shape) == 1,
         short=SHORT,
+        masked=any(MASKED in figures for figures in data.summary["splits"].values()),
     )
 
 

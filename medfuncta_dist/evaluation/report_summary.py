@@ -30,6 +30,8 @@ from medfuncta_dist.shards.data_contract import about_splits
 
 FORMAT_VERSION = 1
 METRICS = ("psnr", "ssim", "mse")
+MASKED = "psnr_mask"
+"""Beside the others where any scan has a segmentation."""
 
 
 def summarise(
@@ -109,7 +111,8 @@ def by_label(scores: pa.Table, split: str) -> dict[str, Any]:
 
 
 def _groups(rows: pa.Table, names: Sequence[str]) -> dict[str, Any]:
-    columns = {m: rows[m].to_numpy(zero_copy_only=False).astype(float) for m in METRICS}
+    named = [*METRICS, *({MASKED} & set(rows.column_names))]
+    columns = {m: rows[m].to_numpy(zero_copy_only=False).astype(float) for m in named}
     grouped = metrics.by_group(names, columns)
     return {name: {m: _json(spread) for m, spread in found.items()} for name, found in grouped.items()}
 

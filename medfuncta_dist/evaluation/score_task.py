@@ -6,25 +6,26 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from jaxtyping import Float
 
 from medfuncta_dist.evaluation.decode import reconstruct
-from medfuncta_dist.evaluation.metrics import Score, scores
+from medfuncta_dist.evaluation.metrics import Score, masked_psnr, scores
 from medfuncta_dist.evaluation.original_scans import Pick, read_samples
 from medfuncta_dist.fitting.fit_plan import FitWork
 from medfuncta_dist.latents import table_format
 from medfuncta_dist.latents.table_format import PartRef
 from medfuncta_dist.network.committed_network import NetworkRef
 from medfuncta_dist.network.network_loader import network_here
+from medfuncta_dist.shards.sample import Sample
 from medfuncta_dist.shards.snapshot import read_index
 from medfuncta_dist.streaming.prefetch import one_ahead
 from medfuncta_dist.streaming.worker_settings import WorkerSettings
 
-FORMAT_VERSION = "1"
+FORMAT_VERSION, MASKED_VERSION = "1", "2"
 DECODED_VALUES = 2**22
 """Most values that are decoded at once: 16 MB, as much for their originals, and again for those that are being read."""
 
@@ -47,6 +48,19 @@ SCHEMA = pa.schema(
 ``fit_psnr`` as the latent table has it. ``ssim`` is null where it is not defined. ``shard`` and ``row`` say where the
 original is."""
 
+MASKED_SCHEMA = pa.schema(
+    [*SCHEMA, pa.field("psnr_mask", pa.float64())], {"format_version": MASKED_VERSION, "kind": "metrics"}
+)
+"""Where any scan has a segmentation beside it: PSNR of the points inside, null for a scan without one. Tasks return
+this, and ``as_stored`` leaves the column out where nothing is in it."""
+
+
+def as_stored(scores: pa.Table) -> pa.Table:
+    """Rows of ``MASKED_SCHEMA`` as ``metrics.parquet`` has them: in ``SCHEMA`` where no scan has a segmentation."""
+    if scores["psnr_mask"].null_count < scores.num_rows:
+        return scores
+    return scores.drop_columns(["psnr_mask"]).cast(SCHEMA).replace_schema_metadata(SCHEMA.metadata)
+
 
 @dataclass(frozen=True)
 class ScoreTask:
@@ -60,35 +74,45 @@ class ScoreTask:
 
 
 def score_task(task: ScoreTask) -> pa.Table:
-    """Metrics of every fitted scan of the range, as rows of ``SCHEMA``."""
+    """Metrics of every fitted scan of the range, as rows of ``MASKED_SCHEMA``."""
     store, cache = task.worker.open()
     network = network_here(task.worker.root, task.network, task.worker.device)
     fitted = table_format.read_part(store, task.folder, task.part)
     place = {key: row for row, key in enumerate(read_index(store, task.work.shard)["key"].to_pylist())}
     places = [place[key] for key in fitted["key"].to_pylist()]
-    latents, found = table_format.latents_of(fitted), list[Score]()
-    values = (sample.values() for sample in read_samples(store, cache, [Pick(task.work.shard, row) for row in places]))
-    with closing(one_ahead(_grouped(values))) as groups:  # read while the group before is decoded and scored
-        for originals in groups:
+    latents, found, inside = table_format.latents_of(fitted), list[Score](), list[float]()
+    samples = read_samples(store, cache, [Pick(task.work.shard, row) for row in places])
+    with closing(one_ahead(_grouped(samples))) as groups:  # read while the group before is decoded and scored
+        for originals, masks in groups:
             several = latents[len(found) : len(found) + len(originals)]
-            found += scores(originals, reconstruct(network, several, originals.shape[2:]))
+            made = reconstruct(network, several, originals.shape[2:])
+            found += scores(originals, made)
+            inside += map(masked_psnr, originals, made, masks)
     rows = [
-        {**known, "shard": task.work.shard.sha256, "row": row, **_figures(one)}
-        for known, row, one in zip(_known(fitted), places, found, strict=True)
+        {**known, "shard": task.work.shard.sha256, "row": row, **_figures(one, masked)}
+        for known, row, one, masked in zip(_known(fitted), places, found, inside, strict=True)
     ]
-    return pa.Table.from_pylist(rows, schema=SCHEMA)
+    return pa.Table.from_pylist(rows, schema=MASKED_SCHEMA)
 
 
-def _grouped(scans: Iterable[np.ndarray]) -> Iterator[Float[np.ndarray, "scan channel *spatial"]]:
+class _Group(NamedTuple):
+    """Several scans, and their segmentations."""
+
+    values: Float[np.ndarray, "scan channel *spatial"]
+    masks: list[np.ndarray | None]
+
+
+def _grouped(samples: Iterable[Sample]) -> Iterator[_Group]:
     """As many at once as ``DECODED_VALUES`` allow: a basis field's functions cost as much for one scan as for all."""
-    source = iter(scans)
+    source = iter(samples)
     for first in source:
-        more = islice(source, max(1, DECODED_VALUES // first.size) - 1)
-        yield np.stack([first, *more])
+        several = [first, *islice(source, max(1, DECODED_VALUES // first.array.size) - 1)]
+        yield _Group(np.stack([sample.values() for sample in several]), [sample.mask() for sample in several])
 
 
-def _figures(one: Score) -> dict[str, float | None]:
-    return {"psnr": one.psnr, "ssim": None if np.isnan(one.ssim) else one.ssim, "mse": one.mse}
+def _figures(one: Score, masked: float) -> dict[str, float | None]:
+    figures = {"psnr": one.psnr, "ssim": one.ssim, "mse": one.mse, "psnr_mask": masked}
+    return {name: None if np.isnan(figure) else figure for name, figure in figures.items()}
 
 
 def _known(fitted: pa.Table) -> list[dict[str, Any]]:

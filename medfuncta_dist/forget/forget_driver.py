@@ -252,7 +252,7 @@ class _Acting:
         deleted = self._delete(act)
         proof, equal = self._prove(act, deleted)
         write_proof(self._store, self._name, proof, self._fence)
-        remove_private(self._place.folder, act, self._place.salted)
+        remove_private(self._place.folder, act, self._place.run.data, self._place.salted)
         keep_act(self._place.folder, done(act, (trace.equal for trace in equal)))
         others = tuple(sorted({trace.key for trace in equal}))
         return Forgot(act, record, proof, carried, tuple(r.name for r in self._runs if r.trained), others)

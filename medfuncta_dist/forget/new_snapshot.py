@@ -8,11 +8,11 @@ from dataclasses import replace
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError
 from medfuncta_dist.forget.holdings import Dataset, Holdings
-from medfuncta_dist.shards.pack_driver import without
-from medfuncta_dist.shards.pack_ledger import require_balance, total
-from medfuncta_dist.shards.pack_plan import Rest
-from medfuncta_dist.shards.pack_record import PackRecord
-from medfuncta_dist.shards.pack_rest import RestTask, rest_task
+from medfuncta_dist.packing.pack_driver import without
+from medfuncta_dist.packing.pack_ledger import require_balance, total
+from medfuncta_dist.packing.pack_plan import Rest
+from medfuncta_dist.packing.pack_record import PackRecord
+from medfuncta_dist.packing.pack_rest import RestTask, rest_task
 from medfuncta_dist.shards.snapshot import Snapshot, snapshot_path
 from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.storage.object_store import ObjectStore

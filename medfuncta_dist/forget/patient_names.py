@@ -11,12 +11,12 @@ from pathlib import Path
 from medfuncta_dist.archive.inventory import INVENTORY, read_inventory
 from medfuncta_dist.config.sections.data_section import Data, Grouping
 from medfuncta_dist.config.sections.table_section import Table
+from medfuncta_dist.packing.pack_plan import PackSource
+from medfuncta_dist.packing.sources.series_sources import COLUMNS, packed_key
+from medfuncta_dist.packing.sources.source_table import SourceTable, load_table
+from medfuncta_dist.packing.sources.table_join import join_keys, join_table
 from medfuncta_dist.scans.patient_group import group_in_path
 from medfuncta_dist.scans.scan_key import KeyMaker
-from medfuncta_dist.shards.pack_plan import PackSource
-from medfuncta_dist.shards.series_sources import COLUMNS, packed_key
-from medfuncta_dist.shards.source_table import SourceTable, load_table
-from medfuncta_dist.shards.table_join import join_keys, join_table
 
 INVENTORY_COLUMNS = sorted({*COLUMNS, "identity", "uri"})
 KEY = re.compile(r"[0-9a-f]{64}")

@@ -7,17 +7,19 @@ from pathlib import Path
 
 from medfuncta_dist.archive.inventory import INVENTORY, SURVEY, locked, read_inventory, write_inventory
 from medfuncta_dist.archive.survey import PARTS
+from medfuncta_dist.config.sections.data_section import Data
+from medfuncta_dist.packing.sources.copy_conflicts import FILE as COPY_CONFLICTS
+from medfuncta_dist.packing.sources.series_sources import packed_key
 from medfuncta_dist.scans.forgotten_list import Act
 from medfuncta_dist.scans.private_mapping import open_mapping
 from medfuncta_dist.scans.scan_key import KeyMaker
-from medfuncta_dist.shards.copy_conflicts import FILE as COPY_CONFLICTS
 from medfuncta_dist.shards.split_look_alikes import FILE as LOOK_ALIKES
 
 LISTS = (LOOK_ALIKES, COPY_CONFLICTS)
 """What the last pack has listed for its owner: the next one lists it again, of what is there then."""
 
 
-def remove_private(folder: Path, act: Act, salted: KeyMaker) -> None:
+def remove_private(folder: Path, act: Act, data: Data, salted: KeyMaker) -> None:
     """Remove the rows of an act. Doing it twice changes nothing; a survey that was not adopted is removed whole."""
     with open_mapping(folder) as mapping:
         mapping.remove((*act.scans, *act.sources))
@@ -28,7 +30,5 @@ def remove_private(folder: Path, act: Act, salted: KeyMaker) -> None:
         (folder / SURVEY).unlink(missing_ok=True)
         if act.sources and (folder / INVENTORY).exists():
             sources, salt = set(act.sources), salted.fingerprint()
-            rows = (
-                r for r in read_inventory(folder / INVENTORY, salt) if salted.source_key(r["identity"]) not in sources
-            )
+            rows = (r for r in read_inventory(folder / INVENTORY, salt) if packed_key(r, data, salted) not in sources)
             write_inventory(folder / INVENTORY, rows, salt)

@@ -15,17 +15,17 @@ from medfuncta_dist.archive.inventory import INVENTORY
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, ObjectMissingError, ScanError
 from medfuncta_dist.integrity.verify_shards import Fault, ShardCheck, check_shard
+from medfuncta_dist.packing.archive_state import under_packed_names, without_forgotten
+from medfuncta_dist.packing.pack_plan import PackSource, list_sources
+from medfuncta_dist.packing.pack_record import PackRecord, read_packs
+from medfuncta_dist.packing.pack_task import PackTask, pack_task
+from medfuncta_dist.packing.sources.source_table import load_table
+from medfuncta_dist.packing.sources.table_join import join_keys, join_table
 from medfuncta_dist.scans.forgotten_list import Forgotten, read_list
 from medfuncta_dist.scans.private_folder import load_salt, private_folder
 from medfuncta_dist.scans.scan_key import KeyMaker
-from medfuncta_dist.shards.archive_state import under_packed_names, without_forgotten
 from medfuncta_dist.shards.data_contract import open_dataset
-from medfuncta_dist.shards.pack_plan import PackSource, list_sources
-from medfuncta_dist.shards.pack_record import PackRecord, read_packs
-from medfuncta_dist.shards.pack_task import PackTask, pack_task
 from medfuncta_dist.shards.snapshot import Shard, Snapshot
-from medfuncta_dist.shards.source_table import load_table
-from medfuncta_dist.shards.table_join import join_keys, join_table
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard, Unfenced
 from medfuncta_dist.task_map import Failed, FanOut
@@ -84,7 +84,7 @@ def _told_sources(
 ) -> list[PackSource]:
     """The sources of the archive under the keys that they were packed with, and what the run file's table says."""
     listed = list_sources(run.data, keys, records, folder=folder).sources
-    sources = [source for source in listed if not forgotten.holds_source(source.key, source.group)]
+    sources = [source for source in listed if source.key not in forgotten.sources]
     sources = without_forgotten(sources, folder / INVENTORY, run.data, keys, forgotten)
     table = load_table(run.data)
     joined = join_table(sources, table, folder / INVENTORY, keys)

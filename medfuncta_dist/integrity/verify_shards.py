@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError, ScanError
-from medfuncta_dist.shards.pack_ledger import require_balance
-from medfuncta_dist.shards.pack_record import read_packs, record_path
+from medfuncta_dist.packing.pack_ledger import require_balance
+from medfuncta_dist.packing.pack_record import read_packs, record_path
 from medfuncta_dist.shards.sample import decode
 from medfuncta_dist.shards.snapshot import Shard, Snapshot, read_index, snapshot_path
 from medfuncta_dist.shards.split_patients import PatientTally, ShardGroups, groups_in, require_apart

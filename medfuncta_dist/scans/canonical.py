@@ -18,7 +18,7 @@ from medfuncta_dist.config.section import Split
 from medfuncta_dist.config.sections.data_section import Data, Slabs, Slices
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.intensity import choose_window, intensity_of
-from medfuncta_dist.scans.resample import Grid, cast, resample, spaced_grid, target_grid
+from medfuncta_dist.scans.resample import Grid, cast, nearest, resample, spaced_grid, target_grid
 from medfuncta_dist.scans.scan import Scan
 
 LUMA = np.array([0.299, 0.587, 0.114])
@@ -59,6 +59,7 @@ def canonical(scan: Scan, data: Data) -> Scan:
         array=np.ascontiguousarray(resample(scan.array, grid, outside=scan.window.low)),
         spacing=grid.spacing(scan.spacing),
         affine=None if scan.affine is None else grid.affine(scan.affine),
+        mask=None if scan.mask is None else nearest(scan.mask, grid),
     )
 
 
@@ -92,7 +93,8 @@ def _with_channels(array: np.ndarray, channels: int) -> np.ndarray:
 def _without_flat_axes(scan: Scan, axes: int) -> Scan:
     """Drop trailing axes of length 1 (a single slice stored as a volume) beyond ``axes``."""
     while len(scan.shape) > axes and scan.shape[-1] == 1:
-        scan = replace(scan, array=scan.array[..., 0], spacing=scan.spacing[:-1])
+        mask = None if scan.mask is None else scan.mask[..., 0]
+        scan = replace(scan, array=scan.array[..., 0], spacing=scan.spacing[:-1], mask=mask)
     if len(scan.shape) != axes:
         raise ScanError(f"expected {axes} axes, found {len(scan.shape)}")
     return scan
@@ -115,9 +117,9 @@ def slices(volume: Scan, rule: Slices) -> Iterator[tuple[int, Scan]]:
 
 def _slice(volume: Scan, array: np.ndarray, axis: int, index: int) -> Scan:
     spacing = tuple(s for a, s in enumerate(volume.spacing) if a != axis)
-    return replace(
-        volume, array=array, spacing=spacing, affine=_slice_affine(volume.affine, axis, index), slice_index=index
-    )
+    mask = None if volume.mask is None else np.take(volume.mask, index, axis=axis)
+    affine = _slice_affine(volume.affine, axis, index)
+    return replace(volume, array=array, spacing=spacing, affine=affine, slice_index=index, mask=mask)
 
 
 def _slice_affine(affine: np.ndarray | None, axis: int, index: int) -> np.ndarray | None:

@@ -64,10 +64,6 @@ class Forgotten:
     contents: frozenset[str] = frozenset()
     pixels: frozenset[str] = frozenset()
 
-    def holds_source(self, key: str, group: Group | None, content: str = "") -> bool:
-        """Whether a source is left out before it is read."""
-        return key in self.sources or (group is not None and group.key in self.groups) or content in self.contents
-
     def holds_scan(self, key: str, group: Group | None, npy: bytes, keys: KeyMaker) -> bool:
         """Whether a scan is left out. ``npy``: b"" of one that could not be read."""
         if key in self.scans or (group is not None and group.key in self.groups):

@@ -64,14 +64,9 @@ class PrivateMapping:
 
     def remove(self, keys: Iterable[str]) -> None:
         """Remove the rows of keys, and the files that no other key leads to."""
-        numbers = set()
-        for key in map(bytes.fromhex, keys):
-            numbers |= {row[0] for row in self._db.execute("SELECT source FROM scan WHERE key = ?", (key,))}
-            self._db.execute("DELETE FROM scan WHERE key = ?", (key,))
-        self._db.executemany(
-            "DELETE FROM source WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM scan WHERE source = ?1)",
-            ((number,) for number in sorted(numbers)),
-        )
+        self._db.executemany("DELETE FROM scan WHERE key = ?", ((bytes.fromhex(key),) for key in keys))
+        # Also where files were before they were moved.
+        self._db.execute("DELETE FROM source WHERE NOT EXISTS (SELECT 1 FROM scan WHERE scan.source = source.id)")
 
     def of_key(self, key: str) -> MappingRow | None:
         """The row of a key."""

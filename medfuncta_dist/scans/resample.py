@@ -92,6 +92,21 @@ def resample(array: np.ndarray, grid: Grid, outside: float) -> np.ndarray:
     return cast(values, array.dtype)
 
 
+def nearest(labels: np.ndarray, grid: Grid) -> np.ndarray:
+    """Labels (*spatial) at the nearest points of a new grid, 0 outside of the old one's field of view."""
+    for axis, n in enumerate(labels.shape):
+        points = grid.offset[axis] + grid.scale[axis] * np.arange(grid.shape[axis])
+        taken = np.take(labels, np.floor(points + 0.5).astype(int).clip(0, n - 1), axis)
+        np.moveaxis(taken, axis, 0)[_missing(points, n)] = 0
+        labels = taken
+    return labels
+
+
+def _missing(points: np.ndarray, n: int) -> np.ndarray:
+    """Which points along an axis lie outside of a field of view of n voxels."""
+    return np.asarray((points < -TOLERANCE) | (points > n - 1 + TOLERANCE))
+
+
 def _interpolate(values: np.ndarray, grid: Grid) -> np.ndarray:
     sigma = [max(0.0, (r - 1) / 2) for r in grid.scale]
     if any(sigma):
@@ -105,8 +120,7 @@ def _interpolate(values: np.ndarray, grid: Grid) -> np.ndarray:
 def _fill_outside(values: np.ndarray, shape: Sequence[int], grid: Grid, outside: float) -> None:
     for axis, n in enumerate(shape):
         points = grid.offset[axis] + grid.scale[axis] * np.arange(grid.shape[axis])
-        missing = (points < -TOLERANCE) | (points > n - 1 + TOLERANCE)
-        np.moveaxis(values, axis + 1, 0)[missing] = outside
+        np.moveaxis(values, axis + 1, 0)[_missing(points, n)] = outside
 
 
 def cast(values: np.ndarray, dtype: np.dtype) -> np.ndarray:

@@ -62,6 +62,7 @@ class Scan:
     labels: class numbers, where the file has them.
     slice_index: for a slice, its index along the sliced axis of the volume as read (RAS+, before resampling).
     unscaled: a CT whose values are not in Hounsfield units, or not known to be.
+    mask: uint8 (*spatial), the class of each point, 0 for none; where a segmentation is paired with the scan.
     """
 
     array: np.ndarray
@@ -72,6 +73,7 @@ class Scan:
     labels: tuple[int, ...] = ()
     slice_index: int | None = None
     unscaled: bool = False
+    mask: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         assert self.array.dtype.name in STORED_TYPES, self.array.dtype
@@ -83,6 +85,7 @@ class Scan:
             raise ScanError("the spacing is not a positive number for each axis")
         if self.affine is not None:
             _check_affine(self.affine)
+        assert self.mask is None or (self.mask.shape == self.shape and self.mask.dtype == np.uint8)
 
     @property
     def shape(self) -> tuple[int, ...]:

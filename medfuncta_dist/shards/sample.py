@@ -1,7 +1,11 @@
 """A sample: one scan as two members of a shard, ``<key>.npy`` (the array) and ``<key>.json`` (its metadata).
 
     <key>.json  {"format_version": 1, "shape": [1, 64, 64], "dtype": "int16", "spacing": [..mm], "affine": [[..]]|null,
-                 "modality": "MR", "window": [low, high], "labels": [0], "slice": 12|null}
+                 "modality": "MR", "window": [low, high], "labels": [0], "slice": 12|null,
+                 "mask": {"classes": [0, 1, 0], "lengths": [900, 24, 100]}}
+
+``mask`` is there only where a segmentation is paired with the scan: runs of equal classes over the points, the last
+axis fastest. Whoever does not look for it needs not know of it.
 
 Bytes from storage are not trusted: nothing is unpickled, and a declared size is compared with the number of bytes
 present before memory is allocated.
@@ -54,6 +58,17 @@ class Sample:
         low, high = self.meta["window"]
         return Window(low, high)
 
+    def mask(self) -> np.ndarray | None:
+        """uint8 (*spatial), the class of each point; None where no segmentation is paired with the scan.
+        ``IntegrityError`` where it is damaged."""
+        runs = self.meta.get("mask")
+        if runs is None:
+            return None
+        shape = self.array.shape[1:]
+        if not _are_runs(runs, math.prod(shape)):
+            raise _damaged(self.key, "the json member has no valid mask")
+        return np.repeat(np.array(runs["classes"], np.uint8), runs["lengths"]).reshape(shape)
+
     def values(self, out: np.ndarray | None = None) -> np.ndarray:
         """float32 (channel, *spatial) in [0, 1]: (array - low) / (high - low), clipped; in ``out``, where given."""
         return self.window.normalise(self.array, out)
@@ -81,7 +96,7 @@ def encode(key: str, scan: Scan) -> tuple[bytes, bytes]:
         "window": [float(scan.window.low), float(scan.window.high)],
         "labels": [int(label) for label in scan.labels],
         "slice": scan.slice_index,
-    }
+    } | ({} if scan.mask is None else {"mask": _runs(scan.mask)})
     npy = io.BytesIO()
     np.lib.format.write_array(npy, array, version=(1, 0), allow_pickle=False)
     return npy.getvalue(), _json(meta)
@@ -117,8 +132,23 @@ def _json(meta: dict[str, Any]) -> bytes:
     if wrong := _invalid(meta):
         raise ScanError(f"its {wrong} cannot be stored")
     if len(data) > LARGEST_META:
-        raise ScanError("it has too many labels")
+        raise ScanError("its segmentation is too finely divided" if "mask" in meta else "it has too many labels")
     return data
+
+
+def _runs(mask: np.ndarray) -> dict[str, list[int]]:
+    """Runs of equal values, so that equal masks are equal bytes whatever compresses them elsewhere."""
+    flat = mask.ravel()
+    starts = np.flatnonzero(np.diff(flat, prepend=flat[0] ^ 1))
+    return {"classes": flat[starts].tolist(), "lengths": np.diff(starts, append=flat.size).tolist()}
+
+
+def _are_runs(value: Any, points: int) -> bool:
+    if not isinstance(value, dict) or set(value) != {"classes", "lengths"} or not all(map(_are_ints, value.values())):
+        return False
+    classes, lengths = value["classes"], value["lengths"]
+    fits = len(classes) == len(lengths) and all(0 <= c < 256 for c in classes)
+    return fits and all(length > 0 for length in lengths) and sum(lengths) == points
 
 
 class _Header(NamedTuple):

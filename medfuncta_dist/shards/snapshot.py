@@ -52,7 +52,7 @@ class Snapshot:
     """A data set at one moment.
 
     ``packs`` names the pack records that it is made of: a pack in a snapshot stays in every later one, whatever else
-    is added to storage. ``counts`` are the two ledgers (``shards/pack_ledger.py``), ``quarantined`` entries hold
+    is added to storage. ``counts`` are the two ledgers (``packing/pack_ledger.py``), ``quarantined`` entries hold
     ``key``, ``reason`` and ``kind`` (``source`` or ``scan``).
     """
 

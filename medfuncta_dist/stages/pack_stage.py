@@ -12,13 +12,13 @@ from typing import Any
 from medfuncta_dist.archive.series_sums import SeriesSums
 from medfuncta_dist.archive.survey import OnSurvey
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.packing.pack_driver import PackSummary, pack
+from medfuncta_dist.packing.pack_preview import PackPreview, preview_pack
+from medfuncta_dist.packing.sources.copy_conflicts import CopyConflicts
 from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.run.fan_outs import cpu_fan_out
 from medfuncta_dist.run.stage_progress import open_reporter
-from medfuncta_dist.shards.copy_conflicts import CopyConflicts
 from medfuncta_dist.shards.data_contract import SPLITS_BY, SplitsBy
-from medfuncta_dist.shards.pack_driver import PackSummary, pack
-from medfuncta_dist.shards.pack_preview import PackPreview, preview_pack
 from medfuncta_dist.storage.leases.lease import Fence, dataset_lease
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.progress_record import rate, read_progress

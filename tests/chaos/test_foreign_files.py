@@ -24,10 +24,10 @@ from medfuncta_dist.fitting.fit_driver import fit
 from medfuncta_dist.meta.learner import Trained
 from medfuncta_dist.network.committed_network import commit_network, committed_network
 from medfuncta_dist.network.core_settings import field_spec
+from medfuncta_dist.packing.pack_driver import pack
 from medfuncta_dist.run.frozen_run_file import freeze
 from medfuncta_dist.run.idempotency import Submission
 from medfuncta_dist.run.terminal_record import recording_final_failure
-from medfuncta_dist.shards.pack_driver import pack
 from medfuncta_dist.stages import run_summary
 from medfuncta_dist.stages.preflight import check_network, pinned_snapshot
 from medfuncta_dist.storage.digest import canonical_json, digest_json

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from medfuncta_dist.errors import CredentialsError, DeadlineError, DiskFullError, MedfunctaError
+from medfuncta_dist.packing.pack_driver import pack
 from medfuncta_dist.quickstart.embedded_s3 import EmbeddedS3
-from medfuncta_dist.shards.pack_driver import pack
 from medfuncta_dist.shards.snapshot import Shard, load_snapshot
 from medfuncta_dist.storage import retry
 from medfuncta_dist.storage.object_store import ObjectStore

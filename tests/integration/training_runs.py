@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.shards.pack_driver import pack
+from medfuncta_dist.packing.pack_driver import pack
 from medfuncta_dist.task_map import map_here
 from tests.writers import write_medmnist
 

@@ -227,11 +227,12 @@ class Data(Section):
     """DICOM images whose pixels may name or show the patient: text burned in or not ruled out (secondary captures,
     screen saves, ultrasound, fluoroscopy), recognizable features. ``refuse`` quarantines them with the reason;
     ``keep`` packs them. A change counts for files that are packed later."""
-    masks: Annotated[Literal["skip", "keep"], Key(within_run=WithinRun.FREE), Added("skip")] = "skip"
+    masks: Annotated[Literal["skip", "keep", "pair"], Key(within_run=WithinRun.FREE), Added("skip")] = "skip"
     """Segmentations: files of NIfTI, MGH, TIFF, PNG, JPEG and BMP that are called so (`labelsTr/`, `masks/`,
     `*_seg`, `*_dseg`, `mask*`, ...), and NIfTI files whose header says so. ``skip`` packs none: the former are set
-    aside and counted, the latter are quarantined. ``keep`` packs them as if they were images. A change counts for files
-    that are packed later."""
+    aside and counted, the latter are quarantined. ``keep`` packs them as if they were images. ``pair`` keeps those that
+    belong to an image by their names beside its sample, for evaluation. A change counts for files that are packed
+    later; scans that have or get a segmentation beside them are packed again."""
     volume: Annotated[Literal["each"] | NaturalInt, CONTRACT, Added("each")] = "each"
     """Of NIfTI and MGH files with several volumes (four axes): pack `each` as a scan, all in one split, or only the one
     with this number, from 0."""

@@ -19,7 +19,7 @@ from medfuncta_dist.data_report.tally import (
     lot_of,
     spacing_bin,
 )
-from medfuncta_dist.shards.pack_ledger import total
+from medfuncta_dist.packing.pack_ledger import total
 from medfuncta_dist.shards.snapshot import Snapshot
 from tests.unit.shards.samples import key_of, shard
 

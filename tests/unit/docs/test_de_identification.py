@@ -14,7 +14,7 @@ from pydicom.datadict import DicomDictionary
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 
-from medfuncta_dist.shards.pack_driver import pack
+from medfuncta_dist.packing.pack_driver import pack
 from medfuncta_dist.shards.snapshot import load_snapshot, read_index
 from medfuncta_dist.stages.pack_stage import figures_of
 from medfuncta_dist.storage.object_store import ObjectStore

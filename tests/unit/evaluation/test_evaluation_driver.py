@@ -17,7 +17,7 @@ from medfuncta_dist.evaluation.evaluation_driver import evaluate
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import fit, locate_table
 from medfuncta_dist.network.network_loader import network_here
-from medfuncta_dist.shards.pack_driver import pack
+from medfuncta_dist.packing.pack_driver import pack
 from medfuncta_dist.storage.leases.lease_claim import take
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import Done, Failed, map_here

@@ -103,3 +103,16 @@ def test_groups_come_in_natural_order():
     groups = metrics.by_group(["10", "9", "a", "9"], {"psnr": [1.0, 2.0, 3.0, 4.0]})
     assert list(groups) == ["9", "10", "a"]
     assert groups["9"]["psnr"] == metrics.Spread(2, 3.0, 1.0, 3.0, 2.0, 4.0)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_psnr_inside_a_mask_is_that_of_its_points_alone(shape):
+    original, noisy = pair(shape)
+    mask = (np.random.default_rng(1).random(shape[1:]) > 0.7).astype(np.uint8) * 3
+    mean = np.mean([(o - n) ** 2 for o, n in zip(original[:, mask > 0], noisy.clip(0, 1)[:, mask > 0], strict=True)])
+    assert metrics.masked_psnr(original, noisy, mask) == pytest.approx(-10 * math.log10(mean), rel=1e-5)
+    assert metrics.masked_psnr(original, noisy, np.ones_like(mask)) == pytest.approx(
+        metrics.score(original, noisy).psnr
+    )
+    assert math.isnan(metrics.masked_psnr(original, noisy, np.zeros_like(mask)))
+    assert math.isnan(metrics.masked_psnr(original, noisy, None))

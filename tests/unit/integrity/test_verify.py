@@ -8,7 +8,7 @@ import pytest
 
 from medfuncta_dist.errors import IntegrityError, RunFileError
 from medfuncta_dist.integrity.verify import _dataset, verify_target
-from medfuncta_dist.shards.pack_driver import pack
+from medfuncta_dist.packing.pack_driver import pack
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
 from tests.unit.shards.samples import run_file

@@ -7,7 +7,7 @@ import pytest
 
 from medfuncta_dist.errors import DeadlineError
 from medfuncta_dist.integrity.verify_shards import Fault, verify_snapshot
-from medfuncta_dist.shards.pack_driver import pack
+from medfuncta_dist.packing.pack_driver import pack
 from medfuncta_dist.shards.snapshot import Shard, Snapshot, load_snapshot, read_index
 from medfuncta_dist.shards.split_patients import SplitPatients
 from medfuncta_dist.storage.object_store import ObjectStore

@@ -14,7 +14,7 @@ from medfuncta_dist.fields.params import Params, linear_omegas
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import SirenSpec
 from medfuncta_dist.network.committed_network import store_network
-from medfuncta_dist.shards.pack_driver import pack
+from medfuncta_dist.packing.pack_driver import pack
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here

@@ -16,7 +16,7 @@ from medfuncta_dist.meta.closed_form.basis_learner import BasisLearner
 from medfuncta_dist.meta.learner import Trained
 from medfuncta_dist.network.committed_network import commit_network
 from medfuncta_dist.network.core_settings import field_spec
-from medfuncta_dist.shards.pack_driver import pack
+from medfuncta_dist.packing.pack_driver import pack
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE

@@ -22,9 +22,9 @@ def _image(path: Path, seed: int, affine: np.ndarray | None = None) -> None:
     write_nifti(path, SHAPE, seed, affine=affine)
 
 
-def _labels(path: Path, seed: int) -> None:
+def _labels(path: Path, seed: int, affine: np.ndarray | None = None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_nifti(path, array=(structured(SHAPE, seed) > 0.5).astype(np.uint8))
+    write_nifti(path, array=(structured(SHAPE, seed) > 0.5).astype(np.uint8), affine=affine)
 
 
 def write_brats(folder: Path, sessions: Sequence[str]) -> None:
@@ -33,7 +33,7 @@ def write_brats(folder: Path, sessions: Sequence[str]) -> None:
         name = f"BraTS-GLI-{session}"
         for channel, sequence in enumerate(("t1n", "t1c", "t2w", "t2f")):
             _image(folder / name / f"{name}-{sequence}.nii.gz", 10 * number + channel, LPS)
-        _labels(folder / name / f"{name}-seg.nii.gz", number)
+        _labels(folder / name / f"{name}-seg.nii.gz", 10 * number, LPS)
 
 
 def write_lidc(folder: Path, patients: Sequence[int], slices: int = 6) -> list[np.ndarray]:
@@ -150,6 +150,6 @@ def write_nnunet(folder: Path, train: Sequence[int], test: Sequence[int], channe
             for channel in range(channels):
                 _image(folder / f"images{part}" / f"case_{case:04}_{channel:04}.nii.gz", 10 * case + channel)
             if part == "Tr":
-                _labels(folder / "labelsTr" / f"case_{case:04}.nii.gz", case)
+                _labels(folder / "labelsTr" / f"case_{case:04}.nii.gz", 10 * case)
     names = {str(channel): f"channel {channel}" for channel in range(channels)}
     (folder / "dataset.json").write_text(json.dumps({"channel_names": names, "file_ending": ".nii.gz"}))

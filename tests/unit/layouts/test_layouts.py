@@ -11,6 +11,9 @@ import pytest
 
 from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.packing.pack_driver import PackSummary, pack
+from medfuncta_dist.packing.pack_preview import preview_pack
+from medfuncta_dist.packing.sources.set_aside import ABOUT, PAIRED, SEGMENTATION, SIGNALS
 from medfuncta_dist.scans.canonical import canonical
 from medfuncta_dist.scans.private_mapping import read_mapping
 from medfuncta_dist.scans.readers.dicom.dicom_reader import NO_SCAN, WITHOUT_IMAGE
@@ -18,10 +21,7 @@ from medfuncta_dist.scans.readers.dicom.stacks import NO_GEOMETRY
 from medfuncta_dist.scans.readers.nifti import NiftiReader
 from medfuncta_dist.scans.scan import Scan, Window
 from medfuncta_dist.shards.data_contract import SplitsBy
-from medfuncta_dist.shards.pack_driver import PackSummary, pack
-from medfuncta_dist.shards.pack_preview import preview_pack
 from medfuncta_dist.shards.sample import Sample, decode
-from medfuncta_dist.shards.set_aside import ABOUT, SEGMENTATION, SIGNALS
 from medfuncta_dist.shards.snapshot import load_snapshot, read_index
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
@@ -34,8 +34,11 @@ PAGE = DOCS / "how-to" / "layouts.md"
 
 @pytest.fixture(autouse=True)
 def in_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder, to which the paths of the page are relative."""
+    """The working folder, to which the paths of the page are relative; with a salt that draws the same splits each
+    time."""
     monkeypatch.chdir(tmp_path)
+    Path("private").mkdir(mode=0o700)
+    Path("private/salt").write_text("7" * 64)
     return tmp_path
 
 
@@ -261,3 +264,24 @@ def test_nnunet_as_a_whole_folder() -> None:
     assert summary.aside == {SEGMENTATION: 6, "no reader takes .json": 1}
     assert summary.patients is not None
     assert (summary.patients.patients, summary.patients.in_several_splits) == (7, 0)
+
+
+def test_brats_with_tumours() -> None:
+    archives.write_brats(Path("BraTS2023"), SESSIONS[:4])
+    source = "data.source=[BraTS2023/**/*-t1n.nii.gz, BraTS2023/**/*-seg.nii.gz]"
+    summary, found = packed(run_of("brats.yaml", source, "data.masks=pair"))
+    assert (len(found), summary.quarantined, summary.aside) == (4, [], {PAIRED: 4})
+    for one in found:
+        mask = one.sample.mask()
+        assert mask is not None
+        assert mask.any()
+        values = one.sample.values()[0]
+        assert values[mask > 0].mean() > 0.4 > values[mask == 0].mean()
+
+
+def test_nnunet_with_labels() -> None:
+    archives.write_nnunet(Path("Dataset001_Made"), [0, 1, 2], [7])
+    train = "data.splits.train=[Dataset001_Made/imagesTr/*_0000.nii.gz, Dataset001_Made/labelsTr/*.nii.gz]"
+    summary, found = packed(run_of("nnunet.yaml", train, "data.masks=pair"))
+    assert (summary.splits, summary.quarantined, summary.aside) == ({"train": 3, "test": 1}, [], {PAIRED: 3})
+    assert [one.sample.mask() is None for one in found] == [False, False, False, True]

@@ -6,7 +6,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.resample import Grid, cast, resample, spaced_grid, target_grid
+from medfuncta_dist.scans.resample import Grid, cast, nearest, resample, spaced_grid, target_grid
 
 axes = st.integers(1, 3)
 lengths = st.integers(2, 12)
@@ -189,3 +189,10 @@ def test_a_scan_smaller_than_one_step_is_refused() -> None:
     spaced_grid([9, 9], [1, 1], [4, 4], [8, 8])
     with pytest.raises(ScanError, match=r"smaller than one step of data\.spacing"):
         spaced_grid([9, 8], [1, 1], [4, 4], [8, 8])
+
+
+def test_labels_are_those_of_the_nearest_points_and_none_outside() -> None:
+    labels = np.array([[1, 2, 3, 4], [5, 6, 7, 8]], np.uint8)
+    assert nearest(labels, Grid((2, 2), (1, 2), (0, 0.4))).tolist() == [[1, 3], [5, 7]]
+    assert nearest(labels, Grid((3, 2), (1, 3), (-1, 0))).tolist() == [[0, 0], [1, 4], [5, 8]]
+    assert labels[0, 0] == 1

@@ -18,13 +18,13 @@ from hypothesis import strategies as st
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, RunChangedError, RunFileError, ScanError
+from medfuncta_dist.packing.pack_driver import PackSummary, pack
 from medfuncta_dist.scans.canonical import split_of
 from medfuncta_dist.scans.patient_group import Group, group_in_path, group_of
 from medfuncta_dist.scans.private_mapping import read_mapping
 from medfuncta_dist.scans.readers.reader import Found
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.data_contract import SplitsBy
-from medfuncta_dist.shards.pack_driver import PackSummary, pack
 from medfuncta_dist.shards.shard_index import IndexRow, index_table
 from medfuncta_dist.shards.snapshot import load_snapshot, read_index
 from medfuncta_dist.shards.split_patients import (

@@ -17,9 +17,9 @@ from medfuncta_dist.evaluation.evaluation_driver import evaluate
 from medfuncta_dist.fitting.fit_driver import fit
 from medfuncta_dist.network.committed_network import commit_network
 from medfuncta_dist.network.core_settings import new_learner
+from medfuncta_dist.packing.pack_driver import pack
 from medfuncta_dist.run.frozen_run_file import freeze, thaw
 from medfuncta_dist.run.settle_arithmetic import settle_arithmetic
-from medfuncta_dist.shards.pack_driver import pack
 from medfuncta_dist.stages import chain, run_summary
 from medfuncta_dist.stages.chain import run_stages
 from medfuncta_dist.stages.preflight import pinned_snapshot

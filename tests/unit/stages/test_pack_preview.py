@@ -12,8 +12,8 @@ import pytest
 from medfuncta_dist.config.load import dump
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunChangedError
-from medfuncta_dist.shards.pack_driver import pack
-from medfuncta_dist.shards.pack_preview import preview_pack
+from medfuncta_dist.packing.pack_driver import pack
+from medfuncta_dist.packing.pack_preview import preview_pack
 from medfuncta_dist.stages.pack_stage import plan_pack
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here

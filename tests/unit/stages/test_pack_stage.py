@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from medfuncta_dist.shards.copy_conflicts import CopyConflicts
+from medfuncta_dist.packing.pack_driver import PackSummary
+from medfuncta_dist.packing.pack_ledger import total
+from medfuncta_dist.packing.sources.copy_conflicts import CopyConflicts
 from medfuncta_dist.shards.data_contract import SplitsBy
-from medfuncta_dist.shards.pack_driver import PackSummary
-from medfuncta_dist.shards.pack_ledger import total
 from medfuncta_dist.shards.split_look_alikes import SplitLookAlikes
 from medfuncta_dist.shards.split_patients import SplitPatients
 from medfuncta_dist.stages.pack_stage import figures_of

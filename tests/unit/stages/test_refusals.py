@@ -25,8 +25,8 @@ from medfuncta_dist.fields.field_kinds import init_params
 from medfuncta_dist.meta.learner import Trained
 from medfuncta_dist.network.committed_network import commit_network
 from medfuncta_dist.network.core_settings import trained_spec
+from medfuncta_dist.packing.pack_driver import pack
 from medfuncta_dist.run.frozen_run_file import fixed_part, freeze, thaw
-from medfuncta_dist.shards.pack_driver import pack
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.stages.chain import run_stages
 from medfuncta_dist.stages.preflight import check_network, check_training, pinned_snapshot

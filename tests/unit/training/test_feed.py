@@ -16,7 +16,7 @@ import yaml
 from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.meta.context import context_sets
-from medfuncta_dist.shards.pack_driver import pack
+from medfuncta_dist.packing.pack_driver import pack
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.streaming.augment import augmented

@@ -13,7 +13,7 @@ import yaml
 from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.network.core_settings import new_learner
-from medfuncta_dist.shards.pack_driver import pack
+from medfuncta_dist.packing.pack_driver import pack
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.streaming.sample_reader import SampleReader, ShardCache

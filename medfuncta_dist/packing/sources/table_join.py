@@ -1,0 +1,180 @@
+"""Which row of the owner's table each source has.
+
+UIDs and Patient IDs are compared with those of the private inventory, where they stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from medfuncta_dist.archive.inventory import read_inventory
+from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.packing.pack_plan import PackSource, Told
+from medfuncta_dist.packing.sources.source_table import SourceTable, TableRow
+from medfuncta_dist.scans.patient_group import Group
+from medfuncta_dist.scans.private_mapping import MappingRow, PrivateMapping, open_mapping
+from medfuncta_dist.scans.scan_key import KeyMaker
+
+SLICE = "slice/"
+
+
+@dataclass(frozen=True)
+class Joined:
+    """``sources`` with what the table says of them, in the order given."""
+
+    sources: list[PackSource] = field(repr=False)
+    without_row: int = 0
+    """Sources that the table does not name."""
+    unused: int = 0
+    """Rows that name no source."""
+
+
+@dataclass(frozen=True)
+class _Match:
+    """The row of a source: of all its scans, or by scan."""
+
+    used: Collection[str] = ()
+    row: TableRow | None = None
+    scans: Mapping[str, TableRow] = field(default_factory=dict)
+    known: bool = True
+    """Whether it is known what the source would be called in the table."""
+
+
+def join_table(sources: Sequence[PackSource], table: SourceTable | None, inventory: Path, keys: KeyMaker) -> Joined:
+    """Join files by their paths, or by what the survey has read in them; ``join_keys`` does so by the keys of scans.
+
+    RunFileError where a source has no row and the run file demands one.
+    """
+    if table is None or table.by == "key":
+        return Joined(list(sources))
+    return _joined(sources, _matches(sources, table, inventory, keys), table, keys)
+
+
+def join_keys(
+    joined: Joined,
+    table: SourceTable | None,
+    folder: Path,
+    keys: KeyMaker,
+    identities: Mapping[str, str],
+    copies: Collection[str] = (),
+) -> Joined:
+    """Join by the keys of scans, where that is what the table's rows are about; else ``joined`` as it is.
+
+    identities: by relative path, the name under which a source is packed; copies: relative paths of sources that are
+    not packed, because another has the same bytes: they have no key, and need no row.
+    """
+    if table is None or table.by != "key":
+        return joined
+    with open_mapping(folder) as mapping:
+        matches = _by_key(joined.sources, table, mapping, keys, identities)
+    needed = {relative: _Match(known=False) for relative in copies if not matches[relative].used}
+    return _joined(joined.sources, matches | needed, table, keys)
+
+
+def _joined(sources: Sequence[PackSource], matches: Mapping[str, _Match], table: SourceTable, keys: KeyMaker) -> Joined:
+    unused = len(table.rows.keys() - {name for match in matches.values() for name in match.used})
+    # A file without UIDs is quarantined by itself: it is not missing in the table.
+    lacking = sum(not matches[s.relative].used and matches[s.relative].known for s in sources)
+    if table.rule.without_row == "refuse":
+        table.require_all(lacking, len(sources), unused)
+    told = [_told(source, matches[source.relative], table, keys) for source in sources]
+    return Joined(told, lacking, unused)
+
+
+def _matches(sources: Sequence[PackSource], table: SourceTable, inventory: Path, keys: KeyMaker) -> dict[str, _Match]:
+    """By relative path."""
+    if table.by == "path":
+        return {source.relative: _one(source.path, table) for source in sources}
+    column = table.by
+    rows = read_inventory(inventory, keys.fingerprint(), ["relative", column])
+    held = {row["relative"]: row[column] for row in rows}
+    if column == "patient":
+        names = _patients(table.rows, keys)
+        return {s.relative: _by_patient(s, held.get(s.relative), names, table) for s in sources}
+    return {s.relative: _one(held.get(s.relative), table) for s in sources}
+
+
+def _one(name: str | None, table: SourceTable) -> _Match:
+    row = table.rows.get(name) if name is not None else None
+    return _Match() if row is None and name is not None else _Match((name,) if name else (), row, known=bool(name))
+
+
+def _patients(names: Iterable[str], keys: KeyMaker) -> dict[str, str]:
+    """Key of a patient, by any of the ways that need no run file, → the name in the table."""
+    found: dict[str, str] = {}
+    for name in names:
+        patient, _, issuer = name.partition("\\")
+        plain = patient.strip(" \0")
+        ways = {
+            "patient": f"{plain.casefold()}\\{issuer.strip().casefold()}",
+            "bids": plain.removeprefix("sub-"),
+            "nnunet": plain,
+            "named": plain.casefold(),
+        }
+        found |= {keys.group_key(by, text): name for by, text in ways.items()}
+    return found
+
+
+def _by_patient(source: PackSource, held: str | None, names: Mapping[str, str], table: SourceTable) -> _Match:
+    """The file's own patient goes before that of its path."""
+    known = [key for key in (held, source.group.key if source.group else None) if key]
+    name = next((names[key] for key in known if key in names), None)
+    return _Match((name,) if name else (), table.rows[name] if name else None, known=bool(known))
+
+
+def _by_key(
+    sources: Sequence[PackSource],
+    table: SourceTable,
+    mapping: PrivateMapping,
+    keys: KeyMaker,
+    identities: Mapping[str, str],
+) -> dict[str, _Match]:
+    """A source of one scan has that scan's key; those of others are in the owner's mapping, once they are packed."""
+
+    def listed(*uris: str) -> list[MappingRow]:
+        return [row for uri in uris for row in mapping.of_uri(uri) if row.key in table.rows]
+
+    found = {}
+    for source in sources:
+        identity = identities.get(source.relative, source.relative)
+        key = keys.scan_key(identity, "")
+        if key in table.rows:
+            found[source.relative] = _Match((key,), table.rows[key])
+            continue
+        former = source.uri.removesuffix(source.path) + identity  # where a renamed file was when it was packed
+        uris = [member.uri for member in source.members] or [source.uri]
+        found[source.relative] = _scans(listed(*uris) or listed(former), table, keys, identity)
+    return found
+
+
+def _scans(rows: Sequence[MappingRow], table: SourceTable, keys: KeyMaker, identity: str) -> _Match:
+    """The rows of the scans of one source. What they say of a slice's split and patient is its volume's."""
+    scans = {row.key: table.rows[row.key] for row in rows if keys.scan_key(identity, row.item) == row.key}
+    for row in rows:
+        if SLICE in row.item and row.key in scans:
+            volume = keys.scan_key(identity, row.item.rpartition(SLICE)[0].rstrip("/"))
+            whole = replace(scans[row.key], labels=None)
+            if scans.setdefault(volume, whole) != whole:
+                raise RunFileError(
+                    "the table puts slices of one volume into different splits, or says that they are of different "
+                    "patients",
+                    where=table.where,
+                    do="correct the rows of its slices",
+                )
+    return _Match([row.key for row in rows if row.key in scans], None, scans)
+
+
+def _told(source: PackSource, match: _Match, table: SourceTable, keys: KeyMaker) -> PackSource:
+    if match.scans:
+        return replace(source, told={key: _of_row(row, source, keys) for key, row in match.scans.items()})
+    if match.row is None:
+        return replace(source, unlisted=not match.known and table.rule.without_row == "refuse")
+    told = _of_row(match.row, source, keys)
+    return replace(source, split=told.split, group=told.group, labels=told.labels)
+
+
+def _of_row(row: TableRow, source: PackSource, keys: KeyMaker) -> Told:
+    group = source.group if row.group is None else Group(keys.group_key("table", row.group), "table")
+    return Told(row.split or source.split, group, row.labels)

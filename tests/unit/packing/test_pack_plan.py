@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from medfuncta_dist.config.sections.data_section import Data
+from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.packing.pack_ledger import total
+from medfuncta_dist.packing.pack_plan import PackSource, find_sources, plan
+from medfuncta_dist.packing.pack_record import PackRecord, group_name
+from medfuncta_dist.scans.scan_key import KeyMaker
+from tests.unit.shards.samples import key_of
+from tests.writers import write_png
+
+KEYS = KeyMaker(bytes(32))
+
+
+def source(n: int) -> PackSource:
+    return PackSource(key_of(n), f"/archive/{n}", str(n))
+
+
+def record(keys: list[str]) -> PackRecord:
+    return PackRecord(group_name(keys), keys, {}, (), total([]))
+
+
+@given(
+    sources=st.sets(st.integers(0, 40)),
+    earlier=st.lists(st.sets(st.integers(0, 40), min_size=1), max_size=5),
+    size=st.integers(1, 9),
+)
+def test_every_source_is_done_or_in_exactly_one_group(sources: set[int], earlier: list[set[int]], size: int) -> None:
+    archive = [source(n) for n in sorted(sources)]
+    made = plan(archive, [record([key_of(n) for n in group]) for group in earlier], (), size)
+    done = [key for r in made.records for key in r.sources]
+    todo = [s.key for group in made.groups for s in group]
+    assert made.done == len(done) == len(set(done))
+    assert len(todo) == len(set(todo))
+    assert not set(todo) & set(done)
+    assert {s.key for s in archive} <= set(todo) | set(done)
+    assert set(todo) <= {s.key for s in archive}
+    assert all(len(group) <= size for group in made.groups)
+
+
+@given(n=st.integers(0, 40), size=st.integers(1, 9), finished=st.sets(st.integers(0, 40)))
+def test_a_rerun_finds_the_same_groups_whichever_had_finished(n: int, size: int, finished: set[int]) -> None:
+    archive = [source(i) for i in range(n)]
+    first = plan(archive, [], (), size).groups
+    records = [record([s.key for s in group]) for i, group in enumerate(first) if i in finished]
+    again = plan(archive, records, (), size).groups
+    assert again == [group for i, group in enumerate(first) if i not in finished]
+
+
+def test_two_sources_with_one_key_are_refused() -> None:
+    with pytest.raises(RunFileError, match="same key"):
+        plan([source(1), PackSource(key_of(1), "/elsewhere/1", "1")], [], (), 5)
+
+
+def test_printing_a_source_does_not_tell_where_it_lies() -> None:
+    assert "Doe" not in repr(PackSource(key_of(1), "/archive/Doe^Jane", "Doe^Jane"))
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    for split in ("one", "two"):
+        (tmp_path / split).mkdir()
+        for n in range(2):
+            write_png(tmp_path / split / f"{n}.png")
+    return tmp_path
+
+
+def test_sources_are_keyed_by_their_relative_path(archive: Path) -> None:
+    found = find_sources(Data(source=str(archive), shape=[8, 8]), KEYS)
+    assert [s.relative for s in found] == ["one/0.png", "one/1.png", "two/0.png", "two/1.png"]
+    assert [s.key for s in found] == [KEYS.source_key(s.relative) for s in found]
+    assert {s.split for s in found} == {None}
+
+
+def test_given_splits_may_use_the_same_file_names(archive: Path) -> None:
+    data = Data(splits={"train": str(archive / "one"), "test": str(archive / "two")}, shape=[8, 8])
+    found = find_sources(data, KEYS)
+    assert [(s.split, s.relative) for s in found] == [
+        ("test", "test/0.png"),
+        ("test", "test/1.png"),
+        ("train", "train/0.png"),
+        ("train", "train/1.png"),
+    ]
+    assert len({s.key for s in found}) == 4
+
+
+def test_one_file_in_two_splits_is_refused(archive: Path) -> None:
+    data = Data(splits={"train": str(archive), "test": str(archive / "two")}, shape=[8, 8])
+    with pytest.raises(RunFileError, match="2 source files belong to more than one split"):
+        find_sources(data, KEYS)
+
+
+def test_a_run_on_a_snapshot_has_nothing_to_pack() -> None:
+    with pytest.raises(RunFileError, match="nothing to pack"):
+        find_sources(Data(snapshot="0" * 64, shape=[8, 8]), KEYS)
