@@ -69,6 +69,25 @@ def doubtful(
     ]
 
 
+def not_comparable(
+    packed: Mapping[str, SourceState], present: Mapping[str, SourceState], kinds: Mapping[str, str]
+) -> list[str]:
+    """The present sources (keys) whose content must be read because they may be copies of others that have a probe of
+    another kind: their size tells that they may.
+
+    kinds: by key, of the sources whose probe only some others have: an ETag, a checksum of a zip.
+    """
+    found: dict[str, set[str]] = {}
+    fresh = set()
+    for key, kind in kinds.items():
+        size = present[key].size
+        found.setdefault(size, set()).add(kind)
+        if key not in packed or _differs(packed[key], present[key]):
+            fresh.add(size)
+    several = {size for size, of_size in found.items() if len(of_size) > 1} & fresh
+    return [key for key in kinds if not present[key].content and present[key].size in several]
+
+
 def compare(packed: Mapping[str, SourceState], present: Mapping[str, SourceState]) -> Changes:
     """``packed``: the sources of the data set when they were read; ``present``: those of the archive."""
     same = {key for key, state in present.items() if key in packed and not _differs(packed[key], state)}

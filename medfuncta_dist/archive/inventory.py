@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError
+from medfuncta_dist.storage.archive_files.place import Place
 from medfuncta_dist.storage.local_objects import replacing
 
 INVENTORY, SURVEY, LOCK = "inventory.parquet", "survey.parquet", "survey.lock"
@@ -86,6 +87,9 @@ class Listed:
     version: str
     reader: str
     """Name of its reader; "" where none knows it."""
+    place: Place | None = field(default=None, repr=False)
+    refused: str = ""
+    """As in ``Source``."""
 
     def describes(self, row: Row) -> bool:
         """Whether ``row`` was read from this state of the source. An archive may have moved: the URI may differ."""

@@ -1,19 +1,19 @@
-"""Bytes of a source without its rest: ranged reads, of a local file or of an object, and a file made of them."""
+"""Bytes of a source without its rest: a file made of ranged reads, and the digest of all."""
 
 from __future__ import annotations
 
 import hashlib
 import io
-import os
-from collections.abc import Callable
-from functools import lru_cache
-from pathlib import Path
 
-from medfuncta_dist.errors import ObjectMissingError, ScanError, StorageError
-from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.storage.request_failures import explain, is_machine_failure
-from medfuncta_dist.storage.sources import ANONYMOUS_SOURCE
+from medfuncta_dist.errors import ScanError
+from medfuncta_dist.storage.source_ranges import GONE, UNREADABLE, Fetch, fetch_from
 
+__all__ = ["GONE", "UNREADABLE", "Fetch", "HeadFile", "content_digest", "fetch_from"]
+
+SMALL = 2**20
+"""Bytes: smaller sources are fetched once, whole, and digested."""
+PROBE = 2**16
+"""Bytes from the middle of a larger file: equal in copies, different in most others."""
 FIRST_READ = 2**16
 """Bytes: most DICOM headers end before that."""
 GROWTH = 4
@@ -21,17 +21,13 @@ LARGEST_HEADER = 2**24
 """Bytes of one source that are read for its header."""
 PIECE = 2**23
 """Bytes that are in memory at once while a whole source is digested."""
-GONE = "the source has disappeared since it was listed"
-UNREADABLE = "the file could not be read"
 TOO_LARGE = "the header is larger than 16 MiB"
 
-Fetch = Callable[[int, int], bytes]
-"""(start, length) -> bytes"""
 
-
-def fetch_from(uri: str) -> Fetch:
-    """Ranged reads of one source. They raise ScanError where the source is to blame, StorageError where storage is."""
-    return _from_store(uri) if uri.startswith("s3://") else _from_disk(uri)
+def probe_range(size: int) -> tuple[int, int]:
+    """(start, length) of a file's probe."""
+    length = min(PROBE, size)
+    return (size - length) // 2, length
 
 
 def content_digest(fetch: Fetch, size: int) -> str:
@@ -90,40 +86,3 @@ class HeadFile(io.BufferedIOBase):
         length = min(max(end - start, min(self._next, left)), self._size - start)
         self._fetched += length
         self._start, self._piece, self._next = self._at, kept + self._fetch(start, length), self._next * GROWTH
-
-
-def _from_disk(uri: str) -> Fetch:
-    def fetch(start: int, length: int) -> bytes:
-        try:
-            with Path(uri).open("rb", buffering=0) as file:
-                data = os.pread(file.fileno(), length, start)
-        except FileNotFoundError:
-            raise ScanError(GONE) from None
-        except OSError as error:
-            if is_machine_failure(error):
-                raise explain(error, ANONYMOUS_SOURCE) from None
-            raise ScanError(UNREADABLE) from None
-        if len(data) != length:
-            raise ScanError(GONE)
-        return data
-
-    return fetch
-
-
-def _from_store(uri: str) -> Fetch:
-    folder, _, name = uri.rpartition("/")
-
-    def fetch(start: int, length: int) -> bytes:
-        try:
-            return _store(folder).read_range(name, start, length)
-        except ObjectMissingError:
-            raise ScanError(GONE) from None
-        except StorageError as error:
-            raise type(error)(error.what, where=ANONYMOUS_SOURCE, do=error.do) from None
-
-    return fetch
-
-
-@lru_cache(1024)
-def _store(root: str) -> ObjectStore:
-    return ObjectStore(root)

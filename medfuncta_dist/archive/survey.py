@@ -26,9 +26,20 @@ from medfuncta_dist.archive.inventory import (
     write_inventory,
     write_part,
 )
-from medfuncta_dist.archive.source_bytes import GONE, UNREADABLE, Fetch, HeadFile, content_digest, fetch_from
+from medfuncta_dist.archive.member_lists import member_rows
+from medfuncta_dist.archive.source_bytes import (
+    GONE,
+    SMALL,
+    UNREADABLE,
+    Fetch,
+    HeadFile,
+    content_digest,
+    fetch_from,
+    probe_range,
+)
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.scan_key import KeyMaker
+from medfuncta_dist.storage.archive_files.member_bytes import member_fetch
 from medfuncta_dist.storage.digest import sha256_bytes
 
 PARTS = "survey-parts"
@@ -36,10 +47,6 @@ PART_ROWS = 2048
 """Sources between two parts: what a survey that is killed reads again."""
 THREADS = 32
 """Sources that are read at once; on S3 most of the time is waiting."""
-SMALL = 2**20
-"""Bytes: smaller sources are fetched once, whole, and digested."""
-PROBE = 2**16
-"""Bytes from the middle of a larger file: equal in copies, different in most others."""
 
 OnSurvey = Callable[[int, int], None]
 """(sources done, of how many)"""
@@ -54,7 +61,8 @@ def survey(sources: Sequence[Listed], folder: Path, keys: KeyMaker, on_progress:
     attempts = sorted((folder / PARTS).glob("[0-9]*"))
     salt = keys.fingerprint()
     earlier = [_parts(attempt, salt) for attempt in attempts]
-    known = _Known([*earlier, *(read_inventory(folder / name, salt) for name in (SURVEY, INVENTORY))])
+    members = member_rows(ordered, folder, salt)
+    known = _Known([*earlier, members, *(read_inventory(folder / name, salt) for name in (SURVEY, INVENTORY))])
     attempt = folder / PARTS / f"{int(attempts[-1].name) + 1 if attempts else 0:06d}"
     done = 0
     with quiet(), ThreadPoolExecutor(THREADS, "survey") as pool:
@@ -158,32 +166,40 @@ def _row(source: Listed, keys: KeyMaker) -> Row:
     empty: Row = dict.fromkeys(SCHEMA.names)
     listed = {"relative": source.relative, "identity": source.relative, "uri": source.uri, "size": source.size}
     try:
-        read = _looked_at(source, fetch_from(source.uri), keys)
+        read = {"problems": [source.refused]} if source.refused else _looked_at(source, _fetch(source), keys)
     except ScanError as error:
         # What could not be read at all has no version: it is tried again, and another one then is a change.
         read = {"problems": [error.what]} | ({"version": ""} if error.what in (GONE, UNREADABLE) else {})
     return empty | listed | {"version": source.version, "reader": source.reader, "problems": []} | read
 
 
+def _fetch(source: Listed) -> Fetch:
+    return fetch_from(source.uri) if source.place is None else member_fetch(source.place)
+
+
 def _looked_at(source: Listed, fetch: Fetch, keys: KeyMaker) -> Row:
-    is_dicom, in_store = source.reader == "dicom", source.uri.startswith("s3://")
+    is_dicom = source.reader == "dicom"
+    in_store = source.uri.startswith("s3://") and (source.place is None or source.place.kind == "zip")
     if 0 < source.size < SMALL and (is_dicom or not in_store):
         whole = fetch(0, source.size)
         content = sha256_bytes(whole)
         return {"content": content, "probe": content} | (read_header(io.BytesIO(whole), keys) if is_dicom else {})
-    probe = source.version if in_store else _probe(source, fetch)  # equal ETags: equal contents, but for a coincidence
+    # Equal ETags, or checksums of a zip: equal contents, but for a coincidence.
+    probe = source.version if in_store else _probe(source, fetch)
     return {"probe": probe or None} | (
         read_header(cast(BinaryIO, HeadFile(fetch, source.size)), keys) if is_dicom else {}
     )
 
 
 def _probe(source: Listed, fetch: Fetch) -> str:
-    length = min(PROBE, source.size)
-    return sha256_bytes(fetch((source.size - length) // 2, length)) if length else ""
+    start, length = probe_range(source.size)
+    return sha256_bytes(fetch(start, length)) if length else ""
 
 
 def _content(source: Listed) -> str | None:
+    if source.refused:
+        return None
     try:
-        return content_digest(fetch_from(source.uri), source.size)
+        return content_digest(_fetch(source), source.size)
     except ScanError:
         return None

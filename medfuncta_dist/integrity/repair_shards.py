@@ -83,7 +83,7 @@ def _told_sources(
     run: RunFile, folder: Path, keys: KeyMaker, forgotten: Forgotten, records: Sequence[PackRecord]
 ) -> list[PackSource]:
     """The sources of the archive under the keys that they were packed with, and what the run file's table says."""
-    listed = list_sources(run.data, keys, records).sources
+    listed = list_sources(run.data, keys, records, folder=folder).sources
     sources = [source for source in listed if source.key not in forgotten.sources]
     sources = without_forgotten(sources, folder / INVENTORY, run.data, keys, forgotten)
     table = load_table(run.data)

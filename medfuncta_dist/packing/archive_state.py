@@ -6,8 +6,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from medfuncta_dist.archive.changes import Changes, SourceState, compare, doubtful
+from medfuncta_dist.archive.changes import Changes, SourceState, compare, doubtful, not_comparable
 from medfuncta_dist.archive.inventory import INVENTORY, Listed, Row, locked, read_inventory
+from medfuncta_dist.archive.member_lists import forget_lists
 from medfuncta_dist.archive.series_sums import in_series
 from medfuncta_dist.archive.survey import OnSurvey, adopt, digest_contents, stamp, survey
 from medfuncta_dist.config.sections.data_section import Data
@@ -98,6 +99,7 @@ def examine(
     are known to be forgotten before their contents are. To be called inside ``locked``. RunFileError where the table
     does not fit the sources."""
     path = survey([_listed(source, data) for source in sources], folder, keys, on_survey)
+    forget_lists(folder, {source.place.archive if source.place else source.uri for source in sources})
     joined = join_table(without_forgotten(sources, path, data, keys, forgotten), table, path, keys)
     by_path = {source.relative: source for source in joined.sources}
     beside = {source.relative: source.beside for source in joined.sources if source.beside != ()}
@@ -127,6 +129,7 @@ def examine(
     reassigned = _reassigned(first, by_key, table, store, records, keys)
     reassigned |= {former for key, former in first.renamed.items() if by_key[key].members}
     reassigned |= _overwritten(set(first.removed), by_path, folder, keys)
+    reassigned |= _opened(set(first.removed), by_path.values(), keys)
     changes = compare(packed | dict.fromkeys(reassigned & packed.keys(), OTHER), present) if reassigned else first
     known_as = _identities(set(changes.renamed.values()), folder, keys)
     kept = {r: known_as[changes.renamed[k]] for r, k in key_of.items() if changes.renamed.get(k) in known_as}
@@ -172,9 +175,11 @@ def _unsure(
 ) -> set[str]:
     """Keys of the present sources whose content has to be known, to tell what has become of them."""
     # The states of files that are as they were are those of the records, and nobody asks about them.
-    other = {key: by_path[r].uri for r, key in key_of.items() if found[r] is not packed.get(key)}
-    other |= {source.key: source.uri for source in series.sources()}
-    return set(doubtful(packed, present, {key for key, uri in other.items() if uri.startswith("s3://")}))
+    other = {r for r, key in key_of.items() if found[r] is not packed.get(key) and by_path[r].place is None}
+    by_etag = {key_of[r] for r in other if by_path[r].uri.startswith("s3://")}
+    by_etag |= {source.key for source in series.sources() if source.uri.startswith("s3://")}
+    kinds = _kinds_of_probes(by_path, found, key_of)
+    return {*doubtful(packed, present, by_etag), *not_comparable(packed, present, kinds)}
 
 
 def _by_scans(
@@ -313,6 +318,34 @@ def _overwritten(removed: Collection[str], listed: Collection[str], folder: Path
     return {key for key in former if key in removed}
 
 
+def _kinds_of_probes(
+    by_path: Mapping[str, PackSource], found: Mapping[str, SourceState], key_of: Mapping[str, str]
+) -> dict[str, str]:
+    """By key; none in an archive without zip and tar files, where all probes are of one kind."""
+    if all(by_path[relative].place is None for relative in found):
+        return {}
+    kinds = ((key_of[relative], _kind_of_probe(by_path[relative], state)) for relative, state in found.items())
+    return {key: kind for key, kind in kinds if kind}
+
+
+def _kind_of_probe(source: PackSource, state: SourceState) -> str:
+    """Of objects, and of what is inside them; "" where all that could be copies of it are known by their content."""
+    if not source.uri.startswith("s3://") or source.refused:
+        return ""
+    if source.place is None:
+        return "" if state.content else "etag"
+    return "bytes" if state.content or source.place.kind != "zip" else "checksum"
+
+
+def _opened(removed: Collection[str], sources: Iterable[PackSource], keys: KeyMaker) -> set[str]:
+    """Archive files that were quarantined whole, and can now be read."""
+    if not removed:
+        return set()
+    inside = ((source, source.place.archive) for source in sources if source.place is not None)
+    archives = {source.relative[: len(archive) - len(source.uri)] for source, archive in inside}
+    return {key for archive in archives if (key := keys.source_key(archive)) in removed}
+
+
 def _elsewhere(listed: Mapping[str, PackSource], series: SeriesSources, folder: Path, keys: KeyMaker) -> frozenset[str]:
     """The sources of which a file is not where the last pack found it: the archive has moved, or files of a series."""
     moved = set()
@@ -363,8 +396,10 @@ def under_packed_names(sources: Sequence[PackSource], folder: Path, keys: KeyMak
 
 
 def _listed(source: PackSource, data: Data) -> Listed:
-    reader = reader_for(data.reader, source.uri).name
-    return Listed(source.relative, source.uri, source.size, source.version, reader)
+    reader = "" if source.refused else reader_for(data.reader, source.uri).name
+    return Listed(
+        source.relative, source.uri, source.size, source.version, reader, place=source.place, refused=source.refused
+    )
 
 
 def _distinct(names: Mapping[str, str], states: Mapping[str, SourceState]) -> dict[str, str]:

@@ -29,7 +29,6 @@ from medfuncta_dist.packing.pack_plan import (
     list_sources,
     pack_again,
     plan,
-    require_outside_storage,
 )
 from medfuncta_dist.packing.pack_record import PackRecord, read_packs, record_path, settle
 from medfuncta_dist.packing.pack_rest import RestTask, rest_task
@@ -104,9 +103,8 @@ def pack(
     parent, known = newest_snapshot(store, run.dataset), read_packs(store, run.dataset)
     empty = is_empty(parent, known)
     known = [] if empty else known
-    listed, aside = list_sources(run.data, keys, known)
+    listed, aside = list_sources(run.data, keys, known, folder=folder, store=store)
     sources = [source for source in listed if source.key not in forgotten.sources]
-    require_outside_storage(sources, store)
     if empty:
         withdraw_empty(store, run.dataset, fence)
     data = open_dataset(store, run.dataset, run.data, keys.fingerprint(), fence)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
+from pathlib import Path
 from typing import NamedTuple
 
 from medfuncta_dist.archive.changes import SourceState
-from medfuncta_dist.archive.source_bytes import fetch_from
+from medfuncta_dist.archive.member_lists import reader_name, with_members
 from medfuncta_dist.config.sections.data_section import Data, Grouping
 from medfuncta_dist.errors import RunFileError, ScanError
 from medfuncta_dist.packing.pack_record import PackRecord, group_name, settle
@@ -21,15 +23,22 @@ from medfuncta_dist.packing.sources.set_aside import (
     UNPAIRED,
     in_image_format,
     reason_aside,
+    reason_inside,
     require_some,
 )
 from medfuncta_dist.scans.patient_group import Group, group_in_path
 from medfuncta_dist.scans.readers.nifti import other_of_pair, values_of_pair
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.scans.segmentation import is_segmentation, pairs
+from medfuncta_dist.storage.archive_files.place import Place
 from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.storage.sources import Source, expand
+from medfuncta_dist.storage.source_ranges import fetch_from
+from medfuncta_dist.storage.sources import Source, expand, suffix
+
+WINDOW_BYTES = 2**30
+"""Of one compressed tar, what a task keeps on its local disk at once; more only where one source has more."""
+BLOCK_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +54,8 @@ class Member:
     """As in ``SourceState``."""
     labels: tuple[int, ...] | None = None
     """Those that the run file's table gives."""
+    place: Place | None = field(default=None, repr=False)
+    """Where it lies, if it is inside a zip or tar file."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +110,18 @@ class PackSource:
     """Files of a series that are copies of others in it, and are no members."""
     mask: Mask | None = None
     """What is kept beside its scans (``data.masks: pair``)."""
+    place: Place | None = field(default=None, repr=False)
+    """Where it lies, if it is inside a zip or tar file."""
+    refused: str = ""
+    """Why it is not read, in fixed words."""
+    inside: tuple[tuple[str, Place], ...] = field(default=(), repr=False)
+    """Of one inside a zip or tar file: files there that belong to it, by the suffix in which their names differ."""
+
+    @property
+    def places(self) -> list[Place]:
+        """Those of its files that are inside zip or tar files."""
+        own = [file.place for file in (self.members or (self,)) if file.place is not None]
+        return own + [place for _, place in self.inside]
 
     @property
     def files(self) -> int:
@@ -187,27 +210,46 @@ class Listing(NamedTuple):
     aside: dict[str, int]
 
 
+List = Callable[[str | list[str]], list[Source]]
+"""The sources of patterns: files, and members of zip and tar files."""
+
+
 def find_sources(data: Data, keys: KeyMaker) -> list[PackSource]:
     """All sources that the run file names, with their keys, sorted by relative path (``RunFileError``)."""
     return list_sources(data, keys).sources
 
 
-def list_sources(data: Data, keys: KeyMaker, records: Sequence[PackRecord] = ()) -> Listing:
+def list_sources(
+    data: Data,
+    keys: KeyMaker,
+    records: Sequence[PackRecord] = (),
+    *,
+    folder: Path | None = None,
+    store: ObjectStore | None = None,
+) -> Listing:
     """All sources that the run file names, with their keys, sorted by relative path; and what is set aside. What the
     run file's table says of them is joined later (``table_join``).
 
-    Sources of ``records`` are never set aside: an earlier version, or another run file, has packed them. Raises
-    ``RunFileError``.
+    Sources of ``records`` are never set aside: an earlier version, or another run file, has packed them. Zip and tar
+    files are opened, and their members are sources; ``folder`` is the private one, where their lists are kept. None may
+    be in ``store``. Raises ``RunFileError``.
     """
+
+    def listed(patterns: str | list[str]) -> list[Source]:
+        found = expand(patterns)
+        if store is not None:
+            require_outside_storage(found, store)
+        return with_members(found, lambda name: reader_name(data.reader, name), folder, keys)
+
     aside: Counter[str] = Counter()
-    found = _found(data, keys, {key for record in records for key in record.sources}, aside)
+    found = _found(data, listed, keys, {key for record in records for key in record.sources}, aside)
     require_some(found, aside)
     return Listing(found, {reason: aside[reason] for reason in sorted(aside)})
 
 
-def _found(data: Data, keys: KeyMaker, packed: Collection[str], aside: Counter[str]) -> list[PackSource]:
+def _found(data: Data, listed: List, keys: KeyMaker, packed: Collection[str], aside: Counter[str]) -> list[PackSource]:
     if data.source is not None:
-        return _keyed(data.source, keys, data, None, packed, aside)
+        return _keyed(listed(data.source), keys, data, None, packed, aside)
     if data.splits is None:
         raise RunFileError(
             "there is nothing to pack: the run file names a snapshot, but no scans",
@@ -217,7 +259,7 @@ def _found(data: Data, keys: KeyMaker, packed: Collection[str], aside: Counter[s
     found = [
         source
         for split, patterns in sorted(data.splits.items())
-        for source in _keyed(patterns, keys, data, split, packed, aside)
+        for source in _keyed(listed(patterns), keys, data, split, packed, aside)
     ]
     if repeated := len(found) - len({source.uri for source in found}):
         raise RunFileError(
@@ -229,7 +271,10 @@ def _found(data: Data, keys: KeyMaker, packed: Collection[str], aside: Counter[s
 
 
 def _whole(source: Source) -> bytes:
-    """The source's bytes; none where it cannot be read, which is said when it is packed."""
+    """The source's bytes; none where it cannot be read, which is said when it is packed, and of
+    members, which are no records."""
+    if source.place is not None or source.refused:
+        return b""
     try:
         return fetch_from(source.uri)(0, source.size)
     except ScanError:
@@ -237,17 +282,18 @@ def _whole(source: Source) -> bytes:
 
 
 def _keyed(
-    patterns: str | list[str],
+    listed: Sequence[Source],
     keys: KeyMaker,
     data: Data,
     split: str | None,
     packed: Collection[str],
     aside: Counter[str],
 ) -> list[PackSource]:
-    listed = expand(patterns)
     everything = without_parts(listed, data.reader, _whole)
+    places = {source.uri: source.place for source in everything if source.place and other_of_pair(source.uri)}
     kept = list(_kept(everything, keys, data, split, packed, aside))
-    beside = files_beside([source for source, _ in kept], listed, data)
+    loose = [source for source in listed if source.place is None]
+    beside = files_beside([source for source, _ in kept if source.place is None], loose, data)
     relatives = [relative for _, relative in kept]
     sources = [source for source, _ in kept]
     groups = _groups(sources, keys, data)
@@ -264,14 +310,25 @@ def _keyed(
             version=source.version,
             mask=masks.get(source.uri),
             beside=beside.get(source.uri, ()),
+            place=source.place,
+            refused=source.refused or reason_inside(source, data),
+            inside=_inside(source, places),
         )
         for source, relative, group in zip(sources, relatives, groups, strict=True)
     ]
 
 
+def _inside(source: Source, places: Mapping[str, Place]) -> tuple[tuple[str, Place], ...]:
+    other = other_of_pair(source.uri) if source.uri in places else None
+    place = places.get(other) if other is not None else None
+    return ((suffix(str(other)), place),) if place is not None else ()
+
+
 def _masks(sources: Sequence[Source], images: Sequence[Source], aside: Counter[str]) -> dict[str, Mask]:
-    """The segmentation of each image (URI); they are counted in ``aside``, apart from those of no image."""
-    taken = {image.uri for image in images}
+    """The segmentation of each image (URI); they are counted in ``aside``, apart from those of no image. What lies
+    inside zip and tar files is not paired."""
+    sources = [source for source in sources if source.place is None]
+    taken = {image.uri for image in images if image.place is None}
     masks = {s.uri: s for s in sources if s.uri not in taken and in_image_format(s) and is_segmentation(s.uri)}
     found, several = pairs(sorted(taken - masks.keys()), sorted(masks))
     if several:
@@ -327,7 +384,7 @@ def _by_path(rule: str, sources: Sequence[Source], keys: KeyMaker) -> list[Group
     return [Group(keys.group_key("path", str(text)), "path") for text in found]
 
 
-def require_outside_storage(sources: Sequence[PackSource], store: ObjectStore) -> None:
+def require_outside_storage(sources: Sequence[Source], store: ObjectStore) -> None:
     """Files that the run writes must not be scans for the next pack."""
     inside = sum(source.uri.startswith(f"{store.root}/") for source in sources)
     if inside:
@@ -411,14 +468,32 @@ def _resumed(made: PackPlan, records: Iterable[PackRecord]) -> PackPlan:
 
 
 def _grouped(sources: Iterable[PackSource], size: int) -> Iterable[tuple[PackSource, ...]]:
-    """Consecutive sources, as many as have ``size`` files, or one that has more."""
+    """Consecutive sources, as many as have ``size`` files, or one that has more. Apart from them, those of each
+    compressed tar: every task that reads of one decompresses it, so these tasks are as large as their disk allows."""
+    solid: dict[str, list[PackSource]] = {}
+    others: list[PackSource] = []
+    for source in sources:
+        archive = min((place.archive for place in source.places if place.solid), default="")
+        (solid.setdefault(archive, []) if archive else others).append(source)
+    yield from _consecutive(others, lambda source: source.files, size)
+    yield from chain.from_iterable(_consecutive(of_one, _window, WINDOW_BYTES) for of_one in solid.values())
+
+
+def _window(source: PackSource) -> int:
+    """Bytes that it takes on the disk of its task; a small file takes a block."""
+    return sum(place.size + BLOCK_BYTES for place in source.places)
+
+
+def _consecutive(
+    sources: Iterable[PackSource], weight: Callable[[PackSource], int], size: int
+) -> Iterator[tuple[PackSource, ...]]:
     group: list[PackSource] = []
     files = 0
     for source in sources:
-        if group and files + source.files > size:
+        if group and files + weight(source) > size:
             yield tuple(group)
             group, files = [], 0
         group.append(source)
-        files += source.files
+        files += weight(source)
     if group:
         yield tuple(group)

@@ -13,7 +13,7 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.sections.series_section import Series
 from medfuncta_dist.packing.archive_state import ArchiveState, examine
 from medfuncta_dist.packing.failed_packs import is_empty
-from medfuncta_dist.packing.pack_plan import list_sources, require_outside_storage
+from medfuncta_dist.packing.pack_plan import list_sources
 from medfuncta_dist.packing.pack_record import read_packs, settle
 from medfuncta_dist.packing.sources.copy_conflicts import CopyConflicts
 from medfuncta_dist.packing.sources.source_table import load_table
@@ -77,9 +77,8 @@ def preview_pack(run: RunFile, on_survey: OnSurvey) -> PackPreview:
     parent, known = newest_snapshot(store, run.dataset), read_packs(store, run.dataset)
     empty = is_empty(parent, known)
     known = [] if empty else known
-    listed, aside = list_sources(run.data, keys, known)
+    listed, aside = list_sources(run.data, keys, known, folder=folder, store=store)
     sources = [source for source in listed if source.key not in forgotten.sources]
-    require_outside_storage(sources, store)
     contract = None if empty else check_dataset(store, run.dataset, run.data, keys.fingerprint())
     data = with_series(run.data, contract)
     records = settle(known, first=parent.packs if parent else ())

@@ -24,6 +24,7 @@ from medfuncta_dist.packing.source_reader import (
     UnusableSource,
     WholeContent,
 )
+from medfuncta_dist.packing.sources.source_files import windows_on
 from medfuncta_dist.scans.forgotten_list import Forgotten
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.shard_set import ShardSet, of_indexes
@@ -81,12 +82,14 @@ def quarantine_sources(task: PackTask, reason: str) -> PackRecord:
 
 
 def _packed(store: ObjectStore, task: PackTask) -> PackRecord:
-    reader, tally = SourceReader(task.data, task.keys), _Tally()
+    tally = _Tally()
     limits = task.data.shard_scans, task.data.shard_megabytes
     with (
         tempfile.TemporaryDirectory(prefix="medfuncta-pack-") as folder,
         ShardSet(store, task.dataset, Path(folder), *limits, *of_indexes(task.data)) as shards,
+        windows_on(task.sources) as windows,
     ):
+        reader = SourceReader(task.data, task.keys, windows)
         for source in task.sources:
             for event in reader.events(source):
                 if _is_forgotten(task, event):

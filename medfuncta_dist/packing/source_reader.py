@@ -7,8 +7,8 @@ file, memory) are raised.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,6 +19,7 @@ from medfuncta_dist.errors import IntegrityError, MedfunctaError, ScanError
 from medfuncta_dist.packing.pack_plan import PackSource, Told
 from medfuncta_dist.packing.sources.record_parts import record_content
 from medfuncta_dist.packing.sources.series_sources import joint_content
+from medfuncta_dist.packing.sources.source_files import Windows, local_files
 from medfuncta_dist.scans.canonical import canonical, slices, split_of, windowed
 from medfuncta_dist.scans.label_check import risk_of_values
 from medfuncta_dist.scans.paired_mask import mask_of
@@ -33,7 +34,7 @@ from medfuncta_dist.scans.shared_window import with_shared_window
 from medfuncta_dist.shards.sample import encode
 from medfuncta_dist.storage.digest import sha256_file
 from medfuncta_dist.storage.request_failures import explain, is_machine_failure
-from medfuncta_dist.storage.sources import ANONYMOUS_SOURCE, local_copies, local_copy
+from medfuncta_dist.storage.sources import ANONYMOUS_SOURCE, Parts, local_copy, no_parts
 
 
 @dataclass(frozen=True)
@@ -110,19 +111,32 @@ class SourceReader:
 
     data: Data
     keys: KeyMaker
+    windows: Windows | None = field(default=None, repr=False)
+    """What is on the local disk of compressed tars."""
 
     def events(self, source: PackSource) -> Iterator[Event]:
         """The scans of one source. ``IntegrityError`` when two of its scans have one key."""
         known_keys: set[str] = set()
-        with self._local_files(source) as paths:
-            for event in self._series(source, paths) if source.members else self._file(source, paths[0]):
+        parts: Parts = no_parts
+        if not (source.members or source.refused):
+            parts = parts_of(configured_reader(self.data, source.uri))
+        with local_files(source, self.windows, parts) as (paths, refused):
+            for event in self._events(source, paths, refused):
                 if isinstance(event, EncodedScan | UnusableScan):
                     if event.key in known_keys:
                         raise IntegrityError("two scans of one source have the same key", where=f"source {source.key}")
                     known_keys.add(event.key)
                 yield event
             if source.state is not None:
-                yield WholeContent(self._with_content(source, source.state, paths))
+                yield WholeContent(source.state if refused else self._with_content(source, source.state, paths))
+
+    def _events(self, source: PackSource, paths: Sequence[Path], refused: str) -> Iterator[Event]:
+        if source.members:
+            yield from self._series(source, paths)
+        elif refused:
+            yield UnusableSource(refused)
+        else:
+            yield from self._file(source, paths[0])
 
     def _with_content(self, source: PackSource, state: SourceState, paths: Sequence[Path]) -> SourceState:
         """Digested here where the survey has not done it: the file has just been read, and is in the page cache."""
@@ -134,16 +148,6 @@ class SourceReader:
         known = [member.content for member in source.members] or [""]
         found = [content or self._content(path) for content, path in zip(known, paths, strict=True)]
         return replace(state, content=joint_content(found, self.keys) if source.members else found[0])
-
-    @contextmanager
-    def _local_files(self, source: PackSource) -> Iterator[list[Path]]:
-        """The files of a source as local ones, with those that belong to it beside them."""
-        if source.members:
-            with local_copies([(member.uri, member.size) for member in source.members]) as paths:
-                yield paths
-        else:
-            with local_copy(source.uri, parts_of(configured_reader(self.data, source.uri))) as path:
-                yield [path]
 
     def _content(self, path: Path) -> str:
         with suppress(FileNotFoundError, PermissionError):

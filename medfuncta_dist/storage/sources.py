@@ -12,13 +12,14 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 
 from fsspec.utils import glob_translate
 
 from medfuncta_dist.errors import ObjectMissingError, RunFileError, StorageError
+from medfuncta_dist.storage.archive_files.place import SEPARATOR, Place, kind_of
 from medfuncta_dist.storage.object_store import ObjectStore
 
 MAGIC = re.compile(r"[*?\[]")
@@ -40,6 +41,12 @@ class Source:
     size: int
     version: str = field(default="", compare=False)
     """As in ``ObjectInfo``."""
+    place: Place | None = field(default=None, compare=False, repr=False)
+    """Where it lies, if it is a member of an archive file."""
+    refused: str = field(default="", compare=False)
+    """Why it is not read, in fixed words."""
+    globs: tuple[str, ...] = field(default=(), compare=False, repr=False)
+    """Of an archive file: the members that are meant, one of these; all where there is none."""
 
 
 Parts = Callable[[Path], Iterable[str]]
@@ -47,12 +54,18 @@ Parts = Callable[[Path], Iterable[str]]
 that has the name of the source but for its suffix."""
 
 
+def no_parts(path: Path) -> Iterable[str]:
+    """Of a source that is one file."""
+    return ()
+
+
 def expand(patterns: str | list[str]) -> list[Source]:
     """The sources that match files, folders and globs (``**`` included; local or s3://), sorted by ``relative``.
 
-    A folder means all files below it; hidden files (a name in the path starts with a dot) are left out unless the
-    pattern itself names them. A file that two patterns match counts once. RunFileError when a pattern matches
-    nothing, is neither a local path nor an s3:// URI, or when two files would have the same relative path.
+    ``studies/*.zip!/**/*.dcm`` names members of archive files, which are sources with ``globs`` here; without it, all
+    members are meant. A folder means all files below it; hidden files (a name in the path starts with a dot) are left
+    out unless the pattern itself names them. A file that two patterns match counts once. RunFileError when a pattern
+    matches nothing, is neither a local path nor an s3:// URI, or when two files would have the same relative path.
     """
     found: dict[str, Source] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
@@ -61,12 +74,14 @@ def expand(patterns: str | list[str]) -> list[Source]:
             do = "check the path, the glob and, for s3://, AWS_ENDPOINT_URL and the credentials"
             raise RunFileError("no file matches a source pattern", where=f"data.source: {pattern}", do=do)
         for source in matches:
-            found.setdefault(source.uri, source)
+            earlier = found.setdefault(source.uri, source)
+            both = earlier.globs and source.globs
+            found[source.uri] = replace(earlier, globs=tuple(sorted({*earlier.globs, *source.globs})) if both else ())
     return _distinct(sorted(found.values(), key=lambda s: (s.relative, s.uri)))
 
 
 @contextmanager
-def local_copy(source_uri: str, parts: Parts = lambda path: ()) -> Iterator[Path]:
+def local_copy(source_uri: str, parts: Parts = no_parts) -> Iterator[Path]:
     """A source as a local file: itself, or a temporary download that keeps only the suffix (``.nii.gz``).
 
     ``parts`` are the files that belong to it. Those that exist are fetched into the same folder, until there are no new
@@ -105,11 +120,11 @@ def local_copies(sources: Sequence[tuple[str, int]]) -> Iterator[list[Path]]:
                 raise type(error)(error.what, where=ANONYMOUS_SOURCE, do=error.do) from None
             return place
 
-        yield list(_threads(os.getpid()).map(fetch, places, sources))
+        yield list(fetch_threads(os.getpid()).map(fetch, places, sources))
 
 
 @lru_cache(1)
-def _threads(process: int) -> ThreadPoolExecutor:
+def fetch_threads(process: int) -> ThreadPoolExecutor:
     """One pool for each process: starting threads for every series takes as long as fetching it."""
     return ThreadPoolExecutor(FETCHES, "fetch")
 
@@ -143,6 +158,10 @@ def _expand_one(pattern: str) -> list[Source]:
     """A pattern's sources: the file of exactly that name if there is one, else the files in the glob or folder."""
     if (file := _as_file(pattern)) is not None:
         return [file]
+    archives, separator, glob = pattern.partition(SEPARATOR)
+    if separator and kind_of(archives):
+        _compiled(glob or "**", pattern)
+        return [replace(source, globs=(glob or "**",)) for source in _expand_one(archives)]
     fixed, rest = _split(pattern)
     store = ObjectStore(fixed)
     matches = _compiled(rest or "**", pattern)
@@ -152,6 +171,16 @@ def _expand_one(pattern: str) -> list[Source]:
         for o in store.list("")
         if matches.match(o.path) and (hidden_too or not _hidden(o.path))
     ]
+
+
+def in_globs(path: str, globs: Sequence[str]) -> bool:
+    """Whether a path is meant by one of the globs, or there is none."""
+    return not globs or any(_glob(glob).match(path) for glob in globs)
+
+
+@lru_cache
+def _glob(glob: str) -> re.Pattern[str]:
+    return re.compile(glob_translate(glob))
 
 
 def _compiled(glob: str, pattern: str) -> re.Pattern[str]:

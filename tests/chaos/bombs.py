@@ -9,10 +9,12 @@ import gc
 import gzip
 import io
 import json
+import lzma
 import os
 import resource
 import struct
 import sys
+import tarfile
 import time
 import zipfile
 import zlib
@@ -33,6 +35,7 @@ from medfuncta_dist.scans.readers.reader_registry import reader_named
 from medfuncta_dist.shards.sample import decode
 from medfuncta_dist.shards.shard_index import SCHEMA, parse_index
 from medfuncta_dist.storage.commit_record import parse_record
+from tests.bundles import read_through
 from tests.writers import write_dicom, write_mgh, write_nifti
 
 HEADROOM = 768 * 2**20
@@ -56,6 +59,39 @@ def scans(reader: str) -> Read:
 def nifti_header(folder: Path, at: int, kind: str, *values: float) -> bytes:
     raw = bytearray(write_nifti(folder / "small.nii").read_bytes())
     raw[at : at + struct.calcsize(kind)] = struct.pack(kind, *values)
+    return bytes(raw)
+
+
+def bundle(suffix: str) -> Read:
+    """Read a file as an archive file of this kind."""
+
+    def read(path: Path) -> None:
+        copy = path.with_name(f"bomb{suffix}")
+        copy.write_bytes(path.read_bytes())
+        read_through(copy)
+
+    return read
+
+
+def tar_block(size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    info = tarfile.TarInfo("a.png")
+    info.size, info.type = size, kind
+    return info.tobuf(tarfile.GNU_FORMAT)
+
+
+def zip_of_many(members: int) -> bytes:
+    """A directory of empty members, which all lie at the same place."""
+    entry = struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, 20, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0) + b"a"
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 65_535, 65_535, members * len(entry), 0, 0)
+    return entry * members + end
+
+
+def xz_dictionary() -> bytes:
+    """It asks for a dictionary of four gigabytes."""
+    raw = bytearray(lzma.compress(tar_block(0) + bytes(1024)))
+    size = 4 * (raw[12] + 1)
+    raw[16] = 40
+    raw[12 + size - 4 : 12 + size] = struct.pack("<I", zlib.crc32(raw[12 : 12 + size - 4]))
     return bytes(raw)
 
 
@@ -251,6 +287,16 @@ BOMBS: dict[str, tuple[Read, Callable[[Path], bytes]]] = {
         ),
     ),
     "npz: a hundred thousand members": (scans("medmnist"), lambda f: npz(*((str(i), b"") for i in range(100_000)))),
+    "zip: a quarter of a gigabyte of zeros": (bundle(".zip"), lambda f: npz(("a.png", bytes(2**28 + 2**22)))),
+    "zip: three hundred thousand members": (bundle(".zip"), lambda f: zip_of_many(300_000)),
+    "zip: a directory larger than any": (bundle(".zip"), lambda f: zip_of_many(800_000)),
+    "zip in zip in zip": (bundle(".zip"), lambda f: npz(("a.zip", npz(("b.zip", npz(("c.png", b""))))))),
+    "tar: a name of gigabytes": (bundle(".tar"), lambda f: tar_block(2**33, tarfile.GNUTYPE_LONGNAME) + bytes(2**21)),
+    "tar: a size below zero": (bundle(".tar"), lambda f: tar_block(0) + tar_block(-1024) + bytes(1024)),
+    "tar: attributes of attributes": (bundle(".tar"), lambda f: tar_block(0, tarfile.XHDTYPE) * 50_000),
+    "tar: a member of terabytes": (bundle(".tar"), lambda f: tar_block(2**42) + bytes(1024)),
+    "tar.gz: nothing but zeros": (bundle(".tar.gz"), lambda f: gzip_of_zeros(tar_block(2**33), 300)),
+    "tar.xz: a dictionary of four gigabytes": (bundle(".tar.xz"), lambda f: xz_dictionary()),
     "csv: one line of gigabytes": (scans("ecg-csv"), lambda f: b"1," * 2**24),
     "sample: a header of petabytes": (sample, lambda f: npy((1, 2**50)) + META),
     "sample: json nested a million deep": (sample, lambda f: npy((1, 4), bytes(4)) + b"<json>" + b"[" * 2**19),

@@ -39,6 +39,7 @@ from medfuncta_dist.shards.snapshot import Snapshot
 from medfuncta_dist.storage.commit_record import make_record, parse_record
 from medfuncta_dist.storage.digest import canonical_json
 from medfuncta_dist.storage.leases.lease import parse_lease
+from tests.bundles import bundled, read_through
 from tests.chaos.bombs import BOMBS
 from tests.kinds import KINDS
 from tests.unit.scans.archive import NIBABEL, PYDICOM
@@ -129,6 +130,24 @@ def sources(folder: Path) -> dict[str, tuple[Read, list[bytes]]]:
         name: (by_reader(reader, suffix, folder), [path.read_bytes() for path in paths])
         for name, (reader, suffix, paths) in written.items()
     }
+
+
+BUNDLES = (".zip", ".tar", ".tar.gz", ".tar.xz")
+
+
+def bundle(suffix: str, folder: Path) -> tuple[Read, list[bytes]]:
+    """An archive file of slices and a picture."""
+    files = {
+        "a/IM1": write_dicom(folder / "a.dcm").read_bytes(),
+        "patient1.png": write_png(folder / "a.png").read_bytes(),
+    }
+    path = folder / f"mutant{suffix}"
+
+    def read(data: bytes) -> None:
+        path.write_bytes(data)
+        read_through(path)
+
+    return read, [bundled(files, suffix)]
 
 
 def deep_png(path: Path) -> Path:
@@ -283,9 +302,12 @@ SOURCES = (*IMAGES, *SIGNALS)
 STORED = tuple(stored())
 
 
-@pytest.mark.parametrize("kind", [*SOURCES, *STORED])
+@pytest.mark.parametrize("kind", [*SOURCES, *STORED, *BUNDLES])
 def test_a_mutated_file_is_read_or_refused(kind: str, tmp_path: Path, measured: Callable[[str], None]) -> None:
-    read, seeds = (sources(tmp_path) if kind in SOURCES else stored())[kind]
+    if kind in BUNDLES:
+        read, seeds = bundle(kind, tmp_path)
+    else:
+        read, seeds = (sources(tmp_path) if kind in SOURCES else stored())[kind]
     slow = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.large_base_example]
 
     @settings(max_examples=MUTATIONS, deadline=None, database=None, suppress_health_check=slow)

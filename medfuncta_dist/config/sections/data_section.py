@@ -155,7 +155,8 @@ class Data(Section):
     MEANING: ClassVar = Meaning()
 
     source: str | list[str] | None = None
-    """Where the scans are: a path, an s3:// URI, a folder, a glob, or a list of these."""
+    """Where the scans are: a path, an s3:// URI, a folder, a glob, or a list of these. Zip and tar files are opened;
+    ``studies/*.zip!/**/*.dcm`` names files inside them."""
     splits: dict[Split, str | list[str]] | None = None
     """Sources of each split, if the splits are given as files. Not together with ``source``."""
     reader: Annotated[str | None, CONTRACT] = None

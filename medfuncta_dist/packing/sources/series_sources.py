@@ -48,7 +48,7 @@ class SeriesSources:
         if not isinstance(self.data.series, Series) or not in_series(row):
             return False
         name = self.keys.property_key("instance", row["instance"])
-        member = Member(source.uri, name, source.size, state.content, source.labels)
+        member = Member(source.uri, name, source.size, state.content, source.labels, source.place)
         identity = series_identity(row)
         self._found.setdefault(identity, []).append(_File(source, member, state))
         self._places[source.relative] = identity, name

@@ -14,6 +14,7 @@ from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.scans.readers.nifti import other_of_pair, values_of_pair
 from medfuncta_dist.scans.readers.reader_registry import choices, find_reader
+from medfuncta_dist.scans.readers.signals.wfdb_record import WfdbReader
 from medfuncta_dist.scans.segmentation import IN_READERS, is_segmentation
 from medfuncta_dist.storage.sources import Source
 
@@ -42,6 +43,7 @@ SIGNALS = "a table or a signal by its suffix, where data.shape declares images"
 SIGNAL_READERS = frozenset({"ecg-csv", "wfdb"})
 HALF = "the header of a pair, which is read with its values"
 SEGMENTATION = "a segmentation by its name (data.masks: keep packs it)"
+RECORD_INSIDE = "a WFDB record inside an archive file, which is read only where it is unpacked"
 PAIRED = "a segmentation, kept beside its image"
 UNPAIRED = "a segmentation by its name, of no image here"
 NAMED = (SYSTEM, SEGMENTATION, ABOUT, SIGNALS)
@@ -59,7 +61,10 @@ FOREIGN_SUFFIXES = frozenset(
 
 
 def reason_aside(source: Source, data: Data, listed: Collection[str]) -> str | None:
-    """Why a source is not read; None where it is. ``listed``: the URIs of all sources, in one case of letters."""
+    """Why a source is not read; None where it is, or is refused. ``listed``: the URIs of all sources, in one case of
+    letters."""
+    if source.refused:
+        return None
     name = source.uri.rsplit("/", 1)[-1].lower()
     if name in SYSTEM_FILES:
         return SYSTEM
@@ -78,6 +83,12 @@ def reason_aside(source: Source, data: Data, listed: Collection[str]) -> str | N
     if data.masks != "keep" and reader.name in IN_READERS and is_segmentation(source.uri):
         return SEGMENTATION
     return None
+
+
+def reason_inside(source: Source, data: Data) -> str:
+    """Why a source that is read where it lies loose is refused inside a zip or tar file; "" where it is not."""
+    reader = find_reader(data.reader, source.uri)
+    return RECORD_INSIDE if source.place is not None and reader is not None and reader.name == WfdbReader.name else ""
 
 
 def in_image_format(source: Source) -> bool:

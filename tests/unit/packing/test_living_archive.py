@@ -16,9 +16,10 @@ from medfuncta_dist.archive.inventory import INVENTORY
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.integrity.repair_shards import repair_shards
 from medfuncta_dist.integrity.verify_shards import verify_snapshot
-from medfuncta_dist.packing import archive_state, source_reader
+from medfuncta_dist.packing import archive_state
 from medfuncta_dist.packing.pack_driver import PackSummary, pack
 from medfuncta_dist.packing.pack_record import read_packs, record_path, write_pack
+from medfuncta_dist.packing.sources import source_files
 from medfuncta_dist.scans.private_mapping import read_mapping
 from medfuncta_dist.shards.sample import decode
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot, read_index
@@ -395,8 +396,8 @@ def test_only_changed_sources_are_read(run: RunFile, tmp_path: Path, monkeypatch
     packed(run)
     write(tmp_path, 1, seed=50)
     read: list[str] = []
-    copy = source_reader.local_copy
-    monkeypatch.setattr(source_reader, "local_copy", lambda uri, *parts: read.append(uri) or copy(uri, *parts))
+    copy = source_files.local_copy
+    monkeypatch.setattr(source_files, "local_copy", lambda uri, *parts: read.append(uri) or copy(uri, *parts))
     packed(run)
     assert read == [str(tmp_path / "archive" / "Doe-01.csv")]
 

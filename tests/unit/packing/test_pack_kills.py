@@ -75,7 +75,9 @@ def test_killed_in_the_survey_and_between_tasks_it_ends_with_the_same_digest(
 
 
 def kill_at(folder: Path, where: str, after: int) -> None:
-    code = f"from tests.unit.packing import test_pack_kills as t; t.halting(t.Path({str(folder)!r}), {where!r}, {after})"
+    code = (
+        f"from tests.unit.packing import test_pack_kills as t; t.halting(t.Path({str(folder)!r}), {where!r}, {after})"
+    )
     child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     with child:
         assert child.stdout is not None
