@@ -260,7 +260,7 @@ def test_free_text_and_long_numbers_that_could_name_a_patient_are_not_shown(arch
         arrays = dict(members)
     arrays["train_labels"] = np.array([[1], [2], [731728548], [20240131], [9999], [1]])
     np.savez_compressed(path, **arrays)
-    content, page = reported(packed(tmp_path), tmp_path / "report")
+    content, page = reported(packed(tmp_path, identifying_labels="keep"), tmp_path / "report")
     assert content["archive"]["modalities"]["unknown"] == 2
     assert {label: sum(n.values()) for label, n in content["modalities"]["PX"]["labels"].items()} == {
         "1": 2,

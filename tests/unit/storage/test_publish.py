@@ -33,6 +33,7 @@ MAY_WRITE = {
     "committed_network.py:store_network": "a network's files",
     "shard_set.py:_upload_once": "a shard",
     "shard_set.py:_write_once": "an index",
+    "shard_looks.py:write_looks": "the looks of a shard, under its content address; nothing depends on them",
     "snapshot.py:commit_snapshot": "a snapshot, before its record",
     "table_format.py:write_part": "a part of the latent table",
     "repair_shards.py:repair_task": "a damaged shard's own bytes, under their content address",
@@ -52,7 +53,10 @@ MAY_WRITE = {
     "object_store.py:upload": "storage",
     "local_objects.py:write_if": "storage",
     # Files of this machine, no objects.
+    "member_bytes.py:copy_member": "a local file",
     "s3_objects.py:get": "a local file",
+    "source_files.py:_write": "a local file",
+    "split_look_alikes.py:_spooled": "a local file",
     "private_folder.py:_create_salt": "the owner's own file",
     "answer.py:write": "stdout",
     "decoder.py:_asked": "a pipe to the decoding process",
