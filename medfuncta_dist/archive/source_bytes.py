@@ -6,7 +6,7 @@ import hashlib
 import io
 
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.storage.source_ranges import GONE, UNREADABLE, Fetch, fetch_from
+from medfuncta_dist.storage.source_ranges import GONE, UNREADABLE, Fetch, Positioned, fetch_from
 
 __all__ = ["GONE", "UNREADABLE", "Fetch", "HeadFile", "content_digest", "fetch_from"]
 
@@ -38,36 +38,20 @@ def content_digest(fetch: Fetch, size: int) -> str:
     return digest.hexdigest()
 
 
-class HeadFile(io.BufferedIOBase):
+class HeadFile(Positioned, io.BufferedIOBase):
     """A file for a library that reads its beginning: it fetches 64 KiB, then four times as much each time.
 
     What the library skips is not fetched. ScanError where it reads more than 16 MiB in all.
     """
 
     def __init__(self, fetch: Fetch, size: int) -> None:
-        self._fetch, self._size, self._at = fetch, size, 0
+        super().__init__(size)
+        self._fetch = fetch
         self._start, self._piece, self._next, self._fetched = 0, b"", FIRST_READ, 0
-
-    def readable(self) -> bool:
-        """Yes."""
-        return True
-
-    def seekable(self) -> bool:
-        """Yes."""
-        return True
-
-    def tell(self) -> int:
-        """The position, in bytes."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Go to a position, also one behind the end."""
-        self._at = max(0, offset + (0, self._at, self._size)[whence])
-        return self._at
 
     def read(self, size: int | None = -1, /) -> bytes:
         """At most ``size`` bytes."""
-        end = self._size if size is None or size < 0 else min(self._at + size, self._size)
+        end = self.size if size is None or size < 0 else min(self._at + size, self.size)
         if end <= self._at:
             return b""
         if self._at < self._start or end > self._start + len(self._piece):
@@ -83,6 +67,6 @@ class HeadFile(io.BufferedIOBase):
         left = LARGEST_HEADER - self._fetched
         if end - start > left:
             raise ScanError(TOO_LARGE)
-        length = min(max(end - start, min(self._next, left)), self._size - start)
+        length = min(max(end - start, min(self._next, left)), self.size - start)
         self._fetched += length
         self._start, self._piece, self._next = self._at, kept + self._fetch(start, length), self._next * GROWTH

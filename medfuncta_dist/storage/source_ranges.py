@@ -19,6 +19,31 @@ Fetch = Callable[[int, int], bytes]
 """(start, length) -> bytes"""
 
 
+class Positioned:
+    """The position of a file that is made of ranged reads of ``size`` bytes."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size, self._at = size, 0
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def tell(self) -> int:
+        """The position, in bytes."""
+        return self._at
+
+    def seek(self, offset: int, whence: int = 0, /) -> int:
+        """Go to a position, also one behind the end."""
+        self._at = max(0, offset + (0, self._at, self.size)[whence])
+        return self._at
+
+
 def fetch_from(uri: str) -> Fetch:
     """Ranged reads of one source. They raise ScanError where the source is to blame, StorageError where storage is."""
     return _from_store(uri) if uri.startswith("s3://") else _from_disk(uri)

@@ -6,7 +6,7 @@ import io
 
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.storage.archive_files.place import DAMAGED
-from medfuncta_dist.storage.source_ranges import Fetch
+from medfuncta_dist.storage.source_ranges import Fetch, Positioned
 
 FIRST = 2**16
 """Bytes of the first request, and of the one after a skip: a reader that skips wants a header."""
@@ -15,31 +15,14 @@ GROWTH = 4
 """What is read through is fetched in pieces that grow up to LARGEST bytes."""
 
 
-class RangeFile(io.RawIOBase):
+class RangeFile(Positioned, io.RawIOBase):
     """``largest``, if set, is the most bytes that one read may ask for (ScanError): libraries believe headers."""
 
     def __init__(self, fetch: Fetch, size: int, first: int = FIRST) -> None:
-        super().__init__()
-        self._fetch, self.size, self._at = fetch, size, 0
+        super().__init__(size)
+        self._fetch = fetch
         self._start, self._piece, self._first, self._next = 0, b"", first, first
         self.largest: int | None = None
-
-    def readable(self) -> bool:
-        """Yes."""
-        return True
-
-    def seekable(self) -> bool:
-        """Yes."""
-        return True
-
-    def tell(self) -> int:
-        """The position, in bytes."""
-        return self._at
-
-    def seek(self, offset: int, whence: int = 0, /) -> int:
-        """Go to a position, also one behind the end."""
-        self._at = max(0, offset + (0, self._at, self.size)[whence])
-        return self._at
 
     def read(self, size: int | None = -1, /) -> bytes:
         """At most ``size`` bytes."""
