@@ -109,15 +109,13 @@ def search_objects(task: SearchTask) -> Searched:
 
 
 def _in_file(path: str, local: Path, traces: Traces) -> Iterator[tuple[str, str]]:
-    kinds = {".parquet": _in_parquet, ".tar": _in_tar}
+    kind = {".parquet": _in_parquet, ".tar": _in_tar}.get(Path(path).suffix, _in_bytes)
     try:
-        kind = kinds.get(Path(path).suffix)
-        if kind is not None:
-            yield from kind(local, traces)
-            return
+        yield from kind(local, traces)
     except (pa.ArrowException, tarfile.TarError, OSError, ValueError):
-        pass  # damaged: as much as its bytes tell
-    yield from _in_bytes(local, traces)
+        if kind is _in_bytes:
+            raise
+        yield from _in_bytes(local, traces)  # damaged: as much as its bytes tell
 
 
 def _in_bytes(local: Path, traces: Traces) -> Iterator[tuple[str, str]]:
