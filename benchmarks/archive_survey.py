@@ -318,7 +318,7 @@ def packed(rows: int, keys: KeyMaker) -> list[PackRecord]:
 
 
 def listing(rows: int, kind: str, keys: KeyMaker) -> list[PackSource]:
-    """As ``find_sources`` gives it."""
+    """As ``list_sources`` gives it."""
     from medfuncta_dist.packing.pack_plan import PackSource
 
     return [

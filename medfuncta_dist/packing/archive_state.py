@@ -118,12 +118,10 @@ def examine(
     for relative in known.keys() & key_of.keys():
         present[key_of[relative]] = replace(present[key_of[relative]], content=known[relative])
     series.learn(known)
-    whole = series.sources()
-    present |= _states(whole)
+    present |= _states(series.sources())
     first = compare(packed, present)
-    joined = replace(joined, sources=[*(s for s in joined.sources if s.relative in key_of), *whole])
-    if table is not None and table.by == "key":
-        joined = _by_scans(joined, table, first, key_of, identities, folder, keys)
+    joined = replace(joined, sources=[*(s for s in joined.sources if s.relative in key_of), *series.sources()])
+    joined = _by_scans(joined, table, first, key_of, identities, folder, keys)
     by_key = {key_of.get(source.relative, source.key): source for source in joined.sources}
     conflicts = copy_conflicts(first.copied, by_key, table, folder)
     reassigned = _reassigned(first, by_key, table, store, records, keys)
@@ -184,7 +182,7 @@ def _unsure(
 
 def _by_scans(
     joined: Joined,
-    table: SourceTable,
+    table: SourceTable | None,
     found: Changes,
     key_of: Mapping[str, str],
     identities: Mapping[str, str],
@@ -192,6 +190,8 @@ def _by_scans(
     keys: KeyMaker,
 ) -> Joined:
     """Joined with the rows of a table that is about scans: under the names that sources are packed with."""
+    if table is None or table.by != "key":
+        return joined
     known_as = _identities(set(found.renamed.values()), folder, keys)
     names = {r: known_as.get(found.renamed.get(key, key), identities.get(r, r)) for r, key in key_of.items()}
     copied = {s.relative for s in joined.sources if key_of.get(s.relative, s.key) in found.copied}

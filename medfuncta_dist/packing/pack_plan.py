@@ -214,11 +214,6 @@ List = Callable[[str | list[str]], list[Source]]
 """The sources of patterns: files, and members of zip and tar files."""
 
 
-def find_sources(data: Data, keys: KeyMaker) -> list[PackSource]:
-    """All sources that the run file names, with their keys, sorted by relative path (``RunFileError``)."""
-    return list_sources(data, keys).sources
-
-
 def list_sources(
     data: Data,
     keys: KeyMaker,

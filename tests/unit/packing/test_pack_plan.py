@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.packing.pack_ledger import total
-from medfuncta_dist.packing.pack_plan import PackSource, find_sources, plan
+from medfuncta_dist.packing.pack_plan import PackSource, list_sources, plan
 from medfuncta_dist.packing.pack_record import PackRecord, group_name
 from medfuncta_dist.scans.scan_key import KeyMaker
 from tests.unit.shards.samples import key_of
@@ -72,7 +72,7 @@ def archive(tmp_path: Path) -> Path:
 
 
 def test_sources_are_keyed_by_their_relative_path(archive: Path) -> None:
-    found = find_sources(Data(source=str(archive), shape=[8, 8]), KEYS)
+    found = list_sources(Data(source=str(archive), shape=[8, 8]), KEYS).sources
     assert [s.relative for s in found] == ["one/0.png", "one/1.png", "two/0.png", "two/1.png"]
     assert [s.key for s in found] == [KEYS.source_key(s.relative) for s in found]
     assert {s.split for s in found} == {None}
@@ -80,7 +80,7 @@ def test_sources_are_keyed_by_their_relative_path(archive: Path) -> None:
 
 def test_given_splits_may_use_the_same_file_names(archive: Path) -> None:
     data = Data(splits={"train": str(archive / "one"), "test": str(archive / "two")}, shape=[8, 8])
-    found = find_sources(data, KEYS)
+    found = list_sources(data, KEYS).sources
     assert [(s.split, s.relative) for s in found] == [
         ("test", "test/0.png"),
         ("test", "test/1.png"),
@@ -93,9 +93,9 @@ def test_given_splits_may_use_the_same_file_names(archive: Path) -> None:
 def test_one_file_in_two_splits_is_refused(archive: Path) -> None:
     data = Data(splits={"train": str(archive), "test": str(archive / "two")}, shape=[8, 8])
     with pytest.raises(RunFileError, match="2 source files belong to more than one split"):
-        find_sources(data, KEYS)
+        list_sources(data, KEYS)
 
 
 def test_a_run_on_a_snapshot_has_nothing_to_pack() -> None:
     with pytest.raises(RunFileError, match="nothing to pack"):
-        find_sources(Data(snapshot="0" * 64, shape=[8, 8]), KEYS)
+        list_sources(Data(snapshot="0" * 64, shape=[8, 8]), KEYS)

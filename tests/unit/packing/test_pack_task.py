@@ -13,7 +13,7 @@ import pytest
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import DiskFullError, IntegrityError
 from medfuncta_dist.packing import pack_task as module
-from medfuncta_dist.packing.pack_plan import PackSource, find_sources
+from medfuncta_dist.packing.pack_plan import PackSource, list_sources
 from medfuncta_dist.packing.pack_record import read_pack
 from medfuncta_dist.packing.pack_task import PackTask, pack_task, quarantine_sources
 from medfuncta_dist.packing.source_reader import Event, SourceReader
@@ -35,7 +35,7 @@ def task(tmp_path: Path) -> PackTask:
     for n in range(3):
         write_ecg_csv(tmp_path / "archive" / f"Doe-{n}.csv", rows=10, seed=n)
     (tmp_path / "archive" / "Doe-1.csv").write_text("not a number\n")
-    sources = find_sources(DATA.model_copy(update={"source": str(tmp_path / "archive")}), KEYS)
+    sources = list_sources(DATA.model_copy(update={"source": str(tmp_path / "archive")}), KEYS).sources
     return PackTask(str(tmp_path / "store"), "d", DATA, tuple(sources), KEYS, fence=ALONE)
 
 
@@ -145,7 +145,7 @@ def test_memory_does_not_grow_with_the_scans(tmp_path: Path) -> None:
     (tmp_path / "archive").mkdir()
     data = DATA.model_copy(update={"source": str(tmp_path / "archive"), "shape": [2048], "shard_scans": 1024})
     write_ecg_csv(tmp_path / "archive" / "a.csv", rows=300)
-    task = PackTask(str(tmp_path / "store"), "d", data, tuple(find_sources(data, KEYS)), KEYS, fence=ALONE)
+    task = PackTask(str(tmp_path / "store"), "d", data, tuple(list_sources(data, KEYS).sources), KEYS, fence=ALONE)
     tracemalloc.start()
     record = pack_task(task)
     _, peak = tracemalloc.get_traced_memory()

@@ -13,7 +13,7 @@ import pytest
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import NothingPackedError
 from medfuncta_dist.packing.pack_driver import PackSummary, pack
-from medfuncta_dist.packing.pack_plan import find_sources, list_sources
+from medfuncta_dist.packing.pack_plan import list_sources
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
@@ -48,7 +48,7 @@ def packed(run: RunFile) -> PackSummary:
 
 @pytest.mark.parametrize("reader", [None, "wfdb"])
 def test_a_record_is_one_source_with_its_segments(tmp_path: Path, records: Path, reader: str | None) -> None:
-    found = [source.path for source in find_sources(run_of(tmp_path, reader=reader).data, KEYS)]
+    found = [source.path for source in list_sources(run_of(tmp_path, reader=reader).data, KEYS).sources]
     assert found == [*(["100.csv"] if reader is None else []), "100.hea", "p1.hea"]
 
 
@@ -72,12 +72,15 @@ def test_names_like_segments_are_records_where_no_header_lists_them(tmp_path: Pa
     (tmp_path / "archive").mkdir()
     for name in ("a_0001", "a_0002", "b"):
         write_wfdb(tmp_path / "archive" / f"{name}.hea")
-    assert len(find_sources(run_of(tmp_path).data, KEYS)) == 3
+    assert len(list_sources(run_of(tmp_path).data, KEYS).sources) == 3
 
 
 def test_signal_files_without_a_header_are_refused_as_before(tmp_path: Path, records: Path) -> None:
     (records / "200.dat").write_bytes(b"1")
-    assert [s.path for s in find_sources(run_of(tmp_path, reader="wfdb").data, KEYS)][-2:] == ["200.dat", "p1.hea"]
+    assert [s.path for s in list_sources(run_of(tmp_path, reader="wfdb").data, KEYS).sources][-2:] == [
+        "200.dat",
+        "p1.hea",
+    ]
 
 
 def test_a_bucket_gives_the_same_scans_as_a_disk(tmp_path: Path, records: Path, s3: Callable[[], str]) -> None:
