@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from medfuncta_dist.archive.inventory import Listed, Row
-    from medfuncta_dist.packing.pack_plan import PackSource
     from medfuncta_dist.packing.pack_record import PackRecord
+    from medfuncta_dist.packing.sources.pack_source import PackSource
     from medfuncta_dist.scans.scan_key import KeyMaker
 
 FILES, ROUNDS, ROWS, COMPARED = 5_000, 5, 1_000_000, 100_000
@@ -319,7 +319,7 @@ def packed(rows: int, keys: KeyMaker) -> list[PackRecord]:
 
 def listing(rows: int, kind: str, keys: KeyMaker) -> list[PackSource]:
     """As ``list_sources`` gives it."""
-    from medfuncta_dist.packing.pack_plan import PackSource
+    from medfuncta_dist.packing.sources.pack_source import PackSource
 
     return [
         PackSource(

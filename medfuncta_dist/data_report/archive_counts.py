@@ -9,7 +9,7 @@ from typing import Any
 from medfuncta_dist.archive.inventory import INVENTORY, read_inventory
 from medfuncta_dist.data_report.tally import add_to
 from medfuncta_dist.errors import MedfunctaError
-from medfuncta_dist.scans.private_folder import load_salt
+from medfuncta_dist.scans.private.private_folder import load_salt
 from medfuncta_dist.scans.scan_key import KeyMaker
 
 COLUMNS = ["size", "reader", "modality", "rows", "columns", "frames", "pixel_spacing", "problems"]

@@ -20,7 +20,7 @@ from medfuncta_dist.data_report.tally import ModalityTally, Place
 from medfuncta_dist.errors import MedfunctaError, RunFileError
 from medfuncta_dist.evaluation.original_scans import Pick, read_samples
 from medfuncta_dist.run.fan_outs import cpu_fan_out
-from medfuncta_dist.scans.private_folder import private_folder
+from medfuncta_dist.scans.private.private_folder import private_folder
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
 from medfuncta_dist.shards.split_patients import split_patients
 from medfuncta_dist.stages import run_summary

@@ -15,7 +15,7 @@ from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_plan import FitWork
 from medfuncta_dist.fitting.latent_ledger import Commit, Quarantined
 from medfuncta_dist.latents import table_format
-from medfuncta_dist.scans.forgotten_list import latent_key
+from medfuncta_dist.scans.private.forgotten_list import latent_key
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.snapshot import Shard, read_index
 from medfuncta_dist.storage.commit_record import Record, read_records

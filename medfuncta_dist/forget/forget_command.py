@@ -13,7 +13,7 @@ from medfuncta_dist.forget.forget_driver import Asked, Place, forget, open_place
 from medfuncta_dist.forget.forget_text import figures, plan_figures
 from medfuncta_dist.forget.patient_names import PatientName
 from medfuncta_dist.run.fan_outs import cpu_fan_out
-from medfuncta_dist.scans.forgotten_list import Act, read_list
+from medfuncta_dist.scans.private.forgotten_list import Act, read_list
 from medfuncta_dist.task_map import FanOut
 
 LEAST_DIGITS = 8

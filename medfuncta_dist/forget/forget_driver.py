@@ -29,8 +29,8 @@ from medfuncta_dist.forget.patient_names import PatientName, Wanted, wanted
 from medfuncta_dist.forget.private_traces import remove_private
 from medfuncta_dist.forget.proof import DATA, Search, for_bytes, is_left_over
 from medfuncta_dist.run.driver_lease import hold_lease
-from medfuncta_dist.scans.forgotten_list import Act, act_id, done, keep_act, read_list
-from medfuncta_dist.scans.private_folder import load_salt, private_folder
+from medfuncta_dist.scans.private.forgotten_list import Act, act_id, done, keep_act, read_list
+from medfuncta_dist.scans.private.private_folder import load_salt, private_folder
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.data_contract import check_dataset, open_dataset, with_series
 from medfuncta_dist.shards.forgotten_record import (

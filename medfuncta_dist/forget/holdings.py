@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from medfuncta_dist.errors import MedfunctaError, ObjectMissingError, RunFileError
 from medfuncta_dist.forget.patient_names import Wanted
 from medfuncta_dist.packing.pack_record import KIND, PackRecord, parse_pack
-from medfuncta_dist.scans.forgotten_list import pixels_key
+from medfuncta_dist.scans.private.forgotten_list import pixels_key
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.sample import decode
 from medfuncta_dist.shards.snapshot import KIND as SNAPSHOT

@@ -8,8 +8,8 @@ from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.scans.private_folder import private_folder
-from medfuncta_dist.scans.private_mapping import MappingRow, open_mapping
+from medfuncta_dist.scans.private.private_folder import private_folder
+from medfuncta_dist.scans.private.private_mapping import MappingRow, open_mapping
 
 MOST = 1000
 """Rows that are shown."""

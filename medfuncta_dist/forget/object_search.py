@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from medfuncta_dist.errors import ObjectMissingError
 from medfuncta_dist.forget.carried_latents import latent_rows
-from medfuncta_dist.scans.forgotten_list import Act, latent_key, pixels_key
+from medfuncta_dist.scans.private.forgotten_list import Act, latent_key, pixels_key
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.storage.object_store import ObjectInfo, ObjectStore
 

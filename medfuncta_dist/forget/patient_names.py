@@ -11,7 +11,7 @@ from pathlib import Path
 from medfuncta_dist.archive.inventory import INVENTORY, read_inventory
 from medfuncta_dist.config.sections.data_section import Data, Grouping
 from medfuncta_dist.config.sections.table_section import Table
-from medfuncta_dist.packing.pack_plan import PackSource
+from medfuncta_dist.packing.sources.pack_source import PackSource
 from medfuncta_dist.packing.sources.series_sources import COLUMNS, packed_key
 from medfuncta_dist.packing.sources.source_table import SourceTable, load_table
 from medfuncta_dist.packing.sources.table_join import join_keys, join_table

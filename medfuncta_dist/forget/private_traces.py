@@ -10,8 +10,8 @@ from medfuncta_dist.archive.survey import PARTS
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.packing.sources.copy_conflicts import FILE as COPY_CONFLICTS
 from medfuncta_dist.packing.sources.series_sources import packed_key
-from medfuncta_dist.scans.forgotten_list import Act
-from medfuncta_dist.scans.private_mapping import open_mapping
+from medfuncta_dist.scans.private.forgotten_list import Act
+from medfuncta_dist.scans.private.private_mapping import open_mapping
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.split_look_alikes import FILE as LOOK_ALIKES
 

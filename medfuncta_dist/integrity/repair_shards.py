@@ -16,13 +16,14 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, ObjectMissingError, ScanError
 from medfuncta_dist.integrity.verify_shards import Fault, ShardCheck, check_shard
 from medfuncta_dist.packing.archive_state import under_packed_names, without_forgotten
-from medfuncta_dist.packing.pack_plan import PackSource, list_sources
 from medfuncta_dist.packing.pack_record import PackRecord, read_packs
 from medfuncta_dist.packing.pack_task import PackTask, pack_task
+from medfuncta_dist.packing.sources.pack_source import PackSource
+from medfuncta_dist.packing.sources.source_list import list_sources
 from medfuncta_dist.packing.sources.source_table import load_table
 from medfuncta_dist.packing.sources.table_join import join_keys, join_table
-from medfuncta_dist.scans.forgotten_list import Forgotten, read_list
-from medfuncta_dist.scans.private_folder import load_salt, private_folder
+from medfuncta_dist.scans.private.forgotten_list import Forgotten, read_list
+from medfuncta_dist.scans.private.private_folder import load_salt, private_folder
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.data_contract import open_dataset
 from medfuncta_dist.shards.snapshot import Shard, Snapshot

@@ -12,9 +12,10 @@ from medfuncta_dist.archive.member_lists import forget_lists
 from medfuncta_dist.archive.series_sums import in_series
 from medfuncta_dist.archive.survey import OnSurvey, adopt, digest_contents, stamp, survey
 from medfuncta_dist.config.sections.data_section import Data
-from medfuncta_dist.packing.pack_plan import PackSource, Superseded, told_key
+from medfuncta_dist.packing.pack_plan import Superseded
 from medfuncta_dist.packing.pack_record import PackRecord
 from medfuncta_dist.packing.sources.copy_conflicts import NO_CONFLICTS, CopyConflicts, copy_conflicts
+from medfuncta_dist.packing.sources.pack_source import PackSource, told_key
 from medfuncta_dist.packing.sources.record_parts import record_content
 from medfuncta_dist.packing.sources.series_sources import (
     COLUMNS,
@@ -27,8 +28,8 @@ from medfuncta_dist.packing.sources.series_sources import (
 )
 from medfuncta_dist.packing.sources.source_table import SourceTable
 from medfuncta_dist.packing.sources.table_join import Joined, join_keys, join_table
-from medfuncta_dist.scans.forgotten_list import NOTHING_FORGOTTEN, Forgotten
 from medfuncta_dist.scans.patient_group import Group
+from medfuncta_dist.scans.private.forgotten_list import NOTHING_FORGOTTEN, Forgotten
 from medfuncta_dist.scans.readers.reader_registry import reader_for
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.snapshot import read_index

@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from medfuncta_dist.packing.pack_record import PackRecord
-from medfuncta_dist.scans.private_mapping import MappingRow, open_mapping
+from medfuncta_dist.scans.private.private_mapping import MappingRow, open_mapping
 from medfuncta_dist.shards.snapshot import read_index
 from medfuncta_dist.storage.object_store import ObjectStore
 

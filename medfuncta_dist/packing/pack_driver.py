@@ -22,20 +22,15 @@ from medfuncta_dist.packing.archive_state import examine
 from medfuncta_dist.packing.failed_packs import is_empty, nothing_packed, withdraw_empty
 from medfuncta_dist.packing.mapping_update import update_mapping
 from medfuncta_dist.packing.pack_ledger import less, require_balance, require_few_quarantined, total
-from medfuncta_dist.packing.pack_plan import (
-    PackPlan,
-    PackSource,
-    Revised,
-    list_sources,
-    pack_again,
-    plan,
-)
+from medfuncta_dist.packing.pack_plan import PackPlan, Revised, pack_again, plan
 from medfuncta_dist.packing.pack_record import PackRecord, read_packs, record_path, settle
 from medfuncta_dist.packing.pack_rest import RestTask, rest_task
 from medfuncta_dist.packing.pack_task import PackTask, pack_task, quarantine_sources
 from medfuncta_dist.packing.sources.copy_conflicts import NO_CONFLICTS, CopyConflicts
+from medfuncta_dist.packing.sources.pack_source import PackSource
+from medfuncta_dist.packing.sources.source_list import list_sources
 from medfuncta_dist.packing.sources.source_table import load_table
-from medfuncta_dist.scans.private_folder import load_or_create_salt, private_folder
+from medfuncta_dist.scans.private.private_folder import load_or_create_salt, private_folder
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.data_contract import SplitsBy, contract_of, open_dataset, splits_by
 from medfuncta_dist.shards.forgotten_record import require_list

@@ -13,11 +13,11 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.sections.series_section import Series
 from medfuncta_dist.packing.archive_state import ArchiveState, examine
 from medfuncta_dist.packing.failed_packs import is_empty
-from medfuncta_dist.packing.pack_plan import list_sources
 from medfuncta_dist.packing.pack_record import read_packs, settle
 from medfuncta_dist.packing.sources.copy_conflicts import CopyConflicts
+from medfuncta_dist.packing.sources.source_list import list_sources
 from medfuncta_dist.packing.sources.source_table import load_table
-from medfuncta_dist.scans.private_folder import load_or_create_salt, private_folder
+from medfuncta_dist.scans.private.private_folder import load_or_create_salt, private_folder
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.data_contract import check_dataset, with_series
 from medfuncta_dist.shards.forgotten_record import require_list

@@ -12,7 +12,6 @@ from pathlib import Path
 from medfuncta_dist.archive.changes import SourceState
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.packing.pack_ledger import instance_counts, require_balance, total
-from medfuncta_dist.packing.pack_plan import PackSource, told_key
 from medfuncta_dist.packing.pack_record import PackRecord, group_name, read_pack, record_path, write_pack
 from medfuncta_dist.packing.source_reader import (
     BlankSlices,
@@ -24,8 +23,9 @@ from medfuncta_dist.packing.source_reader import (
     UnusableSource,
     WholeContent,
 )
+from medfuncta_dist.packing.sources.pack_source import PackSource, told_key
 from medfuncta_dist.packing.sources.source_files import windows_on
-from medfuncta_dist.scans.forgotten_list import Forgotten
+from medfuncta_dist.scans.private.forgotten_list import Forgotten
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.shard_set import ShardSet, of_indexes
 from medfuncta_dist.shards.snapshot import Shard

@@ -16,7 +16,7 @@ from medfuncta_dist.archive.changes import SourceState
 from medfuncta_dist.config.sections.data_section import Data, Slices
 from medfuncta_dist.config.sections.series_section import Series
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, ScanError
-from medfuncta_dist.packing.pack_plan import PackSource, Told
+from medfuncta_dist.packing.sources.pack_source import PackSource, Told
 from medfuncta_dist.packing.sources.record_parts import record_content
 from medfuncta_dist.packing.sources.series_sources import joint_content
 from medfuncta_dist.packing.sources.source_files import Windows, local_files

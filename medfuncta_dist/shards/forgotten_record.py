@@ -3,7 +3,7 @@
     datasets/<name>/forgotten/<act>.json   record of kind ``forgotten``, written before anything is deleted
     datasets/<name>/proofs/<act>.json      record of kind ``proof``, written when nothing of it was found any more
 
-``<act>`` is a key of all keys of the act: the owner's private list (``scans/forgotten_list.py``) tells which these are.
+``<act>`` is a key of all keys of the act: the owner's list (``scans/private/forgotten_list.py``) tells which these are.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from medfuncta_dist.errors import ObjectMissingError, RunFileError
-from medfuncta_dist.scans.forgotten_list import Forgotten, read_list
+from medfuncta_dist.scans.private.forgotten_list import Forgotten, read_list
 from medfuncta_dist.storage.commit_record import read_as, read_records
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing.typed_record import typed

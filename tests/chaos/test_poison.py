@@ -14,7 +14,7 @@ from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import locate_table
 from medfuncta_dist.fitting.fit_failures import ENDED_ITS_WORKER
 from medfuncta_dist.fitting.fit_rows import NOT_FINITE
-from medfuncta_dist.scans.private_mapping import read_mapping
+from medfuncta_dist.scans.private.private_mapping import read_mapping
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from tests.chaos.poisoned_workers import environment

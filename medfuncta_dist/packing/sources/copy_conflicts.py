@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.packing.pack_plan import PackSource
+from medfuncta_dist.packing.sources.pack_source import PackSource
 from medfuncta_dist.packing.sources.source_table import SourceTable
 from medfuncta_dist.storage.local_objects import replacing
 

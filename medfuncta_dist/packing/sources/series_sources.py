@@ -16,7 +16,7 @@ from medfuncta_dist.archive.series_sums import in_series
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.config.sections.series_section import Series
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.packing.pack_plan import Member, PackSource
+from medfuncta_dist.packing.sources.pack_source import Member, PackSource
 from medfuncta_dist.scans.scan_key import KeyMaker
 
 COLUMNS = ["relative", "reader", "patient", "study", "series", "instance", "rows", "columns", "frames"]

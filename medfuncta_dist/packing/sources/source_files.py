@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.packing.pack_plan import PackSource
+from medfuncta_dist.packing.sources.pack_source import PackSource
 from medfuncta_dist.storage.archive_files.member_bytes import copy_member
 from medfuncta_dist.storage.archive_files.place import CHANGED, Place
 from medfuncta_dist.storage.archive_files.tar_members import Read, tar_entries

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from medfuncta_dist.archive.inventory import read_inventory
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.packing.pack_plan import PackSource, Told
+from medfuncta_dist.packing.sources.pack_source import PackSource, Told
 from medfuncta_dist.packing.sources.source_table import SourceTable, TableRow
 from medfuncta_dist.scans.patient_group import Group
-from medfuncta_dist.scans.private_mapping import MappingRow, PrivateMapping, open_mapping
+from medfuncta_dist.scans.private.private_mapping import MappingRow, PrivateMapping, open_mapping
 from medfuncta_dist.scans.scan_key import KeyMaker
 
 SLICE = "slice/"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.scans.private_folder import SALT_VARIABLE
+from medfuncta_dist.scans.private.private_folder import SALT_VARIABLE
 from medfuncta_dist.submit.manifest.base_manifest import merge_patch
 from medfuncta_dist.submit.manifest.worker_groups import PodGroup
 

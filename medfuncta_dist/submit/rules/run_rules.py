@@ -11,7 +11,7 @@ from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.stage_names import COMPUTING
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.scans.private_folder import SALT_VARIABLE
+from medfuncta_dist.scans.private.private_folder import SALT_VARIABLE
 from medfuncta_dist.submit.manifest.container_image import parse_ray_version
 from medfuncta_dist.submit.manifest.job_names import STAGE_LABEL
 from medfuncta_dist.submit.manifest.quantity import parse_quantity

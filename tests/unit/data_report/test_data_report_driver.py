@@ -26,7 +26,7 @@ from medfuncta_dist.data_report.equal_samples import equal_samples
 from medfuncta_dist.data_report.tally import LONG
 from medfuncta_dist.errors import IntegrityError, RunFileError, StageOrderError
 from medfuncta_dist.packing.pack_driver import pack
-from medfuncta_dist.scans.private_mapping import read_mapping
+from medfuncta_dist.scans.private.private_mapping import read_mapping
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.stages import run_summary
 from medfuncta_dist.storage.object_store import ObjectStore

@@ -35,7 +35,7 @@ from medfuncta_dist.run.frozen_run_file import freeze
 from medfuncta_dist.run.idempotency import Submission
 from medfuncta_dist.run.terminal_record import recording_final_failure
 from medfuncta_dist.scans.canonical import split_of
-from medfuncta_dist.scans.private_mapping import read_mapping
+from medfuncta_dist.scans.private.private_mapping import read_mapping
 from medfuncta_dist.shards.snapshot import Snapshot
 from medfuncta_dist.stages import run_summary
 from medfuncta_dist.stages.preflight import pinned_snapshot

@@ -12,7 +12,7 @@ from medfuncta_dist.evaluation.evaluation_driver import evaluate
 from medfuncta_dist.fitting.fit_driver import fit, locate_table
 from medfuncta_dist.fitting.latent_ledger import load_table
 from medfuncta_dist.packing.pack_driver import PackSummary, pack
-from medfuncta_dist.scans.private_mapping import read_mapping
+from medfuncta_dist.scans.private.private_mapping import read_mapping
 from medfuncta_dist.shards.snapshot import load_snapshot, read_index
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here

@@ -21,9 +21,9 @@ from medfuncta_dist.integrity.repair_shards import repair_shards
 from medfuncta_dist.integrity.verify_shards import verify_snapshot
 from medfuncta_dist.packing.sources.copy_conflicts import FILE as COPY_CONFLICTS
 from medfuncta_dist.run.driver_lease import hold_lease
-from medfuncta_dist.scans import forgotten_list
-from medfuncta_dist.scans.forgotten_list import LIST_FILE, read_list
-from medfuncta_dist.scans.private_mapping import read_mapping
+from medfuncta_dist.scans.private import forgotten_list
+from medfuncta_dist.scans.private.forgotten_list import LIST_FILE, read_list
+from medfuncta_dist.scans.private.private_mapping import read_mapping
 from medfuncta_dist.shards.forgotten_record import ProofRecord, read_forgotten
 from medfuncta_dist.shards.shard_looks import looks_path, read_looks
 from medfuncta_dist.shards.snapshot import load_snapshot, read_index

@@ -15,7 +15,7 @@ from medfuncta_dist.errors import DiskFullError, IntegrityError, RunChangedError
 from medfuncta_dist.integrity.repair_shards import CHANGED, repair_shards
 from medfuncta_dist.integrity.verify_shards import Fault, verify_snapshot
 from medfuncta_dist.packing.pack_driver import pack
-from medfuncta_dist.scans.private_folder import SALT_FILE
+from medfuncta_dist.scans.private.private_folder import SALT_FILE
 from medfuncta_dist.shards.snapshot import Shard, Snapshot, load_snapshot, read_index
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE

@@ -15,7 +15,7 @@ from medfuncta_dist.packing.pack_driver import PackSummary, pack
 from medfuncta_dist.packing.pack_preview import preview_pack
 from medfuncta_dist.packing.sources.set_aside import ABOUT, PAIRED, SEGMENTATION, SIGNALS
 from medfuncta_dist.scans.canonical import canonical
-from medfuncta_dist.scans.private_mapping import read_mapping
+from medfuncta_dist.scans.private.private_mapping import read_mapping
 from medfuncta_dist.scans.readers.dicom.dicom_reader import NO_SCAN, WITHOUT_IMAGE
 from medfuncta_dist.scans.readers.dicom.stacks import NO_GEOMETRY
 from medfuncta_dist.scans.readers.nifti import NiftiReader

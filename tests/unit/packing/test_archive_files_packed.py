@@ -24,7 +24,7 @@ from medfuncta_dist.packing import pack_plan
 from medfuncta_dist.packing.pack_preview import preview_pack
 from medfuncta_dist.packing.sources import source_files
 from medfuncta_dist.packing.sources.set_aside import HALF, RECORD_INSIDE, SEGMENTATION, SYSTEM
-from medfuncta_dist.scans.private_mapping import read_mapping
+from medfuncta_dist.scans.private.private_mapping import read_mapping
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.archive_files import place
 from medfuncta_dist.storage.archive_files.place import SEPARATOR, SOLID, kind_of

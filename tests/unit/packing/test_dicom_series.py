@@ -24,8 +24,8 @@ from medfuncta_dist.integrity.repair_shards import repair_shards
 from medfuncta_dist.packing.pack_driver import PackSummary, pack
 from medfuncta_dist.packing.pack_preview import preview_pack
 from medfuncta_dist.packing.pack_task import PackTask
-from medfuncta_dist.scans.private_folder import load_salt
-from medfuncta_dist.scans.private_mapping import read_mapping
+from medfuncta_dist.scans.private.private_folder import load_salt
+from medfuncta_dist.scans.private.private_mapping import read_mapping
 from medfuncta_dist.scans.readers.dicom.stacks import (
     AMBIGUOUS,
     DERIVED,

@@ -11,7 +11,7 @@ from medfuncta_dist.errors import NothingPackedError, RunChangedError
 from medfuncta_dist.packing.pack_driver import PackSummary, pack
 from medfuncta_dist.packing.pack_preview import preview_pack
 from medfuncta_dist.packing.sources.set_aside import SEGMENTATION
-from medfuncta_dist.scans.private_mapping import read_mapping
+from medfuncta_dist.scans.private.private_mapping import read_mapping
 from medfuncta_dist.shards.snapshot import newest_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here

@@ -19,8 +19,8 @@ from medfuncta_dist.errors import (
 )
 from medfuncta_dist.packing.pack_driver import PackSummary, PackTask, pack, pack_task
 from medfuncta_dist.packing.pack_record import PackRecord, group_name, write_pack
-from medfuncta_dist.scans.private_folder import SALT_FILE
-from medfuncta_dist.scans.private_mapping import read_mapping
+from medfuncta_dist.scans.private.private_folder import SALT_FILE
+from medfuncta_dist.scans.private.private_mapping import read_mapping
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot, newest_snapshot, read_index
 from medfuncta_dist.storage.leases.lease import dataset_lease
 from medfuncta_dist.storage.leases.lease_claim import take

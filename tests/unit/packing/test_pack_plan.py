@@ -9,8 +9,10 @@ from hypothesis import strategies as st
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.packing.pack_ledger import total
-from medfuncta_dist.packing.pack_plan import PackSource, list_sources, plan
+from medfuncta_dist.packing.pack_plan import plan
 from medfuncta_dist.packing.pack_record import PackRecord, group_name
+from medfuncta_dist.packing.sources.pack_source import PackSource
+from medfuncta_dist.packing.sources.source_list import list_sources
 from medfuncta_dist.scans.scan_key import KeyMaker
 from tests.unit.shards.samples import key_of
 from tests.writers import write_png

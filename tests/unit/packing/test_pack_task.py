@@ -13,10 +13,11 @@ import pytest
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import DiskFullError, IntegrityError
 from medfuncta_dist.packing import pack_task as module
-from medfuncta_dist.packing.pack_plan import PackSource, list_sources
 from medfuncta_dist.packing.pack_record import read_pack
 from medfuncta_dist.packing.pack_task import PackTask, pack_task, quarantine_sources
 from medfuncta_dist.packing.source_reader import Event, SourceReader
+from medfuncta_dist.packing.sources.pack_source import PackSource
+from medfuncta_dist.packing.sources.source_list import list_sources
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.shard_set import ShardSet
 from medfuncta_dist.shards.snapshot import read_index

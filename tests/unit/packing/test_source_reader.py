@@ -12,7 +12,6 @@ import pytest
 from medfuncta_dist.config.sections.data_section import Data, Slabs, Slices
 from medfuncta_dist.errors import DiskFullError, IntegrityError, ScanError, StorageError
 from medfuncta_dist.packing import source_reader
-from medfuncta_dist.packing.pack_plan import PackSource
 from medfuncta_dist.packing.source_reader import (
     BlankSlices,
     EncodedScan,
@@ -21,6 +20,7 @@ from medfuncta_dist.packing.source_reader import (
     UnusableScan,
     UnusableSource,
 )
+from medfuncta_dist.packing.sources.pack_source import PackSource
 from medfuncta_dist.scans.readers.reader import Found
 from medfuncta_dist.scans.scan import Scan
 from medfuncta_dist.scans.scan_key import KeyMaker

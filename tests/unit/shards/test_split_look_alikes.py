@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.packing.pack_driver import PackSummary, pack
-from medfuncta_dist.scans.private_mapping import read_mapping
+from medfuncta_dist.scans.private.private_mapping import read_mapping
 from medfuncta_dist.shards.shard_looks import looks_path, read_looks
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.shards.split_look_alikes import FILE, SplitLookAlikes

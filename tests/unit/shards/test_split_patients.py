@@ -21,7 +21,7 @@ from medfuncta_dist.errors import IntegrityError, RunChangedError, RunFileError,
 from medfuncta_dist.packing.pack_driver import PackSummary, pack
 from medfuncta_dist.scans.canonical import split_of
 from medfuncta_dist.scans.patient_group import Group, group_in_path, group_of
-from medfuncta_dist.scans.private_mapping import read_mapping
+from medfuncta_dist.scans.private.private_mapping import read_mapping
 from medfuncta_dist.scans.readers.reader import Found
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.data_contract import SplitsBy

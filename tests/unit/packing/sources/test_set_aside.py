@@ -11,10 +11,10 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.packing.pack_driver import PackSummary, pack
-from medfuncta_dist.packing.pack_plan import Listing, list_sources
 from medfuncta_dist.packing.pack_preview import preview_pack
 from medfuncta_dist.packing.pack_record import PackRecord
 from medfuncta_dist.packing.sources.set_aside import ABOUT, HALF, SEGMENTATION, SIGNALS, SYSTEM
+from medfuncta_dist.packing.sources.source_list import Listing, list_sources
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.task_map import map_here
 from tests.unit.shards.samples import run_file

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.scans.private_folder import load_or_create_salt, private_folder
+from medfuncta_dist.scans.private.private_folder import load_or_create_salt, private_folder
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError
-from medfuncta_dist.scans.private_mapping import MappingRow, open_mapping, read_mapping, write_mapping
+from medfuncta_dist.scans.private.private_mapping import MappingRow, open_mapping, read_mapping, write_mapping
 
 ROWS = [
     MappingRow("b" * 64, 's3://archive/Doe, "Jane"\n.dcm', ""),

@@ -13,7 +13,7 @@ import pytest
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import NothingPackedError
 from medfuncta_dist.packing.pack_driver import PackSummary, pack
-from medfuncta_dist.packing.pack_plan import list_sources
+from medfuncta_dist.packing.sources.source_list import list_sources
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here

@@ -25,7 +25,7 @@ from medfuncta_dist.integrity.repair_shards import repair_shards
 from medfuncta_dist.packing.pack_driver import PackSummary, pack
 from medfuncta_dist.packing.pack_preview import preview_pack
 from medfuncta_dist.packing.sources.copy_conflicts import FILE as CONFLICTS
-from medfuncta_dist.scans.private_mapping import read_mapping
+from medfuncta_dist.scans.private.private_mapping import read_mapping
 from medfuncta_dist.shards.data_contract import SplitsBy
 from medfuncta_dist.shards.snapshot import load_snapshot, read_index
 from medfuncta_dist.shards.split_patients import SplitPatients

@@ -1,0 +1,1 @@
+"""What only the archive's owner holds: the salt, the mapping from keys to files, the list of the forgotten."""
