@@ -8,7 +8,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any
@@ -103,13 +103,13 @@ def ray_fan_out(
     left to start, it gets a second copy, and the first of the two to end decides.
     """
 
-    def calls_of(task: Callable[[Any], Any], items: Sequence[Any]) -> Calls:
+    def calls_of(task: Callable[[Any], Any], items: Iterable[Any]) -> Calls:
         if num_gpus == 0:
             return TaskCalls(task, num_cpus)
-        count = min(workers or window, window, len(items))
+        count = min(workers or window, window, len(items) if isinstance(items, Sized) else window)
         return ActorCalls(task, count, num_cpus=num_cpus, num_gpus=num_gpus)
 
-    def fan_out(task: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Done | Failed]:
+    def fan_out(task: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Done | Failed]:
         in_flight = _TasksInFlight(calls_of(task, items), max_attempts, notify)
         waiting = iter(items)
         try:

@@ -6,7 +6,7 @@ that fails because of an item is divided until that item is alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,10 +33,11 @@ class Failed:
     attempts: int = 1
 
 
-FanOut = Callable[[Callable[[Any], Any], Sequence[Any]], Iterator[Done | Failed]]
+FanOut = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Done | Failed]]
+"""Items are taken as tasks start, so that they need not all be there."""
 
 
-def map_here(task: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Done | Failed]:
+def map_here(task: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Done | Failed]:
     """Run every item in this process, in order."""
     for item in items:
         try:

@@ -10,7 +10,9 @@ import io
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -41,21 +43,48 @@ from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.storage.archive_files.member_bytes import member_fetch
 from medfuncta_dist.storage.digest import sha256_bytes
+from medfuncta_dist.task_map import Failed, FanOut
 
 PARTS = "survey-parts"
 PART_ROWS = 2048
 """Sources between two parts: what a survey that is killed reads again."""
 THREADS = 32
-"""Sources that are read at once; on S3 most of the time is waiting."""
+"""Sources that a process reads at once; on S3 most of the time is waiting."""
+PARTS_HERE = 2
+"""Parts that the driver reads by itself before it asks for tasks: a small archive needs no cluster."""
 
 OnSurvey = Callable[[int, int], None]
 """(sources done, of how many)"""
 
 
-def survey(sources: Sequence[Listed], folder: Path, keys: KeyMaker, on_progress: OnSurvey) -> Path:
-    """Write ``survey.parquet`` of these sources into the private folder; its path.
+@dataclass(frozen=True)
+class SurveyTask:
+    """The sources of a part that have to be read. ``number`` is the part's."""
 
-    The same archive gives the same bytes, whether or not it was interrupted. StorageError where storage fails.
+    number: int
+    sources: tuple[Listed, ...] = field(repr=False)
+    keys: KeyMaker = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """What a log may call it."""
+        return f"part {self.number}"
+
+
+def survey_task(task: SurveyTask) -> list[Row]:
+    """The rows of the task's sources, in their order. StorageError where storage fails."""
+    with quiet(), ThreadPoolExecutor(THREADS, "survey") as pool:
+        return list(pool.map(partial(_row, keys=task.keys), task.sources))
+
+
+def survey(
+    sources: Sequence[Listed], folder: Path, keys: KeyMaker, on_progress: OnSurvey, fan_out: FanOut | None = None
+) -> Path:
+    """Write ``survey.parquet`` of these sources into the private folder; its path. Tasks of ``fan_out`` read all but
+    the first parts; without one, this process reads everything.
+
+    The same archive gives the same bytes, whoever reads it, and whether or not it was interrupted. StorageError where
+    storage fails, WorkerDiedError.
     """
     ordered = sorted(sources, key=lambda source: source.relative)
     attempts = sorted((folder / PARTS).glob("[0-9]*"))
@@ -64,41 +93,79 @@ def survey(sources: Sequence[Listed], folder: Path, keys: KeyMaker, on_progress:
     members = member_rows(ordered, folder, salt)
     known = _Known([*earlier, members, *(read_inventory(folder / name, salt) for name in (SURVEY, INVENTORY))])
     attempt = folder / PARTS / f"{int(attempts[-1].name) + 1 if attempts else 0:06d}"
-    done = 0
+    parts = _Parts(ordered, known, attempt, salt, on_progress)
     with quiet(), ThreadPoolExecutor(THREADS, "survey") as pool:
-        for number, rows in enumerate(_ahead(_begun(ordered, known, keys, pool))):
-            part = list(rows)
-            write_part(attempt / f"{number:06d}.parquet", part, salt)
-            done += len(part)
-            on_progress(done, len(ordered))
+        parts.read(partial(_here, keys=keys, pool=pool), PARTS_HERE if fan_out is not None else None)
+    if fan_out is not None:
+        parts.read(partial(_by_tasks, keys=keys, fan_out=fan_out))
     join_parts(folder / SURVEY, sorted(attempt.glob("*.parquet")), salt)
     shutil.rmtree(folder / PARTS, ignore_errors=True)
     return folder / SURVEY
 
 
-def _begun(
-    ordered: Sequence[Listed], known: _Known, keys: KeyMaker, pool: ThreadPoolExecutor
-) -> Iterator[Iterator[Row]]:
-    """The rows of each part, whose sources are being read."""
+Unread = tuple[int, tuple[Listed, ...]]
+"""A part's number, and the sources in it that have to be read."""
+
+
+class _Parts:
+    """The parts of a survey, which are written as their rows are there: from earlier surveys, or read."""
+
+    def __init__(
+        self, ordered: Sequence[Listed], known: _Known, attempt: Path, salt: str, on_progress: OnSurvey
+    ) -> None:
+        self._ordered, self._known, self._attempt, self._salt = ordered, known, attempt, salt
+        self._on_progress, self._done = on_progress, 0
+        self._begun: dict[int, list[tuple[str, Row | None]]] = {}
+        """Identities and known rows of the parts that are being read."""
+        self._left = self._unread()
+
+    def read(
+        self, how: Callable[[Iterator[Unread]], Iterator[tuple[int, Iterable[Row]]]], most: int | None = None
+    ) -> None:
+        """Write the parts of which nothing has to be read, and those that ``how`` reads: as many as ``most``."""
+        for number, rows in how(islice(self._left, most)):
+            self._write(number, self._begun.pop(number), iter(rows))
+
+    def _unread(self) -> Iterator[Unread]:
+        for number in range(-(-len(self._ordered) // PART_ROWS)):
+            part = self._ordered[number * PART_ROWS : (number + 1) * PART_ROWS]
+            found = [self._known.row(source) for source in part]
+            unread = tuple(source for source, (_, row) in zip(part, found, strict=True) if row is None)
+            if unread:
+                self._begun[number] = found
+                yield number, unread
+            else:
+                self._write(number, found, iter(()))
+
+    def _write(self, number: int, found: Sequence[tuple[str, Row | None]], read: Iterator[Row]) -> None:
+        rows = [(next(read) if row is None else row) | {"identity": identity} for identity, row in found]
+        write_part(self._attempt / f"{number:06d}.parquet", rows, self._salt)
+        self._done += len(rows)
+        self._on_progress(self._done, len(self._ordered))
+
+
+def _here(parts: Iterator[Unread], keys: KeyMaker, pool: ThreadPoolExecutor) -> Iterator[tuple[int, Iterable[Row]]]:
+    """One part is begun before the former is given: requests go on while that is written."""
     look = partial(_row, keys=keys)
-    for number in range(-(-len(ordered) // PART_ROWS)):
-        found = [(*known.row(source), source) for source in ordered[number * PART_ROWS : (number + 1) * PART_ROWS]]
-        read = pool.map(look, [source for _, row, source in found if row is None])
-        yield _joined(found, read)
-
-
-def _joined(found: Iterable[tuple[str, Row | None, Listed]], read: Iterator[Row]) -> Iterator[Row]:
-    for identity, row, _ in found:
-        yield (next(read) if row is None else row) | {"identity": identity}
-
-
-def _ahead(parts: Iterator[Iterator[Row]]) -> Iterator[Iterator[Row]]:
-    """The same, with one begun before the former is used: requests go on while a part is written."""
-    former = next(parts, None)
-    while former is not None:
-        begun = next(parts, None)
-        yield former
+    former: tuple[int, Iterable[Row]] | None = None
+    for number, unread in parts:
+        begun = number, pool.map(look, unread)
+        if former is not None:
+            yield former
         former = begun
+    if former is not None:
+        yield former
+
+
+def _by_tasks(parts: Iterator[Unread], keys: KeyMaker, fan_out: FanOut) -> Iterator[tuple[int, Iterable[Row]]]:
+    first = next(parts, None)
+    if first is None:
+        return
+    tasks = (SurveyTask(number, unread, keys) for number, unread in chain([first], parts))
+    for outcome in fan_out(survey_task, tasks):
+        if isinstance(outcome, Failed):
+            raise outcome.error
+        yield outcome.item.number, outcome.result
 
 
 def digest_contents(sources: Sequence[Listed]) -> dict[str, str]:

@@ -35,6 +35,7 @@ from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.snapshot import read_index
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.sources import Source
+from medfuncta_dist.task_map import FanOut
 
 IN_FILE = ("patient", "file")
 """Of ``WAYS``: the file itself tells."""
@@ -95,11 +96,12 @@ def examine(
     on_survey: OnSurvey,
     table: SourceTable | None = None,
     forgotten: Forgotten = NOTHING_FORGOTTEN,
+    fan_out: FanOut | None = None,
 ) -> ArchiveState:
     """Survey the sources, join the owner's table, and compare them with the ``records`` that count; without those that
     are known to be forgotten before their contents are. To be called inside ``locked``. RunFileError where the table
     does not fit the sources."""
-    path = survey([_listed(source, data) for source in sources], folder, keys, on_survey)
+    path = survey([_listed(source, data) for source in sources], folder, keys, on_survey, fan_out)
     forget_lists(folder, {source.place.archive if source.place else source.uri for source in sources})
     joined = join_table(without_forgotten(sources, path, data, keys, forgotten), table, path, keys)
     by_path = {source.relative: source for source in joined.sources}

@@ -108,7 +108,7 @@ def pack(
     packs = parent.packs if parent else ()
     with locked(folder):
         counting = settle(known, first=packs)
-        archive = examine(store, run.data, sources, counting, folder, keys, on_survey, table, forgotten)
+        archive = examine(store, run.data, sources, counting, folder, keys, on_survey, table, forgotten, fan_out)
     superseded = archive.superseded(run.data.removed, parent.digest if parent else "")
     archive = archive.without(forgotten)
     todo = plan(archive.sources, known, packs, run.data.sources_per_task, superseded)

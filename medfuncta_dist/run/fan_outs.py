@@ -3,7 +3,7 @@ or already done, needs no cluster."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
@@ -30,7 +30,7 @@ def _fan_out(run: RunFile, num_gpus: float) -> FanOut:
     workers = run.cluster.most_workers
     window = run.cluster.window or 2 * workers
 
-    def fan_out(task: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Done | Failed]:
+    def fan_out(task: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Done | Failed]:
         if not items:
             return
         from medfuncta_dist.fanout import ray_fan_out, require_room, start_ray

@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import io
+import pickle
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,12 +26,13 @@ from medfuncta_dist.archive.inventory import (
     write_inventory,
     write_part,
 )
-from medfuncta_dist.archive.survey import PARTS, adopt, digest_contents, stamp, survey
-from medfuncta_dist.errors import FormatVersionError, IntegrityError
+from medfuncta_dist.archive.survey import PARTS, SurveyTask, adopt, digest_contents, stamp, survey
+from medfuncta_dist.errors import FormatVersionError, IntegrityError, StorageError
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.storage.digest import sha256_bytes, sha256_file
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.sources import expand
+from medfuncta_dist.task_map import Done, Failed, map_here
 from tests.writers import write_dicom, write_nifti
 
 KEYS = KeyMaker(bytes(32))
@@ -315,3 +317,43 @@ def test_memory_is_flat_over_twenty_thousand_instances(tmp_path: Path) -> None:
     before = process.memory_info().rss
     assert sum(1 for _ in read_inventory(tmp_path / "measured" / SURVEY, SALT)) == 20_000
     assert process.memory_info().rss - before < 40e6
+
+
+def test_tasks_read_all_but_the_first_parts_and_give_the_same_bytes(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survey_module, "PART_ROWS", 4)
+    sources, tasks = listed(str(archive)), list[SurveyTask]()
+
+    def backwards(task: Callable[[SurveyTask], list[Row]], items: Iterable[SurveyTask]) -> Iterator[Done]:
+        tasks.extend(pickle.loads(pickle.dumps(item)) for item in items)
+        yield from (Done(item, task(item)) for item in reversed(tasks))
+
+    told: list[tuple[int, int]] = []
+    path = survey(sources, tmp_path / "tasks", KEYS, lambda *at: told.append(at), backwards)
+    read = {source.relative for task in tasks for source in task.sources}
+    assert len(read) == len(sources) - survey_module.PARTS_HERE * 4
+    assert told[-1] == (len(sources), len(sources))
+    assert sha256_file(path) == sha256_file(survey(sources, tmp_path / "here", KEYS, lambda *at: None))
+    tasks.clear()
+    survey(sources, tmp_path / "tasks", KEYS, lambda *at: None, backwards)
+    assert not tasks  # nothing has changed
+
+
+def test_a_task_that_fails_ends_the_survey_and_the_next_reads_what_is_left(
+    archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(survey_module, "PART_ROWS", 2)
+    sources, read = listed(str(archive)), list[int]()
+
+    def failing(task: Callable[[SurveyTask], list[Row]], items: Iterable[SurveyTask]) -> Iterator[Done | Failed]:
+        for n, item in enumerate(items):
+            read.extend([item.number] if n != 3 else [])
+            yield Done(item, task(item)) if n != 3 else Failed(item, StorageError("no connection"))
+
+    with pytest.raises(StorageError):
+        survey(sources, tmp_path / "private", KEYS, lambda *at: None, failing)
+    before = len(read)
+    path = survey(sources, tmp_path / "private", KEYS, lambda *at: None, map_here)
+    assert before == 3
+    assert sha256_file(path) == sha256_file(survey(sources, tmp_path / "whole", KEYS, lambda *at: None))
