@@ -57,6 +57,10 @@ FAULTS = {
         "a shard cut short (also at a member's border); one bit flipped in shard, checkpoint, latent part",
         "noticed before use, 100 of 100 random positions; counted; passed over or quarantined",
     ),
+    "random-archive": Fault(
+        "random archives: files renamed, moved, copied, changed, removed; packs killed, shards lost, scans forgotten",
+        "packed as a first pack of the same archive would; no patient in two splits; no name leaves the owner's folder",
+    ),
     "foreign-files": Fault(
         "empty, corrupt or foreign files in every place that a run reads at its start",
         "refused by name or ignored; no crash without a cause; never a silent start from zero",
