@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from medfuncta_dist.cli import data, doctor, jobs, owner, quickstart, results, run, submit
+from medfuncta_dist.cli import data, doctor, jobs, owner, quickstart, results, run, run_files, submit
 
 app = typer.Typer(
     help="Turn archives of medical scans into compact neural representations, at cluster scale.",
@@ -36,6 +36,7 @@ def options(version: bool = VersionOption) -> None:
 
 
 quickstart.add_to(app)
+run_files.add_to(app)
 run.add_to(app)
 data.add_to(app)
 results.add_to(app)

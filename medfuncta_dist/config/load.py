@@ -30,6 +30,10 @@ BEFORE: Mapping[str, Any] = older_values()
 LATER_SECTIONS = ("field", "meta", "train", "fit", "evaluate")
 """What packing does not need."""
 
+KEY_PART = r'[A-Za-z_][\w/-]*|"[^"=]+"'
+"""Of the names in a mapping (labels, environment variables), some have capitals, and some have dots and are quoted."""
+OVERRIDE = re.compile(rf"(?P<key>(?:{KEY_PART})(?:\.(?:{KEY_PART}))*)=(?P<value>.*)", re.DOTALL)
+
 LONGEST_SHOWN = 200  # characters of a wrong value that an error repeats
 
 
@@ -276,14 +280,16 @@ def _yaml(text: str, where: str) -> Any:
 
 
 def _override(text: str) -> dict[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not re.fullmatch(r"[a-z_]+(\.[a-z_]+)*", key):
+    found = OVERRIDE.fullmatch(text)
+    if found is None:
         raise RunFileError(
-            f"--set {text!r} is not of the form section.key=value", do="for example --set train.steps=100"
+            f"--set {text!r} is not of the form section.key=value",
+            do='for example --set train.steps=100; quote a name with dots: --set kubernetes.node_selector."a.b/c"=d',
         )
+    key, value = found["key"], found["value"]
     tree: Any = _yaml(value, f"--set {key}")
-    for part in reversed(key.split(".")):
-        tree = {part: tree}
+    for part in reversed(re.findall(KEY_PART, key)):
+        tree = {part.strip('"'): tree}
     assert isinstance(tree, dict)
     return tree
 

@@ -3,13 +3,10 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
-from medfuncta_dist.config.keys import Meaning, OnlyFor, WithinRun, only_for
+from medfuncta_dist.config.key_reference import KeyFacts, SectionFacts, default_text, sections
 from medfuncta_dist.config.presets import ALIASES, KIND_DEFAULTS, OURS, PAPER, PUBLIC_CODE, SIREN, Preset
-from medfuncta_dist.config.run_file import RunFile
 
 HEAD = """\
 # The run file
@@ -42,93 +39,22 @@ can be started again with another value:
 This page is generated from the code (`python -m medfuncta_dist.config.run_file_reference`).
 """
 HEADER = "| key | type | default | may change | meaning |\n|---|---|---|---|---|"
-MAY_CHANGE = {
-    WithinRun.FIXED: "no",
-    WithinRun.SETTLED: "no, once settled",
-    WithinRun.FREE: "yes",
-    WithinRun.IDENTITY: "new run",
-}
 
 
 def reference() -> str:
     """The whole page as Markdown."""
-    return "\n".join([HEAD, *_sections(RunFile.model_json_schema()), *_presets()]) + "\n"
+    return "\n".join([HEAD, *map(_table, sections()), *_presets()]) + "\n"
 
 
-def _sections(schema: dict[str, Any]) -> Iterator[str]:
-    definitions, sections, meanings = schema["$defs"], RunFile.sections(), RunFile.meanings()
-    yield f"## Top level\n\n{HEADER}"
-    for name, field in schema["properties"].items():
-        if name not in sections:
-            yield _row(name, field, schema, meanings[name])
-    for name, kind in sections.items():
-        yield from _table(name, definitions[kind.__name__], definitions, kind.meanings(), only_for(kind.model_fields))
+def _table(section: SectionFacts) -> str:
+    head = f"\n## `{section.path}`\n\n{section.about}" if section.path else "## Top level"
+    return "\n".join([f"{head}\n\n{HEADER}", *map(_row, section.keys)])
 
 
-def _table(
-    path: str,
-    section: dict[str, Any],
-    definitions: dict[str, Any],
-    meanings: Mapping[str, Meaning],
-    kinds: Mapping[str, OnlyFor],
-) -> Iterator[str]:
-    about = " ".join(section.get("description", "").split()).replace("``", "`")
-    yield f"\n## `{path}`\n\n{about}\n\n{HEADER}"
-    nested = []
-    for name, field in section["properties"].items():
-        yield _row(name, field, section, meanings[name], kinds.get(name))
-        target = _reference(field)
-        if target:
-            nested.append((name, definitions[target]))
-    for name, definition in nested:
-        yield from _table(
-            f"{path}.{name}", definition, definitions, dict.fromkeys(definition["properties"], meanings[name]), {}
-        )
-
-
-def _row(
-    name: str, field: dict[str, Any], section: dict[str, Any], meaning: Meaning, only: OnlyFor | None = None
-) -> str:
-    required = name in section.get("required", [])
-    default = "required" if required else "see below" if _reference(field) else f"`{_plain(field.get('default'))}`"
-    about = " ".join(field.get("description", "").split()).replace("``", "`").replace("|", "\\|")
-    about += f" Only for kind `{only.kind}`." if only else ""
-    return f"| `{name}` | {_type(field)} | {default} | {MAY_CHANGE[meaning.within_run]} | {about} |"
-
-
-def _plain(value: object) -> str:
-    if value is None or isinstance(value, bool):
-        return str(value).lower().replace("none", "null")
-    return str(value)
-
-
-def _reference(field: dict[str, Any]) -> str | None:
-    found = re.search(r"#/\$defs/(\w+)", str(field))
-    return found.group(1) if found else None
-
-
-def _type(field: dict[str, Any]) -> str:
-    if "const" in field:
-        return f"`{field['const']}`"
-    if "anyOf" in field:
-        return " or ".join(_type(choice) for choice in field["anyOf"])
-    if "enum" in field:
-        return " · ".join(f"`{choice}`" for choice in field["enum"])
-    if _reference(field):
-        return "section"
-    names = {"integer": "integer", "number": "number", "string": "text", "boolean": "true or false", "null": "null"}
-    kind = field.get("type", "")
-    if kind == "array":
-        return f"list of {_type(field['items'])}"
-    if kind == "object":
-        return "mapping"
-    return str(names.get(kind, kind)) + _bounds(field)
-
-
-def _bounds(field: dict[str, Any]) -> str:
-    signs = {"exclusiveMinimum": ">", "minimum": "≥", "exclusiveMaximum": "<", "maximum": "≤"}
-    said = [f"{sign} {field[key]:g}" for key, sign in signs.items() if key in field]
-    return f" {', '.join(said)}" if said else ""
+def _row(key: KeyFacts) -> str:
+    default = {None: "required", "": "see below"}.get(key.default, f"`{key.default}`")
+    about = key.about.replace("|", "\\|")
+    return f"| `{key.name}` | {key.type} | {default} | {key.may_change} | {about} |"
 
 
 PRESETS_HEAD = """
@@ -165,7 +91,7 @@ def _presets() -> Iterator[str]:
 
 def _settings(preset: Preset) -> str:
     return ", ".join(
-        f"{section}.{key} {_plain(value)}" for section, keys in preset.items() for key, value in keys.items()
+        f"{section}.{key} {default_text(value)}" for section, keys in preset.items() for key, value in keys.items()
     )
 
 

@@ -182,7 +182,20 @@ def test_an_alias_and_a_merge_are_fine():
     assert (run.fit.steps, run.train.steps, run.meta.inner_steps, run.meta.inner_rate) == (7, 7, 4, 0.5)
 
 
-@pytest.mark.parametrize("override", ["train.steps", "=3", "Train.steps=3", "train..steps=3"])
+@pytest.mark.parametrize(
+    ("override", "name"),
+    [("kubernetes.environment.HTTPS_PROXY=x", "HTTPS_PROXY"), ('kubernetes.environment."A_B"=x', "A_B")],
+)
+def test_an_override_reaches_names_with_capitals(override, name):
+    assert parse(SMALLEST, [override]).kubernetes.environment == {name: "x"}
+
+
+def test_an_override_reaches_quoted_names_with_dots():
+    run = parse(SMALLEST, ['kubernetes.gpu.labels."example.com/Team"=imaging'])
+    assert run.kubernetes.gpu.labels == {"example.com/Team": "imaging"}
+
+
+@pytest.mark.parametrize("override", ["train.steps", "=3", "train..steps=3", 'kubernetes.labels."a.b', "1a=3"])
 def test_a_malformed_override_is_refused(override):
     with pytest.raises(RunFileError, match=r"section\.key=value"):
         parse(SMALLEST, [override])
