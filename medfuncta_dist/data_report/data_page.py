@@ -8,7 +8,7 @@ from typing import Any
 
 from medfuncta_dist.data_report import data_charts
 from medfuncta_dist.data_report.tally import ModalityTally
-from medfuncta_dist.evaluation.report import PACKING, SHORT, page
+from medfuncta_dist.report_style.report_page import PACKING, SHORT, page
 from medfuncta_dist.shards.sample import Sample
 
 TEMPLATE = "data_report.html"
@@ -47,6 +47,8 @@ def render(content: Mapping[str, Any], tallies: Mapping[str, ModalityTally], sho
     return page(
         __package__,
         TEMPLATE,
+        content["dataset"]["name"],
+        "data report",
         content=content,
         verdict=VERDICTS[content["check"]["state"]],
         cards=_cards(content),
