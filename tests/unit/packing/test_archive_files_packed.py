@@ -24,7 +24,6 @@ from medfuncta_dist.packing import pack_plan
 from medfuncta_dist.packing.pack_preview import preview_pack
 from medfuncta_dist.packing.sources import source_files
 from medfuncta_dist.packing.sources.set_aside import HALF, RECORD_INSIDE, SEGMENTATION, SYSTEM
-from medfuncta_dist.scans.private.private_mapping import read_mapping
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.archive_files import place
 from medfuncta_dist.storage.archive_files.place import SEPARATOR, SOLID, kind_of
@@ -33,6 +32,7 @@ from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.storage.s3.s3_objects import S3Objects
 from medfuncta_dist.task_map import map_here
 from tests.bundles import SUFFIXES, bundled, contents, tarred, zipped
+from tests.mapping_rows import read_mapping
 from tests.unit.packing.test_dicom_series import instances, made, only, packed, reasons, run_of, samples
 from tests.unit.shards.samples import objects
 from tests.writers import (
