@@ -8,17 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from medfuncta_dist.config.sections.series_section import Series
-from medfuncta_dist.errors import MedfunctaError, ScanError
+from medfuncta_dist.errors import ScanError
 from medfuncta_dist.fingerprint.drawn_sources import DrawnSource
 from medfuncta_dist.fingerprint.scan_facts import ScanFacts, facts_of
 from medfuncta_dist.fingerprint.smallest_ranks import Drawn, Sample, rank_of
 from medfuncta_dist.packing.sources.source_files import Windows, local_files, windows_on
 from medfuncta_dist.scans.readers.dicom.series_reader import InstanceFile, series_images, series_volumes
 from medfuncta_dist.scans.readers.dicom.stacks import LOCALIZER
-from medfuncta_dist.scans.readers.reader import Found
+from medfuncta_dist.scans.readers.reader import Found, reason_against
 from medfuncta_dist.scans.readers.reader_registry import parts_of, reader_for
-from medfuncta_dist.storage.request_failures import explain, is_machine_failure
-from medfuncta_dist.storage.sources import ANONYMOUS_SOURCE, no_parts
+from medfuncta_dist.storage.sources import no_parts
 
 NOT_FINITE = "no value is finite"
 LEFT_OUT = "left out, as data.series says"
@@ -86,14 +85,8 @@ def _found(
             return
         try:
             yield from _scans(drawn, paths, task, reasons)
-        except ScanError as error:
-            reasons[error.what] += 1
-        except (MedfunctaError, MemoryError):
-            raise
-        except Exception as error:  # a library's: its message may quote the file
-            if isinstance(error, OSError) and is_machine_failure(error):
-                raise explain(error, ANONYMOUS_SOURCE) from None
-            reasons[f"the reader failed: {type(error).__name__}"] += 1
+        except Exception as error:
+            reasons[reason_against(error)] += 1
 
 
 def _scans(

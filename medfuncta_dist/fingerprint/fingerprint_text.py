@@ -6,15 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-NAMES = {
-    "CT": "computed tomography",
-    "MR": "magnetic resonance",
-    "XR": "X-ray",
-    "US": "ultrasound",
-    "PX": "pictures",
-    "ECG": "electrocardiograms",
-    "OT": "modality unknown",
-}
+from medfuncta_dist.scans.scan import MODALITY_WORDS
 
 
 def lines_of(found: Mapping[str, Any]) -> list[str]:
@@ -54,7 +46,7 @@ def _table(group: Mapping[str, Any]) -> Iterator[str]:
     ]
     if group["not_finite"]:
         rows.append(("not finite", f"{group['not_finite']} scans have values that are not finite"))
-    yield f"{_title(group)} ({NAMES[group['modality']]})"
+    yield f"{_title(group)} ({MODALITY_WORDS[group['modality']]})"
     yield from (f"  {name:<12} {value}" for name, value in rows)
     yield from _percentile_rows(percentiles)
 

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-PAGE, STYLE = "report_page.html", "report_style.css"
+PAGE, TABLES, STYLE = "report_page.html", "report_tables.html", "report_style.css"
 PACKING = {
     "sources": "sources found",
     "sources_packed": "sources packed",
@@ -31,7 +31,7 @@ SHORT = 12  # digits of a key or digest: enough to find it again (decode takes a
 
 def page(package: str, template: str, name: str, kind: str, **content: Any) -> str:
     """The report ``name`` (``kind``: report, data report) from a template of a package, which fills ``PAGE``."""
-    places = {PAGE: __package__, template: package}
+    places = {PAGE: __package__, TABLES: __package__, template: package}
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda wanted: _text(places[wanted], wanted)),
         autoescape=True,
