@@ -46,6 +46,7 @@ ROOMS = {
     "fields": ("core", "the SIREN and its coordinates"),
     "archive": ("data", "inventory of the archive, changes"),
     "scans": ("data", "a reader per format"),
+    "report_style": ("ground", "the page of every report"),
     "telemetry": ("ground", "events, metrics, progress"),
     "config": ("ground", "the run file"),
     "storage": ("ground", "objects, records, leases"),

@@ -54,34 +54,41 @@ def series_sums(inventory: Path, rule: Series, as_volumes: bool) -> SeriesSums:
     files = usable = volumes = 0
     reasons: Counter[str] = Counter()
     for rows in by_series(inventory):
-        series = defaultdict(list)
-        for row in filter(in_series, rows):
-            series[row["patient"], row["study"], row["series"]].append(row)
-        for members in series.values():
+        for members in grouped(rows).values():
             good, stacks, bad = _of_series(members, rule, as_volumes)
             files, usable, volumes = files + len(members), usable + good, volumes + stacks
             reasons.update(bad)
     return SeriesSums(files, usable, volumes if as_volumes else None, dict(sorted(reasons.items())))
 
 
-def by_series(inventory: Path, part_rows: int = PART_ROWS) -> Iterator[list[Row]]:
-    """The rows in parts of about ``part_rows``: all of a series are in the same one."""
+def grouped(rows: Iterable[Row]) -> dict[tuple[str | None, ...], list[Row]]:
+    """The files in series, by patient (key), study and series."""
+    series: dict[tuple[str | None, ...], list[Row]] = defaultdict(list)
+    for row in filter(in_series, rows):
+        series[row["patient"], row["study"], row["series"]].append(row)
+    return series
+
+
+def by_series(
+    inventory: Path, part_rows: int = PART_ROWS, columns: Sequence[str] = tuple(COLUMNS)
+) -> Iterator[list[Row]]:
+    """The rows in parts of about ``part_rows``: all of a series are in the same one. Paths are bytes."""
     with pq.ParquetFile(inventory) as file, tempfile.TemporaryDirectory(dir=inventory.parent) as folder:
         parts = min(-(-file.metadata.num_rows // part_rows), MOST_PARTS)
         if parts <= 1:
-            yield file.read(COLUMNS, use_threads=False).to_pylist()
+            yield file.read(list(columns), use_threads=False).to_pylist()
             return
         places = [Path(folder, f"{number}.parquet") for number in range(parts)]
-        _cut(file, places)
+        _cut(file, places, columns)
         for place in places:
             yield pq.read_table(place).to_pylist()
 
 
-def _cut(file: pq.ParquetFile, places: Sequence[Path]) -> None:
-    schema = pa.schema([file.schema_arrow.field(name) for name in COLUMNS])
+def _cut(file: pq.ParquetFile, places: Sequence[Path], columns: Sequence[str]) -> None:
+    schema = pa.schema([file.schema_arrow.field(name) for name in columns])
     with ExitStack() as writers:
         outs = [writers.enter_context(pq.ParquetWriter(place, schema)) for place in places]
-        for batch in file.iter_batches(BATCH * 16, columns=COLUMNS, use_threads=False):
+        for batch in file.iter_batches(BATCH * 16, columns=list(columns), use_threads=False):
             part = _parts(batch["series"], len(places))
             for number in np.unique(part):
                 outs[number].write_batch(batch.filter(pa.array(part == number)))
@@ -96,7 +103,7 @@ def _parts(series: pa.Array, parts: int) -> np.ndarray:
 
 def _of_series(rows: Sequence[Row], rule: Series, as_volumes: bool) -> tuple[int, int, Counter[str]]:
     """Usable files, volumes, and the reasons against the other files."""
-    images = list(_images(rows))
+    images = list(images_of(rows))
     reasons: Counter[str] = Counter()
     if not as_volumes:
         apart = len({image.instance for image in images})
@@ -112,8 +119,9 @@ def _of_series(rows: Sequence[Row], rule: Series, as_volumes: bool) -> tuple[int
     return sum(len(stack.images) for stack in good), len(good), reasons
 
 
-def _images(rows: Iterable[Row]) -> Iterator[Image]:
-    """What series are assembled by, without copies. The inventory does not hold all marks that the files have."""
+def images_of(rows: Iterable[Row]) -> Iterator[Image]:
+    """What series are assembled by, without copies; each ``place`` is its row. The inventory does not hold all marks
+    that the files have."""
     seen = set()
     for row in rows:
         if row["content"] is not None and (row["instance"], row["content"]) in seen:
@@ -121,7 +129,7 @@ def _images(rows: Iterable[Row]) -> Iterator[Image]:
         seen.add((row["instance"], row["content"]))
         kind = row["image_type"] or []
         yield Image(
-            None,
+            row,
             row["instance"],
             (row["rows"], row["columns"]),
             _numbers(row["pixel_spacing"]),  # type: ignore[arg-type]

@@ -24,7 +24,7 @@ def fingerprint(
         ..., metavar="RUN.yaml|SCANS", help="A run file, or a folder, glob or s3:// URI of scans.", show_default=False
     ),
     sample: int = typer.Option(
-        512, "--sample", min=1, help="Largest number of scans to measure, and of files to read."
+        512, "--sample", min=1, help="Largest number of scans to measure, and of files and DICOM series to read."
     ),
     out: str | None = typer.Option(None, "--out", help="Write the fingerprint to this JSON file too."),
     overrides: list[str] = SetOption,

@@ -10,8 +10,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from PIL import Image
 
 from medfuncta_dist.data_report.tally import SPACING_EDGES, KeptWindow
-from medfuncta_dist.evaluation import pictures
-from medfuncta_dist.evaluation.charts import ACCENT, INK, THIRD, WARM, figure, svg_uri
+from medfuncta_dist.report_style import pictures
+from medfuncta_dist.report_style.report_figure import ACCENT, INK, THIRD, WARM, figure, svg_uri
 from medfuncta_dist.shards.sample import Sample
 
 LARGEST_SIDE = 256

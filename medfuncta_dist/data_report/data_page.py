@@ -8,22 +8,14 @@ from typing import Any
 
 from medfuncta_dist.data_report import data_charts
 from medfuncta_dist.data_report.tally import ModalityTally
-from medfuncta_dist.evaluation.report import PACKING, SHORT, page
+from medfuncta_dist.report_style.report_page import PACKING, SHORT, page
+from medfuncta_dist.scans.scan import MODALITY_WORDS
 from medfuncta_dist.shards.sample import Sample
 
 TEMPLATE = "data_report.html"
 MOST_LABELS = 30
 FIRST = ("train", "val", "test")
 """Splits in the order in which people name them; others follow."""
-NAMES = {
-    "CT": "Computed tomography",
-    "MR": "Magnetic resonance",
-    "XR": "X-ray",
-    "US": "Ultrasound",
-    "PX": "Pictures",
-    "ECG": "Electrocardiograms",
-    "OT": "Modality unknown",
-}
 AXES = {1: ("along the signal",), 2: ("first axis", "second axis"), 3: ("right", "anterior", "superior")}
 VERDICTS = {"passed": "Passed", "unknown": "Not known", "warning": "Warning", "failed": "Failed"}
 LOOK_ALIKES = {
@@ -47,6 +39,8 @@ def render(content: Mapping[str, Any], tallies: Mapping[str, ModalityTally], sho
     return page(
         __package__,
         TEMPLATE,
+        content["dataset"]["name"],
+        "data report",
         content=content,
         verdict=VERDICTS[content["check"]["state"]],
         cards=_cards(content),
@@ -107,7 +101,7 @@ def _modality(name: str, found: Mapping[str, Any], tally: ModalityTally, shown: 
     labels.sort(key=lambda row: (-row["total"], row["name"]))
     return {
         "name": name,
-        "words": NAMES[name],
+        "words": MODALITY_WORDS[name][0].upper() + MODALITY_WORDS[name][1:],
         "found": found,
         "axes": axes,
         "thumbnails": [

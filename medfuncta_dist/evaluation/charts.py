@@ -2,56 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-INK, MUTED, LINE = "#1f2a37", "#667085", "#d6dbe1"
-ACCENT, WARM, THIRD, FOURTH = "#0f766e", "#d9622b", "#5b5bd6", "#b7791f"
+from medfuncta_dist.report_style.report_figure import ACCENT, FOURTH, INK, MUTED, THIRD, WARM, figure, svg_uri
+
 SPLIT_COLOURS = {"train": MUTED, "val": FOURTH, "test": ACCENT}
 OTHER_COLOURS = (THIRD, WARM, "#8e4585", "#3b82a0")
 
-STYLE: Any = {
-    "font.family": "sans-serif",
-    "font.size": 8,
-    "axes.edgecolor": LINE,
-    "axes.labelcolor": MUTED,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": LINE,
-    "grid.linewidth": 0.5,
-    "svg.hashsalt": "medfuncta",  # element ids without chance, so that equal figures are equal bytes
-}
-
 Curve = Sequence[tuple[int, float]]
 """(outer step, value), by step."""
-
-
-def figure(width: float, height: float, *, rows: int = 1, heights: Sequence[float] = (1,)) -> tuple[Figure, list[Axes]]:
-    """An empty figure (inches) in the report's style, without pyplot's global state."""
-    with matplotlib.rc_context(STYLE):
-        drawing = Figure(figsize=(width, height), layout="constrained")
-        axes = drawing.subplots(rows, 1, squeeze=False, height_ratios=heights)
-        return drawing, list(axes[:, 0])
-
-
-def svg_uri(drawing: Figure) -> str:
-    """A figure as a data URI, for an ``img`` that loads nothing."""
-    buffer = io.BytesIO()
-    with matplotlib.rc_context(STYLE):
-        drawing.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def histogram(psnr: Mapping[str, np.ndarray], min_psnr: float) -> str:

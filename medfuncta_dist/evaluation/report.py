@@ -1,4 +1,4 @@
-"""The report: one HTML file that loads nothing, for a browser without a network. Data in, text out.
+"""The report: one HTML file. Data in, text out.
 
 It shows scans, and so is patient data. It holds no names of files or patients: scans are identified by keys.
 """
@@ -7,37 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.resources import files
 from typing import Any
 
-import jinja2
 import numpy as np
-from markupsafe import Markup
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.evaluation import charts, pictures
+from medfuncta_dist.evaluation import charts
 from medfuncta_dist.evaluation.charts import Curve
 from medfuncta_dist.evaluation.report_summary import MASKED
 from medfuncta_dist.fields.field_kinds import FieldSpec
+from medfuncta_dist.report_style import pictures
+from medfuncta_dist.report_style.report_figure import THIRD
+from medfuncta_dist.report_style.report_page import PACKING, SHORT, page
 
 TEMPLATE = "report.html"  # Jinja
-STYLE = "report_style.css"  # of every page
 MOST_LABELS = 30  # rows of the table of labels; combinations of many labels could fill a book
-PACKING = {
-    "sources": "sources found",
-    "sources_packed": "sources packed",
-    "sources_quarantined": "sources quarantined",
-    "scans": "scans found",
-    "packed": "scans packed",
-    "quarantined": "scans quarantined",
-    "blank": "blank slices, left out",
-    "instances": "files of DICOM series",
-    "instances_packed": "files of DICOM series packed",
-    "instances_quarantined": "files of DICOM series quarantined",
-    "instances_left_out": "files of DICOM series left out",
-}
-"""The packing ledger's counts, in the order and words of the report."""
-SHORT = 12  # digits of a key or digest: enough to find it again (decode takes any unique beginning)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +59,8 @@ def render(data: ReportData) -> str:
     return page(
         __package__,
         TEMPLATE,
+        data.run.name,
+        "report",
         run=data.run,
         summary=data.summary,
         cards=cards(data),
@@ -92,23 +78,6 @@ def render(data: ReportData) -> str:
         short=SHORT,
         masked=any(MASKED in figures for figures in data.summary["splits"].values()),
     )
-
-
-def page(package: str, template: str, **content: Any) -> str:
-    """A page of a report from a template of a package, in the style of all reports."""
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters["number"] = number
-    style = Markup(files(__package__).joinpath(STYLE).read_text("utf-8"))  # ours, not a scan's
-    return environment.from_string(files(package).joinpath(template).read_text("utf-8")).render(style=style, **content)
-
-
-def number(value: float | None, digits: int = 2) -> str:
-    """A number for people: thousands apart, a dash where there is none."""
-    if value is None:
-        return "–"
-    return f"{value:,.{digits}f}" if isinstance(value, float) else f"{value:,}"
 
 
 def cards(data: ReportData) -> list[dict[str, str]]:
@@ -162,7 +131,7 @@ def place(index: int, count: int) -> str:
 def _curves(data: ReportData) -> list[dict[str, str]]:
     drawn = []
     if len(data.loss) > 1:
-        uri = charts.curve(data.loss, "loss (mean squared error)", log=True, colour=charts.THIRD)
+        uri = charts.curve(data.loss, "loss (mean squared error)", log=True, colour=THIRD)
         drawn.append({"title": "Training loss", "image": uri})
     if len(data.held_out_psnr) > 1:
         uri = charts.curve(data.held_out_psnr, "PSNR (dB)")

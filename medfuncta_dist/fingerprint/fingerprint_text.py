@@ -6,23 +6,13 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-NAMES = {
-    "CT": "computed tomography",
-    "MR": "magnetic resonance",
-    "XR": "X-ray",
-    "US": "ultrasound",
-    "PX": "pictures",
-    "ECG": "electrocardiograms",
-    "OT": "modality unknown",
-}
+from medfuncta_dist.scans.scan import MODALITY_WORDS
 
 
 def lines_of(found: Mapping[str, Any]) -> list[str]:
     """The lines that the command prints."""
-    sources, scans = found["sources"], found["scans"]
-    lines = [
-        f"fingerprint: {scans['sampled']} of {scans['found']} scans in {sources['read']} of {sources['found']} sources"
-    ]
+    lines = [*_read(found)]
+    lines += [f"set aside: {n} x {reason}" for reason, n in found["aside"].items()]
     lines += [f"not read: {n} x {reason}" for reason, n in found["reasons"].items()]
     for group in found["groups"]:
         lines += ["", *_table(group), "", *_snippet(group)]
@@ -31,10 +21,22 @@ def lines_of(found: Mapping[str, Any]) -> list[str]:
     return lines
 
 
+def _read(found: Mapping[str, Any]) -> Iterator[str]:
+    """How much was read of how much."""
+    files, sources, series, scans = (found[name] for name in ("files", "sources", "series", "scans"))
+    of_series = f", {series['read']} of {series['found']} DICOM series among them" if series["found"] else ""
+    yield (
+        f"fingerprint: {scans['sampled']} of {scans['found']} scans"
+        f" in {sources['read']} of {sources['found']} sources{of_series}"
+    )
+    if files["headers_read"] < files["dicom"]:
+        yield f"headers: {files['headers_read']} of {files['dicom']} DICOM files, those of whole folders"
+
+
 def _table(group: Mapping[str, Any]) -> Iterator[str]:
     percentiles = group["intensity"]
     rows = [
-        ("scans", str(group["scans"])),
+        ("measured", _scans(group)),
         ("shape", _ranged(group["shape"])),
         ("spacing", _ranged(group["spacing"])),
         ("channels", _counts(group["channels"])),
@@ -44,7 +46,7 @@ def _table(group: Mapping[str, Any]) -> Iterator[str]:
     ]
     if group["not_finite"]:
         rows.append(("not finite", f"{group['not_finite']} scans have values that are not finite"))
-    yield f"{_title(group)} ({NAMES[group['modality']]})"
+    yield f"{_title(group)} ({MODALITY_WORDS[group['modality']]})"
     yield from (f"  {name:<12} {value}" for name, value in rows)
     yield from _percentile_rows(percentiles)
 
@@ -64,12 +66,19 @@ def _percentile_rows(intensity: Mapping[str, Any]) -> Iterator[str]:
 def _snippet(group: Mapping[str, Any]) -> Iterator[str]:
     """In YAML, with the reasons as comments."""
     suggested = group["suggested"]
-    yield f"# {_title(group)}: for the run file"
+    yield f"# {_title(group)}, from {_scans(group)}: for the run file"
     yield "data:"
     for key, value in suggested["data"].items():
         if key in suggested["why"]:
             yield f"  # {suggested['why'][key]}"
         yield f"  {key}: {_flow(value)}"
+
+
+def _scans(group: Mapping[str, Any]) -> str:
+    scans, series = group["scans"], group["series"]
+    kind = {2: "image", 3: "volume"}.get(group["axes"], "scan")
+    of_series = f" of {series} DICOM series" if series else ""
+    return f"{scans} {kind}{'' if scans == 1 else 's'}{of_series}"
 
 
 def _title(group: Mapping[str, Any]) -> str:

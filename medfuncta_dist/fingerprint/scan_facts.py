@@ -26,6 +26,7 @@ class ScanFacts:
     background: share of the values that are the smallest one.
     hounsfield: a CT whose file says that its values are in Hounsfield units.
     orientation: as in ``orientation_of``.
+    series: rank of the DICOM series that it is of, or ""; it is only counted.
     """
 
     modality: str
@@ -39,9 +40,10 @@ class ScanFacts:
     hounsfield: bool
     finite: bool
     values: np.ndarray = field(repr=False)
+    series: str = field(default="", repr=False)
 
 
-def facts_of(scan: Scan, seed: int) -> ScanFacts | None:
+def facts_of(scan: Scan, seed: int, series: str = "") -> ScanFacts | None:
     """The facts of a scan as read; None where no value is finite. ``seed`` decides what is drawn: equal scans under
     equal names have equal facts."""
     values, finite = _finite(scan.array.reshape(-1))
@@ -61,6 +63,7 @@ def facts_of(scan: Scan, seed: int) -> ScanFacts | None:
         scan.modality == "CT" and not scan.unscaled and scan.array.dtype.itemsize > 1,
         finite,
         _drawn(values, POOLED, draw).astype(np.float32),
+        series,
     )
 
 

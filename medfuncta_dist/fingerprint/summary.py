@@ -1,19 +1,22 @@
 """The fingerprint: what ``--out`` and ``--json`` hold. Pure.
 
-    {"format_version": 1, "kind": "medfuncta fingerprint", "sources": {…}, "scans": {…}, "reasons": {…}, "groups": […]}
+    {"format_version": 1, "kind": "medfuncta fingerprint", "files": {…}, "sources": {…}, "series": {…}, "scans": {…},
+     "aside": {…}, "reasons": {…}, "groups": […]}
 
-A group is the scans of one modality with one number of axes. Nothing in it can name a patient.
+A source is a file, or a DICOM series. A group is the scans of one modality with one number of axes. Nothing in it can
+name a patient.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from medfuncta_dist.fingerprint.drawn_sources import Archive
 from medfuncta_dist.fingerprint.scan_facts import PERCENTILES, ScanFacts
 from medfuncta_dist.fingerprint.suggestion import suggest
 
@@ -25,24 +28,35 @@ COMMON = 5
 
 @dataclass(frozen=True)
 class Reading:
-    """How much of the archive was read: sources there are and were read, scans that were found in these."""
+    """How much there is, and how much of it was read: sources, those of them that are DICOM series, and the scans that
+    were found in them."""
 
-    sources: int
-    sources_read: int
-    scans: int
-    reasons: Mapping[str, int]
+    archive: Archive
+    sources: int = 0
+    series: int = 0
+    scans: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
+
+    def and_also(self, sources: int, series: int, scans: int, reasons: Counter[str]) -> Reading:
+        """This and what was read besides."""
+        sums = self.sources + sources, self.series + series, self.scans + scans
+        return Reading(self.archive, *sums, self.reasons + reasons)
 
 
 def fingerprint_of(reading: Reading, scans: Sequence[ScanFacts]) -> dict[str, Any]:
     """The whole fingerprint, as JSON has it; the same for the same scans in any order."""
+    archive = reading.archive
     groups: dict[tuple[str, int], list[ScanFacts]] = {}
     for scan in scans:
         groups.setdefault((scan.modality, len(scan.shape)), []).append(scan)
     return {
         "format_version": FORMAT_VERSION,
         "kind": KIND,
-        "sources": {"found": reading.sources, "read": reading.sources_read},
+        "files": {"found": archive.files, "dicom": archive.dicom, "headers_read": archive.headers},
+        "sources": {"found": archive.sources, "read": reading.sources},
+        "series": {"found": archive.series, "read": reading.series},
         "scans": {"found": reading.scans, "sampled": len(scans)},
+        "aside": _counted(archive.aside),
         "reasons": _counted(reading.reasons),
         "groups": [_group(*key, groups[key]) for key in sorted(groups, key=lambda key: (-len(groups[key]), key))],
     }
@@ -56,6 +70,7 @@ def _group(modality: str, axes: int, scans: Sequence[ScanFacts]) -> dict[str, An
         "modality": modality,
         "axes": axes,
         "scans": len(scans),
+        "series": len({scan.series for scan in scans if scan.series}),
         "channels": _counted(Counter(str(scan.channels) for scan in scans)),
         "types": _counted(Counter(scan.dtype for scan in scans)),
         "orientations": _counted(Counter(scan.orientation for scan in scans)),

@@ -26,15 +26,14 @@ from medfuncta_dist.scans.paired_mask import mask_of
 from medfuncta_dist.scans.patient_group import Group, group_of
 from medfuncta_dist.scans.readers.dicom.dicom_reader import NO_SCAN, WITHOUT_IMAGE
 from medfuncta_dist.scans.readers.dicom.series_reader import InstanceFile, Part, series_images, series_volumes
-from medfuncta_dist.scans.readers.reader import Found
+from medfuncta_dist.scans.readers.reader import Found, reason_against
 from medfuncta_dist.scans.readers.reader_registry import configured_reader, parts_of
 from medfuncta_dist.scans.scan import Scan
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.scans.shared_window import with_shared_window
 from medfuncta_dist.shards.sample import encode
 from medfuncta_dist.storage.digest import sha256_file
-from medfuncta_dist.storage.request_failures import explain, is_machine_failure
-from medfuncta_dist.storage.sources import ANONYMOUS_SOURCE, Parts, local_copy, no_parts
+from medfuncta_dist.storage.sources import Parts, local_copy, no_parts
 
 
 @dataclass(frozen=True)
@@ -270,11 +269,5 @@ def _guarded(events: Iterator[Event]) -> Iterator[Event]:
     """The events, and as one of them what is wrong with the source."""
     try:
         yield from events
-    except ScanError as error:
-        yield UnusableSource(error.what)
-    except (MedfunctaError, MemoryError):
-        raise
-    except Exception as error:  # a library's: its message may quote the file
-        if isinstance(error, OSError) and is_machine_failure(error):
-            raise explain(error, ANONYMOUS_SOURCE) from None
-        yield UnusableSource(f"the reader failed: {type(error).__name__}")
+    except Exception as error:
+        yield UnusableSource(reason_against(error))

@@ -10,7 +10,17 @@ import numpy as np
 
 from medfuncta_dist.errors import ScanError
 
-MODALITIES: Final = ("MR", "CT", "XR", "US", "PX", "ECG", "OT")
+MODALITY_WORDS: Final = {
+    "MR": "magnetic resonance",
+    "CT": "computed tomography",
+    "XR": "X-ray",
+    "US": "ultrasound",
+    "PX": "pictures",
+    "ECG": "electrocardiograms",
+    "OT": "modality unknown",
+}
+"""What people call them."""
+MODALITIES: Final = tuple(MODALITY_WORDS)
 """Magnetic resonance, computed tomography, X-ray, ultrasound, picture (of unknown origin), electrocardiogram, other."""
 
 STORED_TYPES: Final = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")

@@ -14,11 +14,11 @@ from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import locate_table
 from medfuncta_dist.fitting.fit_failures import ENDED_ITS_WORKER
 from medfuncta_dist.fitting.fit_rows import NOT_FINITE
-from medfuncta_dist.scans.private.private_mapping import read_mapping
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from tests.chaos.poisoned_workers import environment
 from tests.integration.commands import Ended, command
+from tests.mapping_rows import read_mapping
 from tests.unit.latents.fitted import FIELD, network, publish, run_file
 from tests.writers import write_medmnist, write_nifti, write_png
 

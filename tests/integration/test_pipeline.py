@@ -23,13 +23,13 @@ from medfuncta_dist.errors import IntegrityError, RunFileError
 from medfuncta_dist.evaluation.decode import decode_to_file
 from medfuncta_dist.evaluation.probe import probe_run
 from medfuncta_dist.integrity.verify import verify_target
-from medfuncta_dist.scans.private.private_mapping import read_mapping
 from medfuncta_dist.stages.chain import run_stages
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.progress_record import read_progress
 from tests import writers
 from tests.integration.commands import Ended, command, finish, start
 from tests.kinds import BY_KIND, KINDS
+from tests.mapping_rows import read_mapping
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 

@@ -43,10 +43,11 @@ SIGNALS = "a table or a signal by its suffix, where data.shape declares images"
 SIGNAL_READERS = frozenset({"ecg-csv", "wfdb"})
 HALF = "the header of a pair, which is read with its values"
 SEGMENTATION = "a segmentation by its name (data.masks: keep packs it)"
-RECORD_INSIDE = "a WFDB record inside an archive file, which is read only where it is unpacked"
+RECORD_INSIDE = "a WFDB record inside an archive file: unpack it"
 PAIRED = "a segmentation, kept beside its image"
 UNPAIRED = "a segmentation by its name, of no image here"
-NAMED = (SYSTEM, SEGMENTATION, ABOUT, SIGNALS)
+SEGMENTATION_INSIDE = "a segmentation by its name inside an archive file: unpack it, to pair it with its image"
+NAMED = (SYSTEM, SEGMENTATION, SEGMENTATION_INSIDE, ABOUT, SIGNALS)
 """Reasons that do not count for a source which is packed already: earlier versions read these files."""
 FOREIGN_SUFFIXES = frozenset(
     [
@@ -81,7 +82,7 @@ def reason_aside(source: Source, data: Data, listed: Collection[str]) -> str | N
         if values == other and other.lower() in listed:
             return HALF
     if data.masks != "keep" and reader.name in IN_READERS and is_segmentation(source.uri):
-        return SEGMENTATION
+        return SEGMENTATION_INSIDE if data.masks == "pair" and source.place is not None else SEGMENTATION
     return None
 
 

@@ -68,10 +68,6 @@ class PrivateMapping:
         # Also where files were before they were moved.
         self._db.execute("DELETE FROM source WHERE NOT EXISTS (SELECT 1 FROM scan WHERE scan.source = source.id)")
 
-    def of_key(self, key: str) -> MappingRow | None:
-        """The row of a key."""
-        return next(iter(self.of_beginning(key)), None)
-
     def of_beginning(self, digits: str) -> Iterator[MappingRow]:
         """The rows whose key begins with these hex digits."""
         low, high = digits.ljust(64, "0"), digits.ljust(64, "f")
@@ -84,10 +80,6 @@ class PrivateMapping:
     def of_part(self, text: str) -> Iterator[MappingRow]:
         """The rows of files whose URI holds this text; every file is looked at."""
         yield from self._rows("instr(source.uri, ?) > 0 ORDER BY scan.key", _encoded(text))
-
-    def __iter__(self) -> Iterator[MappingRow]:
-        """All rows, sorted by key."""
-        yield from self._rows("1 ORDER BY scan.key")
 
     def packs(self) -> set[str]:
         """Names of the pack records whose rows are here."""
@@ -185,20 +177,6 @@ def _earlier_rows(rows: Iterable[Sequence[str]], path: Path) -> Iterator[Mapping
         if len(row) != 3:
             raise IntegrityError("the mapping is damaged", where=str(path), do=_REPACK)
         yield MappingRow(*row)
-
-
-def write_mapping(folder: Path, rows: Iterable[MappingRow | tuple[str, str, str]]) -> None:
-    """Add rows to the folder's mapping, whole or not at all."""
-    with open_mapping(folder) as mapping:
-        mapping.add(rows)
-
-
-def read_mapping(folder: Path) -> list[MappingRow]:
-    """All rows, sorted by key, in memory; none where no mapping was written yet."""
-    if not any((folder / name).exists() for name in (MAPPING_FILE, EARLIER_FILE)):
-        return []
-    with open_mapping(folder) as mapping:
-        return list(mapping)
 
 
 def _encoded(uri: str) -> bytes:

@@ -30,6 +30,7 @@ MANY_VALUES = {1004: "matrices", 1005: "matrices", 1006: "displacements", 1007: 
 """Intents of files whose further axes are components of a voxel's value, not volumes."""
 HEADERS = {".hdr": ".img", ".hdr.gz": ".img.gz"}
 """Suffix of the header of a pair, and of its values."""
+HALF_OF_PAIR = "half of a pair: its other file (.hdr or .img) is in neither the same folder nor the same archive file"
 
 
 class NiftiReader:
@@ -85,7 +86,7 @@ def _files(path: Path) -> tuple[Path, Path]:
     if other is None:
         return path, path
     if not Path(other).is_file():
-        raise ScanError("half of a pair: its other file (.hdr or .img) is missing")
+        raise ScanError(HALF_OF_PAIR)
     values = Path(values_of_pair(str(path)))
     return Path(other) if values == path else path, values
 

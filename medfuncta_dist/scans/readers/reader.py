@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from medfuncta_dist.errors import ScanError
+from medfuncta_dist.errors import MedfunctaError, ScanError
 from medfuncta_dist.scans.scan import Scan
-from medfuncta_dist.storage.request_failures import is_machine_failure
+from medfuncta_dist.storage.request_failures import explain, is_machine_failure
+from medfuncta_dist.storage.sources import ANONYMOUS_SOURCE
 
 MAX_VALUES = 2**29
 """Values of one scan: a whole-body CT of 512 x 512 x 2048. A header that declares more is damaged or malicious."""
@@ -106,6 +107,20 @@ def refusing(reason: str) -> Iterator[None]:
     finally:
         for logger in loggers:
             logger.disabled = False
+
+
+def reason_against(error: Exception) -> str:
+    """Why a source cannot be read whose reader raised this error, in fixed words: a library's may quote the file.
+
+    Errors that are not the source's fault (storage, the run file, memory, this machine) are raised.
+    """
+    if isinstance(error, ScanError):
+        return error.what
+    if isinstance(error, MedfunctaError | MemoryError):
+        raise error
+    if isinstance(error, OSError) and is_machine_failure(error):
+        raise explain(error, ANONYMOUS_SOURCE) from None
+    return f"the reader failed: {type(error).__name__}"
 
 
 def check_size(shape: Iterable[int]) -> int:

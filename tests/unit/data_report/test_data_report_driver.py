@@ -26,13 +26,13 @@ from medfuncta_dist.data_report.equal_samples import equal_samples
 from medfuncta_dist.data_report.tally import LONG
 from medfuncta_dist.errors import IntegrityError, RunFileError, StageOrderError
 from medfuncta_dist.packing.pack_driver import pack
-from medfuncta_dist.scans.private.private_mapping import read_mapping
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.stages import run_summary
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import map_here
 from medfuncta_dist.telemetry.progress_report import ProgressReport
+from tests.mapping_rows import read_mapping
 from tests.unit.shards.samples import run_file
 from tests.writers import PATIENT, PATIENT_ID, PATIENT_UID, write_dicom, write_ecg_csv, write_medmnist, write_nifti
 

@@ -35,7 +35,6 @@ from medfuncta_dist.run.frozen_run_file import freeze
 from medfuncta_dist.run.idempotency import Submission
 from medfuncta_dist.run.terminal_record import recording_final_failure
 from medfuncta_dist.scans.canonical import split_of
-from medfuncta_dist.scans.private.private_mapping import read_mapping
 from medfuncta_dist.shards.snapshot import Snapshot
 from medfuncta_dist.stages import run_summary
 from medfuncta_dist.stages.preflight import pinned_snapshot
@@ -50,6 +49,7 @@ from medfuncta_dist.telemetry.progress_report import ProgressReport
 from medfuncta_dist.training.attempt import next_attempt
 from medfuncta_dist.training.checkpoints.checkpoint import Checkpoints, Facts
 from medfuncta_dist.training.checkpoints.training_state import AdamState
+from tests.mapping_rows import read_mapping
 from tests.unit.latents.fitted import packed, run_file
 
 PAGE = Path(__file__).parents[3] / "docs" / "formats.md"

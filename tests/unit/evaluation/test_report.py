@@ -10,8 +10,9 @@ import pytest
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.evaluation import metrics
-from medfuncta_dist.evaluation.report import Picture, ReportData, cards, number, place, render
+from medfuncta_dist.evaluation.report import Picture, ReportData, cards, place, render
 from medfuncta_dist.fields.siren import SirenSpec
+from medfuncta_dist.report_style.report_page import number
 from tests.writers import structured
 
 SHAPES: dict[int, list[int]] = {1: [40], 2: [12, 10], 3: [8, 9, 7]}

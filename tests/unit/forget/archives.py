@@ -12,10 +12,10 @@ from medfuncta_dist.evaluation.evaluation_driver import evaluate
 from medfuncta_dist.fitting.fit_driver import fit, locate_table
 from medfuncta_dist.fitting.latent_ledger import load_table
 from medfuncta_dist.packing.pack_driver import PackSummary, pack
-from medfuncta_dist.scans.private.private_mapping import read_mapping
 from medfuncta_dist.shards.snapshot import load_snapshot, read_index
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
+from tests.mapping_rows import read_mapping
 from tests.unit.latents.fitted import network, publish, run_file
 from tests.writers import write_png
 

@@ -23,7 +23,6 @@ from medfuncta_dist.packing.sources.copy_conflicts import FILE as COPY_CONFLICTS
 from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.scans.private import forgotten_list
 from medfuncta_dist.scans.private.forgotten_list import LIST_FILE, read_list
-from medfuncta_dist.scans.private.private_mapping import read_mapping
 from medfuncta_dist.shards.forgotten_record import ProofRecord, read_forgotten
 from medfuncta_dist.shards.shard_looks import looks_path, read_looks
 from medfuncta_dist.shards.snapshot import load_snapshot, read_index
@@ -33,6 +32,7 @@ from medfuncta_dist.storage.leases.lease import dataset_lease, run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import map_here
+from tests.mapping_rows import read_mapping
 from tests.traces import holding
 from tests.unit.forget.archives import (
     EACH,

@@ -15,7 +15,6 @@ from medfuncta_dist.packing.pack_driver import PackSummary, pack
 from medfuncta_dist.packing.pack_preview import preview_pack
 from medfuncta_dist.packing.sources.set_aside import ABOUT, PAIRED, SEGMENTATION, SIGNALS
 from medfuncta_dist.scans.canonical import canonical
-from medfuncta_dist.scans.private.private_mapping import read_mapping
 from medfuncta_dist.scans.readers.dicom.dicom_reader import NO_SCAN, WITHOUT_IMAGE
 from medfuncta_dist.scans.readers.dicom.stacks import NO_GEOMETRY
 from medfuncta_dist.scans.readers.nifti import NiftiReader
@@ -25,6 +24,7 @@ from medfuncta_dist.shards.sample import Sample, decode
 from medfuncta_dist.shards.snapshot import load_snapshot, read_index
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
+from tests.mapping_rows import read_mapping
 from tests.unit.docs.pages import DOCS, blocks
 from tests.unit.layouts import archives
 from tests.unit.scans.archive import NILEARN

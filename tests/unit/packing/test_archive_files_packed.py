@@ -23,8 +23,8 @@ from medfuncta_dist.integrity.repair_shards import repair_shards
 from medfuncta_dist.packing import pack_plan
 from medfuncta_dist.packing.pack_preview import preview_pack
 from medfuncta_dist.packing.sources import source_files
-from medfuncta_dist.packing.sources.set_aside import HALF, RECORD_INSIDE, SEGMENTATION, SYSTEM
-from medfuncta_dist.scans.private.private_mapping import read_mapping
+from medfuncta_dist.packing.sources.set_aside import HALF, RECORD_INSIDE, SEGMENTATION, SEGMENTATION_INSIDE, SYSTEM
+from medfuncta_dist.scans.readers.nifti import HALF_OF_PAIR
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.archive_files import place
 from medfuncta_dist.storage.archive_files.place import SEPARATOR, SOLID, kind_of
@@ -33,6 +33,7 @@ from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.storage.s3.s3_objects import S3Objects
 from medfuncta_dist.task_map import map_here
 from tests.bundles import SUFFIXES, bundled, contents, tarred, zipped
+from tests.mapping_rows import read_mapping
 from tests.unit.packing.test_dicom_series import instances, made, only, packed, reasons, run_of, samples
 from tests.unit.shards.samples import objects
 from tests.writers import (
@@ -288,7 +289,7 @@ def test_half_of_a_pair_inside_an_archive_file_is_quarantined(tmp_path: Path) ->
     put(tmp_path / "archive", "all.zip", zipped(files))
     summary = packed(run_of(tmp_path, shape=[5, 6, 4]))
     assert summary.counts["packed"] == 1
-    assert reasons(summary) == {"half of a pair: its other file (.hdr or .img) is missing": 1}
+    assert reasons(summary) == {HALF_OF_PAIR: 1}
 
 
 @pytest.mark.parametrize("suffix", FEW)
@@ -303,6 +304,24 @@ def test_records_inside_an_archive_file_are_refused_and_their_parts_are_not_coun
     summary = packed(run_of(tmp_path, shape=[187]))
     assert (summary.counts["packed"], summary.aside) == (2, {})
     assert reasons(summary) == {RECORD_INSIDE: 1}
+
+
+def test_segmentations_inside_an_archive_file_are_not_paired_and_say_what_to_do(tmp_path: Path) -> None:
+    names = [f"{folder}/{n}.nii" for folder in ("images", "masks") for n in range(2)]
+    files = {name: write_nifti(tmp_path / "a.nii", (5, 6, 4), seed=n).read_bytes() for n, name in enumerate(names)}
+    put(tmp_path / "archive", "all.zip", zipped(files))
+    summary = packed(run_of(tmp_path, shape=[5, 6, 4], masks="pair"))
+    assert (summary.counts["packed"], summary.aside) == (2, {SEGMENTATION_INSIDE: 2})
+    assert "unpack it" in SEGMENTATION_INSIDE
+    skipped = packed(run_of(tmp_path / "other", shape=[5, 6, 4], source=str(tmp_path / "archive"), masks="skip"))
+    assert skipped.aside == {SEGMENTATION: 2}
+
+
+@pytest.mark.parametrize(
+    "reason", [RECORD_INSIDE, *(getattr(place, name) for name in ("NESTED", "ENCRYPTED", "SPARSE", "METHOD"))]
+)
+def test_what_would_be_read_loose_is_to_be_unpacked(reason: str) -> None:
+    assert reason.endswith(": unpack it")
 
 
 def test_an_archive_file_without_files_says_so(tmp_path: Path) -> None:

@@ -25,7 +25,6 @@ from medfuncta_dist.packing.pack_driver import PackSummary, pack
 from medfuncta_dist.packing.pack_preview import preview_pack
 from medfuncta_dist.packing.pack_task import PackTask
 from medfuncta_dist.scans.private.private_folder import load_salt
-from medfuncta_dist.scans.private.private_mapping import read_mapping
 from medfuncta_dist.scans.readers.dicom.stacks import (
     AMBIGUOUS,
     DERIVED,
@@ -44,6 +43,7 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.storage.s3.s3_objects import S3Objects
 from medfuncta_dist.task_map import Done, Failed, map_here
+from tests.mapping_rows import read_mapping
 from tests.unit.shards.samples import objects, run_file
 from tests.writers import PATIENT_ID, structured, write_dicom, write_enhanced_dicom, write_nifti, write_series
 

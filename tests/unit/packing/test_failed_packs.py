@@ -11,10 +11,10 @@ from medfuncta_dist.errors import NothingPackedError, RunChangedError
 from medfuncta_dist.packing.pack_driver import PackSummary, pack
 from medfuncta_dist.packing.pack_preview import preview_pack
 from medfuncta_dist.packing.sources.set_aside import SEGMENTATION
-from medfuncta_dist.scans.private.private_mapping import read_mapping
 from medfuncta_dist.shards.snapshot import newest_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
+from tests.mapping_rows import read_mapping
 from tests.unit.shards.samples import objects, run_file
 from tests.writers import PATIENT, write_ecg_csv, write_png
 

@@ -20,12 +20,12 @@ from medfuncta_dist.packing import archive_state
 from medfuncta_dist.packing.pack_driver import PackSummary, pack
 from medfuncta_dist.packing.pack_record import read_packs, record_path, write_pack
 from medfuncta_dist.packing.sources import source_files
-from medfuncta_dist.scans.private.private_mapping import read_mapping
 from medfuncta_dist.shards.sample import decode
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot, read_index
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import Done, Failed, map_here
+from tests.mapping_rows import read_mapping
 from tests.unit.shards.samples import objects, run_file
 from tests.writers import write_ecg_csv, write_medmnist, write_nifti
 

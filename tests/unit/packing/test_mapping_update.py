@@ -8,10 +8,11 @@ from medfuncta_dist.packing import mapping_update
 from medfuncta_dist.packing.mapping_update import update_mapping
 from medfuncta_dist.packing.pack_ledger import total
 from medfuncta_dist.packing.pack_record import PackRecord
-from medfuncta_dist.scans.private.private_mapping import MAPPING_FILE, read_mapping
+from medfuncta_dist.scans.private.private_mapping import MAPPING_FILE
 from medfuncta_dist.shards.shard_set import ShardSet
 from medfuncta_dist.shards.snapshot import Shard, read_index
 from medfuncta_dist.storage.object_store import ObjectStore
+from tests.mapping_rows import read_mapping
 from tests.unit.shards.samples import key_of
 
 URIS = {key_of(f"source {n}"): f"/archive/{n}.csv" for n in range(4)}

@@ -20,7 +20,6 @@ from medfuncta_dist.errors import (
 from medfuncta_dist.packing.pack_driver import PackSummary, PackTask, pack, pack_task
 from medfuncta_dist.packing.pack_record import PackRecord, group_name, write_pack
 from medfuncta_dist.scans.private.private_folder import SALT_FILE
-from medfuncta_dist.scans.private.private_mapping import read_mapping
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot, newest_snapshot, read_index
 from medfuncta_dist.storage.leases.lease import dataset_lease
 from medfuncta_dist.storage.leases.lease_claim import take
@@ -28,6 +27,7 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import Done, Failed, map_here
 from medfuncta_dist.telemetry.progress_report import ProgressReport
+from tests.mapping_rows import read_mapping
 from tests.unit.shards.samples import objects, run_file, uploads
 from tests.writers import PATIENT, PATIENT_ID, PATIENT_UID, write_dicom, write_ecg_csv, write_nifti
 

@@ -21,6 +21,7 @@ from medfuncta_dist.packing.source_reader import (
     UnusableSource,
 )
 from medfuncta_dist.packing.sources.pack_source import PackSource
+from medfuncta_dist.scans.readers.nifti import HALF_OF_PAIR
 from medfuncta_dist.scans.readers.reader import Found
 from medfuncta_dist.scans.scan import Scan
 from medfuncta_dist.scans.scan_key import KeyMaker
@@ -132,7 +133,7 @@ def test_a_pair_in_s3_is_read_with_the_file_beside_it(tmp_path: Path, s3: Callab
     np.testing.assert_array_equal(decode(found.key, found.npy, found.json).array[0], array)
     store.delete("Doe.hdr" if listed == ".img" else "Doe.img")
     [half] = SourceReader(data(shape=[4, 4, 4]), KEYS).events(source)
-    assert half == UnusableSource("half of a pair: its other file (.hdr or .img) is missing")
+    assert half == UnusableSource(HALF_OF_PAIR)
 
 
 def test_every_slice_of_a_multi_frame_volume_is_packed(tmp_path: Path) -> None:

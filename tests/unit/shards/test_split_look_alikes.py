@@ -14,13 +14,13 @@ from scipy.ndimage import gaussian_filter
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.packing.pack_driver import PackSummary, pack
-from medfuncta_dist.scans.private.private_mapping import read_mapping
 from medfuncta_dist.shards.shard_looks import looks_path, read_looks
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.shards.split_look_alikes import FILE, SplitLookAlikes
 from medfuncta_dist.stages.pack_stage import figures_of
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
+from tests.mapping_rows import read_mapping
 from tests.unit.shards.samples import run_file
 from tests.writers import write_nifti
 

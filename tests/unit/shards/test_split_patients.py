@@ -21,7 +21,6 @@ from medfuncta_dist.errors import IntegrityError, RunChangedError, RunFileError,
 from medfuncta_dist.packing.pack_driver import PackSummary, pack
 from medfuncta_dist.scans.canonical import split_of
 from medfuncta_dist.scans.patient_group import Group, group_in_path, group_of
-from medfuncta_dist.scans.private.private_mapping import read_mapping
 from medfuncta_dist.scans.readers.reader import Found
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.data_contract import SplitsBy
@@ -37,6 +36,7 @@ from medfuncta_dist.shards.split_patients import (
 )
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
+from tests.mapping_rows import read_mapping
 from tests.unit.scans.archive import declared
 from tests.unit.shards.samples import key_of, objects, run_file
 from tests.writers import write_dicom, write_medmnist, write_nifti, write_png

@@ -16,6 +16,8 @@ LARGEST_HEADER = 2**22
 """Bytes: room for a hundred thousand segments."""
 RECORD = re.compile(r"\s*[-\w]+(/\d+)?\s+(\d+)")
 FILE = re.compile(r"[-\w]+(\.\w+)?")
+LAYOUT = re.compile(r"\s*[-\w]+\s+0+\s*")
+"""The line of a layout segment."""
 NONE = "~"
 """In place of a name: a gap, or a signal without samples."""
 
@@ -26,6 +28,9 @@ class RecordFiles:
 
     signals: tuple[str, ...] = ()
     segments: tuple[str, ...] = ()
+    gap: bool = False
+    """Whether a gap stands among segments of a fixed layout, of which each must hold all signals (WFDB Programmer's
+    Guide, 5.5): gaps need a layout segment, which is the first one and has no samples."""
 
 
 def record_files(data: bytes) -> RecordFiles:
@@ -41,7 +46,9 @@ def record_files(data: bytes) -> RecordFiles:
     names = tuple(dict.fromkeys(name for name in named if name != NONE))
     if not all(FILE.fullmatch(name) for name in names):
         raise ScanError("a WFDB header with a file name that is not plain")
-    return RecordFiles(segments=names) if start.group(1) else RecordFiles(signals=names)
+    if not start.group(1):
+        return RecordFiles(signals=names)
+    return RecordFiles(segments=names, gap=NONE in named and LAYOUT.fullmatch(lines[1]) is None)
 
 
 def _is_comment(line: str) -> bool:

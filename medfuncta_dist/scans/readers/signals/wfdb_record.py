@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,18 @@ import numpy as np
 
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import RunFileError, ScanError
-from medfuncta_dist.scans.readers.reader import Found, check_inflation, check_size, refusing
+from medfuncta_dist.scans.readers.reader import Found, check_inflation, check_size, refusing, silence_logger
 from medfuncta_dist.scans.readers.signals.ecg_leads import chosen_leads, signal, to_millivolts
 from medfuncta_dist.scans.readers.signals.signal_length import of_length
 from medfuncta_dist.scans.readers.signals.wfdb_header import LARGEST_HEADER, NOT_WFDB, record_files
 from medfuncta_dist.scans.scan import Scan
 
+silence_logger("fsspec")
+"""It opens the library's files, and logs their names."""
+
 HEADER = ".hea"
 DAMAGED = "the WFDB record is damaged, or of a format that is not read"
+GAP = "a gap between WFDB segments without a layout segment, which says what the signals of a record with gaps are"
 LEAST_BITS = 8
 """Of a sample that is not compressed."""
 
@@ -49,6 +54,8 @@ class WfdbReader:
 
     def scans(self, path: Path) -> Iterator[Found]:
         """The recording, or its windows. ScanError where a file is missing or damaged."""
+        if record_files(_bytes(path)).gap:
+            raise ScanError(GAP)
         names = list(_files(path, path.parent))
         if any(not (path.parent / name).is_file() for name in names):
             raise ScanError("a file that the WFDB header names is missing")
@@ -133,8 +140,10 @@ def _require_checksums(record: Any) -> None:
 
 
 def _library() -> Any:
-    """Imported late: it imports pandas."""
+    """Imported late: it imports pandas. With it what it opens files by, whose logger would otherwise only come to be,
+    and log, while a file is read."""
     try:
+        import_module("fsspec.implementations.local")
         import wfdb
     except ImportError:
         raise RunFileError(

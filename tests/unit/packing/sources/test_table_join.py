@@ -25,13 +25,13 @@ from medfuncta_dist.integrity.repair_shards import repair_shards
 from medfuncta_dist.packing.pack_driver import PackSummary, pack
 from medfuncta_dist.packing.pack_preview import preview_pack
 from medfuncta_dist.packing.sources.copy_conflicts import FILE as CONFLICTS
-from medfuncta_dist.scans.private.private_mapping import read_mapping
 from medfuncta_dist.shards.data_contract import SplitsBy
 from medfuncta_dist.shards.snapshot import load_snapshot, read_index
 from medfuncta_dist.shards.split_patients import SplitPatients
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import map_here
+from tests.mapping_rows import read_mapping
 from tests.unit.scans.archive import edited
 from tests.unit.shards.samples import objects, run_file
 from tests.writers import write_dicom, write_medmnist, write_nifti, write_png

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.canonical import canonical
-from medfuncta_dist.scans.readers.nifti import NiftiReader, other_of_pair, values_of_pair
+from medfuncta_dist.scans.readers.nifti import HALF_OF_PAIR, NiftiReader, other_of_pair, values_of_pair
 from medfuncta_dist.scans.scan import Scan
 from tests.unit.scans.archive import NIBABEL, NILEARN, all_found, declared, only
 from tests.writers import PATIENT, write_nifti, write_nifti_pair
@@ -227,7 +227,7 @@ def test_a_pair_is_read_by_either_of_its_files(tmp_path: Path, names: tuple[str,
     np.testing.assert_array_equal(scan.array[0], array)
     np.testing.assert_allclose(scan.affine, AFFINE, atol=1e-6)
     pair[1 - listed].unlink()
-    assert refusal(pair[listed]) == "half of a pair: its other file (.hdr or .img) is missing"
+    assert refusal(pair[listed]) == HALF_OF_PAIR
 
 
 def test_a_pair_s_values_are_bounded_by_their_own_file(tmp_path: Path) -> None:

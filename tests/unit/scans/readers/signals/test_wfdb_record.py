@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ import wfdb
 from medfuncta_dist.errors import RunFileError, ScanError
 from medfuncta_dist.scans.readers.reader import Found
 from medfuncta_dist.scans.readers.signals import wfdb_record
+from medfuncta_dist.scans.readers.signals.wfdb_header import record_files
 from medfuncta_dist.scans.readers.signals.wfdb_record import WfdbReader
 from medfuncta_dist.scans.scan import Scan
 from tests.unit.scans.archive import all_found, declared
@@ -90,6 +93,35 @@ def test_segments_and_gaps(tmp_path: Path) -> None:
     assert np.isnan(read[:, 1000:1100]).all()
 
 
+@pytest.mark.parametrize("order", [(0, 1, 2), (1, 0, 2), (1, 2, 0)])
+def test_gaps_without_a_layout_segment_are_refused_by_that_reason(tmp_path: Path, order: tuple[int, ...]) -> None:
+    for number in (1, 2):
+        write_wfdb(tmp_path / f"s_000{number}.hea", seed=number)
+    lines = ["~ 100", "s_0001 1000", "s_0002 1000"]
+    header = tmp_path / "gap.hea"
+    header.write_text("\n".join(["gap/3 2 360 2100", *(lines[n] for n in order)]))
+    with pytest.raises(ScanError, match="without a layout segment"):
+        found(header, 2100)
+    # Its segments are still known as parts: they are no records of their own.
+    assert record_files(header.read_bytes()).segments == ("s_0001", "s_0002")
+
+
+def test_no_name_gets_into_a_log(tmp_path: Path) -> None:
+    """In a process of its own: loggers that only come to be when the first file is opened count too."""
+    path = write_wfdb(tmp_path / "Doe_Jane.hea")
+    (tmp_path / "Doe_John.hea").write_text("Doe_John/2 2 360 2000\nDoe_Jane 1000\nDoe_Jane 1000\n")
+    script = (
+        "import logging, sys; logging.basicConfig(level=logging.DEBUG)\n"
+        "from pathlib import Path\n"
+        "from medfuncta_dist.scans.readers.signals.wfdb_record import WfdbReader\n"
+        "for path in sys.argv[1:]: [one] = WfdbReader().scans(Path(path)); print(one.scan.array.shape)\n"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path / "Doe_John.hea"), str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["(2, 2000)", "(2, 1000)"]
+    assert "Doe" not in done.stderr
+
+
 def test_leads_of_several_rates(tmp_path: Path) -> None:
     values = np.random.default_rng(0).normal(size=400)
     wfdb.wrsamp(
@@ -151,8 +183,6 @@ def test_comments_name_the_patient_and_are_not_read(tmp_path: Path) -> None:
 
 
 def test_without_the_library_the_run_is_refused_and_no_scan_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, "wfdb", None)
     with pytest.raises(RunFileError) as caught:
         wfdb_record._library()

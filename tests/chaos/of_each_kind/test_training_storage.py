@@ -22,7 +22,6 @@ from medfuncta_dist.training.trainer import TrainSummary, train
 from tests.chaos.disk import disk
 from tests.chaos.faulty_s3 import Faults, FaultyS3
 from tests.chaos.runs import FULL, Driver, committed, drives, events, eventually, stage_run
-from tests.kinds import KINDS
 from tests.stores import moto
 
 pytestmark = [
@@ -35,19 +34,6 @@ SAVE, HANG_S = 50, 6.0
 SETTINGS: dict[str, Any] = {"steps": 800, "checkpoint_steps": SAVE, "keep_checkpoints": 3, "max_failures": 20}
 PUTS = frozenset({"PUT"})
 Measured = Callable[[str], None]
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    """Of the field."""
-    found: str = request.param
-    return found
-
-
-@pytest.fixture(scope="module")
-def storage(kind: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Another for each kind: their runs have the same names."""
-    return str(tmp_path_factory.mktemp(kind))
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medfuncta_dist.evaluation import pictures
-from medfuncta_dist.evaluation.charts import colours, running_median
+from medfuncta_dist.report_style import pictures
 
 
 def test_an_upright_slice_has_right_to_the_right_and_up_above():
@@ -41,18 +40,3 @@ def test_errors_share_one_round_scale(top, scale):
 def test_a_larger_error_is_a_brighter_colour():
     heat = pictures.heat(np.array([[0.0, 0.1, 0.2, 5.0]]), 0.2).astype(int).sum(axis=-1)[0]
     assert heat[0] < heat[1] < heat[2] == heat[3]
-
-
-def test_the_running_median_keeps_length_and_ignores_spikes():
-    values = np.linspace(0, 1, 50)
-    spiked = values.copy()
-    spiked[20] = 100
-    smooth = running_median(spiked, 5)
-    assert len(smooth) == 50
-    assert np.abs(smooth - values).max() < 0.1
-
-
-def test_a_split_keeps_its_colour_and_all_differ():
-    many = ["train", "gap", "val", "test", "a", "b"]
-    assert len(set(colours(many))) == len(many)
-    assert colours(["test"]) == [colours(many)[3]]

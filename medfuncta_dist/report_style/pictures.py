@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 
-from medfuncta_dist.evaluation.charts import ACCENT, INK, WARM, figure, svg_uri
+from medfuncta_dist.report_style.report_figure import ACCENT, INK, WARM, figure, svg_uri
 
 GAP = 2  # points between the three planes of a volume
 LEAST_ERROR_SCALE = 0.05  # of the intensity window: below this, noise would be painted as failure

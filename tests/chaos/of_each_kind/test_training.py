@@ -23,7 +23,6 @@ from medfuncta_dist.telemetry.event_log import history, read_events
 from medfuncta_dist.training.checkpoints.checkpoint import verify_checkpoints
 from medfuncta_dist.training.trainer import TrainSummary, train
 from tests.integration.training_runs import run_file
-from tests.kinds import KINDS
 
 pytestmark = [
     pytest.mark.usefixtures("ray_cluster"),
@@ -33,19 +32,6 @@ pytestmark = [
 
 KILLS, STEPS, SAVE, HANG_S = 5, 600, 50, 8.0
 LONG: dict[str, Any] = {"workers": 2, "steps": STEPS, "checkpoint_steps": SAVE, "max_failures": 2 * KILLS}
-
-
-@pytest.fixture(scope="module", params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    """Of the field."""
-    found: str = request.param
-    return found
-
-
-@pytest.fixture(scope="module")
-def storage(kind: str, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Another for each kind: their runs have the same names."""
-    return str(tmp_path_factory.mktemp(kind))
 
 
 @pytest.fixture(scope="module")

@@ -3,14 +3,15 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medfuncta_dist.fingerprint.drawn_scans import Drawn, ScanSample, rank_of
+from medfuncta_dist.fingerprint.scan_facts import ScanFacts
+from medfuncta_dist.fingerprint.smallest_ranks import Drawn, Sample, rank_of
 from tests.unit.fingerprint.test_suggestion import facts
 
 NAMES = st.lists(st.text(max_size=8), unique=True, max_size=30)
 
 
 def sample(names: list[str], size: int) -> list[str]:
-    found = ScanSample(size)
+    found: Sample[ScanFacts] = Sample(size)
     for name in names:
         found.add([Drawn(rank_of(name), facts((4, 4)))])
     assert len(found) == len(list(found))
@@ -26,7 +27,7 @@ def test_the_sample_does_not_depend_on_the_order(names: list[str], size: int, ra
 @given(NAMES, st.integers(1, 20))
 def test_samples_of_parts_make_the_sample_of_all(names: list[str], size: int) -> None:
     parts = [names[::2], names[1::2]]
-    merged = ScanSample(size)
+    merged: Sample[ScanFacts] = Sample(size)
     for part in parts:
         merged.add(Drawn(rank, facts((4, 4))) for rank in sample(part, size))
     assert [drawn.rank for drawn in merged] == sample(names, size)
