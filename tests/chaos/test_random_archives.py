@@ -26,7 +26,6 @@ from medfuncta_dist.integrity.repair_shards import repair_shards
 from medfuncta_dist.integrity.verify_shards import verify_snapshot
 from medfuncta_dist.packing.pack_driver import PackSummary, pack
 from medfuncta_dist.packing.pack_preview import preview_pack
-from medfuncta_dist.scans.private.private_mapping import open_mapping
 from medfuncta_dist.shards.sample import decode
 from medfuncta_dist.shards.snapshot import Shard, load_snapshot, read_index
 from medfuncta_dist.storage.digest import sha256_bytes
@@ -34,6 +33,7 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import Done, Failed, FanOut, map_here
 from tests.chaos.random_archive import KINDS, SECRETS, RandomArchive
+from tests.mapping_rows import read_mapping
 
 pytestmark = pytest.mark.fault("random-archive")
 
@@ -120,6 +120,10 @@ class Packing:
         pack(run, map_here, lambda report: None)
         return self.scans(run)
 
+    def uris(self) -> dict[str, str]:
+        """The owner's mapping: files by key."""
+        return {row.key: row.uri for row in read_mapping(self.folder / "store-private")}
+
     def shards(self) -> list[Shard]:
         """Those of the newest snapshot."""
         return [
@@ -184,12 +188,10 @@ def require_as_afresh(data_set: Packing, scans: dict[str, Packed], forgotten: se
 def require_patients_apart(data_set: Packing, scans: dict[str, Packed]) -> None:
     """As the indexes say, and as the archive knows it."""
     splits = defaultdict(set)
-    with open_mapping(data_set.folder / "store-private") as mapping:
-        for key, scan in scans.items():
-            splits[scan.group].add(scan.split)
-            row = mapping.of_key(key)
-            assert row is not None
-            splits[data_set.archive.unit_of(Path(row.uri)).patient].add(scan.split)
+    uris = data_set.uris()
+    for key, scan in scans.items():
+        splits[scan.group].add(scan.split)
+        splits[data_set.archive.unit_of(Path(uris[key])).patient].add(scan.split)
     assert not {who: found for who, found in splits.items() if len(found) > 1}
 
 
@@ -216,17 +218,13 @@ def require_forgotten(data_set: Packing, scans: dict[str, Packed]) -> set[str]:
     """One scan is forgotten, and the next pack does not bring it back; digests of what may not come back."""
     held = Counter(scan.values for scan in scans.values())
     key = data_set.rng.choice(sorted(key for key, scan in scans.items() if held[scan.values] == 1))
-    with open_mapping(data_set.folder / "store-private") as mapping:
-        row = mapping.of_key(key)
-    assert row is not None
-    data_set.archive.unit_of(Path(row.uri)).settled = True
+    data_set.archive.unit_of(Path(data_set.uris()[key])).settled = True
     forget(open_place(data_set.run), Asked((key,)), map_here)
     left = {k: scan for k, scan in scans.items() if k != key}
     assert data_set.scans() == left
     data_set.packed()
     assert data_set.scans() == left
-    with open_mapping(data_set.folder / "store-private") as mapping:
-        assert mapping.of_key(key) is None
+    assert key not in data_set.uris()
     return {scans[key].values}
 
 
