@@ -30,6 +30,7 @@ from medfuncta_dist.forget.private_traces import remove_private
 from medfuncta_dist.forget.proof import DATA, Search, for_bytes, is_left_over
 from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.scans.private.forgotten_list import Act, act_id, done, keep_act, read_list
+from medfuncta_dist.scans.private.forgotten_volumes import Piece
 from medfuncta_dist.scans.private.private_folder import load_salt, private_folder
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.data_contract import check_dataset, open_dataset, with_series
@@ -220,6 +221,7 @@ class _Acting:
             sources=_tuple({*act.sources, *holdings.sources}),
             contents=_tuple({*act.contents, *holdings.contents}),
             pixels=_tuple({*act.pixels, *pixel_keys(self._store, holdings, self._place.salted)}),
+            pieces=_joined(act.pieces, holdings.pieces),
             latents=_tuple(latents),
         )
 
@@ -357,6 +359,12 @@ class _Acting:
 
 def _tuple(keys: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(keys))
+
+
+def _joined(former: Iterable[Piece], now: Iterable[Piece]) -> tuple[Piece, ...]:
+    """One per item. What an interrupted act has kept may know more than what is left of the data set."""
+    found = {(piece.source, piece.item): piece for piece in former}
+    return tuple(({(piece.source, piece.item): piece for piece in now} | found).values())
 
 
 def _once(paths: Iterable[str]) -> tuple[str, ...]:

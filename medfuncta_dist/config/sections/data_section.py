@@ -212,6 +212,11 @@ class Data(Section):
     """What becomes of DICOM series: a section, or `file` to pack each file by itself, with a window of its own.
     Default: the section's defaults in a new data set; an existing one keeps its own, which is `file` if it was packed
     by a version without this key."""
+    volume_names: Annotated[Literal["instance", "position"] | None, CONTRACT, Added(None)] = None
+    """What the volumes of a DICOM series are called: by the smallest key of their images' identifiers (`instance`), or
+    by their place among the volumes of the series (`position`), which another one may take when the series grows.
+    Default: `instance` in a new data set; an existing one keeps its own, which is `position` if it was packed by a
+    version without this key."""
     table: Annotated[Table | None, CONTRACT, Added(None)] = None
     """Labels, patients and splits from a CSV or Parquet file. A change of what it says is seen by the next pack, which
     packs those scans again."""
@@ -294,6 +299,8 @@ class Data(Section):
             raise ValueError("splits and group.split both give the splits: leave one of them out")
         if self.length is not None and len(self.shape) != 1:
             raise ValueError(f"length is for signals, but shape has {len(self.shape)} axes: leave length out")
+        if self.volume_names is not None and (self.series == "file" or not self.takes_volumes):
+            raise ValueError("volume_names is for the volumes of DICOM series, which are not packed: leave it out")
         if self.leads is not None and len(self.leads) != self.channels:
             raise ValueError(f"leads names {len(self.leads)} leads, but channels is {self.channels}")
         if abs(sum(self.fractions.values()) - 1) > 1e-6 or "train" not in self.fractions:

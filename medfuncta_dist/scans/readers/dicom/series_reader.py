@@ -14,6 +14,7 @@ from pydicom.multival import MultiValue
 
 from medfuncta_dist.config.sections.series_section import Series
 from medfuncta_dist.errors import ScanError
+from medfuncta_dist.scans.private.forgotten_volumes import NONE_FORGOTTEN, ForgottenVolumes
 from medfuncta_dist.scans.readers.dicom.burn_in import burn_in_risk
 from medfuncta_dist.scans.readers.dicom.decoder import PIXELS
 from medfuncta_dist.scans.readers.dicom.dicom_reader import (
@@ -57,10 +58,12 @@ class InstanceFile:
 
 @dataclass(frozen=True)
 class Part:
-    """Something of a series, and how many of its files that is. found: None where the run file leaves it out."""
+    """Something of a series, and how many of its files that is. found: None where the run file leaves it out, or where
+    it was forgotten."""
 
     found: Found | None
     files: int
+    forgotten: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,15 +88,25 @@ def kept(rule: Series) -> frozenset[str]:
     return frozenset(reason for reason in KEPT if policy(rule, reason) == "keep")
 
 
-def series_volumes(files: Sequence[InstanceFile], rule: Series) -> Iterator[Part]:
-    """The volumes of a series, in RAS+ order ("volume/0"), then what makes none, a part per reason ("left/0").
+def series_volumes(
+    files: Sequence[InstanceFile], rule: Series, named: bool = False, gone: ForgottenVolumes = NONE_FORGOTTEN
+) -> Iterator[Part]:
+    """The volumes of a series, in RAS+ order ("volume/…"), then what makes none, a part per reason ("left/0").
 
-    A volume's pixels are in memory at once. Neither the order of the files nor their names matter.
+    named: a volume is called by the smallest name of its files, else by its place among the volumes, from 0. ``gone``
+    are not read. A volume's pixels are in memory at once. Neither the order of the files nor their paths matter.
     """
     images, refused = _headers(files)
     found = assemble(images, kept(rule))
     for number, stack in enumerate(found.stacks):
-        yield _of_stack(f"volume/{number}", stack, rule)
+        names = [image.place.file.name for image in stack.images]
+        item = f"volume/{min(names) if named else number}"
+        if gone.holds(number, names):
+            yield Part(None, len(names), forgotten=True)
+        elif doubt := gone.doubt(names):
+            yield Part(Found(item, None, ScanError(doubt)), len(names))
+        else:
+            yield _of_stack(item, stack, rule)
     left = refused + Counter(reason for _, reason in found.left)
     for number, reason in enumerate(sorted(left)):
         out = reason not in refused and policy(rule, reason) == "leave_out"
