@@ -21,6 +21,7 @@ from pydicom.uid import (
     EnhancedCTImageStorage,
     ExplicitVRLittleEndian,
     MRImageStorage,
+    PositronEmissionTomographyImageStorage,
     UltrasoundImageStorage,
     generate_uid,
 )
@@ -98,6 +99,7 @@ DICOM_CLASSES = {
     "CT": CTImageStorage,
     "DX": DigitalXRayImageStorageForPresentation,
     "MR": MRImageStorage,
+    "PT": PositronEmissionTomographyImageStorage,
     "US": UltrasoundImageStorage,
 }
 

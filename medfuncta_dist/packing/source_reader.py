@@ -200,8 +200,9 @@ class SourceReader:
 
     def _volumes(self, source: PackSource, files: Sequence[InstanceFile]) -> Iterator[Part]:
         assert isinstance(self.data.series, Series)
-        named = self.data.volume_names == "instance"
-        yield from series_volumes(files, self.data.series, named, self._gone(source, [file.path for file in files]))
+        named, suv = self.data.volume_names == "instance", self.data.pet == "suv"
+        gone = self._gone(source, [file.path for file in files])
+        yield from series_volumes(files, self.data.series, named=named, gone=gone, suv=suv)
 
     def _gone(self, source: PackSource, paths: Sequence[Path]) -> ForgottenVolumes:
         """The forgotten volumes of a series. Their contents are only asked for where there are any."""
@@ -215,7 +216,7 @@ class SourceReader:
         return forgotten_volumes(pieces, {member.name for member in source.members}, content)
 
     def _images(self, files: Sequence[InstanceFile]) -> Iterator[Part]:
-        for found in with_shared_window(series_images(files), self.data):
+        for found in with_shared_window(series_images(files, self.data.pet == "suv"), self.data):
             yield Part(found, 1)
 
     def _parts(

@@ -28,6 +28,8 @@ SOURCE: Final = "source"
 FILE: Final = "file"
 RESAMPLED: Final = "resample"
 OFF: Final = "off"
+STORED: Final = "stored"
+SUV: Final = "suv"
 BY_POSITION: Final = "position"
 BY_INSTANCE: Final = "instance"
 CT_WINDOW: Final = [-1000.0, 1000.0]
@@ -42,9 +44,10 @@ EARLIER = {
     "ct_window": OFF,
     "spacing": None,
     "volume_names": BY_POSITION,
+    "pet": STORED,
 }
 """What a contract without these keys says: earlier versions had no choice. At these values it leaves them out."""
-OPEN = ("series", "length", "ct_window", "volume_names")
+OPEN = ("series", "length", "ct_window", "volume_names", "pet")
 """Keys that may be left open, besides ``group``: a new data set gets the present default, and keeps it."""
 RULE_DIGITS = 16
 """Hex digits that tell one rule from another."""
@@ -173,11 +176,12 @@ def open_dataset(store: ObjectStore, name: str, data: Data, salt: str, fence: Gu
     if contract is not None:
         data = _with_length(with_series(data, contract), contract.get("length"))
         data = _with_ct_window(data, contract.get("ct_window", OFF))
+        data = _with_pet(data, contract.get("pet", STORED))
         data = _with_volume_names(data, contract.get("volume_names", BY_POSITION))
         return _with_group(data, _packed_by(contract, store.uri(path)) if data.grouping is None else None)
     data = with_series(_with_group(data, PATIENT if data.slabs is None else SOURCE), None)
     data = _with_length(data, "exact" if len(data.shape) == 1 else None)
-    data = _with_volume_names(_with_ct_window(data, CT_WINDOW), BY_INSTANCE)
+    data = _with_volume_names(_with_ct_window(_with_pet(data, SUV), CT_WINDOW), BY_INSTANCE)
     body = {"name": name, "contract": contract_of(data), "salt": salt}
     publish(store, fence, NewRecord(path, KIND, body))
     return data
@@ -234,6 +238,12 @@ def _with_volume_names(data: Data, names: str) -> Data:
     if data.volume_names is not None or not (isinstance(data.series, Series) and data.takes_volumes):
         return data
     return data.model_copy(update={"volume_names": names})
+
+
+def _with_pet(data: Data, values: str) -> Data:
+    """Where no DICOM images are read, there is no PET."""
+    read = len(data.shape) > 1 and data.reader in (None, "dicom")
+    return data.model_copy(update={"pet": values}) if data.pet is None and read else data
 
 
 def _with_ct_window(data: Data, window: str | list[float]) -> Data:

@@ -191,6 +191,11 @@ class Data(Section):
     """With ``intensity.mode: auto``, the window `[low, high]` of CT images whose DICOM file gives Hounsfield units;
     `off` treats them like others. Default: [-1000, 1000] in a new data set; an existing one keeps its own, which is
     `off` if it was packed by a version without this key."""
+    pet: Annotated[Literal["suv", "stored"] | None, CONTRACT, Added(None)] = None
+    """Values of PET images from DICOM: `suv`, standardized uptake values by body weight (g/ml), and images whose header
+    does not allow them are quarantined with the reason; `stored`, whatever the files hold (Bq/ml, counts). Default:
+    `suv` in a new data set; an existing one keeps its own, which is `stored` if it was packed by a version without this
+    key."""
     aspect: Annotated[Literal["pad", "crop", "stretch"], CONTRACT] = "pad"
     """How a field of view with another aspect ratio is fitted to ``shape``."""
     spacing: Annotated[list[PositiveFloat] | None, CONTRACT, Added(None)] = None
