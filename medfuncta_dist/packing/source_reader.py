@@ -22,7 +22,7 @@ from medfuncta_dist.packing.sources.record_parts import record_content
 from medfuncta_dist.packing.sources.series_sources import joint_content
 from medfuncta_dist.packing.sources.source_files import Windows, local_files
 from medfuncta_dist.scans.canonical import canonical, slices, split_of, windowed
-from medfuncta_dist.scans.label_check import risk_of_values
+from medfuncta_dist.scans.label_check import NOT_WHOLE, risk_of_values
 from medfuncta_dist.scans.paired_mask import mask_of
 from medfuncta_dist.scans.patient_group import Group, group_of
 from medfuncta_dist.scans.private.forgotten_list import NOTHING_FORGOTTEN, Forgotten
@@ -276,11 +276,12 @@ class SourceReader:
         """The scan with the table's labels, or its own, where they do not look like identifiers."""
         if told.labels is not None:
             return replace(scan, labels=told.labels)
-        if self.data.identifying_labels == "keep" or not (risk := risk or risk_of_values(scan.labels)):
+        wanted = self.data.identifying_labels
+        if not (risk := risk or risk_of_values(scan.labels)) or (wanted == "keep" and risk != NOT_WHOLE):
             return scan
-        if self.data.identifying_labels == "refuse":
-            raise ScanError(risk)
-        return replace(scan, labels=())
+        if wanted == "drop":
+            return replace(scan, labels=())
+        raise ScanError(risk)
 
     def _with_mask(self, source: PackSource, scan: Scan) -> Scan:
         if source.mask is None:

@@ -230,7 +230,8 @@ class Data(Section):
     ] = "refuse"
     """Labels that look like identifiers: dates, numbers of seven digits or more, columns of mostly different values.
     ``refuse`` quarantines the scans of such a file, and refuses such a table; ``drop`` packs the scans of such a file
-    without labels; ``keep`` packs them with these labels."""
+    without labels; ``keep`` packs them with these labels. Labels of an npz that are no whole numbers are no classes:
+    only ``drop`` packs their scans."""
     look_alikes: Annotated[Literal["report", "off"], FREE, Added("report")] = "report"
     """Whether scans that look alike in different splits, or of different patients, are searched for and reported."""
     burned_in: Annotated[Literal["refuse", "keep"], Key(within_run=WithinRun.FREE), Added("refuse")] = "refuse"
