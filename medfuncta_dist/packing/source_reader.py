@@ -27,7 +27,8 @@ from medfuncta_dist.scans.paired_mask import mask_of
 from medfuncta_dist.scans.patient_group import Group, group_of
 from medfuncta_dist.scans.private.forgotten_list import NOTHING_FORGOTTEN, Forgotten
 from medfuncta_dist.scans.private.forgotten_volumes import ForgottenVolumes, Piece, forgotten_volumes
-from medfuncta_dist.scans.readers.dicom.dicom_reader import NO_SCAN, WITHOUT_IMAGE
+from medfuncta_dist.scans.readers.dicom.dicom_reader import NO_SCAN, WITHOUT_IMAGE, DicomReader
+from medfuncta_dist.scans.readers.dicom.segmentation import segmentation_on
 from medfuncta_dist.scans.readers.dicom.series_reader import InstanceFile, Part, series_images, series_volumes
 from medfuncta_dist.scans.readers.reader import Found
 from medfuncta_dist.scans.readers.reader_registry import configured_reader, parts_of
@@ -288,7 +289,8 @@ class SourceReader:
             return scan
         reader = configured_reader(self.data, source.mask.uri)
         with local_copy(source.mask.uri, parts_of(reader)) as path:
-            return replace(scan, mask=mask_of(reader.scans(path), scan))
+            in_dicom = isinstance(reader, DicomReader)
+            return replace(scan, mask=segmentation_on(path, scan) if in_dicom else mask_of(reader.scans(path), scan))
 
     def _slices(self, source: PackSource, of_volume: str, place: _Place, volume: Scan, rule: Slices) -> Iterator[Event]:
         taken = 0

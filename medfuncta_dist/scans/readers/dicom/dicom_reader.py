@@ -86,7 +86,7 @@ class DicomReader:
 
 
 @dataclass(frozen=True)
-class _File:
+class ImageFile:
     """A data set whose pixels are still encoded, checked by its header."""
 
     path: Path
@@ -103,6 +103,11 @@ class _File:
             return DECODER.frame(self.path, index, self.frames, self.number)
         return decoded(self.dataset, index, self.frames)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of a frame."""
+        return int(self.dataset.Rows), int(self.dataset.Columns)
+
     def in_units(self, values: np.ndarray) -> np.ndarray:
         """Values in the modality's units, or those of a PET in g/ml where that is asked for."""
         if not (self.suv and self.dataset.get("Modality") == PET):
@@ -110,14 +115,14 @@ class _File:
         return stored(values.astype(np.float64) * suv_factor(self.dataset))
 
 
-def _read(path: Path) -> _File:
+def _read(path: Path) -> ImageFile:
     with refusing(NOT_DICOM):
         file = opened(path)
     with file:
         with refusing(NOT_DICOM):
             frames = _check_image(read_dataset(file, stop_before_pixels=True), path.stat().st_size)
         with refusing(PIXELS):
-            return _File(path, read_dataset(file), frames)
+            return ImageFile(path, read_dataset(file), frames)
 
 
 SEVERAL = "a DICOM file of several frames among those of one image"
@@ -142,7 +147,7 @@ def read_values(path: Path, suv: bool = False) -> tuple[np.ndarray, np.ndarray |
             dataset = read_dataset(opened_file)
         if _check_image(dataset, path.stat().st_size) != 1:
             raise ScanError(SEVERAL)
-        file = _File(path, dataset, 1, suv=suv)
+        file = ImageFile(path, dataset, 1, suv=suv)
         values, padding = values_and_padding(file.decoded(0)[None], dataset, [dataset])
         return file.in_units(values[:, 0]), None if padding is None else padding[0]
 
@@ -167,7 +172,7 @@ def _check_image(dataset: pydicom.Dataset, size: int) -> int:
     return frames
 
 
-def _image(file: _File, header: Header, index: int) -> Scan:
+def _image(file: ImageFile, header: Header, index: int) -> Scan:
     with refusing(PIXELS):
         array = file.in_units(values_of(file.decoded(index)[None], file.dataset, [header])[:, 0])
     with refusing(GEOMETRY):
@@ -175,7 +180,7 @@ def _image(file: _File, header: Header, index: int) -> Scan:
         return Scan(np.ascontiguousarray(array), *place, **kind_of(file.dataset, [header]))
 
 
-def _volume(file: _File, headers: list[Header], stack: FrameStack) -> Scan:
+def _volume(file: ImageFile, headers: list[Header], stack: FrameStack) -> Scan:
     dataset = file.dataset
     check_size((file.frames, int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel)))
     with refusing(PIXELS):
