@@ -132,8 +132,8 @@ def _instances(rest: Rest, packed: Collection[Part]) -> dict[str, list[int]]:
     for column, parts in enumerate((set(packed), quarantined)):
         for source, item in parts:
             if source in counted:
-                one = item.startswith(("image/", "again/"))
-                counted[source][column] -= 1 if one else record.volumes.get(source, {}).get(item, 0)
+                several = item.startswith(("volume/", "left/"))  # others are a file each
+                counted[source][column] -= record.volumes.get(source, {}).get(item, 0) if several else 1
     return counted
 
 
