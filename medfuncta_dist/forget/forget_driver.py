@@ -90,6 +90,8 @@ class Preview:
     runs: tuple[str, ...]
     trained: tuple[str, ...]
     """Runs with a shared network, which may have learned from the scans."""
+    numbered: int
+    """DICOM series of which volumes go that have numbers only."""
     pending: int
     """Acts that were interrupted, and are finished first."""
 
@@ -140,6 +142,7 @@ def preview(place: Place, asked: Asked) -> Preview:
         len(reports),
         tuple(sorted({run.name for run, _ in held} | {path.split("/")[1] for path in reports})),
         tuple(run.name for run in runs if run.trained),
+        numbered_series(holdings.pieces),
         len(pending),
     )
 
@@ -359,6 +362,11 @@ class _Acting:
 
 def _tuple(keys: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(keys))
+
+
+def numbered_series(pieces: Iterable[Piece]) -> int:
+    """How many series have forgotten volumes that are known by their number only."""
+    return len({piece.source for piece in pieces if piece.numbered})
 
 
 def _joined(former: Iterable[Piece], now: Iterable[Piece]) -> tuple[Piece, ...]:

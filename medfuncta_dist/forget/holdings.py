@@ -71,7 +71,7 @@ class Holdings:
     records: Sequence[tuple[str, PackRecord]] = field(default=(), repr=False)
     """(path, record) of those that hold any of it."""
     pieces: tuple[Piece, ...] = ()
-    """Of the scans, those that are volumes of series, or slices of them."""
+    """Of the scans, those that are volumes of DICOM series, or slices of them."""
 
     @property
     def names(self) -> set[str]:
@@ -205,11 +205,11 @@ def _whole(dataset: Dataset, sources: Collection[str], scans: Collection[str]) -
 def _pieces(
     dataset: Dataset, rows: Iterable[tuple[Shard, Row]], entries: Iterable[Mapping[str, str]], whole: Collection[str]
 ) -> Iterator[Piece]:
-    """The scans of sources of which others stay, if their items are those of volumes. (Where the source is no series,
-    nobody asks for them.)"""
+    """The volumes, and slices of volumes, of series of which other scans stay."""
+    series = {source for _, record in dataset.records for source in record.instances} - set(whole)
     found: dict[str, set[str]] = defaultdict(set)
     for one in (*(row for _, row in rows), *entries):
-        if one["source"] not in whole and is_piece(one["item"]):
+        if one["source"] in series and is_piece(one["item"]):
             found[one["source"]].add(one["item"])
     if not found:
         return

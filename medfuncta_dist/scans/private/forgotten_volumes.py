@@ -35,6 +35,11 @@ class Piece:
     others: tuple[str, ...] = ()
     """Names of the other volumes of the series."""
 
+    @property
+    def numbered(self) -> bool:
+        """Whether its volume has no name, but a place in the series."""
+        return not volume_names([self.item])
+
 
 @dataclass(frozen=True)
 class ForgottenVolumes:

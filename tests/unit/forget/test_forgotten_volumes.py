@@ -11,7 +11,8 @@ import pytest
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunChangedError
-from medfuncta_dist.forget.forget_driver import Asked, forget, open_place
+from medfuncta_dist.forget.forget_driver import Asked, forget, open_place, preview
+from medfuncta_dist.forget.forget_text import figures
 from medfuncta_dist.integrity.repair_shards import repair_shards
 from medfuncta_dist.scans.private.forgotten_list import ForgottenList, read_list, write_list
 from medfuncta_dist.scans.private.forgotten_volumes import SERIES_CHANGED, UNKNOWN, VOLUME_CHANGED
@@ -22,7 +23,7 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import map_here
 from tests.unit.packing.test_dicom_series import instances, made, packed, reasons, run_of, samples
-from tests.writers import write_series
+from tests.writers import write_nifti, write_series
 
 ANOTHER, NEW, GONE, OTHER = 0, 1, 2, 3
 """Echoes of one series: the new one comes before both, and moves their places in it by one. (The first is a series of
@@ -214,3 +215,18 @@ def test_the_files_of_forgotten_images_are_not_counted(tmp_path: Path) -> None:
     echo(tmp_path, NEW)
     assert instances(packed(run)) == (23, 23, 0, 0)
     assert len(samples(run)) == 23
+
+
+@pytest.mark.parametrize("names", NAMES)
+def test_who_forgets_a_volume_with_a_number_is_told(tmp_path: Path, names: str) -> None:
+    run = two_echoes(tmp_path, volume_names=names)
+    write_nifti(tmp_path / "archive" / "n.nii", array=np.arange(240.0).reshape(3, 4, 5, 4).astype(np.int16))
+    packed(run)
+    asked = Asked(keys=(next(key for key, number in echoes(run).items() if number == GONE),))
+    assert preview(open_place(run), asked).numbered == (names == "position")
+    [done] = forget(open_place(run), asked, map_here)
+    assert any("DICOM series have only numbers" in line for line in figures([done], [])["said"]) == (
+        names == "position"
+    )
+    [of_file, *_] = [key for key, (_, item, s) in samples(run).items() if item == "volume/0" and s.array.max() < 300]
+    assert preview(open_place(run), Asked(keys=(of_file,))).numbered == 0
