@@ -21,6 +21,8 @@ from pydicom.uid import (
     EnhancedCTImageStorage,
     ExplicitVRLittleEndian,
     MRImageStorage,
+    PositronEmissionTomographyImageStorage,
+    SegmentationStorage,
     UltrasoundImageStorage,
     generate_uid,
 )
@@ -98,6 +100,8 @@ DICOM_CLASSES = {
     "CT": CTImageStorage,
     "DX": DigitalXRayImageStorageForPresentation,
     "MR": MRImageStorage,
+    "SEG": SegmentationStorage,
+    "PT": PositronEmissionTomographyImageStorage,
     "US": UltrasoundImageStorage,
 }
 
@@ -316,4 +320,60 @@ def write_wfdb(
         comments=list(comments),
         write_dir=str(path.parent),
     )
+    return path
+
+
+def write_segmentation(
+    path: Path, images: Sequence[Path], classes: np.ndarray, *, fractional: int = 0, every: bool = False
+) -> Path:
+    """A DICOM segmentation of a series: ``classes`` (row, column, image), 0 for none; a frame per class and image, in
+    another order than the images; without those that are empty unless ``every``. fractional: the largest value of one
+    that is not binary; a pixel of a class then has three quarters of it, and others a quarter."""
+    sources = [pydicom.dcmread(image) for image in images]
+    chosen = [
+        (number, index)
+        for index in reversed(range(len(sources)))
+        for number in range(1, int(classes.max()) + 1)
+        if every or (classes[:, :, index] == number).any()
+    ]
+    frames = np.stack([classes[:, :, index] == number for number, index in chosen])
+    dataset = _dicom_frame("SEG", "MONOCHROME2", frames[0].astype(np.uint8))
+    dataset.NumberOfFrames = len(chosen)
+    dataset.SegmentationType = "FRACTIONAL" if fractional else "BINARY"
+    if fractional:
+        dataset.MaximumFractionalValue = fractional
+        dataset.PixelData = np.where(frames, 3 * fractional // 4, fractional // 4).astype(np.uint8).tobytes()
+        dataset.BitsAllocated = dataset.BitsStored = 8
+        dataset.HighBit = 7
+    else:
+        dataset.PixelData = np.packbits(frames.ravel(), bitorder="little").tobytes()
+        dataset.BitsAllocated = dataset.BitsStored = 1
+        dataset.HighBit = 0
+    dataset.PixelData += bytes(len(dataset.PixelData) % 2)
+    first = sources[0]
+    dataset.FrameOfReferenceUID = "1.2.3"
+    dataset.ReferencedSeriesSequence = [
+        _macro(
+            SeriesInstanceUID=first.SeriesInstanceUID,
+            ReferencedInstanceSequence=[_macro(ReferencedSOPInstanceUID=s.SOPInstanceUID) for s in sources],
+        )
+    ]
+    dataset.SegmentSequence = [_macro(SegmentNumber=n) for n in range(1, int(classes.max()) + 1)]
+    dataset.SharedFunctionalGroupsSequence = [
+        _macro(
+            PixelMeasuresSequence=[_macro(PixelSpacing=first.PixelSpacing, SliceThickness=4)],
+            PlaneOrientationSequence=[_macro(ImageOrientationPatient=first.ImageOrientationPatient)],
+        )
+    ]
+    dataset.PerFrameFunctionalGroupsSequence = [
+        _macro(
+            PlanePositionSequence=[_macro(ImagePositionPatient=sources[index].ImagePositionPatient)],
+            SegmentIdentificationSequence=[_macro(ReferencedSegmentNumber=number)],
+            DerivationImageSequence=[
+                _macro(SourceImageSequence=[_macro(ReferencedSOPInstanceUID=sources[index].SOPInstanceUID)])
+            ],
+        )
+        for number, index in chosen
+    ]
+    dataset.save_as(path, enforce_file_format=True)
     return path

@@ -30,6 +30,7 @@ from medfuncta_dist.forget.private_traces import remove_private
 from medfuncta_dist.forget.proof import DATA, Search, for_bytes, is_left_over
 from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.scans.private.forgotten_list import Act, act_id, done, keep_act, read_list
+from medfuncta_dist.scans.private.forgotten_volumes import Piece
 from medfuncta_dist.scans.private.private_folder import load_salt, private_folder
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.data_contract import check_dataset, open_dataset, with_series
@@ -89,6 +90,8 @@ class Preview:
     runs: tuple[str, ...]
     trained: tuple[str, ...]
     """Runs with a shared network, which may have learned from the scans."""
+    numbered: int
+    """DICOM series of which volumes go that have numbers only."""
     pending: int
     """Acts that were interrupted, and are finished first."""
 
@@ -139,6 +142,7 @@ def preview(place: Place, asked: Asked) -> Preview:
         len(reports),
         tuple(sorted({run.name for run, _ in held} | {path.split("/")[1] for path in reports})),
         tuple(run.name for run in runs if run.trained),
+        numbered_series(holdings.pieces),
         len(pending),
     )
 
@@ -220,6 +224,7 @@ class _Acting:
             sources=_tuple({*act.sources, *holdings.sources}),
             contents=_tuple({*act.contents, *holdings.contents}),
             pixels=_tuple({*act.pixels, *pixel_keys(self._store, holdings, self._place.salted)}),
+            pieces=_joined(act.pieces, holdings.pieces),
             latents=_tuple(latents),
         )
 
@@ -357,6 +362,17 @@ class _Acting:
 
 def _tuple(keys: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(keys))
+
+
+def numbered_series(pieces: Iterable[Piece]) -> int:
+    """How many series have forgotten volumes that are known by their number only."""
+    return len({piece.source for piece in pieces if piece.numbered})
+
+
+def _joined(former: Iterable[Piece], now: Iterable[Piece]) -> tuple[Piece, ...]:
+    """One per item. What an interrupted act has kept may know more than what is left of the data set."""
+    found = {(piece.source, piece.item): piece for piece in former}
+    return tuple(({(piece.source, piece.item): piece for piece in now} | found).values())
 
 
 def _once(paths: Iterable[str]) -> tuple[str, ...]:

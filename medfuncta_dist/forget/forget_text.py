@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from medfuncta_dist.forget.forget_driver import Forgot, Preview
+from medfuncta_dist.forget.forget_driver import Forgot, Preview, numbered_series
 
 NOT_UNLEARNED = (
     "not undone: the shared network of {runs} may have been trained on these scans. Forgetting removes nothing from a "
@@ -16,6 +16,10 @@ NOT_UNLEARNED = (
 ELSEWHERE = (
     "not reached: backups and copies of the storage, other data sets, caches of other machines (which keep shards "
     "until they are evicted), files that decode or an export has written, logs of clusters, and the archive itself"
+)
+NUMBERED = (
+    "warning: volumes of {n} DICOM series have only numbers (data.volume_names: position). When such a series changes, "
+    "nothing tells its forgotten volume from the others: it is then quarantined whole"
 )
 VERSIONED = {
     "enabled": "warning: the bucket keeps versions: everything that was deleted is still there, as an older version. "
@@ -41,6 +45,8 @@ def _plan_lines(found: Preview) -> list[str]:
         lines.append("the patient's later scans would be left out, too")
     if found.runs:
         lines.append(f"runs whose latents or reports change: {', '.join(found.runs)}")
+    if found.numbered:
+        lines.append(NUMBERED.format(n=found.numbered))
     if found.pending:
         lines.append(f"to finish first: {found.pending} earlier calls that were interrupted")
     return [*lines, *_limits(found.trained), "nothing was done: this was a plan"]
@@ -76,6 +82,8 @@ def _lines(one: Forgot) -> list[str]:
             f"warning: {len(one.equal)} other scans have exactly the same values, and stay: {', '.join(one.equal)}. "
             "Forget them too if they are the same patient's"
         )
+    if numbered := numbered_series(one.act.pieces):
+        lines.append(NUMBERED.format(n=numbered))
     if proof.versioned in VERSIONED:
         lines.append(VERSIONED[proof.versioned])
     lines += _limits(one.trained)

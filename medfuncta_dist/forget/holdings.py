@@ -17,6 +17,7 @@ from medfuncta_dist.errors import MedfunctaError, ObjectMissingError, RunFileErr
 from medfuncta_dist.forget.patient_names import Wanted
 from medfuncta_dist.packing.pack_record import KIND, PackRecord, parse_pack
 from medfuncta_dist.scans.private.forgotten_list import pixels_key
+from medfuncta_dist.scans.private.forgotten_volumes import Piece, is_piece, volume_names
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.sample import decode
 from medfuncta_dist.shards.snapshot import KIND as SNAPSHOT
@@ -69,6 +70,8 @@ class Holdings:
     """Of the indexes: each packed scan, once per shard that holds it."""
     records: Sequence[tuple[str, PackRecord]] = field(default=(), repr=False)
     """(path, record) of those that hold any of it."""
+    pieces: tuple[Piece, ...] = ()
+    """Of the scans, those that are volumes of DICOM series, or slices of them."""
 
     @property
     def names(self) -> set[str]:
@@ -103,6 +106,7 @@ def find_holdings(dataset: Dataset, wanted: Wanted, also: Collection[str] = ()) 
         frozenset(r.states[s].content for _, r in held for s in whole if s in r.states and r.states[s].content),
         rows,
         held,
+        tuple(_pieces(dataset, rows, entries, whole)),
     )
 
 
@@ -196,6 +200,39 @@ def _whole(dataset: Dataset, sources: Collection[str], scans: Collection[str]) -
     for _, row in _matching(dataset, shards.values(), wanted, ()):
         keys[row["source"]].add(row["key"])
     return {source for source in sources if keys[source] <= set(scans)}
+
+
+def _pieces(
+    dataset: Dataset, rows: Iterable[tuple[Shard, Row]], entries: Iterable[Mapping[str, str]], whole: Collection[str]
+) -> Iterator[Piece]:
+    """The volumes, and slices of volumes, of series of which other scans stay."""
+    series = {source for _, record in dataset.records for source in record.instances} - set(whole)
+    found: dict[str, set[str]] = defaultdict(set)
+    for one in (*(row for _, row in rows), *entries):
+        if one["source"] in series and is_piece(one["item"]):
+            found[one["source"]].add(one["item"])
+    if not found:
+        return
+    items = _items(dataset, frozenset(found))
+    for source, gone in sorted(found.items()):
+        records = [record for _, record in dataset.records if source in record.sources]
+        contents = {record.states[source].content for record in records if source in record.states} - {""}
+        for item in sorted(gone):
+            others = volume_names(items[source]) - volume_names([item])
+            yield Piece(source, item, tuple(sorted(contents)), tuple(sorted(others)))
+
+
+def _items(dataset: Dataset, sources: frozenset[str]) -> dict[str, set[str]]:
+    """By source: the items of all its scans, in all records."""
+    items: dict[str, set[str]] = defaultdict(set)
+    shards = {s.uri: s for _, r in dataset.records if not sources.isdisjoint(r.sources) for s in r.shards}
+    for _, row in _matching(dataset, shards.values(), Wanted(sources=sources), ()):
+        items[row["source"]].add(row["item"])
+    for _, record in dataset.records:
+        for entry in record.quarantined:
+            if entry["source"] in sources:
+                items[entry["source"]].add(entry["item"])
+    return items
 
 
 def _all_sources(dataset: Dataset) -> set[str]:

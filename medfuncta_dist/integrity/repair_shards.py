@@ -66,7 +66,7 @@ def repair_shards(
     data = open_dataset(store, run.dataset, run.data, keys.fingerprint(), fence)
     run = run.model_copy(update={"data": data})
     shards = [shard for split in snapshot.splits.values() for shard in split if shard.uri in damaged]
-    forgotten = read_list(folder).forgotten()  # it is in no shard, and must not come back
+    forgotten = replace(read_list(folder).forgotten(), trusted=True)  # it is in no shard, and must not come back
     # Only those that the snapshot names: a superseded record can name the same shard, and sources that are gone.
     records = [record for record in read_packs(store, run.dataset) if record.name in set(snapshot.packs)]
     sources = _told_sources(run, folder, keys, forgotten, records)

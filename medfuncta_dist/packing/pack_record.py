@@ -51,6 +51,8 @@ class PackRecord:
     """Part of the name of a record of sources that were packed before; it differs in each snapshot."""
     replaces: Sequence[str] = ()
     """Names of earlier records that no longer count where this one does."""
+    volumes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Of series that are packed as several volumes: the files of each, by item. Earlier versions kept nothing."""
 
     @property
     def shards(self) -> list[Shard]:
@@ -62,6 +64,11 @@ def group_name(source_keys: Iterable[str], revision: str = "") -> str:
     """The name of a group of sources, independent of their order: SHA-256 (hex) over their keys, and a revision."""
     keys = sorted(source_keys)
     return digest_json({"sources": keys, "revision": revision} if revision else keys)
+
+
+def without_sources(record: PackRecord) -> PackRecord:
+    """The record without what it holds of each source: a driver keeps one per task in memory."""
+    return replace(record, sources=(), states={}, blanks={}, instances={}, volumes={}, told={})
 
 
 def record_path(dataset: str, name: str, fence: Guard | None = None) -> str:
@@ -81,6 +88,7 @@ def write_pack(store: ObjectStore, dataset: str, record: PackRecord, fence: Guar
         "states": {key: asdict(state) for key, state in record.states.items()},
         "blanks": dict(record.blanks),
         "instances": {key: list(counted) for key, counted in record.instances.items()},
+        "volumes": {key: dict(files) for key, files in record.volumes.items()},
         "told": dict(record.told),
         "revision": record.revision,
         "replaces": list(record.replaces),

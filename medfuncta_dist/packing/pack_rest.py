@@ -6,8 +6,8 @@ The archive is not read, so a source may have left it. The shards are those that
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import IntegrityError
 from medfuncta_dist.packing.pack_ledger import instance_counts, require_balance, total
 from medfuncta_dist.packing.pack_plan import Rest
-from medfuncta_dist.packing.pack_record import PackRecord, read_pack, record_path, write_pack
+from medfuncta_dist.packing.pack_record import PackRecord, read_pack, record_path, without_sources, write_pack
 from medfuncta_dist.scans.patient_group import Group
 from medfuncta_dist.shards.shard_set import ShardSet, of_indexes
 from medfuncta_dist.shards.snapshot import Shard, read_index
@@ -24,6 +24,8 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard
 from medfuncta_dist.storage.request_failures import explain
 
+Part = tuple[str, str]
+"""Of a DICOM series: its key, and the item of one of its images or volumes"""
 Sample = tuple[Mapping[str, Any], bytes, bytes]
 """Row of the index, npy, json"""
 
@@ -51,21 +53,40 @@ def rest_task(task: RestTask) -> PackRecord:
     """
     store = ObjectStore(task.root)
     record = read_pack(store, task.dataset, task.name, task.fence) or _committed(store, task)
-    return replace(record, sources=(), states={}, blanks={}, instances={}, told={})
+    return without_sources(record)
 
 
 def _committed(store: ObjectStore, task: RestTask) -> PackRecord:
     try:
-        splits = _copied(store, task)
+        parts = _Parts()
+        splits = _copied(store, task, parts)
     except OSError as error:
         raise explain(error, "the folder for temporary files of a pack task") from None
-    record = _record(task.rest, splits)
+    record = _record(task.rest, splits, parts)
     require_balance(record.counts, where=store.uri(record_path(task.dataset, record.name)))
     write_pack(store, task.dataset, record, task.fence)
     return record
 
 
-def _copied(store: ObjectStore, task: RestTask) -> dict[str, tuple[Shard, ...]]:
+@dataclass
+class _Parts:
+    """What was packed of series: parts of which samples are left out, and parts of which samples stay."""
+
+    gone: set[Part] = field(default_factory=set)
+    stay: set[Part] = field(default_factory=set)
+
+    @property
+    def whole(self) -> set[Part]:
+        """Those of which nothing stays."""
+        return self.gone - self.stay
+
+
+def _part_of(row: Mapping[str, Any]) -> Part:
+    """Of a row of an index or a quarantine entry. Slices are parts of their volume."""
+    return row["source"], row["item"].partition("/slice/")[0]
+
+
+def _copied(store: ObjectStore, task: RestTask, parts: _Parts) -> dict[str, tuple[Shard, ...]]:
     rest = task.rest
     limits = task.data.shard_scans, task.data.shard_megabytes
     with (
@@ -74,16 +95,19 @@ def _copied(store: ObjectStore, task: RestTask) -> dict[str, tuple[Shard, ...]]:
     ):
         for split in sorted(rest.record.splits):
             for shard in rest.record.splits[split]:
-                for row, npy, json in _samples(store, shard, rest, Path(folder)):
+                for row, npy, json in _samples(store, shard, rest, Path(folder), parts):
                     group = Group(row["group"], row["group_by"]) if "group" in row else None
                     shards.add(split, row["key"], npy, json, row["source"], row["item"], group)
         return shards.finish()
 
 
-def _samples(store: ObjectStore, shard: Shard, rest: Rest, folder: Path) -> Iterator[Sample]:
+def _samples(store: ObjectStore, shard: Shard, rest: Rest, folder: Path, parts: _Parts) -> Iterator[Sample]:
     """The shard's samples that stay, in order; each is compared with its checksum."""
     stay = set(rest.sources)
-    rows = [r for r in read_index(store, shard).to_pylist() if r["source"] in stay and r["key"] not in rest.without]
+    of_stay = [row for row in read_index(store, shard).to_pylist() if row["source"] in stay]
+    rows = [row for row in of_stay if row["key"] not in rest.without]
+    parts.stay |= {_part_of(row) for row in rows if row["source"] in rest.record.instances}
+    parts.gone |= {_part_of(row) for row in of_stay if row["key"] in rest.without}
     if not rows:
         return
     local = folder / "earlier.shard"
@@ -100,14 +124,33 @@ def _samples(store: ObjectStore, shard: Shard, rest: Rest, folder: Path) -> Iter
             yield row, members[0], members[1]
 
 
-def _record(rest: Rest, splits: Mapping[str, tuple[Shard, ...]]) -> PackRecord:
+def _instances(rest: Rest, packed: Collection[Part]) -> dict[str, list[int]]:
+    """The files of the series that stay, without those of forgotten images and volumes (``packed``, or quarantined)."""
+    record, stay = rest.record, set(rest.sources)
+    counted = {key: list(counts) for key, counts in record.instances.items() if key in stay}
+    quarantined = {_part_of(entry) for entry in record.quarantined if entry["key"] in rest.without}
+    for column, parts in enumerate((set(packed), quarantined)):
+        for source, item in parts:
+            if source in counted:
+                several = item.startswith(("volume/", "left/"))  # others are a file each
+                counted[source][column] -= record.volumes.get(source, {}).get(item, 0) if several else 1
+    return counted
+
+
+def _record(rest: Rest, splits: Mapping[str, tuple[Shard, ...]], parts: _Parts) -> PackRecord:
     record, stay = rest.record, set(rest.sources)
     quarantined = tuple(
         entry for entry in record.quarantined if entry["source"] in stay and entry["key"] not in rest.without
     )
     lost = sum(entry["kind"] == "source" for entry in quarantined)
     packed = sum(shard.samples for shards in splits.values() for shard in shards)
-    instances = {key: counted for key, counted in record.instances.items() if key in stay}
+    instances = _instances(rest, parts.whole)
+    gone = {*parts.whole, *(_part_of(entry) for entry in record.quarantined if entry["key"] in rest.without)}
+    volumes = {
+        key: {item: files for item, files in items.items() if (key, item) not in gone}
+        for key, items in record.volumes.items()
+        if key in stay
+    }
     counts = (
         total([])
         | instance_counts(instances.values())
@@ -134,4 +177,5 @@ def _record(rest: Rest, splits: Mapping[str, tuple[Shard, ...]]) -> PackRecord:
         {key: told for key, told in record.told.items() if key in stay},
         rest.revision,
         (*record.replaces, record.name),
+        volumes,
     )

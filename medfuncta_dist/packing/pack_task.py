@@ -12,7 +12,14 @@ from pathlib import Path
 from medfuncta_dist.archive.changes import SourceState
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.packing.pack_ledger import instance_counts, require_balance, total
-from medfuncta_dist.packing.pack_record import PackRecord, group_name, read_pack, record_path, write_pack
+from medfuncta_dist.packing.pack_record import (
+    PackRecord,
+    group_name,
+    read_pack,
+    record_path,
+    without_sources,
+    write_pack,
+)
 from medfuncta_dist.packing.source_reader import (
     BlankSlices,
     EncodedScan,
@@ -66,7 +73,7 @@ def pack_task(task: PackTask) -> PackRecord:
         record = read_pack(store, task.dataset, task.name, task.fence) or _packed(store, task)
     except OSError as error:  # of this machine's disk: a source's own error is an event
         raise explain(error, "the folder for temporary files of a pack task") from None
-    return replace(record, sources=(), states={}, blanks={}, instances={}, told={})
+    return without_sources(record)
 
 
 def quarantine_sources(task: PackTask, reason: str) -> PackRecord:
@@ -78,7 +85,7 @@ def quarantine_sources(task: PackTask, reason: str) -> PackRecord:
     states = {source.key: source.state for source in task.sources if source.state is not None}
     record = read_pack(store, task.dataset, task.name, task.fence)
     record = record or _committed(store, task, PackRecord(task.name, (), {}, entries, counts, states, {}, instances))
-    return replace(record, sources=(), states={}, instances={}, told={})
+    return without_sources(record)
 
 
 def _packed(store: ObjectStore, task: PackTask) -> PackRecord:
@@ -89,30 +96,19 @@ def _packed(store: ObjectStore, task: PackTask) -> PackRecord:
         ShardSet(store, task.dataset, Path(folder), *limits, *of_indexes(task.data)) as shards,
         windows_on(task.sources) as windows,
     ):
-        reader = SourceReader(task.data, task.keys, windows)
+        reader = SourceReader(task.data, task.keys, windows, task.forgotten)
         for source in task.sources:
             for event in reader.events(source):
-                if _is_forgotten(task, event):
-                    continue
                 tally.note(source, event)
                 if isinstance(event, EncodedScan):
                     shards.add(event.split, event.key, event.npy, event.json, source.key, event.item, event.group)
         splits = shards.finish()
     # Scans are counted as they are read, and again from the shards: the two counts must agree.
     counts = tally.counts(len(task.sources), splits)
-    record = PackRecord(
-        task.name, (), splits, tuple(tally.quarantined), counts, tally.states, tally.blanks, tally.instances
-    )
+    states, blanks, instances = tally.states, tally.blanks, tally.instances
+    record = PackRecord(task.name, (), splits, tuple(tally.quarantined), counts, states, blanks, instances)
+    record = replace(record, volumes=tally.volumes)
     return _committed(store, task, record)
-
-
-def _is_forgotten(task: PackTask, event: Event) -> bool:
-    match event:
-        case EncodedScan():
-            return task.forgotten.holds_scan(event.key, event.group, event.npy, task.keys)
-        case UnusableScan():
-            return task.forgotten.holds_scan(event.key, None, b"", task.keys)
-    return False
 
 
 def _committed(store: ObjectStore, task: PackTask, record: PackRecord) -> PackRecord:
@@ -134,6 +130,7 @@ class _Tally:
         self.states: dict[str, SourceState] = {}
         self.blanks: dict[str, int] = {}
         self.instances: dict[str, tuple[int, int, int]] = {}
+        self.volumes: dict[str, Mapping[str, int]] = {}
         self._counted: Counter[str] = Counter()
 
     def note(self, source: PackSource, event: Event) -> None:
@@ -150,8 +147,10 @@ class _Tally:
                 self._counted["blank"] += slices
                 if slices:
                     self.blanks[source.key] = self.blanks.get(source.key, 0) + slices
-            case SeriesFiles(packed, quarantined, left_out):
+            case SeriesFiles(packed, quarantined, left_out, volumes):
                 self.instances[source.key] = (packed, quarantined, left_out)
+                if volumes:
+                    self.volumes[source.key] = volumes
             case WholeContent(state):
                 self.states[source.key] = state
 

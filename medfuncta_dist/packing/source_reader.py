@@ -6,7 +6,8 @@ file, memory) are raised.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -21,10 +22,13 @@ from medfuncta_dist.packing.sources.record_parts import record_content
 from medfuncta_dist.packing.sources.series_sources import joint_content
 from medfuncta_dist.packing.sources.source_files import Windows, local_files
 from medfuncta_dist.scans.canonical import canonical, slices, split_of, windowed
-from medfuncta_dist.scans.label_check import risk_of_values
+from medfuncta_dist.scans.label_check import NOT_WHOLE, risk_of_values
 from medfuncta_dist.scans.paired_mask import mask_of
 from medfuncta_dist.scans.patient_group import Group, group_of
-from medfuncta_dist.scans.readers.dicom.dicom_reader import NO_SCAN, WITHOUT_IMAGE
+from medfuncta_dist.scans.private.forgotten_list import NOTHING_FORGOTTEN, Forgotten
+from medfuncta_dist.scans.private.forgotten_volumes import ForgottenVolumes, Piece, forgotten_volumes
+from medfuncta_dist.scans.readers.dicom.dicom_reader import NO_SCAN, WITHOUT_IMAGE, DicomReader
+from medfuncta_dist.scans.readers.dicom.segmentation import segmentation_on
 from medfuncta_dist.scans.readers.dicom.series_reader import InstanceFile, Part, series_images, series_volumes
 from medfuncta_dist.scans.readers.reader import Found, reason_against
 from medfuncta_dist.scans.readers.reader_registry import configured_reader, parts_of
@@ -85,11 +89,13 @@ SEGMENTATION = "a segmentation, as the file says (data.masks: keep packs it)"
 @dataclass(frozen=True)
 class SeriesFiles:
     """How many files of a DICOM series became part of a scan, of a quarantined one, or were left out by policy. Of a
-    file by itself, only that it was left out."""
+    file by itself, only that it was left out. Those of which all scans are forgotten are not counted."""
 
     packed: int
     quarantined: int
     left_out: int
+    volumes: Mapping[str, int] = field(default_factory=dict)
+    """Of the first two: the files of each volume, by item, where there are several."""
 
 
 Event = EncodedScan | UnusableScan | UnusableSource | BlankSlices | SeriesFiles | WholeContent
@@ -112,6 +118,8 @@ class SourceReader:
     keys: KeyMaker
     windows: Windows | None = field(default=None, repr=False)
     """What is on the local disk of compressed tars."""
+    forgotten: Forgotten = field(default=NOTHING_FORGOTTEN, repr=False)
+    """What is left out: there is no event of it."""
 
     def events(self, source: PackSource) -> Iterator[Event]:
         """The scans of one source. ``IntegrityError`` when two of its scans have one key."""
@@ -144,9 +152,12 @@ class SourceReader:
         if source.beside != ():
             files = [(source.uri, source.size), *((file.uri, file.size) for file in source.beside or ())]
             return replace(state, content=record_content(files, self.keys) if source.beside else "")
+        return replace(state, content=self._joint_content(source, paths))
+
+    def _joint_content(self, source: PackSource, paths: Sequence[Path]) -> str:
         known = [member.content for member in source.members] or [""]
         found = [content or self._content(path) for content, path in zip(known, paths, strict=True)]
-        return replace(state, content=joint_content(found, self.keys) if source.members else found[0])
+        return joint_content(found, self.keys) if source.members else found[0]
 
     def _content(self, path: Path) -> str:
         with suppress(FileNotFoundError, PermissionError):
@@ -168,33 +179,69 @@ class SourceReader:
 
     def _each(self, source: PackSource, scans: Iterable[Found]) -> Iterator[Event]:
         for found in scans:
-            yield from self._found(source, found)
+            yield from (event for event in self._found(source, found) if not self._is_forgotten(event))
+
+    def _is_forgotten(self, event: Event) -> bool:
+        match event:
+            case EncodedScan():
+                return self.forgotten.holds_scan(event.key, event.group, event.npy, self.keys)
+            case UnusableScan():
+                return self.forgotten.holds_scan(event.key, None, b"", self.keys)
+        return False
 
     def _series(self, source: PackSource, paths: Sequence[Path]) -> Iterator[Event]:
         """The scans of a DICOM series, and what became of its files: each is counted once."""
-        assert isinstance(self.data.series, Series)
         files = [InstanceFile(path, member.name) for path, member in zip(paths, source.members, strict=True)]
-        tally = {"packed": 0, "left out": source.copies}
-        parts = series_volumes(files, self.data.series) if self.data.takes_volumes else self._images(files)
-        yield from _guarded(self._parts(source, parts, tally))
-        yield SeriesFiles(tally["packed"], source.files - sum(tally.values()), tally["left out"])
+        tally, volumes = Counter({"left out": source.copies}), dict[str, int]()
+        parts = self._volumes(source, files) if self.data.takes_volumes else self._images(files)
+        yield from _guarded(self._parts(source, parts, tally, volumes))
+        volumes = volumes if len(volumes) > 1 else {}
+        yield SeriesFiles(tally["packed"], source.files - tally.total(), tally["left out"], volumes)
+
+    def _volumes(self, source: PackSource, files: Sequence[InstanceFile]) -> Iterator[Part]:
+        assert isinstance(self.data.series, Series)
+        named, suv = self.data.volume_names == "instance", self.data.pet == "suv"
+        gone = self._gone(source, [file.path for file in files])
+        yield from series_volumes(files, self.data.series, named=named, gone=gone, suv=suv)
+
+    def _gone(self, source: PackSource, paths: Sequence[Path]) -> ForgottenVolumes:
+        """The forgotten volumes of a series. Their contents are only asked for where there are any."""
+        pieces = self.forgotten.pieces_of(source.key)
+        content = self._joint_content(source, paths) if pieces else ""
+        if self.forgotten.scans and not (pieces or self.forgotten.trusted):
+            # Earlier versions kept the key of the volume, and no piece.
+            items = (f"volume/{number}" for number in range(len(source.members)))
+            keys = ((item, self.keys.scan_key(source.relative, item)) for item in items)
+            pieces = [Piece(source.key, item) for item, key in keys if key in self.forgotten.scans]
+        return forgotten_volumes(pieces, {member.name for member in source.members}, content)
 
     def _images(self, files: Sequence[InstanceFile]) -> Iterator[Part]:
-        for found in with_shared_window(series_images(files), self.data):
+        for found in with_shared_window(series_images(files, self.data.pet == "suv"), self.data):
             yield Part(found, 1)
 
-    def _parts(self, source: PackSource, parts: Iterable[Part], tally: dict[str, int]) -> Iterator[Event]:
+    def _parts(
+        self, source: PackSource, parts: Iterable[Part], tally: Counter[str], volumes: dict[str, int]
+    ) -> Iterator[Event]:
         labels = {f"image/{member.name}": member.labels for member in source.members}
         for part in parts:
             if part.found is None:
-                tally["left out"] += part.files
+                tally["forgotten" if part.forgotten else "left out"] += part.files
                 continue
-            lost = False
+            lost, forgotten, stays = False, False, False
             labelled = replace(source, labels=labels.get(part.found.item, source.labels))
             for event in self._found(labelled, part.found):
+                if self._is_forgotten(event):
+                    forgotten = True
+                    continue
+                stays |= isinstance(event, EncodedScan | UnusableScan)
                 lost |= isinstance(event, UnusableScan) and event.item == part.found.item
                 yield event
+            if forgotten and not stays:
+                tally["forgotten"] += part.files
+                continue
             tally["packed"] += 0 if lost else part.files
+            if part.found.item.startswith("volume/"):
+                volumes[part.found.item] = part.files
 
     def _found(self, source: PackSource, found: Found) -> Iterator[Event]:
         key = self.keys.scan_key(source.relative, found.item)
@@ -229,18 +276,20 @@ class SourceReader:
         """The scan with the table's labels, or its own, where they do not look like identifiers."""
         if told.labels is not None:
             return replace(scan, labels=told.labels)
-        if self.data.identifying_labels == "keep" or not (risk := risk or risk_of_values(scan.labels)):
+        wanted = self.data.identifying_labels
+        if not (risk := risk or risk_of_values(scan.labels)) or (wanted == "keep" and risk != NOT_WHOLE):
             return scan
-        if self.data.identifying_labels == "refuse":
-            raise ScanError(risk)
-        return replace(scan, labels=())
+        if wanted == "drop":
+            return replace(scan, labels=())
+        raise ScanError(risk)
 
     def _with_mask(self, source: PackSource, scan: Scan) -> Scan:
         if source.mask is None:
             return scan
         reader = configured_reader(self.data, source.mask.uri)
         with local_copy(source.mask.uri, parts_of(reader)) as path:
-            return replace(scan, mask=mask_of(reader.scans(path), scan))
+            in_dicom = isinstance(reader, DicomReader)
+            return replace(scan, mask=segmentation_on(path, scan) if in_dicom else mask_of(reader.scans(path), scan))
 
     def _slices(self, source: PackSource, of_volume: str, place: _Place, volume: Scan, rule: Slices) -> Iterator[Event]:
         taken = 0

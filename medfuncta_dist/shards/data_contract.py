@@ -28,6 +28,10 @@ SOURCE: Final = "source"
 FILE: Final = "file"
 RESAMPLED: Final = "resample"
 OFF: Final = "off"
+STORED: Final = "stored"
+SUV: Final = "suv"
+BY_POSITION: Final = "position"
+BY_INSTANCE: Final = "instance"
 CT_WINDOW: Final = [-1000.0, 1000.0]
 """Hounsfield units: from air to dense bone, with water in the middle, whatever organ is shown. (See the decisions.)"""
 EARLIER = {
@@ -39,8 +43,12 @@ EARLIER = {
     "volume": "each",
     "ct_window": OFF,
     "spacing": None,
+    "volume_names": BY_POSITION,
+    "pet": STORED,
 }
 """What a contract without these keys says: earlier versions had no choice. At these values it leaves them out."""
+OPEN = ("series", "length", "ct_window", "volume_names", "pet")
+"""Keys that may be left open, besides ``group``: a new data set gets the present default, and keeps it."""
 RULE_DIGITS = 16
 """Hex digits that tell one rule from another."""
 
@@ -144,17 +152,12 @@ def differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]
 def require_contract(data: Data, contract: Mapping[str, Any], where: str) -> None:
     """``RunChangedError``, with the differences, unless ``data`` would pack scans like the data set's.
 
-    Where ``data.group``, ``data.series``, ``data.length`` or ``data.ct_window`` is open, the data set's own counts.
+    Where ``data.group`` or a key in ``OPEN`` is open, the data set's own counts.
     """
     ours = contract_of(data)
-    if data.series is None and "series" in contract:
-        ours["series"] = contract["series"]
     if data.grouping is None and data.slabs is None and "group" in contract:
         ours["group"] = contract["group"]
-    if data.length is None and "length" in contract:
-        ours["length"] = contract["length"]
-    if data.ct_window is None and "ct_window" in contract:
-        ours["ct_window"] = contract["ct_window"]
+    ours |= {name: contract[name] for name in OPEN if getattr(data, name) is None and name in contract}
     if lines := differences(ours, contract):
         raise RunChangedError(
             "the data set was packed with another data section:\n    " + "\n    ".join(lines),
@@ -166,18 +169,19 @@ def require_contract(data: Data, contract: Mapping[str, Any], where: str) -> Non
 def open_dataset(store: ObjectStore, name: str, data: Data, salt: str, fence: Guard) -> Data:
     """Create the data set's record, or check that ``data`` and the salt's fingerprint match it.
 
-    Returns ``data`` with the ``group``, ``series``, ``length`` and ``ct_window`` that the data set has, where they were
-    open; ``length`` stays so in one of an earlier version. LeaseLostError if the lease of the data set's ``fence`` is
-    lost.
+    Returns ``data`` with the ``group`` and the keys of ``OPEN`` that the data set has, where they were open; ``length``
+    stays so in one of an earlier version. LeaseLostError if the lease of the data set's ``fence`` is lost.
     """
     path, contract = dataset_path(name, "dataset.json"), check_dataset(store, name, data, salt)
     if contract is not None:
         data = _with_length(with_series(data, contract), contract.get("length"))
         data = _with_ct_window(data, contract.get("ct_window", OFF))
+        data = _with_pet(data, contract.get("pet", STORED))
+        data = _with_volume_names(data, contract.get("volume_names", BY_POSITION))
         return _with_group(data, _packed_by(contract, store.uri(path)) if data.grouping is None else None)
     data = with_series(_with_group(data, PATIENT if data.slabs is None else SOURCE), None)
     data = _with_length(data, "exact" if len(data.shape) == 1 else None)
-    data = _with_ct_window(data, CT_WINDOW)
+    data = _with_volume_names(_with_ct_window(_with_pet(data, SUV), CT_WINDOW), BY_INSTANCE)
     body = {"name": name, "contract": contract_of(data), "salt": salt}
     publish(store, fence, NewRecord(path, KIND, body))
     return data
@@ -227,6 +231,19 @@ def with_series(data: Data, contract: Mapping[str, Any] | None) -> Data:
 
 def _with_length(data: Data, length: str | None) -> Data:
     return data if data.length is not None else data.model_copy(update={"length": length})
+
+
+def _with_volume_names(data: Data, names: str) -> Data:
+    """Where no volumes of series are packed, nothing is called so."""
+    if data.volume_names is not None or not (isinstance(data.series, Series) and data.takes_volumes):
+        return data
+    return data.model_copy(update={"volume_names": names})
+
+
+def _with_pet(data: Data, values: str) -> Data:
+    """Where no DICOM images are read, there is no PET."""
+    read = len(data.shape) > 1 and data.reader in (None, "dicom")
+    return data.model_copy(update={"pet": values}) if data.pet is None and read else data
 
 
 def _with_ct_window(data: Data, window: str | list[float]) -> Data:

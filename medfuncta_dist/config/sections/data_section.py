@@ -191,6 +191,11 @@ class Data(Section):
     """With ``intensity.mode: auto``, the window `[low, high]` of CT images whose DICOM file gives Hounsfield units;
     `off` treats them like others. Default: [-1000, 1000] in a new data set; an existing one keeps its own, which is
     `off` if it was packed by a version without this key."""
+    pet: Annotated[Literal["suv", "stored"] | None, CONTRACT, Added(None)] = None
+    """Values of PET images from DICOM: `suv`, standardized uptake values by body weight (g/ml), and images whose header
+    does not allow them are quarantined with the reason; `stored`, whatever the files hold (Bq/ml, counts). Default:
+    `suv` in a new data set; an existing one keeps its own, which is `stored` if it was packed by a version without this
+    key."""
     aspect: Annotated[Literal["pad", "crop", "stretch"], CONTRACT] = "pad"
     """How a field of view with another aspect ratio is fitted to ``shape``."""
     spacing: Annotated[list[PositiveFloat] | None, CONTRACT, Added(None)] = None
@@ -212,6 +217,11 @@ class Data(Section):
     """What becomes of DICOM series: a section, or `file` to pack each file by itself, with a window of its own.
     Default: the section's defaults in a new data set; an existing one keeps its own, which is `file` if it was packed
     by a version without this key."""
+    volume_names: Annotated[Literal["instance", "position"] | None, CONTRACT, Added(None)] = None
+    """What the volumes of a DICOM series are called: by the smallest key of their images' identifiers (`instance`), or
+    by their place among the volumes of the series (`position`), which another one may take when the series grows.
+    Default: `instance` in a new data set; an existing one keeps its own, which is `position` if it was packed by a
+    version without this key."""
     table: Annotated[Table | None, CONTRACT, Added(None)] = None
     """Labels, patients and splits from a CSV or Parquet file. A change of what it says is seen by the next pack, which
     packs those scans again."""
@@ -220,7 +230,8 @@ class Data(Section):
     ] = "refuse"
     """Labels that look like identifiers: dates, numbers of seven digits or more, columns of mostly different values.
     ``refuse`` quarantines the scans of such a file, and refuses such a table; ``drop`` packs the scans of such a file
-    without labels; ``keep`` packs them with these labels."""
+    without labels; ``keep`` packs them with these labels. Labels of an npz that are no whole numbers are no classes:
+    only ``drop`` packs their scans."""
     look_alikes: Annotated[Literal["report", "off"], FREE, Added("report")] = "report"
     """Whether scans that look alike in different splits, or of different patients, are searched for and reported."""
     burned_in: Annotated[Literal["refuse", "keep"], Key(within_run=WithinRun.FREE), Added("refuse")] = "refuse"
@@ -294,6 +305,8 @@ class Data(Section):
             raise ValueError("splits and group.split both give the splits: leave one of them out")
         if self.length is not None and len(self.shape) != 1:
             raise ValueError(f"length is for signals, but shape has {len(self.shape)} axes: leave length out")
+        if self.volume_names is not None and (self.series == "file" or not self.takes_volumes):
+            raise ValueError("volume_names is for the volumes of DICOM series, which are not packed: leave it out")
         if self.leads is not None and len(self.leads) != self.channels:
             raise ValueError(f"leads names {len(self.leads)} leads, but channels is {self.channels}")
         if abs(sum(self.fractions.values()) - 1) > 1e-6 or "train" not in self.fractions:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from medfuncta_dist.errors import FormatVersionError
 from medfuncta_dist.scans.patient_group import Group
+from medfuncta_dist.scans.private.forgotten_volumes import Piece
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.storage.digest import canonical_json, sha256_bytes
 from medfuncta_dist.storage.local_objects import replacing
@@ -42,6 +43,8 @@ class Act:
     """Of the files of which nothing stays: wherever they are moved, they are recognised."""
     pixels: tuple[str, ...] = ()
     """Of the packed scans (``pixels_key``): they are recognised in another file, under another key."""
+    pieces: tuple[Piece, ...] = ()
+    """Of the forgotten volumes of DICOM series of which others stay: what they are known by when the series changes."""
     latents: tuple[str, ...] = ()
     """Until it is done: what must be found nowhere (``latent_key``)."""
     delete: tuple[str, ...] = ()
@@ -63,6 +66,13 @@ class Forgotten:
     groups: frozenset[str] = frozenset()
     contents: frozenset[str] = frozenset()
     pixels: frozenset[str] = frozenset()
+    pieces: tuple[Piece, ...] = ()
+    trusted: bool = False
+    """Nothing comes of what is read but what was packed before: so places in a series count as they did."""
+
+    def pieces_of(self, source: str) -> list[Piece]:
+        """The forgotten volumes of a series (key), and slices of them."""
+        return [piece for piece in self.pieces if piece.source == source]
 
     def holds_scan(self, key: str, group: Group | None, npy: bytes, keys: KeyMaker) -> bool:
         """Whether a scan is left out. ``npy``: b"" of one that could not be read."""
@@ -107,8 +117,18 @@ class ForgottenList:
 
     def forgotten(self) -> Forgotten:
         """What packing leaves out: whatever the data set was, since keys of one salt mean the same."""
-        names = ("scans", "sources", "groups", "contents", "pixels")
-        return Forgotten(*(frozenset(key for act in self.acts for key in getattr(act, name)) for name in names))
+
+        def all_of(name: str) -> frozenset[str]:
+            return frozenset(key for act in self.acts for key in getattr(act, name))
+
+        return Forgotten(
+            all_of("scans"),
+            all_of("sources"),
+            all_of("groups"),
+            all_of("contents"),
+            all_of("pixels"),
+            tuple(piece for act in self.acts for piece in act.pieces),
+        )
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.label_check import risk_of_columns
+from medfuncta_dist.scans.label_check import NOT_WHOLE, risk_of_columns
 from medfuncta_dist.scans.readers.bounded_file import BoundedFile
 from medfuncta_dist.scans.readers.reader import Found, check_inflation, check_size, refusing
 from medfuncta_dist.scans.scan import Scan, stored
@@ -52,8 +52,10 @@ class MedmnistReader:
                 labels = {split: _labels(archive, split) for split in present}
             risk = _risk(labels.values())
             for split in present:
-                for found in _images(archive, split, labels[split]):
-                    yield found if risk is None else replace(found, label_risk=risk)
+                found_labels = labels[split]
+                whole = found_labels is None or found_labels.dtype.kind != "f"
+                for found in _images(archive, split, found_labels if whole else None):
+                    yield replace(found, label_risk=risk if whole else NOT_WHOLE)
 
 
 def _risk(labels: Iterable[np.ndarray | None]) -> str | None:
@@ -120,8 +122,7 @@ def _parsed(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def _labels(archive: zipfile.ZipFile, split: str) -> np.ndarray | None:
-    """(n, k) integers, which may be stored as floats; None where the file has none, or other numbers: those are no
-    classes."""
+    """(n, k) integers, which may be stored as floats; as floats where they are none; None where the file has none."""
     if split + LABELS not in archive.namelist():
         return None
     info = archive.getinfo(split + LABELS)
@@ -132,9 +133,7 @@ def _labels(archive: zipfile.ZipFile, split: str) -> np.ndarray | None:
         values = np.frombuffer(stream.read(), dtype).reshape(shape)
     if values[:1].size > MAX_LABELS_A_SCAN:
         raise ScanError(f"more than {MAX_LABELS_A_SCAN} labels a scan")
-    if dtype.kind == "f":
-        if not _are_whole(values):
-            return None
+    if dtype.kind == "f" and _are_whole(values):
         values = values.astype(np.int64)
     return values.reshape(len(values), -1)
 

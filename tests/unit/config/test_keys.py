@@ -115,6 +115,8 @@ def test_what_a_key_was_before_it_existed_is_written_at_the_key():
             "burned_in": "refuse",
             "masks": "skip",
             "volume": "each",
+            "volume_names": None,
+            "pet": None,
             "non_finite": "refuse",
             "removed": "keep",
         },

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +254,12 @@ def test_a_tilted_gantry_is_shifted_back_where_asked(tmp_path: Path) -> None:
     np.testing.assert_allclose(sample.meta["affine"], expected_affine, atol=1e-9)
 
 
+def named(private: Path, instances: Iterable[str]) -> str:
+    """The item of the volume of images with these identifiers."""
+    keys = KeyMaker(load_salt(private))
+    return f"volume/{min(keys.property_key('instance', instance) for instance in instances)}"
+
+
 def test_phases_echoes_and_times_of_one_series_are_volumes_of_their_own(tmp_path: Path) -> None:
     for number, echo in enumerate(("1", "2")):
         paths = write_series(tmp_path / "archive" / echo, made(number), name="echo", seed=number, EchoNumbers=echo)
@@ -265,8 +271,9 @@ def test_phases_echoes_and_times_of_one_series_are_volumes_of_their_own(tmp_path
     summary = packed(run)
     assert (summary.counts["sources"], instances(summary)) == (1, (16, 16, 0, 0))
     found = {item: sample.array[0] for _, item, sample in samples(run).values()}
-    assert sorted(found) == ["volume/0", "volume/1"]
-    for number, item in enumerate(sorted(found)):
+    assert len(found) == 2
+    for number in range(2):
+        item = named(tmp_path / "private", [f"1.2.{number}.{index}" for index in range(8)])
         np.testing.assert_array_equal(found[item], in_ras(made(number)) - 1024)
     assert len({split for split, _, _ in samples(run).values()}) == 1
 
@@ -342,11 +349,12 @@ def test_everything_quarantined_says_why(tmp_path: Path) -> None:
 
 
 def test_slices_of_a_series_have_the_window_of_the_volume(tmp_path: Path) -> None:
-    write_series(tmp_path / "archive", made())
+    paths = write_series(tmp_path / "archive", made())
     run = run_of(tmp_path, shape=[10, 12], slices={"axis": 2}, ct_window="off")
     assert instances(packed(run)) == (8, 8, 0, 0)
     found = sorted(samples(run).values(), key=lambda one: one[2].meta["slice"])
-    assert [item for _, item, _ in found] == [f"volume/0/slice/{n}" for n in range(8)]
+    item = named(tmp_path / "private", [pydicom.dcmread(path).SOPInstanceUID for path in paths])
+    assert [item for _, item, _ in found] == [f"{item}/slice/{n}" for n in range(8)]
     for index, (_, _, sample) in enumerate(found):
         np.testing.assert_array_equal(sample.array[0], in_ras(made())[:, :, index] - 1024)
     values = made() - 1024
@@ -402,7 +410,7 @@ def test_the_mapping_names_the_file_of_each_image_and_one_of_each_volume(tmp_pat
     packed(volumes)
     [row] = read_mapping(tmp_path / "private-2")
     assert row.uri in paths
-    assert row.item == "volume/0"
+    assert row.item == named(tmp_path / "private-2", [pydicom.dcmread(path).SOPInstanceUID for path in paths])
 
 
 # Archives live

@@ -7,7 +7,7 @@ is bright, is inverted, so that high is bright in every scan. Overlays are never
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pydicom
 
+from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.orientation import closest_ras
 from medfuncta_dist.scans.readers.dicom.burn_in import burn_in_risk
@@ -37,8 +38,9 @@ from medfuncta_dist.scans.readers.dicom.pixels import (
     values_and_padding,
     values_of,
 )
+from medfuncta_dist.scans.readers.dicom.suv import PET, suv_factor
 from medfuncta_dist.scans.readers.reader import Found, check_inflation, check_size, refusing, silence_logger
-from medfuncta_dist.scans.scan import Scan
+from medfuncta_dist.scans.scan import Scan, stored
 
 silence_logger("pydicom")
 
@@ -52,14 +54,24 @@ GEOMETRY = "the DICOM file's geometry is damaged"
 
 
 class DicomReader:
-    """A file's image. Of several frames: one volume if they form a regular stack, else an image each ("frame/3")."""
+    """A file's image. Of several frames: one volume if they form a regular stack, else an image each ("frame/3").
+
+    suv: a PET's values are standardized uptake values; where its header does not allow that, the scan is not usable.
+    """
 
     name = "dicom"
     suffixes: tuple[str, ...] = (".dcm", ".dicom", ".ima", "")
 
+    def __init__(self, suv: bool = False) -> None:
+        self._suv = suv
+
+    def for_data(self, data: Data) -> DicomReader:
+        """The reader that follows a run file."""
+        return DicomReader(data.pet == "suv")
+
     def scans(self, path: Path) -> Iterator[Found]:
         """The file's image, its volume (RAS+), or its frames."""
-        file = _read(path)
+        file = replace(_read(path), suv=self._suv)
         with refusing(GEOMETRY):
             headers = frame_headers(file.dataset, file.frames)
             stack = stack_of(headers)
@@ -74,7 +86,7 @@ class DicomReader:
 
 
 @dataclass(frozen=True)
-class _File:
+class ImageFile:
     """A data set whose pixels are still encoded, checked by its header."""
 
     path: Path
@@ -82,6 +94,8 @@ class _File:
     frames: int
     number: int = field(default_factory=count().__next__)
     """Another one for each time that a file is opened."""
+    suv: bool = False
+    """As in ``DicomReader``."""
 
     def decoded(self, index: int) -> np.ndarray:
         """One frame as stored."""
@@ -89,15 +103,26 @@ class _File:
             return DECODER.frame(self.path, index, self.frames, self.number)
         return decoded(self.dataset, index, self.frames)
 
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns of a frame."""
+        return int(self.dataset.Rows), int(self.dataset.Columns)
 
-def _read(path: Path) -> _File:
+    def in_units(self, values: np.ndarray) -> np.ndarray:
+        """Values in the modality's units, or those of a PET in g/ml where that is asked for."""
+        if not (self.suv and self.dataset.get("Modality") == PET):
+            return values
+        return stored(values.astype(np.float64) * suv_factor(self.dataset))
+
+
+def _read(path: Path) -> ImageFile:
     with refusing(NOT_DICOM):
         file = opened(path)
     with file:
         with refusing(NOT_DICOM):
             frames = _check_image(read_dataset(file, stop_before_pixels=True), path.stat().st_size)
         with refusing(PIXELS):
-            return _File(path, read_dataset(file), frames)
+            return ImageFile(path, read_dataset(file), frames)
 
 
 SEVERAL = "a DICOM file of several frames among those of one image"
@@ -112,16 +137,19 @@ def read_header(path: Path) -> pydicom.Dataset:
         return dataset
 
 
-def read_values(path: Path) -> tuple[np.ndarray, np.ndarray | None]:
-    """Values (channel, row, column) of a file of one image, and where they are padding (see ``values_and_padding``)."""
+def read_values(path: Path, suv: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
+    """Values (channel, row, column) of a file of one image, and where they are padding (see ``values_and_padding``).
+
+    ``suv`` as in ``DicomReader``.
+    """
     with refusing(PIXELS):
         with opened(path) as opened_file:
             dataset = read_dataset(opened_file)
         if _check_image(dataset, path.stat().st_size) != 1:
             raise ScanError(SEVERAL)
-        pixels = _File(path, dataset, 1).decoded(0)
-        values, padding = values_and_padding(pixels[None], dataset, [dataset])
-        return values[:, 0], None if padding is None else padding[0]
+        file = ImageFile(path, dataset, 1, suv=suv)
+        values, padding = values_and_padding(file.decoded(0)[None], dataset, [dataset])
+        return file.in_units(values[:, 0]), None if padding is None else padding[0]
 
 
 def _check_image(dataset: pydicom.Dataset, size: int) -> int:
@@ -144,20 +172,20 @@ def _check_image(dataset: pydicom.Dataset, size: int) -> int:
     return frames
 
 
-def _image(file: _File, header: Header, index: int) -> Scan:
+def _image(file: ImageFile, header: Header, index: int) -> Scan:
     with refusing(PIXELS):
-        array = values_of(file.decoded(index)[None], file.dataset, [header])[:, 0]
+        array = file.in_units(values_of(file.decoded(index)[None], file.dataset, [header])[:, 0])
     with refusing(GEOMETRY):
         place = pixel_size(header), affine_of(header)
         return Scan(np.ascontiguousarray(array), *place, **kind_of(file.dataset, [header]))
 
 
-def _volume(file: _File, headers: list[Header], stack: FrameStack) -> Scan:
+def _volume(file: ImageFile, headers: list[Header], stack: FrameStack) -> Scan:
     dataset = file.dataset
     check_size((file.frames, int(dataset.Rows), int(dataset.Columns), int(dataset.SamplesPerPixel)))
     with refusing(PIXELS):
         pixels = np.stack([file.decoded(index) for index in stack.order])
-        values = values_of(pixels, dataset, [headers[index] for index in stack.order])
+        values = file.in_units(values_of(pixels, dataset, [headers[index] for index in stack.order]))
     return volume_of(values, stack.affine, kind_of(dataset, headers))
 
 

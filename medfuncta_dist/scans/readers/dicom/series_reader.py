@@ -14,6 +14,7 @@ from pydicom.multival import MultiValue
 
 from medfuncta_dist.config.sections.series_section import Series
 from medfuncta_dist.errors import ScanError
+from medfuncta_dist.scans.private.forgotten_volumes import NONE_FORGOTTEN, ForgottenVolumes
 from medfuncta_dist.scans.readers.dicom.burn_in import burn_in_risk
 from medfuncta_dist.scans.readers.dicom.decoder import PIXELS
 from medfuncta_dist.scans.readers.dicom.dicom_reader import (
@@ -57,10 +58,12 @@ class InstanceFile:
 
 @dataclass(frozen=True)
 class Part:
-    """Something of a series, and how many of its files that is. found: None where the run file leaves it out."""
+    """Something of a series, and how many of its files that is. found: None where the run file leaves it out, or where
+    it was forgotten."""
 
     found: Found | None
     files: int
+    forgotten: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,22 +88,38 @@ def kept(rule: Series) -> frozenset[str]:
     return frozenset(reason for reason in KEPT if policy(rule, reason) == "keep")
 
 
-def series_volumes(files: Sequence[InstanceFile], rule: Series) -> Iterator[Part]:
-    """The volumes of a series, in RAS+ order ("volume/0"), then what makes none, a part per reason ("left/0").
+def series_volumes(
+    files: Sequence[InstanceFile],
+    rule: Series,
+    *,
+    named: bool = False,
+    gone: ForgottenVolumes = NONE_FORGOTTEN,
+    suv: bool = False,
+) -> Iterator[Part]:
+    """The volumes of a series, in RAS+ order ("volume/…"), then what makes none, a part per reason ("left/0").
 
-    A volume's pixels are in memory at once. Neither the order of the files nor their names matter.
+    named: a volume is called by the smallest name of its files, else by its place among the volumes, from 0. ``gone``
+    are not read; ``suv`` as in ``DicomReader``. A volume's pixels are in memory at once. Neither the order of the files
+    nor their paths matter.
     """
     images, refused = _headers(files)
     found = assemble(images, kept(rule))
     for number, stack in enumerate(found.stacks):
-        yield _of_stack(f"volume/{number}", stack, rule)
+        names = [image.place.file.name for image in stack.images]
+        item = f"volume/{min(names) if named else number}"
+        if gone.holds(number, names):
+            yield Part(None, len(names), forgotten=True)
+        elif doubt := gone.doubt(names):
+            yield Part(Found(item, None, ScanError(doubt)), len(names))
+        else:
+            yield _of_stack(item, stack, rule, suv)
     left = refused + Counter(reason for _, reason in found.left)
     for number, reason in enumerate(sorted(left)):
         out = reason not in refused and policy(rule, reason) == "leave_out"
         yield Part(None if out else Found(f"left/{number}", None, ScanError(reason)), left[reason])
 
 
-def series_images(files: Sequence[InstanceFile]) -> Iterator[Found]:
+def series_images(files: Sequence[InstanceFile], suv: bool = False) -> Iterator[Found]:
     """The images of a series, one per file, in the order of ``files``; each is called after its identifier ("image/…").
     A second one of the same identifier is not usable ("again/…")."""
     seen: set[str] = set()
@@ -111,7 +130,7 @@ def series_images(files: Sequence[InstanceFile]) -> Iterator[Found]:
         seen.add(file.name)
         item = f"image/{file.name}"
         try:
-            found = next(DicomReader().scans(file.path))
+            found = next(DicomReader(suv).scans(file.path))
             yield replace(found, item=item, alike=True, scan=ScanError(SEVERAL) if found.item else found.scan)
         except ScanError as error:
             yield Found(item, None, error)
@@ -183,7 +202,7 @@ def _values(header: pydicom.Dataset, name: str) -> list[str]:
     return [str(one).strip() for one in (value if isinstance(value, MultiValue | list | tuple) else [value])]
 
 
-def _of_stack(item: str, stack: Stack, rule: Series) -> Part:
+def _of_stack(item: str, stack: Stack, rule: Series, suv: bool) -> Part:
     instances = [image.place for image in stack.images]
     wanted = "keep" if stack.problem is None else policy(rule, stack.problem)
     if wanted == "leave_out":
@@ -193,16 +212,16 @@ def _of_stack(item: str, stack: Stack, rule: Series) -> Part:
     try:
         if wanted == "quarantine":
             raise ScanError(stack.problem or "")
-        scan = _volume(stack, instances)
+        scan = _volume(stack, instances, suv)
     except ScanError as error:
         scan = error
     risk = next((instance.risk for instance in instances if instance.risk is not None), None)
     return Part(Found(item, None, scan, risk, True, first.patient, first.study), len(instances))
 
 
-def _volume(stack: Stack, instances: Sequence[_Instance]) -> Scan:
+def _volume(stack: Stack, instances: Sequence[_Instance], suv: bool) -> Scan:
     check_size((len(instances), *stack.images[0].shape))
-    slices = _slices(instances)
+    slices = _slices(instances, suv)
     with refusing(PIXELS):
         values, affine = even_slices(stack, slices) if stack.problem else (np.stack(slices, axis=1), stack.affine)
     del slices
@@ -211,8 +230,8 @@ def _volume(stack: Stack, instances: Sequence[_Instance]) -> Scan:
     return volume_of(values, affine, {**kinds[0], "unscaled": unscaled})
 
 
-def _slices(instances: Sequence[_Instance]) -> list[np.ndarray]:
-    read = [read_values(instance.file.path) for instance in instances]
+def _slices(instances: Sequence[_Instance], suv: bool) -> list[np.ndarray]:
+    read = [read_values(instance.file.path, suv) for instance in instances]
     return _with_one_background([values for values, _ in read], [padding for _, padding in read])
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from medfuncta_dist.errors import ScanError
+from medfuncta_dist.scans.label_check import NOT_WHOLE
 from medfuncta_dist.scans.readers.medmnist import MedmnistReader
 from medfuncta_dist.scans.scan import Scan
 from tests.unit.scans.archive import all_found
@@ -96,6 +97,8 @@ def test_labels_stored_as_floats_are_classes_where_all_are_whole(
     images = np.arange(32, dtype=np.uint8).reshape(2, 4, 4)
     with np.errstate(over="ignore"):
         path = npz(tmp_path / "a.npz", train_images=images, train_labels=np.array(labels).astype(dtype))
+    risks = {f.label_risk for f in all_found(READER, path)}
+    assert risks == ({None} if all(expected) else {NOT_WHOLE})
     found = [f.scan for f in all_found(READER, path)]
     assert [scan.labels for scan in found if isinstance(scan, Scan)] == expected
     assert all(type(v) is int for scan in found if isinstance(scan, Scan) for v in scan.labels)
