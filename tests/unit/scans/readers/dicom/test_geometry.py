@@ -71,6 +71,16 @@ def test_a_real_enhanced_mr_is_a_volume_with_every_frame_at_its_place(tmp_path: 
         assert (np.rint(voxel) < scan.shape).all()
 
 
+def test_cosines_of_few_digits_are_directions_all_the_same(tmp_path: Path) -> None:
+    """Of length 0.9995; the spacing of the pixels is the header's."""
+    rounded = [1, 0, 0, 0, 0.988, -0.1515]
+    scan = only(READER, write_dicom(tmp_path / "a.dcm", orientation=rounded))
+    assert scan.affine is not None
+    np.testing.assert_allclose(np.linalg.norm(scan.affine[:3, :2], axis=0), [0.8, 0.6], rtol=1e-12)
+    across = scan.affine[:3, 0] / 0.8
+    np.testing.assert_allclose(across, np.array([0, -0.988, -0.1515]) / np.hypot(0.988, 0.1515), atol=1e-12)
+
+
 BROKEN = {
     "a gap": np.array([0, 1, 2, 4, 5]),
     "twice the same place": np.array([0, 1, 1, 2, 3]),
