@@ -138,6 +138,34 @@ def report(
         file.with_suffix(".md").write_text(markdown(rounded(record), rounded(list(table))))
 
 
+def report_page(
+    name: str,
+    short: bool,
+    began: float,
+    results: Mapping[str, Any],
+    claims: Sequence[Claim],
+    sections: Mapping[str, Sequence[Mapping[str, Any]]],
+    notes: Sequence[str] = (),
+) -> None:
+    """As ``report``, of what is the same on every machine: a page of several tables, called after no machine."""
+    record = {
+        "benchmark": name,
+        "short": short,
+        "seconds": round(time.perf_counter() - began, 1),
+        **where(),
+        "claims": [claim.as_json() for claim in claims],
+        "results": dict(results),
+        "notes": list(notes),
+    }
+    text = json.dumps(rounded(record), indent=2, ensure_ascii=False)
+    print(text)
+    if not short:
+        tables = [f"## {title}\n\n{rows_of(rounded(list(rows)))}" for title, rows in sections.items()]
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{name}.json").write_text(text + "\n")
+        (RESULTS / f"{name}.md").write_text("\n".join([markdown(rounded(record), []), *(t + "\n" for t in tables)]))
+
+
 def where() -> dict[str, Any]:
     """Machine, versions, commit, command and threads."""
     return {

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from medfuncta_dist.archive.inventory import BATCH, Row
 from medfuncta_dist.config.sections.series_section import Series
-from medfuncta_dist.scans.readers.dicom.series_reader import is_derived, is_localizer, kept, policy
+from medfuncta_dist.scans.readers.dicom.series_reader import is_derived, is_localizer, is_volume, kept, policy
 from medfuncta_dist.scans.readers.dicom.stacks import DUPLICATE, Image, assemble
 
 COLUMNS = [
@@ -103,6 +103,9 @@ def _parts(series: pa.Array, parts: int) -> np.ndarray:
 
 def _of_series(rows: Sequence[Row], rule: Series, as_volumes: bool) -> tuple[int, int, Counter[str]]:
     """Usable files, volumes, and the reasons against the other files."""
+    if as_volumes:
+        tiled = [row for row in rows if is_volume(row["image_type"] or [], kept(rule))]
+        rows = [row for row in rows if not is_volume(row["image_type"] or [], kept(rule))]
     images = list(images_of(rows))
     reasons: Counter[str] = Counter()
     if not as_volumes:
@@ -116,7 +119,11 @@ def _of_series(rows: Sequence[Row], rule: Series, as_volumes: bool) -> tuple[int
         if stack.problem is not None and policy(rule, stack.problem) != "resample":
             reasons[stack.problem] += len(stack.images)
     reasons.update(reason for _, reason in found.left)
-    return sum(len(stack.images) for stack in good), len(good), reasons
+    mosaics = list(images_of(tiled))
+    apart = len({image.instance for image in mosaics})
+    if again := len(mosaics) - apart:
+        reasons[DUPLICATE] += again
+    return sum(len(stack.images) for stack in good) + apart, len(good) + apart, reasons
 
 
 def images_of(rows: Iterable[Row]) -> Iterator[Image]:

@@ -21,7 +21,7 @@ from medfuncta_dist.fingerprint.smallest_ranks import Drawn, Sample, rank_of
 from medfuncta_dist.packing.sources.pack_source import Member, PackSource
 from medfuncta_dist.packing.sources.series_sources import series_identity
 from medfuncta_dist.packing.sources.source_list import list_sources
-from medfuncta_dist.scans.readers.dicom.series_reader import kept
+from medfuncta_dist.scans.readers.dicom.series_reader import is_volume, kept
 from medfuncta_dist.scans.readers.dicom.stacks import DERIVED, LOCALIZER, Image, assemble
 from medfuncta_dist.scans.readers.reader_registry import find_reader
 from medfuncta_dist.scans.scan_key import SALT_BYTES, KeyMaker
@@ -103,7 +103,9 @@ def whole_folders(sources: Sequence[PackSource], most: int) -> list[PackSource]:
 
 
 def holds_volumes(images: Sequence[Image], rule: Series) -> bool:
-    """Whether several images of a series are a stack, regular or not: then it is meant as a volume."""
+    """Whether several images of a series are a stack, regular or not: then it is meant as a volume. A mosaic is one."""
+    if any(is_volume(image.place["image_type"] or [], kept(rule)) for image in images):
+        return True
     return any(len(stack.images) > 1 for stack in assemble(images, kept(rule) | {DERIVED}).stacks)
 
 

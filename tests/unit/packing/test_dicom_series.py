@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,6 +45,7 @@ from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.storage.s3.s3_objects import S3Objects
 from medfuncta_dist.task_map import Done, Failed, map_here
 from tests.mapping_rows import read_mapping
+from tests.unit.scans.archive import NIBABEL
 from tests.unit.shards.samples import objects, run_file
 from tests.writers import PATIENT_ID, structured, write_dicom, write_enhanced_dicom, write_nifti, write_series
 
@@ -765,3 +767,15 @@ def test_a_forgotten_folder_keeps_out_no_file_that_names_another_patient(tmp_pat
     assert not [row for row in inventory if "secret" in row["relative"]]
     assert packed(run).changes["removed"] == 0
     assert len(samples(run)) == 2
+
+
+def test_mosaics_of_a_series_are_a_volume_each_as_the_plan_says(tmp_path: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    for b_value in (0, 1000):
+        stored = NIBABEL.parents[1] / "nicom" / "tests" / "data" / f"siemens_dwi_{b_value}.dcm.gz"
+        (tmp_path / "archive" / f"{b_value}.dcm").write_bytes(gzip.decompress(stored.read_bytes()))
+    run = run_of(tmp_path, shape=[16, 16, 12])
+    assert preview_pack(run, lambda done, total: None).dicom == series_sums.SeriesSums(2, 2, 2, {})
+    summary = packed(run)
+    assert (summary.counts["packed"], instances(summary)) == (2, (2, 2, 0, 0))
+    assert all(item.startswith("mosaic/") for _, item, _ in samples(run).values())

@@ -1,4 +1,4 @@
-"""DICOM: images, (row, column) as displayed, and multi-frame files whose frames are a volume or an image each.
+"""DICOM: images, (row, column) as displayed, and multi-frame files whose frames are a volume or an image each; mosaics.
 
 Values are in the modality's units (rescale slope and intercept, or the modality table, applied); MONOCHROME1, where low
 is bright, is inverted, so that high is bright in every scan. Overlays are never drawn.
@@ -26,9 +26,11 @@ from medfuncta_dist.scans.readers.dicom.geometry import (
     Header,
     affine_of,
     frame_headers,
+    image_of,
     pixel_size,
     stack_of,
 )
+from medfuncta_dist.scans.readers.dicom.mosaic import is_mosaic, mosaic_of, tiles
 from medfuncta_dist.scans.readers.dicom.patient import patient_of, study_of
 from medfuncta_dist.scans.readers.dicom.pixels import (
     DECODERS,
@@ -54,7 +56,8 @@ GEOMETRY = "the DICOM file's geometry is damaged"
 
 
 class DicomReader:
-    """A file's image. Of several frames: one volume if they form a regular stack, else an image each ("frame/3").
+    """A file's image, or the volume of a mosaic. Of several frames: one volume if they form a regular stack, else an
+    image each ("frame/3").
 
     suv: a PET's values are standardized uptake values; where its header does not allow that, the scan is not usable.
     """
@@ -78,6 +81,9 @@ class DicomReader:
             risk, patient, study = burn_in_risk(file.dataset), patient_of(file.dataset), study_of(file.dataset)
         if stack is not None:
             yield Found("", None, _volume(file, headers, stack), risk, group=patient, study=study)
+            return
+        if file.frames == 1 and is_mosaic(file.dataset.get("ImageType") or ()):
+            yield Found("", None, _mosaic(file, headers[0]), risk, group=patient, study=study)
             return
         alike = file.frames > 1
         for index, header in enumerate(headers):
@@ -178,6 +184,15 @@ def _image(file: ImageFile, header: Header, index: int) -> Scan:
     with refusing(GEOMETRY):
         place = pixel_size(header), affine_of(header)
         return Scan(np.ascontiguousarray(array), *place, **kind_of(file.dataset, [header]))
+
+
+def _mosaic(file: ImageFile, header: Header) -> Scan:
+    with refusing(GEOMETRY):
+        mosaic = mosaic_of(file.dataset, image_of(header, None))
+    with refusing(PIXELS):
+        values = file.in_units(values_of(file.decoded(0)[None], file.dataset, [header]))
+        slices = np.stack([tiles(channel[0], mosaic) for channel in values])
+    return volume_of(slices, mosaic.affine, kind_of(file.dataset, [header]))
 
 
 def _volume(file: ImageFile, headers: list[Header], stack: FrameStack) -> Scan:

@@ -42,6 +42,8 @@ class Header(Protocol):
 def frame_headers(dataset: pydicom.Dataset, frames: int) -> list[Header]:
     """The header of each frame: its own functional groups, else those that all share, else the data set's elements."""
     shared, own = _items(dataset, "SharedFunctionalGroupsSequence"), _items(dataset, "PerFrameFunctionalGroupsSequence")
+    if not shared and not own and (by_slices := _nuclear(dataset, frames)) is not None:
+        return by_slices
     if not shared and not own and frames == 1:
         return [dataset]
     if own and len(own) != frames:
@@ -50,6 +52,29 @@ def frame_headers(dataset: pydicom.Dataset, frames: int) -> list[Header]:
     if frames > 1 and not _grouped(shared[:1]).get("ImagePositionPatient"):
         common["ImagePositionPatient"] = None  # one position for many frames: that of the first, or of none
     return [common | _grouped([groups]) for groups in own] or [common] * frames
+
+
+def _nuclear(dataset: pydicom.Dataset, frames: int) -> list[Header] | None:
+    """The headers of reconstructed slices of nuclear medicine (DICOM PS3.3 C.8.4.15); None of any other file.
+
+    Where the first slice lies is said by the detector. SliceVector numbers the slices of the frames; they are stacked
+    along the normal, or against it where SpacingBetweenSlices is negative.
+    """
+    detectors = _items(dataset, "DetectorInformationSequence")
+    placed = [item for item in detectors if item.get("ImagePositionPatient") and item.get("ImageOrientationPatient")]
+    told = dataset.get("SliceVector")
+    numbers = [int(number) for number in np.atleast_1d(told)] if told else [1] * (frames == 1)
+    step = float(dataset.get("SpacingBetweenSlices") or 0)
+    names = ("ImagePositionPatient", "ImageOrientationPatient")
+    if len({str([item.get(name) for name in names]) for item in placed}) != 1 or len(numbers) != frames:
+        return None
+    position, orientation = (np.array(placed[0].get(name), np.float64) for name in names)
+    normal = np.cross(orientation[:3], orientation[3:])
+    if (frames > 1 and step == 0) or not normal.any():
+        return None
+    common = {name: dataset.get(name) for name in (*GROUPS, *PLAIN)} | {"ImageOrientationPatient": orientation.tolist()}
+    away = normal / np.linalg.norm(normal) * step
+    return [common | {"ImagePositionPatient": (position + away * (number - 1)).tolist()} for number in numbers]
 
 
 def spacing_of(header: Header) -> tuple[float, float] | None:

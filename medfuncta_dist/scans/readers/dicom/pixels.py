@@ -22,13 +22,13 @@ from pydicom.uid import (
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
     JPEG2000TransferSyntaxes,
-    JPEGExtended12Bit,
     JPEGLSTransferSyntaxes,
     JPEGTransferSyntaxes,
 )
 
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.readers.dicom.geometry import Header
+from medfuncta_dist.scans.readers.dicom.jpeg12 import is_jpeg12, jpeg12_pixels
 from medfuncta_dist.scans.readers.reader import silence_logger
 from medfuncta_dist.scans.scan import stored
 
@@ -65,8 +65,8 @@ def check_syntax(dataset: pydicom.Dataset) -> None:
             f"a DICOM file compressed as {_name(syntax)}, whose decoder is not installed (extra dicom)",
             do="pip install 'medfuncta-dist[dicom]'",
         )
-    if syntax == JPEGExtended12Bit and dataset.BitsStored > 8:
-        raise ScanError(f"a DICOM file compressed as {_name(syntax)} with more than 8 bits, which is not read")
+    if is_jpeg12(dataset) and (dataset.SamplesPerPixel, dataset.BitsAllocated) != (1, 16):
+        raise ScanError(f"a DICOM file compressed as {_name(syntax)} with 12 bits that is no grey image of 16")
 
 
 def decoded(dataset: pydicom.Dataset, index: int, frames: int) -> np.ndarray:
@@ -75,7 +75,9 @@ def decoded(dataset: pydicom.Dataset, index: int, frames: int) -> np.ndarray:
     Checks the size that a compressed frame itself declares before it is decoded.
     """
     if dataset.file_meta.TransferSyntaxUID in DECODERS:
-        _check_frame(dataset, index, frames)
+        frame = _checked_frame(dataset, index, frames)
+        if is_jpeg12(dataset):
+            return jpeg12_pixels(frame, dataset)
     pixels = pixel_array(dataset, index=index, number_of_frames=frames, allow_excess_frames=False)
     return _coloured(pixels, dataset) if dataset.PhotometricInterpretation == "PALETTE COLOR" else pixels
 
@@ -117,7 +119,8 @@ def _name(syntax: UID) -> str:
     return syntax.name if syntax in UID_dictionary else "an unknown transfer syntax"
 
 
-def _check_frame(dataset: pydicom.Dataset, index: int, frames: int) -> None:
+def _checked_frame(dataset: pydicom.Dataset, index: int, frames: int) -> bytes:
+    """A frame as it is compressed; ScanError if it declares more than the header."""
     offsets = None
     if "ExtendedOffsetTable" in dataset:
         offsets = dataset.ExtendedOffsetTable, dataset.ExtendedOffsetTableLengths
@@ -126,6 +129,7 @@ def _check_frame(dataset: pydicom.Dataset, index: int, frames: int) -> None:
     declared = _jpeg_values(frame) if jpeg else _j2k_values(frame)
     if declared > int(dataset.Rows) * int(dataset.Columns) * int(dataset.SamplesPerPixel):
         raise ScanError("a compressed DICOM frame declares more values than the file's header")
+    return frame
 
 
 def _j2k_values(frame: bytes) -> int:

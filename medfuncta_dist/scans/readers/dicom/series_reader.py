@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +28,7 @@ from medfuncta_dist.scans.readers.dicom.dicom_reader import (
 )
 from medfuncta_dist.scans.readers.dicom.even_slices import even_slices
 from medfuncta_dist.scans.readers.dicom.geometry import image_of
+from medfuncta_dist.scans.readers.dicom.mosaic import is_mosaic
 from medfuncta_dist.scans.readers.dicom.patient import patient_of, study_of
 from medfuncta_dist.scans.readers.dicom.stacks import (
     DERIVED,
@@ -96,13 +97,14 @@ def series_volumes(
     gone: ForgottenVolumes = NONE_FORGOTTEN,
     suv: bool = False,
 ) -> Iterator[Part]:
-    """The volumes of a series, in RAS+ order ("volume/…"), then what makes none, a part per reason ("left/0").
+    """The volumes of a series, in RAS+ order ("volume/…"; of a mosaic "mosaic/…"), then what makes none, a part per
+    reason ("left/0").
 
     named: a volume is called by the smallest name of its files, else by its place among the volumes, from 0. ``gone``
     are not read; ``suv`` as in ``DicomReader``. A volume's pixels are in memory at once. Neither the order of the files
     nor their paths matter.
     """
-    images, refused = _headers(files)
+    images, mosaics, refused = _headers(files, kept(rule))
     found = assemble(images, kept(rule))
     for number, stack in enumerate(found.stacks):
         names = [image.place.file.name for image in stack.images]
@@ -113,6 +115,8 @@ def series_volumes(
             yield Part(Found(item, None, ScanError(doubt)), len(names))
         else:
             yield _of_stack(item, stack, rule, suv)
+    for file in mosaics:
+        yield Part(_alone(file, f"mosaic/{file.name}", suv), 1)
     left = refused + Counter(reason for _, reason in found.left)
     for number, reason in enumerate(sorted(left)):
         out = reason not in refused and policy(rule, reason) == "leave_out"
@@ -128,26 +132,44 @@ def series_images(files: Sequence[InstanceFile], suv: bool = False) -> Iterator[
             yield Found(f"again/{number}", None, ScanError(DUPLICATE))
             continue
         seen.add(file.name)
-        item = f"image/{file.name}"
-        try:
-            found = next(DicomReader(suv).scans(file.path))
-            yield replace(found, item=item, alike=True, scan=ScanError(SEVERAL) if found.item else found.scan)
-        except ScanError as error:
-            yield Found(item, None, error)
+        yield _alone(file, f"image/{file.name}", suv)
 
 
-def _headers(files: Sequence[InstanceFile]) -> tuple[list[Image], Counter[str]]:
-    """The images whose header can be read (each ``place`` is an ``_Instance``); the other files by what is wrong."""
+def _alone(file: InstanceFile, item: str, suv: bool) -> Found:
+    """What a file of a series is by itself."""
+    try:
+        found = next(DicomReader(suv).scans(file.path))
+    except ScanError as error:
+        return Found(item, None, error)
+    return replace(found, item=item, alike=True, scan=ScanError(SEVERAL) if found.item else found.scan)
+
+
+def _headers(
+    files: Sequence[InstanceFile], keep: Collection[str]
+) -> tuple[list[Image], list[InstanceFile], Counter[str]]:
+    """The images whose header can be read (each ``place`` is an ``_Instance``); the mosaics, by name; the other files
+    by what is wrong."""
     images: list[Image] = []
+    mosaics: dict[str, InstanceFile] = {}
     refused: Counter[str] = Counter()
     for file in files:
         try:
             header = read_header(file.path)
+            if is_volume(_values(header, "ImageType"), keep):
+                if file.name in mosaics:
+                    raise ScanError(DUPLICATE)
+                mosaics[file.name] = file
+                continue
             with refusing(GEOMETRY):
                 images.append(series_image(header, _instance(file, header)))
         except ScanError as error:
             refused[error.what] += 1
-    return images, refused
+    return images, [mosaics[name] for name in sorted(mosaics)], refused
+
+
+def is_volume(image_type: Sequence[str], keep: Collection[str]) -> bool:
+    """Whether an image is a volume by itself, a mosaic; derived ones as the rule says (``kept``)."""
+    return is_mosaic(image_type) and (DERIVED in keep or not is_derived(image_type))
 
 
 def _instance(file: InstanceFile, header: pydicom.Dataset) -> _Instance:

@@ -259,8 +259,13 @@ def _sideways(images: Sequence[Image], allowed: float) -> str | None:
 def affine_with(image: Image, thickness: float) -> Float[np.ndarray, "4 4"]:
     """(row, column, slice, 1) → RAS mm of one image that has a geometry, and whose neighbours would be at a distance of
     ``thickness`` mm."""
-    along_row, down_column = np.reshape(image.orientation or (), (2, 3))
-    return _affine_of(image, np.cross(along_row, down_column) * thickness)
+    return _affine_of(image, np.cross(*directions(image)) * thickness)
+
+
+def directions(image: Image) -> Float[np.ndarray, "2 3"]:
+    """Unit vectors along a row and down a column (LPS). Files round the cosines: to six digits, some to three."""
+    vectors = np.reshape(image.orientation or (), (2, 3))
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
 
 
 def _affine(images: Sequence[Image]) -> Float[np.ndarray, "4 4"]:
@@ -270,7 +275,7 @@ def _affine(images: Sequence[Image]) -> Float[np.ndarray, "4 4"]:
 
 
 def _affine_of(first: Image, step: Float[np.ndarray, " 3"]) -> Float[np.ndarray, "4 4"]:
-    along_row, down_column = np.reshape(first.orientation or (), (2, 3))
+    along_row, down_column = directions(first)
     between_rows, between_columns = first.spacing or (1.0, 1.0)
     affine = np.eye(4)
     affine[:3, 0], affine[:3, 1] = down_column * between_rows, along_row * between_columns
@@ -282,7 +287,7 @@ def places_of(stack: Stack) -> tuple[Float[np.ndarray, " image"], Float[np.ndarr
     """Where the images of a stack lie relative to the first one: mm along the normal, and the rows and columns by which
     they are shifted within their plane."""
     first, positions = stack.images[0], _positions(stack.images)
-    along_row, down_column = np.reshape(first.orientation or (), (2, 3))
+    along_row, down_column = directions(first)
     away = positions - positions[0]
     return away @ _normal(first), np.stack([away @ down_column, away @ along_row], axis=1) / (first.spacing or 1)
 
@@ -296,6 +301,5 @@ def _positions(images: Sequence[Image]) -> Float[np.ndarray, "image 3"]:
 
 
 def _normal(image: Image) -> Float[np.ndarray, " 3"]:
-    along_row, down_column = np.reshape(image.orientation or (), (2, 3))
-    normal = np.cross(along_row, down_column)
+    normal = np.cross(*directions(image))
     return np.asarray(normal / np.linalg.norm(normal))

@@ -53,7 +53,6 @@ def test_real_colour_pictures_are_rgb() -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("JPGExtended.dcm", "JPEG Extended"),
         ("JPEG2000-embedded-sequence-delimiter.dcm", "declares more values"),
         ("meta_missing_tsyntax.dcm", "without an image"),
         ("MR_truncated.dcm", "damaged"),
@@ -90,7 +89,9 @@ def test_every_real_file_that_is_read_has_the_values_that_pydicom_has() -> None:
     files = sorted(p for p in PYDICOM.rglob("*") if p.is_file())
     counts = Counter(_compared(path) for path in files)
     assert counts["equal"] >= 80
-    assert counts["equal"] + counts["a segmentation or dose"] + counts["pydicom has no values"] == len(files)
+    assert counts["read, though pydicom has no values"] == 2  # JPEG of 12 bits: see test_pixels.py
+    assert counts["refused without need"] == 0
+    assert sum(counts.values()) == len(files)
 
 
 def _compared(path: Path) -> str:
@@ -100,6 +101,8 @@ def _compared(path: Path) -> str:
         if "dose" in error.what:
             return "a segmentation or dose"
         return "refused without need" if _has_values(path) else "pydicom has no values"
+    if not _has_values(path):
+        return "read, though pydicom has no values"
     arrays = [f.scan.array for f in found if isinstance(f.scan, Scan)]
     np.testing.assert_allclose(np.stack(arrays), _by_pydicom(path, len(found)), rtol=1e-6)
     return "equal"

@@ -71,6 +71,74 @@ def test_a_real_enhanced_mr_is_a_volume_with_every_frame_at_its_place(tmp_path: 
         assert (np.rint(voxel) < scan.shape).all()
 
 
+def test_cosines_of_few_digits_are_directions_all_the_same(tmp_path: Path) -> None:
+    """Of length 0.9995; the spacing of the pixels is the header's."""
+    rounded = [1, 0, 0, 0, 0.988, -0.1515]
+    scan = only(READER, write_dicom(tmp_path / "a.dcm", orientation=rounded))
+    assert scan.affine is not None
+    np.testing.assert_allclose(np.linalg.norm(scan.affine[:3, :2], axis=0), [0.8, 0.6], rtol=1e-12)
+    across = scan.affine[:3, 0] / 0.8
+    np.testing.assert_allclose(across, np.array([0, -0.988, -0.1515]) / np.hypot(0.988, 0.1515), atol=1e-12)
+
+
+def nuclear(path: Path, step: float, order: list[int], *, orientation: tuple[float, ...] = OBLIQUE) -> Path:
+    """Reconstructed slices of nuclear medicine: the place of the first one is the detector's."""
+    write_dicom(path, array=FRAMES.astype(np.uint16), frames=len(FRAMES), position=None, spacing=(0.5, 0.25))
+    detector = pydicom.Dataset()
+    detector.ImagePositionPatient, detector.ImageOrientationPatient = ORIGIN.tolist(), list(orientation)
+    return edited(
+        path,
+        Modality="NM",
+        SpacingBetweenSlices=step,
+        SliceVector=[number + 1 for number in order],
+        DetectorInformationSequence=[detector],
+    )
+
+
+@pytest.mark.parametrize("step", [1.5, -1.5])
+@pytest.mark.parametrize("order", [[0, 1, 2, 3, 4], [3, 0, 4, 1, 2]])
+def test_slices_of_nuclear_medicine_are_a_volume(tmp_path: Path, step: float, order: list[int]) -> None:
+    scan = only(READER, nuclear(tmp_path / "a.dcm", step, order))
+    positions = along(OBLIQUE, step)[order]
+    assert scan.affine is not None
+    assert sorted(scan.spacing) == pytest.approx([0.25, 0.5, 1.5])
+    for index in np.ndindex(SIZE):
+        voxel = np.linalg.solve(scan.affine, [*lps_of(OBLIQUE, positions, *index) * [-1, -1, 1], 1])[:3]
+        np.testing.assert_allclose(voxel, np.rint(voxel), atol=1e-6)
+        assert scan.array[(0, *np.rint(voxel).astype(int))] == FRAMES[index]
+
+
+def test_one_slice_of_nuclear_medicine_has_a_place(tmp_path: Path) -> None:
+    path = edited(nuclear(tmp_path / "a.dcm", 1.5, [0]), NumberOfFrames=1, PixelData=FRAMES[0].tobytes())
+    scan = only(READER, path)
+    assert scan.affine is not None
+    np.testing.assert_allclose(scan.affine[:3, 3], ORIGIN * [-1, -1, 1])
+
+
+@pytest.mark.parametrize(
+    "elements",
+    [
+        {"SliceVector": [1, 2, 3]},
+        {"SliceVector": None},
+        {"SpacingBetweenSlices": None},
+        {"DetectorInformationSequence": []},
+    ],
+)
+def test_frames_of_nuclear_medicine_whose_slices_are_not_told_are_images(tmp_path: Path, elements: dict) -> None:
+    found = all_found(READER, edited(nuclear(tmp_path / "a.dcm", 1.5, [0, 1, 2, 3, 4]), **elements))
+    assert [one.item for one in found] == [f"frame/{n}" for n in range(5)]
+    assert all(isinstance(one.scan, Scan) and one.scan.affine is None for one in found)
+
+
+def test_detectors_at_different_places_say_nothing(tmp_path: Path) -> None:
+    dataset = pydicom.dcmread(nuclear(tmp_path / "a.dcm", 1.5, [0, 1, 2, 3, 4]))
+    other = pydicom.Dataset()
+    other.ImagePositionPatient, other.ImageOrientationPatient = [0, 0, 0], list(AXIAL)
+    dataset.DetectorInformationSequence.append(other)
+    dataset.save_as(tmp_path / "a.dcm")
+    assert len(all_found(READER, tmp_path / "a.dcm")) == 5
+
+
 BROKEN = {
     "a gap": np.array([0, 1, 2, 4, 5]),
     "twice the same place": np.array([0, 1, 1, 2, 3]),

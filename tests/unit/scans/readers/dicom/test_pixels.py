@@ -12,6 +12,7 @@ import pytest
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.uid import MPEG2MPML, HTJ2KLossless, JPEG2000Lossless, RLELossless
 
+from medfuncta_dist.scans.readers.dicom import jpeg12
 from medfuncta_dist.scans.readers.dicom.dicom_reader import DicomReader
 from tests.unit.scans.archive import PYDICOM, all_found, edited, only, reason
 from tests.writers import PATIENT_UID, write_dicom, write_enhanced_dicom
@@ -58,6 +59,35 @@ def test_high_throughput_jpeg_2000(tmp_path: Path) -> None:
     assert (only(READER, tmp_path / "a.dcm").array == 128).all()
 
 
+@pytest.mark.parametrize("name", ["JPGExtended", "JPEG-lossy"])
+def test_jpeg_of_12_bits(name: str) -> None:
+    """Both files are of one picture, as libjpeg-turbo and ITK decode it too: these numbers are theirs. The third is the
+    same picture in JPEG 2000, with losses of its own."""
+    array = only(READER, PYDICOM / f"{name}.dcm").array
+    assert (array.dtype, array.shape, array.min(), array.max()) == (np.uint16, (1, 1024, 256), 0, 264)
+    assert array.sum(dtype=np.int64) == 3_767_007
+    assert array[0, 500, 100:110].tolist() == [31, 28, 24, 21, 24, 23, 23, 22, 22, 21]
+    assert np.abs(array - only(READER, PYDICOM / "JPEG2000.dcm").array.astype(int)).mean() < 5
+
+
+def test_signed_jpeg_of_12_bits(tmp_path: Path) -> None:
+    """The bits are the same; the header says that they are a two's complement."""
+    dataset = pydicom.dcmread(PYDICOM / "JPGExtended.dcm")
+    dataset.PixelRepresentation = 1
+    dataset.save_as(tmp_path / "a.dcm")
+    array = only(READER, tmp_path / "a.dcm").array
+    assert array.dtype == np.int16
+    assert (array == only(READER, PYDICOM / "JPGExtended.dcm").array).all()
+    assert jpeg12._signed(np.array([0, 2047, 2048, 4095], np.uint16)).tolist() == [0, 2047, -2048, -1]
+
+
+def test_jpeg_of_12_bits_in_colour_is_refused(tmp_path: Path) -> None:
+    dataset = pydicom.dcmread(PYDICOM / "JPGExtended.dcm")
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation, dataset.PlanarConfiguration = 3, "RGB", 0
+    dataset.save_as(tmp_path / "a.dcm")
+    assert "that is no grey image" in reason(READER, tmp_path / "a.dcm")
+
+
 @pytest.mark.parametrize("name", ["MR_small_jp2klossless", "MR_small_jpeg_ls_lossless", "SC_rgb_jpeg_gdcm"])
 def test_frames_that_declare_more_than_the_header_are_not_decoded(tmp_path: Path, name: str) -> None:
     dataset = pydicom.dcmread(PYDICOM / f"{name}.dcm")
@@ -87,6 +117,7 @@ def test_without_a_decoder_the_reason_names_syntax_and_extra(hidden: str, name: 
 import sys; sys.modules[{hidden!r}] = None
 from pathlib import Path
 from medfuncta_dist.errors import ScanError
+from medfuncta_dist.scans.readers.dicom import jpeg12
 from medfuncta_dist.scans.readers.dicom.dicom_reader import DicomReader
 assert list(DicomReader().scans(Path({str(PYDICOM / "MR_small_RLE.dcm")!r})))
 try: list(DicomReader().scans(Path({str(PYDICOM / f"{name}.dcm")!r})))
