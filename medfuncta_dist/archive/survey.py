@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -53,36 +54,49 @@ OnSurvey = Callable[[int, int], None]
 
 
 def survey(sources: Sequence[Listed], folder: Path, keys: KeyMaker, on_progress: OnSurvey) -> Path:
-    """Write ``survey.parquet`` of these sources into the private folder; its path.
+    """Write ``survey.parquet`` of these sources, which are in any order, into the private folder; its path."""
+    ordered = sorted(sources, key=lambda source: source.relative)
+    return survey_ordered(ordered, len(ordered), ordered, folder, keys, on_progress)
+
+
+def survey_ordered(
+    sources: Iterable[Listed],
+    number: int,
+    inside: Iterable[Listed],
+    folder: Path,
+    keys: KeyMaker,
+    on_progress: OnSurvey,
+) -> Path:
+    """The same of so many sources that are sorted by relative path, a few of which are in memory at once. ``inside``:
+    again, at least those that are inside archive files.
 
     The same archive gives the same bytes, whether or not it was interrupted. StorageError where storage fails.
     """
-    ordered = sorted(sources, key=lambda source: source.relative)
     attempts = sorted((folder / PARTS).glob("[0-9]*"))
     salt = keys.fingerprint()
     earlier = [_parts(attempt, salt) for attempt in attempts]
-    members = member_rows(ordered, folder, salt)
+    members = member_rows(inside, folder, salt)
     known = _Known([*earlier, members, *(read_inventory(folder / name, salt) for name in (SURVEY, INVENTORY))])
     attempt = folder / PARTS / f"{int(attempts[-1].name) + 1 if attempts else 0:06d}"
     done = 0
     with quiet(), ThreadPoolExecutor(THREADS, "survey") as pool:
-        for number, rows in enumerate(_ahead(_begun(ordered, known, keys, pool))):
+        for place, rows in enumerate(_ahead(_begun(sources, known, keys, pool))):
             part = list(rows)
-            write_part(attempt / f"{number:06d}.parquet", part, salt)
+            write_part(attempt / f"{place:06d}.parquet", part, salt)
             done += len(part)
-            on_progress(done, len(ordered))
+            on_progress(done, number)
     join_parts(folder / SURVEY, sorted(attempt.glob("*.parquet")), salt)
     shutil.rmtree(folder / PARTS, ignore_errors=True)
     return folder / SURVEY
 
 
 def _begun(
-    ordered: Sequence[Listed], known: _Known, keys: KeyMaker, pool: ThreadPoolExecutor
+    ordered: Iterable[Listed], known: _Known, keys: KeyMaker, pool: ThreadPoolExecutor
 ) -> Iterator[Iterator[Row]]:
     """The rows of each part, whose sources are being read."""
     look = partial(_row, keys=keys)
-    for number in range(-(-len(ordered) // PART_ROWS)):
-        found = [(*known.row(source), source) for source in ordered[number * PART_ROWS : (number + 1) * PART_ROWS]]
+    iterator = iter(ordered)
+    while found := [(*known.row(source), source) for source in islice(iterator, PART_ROWS)]:
         read = pool.map(look, [source for _, row, source in found if row is None])
         yield _joined(found, read)
 

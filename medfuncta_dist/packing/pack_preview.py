@@ -11,12 +11,15 @@ from medfuncta_dist.archive.series_sums import SeriesSums, series_sums
 from medfuncta_dist.archive.survey import OnSurvey
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.sections.series_section import Series
-from medfuncta_dist.packing.archive_state import ArchiveState, examine
+from medfuncta_dist.packing.archive_state import Archive, examine
 from medfuncta_dist.packing.failed_packs import is_empty
-from medfuncta_dist.packing.pack_record import read_packs, settle
+from medfuncta_dist.packing.recorded_sources import RecordedSources
 from medfuncta_dist.packing.sources.copy_conflicts import CopyConflicts
-from medfuncta_dist.packing.sources.source_list import list_sources
+from medfuncta_dist.packing.sources.file_list import FileList
+from medfuncta_dist.packing.sources.source_list import fill_rows
+from medfuncta_dist.packing.sources.source_rows import SourceRows
 from medfuncta_dist.packing.sources.source_table import load_table
+from medfuncta_dist.packing.work_tables import work_tables
 from medfuncta_dist.scans.private.private_folder import load_or_create_salt, private_folder
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.data_contract import check_dataset, with_series
@@ -74,26 +77,30 @@ def preview_pack(run: RunFile, on_survey: OnSurvey) -> PackPreview:
     folder = private_folder(run.data.private, run.dataset, run.storage)
     keys = KeyMaker(load_or_create_salt(folder))
     forgotten = require_list(store, run.dataset, folder)
-    parent, known = newest_snapshot(store, run.dataset), read_packs(store, run.dataset)
-    empty = is_empty(parent, known)
-    known = [] if empty else known
-    listed, aside = list_sources(run.data, keys, known, folder=folder, store=store)
-    sources = [source for source in listed if source.key not in forgotten.sources]
-    contract = None if empty else check_dataset(store, run.dataset, run.data, keys.fingerprint())
-    data = with_series(run.data, contract)
-    records = settle(known, first=parent.packs if parent else ())
-    with locked(folder):
-        archive = examine(store, data, sources, records, folder, keys, on_survey, load_table(run.data), forgotten)
-        found = sums(archive.inventory, archive.salt)
-        rule = data.series if isinstance(data.series, Series) else None
-        dicom = None if rule is None else series_sums(archive.inventory, rule, data.takes_volumes)
-    archive = archive.without(forgotten)
-    sizes = _sizes(archive)
+    parent = newest_snapshot(store, run.dataset)
+    with work_tables(folder) as tables:
+        packed, files = RecordedSources(tables, store), SourceRows(tables)
+        packed.read(run.dataset)
+        if empty := is_empty(parent, packed.records):
+            packed.clear()
+        aside = fill_rows(files, FileList(tables), run.data, keys, packed.holds, folder=folder, store=store)
+        files.without(forgotten.sources)
+        contract = None if empty else check_dataset(store, run.dataset, run.data, keys.fingerprint())
+        data = with_series(run.data, contract)
+        packed.settle(parent.packs if parent else ())
+        with locked(folder):
+            listed = Archive(tables, files, packed, data, folder, keys)
+            archive = examine(listed, store, on_survey, load_table(run.data), forgotten)
+            found = sums(archive.inventory, archive.salt)
+            rule = data.series if isinstance(data.series, Series) else None
+            dicom = None if rule is None else series_sums(archive.inventory, rule, data.takes_volumes)
+        archive.sources.leave_out(forgotten)
+        to_read, bytes_to_read = archive.sources.to_read()
     return PackPreview(
         archive.changes.counts,
         archive.changes.uncompared,
-        len(sizes),
-        sum(sizes),
+        to_read,
+        bytes_to_read,
         parent.samples if parent else 0,
         found,
         dicom,
@@ -103,12 +110,6 @@ def preview_pack(run: RunFile, on_survey: OnSurvey) -> PackPreview:
         folder,
         aside,
     )
-
-
-def _sizes(archive: ArchiveState) -> list[int]:
-    """Bytes of each source that would be read."""
-    wanted = {*archive.changes.new, *archive.changes.changed}  # what the table tells anew counts as changed
-    return [source.size for source in archive.sources if source.key in wanted]
 
 
 def sums(inventory: Path, salt: str) -> ArchiveSums:

@@ -8,7 +8,7 @@ known list.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import RunFileError
@@ -97,7 +97,7 @@ def in_image_format(source: Source) -> bool:
     return reader is not None and reader.name in IN_READERS
 
 
-def require_some(left: Sequence[object], aside: Mapping[str, int]) -> None:
+def require_some(left: int, aside: Mapping[str, int]) -> None:
     """RunFileError, with the reasons, where every source is set aside."""
     if left or not aside:
         return
