@@ -1,8 +1,8 @@
 """What the driver of the pack stage needs for each source of an archive, up to its tasks: memory, and time.
 
 The archive is simulated where it is listed and surveyed: files of one scan each, or DICOM files of which a series has
-100, spread over all of it. Everything else is as ``pack`` does it. Each step is a process of its own, so that the peak of
-its memory is its own. ``--huge`` adds ten million files.
+100, spread over all of it. Everything else is as ``pack`` does it. Each step is a process of its own, so that the peak
+of its memory is its own. ``--huge`` adds ten million files.
 """
 
 from __future__ import annotations
@@ -191,7 +191,8 @@ def record(folder: Path, layout: str, rows: int, kind: str) -> dict[str, Any]:
 def _planned(
     tables: Tables, folder: Path, layout: str, rows: int, kind: str
 ) -> tuple[RecordedSources, ArchiveState, PackPlan]:
-    from medfuncta_dist.packing.archive_state import Archive, examine
+    from medfuncta_dist.packing.archive_listing import Archive
+    from medfuncta_dist.packing.archive_state import examine
     from medfuncta_dist.packing.pack_plan import plan
     from medfuncta_dist.packing.recorded_sources import RecordedSources
     from medfuncta_dist.packing.sources.file_list import FileList

@@ -12,11 +12,11 @@ from medfuncta_dist.archive.inventory import INVENTORY, Listed, Row, locked, rea
 from medfuncta_dist.archive.member_lists import forget_lists
 from medfuncta_dist.archive.survey import OnSurvey, adopt, digest_contents, stamp, survey_ordered
 from medfuncta_dist.config.sections.data_section import Data
+from medfuncta_dist.packing.archive_listing import Archive
 from medfuncta_dist.packing.archive_sources import ArchiveSources
 from medfuncta_dist.packing.pack_plan import Superseded, solid_archive, window
 from medfuncta_dist.packing.present_sources import Present, PresentSources
 from medfuncta_dist.packing.reassigned_sources import overwritten, reassigned
-from medfuncta_dist.packing.recorded_sources import RecordedSources
 from medfuncta_dist.packing.sources.copy_conflicts import NO_CONFLICTS, CopyConflicts, copy_conflicts
 from medfuncta_dist.packing.sources.pack_source import PackSource
 from medfuncta_dist.packing.sources.record_parts import record_content
@@ -31,7 +31,7 @@ from medfuncta_dist.packing.sources.series_sources import (
 from medfuncta_dist.packing.sources.source_rows import SourceRows
 from medfuncta_dist.packing.sources.source_table import SourceTable
 from medfuncta_dist.packing.sources.table_join import Joined, TableJoin
-from medfuncta_dist.packing.work_tables import Tables, in_batches, work_tables
+from medfuncta_dist.packing.work_tables import in_batches, work_tables
 from medfuncta_dist.scans.private.forgotten_list import NOTHING_FORGOTTEN, Forgotten
 from medfuncta_dist.scans.private.private_mapping import open_mapping
 from medfuncta_dist.scans.readers.reader_registry import reader_for
@@ -71,19 +71,6 @@ class ArchiveState:
         """Make the survey the inventory of the last pack."""
         with locked(self.inventory.parent):
             adopt(self.inventory.parent, self.stamp, self.salt, self.identities, self.sources.digests)
-
-
-@dataclass(frozen=True)
-class Archive:
-    """What ``examine`` compares, on disk: ``files`` that the run file names, and what the records say of ``packed``
-    sources; with the folder and the keys of their owner."""
-
-    tables: Tables = field(repr=False)
-    files: SourceRows
-    packed: RecordedSources
-    data: Data
-    folder: Path
-    keys: KeyMaker = field(repr=False)
 
 
 def examine(

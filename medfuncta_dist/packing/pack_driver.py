@@ -19,21 +19,18 @@ from medfuncta_dist.archive.inventory import locked
 from medfuncta_dist.archive.survey import OnSurvey
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError, WorkerDiedError
+from medfuncta_dist.packing.archive_listing import list_archive
 from medfuncta_dist.packing.archive_sources import ArchiveSources
-from medfuncta_dist.packing.archive_state import Archive, examine
-from medfuncta_dist.packing.failed_packs import is_empty, nothing_packed, withdraw_empty
+from medfuncta_dist.packing.archive_state import examine
+from medfuncta_dist.packing.failed_packs import nothing_packed, withdraw_empty
 from medfuncta_dist.packing.mapping_update import update_mapping
 from medfuncta_dist.packing.pack_ledger import less, require_balance, require_few_quarantined, total
 from medfuncta_dist.packing.pack_plan import PackPlan, Revised, pack_again, plan
 from medfuncta_dist.packing.pack_record import PackRecord, record_path
 from medfuncta_dist.packing.pack_rest import RestTask, rest_task
 from medfuncta_dist.packing.pack_task import PackTask, pack_task, quarantine_sources
-from medfuncta_dist.packing.recorded_sources import RecordedSources
 from medfuncta_dist.packing.sources.copy_conflicts import NO_CONFLICTS, CopyConflicts
-from medfuncta_dist.packing.sources.file_list import FileList
 from medfuncta_dist.packing.sources.pack_source import PackSource
-from medfuncta_dist.packing.sources.source_list import fill_rows
-from medfuncta_dist.packing.sources.source_rows import SourceRows
 from medfuncta_dist.packing.sources.source_table import load_table
 from medfuncta_dist.packing.work_tables import Lazy, work_tables
 from medfuncta_dist.scans.private.private_folder import load_or_create_salt, private_folder
@@ -103,25 +100,18 @@ def pack(
     forgotten = require_list(store, run.dataset, folder)
     parent = newest_snapshot(store, run.dataset)
     with work_tables(folder) as tables:
-        packed, files = RecordedSources(tables, store), SourceRows(tables)
-        packed.read(run.dataset)
-        if empty := is_empty(parent, packed.records):
-            packed.clear()
-        aside = fill_rows(files, FileList(tables), run.data, keys, packed.holds, folder=folder, store=store)
-        files.without(forgotten.sources)
-        if empty:
+        listed = list_archive(tables, store, run, folder, keys, parent, forgotten)
+        packed = listed.packed
+        if listed.empty:
             withdraw_empty(store, run.dataset, fence)
         data = open_dataset(store, run.dataset, run.data, keys.fingerprint(), fence)
         run = run.model_copy(update={"data": data})
         _require_known(parent, packed.records, store)
-        packs = parent.packs if parent else ()
-        packed.settle(packs)
         with locked(folder):
-            listed = Archive(tables, files, packed, run.data, folder, keys)
-            archive = examine(listed, store, on_survey, table, forgotten)
+            archive = examine(replace(listed, data=data), store, on_survey, table, forgotten)
         archive.sources.leave_out(forgotten)
         superseded = archive.superseded(run.data.removed, parent.digest if parent else "")
-        todo = plan(archive.sources, packed, packs, run.data.sources_per_task, superseded)
+        todo = plan(archive.sources, packed, parent.packs if parent else (), run.data.sources_per_task, superseded)
         task = PackTask(store.root, run.dataset, run.data, (), keys, fence, forgotten=forgotten)
         made, new_sources = _run_tasks(store, run, todo, task, fan_out, on_progress, archive.sources)
         records = todo.records + made
@@ -140,7 +130,7 @@ def pack(
         look_alikes=split_look_alikes(store, snapshot, folder) if run.data.look_alikes == "report" else None,
         changes=found.counts,
         uncompared=found.uncompared,
-        aside=aside,
+        aside=listed.aside,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medfuncta_dist.archive.inventory import locked, read_inventory
@@ -11,13 +11,9 @@ from medfuncta_dist.archive.series_sums import SeriesSums, series_sums
 from medfuncta_dist.archive.survey import OnSurvey
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.sections.series_section import Series
-from medfuncta_dist.packing.archive_state import Archive, examine
-from medfuncta_dist.packing.failed_packs import is_empty
-from medfuncta_dist.packing.recorded_sources import RecordedSources
+from medfuncta_dist.packing.archive_listing import list_archive
+from medfuncta_dist.packing.archive_state import examine
 from medfuncta_dist.packing.sources.copy_conflicts import CopyConflicts
-from medfuncta_dist.packing.sources.file_list import FileList
-from medfuncta_dist.packing.sources.source_list import fill_rows
-from medfuncta_dist.packing.sources.source_rows import SourceRows
 from medfuncta_dist.packing.sources.source_table import load_table
 from medfuncta_dist.packing.work_tables import work_tables
 from medfuncta_dist.scans.private.private_folder import load_or_create_salt, private_folder
@@ -79,18 +75,11 @@ def preview_pack(run: RunFile, on_survey: OnSurvey) -> PackPreview:
     forgotten = require_list(store, run.dataset, folder)
     parent = newest_snapshot(store, run.dataset)
     with work_tables(folder) as tables:
-        packed, files = RecordedSources(tables, store), SourceRows(tables)
-        packed.read(run.dataset)
-        if empty := is_empty(parent, packed.records):
-            packed.clear()
-        aside = fill_rows(files, FileList(tables), run.data, keys, packed.holds, folder=folder, store=store)
-        files.without(forgotten.sources)
-        contract = None if empty else check_dataset(store, run.dataset, run.data, keys.fingerprint())
+        listed = list_archive(tables, store, run, folder, keys, parent, forgotten)
+        contract = None if listed.empty else check_dataset(store, run.dataset, run.data, keys.fingerprint())
         data = with_series(run.data, contract)
-        packed.settle(parent.packs if parent else ())
         with locked(folder):
-            listed = Archive(tables, files, packed, data, folder, keys)
-            archive = examine(listed, store, on_survey, load_table(run.data), forgotten)
+            archive = examine(replace(listed, data=data), store, on_survey, load_table(run.data), forgotten)
             found = sums(archive.inventory, archive.salt)
             rule = data.series if isinstance(data.series, Series) else None
             dicom = None if rule is None else series_sums(archive.inventory, rule, data.takes_volumes)
@@ -108,7 +97,7 @@ def preview_pack(run: RunFile, on_survey: OnSurvey) -> PackPreview:
         archive.joined.without_row,
         archive.conflicts,
         folder,
-        aside,
+        listed.aside,
     )
 
 

@@ -16,6 +16,8 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar, overload
 
+from medfuncta_dist.errors import DiskFullError, StorageError
+
 T = TypeVar("T")
 U = TypeVar("U")
 
@@ -37,7 +39,7 @@ def work_tables(folder: Path | None) -> Iterator[Tables]:
             left.unlink(missing_ok=True)  # of a process that was killed between making its file and opening it
     handle, name = tempfile.mkstemp(prefix=PREFIX, dir=folder)
     os.close(handle)
-    with closing(sqlite3.connect(name, isolation_level=None)) as tables:
+    with _told(Path(name).parent), closing(sqlite3.connect(name, isolation_level=None)) as tables:
         # Nobody else reads it, and nothing of it is needed after an error.
         tables.executescript(
             f"""PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA locking_mode = EXCLUSIVE;
@@ -48,6 +50,17 @@ def work_tables(folder: Path | None) -> Iterator[Tables]:
         tables.execute(f"PRAGMA temp_store_directory = '{str(Path(name).parent).replace(chr(39), 2 * chr(39))}'")
         Path(name).unlink(missing_ok=True)
         yield tables
+
+
+@contextmanager
+def _told(folder: Path) -> Iterator[None]:
+    """StorageError in place of SQLite's own, which names no row: most often, the disk is full."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        kind = DiskFullError if "full" in str(error) else StorageError
+        what = f"what is known of the archive's files cannot be kept on disk while packing: {error}"
+        raise kind(what, where=str(folder), do="make room there: about 2 GB per million files") from None
 
 
 def path_bytes(text: str) -> bytes:

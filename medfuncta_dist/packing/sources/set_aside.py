@@ -87,8 +87,10 @@ def reason_aside(source: Source, data: Data, listed: Collection[str]) -> str | N
 
 def reason_inside(source: Source, data: Data) -> str:
     """Why a source that is read where it lies loose is refused inside a zip or tar file; "" where it is not."""
+    if source.place is None:
+        return ""
     reader = find_reader(data.reader, source.uri)
-    return RECORD_INSIDE if source.place is not None and reader is not None and reader.name == WfdbReader.name else ""
+    return RECORD_INSIDE if reader is not None and reader.name == WfdbReader.name else ""
 
 
 def in_image_format(source: Source) -> bool:
