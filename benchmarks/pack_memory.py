@@ -2,7 +2,8 @@
 
 The archive is simulated where it is listed and surveyed: files of one scan each, or DICOM files of which a series has
 100, spread over all of it. Everything else is as ``pack`` does it. Each step is a process of its own, so that the peak
-of its memory is its own. ``--huge`` adds ten million files.
+of its memory is its own. ``--huge`` adds ten million files; what is measured is kept in ``pack_memory.jsonl`` of the
+folder ``--keep FOLDER``, from where a run that was interrupted goes on.
 """
 
 from __future__ import annotations
@@ -12,12 +13,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import ArgumentParser
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.archive_survey import memory_mb, peak_gb, salt, simulated
-from benchmarks.common import ROOT, Claim, arguments, report
+from benchmarks.common import ROOT, Claim, Kept, arguments, report
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,34 +31,42 @@ if TYPE_CHECKING:
     from medfuncta_dist.packing.work_tables import Tables
     from medfuncta_dist.storage.object_store import ObjectInfo
 
-SIZES = (100_000, 1_000_000)
-SHORT = (1_000, 4_000)
+SIZES = {"files": (100_000, 1_000_000), "series": (100_000, 300_000)}
+SHORT = {"files": (1_000, 4_000), "series": (1_000, 4_000)}
 HUGE = 10_000_000
-LAYOUTS, KINDS = ("files", "series"), ("first", "same", "moved")
+KINDS = ("first", "same")
+MOST_MOVED = 100_000
+"""Of more, changes are not measured: they are Python objects, as many as there are."""
 PART = 65_536
 DATASET = "bench"
 
 
 def main() -> None:
-    huge = "--huge" in sys.argv
-    sys.argv = [argument for argument in sys.argv if argument != "--huge"]
+    huge, folder = _own_arguments()
     short, began = arguments(__doc__).short, time.perf_counter()
-    small, large = SHORT if short else SIZES
-    found = {f"{layout}, {n}": measure(layout, n) for layout in LAYOUTS for n in (small, large)}
+    sizes, kept = SHORT if short else SIZES, Kept(folder / "pack_memory.jsonl" if folder else None)
+    todo = [(layout, n) for layout, of_layout in sizes.items() for n in of_layout] + [("files", HUGE)] * huge
+    for layout, n in todo:
+        kept.once(f"{layout}, {n}", lambda layout=layout, n=n: measure(layout, n))  # type: ignore[misc]
+    found = kept.results
     slopes = {
-        f"{layout}, {kind}": _slope(found[f"{layout}, {small}"][kind], found[f"{layout}, {large}"][kind], large - small)
-        for layout in LAYOUTS
+        f"{layout}, {kind}": _slope(*(found[f"{layout}, {n}"][kind] for n in of_layout), of_layout[1] - of_layout[0])
+        for layout, of_layout in sizes.items()
         for kind in KINDS
     }
-    if huge:
-        found |= {f"files, {HUGE}": measure("files", HUGE)}
     claims = [
         Claim(f"{name}: bytes of the driver's peak memory for each further source", slope, 100, at_least=False)
         for name, slope in slopes.items()
-        if not name.endswith("moved")
     ]
     table = [
-        {"archive": name, "pack": kind, "seconds": one["seconds"], "peak, GB": one["peak_gb"], "tasks": one["tasks"]}
+        {
+            "archive": name,
+            "pack": kind,
+            "seconds": one["seconds"],
+            "CPU s": one["cpu_s"],
+            "peak, GB": one["peak_gb"],
+            "tasks": one["tasks"],
+        }
         for name, kinds in found.items()
         for kind, one in kinds.items()
     ]
@@ -70,6 +80,15 @@ NOTES = [
 ]
 
 
+def _own_arguments() -> tuple[bool, Path | None]:
+    """Whether ``--huge`` was given, and the folder of ``--keep``."""
+    parser = ArgumentParser(add_help=False)
+    parser.add_argument("--huge", action="store_true")
+    parser.add_argument("--keep", type=Path)
+    own, sys.argv[1:] = parser.parse_known_args()
+    return own.huge, own.keep
+
+
 def _slope(small: dict[str, Any], large: dict[str, Any], sources: int) -> float:
     return float((large["peak_gb"] - small["peak_gb"]) * 1e9 / sources)
 
@@ -81,9 +100,11 @@ def measure(layout: str, rows: int) -> dict[str, Any]:
         first = _in_process("pack", folder, layout, rows, "first")
         _in_process("record", folder, layout, rows, "first")
         _in_process("survey", folder, layout, rows, "same")
-        same = _in_process("pack", folder, layout, rows, "same")
-        _in_process("survey", folder, layout, rows, "moved")
-        return {"first": first, "same": same, "moved": _in_process("pack", folder, layout, rows, "moved")}
+        found = {"first": first, "same": _in_process("pack", folder, layout, rows, "same")}
+        if rows <= MOST_MOVED:
+            _in_process("survey", folder, layout, rows, "moved")
+            found["moved"] = _in_process("pack", folder, layout, rows, "moved")
+        return found
 
 
 def _in_process(*arguments: str | int) -> dict[str, Any]:
