@@ -103,7 +103,7 @@ def examine(
     anew = reassigned(first, sources, table, store, packed, keys)
     anew |= overwritten(set(first.removed), files, folder, keys)
     changes = present.compared_without(packed, anew) if anew else first
-    known_as = _identities(changes.renamed.values(), folder, keys)
+    known_as = _identities(set(changes.renamed.values()), folder, keys)
     sources.decide(changes, known_as)
     sources.keep_moved(chain(changes.renamed.values(), _elsewhere(archive, series)))
     kept = {sources[k].relative: known_as[former] for k, former in changes.renamed.items() if former in known_as}

@@ -95,7 +95,7 @@ class SeriesSources:
         apart = 0
         for key in self._all() if keys is None else keys:
             files = self.files(key)
-            apart += len({_told(file.source) for file in files}) > 1
+            apart += len({_told(file.source) for file in self._telling(files)}) > 1
             yield self._source(key, files)
         if apart:
             raise RunFileError(
@@ -137,6 +137,11 @@ class SeriesSources:
         told = ((json.dumps(_table_says(source)), key_bytes(source.key)) for source in sources)
         self._db.executemany("UPDATE series SET told = ? WHERE key = ?", told)
 
+    def _telling(self, files: Sequence[SeriesFile]) -> Sequence[SeriesFile]:
+        """Those that tell whose the series is, and its labels: all, or not the copies among them."""
+        table = self._data.table
+        return _without_copies(files) if table is not None and table.copies == "first" else files
+
     def _all(self) -> Iterator[str]:
         for (key,) in self._db.execute("SELECT key FROM series ORDER BY identity"):
             yield key_text(key)
@@ -144,15 +149,17 @@ class SeriesSources:
     def _source(self, key: str, files: Sequence[SeriesFile]) -> PackSource:
         text = "SELECT identity, told FROM series WHERE key = ?"
         identity, told = self._db.execute(text, (key_bytes(key),)).fetchone()
-        made = series_source(key, path_text(identity), files, self._keys)
+        made = series_source(key, path_text(identity), files, self._telling(files), self._keys)
         return replace(made, **_as_table_says(json.loads(told))) if told else made
 
 
-def series_source(key: str, identity: str, files: Sequence[SeriesFile], keys: KeyMaker) -> PackSource:
-    """The source that these files make, which are sorted."""
+def series_source(
+    key: str, identity: str, files: Sequence[SeriesFile], telling: Sequence[SeriesFile], keys: KeyMaker
+) -> PackSource:
+    """The source that these files make, which are sorted; ``telling``: those whose groups and labels count."""
     apart = _without_copies(files)
-    group = {file.source.group for file in files}
-    labels = {file.source.labels for file in files}
+    group = {file.source.group for file in telling}
+    labels = {file.source.labels for file in telling}
     return PackSource(
         key,
         files[0].source.uri,
@@ -160,7 +167,7 @@ def series_source(key: str, identity: str, files: Sequence[SeriesFile], keys: Ke
         files[0].source.split,
         group=group.pop() if len(group) == 1 else None,
         labels=labels.pop() if len(labels) == 1 else None,
-        unlisted=any(file.source.unlisted for file in files),
+        unlisted=any(file.source.unlisted for file in telling),
         size=sum(file.source.size for file in files),
         state=_state([file.state for file in apart], keys),
         members=tuple(file.member for file in apart),
