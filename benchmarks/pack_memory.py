@@ -180,12 +180,14 @@ def pack(folder: Path, layout: str, rows: int, kind: str) -> dict[str, Any]:
         _, archive, todo = _planned(tables, folder, layout, rows, kind)
         sources = sum(len(group) for group in todo.groups) + sum(len(group.sources) for group in todo.revised)
         assert sources == todo.left
+        pages, size = (tables.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "page_size"))
         return {
             "seconds": time.perf_counter() - began,
             "cpu_s": time.process_time() - used,
             "base_mb": base,
             "changes": archive.changes.counts,
             "tasks": len(todo.groups) + len(todo.revised),
+            "disk_mb": pages * size / 1e6,
         }
 
 

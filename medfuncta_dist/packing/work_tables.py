@@ -60,7 +60,7 @@ def _told(folder: Path) -> Iterator[None]:
     except sqlite3.OperationalError as error:
         kind = DiskFullError if "full" in str(error) else StorageError
         what = f"what is known of the archive's files cannot be kept on disk while packing: {error}"
-        raise kind(what, where=str(folder), do="make room there: about 2 GB per million files") from None
+        raise kind(what, where=str(folder), do="make room there: about 1 GB per million files") from None
 
 
 def path_bytes(text: str) -> bytes:
