@@ -70,13 +70,15 @@ def main() -> None:
         for name, kinds in found.items()
         for kind, one in kinds.items()
     ]
-    report("pack_memory", short, began, {"slopes": slopes, **found}, claims, table, NOTES)
+    report("pack_memory", short, began, {"slopes": slopes, **found}, claims, table, NOTES + [KEPT] * bool(folder))
 
 
+KEPT = "what was kept of earlier runs was not measured again: the seconds of the whole are those of the last run"
 NOTES = [
     "first: nothing is packed yet; same: everything is, and nothing has changed; moved: of 100 files, one has other "
     "bytes, one another name, and one is gone: what is changed, renamed or removed are Python objects",
-    "seconds: records, listing, survey (of headers that are known), comparison, plan, and the sources of all tasks",
+    "seconds: records, listing, survey (of headers that are known), comparison, plan, and the sources of all tasks; on a "
+    "machine that other processes use, only the CPU's seconds tell something",
 ]
 
 
