@@ -77,8 +77,8 @@ KEPT = "what was kept of earlier runs was not measured again: the seconds of the
 NOTES = [
     "first: nothing is packed yet; same: everything is, and nothing has changed; moved: of 100 files, one has other "
     "bytes, one another name, and one is gone: what is changed, renamed or removed are Python objects",
-    "seconds: records, listing, survey (of headers that are known), comparison, plan, and the sources of all tasks; on a "
-    "machine that other processes use, only the CPU's seconds tell something",
+    "seconds: records, listing, survey (of headers that are known), comparison, plan, and the sources of all tasks; "
+    "on a machine that other processes use, only the CPU's seconds tell something",
 ]
 
 
