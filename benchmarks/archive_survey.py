@@ -18,7 +18,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,24 +27,21 @@ from benchmarks.common import ROOT, Claim, arguments, ratio, report, side_by_sid
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from medfuncta_dist.archive.inventory import Listed, Row
-    from medfuncta_dist.packing.pack_record import PackRecord
-    from medfuncta_dist.packing.sources.pack_source import PackSource
+    from medfuncta_dist.archive.inventory import Listed
     from medfuncta_dist.scans.scan_key import KeyMaker
 
-FILES, ROUNDS, ROWS, COMPARED = 5_000, 5, 1_000_000, 100_000
+FILES, ROUNDS, ROWS = 5_000, 5, 1_000_000
 SLICES = 100
 """Files per series."""
-SERIES_PER_PATIENT, RECORD = 4, 256
+SERIES_PER_PATIENT = 4
 
 
 def main() -> None:
     short, began = arguments(__doc__).short, time.perf_counter()
-    files, rounds, rows, compared = (300, 2, 20_000, 2_000) if short else (FILES, ROUNDS, ROWS, COMPARED)
+    files, rounds, rows = (300, 2, 20_000) if short else (FILES, ROUNDS, ROWS)
     surveyed = measure_survey(files, rounds)
     with tempfile.TemporaryDirectory() as folder:
         steps = {step: in_process(step, folder, rows) for step in ("parts", "join", "sums", "series")}
-        compared_as = {kind: in_process("compare", folder, compared, kind) for kind in ("same", "moved")}
     claims = [
         Claim("survey, of the rate of its requests alone", surveyed["ratio"], 0.7, at_least=True),
         Claim("survey, growth of memory in its second half, MB", surveyed["growth_mb"], 20, at_least=False),
@@ -56,18 +52,16 @@ def main() -> None:
         for part, seconds in (("requests alone", surveyed["bare_s"]), ("survey", surveyed["survey_s"]))
     ]
     table += [
-        {"part": name, "files": n, "seconds": found["seconds"], "memory": f"{found['peak_gb']:.3f} GB"}
-        for n, group in ((rows, steps), (compared, compared_as))
-        for name, found in group.items()
+        {"part": name, "files": rows, "seconds": found["seconds"], "memory": f"{found['peak_gb']:.3f} GB"}
+        for name, found in steps.items()
     ]
-    results = {"survey": surveyed, "inventory": {"rows": rows, **steps}, "compare": compared_as}
+    results = {"survey": surveyed, "inventory": {"rows": rows, **steps}}
     report("archive_survey", short, began, results, claims, table, NOTES)
 
 
 NOTES = [
     "client and server share the cores: on two, what the survey takes is taken from the server too",
     "parts: the rows are made here; in a survey, that takes as long as the archive's requests",
-    "same, moved: listing, comparison and plan of one file per source; memory per source is in the JSON",
 ]
 
 
@@ -143,18 +137,17 @@ def write_archive(bucket: Path, files: int) -> list[Listed]:
     return found
 
 
-def in_process(step: str, folder: str, rows: int, kind: str = "") -> dict[str, Any]:
+def in_process(step: str, folder: str, rows: int) -> dict[str, Any]:
     """What a step answers that has a process of its own."""
-    command = [sys.executable, "-m", "benchmarks.archive_survey", "step", step, folder, str(rows), kind]
+    command = [sys.executable, "-m", "benchmarks.archive_survey", "step", step, folder, str(rows)]
     return dict(json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout))
 
 
-def do_step(step: str, folder: Path, rows: int, kind: str) -> dict[str, Any]:
+def do_step(step: str, folder: Path, rows: int) -> dict[str, Any]:
     """Seconds and peak memory."""
     began = time.perf_counter()
     steps = {"parts": make_parts, "join": join, "sums": sum_up, "series": assemble}
-    found = compare(folder, rows, kind) if step == "compare" else steps[step](folder, rows)
-    return {"seconds": time.perf_counter() - began} | found | {"peak_gb": peak_gb()}
+    return {"seconds": time.perf_counter() - began} | steps[step](folder, rows) | {"peak_gb": peak_gb()}
 
 
 def make_parts(folder: Path, rows: int) -> dict[str, Any]:
@@ -243,97 +236,6 @@ def assemble(folder: Path, rows: int) -> dict[str, Any]:
     return {"volumes": found.volumes, "usable": found.usable}
 
 
-def compare(folder: Path, rows: int, kind: str) -> dict[str, Any]:
-    """The pack stage up to its tasks, where the survey has nothing to read. Memory in bytes per source."""
-    from medfuncta_dist.archive.inventory import INVENTORY, SURVEY, write_inventory
-    from medfuncta_dist.config.sections.data_section import Data
-    from medfuncta_dist.packing.archive_state import examine
-    from medfuncta_dist.packing.pack_plan import plan
-    from medfuncta_dist.storage.object_store import ObjectStore
-
-    keys, private = salt(), folder / f"private-{kind}"
-    write_inventory(private / INVENTORY, compared_rows(rows, ""), keys.fingerprint())
-    write_inventory(private / SURVEY, compared_rows(rows, kind), keys.fingerprint())
-    data = Data(source="s3://archive", shape=[64, 64], series="file")
-    marks, began = [memory_mb()], time.perf_counter()
-    records = packed(rows, keys)
-    marks.append(memory_mb())
-    recorded = time.perf_counter()
-    sources = listing(rows, kind, keys)
-    marks.append(memory_mb())
-    listed = time.perf_counter()
-    found = examine(ObjectStore(str(folder)), data, sources, records, private, keys, lambda done, total: None)
-    marks.append(peak_gb() * 1e3)
-    examined = time.perf_counter()
-    todo = plan(found.sources, records, [record.name for record in records], RECORD, found.superseded("drop", "0"))
-    return {
-        "seconds": time.perf_counter() - listed,
-        "records_s": recorded - began,
-        "examine_s": examined - listed,
-        "changes": found.changes.counts,
-        "tasks": len(todo.groups) + len(todo.revised),
-        **{
-            f"{name}_bytes_per_source": (after - before) * 1e6 / rows
-            for name, before, after in zip(("records", "listing", "examine"), marks[:-1], marks[1:], strict=True)
-        },
-    }
-
-
-def compared_rows(rows: int, kind: str) -> Iterator[Row]:
-    """Sorted rows of files that are no DICOM; ``moved``: of 100, one has other bytes, one another name, one is gone."""
-    from medfuncta_dist.archive.inventory import SCHEMA
-
-    empty: Row = dict.fromkeys(SCHEMA.names)
-    for n in range(rows):
-        name, content = f"{n:09d}.npz", f"{n * 0x9E3779B97F4A7C15 % 2**64:016x}" * 4
-        if kind == "moved" and n % 100 in (0, 1, 2):
-            if n % 100 == 0:
-                continue
-            name, content = (name, content[::-1]) if n % 100 == 1 else (f"{n:09d}-renamed.npz", content)
-        yield empty | {
-            "relative": name,
-            "identity": name,
-            "uri": f"s3://archive/{name}",
-            "size": 4096,
-            "version": content[:32],
-            "reader": "medmnist",
-            "probe": content,
-            "content": content,
-            "problems": [],
-        }
-
-
-def packed(rows: int, keys: KeyMaker) -> list[PackRecord]:
-    """Records of all files as they were, as they are read from storage."""
-    from medfuncta_dist.packing.archive_state import _state
-    from medfuncta_dist.packing.pack_record import PackRecord, group_name
-
-    records, states = [], {}
-    for n, row in enumerate(compared_rows(rows, ""), 1):
-        states[keys.source_key(row["relative"])] = _state(row, keys)
-        if n % RECORD == 0 or n == rows:
-            records.append(PackRecord(group_name(states), sorted(states), {}, (), {"sources": len(states)}, states))
-            states = {}
-    return records
-
-
-def listing(rows: int, kind: str, keys: KeyMaker) -> list[PackSource]:
-    """As ``list_sources`` gives it."""
-    from medfuncta_dist.packing.sources.pack_source import PackSource
-
-    return [
-        PackSource(
-            keys.source_key(row["relative"]),
-            row["uri"],
-            row["relative"],
-            path=row["relative"],
-            size=row["size"],
-            version=row["version"],
-        )
-        for row in compared_rows(rows, kind)
-    ]
-
-
 def salt() -> KeyMaker:
     """Keys under a salt of zeros."""
     from medfuncta_dist.scans.scan_key import KeyMaker
@@ -358,6 +260,6 @@ def _status(name: str) -> float:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["step"]:
-        print(json.dumps(do_step(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]), sys.argv[5])))
+        print(json.dumps(do_step(sys.argv[2], Path(sys.argv[3]), int(sys.argv[4]))))
     else:
         main()

@@ -7,8 +7,7 @@ sources are recognised by content alone: of equal contents, one source is packed
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 
@@ -27,7 +26,8 @@ class SourceState:
 
 @dataclass(frozen=True)
 class Changes:
-    """Every present source (by key) is in exactly one of the first five, in the order in which they were given."""
+    """Every present source (by key) is in exactly one of the first five, in the order in which they were given; or it
+    is only counted."""
 
     new: tuple[str, ...] = ()
     same: tuple[str, ...] = ()
@@ -41,56 +41,21 @@ class Changes:
     """Packed sources that are not there, under no name."""
     uncompared: int = 0
     """Of ``same``: sources of which nothing is known but that they were packed."""
+    plain_new: int = 0
+    plain_same: int = 0
+    """Sources of which nothing more is to be told."""
 
     @property
     def counts(self) -> dict[str, int]:
         """How many sources are in each."""
         names = ("new", "same", "changed", "renamed", "copied", "removed")
-        return {name: len(getattr(self, name)) for name in names}
-
-
-def doubtful(
-    packed: Mapping[str, SourceState], present: Mapping[str, SourceState], by_etag: Collection[str] = ()
-) -> list[str]:
-    """The present sources (keys) whose content must be read for ``compare``; it is unknown so far.
-
-    by_etag: present sources whose probe is an ETag. Another one does not prove other bytes: an object may have been
-    uploaded in other parts, or have been a local file.
-    """
-    fresh = [key for key, state in present.items() if key not in packed or _differs(packed[key], state)]
-    probes = {present[key].probe for key in fresh} - {""}
-    gone = {state.probe for key, state in packed.items() if key not in present}
-    here = Counter(state.probe for state in present.values() if state.probe in probes)
-    shared = probes & {*gone, *(probe for probe, n in here.items() if n > 1)}
-    return [
-        key
-        for key, state in present.items()
-        if not state.content and (state.probe in shared or _is_open(packed.get(key), state, key in by_etag))
-    ]
-
-
-def not_comparable(
-    packed: Mapping[str, SourceState], present: Mapping[str, SourceState], kinds: Mapping[str, str]
-) -> list[str]:
-    """The present sources (keys) whose content must be read because they may be copies of others that have a probe of
-    another kind: their size tells that they may.
-
-    kinds: by key, of the sources whose probe only some others have: an ETag, a checksum of a zip.
-    """
-    found: dict[str, set[str]] = {}
-    fresh = set()
-    for key, kind in kinds.items():
-        size = present[key].size
-        found.setdefault(size, set()).add(kind)
-        if key not in packed or _differs(packed[key], present[key]):
-            fresh.add(size)
-    several = {size for size, of_size in found.items() if len(of_size) > 1} & fresh
-    return [key for key in kinds if not present[key].content and present[key].size in several]
+        plain = {"new": self.plain_new, "same": self.plain_same}
+        return {name: len(getattr(self, name)) + plain.get(name, 0) for name in names}
 
 
 def compare(packed: Mapping[str, SourceState], present: Mapping[str, SourceState]) -> Changes:
     """``packed``: the sources of the data set when they were read; ``present``: those of the archive."""
-    same = {key for key, state in present.items() if key in packed and not _differs(packed[key], state)}
+    same = {key for key, state in present.items() if key in packed and not differs(packed[key], state)}
     # Only these contents can have a copy that matters: of an unchanged archive, none is kept.
     contents = {state.content for key, state in present.items() if key not in same}
     holders = _Holders()
@@ -156,15 +121,8 @@ def _sorted_out(
     return Changes(tuple(new), (), tuple(changed), renamed, copied)
 
 
-def _differs(packed: SourceState, present: SourceState) -> bool:
+def differs(packed: SourceState, present: SourceState) -> bool:
     """Whether the bytes are others; where nothing is known of the packed ones, they are not."""
     if packed == SourceState() or (packed.size, packed.version) == (present.size, present.version):
         return False
     return not packed.content or packed.content != present.content
-
-
-def _is_open(packed: SourceState | None, present: SourceState, by_etag: bool) -> bool:
-    """Whether only its content tells if a packed source has changed."""
-    if packed is None or not _differs(packed, present) or not packed.content:
-        return False
-    return packed.size == present.size and (by_etag or not packed.probe or packed.probe == present.probe)

@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -81,14 +82,28 @@ def with_members(sources: Sequence[Source], reader_of: ReaderOf, folder: Path | 
     An archive file that is damaged stays as a source that is refused: of a part of one nobody knows what is missing.
     ``folder`` is the private one, where lists are kept.
     """
-    archives = [source for source in sources if kind_of(source.uri)]
-    if not archives:
-        return list(sources)
-    with quiet(), ThreadPoolExecutor(THREADS, "open") as pool:
-        found = [source for source in sources if not kind_of(source.uri)]
-        for part in pool.map(lambda source: _members(source, _listed(source, reader_of, folder, keys)), archives):
-            found.extend(part)
+    found = [source for source in sources if not kind_of(source.uri)]
+    for members in opened((source for source in sources if kind_of(source.uri)), reader_of, folder, keys):
+        found.extend(members)
     return sorted(found, key=lambda source: (source.relative, source.uri))
+
+
+def opened(
+    archives: Iterable[Source], reader_of: ReaderOf, folder: Path | None, keys: KeyMaker
+) -> Iterator[list[Source]]:
+    """The members of each zip or tar, in the order given; of a few archive files, they are in memory at once."""
+
+    def members(source: Source) -> list[Source]:
+        return _members(source, _listed(source, reader_of, folder, keys))
+
+    with quiet(), ThreadPoolExecutor(THREADS, "open") as pool:
+        ahead: deque[Future[list[Source]]] = deque()
+        for source in archives:
+            ahead.append(pool.submit(members, source))
+            if len(ahead) > THREADS:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
 
 
 def member_rows(sources: Iterable[Listed], folder: Path, salt: str) -> Iterator[Row]:

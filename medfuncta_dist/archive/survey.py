@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -80,20 +80,34 @@ def survey_task(task: SurveyTask) -> list[Row]:
 def survey(
     sources: Sequence[Listed], folder: Path, keys: KeyMaker, on_progress: OnSurvey, fan_out: FanOut | None = None
 ) -> Path:
-    """Write ``survey.parquet`` of these sources into the private folder; its path. Tasks of ``fan_out`` read all but
-    the first parts; without one, this process reads everything.
+    """Write ``survey.parquet`` of these sources, which are in any order, into the private folder; its path."""
+    ordered = sorted(sources, key=lambda source: source.relative)
+    return survey_ordered(ordered, len(ordered), ordered, folder, keys, on_progress, fan_out)
+
+
+def survey_ordered(
+    sources: Iterable[Listed],
+    total: int,
+    inside: Iterable[Listed],
+    folder: Path,
+    keys: KeyMaker,
+    on_progress: OnSurvey,
+    fan_out: FanOut | None = None,
+) -> Path:
+    """The same of so many sources that are sorted by relative path, a few of which are in memory at once. ``inside``:
+    again, at least those that are inside archive files. Tasks of ``fan_out`` read all but the first parts; without one,
+    this process reads everything.
 
     The same archive gives the same bytes, whoever reads it, and whether or not it was interrupted. StorageError where
     storage fails, WorkerDiedError.
     """
-    ordered = sorted(sources, key=lambda source: source.relative)
     attempts = sorted((folder / PARTS).glob("[0-9]*"))
     salt = keys.fingerprint()
     earlier = [_parts(attempt, salt) for attempt in attempts]
-    members = member_rows(ordered, folder, salt)
+    members = member_rows(inside, folder, salt)
     known = _Known([*earlier, members, *(read_inventory(folder / name, salt) for name in (SURVEY, INVENTORY))])
     attempt = folder / PARTS / f"{int(attempts[-1].name) + 1 if attempts else 0:06d}"
-    parts = _Parts(ordered, known, attempt, salt, on_progress)
+    parts = _Parts(sources, total, known, attempt, salt, on_progress)
     with quiet(), ThreadPoolExecutor(THREADS, "survey") as pool:
         parts.read(partial(_here, keys=keys, pool=pool), PARTS_HERE if fan_out is not None else None)
     if fan_out is not None:
@@ -111,9 +125,16 @@ class _Parts:
     """The parts of a survey, which are written as their rows are there: from earlier surveys, or read."""
 
     def __init__(
-        self, ordered: Sequence[Listed], known: _Known, attempt: Path, salt: str, on_progress: OnSurvey
+        self,
+        ordered: Iterable[Listed],
+        total: int,
+        known: _Known,
+        attempt: Path,
+        salt: str,
+        on_progress: OnSurvey,
     ) -> None:
-        self._ordered, self._known, self._attempt, self._salt = ordered, known, attempt, salt
+        self._ordered, self._total, self._known = iter(ordered), total, known
+        self._attempt, self._salt = attempt, salt
         self._on_progress, self._done = on_progress, 0
         self._begun: dict[int, list[tuple[str, Row | None]]] = {}
         """Identities and known rows of the parts that are being read."""
@@ -127,8 +148,9 @@ class _Parts:
             self._write(number, self._begun.pop(number), iter(rows))
 
     def _unread(self) -> Iterator[Unread]:
-        for number in range(-(-len(self._ordered) // PART_ROWS)):
-            part = self._ordered[number * PART_ROWS : (number + 1) * PART_ROWS]
+        for number in count():
+            if not (part := list(islice(self._ordered, PART_ROWS))):
+                return
             found = [self._known.row(source) for source in part]
             unread = tuple(source for source, (_, row) in zip(part, found, strict=True) if row is None)
             if unread:
@@ -141,7 +163,7 @@ class _Parts:
         rows = [(next(read) if row is None else row) | {"identity": identity} for identity, row in found]
         write_part(self._attempt / f"{number:06d}.parquet", rows, self._salt)
         self._done += len(rows)
-        self._on_progress(self._done, len(self._ordered))
+        self._on_progress(self._done, self._total)
 
 
 def _here(parts: Iterator[Unread], keys: KeyMaker, pool: ThreadPoolExecutor) -> Iterator[tuple[int, Iterable[Row]]]:

@@ -13,23 +13,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from medfuncta_dist.archive.inventory import locked
 from medfuncta_dist.archive.survey import OnSurvey
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError, WorkerDiedError
+from medfuncta_dist.packing.archive_listing import list_archive
+from medfuncta_dist.packing.archive_sources import ArchiveSources
 from medfuncta_dist.packing.archive_state import examine
-from medfuncta_dist.packing.failed_packs import is_empty, nothing_packed, withdraw_empty
+from medfuncta_dist.packing.failed_packs import nothing_packed, withdraw_empty
 from medfuncta_dist.packing.mapping_update import update_mapping
 from medfuncta_dist.packing.pack_ledger import less, require_balance, require_few_quarantined, total
 from medfuncta_dist.packing.pack_plan import PackPlan, Revised, pack_again, plan
-from medfuncta_dist.packing.pack_record import PackRecord, read_packs, record_path, settle
+from medfuncta_dist.packing.pack_record import PackRecord, record_path
 from medfuncta_dist.packing.pack_rest import RestTask, rest_task
 from medfuncta_dist.packing.pack_task import PackTask, pack_task, quarantine_sources
 from medfuncta_dist.packing.sources.copy_conflicts import NO_CONFLICTS, CopyConflicts
 from medfuncta_dist.packing.sources.pack_source import PackSource
-from medfuncta_dist.packing.sources.source_list import list_sources
 from medfuncta_dist.packing.sources.source_table import load_table
+from medfuncta_dist.packing.work_tables import Lazy, work_tables
 from medfuncta_dist.scans.private.private_folder import load_or_create_salt, private_folder
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.data_contract import SplitsBy, contract_of, open_dataset, splits_by
@@ -95,34 +98,29 @@ def pack(
     keys = KeyMaker(load_or_create_salt(folder))
     table = load_table(run.data)
     forgotten = require_list(store, run.dataset, folder)
-    parent, known = newest_snapshot(store, run.dataset), read_packs(store, run.dataset)
-    empty = is_empty(parent, known)
-    known = [] if empty else known
-    listed, aside = list_sources(run.data, keys, known, folder=folder, store=store)
-    sources = [source for source in listed if source.key not in forgotten.sources]
-    if empty:
-        withdraw_empty(store, run.dataset, fence)
-    data = open_dataset(store, run.dataset, run.data, keys.fingerprint(), fence)
-    run = run.model_copy(update={"data": data})
-    _require_known(parent, known, store)
-    packs = parent.packs if parent else ()
-    with locked(folder):
-        counting = settle(known, first=packs)
-        archive = examine(store, run.data, sources, counting, folder, keys, on_survey, table, forgotten, fan_out)
-    superseded = archive.superseded(run.data.removed, parent.digest if parent else "")
-    archive = archive.without(forgotten)
-    todo = plan(archive.sources, known, packs, run.data.sources_per_task, superseded)
-    task = PackTask(store.root, run.dataset, run.data, (), keys, fence, forgotten=forgotten)
-    made, new_sources = _run_tasks(store, run, todo, task, fan_out, on_progress, archive.sources)
-    records = todo.records + made
-    uris = {source.key: source.uri for source in archive.sources}
-    for source in archive.sources if not run.data.takes_volumes else ():
-        uris |= {f"{source.key} {item}": uri for item, uri in source.items.items()}
-    # The mapping first: when too much is quarantined, its owner needs it to find the files.
-    update_mapping(folder, store, records, _new_records(parent, records), uris, archive.moved)
-    replaced = [record for record in known if record.name in todo.replaced]
-    snapshot, patients = _snapshot(store, run, parent, replaced, records, fence)
-    archive.adopt()
+    parent = newest_snapshot(store, run.dataset)
+    with work_tables(folder) as tables:
+        listed = list_archive(tables, store, run, folder, keys, parent, forgotten)
+        packed = listed.packed
+        if listed.empty:
+            withdraw_empty(store, run.dataset, fence)
+        data = open_dataset(store, run.dataset, run.data, keys.fingerprint(), fence)
+        run = run.model_copy(update={"data": data})
+        _require_known(parent, packed.records, store)
+        with locked(folder):
+            archive = examine(replace(listed, data=data), store, on_survey, table, forgotten, fan_out)
+        archive.sources.leave_out(forgotten)
+        superseded = archive.superseded(run.data.removed, parent.digest if parent else "")
+        todo = plan(archive.sources, packed, parent.packs if parent else (), run.data.sources_per_task, superseded)
+        task = PackTask(store.root, run.dataset, run.data, (), keys, fence, forgotten=forgotten)
+        made, new_sources = _run_tasks(store, run, todo, task, fan_out, on_progress, archive.sources)
+        records = todo.records + made
+        again = _new_records(parent, records) + archive.sources.moved(packed)
+        # The mapping first: when too much is quarantined, its owner needs it to find the files.
+        update_mapping(folder, store, records, again, archive.sources.uris(items=not run.data.takes_volumes))
+        replaced = [record for record in packed.records if record.name in todo.replaced]
+        snapshot, patients = _snapshot(store, run, parent, replaced, records, fence)
+        archive.adopt()
     summary, found = _summary(snapshot, new_sources, patients), archive.changes
     return replace(
         summary,
@@ -132,7 +130,7 @@ def pack(
         look_alikes=split_look_alikes(store, snapshot, folder) if run.data.look_alikes == "report" else None,
         changes=found.counts,
         uncompared=found.uncompared,
-        aside=aside,
+        aside=listed.aside,
     )
 
 
@@ -143,20 +141,25 @@ def _run_tasks(
     task: PackTask,
     fan_out: FanOut,
     on_progress: OnProgress,
-    sources: Sequence[PackSource],
+    sources: ArchiveSources,
 ) -> tuple[list[PackRecord], int]:
     """The records of all tasks, and the number of sources that were read."""
-    rests = [RestTask(store.root, run.dataset, run.data, rest, task.fence) for rest in todo.rests]
+    rests = todo.rests.map(lambda rest: RestTask(store.root, run.dataset, run.data, rest, task.fence))
     written, damaged = _map_rests(rests, fan_out)
     if damaged:
         again = [group for failed in damaged for group in _again(failed, sources, run.data.sources_per_task)]
-        todo = replace(todo, revised=[*todo.revised, *again])
+        revised = todo.revised + Lazy([partial(_itself, group) for group in again])
+        todo = replace(todo, revised=revised, left=todo.left + sum(len(group.sources) for group in again))
         written += _map_rests([replace(f.item, rest=replace(f.item.rest, sources=())) for f in damaged], fan_out)[0]
-    tasks = [replace(task, sources=group) for group in todo.groups]
-    tasks += [replace(task, sources=group.sources, revision=group.revision) for group in todo.revised]
-    made, fatal = _map_tasks(tasks, fan_out, _reporter(todo, written, len(sources), on_progress))
-    made += _quarantine_fatal(fatal, len(sources), run.data.max_quarantined)
-    return written + made, _require_all(tasks, made)
+    tasks = todo.groups.map(lambda group: replace(task, sources=group))
+    tasks += todo.revised.map(lambda group: replace(task, sources=group.sources, revision=group.revision))
+    made, fatal = _map_tasks(tasks, fan_out, _reporter(todo, written, sources.total, on_progress))
+    made += _quarantine_fatal(fatal, sources.total, run.data.max_quarantined)
+    return written + made, _require_all(todo.left, made)
+
+
+def _itself(group: Revised) -> Revised:
+    return group
 
 
 def _map_rests(rests: Sequence[RestTask], fan_out: FanOut) -> tuple[list[PackRecord], list[Failed]]:
@@ -173,7 +176,7 @@ def _map_rests(rests: Sequence[RestTask], fan_out: FanOut) -> tuple[list[PackRec
     return written, damaged
 
 
-def _again(failed: Failed, sources: Sequence[PackSource], sources_per_task: int) -> list[Revised]:
+def _again(failed: Failed, sources: ArchiveSources, sources_per_task: int) -> list[Revised]:
     """What stays of a record whose shards are damaged, from the archive. Raises the failure where some has left it."""
     found = pack_again(failed.item.rest, sources, sources_per_task)
     if found is None:
@@ -195,8 +198,7 @@ def _require_known(parent: Snapshot | None, records: Sequence[PackRecord], store
 def _reporter(
     todo: PackPlan, written: Sequence[PackRecord], sources: int, on_progress: OnProgress
 ) -> Callable[[PackRecord], None]:
-    counts = total(record.counts for record in [*todo.records, *written])
-    left = sum(map(len, todo.groups)) + sum(len(group.sources) for group in todo.revised)
+    counts, left = total(record.counts for record in [*todo.records, *written]), todo.left
 
     def report(record: PackRecord | None) -> None:
         nonlocal counts, left
@@ -245,9 +247,9 @@ def _quarantine_fatal(fatal: Sequence[Failed], sources: int, limit: float) -> li
     return [quarantine_sources(f.item, f"packing this source failed: {type(f.error).__name__}") for f in fatal]
 
 
-def _require_all(tasks: Sequence[PackTask], made: Sequence[PackRecord]) -> int:
+def _require_all(out: int, made: Sequence[PackRecord]) -> int:
     """The number of sources in the tasks; IntegrityError unless as many are in their records."""
-    out, back = sum(len(task.sources) for task in tasks), sum(record.counts["sources"] for record in made)
+    back = sum(record.counts["sources"] for record in made)
     if out != back:
         raise IntegrityError(f"{out} sources were to be packed, {back} came back", do="run the pack stage again")
     return out

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import chain
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Generic, NamedTuple, TypeVar
 
-from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.packing.pack_record import PackRecord, group_name, settle
+from medfuncta_dist.packing.archive_sources import ArchiveSources, Left
+from medfuncta_dist.packing.pack_record import PackRecord, group_name
+from medfuncta_dist.packing.recorded_sources import RecordedSources
 from medfuncta_dist.packing.sources.pack_source import PackSource
+from medfuncta_dist.packing.work_tables import Lazy
 from medfuncta_dist.storage.digest import digest_json
 
+T = TypeVar("T")
 WINDOW_BYTES = 2**30
 """Of one compressed tar, what a task keeps on its local disk at once; more only where one source has more."""
 BLOCK_BYTES = 4096
@@ -58,24 +63,22 @@ class Superseded:
 
 @dataclass(frozen=True)
 class PackPlan:
-    """``groups`` and ``revised``: the sources of each task to run. ``records``: the earlier tasks that count, in order.
-    ``rests``: what to write of records that no longer count (``replaced``, by name)."""
+    """``groups`` and ``revised``: the sources of each task to run, which are made when they are asked for. ``records``:
+    the earlier tasks that count, in order. ``rests``: what to write of records that no longer count (``replaced``, by
+    name), made so, too."""
 
-    groups: list[tuple[PackSource, ...]]
+    groups: Lazy[tuple[PackSource, ...]]
     records: list[PackRecord]
-    revised: list[Revised] = field(default_factory=list)
-    rests: list[Rest] = field(default_factory=list)
+    revised: Lazy[Revised] = field(default_factory=Lazy)
+    rests: Lazy[Rest] = field(default_factory=Lazy)
     replaced: frozenset[str] = frozenset()
-
-    @property
-    def done(self) -> int:
-        """Sources that need no work: packed or quarantined earlier."""
-        return sum(len(record.sources) for record in self.records) + sum(len(rest.sources) for rest in self.rests)
+    left: int = 0
+    """Sources in ``groups`` and ``revised``."""
 
 
 def plan(
-    sources: Sequence[PackSource],
-    records: Iterable[PackRecord],
+    archive: ArchiveSources,
+    recorded: RecordedSources,
     packed: Sequence[str],
     sources_per_task: int,
     superseded: Superseded = Superseded(),
@@ -83,42 +86,50 @@ def plan(
     """Group the sources that no settled record has, or whose packed scans are superseded.
 
     ``packed`` names the packs of the newest snapshot. Groups are consecutive sources, so that a rerun over the same
-    archive finds the same groups. Raises ``RunFileError`` where two sources have one key.
+    archive finds the same groups.
     """
-    if len({source.key for source in sources}) != len(sources):
-        raise RunFileError(
-            "two sources have the same key: they have the same path below their patterns",
-            where="data",
-            do="write one pattern that begins at their common parent folder",
-        )
-    records = list(records)
-    settled = settle(records, first=packed)
-    replaced = [record for record in settled if not superseded.sources.isdisjoint(record.sources)]
-    kept = [record for record in settled if superseded.sources.isdisjoint(record.sources)]
-    rests = [_rest(record, superseded) for record in replaced]
-    done = {key for record in kept for key in record.sources} | {key for rest in rests for key in rest.sources}
-    left = [source for source in sources if source.key not in done]
+    settled, in_snapshot = recorded.settled, set(packed)
+    replaced = recorded.with_any(superseded.sources)
     gone = frozenset(record.name for record in replaced)
-    earlier = gone | {name for record in settled if record.name in packed for name in record.replaces}
-    before = {key for record in records if record.name in earlier for key in record.sources}
-    groups = list(_grouped((source for source in left if source.key not in before), sources_per_task))
-    again = _grouped((source for source in left if source.key in before), sources_per_task)
-    revised = [Revised(group, _revision(group, superseded.base)) for group in again]
-    return _resumed(PackPlan(groups, kept, revised, rests, gone), records)
+    earlier = gone | {name for record in settled if record.name in in_snapshot for name in record.replaces}
+    before = [recorded.number(record) for record in recorded.records if record.name in earlier]
+    groups, again = (list(_numbers(archive.left(before), before_too, sources_per_task)) for before_too in (False, True))
+    revised = [(partial(_revised, archive, group, superseded.base), len(group)) for group in again]
+    rests = [partial(_rest, recorded, record, superseded) for record in replaced]
+    # What an earlier call, which did not reach its snapshot, has done is not done again.
+    done = {record.name: record for record in recorded.records if record.revision}
+    named = [(make().name, make, number) for make, number in revised]
+    rest_names = [make().name for make in rests]
+    found = sorted(done.keys() & {*rest_names, *(name for name, _, _ in named)})
+    return PackPlan(
+        Lazy([partial(archive.of_numbers, group) for group in groups]),
+        [record for record in settled if record.name not in gone] + [done[name] for name in found],
+        Lazy([make for name, make, _ in named if name not in done]),
+        Lazy([make for name, make in zip(rest_names, rests, strict=True) if name not in done]),
+        gone,
+        sum(map(len, groups)) + sum(number for name, _, number in named if name not in done),
+    )
 
 
-def pack_again(rest: Rest, sources: Sequence[PackSource], sources_per_task: int) -> list[Revised] | None:
+def _revised(archive: ArchiveSources, group: Sequence[int], base: str) -> Revised:
+    sources = archive.of_numbers(group)
+    return Revised(sources, _revision(sources, base))
+
+
+def pack_again(rest: Rest, archive: ArchiveSources, sources_per_task: int) -> list[Revised] | None:
     """The sources of ``rest`` as tasks that read them from the archive; None where one of them is not there."""
-    wanted = set(rest.sources)
-    found = [source for source in sources if source.key in wanted]
-    if len(found) < len(wanted):
+    found = archive.packed_as(rest.sources)
+    if len(found) < len(rest.sources):
         return None
-    return [Revised(group, _revision(group, rest.revision)) for group in _grouped(found, sources_per_task)]
+    weighed = (Weighed(source, source.files, solid_archive(source), window(source)) for source in found)
+    groups = (tuple(group) for group in _grouped(weighed, sources_per_task))
+    return [Revised(group, _revision(group, rest.revision)) for group in groups]
 
 
-def _rest(record: PackRecord, superseded: Superseded) -> Rest:
-    stay = tuple(key for key in record.sources if key not in superseded.sources)
-    return Rest(record, stay, digest_json({"base": superseded.base, "rest of": record.name}))
+def _rest(recorded: RecordedSources, record: PackRecord, superseded: Superseded) -> Rest:
+    whole = recorded.whole(record)
+    stay = tuple(key for key in whole.sources if key not in superseded.sources)
+    return Rest(whole, stay, digest_json({"base": superseded.base, "rest of": record.name}))
 
 
 def _revision(group: Sequence[PackSource], base: str) -> str:
@@ -133,45 +144,57 @@ def _of_scans(source: PackSource) -> list[object]:
     return mask + [[key, t.split, t.group and t.group.key, t.labels] for key, t in sorted(source.told.items())]
 
 
-def _resumed(made: PackPlan, records: Iterable[PackRecord]) -> PackPlan:
-    """The plan without what an earlier call, which did not reach its snapshot, has done of it."""
-    names = {group.name for group in made.revised} | {rest.name for rest in made.rests}
-    found = {record.name: record for record in records if record.revision and record.name in names}
-    return replace(
-        made,
-        records=made.records + [found[name] for name in sorted(found)],
-        revised=[group for group in made.revised if group.name not in found],
-        rests=[rest for rest in made.rests if rest.name not in found],
-    )
+class Weighed(NamedTuple, Generic[T]):
+    """A source, in whatever form, and what it counts in a group: ``files``; of those that are read from one compressed
+    tar (``solid``), the bytes that they take on the disk of their task."""
+
+    item: T
+    files: int
+    solid: str
+    window: int
 
 
-def _grouped(sources: Iterable[PackSource], size: int) -> Iterable[tuple[PackSource, ...]]:
+def _numbers(left: Iterable[Left], again: bool, size: int) -> Iterator[array[int]]:
+    """The groups, as numbers of sources."""
+    weighed = (Weighed(one.number, one.files, one.solid, one.window) for one in left if one.again == again)
+    return (array("q", group) for group in _grouped(weighed, size))
+
+
+def _grouped(sources: Iterable[Weighed[T]], size: int) -> Iterator[list[T]]:
     """Consecutive sources, as many as have ``size`` files, or one that has more. Apart from them, those of each
     compressed tar: every task that reads of one decompresses it, so these tasks are as large as their disk allows."""
-    solid: dict[str, list[PackSource]] = {}
-    others: list[PackSource] = []
-    for source in sources:
-        archive = min((place.archive for place in source.places if place.solid), default="")
-        (solid.setdefault(archive, []) if archive else others).append(source)
-    yield from _consecutive(others, lambda source: source.files, size)
-    yield from chain.from_iterable(_consecutive(of_one, _window, WINDOW_BYTES) for of_one in solid.values())
+    solid: dict[str, list[Weighed[T]]] = {}
+
+    def others() -> Iterator[Weighed[T]]:
+        for source in sources:
+            if source.solid:
+                solid.setdefault(source.solid, []).append(source)
+            else:
+                yield source
+
+    yield from _consecutive(((source.item, source.files) for source in others()), size)
+    for of_one in solid.values():
+        yield from _consecutive(((source.item, source.window) for source in of_one), WINDOW_BYTES)
 
 
-def _window(source: PackSource) -> int:
-    """Bytes that it takes on the disk of its task; a small file takes a block."""
+def solid_archive(source: PackSource) -> str:
+    """The compressed tar that must be read for a source; "" where there is none."""
+    return min((place.archive for place in source.places if place.solid), default="")
+
+
+def window(source: PackSource) -> int:
+    """Bytes that it takes on the disk of its task where it is inside an archive file; a small file takes a block."""
     return sum(place.size + BLOCK_BYTES for place in source.places)
 
 
-def _consecutive(
-    sources: Iterable[PackSource], weight: Callable[[PackSource], int], size: int
-) -> Iterator[tuple[PackSource, ...]]:
-    group: list[PackSource] = []
-    files = 0
-    for source in sources:
-        if group and files + weight(source) > size:
-            yield tuple(group)
-            group, files = [], 0
+def _consecutive(sources: Iterable[tuple[T, int]], size: int) -> Iterator[list[T]]:
+    group: list[T] = []
+    weight = 0
+    for source, own in sources:
+        if group and weight + own > size:
+            yield group
+            group, weight = [], 0
         group.append(source)
-        files += weight(source)
+        weight += own
     if group:
-        yield tuple(group)
+        yield group

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from medfuncta_dist.archive.inventory import locked, read_inventory
@@ -11,12 +11,11 @@ from medfuncta_dist.archive.series_sums import SeriesSums, series_sums
 from medfuncta_dist.archive.survey import OnSurvey
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.sections.series_section import Series
-from medfuncta_dist.packing.archive_state import ArchiveState, examine
-from medfuncta_dist.packing.failed_packs import is_empty
-from medfuncta_dist.packing.pack_record import read_packs, settle
+from medfuncta_dist.packing.archive_listing import list_archive
+from medfuncta_dist.packing.archive_state import examine
 from medfuncta_dist.packing.sources.copy_conflicts import CopyConflicts
-from medfuncta_dist.packing.sources.source_list import list_sources
 from medfuncta_dist.packing.sources.source_table import load_table
+from medfuncta_dist.packing.work_tables import work_tables
 from medfuncta_dist.scans.private.private_folder import load_or_create_salt, private_folder
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.data_contract import check_dataset, with_series
@@ -74,26 +73,23 @@ def preview_pack(run: RunFile, on_survey: OnSurvey) -> PackPreview:
     folder = private_folder(run.data.private, run.dataset, run.storage)
     keys = KeyMaker(load_or_create_salt(folder))
     forgotten = require_list(store, run.dataset, folder)
-    parent, known = newest_snapshot(store, run.dataset), read_packs(store, run.dataset)
-    empty = is_empty(parent, known)
-    known = [] if empty else known
-    listed, aside = list_sources(run.data, keys, known, folder=folder, store=store)
-    sources = [source for source in listed if source.key not in forgotten.sources]
-    contract = None if empty else check_dataset(store, run.dataset, run.data, keys.fingerprint())
-    data = with_series(run.data, contract)
-    records = settle(known, first=parent.packs if parent else ())
-    with locked(folder):
-        archive = examine(store, data, sources, records, folder, keys, on_survey, load_table(run.data), forgotten)
-        found = sums(archive.inventory, archive.salt)
-        rule = data.series if isinstance(data.series, Series) else None
-        dicom = None if rule is None else series_sums(archive.inventory, rule, data.takes_volumes)
-    archive = archive.without(forgotten)
-    sizes = _sizes(archive)
+    parent = newest_snapshot(store, run.dataset)
+    with work_tables(folder) as tables:
+        listed = list_archive(tables, store, run, folder, keys, parent, forgotten)
+        contract = None if listed.empty else check_dataset(store, run.dataset, run.data, keys.fingerprint())
+        data = with_series(run.data, contract)
+        with locked(folder):
+            archive = examine(replace(listed, data=data), store, on_survey, load_table(run.data), forgotten)
+            found = sums(archive.inventory, archive.salt)
+            rule = data.series if isinstance(data.series, Series) else None
+            dicom = None if rule is None else series_sums(archive.inventory, rule, data.takes_volumes)
+        archive.sources.leave_out(forgotten)
+        to_read, bytes_to_read = archive.sources.to_read()
     return PackPreview(
         archive.changes.counts,
         archive.changes.uncompared,
-        len(sizes),
-        sum(sizes),
+        to_read,
+        bytes_to_read,
         parent.samples if parent else 0,
         found,
         dicom,
@@ -101,14 +97,8 @@ def preview_pack(run: RunFile, on_survey: OnSurvey) -> PackPreview:
         archive.joined.without_row,
         archive.conflicts,
         folder,
-        aside,
+        listed.aside,
     )
-
-
-def _sizes(archive: ArchiveState) -> list[int]:
-    """Bytes of each source that would be read."""
-    wanted = {*archive.changes.new, *archive.changes.changed}  # what the table tells anew counts as changed
-    return [source.size for source in archive.sources if source.key in wanted]
 
 
 def sums(inventory: Path, salt: str) -> ArchiveSums:

@@ -10,15 +10,15 @@ of the archive; ``settle`` decides between them, so that no source counts twice.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from medfuncta_dist.archive.changes import SourceState
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError
 from medfuncta_dist.packing.pack_ledger import COUNTS
 from medfuncta_dist.shards.snapshot import Shard, dataset_path
-from medfuncta_dist.storage.commit_record import read_record, read_records
+from medfuncta_dist.storage.commit_record import each_record, read_record
 from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing.strict_json import RESTORE
@@ -108,12 +108,33 @@ def read_pack(store: ObjectStore, dataset: str, name: str, fence: Guard | None =
 
 def read_packs(store: ObjectStore, dataset: str) -> list[PackRecord]:
     """All pack records of a data set, verified, one per group of sources, sorted by name."""
-    found = read_records(store, dataset_path(dataset, "packs"), KIND)
-    newest = {}
-    for path, record in sorted(found, key=lambda item: (item[1].generation, item[0])):
-        pack = parse_pack(path, record.body, store.uri(path))
-        newest[pack.name] = pack
-    return [newest[name] for name in sorted(newest)]
+    newest: dict[str, StoredPack] = {}
+    for found in each_pack(store, dataset):
+        newest[found.record.name] = max(newest.get(found.record.name, found), found, key=StoredPack.age)
+    return [newest[name].record for name in sorted(newest)]
+
+
+class StoredPack(NamedTuple):
+    """A pack record and where it is stored."""
+
+    record: PackRecord
+    path: str
+    generation: int
+
+    def age(self) -> tuple[int, str]:
+        """Of the records of one group, the one with the highest counts."""
+        return self.generation, self.path
+
+
+def each_pack(store: ObjectStore, dataset: str) -> Iterator[StoredPack]:
+    """All stored pack records, verified, a few of them in memory at once."""
+    for path, record in each_record(store, dataset_path(dataset, "packs"), KIND):
+        yield StoredPack(parse_pack(path, record.body, store.uri(path)), path, record.generation)
+
+
+def whole_pack(store: ObjectStore, path: str) -> PackRecord:
+    """The verified record at a path."""
+    return parse_pack(path, read_record(store, path, KIND), store.uri(path))
 
 
 def settle(records: Iterable[PackRecord], first: Sequence[str] = ()) -> list[PackRecord]:
@@ -123,17 +144,22 @@ def settle(records: Iterable[PackRecord], first: Sequence[str] = ()) -> list[Pac
     never displaces one that a snapshot already holds. Of the others, none counts that a snapshot's record has
     replaced, and none with a revision: it belongs to a snapshot that was not made.
     """
-    rank = {name: i for i, name in enumerate(first)}
-    listed = list(records)
-    replaced = {name for record in listed if record.name in rank for name in record.replaces}
-    counting = [r for r in listed if r.name in rank or not (r.revision or r.name in replaced)]
     taken: set[str] = set()
     settled = []
-    for record in sorted(counting, key=lambda r: (rank.get(r.name, len(rank)), r.name)):
+    for record in may_count(records, first):
         if taken.isdisjoint(record.sources):
             taken.update(record.sources)
             settled.append(record)
     return settled
+
+
+def may_count(records: Iterable[PackRecord], first: Sequence[str] = ()) -> list[PackRecord]:
+    """Those of which ``settle`` chooses, in its order, whatever their sources are."""
+    rank = {name: i for i, name in enumerate(first)}
+    listed = list(records)
+    replaced = {name for record in listed if record.name in rank for name in record.replaces}
+    counting = [r for r in listed if r.name in rank or not (r.revision or r.name in replaced)]
+    return sorted(counting, key=lambda r: (rank.get(r.name, len(rank)), r.name))
 
 
 def parse_pack(path: str, body: Mapping[str, Any], where: str) -> PackRecord:

@@ -7,6 +7,7 @@ A record holds its own digest, which proves it whole, and its writer's generatio
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -55,10 +56,17 @@ def read_as(as_type: type[T], store: ObjectStore, path: str, kind: str) -> T:
 
 def read_records(store: ObjectStore, prefix: str, kind: str) -> list[tuple[str, Record]]:
     """All records below a folder as (path, record), sorted by path; files other than ``.json`` are ignored."""
+    return list(each_record(store, prefix, kind))
+
+
+def each_record(store: ObjectStore, prefix: str, kind: str) -> Iterator[tuple[str, Record]]:
+    """The same, a few of them in memory at once."""
     paths = [o.path for o in store.list(prefix) if o.path.endswith(".json")]
     with ThreadPoolExecutor(PARALLEL_READS) as pool:
-        records = list(pool.map(lambda path: _read_if_present(store, path, kind), paths))
-    return [(path, record) for path, record in zip(paths, records, strict=True) if record is not None]
+        for start in range(0, len(paths), 2 * PARALLEL_READS):
+            some = paths[start : start + 2 * PARALLEL_READS]
+            found = list(pool.map(lambda path: _read_if_present(store, path, kind), some))
+            yield from ((path, record) for path, record in zip(some, found, strict=True) if record is not None)
 
 
 def latest_record(store: ObjectStore, prefix: str, kind: str) -> tuple[str, Record] | None:

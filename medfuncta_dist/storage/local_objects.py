@@ -71,12 +71,16 @@ class LocalObjects:
         return status.st_size, str(status.st_mtime_ns)
 
     def list(self, prefix: str, seconds: float) -> list[tuple[str, int, str]]:
-        found = []
-        for file in _files(self.root / prefix) if prefix else _files(self.root):
+        return list(self._below(self.root / prefix if prefix else self.root))
+
+    def walk(self, ask: object) -> Iterator[tuple[str, int, str]]:
+        return self._below(self.root)
+
+    def _below(self, folder: Path) -> Iterator[tuple[str, int, str]]:
+        for file in _files(folder):
             with suppress(FileNotFoundError):  # removed by another process after it was listed
                 status = file.stat()
-                found.append((str(file.relative_to(self.root)), status.st_size, str(status.st_mtime_ns)))
-        return found
+                yield str(file.relative_to(self.root)), status.st_size, str(status.st_mtime_ns)
 
     def delete(self, path: str, seconds: float) -> None:
         (self.root / path).unlink(missing_ok=True)

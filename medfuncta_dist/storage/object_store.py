@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError, RunFileError, StorageError
 from medfuncta_dist.storage.local_objects import LocalObjects, replacing
+from medfuncta_dist.storage.request_failures import explain
 from medfuncta_dist.storage.retry import SLOWEST_BYTES_S, retry_request
 
 T = TypeVar("T")
@@ -28,6 +30,10 @@ class ObjectInfo:
     """Changes when the object is replaced: its ETag, of a local file the time of its last change in ns."""
 
 
+Ask = Callable[[Callable[[float], Any]], Any]
+"""Sends one request, which has so many seconds, with retries."""
+
+
 class StorageBackend(Protocol):
     """The requests of one kind of storage: each has ``seconds`` to finish and raises its own errors."""
 
@@ -41,6 +47,7 @@ class StorageBackend(Protocol):
     def size(self, path: str, seconds: float) -> int: ...
     def status(self, path: str, seconds: float) -> tuple[int, str]: ...
     def list(self, prefix: str, seconds: float) -> list[tuple[str, int, str]]: ...
+    def walk(self, ask: Ask) -> Iterator[tuple[str, int, str]]: ...
     def delete(self, path: str, seconds: float) -> None: ...
     def delete_unfinished(self, prefix: str, seconds: float) -> int: ...
     def versioning(self, seconds: float) -> str: ...
@@ -155,6 +162,17 @@ class ObjectStore:
         where = self.uri(prefix) if prefix else self.root
         found = retry_request(lambda s: self._backend.list(prefix, s), where=where, deadline_s=self.deadline_s)
         return sorted((ObjectInfo(*listed) for listed in found), key=lambda o: o.path)
+
+    def walk(self) -> Iterator[ObjectInfo]:
+        """All objects in no particular order, a few of them in memory at once; each request may take ``deadline_s``."""
+
+        def ask(request: Callable[[float], Any]) -> Any:
+            return retry_request(request, where=self.root, deadline_s=self.deadline_s)
+
+        try:
+            yield from (ObjectInfo(*listed) for listed in self._backend.walk(ask))
+        except OSError as error:
+            raise explain(error, self.root) from error
 
     def delete(self, path: str) -> None:
         """Remove an object; no error if it is missing."""

@@ -69,15 +69,33 @@ def expand(patterns: str | list[str]) -> list[Source]:
     """
     found: dict[str, Source] = {}
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        matches = _expand_one(pattern)
-        if not matches:
-            do = "check the path, the glob and, for s3://, AWS_ENDPOINT_URL and the credentials"
-            raise RunFileError("no file matches a source pattern", where=f"data.source: {pattern}", do=do)
-        for source in matches:
-            earlier = found.setdefault(source.uri, source)
-            both = earlier.globs and source.globs
-            found[source.uri] = replace(earlier, globs=tuple(sorted({*earlier.globs, *source.globs})) if both else ())
-    return _distinct(sorted(found.values(), key=lambda s: (s.relative, s.uri)))
+        for source in matching(pattern):
+            found[source.uri] = once(found.get(source.uri, source), source)
+    require_distinct(len(found) - len({source.relative for source in found.values()}))
+    return sorted(found.values(), key=lambda s: (s.relative, s.uri))
+
+
+def matching(pattern: str) -> Iterator[Source]:
+    """The sources of one pattern, in no particular order, a few of them in memory at once. As ``expand``."""
+    source = None
+    for source in _expand_one(pattern):
+        yield source
+    if source is None:
+        do = "check the path, the glob and, for s3://, AWS_ENDPOINT_URL and the credentials"
+        raise RunFileError("no file matches a source pattern", where=f"data.source: {pattern}", do=do)
+
+
+def once(earlier: Source, again: Source) -> Source:
+    """A file that two patterns match, as one source."""
+    both = earlier.globs and again.globs
+    return replace(earlier, globs=tuple(sorted({*earlier.globs, *again.globs})) if both else ())
+
+
+def require_distinct(same: int) -> None:
+    """RunFileError where so many files have the relative path of another."""
+    if same:
+        what = f"{same} source files have the same path below their patterns as another one, and would get the same key"
+        raise RunFileError(what, where="data.source", do="write one pattern that begins at their common parent folder")
 
 
 @contextmanager
@@ -154,23 +172,23 @@ def suffix(name: str) -> str:
     return "".join(suffixes if suffixes and suffixes[-1].lower() in COMPRESSED else suffixes[-1:])
 
 
-def _expand_one(pattern: str) -> list[Source]:
+def _expand_one(pattern: str) -> Iterable[Source]:
     """A pattern's sources: the file of exactly that name if there is one, else the files in the glob or folder."""
     if (file := _as_file(pattern)) is not None:
         return [file]
     archives, separator, glob = pattern.partition(SEPARATOR)
     if separator and kind_of(archives):
         _compiled(glob or "**", pattern)
-        return [replace(source, globs=(glob or "**",)) for source in _expand_one(archives)]
+        return (replace(source, globs=(glob or "**",)) for source in _expand_one(archives))
     fixed, rest = _split(pattern)
     store = ObjectStore(fixed)
     matches = _compiled(rest or "**", pattern)
     hidden_too = any(part.startswith(".") for part in rest.split("/"))
-    return [
+    return (
         Source(f"{store.root.rstrip('/')}/{o.path}", o.path, o.size, o.version)
-        for o in store.list("")
+        for o in store.walk()
         if matches.match(o.path) and (hidden_too or not _hidden(o.path))
-    ]
+    )
 
 
 def in_globs(path: str, globs: Sequence[str]) -> bool:
@@ -221,11 +239,3 @@ def _folder(fixed: str, pattern: str) -> str:
 
 def _hidden(path: str) -> bool:
     return any(part.startswith(".") for part in path.split("/"))
-
-
-def _distinct(sources: list[Source]) -> list[Source]:
-    same = len(sources) - len({s.relative for s in sources})
-    if same:
-        what = f"{same} source files have the same path below their patterns as another one, and would get the same key"
-        raise RunFileError(what, where="data.source", do="write one pattern that begins at their common parent folder")
-    return sources

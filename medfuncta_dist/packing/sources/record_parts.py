@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from medfuncta_dist.archive.source_bytes import content_digest, fetch_from
 from medfuncta_dist.config.sections.data_section import Data
@@ -27,37 +27,37 @@ OF_SEGMENT = re.compile(r"_(\d{4}|layout)$")
 ReadSource = Callable[[Source], bytes]
 
 
-def without_parts(sources: Sequence[Source], reader: str | None, read: ReadSource) -> list[Source]:
-    """The sources that are scans of their own. ``reader`` as in the run file; ``read`` gives a small source's bytes."""
-    headers = [source for source in sources if source.uri.endswith(HEADER)]
+def stand_alone(headers: Sequence[Source], reader: str | None, read: ReadSource) -> Callable[[Source], bool]:
+    """What tells whether a source is a scan of its own. ``headers``: all that are called like those of WFDB records;
+    ``reader`` as in the run file; ``read`` gives a small source's bytes."""
     if not headers or reader not in (None, WfdbReader.name):
-        return list(sources)
+        return lambda source: True
     stems = {source.uri.removesuffix(HEADER) for source in headers}
     segments = _segments(headers, read)
-    return [
-        source
-        for source in sources
-        if source.uri not in segments
+    return lambda source: (
+        source.uri not in segments
         and (
             source.uri.endswith(HEADER)
             or _stem(source.uri) not in stems
-            or (reader is None and find_reader(None, source.uri))
+            or bool(reader is None and find_reader(None, source.uri))
         )
-    ]
+    )
 
 
 def files_beside(
-    sources: Sequence[Source], listed: Sequence[Source], data: Data
+    sources: Iterable[Source], listed: Iterable[Source], data: Data
 ) -> dict[str, tuple[Source, ...] | None]:
-    """By URI of a source that has other files: these, or None where none is listed. ``listed``: all files."""
-    kinds = {source.uri: find_reader(data.reader, source.uri) for source in sources}
-    several = {s.uri: s for s in sources if (kind := kinds[s.uri]) is not None and _has_others(kind.name, s.uri)}
+    """By URI of a source that has other files: these, or None where none is listed. ``listed``: all files. Both are
+    iterated over again."""
+    several = {s.uri for s in sources if (kind := find_reader(data.reader, s.uri)) and _has_others(kind.name, s.uri)}
     if not several:
         return {}
+    records = {_record(uri).lower() for uri in several}
+    kept = {source.uri for source in sources if _record(source.uri).lower() in records}
     alone = defaultdict(list)
     for file in listed:
-        if file.uri not in kinds or other_of_pair(file.uri):
-            alone[_record(file.uri).lower()].append(file)
+        if (record := _record(file.uri).lower()) in records and (file.uri not in kept or other_of_pair(file.uri)):
+            alone[record].append(file)
     return {uri: tuple(f for f in alone[_record(uri).lower()] if f.uri != uri) or None for uri in several}
 
 

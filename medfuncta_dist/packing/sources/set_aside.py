@@ -8,7 +8,7 @@ known list.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import RunFileError
@@ -88,8 +88,10 @@ def reason_aside(source: Source, data: Data, listed: Collection[str]) -> str | N
 
 def reason_inside(source: Source, data: Data) -> str:
     """Why a source that is read where it lies loose is refused inside a zip or tar file; "" where it is not."""
+    if source.place is None:
+        return ""
     reader = find_reader(data.reader, source.uri)
-    return RECORD_INSIDE if source.place is not None and reader is not None and reader.name == WfdbReader.name else ""
+    return RECORD_INSIDE if reader is not None and reader.name == WfdbReader.name else ""
 
 
 def in_image_format(source: Source) -> bool:
@@ -98,7 +100,7 @@ def in_image_format(source: Source) -> bool:
     return reader is not None and reader.name in IN_READERS
 
 
-def require_some(left: Sequence[object], aside: Mapping[str, int]) -> None:
+def require_some(left: int, aside: Mapping[str, int]) -> None:
     """RunFileError, with the reasons, where every source is set aside."""
     if left or not aside:
         return

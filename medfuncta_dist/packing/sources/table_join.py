@@ -42,6 +42,46 @@ class _Match:
     """Whether it is known what the source would be called in the table."""
 
 
+class TableJoin:
+    """Joins sources with the rows of the table, one after another."""
+
+    def __init__(self, table: SourceTable, keys: KeyMaker) -> None:
+        self._table, self._keys = table, keys
+        self._names = _patients(table.rows, keys) if table.by == "patient" else {}
+        self._used: set[str] = set()
+        self._sources = self._lacking = 0
+
+    def of_file(self, source: PackSource, held: str | None) -> PackSource:
+        """A file by its path, or by what the survey has read in it (``held``)."""
+        if self._table.by == "path":
+            return self._told(source, _one(source.path, self._table))
+        by_patient = self._table.by == "patient"
+        return self._told(
+            source, _by_patient(source, held, self._names, self._table) if by_patient else _one(held, self._table)
+        )
+
+    def of_scans(self, source: PackSource, identity: str, mapping: PrivateMapping, copied: bool = False) -> PackSource:
+        """A source by the keys of its scans. identity: what it is packed as; copied: it is not packed, because another
+        has the same bytes: it has no key, and needs no row."""
+        match = _by_key(source, self._table, mapping, self._keys, identity)
+        return self._told(source, _Match(known=False) if copied and not match.used else match)
+
+    def joined(self, sources: Sequence[PackSource] = ()) -> Joined:
+        """All sources are there: ``sources`` with the counts. RunFileError where some have no row and the run file
+        demands one."""
+        unused = len(self._table.rows.keys() - self._used)
+        if self._table.rule.without_row == "refuse":
+            self._table.require_all(self._lacking, self._sources, unused)
+        return Joined(list(sources), self._lacking, unused)
+
+    def _told(self, source: PackSource, match: _Match) -> PackSource:
+        self._used.update(match.used)
+        self._sources += 1
+        # A file without UIDs is quarantined by itself: it is not missing in the table.
+        self._lacking += not match.used and match.known
+        return _told(source, match, self._table, self._keys)
+
+
 def join_table(sources: Sequence[PackSource], table: SourceTable | None, inventory: Path, keys: KeyMaker) -> Joined:
     """Join files by their paths, or by what the survey has read in them; ``join_keys`` does so by the keys of scans.
 
@@ -49,51 +89,26 @@ def join_table(sources: Sequence[PackSource], table: SourceTable | None, invento
     """
     if table is None or table.by == "key":
         return Joined(list(sources))
-    return _joined(sources, _matches(sources, table, inventory, keys), table, keys)
+    held = {}
+    if table.by != "path":
+        rows = read_inventory(inventory, keys.fingerprint(), ["relative", table.by])
+        held = {row["relative"]: row[table.by] for row in rows}
+    join = TableJoin(table, keys)
+    return join.joined([join.of_file(source, held.get(source.relative)) for source in sources])
 
 
 def join_keys(
-    joined: Joined,
-    table: SourceTable | None,
-    folder: Path,
-    keys: KeyMaker,
-    identities: Mapping[str, str],
-    copies: Collection[str] = (),
+    joined: Joined, table: SourceTable | None, folder: Path, keys: KeyMaker, identities: Mapping[str, str]
 ) -> Joined:
     """Join by the keys of scans, where that is what the table's rows are about; else ``joined`` as it is.
 
-    identities: by relative path, the name under which a source is packed; copies: relative paths of sources that are
-    not packed, because another has the same bytes: they have no key, and need no row.
+    identities: by relative path, the name under which a source is packed.
     """
     if table is None or table.by != "key":
         return joined
+    join = TableJoin(table, keys)
     with open_mapping(folder) as mapping:
-        matches = _by_key(joined.sources, table, mapping, keys, identities)
-    needed = {relative: _Match(known=False) for relative in copies if not matches[relative].used}
-    return _joined(joined.sources, matches | needed, table, keys)
-
-
-def _joined(sources: Sequence[PackSource], matches: Mapping[str, _Match], table: SourceTable, keys: KeyMaker) -> Joined:
-    unused = len(table.rows.keys() - {name for match in matches.values() for name in match.used})
-    # A file without UIDs is quarantined by itself: it is not missing in the table.
-    lacking = sum(not matches[s.relative].used and matches[s.relative].known for s in sources)
-    if table.rule.without_row == "refuse":
-        table.require_all(lacking, len(sources), unused)
-    told = [_told(source, matches[source.relative], table, keys) for source in sources]
-    return Joined(told, lacking, unused)
-
-
-def _matches(sources: Sequence[PackSource], table: SourceTable, inventory: Path, keys: KeyMaker) -> dict[str, _Match]:
-    """By relative path."""
-    if table.by == "path":
-        return {source.relative: _one(source.path, table) for source in sources}
-    column = table.by
-    rows = read_inventory(inventory, keys.fingerprint(), ["relative", column])
-    held = {row["relative"]: row[column] for row in rows}
-    if column == "patient":
-        names = _patients(table.rows, keys)
-        return {s.relative: _by_patient(s, held.get(s.relative), names, table) for s in sources}
-    return {s.relative: _one(held.get(s.relative), table) for s in sources}
+        return join.joined([join.of_scans(s, identities.get(s.relative, s.relative), mapping) for s in joined.sources])
 
 
 def _one(name: str | None, table: SourceTable) -> _Match:
@@ -124,29 +139,18 @@ def _by_patient(source: PackSource, held: str | None, names: Mapping[str, str], 
     return _Match((name,) if name else (), table.rows[name] if name else None, known=bool(known))
 
 
-def _by_key(
-    sources: Sequence[PackSource],
-    table: SourceTable,
-    mapping: PrivateMapping,
-    keys: KeyMaker,
-    identities: Mapping[str, str],
-) -> dict[str, _Match]:
+def _by_key(source: PackSource, table: SourceTable, mapping: PrivateMapping, keys: KeyMaker, identity: str) -> _Match:
     """A source of one scan has that scan's key; those of others are in the owner's mapping, once they are packed."""
 
     def listed(*uris: str) -> list[MappingRow]:
         return [row for uri in uris for row in mapping.of_uri(uri) if row.key in table.rows]
 
-    found = {}
-    for source in sources:
-        identity = identities.get(source.relative, source.relative)
-        key = keys.scan_key(identity, "")
-        if key in table.rows:
-            found[source.relative] = _Match((key,), table.rows[key])
-            continue
-        former = source.uri.removesuffix(source.path) + identity  # where a renamed file was when it was packed
-        uris = [member.uri for member in source.members] or [source.uri]
-        found[source.relative] = _scans(listed(*uris) or listed(former), table, keys, identity)
-    return found
+    key = keys.scan_key(identity, "")
+    if key in table.rows:
+        return _Match((key,), table.rows[key])
+    former = source.uri.removesuffix(source.path) + identity  # where a renamed file was when it was packed
+    uris = [member.uri for member in source.members] or [source.uri]
+    return _scans(listed(*uris) or listed(former), table, keys, identity)
 
 
 def _scans(rows: Sequence[MappingRow], table: SourceTable, keys: KeyMaker, identity: str) -> _Match:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import csv
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import islice
 from pathlib import Path
@@ -85,10 +85,9 @@ class PrivateMapping:
         """Names of the pack records whose rows are here."""
         return {name for (name,) in self._db.execute("SELECT name FROM pack")}
 
-    def packs_with(self, sources: Iterable[str]) -> set[str]:
+    def packs_with(self, sources: Container[str]) -> set[str]:
         """Names of the pack records of which rows are missing that these sources (keys) could give."""
-        wanted = set(sources)
-        return {pack for source, pack in self._db.execute("SELECT source, pack FROM absent") if source in wanted}
+        return {pack for source, pack in self._db.execute("SELECT source, pack FROM absent") if source in sources}
 
     def note_pack(self, name: str, absent: Iterable[str]) -> None:
         """The rows of a pack record are here, but those of ``absent`` sources (keys), whose file is not known."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Final, Protocol, runtime_checkable
 
@@ -95,6 +96,13 @@ def choices() -> str:
 def _suffix(uri: str) -> str:
     """The longest known suffix of the file's name; "" for a name without one, such as a DICOM UID (1.2.840.10008)."""
     file = uri.rsplit("/", 1)[-1].lower()
-    known = [s for reader in READERS for s in reader.suffixes if s and file.endswith(s)]
+    if file.endswith(_known_suffixes()):
+        return next(suffix for suffix in _known_suffixes() if file.endswith(suffix))
     last = file.rpartition(".")[2] if "." in file else ""
-    return max(known, key=len, default="" if last.isdigit() else last)
+    return "" if last.isdigit() else last
+
+
+@cache
+def _known_suffixes() -> tuple[str, ...]:
+    """The longest first."""
+    return tuple(sorted({s for reader in READERS for s in reader.suffixes if s}, key=len, reverse=True))

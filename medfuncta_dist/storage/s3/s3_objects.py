@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, TypeVar
@@ -93,6 +93,23 @@ class S3Objects:
         skip = len(self.root) + 1
         files = (o for o in found if not o["name"].endswith("/"))
         return [(o["name"][skip:], int(o["size"]), str(o.get("ETag", "")).strip('"')) for o in files]
+
+    def walk(self, ask: Callable[[Callable[[float], Any]], Any]) -> Iterator[tuple[str, int, str]]:
+        bucket, _, folder = self.root.partition("/")
+        skip = len(folder) + 1 if folder else 0
+        place = {"Bucket": bucket, "Prefix": f"{folder}/" if folder else ""}
+
+        def request(seconds: float) -> Any:
+            return _run(lambda s3: s3._call_s3("list_objects_v2", **place), seconds)
+
+        while True:
+            page = ask(request)
+            for found in page.get("Contents", ()):
+                if not found["Key"].endswith("/"):
+                    yield found["Key"][skip:], int(found["Size"]), str(found.get("ETag", "")).strip('"')
+            if not page.get("IsTruncated"):
+                return
+            place["ContinuationToken"] = page["NextContinuationToken"]
 
     def delete(self, path: str, seconds: float) -> None:
         _run(lambda s3: s3._rm_file(self._key(path)), seconds)

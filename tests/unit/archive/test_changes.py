@@ -7,7 +7,8 @@ from dataclasses import replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medfuncta_dist.archive.changes import Changes, SourceState, _differs, _is_open, compare, doubtful
+from medfuncta_dist.archive.changes import Changes, SourceState, compare, differs
+from tests.unit.archive.doubts import doubtful, is_open
 
 Archive = dict[str, str]
 """Path → content."""
@@ -43,20 +44,20 @@ def seen(before: Archive, after: Archive) -> Changes:
 
 def doubtful_of_all(packed: States, present: States, by_etag: Collection[str]) -> list[str]:
     """The same rule, which looks at every source."""
-    fresh = [key for key, state in present.items() if key not in packed or _differs(packed[key], state)]
+    fresh = [key for key, state in present.items() if key not in packed or differs(packed[key], state)]
     gone = [state.probe for key, state in packed.items() if key not in present]
     here = Counter(state.probe for state in present.values())
     shared = ({present[key].probe for key in fresh} & {*gone, *(p for p, n in here.items() if n > 1)}) - {""}
     return [
         key
         for key, state in present.items()
-        if not state.content and (state.probe in shared or _is_open(packed.get(key), state, key in by_etag))
+        if not state.content and (state.probe in shared or is_open(packed.get(key), state, key in by_etag))
     ]
 
 
 def copies_of_all(packed: States, present: States) -> dict[str, str]:
     """Every present source whose bytes a same source, or an earlier one, has."""
-    same = {key for key, state in present.items() if key in packed and not _differs(packed[key], state)}
+    same = {key for key, state in present.items() if key in packed and not differs(packed[key], state)}
     held: dict[str, str] = {}
     for key in (*filter(same.__contains__, present), *(key for key in present if key not in same)):
         if content := present[key].content or (packed[key].content if key in same else ""):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.archive_survey import assemble, compare, join, make_parts, sum_up
+from benchmarks.archive_survey import assemble, join, make_parts, sum_up
 from tests.unit.benchmarks.test_benchmarks import result_of
 
 ROWS = 3000
@@ -25,14 +25,3 @@ def test_the_simulated_archive_has_every_slice_once(tmp_path: Path) -> None:
     join(tmp_path, ROWS)
     assert sum_up(tmp_path, ROWS) == {"patients": 8, "series": 30}
     assert assemble(tmp_path, ROWS) == {"volumes": 30, "usable": ROWS}
-
-
-@pytest.mark.parametrize(
-    ("kind", "changed"),
-    [
-        ("same", {"new": 0, "same": ROWS, "changed": 0, "renamed": 0, "copied": 0, "removed": 0}),
-        ("moved", {"new": 0, "same": ROWS - 90, "changed": 30, "renamed": 30, "copied": 0, "removed": 30}),
-    ],
-)
-def test_the_simulated_changes_are_seen(tmp_path: Path, kind: str, changed: dict[str, int]) -> None:
-    assert compare(tmp_path, ROWS, kind)["changes"] == changed

@@ -34,7 +34,7 @@ from medfuncta_dist.task_map import map_here
 from tests.mapping_rows import read_mapping
 from tests.unit.scans.archive import edited
 from tests.unit.shards.samples import objects, run_file
-from tests.writers import write_dicom, write_medmnist, write_nifti, write_png
+from tests.writers import write_dicom, write_medmnist, write_nifti, write_png, write_series
 
 Rows = Sequence[Sequence[object]]
 
@@ -230,6 +230,25 @@ def test_copies_of_which_the_table_says_other_things(tmp_path: Path) -> None:
     write_table(tmp_path, ["path", "who", "fold", "class"], rows)
     assert not packed(small(tmp_path, rule, series="file")).copy_conflicts
     assert not (tmp_path / "private" / CONFLICTS).exists()
+
+
+def test_of_copies_in_one_series_the_row_of_the_first_counts(tmp_path: Path) -> None:
+    """In the order of paths."""
+    volume = np.arange(8 * 8 * 3, dtype=np.int16).reshape(8, 8, 3)
+    paths = write_series(tmp_path / "archive", volume, folders=1)
+    paths[0].with_name("copy").write_bytes(paths[0].read_bytes())  # after IM…
+    rows = [[str(path.relative_to(tmp_path / "archive")), "p", "train", 3] for path in paths]
+    rows += [[str(paths[0].with_name("copy").relative_to(tmp_path / "archive")), "other", "test", 4]]
+    rule = {"path": write_table(tmp_path, ["path", "who", "fold", "class"], rows)}
+    rule |= {"group": "who", "split": "fold", "label": "class"}
+    with pytest.raises(RunFileError, match="1 DICOM series have files that the run file assigns to different splits"):
+        packed(run_file(tmp_path, shape=[8, 8, 3], table=rule))
+    run = run_file(tmp_path, shape=[8, 8, 3], table=rule | {"copies": "first"})
+    summary = packed(run)
+    assert (summary.counts["packed"], summary.splits) == (1, {"train": 1})
+    [(split, labels)] = found(run, tmp_path / "private").values()
+    assert (split, labels) == ("train", [3])
+    assert packed(run).snapshot_digest == summary.snapshot_digest
 
 
 def test_copies_in_several_given_splits_are_told(tmp_path: Path) -> None:
