@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from medfuncta_dist.config.kept_run_file import with_task_size
+from medfuncta_dist.config.kept_run_file import pin_path, pinned_digest, with_task_size
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import QuarantineLimitError, RunFileError
 from medfuncta_dist.fields.shared_network import SharedNetwork
@@ -84,15 +85,26 @@ def latent_folder(run: RunFile, network_digest: str) -> str:
 
 
 def locate_table(run: RunFile, store: ObjectStore) -> TableLocation:
-    """The table that this run file describes. StageOrderError before its data set and its network are complete.
+    """The table that this run file describes. StageOrderError before its data set and its network are complete;
+    LostObjectError where the snapshot that the run trained on has lost its file or record, and there is none after it.
 
     An open ``fit.scans_per_task`` is what the run has settled.
     """
     run = with_task_size(run, store)
     snapshot = load_snapshot(store, run.dataset, run.data.snapshot)
+    _require_pinned(run, store, snapshot)
     network = published_network(store, run.name)
     works = ranges(snapshot, run.fit.splits, run.fit.range_scans)
     return TableLocation(latent_folder(run, network.digest), snapshot, network, works, run.fit.range_scans)
+
+
+def _require_pinned(run: RunFile, store: ObjectStore, newest: Snapshot) -> None:
+    """Where the newest snapshot is not the one that the run trained on, that one must still have its record: else the
+    newest may be an older one, with fewer scans."""
+    pinned = pinned_digest(run, store) if run.data.snapshot is None else None
+    if pinned not in (None, newest.digest):
+        with suppress(RunFileError):  # scans of it were forgotten; the newest one is without them
+            load_snapshot(store, run.dataset, pinned, named_by=store.uri(pin_path(run)))
 
 
 def fit(

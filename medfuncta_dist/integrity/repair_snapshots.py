@@ -1,8 +1,9 @@
 """Finds snapshots that lack their file or their commit record, and writes what is missing again, to the bit.
 
 A file follows from the pack records: the parent's packs, then the new ones by name. The digest in the commit record
-proves it. A commit record follows from the file, which proves itself; it is written again for the snapshot that the run
-names, and for those newer than every recorded one. No snapshot that was forgotten comes back.
+proves it. A commit record follows from the file, which proves itself; it is written again where it was there once: for
+the snapshot that the run names, for those that others came before, and for their parents. No snapshot that was
+forgotten comes back.
 """
 
 from __future__ import annotations
@@ -12,13 +13,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from medfuncta_dist.config.kept_run_file import pinned_digest
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, MedfunctaError
 from medfuncta_dist.integrity.verify_shards import Fault
 from medfuncta_dist.packing.pack_driver import extended
 from medfuncta_dist.packing.pack_ledger import total
 from medfuncta_dist.packing.pack_record import KIND, NAMES, PackRecord, read_packs, settle
-from medfuncta_dist.run.frozen_run_file import pinned_digest
 from medfuncta_dist.shards.data_contract import recorded_contract
 from medfuncta_dist.shards.forgotten_record import gone_snapshots
 from medfuncta_dist.shards.snapshot import (
@@ -26,6 +27,7 @@ from medfuncta_dist.shards.snapshot import (
     Snapshot,
     commit_snapshot,
     dataset_path,
+    is_proved,
     read_committed,
     read_unrecorded,
     snapshot_path,
@@ -34,7 +36,7 @@ from medfuncta_dist.shards.snapshot import (
 from medfuncta_dist.storage.commit_record import read_records
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.promised import missing_below
-from medfuncta_dist.storage.publish import Guard
+from medfuncta_dist.storage.publish import Guard, publish_bytes
 
 NOT_REBUILT = "not repaired: the pack records do not give it again"
 MOST_TRIES = 256
@@ -64,8 +66,7 @@ def repair_snapshots(run: RunFile, store: ObjectStore, fence: Guard) -> list[str
     lost = _without_file(store, run.dataset, recorded)
     rebuilt = _rebuild(store, run.dataset, recorded, lost)
     for snapshot in rebuilt:
-        fence.require(store)
-        store.write(snapshot_path(run.dataset, snapshot.digest), snapshot.to_bytes())
+        publish_bytes(store, fence, snapshot_path(run.dataset, snapshot.digest), snapshot.to_bytes())
     return [
         f"{len(rebuilt)} of {len(lost)} snapshots written again from the pack records, "
         f"{len(alone)} commit records written again"
@@ -80,12 +81,11 @@ def _without_file(store: ObjectStore, dataset: str, recorded: Iterable[Committed
 
 
 def _without_record(run: RunFile, store: ObjectStore, recorded: Sequence[CommittedSnapshot]) -> list[Snapshot]:
-    """The snapshots that must have been committed: the one that the run names, newer ones than any, their parents."""
+    """The snapshots that must have been committed: the one that the run names, those after lost ones, their parents."""
     files = {one.digest: one for one in read_unrecorded(store, run.dataset, recorded)}
     gone = gone_snapshots(store, run.dataset) if files else set()
-    newest = max((one.generation for one in recorded), default=0)
     named = {run.data.snapshot, pinned_digest(run, store)}
-    wanted = [one for one in files.values() if one.digest in named or one.generation > newest]
+    wanted = [one for one in files.values() if one.digest in named or is_proved(one, recorded)]
     for one in wanted:
         if one.parent in files and files[one.parent] not in wanted:
             wanted.append(files[one.parent])
@@ -125,7 +125,7 @@ def _rebuild(
     if not lost:
         return []
     records = {record.name: record for record in read_packs(store, dataset)}
-    written = {}
+    written: dict[str, int] = {}
     for path, record in read_records(store, dataset_path(dataset, "packs"), KIND, NAMES):
         name = path.rpartition("/")[2].removesuffix(".json").partition("-")[0]
         written[name] = max(record.generation, written.get(name, 0))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
 from typing import Any
 
 from medfuncta_dist.config.kept_run_file import begun_with as begun_with
+from medfuncta_dist.config.kept_run_file import pin_path as pin_path
 from medfuncta_dist.config.kept_run_file import run_path as run_path
 from medfuncta_dist.config.load import difference, dump
 from medfuncta_dist.config.presets import SIRENS_OF
@@ -15,13 +15,11 @@ from medfuncta_dist.errors import (
     CredentialsError,
     DeadlineError,
     DiskFullError,
-    ObjectMissingError,
     RunChangedError,
     RunFileError,
     StorageError,
 )
 from medfuncta_dist.run.settle_chunks import as_begun
-from medfuncta_dist.storage.commit_record import read_as
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard, publish_bytes, withdraw
 
@@ -72,26 +70,6 @@ def thaw(run: RunFile, store: ObjectStore, fence: Guard) -> None:
     if not any(store.list(f"runs/{run.name}/{folder}") for folder in ("checkpoints", "network")):
         withdraw(store, fence, pin_path(run))
     withdraw(store, fence, run_path(run))
-
-
-def pin_path(run: RunFile) -> str:
-    """Where the snapshot is recorded that the run trains on, relative to the storage root."""
-    return f"runs/{run.name}/pin.json"
-
-
-@dataclass(frozen=True)
-class Pin:
-    """The body of ``pin.json``."""
-
-    snapshot: str
-
-
-def pinned_digest(run: RunFile, store: ObjectStore) -> str | None:
-    """The snapshot that the run trains on, as its pin says; None before it began to."""
-    try:
-        return read_as(Pin, store, pin_path(run), "pin").snapshot
-    except ObjectMissingError:
-        return None
 
 
 def fixed_part(run: RunFile) -> dict[str, Any]:

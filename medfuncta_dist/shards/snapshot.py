@@ -181,21 +181,17 @@ def load_snapshot(store: ObjectStore, dataset: str, digest: str | None, *, named
 
     Raises ``StageOrderError`` when nothing was packed yet, ``RunFileError`` when ``digest`` was never committed, or
     is gone because scans of it were forgotten, ``IntegrityError`` when the file is missing or does not match its
-    digest, or when a newer one, or the one named, has lost its commit record (``LostObjectError``).
+    digest, or when commit records are missing of the one named or of newer ones (``LostObjectError``).
     """
     if digest is not None:
         return stored_snapshot(store, dataset, _committed(store, dataset, digest, named_by))
-    return _newest(store, dataset, may_be_begun=0)
+    return _newest(store, dataset)
 
 
 def newest_snapshot(store: ObjectStore, dataset: str) -> Snapshot | None:
-    """The newest committed snapshot, or None when nothing was packed yet.
-
-    A newer one without a commit record may be the one that a killed pack was about to commit: packing again finishes
-    it. More than one cannot be: LostObjectError.
-    """
+    """The newest committed snapshot, or None when nothing was packed yet. Raises as ``load_snapshot`` does."""
     try:
-        return _newest(store, dataset, may_be_begun=1)
+        return _newest(store, dataset)
     except StageOrderError:
         return None
 
@@ -254,17 +250,25 @@ def read_unrecorded(store: ObjectStore, dataset: str, recorded: Iterable[Committ
     return found
 
 
-def _newest(store: ObjectStore, dataset: str, may_be_begun: int) -> Snapshot:
-    """The newest of all; LostObjectError where a snapshot without a record is more than ``may_be_begun`` newer."""
+def is_proved(unrecorded: Snapshot, recorded: Sequence[CommittedSnapshot]) -> bool:
+    """Whether a snapshot without a commit record shows that records were lost: others must have come before it.
+
+    The next one after the newest shows nothing: a driver that was stopped between the two writes leaves it, too.
+    """
+    return unrecorded.generation > max((one.generation for one in recorded), default=0) + 1
+
+
+def _newest(store: ObjectStore, dataset: str) -> Snapshot:
+    """The newest of all; LostObjectError where commit records are lost (``is_proved``)."""
     recorded = read_committed(store, dataset)
     newest = recorded[-1].generation if recorded else 0
-    lost = [one for one in read_unrecorded(store, dataset, recorded) if one.generation > newest + may_be_begun]
+    lost = [one for one in read_unrecorded(store, dataset, recorded) if is_proved(one, recorded)]
     if lost and (lost := [one for one in lost if one.digest not in gone_snapshots(store, dataset)]):
         raise LostObjectError(
             f"snapshot {lost[-1].digest[:12]} (number {lost[-1].generation}) of data set {dataset} has no commit "
             f"record; the newest that has one is number {newest}",
             where=store.uri(f"{commits_prefix(dataset)}/{record_name(lost[-1])}"),
-            do=f"{WRITE_AGAIN}; if a pack was stopped at its very end, running it again does the same",
+            do=WRITE_AGAIN,
         )
     if not recorded:
         raise StageOrderError(

@@ -6,6 +6,7 @@ from __future__ import annotations
 from math import isclose
 from typing import Any
 
+from medfuncta_dist.config.kept_run_file import pin_path, pinned_digest
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.sections.field_section import FieldSection
 from medfuncta_dist.errors import RunChangedError, RunFileError
@@ -14,7 +15,6 @@ from medfuncta_dist.fitting.fit_plan import chosen_splits
 from medfuncta_dist.network.committed_network import published_network
 from medfuncta_dist.network.core_settings import trained_spec
 from medfuncta_dist.network.network_loader import load_network
-from medfuncta_dist.run.frozen_run_file import pin_path, pinned_digest
 from medfuncta_dist.shards.data_contract import require_contract
 from medfuncta_dist.shards.shard_listing import require_shards
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
