@@ -74,6 +74,7 @@ def _choose_quarantined_exit_code() -> int:
 def _describe_failure(error: BaseException) -> tuple[dict[str, Any], int]:
     from medfuncta_dist.errors import MedfunctaError
 
+    error = _in_our_words(error)
     if isinstance(error, MedfunctaError):
         print(f"error: {error}", file=sys.stderr)
         kind = type(error).__name__
@@ -88,6 +89,15 @@ def _describe_failure(error: BaseException) -> tuple[dict[str, Any], int]:
         return {}, error.code if isinstance(error.code, int) else 1
     traceback.print_exception(error)
     return {"error": {"kind": type(error).__name__, "what": str(error), "where": "", "do": ""}}, 1
+
+
+def _in_our_words(error: BaseException) -> BaseException:
+    """A full disk can show anywhere: in a library, in Ray's start, in a temporary file."""
+    if not isinstance(error, Exception):
+        return error
+    from medfuncta_dist.storage.scratch import disk_full
+
+    return disk_full(error) or error
 
 
 def _to_json(figures: dict[str, Any], code: int) -> str:

@@ -19,21 +19,19 @@ from medfuncta_dist.errors import IntegrityError, MedfunctaError
 from medfuncta_dist.integrity.verify_shards import Fault
 from medfuncta_dist.packing.pack_driver import extended
 from medfuncta_dist.packing.pack_ledger import total
-from medfuncta_dist.packing.pack_record import KIND, NAMES, PackRecord, read_packs, settle
+from medfuncta_dist.packing.pack_record import PackRecord, StoredPack, each_pack, settle
 from medfuncta_dist.shards.data_contract import recorded_contract
 from medfuncta_dist.shards.forgotten_record import gone_snapshots
 from medfuncta_dist.shards.snapshot import (
     CommittedSnapshot,
     Snapshot,
     commit_snapshot,
-    dataset_path,
     is_proved,
     read_committed,
     read_unrecorded,
     snapshot_path,
     stored_snapshot,
 )
-from medfuncta_dist.storage.commit_record import read_records
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.promised import missing_below
 from medfuncta_dist.storage.publish import Guard, publish_bytes
@@ -124,11 +122,9 @@ def _rebuild(
     """Those of the lost ones that the records give, older ones first: each may be the next one's parent."""
     if not lost:
         return []
-    records = {record.name: record for record in read_packs(store, dataset)}
-    written: dict[str, int] = {}
-    for path, record in read_records(store, dataset_path(dataset, "packs"), KIND, NAMES):
-        name = path.rpartition("/")[2].removesuffix(".json").partition("-")[0]
-        written[name] = max(record.generation, written.get(name, 0))
+    stored = sorted(each_pack(store, dataset), key=StoredPack.age)
+    records = {found.record.name: found.record for found in stored}
+    written = {found.record.name: found.generation for found in stored}
     whole = {one.digest: found for one in recorded if (found := _stored(store, dataset, one)) is not None}
     archive = _Archive(records, written, whole, recorded_contract(store, dataset))
     rebuilt = []

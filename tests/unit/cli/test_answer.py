@@ -31,3 +31,17 @@ def test_quarantined_scans_are_no_failure_of_a_job(job: str | None, code: int) -
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env=environment)
     assert ended.returncode == code, ended.stderr
     assert json.loads(ended.stdout) == {"quarantined": 2, "exit_code": code}
+
+
+def test_a_full_disk_is_told_in_words_wherever_it_shows() -> None:
+    script = (
+        "import errno\nfrom medfuncta_dist.cli.answer import answer\n"
+        "def work():\n    raise OSError(errno.ENOSPC, 'No space left on device', '/tmp/name-of-a-patient.csv')\n"
+        "answer(work, as_json=True)"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    told = json.loads(ended.stdout)
+    assert (ended.returncode, told["error"]["kind"]) == (1, "DiskFullError")
+    assert told["error"]["do"]
+    assert "Traceback" not in ended.stderr
+    assert "patient" not in ended.stderr + ended.stdout
