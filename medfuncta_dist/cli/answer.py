@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -41,6 +42,8 @@ def answer(work: Callable[[], dict[str, Any]], as_json: bool) -> NoReturn:
             signal.signal(signal.SIGTERM, _interrupt)
             figures = work()
             code = figures.pop("exit_code", 0)
+            if "said" in figures:
+                figures["said"] = [_with_run_file(line) for line in figures["said"]]
             if figures.get("quarantined"):
                 code = _choose_quarantined_exit_code()
         except BaseException as error:
@@ -95,9 +98,20 @@ def _in_our_words(error: BaseException) -> BaseException:
     """A full disk can show anywhere: in a library, in Ray's start, in a temporary file."""
     if not isinstance(error, Exception):
         return error
+    from medfuncta_dist.errors import MedfunctaError
     from medfuncta_dist.storage.scratch import disk_full
 
-    return disk_full(error) or error
+    error = disk_full(error) or error
+    if isinstance(error, MedfunctaError):
+        error.do = _with_run_file(error.do)
+    return error
+
+
+def _with_run_file(text: str) -> str:
+    """A message with the run file that this command was given, as a shell takes it, so that commands in it work as they
+    stand."""
+    given = [argument for argument in sys.argv[1:] if argument.endswith((".yaml", ".yml")) and os.path.isfile(argument)]
+    return text.replace(" RUN.yaml", f" {shlex.quote(given[0])}") if given else text
 
 
 def _to_json(figures: dict[str, Any], code: int) -> str:
