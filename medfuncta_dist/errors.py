@@ -12,7 +12,8 @@
     │   └── CredentialsError       5   ... because the credentials have expired; with new ones the same command resumes
     ├── IntegrityError             4   bytes or counts do not match their record
     │   ├── FormatVersionError     4   a file's format_version is not one this version reads
-    │   └── DamagedShardError      4   a shard, or its index, is missing or not the one that was packed
+    │   ├── DamagedShardError      4   a shard, or its index, is missing or not the one that was packed
+    │   └── LostObjectError        4   an object that a record names is not there; an ObjectMissingError, too
     ├── QuarantineLimitError       4   more scans were quarantined than the run file allows
     ├── InterruptedRunError        5   preempted or interrupted; the same command resumes
     │   └── LeaseLostError         5   another driver has taken the run over: this one stops before its next commit
@@ -107,6 +108,10 @@ class FormatVersionError(IntegrityError):
 
 class DamagedShardError(IntegrityError):
     """A shard, or its index, is missing or not the one that was packed: none of its scans can be used."""
+
+
+class LostObjectError(IntegrityError, ObjectMissingError):
+    """An object that a record names is not there: what was committed has been damaged."""
 
 
 class QuarantineLimitError(MedfunctaError):

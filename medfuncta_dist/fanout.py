@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -19,6 +20,8 @@ from ray.exceptions import RayError, RayTaskError
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import MedfunctaError, RunFileError, WorkerDiedError
 from medfuncta_dist.remote_calls import ActorCalls, Calls, Died, TaskCalls
+from medfuncta_dist.storage.leftovers import KEPT_SESSIONS, SESSION_LOCK, remove_sessions
+from medfuncta_dist.storage.scratch import hold_for_life
 from medfuncta_dist.task_map import Done, Failed, FanOut
 
 OBJECT_STORE_BYTES = 500_000_000
@@ -56,6 +59,18 @@ def start_ray(run: RunFile) -> None:
             where=f"RAY_ADDRESS={address}" if address else "a Ray started on this machine",
             do="check whether the cluster runs (`ray status`), or unset RAY_ADDRESS to start Ray here",
         ) from error
+    if not address:
+        _hold_session()
+
+
+def _hold_session() -> None:
+    """Mark the folder of the Ray that was started here as ours, for as long as this process lives, and remove those of
+    earlier ones, which Ray leaves, but for the newest."""
+    node = getattr(ray._private.worker, "_global_node", None)
+    if node is not None:
+        folder = Path(node.get_session_dir_path())
+        hold_for_life(folder, SESSION_LOCK)
+        remove_sessions(folder.parent, keep=KEPT_SESSIONS)
 
 
 def _on_this_machine(run: RunFile) -> dict[str, Any]:

@@ -6,7 +6,6 @@ out under the names of damaged objects replace them; nothing else is written, an
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from medfuncta_dist.shards.data_contract import open_dataset
 from medfuncta_dist.shards.snapshot import Shard, Snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard, Unfenced
+from medfuncta_dist.storage.scratch import scratch_folder
 from medfuncta_dist.task_map import Failed, FanOut
 
 CHANGED = (
@@ -120,12 +120,12 @@ def _planned(
 def repair_task(task: RepairTask) -> list[Fault]:
     """Pack the sources into a scratch folder, and upload the files with a wanted name; the faults that stay."""
     store, faults = ObjectStore(task.pack.root), []
-    with tempfile.TemporaryDirectory(prefix="medfuncta-repair-") as folder:
-        pack_task(replace(task.pack, root=folder))
+    with scratch_folder("repair") as folder:
+        pack_task(replace(task.pack, root=str(folder)))
         for shard in task.wanted:
-            packed = [path for path in (shard.uri, shard.index_uri) if (Path(folder) / path).exists()]
+            packed = [path for path in (shard.uri, shard.index_uri) if (folder / path).exists()]
             for path in packed:
-                store.upload(Path(folder) / path, path)
+                store.upload(folder / path, path)
             if not _is_whole(store, shard):
                 faults.append(Fault(shard.uri, CHANGED))
     return faults

@@ -6,6 +6,7 @@ import secrets
 from typing import Any
 
 from medfuncta_dist.config.kept_run_file import begun_with as begun_with
+from medfuncta_dist.config.kept_run_file import pin_path as pin_path
 from medfuncta_dist.config.kept_run_file import run_path as run_path
 from medfuncta_dist.config.load import difference, dump
 from medfuncta_dist.config.presets import SIRENS_OF
@@ -69,11 +70,6 @@ def thaw(run: RunFile, store: ObjectStore, fence: Guard) -> None:
     if not any(store.list(f"runs/{run.name}/{folder}") for folder in ("checkpoints", "network")):
         withdraw(store, fence, pin_path(run))
     withdraw(store, fence, run_path(run))
-
-
-def pin_path(run: RunFile) -> str:
-    """Where the snapshot is recorded that the run trains on, relative to the storage root."""
-    return f"runs/{run.name}/pin.json"
 
 
 def fixed_part(run: RunFile) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from medfuncta_dist.run.terminal_record import recording_final_failure
 from medfuncta_dist.stages import run_summary
 from medfuncta_dist.storage.leases.lease import Fence, run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.scratch import remove_leftovers_once
 
 
 def run_stages(run: RunFile, names: Sequence[str], key: str | None = None, *, freezing: bool = True) -> dict[str, Any]:
@@ -27,6 +28,7 @@ def run_stages(run: RunFile, names: Sequence[str], key: str | None = None, *, fr
     A ``key`` (of idempotency) that has been answered before gets that answer again, and nothing is done. RunHeldError
     while another driver holds this run. Without ``freezing``, this run file does not become the run's own.
     """
+    remove_leftovers_once()  # of killed commands, on this machine
     store = ObjectStore(run.storage)
     submission = Submission.of(run, names, key) if key else None
     with recording_final_failure(store, run.name):

@@ -10,7 +10,6 @@ import math
 import os
 import secrets
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from medfuncta_dist.meta.device import granted_device
 from medfuncta_dist.network.committed_network import Committed, committed_network
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE, Guard
+from medfuncta_dist.storage.scratch import scratch_folder
 from medfuncta_dist.streaming.compile_cache import use_compile_cache
 from medfuncta_dist.streaming.shard_cache import cache_folder
 from medfuncta_dist.telemetry.event_log import read_events
@@ -84,9 +84,9 @@ def train(
     driver = TrainDriver(run, on_progress, notify, on_message)
     if committed_network(store, run.name) is None:
         start_ray(run)
-        with tempfile.TemporaryDirectory(prefix="medfuncta-train-", ignore_cleanup_errors=True) as folder:
+        with scratch_folder("train") as folder:
             here = run.model_copy(update={"storage": store.root})
-            driver.follow(_trainer(here, snapshot_digest, driver.mailbox, folder, fence))
+            driver.follow(_trainer(here, snapshot_digest, driver.mailbox, str(folder), fence))
     done = committed_network(store, run.name)
     if done is None:
         saved = "nothing new saved" if driver.saved is None else f"saved up to step {driver.saved}"
