@@ -66,8 +66,8 @@ def write_run_file(out: str, answers: Answers) -> dict[str, Any]:
     text, path = run_file_text(answers), Path(out)
     run = parse(text, where=out)
     try:
-        with path.open("x") as file:
-            file.write(text)
+        path.touch(exist_ok=False)
+        path.write_text(text)
     except FileExistsError:
         raise RunFileError("there is a file already, and it is not replaced", where=out, do="name another") from None
     except OSError as error:
