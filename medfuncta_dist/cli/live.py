@@ -20,6 +20,11 @@ REPEAT_S = 30.0
 EXIT_CODES = {JobState.DONE: 0, JobState.FAILED: 1, JobState.CANCELLED: 5, JobState.LOST: 5}
 
 
+def choose_exit_code(status: RunStatus) -> int:
+    """The exit code of a command that watched a job until it ended: the job's. 0 for one that has not ended."""
+    return status.exit_code or EXIT_CODES.get(status.state, 0)
+
+
 class LiveStatus:
     """``with Live() as live: live.show(status)``."""
 
@@ -58,6 +63,6 @@ class LiveStatus:
         """The answer of a command that watched a job until it ended; its exit code is the job's."""
         return {
             **status.as_dict(),
-            "exit_code": status.exit_code or EXIT_CODES[status.state],
+            "exit_code": choose_exit_code(status),
             "said": render_status(status),
         }
