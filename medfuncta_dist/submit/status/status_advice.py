@@ -92,7 +92,8 @@ def _advise_ended(facts: RunFacts, state: JobState, failure: str, advice: str, g
     if state not in (JobState.FAILED, JobState.LOST, JobState.CANCELLED):
         return StatusAdvice(failure=failure)
     if state is JobState.CANCELLED:
-        return StatusAdvice(command=going_on.command)
+        saved = failure if going_on.place is Place.LOCAL else ""  # it says up to which step the command saved
+        return StatusAdvice(failure=saved, command=going_on.command)
     reason = facts.explanation.reason
     message = to_sentence(facts.job.message) if facts.job is not None else ""
     if not failure and reason is not None:
