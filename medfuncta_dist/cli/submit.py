@@ -22,6 +22,7 @@ from medfuncta_dist.submit.backends.registry import BackendName
 
 if TYPE_CHECKING:
     from medfuncta_dist.submit.backends.backend import Backend
+    from medfuncta_dist.submit.status.status_facts import Inquiry
     from medfuncta_dist.submit.submit_jobs import SubmissionRequest, SubmissionResult
 
 TargetArgument = typer.Argument(
@@ -122,7 +123,8 @@ def cancel(
         from medfuncta_dist.submit.status.status_text import render_cancellation
 
         backend = open_named_backend(backend_name, address, context, namespace, target)
-        status, forced = cancel_job(target, backend, now=now)
+        options = describe_options(backend, address, context, namespace)
+        status, forced = cancel_job(target, backend, now=now, inquiry=_make_inquiry(backend, target, options))
         return {**status.as_dict(), "hard": forced, "said": [render_cancellation(status, forced=forced)]}
 
     answer(work, as_json)
@@ -174,13 +176,18 @@ def _answer_follow(request: SubmissionRequest, run_file: str, backend: Backend, 
     from medfuncta_dist.cli.live import LiveStatus
     from medfuncta_dist.stages import readiness
     from medfuncta_dist.submit.follow_stages import submit_and_follow
-    from medfuncta_dist.submit.status.next_command import Invocation
-    from medfuncta_dist.submit.status.status_facts import Inquiry
 
-    inquiry = Inquiry(backend, Invocation(run_file, tuple(options)), find_overrides)
+    inquiry = _make_inquiry(backend, run_file, options)
     with LiveStatus() as live:
         result, ended = submit_and_follow(request, inquiry, live.show, live.print_line, readiness)
     return {**_describe_result(result), **live.final_answer(ended)}
+
+
+def _make_inquiry(backend: Backend, target: str, options: list[str]) -> Inquiry:
+    from medfuncta_dist.submit.status.next_command import Invocation
+    from medfuncta_dist.submit.status.status_facts import Inquiry
+
+    return Inquiry(backend, Invocation(target, tuple(options)), find_overrides)
 
 
 def _describe_result(result: SubmissionResult) -> dict[str, Any]:

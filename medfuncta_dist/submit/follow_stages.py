@@ -74,7 +74,8 @@ def resume_job(
     if target.run is None or not target.stages:
         raise RunFileError(
             f"there is no record of the run file or the stages of {text!r}",
-            do="submit its run file: `medfuncta-dist submit RUN.yaml STAGE...`",
+            do="submit its run file: `medfuncta-dist submit RUN.yaml STAGE...`; a run that was begun on this machine "
+            "goes on with the command that `medfuncta-dist status RUN.yaml` shows",
         )
     previous = target.record.overlays if target.record is not None else ()
     request = SubmissionRequest(target.run, target.stages, tuple(overlays) or previous, together=True)

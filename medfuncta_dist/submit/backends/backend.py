@@ -37,6 +37,7 @@ class JobState(StrEnum):
     FAILED = "failed"
     """It ended with an error and is not retried."""
     CANCELLED = "cancelled"
+    """By a user; of a run on a machine: its command was interrupted."""
     LOST = "lost"
     """The cluster does not have it, and its driver never reported an end."""
 

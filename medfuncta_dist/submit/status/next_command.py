@@ -66,7 +66,7 @@ class Continuation:
     def again(self) -> str:
         """The commands that submit a waiting job again, with what the run file says now."""
         options = self.invocation.options
-        cancel = _join([PROGRAM, "cancel", self._run_file, *options])
+        cancel = _join([PROGRAM, "cancel", self.invocation.target, *options])
         return f"{cancel} && {_join([PROGRAM, 'resume', self._run_file, *options])}"
 
     def build_start(self, stages: Sequence[str]) -> str:

@@ -26,11 +26,14 @@ class StatusAdvice:
     do: str = ""
     """What to do before ``command``, or instead of it."""
     command: str = ""
+    is_alive: bool = False
+    """Whether the job is still there: then the command is needed only for a change."""
 
     @property
     def text(self) -> str:
         """What to do now; it ends with the command, if there is one."""
-        return "; then ".join(part for part in (self.do, self.command) if part)
+        before = "; after the change: " if self.is_alive else "; then "
+        return before.join(part for part in (self.do, self.command) if part)
 
 
 def advise(facts: RunFacts, state: JobState, progress: StageProgress | None, place: Place, stage: str) -> StatusAdvice:
@@ -84,7 +87,8 @@ def _advise_waiting(facts: RunFacts, state: JobState, failure: str, going_on: Co
     reason = facts.explanation.reason
     if reason is None:
         return StatusAdvice(message, failure)
-    return StatusAdvice(reason.sentence, failure, reason.do, going_on.again if reason.resubmit else "")
+    again = going_on.again if reason.resubmit else ""
+    return StatusAdvice(reason.sentence, failure, reason.do, again, is_alive=True)
 
 
 def _advise_ended(facts: RunFacts, state: JobState, failure: str, advice: str, going_on: Continuation) -> StatusAdvice:

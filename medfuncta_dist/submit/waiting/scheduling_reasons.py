@@ -50,12 +50,21 @@ def explain_scheduling(text: str, place: PodPlace) -> Reason:
     summary = SUMMARY.match(text)
     total = int(summary[1]) if summary else 0
     found = parse_obstacles(summary[2] if summary else text)
-    worst = min(found, key=lambda obstacle: ADVICE_ORDER.index(obstacle.kind))
     if not total or not all(obstacle.nodes for obstacle in found):
         told = TAIL.sub("", summary[2] if summary else text).strip().rstrip(".")
     else:
         told = f"of {total} node{'s' * (total != 1)}, {', '.join(_tell(obstacle) for obstacle in found)}"
-    return Reason(f"No node can take the pod {place.pod}: {told}.", *ADVICE[worst.kind](worst.subject, place))
+    return Reason(f"No node can take the pod {place.pod}: {told}.", *_advise(found, place))
+
+
+def _advise(found: Sequence[Obstacle], place: PodPlace) -> Advice:
+    """Of the worst obstacle; where resources lack on some nodes and a taint keeps others away, of both."""
+    by_kind = {obstacle.kind: obstacle.subject for obstacle in reversed(found)}
+    worst = min(by_kind, key=ADVICE_ORDER.index)
+    do, resubmit = ADVICE[worst](by_kind[worst], place)
+    if worst == "taint" and "resource" in by_kind:
+        return f"{_advise_resource(by_kind['resource'], place)[0]}; {do}", True
+    return do, resubmit
 
 
 def parse_obstacles(text: str) -> list[Obstacle]:

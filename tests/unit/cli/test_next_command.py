@@ -103,7 +103,7 @@ def test_what_is_printed_for_a_job_that_cannot_be_scheduled_submits_it_again(
     status = call_json(capfd, "status", file)
     assert status["waiting"].startswith("No node can take the pod x-pack-1-abcde-head")
     assert "kubernetes.head.memory_gigabytes" in status["next"]
-    assert status["next"].endswith(f"; then {status['command']}")
+    assert status["next"].endswith(f"; after the change: {status['command']}")
     cancelled, resumed = call_printed(capfd, status["command"])
     assert (cancelled, resumed) == ("x-pack-1: cancelled", "x-pack-2: submitted")
 
@@ -135,9 +135,11 @@ def jobs_api() -> Iterator[tuple[str, dict[str, dict[str, Any]]]]:
             self._answer(version if self.path == "/api/version" else jobs.get(name))
 
         def do_POST(self) -> None:
+            if self.path.endswith("/stop"):
+                return self._answer({"stopped": True})
             sent = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             jobs[sent["submission_id"]] = {**sent, "type": "SUBMISSION", "status": "PENDING"}
-            self._answer({"job_id": sent["submission_id"], "submission_id": sent["submission_id"]})
+            return self._answer({"job_id": sent["submission_id"], "submission_id": sent["submission_id"]})
 
         def _answer(self, body: Any) -> None:
             data = json.dumps(body).encode() if body is not None else b"Job x does not exist"
@@ -170,6 +172,9 @@ def test_a_job_on_a_ray_cluster_is_resumed_there(
     assert status["command"] == f"medfuncta-dist resume run.yaml --backend ray --address {address}"
     assert call_printed(capfd, status["command"]) == ["x-pack-2: submitted"]
     assert list(jobs) == ["x-pack-1", "x-pack-2"]
+    jobs["x-pack-2"]["status"] = "STOPPED"
+    cancelled = call_json(capfd, "cancel", file, "--address", address)
+    assert cancelled["command"] == status["command"]
 
 
 # -- for programs -----------------------------------------------------------------------------------------------------

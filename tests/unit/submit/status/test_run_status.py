@@ -188,7 +188,7 @@ def test_why_the_cluster_does_not_run_it_is_told_with_the_next_action(state: Job
     now = judged(state, explanation=Explanation(NO_ROOM, "not read: nodes (not allowed)"), invocation=asked)
     assert now.waiting == NO_ROOM.sentence
     commands = "medfuncta-dist cancel runs/x.yaml --context prod && medfuncta-dist resume runs/x.yaml --context prod"
-    assert (now.next, now.command) == (f"ask for less; then {commands}", commands)
+    assert (now.next, now.command) == (f"ask for less; after the change: {commands}", commands)
     lines = render_status(now)
     assert f"  waiting: {NO_ROOM.sentence}" in lines
     assert lines[-1] == "  not read: nodes (not allowed)"

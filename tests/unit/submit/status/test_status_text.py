@@ -1,11 +1,15 @@
-"""The table of jobs."""
+"""The table of jobs, and the keys of a status."""
 
 from __future__ import annotations
+
+import re
+from pathlib import Path
 
 import pytest
 
 from medfuncta_dist.submit.backends.backend import Job, JobState
 from medfuncta_dist.submit.manifest.job_names import make_labels
+from medfuncta_dist.submit.status.run_status import RunStatus
 from medfuncta_dist.submit.status.status_text import format_age, render_job_table, sort_newest_first
 
 NOW = 1_000_000.0
@@ -43,3 +47,10 @@ def test_the_newest_job_is_first_and_each_has_its_age() -> None:
         "old      x    fit     running  1d1h",
         "unknown  x    fit     running",
     ]
+
+
+def test_every_key_of_the_json_answer_is_documented() -> None:
+    page = (Path(__file__).parents[4] / "docs/submitting.md").read_text()
+    table = page.split("### For programs")[1].split("## logs")[0]
+    named = {key for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)}
+    assert named == set(RunStatus("x", "x", JobState.DONE, "fit").as_dict())

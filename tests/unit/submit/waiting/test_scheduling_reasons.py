@@ -109,6 +109,13 @@ def test_each_obstacle_is_told_with_its_number_of_nodes(text: str, told: str, do
     assert do in reason.do
 
 
+def test_where_some_nodes_are_full_and_a_taint_keeps_others_away_both_ways_are_told() -> None:
+    text = "0/4 nodes are available: 1 node(s) had untolerated taint {dedicated: ml}, 3 Insufficient nvidia.com/gpu."
+    do = explain_scheduling(text, GPU_POD).do
+    assert do.startswith("wait until other pods end")
+    assert do.endswith("add dedicated=ml to kubernetes.gpu.tolerations in the run file")
+
+
 def test_the_head_has_keys_of_its_own() -> None:
     head = PodPlace("p", "kubernetes.head", "ml")
     assert "kubernetes.head.cpus" in explain_scheduling("0/1 nodes are available: 1 Insufficient cpu.", head).do
