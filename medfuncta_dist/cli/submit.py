@@ -9,9 +9,12 @@ import typer
 from medfuncta_dist.cli.answer import JsonOption, RunFileArgument, SetOption, answer
 from medfuncta_dist.cli.backends import (
     AddressOption,
+    BackendOfRunOption,
     BackendOption,
     ContextOption,
     NamespaceOption,
+    describe_options,
+    find_overrides,
     open_named_backend,
 )
 from medfuncta_dist.cli.run import KeyOption, StagesArgument
@@ -19,6 +22,7 @@ from medfuncta_dist.submit.backends.registry import BackendName
 
 if TYPE_CHECKING:
     from medfuncta_dist.submit.backends.backend import Backend
+    from medfuncta_dist.submit.status.status_facts import Inquiry
     from medfuncta_dist.submit.submit_jobs import SubmissionRequest, SubmissionResult
 
 TargetArgument = typer.Argument(
@@ -73,7 +77,9 @@ def submit(
             return _answer_dry_run(request, backend, workflow)
         if workflow:
             return _answer_workflow(request, backend)
-        return _answer_follow(request, backend) if follow else _answer_submit(request, backend)
+        if not follow:
+            return _answer_submit(request, backend)
+        return _answer_follow(request, run_file, backend, describe_options(backend, address, context, namespace))
 
     answer(work, as_json)
 
@@ -81,7 +87,7 @@ def submit(
 def resume(
     target: str = TargetArgument,
     overlays: list[str] = OverlayOption,
-    backend_name: BackendName = BackendOption,
+    backend_name: BackendName | None = BackendOfRunOption,
     address: str | None = AddressOption,
     context: str | None = ContextOption,
     namespace: str | None = NamespaceOption,
@@ -104,7 +110,7 @@ def resume(
 def cancel(
     target: str = TargetArgument,
     now: bool = typer.Option(False, "--now", help="Do not wait for a checkpoint."),
-    backend_name: BackendName = BackendOption,
+    backend_name: BackendName | None = BackendOfRunOption,
     address: str | None = AddressOption,
     context: str | None = ContextOption,
     namespace: str | None = NamespaceOption,
@@ -117,7 +123,8 @@ def cancel(
         from medfuncta_dist.submit.status.status_text import render_cancellation
 
         backend = open_named_backend(backend_name, address, context, namespace, target)
-        status, forced = cancel_job(target, backend, now=now)
+        options = describe_options(backend, address, context, namespace)
+        status, forced = cancel_job(target, backend, now=now, inquiry=_make_inquiry(backend, target, options))
         return {**status.as_dict(), "hard": forced, "said": [render_cancellation(status, forced=forced)]}
 
     answer(work, as_json)
@@ -165,14 +172,22 @@ def _answer_submit(request: SubmissionRequest, backend: Backend) -> dict[str, An
     return _describe_result(submit_next_job(request, backend, readiness))
 
 
-def _answer_follow(request: SubmissionRequest, backend: Backend) -> dict[str, Any]:
+def _answer_follow(request: SubmissionRequest, run_file: str, backend: Backend, options: list[str]) -> dict[str, Any]:
     from medfuncta_dist.cli.live import LiveStatus
     from medfuncta_dist.stages import readiness
     from medfuncta_dist.submit.follow_stages import submit_and_follow
 
+    inquiry = _make_inquiry(backend, run_file, options)
     with LiveStatus() as live:
-        result, ended = submit_and_follow(request, backend, live.show, live.print_line, readiness)
+        result, ended = submit_and_follow(request, inquiry, live.show, live.print_line, readiness)
     return {**_describe_result(result), **live.final_answer(ended)}
+
+
+def _make_inquiry(backend: Backend, target: str, options: list[str]) -> Inquiry:
+    from medfuncta_dist.submit.status.next_command import Invocation
+    from medfuncta_dist.submit.status.status_facts import Inquiry
+
+    return Inquiry(backend, Invocation(target, tuple(options)), find_overrides)
 
 
 def _describe_result(result: SubmissionResult) -> dict[str, Any]:

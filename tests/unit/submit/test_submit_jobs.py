@@ -22,8 +22,9 @@ from medfuncta_dist.submit.backends.kubernetes.kubernetes_jobs import Kubernetes
 from medfuncta_dist.submit.cancel_job import cancel_job
 from medfuncta_dist.submit.status.job_records import read_job_records
 from medfuncta_dist.submit.status.job_target import find_target
+from medfuncta_dist.submit.status.next_command import Invocation
 from medfuncta_dist.submit.status.run_status import RunStatus, derive_status
-from medfuncta_dist.submit.status.status_facts import gather_facts
+from medfuncta_dist.submit.status.status_facts import Inquiry, gather_facts
 from medfuncta_dist.submit.submit_jobs import SubmissionRequest, read_earlier_jobs, render_manifests
 from tests.api_server import ApiServer
 from tests.integration.training_runs import packed
@@ -32,6 +33,10 @@ from tests.records import write_record
 submit = partial(submit_jobs.submit_next_job, readiness=readiness)
 resume = partial(follow_stages.resume_job, readiness=readiness)
 submit_each = partial(follow_stages.submit_and_follow, readiness=readiness)
+
+
+def ask(jobs: KubernetesJobs) -> Inquiry:
+    return Inquiry(jobs, Invocation("run.yaml"))
 
 
 def pack_now(run: RunFile) -> None:
@@ -201,10 +206,10 @@ def test_following_submits_each_stage_when_the_one_before_is_done_and_stops_at_a
             pack_now(run)
         threading.Timer(0.1, end, (server, now.name, "SUCCEEDED" if "pack" in now.name else "FAILED")).start()
 
-    sent, ended = submit_each(SubmissionRequest(run, ("pack", "train", "fit")), jobs, kuberay, said.append)
+    sent, ended = submit_each(SubmissionRequest(run, ("pack", "train", "fit")), ask(jobs), kuberay, said.append)
     assert said == ["x-pack-1: submitted", "x-train-1: submitted"]
     assert (sent.name, ended.state, sent.remaining) == ("x-train-1", JobState.FAILED, ())
-    assert ended.next == "medfuncta-dist resume x-train-1"
+    assert ended.next == "medfuncta-dist resume run.yaml"
     assert created(server) == ["x-pack-1", "x-train-1"]
 
 

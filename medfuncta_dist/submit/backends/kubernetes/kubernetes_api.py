@@ -47,7 +47,8 @@ def connect(context: str | None = None) -> tuple[client.ApiClient, str]:
         raise ClusterError(
             f"no Kubernetes cluster is configured: {error}",
             where=os.environ.get("KUBECONFIG", "~/.kube/config"),
-            do="set KUBECONFIG, or choose a context with --context; `kubectl get rayjobs` shows whether it works",
+            do="set KUBECONFIG, or choose a context with --context; `kubectl get rayjobs` shows whether it works. (A "
+            "run begun on this machine needs none: `medfuncta-dist status RUN.yaml` shows how it goes on.)",
         ) from error
 
 
