@@ -1,14 +1,13 @@
-"""status, logs and list: show jobs, without changing them."""
+"""status and list: show jobs, without changing them."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from medfuncta_dist.cli.answer import JsonOption, answer, stream
+from medfuncta_dist.cli.answer import JsonOption, answer
 from medfuncta_dist.cli.backends import (
     AddressOption,
     BackendOption,
@@ -20,8 +19,6 @@ from medfuncta_dist.cli.submit import TargetArgument
 from medfuncta_dist.submit.backends.registry import BackendName
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from medfuncta_dist.submit.backends.backend import Job
 
 
@@ -34,7 +31,6 @@ def add_to(app: typer.Typer) -> None:
         "status",
         help="Show state, progress, time left and cost; after a failure, also what to do.",
     )(status)
-    app.command("logs", help="Print the log of a job's driver.")(logs)
     app.command("list", help="List the jobs on a cluster.")(list_jobs)
 
 
@@ -50,6 +46,7 @@ def status(
     """Show the status of a run."""
 
     def work() -> dict[str, Any]:
+        from medfuncta_dist.submit.status.job_logs import with_last_lines
         from medfuncta_dist.submit.status.job_target import find_target
         from medfuncta_dist.submit.status.run_status import derive_status
         from medfuncta_dist.submit.status.status_facts import gather_facts
@@ -62,33 +59,11 @@ def status(
             from medfuncta_dist.submit.status.job_watch import watch_job
 
             with LiveStatus() as live:
-                return live.final_answer(watch_job(found, backend, live.show))
+                return with_last_lines(live.final_answer(watch_job(found, backend, live.show)), found)
         current = derive_status(gather_facts(found))
-        return {**current.as_dict(), "said": render_status(current)}
+        return with_last_lines({**current.as_dict(), "said": render_status(current)}, found)
 
     answer(work, as_json)
-
-
-def logs(
-    target: str = TargetArgument,
-    follow: bool = typer.Option(False, "--follow", "-f", help="Keep printing new lines until the job has ended."),
-    backend_name: BackendName = BackendOption,
-    address: str | None = AddressOption,
-    context: str | None = ContextOption,
-    namespace: str | None = NamespaceOption,
-    as_json: bool = typer.Option(False, "--json", help="Print JSON lines on stdout."),
-) -> None:
-    """Print the log of a job's driver."""
-
-    def lines() -> Iterator[str]:
-        from medfuncta_dist.submit.status.job_target import find_target
-
-        backend = open_named_backend(backend_name, address, context, namespace, target)
-        name = find_target(target, backend).name
-        for line in backend.read_logs(name, follow=follow):
-            yield json.dumps({"job": name, **asdict(line)}) if as_json else line.text
-
-    stream(lines, as_json)
 
 
 def list_jobs(

@@ -65,7 +65,7 @@ class RayOutput:
         """The log lines of a batch: those of this package, and warnings and errors of other software."""
         pid, node, own = batch.get("pid"), batch.get("ip"), batch.get("pid") in _OWN_NAMES
         stream = self._stream(pid, node, batch.get("is_err"))
-        number = int(pid) if str(pid).isdecimal() else None
+        number = int(str(pid)) if str(pid).isdecimal() else None
         for line in _lines(batch):
             rank = None
             if marked := parse_marked(line):

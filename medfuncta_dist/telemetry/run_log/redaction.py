@@ -57,6 +57,7 @@ _FATAL = re.compile(
 _LEVEL = re.compile(r"\b(WARNING|WARN|ERROR|CRITICAL|FATAL)\b")
 _LETTER = re.compile(r"^(?:\[[\d:., -]+ ([WECF]) \d+ \d+\]|\[?([WECF])\d{4} [\d:.]+)")
 _WARNING = re.compile(r"^[^\s:]+:\d+: (\w*Warning): (.*)$")
+_OUR_OWN = "medfuncta_dist/telemetry/run_log/"
 LEVEL_AT_MOST = 90
 """Characters before a level's name: further on it is a word of the message."""
 
@@ -159,8 +160,8 @@ def describe_error(error: BaseException, scrubber: Scrubber) -> Iterator[str]:
         return
     yield "error: an unexpected error, whose message is left out, as it may name files"
     for each in _chain(error):
-        for frame in traceback.extract_tb(each.__traceback__)[-FRAMES:]:
-            yield f"  {code_place(frame.filename, str(frame.lineno), frame.name)}"
+        places = [code_place(f.filename, str(f.lineno), f.name) for f in traceback.extract_tb(each.__traceback__)]
+        yield from (f"  {place}" for place in places[-FRAMES:] if not place.startswith(_OUR_OWN))
         ours = isinstance(each, MedfunctaError)
         yield scrubber.own(f"{type(each).__name__}: {each.what}") if ours else type(each).__name__  # type: ignore[attr-defined]
 
