@@ -33,7 +33,7 @@ _PATTERNS = (
     (re.compile(r"(?i)\bbearer\s+\S+"), "Bearer <secret>"),
     (re.compile(rf"(?i)([\w-]*(?:{_SECRET_NAMES})[\w-]*['\"]?\s*[=:]\s*)(?!<)\S+"), r"\1<secret>"),
     (re.compile(r"\S+@\S+\.\w+"), "<address>"),
-    (re.compile(r"(?<![\w:/.>~-])(?:~|\.{1,2})?/[^\s'\"<>,;:()\[\]]+"), "<path>"),
+    (re.compile(r"(?<![\w:/.>~-])(?:~|\.{1,2})?/[^\s'\"<>,;:()\[\]]+(?: [^\s'\"<>]*/[^\s'\"<>]*)*"), "<path>"),
     (re.compile(r"\b[A-Za-z]:\\[^\s'\"<>]+"), "<path>"),
     (re.compile(rf"(?i)[^\s'\"<>()=]+\.(?:{_SCANS})\b(?![/\w])"), "<file>"),
     (re.compile(r"\b\d+(?:\.\d+){4,}\b"), "<uid>"),
