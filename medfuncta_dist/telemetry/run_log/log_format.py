@@ -35,7 +35,6 @@ RUN_BYTES = 8 * CHUNKS_KEPT * CHUNK_BYTES
 """Of all attempts of a run: 64 MiB."""
 ATTEMPT_NAME = re.compile(r"(\d{6,9})-\d{8}T\d{6}-[0-9a-f]{4}")
 CHUNK_NAME = re.compile(r"(\d{5,9})\.jsonl")
-LEVELS = ("info", "warning", "error")
 DRIVER, WORKER, RAY = "driver", "worker", "ray"
 """Whose line it is. ``ray``: a message of Ray itself about the cluster."""
 _MOVE_AWAY = "move it away: only these lines of the log are lost"

@@ -14,7 +14,7 @@ OnLine = Callable[[str, bool], None]
 """Called with a whole line, and whether this package printed it."""
 LONGEST_BUFFER = 2**16
 _DRAWS_LINE_ANEW = re.compile(r"\r(?!\n)|\x1b\[\d*[GK]")
-_ITS_WAY = ("rich.", "contextlib", "medfuncta_dist.telemetry.run_log.")
+_ITS_WAY = ("rich.", "contextlib", "medfuncta_dist.telemetry.run_log.screen_copy")
 
 
 class ScreenCopy:

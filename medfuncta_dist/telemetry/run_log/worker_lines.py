@@ -1,4 +1,7 @@
-"""What workers put into a run's log: lines on their stderr with a mark, which Ray carries to the driver."""
+"""What workers put into a run's log: lines on their stderr with a mark, which Ray carries to the driver.
+
+Every worker imports this before its first task, so it imports next to nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,11 @@ from contextlib import contextmanager, suppress
 from functools import wraps
 from typing import Any, NamedTuple
 
-from medfuncta_dist.telemetry.run_log.log_format import LEVELS
 from medfuncta_dist.telemetry.run_log.redaction import Scrubber, describe_error
 
 QUICK_S = 1.0
 """Tasks that take less are not worth a line each."""
-_MARKED = re.compile(rf"\[medfuncta ({'|'.join(LEVELS)})(?: rank (\d+))?\] (.*)")
+_MARKED = re.compile(r"\[medfuncta (info|warning|error)(?: rank (\d+))?\] (.*)")
 
 
 class MarkedLine(NamedTuple):

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -124,11 +125,13 @@ def test_attempts_are_counted_and_say_which_job_they_are_of(tmp_path):
 def test_rays_messages_become_one_sentence(tmp_path, capsys):
     died = {"pid": "raylet", "lines": ["A worker died or was killed while executing a task. Worker ID: ab"]}
     with keep_log(ObjectStore(str(tmp_path)), RUN, None, []):
-        take_ray_output(died, ignore_prefix=False)
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert err == "a worker process died: what it was doing starts again\n"
-    assert "A worker died or was killed while executing a task. Worker ID: ab" in stored(str(tmp_path))
+        threading.Thread(target=take_ray_output, args=(died, False)).start()  # as Ray does
+        wait_for(lambda: "died" in capsys.readouterr().err)
+    assert capsys.readouterr() == ("", "")
+    assert stored(str(tmp_path)) == [
+        "a worker process died: what it was doing starts again",
+        "A worker died or was killed while executing a task. Worker ID: ab",
+    ]
 
 
 def test_levels_of_our_lines():

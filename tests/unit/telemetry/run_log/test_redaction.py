@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
@@ -94,7 +95,7 @@ FileNotFoundError: No such file: '/archive/DOE_JANE/t1.nii'
 def test_an_unexpected_error_is_told_by_places_and_class():
     try:
         try:
-            open("/archive/DOE_JANE.dcm")
+            Path("/archive/DOE_JANE.dcm").read_bytes()
         except OSError as error:
             raise KeyError("DOE^JANE") from error
     except KeyError as error:
