@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
-from typer.testing import CliRunner
+import json
+import subprocess
+import sys
 
-from medfuncta_dist.cli.app import app
+import pytest
+
 from medfuncta_dist.config.load import dump
 from medfuncta_dist.errors import ClusterError, JobMissingError
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -101,8 +103,16 @@ def test_a_name_is_found_below_a_storage_root(run):
 
 def test_the_command_prints_lines_with_who_said_them(run):
     keep(run, None, ["one", "two"])
-    done = CliRunner().invoke(app, ["logs", "x", "--storage", run.storage, "--tail", "1"])
-    assert done.exit_code == 0
+    shown = command("x", "--storage", run.storage, "--tail", "1")
+    assert shown.stdout.endswith(" driver | two\n")
+    (line,) = command("x", "--storage", run.storage, "--tail", "1", "--json").stdout.splitlines()
+    assert {"job": "x", "text": "two", "source": "driver", "attempt": 1}.items() <= json.loads(line).items()
+    assert "no log of attempt 9" in command("x", "--storage", run.storage, "--attempt", "9").stderr
+
+
+def command(*arguments):
+    whole = [sys.executable, "-m", "medfuncta_dist.cli.app", "logs", *arguments]
+    return subprocess.run(whole, capture_output=True, text=True, check=False)
 
 
 def test_a_failed_run_ends_with_its_last_lines(run):
