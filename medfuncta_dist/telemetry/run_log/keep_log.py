@@ -59,7 +59,7 @@ class RunLog:
 
     def take_error(self, error: BaseException) -> None:
         """An error that ends something."""
-        for line in describe_error(error, self._scrubber):
+        for line in describe_error(error, self._scrubber.own):
             self.add("error", line)
 
     def add(self, level: str, text: str) -> None:

@@ -17,6 +17,8 @@ MOST_STREAMS = 2000
 """Of which the state of a traceback is kept. Streams of processes that ended are forgotten with all others."""
 SAY_AGAIN_S = 60.0
 """The same sentence is not printed more often."""
+SAME_ERROR_S = 5.0
+"""After an error that a worker told, a traceback in its output is of the same one."""
 _OWN_NAMES = ("raylet", "gcs_server", "autoscaler", "runtime_env")
 """What Ray gives as a process id for its own processes."""
 _SENTENCES = (
@@ -60,6 +62,8 @@ class RayOutput:
         self._scrubber = scrubber
         self._streams: dict[tuple[Any, ...], ForeignLines] = {}
         self._said: dict[str, float] = {}
+        self._failed: dict[tuple[Any, ...], float] = {}
+        """When a process last told an error itself."""
 
     def entries(self, batch: Mapping[str, Any], now: float, stage: str) -> Iterator[LogEntry]:
         """The log lines of a batch: those of this package, and warnings and errors of other software."""
@@ -70,10 +74,14 @@ class RayOutput:
             rank = None
             if marked := parse_marked(line):
                 level, rank, text = marked.level, marked.rank, self._scrubber.own(marked.text)
+                if level == "error":
+                    self._failed[pid, node] = now
             elif own and sentence_of(line):
                 level, text = "warning", self._scrubber.foreign(line)
             elif admitted := stream.admit(line):
                 level, text = admitted
+                if stream.tells_traceback and now - self._failed.get((pid, node), float("-inf")) < SAME_ERROR_S:
+                    continue  # Ray prints the same error again
             else:
                 continue
             yield LogEntry(now, level, RAY if own else WORKER, text, stage, number, node, rank)
@@ -91,6 +99,7 @@ class RayOutput:
     def _stream(self, *key: Any) -> ForeignLines:
         if len(self._streams) >= MOST_STREAMS:
             self._streams.clear()
+            self._failed.clear()
         return self._streams.setdefault(key, ForeignLines(self._scrubber))
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -118,10 +118,13 @@ class ForeignLines:
 
     def __init__(self, scrubber: Scrubber) -> None:
         self._scrubber, self._in_traceback = scrubber, False
+        self.tells_traceback = False
+        """Whether the last line that was admitted belongs to one."""
 
     def admit(self, line: str) -> Admitted | None:
         """What may be stored of the stream's next line; None if nothing."""
         line = plain(line).rstrip()
+        self.tells_traceback = True
         if line.startswith("Traceback (most recent call last)"):
             self._in_traceback = True
             return Admitted("error", "Traceback (most recent call last):")
@@ -131,6 +134,7 @@ class ForeignLines:
             return Admitted("error", line.split(",")[0])
         if self._in_traceback:
             return self._end_traceback(line)
+        self.tells_traceback = False
         return self._by_level(line)
 
     def _end_traceback(self, line: str) -> Admitted | None:
@@ -153,17 +157,17 @@ class ForeignLines:
         return Admitted("warning" if name.startswith("W") else "error", self._scrubber.foreign(line))
 
 
-def describe_error(error: BaseException, scrubber: Scrubber) -> Iterator[str]:
-    """An error as lines: ours with what it says, any other one as the places in the code, and classes."""
+def describe_error(error: BaseException, clean: Callable[[str], str]) -> Iterator[str]:
+    """An error as lines: ours with what it says, cleaned; any other one as the places in the code, and classes."""
     if isinstance(error, MedfunctaError):
-        yield from (scrubber.own(line) for line in f"error: {error}".splitlines())
+        yield from (clean(line) for line in f"error: {error}".splitlines())
         return
     yield "error: an unexpected error, whose message is left out, as it may name files"
     for each in _chain(error):
         places = [code_place(f.filename, str(f.lineno), f.name) for f in traceback.extract_tb(each.__traceback__)]
         yield from (f"  {place}" for place in places[-FRAMES:] if not place.startswith(_OUR_OWN))
         ours = isinstance(each, MedfunctaError)
-        yield scrubber.own(f"{type(each).__name__}: {each.what}") if ours else type(each).__name__  # type: ignore[attr-defined]
+        yield clean(f"{type(each).__name__}: {each.what}") if ours else type(each).__name__  # type: ignore[attr-defined]
 
 
 def plain(text: str) -> str:

@@ -60,6 +60,16 @@ def test_tracebacks_of_two_workers_do_not_mix():
     assert texts(1, "ValueError: DOE^JANE") == ["ValueError"]
 
 
+def test_an_error_that_a_worker_told_is_not_told_again_by_ray():
+    output, lines = RayOutput(Scrubber.of("/storage")), ["Traceback (most recent call last):", "OSError: x"]
+    told = [entry.text for entry in output.entries({"pid": 1, "ip": "h", "lines": lines}, 0.0, "")]
+    assert told == ["Traceback (most recent call last):", "OSError"]
+    marked = "[medfuncta error rank 1]   where: /storage/runs/x"
+    batch = {"pid": 1, "ip": "h", "lines": [marked, *lines, "ERROR: another"]}
+    assert [entry.text for entry in output.entries(batch, 1.0, "")] == ["  where: storage:runs/x", "ERROR: another"]
+    assert [entry.text for entry in output.entries({"pid": 1, "ip": "h", "lines": lines}, 60.0, "")] == told
+
+
 def test_rays_own_message_is_kept_whole_in_the_log():
     (entry,) = RayOutput(Scrubber()).entries({"pid": "raylet", "lines": [DIED]}, 0.0, "fit")
     assert (entry.source, entry.level) == ("ray", "warning")

@@ -99,14 +99,14 @@ def test_an_unexpected_error_is_told_by_places_and_class():
         except OSError as error:
             raise KeyError("DOE^JANE") from error
     except KeyError as error:
-        found = list(describe_error(error, SCRUBBER))
+        found = list(describe_error(error, SCRUBBER.own))
     assert [line for line in found if not line.startswith("  ")][1:] == ["FileNotFoundError", "KeyError"]
     assert "DOE" not in "\n".join(found)
 
 
 def test_an_error_of_ours_is_told_whole():
     error = RunFileError("not a key: fit.stepz", where="s3://bucket/medfuncta/runs/x/run.yaml", do="correct it")
-    assert list(describe_error(error, SCRUBBER)) == [
+    assert list(describe_error(error, SCRUBBER.own)) == [
         *("error: not a key: fit.stepz", "  where: storage:runs/x/run.yaml", "  do:    correct it"),
     ]
 
