@@ -1,4 +1,4 @@
-"""status, logs and list: show jobs, without changing them."""
+"""status and list: show jobs, without changing them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from medfuncta_dist.cli.submit import TargetArgument
 from medfuncta_dist.submit.backends.registry import BackendName
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
+    from collections.abc import Generator
 
     from medfuncta_dist.submit.backends.backend import Job
     from medfuncta_dist.submit.status.job_target import JobTarget
@@ -40,7 +40,6 @@ def add_to(app: typer.Typer) -> None:
         "status",
         help="Show state, progress, time left and cost; if it waits or has failed, also why, and what to do.",
     )(status)
-    app.command("logs", help="Print the log of a job's driver.")(logs)
     app.command("list", help="List the jobs on a cluster, the newest first.")(list_jobs)
 
 
@@ -77,56 +76,41 @@ def _ask(
 
 
 def _show_status(*asked: Any) -> dict[str, Any]:
+    from medfuncta_dist.submit.status.job_logs import with_last_lines
     from medfuncta_dist.submit.status.run_status import derive_status
     from medfuncta_dist.submit.status.status_facts import gather_facts
     from medfuncta_dist.submit.status.status_text import render_status
 
-    current = derive_status(gather_facts(*_ask(*asked)))
-    return {**current.as_dict(), "said": render_status(current)}
+    found, inquiry = _ask(*asked)
+    current = derive_status(gather_facts(found, inquiry))
+    return with_last_lines({**current.as_dict(), "said": render_status(current)}, found, inquiry.invocation)
 
 
 def _watch(*asked: Any) -> dict[str, Any]:
     from medfuncta_dist.cli.live import LiveStatus
+    from medfuncta_dist.submit.status.job_logs import with_last_lines
     from medfuncta_dist.submit.status.job_watch import watch_job
 
     found, inquiry = _ask(*asked)
     with LiveStatus() as live:
-        return live.final_answer(watch_job(found, inquiry.backend, live.show, inquiry=inquiry))
+        last = watch_job(found, inquiry.backend, live.show, inquiry=inquiry)
+        return with_last_lines(live.final_answer(last), found, inquiry.invocation)
 
 
 def _follow_as_json(*asked: Any) -> Generator[str, None, int]:
-    """One JSON object per line; the last one, as without --watch, has the exit code."""
+    """One JSON object per line; the last one, as without --watch, has the exit code, and a failed run's last lines."""
     from medfuncta_dist.cli.live import choose_exit_code
+    from medfuncta_dist.submit.status.job_logs import with_last_lines
     from medfuncta_dist.submit.status.job_watch import follow_job
 
     found, inquiry = _ask(*asked)
     for status in follow_job(found, inquiry.backend, inquiry=inquiry):
         code = choose_exit_code(status)
-        ended = {"exit_code": code} if status.state.is_over else {}
-        yield json.dumps({**status.as_dict(), **ended}, sort_keys=True, allow_nan=False)
+        shown = status.as_dict()
+        if status.state.is_over:
+            shown = with_last_lines({**shown, "exit_code": code}, found, inquiry.invocation)
+        yield json.dumps(shown, sort_keys=True, allow_nan=False)
     return code
-
-
-def logs(
-    target: str = TargetArgument,
-    follow: bool = typer.Option(False, "--follow", "-f", help="Keep printing new lines until the job has ended."),
-    backend_name: BackendName | None = BackendOfRunOption,
-    address: str | None = AddressOption,
-    context: str | None = ContextOption,
-    namespace: str | None = NamespaceOption,
-    as_json: bool = typer.Option(False, "--json", help="Print JSON lines on stdout."),
-) -> None:
-    """Print the log of a job's driver."""
-
-    def lines() -> Iterator[str]:
-        from medfuncta_dist.submit.status.job_target import find_target
-
-        backend = open_named_backend(backend_name, address, context, namespace, target)
-        name = find_target(target, backend).name
-        for line in backend.read_logs(name, follow=follow):
-            yield json.dumps({"job": name, **asdict(line)}) if as_json else line.text
-
-    stream(lines, as_json)
 
 
 def list_jobs(

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import ray.train
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
 from ray.train.torch import TorchConfig, TorchTrainer
@@ -32,6 +33,7 @@ from medfuncta_dist.streaming.shard_cache import cache_folder
 from medfuncta_dist.telemetry.event_log import read_events
 from medfuncta_dist.telemetry.goodput import Goodput, goodput
 from medfuncta_dist.telemetry.progress_report import OnProgress, ignore_progress
+from medfuncta_dist.telemetry.run_log.worker_lines import logging_errors, write_line
 from medfuncta_dist.training.liveness.heartbeat import collective_timeout_s
 from medfuncta_dist.training.train_driver import OnMessage, TrainDriver
 
@@ -158,8 +160,11 @@ def worker_entry(config: dict[str, Any]) -> None:
     use_compile_cache(cache_folder(config["run"]["cluster"]["cache"]))
     from medfuncta_dist.training.train_worker import train_worker
 
-    run = RunFile.model_validate(config["run"])
-    train_worker(run, config["snapshot"], config["mailbox"], config["fence"], began)
+    run, place = RunFile.model_validate(config["run"]), ray.train.get_context()
+    rank = place.get_world_rank()
+    write_line(f"a training worker starts, one of {place.get_world_size()}", rank=rank)
+    with logging_errors("the training worker ends with an error", rank):
+        train_worker(run, config["snapshot"], config["mailbox"], config["fence"], began)
 
 
 def _check_dataset(done: Committed, snapshot_digest: str, where: str) -> None:

@@ -40,6 +40,11 @@ class Invocation:
         """Whether the target is a run file's path."""
         return self.target.endswith((".yaml", ".yml")) or "/" in self.target
 
+    @property
+    def logs_command(self) -> str:
+        """The command that prints the whole log."""
+        return _join([PROGRAM, "logs", self.target, *self.options])
+
 
 @dataclass(frozen=True)
 class Continuation:

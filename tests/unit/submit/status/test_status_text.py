@@ -53,4 +53,5 @@ def test_every_key_of_the_json_answer_is_documented() -> None:
     page = (Path(__file__).parents[4] / "docs/submitting.md").read_text()
     table = page.split("### For programs")[1].split("## logs")[0]
     named = {key for row in re.findall(r"^\| (`.*?) \|", table, re.MULTILINE) for key in re.findall(r"`(\w+)`", row)}
-    assert named == set(RunStatus("x", "x", JobState.DONE, "fit").as_dict())
+    of_failures = {"log"}  # status/job_logs.py adds it
+    assert named == set(RunStatus("x", "x", JobState.DONE, "fit").as_dict()) | of_failures
