@@ -1,8 +1,9 @@
 """An HTTP proxy as companies have one: CONNECT for https, absolute addresses for http; it counts what it is asked.
 
-    with ProxyServer() as proxy:                          # passes on
-    with ProxyServer(answer=407) as proxy:                # wants a password
-    with ProxyServer(names={"s3.test": "127.0.0.1:9000"}) # knows names that this machine does not
+with ProxyServer() as proxy:                          # passes on
+with ProxyServer(answer=403) as proxy:                # refuses
+with ProxyServer(password="user:word") as proxy:      # wants that
+with ProxyServer(names={"s3.test": "127.0.0.1:9000"}) # knows names that this machine does not
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import select
 import socket
 import threading
+from base64 import b64encode
 from collections.abc import Mapping
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -22,8 +24,15 @@ HOP_BY_HOP = {"connection", "keep-alive", "proxy-connection", "transfer-encoding
 class ProxyServer:
     """``asked`` lists the requests: ``CONNECT host:port``, or the method and the address of a plain one."""
 
-    def __init__(self, answer: int | None = None, names: Mapping[str, str] | None = None, silent: bool = False) -> None:
+    def __init__(
+        self,
+        answer: int | None = None,
+        names: Mapping[str, str] | None = None,
+        silent: bool = False,
+        password: str = "",
+    ) -> None:
         self.answer, self.silent = answer, silent
+        allowed = f"Basic {b64encode(password.encode()).decode()}"
         self.names = dict(names or {})
         self.asked: list[str] = []
         proxy, self._ended = self, threading.Event()
@@ -35,9 +44,10 @@ class ProxyServer:
                 proxy.asked.append(f"{self.command} {self.path}")
                 if proxy.silent:
                     proxy._ended.wait(60)
-                if proxy.answer is None and not proxy.silent:
+                unknown = bool(password) and self.headers.get("Proxy-Authorization") != allowed
+                if proxy.answer is None and not proxy.silent and not unknown:
                     return False
-                self.send_response(proxy.answer or 504)
+                self.send_response(407 if unknown else proxy.answer or 504)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
                 self.close_connection = True
@@ -121,7 +131,10 @@ def _relay(one: socket.socket, other: socket.socket, ended: threading.Event) -> 
     while not ended.is_set():
         ready, _, _ = select.select([one, other], [], [], 0.1)
         for source in ready:
-            data = source.recv(2**16)
+            try:
+                data = source.recv(2**16)
+                (other if source is one else one).sendall(data)
+            except ConnectionError:
+                return
             if not data:
                 return
-            (other if source is one else one).sendall(data)
