@@ -21,6 +21,15 @@ from medfuncta_dist.submit.manifest.container_image import choose_image, choose_
 from medfuncta_dist.submit.manifest.render import Submission, render
 from medfuncta_dist.submit.manifest.worker_groups import list_group_kinds
 from medfuncta_dist.submit.rules.manifest_view import QUEUE_LABEL
+from medfuncta_dist.submit.rules.network_policy import (
+    REMEDY,
+    describe_closed,
+    find_closed,
+    list_targets,
+    read_addresses,
+    read_shipped_policies,
+    render_pack_job,
+)
 from medfuncta_dist.submit.rules.validate_manifest import validate
 
 MIN_KUBERAY = (1, 7)
@@ -49,6 +58,7 @@ def list_kubernetes_checks(run: RunFile | None, context: str | None) -> list[Che
         Check("kueue", cluster.check_kueue),
         Check("queue", cluster.check_queue),
         Check("secrets", cluster.check_secrets),
+        Check("network policy", cluster.check_network_policy),
         Check("image", cluster.check_image),
         Check("manifest", cluster.check_manifest),
     ]
@@ -140,13 +150,16 @@ class ClusterChecks:
         return passed(f"LocalQueue {self._queue_name}, {waiting} waiting")
 
     def check_secrets(self) -> Finding:
-        """The Secrets and the ServiceAccount of the pods exist. Their contents are not read."""
+        """The Secrets, the ConfigMap of CAs and the ServiceAccount of the pods exist. Their contents are not read."""
         if self.run is None:
             return skipped("no run file")
         core: Any = client.CoreV1Api(self.api)
         settings, space = self.run.kubernetes, self.namespace
         named = [s for s in (settings.salt_secret, settings.storage_secret, settings.wandb_secret) if s is not None]
         exists = {f"Secret {name}": self._exists(core.read_namespaced_secret, name, space) for name in named}
+        if settings.ca_config_map is not None:
+            name = settings.ca_config_map.name
+            exists[f"ConfigMap {name}"] = self._exists(core.read_namespaced_config_map, name, space)
         account = settings.service_account
         exists[f"ServiceAccount {account}"] = self._exists(core.read_namespaced_service_account, account, space)
         missing = [name for name, found in exists.items() if found is False]
@@ -159,6 +172,23 @@ class ClusterChecks:
                 f"no permission to read: {', '.join(hidden)}", "nothing, if they exist: only the pods need them"
             )
         return passed(", ".join(exists))
+
+    def check_network_policy(self) -> Finding:
+        """The policies of the namespace let pods reach the storage; those of k8s/, where they may not be read."""
+        if self.run is None:
+            return skipped("no run file")
+        network: Any = client.NetworkingV1Api(self.api)
+        targets, whose = list_targets(read_addresses(render_pack_job(self.run))), "no NetworkPolicy of the cluster"
+        try:
+            found = self._request(partial(network.list_namespaced_network_policy, self.namespace), "NetworkPolicies")
+            plain: Any = self.api.sanitize_for_serialization
+            policies = plain(found.items)
+        except ClusterError:
+            policies, whose = read_shipped_policies(), "no NetworkPolicy of k8s/ (the cluster's may not be read)"
+        closed = find_closed(targets, policies)
+        if closed:
+            return warned(describe_closed(closed, whose), REMEDY)
+        return passed(f"{', '.join(map(str, targets))} can be reached" if policies else "there is none: all is open")
 
     def check_image(self) -> Finding:
         """The image has the installed version of Ray, as far as its tag shows."""

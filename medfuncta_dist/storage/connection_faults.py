@@ -133,7 +133,7 @@ def _proxy_status(cause: BaseException) -> int | None:
 
 
 def _answered_by_proxy(answer: boto.ClientError) -> int | None:
-    """The status of an answer to a plain http:// request that is not S3's: it has no code. (S3's to a HEAD has none.)"""
+    """The status of an answer to a plain http:// request that is not S3's: without a code, as S3's to a HEAD."""
     status = int(answer.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
     in_words = not str(answer.response.get("Error", {}).get("Code", "")).isdigit()
     if status == 407:
