@@ -55,7 +55,7 @@ def find_fault(error: BaseException, url: str, *, at_proxy: bool = False) -> Con
     ``at_proxy``: the connection to the proxy itself failed, where the error does not say so.
     """
     chain, proxy = list(causes(error)), choose_proxy(url)
-    status = next(filter(None, map(_proxy_status, chain)), None)
+    status = next(filter(None, map(proxy_status, chain)), None)
     if status is not None and proxy:
         return _refused_by_proxy(status, describe_place(proxy), describe_place(url))
     at_proxy = bool(proxy) and (at_proxy or any(isinstance(cause, AT_PROXY) for cause in chain))
@@ -123,7 +123,8 @@ def _where(url: str, proxy: str | None) -> tuple[str, str]:
     return (f"the proxy {place}" if proxy else place), place.rpartition(":")[0]
 
 
-def _proxy_status(cause: BaseException) -> int | None:
+def proxy_status(cause: BaseException) -> int | None:
+    """The status with which a proxy refused; None for an error that is not a proxy's answer."""
     if isinstance(cause, aiohttp.ClientHttpProxyError):
         return cause.status
     if isinstance(cause, boto.ClientError):
