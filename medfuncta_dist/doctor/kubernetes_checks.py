@@ -35,6 +35,9 @@ from medfuncta_dist.submit.rules.validate_manifest import validate
 MIN_KUBERAY = (1, 7)
 OPERATOR_LABELS = {"KubeRay": "kuberay-operator", "Kueue": "kueue"}
 """The label app.kubernetes.io/name of each operator's Deployment, as set by its Helm chart and manifests."""
+DEADLINE_S = 10.0
+"""For one question to the API server, retries included: a command that works would wait for a minute."""
+NEED_NO_SERVER = ("image", "manifest")
 NEEDED_PERMISSIONS = (
     *((verb, "ray.io", "rayjobs") for verb in ("create", "get", "list", "watch", "patch", "delete")),
     ("list", "", "pods"),
@@ -51,16 +54,19 @@ def list_kubernetes_checks(run: RunFile | None, context: str | None) -> list[Che
     except ClusterError as error:
         reason = error.what
         return [Check("kubernetes", lambda: skipped(f"{reason}; only submission needs one"))]
+    others: dict[str, Callable[[], Finding]] = {
+        "permissions": cluster.check_permissions,
+        "kuberay": cluster.check_kuberay,
+        "kueue": cluster.check_kueue,
+        "queue": cluster.check_queue,
+        "secrets": cluster.check_secrets,
+        "network policy": cluster.check_network_policy,
+        "image": cluster.check_image,
+        "manifest": cluster.check_manifest,
+    }
     return [
         Check("kubernetes", cluster.check_connection),
-        Check("permissions", cluster.check_permissions),
-        Check("kuberay", cluster.check_kuberay),
-        Check("kueue", cluster.check_kueue),
-        Check("queue", cluster.check_queue),
-        Check("secrets", cluster.check_secrets),
-        Check("network policy", cluster.check_network_policy),
-        Check("image", cluster.check_image),
-        Check("manifest", cluster.check_manifest),
+        *(Check(name, partial(cluster.run_if_reachable, name, check)) for name, check in others.items()),
     ]
 
 
@@ -71,15 +77,23 @@ class ClusterChecks:
     api: client.ApiClient
     default_namespace: str
     run: RunFile | None
+    answers: bool = True
+    """Whether the API server answered the first check."""
 
     @property
     def namespace(self) -> str:
         """The namespace of the run's jobs."""
         return self.run.kubernetes.namespace if self.run else self.default_namespace
 
+    def run_if_reachable(self, name: str, check: Callable[[], Finding]) -> Finding:
+        """A check, unless it asks an API server that did not answer: each would wait anew."""
+        return check() if self.answers or name in NEED_NO_SERVER else skipped("the API server does not answer")
+
     def check_connection(self) -> Finding:
         """The API server answers, and the namespace exists."""
+        self.answers = False
         version = self._request(client.VersionApi(self.api).get_code, "the API server").git_version
+        self.answers = True
         if self._exists(client.CoreV1Api(self.api).read_namespace, self.namespace) is False:
             do = "run `kubectl apply -k k8s/overlays/gpu` (or another overlay), or correct kubernetes.namespace"
             return failed(f"{version}, but there is no namespace {self.namespace}", do)
@@ -230,7 +244,7 @@ class ClusterChecks:
         return self.run.kubernetes.queue or labels.get(QUEUE_LABEL)
 
     def _request(self, request: Callable[..., Any], where: str) -> Any:
-        return call_api(lambda: request(_request_timeout=REQUEST_TIMEOUT_S), where=where)
+        return call_api(lambda: request(_request_timeout=REQUEST_TIMEOUT_S), where=where, deadline_s=DEADLINE_S)
 
     def _exists(self, read: Callable[..., Any], *names: str) -> bool | None:
         """Whether an object exists; None if this user may not read it."""

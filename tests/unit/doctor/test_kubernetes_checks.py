@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 import yaml
 
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.doctor import kubernetes_checks
 from medfuncta_dist.doctor.check import CheckResult, Outcome, run_checks
 from medfuncta_dist.doctor.kubernetes_checks import NEEDED_PERMISSIONS, list_kubernetes_checks
 from medfuncta_dist.submit.rules.network_policy import read_shipped_policies
@@ -222,3 +224,13 @@ def test_a_missing_config_map_of_cas_is_told(tmp_path: Path, monkeypatch: pytest
     assert "ConfigMap hospital-ca" in missing.what
     there = {("GET", f"{SPACE}/configmaps/hospital-ca"): {"metadata": {"name": "hospital-ca"}}}
     assert examined(whole(answers=there), tmp_path, monkeypatch, **named)["secrets"].finding.state is Outcome.PASSED
+
+
+def test_an_api_server_that_is_not_there_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kubernetes_checks, "DEADLINE_S", 1.0)
+    examined(whole(), tmp_path, monkeypatch)  # its server has ended, and KUBECONFIG still names it
+    began = time.monotonic()
+    found = {check.name: check.finding.state for check in run_checks(list_kubernetes_checks(None, None))}
+    assert time.monotonic() - began < 10
+    assert found.pop("kubernetes") is Outcome.FAILED
+    assert set(found.values()) == {Outcome.SKIPPED}
