@@ -8,6 +8,7 @@
     ├── StorageError               1   an object could not be read or written
     │   ├── ObjectMissingError     1   ... because it is not there
     │   ├── DeadlineError          1   ... within its deadline
+    │   ├── UnreachableError       1   ... because of a certificate, a name, a port or a proxy
     │   ├── DiskFullError          1   ... because a disk of this machine is full
     │   └── CredentialsError       5   ... because the credentials have expired; with new ones the same command resumes
     ├── IntegrityError             4   bytes or counts do not match their record
@@ -83,6 +84,13 @@ class ObjectMissingError(StorageError):
 
 class DeadlineError(StorageError):
     """A storage request, retries included, did not finish within its deadline."""
+
+
+class UnreachableError(StorageError):
+    """The storage cannot be reached as this machine is set up: certificate, name, port or proxy."""
+
+    passing: bool = False
+    """Whether it may be over in a moment: a name or a port can be missing while a server starts again."""
 
 
 class DiskFullError(StorageError):

@@ -19,6 +19,7 @@ from medfuncta_dist.cli.backends import (
 )
 from medfuncta_dist.cli.run import KeyOption, StagesArgument
 from medfuncta_dist.submit.backends.registry import BackendName
+from medfuncta_dist.submit.manifest.host_class import HostClass
 
 if TYPE_CHECKING:
     from medfuncta_dist.submit.backends.backend import Backend
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 TargetArgument = typer.Argument(
     ..., metavar="RUN.yaml|NAME", help="A run file, the name of a job, or the name of a run with jobs on the cluster."
 )
+PlaceOption = typer.Option(None, "--place", help="Where the storage's addresses are, if its name does not tell.")
 OverlayOption = typer.Option(
     [],
     "--overlay",
@@ -38,6 +40,9 @@ OverlayOption = typer.Option(
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command("submit", help="Run stages as jobs on a cluster.")(submit)
+    app.command("network-policy", help="Print the NetworkPolicy that lets a run's pods reach its storage.")(
+        network_policy
+    )
     app.command("resume", help="Submit a job again, as a new attempt of the same run and stages.")(resume)
     app.command("cancel", help="Stop a job. It has 150 s to save a checkpoint, unless --now is given.")(cancel)
 
@@ -80,6 +85,33 @@ def submit(
         if not follow:
             return _answer_submit(request, backend)
         return _answer_follow(request, run_file, backend, describe_options(backend, address, context, namespace))
+
+    answer(work, as_json)
+
+
+def network_policy(
+    run_file: str = RunFileArgument,
+    overlays: list[str] = OverlayOption,
+    place: HostClass | None = PlaceOption,
+    port: int | None = typer.Option(
+        None, "--port", help="The port at which the storage's pods listen, if their Service has another one."
+    ),
+    overrides: list[str] = SetOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Print the NetworkPolicy that lets a run's pods reach its storage."""
+
+    def work() -> dict[str, Any]:
+        from medfuncta_dist.config.load import load
+        from medfuncta_dist.submit.rules.network_policy import (
+            build_policy,
+            list_targets,
+            read_addresses,
+            render_pack_job,
+        )
+
+        addresses = read_addresses(render_pack_job(load(run_file, overrides), _split_overlays(overlays)))
+        return _answer_manifests([build_policy(list_targets(addresses, place, port), addresses.namespace)])
 
     answer(work, as_json)
 
@@ -148,6 +180,7 @@ def _answer_dry_run(request: SubmissionRequest, backend: Backend, as_workflow: b
     if note:
         print(note, file=sys.stderr)
     manifests = render_manifests(request, earlier, backend)
+    _warn_of_closed_storage(request, backend)
     if as_workflow:
         return _answer_manifests([build_workflow(manifests)])
     return _answer_manifests([backend.build_payload(manifest) for manifest in manifests])
@@ -169,6 +202,7 @@ def _answer_submit(request: SubmissionRequest, backend: Backend) -> dict[str, An
     from medfuncta_dist.stages import readiness
     from medfuncta_dist.submit.submit_jobs import submit_next_job
 
+    _warn_of_closed_storage(request, backend)
     return _describe_result(submit_next_job(request, backend, readiness))
 
 
@@ -177,6 +211,7 @@ def _answer_follow(request: SubmissionRequest, run_file: str, backend: Backend, 
     from medfuncta_dist.stages import readiness
     from medfuncta_dist.submit.follow_stages import submit_and_follow
 
+    _warn_of_closed_storage(request, backend)
     inquiry = _make_inquiry(backend, run_file, options)
     with LiveStatus() as live:
         result, ended = submit_and_follow(request, inquiry, live.show, live.print_line, readiness)
@@ -188,6 +223,17 @@ def _make_inquiry(backend: Backend, target: str, options: list[str]) -> Inquiry:
     from medfuncta_dist.submit.status.status_facts import Inquiry
 
     return Inquiry(backend, Invocation(target, tuple(options)), find_overrides)
+
+
+def _warn_of_closed_storage(request: SubmissionRequest, backend: Backend) -> None:
+    import sys
+
+    from medfuncta_dist.submit.rules.network_policy import render_pack_job, warn_of_closed_storage
+
+    if backend.name == BackendName.KUBERNETES:
+        warning = warn_of_closed_storage(render_pack_job(request.run, request.overlays))
+        if warning:
+            print(warning, file=sys.stderr)
 
 
 def _describe_result(result: SubmissionResult) -> dict[str, Any]:

@@ -6,13 +6,19 @@ from typing import Annotated, ClassVar
 
 from pydantic import Field
 
-from medfuncta_dist.config.keys import RESOURCES
+from medfuncta_dist.config.keys import RESOURCES, Added
 from medfuncta_dist.config.section import NaturalFloat, NaturalInt, PositiveFloat, PositiveInt, Section
 
 Label = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 """What Kubernetes calls a DNS label (RFC 1123): the name of a namespace, a Secret, a queue."""
 Taint = Annotated[str, Field(pattern=r"^[^=:,\s]+(=[^=:,\s]*)?(:(NoSchedule|PreferNoSchedule|NoExecute))?$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+ProxyUrl = Annotated[str, Field(pattern=r"^https?://[^@/\s]+/?$")]
+"""Without a user and a password, which belong in a Secret: a run file is stored and printed."""
+ConfigMapName = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?$")]
+ConfigMapKey = Annotated[str, Field(pattern=r"^[-._a-zA-Z0-9]{1,253}$")]
 
 
 class Nodes(Section):
@@ -42,6 +48,26 @@ class WorkerPods(Nodes):
     """Number of pods. Default: enough for cluster.workers."""
     memory_gigabytes: PositiveFloat = 16
     """Memory per pod (GiB), shared memory and object store included."""
+
+
+class CaConfigMap(Section):
+    """A ConfigMap with the certificates of the CAs that pods trust, as PEM."""
+
+    name: ConfigMapName
+    """Its name."""
+    key: ConfigMapKey = "ca.crt"
+    """The key whose value is the PEM text."""
+
+
+class Proxy(Section):
+    """The proxy through which pods reach what is outside the cluster."""
+
+    https: ProxyUrl | None = None
+    """Its address for https:// addresses, for example http://proxy.example:3128, without user and password."""
+    http: ProxyUrl | None = None
+    """Its address for http:// addresses."""
+    no_proxy: list[Annotated[str, Field(pattern=r"^[^,\s]+$")]] = Field(default=[])
+    """Hosts, or domains with a leading dot, that pods reach directly; the cluster's own are always among them."""
 
 
 class Prices(Section):
@@ -81,6 +107,11 @@ class Kubernetes(Section):
     """Secret with the key of Weights & Biases under WANDB_API_KEY; needs the overlay wandb in the cluster."""
     environment: dict[Variable, str] = Field(default={})
     """Environment variables of all pods, such as AWS_REGION and AWS_ENDPOINT_URL. Never credentials."""
+    ca_config_map: Annotated[CaConfigMap | None, Added(None)] = None
+    """ConfigMap with the CAs that all pods trust, for storage (or a proxy) whose certificate is from a private CA. It
+    replaces the usual list of CAs: include that where pods also reach public hosts, such as Weights & Biases."""
+    proxy: Annotated[Proxy | None, Added(None)] = None
+    """Proxy of all pods: sets HTTPS_PROXY, HTTP_PROXY and NO_PROXY. A password: put these in ``storage_secret``."""
     claims: dict[Label, str] = Field(default={})
     """PersistentVolumeClaims and the paths at which all pods mount them, for example an archive on NFS."""
     queue: Label | None = None

@@ -63,7 +63,7 @@ class RayJobs:
         # Ray prefers RAY_ADDRESS to the address it is given, and here that variable may name another cluster.
         other_address = os.environ.pop("RAY_ADDRESS", None)
         try:
-            return self._request(lambda: JobSubmissionClient(self.address))
+            return self._request(lambda: JobSubmissionClient(self.address, verify=_choose_trust()))
         finally:
             if other_address is not None:
                 os.environ["RAY_ADDRESS"] = other_address
@@ -173,6 +173,11 @@ class RayJobs:
             raise
         except Exception as error:  # RuntimeError, requests' and aiohttp's, Ray's own: no common base
             raise _explain_error(error, where) from error
+
+
+def _choose_trust() -> str | bool:
+    """The CA bundle for an https:// address: requests, and what follows the log, read only one variable each."""
+    return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or True
 
 
 def _is_transient(error: BaseException) -> bool:

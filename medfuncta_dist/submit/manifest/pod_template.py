@@ -10,6 +10,7 @@ from typing import Any
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.scans.private.private_folder import SALT_VARIABLE
 from medfuncta_dist.submit.manifest.base_manifest import merge_patch
+from medfuncta_dist.submit.manifest.pod_network import build_ca_mounts, build_ca_volumes, network_variables
 from medfuncta_dist.submit.manifest.worker_groups import PodGroup
 
 CACHE_HEADROOM = 1.1
@@ -38,7 +39,11 @@ def fill_pod_template(template: Mapping[str, Any], group: PodGroup, settings: Po
         "image": settings.image,
         "resources": _build_resources(group),
         "env": _build_environment(group, settings),
-        "volumeMounts": [{"name": "cache", "mountPath": settings.cache_path}, *_build_claim_mounts(settings.run)],
+        "volumeMounts": [
+            {"name": "cache", "mountPath": settings.cache_path},
+            *_build_claim_mounts(settings.run),
+            *build_ca_mounts(settings.run.kubernetes),
+        ],
     }
     secret = settings.run.kubernetes.storage_secret
     if secret:
@@ -74,7 +79,7 @@ def _build_resources(group: PodGroup) -> dict[str, Any]:
 
 def _build_environment(group: PodGroup, settings: PodSettings) -> list[dict[str, Any]]:
     kubernetes = settings.run.kubernetes
-    values = dict(kubernetes.environment)
+    values = {**network_variables(kubernetes), **kubernetes.environment}
     if group.name != "head":
         values.setdefault("OMP_NUM_THREADS", str(settings.run.cluster.threads))
     variables: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in values.items()]
@@ -97,7 +102,12 @@ def _build_volumes(group: PodGroup, run: RunFile) -> list[dict[str, Any]]:
     size = format_gibibytes(math.ceil(CACHE_HEADROOM * run.cluster.cache_gigabytes))
     claims = [{"name": f"claim-{name}", "persistentVolumeClaim": {"claimName": name}} for name in run.kubernetes.claims]
     shm = {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": format_gibibytes(group.shm_gib)}}
-    return [shm, {"name": "cache", **_build_cache_source(size, run.kubernetes.cache_storage_class)}, *claims]
+    return [
+        shm,
+        {"name": "cache", **_build_cache_source(size, run.kubernetes.cache_storage_class)},
+        *claims,
+        *build_ca_volumes(run.kubernetes),
+    ]
 
 
 def _build_cache_source(size: str, storage_class: str | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.sections.kubernetes_section import WorkerPods
 from medfuncta_dist.config.stage_names import STAGES
 from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.storage.connection_settings import choose_proxy
 from medfuncta_dist.submit.manifest import job_names
 from medfuncta_dist.submit.manifest.base_manifest import list_shipped_overlays, load_base
 from medfuncta_dist.submit.manifest.manifest_text import to_yaml
@@ -215,3 +216,61 @@ def test_whatever_a_run_file_asks_for_is_valid_or_refused_in_words(
             render(submission, load_base(overlays))
     else:
         assert validate(render(submission, load_base(overlays))) == []
+
+
+def test_a_config_map_of_cas_is_mounted_in_every_pod_and_named_in_its_variables():
+    for pod in pods(manifest("kubernetes.ca_config_map={name: hospital-ca, key: bundle.pem}")):
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        items = [{"key": "bundle.pem", "path": "bundle.pem"}]
+        assert volumes["ca"]["configMap"] == {"name": "hospital-ca", "items": items}
+        mounts = {mount["name"]: mount for mount in pod["containers"][0]["volumeMounts"]}
+        assert mounts["ca"] == {"name": "ca", "mountPath": "/etc/medfuncta/ca", "readOnly": True}
+        found = environment(pod)
+        assert {found[name] for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")} == {
+            "/etc/medfuncta/ca/bundle.pem"
+        }
+
+
+def test_a_proxy_is_in_every_pod_and_never_between_ray_s_own_parts(monkeypatch):
+    proxy = "kubernetes.proxy={https: 'http://proxy.test:3128', http: 'http://proxy.test:3129', no_proxy: [.lan]}"
+    endpoint = "kubernetes.environment={AWS_ENDPOINT_URL: 'http://minio:9000'}"
+    for pod in pods(manifest(proxy, endpoint)):
+        found = environment(pod)
+        for name, value in (("HTTPS_PROXY", "http://proxy.test:3128"), ("HTTP_PROXY", "http://proxy.test:3129")):
+            assert found[name] == found[name.lower()] == value
+        assert found["NO_PROXY"] == found["no_proxy"]
+        monkeypatch.setenv("no_proxy", found["NO_PROXY"])
+        monkeypatch.setenv("http_proxy", found["http_proxy"])
+        direct = [
+            "localhost",
+            "127.0.0.1",
+            "chest-1-abcde-head-svc.medfuncta.svc.cluster.local",
+            "x-head-svc.medfuncta.svc",
+        ]
+        direct += [
+            "kubernetes.default",
+            "169.254.169.254",
+            "169.254.170.23",
+            "minio",
+            "object-store.medfuncta",
+            "s3.lan",
+        ]
+        assert [choose_proxy(f"http://{host}:8000/") for host in direct] == [None] * len(direct)
+        assert choose_proxy("http://s3.amazonaws.com/") == "http://proxy.test:3129"
+
+
+def test_what_the_run_file_sets_itself_wins_over_what_follows_from_the_proxy():
+    head, _ = pods(
+        manifest("kubernetes.proxy={https: 'http://proxy.test:1'}", "kubernetes.environment={NO_PROXY: mine}")
+    )
+    assert environment(head)["NO_PROXY"] == "mine"
+
+
+def test_a_password_of_a_proxy_is_refused():
+    with pytest.raises(RunFileError, match=r"kubernetes\.proxy\.https"):
+        run_file("kubernetes.proxy={https: 'http://me:word@proxy.test:1'}")
+
+
+def test_jobs_with_cas_and_a_proxy_are_valid():
+    keys = ["kubernetes.ca_config_map={name: ca}", "kubernetes.proxy={https: 'http://proxy.test:1'}"]
+    assert validate(manifest(*keys, overlays=["spot", "kueue"])) == []
