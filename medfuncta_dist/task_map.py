@@ -45,6 +45,46 @@ def map_here(task: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Done 
             yield Failed(item, error)
 
 
+def limited(fan_out: FanOut, reached: Callable[[], MedfunctaError | None]) -> FanOut:
+    """A fan-out that starts no further item once ``reached`` answers with an error.
+
+    Items in flight are finished, and their outcomes yielded, so that nothing that was begun is lost; then that error is
+    raised.
+    """
+
+    def fan_out_within(task: Callable[[Any], Any], items: Sequence[Any]) -> Iterator[Done | Failed]:
+        error = reached() if items else None
+        if error is not None:
+            raise error
+        within = _Within(items, reached)
+        yield from fan_out(task, within)
+        if within.error is not None:
+            raise reached() or within.error  # what is done by now
+
+    return fan_out_within
+
+
+class _Within(Sequence[Any]):
+    """Items whose iteration ends where a limit is reached."""
+
+    def __init__(self, items: Sequence[Any], reached: Callable[[], MedfunctaError | None]) -> None:
+        self._items, self._reached = items, reached
+        self.error: MedfunctaError | None = None
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._items[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self._items:
+            self.error = self._reached()
+            if self.error is not None:
+                return
+            yield item
+
+
 def map_divided(
     fan_out: FanOut,
     task: Callable[[Any], Any],

@@ -137,10 +137,10 @@ def _answer_dry_run(request: SubmissionRequest, backend: Backend, as_workflow: b
     from medfuncta_dist.submit.manifest.argo_workflow import build_workflow
     from medfuncta_dist.submit.submit_jobs import read_earlier_jobs, render_manifests
 
-    earlier, note = read_earlier_jobs(request.run)
+    earlier, spent, note = read_earlier_jobs(request.run)
     if note:
         print(note, file=sys.stderr)
-    manifests = render_manifests(request, earlier, backend)
+    manifests = render_manifests(request, earlier, backend, spent)
     if as_workflow:
         return _answer_manifests([build_workflow(manifests)])
     return _answer_manifests([backend.build_payload(manifest) for manifest in manifests])
@@ -178,7 +178,7 @@ def _answer_follow(request: SubmissionRequest, backend: Backend) -> dict[str, An
 def _describe_result(result: SubmissionResult) -> dict[str, Any]:
     from medfuncta_dist.submit.follow_stages import describe_submission
 
-    lines = [describe_submission(result)]
+    lines = [describe_submission(result), *([result.forecast] if result.forecast else [])]
     if result.remaining:
         again = "again" if result.record.idempotency_key is None else "with another idempotency key"
         lines.append(
@@ -190,5 +190,6 @@ def _describe_result(result: SubmissionResult) -> dict[str, Any]:
         "stages": list(result.record.stages),
         "new": result.is_new,
         "left": list(result.remaining),
+        "forecast": result.forecast,
         "said": lines,
     }

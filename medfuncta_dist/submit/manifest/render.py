@@ -38,6 +38,8 @@ class Submission:
     id: str
     commit: str
     idempotency_key: str | None = None
+    queue_seconds: int | None = None
+    """After so many seconds of running, Kueue ends the job, where it is queued. None: the run has no limit."""
 
 
 def render(submission: Submission, base: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,6 +61,8 @@ def render(submission: Submission, base: Mapping[str, Any]) -> dict[str, Any]:
         "annotations": {job_names.RUN_FILE_DIGEST_LABEL: run.digest(), job_names.COMMIT_LABEL: submission.commit},
     }
     manifest: dict[str, Any] = merge_patch(base, {"metadata": metadata, "spec": _build_job_spec(submission)})
+    if submission.queue_seconds is not None and job_names.QUEUE_LABEL in manifest["metadata"]["labels"]:
+        manifest["metadata"]["labels"][job_names.MAX_TIME_LABEL] = str(submission.queue_seconds)
     manifest["spec"]["rayClusterSpec"] = _build_cluster_spec(manifest, groups, settings)
     return manifest
 
@@ -130,7 +134,7 @@ def _build_cluster_spec(
 ) -> dict[str, Any]:
     base = manifest["spec"]["rayClusterSpec"]
     prototypes = {group["groupName"]: group for group in base["workerGroupSpecs"]}
-    queued = "kueue.x-k8s.io/queue-name" in manifest["metadata"]["labels"]
+    queued = job_names.QUEUE_LABEL in manifest["metadata"]["labels"]
     elastic = not queued and any(group.min_pods < group.max_pods for group in groups)
     head = base["headGroupSpec"]
     template = fill_pod_template(head["template"], make_head_group(settings.run), settings)

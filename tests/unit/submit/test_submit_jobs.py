@@ -48,7 +48,7 @@ def created(server: ApiServer) -> list[str]:
 
 def test_a_dry_run_shows_what_the_api_server_then_receives(server: ApiServer, run: RunFile) -> None:
     jobs = KubernetesJobs()
-    recorded, remark = read_earlier_jobs(run)
+    recorded, _, remark = read_earlier_jobs(run)
     (shown,) = render_manifests(SubmissionRequest(run, ("pack",)), recorded, jobs)
     assert (server.seen, remark) == ([], "")
     submit(SubmissionRequest(run, ("pack",)), jobs)
@@ -64,7 +64,7 @@ def test_a_dry_run_needs_no_storage(jobs: KubernetesJobs, run: RunFile, monkeypa
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
     away = run.model_copy(update={"storage": "s3://bucket/x"})
-    recorded, remark = read_earlier_jobs(away)
+    recorded, _, remark = read_earlier_jobs(away)
     assert "does not answer" in remark
     assert [
         m["metadata"]["name"] for m in render_manifests(SubmissionRequest(away, ("pack", "train")), recorded, jobs)
