@@ -63,7 +63,8 @@ class StageReporter:
             return None
         now = self._recorder.progress_now()
         own = Spent(now.used_s, now.cost)
-        return self._budget.reached(self._others + own, f"{now.stage} stops at {now.done} of {now.total} {now.unit}")
+        where = f"stops at {now.done} of {now.total} {now.unit}" if now.total else "has not begun"
+        return self._budget.reached(self._others + own, f"{now.stage} {where}")
 
     def notify(self, text: str) -> None:
         """Print a line for people, above the bar."""

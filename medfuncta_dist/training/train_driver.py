@@ -105,8 +105,8 @@ class TrainDriver:
             return
         self._notify(f"stopping: {self.limit.what}; saving a checkpoint first")
         self.mailbox.request_stop.remote()
-        # Workers that have not begun have nothing to save.
-        self._poll(training, LIMIT_STOP_S if self.attempts else 0.0)
+        # Workers that have not begun are not long waited for: they may never find room, and have nothing to save.
+        self._poll(training, LIMIT_STOP_S if self.attempts else STOP_S)
         self.limit = self._limit_reached() or self.limit  # which tells the last step
 
     def _poll(self, training: _TrainerThread, seconds: float) -> None:
@@ -159,6 +159,7 @@ class TrainDriver:
                 self._start_attempt(fields["step"], fields["workers"])
             elif kind == "checkpoint":
                 self.saved = fields["step"]
+                self._step = max(self._step, self.saved)
                 self._report(checkpoint=time.time())
             elif kind in ("step", "validated", "finished"):
                 self._step = fields["step"]

@@ -14,6 +14,10 @@ Label = Annotated[str, Field(pattern=r"^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 Taint = Annotated[str, Field(pattern=r"^[^=:,\s]+(=[^=:,\s]*)?(:(NoSchedule|PreferNoSchedule|NoExecute))?$")]
 Variable = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
+RESOURCE = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+"""What Kubernetes calls an extended resource: a domain, and a name."""
+DEFAULT_GPU_RESOURCE = "nvidia.com/gpu"
+
 
 class Nodes(Section):
     """The nodes on which pods may run."""
@@ -119,9 +123,7 @@ class Kubernetes(Section):
     which orders jobs."""
     head_priority_class: Annotated[Label | None, Added(None)] = None
     """PriorityClass of the head's pod, whose end is the job's. Default: priority_class."""
-    gpu_resource: Annotated[str, Field(pattern=r"^[a-z0-9.-]+/[A-Za-z0-9._-]+$"), Added("nvidia.com/gpu")] = (
-        "nvidia.com/gpu"
-    )
+    gpu_resource: Annotated[str, Field(pattern=RESOURCE), Added(DEFAULT_GPU_RESOURCE)] = DEFAULT_GPU_RESOURCE
     """What the cluster calls a GPU: nvidia.com/gpu, a MIG slice such as nvidia.com/mig-1g.10gb, amd.com/gpu."""
     zones: Annotated[Literal["any", "same", "spread"], Added("any")] = "any"
     """Where a job's pods may be: anywhere; `same`, all in one zone (fast links, no traffic to pay; but a job waits

@@ -12,6 +12,7 @@ from typing import Any
 
 from medfuncta_dist.config.load import ENVIRONMENT, dump
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.sections.kubernetes_section import DEFAULT_GPU_RESOURCE
 from medfuncta_dist.config.submission_id import JOB_VARIABLE
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.submit.manifest import job_names
@@ -144,7 +145,11 @@ def _build_cluster_spec(
         **base,
         "rayVersion": choose_ray_version(settings.run.kubernetes),
         **(_build_autoscaler_spec(head) if elastic else {}),
-        "headGroupSpec": {**head, "template": template},
+        "headGroupSpec": {
+            **head,
+            "rayStartParams": _build_start_params(head, make_head_group(settings.run), settings.run),
+            "template": template,
+        },
         "workerGroupSpecs": [
             _build_worker_group_spec(prototypes[g.name], g, settings, elastic=elastic) for g in groups
         ],
@@ -160,8 +165,18 @@ def _build_worker_group_spec(
         "replicas": group.min_pods if elastic else group.max_pods,
         "minReplicas": group.min_pods,
         "maxReplicas": group.max_pods,
+        "rayStartParams": _build_start_params(prototype, group, settings.run),
         "template": fill_pod_template(prototype["template"], group, settings),
     }
+
+
+def _build_start_params(prototype: Mapping[str, Any], group: PodGroup, run: RunFile) -> dict[str, str]:
+    """How Ray starts in the group's pods."""
+    found = {**(prototype.get("rayStartParams") or {}), "object-spilling-directory": run.kubernetes.spill_path}
+    if group.gpus and run.kubernetes.gpu_resource != DEFAULT_GPU_RESOURCE:
+        # KubeRay reads the number from resources whose names it knows, and Ray counts whole NVIDIA GPUs.
+        found["num-gpus"] = str(group.gpus)
+    return found
 
 
 def _build_autoscaler_spec(head: Mapping[str, Any]) -> dict[str, Any]:
