@@ -133,14 +133,17 @@ class Kubernetes(Section):
     )
     """Label of nodes that tells the zone. Another one makes `zones` mean racks or nodes (kubernetes.io/hostname)."""
     ephemeral_storage: Annotated[bool, Added(False)] = True
-    """Pods request and limit space on the node's disk: for cache, logs, spilled objects and 2 GiB more. Set false where
-    Kueue's ClusterQueue does not cover ephemeral-storage: there, such a job waits for ever."""
+    """Pods request and limit space on the node's disk: for cache, logs, spilled objects and temporary files. Set false
+    where Kueue's ClusterQueue does not cover ephemeral-storage: there, such a job waits for ever."""
     logs_gigabytes: Annotated[PositiveFloat, Added(5.0)] = 5.0
     """Space for Ray's logs and temporary files per pod (GiB); a pod that exceeds it is evicted."""
     spill_path: Annotated[str, Field(pattern=r"^/[^:]+$"), Added("/spill")] = "/spill"
     """Where Ray writes objects for which its store has no room: the volume of the next key is mounted there."""
     spill_gigabytes: Annotated[PositiveFloat, Added(5.0)] = 5.0
     """Space for those objects per pod (GiB)."""
+    scratch_gigabytes: Annotated[PositiveFloat, Added(4.0)] = 4.0
+    """Space for temporary files per worker (GiB). The stage pack copies a source there, and writes a task's shards:
+    raise it to three times the largest source file."""
 
     @model_validator(mode="after")
     def _cost_has_a_price(self) -> Kubernetes:

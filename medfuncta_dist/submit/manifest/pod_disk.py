@@ -15,8 +15,6 @@ from medfuncta_dist.submit.manifest.quantity import format_gibibytes
 CACHE_HEADROOM = 1.1
 """The volume's size relative to the cache's: a pod whose volume overflows is evicted, a new shard is downloaded before
 an old one is deleted, and compiled code lies there, too (some ten MB)."""
-SCRATCH_GIB = 2.0
-"""For what a container writes outside its volumes: temporary files, and its output until the kubelet rotates it."""
 SIDECAR_GIB = 0.25
 """The same of the container that repeats the driver's log: five files of 10 MiB by the kubelet's defaults."""
 
@@ -36,8 +34,9 @@ def disk_volumes(run: RunFile) -> list[dict[str, Any]]:
     ]
 
 
-def ephemeral_gib(run: RunFile) -> float | None:
-    """What Ray's container requests of its node's disk, volumes included; None where pods request none.
+def ephemeral_gib(run: RunFile, workers: int) -> float | None:
+    """What Ray's container requests of its node's disk, volumes included; None where pods request none. The head, whose
+    pod has 0 ``workers``, has a driver's temporary files.
 
     A cache on a volume of its own does not count.
     """
@@ -45,7 +44,8 @@ def ephemeral_gib(run: RunFile) -> float | None:
     if not kubernetes.ephemeral_storage:
         return None
     cache = 0.0 if kubernetes.cache_storage_class else cache_gib(run)
-    return cache + kubernetes.logs_gigabytes + kubernetes.spill_gigabytes + SCRATCH_GIB
+    scratch = kubernetes.scratch_gigabytes * max(1, workers)
+    return cache + kubernetes.logs_gigabytes + kubernetes.spill_gigabytes + scratch
 
 
 def _empty(name: str, gib: float) -> dict[str, Any]:

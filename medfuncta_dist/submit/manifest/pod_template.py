@@ -59,7 +59,7 @@ def fill_pod_template(template: Mapping[str, Any], group: PodGroup, settings: Po
 def _build_resources(group: PodGroup, run: RunFile) -> dict[str, Any]:
     # Requests equal limits: such pods are evicted last, and Ray counts what the pod really has.
     amounts = {"cpu": format_cpus(group.cpus), "memory": format_gibibytes(group.memory_gib)}
-    disk = ephemeral_gib(run)
+    disk = ephemeral_gib(run, group.workers)
     if disk is not None:
         amounts["ephemeral-storage"] = format_gibibytes(disk)
     if group.gpus:
