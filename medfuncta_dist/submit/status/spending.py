@@ -111,7 +111,7 @@ class Budget:
         left = self.seconds_left(spent)
         if math.isinf(left):
             return None
-        return min(LARGEST_QUEUE_S, QUEUE_MARGIN_S + math.ceil((1 + QUEUE_MARGIN) * max(0.0, left)))
+        return min(LARGEST_QUEUE_S, QUEUE_MARGIN_S + round((1 + QUEUE_MARGIN) * max(0.0, left)))
 
 
 def compute_spent(run: RunFile, progress: Mapping[str, StageProgress]) -> Spent:

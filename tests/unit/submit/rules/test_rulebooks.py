@@ -32,7 +32,10 @@ def carrying(text: str) -> dict[str, Any]:
 
 LOCAL = carrying("{name: a, storage: /data/out, data: {source: /data/in, shape: [8]}}")
 
-AMD = "{name: a, storage: s3://bucket/a, data: {source: 's3://archive/*', shape: [8]}, kubernetes: {gpu_resource: amd.com/gpu}}"
+AMD = (
+    "{name: a, storage: s3://bucket/a, data: {source: 's3://archive/*', shape: [8]}, "
+    "kubernetes: {gpu_resource: amd.com/gpu}}"
+)
 LARGE = (
     "{name: a, storage: s3://bucket/a, data: {source: 's3://archive/*.nii', shape: [512, 512, 512]}, "
     "train: {batch: 50}, fit: {closed_form: false}, cluster: {workers: 2, gpus_per_worker: 1}}"
