@@ -16,6 +16,7 @@
     │   └── DamagedShardError      4   a shard, or its index, is missing or not the one that was packed
     ├── QuarantineLimitError       4   more scans were quarantined than the run file allows
     ├── InterruptedRunError        5   preempted or interrupted; the same command resumes
+    │   ├── LimitReachedError      5   the run has used the hours or the money that its run file allows
     │   └── LeaseLostError         5   another driver has taken the run over: this one stops before its next commit
     ├── RunHeldError               1   another running driver holds the run (or the data set)
     ├── TrainingCollapsedError     1   the loss is not finite
@@ -127,6 +128,11 @@ class InterruptedRunError(MedfunctaError):
     """The run was preempted or interrupted and can be resumed with the same command."""
 
     exit_code = 5
+
+
+class LimitReachedError(InterruptedRunError):
+    """The run has used the hours, or the money, that its run file allows; with a higher limit the same command goes
+    on."""
 
 
 class LeaseLostError(InterruptedRunError):

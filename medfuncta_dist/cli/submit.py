@@ -176,10 +176,10 @@ def _answer_dry_run(request: SubmissionRequest, backend: Backend, as_workflow: b
     from medfuncta_dist.submit.manifest.argo_workflow import build_workflow
     from medfuncta_dist.submit.submit_jobs import read_earlier_jobs, render_manifests
 
-    earlier, note = read_earlier_jobs(request.run)
+    earlier, spent, note = read_earlier_jobs(request.run)
     if note:
         print(note, file=sys.stderr)
-    manifests = render_manifests(request, earlier, backend)
+    manifests = render_manifests(request, earlier, backend, spent)
     _warn_of_closed_storage(request, backend)
     if as_workflow:
         return _answer_manifests([build_workflow(manifests)])
@@ -239,7 +239,7 @@ def _warn_of_closed_storage(request: SubmissionRequest, backend: Backend) -> Non
 def _describe_result(result: SubmissionResult) -> dict[str, Any]:
     from medfuncta_dist.submit.follow_stages import describe_submission
 
-    lines = [describe_submission(result)]
+    lines = [describe_submission(result), *([result.forecast] if result.forecast else [])]
     if result.remaining:
         again = "again" if result.record.idempotency_key is None else "with another idempotency key"
         lines.append(
@@ -251,5 +251,6 @@ def _describe_result(result: SubmissionResult) -> dict[str, Any]:
         "stages": list(result.record.stages),
         "new": result.is_new,
         "left": list(result.remaining),
+        "forecast": result.forecast,
         "said": lines,
     }

@@ -161,7 +161,25 @@ class ClusterChecks:
                 "look at its ClusterQueue: kubectl get clusterqueues",
             )
         waiting = found.get("status", {}).get("pendingWorkloads", 0)
-        return passed(f"LocalQueue {self._queue_name}, {waiting} waiting")
+        return self._warn_of_disk(found) or passed(f"LocalQueue {self._queue_name}, {waiting} waiting")
+
+    def _warn_of_disk(self, queue: dict[str, Any]) -> Finding | None:
+        """Whether the queue cannot admit pods because they request disk; None where that is not known."""
+        name = queue.get("spec", {}).get("clusterQueue")
+        if self.run is None or not self.run.kubernetes.ephemeral_storage or not name:
+            return None
+        custom: Any = client.CustomObjectsApi(self.api)
+        get = partial(custom.get_cluster_custom_object, "kueue.x-k8s.io", "v1beta2", "clusterqueues", name)
+        try:
+            groups = self._request(get, f"ClusterQueue {name}").get("spec", {}).get("resourceGroups", [])
+        except ClusterError:
+            return None
+        if any("ephemeral-storage" in group.get("coveredResources", []) for group in groups):
+            return None
+        return warned(
+            f"the ClusterQueue {name} does not cover ephemeral-storage, which the run's pods request",
+            "add it to coveredResources, with a quota, or set kubernetes.ephemeral_storage: false",
+        )
 
     def check_secrets(self) -> Finding:
         """The Secrets, the ConfigMap of CAs and the ServiceAccount of the pods exist. Their contents are not read."""

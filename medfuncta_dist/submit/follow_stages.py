@@ -53,6 +53,8 @@ def _submit_and_watch(
     single = replace(request, stages=stages, together=True, idempotency_key=stage_key)
     result = submit_next_job(single, inquiry.backend, readiness)
     print_line(describe_submission(result))
+    if result.forecast:
+        print_line(result.forecast)
     job = find_job(inquiry.backend, result.name)
     target = JobTarget(request.run.name, request.run, job, result.record)
     return result, watch_job(target, inquiry.backend, show_status, inquiry=inquiry)

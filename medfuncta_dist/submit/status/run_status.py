@@ -16,7 +16,7 @@ from medfuncta_dist.submit.status.next_command import Place
 from medfuncta_dist.submit.status.run_facts import RunFacts
 from medfuncta_dist.submit.status.status_advice import advise, find_place, is_interruption
 from medfuncta_dist.submit.status.time_left import estimate_seconds_left
-from medfuncta_dist.telemetry.progress_record import StageProgress
+from medfuncta_dist.telemetry.progress_record import StageProgress, priced
 
 DRIVER_ALIVE_S = 180.0
 """A driver that progress something this lately is alive, whatever the cluster says: one task's length, and some."""
@@ -94,7 +94,7 @@ def derive_status(facts: RunFacts) -> RunStatus:
         stage=stage,
         eta_s=left,
         gpu_hours=round(gpu_s / 3600, 4),
-        spent=facts.rates.cost(sum(p.held_s for p in _list_job_progress(facts))),
+        spent=_compute_spent(facts),
         remaining=None if left is None else facts.rates.cost(left),
         later=tuple(facts.stages[facts.stages.index(stage) + 1 :]) if stage else (),
         currency=facts.rates.currency,
@@ -127,6 +127,12 @@ def find_current_stage(facts: RunFacts) -> str:
 
 def _list_job_progress(facts: RunFacts) -> list[StageProgress]:
     return [facts.progress[stage] for stage in facts.stages if stage in facts.progress]
+
+
+def _compute_spent(facts: RunFacts) -> float | None:
+    """What the job's stages cost so far, at the prices of their time, to the cent; None without prices."""
+    per_hour = facts.rates.per_hour
+    return None if per_hour is None else round(sum(priced(p, per_hour).cost for p in _list_job_progress(facts)), 2)
 
 
 def _is_finished(facts: RunFacts, stage: str) -> bool:

@@ -35,8 +35,7 @@ def _explain_pull(status: Thing, waiting: Thing, pod: Thing, facts: ClusterFacts
     image = str(status.get("image", ""))
     pulls = [str(event.get("message", "")) for event in facts.list_events(pod, "Failed", "InspectFailed")]
     texts = [str(waiting.get("message", "")), *(text for text in pulls if image in text or "pull" in text)]
-    account = str((pod.get("spec") or {}).get("serviceAccountName", "medfuncta"))
-    return explain_image(image, str(waiting.get("reason")), tuple(texts), facts.namespace, account)
+    return explain_image(image, str(waiting.get("reason")), tuple(texts), facts.namespace)
 
 
 def _explain_config(status: Thing, message: str, place: PodPlace) -> Reason:

@@ -91,7 +91,10 @@ KNOWN = (
     ),
     (
         r"no PriorityClass with name (?P<name>\S+) was found",
-        Reason("The cluster has no PriorityClass {name}.", "create it, or correct your own overlay's rayjob.yaml"),
+        Reason(
+            "The cluster has no PriorityClass {name}.",
+            "create it, or correct kubernetes.priority_class or head_priority_class, or your own overlay's rayjob.yaml",
+        ),
     ),
     (
         r'User "(?P<user>system:serviceaccount:[^"]+)" cannot (?P<verb>\w+) resource "(?P<what>\w+)"',

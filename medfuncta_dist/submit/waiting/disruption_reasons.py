@@ -23,6 +23,8 @@ DISRUPTIONS = {
     "DeletionByPodGC": ("was lost with its node", AGAIN),
 }
 """Reasons of the condition DisruptionTarget; at TerminationByKubelet, the pod's status says more."""
+VOLUME_KEYS = {"ray-logs": "kubernetes.logs_gigabytes", "spill": "kubernetes.spill_gigabytes"}
+"""The run-file keys of the volumes that have one. The cache keeps to its own limit, below its volume's."""
 NO_ROOM = ("OutOfcpu", "OutOfmemory", "OutOfpods", "UnexpectedAdmissionError", "NodeAffinity")
 """Reasons of the kubelet when it refuses a pod that the scheduler sent."""
 
@@ -52,12 +54,20 @@ def explain_eviction(message: str, place: PodPlace) -> Reason:
         volume = re.search(r'EmptyDir volume "([^"]+)" exceeds the limit "([^"]+)"', message)
         full = "it wrote more to the disk than its limit" if "limit" in message else "the node's disk was full"
         what = f"its volume {volume[1]} grew beyond {volume[2]}" if volume else full
-        do = "lower cluster.cache_gigabytes, or give the cache a volume of its own (kubernetes.cache_storage_class)"
-        return Reason(f"The pod {place.pod} was evicted: {what}.", do, resubmit=True)
+        return Reason(f"The pod {place.pod} was evicted: {what}.", _advise_disk(volume, message), resubmit=True)
     if "memory" in message:
         do = f"raise {place.section}.memory_gigabytes in the run file, so that fewer pods share a node"
         return Reason(f"The pod {place.pod} was evicted: the node's memory was full.", do, resubmit=True)
     return Reason(f"The pod {place.pod} was evicted: {message.strip().rstrip('.') or 'no reason is given'}.", AGAIN)
+
+
+def _advise_disk(volume: re.Match[str] | None, message: str) -> str:
+    """What the run file can do about a full disk: more for what outgrew its limit, else less of the largest part."""
+    if volume is not None and volume[1] in VOLUME_KEYS:
+        return f"raise {VOLUME_KEYS[volume[1]]} in the run file"
+    if volume is None and "limit" in message:
+        return "raise kubernetes.scratch_gigabytes (temporary files) or logs_gigabytes in the run file"
+    return "lower cluster.cache_gigabytes, or give the cache a volume of its own (kubernetes.cache_storage_class)"
 
 
 def _explain_node(pod: Thing, facts: ClusterFacts, place: PodPlace) -> Reason | None:

@@ -28,7 +28,7 @@ CAUSES = (
     (
         r"toomanyrequests|Too Many Requests|rate limit",
         "the registry's limit of pulls is reached",
-        "wait, or log in to the registry (an image pull Secret), or use a mirror",
+        "wait, or log in to the registry (kubernetes.image_pull_secrets), or use a mirror",
     ),
     (r"no space left on device", "the node's disk is full", "free or enlarge the disk of the node that it names"),
     (
@@ -44,7 +44,7 @@ CAUSES = (
     (
         r"unauthorized|authentication required|access denied|denied:|\b401\b|\b403\b|no basic auth|unauthenticated",
         "the registry refuses it: it needs credentials, or there is no such repository",
-        "",
+        f"{CORRECT}; if the name is right, name a Secret with the registry's login in kubernetes.image_pull_secrets",
     ),
     (
         r"not found|manifest unknown|does not exist",
@@ -57,13 +57,13 @@ CAUSES = (
         "check that the nodes reach the registry (firewall, proxy)",
     ),
 )
-"""Pattern, what it means, and what to do; the last is empty where it depends on the namespace."""
+"""Pattern, what it means, and what to do."""
 
 
-def explain_image(image: str, state: str, texts: tuple[str, ...], namespace: str, account: str) -> Reason:
+def explain_image(image: str, state: str, texts: tuple[str, ...], namespace: str) -> Reason:
     """The reason why an image is not there. ``texts`` are messages about it, the most telling first.
 
-    ``state`` is the container's waiting reason; ``account`` the pod's ServiceAccount.
+    ``state`` is the container's waiting reason.
     """
     if state == "ErrImageNeverPull":
         what = f"The image {image} is not on the node, and imagePullPolicy Never forbids to pull it."
@@ -74,15 +74,8 @@ def explain_image(image: str, state: str, texts: tuple[str, ...], namespace: str
         for pattern, meaning, do in CAUSES:
             if re.search(pattern, text, re.IGNORECASE):
                 sentence = f"The image {image} cannot be pulled: {meaning}."
-                return Reason(sentence, do or _advise_secret(namespace, account), resubmit=not do or CORRECT in do)
+                return Reason(sentence, do, resubmit=CORRECT in do)
     return Reason(
         f"The image {image} cannot be pulled.",
         f"`kubectl -n {namespace} get events --field-selector reason=Failed` shows why",
-    )
-
-
-def _advise_secret(namespace: str, account: str) -> str:
-    return (
-        f"{CORRECT}; if the name is right: kubectl -n {namespace} patch serviceaccount {account} "
-        """-p '{"imagePullSecrets":[{"name":"SECRET"}]}'"""
     )

@@ -27,7 +27,7 @@ DEACTIVATED = {
     "RequeuingLimitExceeded": "its pods were not ready in time, too often",
     "AdmissionCheck": "an admission check rejected it",
     "RejectedChecks": "an admission check rejected it",
-    "MaximumExecutionTimeExceeded": "it ran for longer than its limit (kueue.x-k8s.io/max-exec-time-seconds)",
+    "MaximumExecutionTimeExceeded": "it ran for longer than kubernetes.max_hours or max_cost allow",
 }
 """Endings of the reasons with which Kueue deactivates a Workload, and what they mean."""
 EVICTIONS = {
@@ -189,6 +189,14 @@ KNOWN = (
         Reason(
             "The ClusterQueue does not take jobs of the namespace {namespace}.",
             "add the namespace to the ClusterQueue's namespaceSelector; the job then starts by itself",
+        ),
+    ),
+    (
+        r"resource (?P<what>ephemeral-storage) unavailable in ClusterQueue",
+        Reason(
+            "The ClusterQueue has no quota for {what} at all.",
+            "add {what} to the ClusterQueue's coveredResources, or set kubernetes.ephemeral_storage: false",
+            resubmit=True,
         ),
     ),
     (

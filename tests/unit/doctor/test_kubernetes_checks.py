@@ -141,6 +141,30 @@ def test_what_is_missing_is_told_with_its_remedy(
     assert found.do
 
 
+@pytest.mark.parametrize(
+    ("covered", "asked", "state"),
+    [
+        (["cpu", "memory"], True, Outcome.WARNED),
+        (["cpu", "memory", "ephemeral-storage"], True, Outcome.PASSED),
+        (["cpu", "memory"], False, Outcome.PASSED),
+        (None, True, Outcome.PASSED),
+    ],
+)
+def test_a_queue_must_cover_the_disk_that_pods_request(
+    covered: list[str] | None, asked: bool, state: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kueue = "/apis/kueue.x-k8s.io/v1beta2"
+    whole_queue = {"spec": {"resourceGroups": [{"coveredResources": covered}]}}
+    answers: Answers = {
+        ("GET", f"{kueue}/namespaces/medfuncta/localqueues/scans"): {"spec": {"clusterQueue": "all"}, "status": {}},
+        ("GET", f"{kueue}/clusterqueues/all"): 403 if covered is None else whole_queue,
+    }
+    settings = {"queue": "scans", "overlays": ["kueue"], "ephemeral_storage": asked}
+    found = examined(whole(answers=answers), tmp_path, monkeypatch, **settings)["queue"].finding
+    assert found.state is state
+    assert ("kubernetes.ephemeral_storage: false" in found.do) is (state is Outcome.WARNED)
+
+
 def test_an_operator_that_may_not_be_seen_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hidden = whole(answers={("GET", "/apis/apps/v1/deployments"): 403})
     assert examined(hidden, tmp_path, monkeypatch)["kuberay"].finding.state is Outcome.WARNED

@@ -91,7 +91,8 @@ def test_a_job_has_the_pods_that_its_stages_use_and_no_others():
     jobs = {stages: manifest(stages=stages.split()) for stages in ("pack", "train", "pack train")}
     groups = {k: [g["groupName"] for g in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]] for k, job in jobs.items()}
     assert groups == {"pack": ["cpu"], "train": ["gpu"], "pack train": ["cpu", "gpu"]}
-    assert ["nvidia.com/gpu" in json.dumps(job) for job in jobs.values()] == [False, True, True]
+    clusters = [json.dumps(job["spec"]["rayClusterSpec"]) for job in jobs.values()]
+    assert ["nvidia.com/gpu" in cluster for cluster in clusters] == [False, True, True]
     assert [job["metadata"]["name"] for job in jobs.values()] == ["chest-pack-1", "chest-train-1", "chest-pt1"]
 
 
@@ -99,9 +100,11 @@ def test_requests_equal_limits_and_the_sizes_are_the_run_files():
     rendered = manifest("kubernetes.gpu.workers=2", "kubernetes.gpu.memory_gigabytes=64")
     head, worker = pods(rendered)
     resources = worker["containers"][0]["resources"]
-    assert resources["requests"] == resources["limits"] == {"cpu": "8", "memory": "64Gi", "nvidia.com/gpu": "2"}
+    wanted = {"cpu": "8", "memory": "64Gi", "ephemeral-storage": "40Gi", "nvidia.com/gpu": "2"}
+    assert resources["requests"] == resources["limits"] == wanted
     assert {v["name"]: v.get("emptyDir") for v in worker["volumes"]}["shm"]["sizeLimit"] == "26215Mi"
-    assert head["containers"][0]["resources"]["limits"] == {"cpu": "2", "memory": "16Gi"}
+    of_head = {"cpu": "2", "memory": "16Gi", "ephemeral-storage": "36Gi"}
+    assert head["containers"][0]["resources"]["limits"] == of_head
     assert rendered["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"] == 4
 
 
@@ -171,6 +174,38 @@ def test_queue_and_priority_are_the_overlays_unless_given():
     assert "kueue.x-k8s.io/queue-name" not in manifest()["metadata"]["labels"]
 
 
+def test_a_limited_run_in_a_queue_is_limited_there_too_and_only_there():
+    label = job_names.MAX_TIME_LABEL
+    for overlays, seconds, found in (([], 7200, None), (["kueue"], 7200, "7200"), (["kueue"], None, None)):
+        submission = Submission(run_file(), ("train",), 1, "chest-1", "abc", queue_seconds=seconds)
+        rendered = render(submission, load_base(overlays))
+        assert rendered["metadata"]["labels"].get(label) == found
+        assert validate(rendered) == []
+
+
+def test_pull_secrets_and_priority_classes_are_those_of_the_pods():
+    keys = ["image_pull_secrets=[registry, mirror]", "priority_class=batch", "head_priority_class=batch-head"]
+    head, worker = pods(manifest(*(f"kubernetes.{key}" for key in keys)))
+    assert head["imagePullSecrets"] == worker["imagePullSecrets"] == [{"name": "registry"}, {"name": "mirror"}]
+    assert (head["priorityClassName"], worker["priorityClassName"]) == ("batch-head", "batch")
+    assert [p["priorityClassName"] for p in pods(manifest("kubernetes.priority_class=all"))] == ["all", "all"]
+    assert all(not {"imagePullSecrets", "priorityClassName"} & set(pod) for pod in pods(manifest()))
+
+
+@pytest.mark.parametrize("resource", ["nvidia.com/mig-1g.10gb", "amd.com/gpu"])
+def test_another_gpu_resource_is_requested_by_its_name_and_told_to_ray(resource):
+    rendered = manifest(f"kubernetes.gpu_resource={resource}", "kubernetes.gpu.workers=2", stages=["pack", "train"])
+    cpu, gpu = rendered["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    limits = gpu["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert limits[resource] == "2"
+    assert "nvidia.com/gpu" not in limits
+    assert gpu["rayStartParams"]["num-gpus"] == "2"
+    assert "num-gpus" not in cpu["rayStartParams"]
+    assert validate(rendered) == []
+    with pytest.raises(RunFileError, match="gpu_resource"):
+        run_file("kubernetes.gpu_resource=gpu")
+
+
 def test_a_run_file_that_cannot_travel_is_refused():
     with pytest.raises(RunFileError, match="Ray would read as a variable"):
         manifest("data.source=s3://archive/$HOME/*.png")
@@ -198,7 +233,7 @@ def test_every_image_is_the_jobs():
     gpus=st.sampled_from([0, 1]),
     a_task=st.sampled_from([None, 0, 0.5, 1, 2]),
     a_pod=st.integers(1, 8),
-    memory=st.floats(1, 500),
+    memory=st.floats(8, 500),
     overlays=st.lists(st.sampled_from(list_shipped_overlays()), unique=True),
     stages=st.lists(st.sampled_from(STAGES), min_size=1, unique=True),
     queue=st.booleans(),

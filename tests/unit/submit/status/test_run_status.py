@@ -75,6 +75,12 @@ def test_a_running_job_tells_progress_time_and_money() -> None:
     assert "spent 1.60 EUR   remaining 6.67 EUR" in text
 
 
+def test_time_that_is_paid_for_keeps_its_price() -> None:
+    """An hour and a half with a driver: one at 20 EUR, half of one at what the run file says now."""
+    now = judged(JobState.RUNNING, told(used_s=5400.0, cost=20.0, priced_s=3600.0), rates=HourlyCost(16.0, "EUR"))
+    assert now.spent == pytest.approx(28.0)
+
+
 def test_steps_are_steps_and_packed_scans_are_scans() -> None:
     assert judged(JobState.RUNNING, replace(told(), unit="steps")).step == 250
     packing = replace(told(), unit="sources", notes={"packed": 77})

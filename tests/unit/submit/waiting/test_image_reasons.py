@@ -10,18 +10,26 @@ IMAGE = "registry.example/ml/medfuncta-dist:1"
 PULL = f'Failed to pull image "{IMAGE}": rpc error: code = Unknown desc = '
 RESOLVE = f'failed to pull and unpack image "{IMAGE}": failed to resolve reference "{IMAGE}": '
 TEXTS = [
-    (PULL + "Error response from daemon: unauthorized: authentication required", "refuses it", "imagePullSecrets"),
+    (
+        PULL + "Error response from daemon: unauthorized: authentication required",
+        "refuses it",
+        "kubernetes.image_pull_secrets",
+    ),
     (
         PULL + "Error response from daemon: pull access denied for ml/medfuncta-dist, repository does not exist or may "
         "require 'docker login': denied: requested access to the resource is denied",
         "refuses it",
-        "imagePullSecrets",
+        "kubernetes.image_pull_secrets",
     ),
-    (PULL + RESOLVE + "unexpected status from HEAD request: 403 Forbidden", "refuses it", "imagePullSecrets"),
+    (
+        PULL + RESOLVE + "unexpected status from HEAD request: 403 Forbidden",
+        "refuses it",
+        "kubernetes.image_pull_secrets",
+    ),
     (
         PULL + RESOLVE + "failed to authorize: failed to fetch anonymous token: unexpected status: 401 Unauthorized",
         "refuses it",
-        "imagePullSecrets",
+        "kubernetes.image_pull_secrets",
     ),
     (
         f'Failed to pull image "{IMAGE}": rpc error: code = NotFound desc = {RESOLVE}{IMAGE}: not found',
@@ -63,7 +71,7 @@ TEXTS = [
 @pytest.mark.parametrize(("text", "told", "do"), TEXTS)
 def test_the_runtimes_words_are_explained(text: str, told: str, do: str) -> None:
     vague = f'Back-off pulling image "{IMAGE}"'
-    reason = explain_image(IMAGE, "ImagePullBackOff", (vague, text), "ml", "medfuncta")
+    reason = explain_image(IMAGE, "ImagePullBackOff", (vague, text), "ml")
     assert reason.sentence.startswith(f"The image {IMAGE} cannot be pulled: ")
     assert told in reason.sentence
     assert do in reason.do
@@ -71,15 +79,13 @@ def test_the_runtimes_words_are_explained(text: str, told: str, do: str) -> None
 
 
 def test_states_that_need_no_registry_are_told_by_themselves() -> None:
-    never = explain_image("medfuncta-dist:1", "ErrImageNeverPull", (), "ml", "medfuncta")
+    never = explain_image("medfuncta-dist:1", "ErrImageNeverPull", (), "ml")
     assert "not on the node" in never.sentence
     assert "load the image" in never.do
-    assert (
-        explain_image("A b", "InvalidImageName", (), "ml", "medfuncta").sentence == "A b is not the name of an image."
-    )
+    assert explain_image("A b", "InvalidImageName", (), "ml").sentence == "A b is not the name of an image."
 
 
 def test_without_the_runtimes_words_it_is_said_where_they_are() -> None:
-    reason = explain_image(IMAGE, "ImagePullBackOff", (f'Back-off pulling image "{IMAGE}"',), "ml", "medfuncta")
+    reason = explain_image(IMAGE, "ImagePullBackOff", (f'Back-off pulling image "{IMAGE}"',), "ml")
     assert reason.sentence == f"The image {IMAGE} cannot be pulled."
     assert "kubectl -n ml get events" in reason.do

@@ -164,7 +164,9 @@ def test_a_pod_without_a_network_says_so() -> None:
             "its volume cache grew beyond 100Gi.",
             "cache",
         ),
-        ("Pod ephemeral local storage usage exceeds the total limit of containers 10Gi. ", "than its limit", "cache"),
+        ('Usage of EmptyDir volume "spill" exceeds the limit "5Gi". ', "beyond 5Gi.", "kubernetes.spill_gigabytes"),
+        ('Usage of EmptyDir volume "ray-logs" exceeds the limit "5Gi". ', "beyond 5Gi.", "kubernetes.logs_gigabytes"),
+        ("Pod ephemeral local storage usage exceeds the total limit of containers 10Gi. ", "than its limit", "scratch"),
         ("The node was low on resource: memory. Threshold quantity: 100Mi", "memory was full", "memory_gigabytes"),
     ],
 )

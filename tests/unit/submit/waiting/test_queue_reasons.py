@@ -56,6 +56,11 @@ QUOTA_TEXTS = [
         "coveredResources",
     ),
     (
+        POD_SET + "resource ephemeral-storage unavailable in ClusterQueue",
+        "The ClusterQueue has no quota for ephemeral-storage at all.",
+        "kubernetes.ephemeral_storage: false",
+    ),
+    (
         POD_SET + "borrowing limit for nvidia.com/gpu in flavor ml.g5.8xlarge exceeded",
         "It needs more nvidia.com/gpu of the flavor ml.g5.8xlarge than its ClusterQueue may borrow.",
         "wait",
