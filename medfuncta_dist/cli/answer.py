@@ -53,12 +53,12 @@ def answer(work: Callable[[], dict[str, Any]], as_json: bool) -> NoReturn:
 
 
 def stream(lines: Callable[[], Iterable[str]], as_json: bool) -> NoReturn:
-    """Print lines as they arrive, and exit. With ``as_json``, an error is the last line."""
+    """Print lines as they arrive, and exit: with the code that a generator returns, else with 0. With ``as_json``, an
+    error is the last line."""
     with _redirect_stdout() as write_answer:
         code = 0
         try:
-            for line in lines():
-                write_answer(line)
+            code = _write_lines(iter(lines()), write_answer)
         except BrokenPipeError:
             pass  # the reader has closed the pipe, as `head` does
         except BaseException as error:
@@ -66,6 +66,16 @@ def stream(lines: Callable[[], Iterable[str]], as_json: bool) -> NoReturn:
             if as_json:
                 write_answer(_to_json(figures, code))
     sys.exit(code)
+
+
+def _write_lines(lines: Iterator[str], write: Callable[[str], None]) -> int:
+    """Write each line; the exit code that the lines' generator returns, or 0."""
+    while True:
+        try:
+            line = next(lines)
+        except StopIteration as end:
+            return int(end.value or 0)
+        write(line)
 
 
 def _choose_quarantined_exit_code() -> int:

@@ -18,6 +18,7 @@ from medfuncta_dist.errors import (
     RunChangedError,
     RunFileError,
     StorageError,
+    UnreachableError,
 )
 from medfuncta_dist.run.settle_chunks import as_begun
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -80,13 +81,14 @@ def fixed_part(run: RunFile) -> dict[str, Any]:
 def require_writable(store: ObjectStore, name: str) -> None:
     """Refuse storage that cannot be written, before anything is computed.
 
-    DeadlineError when it does not answer, CredentialsError and DiskFullError as they are: the run file is right then.
+    DeadlineError or UnreachableError when it does not answer, CredentialsError and DiskFullError as they are: the run
+    file is right then.
     """
     probe = f"runs/{name}/.write-test-{secrets.token_hex(4)}"
     try:
         store.write(probe, b"medfuncta")
         store.delete(probe)
-    except (DeadlineError, CredentialsError, DiskFullError):
+    except (DeadlineError, UnreachableError, CredentialsError, DiskFullError):
         raise
     except (StorageError, OSError) as error:
         raise RunFileError(

@@ -18,6 +18,7 @@ from medfuncta_dist.stages.preflight import check_fitting
 from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.promised import REPAIR
+from medfuncta_dist.task_map import limited
 
 HALVED_TEXT = (
     "fit: a task ran out of memory and went on with half the chunks; run.yaml keeps that, so that later tasks begin "
@@ -29,7 +30,7 @@ def run_fit(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[str
     """Fit what has no latent yet; the figures of the whole table as it is then."""
     check_fitting(run, store)
     with open_reporter(run, store, "fit", fence, stages) as reporter:
-        summary = fit(run, compute_fan_out(run), reporter.report, fence=fence)
+        summary = fit(run, limited(compute_fan_out(run), reporter.limit_reached), reporter.report, fence=fence)
     if summary.halved:
         record_halving(run, store, fence)
     return {
