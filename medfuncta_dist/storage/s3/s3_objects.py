@@ -105,7 +105,7 @@ class S3Objects:
         place = {"Bucket": bucket, "Prefix": f"{folder}/" if folder else ""}
 
         def request(seconds: float) -> Any:
-            return _run(lambda s3: s3._call_s3("list_objects_v2", **place), seconds)
+            return self._run(lambda s3: s3._call_s3("list_objects_v2", **place), seconds)
 
         while True:
             page = ask(request)
