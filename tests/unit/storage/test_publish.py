@@ -58,7 +58,6 @@ MAY_WRITE = {
     "s3_objects.py:get": "a local file",
     "source_files.py:_write": "a local file",
     "split_look_alikes.py:_spooled": "a local file",
-    "new_run_file.py:write_run_file": "a local file",
     "private_folder.py:_create_salt": "the owner's own file",
     "answer.py:write": "stdout",
     "screen_copy.py:write": "stderr",
