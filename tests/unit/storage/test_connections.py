@@ -21,7 +21,7 @@ from tests.proxy_server import ProxyServer
 from tests.unit.storage.flaky_server import Flaky, serving
 
 ROOT = "s3://bucket/runs"
-AT_ONCE_S = 5.0
+AT_ONCE_S = 20.0
 """Of 120 until the deadline; the machine may be busy."""
 
 Case = Callable[[ExitStack, Authority], dict[str, str]]
@@ -264,8 +264,8 @@ def test_an_outage_after_an_answer_is_waited_for(monkeypatch: pytest.MonkeyPatch
         ObjectStore(ROOT).read("a")
     for request in (lambda store: store.read("a"), lambda store: store.write("a", b"x")):
         with pytest.raises(DeadlineError) as caught:
-            request(ObjectStore(ROOT, deadline_s=2.0))
-        assert int(caught.value.where.partition("(")[2].partition(" ")[0]) >= 3
+            request(ObjectStore(ROOT, deadline_s=6.0))
+        assert int(caught.value.where.partition("(")[2].partition(" ")[0]) >= 2
 
 
 def test_a_new_pod_waits_for_its_network(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +274,7 @@ def test_a_new_pod_waits_for_its_network(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed_port()}")
     with pytest.raises(UnreachableError, match="refuses") as caught:
         ObjectStore(ROOT).read("a")
-    assert int(caught.value.where.partition("(")[2].partition(" ")[0]) >= 3
+    assert int(caught.value.where.partition("(")[2].partition(" ")[0]) >= 2
 
 
 def test_the_credentials_service_behind_a_proxy_that_is_not_there(
