@@ -56,8 +56,7 @@ def as_packed(
     yield known
     if unread:
         doubtful = {key: (*found, None) for key, found in possible.items() if key not in groups}
-        asked = [doubtful.get(source.key, ()) for source in known]
-        choices = product(*([_as_of(s, {g}) for g in found] if found else [s] for s, found in zip(known, asked)))
+        choices = product(*([_as_of(s, {group}) for group in doubtful.get(s.key, ())] or [s] for s in known))
         yield from islice((choice for choice in choices if choice != known), TRIES)
 
 
@@ -83,7 +82,5 @@ def _as_of(source: PackSource, groups: set[Group | None]) -> PackSource:
     if len(groups) != 1:
         return source
     [group] = groups
-    told = {
-        key: replace(said, group=group) if said.group == source.group else said for key, said in source.told.items()
-    }
+    told = {key: replace(t, group=group) if t.group == source.group else t for key, t in source.told.items()}
     return replace(source, group=group, told=told)

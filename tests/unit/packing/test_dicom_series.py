@@ -742,7 +742,7 @@ def test_a_series_that_names_no_patient_follows_its_folder(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("to", ["patient_2", "nobody"])
 def test_repair_makes_a_series_again_of_which_a_file_lies_in_another_folder(tmp_path: Path, to: str) -> None:
-    """Nothing tells another patient of whom all of it is, so it stays the former one's: its index says so, or other files do."""
+    """No other patient has all of it, so it stays the former one's: its index says so, or its other files do."""
     for patient in ("patient_1", "patient_2"):
         write_series(tmp_path / "archive" / patient, made(ord(patient[-1])), name=patient, patient="", folders=1)
     run = run_of(tmp_path)
