@@ -15,13 +15,10 @@ from medfuncta_dist.packing.sources.pack_source import PackSource, told_key
 from medfuncta_dist.packing.sources.series_sources import COLUMNS, placed_anew, series_identity
 from medfuncta_dist.packing.sources.source_rows import SourceRows
 from medfuncta_dist.packing.sources.source_table import SourceTable
-from medfuncta_dist.scans.patient_group import Group
+from medfuncta_dist.scans.patient_group import IN_FILE, Group
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.snapshot import read_index
 from medfuncta_dist.storage.object_store import ObjectStore
-
-IN_FILE = ("patient", "file")
-"""Of ``WAYS``: the file itself tells."""
 
 
 def reassigned(

@@ -37,6 +37,10 @@ WAYS = ("patient", "bids", "nnunet", "named", "path", "table", "study", "scan", 
 """What a group was made from: the file's own patient, the layout of the archive (BIDS, nnU-Net, or folders and files
 called after patients), ``data.group.path`` or ``table``, the examination; ``scan``: nothing is known; ``file``: its own
 splits count."""
+IN_FILE = ("patient", "file")
+"""Of ``WAYS``: the file itself tells."""
+NOT_TOLD = ("study", "scan")
+"""Of ``WAYS``: neither the file nor the layout, the rule or the table tells a patient."""
 ALONE, AS_IN_FILE = Group("", "scan"), Group("", "file")
 
 

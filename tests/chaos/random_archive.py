@@ -36,13 +36,15 @@ class Unit:
     patient: int
     settled: bool = False
     """Its bytes stay as they are: what is forgotten does not come back with other bytes either."""
+    strayed: bool = False
+    """Files of a series are in folders of several patients: they do not tell whose it is."""
 
 
 class RandomArchive:
     """Of even patients, DICOM says whose a file is; of odd ones, a folder does: nobody is known in two ways."""
 
     def __init__(self, folder: Path, rng: random.Random, kinds: tuple[str, ...]) -> None:
-        self.folder, self.units, self.copies = folder, list[Unit](), 0
+        self.folder, self.units, self.copies, self.strays = folder, list[Unit](), 0, 0
         self._rng, self._kinds, self._made = rng, kinds, 0
         self._changes: list[Callable[[], object]] = [
             self.add,
@@ -55,6 +57,7 @@ class RandomArchive:
             self._rename,
             self._rename,
             self._scatter,
+            self._stray,
             self._touch,
         ]
 
@@ -146,6 +149,7 @@ class RandomArchive:
         if not any((folder / file.name).exists() for file in unit.files):
             unit.files = [file.rename(folder / file.name) for file in unit.files]
             unit.patient = unit.patient if unit.patient % 2 == 0 else patient
+            unit.strayed = False
 
     def _remove(self) -> None:
         unit = self._one()
@@ -174,6 +178,16 @@ class RandomArchive:
         if unit is not None:
             n = self._rng.randrange(len(unit.files))
             unit.files[n] = unit.files[n].rename(self._folder_of(unit.patient) / self._name())
+
+    def _stray(self) -> None:
+        """One file of a series to a folder of another patient, by mistake."""
+        unit = self._one("series")
+        if unit is not None:
+            n = self._rng.randrange(len(unit.files))
+            folder = self._folder_of(self._rng.choice([p for p in range(PATIENTS) if p != unit.patient]))
+            unit.files[n] = unit.files[n].rename(folder / self._name())
+            unit.strayed = True
+            self.strays += 1
 
     def _touch(self) -> None:
         for unit in self.units:

@@ -177,21 +177,24 @@ def require_nothing_to_do(data_set: Packing, summary: PackSummary) -> None:
 
 
 def require_as_afresh(data_set: Packing, scans: dict[str, Packed], forgotten: set[str]) -> None:
-    """Of several files with the same bytes, one is packed: which, and so whose it is, depends on what came first."""
+    """Of several files with the same bytes, one is packed: which, and so whose it is, depends on what came first. A
+    series stays the patient's whose it was when one of its files strays."""
     fresh = [scan for scan in data_set.afresh().values() if scan.values not in forgotten]
-    if data_set.archive.copies:
+    if data_set.archive.copies or data_set.archive.strays:
         assert Counter(scan.values for scan in scans.values()) == Counter(scan.values for scan in fresh)
     else:
         assert Counter(scans.values()) == Counter(fresh)
 
 
 def require_patients_apart(data_set: Packing, scans: dict[str, Packed]) -> None:
-    """As the indexes say, and as the archive knows it."""
+    """As the indexes say, and as the archive knows it, where its folders tell it."""
     splits = defaultdict(set)
     uris = data_set.uris()
     for key, scan in scans.items():
         splits[scan.group].add(scan.split)
-        splits[data_set.archive.unit_of(Path(uris[key])).patient].add(scan.split)
+        unit = data_set.archive.unit_of(Path(uris[key]))
+        if not unit.strayed or unit.patient % 2 == 0:
+            splits[unit.patient].add(scan.split)
     assert not {who: found for who, found in splits.items() if len(found) > 1}
 
 

@@ -288,3 +288,14 @@ def test_faults_of_what_packing_needs_do(wrong: str, monkeypatch: pytest.MonkeyP
 
 def test_a_valid_run_file_is_the_same_for_packing():
     assert load_to_pack("jobs/ecg.yaml") == (load("jobs/ecg.yaml"), "")
+
+
+@pytest.mark.parametrize("preset", ["", "preset: 3d\n"])
+def test_a_shape_that_defaults_cannot_fit_can_be_packed(tmp_path, preset):
+    path = tmp_path / "run.yaml"
+    path.write_text(f"name: a\nstorage: store\n{preset}data: {{source: archive, shape: [64, 64, 40]}}\n")
+    with pytest.raises(RunFileError, match="GiB"):
+        load(path)
+    run, faults = load_to_pack(path)
+    assert run.data.shape == [64, 64, 40]
+    assert "GiB" in faults

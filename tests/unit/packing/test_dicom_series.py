@@ -21,7 +21,7 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunChangedError, RunFileError
 from medfuncta_dist.forget.forget_driver import Asked, forget, open_place
 from medfuncta_dist.forget.patient_names import PatientName
-from medfuncta_dist.integrity.repair_shards import repair_shards
+from medfuncta_dist.integrity.repair_shards import UNTOLD, repair_shards
 from medfuncta_dist.packing.pack_driver import PackSummary, pack
 from medfuncta_dist.packing.pack_preview import preview_pack
 from medfuncta_dist.packing.pack_task import PackTask
@@ -738,6 +738,52 @@ def test_a_series_that_names_no_patient_follows_its_folder(tmp_path: Path) -> No
     [now] = groups(run)
     assert now != former
     assert packed(run).changes["same"] == 1
+
+
+@pytest.mark.parametrize("to", ["patient_2", "nobody"])
+def test_repair_makes_a_series_again_of_which_a_file_lies_in_another_folder(tmp_path: Path, to: str) -> None:
+    """No other patient has all of it, so it stays the former one's: its index says so, or its other files do."""
+    for patient in ("patient_1", "patient_2"):
+        write_series(tmp_path / "archive" / patient, made(ord(patient[-1])), name=patient, patient="", folders=1)
+    run = run_of(tmp_path)
+    packed(run)
+    former = groups(run)
+    file = min(path for path in (tmp_path / "archive" / "patient_1").rglob("*") if path.is_file())
+    (tmp_path / "archive" / to).mkdir(exist_ok=True)
+    file.rename(tmp_path / "archive" / to / "stray")
+    assert packed(run).changes["same"] == 2
+    assert groups(run) == former
+    store = ObjectStore(run.storage)
+    snapshot, before = load_snapshot(store, run.dataset, None), objects(store)
+    shards = [shard for shards in snapshot.splits.values() for shard in shards]
+    for shard in shards:
+        store.write(shard.uri, b"damaged")
+    uris = {shard.uri for shard in shards}
+    assert repair_shards(run, snapshot, uris, map_here, ALONE) == []
+    assert objects(store) == before
+    for shard in shards:
+        store.delete(shard.index_uri)
+    assert repair_shards(run, snapshot, uris, map_here, ALONE) == []
+    assert objects(store) == before
+
+
+def test_a_series_is_refused_when_neither_its_index_nor_a_folder_says_whose_it_was(tmp_path: Path) -> None:
+    write_series(tmp_path / "archive" / "patient_1", made(), patient="")
+    run = run_of(tmp_path)
+    packed(run)
+    (tmp_path / "archive" / "patient_1").rename(tmp_path / "archive" / "nobody")
+    assert packed(run).changes["same"] == 1
+    store = ObjectStore(run.storage)
+    snapshot, before = load_snapshot(store, run.dataset, None), objects(store)
+    [shard] = [shard for shards in snapshot.splits.values() for shard in shards]
+    index = store.read(shard.index_uri)
+    store.delete(shard.index_uri)
+    [left] = repair_shards(run, snapshot, {shard.uri}, map_here, ALONE)
+    assert left.what == UNTOLD
+    store.write(shard.index_uri, index)  # the way out that it names
+    store.delete(shard.uri)
+    assert repair_shards(run, snapshot, {shard.uri}, map_here, ALONE) == []
+    assert objects(store) == before
 
 
 def groups(run: RunFile) -> list[str]:

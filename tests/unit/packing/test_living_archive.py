@@ -257,6 +257,8 @@ def test_a_file_that_is_moved_to_another_patient_is_packed_as_that_one_s(tmp_pat
         (tmp_path / "archive" / again).parent.mkdir(exist_ok=True)
         wrong = wrong.rename(tmp_path / "archive" / again)
         changes(packed(run), same=8, renamed=1)
+    require_repairable(run)  # as that patient's, which only the index and the former name still tell
+    require_repairable(run, indexes=True)
 
 
 def test_a_table_that_tells_another_patient_or_split_counts(tmp_path: Path) -> None:
@@ -402,14 +404,14 @@ def test_only_changed_sources_are_read(run: RunFile, tmp_path: Path, monkeypatch
     assert read == [str(tmp_path / "archive" / "Doe-01.csv")]
 
 
-def require_repairable(run: RunFile) -> None:
-    """Damage every shard of the newest snapshot: repair makes all of them again, byte for byte."""
+def require_repairable(run: RunFile, *, indexes: bool = False) -> None:
+    """Damage every shard, or index, of the newest snapshot: repair makes all of them again, byte for byte."""
     store, snapshot = ObjectStore(run.storage), loaded(run)
     before = objects(store)
-    shards = [shard.uri for shards in snapshot.splits.values() for shard in shards]
-    for uri in shards:
-        store.write(uri, b"damaged")
-    assert repair_shards(run, snapshot, shards, map_here, ALONE) == []
+    shards = [shard for shards in snapshot.splits.values() for shard in shards]
+    for shard in shards:
+        store.write(shard.index_uri if indexes else shard.uri, b"damaged")
+    assert repair_shards(run, snapshot, {shard.uri for shard in shards}, map_here, ALONE) == []
     assert objects(store) == before
 
 
