@@ -128,7 +128,9 @@ def _to_pack(path: Path | str, overrides: Sequence[str]) -> RunFile | None:
     train = given.get("train")
     batch = {"train": {"batch": train["batch"]}} if isinstance(train, Mapping) and "batch" in train else {}
     # The batch bounds the workers of the cluster; a preset's network or the default fit may not suit the shape.
-    bare = {name: value for name, value in rest.items() if name != "preset"} | {"fit": {"closed_form": False}}
+    known = isinstance(rest.get("preset"), str) and rest["preset"] in PRESETS
+    bare = {name: value for name, value in rest.items() if not (known and name == "preset")}
+    bare["fit"] = {"closed_form": False}
     for tried in (rest | batch, rest, bare | batch, bare):
         with suppress(RunFileError):
             return _validated(_with_defaults(tried, where), where)
