@@ -131,8 +131,8 @@ def submit_stages(
     request = submit_jobs.SubmissionRequest(loaded, tuple(stages), tuple(overlays), idempotency_key=idempotency_key)
     client = open_backend(parse_backend_name(backend), BackendOptions(address, context, loaded.kubernetes.namespace))
     if dry_run:
-        earlier, _ = submit_jobs.read_earlier_jobs(loaded)
-        manifests = submit_jobs.render_manifests(request, earlier, client)
+        earlier, spent, _ = submit_jobs.read_earlier_jobs(loaded)
+        manifests = submit_jobs.render_manifests(request, earlier, client, spent)
         return {"manifests": [client.build_payload(manifest) for manifest in manifests]}
     result = submit_jobs.submit_next_job(request, client, readiness)
     return {"job": result.name, "new": result.is_new, "left": list(result.remaining)}

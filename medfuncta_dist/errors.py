@@ -8,13 +8,16 @@
     ├── StorageError               1   an object could not be read or written
     │   ├── ObjectMissingError     1   ... because it is not there
     │   ├── DeadlineError          1   ... within its deadline
+    │   ├── UnreachableError       1   ... because of a certificate, a name, a port or a proxy
     │   ├── DiskFullError          1   ... because a disk of this machine is full
     │   └── CredentialsError       5   ... because the credentials have expired; with new ones the same command resumes
     ├── IntegrityError             4   bytes or counts do not match their record
     │   ├── FormatVersionError     4   a file's format_version is not one this version reads
-    │   └── DamagedShardError      4   a shard, or its index, is missing or not the one that was packed
+    │   ├── DamagedShardError      4   a shard, or its index, is missing or not the one that was packed
+    │   └── LostObjectError        4   an object that a record names is not there; an ObjectMissingError, too
     ├── QuarantineLimitError       4   more scans were quarantined than the run file allows
     ├── InterruptedRunError        5   preempted or interrupted; the same command resumes
+    │   ├── LimitReachedError      5   the run has used the hours or the money that its run file allows
     │   └── LeaseLostError         5   another driver has taken the run over: this one stops before its next commit
     ├── RunHeldError               1   another running driver holds the run (or the data set)
     ├── TrainingCollapsedError     1   the loss is not finite
@@ -85,6 +88,13 @@ class DeadlineError(StorageError):
     """A storage request, retries included, did not finish within its deadline."""
 
 
+class UnreachableError(StorageError):
+    """The storage cannot be reached as this machine is set up: certificate, name, port or proxy."""
+
+    passing: bool = False
+    """Whether it may be over in a moment: a name or a port can be missing while a server starts again."""
+
+
 class DiskFullError(StorageError):
     """A disk of this machine has no room for what was to be written."""
 
@@ -109,6 +119,10 @@ class DamagedShardError(IntegrityError):
     """A shard, or its index, is missing or not the one that was packed: none of its scans can be used."""
 
 
+class LostObjectError(IntegrityError, ObjectMissingError):
+    """An object that a record names is not there: what was committed has been damaged."""
+
+
 class QuarantineLimitError(MedfunctaError):
     """More scans were quarantined than the run file allows."""
 
@@ -119,6 +133,11 @@ class InterruptedRunError(MedfunctaError):
     """The run was preempted or interrupted and can be resumed with the same command."""
 
     exit_code = 5
+
+
+class LimitReachedError(InterruptedRunError):
+    """The run has used the hours, or the money, that its run file allows; with a higher limit the same command goes
+    on."""
 
 
 class LeaseLostError(InterruptedRunError):

@@ -10,16 +10,20 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import median
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import MedfunctaError, RunFileError, WorkerDiedError
 from medfuncta_dist.remote_calls import ActorCalls, Calls, Died, TaskCalls
+from medfuncta_dist.storage.leftovers import KEPT_SESSIONS, SESSION_LOCK, remove_sessions
+from medfuncta_dist.storage.scratch import hold_for_life
 from medfuncta_dist.task_map import Done, Failed, FanOut
+from medfuncta_dist.telemetry.run_log.keep_log import take_ray_output
 
 OBJECT_STORE_BYTES = 500_000_000
 """Of a Ray that is started here. Nothing large passes through it, and the default is a third of the memory."""
@@ -41,21 +45,43 @@ CHECK_S = 1.0
 def start_ray(run: RunFile) -> None:
     """Connect to the cluster that RAY_ADDRESS names, or start Ray on this machine with room for the run's workers.
 
-    Does nothing when this process is connected. Workers' output stays in Ray's own logs: here it would reach stdout,
-    which holds only the command's answer. MedfunctaError when the cluster does not answer.
+    Does nothing when this process is connected. Workers' output, and Ray's messages about the cluster, go to the run's
+    log instead of the screen. MedfunctaError when the cluster does not answer.
     """
     if ray.is_initialized():
         return
     address = os.environ.get("RAY_ADDRESS")
     here = {} if address else _on_this_machine(run)
     try:
-        ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR, **here)
+        ray.init(address or "local", log_to_driver=_takes_output(), logging_level=logging.ERROR, **here)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise MedfunctaError(
             f"Ray cannot be reached: {error}",
             where=f"RAY_ADDRESS={address}" if address else "a Ray started on this machine",
             do="check whether the cluster runs (`ray status`), or unset RAY_ADDRESS to start Ray here",
         ) from error
+    if not address:
+        _hold_session()
+
+
+def _hold_session() -> None:
+    """Mark the folder of the Ray that was started here as ours, for as long as this process lives, and remove those of
+    earlier ones, which Ray leaves, but for the newest."""
+    node = getattr(ray._private.worker, "_global_node", None)
+    if node is not None:
+        folder = Path(node.get_session_dir_path())
+        hold_for_life(folder, SESSION_LOCK)
+        remove_sessions(folder.parent, keep=KEPT_SESSIONS)
+
+
+def _takes_output() -> bool:
+    """Put ours in the place of the function with which Ray prints; False where this version of Ray has none."""
+    from ray._private import worker
+
+    if not hasattr(worker, "print_to_stdstream"):
+        return False
+    vars(worker)["print_to_stdstream"] = take_ray_output
+    return True
 
 
 def _on_this_machine(run: RunFile) -> dict[str, Any]:
@@ -212,8 +238,10 @@ class _TasksInFlight:
             again = flight
         elif death.node_lost and flight.nodes_lost < MAX_NODES_LOST:
             again = replace(flight, nodes_lost=flight.nodes_lost + 1)
+            self._notify(f"the node of {_log_name(flight.item)} is lost: it is tried again")
         elif flight.attempt < self._max_attempts:
             again = replace(flight, attempt=flight.attempt + 1)
+            self._notify(f"the worker of {_log_name(flight.item)} died ({_cause(death.error)}): it is tried again")
         else:
             return Failed(flight.item, _worker_died(death.error, flight.attempt), flight.attempt)
         self._to_start.appendleft(replace(again, slow=False))
@@ -230,6 +258,10 @@ class _TasksInFlight:
 def _log_name(item: Any) -> str:
     """What a log may call an item: its ``name``, where it has one."""
     return f"{type(item).__name__} {getattr(item, 'name', '')}".rstrip()
+
+
+def _cause(error: RayError) -> str:
+    return "out of memory" if isinstance(error, OutOfMemoryError) else "killed or crashed"
 
 
 def _original(error: RayTaskError) -> Exception:

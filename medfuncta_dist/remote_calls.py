@@ -24,6 +24,7 @@ from ray.exceptions import (
 )
 
 from medfuncta_dist.errors import WorkerDiedError
+from medfuncta_dist.telemetry.run_log.worker_lines import logged
 
 CALLS_PER_ACTOR = 2
 """One runs; the next one is already there when it ends."""
@@ -75,7 +76,7 @@ class TaskCalls:
 
     def __init__(self, function: Callable[[Any], Any], num_cpus: float) -> None:
         # max_retries: attempts are counted and reported by the fan-out. max_calls: processes stay warm.
-        self._remote = ray.remote(num_cpus=num_cpus, max_retries=0, max_calls=0)(function)
+        self._remote = ray.remote(num_cpus=num_cpus, max_retries=0, max_calls=0)(logged(function))
         self._references: dict[Any, None] = {}
 
     def start(self, item: Any) -> Any:
@@ -116,7 +117,7 @@ class _Caller:
     """What runs in an actor's process."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
-        self._function, self._name = function, uuid.uuid4().hex
+        self._function, self._name = logged(function), uuid.uuid4().hex
 
     def call(self, item: Any) -> Any:
         return self._function(item)

@@ -6,7 +6,7 @@ that fails because of an item is divided until that item is alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +44,52 @@ def map_here(task: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Done 
             yield Done(item, task(item))
         except Exception as error:
             yield Failed(item, error)
+
+
+def limited(fan_out: FanOut, reached: Callable[[], MedfunctaError | None]) -> FanOut:
+    """A fan-out that starts no further item once ``reached`` answers with an error.
+
+    Items in flight are finished, and their outcomes yielded, so that nothing that was begun is lost; then that error is
+    raised.
+    """
+
+    def fan_out_within(task: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Done | Failed]:
+        count = len(items) if isinstance(items, Sized) else None
+        error = reached() if count else None
+        if error is not None:
+            raise error  # before any worker is started
+        within = _Within(items, reached) if count is None else _CountedWithin(items, reached, count)
+        yield from fan_out(task, within)
+        if within.error is not None:
+            raise reached() or within.error  # what is done by now
+
+    return fan_out_within
+
+
+class _Within:
+    """Items whose iteration ends where a limit is reached."""
+
+    def __init__(self, items: Iterable[Any], reached: Callable[[], MedfunctaError | None]) -> None:
+        self._items, self._reached = items, reached
+        self.error: MedfunctaError | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        for item in self._items:
+            self.error = self._reached()
+            if self.error is not None:
+                return
+            yield item
+
+
+class _CountedWithin(_Within):
+    """The same of items whose number is known: no more workers are started than there are items."""
+
+    def __init__(self, items: Iterable[Any], reached: Callable[[], MedfunctaError | None], count: int) -> None:
+        super().__init__(items, reached)
+        self._count = count
+
+    def __len__(self) -> int:
+        return self._count
 
 
 def map_divided(

@@ -1,9 +1,9 @@
 """A Kubernetes API server for the resources that this project uses: real HTTP on 127.0.0.1, for the official client.
 
-It keeps RayJobs, Pods (with logs) and Events, and behaves as the real one does in what a client can see: create and
-conflict, get, list with label and field selectors, watch from a resourceVersion with bookmarks, merge patch, the status
-subresource, deletion with finalizers and by propagation policy, dry runs, Status objects for every error. It runs no
-controller: a test plays KubeRay with ``set_status``.
+It keeps RayJobs, RayClusters, Workloads, Pods (with logs), Events and Nodes, and behaves as the real one does in what a
+client can see: create and conflict, get, list with label and field selectors, watch from a resourceVersion with
+bookmarks, merge patch, the status subresource, deletion with finalizers and by propagation policy, dry runs, Status
+objects for every error. It runs no controller: a test plays KubeRay and Kueue with ``set_status`` and ``put``.
 """
 
 from __future__ import annotations
@@ -25,9 +25,16 @@ from urllib.parse import parse_qs, urlsplit
 import yaml
 
 Object = dict[str, Any]
-KINDS = {"rayjobs": ("ray.io/v1", "RayJob"), "pods": ("v1", "Pod"), "events": ("v1", "Event")}
+KINDS = {
+    "rayjobs": ("ray.io/v1", "RayJob"),
+    "rayclusters": ("ray.io/v1", "RayCluster"),
+    "workloads": ("kueue.x-k8s.io/v1beta2", "Workload"),
+    "pods": ("v1", "Pod"),
+    "events": ("v1", "Event"),
+    "nodes": ("v1", "Node"),
+}
 PATH = re.compile(
-    r"/(?:api/v1|apis/ray\.io/v1)/namespaces/(?P<namespace>[^/]+)/(?P<plural>[a-z]+)"
+    r"/(?:api/v1|apis/ray\.io/v1|apis/kueue\.x-k8s\.io/v1beta2)(?:/namespaces/(?P<namespace>[^/]+))?/(?P<plural>[a-z]+)"
     r"(?:/(?P<name>[^/]+))?(?:/(?P<sub>status|log))?"
 )
 REASONS = {401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 409: "AlreadyExists", 410: "Expired", 422: "Invalid"}
@@ -165,7 +172,7 @@ class ApiServer:
     def __init__(self, validate: Callable[[Object], None] = lambda manifest: None, bookmark_s: float = 0.2) -> None:
         self.cluster, self.faults, self.seen = Cluster(validate), [], []  # type: ignore[var-annotated]
         self.tokens, self.forbidden, self.bookmark_s = {TOKEN}, set(), bookmark_s  # type: ignore[var-annotated]
-        self.has_kuberay = True
+        self.has_kuberay, self.has_kueue = True, True
         self._cut = 0
 
     @property
@@ -227,9 +234,21 @@ class ApiServer:
         self.cluster.create("pods", namespace, {"metadata": {"name": name, **meta}, "spec": spec})
         self.cluster.logs[name] = [(time.time(), line) for line in lines]
 
-    def warn(self, about: str, reason: str, message: str, *, namespace: str = "medfuncta") -> None:
-        """A Warning event about an object."""
-        event = {"metadata": {"name": f"{about}.{self.cluster.version}"}, "type": "Warning", "lastTimestamp": _now()}
+    def put(self, plural: str, name: str, *, namespace: str = "medfuncta", **parts: Any) -> Object:
+        """An object with labels, owner, spec and status, as a controller leaves it. ``owner`` is another object."""
+        owner = parts.pop("owner", None)
+        owners = [{"uid": owner["metadata"]["uid"], "kind": owner.get("kind", "")}] if owner else []
+        meta = {"name": name, "labels": parts.pop("labels", {}), "ownerReferences": owners}
+        status = parts.pop("status", {})
+        group, kind = KINDS[plural]
+        self.cluster.create(plural, namespace, {"apiVersion": group, "kind": kind, "metadata": meta, **parts})
+        return self.cluster.patch(plural, namespace, name, {"status": status})
+
+    def warn(
+        self, about: str, reason: str, message: str, *, kind: str = "Warning", namespace: str = "medfuncta"
+    ) -> None:
+        """An event about an object."""
+        event = {"metadata": {"name": f"{about}.{self.cluster.version}"}, "type": kind, "lastTimestamp": _now()}
         what = {"reason": reason, "message": message, "involvedObject": {"name": about}}
         self.cluster.create("events", namespace, {**event, **what})
 
@@ -280,9 +299,11 @@ class _Handler(BaseHTTPRequestHandler):
         url, api = urlsplit(self.path), self.server_api
         query = {key: values[-1] for key, values in parse_qs(url.query).items()}
         match = PATH.fullmatch(url.path)
-        if match is None or (match["plural"] == "rayjobs" and not api.has_kuberay) or match["plural"] not in KINDS:
+        missing = {"rayjobs": not api.has_kuberay, "workloads": not api.has_kueue}
+        if match is None or missing.get(match["plural"]) or match["plural"] not in KINDS:
             raise Refused(404, "the server could not find the requested resource")
         place, watch = match.groupdict(), query.get("watch", "").lower() == "true"
+        place["namespace"] = place["namespace"] or ""
         plural = place["plural"]
         api.seen.append((method, url.path, query))
         self._admit(method, plural)
@@ -416,7 +437,8 @@ def _selector(query: dict[str, str]) -> Callable[[Object], bool]:
     def wanted(thing: Object) -> bool:
         meta = thing["metadata"]
         has = meta.get("labels", {})
-        found = {**thing, **{f"metadata.{key}": value for key, value in meta.items()}}
+        involved = {f"involvedObject.{key}": value for key, value in thing.get("involvedObject", {}).items()}
+        found = {**thing, **involved, **{f"metadata.{key}": value for key, value in meta.items()}}
         return all((has.get(key) == value) if equals else key in has for key, equals, value in labels) and all(
             found.get(key) == value for key, _, value in fields
         )

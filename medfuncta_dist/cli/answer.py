@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import sys
 import traceback
@@ -41,6 +42,8 @@ def answer(work: Callable[[], dict[str, Any]], as_json: bool) -> NoReturn:
             signal.signal(signal.SIGTERM, _interrupt)
             figures = work()
             code = figures.pop("exit_code", 0)
+            if "said" in figures:
+                figures["said"] = [_with_run_file(line) for line in figures["said"]]
             if figures.get("quarantined"):
                 code = _choose_quarantined_exit_code()
         except BaseException as error:
@@ -50,12 +53,12 @@ def answer(work: Callable[[], dict[str, Any]], as_json: bool) -> NoReturn:
 
 
 def stream(lines: Callable[[], Iterable[str]], as_json: bool) -> NoReturn:
-    """Print lines as they arrive, and exit. With ``as_json``, an error is the last line."""
+    """Print lines as they arrive, and exit: with the code that a generator returns, else with 0. With ``as_json``, an
+    error is the last line."""
     with _redirect_stdout() as write_answer:
         code = 0
         try:
-            for line in lines():
-                write_answer(line)
+            code = _write_lines(iter(lines()), write_answer)
         except BrokenPipeError:
             pass  # the reader has closed the pipe, as `head` does
         except BaseException as error:
@@ -63,6 +66,16 @@ def stream(lines: Callable[[], Iterable[str]], as_json: bool) -> NoReturn:
             if as_json:
                 write_answer(_to_json(figures, code))
     sys.exit(code)
+
+
+def _write_lines(lines: Iterator[str], write: Callable[[str], None]) -> int:
+    """Write each line; the exit code that the lines' generator returns, or 0."""
+    while True:
+        try:
+            line = next(lines)
+        except StopIteration as end:
+            return int(end.value or 0)
+        write(line)
 
 
 def _choose_quarantined_exit_code() -> int:
@@ -74,6 +87,7 @@ def _choose_quarantined_exit_code() -> int:
 def _describe_failure(error: BaseException) -> tuple[dict[str, Any], int]:
     from medfuncta_dist.errors import MedfunctaError
 
+    error = _in_our_words(error)
     if isinstance(error, MedfunctaError):
         print(f"error: {error}", file=sys.stderr)
         kind = type(error).__name__
@@ -88,6 +102,26 @@ def _describe_failure(error: BaseException) -> tuple[dict[str, Any], int]:
         return {}, error.code if isinstance(error.code, int) else 1
     traceback.print_exception(error)
     return {"error": {"kind": type(error).__name__, "what": str(error), "where": "", "do": ""}}, 1
+
+
+def _in_our_words(error: BaseException) -> BaseException:
+    """A full disk can show anywhere: in a library, in Ray's start, in a temporary file."""
+    if not isinstance(error, Exception):
+        return error
+    from medfuncta_dist.errors import MedfunctaError
+    from medfuncta_dist.storage.scratch import disk_full
+
+    error = disk_full(error) or error
+    if isinstance(error, MedfunctaError):
+        error.do = _with_run_file(error.do)
+    return error
+
+
+def _with_run_file(text: str) -> str:
+    """A message with the run file that this command was given, as a shell takes it, so that commands in it work as they
+    stand."""
+    given = [argument for argument in sys.argv[1:] if argument.endswith((".yaml", ".yml")) and os.path.isfile(argument)]
+    return text.replace(" RUN.yaml", f" {shlex.quote(given[0])}") if given else text
 
 
 def _to_json(figures: dict[str, Any], code: int) -> str:

@@ -9,6 +9,8 @@ import typer
 from medfuncta_dist.submit.backends.registry import DEFAULT_BACKEND, BackendName, open_backend
 
 if TYPE_CHECKING:
+    from medfuncta_dist.config.run_file import RunFile
+    from medfuncta_dist.storage.object_store import ObjectStore
     from medfuncta_dist.submit.backends.backend import Backend
 
 BackendOption = typer.Option(
@@ -16,6 +18,13 @@ BackendOption = typer.Option(
     "--backend",
     envvar="MEDFUNCTA_BACKEND",
     help="Where jobs run: Kubernetes with KubeRay, or a Ray cluster that is already running.",
+)
+BackendOfRunOption = typer.Option(
+    None,
+    "--backend",
+    envvar="MEDFUNCTA_BACKEND",
+    help="Where the job is. Default: where the run file's newest job was submitted to; for a name, kubernetes.",
+    show_default=False,
 )
 AddressOption = typer.Option(
     None, "--address", envvar="RAY_API_SERVER_ADDRESS", help="URL of the Ray dashboard, for --backend ray."
@@ -27,17 +36,48 @@ NamespaceOption = typer.Option(
 
 
 def open_named_backend(
-    name: BackendName,
+    name: BackendName | None,
     address: str | None,
     context: str | None,
     namespace: str | None,
     target: str = "",
     overrides: list[str] | None = None,
 ) -> Backend:
-    """The client of a backend. If ``target``, the command's argument, is a run file, its namespace is the default."""
+    """The client of a backend. If ``target``, the command's argument, is a run file, its namespace is the default, and
+    without ``name`` the backend is the one that its newest job was submitted to."""
     from medfuncta_dist.config.load import load
     from medfuncta_dist.submit.backends.backend import BackendOptions
 
-    if namespace is None and target.endswith((".yaml", ".yml")):
-        namespace = load(target, overrides or ()).kubernetes.namespace
-    return open_backend(name, BackendOptions(address, context, namespace))
+    if not target.endswith((".yaml", ".yml")) or (namespace is not None and name is not None):
+        return open_backend(name or DEFAULT_BACKEND, BackendOptions(address, context, namespace))
+    run = load(target, overrides or ())
+    options = BackendOptions(address, context, namespace or run.kubernetes.namespace)
+    return open_backend(name or _find_backend(run), options)
+
+
+def describe_options(backend: Backend, address: str | None, context: str | None, namespace: str | None) -> list[str]:
+    """The options with which another command reaches the same cluster."""
+    if backend.name == BackendName.RAY:
+        return ["--backend", "ray", *(["--address", str(address)] if address else [])]
+    given = (("--context", context), ("--namespace", namespace))
+    return [word for option, value in given if value is not None for word in (option, value)]
+
+
+def find_overrides(run: RunFile, store: ObjectStore) -> tuple[str, ...]:
+    """The settings with which a local run was begun. What finds them imports torch, and few commands need it."""
+    from medfuncta_dist.run import begun_overrides
+
+    return begun_overrides.find_overrides(run, store)
+
+
+def _find_backend(run: RunFile) -> BackendName:
+    """The backend that a run's newest job was submitted to; the default for a run without jobs."""
+    from medfuncta_dist.errors import MedfunctaError
+    from medfuncta_dist.storage.object_store import ObjectStore
+    from medfuncta_dist.submit.status.job_records import read_job_records
+
+    try:
+        records = read_job_records(ObjectStore(run.storage), run.name)
+    except MedfunctaError:
+        return DEFAULT_BACKEND  # storage that only the cluster reaches: the cluster may still know the job
+    return BackendName(records[-1].backend) if records else DEFAULT_BACKEND

@@ -1,8 +1,9 @@
-"""status, logs and list: show jobs, without changing them."""
+"""status and list: show jobs, without changing them."""
 
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -11,18 +12,23 @@ import typer
 from medfuncta_dist.cli.answer import JsonOption, answer, stream
 from medfuncta_dist.cli.backends import (
     AddressOption,
+    BackendOfRunOption,
     BackendOption,
     ContextOption,
     NamespaceOption,
+    describe_options,
+    find_overrides,
     open_named_backend,
 )
 from medfuncta_dist.cli.submit import TargetArgument
 from medfuncta_dist.submit.backends.registry import BackendName
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from medfuncta_dist.submit.backends.backend import Job
+    from medfuncta_dist.submit.status.job_target import JobTarget
+    from medfuncta_dist.submit.status.status_facts import Inquiry
 
 
 StateOption = typer.Option([], "--state", help="List only jobs in this state. Repeatable.")
@@ -32,16 +38,17 @@ def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command(
         "status",
-        help="Show state, progress, time left and cost; after a failure, also what to do.",
+        help="Show state, progress, time left and cost; if it waits or has failed, also why, and what to do.",
     )(status)
-    app.command("logs", help="Print the log of a job's driver.")(logs)
-    app.command("list", help="List the jobs on a cluster.")(list_jobs)
+    app.command("list", help="List the jobs on a cluster, the newest first.")(list_jobs)
 
 
 def status(
     target: str = TargetArgument,
-    watch: bool = typer.Option(False, "--watch", help="Keep updating until the job has ended."),
-    backend_name: BackendName = BackendOption,
+    watch: bool = typer.Option(
+        False, "--watch", help="Keep updating until the job has ended. With --json, one line each time."
+    ),
+    backend_name: BackendName | None = BackendOfRunOption,
     address: str | None = AddressOption,
     context: str | None = ContextOption,
     namespace: str | None = NamespaceOption,
@@ -49,46 +56,61 @@ def status(
 ) -> None:
     """Show the status of a run."""
 
-    def work() -> dict[str, Any]:
-        from medfuncta_dist.submit.status.job_target import find_target
-        from medfuncta_dist.submit.status.run_status import derive_status
-        from medfuncta_dist.submit.status.status_facts import gather_facts
-        from medfuncta_dist.submit.status.status_text import render_status
-
-        backend = open_named_backend(backend_name, address, context, namespace, target)
-        found = find_target(target, backend)
-        if watch:
-            from medfuncta_dist.cli.live import LiveStatus
-            from medfuncta_dist.submit.status.job_watch import watch_job
-
-            with LiveStatus() as live:
-                return live.final_answer(watch_job(found, backend, live.show))
-        current = derive_status(gather_facts(found))
-        return {**current.as_dict(), "said": render_status(current)}
-
-    answer(work, as_json)
+    asked = (target, backend_name, address, context, namespace)
+    if watch and as_json:
+        stream(lambda: _follow_as_json(*asked), as_json)
+    answer(lambda: _watch(*asked) if watch else _show_status(*asked), as_json)
 
 
-def logs(
-    target: str = TargetArgument,
-    follow: bool = typer.Option(False, "--follow", "-f", help="Keep printing new lines until the job has ended."),
-    backend_name: BackendName = BackendOption,
-    address: str | None = AddressOption,
-    context: str | None = ContextOption,
-    namespace: str | None = NamespaceOption,
-    as_json: bool = typer.Option(False, "--json", help="Print JSON lines on stdout."),
-) -> None:
-    """Print the log of a job's driver."""
+def _ask(
+    target: str, backend_name: BackendName | None, address: str | None, context: str | None, namespace: str | None
+) -> tuple[JobTarget, Inquiry]:
+    """The job that is meant, and who is asked about it."""
+    from medfuncta_dist.submit.status.job_target import find_target
+    from medfuncta_dist.submit.status.next_command import Invocation
+    from medfuncta_dist.submit.status.status_facts import Inquiry
 
-    def lines() -> Iterator[str]:
-        from medfuncta_dist.submit.status.job_target import find_target
+    backend = open_named_backend(backend_name, address, context, namespace, target)
+    invocation = Invocation(target, tuple(describe_options(backend, address, context, namespace)))
+    return find_target(target, backend), Inquiry(backend, invocation, find_overrides)
 
-        backend = open_named_backend(backend_name, address, context, namespace, target)
-        name = find_target(target, backend).name
-        for line in backend.read_logs(name, follow=follow):
-            yield json.dumps({"job": name, **asdict(line)}) if as_json else line.text
 
-    stream(lines, as_json)
+def _show_status(*asked: Any) -> dict[str, Any]:
+    from medfuncta_dist.submit.status.job_logs import with_last_lines
+    from medfuncta_dist.submit.status.run_status import derive_status
+    from medfuncta_dist.submit.status.status_facts import gather_facts
+    from medfuncta_dist.submit.status.status_text import render_status
+
+    found, inquiry = _ask(*asked)
+    current = derive_status(gather_facts(found, inquiry))
+    return with_last_lines({**current.as_dict(), "said": render_status(current)}, found, inquiry.invocation)
+
+
+def _watch(*asked: Any) -> dict[str, Any]:
+    from medfuncta_dist.cli.live import LiveStatus
+    from medfuncta_dist.submit.status.job_logs import with_last_lines
+    from medfuncta_dist.submit.status.job_watch import watch_job
+
+    found, inquiry = _ask(*asked)
+    with LiveStatus() as live:
+        last = watch_job(found, inquiry.backend, live.show, inquiry=inquiry)
+        return with_last_lines(live.final_answer(last), found, inquiry.invocation)
+
+
+def _follow_as_json(*asked: Any) -> Generator[str, None, int]:
+    """One JSON object per line; the last one, as without --watch, has the exit code, and a failed run's last lines."""
+    from medfuncta_dist.cli.live import choose_exit_code
+    from medfuncta_dist.submit.status.job_logs import with_last_lines
+    from medfuncta_dist.submit.status.job_watch import follow_job
+
+    found, inquiry = _ask(*asked)
+    for status in follow_job(found, inquiry.backend, inquiry=inquiry):
+        code = choose_exit_code(status)
+        shown = status.as_dict()
+        if status.state.is_over:
+            shown = with_last_lines({**shown, "exit_code": code}, found, inquiry.invocation)
+        yield json.dumps(shown, sort_keys=True, allow_nan=False)
+    return code
 
 
 def list_jobs(
@@ -104,7 +126,7 @@ def list_jobs(
 
     def work() -> dict[str, Any]:
         from medfuncta_dist.submit.backends.backend import JobState
-        from medfuncta_dist.submit.status.status_text import render_job_table
+        from medfuncta_dist.submit.status.status_text import render_job_table, sort_newest_first
 
         unknown = set(state) - set(JobState)
         if unknown:
@@ -112,12 +134,15 @@ def list_jobs(
 
             raise RunFileError(f"there is no state {min(unknown)!r}", do=f"choose from {', '.join(JobState)}")
         found = open_named_backend(backend_name, address, context, namespace).list_jobs(run)
-        jobs = [job for job in found if not state or str(job.state) in state]
-        return {"jobs": [_describe_job(job) for job in jobs], "said": render_job_table(jobs)}
+        jobs = sort_newest_first([job for job in found if not state or str(job.state) in state])
+        now = time.time()
+        return {"jobs": [_describe_job(job, now) for job in jobs], "said": render_job_table(jobs, now)}
 
     answer(work, as_json)
 
 
-def _describe_job(job: Job) -> dict[str, Any]:
+def _describe_job(job: Job, now: float) -> dict[str, Any]:
     fields = {name: value for name, value in asdict(job).items() if name not in ("labels", "run_file")}
-    return {**fields, "state": str(job.state), "run": job.run, "stages": list(job.stages), "attempt": job.attempt}
+    age = None if job.submitted is None else round(max(0.0, now - job.submitted), 1)
+    about = {"run": job.run, "stages": list(job.stages), "attempt": job.attempt, "age_s": age}
+    return {**fields, "state": str(job.state), **about}

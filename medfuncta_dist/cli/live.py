@@ -1,4 +1,4 @@
-"""Showing a changing status on stderr: in place on a terminal, else as new lines at each change of state."""
+"""Showing a changing status on stderr: in place on a terminal, else as new lines when state or reason change."""
 
 from __future__ import annotations
 
@@ -16,8 +16,13 @@ from medfuncta_dist.submit.status.run_status import RunStatus
 from medfuncta_dist.submit.status.status_text import render_status
 
 REPEAT_S = 30.0
-"""Without a terminal, the status is printed again after so long without a change of state."""
+"""Without a terminal, the status is printed again after so long without a change."""
 EXIT_CODES = {JobState.DONE: 0, JobState.FAILED: 1, JobState.CANCELLED: 5, JobState.LOST: 5}
+
+
+def choose_exit_code(status: RunStatus) -> int:
+    """The exit code of a command that watched a job until it ended: the job's. 0 for one that has not ended."""
+    return status.exit_code or EXIT_CODES.get(status.state, 0)
 
 
 class LiveStatus:
@@ -26,7 +31,7 @@ class LiveStatus:
     def __init__(self) -> None:
         self._console = Console(file=sys.stderr)
         self._live = RichLive(console=self._console, auto_refresh=False) if self._console.is_terminal else None
-        self._last_state: tuple[str, str] | None = None
+        self._last_state: tuple[str, ...] | None = None
         self._printed_at = float("-inf")
 
     def __enter__(self) -> LiveStatus:
@@ -42,7 +47,7 @@ class LiveStatus:
 
     def show(self, status: RunStatus) -> None:
         """Show the present status."""
-        state = (status.name, str(status.state))
+        state = (status.name, str(status.state), status.waiting)
         if self._live is not None:
             self._live.update(Text("\n".join(render_status(status))), refresh=True)
         elif state != self._last_state or time.monotonic() - self._printed_at >= REPEAT_S:
@@ -58,6 +63,6 @@ class LiveStatus:
         """The answer of a command that watched a job until it ended; its exit code is the job's."""
         return {
             **status.as_dict(),
-            "exit_code": status.exit_code or EXIT_CODES[status.state],
+            "exit_code": choose_exit_code(status),
             "said": render_status(status),
         }

@@ -9,21 +9,27 @@ import typer
 from medfuncta_dist.cli.answer import JsonOption, RunFileArgument, SetOption, answer
 from medfuncta_dist.cli.backends import (
     AddressOption,
+    BackendOfRunOption,
     BackendOption,
     ContextOption,
     NamespaceOption,
+    describe_options,
+    find_overrides,
     open_named_backend,
 )
 from medfuncta_dist.cli.run import KeyOption, StagesArgument
 from medfuncta_dist.submit.backends.registry import BackendName
+from medfuncta_dist.submit.manifest.host_class import HostClass
 
 if TYPE_CHECKING:
     from medfuncta_dist.submit.backends.backend import Backend
+    from medfuncta_dist.submit.status.status_facts import Inquiry
     from medfuncta_dist.submit.submit_jobs import SubmissionRequest, SubmissionResult
 
 TargetArgument = typer.Argument(
     ..., metavar="RUN.yaml|NAME", help="A run file, the name of a job, or the name of a run with jobs on the cluster."
 )
+PlaceOption = typer.Option(None, "--place", help="Where the storage's addresses are, if its name does not tell.")
 OverlayOption = typer.Option(
     [],
     "--overlay",
@@ -34,6 +40,9 @@ OverlayOption = typer.Option(
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command("submit", help="Run stages as jobs on a cluster.")(submit)
+    app.command("network-policy", help="Print the NetworkPolicy that lets a run's pods reach its storage.")(
+        network_policy
+    )
     app.command("resume", help="Submit a job again, as a new attempt of the same run and stages.")(resume)
     app.command("cancel", help="Stop a job. It has 150 s to save a checkpoint, unless --now is given.")(cancel)
 
@@ -73,7 +82,36 @@ def submit(
             return _answer_dry_run(request, backend, workflow)
         if workflow:
             return _answer_workflow(request, backend)
-        return _answer_follow(request, backend) if follow else _answer_submit(request, backend)
+        if not follow:
+            return _answer_submit(request, backend)
+        return _answer_follow(request, run_file, backend, describe_options(backend, address, context, namespace))
+
+    answer(work, as_json)
+
+
+def network_policy(
+    run_file: str = RunFileArgument,
+    overlays: list[str] = OverlayOption,
+    place: HostClass | None = PlaceOption,
+    port: int | None = typer.Option(
+        None, "--port", help="The port at which the storage's pods listen, if their Service has another one."
+    ),
+    overrides: list[str] = SetOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """Print the NetworkPolicy that lets a run's pods reach its storage."""
+
+    def work() -> dict[str, Any]:
+        from medfuncta_dist.config.load import load
+        from medfuncta_dist.submit.rules.network_policy import (
+            build_policy,
+            list_targets,
+            read_addresses,
+            render_pack_job,
+        )
+
+        addresses = read_addresses(render_pack_job(load(run_file, overrides), _split_overlays(overlays)))
+        return _answer_manifests([build_policy(list_targets(addresses, place, port), addresses.namespace)])
 
     answer(work, as_json)
 
@@ -81,7 +119,7 @@ def submit(
 def resume(
     target: str = TargetArgument,
     overlays: list[str] = OverlayOption,
-    backend_name: BackendName = BackendOption,
+    backend_name: BackendName | None = BackendOfRunOption,
     address: str | None = AddressOption,
     context: str | None = ContextOption,
     namespace: str | None = NamespaceOption,
@@ -104,7 +142,7 @@ def resume(
 def cancel(
     target: str = TargetArgument,
     now: bool = typer.Option(False, "--now", help="Do not wait for a checkpoint."),
-    backend_name: BackendName = BackendOption,
+    backend_name: BackendName | None = BackendOfRunOption,
     address: str | None = AddressOption,
     context: str | None = ContextOption,
     namespace: str | None = NamespaceOption,
@@ -117,7 +155,8 @@ def cancel(
         from medfuncta_dist.submit.status.status_text import render_cancellation
 
         backend = open_named_backend(backend_name, address, context, namespace, target)
-        status, forced = cancel_job(target, backend, now=now)
+        options = describe_options(backend, address, context, namespace)
+        status, forced = cancel_job(target, backend, now=now, inquiry=_make_inquiry(backend, target, options))
         return {**status.as_dict(), "hard": forced, "said": [render_cancellation(status, forced=forced)]}
 
     answer(work, as_json)
@@ -137,10 +176,11 @@ def _answer_dry_run(request: SubmissionRequest, backend: Backend, as_workflow: b
     from medfuncta_dist.submit.manifest.argo_workflow import build_workflow
     from medfuncta_dist.submit.submit_jobs import read_earlier_jobs, render_manifests
 
-    earlier, note = read_earlier_jobs(request.run)
+    earlier, spent, note = read_earlier_jobs(request.run)
     if note:
         print(note, file=sys.stderr)
-    manifests = render_manifests(request, earlier, backend)
+    manifests = render_manifests(request, earlier, backend, spent)
+    _warn_of_closed_storage(request, backend)
     if as_workflow:
         return _answer_manifests([build_workflow(manifests)])
     return _answer_manifests([backend.build_payload(manifest) for manifest in manifests])
@@ -162,23 +202,44 @@ def _answer_submit(request: SubmissionRequest, backend: Backend) -> dict[str, An
     from medfuncta_dist.stages import readiness
     from medfuncta_dist.submit.submit_jobs import submit_next_job
 
+    _warn_of_closed_storage(request, backend)
     return _describe_result(submit_next_job(request, backend, readiness))
 
 
-def _answer_follow(request: SubmissionRequest, backend: Backend) -> dict[str, Any]:
+def _answer_follow(request: SubmissionRequest, run_file: str, backend: Backend, options: list[str]) -> dict[str, Any]:
     from medfuncta_dist.cli.live import LiveStatus
     from medfuncta_dist.stages import readiness
     from medfuncta_dist.submit.follow_stages import submit_and_follow
 
+    _warn_of_closed_storage(request, backend)
+    inquiry = _make_inquiry(backend, run_file, options)
     with LiveStatus() as live:
-        result, ended = submit_and_follow(request, backend, live.show, live.print_line, readiness)
+        result, ended = submit_and_follow(request, inquiry, live.show, live.print_line, readiness)
     return {**_describe_result(result), **live.final_answer(ended)}
+
+
+def _make_inquiry(backend: Backend, target: str, options: list[str]) -> Inquiry:
+    from medfuncta_dist.submit.status.next_command import Invocation
+    from medfuncta_dist.submit.status.status_facts import Inquiry
+
+    return Inquiry(backend, Invocation(target, tuple(options)), find_overrides)
+
+
+def _warn_of_closed_storage(request: SubmissionRequest, backend: Backend) -> None:
+    import sys
+
+    from medfuncta_dist.submit.rules.network_policy import render_pack_job, warn_of_closed_storage
+
+    if backend.name == BackendName.KUBERNETES:
+        warning = warn_of_closed_storage(render_pack_job(request.run, request.overlays))
+        if warning:
+            print(warning, file=sys.stderr)
 
 
 def _describe_result(result: SubmissionResult) -> dict[str, Any]:
     from medfuncta_dist.submit.follow_stages import describe_submission
 
-    lines = [describe_submission(result)]
+    lines = [describe_submission(result), *([result.forecast] if result.forecast else [])]
     if result.remaining:
         again = "again" if result.record.idempotency_key is None else "with another idempotency key"
         lines.append(
@@ -190,5 +251,6 @@ def _describe_result(result: SubmissionResult) -> dict[str, Any]:
         "stages": list(result.record.stages),
         "new": result.is_new,
         "left": list(result.remaining),
+        "forecast": result.forecast,
         "said": lines,
     }

@@ -1,16 +1,40 @@
-"""runs/<name>/run.yaml: the resolved run file that a run keeps beside its outputs, for every room to read."""
+"""What a run keeps beside its outputs for every room to read: runs/<name>/run.yaml, the resolved run file, and
+runs/<name>/pin.json, the snapshot that it trains on."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from medfuncta_dist.config.load import MAX_BYTES, parse_kept
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError, RunFileError
+from medfuncta_dist.storage.commit_record import read_as
 from medfuncta_dist.storage.object_store import ObjectStore
 
 
 def run_path(run: RunFile) -> str:
     """Where the kept run file lies, relative to the storage root."""
     return f"runs/{run.name}/run.yaml"
+
+
+def pin_path(run: RunFile) -> str:
+    """Where the snapshot is recorded that the run trains on, relative to the storage root."""
+    return f"runs/{run.name}/pin.json"
+
+
+@dataclass(frozen=True)
+class Pin:
+    """The body of ``pin.json``."""
+
+    snapshot: str
+
+
+def pinned_digest(run: RunFile, store: ObjectStore) -> str | None:
+    """The snapshot that the run trains on, as its pin says; None before it began to."""
+    try:
+        return read_as(Pin, store, pin_path(run), "pin").snapshot
+    except ObjectMissingError:
+        return None
 
 
 def begun_with(run: RunFile, store: ObjectStore) -> RunFile | None:

@@ -64,10 +64,15 @@ class Answers:
 def write_run_file(out: str, answers: Answers) -> dict[str, Any]:
     """Write the run file; RunFileError where there is a file already, or an answer does not fit."""
     text, path = run_file_text(answers), Path(out)
-    run = parse(text, where=out)
     try:
-        with path.open("x") as file:
-            file.write(text)
+        run = parse(text, where=out)
+    except RunFileError as error:
+        # There is no file whose keys the user could correct.
+        do = f"give other answers, such as fewer points in --shape where memory is short; {out} was not written"
+        raise RunFileError(error.what, where="the answers", do=do) from None
+    try:
+        path.touch(exist_ok=False)
+        path.write_text(text)
     except FileExistsError:
         raise RunFileError("there is a file already, and it is not replaced", where=out, do="name another") from None
     except OSError as error:

@@ -11,6 +11,23 @@ from medfuncta_dist.doctor.check import Check, Outcome, run_checks
 from medfuncta_dist.doctor.machine_checks import list_machine_checks
 from medfuncta_dist.doctor.ray_checks import list_ray_checks
 from medfuncta_dist.doctor.storage_checks import list_storage_checks
+from medfuncta_dist.storage.leftovers import find_leftovers, remove_all
+
+
+def clean_machine() -> dict[str, Any]:
+    """Remove what commands that have ended left on this machine: temporary folders, and Ray's session folders of ours.
+
+    Nothing that a process holds, nothing of other users or programs, no cache and no storage.
+    """
+    found = find_leftovers()
+    size = found.size
+    removed = remove_all(found)
+    figures = {"temporary": len(found.scratch), "ray_sessions": len(found.sessions), "removed": removed, "bytes": size}
+    said = (
+        f"doctor: removed {removed} of {len(found.folders)} folders that commands have left on this machine "
+        f"({len(found.scratch)} temporary, {len(found.sessions)} of Ray), {size / 2**20:.1f} MiB"
+    )
+    return {"cleaned": figures, "said": [said]}
 
 
 def run_doctor(run: RunFile | None, context: str | None = None) -> dict[str, Any]:

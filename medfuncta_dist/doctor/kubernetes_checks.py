@@ -21,11 +21,23 @@ from medfuncta_dist.submit.manifest.container_image import choose_image, choose_
 from medfuncta_dist.submit.manifest.render import Submission, render
 from medfuncta_dist.submit.manifest.worker_groups import list_group_kinds
 from medfuncta_dist.submit.rules.manifest_view import QUEUE_LABEL
+from medfuncta_dist.submit.rules.network_policy import (
+    REMEDY,
+    describe_closed,
+    find_closed,
+    list_targets,
+    read_addresses,
+    read_shipped_policies,
+    render_pack_job,
+)
 from medfuncta_dist.submit.rules.validate_manifest import validate
 
 MIN_KUBERAY = (1, 7)
 OPERATOR_LABELS = {"KubeRay": "kuberay-operator", "Kueue": "kueue"}
 """The label app.kubernetes.io/name of each operator's Deployment, as set by its Helm chart and manifests."""
+DEADLINE_S = 10.0
+"""For one question to the API server, retries included: a command that works would wait for a minute."""
+NEED_NO_SERVER = ("image", "manifest")
 NEEDED_PERMISSIONS = (
     *((verb, "ray.io", "rayjobs") for verb in ("create", "get", "list", "watch", "patch", "delete")),
     ("list", "", "pods"),
@@ -42,15 +54,19 @@ def list_kubernetes_checks(run: RunFile | None, context: str | None) -> list[Che
     except ClusterError as error:
         reason = error.what
         return [Check("kubernetes", lambda: skipped(f"{reason}; only submission needs one"))]
+    others: dict[str, Callable[[], Finding]] = {
+        "permissions": cluster.check_permissions,
+        "kuberay": cluster.check_kuberay,
+        "kueue": cluster.check_kueue,
+        "queue": cluster.check_queue,
+        "secrets": cluster.check_secrets,
+        "network policy": cluster.check_network_policy,
+        "image": cluster.check_image,
+        "manifest": cluster.check_manifest,
+    }
     return [
         Check("kubernetes", cluster.check_connection),
-        Check("permissions", cluster.check_permissions),
-        Check("kuberay", cluster.check_kuberay),
-        Check("kueue", cluster.check_kueue),
-        Check("queue", cluster.check_queue),
-        Check("secrets", cluster.check_secrets),
-        Check("image", cluster.check_image),
-        Check("manifest", cluster.check_manifest),
+        *(Check(name, partial(cluster.run_if_reachable, name, check)) for name, check in others.items()),
     ]
 
 
@@ -61,15 +77,23 @@ class ClusterChecks:
     api: client.ApiClient
     default_namespace: str
     run: RunFile | None
+    answers: bool = True
+    """Whether the API server answered the first check."""
 
     @property
     def namespace(self) -> str:
         """The namespace of the run's jobs."""
         return self.run.kubernetes.namespace if self.run else self.default_namespace
 
+    def run_if_reachable(self, name: str, check: Callable[[], Finding]) -> Finding:
+        """A check, unless it asks an API server that did not answer: each would wait anew."""
+        return check() if self.answers or name in NEED_NO_SERVER else skipped("the API server does not answer")
+
     def check_connection(self) -> Finding:
         """The API server answers, and the namespace exists."""
+        self.answers = False
         version = self._request(client.VersionApi(self.api).get_code, "the API server").git_version
+        self.answers = True
         if self._exists(client.CoreV1Api(self.api).read_namespace, self.namespace) is False:
             do = "run `kubectl apply -k k8s/overlays/gpu` (or another overlay), or correct kubernetes.namespace"
             return failed(f"{version}, but there is no namespace {self.namespace}", do)
@@ -137,16 +161,37 @@ class ClusterChecks:
                 "look at its ClusterQueue: kubectl get clusterqueues",
             )
         waiting = found.get("status", {}).get("pendingWorkloads", 0)
-        return passed(f"LocalQueue {self._queue_name}, {waiting} waiting")
+        return self._warn_of_disk(found) or passed(f"LocalQueue {self._queue_name}, {waiting} waiting")
+
+    def _warn_of_disk(self, queue: dict[str, Any]) -> Finding | None:
+        """Whether the queue cannot admit pods because they request disk; None where that is not known."""
+        name = queue.get("spec", {}).get("clusterQueue")
+        if self.run is None or not self.run.kubernetes.ephemeral_storage or not name:
+            return None
+        custom: Any = client.CustomObjectsApi(self.api)
+        get = partial(custom.get_cluster_custom_object, "kueue.x-k8s.io", "v1beta2", "clusterqueues", name)
+        try:
+            groups = self._request(get, f"ClusterQueue {name}").get("spec", {}).get("resourceGroups", [])
+        except ClusterError:
+            return None
+        if any("ephemeral-storage" in group.get("coveredResources", []) for group in groups):
+            return None
+        return warned(
+            f"the ClusterQueue {name} does not cover ephemeral-storage, which the run's pods request",
+            "add it to coveredResources, with a quota, or set kubernetes.ephemeral_storage: false",
+        )
 
     def check_secrets(self) -> Finding:
-        """The Secrets and the ServiceAccount of the pods exist. Their contents are not read."""
+        """The Secrets, the ConfigMap of CAs and the ServiceAccount of the pods exist. Their contents are not read."""
         if self.run is None:
             return skipped("no run file")
         core: Any = client.CoreV1Api(self.api)
         settings, space = self.run.kubernetes, self.namespace
         named = [s for s in (settings.salt_secret, settings.storage_secret, settings.wandb_secret) if s is not None]
         exists = {f"Secret {name}": self._exists(core.read_namespaced_secret, name, space) for name in named}
+        if settings.ca_config_map is not None:
+            name = settings.ca_config_map.name
+            exists[f"ConfigMap {name}"] = self._exists(core.read_namespaced_config_map, name, space)
         account = settings.service_account
         exists[f"ServiceAccount {account}"] = self._exists(core.read_namespaced_service_account, account, space)
         missing = [name for name, found in exists.items() if found is False]
@@ -159,6 +204,23 @@ class ClusterChecks:
                 f"no permission to read: {', '.join(hidden)}", "nothing, if they exist: only the pods need them"
             )
         return passed(", ".join(exists))
+
+    def check_network_policy(self) -> Finding:
+        """The policies of the namespace let pods reach the storage; those of k8s/, where they may not be read."""
+        if self.run is None:
+            return skipped("no run file")
+        network: Any = client.NetworkingV1Api(self.api)
+        targets, whose = list_targets(read_addresses(render_pack_job(self.run))), "no NetworkPolicy of the cluster"
+        try:
+            found = self._request(partial(network.list_namespaced_network_policy, self.namespace), "NetworkPolicies")
+            plain: Any = self.api.sanitize_for_serialization
+            policies = plain(found.items)
+        except ClusterError:
+            policies, whose = read_shipped_policies(), "no NetworkPolicy of k8s/ (the cluster's may not be read)"
+        closed = find_closed(targets, policies)
+        if closed:
+            return warned(describe_closed(closed, whose), REMEDY)
+        return passed(f"{', '.join(map(str, targets))} can be reached" if policies else "there is none: all is open")
 
     def check_image(self) -> Finding:
         """The image has the installed version of Ray, as far as its tag shows."""
@@ -200,7 +262,7 @@ class ClusterChecks:
         return self.run.kubernetes.queue or labels.get(QUEUE_LABEL)
 
     def _request(self, request: Callable[..., Any], where: str) -> Any:
-        return call_api(lambda: request(_request_timeout=REQUEST_TIMEOUT_S), where=where)
+        return call_api(lambda: request(_request_timeout=REQUEST_TIMEOUT_S), where=where, deadline_s=DEADLINE_S)
 
     def _exists(self, read: Callable[..., Any], *names: str) -> bool | None:
         """Whether an object exists; None if this user may not read it."""

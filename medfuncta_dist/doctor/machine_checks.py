@@ -13,9 +13,13 @@ from packaging.specifiers import SpecifierSet
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.doctor.check import Check, Finding, failed, passed, skipped, warned
+from medfuncta_dist.storage.leftovers import KEPT_SESSIONS, find_leftovers
+from medfuncta_dist.storage.scratch import temporary_root
 from medfuncta_dist.streaming.shard_cache import cache_folder
 
 PACKAGE = "medfuncta-dist"
+MIN_TEMPORARY_BYTES = 2**30
+"""A pack task keeps the shards that it makes there, each of data.shard_megabytes."""
 SHM = Path("/dev/shm")
 MIN_SHM_BYTES = 2 * 2**30
 """Ray's object store uses shared memory if there is enough of it, else files, which are slow."""
@@ -31,6 +35,7 @@ def list_machine_checks(run: RunFile | None) -> list[Check]:
         Check("gpu", lambda: check_gpu(run)),
         Check("cache", lambda: check_cache(run)),
         Check("shared memory", check_shared_memory),
+        Check("temporary files", check_temporary_files),
     ]
 
 
@@ -115,6 +120,19 @@ def check_cache(run: RunFile | None) -> Finding:
         if free >= wanted
         else warned(what, "lower cluster.cache_gigabytes, or set cluster.cache to a larger disk")
     )
+
+
+def check_temporary_files() -> Finding:
+    """Room for temporary files, and what killed commands have left there."""
+    root, found = temporary_root(), find_leftovers()
+    free = shutil.disk_usage(root).free
+    what = f"{free / 2**30:.1f} GiB free at {root}"
+    if free < MIN_TEMPORARY_BYTES:
+        return warned(what, "free space there, or set TMPDIR to a folder on another disk")
+    if found.scratch or len(found.sessions) > KEPT_SESSIONS:
+        left = f"{len(found.folders)} folders of commands that have ended take {found.size / 2**20:.1f} MiB"
+        return warned(f"{what}; {left}", "remove them: medfuncta-dist doctor --clean")
+    return passed(what)
 
 
 def check_shared_memory() -> Finding:

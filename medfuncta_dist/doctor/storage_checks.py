@@ -5,16 +5,18 @@ from __future__ import annotations
 import os
 import secrets
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from functools import cache, partial
 
+from urllib3.exceptions import HTTPError
+
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.doctor.check import Check, Finding, Outcome, failed, passed, skipped, warned
-from medfuncta_dist.errors import IntegrityError, MedfunctaError
+from medfuncta_dist.errors import IntegrityError, MedfunctaError, UnreachableError
+from medfuncta_dist.storage.connection_settings import choose_bundle, choose_proxy, describe_place
+from medfuncta_dist.storage.first_contact import fetch_headers, try_connection
 from medfuncta_dist.storage.leases.compare_and_swap import honours_conditions
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.request_failures import reason
@@ -53,13 +55,20 @@ def list_storage_checks(run: RunFile | None) -> list[Check]:
     }
     return [
         Check("credentials", check_credentials),
+        Check("connection", lambda: check_connection(_choose_endpoint())),
         *(Check(name, partial(_run_with_credentials, check, store)) for name, check in checks.items()),
         Check("clock", check_clock),
     ]
 
 
 def _run_with_credentials(check: Callable[[ObjectStore], Finding], store: ObjectStore) -> Finding:
-    return check(store) if check_credentials().state is not Outcome.FAILED else skipped("there are no credentials")
+    if check_credentials().state is Outcome.FAILED:
+        return skipped("there are no credentials")
+    try:
+        check_connection(_choose_endpoint())
+    except UnreachableError:
+        return skipped("the storage cannot be reached")
+    return check(store)
 
 
 @cache
@@ -80,6 +89,15 @@ def check_credentials() -> Finding:
     return warned(
         what, "in a cluster, use a role on the ServiceAccount (IRSA) instead of keys: kubernetes.service_account"
     )
+
+
+def check_connection(endpoint: str) -> Finding:
+    """The storage's address can be reached, with the CA bundle and the proxy that are set here."""
+    bundle, proxy = choose_bundle(_configured_bundle()), choose_proxy(endpoint)
+    try_connection(endpoint, bundle)
+    via = f" through the proxy {describe_place(proxy)}" if proxy else ""
+    trust = f", CAs of {bundle.variable}" if endpoint.startswith("https:") and bundle.variable else ""
+    return passed(f"{describe_place(endpoint)}{via}{trust}")
 
 
 def check_read_and_write(store: ObjectStore) -> Finding:
@@ -152,9 +170,11 @@ def check_clock() -> Finding:
     endpoint = _choose_endpoint()
     try:
         skew = measure_clock_skew(endpoint)
-    except (OSError, TypeError, ValueError) as error:
-        do = "check AWS_ENDPOINT_URL and AWS_DEFAULT_REGION, and that this machine can reach it"
-        return failed(f"{endpoint} does not report its time: {error}", do)
+    except UnreachableError:
+        return skipped("the storage cannot be reached")
+    except (HTTPError, OSError, KeyError, TypeError, ValueError) as error:
+        do = "check AWS_ENDPOINT_URL and AWS_DEFAULT_REGION, and what lies between this machine and the storage"
+        return failed(f"{endpoint} does not report its time: {reason(error)}", do)
     what = f"{abs(skew):.1f} s {'ahead of' if skew > 0 else 'behind'} the storage's"
     if abs(skew) >= MAX_SKEW_S:
         return failed(what, "S3 refuses requests signed with such a clock: set it (chrony, systemd-timesyncd)")
@@ -165,16 +185,18 @@ def check_clock() -> Finding:
 
 def measure_clock_skew(endpoint: str) -> float:
     """Seconds by which this clock is ahead of the server's, to about a second. A refused request also has the time."""
-    request = urllib.request.Request(endpoint, method="HEAD")
     began = time.time()
-    try:
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            date = answer.headers["Date"]
-    except urllib.error.HTTPError as refusal:
-        date = refusal.headers["Date"]
+    date = fetch_headers(endpoint, choose_bundle(_configured_bundle()))["Date"]
     local_time = (began + time.time()) / 2
     server_time = parsedate_to_datetime(date).timestamp() + 0.5
     return local_time - server_time
+
+
+def _configured_bundle() -> str | None:
+    from botocore.session import Session
+
+    found = Session().get_config_variable("ca_bundle")
+    return str(found) if found else None
 
 
 def _choose_endpoint() -> str:

@@ -73,6 +73,7 @@ def evaluate(
 
     Raises:
         StageOrderError: the fit stage has not finished.
+        IntegrityError: a part of the latent table is missing.
         RunFileError: ``evaluate.split`` has no fitted scans.
         LeaseLostError: another driver has taken the run over.
         Exception: a task's own error.
@@ -111,8 +112,9 @@ def _open(run: RunFile) -> _Fitted:
             do="run the fit stage first, and let it finish",
         )
     counts = latent_ledger.reconcile(done, commits)
-    network = load_network(store, target.network)
     mine = {work.name: commits[work.name] for work in done}
+    latent_ledger.require_parts(store, target.folder, mine.values())
+    network = load_network(store, target.network)
     storage = latent_ledger.storage_of(store, target.folder, mine)
     return _Fitted(store, WorkerSettings.of(run), replace(target, works=done), commits, counts, network, storage)
 

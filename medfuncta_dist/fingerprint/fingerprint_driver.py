@@ -3,7 +3,6 @@ is written to storage."""
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -25,6 +24,7 @@ from medfuncta_dist.fingerprint.summary import Reading, fingerprint_of
 from medfuncta_dist.run.fan_outs import cpu_fan_out
 from medfuncta_dist.storage.digest import canonical_json
 from medfuncta_dist.storage.local_objects import replacing
+from medfuncta_dist.storage.scratch import scratch_folder
 from medfuncta_dist.task_map import Failed, FanOut, map_divided, may_be_the_items_fault
 from medfuncta_dist.telemetry.progress_bar import ProgressBar
 from medfuncta_dist.telemetry.progress_report import OnProgress, ProgressReport, ignore_progress
@@ -59,7 +59,7 @@ def fingerprint(data: Data, scans: int, fan_out: FanOut, on_progress: OnProgress
 
     Raises RunFileError where there are no sources, or no usable scan in those that were read; StorageError.
     """
-    with tempfile.TemporaryDirectory(prefix="medfuncta-fingerprint-") as folder:
+    with scratch_folder("fingerprint") as folder:
         drawn, archive = draw_sources(data, scans, Path(folder), _of_headers(on_progress))
     sample, reading = Sample[ScanFacts](scans), Reading(archive)
     on_progress(ProgressReport(STAGE, 0, len(drawn)))

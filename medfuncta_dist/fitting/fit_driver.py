@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 
-from medfuncta_dist.config.kept_run_file import with_task_size
+from medfuncta_dist.config.kept_run_file import pin_path, pinned_digest, with_task_size
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import QuarantineLimitError, RunFileError
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting import latent_ledger
-from medfuncta_dist.fitting.fit_failures import Failures, pieces_of
-from medfuncta_dist.fitting.fit_plan import FitWork, cover, plan, ranges
+from medfuncta_dist.fitting.fit_failures import DAMAGED_SHARD, Failures, pieces_of
+from medfuncta_dist.fitting.fit_plan import FitWork, cover, overlaps, plan, ranges
 from medfuncta_dist.fitting.fit_task import FitTask, Fitted, fit_task
 from medfuncta_dist.fitting.latent_ledger import Counts, Quarantined, Spread, Unsolved
 from medfuncta_dist.latents.fit_settings import FitSettings
@@ -21,6 +22,7 @@ from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
 from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.promised import REPAIR
 from medfuncta_dist.storage.publish import ALONE, Guard
 from medfuncta_dist.streaming.worker_settings import WorkerSettings
 from medfuncta_dist.task_map import Done, Failed, FanOut, map_divided
@@ -66,6 +68,8 @@ class FitSummary:
     unsolved: Unsolved
     halved: bool
     """Whether a task ran out of memory, and its process went on with half the chunks."""
+    lost_parts: int = 0
+    """Committed parts that were missing from storage: their ranges were fitted again."""
 
 
 def fit_digest(run: RunFile) -> str:
@@ -81,15 +85,26 @@ def latent_folder(run: RunFile, network_digest: str) -> str:
 
 
 def locate_table(run: RunFile, store: ObjectStore) -> TableLocation:
-    """The table that this run file describes. StageOrderError before its data set and its network are complete.
+    """The table that this run file describes. StageOrderError before its data set and its network are complete;
+    LostObjectError where the snapshot that the run trained on has lost its file or record, and there is none after it.
 
     An open ``fit.scans_per_task`` is what the run has settled.
     """
     run = with_task_size(run, store)
     snapshot = load_snapshot(store, run.dataset, run.data.snapshot)
+    _require_pinned(run, store, snapshot)
     network = published_network(store, run.name)
     works = ranges(snapshot, run.fit.splits, run.fit.range_scans)
     return TableLocation(latent_folder(run, network.digest), snapshot, network, works, run.fit.range_scans)
+
+
+def _require_pinned(run: RunFile, store: ObjectStore, newest: Snapshot) -> None:
+    """Where the newest snapshot is not the one that the run trained on, that one must still have its record: else the
+    newest may be an older one, with fewer scans."""
+    pinned = pinned_digest(run, store) if run.data.snapshot is None else None
+    if pinned not in (None, newest.digest):
+        with suppress(RunFileError):  # scans of it were forgotten; the newest one is without them
+            load_snapshot(store, run.dataset, pinned, named_by=store.uri(pin_path(run)))
 
 
 def fit(
@@ -100,6 +115,9 @@ def fit(
     fence: Guard = ALONE,
 ) -> FitSummary:
     """Fit every scan of the snapshot that has no latent yet; ``fence`` is checked before every commit.
+
+    A range whose part is missing from storage is fitted again: the table's parts are listed when the stage begins and
+    before it ends.
 
     Raises:
         LeaseLostError: another driver has taken the run over.
@@ -115,7 +133,7 @@ def fit(
     network = load_network(store, target.network)
     _check_contract(network, target)
     settings = stored_settings(run, network)
-    before = latent_ledger.read_commits(store, target.folder)
+    before, lost = latent_ledger.withdraw_lost(store, target.folder, fence)
     todo = plan(target.snapshot, run.fit.splits, latent_ledger.settled(before), target.scans_per_task)
     quarantined = sum(len(commit.quarantined) for commit in before.values() if not commit.failed)
     progress = _Progress(target.works, todo, quarantined, on_progress)
@@ -123,7 +141,25 @@ def fit(
     done_now = _run(run, target, tasks, fan_out, progress, Failures(store, target.folder, fence))
     summary = _summarise(store, target, done_now, settings.storage_type, settings.keep or network.spec.latent)
     _check_limit(run, summary)
-    return summary
+    return replace(summary, lost_parts=lost)
+
+
+def fit_again(run: RunFile, fan_out: FanOut, lost: Collection[str], *, fence: Guard = ALONE) -> int:
+    """Fit the ranges that overlap those named ``lost``, whose records were removed, and no others; how many scans.
+
+    Raises as ``fit`` does; a range that cannot be fitted raises its error, and nothing is quarantined.
+    """
+    store = ObjectStore(run.storage)
+    run = with_task_size(run, store)
+    target = locate_table(run, store)
+    settings = stored_settings(run, load_network(store, target.network))
+    committed = latent_ledger.settled(latent_ledger.read_commits(store, target.folder))
+    todo = [work for work in cover(target.works, committed)[1] if overlaps(work, lost)]
+    outcomes = list(fan_out(fit_task, [task_of(run, target, work, settings, fence) for work in todo]))
+    for outcome in outcomes:
+        if isinstance(outcome, Failed):
+            raise outcome.error
+    return sum(work.scans for work in todo)
 
 
 def _run(
@@ -220,6 +256,7 @@ def _summarise(
     commits = latent_ledger.read_commits(store, target.folder)
     counts = latent_ledger.reconcile(target.works, commits)
     mine = [commits[work.name] for work in cover(target.works, commits)[0]]
+    latent_ledger.require_parts(store, target.folder, mine)
     return FitSummary(
         folder=target.folder,
         dataset_digest=target.snapshot.digest,
@@ -239,9 +276,12 @@ def _summarise(
 
 def _check_limit(run: RunFile, summary: FitSummary) -> None:
     counts = summary.counts
+    correct = "read the reasons in the commit records, correct the cause, or raise data.max_quarantined"
+    if any(scan.reason == DAMAGED_SHARD for scan in summary.quarantined):
+        correct = f"{REPAIR}: it packs damaged and missing shards again from the archive; then run the fit stage again"
     if counts.quarantined > run.data.max_quarantined * counts.packed:
         raise QuarantineLimitError(
             f"{counts.quarantined} of {counts.packed} packed scans could not be fitted",
             where=f"data.max_quarantined allows a share of {run.data.max_quarantined}",
-            do="read the reasons in the commit records, correct the cause, or raise data.max_quarantined",
+            do=correct,
         )

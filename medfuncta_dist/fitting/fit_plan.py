@@ -101,6 +101,12 @@ def cover(works: Iterable[FitWork], committed: Collection[str]) -> tuple[list[Fi
     return [piece for piece, done in pieces if done], [piece for piece, done in pieces if not done]
 
 
+def overlaps(work: FitWork, names: Collection[str]) -> bool:
+    """Whether any of the named ranges has a row of the work."""
+    there = _rows(names).get(work.shard.sha256[:24], ())
+    return any(start < work.stop and work.start < stop for start, stop in there)
+
+
 def _pieces(work: FitWork, committed: Iterable[Rows]) -> Iterator[tuple[FitWork, bool]]:
     inside = [rows for rows in committed if work.start <= rows[0] and rows[1] <= work.stop]
     whole = (work.start, work.stop) in inside

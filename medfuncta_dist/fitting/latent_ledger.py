@@ -8,6 +8,7 @@ lists all keys as quarantined: the counts balance, and the next run tries the ra
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -21,9 +22,12 @@ from medfuncta_dist.latents.table_format import PartRef, Storage
 from medfuncta_dist.storage.commit_record import Record, read_as, read_records
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing.typed_record import typed
-from medfuncta_dist.storage.publish import Guard, NewRecord, publish
+from medfuncta_dist.storage.promised import REPAIR, missing_below
+from medfuncta_dist.storage.publish import Guard, NewRecord, publish, withdraw
 
 KIND = "latents"
+NAMES = re.compile(r"[0-9a-f]{24}-\d{8}-\d{8}(-g\d{9,})?\.json")
+"""Names of its commit records."""
 _IF_ANY = ("unsolved_steps", "unsolved_scans")
 _DELETE = "delete this commit record and run fit again"
 
@@ -115,7 +119,43 @@ def read_commit(store: ObjectStore, folder: str, work: FitWork, fence: Guard | N
 
 def read_commits(store: ObjectStore, folder: str) -> dict[str, Commit]:
     """The commit records that count, by range name; the digests of all are verified."""
-    return settle(record for _, record in read_records(store, f"{folder}/commits/", KIND))
+    return settle(record for _, record in read_records(store, f"{folder}/commits", KIND, NAMES))
+
+
+def missing_parts(store: ObjectStore, folder: str, commits: Iterable[Commit]) -> list[Commit]:
+    """The commits whose part is not in storage, or not in its size: one listing of the table's parts."""
+    listed = list(commits)
+    sizes = {f"{folder}/{commit.part.path}": commit.part.size for commit in listed if commit.part is not None}
+    lost = set(missing_below(store, f"{folder}/parts", sizes))
+    return [commit for commit in listed if commit.part is not None and f"{folder}/{commit.part.path}" in lost]
+
+
+def require_parts(store: ObjectStore, folder: str, commits: Iterable[Commit]) -> None:
+    """IntegrityError unless every part that these commits name is in storage (see ``missing_parts``)."""
+    lost = missing_parts(store, folder, commits)
+    if lost:
+        part = lost[0].part
+        assert part is not None
+        raise IntegrityError(
+            f"{len(lost)} parts of the latent table, with {sum(c.rows for c in lost)} scans, are missing or cut short",
+            where=store.uri(f"{folder}/{part.path}"),
+            do=f"run the fit stage again: it fits these scans again, and only them; or {REPAIR}",
+        )
+
+
+def withdraw_lost(store: ObjectStore, folder: str, fence: Guard) -> tuple[dict[str, Commit], int]:
+    """The commits that count, as ``read_commits`` gives them, and how many are gone because their part is missing.
+
+    Records of missing parts, also of earlier drivers, are removed: their ranges count as not fitted then.
+    LeaseLostError if the lease is lost.
+    """
+    records = read_records(store, f"{folder}/commits", KIND, NAMES)
+    commits = [typed(Commit, record.body, "a latents record", record.where, _DELETE) for _, record in records]
+    lost = {commit.part for commit in missing_parts(store, folder, commits)}
+    gone = {path for (path, _), commit in zip(records, commits, strict=True) if commit.part in lost}
+    for path in sorted(gone):
+        withdraw(store, fence, path)
+    return settle(record for path, record in records if path not in gone), len(lost)
 
 
 def settle(records: Iterable[Record]) -> dict[str, Commit]:

@@ -54,7 +54,7 @@ def held_latents(
 ) -> HeldLatents:
     """``gone``, ``stay``: SHA-256 of shards that go, and of those that some record goes on naming."""
     found, others = [], set()
-    for path, record in read_records(store, f"{folder}/commits", latent_ledger.KIND):
+    for path, record in read_records(store, f"{folder}/commits", latent_ledger.KIND, latent_ledger.NAMES):
         commit = typed(Commit, record.body, "a latents record", record.where)
         if commit.shard in gone or (commit.shard not in stay and _names(store, folder, commit, scans)):
             found.append((path, commit))
@@ -66,7 +66,7 @@ def held_latents(
 def named_parts(store: ObjectStore, folder: str, deleted: Collection[str]) -> set[str]:
     """Parts, below the storage root, that records name which are not ``deleted``."""
     found = set()
-    for path, record in read_records(store, f"{folder}/commits", latent_ledger.KIND):
+    for path, record in read_records(store, f"{folder}/commits", latent_ledger.KIND, latent_ledger.NAMES):
         commit = typed(Commit, record.body, "a latents record", record.where)
         if path not in deleted and commit.part is not None:
             found.add(f"{folder}/{commit.part.path}")
@@ -151,7 +151,7 @@ def _carried_parts(store: ObjectStore, held: HeldLatents) -> list[pa.Table]:
 
 def _records(store: ObjectStore, held: HeldLatents) -> Iterator[Record]:
     wanted = {path for path, _ in held.commits}
-    for path, record in read_records(store, f"{held.folder}/commits", latent_ledger.KIND):
+    for path, record in read_records(store, f"{held.folder}/commits", latent_ledger.KIND, latent_ledger.NAMES):
         if path in wanted:
             yield record
 

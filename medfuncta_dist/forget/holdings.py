@@ -15,13 +15,14 @@ import pyarrow.compute as pc
 
 from medfuncta_dist.errors import MedfunctaError, ObjectMissingError, RunFileError
 from medfuncta_dist.forget.patient_names import Wanted
-from medfuncta_dist.packing.pack_record import KIND, PackRecord, parse_pack
+from medfuncta_dist.packing.pack_record import KIND, NAMES, PackRecord, parse_pack
 from medfuncta_dist.scans.private.forgotten_list import pixels_key
 from medfuncta_dist.scans.private.forgotten_volumes import Piece, is_piece, volume_names
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.sample import decode
 from medfuncta_dist.shards.snapshot import KIND as SNAPSHOT
 from medfuncta_dist.shards.snapshot import (
+    RECORD_NAMES,
     Shard,
     Snapshot,
     commits_prefix,
@@ -81,7 +82,7 @@ class Holdings:
 
 def read_dataset(store: ObjectStore, name: str) -> Dataset:
     """All records of a data set. IntegrityError where one is damaged."""
-    found = read_records(store, dataset_path(name, "packs"), KIND)
+    found = read_records(store, dataset_path(name, "packs"), KIND, NAMES)
     records = [(path, parse_pack(path, record.body, store.uri(path))) for path, record in found]
     return Dataset(store, name, newest_snapshot(store, name), records)
 
@@ -114,7 +115,7 @@ def held_snapshots(dataset: Dataset, holdings: Holdings) -> list[tuple[str, Snap
     """(path of its commit record, snapshot) of the committed ones that hold any of it."""
     gone, keys = holdings.names, holdings.scans | holdings.sources
     found = []
-    for path, record in read_records(dataset.store, commits_prefix(dataset.name), SNAPSHOT):
+    for path, record in read_records(dataset.store, commits_prefix(dataset.name), SNAPSHOT, RECORD_NAMES):
         with suppress(ObjectMissingError, RunFileError):  # an act that was begun has deleted it
             snapshot = load_snapshot(dataset.store, dataset.name, str(record.body.get("digest")))
             if not gone.isdisjoint(snapshot.packs) or any(e["key"] in keys for e in snapshot.quarantined):

@@ -9,7 +9,6 @@ from __future__ import annotations
 import mmap
 import re
 import tarfile
-import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from medfuncta_dist.forget.carried_latents import latent_rows
 from medfuncta_dist.scans.private.forgotten_list import Act, latent_key, pixels_key
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.storage.object_store import ObjectInfo, ObjectStore
+from medfuncta_dist.storage.scratch import scratch_folder
 
 SHORTEST = 12
 """Digits of a key that are looked for."""
@@ -95,8 +95,8 @@ def batches(root: str, objects: Sequence[ObjectInfo], traces: Traces) -> list[Se
 def search_objects(task: SearchTask) -> Searched:
     """Read the objects whole. One that is gone by now holds nothing."""
     store, found, count, size = ObjectStore(task.root), list[Trace](), 0, 0
-    with tempfile.TemporaryDirectory(prefix="medfuncta-forget-") as folder:
-        local = Path(folder) / "object"
+    with scratch_folder("forget") as folder:
+        local = folder / "object"
         for path in task.paths:
             try:
                 store.download(path, local)

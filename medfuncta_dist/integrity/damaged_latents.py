@@ -1,11 +1,10 @@
-"""Finds the damaged commit records of a latent table, and removes them, so that fit makes their latents again.
+"""Finds the damaged commit records of a latent table, and removes them: then their latents can be made again.
 
 Only whole ranges are removed: their scans are in the shards, and the same machine fits the same bits again.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -14,11 +13,9 @@ from medfuncta_dist.errors import FormatVersionError, IntegrityError, ObjectMiss
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.latent_ledger import Commit
 from medfuncta_dist.latents import table_format
-from medfuncta_dist.storage.commit_record import read_as
+from medfuncta_dist.storage.commit_record import read_as, record_paths
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard, withdraw
-
-RECORD = re.compile(r"[0-9a-f]{24}-\d{8}-\d{8}(-g\d{9,})?\.json")
 
 
 @dataclass(frozen=True)
@@ -32,9 +29,14 @@ class DamagedRecord:
     """A record of another version is not damaged, and must not be removed."""
 
 
+def range_of(record: str) -> str:
+    """The name of the range whose commit record lies at this path."""
+    return "-".join(record.rsplit("/", 1)[-1].removesuffix(".json").split("-")[:3])
+
+
 def find_damaged_records(store: ObjectStore, folder: str) -> list[DamagedRecord]:
     """Every record below ``folder`` that is damaged, or whose part is."""
-    paths = [info.path for info in store.list(f"{folder}/commits") if info.path.endswith(".json")]
+    paths = record_paths(store, f"{folder}/commits", latent_ledger.NAMES)
     with ThreadPoolExecutor(table_format.READERS) as pool:
         return [
             found for found in pool.map(lambda path: _check_record(store, folder, path), paths) if found is not None
@@ -60,11 +62,11 @@ def _check_record(store: ObjectStore, folder: str, path: str) -> DamagedRecord |
 def remove_damaged_records(store: ObjectStore, damages: Iterable[DamagedRecord], fence: Guard) -> list[DamagedRecord]:
     """Remove damaged records and their parts, records first: a part without a record is harmless. Returns those left.
 
-    Records of another version, and files not named as commit records are, are not deleted.
+    Records of another version are not deleted.
     """
     left = []
     for damage in damages:
-        if not damage.known_version or not RECORD.fullmatch(damage.record.rsplit("/", 1)[-1]):
+        if not damage.known_version:
             left.append(damage)
             continue
         withdraw(store, fence, damage.record)

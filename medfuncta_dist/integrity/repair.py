@@ -2,22 +2,26 @@
 
 shards        packed again from the archive, under the same content address; never deleted
 checkpoints   damaged ones removed, as long as a whole one is left to resume from
-latents       damaged commit records and parts removed: the next fit makes these ranges again, and only them
+snapshots     written again from the pack records, or their commit records from them, to the bit
+latents       damaged commit records and parts removed, and these ranges, and only them, fitted again
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from medfuncta_dist.config.kept_run_file import begun_with
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import MedfunctaError, RunHeldError
-from medfuncta_dist.fitting.fit_driver import locate_table
-from medfuncta_dist.integrity.damaged_latents import find_damaged_records, remove_damaged_records
+from medfuncta_dist.fitting.fit_driver import fit_again, locate_table
+from medfuncta_dist.integrity.damaged_latents import find_damaged_records, range_of, remove_damaged_records
 from medfuncta_dist.integrity.repair_checkpoints import remove_damaged_checkpoints
 from medfuncta_dist.integrity.repair_shards import repair_shards
+from medfuncta_dist.integrity.repair_snapshots import NOT_REBUILT, find_snapshot_faults, repair_snapshots
 from medfuncta_dist.integrity.verify_shards import Fault
 from medfuncta_dist.run.driver_lease import hold_lease
-from medfuncta_dist.run.fan_outs import cpu_fan_out
+from medfuncta_dist.run.fan_outs import compute_fan_out, cpu_fan_out
+from medfuncta_dist.run.settle_chunks import as_begun
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.leases.lease import dataset_lease, run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -39,6 +43,12 @@ def run_repair(repair: Repair, run: RunFile, store: ObjectStore, faults: Sequenc
         }
 
 
+def _snapshots(run: RunFile, store: ObjectStore, faults: Sequence[Fault]) -> tuple[list[str], Reasons]:
+    with hold_lease(store, dataset_lease(run.dataset), run.cluster.lease_seconds, f"data set {run.dataset}") as fence:
+        said = repair_snapshots(run, store, fence)
+    return said, {fault.where: f"{fault.what}; {NOT_REBUILT}" for fault in find_snapshot_faults(run, store)}
+
+
 def _shards(run: RunFile, store: ObjectStore, faults: Sequence[Fault]) -> tuple[list[str], Reasons]:
     snapshot = load_snapshot(store, run.dataset, run.data.snapshot)
     with hold_lease(store, dataset_lease(run.dataset), run.cluster.lease_seconds, f"data set {run.dataset}") as fence:
@@ -57,13 +67,24 @@ def _checkpoints(run: RunFile, store: ObjectStore, faults: Sequence[Fault]) -> t
 
 def _latents(run: RunFile, store: ObjectStore, faults: Sequence[Fault]) -> tuple[list[str], Reasons]:
     folder = locate_table(run, store).folder
+    begun = begun_with(run, store)
     with hold_lease(store, run_lease(run.name), run.cluster.lease_seconds, run.name) as fence:
         damaged = find_damaged_records(store, folder)
         left = remove_damaged_records(store, damaged, fence)
-    done = f"{len(damaged) - len(left)} of {len(damaged)} damaged commit records removed; fit makes their latents again"
+        gone = [range_of(damage.record) for damage in damaged if damage not in left]
+        done = f"{len(gone)} of {len(damaged)} damaged commit records removed"
+        if begun is None:
+            done += "; fit makes their latents again"
+        else:
+            done += f"; {fit_again(as_begun(run, begun), compute_fan_out(run), gone, fence=fence)} scans fitted again"
     return [done], {
         store.uri(d.record): f"{d.what}; not removed: it is not a commit record of this version" for d in left
     }
 
 
-REPAIRS: dict[str, Repair] = {"shards": _shards, "checkpoints": _checkpoints, "latents": _latents}
+REPAIRS: dict[str, Repair] = {
+    "snapshots": _snapshots,
+    "shards": _shards,
+    "checkpoints": _checkpoints,
+    "latents": _latents,
+}

@@ -6,7 +6,6 @@ out under the names of damaged objects replace them; nothing else is written, an
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +29,7 @@ from medfuncta_dist.shards.data_contract import open_dataset
 from medfuncta_dist.shards.snapshot import Shard, Snapshot, read_index
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard, Unfenced
+from medfuncta_dist.storage.scratch import scratch_folder
 from medfuncta_dist.task_map import Failed, FanOut
 
 CHANGED = (
@@ -145,11 +145,11 @@ def repair_task(task: RepairTask) -> list[Fault]:
 
 
 def _pack_again(store: ObjectStore, task: PackTask, wanted: Sequence[Shard]) -> None:
-    with tempfile.TemporaryDirectory(prefix="medfuncta-repair-") as folder:
-        pack_task(replace(task, root=folder))
+    with scratch_folder("repair") as folder:
+        pack_task(replace(task, root=str(folder)))
         for path in (path for shard in wanted for path in (shard.uri, shard.index_uri)):
-            if (Path(folder) / path).exists():
-                store.upload(Path(folder) / path, path)
+            if (folder / path).exists():
+                store.upload(folder / path, path)
 
 
 def _has_index(store: ObjectStore, shard: Shard) -> bool:

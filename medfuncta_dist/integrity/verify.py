@@ -15,6 +15,7 @@ from medfuncta_dist.fitting.fit_driver import locate_table
 from medfuncta_dist.fitting.fit_plan import cover
 from medfuncta_dist.integrity.damaged_latents import find_damaged_records
 from medfuncta_dist.integrity.repair import REPAIRS, run_repair
+from medfuncta_dist.integrity.repair_snapshots import find_snapshot_faults
 from medfuncta_dist.integrity.verify_shards import Fault, verify_snapshot
 from medfuncta_dist.network.committed_network import published_network
 from medfuncta_dist.network.network_loader import load_network
@@ -22,13 +23,14 @@ from medfuncta_dist.run.fan_outs import cpu_fan_out
 from medfuncta_dist.shards.data_contract import about_splits, splits_by
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.promised import REPAIR
 from medfuncta_dist.telemetry.progress_bar import ProgressBar
 from medfuncta_dist.training.checkpoints.checkpoint import verify_checkpoints
 
 Figures = dict[str, Any]
-REPAIR = (
-    "run verify --repair: it packs damaged shards again from the archive, and removes damaged checkpoints and latents "
-    "that can be made again"
+WAY_OUT = (
+    f"{REPAIR}: it writes snapshots again from their records, packs damaged shards again from the archive, removes "
+    "damaged checkpoints, and fits damaged latents again"
 )
 BEYOND_REPAIR = "restore these objects from a backup; the lines above say what was repaired"
 
@@ -52,7 +54,7 @@ def verify_target(target: str, overrides: Sequence[str], repair: bool = False) -
         print("\n".join(figures["said"]), file=sys.stderr)
         raise IntegrityError(
             f"{len(faults)} faults:\n" + "\n".join(f"  {fault.where}: {fault.what}" for fault in faults),
-            do=BEYOND_REPAIR if repair else REPAIR,
+            do=BEYOND_REPAIR if repair else WAY_OUT,
         )
     return figures
 
@@ -114,6 +116,12 @@ def _verify_part(verify: Verify, run: RunFile, store: ObjectStore) -> tuple[Figu
         return {}, "damaged", [Fault(error.where, error.what)]
 
 
+def _snapshots(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault]]:
+    faults = find_snapshot_faults(run, store)
+    line = "each has its file and its commit record" if not faults else f"{len(faults)} faults"
+    return {"damaged": len(faults)}, line, faults
+
+
 def _dataset(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault]]:
     snapshot = load_snapshot(store, run.dataset, run.data.snapshot)
     with ProgressBar("verify") as bar:
@@ -164,6 +172,7 @@ def _latents(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault
 
 Verify = Callable[[RunFile, ObjectStore], tuple[Figures, str, list[Fault]]]
 PARTS: dict[str, Verify] = {
+    "snapshots": _snapshots,
     "shards": _dataset,
     "checkpoints": _checkpoints,
     "network": _network,

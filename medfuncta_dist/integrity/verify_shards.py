@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -17,6 +15,7 @@ from medfuncta_dist.shards.snapshot import Shard, Snapshot, read_index, snapshot
 from medfuncta_dist.shards.split_patients import PatientTally, ShardGroups, groups_in, require_apart
 from medfuncta_dist.storage.digest import crc32c, sha256_file
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.scratch import scratch_folder
 from medfuncta_dist.task_map import Failed, FanOut
 from medfuncta_dist.telemetry.progress_report import OnProgress, ProgressReport
 
@@ -96,8 +95,8 @@ def check_shard(check: ShardCheck) -> WholeShard:
     """
     store, shard = ObjectStore(check.root), check.shard
     index = read_index(store, shard)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "shard.tar"
+    with scratch_folder("verify") as folder:
+        path = folder / "shard.tar"
         if store.size(shard.uri) == shard.size:  # another object under this name may be larger than the disk
             store.download(shard.uri, path, size=shard.size)
         if not path.exists() or (path.stat().st_size, sha256_file(path)) != (shard.size, shard.sha256):

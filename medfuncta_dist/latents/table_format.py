@@ -33,6 +33,7 @@ from medfuncta_dist.storage.digest import sha256_bytes
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing import parquet
 from medfuncta_dist.storage.parsing.strict_json import RESTORE
+from medfuncta_dist.storage.promised import REPAIR, read_promised
 
 FORMAT_VERSION = "1"
 VERSION_WITH_UNITS = "2"
@@ -40,6 +41,7 @@ KIND = "latents"
 STORAGE_TYPES: tuple[StorageType, ...] = get_args(StorageType)
 LARGEST_ROW = 2**20  # bytes, decompressed: a latent of 262 144 numbers
 ROW_GROUP = 1024  # rows: 8 MB of float32 latents at P = 2048, so a reader needs little memory
+FIT_AGAIN = f"{REPAIR}: it fits the scans of this part again, and only them"
 READERS = 8  # parts fetched at a time: storage latency, not bandwidth, bounds small parts
 
 
@@ -153,12 +155,12 @@ def write_part(store: ObjectStore, folder: str, table: pa.Table) -> PartRef:
 def read_part(store: ObjectStore, folder: str, part: PartRef, columns: Sequence[str] | None = None) -> pa.Table:
     """A part's table. IntegrityError when it is not the committed one; FormatVersionError for another version."""
     where = f"{folder}/{part.path}"
-    data = store.read(where, limit=part.size)
+    data = read_promised(store, where, "a part of the latent table", FIT_AGAIN, limit=part.size)
     if len(data) != part.size or sha256_bytes(data) != part.sha256:
         raise IntegrityError(
             "a part of the latent table is not the one that was committed",
             where=store.uri(where),
-            do="delete this part and the commit record that names it, then run fit again",
+            do=FIT_AGAIN,
         )
     return parse_table(data, store.uri(where), columns)
 

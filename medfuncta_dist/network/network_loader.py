@@ -11,7 +11,9 @@ from medfuncta_dist.fields.shared_network import LARGEST_DESCRIPTION, SharedNetw
 from medfuncta_dist.meta.device import require_device
 from medfuncta_dist.network.committed_network import NetworkRef
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.promised import read_promised
 
+RESTORE_NETWORK = "restore the network's files from a backup, or run train again under another name"
 LARGEST_WEIGHTS = 2**32  # bytes: a billion numbers, fifty times the published networks
 KEPT = 2  # networks per process: a worker that serves one run after another must not keep all their networks
 
@@ -19,7 +21,9 @@ KEPT = 2  # networks per process: a worker that serves one run after another mus
 def load_network(store: ObjectStore, ref: NetworkRef) -> SharedNetwork:
     """Read the network, on the CPU. IntegrityError when it is not the committed one."""
     limits = {ref.weights: LARGEST_WEIGHTS, ref.description: LARGEST_DESCRIPTION}
-    files = [store.read(path, limit=limit) for path, limit in limits.items()]
+    files = [
+        read_promised(store, path, "a file of the network", RESTORE_NETWORK, limit=n) for path, n in limits.items()
+    ]
     try:
         network = SharedNetwork.from_files(*files)
     except MedfunctaError as error:
@@ -28,7 +32,7 @@ def load_network(store: ObjectStore, ref: NetworkRef) -> SharedNetwork:
         raise IntegrityError(
             "the shared network is not the one that its commit record names",
             where=store.uri(ref.folder),
-            do="restore the network's files from a backup, or run train again under another name",
+            do=RESTORE_NETWORK,
         )
     return network
 

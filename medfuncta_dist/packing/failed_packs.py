@@ -9,8 +9,9 @@ from collections import Counter
 from collections.abc import Sequence
 
 from medfuncta_dist.errors import NothingPackedError
-from medfuncta_dist.packing.pack_record import PackRecord
+from medfuncta_dist.packing.pack_record import NAMES, PackRecord
 from medfuncta_dist.shards.snapshot import Snapshot, dataset_path
+from medfuncta_dist.storage.commit_record import record_paths
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard, withdraw
 
@@ -24,8 +25,8 @@ def is_empty(newest: Snapshot | None, records: Sequence[PackRecord]) -> bool:
 
 def withdraw_empty(store: ObjectStore, name: str, fence: Guard) -> None:
     """Remove what is recorded of a data set for which ``is_empty`` holds. LeaseLostError if the lease is lost."""
-    for found in list(store.list(dataset_path(name, "packs"))):
-        withdraw(store, fence, found.path)
+    for path in record_paths(store, dataset_path(name, "packs"), NAMES):
+        withdraw(store, fence, path)
     withdraw(store, fence, dataset_path(name, "dataset.json"))
 
 

@@ -37,6 +37,7 @@ from medfuncta_dist.scans.private.private_folder import load_or_create_salt, pri
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.data_contract import SplitsBy, contract_of, open_dataset, splits_by
 from medfuncta_dist.shards.forgotten_record import require_list
+from medfuncta_dist.shards.shard_listing import require_shards
 from medfuncta_dist.shards.snapshot import Shard, Snapshot, commit_snapshot, newest_snapshot, snapshot_path
 from medfuncta_dist.shards.split_look_alikes import SplitLookAlikes, split_look_alikes
 from medfuncta_dist.shards.split_patients import SplitPatients, require_apart, split_patients
@@ -91,7 +92,8 @@ def pack(
 
     Raises ``RunFileError`` (sources), ``RunChangedError`` (contract or salt are not the data set's),
     ``QuarantineLimitError``, ``WorkerDiedError`` (on too many sources), ``IntegrityError`` (counts that do not
-    balance), ``StorageError``, ``LeaseLostError`` (the data set's ``fence``, passed before every commit).
+    balance; shards of earlier packs that are missing, when all else is done), ``StorageError``,
+    ``LeaseLostError`` (the data set's ``fence``, passed before every commit).
     """
     store = ObjectStore(run.storage)
     folder = private_folder(run.data.private, run.dataset, run.storage)
@@ -272,7 +274,7 @@ def _snapshot(
     """The parent without the replaced records and with the new ones, committed if there are any; and the patients in
     it."""
     new = _new_records(parent, records)
-    snapshot = _extended(parent or _empty(run), replaced, new)
+    snapshot = extended(parent or _empty(run), replaced, new)
     where = store.uri(snapshot_path(run.dataset, snapshot.digest))
     _reconcile(snapshot, where)
     reasons = (entry["reason"] for entry in snapshot.quarantined)
@@ -281,6 +283,7 @@ def _snapshot(
     require_apart(patients, snapshot.contract, where)
     if new:
         commit_snapshot(store, snapshot, fence)
+    require_shards(store, snapshot)
     return snapshot, patients
 
 
@@ -288,8 +291,8 @@ def _empty(run: RunFile) -> Snapshot:
     return Snapshot(run.dataset, None, contract_of(run.data), {}, counts=total([]))
 
 
-def _extended(parent: Snapshot, replaced: Sequence[PackRecord], new: Sequence[PackRecord]) -> Snapshot:
-    """Whatever is replaced has a record that replaces it: without new records, nothing changes."""
+def extended(parent: Snapshot, replaced: Sequence[PackRecord], new: Sequence[PackRecord]) -> Snapshot:
+    """The next snapshot. Whatever is replaced has a record that replaces it: without new records, nothing changes."""
     if not new:
         return parent
     kept = without(parent, replaced)

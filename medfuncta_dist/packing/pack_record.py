@@ -10,6 +10,7 @@ of the archive; ``settle`` decides between them, so that no source counts twice.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
@@ -26,6 +27,8 @@ from medfuncta_dist.storage.parsing.typed_record import typed
 from medfuncta_dist.storage.publish import Guard, NewRecord, publish
 
 KIND = "pack"
+NAMES = re.compile(r"[0-9a-f]{64}(-g\d{9,})?\.json")
+"""Names of its records."""
 ENTRY = {"kind", "key", "source", "item", "reason"}
 """The fields of a quarantine entry."""
 
@@ -128,7 +131,7 @@ class StoredPack(NamedTuple):
 
 def each_pack(store: ObjectStore, dataset: str) -> Iterator[StoredPack]:
     """All stored pack records, verified, a few of them in memory at once."""
-    for path, record in each_record(store, dataset_path(dataset, "packs"), KIND):
+    for path, record in each_record(store, dataset_path(dataset, "packs"), KIND, NAMES):
         yield StoredPack(parse_pack(path, record.body, store.uri(path)), path, record.generation)
 
 

@@ -5,7 +5,6 @@ The archive is not read, so a source may have left it. The shards are those that
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +22,7 @@ from medfuncta_dist.storage.digest import crc32c
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard
 from medfuncta_dist.storage.request_failures import explain
+from medfuncta_dist.storage.scratch import scratch_folder
 
 Part = tuple[str, str]
 """Of a DICOM series: its key, and the item of one of its images or volumes"""
@@ -90,7 +90,7 @@ def _copied(store: ObjectStore, task: RestTask, parts: _Parts) -> dict[str, tupl
     rest = task.rest
     limits = task.data.shard_scans, task.data.shard_megabytes
     with (
-        tempfile.TemporaryDirectory(prefix="medfuncta-pack-") as folder,
+        scratch_folder("pack") as folder,
         ShardSet(store, task.dataset, Path(folder), *limits, *of_indexes(task.data)) as shards,
     ):
         for split in sorted(rest.record.splits):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -39,6 +38,7 @@ from medfuncta_dist.shards.snapshot import Shard
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard
 from medfuncta_dist.storage.request_failures import explain
+from medfuncta_dist.storage.scratch import scratch_folder
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def _packed(store: ObjectStore, task: PackTask) -> PackRecord:
     tally = _Tally()
     limits = task.data.shard_scans, task.data.shard_megabytes
     with (
-        tempfile.TemporaryDirectory(prefix="medfuncta-pack-") as folder,
+        scratch_folder("pack") as folder,
         ShardSet(store, task.dataset, Path(folder), *limits, *of_indexes(task.data)) as shards,
         windows_on(task.sources) as windows,
     ):

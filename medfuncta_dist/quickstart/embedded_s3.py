@@ -21,7 +21,7 @@ START_DEADLINE_S, STOP_DEADLINE_S = 30.0, 5.0
 REGION = "us-east-1"
 # The shell ends the server when its standard input closes, which happens however this process ends (also by kill -9).
 KEEPER = 'exec 3<&0; "$@" 3<&- & server=$!; (cat <&3 >/dev/null; kill $server) & wait $server'
-ADDRESS = re.compile(r"http://127\.0\.0\.1:\d+")
+ADDRESS = re.compile(r"https?://127\.0\.0\.1:\d+")
 
 
 class EmbeddedS3:
@@ -32,8 +32,9 @@ class EmbeddedS3:
     the server through its environment, not its command line.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, certificate: tuple[Path, Path] | None = None) -> None:
+        """``certificate``: PEM files of a certificate and its key; the server then speaks TLS."""
+        self.folder, self._certificate = folder, certificate
         self.endpoint = ""
         self._key, self._secret = secrets.token_hex(10), secrets.token_hex(20)
         self._process: subprocess.Popen[bytes] | None = None
@@ -83,6 +84,8 @@ class EmbeddedS3:
 
     def _start(self, log: int) -> subprocess.Popen[bytes]:
         serve = [rclone(), "serve", "s3", "--addr", "127.0.0.1:0", str(self.folder)]
+        if self._certificate is not None:
+            serve += ["--cert", str(self._certificate[0]), "--key", str(self._certificate[1])]
         environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("RCLONE_")},
             "RCLONE_AUTH_KEY": f'"{self._key},{self._secret}"',  # quoted: rclone reads this variable as CSV

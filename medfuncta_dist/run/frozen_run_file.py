@@ -6,6 +6,7 @@ import secrets
 from typing import Any
 
 from medfuncta_dist.config.kept_run_file import begun_with as begun_with
+from medfuncta_dist.config.kept_run_file import pin_path as pin_path
 from medfuncta_dist.config.kept_run_file import run_path as run_path
 from medfuncta_dist.config.load import difference, dump
 from medfuncta_dist.config.presets import SIRENS_OF
@@ -17,6 +18,7 @@ from medfuncta_dist.errors import (
     RunChangedError,
     RunFileError,
     StorageError,
+    UnreachableError,
 )
 from medfuncta_dist.run.settle_chunks import as_begun
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -71,11 +73,6 @@ def thaw(run: RunFile, store: ObjectStore, fence: Guard) -> None:
     withdraw(store, fence, run_path(run))
 
 
-def pin_path(run: RunFile) -> str:
-    """Where the snapshot is recorded that the run trains on, relative to the storage root."""
-    return f"runs/{run.name}/pin.json"
-
-
 def fixed_part(run: RunFile) -> dict[str, Any]:
     """What may not change within a run, as plain values."""
     return run.parts(lambda key: key.fixed)
@@ -84,13 +81,14 @@ def fixed_part(run: RunFile) -> dict[str, Any]:
 def require_writable(store: ObjectStore, name: str) -> None:
     """Refuse storage that cannot be written, before anything is computed.
 
-    DeadlineError when it does not answer, CredentialsError and DiskFullError as they are: the run file is right then.
+    DeadlineError or UnreachableError when it does not answer, CredentialsError and DiskFullError as they are: the run
+    file is right then.
     """
     probe = f"runs/{name}/.write-test-{secrets.token_hex(4)}"
     try:
         store.write(probe, b"medfuncta")
         store.delete(probe)
-    except (DeadlineError, CredentialsError, DiskFullError):
+    except (DeadlineError, UnreachableError, CredentialsError, DiskFullError):
         raise
     except (StorageError, OSError) as error:
         raise RunFileError(

@@ -8,12 +8,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.stage_names import STAGES
 from medfuncta_dist.config.submission_id import submission_id
+from medfuncta_dist.errors import LimitReachedError
 from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.status.run_cost import count_gpus
+from medfuncta_dist.submit.status.spending import NOTHING_SPENT, Budget, Spent, compute_spent
 from medfuncta_dist.telemetry.progress_bar import ProgressBar
-from medfuncta_dist.telemetry.progress_record import ProgressRecorder, StageProgress, rate
+from medfuncta_dist.telemetry.progress_record import ProgressRecorder, StageProgress, rate, read_progress
 from medfuncta_dist.telemetry.progress_report import ProgressReport
 
 
@@ -22,18 +25,30 @@ def open_reporter(
     run: RunFile, store: ObjectStore, stage: str, fence: Fence | None, stages: Sequence[str] = ()
 ) -> Iterator[StageReporter]:
     """Report a stage's progress while the block runs. ``stages``: all stages of this process, whose cluster holds what
-    any of them needs."""
+    any of them needs.
+
+    RunFileError where the run's money is limited, and its cluster has no price.
+    """
     job, held = submission_id(), count_gpus(run, [stage, *stages])
-    recorder = ProgressRecorder(store, run.name, stage, gpus=held, job=job, fence=fence)
+    budget = Budget.of(run, [stage, *stages])
+    others = _spent_by_others(run, store, stage) if budget.limited else NOTHING_SPENT
+    per_hour = budget.rates.per_hour
+    recorder = ProgressRecorder(store, run.name, stage, gpus=held, per_hour=per_hour, job=job, fence=fence)
     with recorder, ProgressBar(stage) as bar:
-        yield StageReporter(recorder, bar)
+        yield StageReporter(recorder, bar, budget, others)
+
+
+def _spent_by_others(run: RunFile, store: ObjectStore, stage: str) -> Spent:
+    """What the run's other stages have used. IntegrityError for a damaged record: a limit that forgets is none."""
+    found = {other: read_progress(store, run.name, other) for other in STAGES if other != stage}
+    return compute_spent(run, {other: progress for other, progress in found.items() if progress is not None})
 
 
 class StageReporter:
     """Where a stage's driver reports to; none of what it writes to may end the stage."""
 
-    def __init__(self, recorder: ProgressRecorder, bar: ProgressBar) -> None:
-        self._recorder, self._bar = recorder, bar
+    def __init__(self, recorder: ProgressRecorder, bar: ProgressBar, budget: Budget, others: Spent) -> None:
+        self._recorder, self._bar, self._budget, self._others = recorder, bar, budget, others
         self._metrics: Any = None
 
     def report(self, report: ProgressReport) -> None:
@@ -41,6 +56,15 @@ class StageReporter:
         self._bar.show(report)
         self._recorder.record(report)
         self._export(report)
+
+    def limit_reached(self) -> LimitReachedError | None:
+        """The error with which the stage must stop, if the run has used its hours or its money."""
+        if not self._budget.limited:
+            return None
+        now = self._recorder.progress_now()
+        own = Spent(now.used_s, now.cost)
+        where = f"stops at {now.done} of {now.total} {now.unit}" if now.total else "has not begun"
+        return self._budget.reached(self._others + own, f"{now.stage} {where}")
 
     def notify(self, text: str) -> None:
         """Print a line for people, above the bar."""

@@ -1,7 +1,8 @@
 """runs/<name>/terminal/<submission>.json: why a submitted job cannot succeed, however often it is retried.
 
-A cluster retries a failed job blindly. An invalid run file or damaged bytes stay what they are, so the first try leaves
-a record, and every further try of the same submission ends at once with the same message and the same exit code.
+A cluster retries a failed job blindly. An invalid run file or damaged bytes stay what they are, and hours that are used
+up do, too. So the first try leaves a record, and every further try of the same submission ends at once with the same
+message and the same exit code.
 """
 
 from __future__ import annotations
@@ -13,7 +14,13 @@ from typing import Any
 
 from medfuncta_dist import errors
 from medfuncta_dist.config.submission_id import submission_id
-from medfuncta_dist.errors import IntegrityError, MedfunctaError, ObjectMissingError, RunFileError
+from medfuncta_dist.errors import (
+    IntegrityError,
+    LimitReachedError,
+    MedfunctaError,
+    ObjectMissingError,
+    RunFileError,
+)
 from medfuncta_dist.storage.commit_record import read_as
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import NewRecord, Unfenced, publish
@@ -38,7 +45,7 @@ def recording_final_failure(store: ObjectStore, name: str) -> Iterator[None]:
     try:
         yield
     except MedfunctaError as error:
-        if error.exit_code in FINAL:
+        if error.exit_code in FINAL or isinstance(error, LimitReachedError):
             with suppress(MedfunctaError, OSError):  # storage itself may be at fault: then its error is the answer
                 publish(store, NO_LEASE, NewRecord(path, KIND, _body(error)))
         raise

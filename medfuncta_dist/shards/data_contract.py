@@ -15,11 +15,12 @@ from typing import Any, Final
 from medfuncta_dist.config.sections.data_section import Data, Grouping
 from medfuncta_dist.config.sections.series_section import Series
 from medfuncta_dist.config.sections.table_section import Table
-from medfuncta_dist.errors import ObjectMissingError, RunChangedError
+from medfuncta_dist.errors import LostObjectError, ObjectMissingError, RunChangedError
 from medfuncta_dist.shards.snapshot import dataset_path
 from medfuncta_dist.storage.commit_record import read_as
 from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.parsing.strict_json import RESTORE
 from medfuncta_dist.storage.publish import Guard, NewRecord, publish
 
 KIND = "dataset"
@@ -203,6 +204,16 @@ def check_dataset(store: ObjectStore, name: str, data: Data, salt: str) -> Mappi
             do="restore the salt: the file in data.private where the data set was first packed, or MEDFUNCTA_SALT",
         )
     return record.contract
+
+
+def recorded_contract(store: ObjectStore, name: str) -> Mapping[str, Any]:
+    """The contract of a data set as its record says it. LostObjectError where there is no record."""
+    path = dataset_path(name, "dataset.json")
+    try:
+        return read_as(_DatasetRecord, store, path, KIND).contract
+    except ObjectMissingError as error:
+        what = f"the record of data set {name} is missing"
+        raise LostObjectError(what, where=store.uri(path), do=RESTORE) from error
 
 
 def _packed_by(contract: Mapping[str, Any], where: str) -> str:

@@ -86,6 +86,11 @@ def read_act(store: ObjectStore, dataset: str, act: str) -> ForgottenRecord | No
         return None
 
 
+def gone_snapshots(store: ObjectStore, dataset: str) -> set[str]:
+    """Digests of the snapshots that were deleted because scans of them were forgotten."""
+    return {digest for act in read_forgotten(store, dataset) for digest in act.gone}
+
+
 def raise_if_gone(store: ObjectStore, dataset: str, digest: str) -> None:
     """RunFileError, with the way out, where a snapshot was deleted because scans of it were forgotten."""
     acts = read_forgotten(store, dataset)

@@ -8,26 +8,40 @@ The digest is the SHA-256 of the canonical JSON of ``"snapshot"``. Object URIs i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NoReturn
 
 import pyarrow as pa
 
-from medfuncta_dist.errors import FormatVersionError, IntegrityError, RunFileError, StageOrderError
-from medfuncta_dist.shards.forgotten_record import raise_if_gone
+from medfuncta_dist.errors import (
+    FormatVersionError,
+    IntegrityError,
+    LostObjectError,
+    MedfunctaError,
+    RunFileError,
+    StageOrderError,
+)
+from medfuncta_dist.shards.forgotten_record import gone_snapshots, raise_if_gone
 from medfuncta_dist.shards.shard_index import parse_index
-from medfuncta_dist.storage.commit_record import latest_record, read_as
+from medfuncta_dist.storage.commit_record import Record, read_as, read_records, record_paths
 from medfuncta_dist.storage.digest import canonical_json, digest_json, sha256_bytes
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing import strict_json
 from medfuncta_dist.storage.parsing.strict_json import RESTORE
 from medfuncta_dist.storage.parsing.typed_record import typed
+from medfuncta_dist.storage.promised import REPAIR, read_promised
 from medfuncta_dist.storage.publish import Guard, NewRecord, publish
 
 FORMAT_VERSION = 1
 KIND = "snapshot"
+RECORD_NAMES = re.compile(r"\d{9,}-[0-9a-f]{12}\.json")
+FILE_NAMES = re.compile(r"[0-9a-f]{64}\.json")
+SHARD_AGAIN = f"{REPAIR}: it packs damaged and missing shards again from the archive"
+WRITE_AGAIN = f"{REPAIR}: it writes what is missing of snapshots again from their records"
 LARGEST_SNAPSHOT = 2**30
 """Bytes. A shard takes 400 of them, a quarantined scan 200."""
 
@@ -142,6 +156,11 @@ def commits_prefix(dataset: str) -> str:
     return dataset_path(dataset, "commits")
 
 
+def record_name(snapshot: Snapshot) -> str:
+    """The name of a snapshot's commit record."""
+    return f"{snapshot.generation:09d}-{snapshot.digest[:12]}.json"
+
+
 def commit_snapshot(store: ObjectStore, snapshot: Snapshot, fence: Guard) -> None:
     """Write the snapshot and then its commit record. Writing it twice changes nothing.
 
@@ -150,31 +169,41 @@ def commit_snapshot(store: ObjectStore, snapshot: Snapshot, fence: Guard) -> Non
     path = snapshot_path(snapshot.name, snapshot.digest)
     data = snapshot.to_bytes()
     store.write(path, data)
-    record = f"{commits_prefix(snapshot.name)}/{snapshot.generation:09d}-{snapshot.digest[:12]}.json"
+    record = f"{commits_prefix(snapshot.name)}/{record_name(snapshot)}"
     body = {"digest": snapshot.digest, "uri": path, "size": len(data), "sha256": sha256_bytes(data)}
     publish(store, fence, NewRecord(record, KIND, body, snapshot.generation))
 
 
-def load_snapshot(store: ObjectStore, dataset: str, digest: str | None) -> Snapshot:
+def load_snapshot(store: ObjectStore, dataset: str, digest: str | None, *, named_by: str = "data.snapshot") -> Snapshot:
     """The committed snapshot ``digest`` of a data set, or its newest one when ``digest`` is None.
 
+    ``named_by`` is what an error about ``digest`` names: the key or file that says it.
+
     Raises ``StageOrderError`` when nothing was packed yet, ``RunFileError`` when ``digest`` was never committed, or
-    is gone because scans of it were forgotten, ``IntegrityError`` when the file does not match its digest.
+    is gone because scans of it were forgotten, ``IntegrityError`` when the file is missing or does not match its
+    digest, or when commit records are missing of the one named or of newer ones (``LostObjectError``).
     """
-    digest = _newest(store, dataset) if digest is None else _committed(store, dataset, digest)
-    path = snapshot_path(dataset, digest)
-    snapshot = Snapshot.from_bytes(store.read(path, limit=LARGEST_SNAPSHOT), where=store.uri(path))
-    if snapshot.digest != digest:
-        raise IntegrityError("the snapshot does not have the digest in its name", where=store.uri(path), do=RESTORE)
-    return snapshot
+    if digest is not None:
+        return stored_snapshot(store, dataset, _committed(store, dataset, digest, named_by))
+    return _newest(store, dataset)
 
 
 def newest_snapshot(store: ObjectStore, dataset: str) -> Snapshot | None:
-    """The newest committed snapshot, or None when nothing was packed yet."""
+    """The newest committed snapshot, or None when nothing was packed yet. Raises as ``load_snapshot`` does."""
     try:
-        return load_snapshot(store, dataset, None)
+        return _newest(store, dataset)
     except StageOrderError:
         return None
+
+
+def stored_snapshot(store: ObjectStore, dataset: str, digest: str) -> Snapshot:
+    """The file of a snapshot that a record names. IntegrityError where it is missing or damaged."""
+    path = snapshot_path(dataset, digest)
+    data = read_promised(store, path, "the snapshot", WRITE_AGAIN, limit=LARGEST_SNAPSHOT)
+    snapshot = Snapshot.from_bytes(data, where=store.uri(path))
+    if snapshot.digest != digest:
+        raise IntegrityError("the snapshot does not have the digest in its name", where=store.uri(path), do=RESTORE)
+    return snapshot
 
 
 @dataclass(frozen=True)
@@ -187,30 +216,100 @@ class _Committed:
     sha256: str
 
 
-def _newest(store: ObjectStore, dataset: str) -> str:
-    latest = latest_record(store, commits_prefix(dataset), KIND)
-    if latest is None:
+@dataclass(frozen=True)
+class CommittedSnapshot:
+    """What a snapshot's commit record says of it."""
+
+    digest: str
+    generation: int
+    size: int
+    """Bytes of its file."""
+
+
+def read_committed(store: ObjectStore, dataset: str) -> list[CommittedSnapshot]:
+    """What all commit records of snapshots say, the newest last. IntegrityError if one of them is damaged."""
+    found = sorted(read_records(store, commits_prefix(dataset), KIND, RECORD_NAMES), key=_age)
+    bodies = [(typed(_Committed, r.body, "a snapshot record", store.uri(path)), r.generation) for path, r in found]
+    return [CommittedSnapshot(body.digest, generation, body.size) for body, generation in bodies]
+
+
+def _age(found: tuple[str, Record]) -> tuple[int, str]:
+    return found[1].generation, found[0]
+
+
+def read_unrecorded(store: ObjectStore, dataset: str, recorded: Iterable[CommittedSnapshot]) -> list[Snapshot]:
+    """The whole snapshots that no commit record names: left by a driver that was stopped, or a record is lost."""
+    known = {snapshot_path(dataset, one.digest) for one in recorded}
+    paths = record_paths(store, dataset_path(dataset, "snapshots"), FILE_NAMES)
+    found = []
+    for path in paths:
+        if path not in known:
+            with suppress(MedfunctaError):  # a damaged one without a record does not exist
+                digest = path.rpartition("/")[2].removesuffix(".json")
+                found.append(stored_snapshot(store, dataset, digest))
+    return found
+
+
+def is_proved(unrecorded: Snapshot, recorded: Sequence[CommittedSnapshot]) -> bool:
+    """Whether a snapshot without a commit record shows that records were lost: others must have come before it.
+
+    The next one after the newest shows nothing: a driver that was stopped between the two writes leaves it, too.
+    """
+    return unrecorded.generation > max((one.generation for one in recorded), default=0) + 1
+
+
+def _newest(store: ObjectStore, dataset: str) -> Snapshot:
+    """The newest of all; LostObjectError where commit records are lost (``is_proved``)."""
+    recorded = read_committed(store, dataset)
+    newest = recorded[-1].generation if recorded else 0
+    lost = [one for one in read_unrecorded(store, dataset, recorded) if is_proved(one, recorded)]
+    if lost and (lost := [one for one in lost if one.digest not in gone_snapshots(store, dataset)]):
+        raise LostObjectError(
+            f"snapshot {lost[-1].digest[:12]} (number {lost[-1].generation}) of data set {dataset} has no commit "
+            f"record; the newest that has one is number {newest}",
+            where=store.uri(f"{commits_prefix(dataset)}/{record_name(lost[-1])}"),
+            do=WRITE_AGAIN,
+        )
+    if not recorded:
         raise StageOrderError(
             f"data set {dataset} has no committed snapshot",
             where=store.uri(commits_prefix(dataset)),
             do="run the pack stage first, and let it finish",
         )
-    return typed(_Committed, latest[1].body, "a snapshot record", store.uri(latest[0])).digest
+    return stored_snapshot(store, dataset, recorded[-1].digest)
 
 
-def _committed(store: ObjectStore, dataset: str, digest: str) -> str:
-    paths = [info.path for info in store.list(commits_prefix(dataset)) if info.path.endswith(f"-{digest[:12]}.json")]
+def _committed(store: ObjectStore, dataset: str, digest: str, named_by: str) -> str:
+    ending = f"-{digest[:12]}.json"
+    paths = [path for path in record_paths(store, commits_prefix(dataset), RECORD_NAMES) if path.endswith(ending)]
     if not paths:
         raise_if_gone(store, dataset, digest)
-        raise RunFileError(
-            f"snapshot {digest} does not exist in data set {dataset}",
-            where=store.uri(commits_prefix(dataset)),
-            do="check data.snapshot, or leave it out to use the newest",
-        )
+        _raise_unrecorded(store, dataset, digest, named_by)
     if (named := read_as(_Committed, store, paths[-1], KIND).digest) != digest:
         what = f"the record of snapshot {digest[:12]} names another one, {named[:12]}"
         raise IntegrityError(what, where=store.uri(paths[-1]), do=RESTORE)
     return digest
+
+
+def _raise_unrecorded(store: ObjectStore, dataset: str, digest: str, named_by: str) -> NoReturn:
+    """LostObjectError where the snapshot, or a file other than the run file, proves that there was a record."""
+    if store.exists(snapshot_path(dataset, digest)):
+        raise LostObjectError(
+            f"the commit record of snapshot {digest[:12]} of data set {dataset} is missing; {named_by} names it",
+            where=store.uri(f"{commits_prefix(dataset)}/*-{digest[:12]}.json"),
+            do=WRITE_AGAIN,
+        )
+    if named_by != "data.snapshot":
+        raise LostObjectError(
+            f"snapshot {digest[:12]} of data set {dataset} and its commit record are missing",
+            where=f"{named_by}, which names it",
+            do=f"restore both from a backup of {store.uri(dataset_path(dataset))}, or train again under another name",
+        )
+    raise RunFileError(
+        f"snapshot {digest} does not exist in data set {dataset}",
+        where=store.uri(commits_prefix(dataset)),
+        do="check data.snapshot, or leave it out to use the newest",
+    )
 
 
 def split_digest(snapshot: Snapshot, split: str) -> str:
@@ -220,13 +319,12 @@ def split_digest(snapshot: Snapshot, split: str) -> str:
 
 def read_index(store: ObjectStore, shard: Shard) -> pa.Table:
     """The shard's index, a row per sample, verified against the shard's record (``IntegrityError``)."""
-    return checked_index(store.read(shard.index_uri, limit=shard.index_size), shard, store.uri(shard.index_uri))
+    data = read_promised(store, shard.index_uri, "the index of a shard", SHARD_AGAIN, limit=shard.index_size)
+    return checked_index(data, shard, store.uri(shard.index_uri))
 
 
 def checked_index(data: bytes, shard: Shard, where: str) -> pa.Table:
     """The table of an index's bytes, verified against the shard's record (``IntegrityError`` names ``where``)."""
     if len(data) != shard.index_size or sha256_bytes(data) != shard.index_sha256:
-        raise IntegrityError(
-            "the index does not match the snapshot's size or SHA-256", where=where, do="restore it from a backup"
-        )
+        raise IntegrityError("the index does not match the snapshot's size or SHA-256", where=where, do=SHARD_AGAIN)
     return parse_index(data, shard_size=shard.size, samples=shard.samples, where=where)

@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -28,6 +27,7 @@ from medfuncta_dist.shards.shard_looks import read_looks
 from medfuncta_dist.shards.snapshot import Shard, Snapshot, read_index
 from medfuncta_dist.storage.local_objects import replacing
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.scratch import scratch_folder
 
 FILE, FORMAT_VERSION = "look-alikes.csv", "1"
 PAIR = ("key", "split", "key", "split", "likeness")
@@ -60,7 +60,7 @@ def split_look_alikes(store: ObjectStore, snapshot: Snapshot, folder: Path) -> S
     if snapshot.samples > MOST_SCANS:
         nothing = LookAlikes(np.empty((0, 2), np.int64), np.empty(0), 0, 0)
         return _keep(store, snapshot, folder, [], nothing, snapshot.samples)
-    with tempfile.TemporaryDirectory(prefix="medfuncta-looks-") as scratch:
+    with scratch_folder("looks") as scratch:
         spool = Path(scratch) / "looks"
         compared, owners = _spooled(store, snapshot, shards, spool)
         count = len(owners.split)

@@ -10,6 +10,7 @@ from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.stage_names import COMPUTING, require_stages
+from medfuncta_dist.config.submission_id import submission_id
 from medfuncta_dist.errors import NothingPackedError, RunFileError
 from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.run.frozen_run_file import freeze, require_writable, thaw
@@ -18,6 +19,8 @@ from medfuncta_dist.run.terminal_record import recording_final_failure
 from medfuncta_dist.stages import run_summary
 from medfuncta_dist.storage.leases.lease import Fence, run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.scratch import remove_leftovers_once
+from medfuncta_dist.telemetry.run_log.keep_log import enter_stage, keep_log, note
 
 
 def run_stages(run: RunFile, names: Sequence[str], key: str | None = None, *, freezing: bool = True) -> dict[str, Any]:
@@ -27,6 +30,7 @@ def run_stages(run: RunFile, names: Sequence[str], key: str | None = None, *, fr
     A ``key`` (of idempotency) that has been answered before gets that answer again, and nothing is done. RunHeldError
     while another driver holds this run. Without ``freezing``, this run file does not become the run's own.
     """
+    remove_leftovers_once()  # of killed commands, on this machine
     store = ObjectStore(run.storage)
     submission = Submission.of(run, names, key) if key else None
     with recording_final_failure(store, run.name):
@@ -41,7 +45,8 @@ def _as_only_driver(
     run: RunFile, names: Sequence[str], store: ObjectStore, submission: Submission | None, freezing: bool
 ) -> dict[str, Any]:
     require_writable(store, run.name)
-    with hold_lease(store, run_lease(run.name), run.cluster.lease_seconds, run.name) as fence:
+    lease = hold_lease(store, run_lease(run.name), run.cluster.lease_seconds, run.name)
+    with lease as fence, keep_log(store, run.name, submission_id(), names):
         if submission is None:
             return _in_order(run, names, store, fence, freezing)
         answer = submission.answer(store)  # another driver may have finished it while this one waited for the lease
@@ -58,6 +63,7 @@ def _in_order(run: RunFile, names: Sequence[str], store: ObjectStore, fence: Fen
     answer: dict[str, Any] = {"run": run.name, "said": [], "quarantined": 0}
     for name in names:
         fence.require(store)
+        enter_stage(name)
         try:
             run = _settle(name, run, store, fence) if name in COMPUTING else run
             figures = _run_stage(name, run, store, fence, names)
@@ -66,6 +72,7 @@ def _in_order(run: RunFile, names: Sequence[str], store: ObjectStore, fence: Fen
             if (first or isinstance(error, NothingPackedError)) and name == names[0]:
                 thaw(run, store, fence)
             raise
+        note(figures["said"])
         answer["said"] += figures.pop("said")
         answer["quarantined"] += figures.get("quarantined", 0)
         answer[name] = figures

@@ -11,12 +11,13 @@ from medfuncta_dist.run.fan_outs import compute_fan_out
 from medfuncta_dist.run.stage_progress import open_reporter
 from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.task_map import limited
 
 
 def run_evaluate(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[str] = ()) -> dict[str, Any]:
     """Evaluate the latent table; the figures of the report."""
     with open_reporter(run, store, "evaluate", fence, stages) as reporter:
-        summary = evaluate(run, compute_fan_out(run), reporter.report, fence=fence)
+        summary = evaluate(run, limited(compute_fan_out(run), reporter.limit_reached), reporter.report, fence=fence)
     return {**summary, "report": store.uri(f"{report_folder(run)}/report.html"), "said": _summary_lines(summary)}
 
 

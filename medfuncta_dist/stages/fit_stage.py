@@ -9,6 +9,7 @@ from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.fitting.fit_driver import FitSummary, fit
+from medfuncta_dist.fitting.fit_failures import DAMAGED_SHARD
 from medfuncta_dist.fitting.latent_ledger import Unsolved
 from medfuncta_dist.run.fan_outs import compute_fan_out
 from medfuncta_dist.run.settle_arithmetic import record_halving
@@ -16,6 +17,8 @@ from medfuncta_dist.run.stage_progress import open_reporter
 from medfuncta_dist.stages.preflight import check_fitting
 from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.promised import REPAIR
+from medfuncta_dist.task_map import limited
 
 HALVED_TEXT = (
     "fit: a task ran out of memory and went on with half the chunks; run.yaml keeps that, so that later tasks begin "
@@ -27,7 +30,7 @@ def run_fit(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[str
     """Fit what has no latent yet; the figures of the whole table as it is then."""
     check_fitting(run, store)
     with open_reporter(run, store, "fit", fence, stages) as reporter:
-        summary = fit(run, compute_fan_out(run), reporter.report, fence=fence)
+        summary = fit(run, limited(compute_fan_out(run), reporter.limit_reached), reporter.report, fence=fence)
     if summary.halved:
         record_halving(run, store, fence)
     return {
@@ -45,7 +48,13 @@ def run_fit(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[str
         "reasons": dict(Counter(scan.reason for scan in summary.quarantined)),
         "unsolved": asdict(summary.unsolved),
         "halved": summary.halved,
-        "said": [_summary_text(summary), *_unsolved_text(summary.unsolved), *[HALVED_TEXT] * summary.halved],
+        "lost_parts": summary.lost_parts,
+        "said": [
+            _summary_text(summary),
+            *_damage_text(summary),
+            *_unsolved_text(summary.unsolved),
+            *[HALVED_TEXT] * summary.halved,
+        ],
     }
 
 
@@ -57,6 +66,21 @@ def _summary_text(summary: FitSummary) -> str:
         f"{summary.storage_type} ({psnr}), {counts.flagged} below fit.min_psnr, {counts.quarantined} quarantined; "
         f"{summary.scans_per_task} scans per task"
     )
+
+
+def _damage_text(summary: FitSummary) -> list[str]:
+    """What was missing from storage, and what to do about it."""
+    lines = []
+    if summary.lost_parts:
+        parts = f"{summary.lost_parts} parts of the latent table were missing from storage"
+        lines.append(f"fit: {parts}: their scans were fitted again")
+    damaged = sum(scan.reason == DAMAGED_SHARD for scan in summary.quarantined)
+    if damaged:
+        lines.append(
+            f"fit: the shards of {damaged} scans are damaged or missing: {REPAIR}, which packs them again from the "
+            "archive, then fit again"
+        )
+    return lines
 
 
 def _unsolved_text(unsolved: Unsolved) -> list[str]:

@@ -21,6 +21,7 @@ from medfuncta_dist.run.stage_progress import open_reporter
 from medfuncta_dist.shards.data_contract import SPLITS_BY, SplitsBy
 from medfuncta_dist.storage.leases.lease import Fence, dataset_lease
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.task_map import limited
 from medfuncta_dist.telemetry.progress_record import rate, read_progress
 
 SURVEY_LINE_S = 10.0
@@ -34,7 +35,13 @@ def run_pack(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[st
     lease = hold_lease(store, dataset_lease(run.dataset), run.cluster.lease_seconds, f"data set {run.dataset}")
     with lease as dataset_fence, open_reporter(run, store, "pack", fence, stages) as reporter:
         survey = said_sometimes(reporter.notify)
-        summary = pack(run, cpu_fan_out(run), reporter.report, fence=dataset_fence, on_survey=survey)
+        summary = pack(
+            run,
+            limited(cpu_fan_out(run), reporter.limit_reached),
+            reporter.report,
+            fence=dataset_fence,
+            on_survey=survey,
+        )
     return figures_of(summary)
 
 

@@ -3,10 +3,10 @@ is refused here, by key, value and expectation."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import isclose
 from typing import Any
 
+from medfuncta_dist.config.kept_run_file import pin_path, pinned_digest
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.sections.field_section import FieldSection
 from medfuncta_dist.errors import RunChangedError, RunFileError
@@ -15,10 +15,9 @@ from medfuncta_dist.fitting.fit_plan import chosen_splits
 from medfuncta_dist.network.committed_network import published_network
 from medfuncta_dist.network.core_settings import trained_spec
 from medfuncta_dist.network.network_loader import load_network
-from medfuncta_dist.run.frozen_run_file import pin_path
 from medfuncta_dist.shards.data_contract import require_contract
+from medfuncta_dist.shards.shard_listing import require_shards
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
-from medfuncta_dist.storage.commit_record import read_as
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard, NewRecord, publish
 
@@ -60,31 +59,26 @@ def check_training(run: RunFile, snapshot: Snapshot) -> None:
         )
 
 
-@dataclass(frozen=True)
-class _Pin:
-    """The body of ``pin.json``."""
-
-    snapshot: str
-
-
 def pinned_snapshot(run: RunFile, store: ObjectStore, fence: Guard) -> Snapshot:
     """The snapshot that this run trains on: ``data.snapshot`` or the newest, chosen once and recorded.
 
-    A resumed run goes on with the scans it began with, whatever has been packed since. LeaseLostError where
-    the lease was lost and nothing was recorded yet.
+    A resumed run goes on with the scans it began with, whatever has been packed since. DamagedShardError where shards
+    are missing (two listings). LeaseLostError where the lease was lost and nothing was recorded yet.
     """
     path = pin_path(run)
-    if store.exists(path):
-        digest = read_as(_Pin, store, path, "pin").snapshot
+    if (digest := pinned_digest(run, store)) is not None:
         if run.data.snapshot not in (None, digest):
             raise RunChangedError(
                 f"data.snapshot is {run.data.snapshot}, but this run trains on {digest}",
                 where=store.uri(path),
                 do="leave data.snapshot as it was, or give the run another name",
             )
-        return load_snapshot(store, run.dataset, digest)
+        snapshot = load_snapshot(store, run.dataset, digest, named_by=store.uri(path))
+        require_shards(store, snapshot)
+        return snapshot
     snapshot = load_snapshot(store, run.dataset, run.data.snapshot)
     check_training(run, snapshot)
+    require_shards(store, snapshot)
     publish(store, fence, NewRecord(path, "pin", {"snapshot": snapshot.digest}))
     return snapshot
 

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import StageOrderError
 from medfuncta_dist.storage.object_store import ObjectStore
+
+if TYPE_CHECKING:
+    from medfuncta_dist.fitting.latent_ledger import Commit
 
 
 def require_ready(run: RunFile, store: ObjectStore, stages: Sequence[str]) -> None:
@@ -40,22 +44,36 @@ def is_complete(run: RunFile, store: ObjectStore, stage: str) -> bool:
         if stage == "train":
             published_network(store, run.name)
         else:
-            _require_fitted(run, store)
+            return _is_fitted(run, store)
     except StageOrderError:
         return False
     return True
 
 
 def _require_fitted(run: RunFile, store: ObjectStore) -> None:
-    from medfuncta_dist.fitting import latent_ledger
+    from medfuncta_dist.fitting.latent_ledger import require_parts
+
+    require_parts(store, *_fitted(run, store))
+
+
+def _is_fitted(run: RunFile, store: ObjectStore) -> bool:
+    from medfuncta_dist.fitting.latent_ledger import missing_parts
+
+    return not missing_parts(store, *_fitted(run, store))
+
+
+def _fitted(run: RunFile, store: ObjectStore) -> tuple[str, list[Commit]]:
+    """The latent table's folder and its commits. StageOrderError where a scan has none."""
     from medfuncta_dist.fitting.fit_driver import locate_table
     from medfuncta_dist.fitting.fit_plan import cover
+    from medfuncta_dist.fitting.latent_ledger import read_commits, settled
 
     table = locate_table(run, store)
-    settled = latent_ledger.settled(latent_ledger.read_commits(store, table.folder))
-    left = cover(table.works, settled)[1]
+    commits = read_commits(store, table.folder)
+    done, left = cover(table.works, settled(commits))
     if left:
         scans = sum(work.scans for work in left)
         raise StageOrderError(
             f"{scans} scans have no latent yet", where=store.uri(table.folder), do="run the fit stage first"
         )
+    return table.folder, [commits[work.name] for work in done]

@@ -28,6 +28,7 @@ def run_train(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[s
             on_message=listen,
             on_progress=reporter.report,
             notify=reporter.notify,
+            limit_reached=reporter.limit_reached,
             fence=fence,
         )
     return {**asdict(summary), "snapshot": snapshot.digest, "said": [_summary_text(summary)]}

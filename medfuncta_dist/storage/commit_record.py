@@ -7,6 +7,7 @@ A record holds its own digest, which proves it whole, and its writer's generatio
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +25,8 @@ FORMAT_VERSION = 1
 LARGEST_RECORD = 64 * 2**20
 """Bytes. Records name files and hold no data: a larger one was not written by medfuncta-dist."""
 PARALLEL_READS = 16
+ANY_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.json")
+"""Names of records, where no format says more. Systems add others: ``._x.json`` of macOS, ``x (1).json``."""
 
 
 @dataclass(frozen=True)
@@ -54,14 +57,24 @@ def read_as(as_type: type[T], store: ObjectStore, path: str, kind: str) -> T:
     return typed(as_type, read_record(store, path, kind), f"a {kind} record", store.uri(path), _RESTORE)
 
 
-def read_records(store: ObjectStore, prefix: str, kind: str) -> list[tuple[str, Record]]:
-    """All records below a folder as (path, record), sorted by path; files other than ``.json`` are ignored."""
-    return list(each_record(store, prefix, kind))
+def record_paths(store: ObjectStore, prefix: str, names: re.Pattern[str] = ANY_NAME) -> list[str]:
+    """Paths of what lies in a folder, not deeper, under a name that a record can have, sorted: all else is foreign."""
+    folder = prefix.strip("/")
+    return [o.path for o in store.list(folder) if names.fullmatch(o.path.removeprefix(f"{folder}/"))]
 
 
-def each_record(store: ObjectStore, prefix: str, kind: str) -> Iterator[tuple[str, Record]]:
+def read_records(
+    store: ObjectStore, prefix: str, kind: str, names: re.Pattern[str] = ANY_NAME
+) -> list[tuple[str, Record]]:
+    """All records in a folder as (path, record), sorted by path; files with other ``names`` are ignored."""
+    return list(each_record(store, prefix, kind, names))
+
+
+def each_record(
+    store: ObjectStore, prefix: str, kind: str, names: re.Pattern[str] = ANY_NAME
+) -> Iterator[tuple[str, Record]]:
     """The same, a few of them in memory at once."""
-    paths = [o.path for o in store.list(prefix) if o.path.endswith(".json")]
+    paths = record_paths(store, prefix, names)
     with ThreadPoolExecutor(PARALLEL_READS) as pool:
         for start in range(0, len(paths), 2 * PARALLEL_READS):
             some = paths[start : start + 2 * PARALLEL_READS]
@@ -69,9 +82,11 @@ def each_record(store: ObjectStore, prefix: str, kind: str) -> Iterator[tuple[st
             yield from ((path, record) for path, record in zip(some, found, strict=True) if record is not None)
 
 
-def latest_record(store: ObjectStore, prefix: str, kind: str) -> tuple[str, Record] | None:
+def latest_record(
+    store: ObjectStore, prefix: str, kind: str, names: re.Pattern[str] = ANY_NAME
+) -> tuple[str, Record] | None:
     """The record of the highest generation (then the last path). IntegrityError if any of them is damaged."""
-    records = read_records(store, prefix, kind)
+    records = read_records(store, prefix, kind, names)
     return max(records, key=lambda r: (r[1].generation, r[0]), default=None)
 
 

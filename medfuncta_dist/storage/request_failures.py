@@ -43,6 +43,7 @@ UNMET_CODES = {"PreconditionFailed", "412", "ConditionalRequestConflict", "NoSuc
 THROTTLING_CODES = {"SlowDown", "Throttling", "ThrottlingException", "RequestLimitExceeded", "TooManyRequests"}
 EXPIRED_CODES = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired", "InvalidToken"}
 CREDENTIAL_CODES = EXPIRED_CODES | {"InvalidAccessKeyId", "SignatureDoesNotMatch"}
+CLOCK_CODES = {"RequestTimeTooSkewed", "RequestExpired", "RequestInTheFuture"}
 WRONG_REGION_CODES = {"PermanentRedirect", "AuthorizationHeaderMalformed", "301"}
 NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # The machine lacks something, or its file system is not mounted. Not EIO: that may be one file on a bad sector.
@@ -82,6 +83,17 @@ def refuses_credentials(error: BaseException) -> bool:
     return (_error_code(error) or ("",))[0] in CREDENTIAL_CODES
 
 
+def is_answer(error: BaseException) -> bool:
+    """Whether the error is an answer, and the connection therefore works."""
+    return _error_code(error) is not None
+
+
+def may_want_tls(error: BaseException) -> bool:
+    """Whether a server may have answered so because the request did not come over TLS."""
+    answer = _error_code(error)
+    return isinstance(error, TRANSIENT_ERRORS) if answer is None else answer[1] == 400
+
+
 def is_unmet_condition(error: BaseException) -> bool:
     """Whether a conditional write was refused because the object is not in the expected state."""
     return (_error_code(error) or ("",))[0] in UNMET_CODES
@@ -102,6 +114,9 @@ def explain(error: Exception, where: str) -> MedfunctaError:
     if code in EXPIRED_CODES:
         do = "renew the credentials, then run the same command again: it resumes where it stopped"
         return CredentialsError(f"the credentials have expired: {reason(error)}", where=where, do=do)
+    if code in CLOCK_CODES:
+        do = "set the clock (chrony, systemd-timesyncd); `medfuncta-dist doctor` shows how far it is off"
+        return StorageError(f"this machine's clock differs too much from the storage's: {code}", where=where, do=do)
     if isinstance(error, OSError) and error.errno in NO_SPACE:
         return DiskFullError(f"a disk of this machine is full: {reason(error)}", where=where, do=_FREE_SPACE)
     if code in WRONG_REGION_CODES:

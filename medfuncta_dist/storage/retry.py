@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_exponential, wait_random_exponential
 
-from medfuncta_dist.errors import IntegrityError, MedfunctaError
+from medfuncta_dist.errors import IntegrityError, MedfunctaError, UnreachableError
 from medfuncta_dist.storage.request_failures import explain, is_throttled, is_transient, retry_after_s
 from medfuncta_dist.storage.request_pace import REQUEST_PACE
 
@@ -18,6 +18,10 @@ T = TypeVar("T")
 FIRST_WAIT_S, LONGEST_WAIT_S = 0.2, 10.0
 ATTEMPT_S = 30.0
 """One attempt may take this long, plus the time for its transfer."""
+FIRST_CONTACTS = 2
+"""Attempts to reach a storage that this process has not reached yet: a wrong setting does not get better by waiting."""
+POD_NETWORK_S = 30.0
+"""Seconds in which a new pod tries again nevertheless: its network policies may take that long to apply."""
 SLOWEST_BYTES_S = 2e6
 """Bytes per second. A connection that transfers fewer is given up for a new one."""
 
@@ -25,7 +29,8 @@ SLOWEST_BYTES_S = 2e6
 def retry_request(request: Callable[[float], T], *, where: str, deadline_s: float) -> T:
     """Call ``request(seconds left)`` until it succeeds, fails permanently, or ``deadline_s`` has passed.
 
-    Raises ObjectMissingError, DeadlineError or StorageError, naming ``where``, the attempts and the time spent.
+    Raises ObjectMissingError, DeadlineError or StorageError, naming ``where``, the attempts and the time spent. A
+    storage that this process has never reached gets one short retry (UnreachableError).
     """
     started, attempts = time.monotonic(), 0
 
@@ -43,7 +48,7 @@ def retry_request(request: Callable[[float], T], *, where: str, deadline_s: floa
         return found
 
     retrying = Retrying(
-        retry=retry_if_exception(is_transient),
+        retry=retry_if_exception(lambda error: _is_worth_another(error, attempts, time.monotonic() - started)),
         stop=stop_before_delay(deadline_s),
         # Half of each wait is random: a thousand workers that a store has refused must not all return at once.
         wait=wait_exponential(FIRST_WAIT_S / 2, LONGEST_WAIT_S / 2)
@@ -53,10 +58,21 @@ def retry_request(request: Callable[[float], T], *, where: str, deadline_s: floa
     try:
         return retrying(attempt)
     except MedfunctaError as error:
-        raise type(error)(error.what, where=where, do=error.do) from error
+        place = f"{where} ({_spent(attempts, started)})" if isinstance(error, UnreachableError) else where
+        raise type(error)(error.what, where=place, do=error.do) from error
     except Exception as error:
-        spent = f"{attempts} attempt{'s' if attempts > 1 else ''} in {time.monotonic() - started:.1f} s"
-        raise explain(error, f"{where} ({spent}{_rank()})") from error
+        raise explain(error, f"{where} ({_spent(attempts, started)})") from error
+
+
+def _is_worth_another(error: BaseException, attempts: int, spent_s: float) -> bool:
+    if isinstance(error, UnreachableError):
+        in_pod = "KUBERNETES_SERVICE_HOST" in os.environ
+        return error.passing and (attempts < FIRST_CONTACTS or (in_pod and spent_s < POD_NETWORK_S))
+    return is_transient(error)
+
+
+def _spent(attempts: int, started: float) -> str:
+    return f"{attempts} attempt{'s' if attempts > 1 else ''} in {time.monotonic() - started:.1f} s{_rank()}"
 
 
 def attempt_limit_s(size: int) -> float:

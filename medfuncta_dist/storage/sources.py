@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -21,6 +20,7 @@ from fsspec.utils import glob_translate
 from medfuncta_dist.errors import ObjectMissingError, RunFileError, StorageError
 from medfuncta_dist.storage.archive_files.place import SEPARATOR, Place, kind_of
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.scratch import scratch_folder
 
 MAGIC = re.compile(r"[*?\[]")
 COMPRESSED = {".gz", ".bz2", ".xz", ".zst"}
@@ -109,7 +109,7 @@ def local_copy(source_uri: str, parts: Parts = no_parts) -> Iterator[Path]:
         yield Path(source_uri)
         return
     parent, _, name = source_uri.rpartition("/")
-    with tempfile.TemporaryDirectory(prefix="medfuncta-source-") as folder:
+    with scratch_folder("source") as folder:
         local = Path(folder, f"source{suffix(name)}")
         _download(parent, name, local)
         _fetch_parts(source_uri, local, parts)
@@ -123,7 +123,7 @@ def local_copies(sources: Sequence[tuple[str, int]]) -> Iterator[list[Path]]:
     if not any(uri.startswith("s3://") for uri, _ in sources):
         yield [Path(uri) for uri, _ in sources]
         return
-    with tempfile.TemporaryDirectory(prefix="medfuncta-source-") as folder:
+    with scratch_folder("source") as folder:
         stores = {parent: ObjectStore(parent) for parent in {uri.rpartition("/")[0] for uri, _ in sources}}
         places = [Path(folder, f"{number:06d}") for number in range(len(sources))]
 

@@ -13,11 +13,19 @@ from typing import BinaryIO
 import pyarrow as pa
 from filelock import FileLock, Timeout
 
-from medfuncta_dist.errors import DeadlineError, DiskFullError, IntegrityError, StorageError
-from medfuncta_dist.shards.snapshot import Shard, checked_index
+from medfuncta_dist.errors import (
+    DeadlineError,
+    DiskFullError,
+    IntegrityError,
+    LostObjectError,
+    ObjectMissingError,
+    StorageError,
+)
+from medfuncta_dist.shards.snapshot import SHARD_AGAIN, Shard, checked_index
 from medfuncta_dist.storage.digest import sha256_file
 from medfuncta_dist.storage.local_objects import TEMPORARY, replacing
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.promised import read_promised
 
 LOCK_DEADLINE_S = 3600.0
 """Waiting for another process of this node to download a shard."""
@@ -54,7 +62,8 @@ class ShardCache:
         file = self._folder / f"{shard.sha256}{INDEX}"
         with suppress(OSError, IntegrityError):
             return checked_index(file.read_bytes(), shard, str(file))
-        data = self._store.read(shard.index_uri, limit=shard.index_size)
+        what = "the index of a shard"
+        data = read_promised(self._store, shard.index_uri, what, SHARD_AGAIN, limit=shard.index_size)
         table = checked_index(data, shard, self._store.uri(shard.index_uri))
         # It is small, and can be read again if it cannot be kept here.
         with suppress(OSError), replacing(file, durable=False) as part:
@@ -99,8 +108,8 @@ class ShardCache:
                 self._evict(file, self._max_bytes)
                 return
             part.unlink()
-        where, do = self._store.uri(shard.uri), "restore the shard from a backup"
-        raise IntegrityError("the shard does not match the snapshot (size or SHA-256)", where=where, do=do)
+        what = "the shard does not match the snapshot (size or SHA-256)"
+        raise IntegrityError(what, where=self._store.uri(shard.uri), do=SHARD_AGAIN)
 
     def _download(self, shard: Shard, part: Path) -> str:
         """Download a shard, refusing an object that is larger; returns the SHA-256 of the bytes.
@@ -109,6 +118,9 @@ class ShardCache:
         """
         try:
             return self._store.download(shard.uri, part, size=shard.size)
+        except ObjectMissingError as error:
+            what = "the shard is missing: the snapshot names it"
+            raise LostObjectError(what, where=self._store.uri(shard.uri), do=SHARD_AGAIN) from error
         except DiskFullError:
             self._evict(part, 0)
         try:

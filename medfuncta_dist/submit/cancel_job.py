@@ -11,14 +11,16 @@ from medfuncta_dist.submit.backends.backend import Backend, Job
 from medfuncta_dist.submit.status.job_records import write_job_record
 from medfuncta_dist.submit.status.job_target import JobTarget, find_job, find_target
 from medfuncta_dist.submit.status.run_status import RunStatus, derive_status
-from medfuncta_dist.submit.status.status_facts import gather_facts
+from medfuncta_dist.submit.status.status_facts import Inquiry, gather_facts
 
 GRACE_S = 150.0
 """Time for a cancelled job to save and exit before it is forced: a pod's 120 s, plus a margin for the cluster."""
 POLL_S = 1.0
 
 
-def cancel_job(text: str, backend: Backend, *, now: bool, grace_s: float = GRACE_S) -> tuple[RunStatus, bool]:
+def cancel_job(
+    text: str, backend: Backend, *, now: bool, grace_s: float = GRACE_S, inquiry: Inquiry | None = None
+) -> tuple[RunStatus, bool]:
     """Cancel a job: ask it to stop, and force it if it is still there after ``grace_s`` seconds.
 
     Returns its status afterwards, and whether it was forced. A job that has ended keeps its state; with ``now``, a
@@ -34,7 +36,7 @@ def cancel_job(text: str, backend: Backend, *, now: bool, grace_s: float = GRACE
         forced = True
         backend.cancel(target.name, now=True)
         job = find_job(backend, target.name)
-    return derive_status(gather_facts(replace(target, job=job))), forced
+    return derive_status(gather_facts(replace(target, job=job), inquiry)), forced
 
 
 def _has_ended(job: Job | None) -> bool:

@@ -11,12 +11,13 @@ from medfuncta_dist.submit.backends.backend import Backend, JobState
 from medfuncta_dist.submit.status.job_target import JobTarget, find_job, find_target
 from medfuncta_dist.submit.status.job_watch import StatusCallback, watch_job
 from medfuncta_dist.submit.status.run_status import RunStatus
+from medfuncta_dist.submit.status.status_facts import Inquiry
 from medfuncta_dist.submit.submit_jobs import Readiness, SubmissionRequest, SubmissionResult, submit_next_job
 
 
 def submit_and_follow(
     request: SubmissionRequest,
-    backend: Backend,
+    inquiry: Inquiry,
     show_status: StatusCallback,
     print_line: Callable[[str], None],
     readiness: Readiness,
@@ -32,7 +33,7 @@ def submit_and_follow(
         if not is_last and stages[-1] != "pack" and readiness.is_complete(request.run, store, stages[-1]):
             print_line(f"{' '.join(stages)}: already complete")
             continue
-        result, ended = _submit_and_watch(request, stages, backend, show_status, print_line, readiness)
+        result, ended = _submit_and_watch(request, stages, inquiry, show_status, print_line, readiness)
         if ended.state is not JobState.DONE:
             break
     return result, ended
@@ -41,7 +42,7 @@ def submit_and_follow(
 def _submit_and_watch(
     request: SubmissionRequest,
     stages: tuple[str, ...],
-    backend: Backend,
+    inquiry: Inquiry,
     show_status: StatusCallback,
     print_line: Callable[[str], None],
     readiness: Readiness,
@@ -50,11 +51,13 @@ def _submit_and_watch(
     key = request.idempotency_key
     stage_key = None if key is None else f"{key}/{' '.join(stages)}"
     single = replace(request, stages=stages, together=True, idempotency_key=stage_key)
-    result = submit_next_job(single, backend, readiness)
+    result = submit_next_job(single, inquiry.backend, readiness)
     print_line(describe_submission(result))
-    job = find_job(backend, result.name)
+    if result.forecast:
+        print_line(result.forecast)
+    job = find_job(inquiry.backend, result.name)
     target = JobTarget(request.run.name, request.run, job, result.record)
-    return result, watch_job(target, backend, show_status)
+    return result, watch_job(target, inquiry.backend, show_status, inquiry=inquiry)
 
 
 def describe_submission(result: SubmissionResult) -> str:
@@ -73,7 +76,8 @@ def resume_job(
     if target.run is None or not target.stages:
         raise RunFileError(
             f"there is no record of the run file or the stages of {text!r}",
-            do="submit its run file: `medfuncta-dist submit RUN.yaml STAGE...`",
+            do="submit its run file: `medfuncta-dist submit RUN.yaml STAGE...`; a run that was begun on this machine "
+            "goes on with the command that `medfuncta-dist status RUN.yaml` shows",
         )
     previous = target.record.overlays if target.record is not None else ()
     request = SubmissionRequest(target.run, target.stages, tuple(overlays) or previous, together=True)

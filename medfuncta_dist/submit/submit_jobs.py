@@ -29,6 +29,15 @@ from medfuncta_dist.submit.status.job_records import (
     read_job_records,
 )
 from medfuncta_dist.submit.status.job_target import find_job
+from medfuncta_dist.submit.status.spending import (
+    NOTHING_SPENT,
+    Budget,
+    Spent,
+    compute_spent,
+    forecast,
+    require_budget,
+)
+from medfuncta_dist.telemetry.progress_record import StageProgress, read_progress
 
 DRY_RUN_DEADLINE_S = 10.0
 """How long a dry run waits for storage, which may be out of reach from here."""
@@ -80,6 +89,8 @@ class SubmissionResult:
     """Whether this call submitted it; False when it was submitted before."""
     remaining: tuple[str, ...] = ()
     """Stages of the request that are not submitted yet."""
+    forecast: str = ""
+    """What the run has used of its hours and money, and whether the rest suffices; empty without a limit."""
 
     @property
     def name(self) -> str:
@@ -88,22 +99,34 @@ class SubmissionResult:
 
 
 def render_manifests(
-    request: SubmissionRequest, earlier: Sequence[SubmissionRecord], backend: Backend
+    request: SubmissionRequest, earlier: Sequence[SubmissionRecord], backend: Backend, spent: Spent = NOTHING_SPENT
 ) -> list[dict[str, Any]]:
-    """The manifest of every job of a request, each as its next attempt. RunFileError lists everything that is wrong."""
+    """The manifest of every job of a request, each as its next attempt. RunFileError lists everything that is wrong,
+    and where the run has used its hours or its money (``spent``)."""
     base = load_base([*request.run.kubernetes.overlays, *request.overlays])
-    manifests = [_render_manifest(request, stages, base, earlier) for stages in request.jobs]
+    manifests = [_render_manifest(request, stages, base, earlier, spent) for stages in request.jobs]
     for manifest in manifests:
         backend.require_valid(manifest)
     return manifests
 
 
-def read_earlier_jobs(run: RunFile) -> tuple[list[SubmissionRecord], str]:
-    """The run's earlier submissions, for a dry run. If storage does not answer: none, and a note that says so."""
+def read_stage_progress(run: RunFile, store: ObjectStore) -> dict[str, StageProgress]:
+    """How far the stages of a run are, by stage, for its limits; not read where it has none."""
+    if run.kubernetes.max_hours is None and run.kubernetes.max_cost is None:
+        return {}
+    found = {stage: read_progress(store, run.name, stage) for stage in STAGES}
+    return {stage: progress for stage, progress in found.items() if progress is not None}
+
+
+def read_earlier_jobs(run: RunFile) -> tuple[list[SubmissionRecord], Spent, str]:
+    """The run's earlier submissions and what it has spent, for a dry run. If storage does not answer: none, and a note
+    that says so."""
+    store = ObjectStore(run.storage, deadline_s=DRY_RUN_DEADLINE_S)
     try:
-        return read_job_records(ObjectStore(run.storage, deadline_s=DRY_RUN_DEADLINE_S), run.name), ""
+        return read_job_records(store, run.name), compute_spent(run, read_stage_progress(run, store)), ""
     except MedfunctaError as error:
-        return [], f"storage does not answer from here ({error.what}): attempts are counted from 1"
+        note = f"storage does not answer from here ({error.what}): attempts and hours are counted from the first"
+        return [], NOTHING_SPENT, note
 
 
 def submit_next_job(request: SubmissionRequest, backend: Backend, readiness: Readiness) -> SubmissionResult:
@@ -119,7 +142,9 @@ def submit_next_job(request: SubmissionRequest, backend: Backend, readiness: Rea
         return _make_result(request, earlier, is_new=False)
     stages = choose_due_stages(request, store, readiness)
     readiness.require_ready(run, store, stages)
-    (manifest,) = render_manifests(replace(request, stages=stages, together=True), records, backend)
+    progress = read_stage_progress(run, store)
+    spent = compute_spent(run, progress)
+    (manifest,) = render_manifests(replace(request, stages=stages, together=True), records, backend, spent)
     record = make_submission_record(request, stages, records, backend)
     if not create_job_record(ConditionalStore.probe(store), run.name, record):
         concurrent = _wait_for_concurrent_submit(run, store, record.name, backend)
@@ -129,7 +154,8 @@ def submit_next_job(request: SubmissionRequest, backend: Backend, readiness: Rea
     except ClusterError:
         delete_job_record(store, run.name, record.name)  # the cluster refused it: there is no such job
         raise
-    return _make_result(request, record, is_new=True)
+    result = _make_result(request, record, is_new=True)
+    return replace(result, forecast=forecast(Budget.of(run, stages), spent, stages, progress))
 
 
 def choose_due_stages(request: SubmissionRequest, store: ObjectStore, readiness: Readiness) -> tuple[str, ...]:
@@ -208,12 +234,18 @@ def _require_same_run_file(record: SubmissionRecord, run: RunFile) -> None:
 
 
 def _render_manifest(
-    request: SubmissionRequest, stages: tuple[str, ...], base: dict[str, Any], earlier: Sequence[SubmissionRecord]
+    request: SubmissionRequest,
+    stages: tuple[str, ...],
+    base: dict[str, Any],
+    earlier: Sequence[SubmissionRecord],
+    spent: Spent,
 ) -> dict[str, Any]:
     attempt = _next_attempt(stages, earlier)
     name = make_rayjob_name(request.run.name, join_stages(stages), attempt)
-    submission = Submission(request.run, stages, attempt, name, find_code_commit(), request.idempotency_key)
-    return render(submission, base)
+    budget = Budget.of(request.run, stages)
+    require_budget(budget, spent, name)
+    key, limit = request.idempotency_key, budget.queue_seconds(spent)
+    return render(Submission(request.run, stages, attempt, name, find_code_commit(), key, limit), base)
 
 
 def _next_attempt(stages: tuple[str, ...], earlier: Sequence[SubmissionRecord]) -> int:

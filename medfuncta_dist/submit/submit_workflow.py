@@ -23,10 +23,12 @@ from medfuncta_dist.submit.status.job_records import (
     delete_job_record,
     read_job_records,
 )
+from medfuncta_dist.submit.status.spending import compute_spent
 from medfuncta_dist.submit.submit_jobs import (
     SubmissionRequest,
     make_submission_record,
     name_taken_error,
+    read_stage_progress,
     render_manifests,
 )
 
@@ -48,7 +50,8 @@ def submit_workflow(request: SubmissionRequest, backend: Backend) -> dict[str, A
     run, store = request.run, ObjectStore(request.run.storage)
     earlier = read_job_records(store, run.name)
     _require_new_key(request, earlier)
-    workflow = build_workflow(render_manifests(request, earlier, backend))
+    spent = compute_spent(run, read_stage_progress(run, store))
+    workflow = build_workflow(render_manifests(request, earlier, backend, spent))
     records = _make_records(request, earlier, backend, workflow["metadata"]["name"])
     _create_records(store, run.name, records)
     return workflow

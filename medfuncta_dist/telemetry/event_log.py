@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 import threading
 import time
@@ -22,11 +23,13 @@ from typing import Any
 import numpy as np
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, ObjectMissingError, StorageError
+from medfuncta_dist.storage.commit_record import record_paths
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing import strict_json
 from medfuncta_dist.telemetry.storage_deadline import with_short_deadline
 
 FORMAT_VERSION = 1
+FILE_NAMES = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*(\.part\d{4,})?\.jsonl")
 FLUSH_S = 10.0
 PART_BYTES = 2**20
 """At 150 bytes a line about 7 000 lines; a rewrite takes well under a second."""
@@ -129,20 +132,19 @@ def read_events(
 
     With ``notify``, files that are not event logs are skipped, each with a line: no result depends on them.
     """
-    for info in store.list(events_folder(run)):
-        if info.path.endswith(".jsonl"):
-            try:
-                yield from _lines(store.read(info.path, limit=LARGEST_PART), store.uri(info.path))
-            except (IntegrityError, ObjectMissingError) as error:
-                if notify is None:
-                    raise
-                notify(f"events of {info.path.rsplit('/', 1)[-1]} are left out: {error.what}")
+    for path in record_paths(store, events_folder(run), FILE_NAMES):
+        try:
+            yield from _lines(store.read(path, limit=LARGEST_PART), store.uri(path))
+        except (IntegrityError, ObjectMissingError) as error:
+            if notify is None:
+                raise
+            notify(f"events of {path.rsplit('/', 1)[-1]} are left out: {error.what}")
 
 
 def attempts(store: ObjectStore, run: str) -> list[str]:
     """Names of the attempts that left events, oldest first."""
-    names = (info.path.rsplit("/", 1)[-1] for info in store.list(events_folder(run)))
-    return sorted({name.split(".", 1)[0] for name in names if name.endswith(".jsonl")})
+    names = (path.rsplit("/", 1)[-1] for path in record_paths(store, events_folder(run), FILE_NAMES))
+    return sorted({name.split(".", 1)[0] for name in names})
 
 
 def history(

@@ -2,9 +2,11 @@
 
     {"format_version": 1, "run": "x", "stage": "fit", "submission": "x-fit-1", "unit": "scans", "done": 40,
      "total": 112, "began": …, "started": …, "updated": …, "finished": null, "starts": 2, "held_s": 61.5,
-     "gpu_s": 492.0, "samples": [[time, done], …], "notes": {"quarantined": 1}, "failure": null}
+     "gpu_s": 492.0, "used_s": 61.5, "cost": 0.0, "priced_s": 0.0, "samples": [[time, done], …],
+     "notes": {"quarantined": 1}, "failure": null}
 
-It is for people, and nothing depends on it: what is done is what has a commit record. Times are Unix seconds.
+It is for people and for the limits of a run (``kubernetes.max_hours``, ``max_cost``), and no result depends on it: what
+is done is what has a commit record. Times are Unix seconds.
 """
 
 from __future__ import annotations
@@ -56,6 +58,11 @@ class StageProgress:
     held_s: float = 0.0
     gpu_s: float = 0.0
     """GPU-seconds: ``held_s`` times the GPUs held meanwhile."""
+    used_s: float = 0.0
+    """``held_s`` over the whole life of the run: it goes on counting when a finished stage is run again."""
+    cost: float = 0.0
+    """The price of the first ``priced_s`` of those seconds, as the run file had it then."""
+    priced_s: float = 0.0
     samples: tuple[tuple[float, int], ...] = ()
     """(time, done) since ``started``, thinned: what a rate is measured from."""
     notes: dict[str, float] = field(default_factory=dict)
@@ -89,9 +96,20 @@ def advanced(progress: StageProgress, now: float, done: int, total: int, gpus: f
         total=total,
         held_s=progress.held_s + held,
         gpu_s=progress.gpu_s + held * gpus,
+        used_s=progress.used_s + held,
         samples=thin_samples((*samples, (now, done))),
         notes={**progress.notes, **notes},
     )
+
+
+def priced(progress: StageProgress, per_hour: float | None) -> StageProgress:
+    """The record with all of its time paid for: what had no price until now, at ``per_hour``. None: no price is known,
+    and the time stays unpaid until one is."""
+    if per_hour is None:
+        return progress
+    used = max(progress.used_s, progress.held_s)  # records of earlier versions have no used_s
+    cost = progress.cost + per_hour * (used - progress.priced_s) / 3600
+    return replace(progress, used_s=used, cost=cost, priced_s=used)
 
 
 def thin_samples(samples: tuple[tuple[float, int], ...]) -> tuple[tuple[float, int], ...]:
@@ -114,9 +132,15 @@ def start_record(
     former: StageProgress | None, now: float, run: str, stage: str, unit: str, job: str | None
 ) -> StageProgress:
     """The record of a driver that starts now. It goes on counting where an unfinished stage's former driver ended."""
-    if former is None or former.finished is not None:
+    if former is None:
         return StageProgress(run, stage, unit, began=now, started=now, updated=now, submission=job)
-    return replace(former, started=now, updated=now, starts=former.starts + 1, samples=(), failure=None, submission=job)
+    used = max(former.used_s, former.held_s)  # records of earlier versions have no used_s
+    if former.finished is not None:
+        new = StageProgress(run, stage, unit, began=now, started=now, updated=now, submission=job)
+        return replace(new, used_s=used, cost=former.cost, priced_s=former.priced_s)
+    starts = former.starts + 1
+    again = replace(former, started=now, updated=now, starts=starts, samples=(), failure=None, submission=job)
+    return replace(again, used_s=used)
 
 
 class ProgressRecorder:
@@ -135,13 +159,14 @@ class ProgressRecorder:
         stage: str,
         *,
         gpus: float = 0.0,
+        per_hour: float | None = None,
         job: str | None = None,
         fence: Fence | None = None,
         write_s: float = WRITE_S,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._store, self._gpus, self._write_s, self._clock = with_short_deadline(store), gpus, write_s, clock
-        self._fence, self._written = fence, float("-inf")
+        self._fence, self._written, self._per_hour = fence, float("-inf"), per_hour
         former = _previous_record(store, run, stage)
         self._keeps_finished = former is not None and former.finished is not None
         self.progress = start_record(former, clock(), run, stage, UNITS[stage], job)
@@ -157,7 +182,7 @@ class ProgressRecorder:
         if self._keeps_finished and isinstance(error, RunFileError):
             return
         now = self._clock()
-        self.progress = advanced(self.progress, now, self.progress.done, self.progress.total, self._gpus)
+        self.progress = self.progress_now(now)
         if error is None:
             self.progress = replace(self.progress, finished=now, done=self.progress.total)
         else:
@@ -169,9 +194,15 @@ class ProgressRecorder:
         if report.workers_started and self.progress.samples:  # under the same driver: the workers had to start again
             self.progress = replace(self.progress, starts=self.progress.starts + 1)
         now, figures = self._clock(), report.figures
-        self.progress = advanced(self.progress, now, report.done, report.total, self._gpus, **figures)
+        advance = advanced(self.progress, now, report.done, report.total, self._gpus, **figures)
+        self.progress = priced(advance, self._per_hour)
         if self._clock() - self._written >= self._write_s:
             self._write()
+
+    def progress_now(self, now: float | None = None) -> StageProgress:
+        """The record as it would be if it were written now: with the time since the last report."""
+        moment, known = self._clock() if now is None else now, self.progress
+        return priced(advanced(known, moment, known.done, known.total, self._gpus), self._per_hour)
 
     def _write(self) -> None:
         self._written, self._keeps_finished = self._clock(), False

@@ -19,13 +19,15 @@ from ray.train.torch import TorchTrainer
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import InterruptedRunError, MedfunctaError
+from medfuncta_dist.errors import InterruptedRunError, LimitReachedError, MedfunctaError
 from medfuncta_dist.telemetry.progress_report import OnProgress, ProgressReport
 from medfuncta_dist.training.mailbox import HALVED, Mailbox
 
 POLL_S = 0.3
 STOP_S = 60.0
 """How long a stopping run may take to save: a step, a checkpoint, and some."""
+LIMIT_STOP_S = 600.0
+"""The same where the run has used its hours: nobody waits for its node, and one long step may be on the way."""
 KILL_S = 15.0
 """For a task to start on the node of a worker that hangs."""
 QUIET_S = 60.0
@@ -36,13 +38,29 @@ OnMessage = Callable[[str, dict[str, Any]], None]
 """Called with each message of the workers: its kind (``started``, ``step``, ``checkpoint`` …) and its fields."""
 
 
+LimitReached = Callable[[], LimitReachedError | None]
+"""Answers with an error once the run has used its hours or its money."""
+
+
+def without_limit() -> None:
+    """For a run that may take as long as it takes."""
+
+
 class TrainDriver:
     """Follows one Ray Train run to its end."""
 
     def __init__(
-        self, run: RunFile, on_progress: OnProgress, notify: Callable[[str], None], on_message: OnMessage | None
+        self,
+        run: RunFile,
+        on_progress: OnProgress,
+        notify: Callable[[str], None],
+        on_message: OnMessage | None,
+        limit_reached: LimitReached = without_limit,
     ) -> None:
         self._run, self._on_progress, self._notify, self._on_message = run, on_progress, notify, on_message
+        self._limit_reached = limit_reached
+        self.limit: LimitReachedError | None = None
+        """With what training must end, if the run has used its hours or its money."""
         self.first_step: int | None = None
         self.attempts = 0
         self.saved: int | None = None
@@ -64,6 +82,7 @@ class TrainDriver:
         with _sigterm_interrupts():
             try:
                 self._poll(training, math.inf)
+                self._stop_at_limit(training)
             except KeyboardInterrupt:
                 self._notify("stopping: saving a checkpoint first (repeat to stop at once)")
                 self.mailbox.request_stop.remote()
@@ -74,10 +93,29 @@ class TrainDriver:
         if training.error is not None:
             raise _explained(training.error, self._run) from training.error
 
+    def require_within_limit(self) -> None:
+        """LimitReachedError where there is nothing left to train with."""
+        error = self._limit_reached()
+        if error is not None:
+            raise error
+
+    def _stop_at_limit(self, training: _TrainerThread) -> None:
+        """Where the limit ended the polling: have the workers save, and wait for them."""
+        if self.limit is None:
+            return
+        self._notify(f"stopping: {self.limit.what}; saving a checkpoint first")
+        self.mailbox.request_stop.remote()
+        # Workers that have not begun are not long waited for: they may never find room, and have nothing to save.
+        self._poll(training, LIMIT_STOP_S if self.attempts else STOP_S)
+        self.limit = self._limit_reached() or self.limit  # which tells the last step
+
     def _poll(self, training: _TrainerThread, seconds: float) -> None:
-        """Pass messages on until training is over, for at most ``seconds``."""
+        """Pass messages on until training is over, for at most ``seconds``; without such a time, until the limit."""
         deadline, last_message = time.monotonic() + seconds, time.monotonic()
         while not training.wait(POLL_S) and time.monotonic() < deadline:
+            if seconds == math.inf and (error := self._limit_reached()) is not None:
+                self.limit = error
+                break
             messages = ray.get(self.mailbox.drain.remote())
             self._kill_hung_workers()
             if messages or self.attempts:
@@ -121,6 +159,7 @@ class TrainDriver:
                 self._start_attempt(fields["step"], fields["workers"])
             elif kind == "checkpoint":
                 self.saved = fields["step"]
+                self._step = max(self._step, self.saved)
                 self._report(checkpoint=time.time())
             elif kind in ("step", "validated", "finished"):
                 self._step = fields["step"]

@@ -10,30 +10,32 @@ import math
 import os
 import secrets
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import ray.train
 from ray.train import FailureConfig, LoggingConfig, RunConfig, ScalingConfig
 from ray.train.constants import TORCH_PROCESS_GROUP_SHUTDOWN_TIMEOUT_S
 from ray.train.torch import TorchConfig, TorchTrainer
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import InterruptedRunError, RunChangedError
+from medfuncta_dist.errors import InterruptedRunError, LimitReachedError, RunChangedError
 from medfuncta_dist.fanout import start_ray
 from medfuncta_dist.meta.device import granted_device
 from medfuncta_dist.network.committed_network import Committed, committed_network
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE, Guard
+from medfuncta_dist.storage.scratch import scratch_folder
 from medfuncta_dist.streaming.compile_cache import use_compile_cache
 from medfuncta_dist.streaming.shard_cache import cache_folder
 from medfuncta_dist.telemetry.event_log import read_events
 from medfuncta_dist.telemetry.goodput import Goodput, goodput
 from medfuncta_dist.telemetry.progress_report import OnProgress, ignore_progress
+from medfuncta_dist.telemetry.run_log.worker_lines import logging_errors, write_line
 from medfuncta_dist.training.liveness.heartbeat import collective_timeout_s
-from medfuncta_dist.training.train_driver import OnMessage, TrainDriver
+from medfuncta_dist.training.train_driver import LimitReached, OnMessage, TrainDriver, without_limit
 
 SHUTDOWN_S = 5
 """How long Ray Train waits, before it kills the workers, for their process group to be destroyed; 30 s by default. A
@@ -69,6 +71,7 @@ def train(
     *,
     on_progress: OnProgress = ignore_progress,
     notify: Callable[[str], None] = log_line,
+    limit_reached: LimitReached = without_limit,
     fence: Guard = ALONE,
 ) -> TrainSummary:
     """Train the run's network on a snapshot, from its last checkpoint if there is one.
@@ -76,20 +79,24 @@ def train(
     ``on_message`` gets each message of the workers, ``on_progress`` what follows from them for the stage's progress,
     ``notify`` lines for people. Returns at once, without Ray, when the network is there already. Raises
     TrainingCollapsedError when the loss is not finite, InterruptedRunError after Ctrl-C or SIGTERM (saved first), other
-    MedfunctaErrors as they are, and MedfunctaError when workers failed more than ``train.max_failures`` times.
+    MedfunctaErrors as they are, and MedfunctaError when workers failed more than ``train.max_failures`` times. Once
+    ``limit_reached`` answers with an error, training is stopped as by Ctrl-C, and ends with that error.
     ``fence`` is passed before every commit (LeaseLostError).
     """
     began = time.monotonic()
     store = ObjectStore(run.storage)
-    driver = TrainDriver(run, on_progress, notify, on_message)
+    driver = TrainDriver(run, on_progress, notify, on_message, limit_reached)
     if committed_network(store, run.name) is None:
+        driver.require_within_limit()
         start_ray(run)
-        with tempfile.TemporaryDirectory(prefix="medfuncta-train-", ignore_cleanup_errors=True) as folder:
+        with scratch_folder("train") as folder:
             here = run.model_copy(update={"storage": store.root})
-            driver.follow(_trainer(here, snapshot_digest, driver.mailbox, folder, fence))
+            driver.follow(_trainer(here, snapshot_digest, driver.mailbox, str(folder), fence))
     done = committed_network(store, run.name)
     if done is None:
         saved = "nothing new saved" if driver.saved is None else f"saved up to step {driver.saved}"
+        if driver.limit is not None:
+            raise LimitReachedError(f"{driver.limit.what}, {saved}", do=driver.limit.do)
         raise InterruptedRunError(
             f"training stopped before its last step, {saved}", do="run the same command again to resume"
         )
@@ -158,8 +165,11 @@ def worker_entry(config: dict[str, Any]) -> None:
     use_compile_cache(cache_folder(config["run"]["cluster"]["cache"]))
     from medfuncta_dist.training.train_worker import train_worker
 
-    run = RunFile.model_validate(config["run"])
-    train_worker(run, config["snapshot"], config["mailbox"], config["fence"], began)
+    run, place = RunFile.model_validate(config["run"]), ray.train.get_context()
+    rank = place.get_world_rank()
+    write_line(f"a training worker starts, one of {place.get_world_size()}", rank=rank)
+    with logging_errors("the training worker ends with an error", rank):
+        train_worker(run, config["snapshot"], config["mailbox"], config["fence"], began)
 
 
 def _check_dataset(done: Committed, snapshot_digest: str, where: str) -> None:

@@ -238,6 +238,31 @@ def test_a_terminated_command_says_that_it_can_be_resumed(tmp_path, kind):
     assert "again" in ended.answer["error"]["do"]
 
 
+@pytest.mark.slow
+def test_a_run_that_has_used_its_hours_is_saved_and_goes_on_to_the_same_bits(tmp_path):
+    """The hours are used before the workers are there: they begin, hear of it, save, and leave."""
+    writers.write_medmnist(tmp_path / "images.npz", shape=(16, 16), counts={"train": 40, "val": 4, "test": 4})
+    data = {"source": str(tmp_path / "images.npz"), "shape": [16, 16]}
+    path = write_run(tmp_path, "hours", str(tmp_path / "a"), data, train={"steps": 1500, "checkpoint_steps": 1500})
+    run_stages(load(path), ["pack"])
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    used = read_progress(ObjectStore(str(tmp_path / "a")), "hours", "pack").used_s / 3600
+    limit = ("--set", f"kubernetes.max_hours={used + 0.001:.9f}")
+    stopped = command("train", path, *limit)
+    assert stopped.code == 5, stopped.stderr
+    assert "stopping: the run has used" in stopped.stderr
+    assert "(kubernetes.max_hours)" in stopped.answer["error"]["what"]
+    assert "run the same command with a higher limit" in stopped.answer["error"]["do"]
+    (saved,) = (tmp_path / "a/runs/hours/checkpoints/commits").glob("*.json")
+    assert command("train", path, *limit).code == 5, "the hours of the first attempt count"
+    assert list((tmp_path / "a/runs/hours/checkpoints/commits").glob("*.json")) == [saved]
+    again = run_stages(load(path, ["kubernetes.max_hours=5"]), ["train"])["train"]
+    assert 0 < again["first_step"] < again["steps"] == 1500
+    whole = run_stages(load(path, [f"storage={tmp_path / 'b'}"]), ["train"])["train"]
+    assert again["network_digest"] == whole["network_digest"]
+    assert read_progress(ObjectStore(str(tmp_path / "a")), "hours", "train").used_s > 3.6
+
+
 def wait_for(pattern: str, number: int, store: Path, process: subprocess.Popen[str]) -> None:
     """Until so many objects are there, the command still running."""
     deadline = time.monotonic() + 120

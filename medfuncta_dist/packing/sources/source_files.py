@@ -8,7 +8,6 @@ from its beginning to the last file that the task needs, and these files stay on
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from medfuncta_dist.packing.sources.pack_source import PackSource
 from medfuncta_dist.storage.archive_files.member_bytes import copy_member
 from medfuncta_dist.storage.archive_files.place import CHANGED, Place
 from medfuncta_dist.storage.archive_files.tar_members import Read, tar_entries
+from medfuncta_dist.storage.scratch import scratch_folder
 from medfuncta_dist.storage.source_ranges import fetch_from
 from medfuncta_dist.storage.sources import Parts, fetch_threads, local_copies, local_copy, no_parts, suffix
 
@@ -51,7 +51,7 @@ def windows_on(sources: Sequence[PackSource]) -> Iterator[Windows]:
         for place in source.places:
             if place.solid:
                 wanted.setdefault(place.archive, {})[place.offset] = place
-    with tempfile.TemporaryDirectory(prefix="medfuncta-window-") as folder:
+    with scratch_folder("window") as folder:
         windows = Windows(Path(folder))
         for archive, places in wanted.items():
             try:
@@ -100,7 +100,7 @@ def local_files(
     with ExitStack() as stack:
         if source.place is not None and source.place.solid:
             windows = windows or stack.enter_context(windows_on([source]))
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="medfuncta-source-")))
+        folder = Path(stack.enter_context(scratch_folder("source")))
         if source.members:
             yield _series(source, folder, windows or stack.enter_context(windows_on([source])), stack), ""
         else:

@@ -28,6 +28,7 @@ LARGEST_RATIO = 100
 to a half or a tenth; deflate can compress zeros to a thousandth."""
 
 _silenced_loggers: set[str] = set()
+_NOWHERE = logging.NullHandler()
 
 
 @dataclass(frozen=True)
@@ -81,16 +82,29 @@ def _silenced() -> set[str]:
 
 
 @contextmanager
+def _silent_loggers() -> Iterator[None]:
+    """Loggers that a library makes only now are not disabled: they pass their lines to those above, which drop them.
+    Pillow imports a format, with its logger, when it meets the first such file."""
+    loggers = [logger for name in _silenced() if not (logger := logging.getLogger(name)).disabled]
+    before = [(logger, logger.handlers, logger.propagate) for logger in loggers]
+    try:
+        for logger in loggers:
+            # With no handler at all, the standard library would print warnings.
+            logger.disabled, logger.handlers, logger.propagate = True, [_NOWHERE], False
+        yield
+    finally:
+        for logger, handlers, propagate in before:
+            logger.disabled, logger.handlers, logger.propagate = False, handlers, propagate
+
+
+@contextmanager
 def refusing(reason: str) -> Iterator[None]:
     """Turn any error of a library into ScanError(reason), and suppress its warnings and log lines.
 
     Errors of this machine (memory, disk, open files) are raised: quarantining scans would hide them.
     """
-    loggers = [logger for name in _silenced() if not (logger := logging.getLogger(name)).disabled]
     try:
-        for logger in loggers:
-            logger.disabled = True
-        with warnings.catch_warnings():
+        with _silent_loggers(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     except (ScanError, MemoryError):
@@ -104,9 +118,6 @@ def refusing(reason: str) -> Iterator[None]:
         ) from None
     except Exception:
         raise ScanError(reason) from None
-    finally:
-        for logger in loggers:
-            logger.disabled = False
 
 
 def reason_against(error: Exception) -> str:

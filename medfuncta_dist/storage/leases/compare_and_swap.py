@@ -11,7 +11,7 @@ import secrets
 import time
 from dataclasses import dataclass
 
-from medfuncta_dist.errors import DeadlineError, ObjectMissingError, StorageError
+from medfuncta_dist.errors import DeadlineError, ObjectMissingError, StorageError, UnreachableError
 from medfuncta_dist.storage.object_store import ObjectStore
 
 LARGEST_BYTES = 64 * 2**10
@@ -88,7 +88,7 @@ def honours_conditions(store: ObjectStore) -> bool:
         refused = first is not None and store.write_if(path, b"second", None) is None
         refused = refused and store.write_if(path, b"third", '"0123456789abcdef0123456789abcdef"') is None
         return refused and first is not None and trial.compare_and_swap(path, first, b"fourth") is not None
-    except DeadlineError:
+    except (DeadlineError, UnreachableError):
         raise
     except StorageError:  # "not implemented"
         return False

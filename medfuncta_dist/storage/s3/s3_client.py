@@ -10,11 +10,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any
 
+from aiobotocore.session import AioSession
 from botocore.credentials import ReadOnlyCredentials
-from botocore.exceptions import NoCredentialsError
+from botocore.exceptions import EndpointResolutionError, NoCredentialsError
 from fsspec.asyn import sync
 from s3fs import S3FileSystem
 
+from medfuncta_dist.storage.connection_faults import no_address
+from medfuncta_dist.storage.connection_settings import choose_bundle, connection_variables
+from medfuncta_dist.storage.first_contact import try_connection, unreachable
 from medfuncta_dist.storage.s3.s3_get import (
     CONNECT_TIMEOUT_S,
     CONNECTIONS,
@@ -35,8 +39,14 @@ class S3Client:
     """ConnectionPools with one set of credentials, for all threads of one process."""
 
     def __init__(self) -> None:
-        self.files = _open_files()
-        self._connections = ConnectionPools()
+        session = AioSession()
+        self.bundle = choose_bundle(session.get_config_variable("ca_bundle"))
+        # Not only S3's client: also the one that fetches credentials.
+        session.set_config_variable("ca_bundle", self.bundle.path)
+        self.files = _open_files(session)
+        self.answered = False
+        """Whether the storage has answered this client: what breaks after that is an outage, not a wrong setting."""
+        self._connections = ConnectionPools(self.bundle)
         self._lock = threading.Lock()
         self._endpoints: dict[str, BucketEndpoint] = {}
         self._credentials: tuple[ReadOnlyCredentials | None, float] = (None, 0.0)
@@ -55,6 +65,14 @@ class S3Client:
         """The response to a GET, with its body not read yet."""
         endpoint, signer = self._endpoint(bucket, seconds), self.credentials(seconds)
         return self._connections.get(endpoint, key, signer, seconds, headers or {})
+
+    def require_reachable(self, bucket: str, seconds: float) -> None:
+        """UnreachableError when the bucket's host cannot be reached as this machine is set up."""
+        try_connection(self._endpoint(bucket, seconds).base, self.bundle, seconds)
+
+    def known_url(self, bucket: str) -> str:
+        """The URL of the bucket; "" while it is not known."""
+        return self._endpoints[bucket].base if bucket in self._endpoints else ""
 
     def credentials(self, seconds: float) -> ReadOnlyCredentials:
         """The credentials that requests are signed with now."""
@@ -96,10 +114,10 @@ def client_with_new_credentials(refused: S3Client, seconds: float) -> S3Client |
 
 
 def _settings() -> tuple[object, ...]:
-    return (os.getpid(), *sorted((k, v) for k, v in os.environ.items() if k.startswith("AWS_")))
+    return (os.getpid(), *connection_variables(os.environ))
 
 
-def _open_files() -> S3FileSystem:
+def _open_files(session: AioSession) -> S3FileSystem:
     config = {
         # One layer owns retries (retry.py): three stacked layers keep a dead endpoint hanging for minutes.
         "retries": {"total_max_attempts": 1, "mode": "standard"},
@@ -111,7 +129,7 @@ def _open_files() -> S3FileSystem:
         "response_checksum_validation": "when_required",
         "max_pool_connections": CONNECTIONS,
     }
-    files = S3FileSystem(config_kwargs=config, use_listings_cache=False, skip_instance_cache=True)
+    files = S3FileSystem(session=session, config_kwargs=config, use_listings_cache=False, skip_instance_cache=True)
     files.retries = 1  # the number of attempts: with 0, s3fs would send nothing
     return files
 
@@ -126,8 +144,12 @@ async def _frozen_credentials(files: S3FileSystem) -> ReadOnlyCredentials:
 
 async def _endpoint_of(files: S3FileSystem, bucket: str) -> BucketEndpoint:
     """Taken from a presigned URL, because botocore has many rules for endpoints."""
-    client = await files.set_session()
-    url = await client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "k"})
+    try:
+        client = await files.set_session()
+        url = await client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "k"})
+    except (ValueError, EndpointResolutionError) as error:
+        given = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+        raise unreachable(no_address(given)) from error
     region = client.meta.region_name
     return BucketEndpoint(
         url.partition("?")[0].removesuffix("k"), "us-east-1" if region in (None, "aws-global") else region

@@ -6,25 +6,24 @@ project are GETs. This takes a fraction of that, without an event loop, and chec
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
-from urllib.parse import quote, urlsplit
+from typing import NamedTuple
+from urllib.parse import quote
 
 import urllib3
 from botocore.auth import S3SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import ClientError
-from botocore.httpsession import get_cert_path
-from botocore.utils import get_environ_proxies
 from s3fs.errors import translate_boto_error
 
 from medfuncta_dist.errors import StorageError
+from medfuncta_dist.storage.connection_settings import Bundle
+from medfuncta_dist.storage.first_contact import open_pool
 from medfuncta_dist.storage.retry import attempt_limit_s
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 5, 30
@@ -46,7 +45,8 @@ class BucketEndpoint(NamedTuple):
 class ConnectionPools:
     """Open connections, shared by all threads of one process."""
 
-    def __init__(self) -> None:
+    def __init__(self, bundle: Bundle) -> None:
+        self._bundle = bundle
         self._lock = threading.Lock()
         self._pools: dict[str, urllib3.PoolManager] = {}
 
@@ -88,12 +88,7 @@ class ConnectionPools:
     def _pool(self, base: str) -> urllib3.PoolManager:
         with self._lock:
             if base not in self._pools:
-                options: dict[str, Any] = {
-                    "maxsize": CONNECTIONS,
-                    "ca_certs": os.environ.get("AWS_CA_BUNDLE") or get_cert_path(True),
-                }
-                proxy = get_environ_proxies(base).get(urlsplit(base).scheme)
-                self._pools[base] = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+                self._pools[base] = open_pool(base, self._bundle, maxsize=CONNECTIONS)
             return self._pools[base]
 
 

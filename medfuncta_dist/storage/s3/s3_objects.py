@@ -9,7 +9,10 @@ from typing import Any, TypeVar
 
 from s3fs import S3FileSystem
 
-from medfuncta_dist.storage.request_failures import is_unmet_condition, refuses_credentials
+from medfuncta_dist.errors import UnreachableError
+from medfuncta_dist.storage.connection_faults import ConnectionFault, failed_url, find_fault, only_with_tls
+from medfuncta_dist.storage.first_contact import speaks_tls, unreachable
+from medfuncta_dist.storage.request_failures import is_answer, is_unmet_condition, may_want_tls, refuses_credentials
 from medfuncta_dist.storage.retry import attempt_limit_s, require_at_most
 from medfuncta_dist.storage.s3.s3_client import S3Client, client_with_new_credentials, s3_client
 
@@ -34,7 +37,7 @@ class S3Objects:
                     require_at_most(limit, response.size)
                 return response.read(), response.tag
 
-        return _with_credentials(get, seconds)
+        return self._with_credentials(get, seconds)
 
     def read_range(self, path: str, start: int, length: int, seconds: float) -> bytes:
         bucket, key = self._address(path)
@@ -45,16 +48,18 @@ class S3Objects:
                 require_at_most(length, response.size)  # a server without ranges answers with the whole object
                 return response.read()
 
-        return _with_credentials(get, seconds)
+        return self._with_credentials(get, seconds)
 
     def write(self, path: str, data: bytes, seconds: float) -> None:
-        _run(lambda s3: s3._pipe_file(self._key(path), data), min(seconds, attempt_limit_s(len(data))))
+        self._run(lambda s3: s3._pipe_file(self._key(path), data), min(seconds, attempt_limit_s(len(data))))
 
     def write_if(self, path: str, data: bytes, tag: str | None, seconds: float) -> str | None:
         bucket, key = self._address(path)
         condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
         try:
-            answer = _run(lambda s3: s3._call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition), seconds)
+            answer = self._run(
+                lambda s3: s3._call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition), seconds
+            )
         except OSError as error:
             if is_unmet_condition(error):
                 return None
@@ -62,7 +67,7 @@ class S3Objects:
         return str(answer["ETag"])
 
     def upload(self, local: Path, path: str, seconds: float) -> None:
-        _run(lambda s3: s3._put_file(str(local), self._key(path)), seconds)
+        self._run(lambda s3: s3._put_file(str(local), self._key(path)), seconds)
 
     def download(self, path: str, local: Path, limit: int | None, seconds: float) -> str:
         bucket, key = self._address(path)
@@ -77,19 +82,19 @@ class S3Objects:
                     file.write(piece)
             return digest.hexdigest()
 
-        return _with_credentials(get, seconds)
+        return self._with_credentials(get, seconds)
 
     def size(self, path: str, seconds: float) -> int:
         return self.status(path, seconds)[0]
 
     def status(self, path: str, seconds: float) -> tuple[int, str]:
         bucket, key = self._address(path)
-        head = _run(lambda s3: s3._call_s3("head_object", Bucket=bucket, Key=key), seconds)
+        head = self._run(lambda s3: s3._call_s3("head_object", Bucket=bucket, Key=key), seconds)
         return int(head["ContentLength"]), str(head.get("ETag", "")).strip('"')
 
     def list(self, prefix: str, seconds: float) -> list[tuple[str, int, str]]:
         folder = self._key(prefix) if prefix else self.root
-        found = _run(lambda s3: s3._lsdir(folder, delimiter=""), seconds)
+        found = self._run(lambda s3: s3._lsdir(folder, delimiter=""), seconds)
         skip = len(self.root) + 1
         files = (o for o in found if not o["name"].endswith("/"))
         return [(o["name"][skip:], int(o["size"]), str(o.get("ETag", "")).strip('"')) for o in files]
@@ -100,7 +105,7 @@ class S3Objects:
         place = {"Bucket": bucket, "Prefix": f"{folder}/" if folder else ""}
 
         def request(seconds: float) -> Any:
-            return _run(lambda s3: s3._call_s3("list_objects_v2", **place), seconds)
+            return self._run(lambda s3: s3._call_s3("list_objects_v2", **place), seconds)
 
         while True:
             page = ask(request)
@@ -112,7 +117,7 @@ class S3Objects:
             place["ContinuationToken"] = page["NextContinuationToken"]
 
     def delete(self, path: str, seconds: float) -> None:
-        _run(lambda s3: s3._rm_file(self._key(path)), seconds)
+        self._run(lambda s3: s3._rm_file(self._key(path)), seconds)
 
     def delete_unfinished(self, prefix: str, seconds: float) -> int:
         return 0
@@ -120,10 +125,23 @@ class S3Objects:
     def versioning(self, seconds: float) -> str:
         bucket = self.root.partition("/")[0]
         try:
-            answer = _run(lambda s3: s3._call_s3("get_bucket_versioning", Bucket=bucket), seconds)
+            answer = self._run(lambda s3: s3._call_s3("get_bucket_versioning", Bucket=bucket), seconds)
         except (PermissionError, NotImplementedError):
             return "unknown"
         return str(answer.get("Status", "no")).lower()
+
+    def _run(self, request: Callable[[S3FileSystem], Awaitable[Any]], seconds: float) -> Any:
+        return self._with_credentials(lambda client: client.ask(request, seconds), seconds)
+
+    def _with_credentials(self, request: Callable[[S3Client], T], seconds: float) -> T:
+        """Send a request; if its credentials are refused and there are new ones, send it again with those."""
+        client, bucket = s3_client(), self.root.partition("/")[0]
+        try:
+            return _reaching(client, bucket, request, seconds)
+        except Exception as error:
+            if not refuses_credentials(error) or (fresh := client_with_new_credentials(client, seconds)) is None:
+                raise
+            return request(fresh)
 
     def _address(self, path: str) -> tuple[str, str]:
         bucket, _, key = self._key(path).partition("/")
@@ -133,16 +151,27 @@ class S3Objects:
         return f"{self.root}/{path}"
 
 
-def _run(request: Callable[[S3FileSystem], Awaitable[Any]], seconds: float) -> Any:
-    return _with_credentials(lambda client: client.ask(request, seconds), seconds)
-
-
-def _with_credentials(request: Callable[[S3Client], T], seconds: float) -> T:
-    """Send a request; if its credentials are refused and there are new ones, send it again with those."""
-    client = s3_client()
-    try:
+def _reaching(client: S3Client, bucket: str, request: Callable[[S3Client], T], seconds: float) -> T:
+    """Send a request. UnreachableError while this process has never reached the storage and a setting is to blame."""
+    if client.answered:
         return request(client)
+    try:
+        client.require_reachable(bucket, seconds)
+        answer = request(client)
+    except UnreachableError:
+        raise
     except Exception as error:
-        if not refuses_credentials(error) or (fresh := client_with_new_credentials(client, seconds)) is None:
-            raise
-        return request(fresh)
+        url = failed_url(error) or client.known_url(bucket)
+        if url and (fault := _setting_at_fault(error, url)) is not None:
+            raise unreachable(fault) from error
+        client.answered = is_answer(error)
+        raise
+    client.answered = True
+    return answer
+
+
+def _setting_at_fault(error: Exception, url: str) -> ConnectionFault | None:
+    if (fault := find_fault(error, url)) is not None:
+        return fault
+    # Some servers answer a plain request to a port for TLS in words, some end the connection.
+    return only_with_tls(url) if may_want_tls(error) and speaks_tls(url) else None

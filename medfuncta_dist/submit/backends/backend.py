@@ -19,6 +19,7 @@ from medfuncta_dist.submit.manifest.job_names import (
     STAGE_LABEL,
     SUBMISSION_LABEL,
 )
+from medfuncta_dist.submit.waiting.cluster_facts import Explanation
 
 
 class JobState(StrEnum):
@@ -36,6 +37,7 @@ class JobState(StrEnum):
     FAILED = "failed"
     """It ended with an error and is not retried."""
     CANCELLED = "cancelled"
+    """By a user; of a run on a machine: its command was interrupted."""
     LOST = "lost"
     """The cluster does not have it, and its driver never reported an end."""
 
@@ -142,6 +144,9 @@ class Backend(Protocol):
 
     def read_logs(self, name: str, *, follow: bool = False) -> Iterator[LogLine]:
         """The lines of its driver, from the first; with ``follow``, new ones until the job ends."""
+
+    def explain(self, job: Job) -> Explanation:
+        """Why a job does not run, or ended. It raises nothing: what cannot be read is said in the answer."""
 
     def watch_job(self, name: str, every_s: float) -> Iterator[Job]:
         """The job now, after each change, and every ``every_s`` seconds without one, until it has ended."""

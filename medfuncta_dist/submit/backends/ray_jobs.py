@@ -23,6 +23,7 @@ from medfuncta_dist.submit.backends.backend import BackendOptions, Job, JobState
 from medfuncta_dist.submit.manifest.job_names import RUN_LABEL, SUBMISSION_LABEL
 from medfuncta_dist.submit.manifest.runtime_env import RUN_FILE_VARIABLE
 from medfuncta_dist.submit.rules.validate_manifest import require_no_secrets
+from medfuncta_dist.submit.waiting.cluster_facts import Explanation, Reason
 
 T = TypeVar("T")
 
@@ -62,7 +63,7 @@ class RayJobs:
         # Ray prefers RAY_ADDRESS to the address it is given, and here that variable may name another cluster.
         other_address = os.environ.pop("RAY_ADDRESS", None)
         try:
-            return self._request(lambda: JobSubmissionClient(self.address))
+            return self._request(lambda: JobSubmissionClient(self.address, verify=_choose_trust()))
         finally:
             if other_address is not None:
                 os.environ["RAY_ADDRESS"] = other_address
@@ -97,6 +98,14 @@ class RayJobs:
     def read_job(self, name: str) -> Job:
         """The job as Ray reports it."""
         return _to_job(self._request(lambda: self._client.get_job_info(name), name))
+
+    def explain(self, job: Job) -> Explanation:
+        """Of a job that Ray has not started: its own message says no more than this."""
+        if job.state is not JobState.STARTING:
+            return Explanation()
+        sentence = "The cluster has not started the driver: its environment is being set up, or no CPU is free for it."
+        do = f"wait; if it lasts, {self.address} shows under Cluster what is free, and under Jobs what holds it"
+        return Explanation(Reason(sentence, do))
 
     def watch_job(self, name: str, every_s: float) -> Iterator[Job]:
         """Asks every second: the Jobs API has no watch."""
@@ -164,6 +173,11 @@ class RayJobs:
             raise
         except Exception as error:  # RuntimeError, requests' and aiohttp's, Ray's own: no common base
             raise _explain_error(error, where) from error
+
+
+def _choose_trust() -> str | bool:
+    """The CA bundle for an https:// address: requests, and what follows the log, read only one variable each."""
+    return os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("SSL_CERT_FILE") or True
 
 
 def _is_transient(error: BaseException) -> bool:

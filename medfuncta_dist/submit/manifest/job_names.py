@@ -21,6 +21,9 @@ ATTEMPT_LABEL = f"{LABEL_PREFIX}/attempt"
 SUBMISSION_LABEL = f"{LABEL_PREFIX}/submission"
 RUN_FILE_DIGEST_LABEL = f"{LABEL_PREFIX}/run-file-digest"
 COMMIT_LABEL = f"{LABEL_PREFIX}/commit"
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+MAX_TIME_LABEL = "kueue.x-k8s.io/max-exec-time-seconds"
+"""Kueue copies it to the job's Workload, counts the time admitted, over preemptions too, and then deactivates it."""
 IDEMPOTENCY_KEY_LABEL = f"{LABEL_PREFIX}/idempotency-key"
 
 

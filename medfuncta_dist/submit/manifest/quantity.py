@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 
 FACTORS = {
@@ -16,3 +17,13 @@ def parse_quantity(quantity: object) -> float | None:
     found = QUANTITY.fullmatch(str(quantity))
     suffix = found.group(2) or "" if found else ""
     return float(found.group(1)) * FACTORS[suffix] if found and suffix in FACTORS else None
+
+
+def format_cpus(value: float) -> str:
+    """A number of CPUs as a Kubernetes quantity: ``4``, ``1500m``."""
+    return str(int(value)) if float(value).is_integer() else f"{math.ceil(value * 1000)}m"
+
+
+def format_gibibytes(value: float) -> str:
+    """A size in GiB as a Kubernetes quantity: ``16Gi``, ``6554Mi``."""
+    return f"{int(value)}Gi" if float(value).is_integer() else f"{math.ceil(value * 1024)}Mi"

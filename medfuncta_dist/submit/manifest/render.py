@@ -12,6 +12,7 @@ from typing import Any
 
 from medfuncta_dist.config.load import ENVIRONMENT, dump
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.sections.kubernetes_section import DEFAULT_GPU_RESOURCE
 from medfuncta_dist.config.submission_id import JOB_VARIABLE
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.submit.manifest import job_names
@@ -38,6 +39,8 @@ class Submission:
     id: str
     commit: str
     idempotency_key: str | None = None
+    queue_seconds: int | None = None
+    """After so many seconds of running, Kueue ends the job, where it is queued. None: the run has no limit."""
 
 
 def render(submission: Submission, base: Mapping[str, Any]) -> dict[str, Any]:
@@ -59,6 +62,8 @@ def render(submission: Submission, base: Mapping[str, Any]) -> dict[str, Any]:
         "annotations": {job_names.RUN_FILE_DIGEST_LABEL: run.digest(), job_names.COMMIT_LABEL: submission.commit},
     }
     manifest: dict[str, Any] = merge_patch(base, {"metadata": metadata, "spec": _build_job_spec(submission)})
+    if submission.queue_seconds is not None and job_names.QUEUE_LABEL in manifest["metadata"]["labels"]:
+        manifest["metadata"]["labels"][job_names.MAX_TIME_LABEL] = str(submission.queue_seconds)
     manifest["spec"]["rayClusterSpec"] = _build_cluster_spec(manifest, groups, settings)
     return manifest
 
@@ -130,7 +135,7 @@ def _build_cluster_spec(
 ) -> dict[str, Any]:
     base = manifest["spec"]["rayClusterSpec"]
     prototypes = {group["groupName"]: group for group in base["workerGroupSpecs"]}
-    queued = "kueue.x-k8s.io/queue-name" in manifest["metadata"]["labels"]
+    queued = job_names.QUEUE_LABEL in manifest["metadata"]["labels"]
     elastic = not queued and any(group.min_pods < group.max_pods for group in groups)
     head = base["headGroupSpec"]
     template = fill_pod_template(head["template"], make_head_group(settings.run), settings)
@@ -140,7 +145,11 @@ def _build_cluster_spec(
         **base,
         "rayVersion": choose_ray_version(settings.run.kubernetes),
         **(_build_autoscaler_spec(head) if elastic else {}),
-        "headGroupSpec": {**head, "template": template},
+        "headGroupSpec": {
+            **head,
+            "rayStartParams": _build_start_params(head, make_head_group(settings.run), settings.run),
+            "template": template,
+        },
         "workerGroupSpecs": [
             _build_worker_group_spec(prototypes[g.name], g, settings, elastic=elastic) for g in groups
         ],
@@ -156,8 +165,18 @@ def _build_worker_group_spec(
         "replicas": group.min_pods if elastic else group.max_pods,
         "minReplicas": group.min_pods,
         "maxReplicas": group.max_pods,
+        "rayStartParams": _build_start_params(prototype, group, settings.run),
         "template": fill_pod_template(prototype["template"], group, settings),
     }
+
+
+def _build_start_params(prototype: Mapping[str, Any], group: PodGroup, run: RunFile) -> dict[str, str]:
+    """How Ray starts in the group's pods."""
+    found = {**(prototype.get("rayStartParams") or {}), "object-spilling-directory": run.kubernetes.spill_path}
+    if group.gpus and run.kubernetes.gpu_resource != DEFAULT_GPU_RESOURCE:
+        # KubeRay reads the number from resources whose names it knows, and Ray counts whole NVIDIA GPUs.
+        found["num-gpus"] = str(group.gpus)
+    return found
 
 
 def _build_autoscaler_spec(head: Mapping[str, Any]) -> dict[str, Any]:

@@ -28,12 +28,14 @@ class PodGroup:
     gpus: int
     memory_gib: float
     shm_gib: float
+    priority_class: str | None = None
 
 
 def make_head_group(run: RunFile) -> PodGroup:
     """The group of the head's pod."""
-    pod = run.kubernetes.head
-    return PodGroup("head", pod, 1, 1, 0, pod.cpus, 0, pod.memory_gigabytes, SHM_FRACTION * pod.memory_gigabytes)
+    pod, priority = run.kubernetes.head, run.kubernetes.head_priority_class or run.kubernetes.priority_class
+    memory = pod.memory_gigabytes
+    return PodGroup("head", pod, 1, 1, 0, pod.cpus, 0, memory, SHM_FRACTION * memory, priority)
 
 
 def choose_window(run: RunFile, groups: Sequence[PodGroup]) -> int | None:
@@ -95,6 +97,7 @@ def _make_worker_group(run: RunFile, kind: str, stages: Sequence[str]) -> PodGro
         gpus=_require_whole_gpus(pods.workers * count_gpus_per_worker(run, stages)) if kind == "gpu" else 0,
         memory_gib=pods.memory_gigabytes,
         shm_gib=run.kubernetes.shm_gigabytes or SHM_FRACTION * pods.memory_gigabytes,
+        priority_class=run.kubernetes.priority_class,
     )
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import re
 
+from medfuncta_dist.submit.manifest.job_names import MAX_TIME_LABEL
 from medfuncta_dist.submit.rules.manifest_view import QUEUE_LABEL, RayJob, as_mapping
 from medfuncta_dist.submit.rules.rule import Breaches, RuleBook
 
 RULES = RuleBook()
 PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
+LARGEST_SECONDS = 2**31 - 1
+"""Of 32 bits. Kueue ignores a label that it cannot read."""
 MAX_GROUPS = 17
 """A workload has at most 18 sets of pods, of which the head is one."""
 DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -24,6 +27,17 @@ def _check_queue(job: RayJob) -> Breaches:
 def _check_priority(job: RayJob) -> Breaches:
     if PRIORITY_LABEL in job.labels and job.queue is None:
         yield f"metadata.labels[{PRIORITY_LABEL}]", "a priority has no effect without a queue"
+
+
+@RULES.rule("kueue-max-time", "leave the label out: kubernetes.max_hours, max_cost and queue set it")
+def _check_max_time(job: RayJob) -> Breaches:
+    given = job.labels.get(MAX_TIME_LABEL)
+    if given is None:
+        return
+    if job.queue is None:
+        yield f"metadata.labels[{MAX_TIME_LABEL}]", "a time limit of Kueue's has no effect without a queue"
+    if not re.fullmatch(r"[1-9]\d{0,9}", str(given)) or int(given) > LARGEST_SECONDS:
+        yield f"metadata.labels[{MAX_TIME_LABEL}]", f"{given!r} is not a number of seconds that Kueue reads"
 
 
 @RULES.rule("kueue-shutdown", "set shutdownAfterJobFinishes to true")

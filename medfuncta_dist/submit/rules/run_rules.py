@@ -5,17 +5,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from functools import lru_cache
 
-from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.sections.kubernetes_section import DEFAULT_GPU_RESOURCE
 from medfuncta_dist.config.stage_names import COMPUTING
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.scans.private.private_folder import SALT_VARIABLE
 from medfuncta_dist.submit.manifest.container_image import parse_ray_version
-from medfuncta_dist.submit.manifest.job_names import STAGE_LABEL
 from medfuncta_dist.submit.manifest.quantity import parse_quantity
-from medfuncta_dist.submit.manifest.runtime_env import read_run_file
+from medfuncta_dist.submit.rules.job_run_file import find_run_file, list_stages, require_run_file
 from medfuncta_dist.submit.rules.manifest_view import Part, RayJob, as_int, as_mapping, as_mappings, read_variable
 from medfuncta_dist.submit.rules.rule import Breaches, RuleBook
 
@@ -27,7 +25,6 @@ MAX_MANIFEST_BYTES = 2**20
 """Bytes. etcd accepts 1.5 MiB, and the operator adds a status and copies."""
 SPOT_TAINTS = ("cloud.google.com/gke-spot", "kubernetes.azure.com/scalesetpriority")
 """Taints of spot nodes."""
-GPU_RESOURCE = "nvidia.com/gpu"
 SALT_REMEDY = (
     "run `kubectl create secret generic medfuncta-salt --from-literal=MEDFUNCTA_SALT=$(openssl rand -hex 32)`, "
     "keep a copy, and set kubernetes.salt_secret"
@@ -129,26 +126,26 @@ def _check_memory(job: RayJob) -> Breaches:
 
 @RULES.rule("whole-gpus", "set kubernetes.gpu.workers so that a pod's GPUs are a whole number")
 def _check_gpus(job: RayJob) -> Breaches:
+    name = _gpu_resource(job)
     for where, container in job.ray_containers():
         resources = as_mapping(container.get("resources"))
-        wanted, given = (as_mapping(resources.get(key)).get(GPU_RESOURCE) for key in ("requests", "limits"))
+        wanted, given = (as_mapping(resources.get(key)).get(name) for key in ("requests", "limits"))
         if wanted != given or (given is not None and not str(given).isdigit()):
-            yield f"{where}.resources", f"{GPU_RESOURCE} must be a whole number, equal in requests and limits"
+            yield f"{where}.resources", f"{name} must be a whole number, equal in requests and limits"
 
 
 @RULES.rule("no-idle-gpus", "submit the stages one by one, without --together")
 def _check_idle(job: RayJob) -> Breaches:
-    stages = str(job.labels.get(STAGE_LABEL, "")).split(".")
+    stages = list_stages(job)
     for where, container in job.ray_containers():
         limits = as_mapping(as_mapping(container.get("resources")).get("limits"))
-        if GPU_RESOURCE in limits and not set(stages) & set(COMPUTING):
+        if _gpu_resource(job) in limits and not set(stages) & set(COMPUTING):
             yield where, f"{' and '.join(stages)} would hold GPUs without using them"
 
 
 @RULES.rule("salt", SALT_REMEDY)
 def _check_salt(job: RayJob) -> Breaches:
-    packs = "pack" in str(job.labels.get(STAGE_LABEL, "")).split(".")
-    if packs and job.head_variable(SALT_VARIABLE) is None:
+    if "pack" in list_stages(job) and job.head_variable(SALT_VARIABLE) is None:
         yield (
             "spec.rayClusterSpec.headGroupSpec",
             "the job packs without a salt: after a restart, the same scans would get other keys",
@@ -160,18 +157,15 @@ def _check_run_file(job: RayJob) -> Breaches:
     if not job.spec.get("entrypoint"):
         yield "spec.entrypoint", "the job has no command"
     try:
-        _parse_run_file(read_run_file(job.manifest))
+        require_run_file(job)
     except RunFileError as error:
         yield "spec.runtimeEnvYAML", error.what
 
 
 @RULES.rule("reachable-data", "use s3:// URIs, or mount the folder's volume with kubernetes.claims")
 def _check_reachable(job: RayJob) -> Breaches:
-    try:
-        run = _parse_run_file(read_run_file(job.manifest))
-    except RunFileError:
-        return
-    for where, uri in _iterate_data_uris(run, job):
+    run = find_run_file(job)
+    for where, uri in _iterate_data_uris(run, job) if run is not None else ():
         for group, container in job.ray_containers():
             if "://" not in uri and not _is_mounted(uri, container):
                 yield f"{where}, {group}", f"the folder {uri} is not on a volume that the pods share"
@@ -185,15 +179,15 @@ def _check_size(job: RayJob) -> Breaches:
         yield "the whole manifest", f"{size} bytes; the cluster can store {MAX_MANIFEST_BYTES}"
 
 
-@lru_cache(maxsize=4)
-def _parse_run_file(text: str) -> RunFile:
-    return parse(text)
+def _gpu_resource(job: RayJob) -> str:
+    run = find_run_file(job)
+    return run.kubernetes.gpu_resource if run is not None else DEFAULT_GPU_RESOURCE
 
 
 def _iterate_data_uris(run: RunFile, job: RayJob) -> Iterator[tuple[str, str]]:
     """(key of the run file, URI) of the data that this job reads and writes outside its pods."""
     yield "storage", run.storage.removeprefix("file://")
-    if "pack" in str(job.labels.get(STAGE_LABEL, "")).split("."):
+    if "pack" in list_stages(job):
         sources = [*(run.data.splits or {}).values(), run.data.source or []]
         for source in sources:
             for uri in [source] if isinstance(source, str) else source:

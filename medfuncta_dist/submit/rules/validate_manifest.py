@@ -6,12 +6,26 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.submit.rules import cluster_rules, kuberay_rules, kueue_rules, run_rules, security_rules
+from medfuncta_dist.submit.rules import (
+    cluster_rules,
+    kuberay_rules,
+    kueue_rules,
+    resource_rules,
+    run_rules,
+    security_rules,
+)
 from medfuncta_dist.submit.rules.manifest_schema import check_custom_resource, check_pod_template, find_schema_folder
 from medfuncta_dist.submit.rules.manifest_view import RayJob
 from medfuncta_dist.submit.rules.rule import Finding
 
-RULE_BOOKS = (kuberay_rules.RULES, cluster_rules.RULES, kueue_rules.RULES, security_rules.RULES, run_rules.RULES)
+RULE_BOOKS = (
+    kuberay_rules.RULES,
+    cluster_rules.RULES,
+    kueue_rules.RULES,
+    security_rules.RULES,
+    run_rules.RULES,
+    resource_rules.RULES,
+)
 RULES = tuple(rule for book in RULE_BOOKS for rule in book.rules)
 """Every rule, in the order of their findings."""
 

@@ -7,36 +7,19 @@ waiting job from a dead one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from medfuncta_dist.submit.backends.backend import Job, JobState
-from medfuncta_dist.submit.status.job_records import SubmissionRecord, TerminalRecord
-from medfuncta_dist.submit.status.run_cost import HourlyCost
+from medfuncta_dist.submit.backends.backend import JobState
+from medfuncta_dist.submit.status.next_command import Place
+from medfuncta_dist.submit.status.run_facts import RunFacts
+from medfuncta_dist.submit.status.status_advice import advise, find_place, is_interruption
 from medfuncta_dist.submit.status.time_left import estimate_seconds_left
-from medfuncta_dist.telemetry.progress_record import StageProgress
+from medfuncta_dist.telemetry.progress_record import StageProgress, priced
 
-WAITING = (JobState.QUEUED, JobState.STARTING, JobState.RETRYING)
-"""States in which the cluster's message says why the job is not running."""
 DRIVER_ALIVE_S = 180.0
 """A driver that progress something this lately is alive, whatever the cluster says: one task's length, and some."""
-
-
-@dataclass(frozen=True)
-class RunFacts:
-    """What is known of a job. ``job`` is None if the cluster does not have it; ``record``, if storage does not."""
-
-    now: float
-    name: str
-    """The job's name; the run's, if nothing was submitted."""
-    run: str
-    stages: Sequence[str]
-    job: Job | None = None
-    record: SubmissionRecord | None = None
-    progress: Mapping[str, StageProgress] = field(default_factory=dict)
-    terminal: TerminalRecord | None = None
-    rates: HourlyCost = field(default_factory=HourlyCost)
 
 
 @dataclass(frozen=True)
@@ -68,17 +51,31 @@ class RunStatus:
     figures: Mapping[str, float] = field(default_factory=dict)
     silent_s: float | None = None
     """Seconds since the driver last recorded progress."""
+    waiting: str = ""
+    """Why the job, or a pod of it, is not running, in one sentence."""
     failure: str = ""
     """Why the last failure happened, in one sentence."""
     next: str = ""
     """What to do now; empty if nothing but waiting."""
+    command: str = ""
+    """The command in ``next`` alone, as it can be run; empty if there is none."""
+    unread: str = ""
+    """What the cluster did not let this command read; empty if it read all that it asked for."""
+    place: Place = Place.NOWHERE
+    """Where the run's last driver ran, or its job was sent."""
     exit_code: int = 0
     """The driver's exit code, if the job failed for good; else 0."""
 
     def as_dict(self) -> dict[str, Any]:
         """As JSON values, under the keys of ``status --json``."""
         fields = {name: value for name, value in asdict(self).items() if name != "exit_code"}
-        return {**fields, "state": str(self.state), "later": list(self.later), "figures": dict(self.figures)}
+        return {
+            **fields,
+            "state": str(self.state),
+            "place": str(self.place),
+            "later": list(self.later),
+            "figures": dict(self.figures),
+        }
 
 
 def derive_status(facts: RunFacts) -> RunStatus:
@@ -86,7 +83,8 @@ def derive_status(facts: RunFacts) -> RunStatus:
     stage = find_current_stage(facts)
     progress = facts.progress.get(stage)
     state = _derive_state(facts, progress)
-    failure, do = _explain_failure(facts, state, progress)
+    place = find_place(facts)
+    advice = advise(facts, state, progress, place, stage)
     gpu_s = sum(p.gpu_s for p in _list_job_progress(facts))
     left = _estimate_time_left(state, progress)
     return RunStatus(
@@ -96,13 +94,17 @@ def derive_status(facts: RunFacts) -> RunStatus:
         stage=stage,
         eta_s=left,
         gpu_hours=round(gpu_s / 3600, 4),
-        spent=facts.rates.cost(sum(p.held_s for p in _list_job_progress(facts))),
+        spent=_compute_spent(facts),
         remaining=None if left is None else facts.rates.cost(left),
         later=tuple(facts.stages[facts.stages.index(stage) + 1 :]) if stage else (),
         currency=facts.rates.currency,
         restarts=_count_restarts(facts, progress),
-        failure=failure,
-        next=do,
+        waiting=advice.waiting,
+        failure=advice.failure,
+        next=advice.text,
+        command=advice.command,
+        unread=facts.explanation.unread,
+        place=place,
         exit_code=facts.terminal.code if facts.terminal is not None and state is JobState.FAILED else 0,
         **({} if progress is None else _progress_fields(progress, facts.now)),
     )
@@ -127,6 +129,12 @@ def _list_job_progress(facts: RunFacts) -> list[StageProgress]:
     return [facts.progress[stage] for stage in facts.stages if stage in facts.progress]
 
 
+def _compute_spent(facts: RunFacts) -> float | None:
+    """What the job's stages cost so far, at the prices of their time, to the cent; None without prices."""
+    per_hour = facts.rates.per_hour
+    return None if per_hour is None else round(sum(priced(p, per_hour).cost for p in _list_job_progress(facts)), 2)
+
+
 def _is_finished(facts: RunFacts, stage: str) -> bool:
     progress = facts.progress.get(stage)
     if progress is None or progress.finished is None:
@@ -144,17 +152,13 @@ def _derive_state(facts: RunFacts, progress: StageProgress | None) -> JobState:
         return JobState.DONE
     if progress is not None and progress.failure is None and facts.now - progress.updated < DRIVER_ALIVE_S:
         return JobState.RUNNING
+    if facts.record is None and progress is not None and progress.failure is not None:
+        return JobState.CANCELLED if is_interruption(progress.failure) else JobState.FAILED
     if facts.record is not None and facts.record.cancelled is not None:
         return JobState.CANCELLED
-    if _waits_in_workflow(facts):
+    if facts.waits_in_workflow:
         return JobState.QUEUED
     return JobState.LOST if facts.record is not None or progress is not None else JobState.QUEUED
-
-
-def _waits_in_workflow(facts: RunFacts) -> bool:
-    """Whether a workflow has not started this job yet: the cluster does not have it, and it recorded no progress."""
-    begun = any(progress.submission == facts.name for progress in facts.progress.values())
-    return facts.job is None and facts.record is not None and facts.record.workflow is not None and not begun
 
 
 def _count_restarts(facts: RunFacts, progress: StageProgress | None) -> int:
@@ -179,34 +183,3 @@ def _progress_fields(progress: StageProgress, now: float) -> dict[str, Any]:
 
 def _to_int(number: float | None) -> int | None:
     return None if number is None else int(number)
-
-
-def _explain_failure(facts: RunFacts, state: JobState, progress: StageProgress | None) -> tuple[str, str]:
-    """The failure, and what to do next: from the terminal record, else the driver's, else the cluster's message."""
-    resume = f"medfuncta-dist resume {facts.name}"
-    if facts.terminal is not None and state is not JobState.DONE:
-        return _to_sentence(facts.terminal.what), facts.terminal.do
-    cause = progress.failure if progress is not None else None
-    reason = _to_sentence(cause["what"] if cause else facts.job.message if facts.job is not None else "")
-    if state is JobState.QUEUED and facts.record is not None and _waits_in_workflow(facts):
-        workflow = facts.record.workflow
-        return (
-            f"It waits for its turn in the workflow {workflow}.",
-            f"if `kubectl get workflow {workflow}` fails: {resume}",
-        )
-    if state is JobState.LOST:
-        return reason or "The job is not on the cluster, and its driver never reported an end.", resume
-    if state is JobState.FAILED:
-        advice = cause["do"] if cause else ""
-        return reason or "The job failed without giving a reason.", f"{advice}; then {resume}" if advice else resume
-    if state is JobState.CANCELLED:
-        return "", f"{resume} (it continues where it stopped)"
-    return (reason if cause or state in WAITING else ""), ""
-
-
-def _to_sentence(text: str) -> str:
-    """The first line of a text, as a sentence."""
-    line = next((line.strip() for line in text.splitlines() if line.strip()), "")
-    if not line:
-        return ""
-    return line[0].upper() + line[1:].rstrip(".:") + "."

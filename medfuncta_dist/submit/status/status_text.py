@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from medfuncta_dist.submit.backends.backend import Job
 from medfuncta_dist.submit.status.run_status import RunStatus
 
@@ -15,10 +17,14 @@ def render_status(status: RunStatus) -> list[str]:
     if status.total:
         found.append(_render_progress(status))
     found += [f"  {'   '.join(part)}" for part in (_render_time(status), _render_cost(status)) if part]
+    if status.waiting:
+        found.append(f"  waiting: {status.waiting}")
     if status.failure:
         found.append(f"  last failure: {status.failure}")
     if status.next:
         found.append(f"  next: {status.next}")
+    if status.unread:
+        found.append(f"  {status.unread}")
     return found
 
 
@@ -27,11 +33,31 @@ def render_cancellation(status: RunStatus, *, forced: bool) -> str:
     return f"{status.name}: {status.state}{' (forced)' if forced else ''}"
 
 
-def render_job_table(jobs: list[Job]) -> list[str]:
-    """A table with one line per job."""
-    rows = [("NAME", "RUN", "STAGES", "STATE"), *((j.name, j.run, " ".join(j.stages), str(j.state)) for j in jobs)]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+def sort_newest_first(jobs: Sequence[Job]) -> list[Job]:
+    """Jobs by when they were submitted, the newest first."""
+    return sorted(jobs, key=lambda job: (-(job.submitted or 0.0), job.name))
+
+
+def render_job_table(jobs: Sequence[Job], now: float) -> list[str]:
+    """A table with one line per job, in the given order. ``now`` is in Unix seconds, for the age since submission."""
+    rows = [("NAME", "RUN", "STAGES", "STATE", "AGE")]
+    rows += [(j.name, j.run, " ".join(j.stages), str(j.state), _format_job_age(j, now)) for j in jobs]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+def format_age(seconds: float) -> str:
+    """An age in its two largest units: ``40s``, ``5m``, ``3h12m``, ``2d4h``. Seconds only below two minutes."""
+    whole = max(0, int(seconds))
+    if whole < 120:
+        return f"{whole}s"
+    units = [(whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "m")]
+    first = next(place for place, (number, _) in enumerate(units) if number)
+    return "".join(f"{number}{unit}" for number, unit in units[first : first + 2] if number)
+
+
+def _format_job_age(job: Job, now: float) -> str:
+    return "" if job.submitted is None else format_age(now - job.submitted)
 
 
 def format_duration(seconds: float) -> str:

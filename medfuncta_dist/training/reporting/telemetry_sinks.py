@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.storage.leftovers import WORK, prune_offline_runs
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.scratch import process_folder, temporaries_in, temporary_root
 from medfuncta_dist.telemetry.event_log import EventLog
 from medfuncta_dist.telemetry.ray_metrics import RayMetrics
 from medfuncta_dist.telemetry.telemetry import Sink, Telemetry
@@ -27,10 +28,13 @@ def open_telemetry(run: RunFile, store: ObjectStore, attempt: Attempt) -> Teleme
 
 def work_folder(run: str) -> Path:
     """A run's local folder on this machine: its contents (offline W&B runs) are never uploaded."""
-    return Path(tempfile.gettempdir()) / "medfuncta-work" / run
+    return temporary_root() / WORK / run
 
 
 def _wandb(run: RunFile, attempt: Attempt) -> Sink:
-    from medfuncta_dist.telemetry.wandb_sink import WandbSink  # half a second that only rank 0 of a W&B run needs
+    folder = work_folder(run.name)
+    prune_offline_runs(folder)
+    with temporaries_in(process_folder("wandb")):  # it makes folders for the life of the process, which may be killed
+        from medfuncta_dist.telemetry.wandb_sink import WandbSink  # half a second that only rank 0 of a W&B run needs
 
-    return WandbSink(run, attempt.name, work_folder(run.name))
+        return WandbSink(run, attempt.name, folder)

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -31,3 +32,32 @@ def test_quarantined_scans_are_no_failure_of_a_job(job: str | None, code: int) -
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, env=environment)
     assert ended.returncode == code, ended.stderr
     assert json.loads(ended.stdout) == {"quarantined": 2, "exit_code": code}
+
+
+def test_a_full_disk_is_told_in_words_wherever_it_shows() -> None:
+    script = (
+        "import errno\nfrom medfuncta_dist.cli.answer import answer\n"
+        "def work():\n    raise OSError(errno.ENOSPC, 'No space left on device', '/tmp/name-of-a-patient.csv')\n"
+        "answer(work, as_json=True)"
+    )
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    told = json.loads(ended.stdout)
+    assert (ended.returncode, told["error"]["kind"]) == (1, "DiskFullError")
+    assert told["error"]["do"]
+    assert "Traceback" not in ended.stderr
+    assert "patient" not in ended.stderr + ended.stdout
+
+
+@pytest.mark.parametrize(("name", "quoted"), [("my.yaml", "my.yaml"), ("my run.yaml", "'my run.yaml'")])
+def test_a_command_in_a_message_has_the_run_file_that_was_given(tmp_path: Path, name: str, quoted: str) -> None:
+    script = (
+        "from medfuncta_dist.cli.answer import answer\nfrom medfuncta_dist.errors import IntegrityError\n"
+        "def work():\n    raise IntegrityError('lost', do='run `medfuncta-dist verify RUN.yaml --repair`')\n"
+        "answer(work, as_json=True)"
+    )
+    (tmp_path / name).write_text("")
+    for arguments, said in (([name], quoted), (["none.yaml"], "RUN.yaml"), ([], "RUN.yaml")):
+        command = [sys.executable, "-c", script, "fit", *arguments]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+        assert ended.returncode == 4
+        assert json.loads(ended.stdout)["error"]["do"] == f"run `medfuncta-dist verify {said} --repair`"

@@ -132,6 +132,23 @@ def test_what_a_key_was_before_it_existed_is_written_at_the_key():
             "chosen_scans_per_task": None,
             "gpus_per_task": None,
         },
+        "kubernetes": {
+            "ca_config_map": None,
+            "proxy": None,
+            "max_hours": None,
+            "max_cost": None,
+            "image_pull_secrets": [],
+            "priority_class": None,
+            "head_priority_class": None,
+            "gpu_resource": "nvidia.com/gpu",
+            "zones": "any",
+            "zone_label": "topology.kubernetes.io/zone",
+            "ephemeral_storage": False,
+            "logs_gigabytes": 5.0,
+            "spill_path": "/spill",
+            "spill_gigabytes": 5.0,
+            "scratch_gigabytes": 4.0,
+        },
     }
 
 

@@ -75,3 +75,13 @@ def test_an_answer_that_no_run_file_may_have_writes_nothing(tmp_path: Path) -> N
     with pytest.raises(RunFileError, match="name"):
         write_run_file(str(tmp_path / "run.yaml"), answers(name="No Name!"))
     assert not list(tmp_path.iterdir())
+
+
+def test_answers_that_need_too_much_memory_say_what_to_answer_instead(tmp_path: Path) -> None:
+    """Not to correct keys of a file that was not written."""
+    out = tmp_path / "run.yaml"
+    with pytest.raises(RunFileError, match="memory") as error:
+        write_run_file(str(out), answers(shape="64x64x40"))
+    assert error.value.where == "the answers"
+    assert "--shape" in error.value.do
+    assert not out.exists()

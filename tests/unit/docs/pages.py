@@ -67,9 +67,9 @@ def all_blocks(*languages: str) -> list[Block]:
 
 
 def commands(block: Block) -> Iterator[list[str]]:
-    """The commands of a shell block, as words; variables before a command and what follows a pipe are left out."""
+    """The commands of a shell block, as words, without variables before a command and what follows a pipe or a >."""
     for line in block.text.replace("\\\n", " ").splitlines():
-        words = shlex.split(line.split(" | ")[0], comments=True)
+        words = shlex.split(line.split(" | ")[0].split(" > ")[0], comments=True)
         while words and re.match(r"\w+=", words[0]):
             words = words[1:]
         words = [word for word in words if word != "&"]

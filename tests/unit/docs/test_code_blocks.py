@@ -1,7 +1,8 @@
 """Every code block of the README and the documentation is run, parsed or loaded here, or says why not.
 
-Elsewhere: the Python of docs/formats.md by ``test_formats.py``, and the tutorials from their first line to their last
-by ``test_cluster_tutorial.py`` and ``tests/integration/test_own_data_tutorial.py``.
+Elsewhere: the Python of docs/formats.md by ``test_formats.py``, the symptoms by ``test_when_it_hurts.py``, and the
+tutorials from their first line to their last by ``test_cluster_tutorial.py`` and
+``tests/integration/test_own_data_tutorial.py``.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ ELSEWHERE = {
     "docs/formats.md": "tests/unit/docs/test_formats.py",
     "docs/tutorials/own-data.md": "tests/integration/test_own_data_tutorial.py",
     "docs/tutorials/cluster.md": "tests/unit/docs/test_cluster_tutorial.py",
+    "docs/how-to/when-it-hurts.md": "tests/unit/docs/test_when_it_hurts.py",
 }
 """Pages whose blocks run in an order of their own, and where."""
 SHELL_WORDS = ("source", "export", "cd")

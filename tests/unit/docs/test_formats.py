@@ -46,6 +46,7 @@ from medfuncta_dist.task_map import map_here
 from medfuncta_dist.telemetry.event_log import EventLog
 from medfuncta_dist.telemetry.progress_record import ProgressRecorder
 from medfuncta_dist.telemetry.progress_report import ProgressReport
+from medfuncta_dist.telemetry.run_log.keep_log import keep_log, note
 from medfuncta_dist.training.attempt import next_attempt
 from medfuncta_dist.training.checkpoints.checkpoint import Checkpoints, Facts
 from medfuncta_dist.training.checkpoints.training_state import AdamState
@@ -86,6 +87,8 @@ def drive(run: RunFile, store: ObjectStore) -> None:
     ):
         Submission.of(run, ["evaluate"], "monday").record(store, fence, {"run": run.name})
     write_job_record(store, run.name, SubmissionRecord("small-fit-1", ("fit",), 1, "kubernetes", 1.0, "0" * 64, "abc"))
+    with keep_log(store, run.name, "small-fit-1", ["fit"]):
+        note(["fit 13/13  done"])
     with ProgressRecorder(store, run.name, "fit") as recorder:
         recorder.record(ProgressReport("fit", 13, 13, {"quarantined": 0}))
     with pytest.MonkeyPatch.context() as patch, suppress(RunFileError):

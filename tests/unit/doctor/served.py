@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,13 +11,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
+from tests.certificates import Certificate
+
 Answers = dict[tuple[str, str], Any]
 """(method, path) → the JSON to answer with, or an HTTP status, or a function of the request's headers and body."""
 
 
 @contextmanager
-def served(answers: Answers, date: str | None = None) -> Iterator[str]:
-    """The server's address. ``date``: what its clock says."""
+def served(answers: Answers, date: str | None = None, certificate: Certificate | None = None) -> Iterator[str]:
+    """The server's address. ``date``: what its clock says; ``certificate``: it speaks TLS with that."""
 
     class Handler(BaseHTTPRequestHandler):
         def handle_any(self) -> None:
@@ -41,10 +44,15 @@ def served(answers: Answers, date: str | None = None) -> Iterator[str]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*certificate)
+        server.handle_error = lambda *_: None  # type: ignore[method-assign]  # of who does not trust it
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield f"http{'s' if certificate else ''}://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ import pytest
 import yaml
 
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.doctor import kubernetes_checks
 from medfuncta_dist.doctor.check import CheckResult, Outcome, run_checks
 from medfuncta_dist.doctor.kubernetes_checks import NEEDED_PERMISSIONS, list_kubernetes_checks
+from medfuncta_dist.submit.rules.network_policy import read_shipped_policies
 from tests.unit.doctor.served import Answers, served
 
 SPACE = "/api/v1/namespaces/medfuncta"
+POLICIES = "/apis/networking.k8s.io/v1/namespaces/medfuncta/networkpolicies"
 
 
 def deployment(name: str, tag: str) -> dict[str, Any]:
@@ -48,6 +52,7 @@ def whole(**changes: Any) -> Answers:
         ("GET", "/apis/apps/v1/deployments"): {"items": [deployment("kuberay-operator", "v1.7.0")]},
         ("GET", "/apis/kueue.x-k8s.io/v1beta2/namespaces/medfuncta/localqueues/scans"): queue,
         ("GET", f"{SPACE}/secrets/medfuncta-salt"): {"metadata": {"name": "medfuncta-salt"}},
+        ("GET", POLICIES): {"items": read_shipped_policies()},
         ("GET", f"{SPACE}/serviceaccounts/medfuncta"): {"metadata": {"name": "medfuncta"}},
     }
     return answers | changes.get("answers", {})
@@ -136,6 +141,30 @@ def test_what_is_missing_is_told_with_its_remedy(
     assert found.do
 
 
+@pytest.mark.parametrize(
+    ("covered", "asked", "state"),
+    [
+        (["cpu", "memory"], True, Outcome.WARNED),
+        (["cpu", "memory", "ephemeral-storage"], True, Outcome.PASSED),
+        (["cpu", "memory"], False, Outcome.PASSED),
+        (None, True, Outcome.PASSED),
+    ],
+)
+def test_a_queue_must_cover_the_disk_that_pods_request(
+    covered: list[str] | None, asked: bool, state: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kueue = "/apis/kueue.x-k8s.io/v1beta2"
+    whole_queue = {"spec": {"resourceGroups": [{"coveredResources": covered}]}}
+    answers: Answers = {
+        ("GET", f"{kueue}/namespaces/medfuncta/localqueues/scans"): {"spec": {"clusterQueue": "all"}, "status": {}},
+        ("GET", f"{kueue}/clusterqueues/all"): 403 if covered is None else whole_queue,
+    }
+    settings = {"queue": "scans", "overlays": ["kueue"], "ephemeral_storage": asked}
+    found = examined(whole(answers=answers), tmp_path, monkeypatch, **settings)["queue"].finding
+    assert found.state is state
+    assert ("kubernetes.ephemeral_storage: false" in found.do) is (state is Outcome.WARNED)
+
+
 def test_an_operator_that_may_not_be_seen_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hidden = whole(answers={("GET", "/apis/apps/v1/deployments"): 403})
     assert examined(hidden, tmp_path, monkeypatch)["kuberay"].finding.state is Outcome.WARNED
@@ -197,3 +226,35 @@ def test_no_kubeconfig_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     (found,) = run_checks(list_kubernetes_checks(None, None))
     assert found.finding.state is Outcome.SKIPPED
+
+
+def test_storage_that_no_policy_opens_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    there = {"environment": {"AWS_ENDPOINT_URL": "https://s3.hospital.internal:9000"}}
+    closed = examined(whole(), tmp_path, monkeypatch, **there)["network policy"].finding
+    assert closed.state is Outcome.WARNED
+    assert "s3.hospital.internal:9000 (at private addresses)" in closed.what
+    assert "medfuncta-dist network-policy RUN.yaml" in closed.do
+    unread = examined(whole(answers={("GET", POLICIES): 403}), tmp_path, monkeypatch, **there)["network policy"].finding
+    assert unread.state is Outcome.WARNED
+    assert "of k8s/ (the cluster's may not be read)" in unread.what
+    none = examined(whole(answers={("GET", POLICIES): {"items": []}}), tmp_path, monkeypatch, **there)
+    assert none["network policy"].finding.state is Outcome.PASSED
+
+
+def test_a_missing_config_map_of_cas_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    named = {"ca_config_map": {"name": "hospital-ca"}}
+    missing = examined(whole(), tmp_path, monkeypatch, **named)["secrets"].finding
+    assert missing.state is Outcome.FAILED
+    assert "ConfigMap hospital-ca" in missing.what
+    there = {("GET", f"{SPACE}/configmaps/hospital-ca"): {"metadata": {"name": "hospital-ca"}}}
+    assert examined(whole(answers=there), tmp_path, monkeypatch, **named)["secrets"].finding.state is Outcome.PASSED
+
+
+def test_an_api_server_that_is_not_there_is_asked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kubernetes_checks, "DEADLINE_S", 1.0)
+    examined(whole(), tmp_path, monkeypatch)  # its server has ended, and KUBECONFIG still names it
+    began = time.monotonic()
+    found = {check.name: check.finding.state for check in run_checks(list_kubernetes_checks(None, None))}
+    assert time.monotonic() - began < 10
+    assert found.pop("kubernetes") is Outcome.FAILED
+    assert set(found.values()) == {Outcome.SKIPPED}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.sections.fit_section import Fit
 from medfuncta_dist.doctor import machine_checks
 from medfuncta_dist.doctor.check import Outcome
+from medfuncta_dist.doctor.doctor import clean_machine
+from medfuncta_dist.storage.leftovers import SESSION_LOCK
 
 
 def run(**cluster: object) -> RunFile:
@@ -60,3 +63,26 @@ def test_no_gpu_is_no_fault_unless_asked_for(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.gpu
 def test_a_gpu_is_named() -> None:
     assert "CUDA" in machine_checks.check_gpu(run(gpus_per_worker=1)).what
+
+
+def test_what_ended_commands_left_is_told_and_cleaned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    monkeypatch.setattr(machine_checks, "MIN_TEMPORARY_BYTES", 1)
+    assert machine_checks.check_temporary_files().state is Outcome.PASSED
+    for folder in ("medfuncta-pack-0123abcd", "ray/session_1"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "medfuncta-pack-0123abcd/.lock").write_bytes(b"")
+    (tmp_path / "ray/session_1" / SESSION_LOCK).write_bytes(b"x" * 100)
+    (tmp_path / "somebody-else-s").write_bytes(b"")
+    found = machine_checks.check_temporary_files()
+    assert found.state is Outcome.WARNED
+    assert "doctor --clean" in found.do
+    assert clean_machine()["cleaned"] == {"temporary": 1, "ray_sessions": 1, "removed": 2, "bytes": 100}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ray", "somebody-else-s"]
+    assert machine_checks.check_temporary_files().state is Outcome.PASSED
+
+
+def test_little_room_for_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine_checks, "MIN_TEMPORARY_BYTES", 2**60)
+    assert "TMPDIR" in machine_checks.check_temporary_files().do

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
@@ -13,9 +14,13 @@ import pytest
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.doctor import storage_checks
 from medfuncta_dist.doctor.check import CheckResult, Outcome, run_checks
+from medfuncta_dist.quickstart.embedded_s3 import EmbeddedS3
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.s3.s3_client import s3_client
+from tests.certificates import Authority
 from tests.chaos.faulty_s3 import Faults, FaultyS3
+from tests.plain_servers import closed_port, no_settings
+from tests.proxy_server import ProxyServer
 from tests.stores import roots
 from tests.unit.doctor.served import served
 
@@ -36,6 +41,7 @@ def test_a_real_s3_server_is_read_written_and_left_as_it_was(
     found = answers(root)
     assert {name: f.finding.state for name, f in found.items()} == {
         "credentials": Outcome.PASSED,
+        "connection": Outcome.PASSED,
         "storage": Outcome.PASSED,
         "multipart": Outcome.PASSED,
         "conditional writes": Outcome.WARNED,  # this server ignores conditions
@@ -87,9 +93,40 @@ def test_a_clock_that_is_wrong(minutes: int, state: Outcome, monkeypatch: pytest
     assert ("behind" in found.what) == (minutes > 0) or minutes == 0
 
 
-def test_a_server_that_is_not_there_tells_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    assert storage_checks.check_clock().state is Outcome.FAILED
+def test_a_server_that_is_not_there_is_told_once_and_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed_port()}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    began = time.monotonic()
+    found = answers("s3://bucket/x")
+    assert time.monotonic() - began < 10
+    assert found["connection"].finding.state is Outcome.FAILED
+    assert "refuses connections" in found["connection"].finding.what
+    others = {f.finding.state for name, f in found.items() if name not in ("credentials", "connection")}
+    assert others == {Outcome.SKIPPED}
+
+
+def test_a_server_with_a_certificate_of_ones_own_ca_passes_and_tells_the_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(storage_checks, "SLOW_REQUEST_S", 60.0)
+    for name in no_settings(os.environ):
+        monkeypatch.delenv(name)
+    authority = Authority(tmp_path)
+    with EmbeddedS3(tmp_path / "s3", authority.issue("127.0.0.1", "s3.test")) as server, ProxyServer() as proxy:
+        (tmp_path / "s3" / "bucket").mkdir()
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        assert "is not trusted here" in answers("s3://bucket/x")["connection"].finding.what
+        proxy.names["s3.test"] = server.endpoint.partition("://")[2]
+        monkeypatch.setenv("SSL_CERT_FILE", str(authority.bundle))
+        monkeypatch.setenv("HTTPS_PROXY", proxy.url)
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "https://s3.test:9000")
+        found = answers("s3://bucket/x")
+    assert {found[name].finding.state for name in ("connection", "storage", "multipart", "clock")} == {Outcome.PASSED}
+    assert f"s3.test:9000 through the proxy {proxy.url[7:]}" in found["connection"].finding.what
+    assert "SSL_CERT_FILE" in found["connection"].finding.what
+    assert set(proxy.asked) == {"CONNECT s3.test:9000"}
 
 
 def test_an_upload_in_parts_that_is_refused_half_way_is_told_with_its_code_and_left_nowhere(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import (
     FormatVersionError,
     IntegrityError,
+    LimitReachedError,
     MedfunctaError,
     QuarantineLimitError,
     RunFileError,
@@ -37,7 +38,7 @@ from medfuncta_dist.stages.fit_stage import run_fit
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.streaming.stream import points
-from medfuncta_dist.task_map import Done, Failed, map_here
+from medfuncta_dist.task_map import Done, Failed, limited, map_here
 from medfuncta_dist.telemetry.progress_report import ProgressReport
 from tests.kinds import BY_KIND, KINDS
 from tests.unit.latents.fitted import COUNTS, FIELD, LATENT, network, packed, publish, ready, run_file
@@ -166,6 +167,23 @@ def test_run_again_does_nothing_and_changes_nothing(run):
     assert (first.fitted_now, again.fitted_now) == (SCANS, 0)
     assert (again.counts, again.psnr) == (first.counts, first.psnr)
     assert objects(run) == before
+
+
+def test_stopped_at_a_limit_and_run_again_gives_the_same_bytes_and_fits_no_range_twice(run):
+    done: list[str] = []
+    reached = lambda: LimitReachedError("2 of 2 hours") if len(done) >= 3 else None  # noqa: E731
+    with pytest.raises(LimitReachedError):
+        fit(run, limited(counted(done), reached))
+    assert len(done) == 3
+    store = ObjectStore(run.storage)
+    assert len(latent_ledger.read_commits(store, locate_table(run, store).folder)) == 3
+    fit(run, counted(done))
+    assert len(done) == len(set(done))
+    resumed = objects(run)
+    for path in resumed:
+        ObjectStore(run.storage).delete(path)
+    fit(run, map_here)
+    assert objects(run) == resumed
 
 
 @pytest.mark.parametrize("tasks_before_the_kill", [1, 3])

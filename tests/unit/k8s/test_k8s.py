@@ -103,7 +103,8 @@ def test_kubectl_builds_every_target(folder):
         _check(document)
     assert {"Namespace", "ServiceAccount", "NetworkPolicy", "ResourceQuota"} <= {d["kind"] for d in built}
     assert "RayJob" not in {d["kind"] for d in built}
-    everywhere = ("Namespace", "ResourceFlavor", "ClusterQueue", "WorkloadPriorityClass")
+    everywhere = ("Namespace", "ResourceFlavor", "ClusterQueue", "WorkloadPriorityClass", "PriorityClass")
+    everywhere += ("ClusterRole", "ClusterRoleBinding")
     assert {d["metadata"].get("namespace") for d in built if d["kind"] not in everywhere} == {"medfuncta"}
 
 
@@ -135,13 +136,16 @@ def test_submitters_may_do_what_the_client_does_and_read_no_secret():
     may = {(resource, verb) for rule in rules for resource in rule["resources"] for verb in rule["verbs"]}
     assert {("rayjobs", verb) for verb in ("create", "get", "list", "watch", "patch", "delete")} <= may
     assert {("pods", "list"), ("pods/log", "get")} <= may
+    assert {("rayclusters", "get"), ("workloads", "list"), ("events", "list")} <= may  # why a job waits
+    (nodes,) = _one("base/submitter.yaml", "ClusterRole")["rules"]
+    assert nodes == {"apiGroups": [""], "resources": ["nodes"], "verbs": ["get"]}
     assert not [resource for resource, _ in may if "secret" in resource or resource == "*"]
     assert "*" not in {verb for _, verb in may}
 
 
 def test_no_head_is_evicted_to_save_nodes():
     """A budget over pods of a custom resource takes a whole minAvailable only; more than the quota has is never met."""
-    budget = _one("components/spot/heads.yaml", "PodDisruptionBudget")["spec"]
+    budget = _one("base/heads.yaml", "PodDisruptionBudget")["spec"]
     quota = _one("base/quota.yaml", "ResourceQuota")["spec"]["hard"]
     assert set(budget) == {"minAvailable", "selector"}
     assert isinstance(budget["minAvailable"], int)

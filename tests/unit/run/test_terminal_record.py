@@ -5,11 +5,22 @@ from __future__ import annotations
 import pytest
 
 from medfuncta_dist.config.submission_id import JOB_VARIABLE
-from medfuncta_dist.errors import IntegrityError, MedfunctaError, QuarantineLimitError, RunFileError, RunHeldError
+from medfuncta_dist.errors import (
+    IntegrityError,
+    LimitReachedError,
+    MedfunctaError,
+    QuarantineLimitError,
+    RunFileError,
+    RunHeldError,
+)
 from medfuncta_dist.run.terminal_record import recording_final_failure
 from medfuncta_dist.storage.object_store import ObjectStore
 
-FINAL = [RunFileError("wrong", where="key", do="mend"), QuarantineLimitError("many", where="x", do="look")]
+FINAL = [
+    RunFileError("wrong", where="key", do="mend"),
+    QuarantineLimitError("many", where="x", do="look"),
+    LimitReachedError("2 of 2 hours", do="raise it"),
+]
 PASSING = [MedfunctaError("other"), RunHeldError("held"), KeyboardInterrupt(), ValueError("bug")]
 
 

@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from medfuncta_dist.errors import FormatVersionError, IntegrityError, LeaseLostError, RunFileError, StageOrderError
+from medfuncta_dist.errors import (
+    FormatVersionError,
+    IntegrityError,
+    LeaseLostError,
+    LostObjectError,
+    RunFileError,
+    StageOrderError,
+)
 from medfuncta_dist.shards.shard_index import IndexRow, index_bytes, index_table
 from medfuncta_dist.shards.snapshot import (
     Snapshot,
@@ -99,8 +106,24 @@ def test_without_a_commit_record_it_does_not_exist(store: ObjectStore) -> None:
     store.write(snapshot_path("d", FIRST.digest), FIRST.to_bytes())
     with pytest.raises(StageOrderError, match="no committed snapshot"):
         load_snapshot(store, "d", None)
-    with pytest.raises(RunFileError, match="does not exist in data set d"):
-        load_snapshot(store, "d", FIRST.digest)
+    assert newest_snapshot(store, "d") is None, "packing again finishes it"
+    with pytest.raises(RunFileError, match="does not exist in data set e"):
+        load_snapshot(store, "e", FIRST.digest)
+
+
+def test_a_snapshot_that_others_came_before_or_that_is_named_has_lost_its_record(store: ObjectStore) -> None:
+    second = replace(FIRST, parent=FIRST.digest, generation=2)
+    for snapshot in (FIRST, second):
+        store.write(snapshot_path("d", snapshot.digest), snapshot.to_bytes())
+    for digest in (None, FIRST.digest, second.digest):
+        with pytest.raises(LostObjectError, match="commit record"):
+            load_snapshot(store, "d", digest)
+    with pytest.raises(LostObjectError):
+        newest_snapshot(store, "d")
+    commit_snapshot(store, FIRST, ALONE)
+    assert load_snapshot(store, "d", None).digest == FIRST.digest, (
+        "the second may be one that a driver was about to commit"
+    )
 
 
 def test_a_lease_that_is_lost_while_a_snapshot_is_written_lets_no_record_through(store: ObjectStore) -> None:

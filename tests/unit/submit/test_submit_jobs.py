@@ -22,9 +22,12 @@ from medfuncta_dist.submit.backends.kubernetes.kubernetes_jobs import Kubernetes
 from medfuncta_dist.submit.cancel_job import cancel_job
 from medfuncta_dist.submit.status.job_records import read_job_records
 from medfuncta_dist.submit.status.job_target import find_target
+from medfuncta_dist.submit.status.next_command import Invocation
 from medfuncta_dist.submit.status.run_status import RunStatus, derive_status
-from medfuncta_dist.submit.status.status_facts import gather_facts
+from medfuncta_dist.submit.status.status_facts import Inquiry, gather_facts
 from medfuncta_dist.submit.submit_jobs import SubmissionRequest, read_earlier_jobs, render_manifests
+from medfuncta_dist.telemetry.progress_record import ProgressRecorder
+from medfuncta_dist.telemetry.progress_report import ProgressReport
 from tests.api_server import ApiServer
 from tests.integration.training_runs import packed
 from tests.records import write_record
@@ -32,6 +35,10 @@ from tests.records import write_record
 submit = partial(submit_jobs.submit_next_job, readiness=readiness)
 resume = partial(follow_stages.resume_job, readiness=readiness)
 submit_each = partial(follow_stages.submit_and_follow, readiness=readiness)
+
+
+def ask(jobs: KubernetesJobs) -> Inquiry:
+    return Inquiry(jobs, Invocation("run.yaml"))
 
 
 def pack_now(run: RunFile) -> None:
@@ -48,7 +55,7 @@ def created(server: ApiServer) -> list[str]:
 
 def test_a_dry_run_shows_what_the_api_server_then_receives(server: ApiServer, run: RunFile) -> None:
     jobs = KubernetesJobs()
-    recorded, remark = read_earlier_jobs(run)
+    recorded, _, remark = read_earlier_jobs(run)
     (shown,) = render_manifests(SubmissionRequest(run, ("pack",)), recorded, jobs)
     assert (server.seen, remark) == ([], "")
     submit(SubmissionRequest(run, ("pack",)), jobs)
@@ -64,7 +71,7 @@ def test_a_dry_run_needs_no_storage(jobs: KubernetesJobs, run: RunFile, monkeypa
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
     away = run.model_copy(update={"storage": "s3://bucket/x"})
-    recorded, remark = read_earlier_jobs(away)
+    recorded, _, remark = read_earlier_jobs(away)
     assert "does not answer" in remark
     assert [
         m["metadata"]["name"] for m in render_manifests(SubmissionRequest(away, ("pack", "train")), recorded, jobs)
@@ -85,6 +92,61 @@ def test_a_stage_is_refused_before_what_it_reads_from_is_complete(
     assert not server.seen
     assert submit(SubmissionRequest(run, ("train",)), jobs).name == "x-train-1"
     assert submit(SubmissionRequest(run, ("pack", "train", "fit"), together=True), jobs).is_new is False
+
+
+def limited_run(run: RunFile, **limits: Any) -> RunFile:
+    given = {"queue": "medfuncta", **limits}
+    return run.model_copy(update={"kubernetes": run.kubernetes.model_copy(update=given)})
+
+
+def trained_for(run: RunFile, seconds: float) -> None:
+    """As a driver leaves its record that was stopped after 120 of 480 steps."""
+    store, now = ObjectStore(run.storage), [1000.0]
+    recorder = ProgressRecorder(store, run.name, "train", clock=lambda: now[0])
+    for part in range(1, 13):
+        now[0] += seconds / 12
+        recorder.record(ProgressReport("train", 10 * part, 480))
+    with pytest.raises(KeyboardInterrupt), recorder:
+        raise KeyboardInterrupt
+
+
+def test_a_limited_job_is_limited_by_kueue_too_and_who_submits_it_hears_whether_the_rest_suffices(
+    server: ApiServer, jobs: KubernetesJobs, run: RunFile
+) -> None:
+    pack_now(run)
+    asked = SubmissionRequest(limited_run(run, max_hours=2.0), ("train",))
+    first = submit(asked, jobs)
+    assert first.forecast == (
+        "used 0 of 2 hours (kubernetes.max_hours); how long train will take is not known yet: `status` tells when it "
+        "runs"
+    )
+    label = "kueue.x-k8s.io/max-exec-time-seconds"
+    found = server.cluster.get("rayjobs", "medfuncta", "x-train-1")["metadata"]["labels"]
+    assert int(found[label]) == 3600 + 1.1 * 7200
+    trained_for(run, 3600.0)
+    end(server, "x-train-1", "FAILED")
+    second = submit(asked, jobs)
+    assert second.name == "x-train-2"
+    assert "at the last recorded rate train needs 3.0 hours more: the limit does not suffice" in second.forecast
+    found = server.cluster.get("rayjobs", "medfuncta", "x-train-2")["metadata"]["labels"]
+    assert int(found[label]) == 3600 + 1.1 * 3600
+
+
+def test_a_job_for_which_no_hour_is_left_is_refused_and_resumed_with_more(
+    server: ApiServer, jobs: KubernetesJobs, run: RunFile
+) -> None:
+    pack_now(run)
+    asked = limited_run(run, max_hours=2.0)
+    submit(SubmissionRequest(asked, ("train",)), jobs)
+    trained_for(run, 7200.0)
+    end(server, "x-train-1", "FAILED")
+    with pytest.raises(RunFileError, match=r"2\.0 of 2 hours .*would end as it begins"):
+        resume("x-train-1", [], [], jobs)
+    assert created(server) == ["x-train-1"]
+    assert resume("x-train-1", ["kubernetes.max_hours=9"], [], jobs).name == "x-train-2"
+    _, spent, _ = read_earlier_jobs(asked)
+    assert spent.seconds == 7200.0
+    assert read_earlier_jobs(run)[1].seconds == 0.0, "nothing is read for a run without a limit"
 
 
 def test_stages_come_in_order_and_once(run: RunFile) -> None:
@@ -201,10 +263,10 @@ def test_following_submits_each_stage_when_the_one_before_is_done_and_stops_at_a
             pack_now(run)
         threading.Timer(0.1, end, (server, now.name, "SUCCEEDED" if "pack" in now.name else "FAILED")).start()
 
-    sent, ended = submit_each(SubmissionRequest(run, ("pack", "train", "fit")), jobs, kuberay, said.append)
+    sent, ended = submit_each(SubmissionRequest(run, ("pack", "train", "fit")), ask(jobs), kuberay, said.append)
     assert said == ["x-pack-1: submitted", "x-train-1: submitted"]
     assert (sent.name, ended.state, sent.remaining) == ("x-train-1", JobState.FAILED, ())
-    assert ended.next == "medfuncta-dist resume x-train-1"
+    assert ended.next == "medfuncta-dist resume run.yaml"
     assert created(server) == ["x-pack-1", "x-train-1"]
 
 

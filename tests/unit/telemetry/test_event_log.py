@@ -105,3 +105,16 @@ def test_unknown_versions_and_other_files_are_refused_by_name(store: ObjectStore
     store.write("runs/r/events/x.jsonl", b"\xff not json")
     with pytest.raises(IntegrityError):
         list(read_events(store, "r"))
+
+
+@pytest.mark.parametrize("name", ["._{}", "{} (1).jsonl", "x/{}"])
+def test_foreign_files_beside_are_no_events(tmp_path: Path, name: str) -> None:
+    store = ObjectStore(str(tmp_path))
+    log = EventLog(store, "r", "0000000001-20260101T000000-aaaa", flush_s=0)
+    log.log(10, {"loss": 0.5})
+    log.close()
+    before = history(store, "r"), attempts(store, "r")
+    [path] = [info.path for info in store.list("runs/r/events")]
+    folder, _, own = path.rpartition("/")
+    store.write(f"{folder}/{name.format(own)}", b"\x00\x05\x16\x07")
+    assert (history(store, "r"), attempts(store, "r")) == before == ([(10, 0.5)], ["0000000001-20260101T000000-aaaa"])

@@ -195,3 +195,38 @@ def test_thinned_samples_keep_both_ends(count: int) -> None:
     assert samples[0] == (0.0, 0)
     assert samples[-1] == (count - 1.0, count - 1)
     assert list(samples) == sorted(set(samples))
+
+
+def test_time_and_money_are_counted_over_all_attempts_and_after_a_stage_has_finished(tmp_path: Path) -> None:
+    store, clock = ObjectStore(str(tmp_path)), Clock()
+    for price in (None, 36.0, 72.0):  # per hour; at first there is none, and what was used then is paid at the next
+        with recorder(store, clock, per_hour=price) as writer:
+            clock.now += 100
+            writer.record(report(10, 10))
+    found = read_progress(store, "x", "fit")
+    assert (found.held_s, found.used_s, found.priced_s) == (100.0, 300.0, 300.0)
+    assert found.cost == pytest.approx(2.0 + 2.0)
+
+
+def test_a_record_of_an_earlier_version_is_read_and_its_time_counts(tmp_path: Path) -> None:
+    store, clock = ObjectStore(str(tmp_path)), Clock()
+    writer = recorder(store, clock)
+    clock.now += 50
+    with pytest.raises(StorageError), writer:
+        raise StorageError("no room", do="make some")
+    whole = json.loads(store.read(progress_path("x", "fit")))
+    for key in ("used_s", "cost", "priced_s"):
+        del whole[key]
+    store.write(progress_path("x", "fit"), json.dumps(whole).encode())
+    with recorder(store, clock, per_hour=72.0):
+        clock.now += 50
+    found = read_progress(store, "x", "fit")
+    assert (found.used_s, found.cost) == (100.0, 2.0)
+
+
+def test_time_since_the_last_report_is_counted_when_it_is_asked_for(tmp_path: Path) -> None:
+    clock = Clock()
+    writer = recorder(ObjectStore(str(tmp_path)), clock, per_hour=3600.0)
+    clock.now += 7
+    assert (writer.progress_now().used_s, writer.progress_now().cost) == (7.0, 7.0)
+    assert writer.progress.used_s == 0.0

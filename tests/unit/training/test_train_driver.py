@@ -18,7 +18,7 @@ from ray.train import PreemptionError
 from ray.train.v2._internal.exceptions import UserExceptionWithTraceback
 from ray.train.v2.api.exceptions import WorkerGroupError
 
-from medfuncta_dist.errors import InterruptedRunError, MedfunctaError, StorageError
+from medfuncta_dist.errors import InterruptedRunError, LimitReachedError, MedfunctaError, StorageError
 from medfuncta_dist.telemetry.progress_report import ProgressReport
 from medfuncta_dist.training import train_driver
 from medfuncta_dist.training.liveness.heartbeat import Heartbeat, HeartbeatMonitor
@@ -279,3 +279,54 @@ def test_a_run_whose_training_fails_ends_with_the_reason(nodes: Nodes, reported:
     with pytest.raises(MedfunctaError) as caught:
         driver.follow(Trainer())  # type: ignore[arg-type]
     assert caught.value is (reported or OURS)
+
+
+class Saving:
+    """A trainer whose workers take steps until they are asked to stop, and then save."""
+
+    def __init__(self, here: Here, *, begins: bool = True) -> None:
+        self.here, self.begins, self.over = here, begins, threading.Event()
+
+    def fit(self) -> None:
+        if not self.begins:
+            self.over.wait(10)
+            return
+        self.here.mailbox.post("started", {"step": 0, "workers": 1})
+        while not self.here.mailbox.stop_requested():
+            time.sleep(0.01)
+        self.here.mailbox.post("checkpoint", {"step": 30})
+
+
+def test_at_the_limit_the_workers_are_asked_to_save_and_the_driver_knows_with_what_to_end(nodes: Nodes) -> None:
+    lines: list[str] = []
+    reports: list[ProgressReport] = []
+    used = LimitReachedError("2 of 2 hours", do="raise it")
+    asked: list[int] = []
+
+    def reached() -> LimitReachedError | None:
+        asked.append(driver.attempts)
+        return used if len(asked) > 2 else None
+
+    driver = TrainDriver(run_file("/nowhere", "x", steps=100), reports.append, lines.append, None, reached)
+    here = driver.mailbox = Here()
+    driver.follow(Saving(here))  # type: ignore[arg-type]
+    assert (driver.limit, driver.saved) == (used, 30)
+    assert reports[-1].done == 30, "a step that is saved is done, whether it was reported or not"
+    assert lines[-1] == "stopping: 2 of 2 hours; saving a checkpoint first"
+
+
+def test_workers_that_never_begin_are_not_long_waited_for_at_the_limit(
+    nodes: Nodes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_driver, "STOP_S", 0.1)
+    used = LimitReachedError("2 of 2 hours", do="raise it")
+    driver = TrainDriver(run_file("/nowhere", "x"), lambda report: None, print, None, lambda: used)
+    here = driver.mailbox = Here()
+    trainer = Saving(here, begins=False)
+    began = time.monotonic()
+    driver.follow(trainer)  # type: ignore[arg-type]
+    trainer.over.set()
+    assert time.monotonic() - began < 5
+    assert driver.limit is used
+    with pytest.raises(LimitReachedError):
+        driver.require_within_limit()

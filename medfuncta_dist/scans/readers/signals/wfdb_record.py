@@ -5,7 +5,6 @@ Values are physical, by gain and baseline of each lead; voltages in mV. Missing 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
@@ -20,6 +19,7 @@ from medfuncta_dist.scans.readers.signals.ecg_leads import chosen_leads, signal,
 from medfuncta_dist.scans.readers.signals.signal_length import of_length
 from medfuncta_dist.scans.readers.signals.wfdb_header import LARGEST_HEADER, NOT_WFDB, record_files
 from medfuncta_dist.scans.scan import Scan
+from medfuncta_dist.storage.scratch import scratch_folder
 
 silence_logger("fsspec")
 """It opens the library's files, and logs their names."""
@@ -59,7 +59,7 @@ class WfdbReader:
         names = list(_files(path, path.parent))
         if any(not (path.parent / name).is_file() for name in names):
             raise ScanError("a file that the WFDB header names is missing")
-        with tempfile.TemporaryDirectory(prefix="medfuncta-record-") as folder:
+        with scratch_folder("record") as folder:
             # The library opens names and URLs; here it finds this record's files, and nothing else.
             for name in names:
                 Path(folder, name).symlink_to((path.parent / name).absolute())

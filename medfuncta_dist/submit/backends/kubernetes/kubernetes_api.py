@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_d
 
 from medfuncta_dist.config.sections.kubernetes_section import Kubernetes
 from medfuncta_dist.errors import ClusterError, JobMissingError
+from medfuncta_dist.storage.connection_faults import causes, proxy_status
 
 T = TypeVar("T")
 
@@ -47,7 +49,8 @@ def connect(context: str | None = None) -> tuple[client.ApiClient, str]:
         raise ClusterError(
             f"no Kubernetes cluster is configured: {error}",
             where=os.environ.get("KUBECONFIG", "~/.kube/config"),
-            do="set KUBECONFIG, or choose a context with --context; `kubectl get rayjobs` shows whether it works",
+            do="set KUBECONFIG, or choose a context with --context; `kubectl get rayjobs` shows whether it works. (A "
+            "run begun on this machine needs none: `medfuncta-dist status RUN.yaml` shows how it goes on.)",
         ) from error
 
 
@@ -70,13 +73,11 @@ def call_api(request: Callable[[], T], *, where: str, deadline_s: float = DEADLI
     except ApiException as error:
         if error.status in (409, 410):
             raise
-        raise explain_api_error(error, where) from error
+        raise _explain_setting(error, where) or explain_api_error(error, where) from error
     except urllib3.exceptions.HTTPError as error:
-        raise ClusterError(
-            f"the API server does not answer: {type(error).__name__}",
-            where=where,
-            do="check the network and the server's address in the kubeconfig, then run the same command again",
-        ) from error
+        do = "check the network and the server's address in the kubeconfig, then run the same command again"
+        silent = ClusterError(f"the API server does not answer: {type(error).__name__}", where=where, do=do)
+        raise _explain_setting(error, where) or silent from error
 
 
 def explain_api_error(error: ApiException, where: str) -> ClusterError:
@@ -119,7 +120,25 @@ def read_server_message(error: ApiException) -> str:
 def _is_transient(error: BaseException) -> bool:
     if isinstance(error, ApiException):
         return error.status in TRANSIENT_STATUSES
-    return isinstance(error, urllib3.exceptions.HTTPError)
+    return isinstance(error, urllib3.exceptions.HTTPError) and _explain_setting(error, "") is None
+
+
+def _explain_setting(error: BaseException, where: str) -> ClusterError | None:
+    """The error where waiting does not help: a certificate, TLS or a proxy. The client wraps some in ApiExceptions."""
+    chain = list(causes(error))
+    refused = next((status for cause in chain if (status := proxy_status(cause))), None)
+    if refused is not None:
+        do = "correct HTTPS_PROXY, or name the API server's host in NO_PROXY"
+        return ClusterError(f"the proxy does not lead to the API server ({refused})", where=where, do=do)
+    for cause in chain:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            what = f"the API server's certificate is not accepted: {cause.verify_message}"
+            do = "set certificate-authority in the kubeconfig, or SSL_CERT_FILE, to a PEM file with its CA"
+            return ClusterError(what, where=where, do=do)
+        if isinstance(cause, ssl.SSLError) and cause.reason:
+            do = "check the server's address in the kubeconfig: it must be a port for https://"
+            return ClusterError(f"the API server does not speak TLS as expected: {cause.reason}", where=where, do=do)
+    return None
 
 
 def _choose_wait(state: RetryCallState) -> float:

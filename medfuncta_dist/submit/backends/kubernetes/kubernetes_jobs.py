@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any, Self
 
@@ -13,23 +12,26 @@ from kubernetes.client import ApiException
 
 from medfuncta_dist.errors import ClusterError, JobMissingError
 from medfuncta_dist.submit.backends.backend import BackendOptions, Job, JobState, LogLine, require_same_submission
+from medfuncta_dist.submit.backends.kubernetes.cluster_reader import ClusterReader
 from medfuncta_dist.submit.backends.kubernetes.kubernetes_api import (
     REQUEST_TIMEOUT_S,
     call_api,
     connect,
     explain_api_error,
 )
-from medfuncta_dist.submit.backends.kubernetes.kubernetes_events import find_last_warning
 from medfuncta_dist.submit.backends.kubernetes.kubernetes_watch import watch_object
 from medfuncta_dist.submit.backends.kubernetes.pod_logs import read_pod_log
 from medfuncta_dist.submit.backends.kubernetes.rayjob_state import to_job
 from medfuncta_dist.submit.manifest.job_names import RUN_LABEL, make_label_selector
 from medfuncta_dist.submit.rules.validate_manifest import require_valid
+from medfuncta_dist.submit.waiting.cluster_facts import Explanation
+from medfuncta_dist.submit.waiting.explain_waiting import explain_waiting
 
 GROUP_VERSION = ("ray.io", "v1")
 PLURAL = "rayjobs"
 POLL_S = 3.0
-UNEXPLAINED = (JobState.QUEUED, JobState.STARTING, JobState.RETRYING, JobState.FAILED)
+UNEXPLAINED = (JobState.DONE, JobState.CANCELLED, JobState.STOPPING)
+"""States of which nobody asks why."""
 
 
 class KubernetesJobs:
@@ -90,14 +92,25 @@ class KubernetesJobs:
 
     def read_job(self, name: str) -> Job:
         """The RayJob as a job."""
-        return self._add_reason(to_job(self._get_rayjob(name)))
+        return to_job(self._get_rayjob(name))
+
+    def explain(self, job: Job) -> Explanation:
+        """From Kueue's Workloads, the RayCluster, its pods and their nodes, and events about all of them."""
+        if job.state in UNEXPLAINED:
+            return Explanation()
+        reader = ClusterReader(self._connection[0], self.namespace)
+        try:
+            facts = reader.read_facts(self._get_rayjob(job.name))
+        except ClusterError:
+            return Explanation()  # deleted, or not reachable any more: the next look at the job will say so
+        return Explanation(explain_waiting(facts), reader.describe_unread())
 
     def watch_job(self, name: str, every_s: float) -> Iterator[Job]:
         """From a watch of the RayJob. JobMissingError once it is deleted."""
         for rayjob in watch_object(self._list_rayjobs, name, every_s, where=self._locate(name)):
             if rayjob is None:
                 raise JobMissingError(f"the job {name} was deleted", where=self._locate(name))
-            job = self._add_reason(to_job(rayjob))
+            job = to_job(rayjob)
             yield job
             if job.state.is_over:
                 return
@@ -145,19 +158,6 @@ class KubernetesJobs:
         found = call_api(lambda: self._list_rayjobs(label_selector=wanted), where=f"RayJobs in {self.namespace}")
         jobs = [to_job(rayjob) for rayjob in found["items"]]
         return sorted(jobs, key=lambda job: (job.submitted or 0.0, job.name))
-
-    def _add_reason(self, job: Job) -> Job:
-        """The job with a reason from the events, if it is not running and the RayJob itself gives none."""
-        if job.message or job.state not in UNEXPLAINED:
-            return job
-        read = partial(self._core.list_namespaced_event, self.namespace, field_selector="type=Warning")
-        try:
-            events = call_api(
-                lambda: read(_request_timeout=REQUEST_TIMEOUT_S), where=f"events in {self.namespace}"
-            ).items
-        except (ClusterError, ApiException):
-            return job  # reading events may be forbidden, and they only explain
-        return replace(job, message=find_last_warning(events, job.name))
 
     def _locate(self, name: str) -> str:
         return f"RayJob {self.namespace}/{name}"

@@ -74,3 +74,29 @@ def test_the_log_of_a_readers_library_is_suppressed_only_while_refusing(caplog: 
         logging.getLogger(name).warning("after")
         assert [record.message for record in caplog.records] == ["after"]
         caplog.clear()
+
+
+def test_a_logger_that_a_library_makes_while_it_reads_is_suppressed_too(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    with refusing("damaged"):
+        logger = logging.getLogger("PIL.OfAFormatThatWasNotImportedYet")
+        logger.debug(PATIENT)
+        logger.warning(PATIENT)
+    assert not caplog.records
+    logger.debug("after")
+    assert caplog.messages == ["after"]
+    assert PATIENT not in capsys.readouterr().err
+
+
+def test_a_librarys_logger_keeps_its_handlers() -> None:
+    logger, handler = logging.getLogger("PIL"), logging.NullHandler()
+    logger.addHandler(handler)
+    try:
+        with refusing("damaged"):
+            assert handler not in logger.handlers
+        assert handler in logger.handlers
+        assert logger.propagate
+    finally:
+        logger.removeHandler(handler)

@@ -4,8 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medfuncta_dist.submit.manifest.pod_template import format_cpus, format_gibibytes
-from medfuncta_dist.submit.manifest.quantity import parse_quantity
+from medfuncta_dist.submit.manifest.quantity import format_cpus, format_gibibytes, parse_quantity
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.sections.kubernetes_section import WorkerPods
 from medfuncta_dist.config.stage_names import STAGES
 from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.storage.connection_settings import choose_proxy
 from medfuncta_dist.submit.manifest import job_names
 from medfuncta_dist.submit.manifest.base_manifest import list_shipped_overlays, load_base
 from medfuncta_dist.submit.manifest.manifest_text import to_yaml
@@ -90,7 +91,8 @@ def test_a_job_has_the_pods_that_its_stages_use_and_no_others():
     jobs = {stages: manifest(stages=stages.split()) for stages in ("pack", "train", "pack train")}
     groups = {k: [g["groupName"] for g in job["spec"]["rayClusterSpec"]["workerGroupSpecs"]] for k, job in jobs.items()}
     assert groups == {"pack": ["cpu"], "train": ["gpu"], "pack train": ["cpu", "gpu"]}
-    assert ["nvidia.com/gpu" in json.dumps(job) for job in jobs.values()] == [False, True, True]
+    clusters = [json.dumps(job["spec"]["rayClusterSpec"]) for job in jobs.values()]
+    assert ["nvidia.com/gpu" in cluster for cluster in clusters] == [False, True, True]
     assert [job["metadata"]["name"] for job in jobs.values()] == ["chest-pack-1", "chest-train-1", "chest-pt1"]
 
 
@@ -98,9 +100,11 @@ def test_requests_equal_limits_and_the_sizes_are_the_run_files():
     rendered = manifest("kubernetes.gpu.workers=2", "kubernetes.gpu.memory_gigabytes=64")
     head, worker = pods(rendered)
     resources = worker["containers"][0]["resources"]
-    assert resources["requests"] == resources["limits"] == {"cpu": "8", "memory": "64Gi", "nvidia.com/gpu": "2"}
+    wanted = {"cpu": "8", "memory": "64Gi", "ephemeral-storage": "40Gi", "nvidia.com/gpu": "2"}
+    assert resources["requests"] == resources["limits"] == wanted
     assert {v["name"]: v.get("emptyDir") for v in worker["volumes"]}["shm"]["sizeLimit"] == "26215Mi"
-    assert head["containers"][0]["resources"]["limits"] == {"cpu": "2", "memory": "16Gi"}
+    of_head = {"cpu": "2", "memory": "16Gi", "ephemeral-storage": "36Gi"}
+    assert head["containers"][0]["resources"]["limits"] == of_head
     assert rendered["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"] == 4
 
 
@@ -170,6 +174,38 @@ def test_queue_and_priority_are_the_overlays_unless_given():
     assert "kueue.x-k8s.io/queue-name" not in manifest()["metadata"]["labels"]
 
 
+def test_a_limited_run_in_a_queue_is_limited_there_too_and_only_there():
+    label = job_names.MAX_TIME_LABEL
+    for overlays, seconds, found in (([], 7200, None), (["kueue"], 7200, "7200"), (["kueue"], None, None)):
+        submission = Submission(run_file(), ("train",), 1, "chest-1", "abc", queue_seconds=seconds)
+        rendered = render(submission, load_base(overlays))
+        assert rendered["metadata"]["labels"].get(label) == found
+        assert validate(rendered) == []
+
+
+def test_pull_secrets_and_priority_classes_are_those_of_the_pods():
+    keys = ["image_pull_secrets=[registry, mirror]", "priority_class=batch", "head_priority_class=batch-head"]
+    head, worker = pods(manifest(*(f"kubernetes.{key}" for key in keys)))
+    assert head["imagePullSecrets"] == worker["imagePullSecrets"] == [{"name": "registry"}, {"name": "mirror"}]
+    assert (head["priorityClassName"], worker["priorityClassName"]) == ("batch-head", "batch")
+    assert [p["priorityClassName"] for p in pods(manifest("kubernetes.priority_class=all"))] == ["all", "all"]
+    assert all(not {"imagePullSecrets", "priorityClassName"} & set(pod) for pod in pods(manifest()))
+
+
+@pytest.mark.parametrize("resource", ["nvidia.com/mig-1g.10gb", "amd.com/gpu"])
+def test_another_gpu_resource_is_requested_by_its_name_and_told_to_ray(resource):
+    rendered = manifest(f"kubernetes.gpu_resource={resource}", "kubernetes.gpu.workers=2", stages=["pack", "train"])
+    cpu, gpu = rendered["spec"]["rayClusterSpec"]["workerGroupSpecs"]
+    limits = gpu["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert limits[resource] == "2"
+    assert "nvidia.com/gpu" not in limits
+    assert gpu["rayStartParams"]["num-gpus"] == "2"
+    assert "num-gpus" not in cpu["rayStartParams"]
+    assert validate(rendered) == []
+    with pytest.raises(RunFileError, match="gpu_resource"):
+        run_file("kubernetes.gpu_resource=gpu")
+
+
 def test_a_run_file_that_cannot_travel_is_refused():
     with pytest.raises(RunFileError, match="Ray would read as a variable"):
         manifest("data.source=s3://archive/$HOME/*.png")
@@ -197,7 +233,7 @@ def test_every_image_is_the_jobs():
     gpus=st.sampled_from([0, 1]),
     a_task=st.sampled_from([None, 0, 0.5, 1, 2]),
     a_pod=st.integers(1, 8),
-    memory=st.floats(1, 500),
+    memory=st.floats(8, 500),
     overlays=st.lists(st.sampled_from(list_shipped_overlays()), unique=True),
     stages=st.lists(st.sampled_from(STAGES), min_size=1, unique=True),
     queue=st.booleans(),
@@ -215,3 +251,61 @@ def test_whatever_a_run_file_asks_for_is_valid_or_refused_in_words(
             render(submission, load_base(overlays))
     else:
         assert validate(render(submission, load_base(overlays))) == []
+
+
+def test_a_config_map_of_cas_is_mounted_in_every_pod_and_named_in_its_variables():
+    for pod in pods(manifest("kubernetes.ca_config_map={name: hospital-ca, key: bundle.pem}")):
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        items = [{"key": "bundle.pem", "path": "bundle.pem"}]
+        assert volumes["ca"]["configMap"] == {"name": "hospital-ca", "items": items}
+        mounts = {mount["name"]: mount for mount in pod["containers"][0]["volumeMounts"]}
+        assert mounts["ca"] == {"name": "ca", "mountPath": "/etc/medfuncta/ca", "readOnly": True}
+        found = environment(pod)
+        assert {found[name] for name in ("AWS_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")} == {
+            "/etc/medfuncta/ca/bundle.pem"
+        }
+
+
+def test_a_proxy_is_in_every_pod_and_never_between_ray_s_own_parts(monkeypatch):
+    proxy = "kubernetes.proxy={https: 'http://proxy.test:3128', http: 'http://proxy.test:3129', no_proxy: [.lan]}"
+    endpoint = "kubernetes.environment={AWS_ENDPOINT_URL: 'http://minio:9000'}"
+    for pod in pods(manifest(proxy, endpoint)):
+        found = environment(pod)
+        for name, value in (("HTTPS_PROXY", "http://proxy.test:3128"), ("HTTP_PROXY", "http://proxy.test:3129")):
+            assert found[name] == found[name.lower()] == value
+        assert found["NO_PROXY"] == found["no_proxy"]
+        monkeypatch.setenv("no_proxy", found["NO_PROXY"])
+        monkeypatch.setenv("http_proxy", found["http_proxy"])
+        direct = [
+            "localhost",
+            "127.0.0.1",
+            "chest-1-abcde-head-svc.medfuncta.svc.cluster.local",
+            "x-head-svc.medfuncta.svc",
+        ]
+        direct += [
+            "kubernetes.default",
+            "169.254.169.254",
+            "169.254.170.23",
+            "minio",
+            "object-store.medfuncta",
+            "s3.lan",
+        ]
+        assert [choose_proxy(f"http://{host}:8000/") for host in direct] == [None] * len(direct)
+        assert choose_proxy("http://s3.amazonaws.com/") == "http://proxy.test:3129"
+
+
+def test_what_the_run_file_sets_itself_wins_over_what_follows_from_the_proxy():
+    head, _ = pods(
+        manifest("kubernetes.proxy={https: 'http://proxy.test:1'}", "kubernetes.environment={NO_PROXY: mine}")
+    )
+    assert environment(head)["NO_PROXY"] == "mine"
+
+
+def test_a_password_of_a_proxy_is_refused():
+    with pytest.raises(RunFileError, match=r"kubernetes\.proxy\.https"):
+        run_file("kubernetes.proxy={https: 'http://me:word@proxy.test:1'}")
+
+
+def test_jobs_with_cas_and_a_proxy_are_valid():
+    keys = ["kubernetes.ca_config_map={name: ca}", "kubernetes.proxy={https: 'http://proxy.test:1'}"]
+    assert validate(manifest(*keys, overlays=["spot", "kueue"])) == []

@@ -32,6 +32,15 @@ def carrying(text: str) -> dict[str, Any]:
 
 LOCAL = carrying("{name: a, storage: /data/out, data: {source: /data/in, shape: [8]}}")
 
+AMD = (
+    "{name: a, storage: s3://bucket/a, data: {source: 's3://archive/*', shape: [8]}, "
+    "kubernetes: {gpu_resource: amd.com/gpu}}"
+)
+LARGE = (
+    "{name: a, storage: s3://bucket/a, data: {source: 's3://archive/*.nii', shape: [512, 512, 512]}, "
+    "train: {batch: 50}, fit: {closed_form: false}, cluster: {workers: 2, gpus_per_worker: 1}}"
+)
+
 BREAKS: list[tuple[str, dict[str, Any], str]] = [
     ("kind", {"kind": "RayCluster"}, "RayCluster is not ray.io/v1 RayJob"),
     ("name-length", {"metadata/name": "a" * 48}, "has 48 characters; KubeRay, which appends some, allows 47"),
@@ -188,6 +197,31 @@ BREAKS: list[tuple[str, dict[str, Any], str]] = [
         {**carrying("{name: a, storage: s3://bucket/c, data: {source: 'file:///in/x', shape: [8]}}"), **PACKING},
         "the folder /in/x is not on a volume",
     ),
+    (
+        "kueue-max-time",
+        {"metadata/labels/kueue.x-k8s.io~max-exec-time-seconds": "3600"},
+        "has no effect without a queue",
+    ),
+    (
+        "kueue-max-time",
+        {**QUEUED, "metadata/labels/kueue.x-k8s.io~max-exec-time-seconds": "1h"},
+        "'1h' is not a number of seconds",
+    ),
+    (
+        "kueue-max-time",
+        {**QUEUED, "metadata/labels/kueue.x-k8s.io~max-exec-time-seconds": str(2**31)},
+        "is not a number of seconds that Kueue reads",
+    ),
+    (
+        "whole-gpus",
+        {**carrying(AMD), f"{WORKER}/resources/requests/amd.com~gpu": "2"},
+        "amd.com/gpu must be a whole number",
+    ),
+    ("volume-limits", {f"{WORKER_POD}/volumes/0": {"name": "mine", "emptyDir": {}}}, "it could fill the node's disk"),
+    ("disk-limit", {f"{WORKER}/resources/limits/ephemeral-storage": "20Gi"}, "is evicted beyond 20.0 GiB"),
+    ("mount-paths", {f"{WORKER}/volumeMounts/0/mountPath": "/spill"}, "several volumes are mounted at /spill"),
+    ("worker-memory", {f"{WORKER}/resources/limits/memory": "6700Mi"}, "1 worker of train need at least 0.4 GiB"),
+    ("worker-memory", carrying(LARGE), "1 worker of train need at least 12.9 GiB for scans of shape [512, 512, 512]"),
     ("manifest-size", {"metadata/annotations/x": "y" * 2**20}, "bytes; the cluster can store"),
 ]
 

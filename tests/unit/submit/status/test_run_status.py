@@ -10,9 +10,12 @@ import pytest
 from medfuncta_dist.submit.backends.backend import Job, JobState
 from medfuncta_dist.submit.manifest.job_names import make_labels
 from medfuncta_dist.submit.status.job_records import SubmissionRecord, TerminalRecord
+from medfuncta_dist.submit.status.next_command import Invocation, Place
 from medfuncta_dist.submit.status.run_cost import HourlyCost
-from medfuncta_dist.submit.status.run_status import DRIVER_ALIVE_S, RunFacts, RunStatus, derive_status
+from medfuncta_dist.submit.status.run_facts import RunFacts
+from medfuncta_dist.submit.status.run_status import DRIVER_ALIVE_S, RunStatus, derive_status
 from medfuncta_dist.submit.status.status_text import render_cancellation, render_status
+from medfuncta_dist.submit.waiting.cluster_facts import Explanation, Reason
 from medfuncta_dist.telemetry.progress_record import StageProgress
 
 NOW = 1000.0
@@ -31,6 +34,7 @@ def told(**given: Any) -> StageProgress:
         "gpu_s": 2880.0,
         "samples": ((890.0, 200), (990.0, 250)),
         "notes": {"quarantined": 3},
+        "submission": "x-fit-1",
     }
     return StageProgress("x", "fit", "scans", **{**known, **given})
 
@@ -69,6 +73,12 @@ def test_a_running_job_tells_progress_time_and_money() -> None:
     assert "250/1000 scans" in text
     assert "time left 0:25:00" in text
     assert "spent 1.60 EUR   remaining 6.67 EUR" in text
+
+
+def test_time_that_is_paid_for_keeps_its_price() -> None:
+    """An hour and a half with a driver: one at 20 EUR, half of one at what the run file says now."""
+    now = judged(JobState.RUNNING, told(used_s=5400.0, cost=20.0, priced_s=3600.0), rates=HourlyCost(16.0, "EUR"))
+    assert now.spent == pytest.approx(28.0)
 
 
 def test_steps_are_steps_and_packed_scans_are_scans() -> None:
@@ -157,7 +167,7 @@ def test_a_job_whose_turn_in_a_workflow_has_not_come_is_queued_and_not_lost() ->
     planned = submitted(workflow="x-pf1")
     waits = judged(None, told(updated=1.0, submission="x-fit-0"), record=planned)
     assert waits.state is JobState.QUEUED
-    assert "the workflow x-pf1" in waits.failure
+    assert (waits.waiting, waits.failure) == ("It waits for its turn in the workflow x-pf1.", "")
     assert "kubectl get workflow x-pf1" in waits.next
     assert judged(None, told(updated=1.0, submission="x-fit-1"), record=planned).state is JobState.LOST
     assert judged(JobState.QUEUED, record=planned).next == ""
@@ -165,8 +175,84 @@ def test_a_job_whose_turn_in_a_workflow_has_not_come_is_queued_and_not_lost() ->
 
 def test_a_job_that_does_not_come_up_says_why_and_a_running_one_repeats_no_old_words() -> None:
     words = {"message": "FailedScheduling: 0/3 nodes are available"}
-    assert judged(JobState.STARTING, job=words).failure == "FailedScheduling: 0/3 nodes are available."
-    assert judged(JobState.RUNNING, told(), job=words).failure == ""
+    assert judged(JobState.STARTING, job=words).waiting == "FailedScheduling: 0/3 nodes are available."
+    now = judged(JobState.RUNNING, told(), job=words)
+    assert (now.waiting, now.failure) == ("", "")
+
+
+def test_what_kuberay_says_of_a_job_that_it_tries_again_is_its_last_failure() -> None:
+    now = judged(JobState.RETRYING, job={"message": "the head was lost"})
+    assert (now.waiting, now.failure) == ("", "The head was lost.")
+
+
+NO_ROOM = Reason("No node can take the pod p: of 1 node, 1 has too little free memory.", "ask for less", resubmit=True)
+
+
+@pytest.mark.parametrize("state", [JobState.QUEUED, JobState.STARTING, JobState.RETRYING, JobState.RUNNING])
+def test_why_the_cluster_does_not_run_it_is_told_with_the_next_action(state: JobState) -> None:
+    asked = Invocation("runs/x.yaml", ("--context", "prod"))
+    now = judged(state, explanation=Explanation(NO_ROOM, "not read: nodes (not allowed)"), invocation=asked)
+    assert now.waiting == NO_ROOM.sentence
+    commands = "medfuncta-dist cancel runs/x.yaml --context prod && medfuncta-dist resume runs/x.yaml --context prod"
+    assert (now.next, now.command) == (f"ask for less; after the change: {commands}", commands)
+    lines = render_status(now)
+    assert f"  waiting: {NO_ROOM.sentence}" in lines
+    assert lines[-1] == "  not read: nodes (not allowed)"
+    waits = judged(state, explanation=Explanation(Reason("It waits.", "wait")))
+    assert (waits.next, waits.command) == ("wait", "")
+
+
+def test_what_ended_a_failed_jobs_pod_is_told_unless_its_driver_knew_better() -> None:
+    killed = Explanation(Reason("The container was killed.", "raise the memory", resubmit=True))
+    now = judged(JobState.FAILED, job={"message": "the head was lost"}, explanation=killed)
+    assert now.failure == "The container was killed."
+    assert now.next == "raise the memory; then medfuncta-dist resume x-fit-1"
+    assert judged(JobState.FAILED, told(failure=FAILURE), explanation=killed).failure.startswith("Storage refused")
+
+
+INTERRUPTED = {"kind": "Interrupted", "what": "the driver was stopped", "do": "resume it"}
+
+
+def local(**given: Any) -> RunStatus:
+    """A run whose driver ran in a command on a machine."""
+    return judged(None, told(submission=None, **given), invocation=Invocation("x.yaml"), overrides=("train.seed=7",))
+
+
+def test_a_local_run_goes_on_with_the_stages_own_command() -> None:
+    now = local(failure=INTERRUPTED)
+    assert (now.state, now.place) == (JobState.CANCELLED, Place.LOCAL)
+    assert now.next == now.command == "medfuncta-dist fit x.yaml --set train.seed=7"
+    failed = local(failure=FAILURE)
+    assert (failed.state, failed.failure) == (JobState.FAILED, "Storage refused the request: AccessDenied.")
+    assert failed.next == "check credentials; then medfuncta-dist fit x.yaml --set train.seed=7"
+    killed = local(updated=NOW - DRIVER_ALIVE_S - 1)
+    assert (killed.state, killed.failure) == (JobState.LOST, "Its driver never reported an end.")
+    assert killed.command == now.command
+
+
+def test_the_newest_of_jobs_and_local_commands_says_where_a_run_is() -> None:
+    before = replace(submitted(), time=100.0)
+    assert judged(None, told(submission=None, failure=INTERRUPTED), record=before).place is Place.LOCAL
+    after = replace(submitted(), time=2000.0)
+    assert judged(None, told(submission=None, failure=INTERRUPTED), record=after).place is Place.KUBERNETES
+    assert judged(JobState.RUNNING, told(submission=None), record=before).place is Place.KUBERNETES
+    assert judged(JobState.RUNNING, backend="ray").place is Place.RAY
+    ray = replace(submitted(), backend="ray")
+    assert judged(None, told(failure=INTERRUPTED), record=ray).place is Place.RAY
+
+
+def test_a_job_that_the_cluster_has_deleted_is_resumed_by_its_run_file() -> None:
+    gone = judged(None, told(failure=FAILURE), record=submitted(cancelled=999.0), invocation=Invocation("x-fit-1"))
+    assert gone.command == "medfuncta-dist resume RUN.yaml"
+    there = judged(JobState.FAILED, record=submitted(), invocation=Invocation("x-fit-1"))
+    assert there.command == "medfuncta-dist resume x-fit-1"
+
+
+def test_of_a_run_that_was_never_started_the_first_command_is_told() -> None:
+    now = derive_status(RunFacts(NOW, "x", "x", (), invocation=Invocation("x.yaml", ("--backend", "ray"))))
+    assert now.place is Place.NOWHERE
+    assert now.waiting == "Nothing of this run was started yet."
+    assert now.command == "medfuncta-dist submit x.yaml pack train fit evaluate --backend ray"
 
 
 def test_restarts_are_counted_where_they_are_known() -> None:

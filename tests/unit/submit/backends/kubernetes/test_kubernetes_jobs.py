@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +32,6 @@ def rayjob(name: str = "x-fit-1", run: str = "x", **meta: Any) -> dict[str, Any]
 
 def _labels(name: str, run: str) -> dict[str, str]:
     return {"run": run, "stage": "fit", "attempt": "1", "submission": name, "run-file-digest": "d", "commit": "c"}
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ApiServer]:
-    with ApiServer().serving() as api:
-        monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig(tmp_path)))
-        monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-        yield api
 
 
 def test_what_is_sent_is_what_arrives_and_is_found_again_by_its_labels(server: ApiServer) -> None:
@@ -78,22 +69,6 @@ def test_every_status_of_kuberay_has_a_state(server: ApiServer, status: dict[str
     job = jobs.read_job("x-fit-1")
     assert job.state is state
     assert job.restarts == status.get("failed", 0)
-
-
-def test_why_a_job_does_not_come_up_is_told_from_its_pods_events(server: ApiServer) -> None:
-    jobs = KubernetesJobs()
-    jobs.submit(rayjob())
-    server.set_status("x-fit-1", jobDeploymentStatus="Initializing")
-    server.warn("x-fit-10-abcde-head", "Failed", "of another job")
-    assert jobs.read_job("x-fit-1").message == ""
-    server.warn(
-        "x-fit-1-abcde-gpu-worker", "FailedScheduling", "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
-    )
-    assert jobs.read_job("x-fit-1").message.startswith("FailedScheduling: 0/3 nodes")
-    server.forbidden.add(("GET", "events"))
-    assert jobs.read_job("x-fit-1").state is JobState.STARTING
-    server.set_status("x-fit-1", jobDeploymentStatus="Running", jobStatus="RUNNING")
-    assert jobs.read_job("x-fit-1").message == ""
 
 
 def test_the_same_submission_twice_is_one_job(server: ApiServer) -> None:

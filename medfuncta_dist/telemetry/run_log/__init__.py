@@ -1,0 +1,1 @@
+"""The log of a run, kept in its storage while it runs: what its processes say, redacted, in small numbered chunks."""
