@@ -83,4 +83,4 @@ def _as_of(source: PackSource, groups: set[Group | None]) -> PackSource:
         return source
     [group] = groups
     told = {key: replace(t, group=group) if t.group == source.group else t for key, t in source.told.items()}
-    return replace(source, group=group, told=told)
+    return replace(source, group=group, told=told, scattered=False)

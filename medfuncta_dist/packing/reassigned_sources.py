@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from medfuncta_dist.archive.changes import Changes
@@ -70,7 +71,13 @@ def _labelled_otherwise(watched: Watched, table: SourceTable | None, keys: KeyMa
     before: Mapping[str, str] = watched.told
     if table is not None and table.where != "data.table":
         before = {key: said for key, said in before.items() if said}
-    return frozenset(key for key, said in before.items() if told_key(watched.sources[key], keys) != said)
+    return frozenset(key for key, said in before.items() if said not in _as_before(watched.sources[key], keys))
+
+
+def _as_before(source: PackSource, keys: KeyMaker) -> set[str]:
+    """What was kept of a packed source of which the same is told. One that lies scattered only since then stays: the
+    patient whose it was has not changed, until its bytes do."""
+    return {told_key(source, keys), told_key(replace(source, scattered=False), keys)}
 
 
 def _is_other(source: PackSource, split: str, group: Group | None) -> bool:

@@ -98,6 +98,10 @@ class SeriesFiles:
     """Of the first two: the files of each volume, by item, where there are several."""
 
 
+SCATTERED = (
+    "the files of a DICOM series that names no patient lie in folders of several: move them into one, or name their "
+    "patient in data.table"
+)
 Event = EncodedScan | UnusableScan | UnusableSource | BlankSlices | SeriesFiles | WholeContent
 
 
@@ -138,7 +142,10 @@ class SourceReader:
                 yield WholeContent(source.state if refused else self._with_content(source, source.state, paths))
 
     def _events(self, source: PackSource, paths: Sequence[Path], refused: str) -> Iterator[Event]:
-        if source.members:
+        if source.scattered:
+            yield UnusableSource(SCATTERED)
+            yield SeriesFiles(0, source.files, 0, {})
+        elif source.members:
             yield from self._series(source, paths)
         elif refused:
             yield UnusableSource(refused)

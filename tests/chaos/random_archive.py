@@ -16,7 +16,7 @@ from pydicom.uid import generate_uid
 
 from tests.writers import structured, write_dicom, write_nifti, write_nifti_pair, write_png, write_series
 
-PATIENTS = 6
+PATIENTS, PATIENT = 6, "sub-Mueller"
 SECRETS = ("Mueller", "Doe^", "Jane", "PIDX", "geheim", "Hans")
 """In names of folders and files, and in elements: none may ever leave the private folder."""
 KINDS = {
@@ -36,15 +36,13 @@ class Unit:
     patient: int
     settled: bool = False
     """Its bytes stay as they are: what is forgotten does not come back with other bytes either."""
-    strayed: bool = False
-    """Files of a series are in folders of several patients: they do not tell whose it is."""
 
 
 class RandomArchive:
     """Of even patients, DICOM says whose a file is; of odd ones, a folder does: nobody is known in two ways."""
 
     def __init__(self, folder: Path, rng: random.Random, kinds: tuple[str, ...]) -> None:
-        self.folder, self.units, self.copies, self.strays = folder, list[Unit](), 0, 0
+        self.folder, self.units, self.copies = folder, list[Unit](), 0
         self._rng, self._kinds, self._made = rng, kinds, 0
         self._changes: list[Callable[[], object]] = [
             self.add,
@@ -73,6 +71,11 @@ class RandomArchive:
     def change(self) -> None:
         """Do one thing to it, or nothing where that thing is not possible."""
         self._rng.choice(self._changes)()
+
+    def owners(self, unit: Unit) -> set[int]:
+        """Whose it is, as it tells: nobody's, where files of a series lie in the folders of several."""
+        folders = {int(file.relative_to(self.folder).parts[0].removeprefix(PATIENT)) for file in unit.files}
+        return folders if unit.patient % 2 else {unit.patient}
 
     def unit_of(self, path: Path) -> Unit:
         """The unit that the file belongs to."""
@@ -149,7 +152,6 @@ class RandomArchive:
         if not any((folder / file.name).exists() for file in unit.files):
             unit.files = [file.rename(folder / file.name) for file in unit.files]
             unit.patient = unit.patient if unit.patient % 2 == 0 else patient
-            unit.strayed = False
 
     def _remove(self) -> None:
         unit = self._one()
@@ -186,8 +188,6 @@ class RandomArchive:
             n = self._rng.randrange(len(unit.files))
             folder = self._folder_of(self._rng.choice([p for p in range(PATIENTS) if p != unit.patient]))
             unit.files[n] = unit.files[n].rename(folder / self._name())
-            unit.strayed = True
-            self.strays += 1
 
     def _touch(self) -> None:
         for unit in self.units:
@@ -206,7 +206,7 @@ class RandomArchive:
         return self._rng.choice([p for p in range(PATIENTS) if named is None or (p % 2 == 0) == named])
 
     def _folder_of(self, patient: int) -> Path:
-        folder = self.folder / f"sub-Mueller{patient:02d}" / self._rng.choice(["geheim_a", "geheim_b", "geheim_c"])
+        folder = self.folder / f"{PATIENT}{patient:02d}" / self._rng.choice(["geheim_a", "geheim_b", "geheim_c"])
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 

@@ -178,12 +178,14 @@ def require_nothing_to_do(data_set: Packing, summary: PackSummary) -> None:
 
 def require_as_afresh(data_set: Packing, scans: dict[str, Packed], forgotten: set[str]) -> None:
     """Of several files with the same bytes, one is packed: which, and so whose it is, depends on what came first. A
-    series stays the patient's whose it was when one of its files strays."""
+    series that is scattered over folders of several patients stays as it was; a first pack quarantines it."""
+    archive, uris = data_set.archive, data_set.uris()
+    told = [scan for key, scan in scans.items() if len(archive.owners(archive.unit_of(Path(uris[key])))) == 1]
     fresh = [scan for scan in data_set.afresh().values() if scan.values not in forgotten]
-    if data_set.archive.copies or data_set.archive.strays:
-        assert Counter(scan.values for scan in scans.values()) == Counter(scan.values for scan in fresh)
+    if archive.copies:
+        assert Counter(scan.values for scan in told) == Counter(scan.values for scan in fresh)
     else:
-        assert Counter(scans.values()) == Counter(fresh)
+        assert Counter(told) == Counter(fresh)
 
 
 def require_patients_apart(data_set: Packing, scans: dict[str, Packed]) -> None:
@@ -192,9 +194,9 @@ def require_patients_apart(data_set: Packing, scans: dict[str, Packed]) -> None:
     uris = data_set.uris()
     for key, scan in scans.items():
         splits[scan.group].add(scan.split)
-        unit = data_set.archive.unit_of(Path(uris[key]))
-        if not unit.strayed or unit.patient % 2 == 0:
-            splits[unit.patient].add(scan.split)
+        owners = data_set.archive.owners(data_set.archive.unit_of(Path(uris[key])))
+        if len(owners) == 1:
+            splits[min(owners)].add(scan.split)
     assert not {who: found for who, found in splits.items() if len(found) > 1}
 
 

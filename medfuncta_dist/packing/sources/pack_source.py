@@ -80,6 +80,8 @@ class PackSource:
     then nobody knows whether they have changed."""
     copies: int = 0
     """Files of a series that are copies of others in it, and are no members."""
+    scattered: bool = False
+    """A series that names no patient, and whose files lie in folders of several: nobody knows whose it is."""
     mask: Mask | None = None
     """What is kept beside its scans (``data.masks: pair``)."""
     place: Place | None = field(default=None, repr=False)
@@ -107,12 +109,13 @@ class PackSource:
 
 
 def told_key(source: PackSource, keys: KeyMaker) -> str:
-    """Key of the labels that the table gives, of all that it says of single scans, and of the segmentation: another one
-    where those are others, "" where there are none."""
+    """Key of the labels that the table gives, of all that it says of single scans, of the segmentation, and of whether
+    it is scattered: another one where those are others, "" where there are none."""
     members = sorted((member.name, member.labels) for member in source.members if member.labels is not None)
-    mask = {"mask": [source.mask.size, source.mask.version]} if source.mask else {}
-    if source.labels is None and not source.told and not members and not mask:
+    more: dict[str, object] = {"mask": [source.mask.size, source.mask.version]} if source.mask else {}
+    more |= {"scattered": True} if source.scattered else {}
+    if source.labels is None and not source.told and not members and not more:
         return ""
     scans = {key: [t.split, t.group and t.group.key, t.labels] for key, t in source.told.items()}
-    said = {"labels": source.labels, "scans": scans} | ({"members": members} if members else {}) | mask
+    said = {"labels": source.labels, "scans": scans} | ({"members": members} if members else {}) | more
     return keys.property_key("told", digest_json(said))

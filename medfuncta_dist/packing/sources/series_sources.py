@@ -150,28 +150,32 @@ class SeriesSources:
         text = "SELECT identity, told FROM series WHERE key = ?"
         identity, told = self._db.execute(text, (key_bytes(key),)).fetchone()
         made = series_source(key, path_text(identity), files, self._telling(files), self._keys)
+        if self._data.grouping not in (None, "patient"):
+            made = replace(made, scattered=False)
         return replace(made, **_as_table_says(json.loads(told))) if told else made
 
 
 def series_source(
     key: str, identity: str, files: Sequence[SeriesFile], telling: Sequence[SeriesFile], keys: KeyMaker
 ) -> PackSource:
-    """The source that these files make, which are sorted; ``telling``: those whose groups and labels count."""
+    """The source that these files make, which are sorted; ``telling``: those whose groups and labels count. Files in
+    folders that tell no patient are of the patient of the others."""
     apart = _without_copies(files)
-    group = {file.source.group for file in telling}
+    groups = {file.source.group for file in telling if file.source.group is not None}
     labels = {file.source.labels for file in telling}
     return PackSource(
         key,
         files[0].source.uri,
         identity,
         files[0].source.split,
-        group=group.pop() if len(group) == 1 else None,
+        group=next(iter(groups)) if len(groups) == 1 else None,
         labels=labels.pop() if len(labels) == 1 else None,
         unlisted=any(file.source.unlisted for file in telling),
         size=sum(file.source.size for file in files),
         state=_state([file.state for file in apart], keys),
         members=tuple(file.member for file in apart),
         copies=len(files) - len(apart),
+        scattered=len(groups) > 1 and not _names_patient(identity),
     )
 
 
@@ -216,12 +220,12 @@ def is_series(relative: str) -> bool:
 def placed_anew(source: PackSource) -> bool:
     """Whether a packed series may now be placed elsewhere although it is as it was: the folders of its files, or the
     run file, say whose it is."""
-    return bool(source.members) and (told(source) or not names_patient(source))
+    return bool(source.members) and (told(source) or not _names_patient(source.relative))
 
 
-def names_patient(source: PackSource) -> bool:
+def _names_patient(identity: str) -> bool:
     """Whether the files of a series name a patient."""
-    return source.relative.split("\0")[1] != ""
+    return identity.split("\0")[1] != ""
 
 
 def _told(source: PackSource) -> tuple[str | None, str]:

@@ -25,6 +25,7 @@ from medfuncta_dist.integrity.repair_shards import UNTOLD, repair_shards
 from medfuncta_dist.packing.pack_driver import PackSummary, pack
 from medfuncta_dist.packing.pack_preview import preview_pack
 from medfuncta_dist.packing.pack_task import PackTask
+from medfuncta_dist.packing.source_reader import SCATTERED
 from medfuncta_dist.scans.private.private_folder import load_salt
 from medfuncta_dist.scans.readers.dicom.stacks import (
     AMBIGUOUS,
@@ -825,3 +826,48 @@ def test_mosaics_of_a_series_are_a_volume_each_as_the_plan_says(tmp_path: Path) 
     summary = packed(run)
     assert (summary.counts["packed"], instances(summary)) == (2, (2, 2, 0, 0))
     assert all(item.startswith("mosaic/") for _, item, _ in samples(run).values())
+
+
+def test_a_series_in_the_folders_of_two_patients_is_nobody_s_until_it_lies_in_one(tmp_path: Path) -> None:
+    """By its study, it could be in another split than the rest of its patient."""
+    write_series(tmp_path / "archive" / "patient_1", made(), name="a", patient="", folders=1)
+    write_series(tmp_path / "archive" / "patient_2", made(2), name="b", patient="", folders=1)
+    file = min(path for path in (tmp_path / "archive" / "patient_1").rglob("*") if path.is_file())
+    stray = file.rename(tmp_path / "archive" / "patient_2" / "stray")
+    run = run_of(tmp_path, max_quarantined=1.0)
+    first = packed(run)
+    assert (first.counts["packed"], first.counts["sources_quarantined"]) == (1, 1)
+    assert first.counts["instances_quarantined"] == 8
+    [quarantined] = first.quarantined
+    assert quarantined["reason"] == SCATTERED
+    assert packed(run).new_sources == 0
+    stray.rename(file)
+    assert packed(run).counts["packed"] == 2
+    assert len(set(groups(run))) == 2
+
+
+def test_a_series_of_which_some_files_lie_elsewhere_is_the_patient_s_of_the_others(tmp_path: Path) -> None:
+    write_series(tmp_path / "archive" / "patient_1", made(), name="a", patient="", folders=1)
+    file = min(path for path in (tmp_path / "archive" / "patient_1").rglob("*") if path.is_file())
+    (tmp_path / "archive" / "nobody").mkdir()
+    write_series(tmp_path / "archive" / "patient_1", made(2), name="b", patient="", folders=1)
+    file.rename(tmp_path / "archive" / "nobody" / "stray")
+    run = run_of(tmp_path)
+    packed(run)
+    assert len(set(groups(run))) == 1
+
+
+def test_a_scattered_series_that_changes_leaves_its_patient_s_split_for_the_quarantine(tmp_path: Path) -> None:
+    for patient in ("patient_1", "patient_2"):
+        write_series(tmp_path / "archive" / patient, made(ord(patient[-1])), name=patient, patient="", folders=1)
+    run = run_of(tmp_path, max_quarantined=1.0)
+    packed(run)
+    file = min(path for path in (tmp_path / "archive" / "patient_1").rglob("*") if path.is_file())
+    stray = file.rename(tmp_path / "archive" / "patient_2" / "stray")
+    assert packed(run).changes["same"] == 2
+    dataset = pydicom.dcmread(stray)
+    dataset.PixelData = bytes(len(dataset.PixelData))
+    dataset.save_as(stray)
+    now = packed(run)
+    assert [entry["reason"] for entry in now.quarantined] == [SCATTERED]
+    assert (now.changes["changed"], now.counts["packed"]) == (1, 1)
