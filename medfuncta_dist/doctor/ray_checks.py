@@ -73,7 +73,8 @@ def _read_version(address: str, token: str | None) -> tuple[int, str]:
     headers = {} if token is None else {"Authorization": f"Bearer {token}"}
     try:
         request = urllib.request.Request(f"{address.rstrip('/')}/api/version", headers=headers)
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+        # An opener of its own: the shared one keeps the proxies that were set when it was first used.
+        with urllib.request.build_opener().open(request, timeout=TIMEOUT_S) as answer:
             return answer.status, str(json.loads(answer.read(2**16))["ray_version"])
     except urllib.error.HTTPError as refusal:
         return refusal.code, ""

@@ -36,7 +36,7 @@ MAY_WRITE = {
     "shard_looks.py:write_looks": "the looks of a shard, under its content address; nothing depends on them",
     "snapshot.py:commit_snapshot": "a snapshot, before its record",
     "table_format.py:write_part": "a part of the latent table",
-    "repair_shards.py:repair_task": "a damaged shard's own bytes, under their content address",
+    "repair_shards.py:_pack_again": "a damaged shard's own bytes, under their content address",
     # What informs, and decides nothing.
     "event_log.py:flush": "events of one attempt",
     "log_uploader.py:_write": "the log of one driver, in a folder of its own",

@@ -279,6 +279,8 @@ def test_evaluation_waits_for_every_latent(run: RunFile, monkeypatch: pytest.Mon
     with pytest.raises(StageOrderError, match="56 scans have no latent"):
         readiness.require_ready(run, store, ["evaluate"])
     monkeypatch.setattr(latent_ledger, "settled", lambda commits: _all_names(run, store))
+    monkeypatch.setattr(latent_ledger, "read_commits", lambda *_: dict.fromkeys(_all_names(run, store)))
+    monkeypatch.setattr(latent_ledger, "missing_parts", lambda store, folder, commits: [])
     readiness.require_ready(run, store, ["evaluate"])
 
 

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -25,6 +25,8 @@ def told(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str | None]]:
     worker = ModuleType(WORKER)
     worker.train_worker = lambda *_: said.append(trainer.os.environ.get("DS_ACCELERATOR"))  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, WORKER, worker)
+    place = SimpleNamespace(get_world_rank=lambda: 0, get_world_size=lambda: 1)
+    monkeypatch.setattr(trainer.ray.train, "get_context", lambda: place)
     monkeypatch.setenv("DS_ACCELERATOR", "whatever was there")
     for variable in VARIABLES:  # which would else be this process's from here on
         monkeypatch.setenv(variable, "a folder of the user's")

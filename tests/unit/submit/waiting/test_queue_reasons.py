@@ -169,7 +169,7 @@ def test_a_job_whose_pods_were_late_says_when_it_is_tried_again() -> None:
     [
         ("DeactivatedDueToRequeuingLimitExceeded", "its pods were not ready in time, too often"),
         ("DeactivatedDueToAdmissionCheck", "an admission check rejected it"),
-        ("DeactivatedDueToMaximumExecutionTimeExceeded", "it ran for longer than its limit"),
+        ("DeactivatedDueToMaximumExecutionTimeExceeded", "it ran for longer than kubernetes.max_hours"),
         ("Deactivated", "somebody did it by hand"),
     ],
 )

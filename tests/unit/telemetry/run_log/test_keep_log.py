@@ -125,8 +125,10 @@ def test_attempts_are_counted_and_say_which_job_they_are_of(tmp_path):
 def test_rays_messages_become_one_sentence(tmp_path, capsys):
     died = {"pid": "raylet", "lines": ["A worker died or was killed while executing a task. Worker ID: ab"]}
     with keep_log(ObjectStore(str(tmp_path)), RUN, None, []):
-        threading.Thread(target=take_ray_output, args=(died, False)).start()  # as Ray does
+        thread = threading.Thread(target=take_ray_output, args=(died, False))  # as Ray does
+        thread.start()
         wait_for(lambda: "died" in capsys.readouterr().err)
+        thread.join()
     assert capsys.readouterr() == ("", "")
     assert stored(str(tmp_path)) == [
         "a worker process died: what it was doing starts again",
