@@ -120,17 +120,7 @@ def report(
     notes: Sequence[str] = (),
 ) -> None:
     """Print the JSON; where the run was whole, keep it with a Markdown table. ``began``: of ``time.perf_counter``."""
-    record = {
-        "benchmark": name,
-        "short": short,
-        "seconds": round(time.perf_counter() - began, 1),
-        **where(),
-        "claims": [claim.as_json() for claim in claims],
-        "results": dict(results),
-        "notes": list(notes),
-    }
-    text = json.dumps(rounded(record), indent=2, ensure_ascii=False)
-    print(text)
+    text, record = _printed(name, short, began, results, claims, notes)
     if not short:
         RESULTS.mkdir(exist_ok=True)
         file = RESULTS / f"{name}-{machine_name()}"
@@ -148,6 +138,18 @@ def report_page(
     notes: Sequence[str] = (),
 ) -> None:
     """As ``report``, of what is the same on every machine: a page of several tables, called after no machine."""
+    text, record = _printed(name, short, began, results, claims, notes)
+    if not short:
+        tables = [f"## {title}\n\n{rows_of(rounded(list(rows)))}" for title, rows in sections.items()]
+        RESULTS.mkdir(exist_ok=True)
+        (RESULTS / f"{name}.json").write_text(text + "\n")
+        (RESULTS / f"{name}.md").write_text("\n".join([markdown(rounded(record), []), *(t + "\n" for t in tables)]))
+
+
+def _printed(
+    name: str, short: bool, began: float, results: Mapping[str, Any], claims: Sequence[Claim], notes: Sequence[str]
+) -> tuple[str, dict[str, Any]]:
+    """The record of a run, which is printed as JSON; that text, and the record."""
     record = {
         "benchmark": name,
         "short": short,
@@ -159,11 +161,7 @@ def report_page(
     }
     text = json.dumps(rounded(record), indent=2, ensure_ascii=False)
     print(text)
-    if not short:
-        tables = [f"## {title}\n\n{rows_of(rounded(list(rows)))}" for title, rows in sections.items()]
-        RESULTS.mkdir(exist_ok=True)
-        (RESULTS / f"{name}.json").write_text(text + "\n")
-        (RESULTS / f"{name}.md").write_text("\n".join([markdown(rounded(record), []), *(t + "\n" for t in tables)]))
+    return text, record
 
 
 def where() -> dict[str, Any]:

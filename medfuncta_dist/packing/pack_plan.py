@@ -1,4 +1,5 @@
-"""Which sources are left to pack, and in which groups: pure, from the archive's sources and the records in storage."""
+"""Which sources are left to pack, and in which groups: from the archive's sources and the records, as they are on disk
+while the pack stage runs; nothing of them is changed."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from medfuncta_dist.scans.patient_group import Group, group_of
 from medfuncta_dist.scans.private.forgotten_list import NOTHING_FORGOTTEN, Forgotten
 from medfuncta_dist.scans.private.forgotten_volumes import ForgottenVolumes, Piece, forgotten_volumes
 from medfuncta_dist.scans.readers.dicom.dicom_reader import NO_SCAN, WITHOUT_IMAGE, DicomReader
-from medfuncta_dist.scans.readers.dicom.segmentation import segmentation_on
+from medfuncta_dist.scans.readers.dicom.segmentation_frames import segmentation_on
 from medfuncta_dist.scans.readers.dicom.series_reader import InstanceFile, Part, series_images, series_volumes
 from medfuncta_dist.scans.readers.reader import Found, reason_against
 from medfuncta_dist.scans.readers.reader_registry import configured_reader, parts_of

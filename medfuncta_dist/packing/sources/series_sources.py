@@ -150,9 +150,9 @@ class SeriesSources:
         text = "SELECT identity, told FROM series WHERE key = ?"
         identity, told = self._db.execute(text, (key_bytes(key),)).fetchone()
         made = series_source(key, path_text(identity), files, self._telling(files), self._keys)
-        if self._data.grouping not in (None, "patient"):
-            made = replace(made, scattered=False)
-        return replace(made, **_as_table_says(json.loads(told))) if told else made
+        made = replace(made, **_as_table_says(json.loads(told))) if told else made
+        decided = made.group is not None or made.split is not None or self._data.grouping not in (None, "patient")
+        return replace(made, scattered=False) if decided else made
 
 
 def series_source(

@@ -871,3 +871,17 @@ def test_a_scattered_series_that_changes_leaves_its_patient_s_split_for_the_quar
     now = packed(run)
     assert [entry["reason"] for entry in now.quarantined] == [SCATTERED]
     assert (now.changes["changed"], now.counts["packed"]) == (1, 1)
+
+
+@pytest.mark.parametrize("by", ["series", "path"])
+def test_a_scattered_series_is_the_patient_s_whom_a_table_names(tmp_path: Path, by: str) -> None:
+    write_series(tmp_path / "archive" / "patient_1", made(), name="a", patient="", folders=1)
+    file = min(path for path in (tmp_path / "archive" / "patient_1").rglob("*") if path.is_file())
+    (tmp_path / "archive" / "patient_2").mkdir()
+    file.rename(tmp_path / "archive" / "patient_2" / "stray")
+    files = [path for path in (tmp_path / "archive").rglob("*") if path.is_file()]
+    named = {str(pydicom.dcmread(path).SeriesInstanceUID) for path in files}
+    rows = named if by == "series" else {str(path.relative_to(tmp_path / "archive")) for path in files}
+    (tmp_path / "table.csv").write_text(f"{by},who\n" + "".join(f"{row},somebody\n" for row in sorted(rows)))
+    run = run_of(tmp_path, table={"path": str(tmp_path / "table.csv"), "by": by, "group": "who"})
+    assert packed(run).counts["packed"] == 1

@@ -15,7 +15,7 @@ from medfuncta_dist.errors import ScanError
 from medfuncta_dist.packing.source_reader import EncodedScan, SourceReader, UnusableScan
 from medfuncta_dist.packing.sources.pack_source import Mask, Member, PackSource
 from medfuncta_dist.scans.readers.dicom.dicom_reader import DicomReader
-from medfuncta_dist.scans.readers.dicom.segmentation import references_of, segmentation_on
+from medfuncta_dist.scans.readers.dicom.segmentation_frames import references_of, segmentation_on
 from medfuncta_dist.scans.readers.dicom.series_reader import InstanceFile, series_volumes
 from medfuncta_dist.scans.scan import Scan
 from medfuncta_dist.scans.scan_key import KeyMaker
