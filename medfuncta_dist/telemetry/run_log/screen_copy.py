@@ -14,7 +14,8 @@ OnLine = Callable[[str, bool], None]
 """Called with a whole line, and whether this package printed it."""
 LONGEST_BUFFER = 2**16
 _DRAWS_LINE_ANEW = re.compile(r"\r(?!\n)|\x1b\[\d*[GK]")
-_ITS_WAY = ("rich.", "contextlib", "medfuncta_dist.telemetry.run_log.screen_copy")
+_ITS_WAY = ("rich.", "contextlib", "ray.experimental.tqdm_ray", "medfuncta_dist.telemetry.run_log.screen_copy")
+"""Modules that pass texts on. Ray puts a function of its progress bars in the place of ``print``."""
 
 
 class ScreenCopy:

@@ -6,6 +6,8 @@ import io
 import sys
 import warnings
 
+from ray.experimental import tqdm_ray
+
 from medfuncta_dist.telemetry.progress_bar import ProgressBar
 from medfuncta_dist.telemetry.progress_report import ProgressReport
 from medfuncta_dist.telemetry.run_log.screen_copy import ScreenCopy
@@ -38,6 +40,14 @@ def test_what_this_package_prints_is_ours(monkeypatch):
     warnings.showwarning(UserWarning("theirs"), UserWarning, "x.py", 3)
     assert [ours for _, ours in lines] == [True, *[False] * (len(lines) - 1)]
     assert lines[0] == ("fit: a line", True)
+
+
+def test_what_this_package_prints_through_rays_print_is_ours(monkeypatch):
+    copy, lines = copied()
+    monkeypatch.setattr(sys, "stderr", copy)
+    monkeypatch.setattr("builtins.print", tqdm_ray.safe_print)
+    ProgressBar("fit").notify("a line")
+    assert lines == [("fit: a line", True)]
 
 
 def test_a_progress_bar_leaves_its_lines_and_its_last_state_only(monkeypatch):
