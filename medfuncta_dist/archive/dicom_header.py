@@ -155,6 +155,8 @@ def _values(header: Header, name: str) -> Iterable[Any]:
 
 
 def _text(header: Header, name: str) -> str | None:
+    if isinstance(header, dict) and isinstance(value := header.get(name), str):
+        return value.strip() or None  # of a plain header, which is ASCII: nearly all, and a survey spends its time here
     joined = _parsed(lambda: "\\".join(str(value).strip() for value in _values(header, name)))
     # What was decoded from damaged bytes need not be valid text.
     return joined.encode("utf-8", "replace").decode() if joined else None

@@ -34,7 +34,8 @@ PARTS = {
     b"DS": re.compile(r" *[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d{1,2})? *"),
 }
 _TAG = Struct("<HH")
-_EXPLICIT = Struct("<2sH")
+_IMPLICIT = Struct("<HHL")
+_EXPLICIT = Struct("<HH2sH")
 _LENGTH = Struct("<L")
 _DEPTH = 16
 
@@ -88,15 +89,23 @@ def _walk(
     """(keyword, bytes) of the wanted elements by tag; and where the walk ended: at the first element that is not in
     ``tags``, which must be in order, or at the end of the data."""
     found: dict[int, tuple[str, bytes]] = {}
-    least, stop, size, pair = tags.start, tags.stop, len(data), _TAG.unpack_from
+    least, stop, size = tags.start, tags.stop, len(data)
+    implicit_element, explicit_element = _IMPLICIT.unpack_from, _EXPLICIT.unpack_from
+    vr: bytes | None = None
     while at < size:
-        group, element = pair(data, at)
+        # Written out here, and not by _element: most of what a survey computes is this loop.
+        if implicit:
+            group, element, length = implicit_element(data, at)
+        else:
+            group, element, vr, length = explicit_element(data, at)
         tag = group << 16 | element
         if tag >= stop:
             return found, at
         if tag < least:
             raise _Unusual
-        vr, length, start = _element(data, at, implicit)
+        start = at + 8
+        if not implicit and vr not in SHORT:
+            length, start = _long(data, at, vr)
         least = tag + 1
         at = start + length if length != UNDEFINED else _after_sequence(data, start, tag, vr, implicit)
         if tag in wants:
@@ -113,12 +122,15 @@ def _element(data: bytes, at: int, implicit: bool) -> tuple[bytes | None, int, i
     """Value representation and length of the element at ``at``, and where its value starts."""
     if implicit:
         return None, _LENGTH.unpack_from(data, at + 4)[0], at + 8
-    vr, length = _EXPLICIT.unpack_from(data, at + 4)
-    if vr in SHORT:
-        return vr, length, at + 8
+    _, _, vr, length = _EXPLICIT.unpack_from(data, at)
+    return (vr, length, at + 8) if vr in SHORT else (vr, *_long(data, at, vr))
+
+
+def _long(data: bytes, at: int, vr: bytes | None) -> tuple[int, int]:
+    """Length of an element whose length has four bytes, and where its value starts."""
     if vr not in LONG:
         raise _Unusual
-    return vr, _LENGTH.unpack_from(data, at + 8)[0], at + 12
+    return _LENGTH.unpack_from(data, at + 8)[0], at + 12
 
 
 def _tag(data: bytes, at: int) -> int:
