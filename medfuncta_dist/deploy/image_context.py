@@ -11,16 +11,22 @@ from typing import Any
 from medfuncta_dist.deploy.folder_writer import write_folder
 from medfuncta_dist.deploy.own_wheel import build_own_wheel
 from medfuncta_dist.deploy.package_files import Content, Tree, read_file
+from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.submit.manifest.code_commit import find_known_commit
 from medfuncta_dist.submit.manifest.container_image import name_image
 
 WHEEL_STAGE = re.compile(r"^FROM packages AS wheel\n.*?(?=^# ---- )", re.MULTILINE | re.DOTALL)
 """The stage of cluster/Dockerfile that builds the wheel from a clone."""
+REGISTRY = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*(:\d+)?(/[a-z0-9]+([._-]+[a-z0-9]+)*)*/?")
 UNKNOWN_COMMIT = "ARG COMMIT=unknown\n"
 
 
 def write_image_context(folder: str, registry: str | None, *, force: bool) -> dict[str, Any]:
-    """Write the build context of this version's image; what --json prints. Errors: as ``write_folder``."""
+    """Write the build context of this version's image; what --json prints. Errors: as ``write_folder``; RunFileError
+    for a registry that no image's name can begin with."""
+    if registry is not None and not REGISTRY.fullmatch(registry):
+        do = "for example my-registry.example/team, without https:// and without a tag"
+        raise RunFileError("it cannot begin the name of an image", where="--registry", do=do)
     wheel, packed = build_own_wheel()
     constraints, commit = read_file("deploy/constraints.txt"), find_known_commit()
     ray = pinned_version(constraints.decode(), "ray")
@@ -43,7 +49,7 @@ def write_image_context(folder: str, registry: str | None, *, force: bool) -> di
         "ray_version": ray,
         "said": [
             f"{folder} has what the image needs: {', '.join(sorted(files))}",
-            "next, with docker, podman or another engine (cuda for GPUs, cpu without; one is enough where no job needs both):",
+            "next, with docker or another engine (cuda: for jobs with GPUs; cpu: smaller, for the others):",
             *(f"  {build} {shlex.quote(folder)}" for build in builds.values()),
             *_advise(images, registry, ray),
         ],
@@ -60,7 +66,8 @@ def adapt_dockerfile(text: str, wheel: str, builds: list[str], commit: str | Non
         body = body.replace(UNKNOWN_COMMIT, f"ARG COMMIT={commit}\n")
     head = [
         syntax,
-        "# What a Ray node is. Written by `medfuncta-dist image`, which a newer version of the package replaces. In this folder:",
+        "# What a Ray node is. Written by `medfuncta-dist image`: after an upgrade of the package, write it again.",
+        "# In this folder:",
         "#",
         *(f"#   {build} ." for build in builds),
         "#",
@@ -86,7 +93,7 @@ def _advise(images: dict[str, str], registry: str | None, ray: str) -> list[str]
     lines = [
         f"then `docker push` them, and set in run files: kubernetes: {{{named}}}"
         if registry
-        else "for nodes to pull them, build and push them under your registry's name: --registry my-registry.example/team"
+        else "nodes pull only what a registry has: for names with yours, add --registry my-registry.example/team"
     ]
     if version("ray") != ray:
         lines.append(

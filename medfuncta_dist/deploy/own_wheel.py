@@ -21,7 +21,7 @@ EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 def build_own_wheel() -> tuple[str, bytes]:
-    """(file name, content) of the wheel. MedfunctaError where the package's metadata is missing, or of another version."""
+    """(file name, content) of the wheel. MedfunctaError where the package's metadata is missing, or another's."""
     return f"{NAME}-{__version__}-py3-none-any.whl", pack_wheel(read_package() | _read_metadata(_find_distribution()))
 
 

@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 DATA = ("cluster", "docs", "jobs", "k8s")
-"""Folders of the package that hold data: in a clone they are links, and the one to docs/ has scripts beside its pages."""
+"""Folders of the package that hold data. In a clone they are links, and docs/ has scripts beside its pages."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def read_file(name: str) -> bytes:
 
 
 def _read_below(top: Path, *, is_data: bool) -> Iterator[tuple[str, Content]]:
-    """(path, content) of the files below ``top``; without what Python compiled, hidden files, and scripts among data."""
+    """(path, content) of the files below ``top``, but compiled and hidden ones, and scripts among data."""
     for place, folders, names in os.walk(top):
         skipped = () if is_data or Path(place) != top else DATA
         folders[:] = [name for name in folders if name not in ("__pycache__", *skipped)]

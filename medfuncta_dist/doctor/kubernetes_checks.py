@@ -97,7 +97,7 @@ class ClusterChecks:
         version = self._request(client.VersionApi(self.api).get_code, "the API server").git_version
         self.answers = True
         if self._exists(client.CoreV1Api(self.api).read_namespace, self.namespace) is False:
-            do = f"{WRITE}`kubectl apply -k medfuncta/k8s/overlays/gpu` (or another overlay), or correct kubernetes.namespace"
+            do = f"{WRITE}`kubectl apply -k medfuncta/k8s/overlays/gpu` (or another); or correct kubernetes.namespace"
             return failed(f"{version}, but there is no namespace {self.namespace}", do)
         return passed(f"{version}, namespace {self.namespace}")
 

@@ -45,7 +45,7 @@ def find_doubts(image: Image, installed: str = __version__) -> Iterator[Doubt]:
     if image.pulled and not names_registry(image.name):
         yield Doubt(
             f"{image.name} names no registry, so nodes that do not have it look for it on Docker Hub",
-            "push it to a registry, and set kubernetes.image to its name there, registry included; nothing, if the nodes have it",
+            "push it to a registry, and set kubernetes.image to its whole name there; nothing, if the nodes have it",
         )
     tagged = parse_package_version(image.name)
     if tagged is not None and tagged != installed:
