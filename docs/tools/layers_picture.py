@@ -24,6 +24,7 @@ ROOMS = {
     "cli": ("command", "parses, calls, prints"),
     "api": ("command", "the public functions"),
     "doctor": ("command", "what is missing here"),
+    "deploy": ("command", "manifests and image, written"),
     "quickstart": ("command", "the whole job on one machine"),
     "data_report": ("data", "what a data set holds"),
     "fingerprint": ("data", "what an archive holds"),

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import typer
 
-from medfuncta_dist.cli import data, doctor, jobs, logs, owner, quickstart, results, run, run_files, submit
+from medfuncta_dist.cli import data, deploy, doctor, jobs, logs, owner, quickstart, results, run, run_files, submit
 
 app = typer.Typer(
     help="Turn archives of medical scans into compact neural representations, at cluster scale.",
@@ -45,6 +45,7 @@ submit.add_to(app)
 jobs.add_to(app)
 logs.add_to(app)
 doctor.add_to(app)
+deploy.add_to(app)
 
 
 def main() -> None:

@@ -180,7 +180,7 @@ def _answer_dry_run(request: SubmissionRequest, backend: Backend, as_workflow: b
     if note:
         print(note, file=sys.stderr)
     manifests = render_manifests(request, earlier, backend, spent)
-    _warn_of_closed_storage(request, backend)
+    _warn_before_submission(request, backend)
     if as_workflow:
         return _answer_manifests([build_workflow(manifests)])
     return _answer_manifests([backend.build_payload(manifest) for manifest in manifests])
@@ -202,7 +202,7 @@ def _answer_submit(request: SubmissionRequest, backend: Backend) -> dict[str, An
     from medfuncta_dist.stages import readiness
     from medfuncta_dist.submit.submit_jobs import submit_next_job
 
-    _warn_of_closed_storage(request, backend)
+    _warn_before_submission(request, backend)
     return _describe_result(submit_next_job(request, backend, readiness))
 
 
@@ -211,7 +211,7 @@ def _answer_follow(request: SubmissionRequest, run_file: str, backend: Backend, 
     from medfuncta_dist.stages import readiness
     from medfuncta_dist.submit.follow_stages import submit_and_follow
 
-    _warn_of_closed_storage(request, backend)
+    _warn_before_submission(request, backend)
     inquiry = _make_inquiry(backend, run_file, options)
     with LiveStatus() as live:
         result, ended = submit_and_follow(request, inquiry, live.show, live.print_line, readiness)
@@ -225,14 +225,18 @@ def _make_inquiry(backend: Backend, target: str, options: list[str]) -> Inquiry:
     return Inquiry(backend, Invocation(target, tuple(options)), find_overrides)
 
 
-def _warn_of_closed_storage(request: SubmissionRequest, backend: Backend) -> None:
+def _warn_before_submission(request: SubmissionRequest, backend: Backend) -> None:
+    """What may keep the jobs from running, as far as it shows without a cluster."""
     import sys
 
+    from medfuncta_dist.submit.rules.image_warnings import list_images, warn_of_images
     from medfuncta_dist.submit.rules.network_policy import render_pack_job, warn_of_closed_storage
 
     if backend.name == BackendName.KUBERNETES:
-        warning = warn_of_closed_storage(render_pack_job(request.run, request.overlays))
-        if warning:
+        jobs = [request.stages] if request.together else [(stage,) for stage in request.stages]
+        closed = warn_of_closed_storage(render_pack_job(request.run, request.overlays))
+        images = warn_of_images(list_images(request.run, jobs, request.overlays))
+        for warning in [closed, *images] if closed else images:
             print(warning, file=sys.stderr)
 
 

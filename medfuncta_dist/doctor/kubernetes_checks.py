@@ -17,9 +17,9 @@ from medfuncta_dist.doctor.check import Check, Finding, failed, passed, skipped,
 from medfuncta_dist.errors import ClusterError, JobMissingError
 from medfuncta_dist.submit.backends.kubernetes.kubernetes_api import REQUEST_TIMEOUT_S, call_api, connect
 from medfuncta_dist.submit.manifest.base_manifest import load_base
-from medfuncta_dist.submit.manifest.container_image import choose_image, choose_ray_version, parse_ray_version
+from medfuncta_dist.submit.manifest.container_image import choose_ray_version, parse_ray_version
 from medfuncta_dist.submit.manifest.render import Submission, render
-from medfuncta_dist.submit.manifest.worker_groups import list_group_kinds
+from medfuncta_dist.submit.rules.image_warnings import Doubt, find_doubts, list_images
 from medfuncta_dist.submit.rules.manifest_view import QUEUE_LABEL
 from medfuncta_dist.submit.rules.network_policy import (
     REMEDY,
@@ -37,6 +37,8 @@ OPERATOR_LABELS = {"KubeRay": "kuberay-operator", "Kueue": "kueue"}
 """The label app.kubernetes.io/name of each operator's Deployment, as set by its Helm chart and manifests."""
 DEADLINE_S = 10.0
 """For one question to the API server, retries included: a command that works would wait for a minute."""
+WRITE = "run `medfuncta-dist manifests medfuncta`, then "
+TAGGING = "tag it as `medfuncta-dist image DIR` says"
 NEED_NO_SERVER = ("image", "manifest")
 NEEDED_PERMISSIONS = (
     *((verb, "ray.io", "rayjobs") for verb in ("create", "get", "list", "watch", "patch", "delete")),
@@ -95,7 +97,7 @@ class ClusterChecks:
         version = self._request(client.VersionApi(self.api).get_code, "the API server").git_version
         self.answers = True
         if self._exists(client.CoreV1Api(self.api).read_namespace, self.namespace) is False:
-            do = "run `kubectl apply -k k8s/overlays/gpu` (or another overlay), or correct kubernetes.namespace"
+            do = f"{WRITE}`kubectl apply -k medfuncta/k8s/overlays/gpu` (or another); or correct kubernetes.namespace"
             return failed(f"{version}, but there is no namespace {self.namespace}", do)
         return passed(f"{version}, namespace {self.namespace}")
 
@@ -151,7 +153,7 @@ class ClusterChecks:
         try:
             found = self._request(get, f"LocalQueue {self._queue_name}")
         except JobMissingError:
-            do = "kubectl apply -k k8s/overlays/kueue, or correct kubernetes.queue"
+            do = f"{WRITE}`kubectl apply -k medfuncta/k8s/overlays/kueue`, or correct kubernetes.queue"
             return failed(f"there is no LocalQueue {self._queue_name} in {self.namespace}", do)
         conditions = {c["type"]: c for c in found.get("status", {}).get("conditions", [])}
         if conditions.get("Active", {}).get("status") == "False":
@@ -223,25 +225,25 @@ class ClusterChecks:
         return passed(f"{', '.join(map(str, targets))} can be reached" if policies else "there is none: all is open")
 
     def check_image(self) -> Finding:
-        """The image has the installed version of Ray, as far as its tag shows."""
+        """The images have the needed version of Ray and this package's, as far as their tags show, and a registry."""
         if self.run is None:
             return skipped("no run file")
-        name = choose_image(self.run.kubernetes, gpus="gpu" in list_group_kinds(self.run, STAGES))
-        wanted, tagged = choose_ray_version(self.run.kubernetes), parse_ray_version(name)
-        if tagged is None:
-            return warned(
-                f"the tag of {name} does not name its version of Ray; {wanted} is needed",
-                "tag it as described in cluster/README.md",
-            )
-        if tagged != wanted:
-            return failed(
-                f"{name} has Ray {tagged}, but {wanted} is needed",
-                "build the image again, or install the image's version of Ray here",
-            )
-        if "/" not in name:
-            do = "push it to a registry, and set kubernetes.image to its name there; nothing, if the nodes have it"
-            return warned(f"{name} names no registry, so nodes cannot pull it", do)
-        return passed(f"{name}, Ray {tagged}")
+        images = list_images(self.run, [(stage,) for stage in STAGES])
+        wanted, ray = choose_ray_version(self.run.kubernetes), {i.name: parse_ray_version(i.name) for i in images}
+        others = [f"{name} has Ray {tagged}" for name, tagged in ray.items() if tagged not in (None, wanted)]
+        if others:
+            do = "build the image again (medfuncta-dist image DIR), or install the image's version of Ray here"
+            return failed(f"{', '.join(others)}, but {wanted} is needed", do)
+        unnamed = [
+            Doubt(f"the tag of {name} does not name its version of Ray; {wanted} is needed", TAGGING)
+            for name, tagged in ray.items()
+            if tagged is None
+        ]
+        doubts = [*unnamed, *(doubt for image in images for doubt in find_doubts(image))]
+        if doubts:
+            whats, dos = zip(*doubts, strict=True)
+            return warned("; ".join(whats), "; ".join(dict.fromkeys(dos)))
+        return passed(f"{', '.join(ray)}, Ray {wanted}")
 
     def check_manifest(self) -> Finding:
         """The manifests of two jobs, one without GPUs and one with the run's GPUs, are valid by all rules."""

@@ -96,7 +96,8 @@ class Kubernetes(Section):
     """Patches of the RayJob, in order: gpu, spot, kueue, local (shipped), or a folder with your own rayjob.yaml."""
     image: str | None = None
     """Container image. Default: medfuncta-dist:<version>-ray<version>, without a registry: nodes must
-    already have it. For an image to be pulled, give its full name with the registry."""
+    already have it. For an image to be pulled, give its full name with the registry. `medfuncta-dist image DIR`
+    writes what builds it."""
     cpu_image: str | None = None
     """Image of jobs that use no GPU. Default: ``image``."""
     ray_version: Annotated[str, Field(pattern=r"^\d+\.\d+\.\d+$")] | None = None

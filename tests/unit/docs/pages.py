@@ -26,7 +26,7 @@ FENCE = re.compile(
     r"^(?P<indent>[ ]*)```(?P<language>\w*)(?:[ ]+title=\"(?P<title>[^\"]*)\")?[ ]*\n(?P<text>.*?)^[ ]*```[ ]*$",
     re.MULTILINE | re.DOTALL,
 )
-REMARK = re.compile(r"<!-- (not run|run by): (.+?) -->\s*\Z", re.DOTALL)
+REMARK = re.compile(r"<!-- (not run|run by): ((?:(?!-->).)+) -->\s*\Z", re.DOTALL)
 OURS = "medfuncta-dist"
 
 

@@ -24,8 +24,11 @@ PAGES = [
     ROOT / "docs" / "acceptance.md",
     ROOT / "docs" / "submitting.md",
     ROOT / "README.md",
+    ROOT / "k8s" / "README.md",
 ]
 SCRIPT = ROOT / "k8s" / "acceptance.sh"
+APPLIED = re.compile(r"kubectl (?:kustomize|apply -k) medfuncta/(k8s/\S+)")
+"""Overlays below the folder that `medfuncta-dist manifests medfuncta` writes."""
 OURS = re.compile(r"^\s*(?:\S+=\S+ )*(medfuncta-dist .*?)(?:\s+#.*)?$", re.MULTILINE)
 
 
@@ -52,7 +55,7 @@ def test_files_that_commands_name_are_there() -> None:
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here")
 def test_every_overlay_that_a_page_applies_builds() -> None:
-    named = {name for page in filter(Path.exists, PAGES) for name in re.findall(r"-k (k8s/\S+)", page.read_text())}
+    named = {name for page in filter(Path.exists, PAGES) for name in APPLIED.findall(page.read_text())}
     assert named
     for name in named:
         done = subprocess.run(["kubectl", "kustomize", ROOT / name], capture_output=True, text=True, check=False)

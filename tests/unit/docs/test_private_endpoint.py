@@ -40,7 +40,7 @@ def folder(tmp_path: Path) -> Path:
     parse((tmp_path / "run.yaml").read_text())
     (tmp_path / "my-cluster").mkdir()
     (tmp_path / "my-cluster" / "kustomization.yaml").write_text(overlay)
-    shutil.copytree(ROOT / "k8s", tmp_path / "k8s")
+    shutil.copytree(ROOT / "k8s", tmp_path / "medfuncta" / "k8s")
     return tmp_path
 
 

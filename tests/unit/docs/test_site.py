@@ -17,7 +17,7 @@ from tests.unit.docs.pages import DOCS, ROOT
 
 PACKAGE = ROOT / "medfuncta_dist"
 MAP = (DOCS / "understand" / "architecture.md").read_text(encoding="utf-8")
-LINKED = ("jobs", "k8s")
+LINKED = ("cluster", "docs", "jobs", "k8s")
 """Links to folders at the top, which are no rooms."""
 
 

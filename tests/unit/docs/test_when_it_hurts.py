@@ -79,7 +79,7 @@ def unschedulable(text: str) -> dict[str, Any]:
 
 
 def container(name: str, **state: Any) -> dict[str, Any]:
-    image = "my-registry/medfuncta-dist:0.1.0"
+    image = "my-registry.example/medfuncta-dist:0.1.0"
     return {"containerStatuses": [{"name": name, "image": image, "state": state}]}
 
 
@@ -106,7 +106,7 @@ def lack_gpus(scene: Scene) -> None:
 
 def lack_the_image(scene: Scene) -> None:
     scene.submit()
-    image = "my-registry/medfuncta-dist:0.1.0"
+    image = "my-registry.example/medfuncta-dist:0.1.0"
     state = {"reason": "ImagePullBackOff", "message": f'Back-off pulling image "{image}"'}
     pod = scene.add_pod("head", **container("ray-head", waiting=state))
     scene.server.warn(pod, "Failed", f'Failed to pull image "{image}": unauthorized: authentication required')

@@ -196,6 +196,20 @@ def test_an_image_that_no_node_can_pull_is_told(tmp_path: Path, monkeypatch: pyt
     assert "kubernetes.image" in found.do
 
 
+def test_an_image_of_another_version_of_this_package_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of both images of a run with GPUs, and with a registry."""
+    images = {"cpu_image": "r.example/m:0.1.0-ray2.60.0", "image": "r.example/m:0.0.9-ray2.60.0"}
+    found = examined(whole(), tmp_path, monkeypatch, gpus=1, **images)["image"].finding
+    assert found.state is Outcome.WARNED
+    assert "r.example/m:0.0.9-ray2.60.0 names version 0.0.9" in found.what
+    assert "medfuncta-dist image" in found.do
+
+
+def test_an_image_that_is_never_pulled_needs_no_registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = examined(whole(), tmp_path, monkeypatch, overlays=["local"])["image"].finding
+    assert found.state is Outcome.PASSED
+
+
 def test_every_right_that_is_asked_for_is_one_that_submitters_get() -> None:
     role = next(yaml.safe_load_all((files("medfuncta_dist") / "k8s/base/submitter.yaml").read_text()))
     given = {

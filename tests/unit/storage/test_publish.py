@@ -54,6 +54,7 @@ MAY_WRITE = {
     "object_store.py:upload": "storage",
     "local_objects.py:write_if": "storage",
     # Files of this machine, no objects.
+    "folder_writer.py:_write": "a file of the user's folder",
     "member_bytes.py:copy_member": "a local file",
     "s3_objects.py:get": "a local file",
     "source_files.py:_write": "a local file",
