@@ -81,6 +81,15 @@ def published_network(store: ObjectStore, run: str) -> NetworkRef:
     return _ref(body, run, store.uri(record_path(run)))
 
 
+def require_whole(run: RunFile, store: ObjectStore) -> NetworkRef:
+    """The same, of all steps of the run. StageOrderError where it has got more steps since."""
+    ref, done = published_network(store, run.name), committed_network(store, run.name)
+    if done is not None and done.step < run.train.steps:
+        what = f"the shared network was trained for {done.step} of {run.train.steps} outer steps (train.steps)"
+        raise StageOrderError(what, where=store.uri(network_folder(run.name)), do="run the train stage first")
+    return ref
+
+
 def record_path(run: str) -> str:
     """Path of the commit record of a run's network, relative to the storage root."""
     return f"{network_folder(run)}/{RECORD_FILE}"

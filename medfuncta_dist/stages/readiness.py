@@ -35,14 +35,14 @@ def require_ready(run: RunFile, store: ObjectStore, stages: Sequence[str]) -> No
 
 def is_complete(run: RunFile, store: ObjectStore, stage: str) -> bool:
     """Whether a stage's outputs are all there. New scans in the archive do not count."""
-    from medfuncta_dist.network.committed_network import published_network
+    from medfuncta_dist.network.committed_network import require_whole
     from medfuncta_dist.shards.snapshot import newest_snapshot
 
     if stage == "pack":
         return newest_snapshot(store, run.dataset) is not None
     try:
         if stage == "train":
-            published_network(store, run.name)
+            require_whole(run, store)
         else:
             return _is_fitted(run, store)
     except StageOrderError:

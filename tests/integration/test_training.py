@@ -311,3 +311,26 @@ def test_a_run_that_learns_nothing_is_said_to_be_stuck_and_goes_on(kind: str, st
     kept = SharedNetwork.from_files(*files).extras["inner.rates"]
     assert kept.shape == (3, 8)
     assert kept.flatten().tolist() == pytest.approx([1e-9] * 24, rel=1e-3)
+
+
+def test_a_run_that_gets_more_steps_is_one_that_had_them_from_the_beginning_to_the_bit(
+    kind: str, storage: str, snapshot: str
+) -> None:
+    """The first driver ends with the network of 4 steps; the second takes only those that are left."""
+
+    def to(name: str, steps: int, said: Callable[[str], None] = print) -> TrainSummary:
+        schedule = {"schedule": "cosine", "schedule_steps": 8}
+        return train(run_file(storage, name, kind=kind, steps=steps, **schedule), snapshot, notify=said)
+
+    whole, first, more = to("whole", 7), to("raised", 4), to("raised", 7)
+    assert (first.steps, more.first_step, more.steps) == (4, 4, 7)
+    assert more.network_digest == whole.network_digest != first.network_digest
+    assert losses_of(storage, "raised") == losses_of(storage, "whole")
+    assert not [line for line in events_of(storage, "raised") if line["name"] == "recovered"]
+    assert more.goodput.recoveries == 0
+    assert to("raised", 7).attempts == 0
+
+    said: list[str] = []
+    end, beyond = to("raised", 8), to("raised", 10, said.append)
+    assert (beyond.first_step, beyond.steps, beyond.network_digest) == (8, 10, end.network_digest)
+    assert "the last 2 of 10 outer steps change nothing" in "".join(said)

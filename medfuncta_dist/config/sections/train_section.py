@@ -48,7 +48,7 @@ class Train(Section):
     batch: PositiveInt = 24
     """Scans per outer step, over all workers."""
     steps: PositiveInt = 250_000
-    """Outer steps."""
+    """Outer steps. A run may get more later if its schedule does not end with them: see schedule_steps."""
     optimizer: Annotated[Literal["adamw", "muon"], Before("adamw")] = "adamw"
     """``adamw``: as published. ``muon``: Muon for the hidden matrices (its step changes all directions equally), AdamW
     for everything else. Better results per outer step at its best rate; requires zero_stage 0."""
@@ -57,7 +57,12 @@ class Train(Section):
     as fast as the published 3e-6 changes those of ω = 400; networks with ω ≤ 200 train with 5e-4 to 1e-3. Muon was
     best at the upper end of this range, and at twice the default."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """Step size after the warm-up; cosine ends at 0."""
+    """Step size after the warm-up; cosine ends at 0, after schedule_steps."""
+    schedule_steps: Annotated[PositiveInt | None, Added(None)] = None
+    """Outer steps after which a cosine schedule ends. Default: steps. It may not change within a run, but while it stays
+    the same, steps may be raised, or lowered to no fewer than were trained: to the bit, the run is then one that had
+    those steps from the beginning. Steps beyond it have the schedule's final step size, which is 0 for cosine: they
+    change nothing. So set it, when a run begins, to the most steps that you may want."""
     warmup_steps: NaturalInt = 0
     """Outer steps over which the step size rises linearly from 0."""
     rate_by_omega: bool = True
@@ -107,6 +112,16 @@ class Train(Section):
                 "of 2048), or train.optimizer to adamw"
             )
         return self
+
+    @property
+    def horizon(self) -> int:
+        """Outer steps after which the schedule ends."""
+        return self.schedule_steps or self.steps
+
+    @property
+    def idle_steps(self) -> int:
+        """Last outer steps of which the step size is 0."""
+        return max(0, self.steps - self.horizon) if self.schedule == "cosine" else 0
 
     @property
     def stage(self) -> int:
