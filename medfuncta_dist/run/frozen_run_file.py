@@ -20,6 +20,7 @@ from medfuncta_dist.errors import (
     StorageError,
     UnreachableError,
 )
+from medfuncta_dist.network.start_record import start_path
 from medfuncta_dist.run.more_steps import (
     only_horizon_differs,
     require_trained_within,
@@ -77,11 +78,12 @@ def way_out(frozen: RunFile, run: RunFile) -> str:
 def thaw(run: RunFile, store: ObjectStore, fence: Guard) -> None:
     """Delete the frozen run file: the run was refused before it did anything, so the run file may be corrected.
 
-    So may the choice of a snapshot, unless something was trained on it. LeaseLostError where the lease was lost: the
+    So may the choice of a snapshot and of a network to start from, unless something was trained. LeaseLostError where the lease was lost: the
     run may belong to another driver by now.
     """
     if not any(store.list(f"runs/{run.name}/{folder}") for folder in ("checkpoints", "network")):
-        withdraw(store, fence, pin_path(run))
+        for path in (pin_path(run), start_path(run.name)):
+            withdraw(store, fence, path)
     withdraw(store, fence, run_path(run))
 
 

@@ -18,6 +18,7 @@ def require_ready(run: RunFile, store: ObjectStore, stages: Sequence[str]) -> No
 
     The others read what the stages before them in the same job write.
     """
+    from medfuncta_dist.network.start_network import check_start
     from medfuncta_dist.shards.snapshot import load_snapshot
     from medfuncta_dist.stages.preflight import check_network, check_snapshot, check_training
 
@@ -26,6 +27,7 @@ def require_ready(run: RunFile, store: ObjectStore, stages: Sequence[str]) -> No
         return
     snapshot = load_snapshot(store, run.dataset, run.data.snapshot)
     if first == "train":
+        check_start(run, store)
         return check_training(run, snapshot)
     check_snapshot(run, snapshot)
     check_network(run, store)

@@ -25,6 +25,7 @@ from medfuncta_dist.errors import InterruptedRunError, LimitReachedError, RunCha
 from medfuncta_dist.fanout import start_ray
 from medfuncta_dist.meta.device import granted_device
 from medfuncta_dist.network.committed_network import Committed, committed_network
+from medfuncta_dist.network.start_network import take_start
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE, Guard
 from medfuncta_dist.storage.scratch import scratch_folder
@@ -57,6 +58,8 @@ class TrainSummary:
     seconds: float
     goodput: Goodput
     """Of the whole run, over all its attempts and commands."""
+    started_from: str | None = None
+    """Digest of the network that it began with; None where it was drawn."""
 
 
 def log_line(text: str) -> None:
@@ -88,6 +91,7 @@ def train(
     driver = TrainDriver(run, on_progress, notify, on_message, limit_reached)
     if _is_short(committed_network(store, run.name), run):
         driver.require_within_limit()
+        take_start(run, store, fence)
         _warn_of_idle_steps(run, notify)
         start_ray(run)
         with scratch_folder("train") as folder:
@@ -105,7 +109,7 @@ def train(
     first = driver.first_step if driver.first_step is not None else done.step
     figures = goodput(read_events(store, run.name, notify))
     seconds = round(time.monotonic() - began, 3)
-    return TrainSummary(done.step, first, driver.attempts, done.loss, done.psnr, done.digest, seconds, figures)
+    return TrainSummary(done.step, first, driver.attempts, done.loss, done.psnr, done.digest, seconds, figures, done.started_from)
 
 
 def _is_short(done: Committed | None, run: RunFile) -> bool:
@@ -118,7 +122,7 @@ def _warn_of_idle_steps(run: RunFile, notify: Callable[[str], None]) -> None:
         notify(
             f"warning: the last {run.train.idle_steps} of {run.train.steps} outer steps change nothing: the step size "
             f"is 0 from step {run.train.horizon} on, where the cosine schedule ends (train.schedule_steps). For a new "
-            "schedule, begin a run that starts from this one: medfuncta-dist fork"
+            "schedule, begin a run that starts from this one: medfuncta-dist fork RUN.yaml NEW"
         )
 
 

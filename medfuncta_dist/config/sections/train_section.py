@@ -4,14 +4,32 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from medfuncta_dist.config.keys import FIT_DIGEST, FREE, Added, Before, Meaning
-from medfuncta_dist.config.section import NaturalFloat, NaturalInt, PositiveFloat, PositiveInt, Section
+from medfuncta_dist.config.keys import FIT_DIGEST, FREE, Added, Before, Key, Meaning
+from medfuncta_dist.config.section import NAME, NaturalFloat, NaturalInt, PositiveFloat, PositiveInt, Section
+from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.storage.object_store import normal_root
 
 ZeroStage = Annotated[int, Field(ge=0, le=3)]
+PRIVATE = Key(public=False)
 LARGEST_AFFINE = 0.3
 """Below 1/3 no map of up to three axes can mirror or collapse a scan: its diagonal outweighs the rest of each row."""
+
+
+def _run_or_folder(value: str) -> str:
+    """The name of a run as it is, a folder absolute here and now."""
+    if NAME.fullmatch(value):
+        return value
+    if "/" not in value:
+        raise ValueError("expected the name of a run, or a folder: s3://bucket/prefix/runs/NAME, ./runs/NAME")
+    try:
+        return normal_root(value)
+    except RunFileError as error:
+        raise ValueError(f"{error.what}; {error.do}") from None
+
+
+StartFrom = Annotated[str, AfterValidator(_run_or_folder)]
 
 
 class Augment(Section):
@@ -72,6 +90,12 @@ class Train(Section):
     """Weight decay, decoupled as in AdamW."""
     clip: PositiveFloat | None = 1.0
     """Largest norm of the whole gradient; null for no clipping."""
+    start_from: Annotated[StartFrom | None, Added(None), PRIVATE] = None
+    """Begin with the trained network of another run instead of a drawn one: the name of a run in this storage, or the
+    folder of one elsewhere (s3://bucket/prefix/runs/NAME, or a local folder with a slash in its name). It must have the
+    same architecture: the section field, number of axes and data.channels; of a basis field latent may differ. Optimiser,
+    schedule and sample order begin anew. The network is copied into the run before the first step, and is not needed
+    elsewhere from then on. ``fork`` writes such a run file."""
     seed: Annotated[NaturalInt, FIT_DIGEST] = 0
     """Seed of the initial network, the sample order, the context sets and augmentation."""
     zero_stage: Annotated[ZeroStage | None, FREE] = None

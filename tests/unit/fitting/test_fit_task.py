@@ -33,6 +33,7 @@ from medfuncta_dist.latents.fit_result import FitResult
 from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.sweeps.chunks import Chunks
+from medfuncta_dist.fields.network_record import network_folder
 from medfuncta_dist.network.committed_network import NetworkRef, store_network
 from medfuncta_dist.scans.scan import Scan, Window
 from medfuncta_dist.shards.sample import encode
@@ -108,7 +109,7 @@ def task_of(
 ) -> FitTask:
     """A task over all scans but the first."""
     store, shared = ObjectStore(str(folder / "storage")), network(constant)
-    store_network(store, "r", shared)
+    store_network(store, network_folder("r"), shared)
     at = f"runs/r/network/{shared.digest}"
     return FitTask(
         worker=WorkerSettings(store.root, str(folder / "cache"), 10**9, 1, 0),

@@ -13,6 +13,7 @@ from medfuncta_dist.fields.field_kinds import init_params
 from medfuncta_dist.fields.params import Params, linear_omegas
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import SirenSpec
+from medfuncta_dist.fields.network_record import network_folder
 from medfuncta_dist.network.committed_network import store_network
 from medfuncta_dist.packing.pack_driver import pack
 from medfuncta_dist.shards.snapshot import load_snapshot
@@ -92,7 +93,7 @@ def _basis(sizes: dict[str, Any], generator: torch.Generator) -> tuple[BasisSpec
 def publish(run: RunFile, shared: SharedNetwork) -> None:
     """Commit a network as the train stage does."""
     store = ObjectStore(run.storage)
-    body = {"digest": shared.digest, "files": store_network(store, run.name, shared)}
+    body = {"digest": shared.digest, "files": store_network(store, network_folder(run.name), shared)}
     write_record(store, f"runs/{run.name}/network/commit.json", "network", body)
 
 
