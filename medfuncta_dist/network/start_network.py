@@ -95,7 +95,9 @@ def differences(run: RunFile, network: SharedNetwork) -> list[str]:
     if wanted.KIND != found.KIND:
         return [f"field.kind is {wanted.KIND}, the network's {found.KIND}"]
     pairs = [(key, value, describe(found)[key]) for key, value in describe(wanted).items() if key != "kind"]
-    return [f"{KEYS.get(k, f'field.{k}')} is {_said(a)}, the network's {_said(b)}" for k, a, b in pairs if not _same(a, b)]
+    return [
+        f"{KEYS.get(k, f'field.{k}')} is {_said(a)}, the network's {_said(b)}" for k, a, b in pairs if not _same(a, b)
+    ]
 
 
 def _as_trained(spec: FieldSpec) -> FieldSpec:

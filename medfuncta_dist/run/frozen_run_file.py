@@ -78,8 +78,8 @@ def way_out(frozen: RunFile, run: RunFile) -> str:
 def thaw(run: RunFile, store: ObjectStore, fence: Guard) -> None:
     """Delete the frozen run file: the run was refused before it did anything, so the run file may be corrected.
 
-    So may the choice of a snapshot and of a network to start from, unless something was trained. LeaseLostError where the lease was lost: the
-    run may belong to another driver by now.
+    So may the choice of a snapshot and of a network to start from, unless something was trained. LeaseLostError where
+    the lease was lost: the run may belong to another driver by now.
     """
     if not any(store.list(f"runs/{run.name}/{folder}") for folder in ("checkpoints", "network")):
         for path in (pin_path(run), start_path(run.name)):

@@ -17,7 +17,7 @@ SCHEDULED = (STEPS, HORIZON)
 
 def same_schedule(begun: Train, now: Train) -> bool:
     """Whether the schedule gives each outer step the same step size, whatever the number of steps."""
-    return begun.schedule == now.schedule and ("constant" == now.schedule or begun.horizon == now.horizon)
+    return begun.schedule == now.schedule and (now.schedule == "constant" or begun.horizon == now.horizon)
 
 
 def without_steps(part: dict[str, Any]) -> dict[str, Any]:
@@ -36,8 +36,8 @@ def way_to_other_steps(begun: Train, now: Train) -> str:
     if now.steps <= begun.horizon:
         return f"{keep}, and train.steps may be {now.steps}"
     return (
-        f"{keep}; train.steps may then be {now.steps}, but steps beyond {begun.horizon} have a step size of 0. To train "
-        "on with a new schedule, begin a run that starts from this one: `medfuncta-dist fork RUN.yaml NEW`"
+        f"{keep}; train.steps may then be {now.steps}, but steps beyond {begun.horizon} have a step size of 0. To "
+        "train on with a new schedule, begin a run that starts from this one: `medfuncta-dist fork RUN.yaml NEW`"
     )
 
 

@@ -24,7 +24,7 @@ def fork_run(path: str, new: str, overrides: Sequence[str], out: str) -> dict[st
     same data set, and with ``train.start_from``.
 
     Raises:
-        RunFileError: a name or a key is wrong, the architecture is another one, or the file or the run is there already.
+        RunFileError: a name or a key is wrong, the architecture is another, or the file or the run is there already.
         StageOrderError: the other run has no trained network.
     """
     from medfuncta_dist.network.start_network import check_start
@@ -34,7 +34,8 @@ def fork_run(path: str, new: str, overrides: Sequence[str], out: str) -> dict[st
     given = forked(former, read_given(path, [*find_overrides(former, ObjectStore(former.storage)), *overrides]), new)
     if "train.schedule_steps" not in {text.partition("=")[0] for text in overrides}:
         given["train"].pop("schedule_steps", None)  # the new run has a schedule of its own
-    text = f"# Written by `medfuncta-dist fork`: starts from {former.name}.\n{yaml.safe_dump(given, sort_keys=False, allow_unicode=True)}"
+    text = f"# Written by `medfuncta-dist fork`: starts from {former.name}.\n"
+    text += yaml.safe_dump(given, sort_keys=False, allow_unicode=True)
     run = parse(text, where=out)
     store = ObjectStore(run.storage)
     _require_new(run, store)

@@ -135,7 +135,7 @@ def open_rank(
 
 
 def restore(rank: RankContext, stack: ExitStack) -> RestoredNetwork:
-    """The learner and its engine, as the newest whole checkpoint has them, or as a run begins: drawn, or from another."""
+    """The learner and its engine, as the newest whole checkpoint has them, or as a run begins."""
     learner, checkpoints = new_learner(rank.run), rank.checkpoints
     learner.ranks = RankSums(rank.world, rank.heartbeat)
     learner.on_halved = lambda chunks: rank.channel.post(HALVED, rank=rank.world.rank, **asdict(chunks))

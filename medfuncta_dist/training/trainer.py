@@ -109,7 +109,9 @@ def train(
     first = driver.first_step if driver.first_step is not None else done.step
     figures = goodput(read_events(store, run.name, notify))
     seconds = round(time.monotonic() - began, 3)
-    return TrainSummary(done.step, first, driver.attempts, done.loss, done.psnr, done.digest, seconds, figures, done.started_from)
+    return TrainSummary(
+        done.step, first, driver.attempts, done.loss, done.psnr, done.digest, seconds, figures, done.started_from
+    )
 
 
 def _is_short(done: Committed | None, run: RunFile) -> bool:

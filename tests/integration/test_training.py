@@ -15,7 +15,13 @@ from typing import Any
 import pytest
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import InterruptedRunError, MedfunctaError, RunChangedError, StageOrderError, TrainingCollapsedError
+from medfuncta_dist.errors import (
+    InterruptedRunError,
+    MedfunctaError,
+    RunChangedError,
+    StageOrderError,
+    TrainingCollapsedError,
+)
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.network.committed_network import committed_network
 from medfuncta_dist.network.start_network import take_start
@@ -362,5 +368,5 @@ def test_a_run_starts_from_the_network_of_another_and_needs_it_only_once(
     for info in store.list("runs/source"):
         store.delete(info.path)
     assert start("orphan", "source").network_digest == whole.network_digest
-    with pytest.raises(StageOrderError, match="train.start_from is source"):
+    with pytest.raises(StageOrderError, match=r"train\.start_from is source"):
         start("late", "source")

@@ -77,9 +77,9 @@ class Train(Section):
     schedule: Literal["cosine", "constant"] = "cosine"
     """Step size after the warm-up; cosine ends at 0, after schedule_steps."""
     schedule_steps: Annotated[PositiveInt | None, Added(None)] = None
-    """Outer steps after which a cosine schedule ends. Default: steps. It may not change within a run, but while it stays
-    the same, steps may be raised, or lowered to no fewer than were trained: to the bit, the run is then one that had
-    those steps from the beginning. Steps beyond it have the schedule's final step size, which is 0 for cosine: they
+    """Outer steps after which a cosine schedule ends. Default: steps. It may not change within a run, but while it
+    stays the same, steps may be raised, or lowered to no fewer than were taken: to the bit, the run is then one that
+    had those steps from the beginning. Steps beyond it have the schedule's final step size, which is 0 for cosine: they
     change nothing. So set it, when a run begins, to the most steps that you may want."""
     warmup_steps: NaturalInt = 0
     """Outer steps over which the step size rises linearly from 0."""
@@ -92,8 +92,8 @@ class Train(Section):
     """Largest norm of the whole gradient; null for no clipping."""
     start_from: Annotated[StartFrom | None, Added(None), PRIVATE] = None
     """Begin with the trained network of another run instead of a drawn one: the name of a run in this storage, or the
-    folder of one elsewhere (s3://bucket/prefix/runs/NAME, or a local folder with a slash in its name). It must have the
-    same architecture: the section field, number of axes and data.channels; of a basis field latent may differ. Optimiser,
+    folder of one elsewhere (s3://bucket/prefix/runs/NAME, or a local folder, with a slash). It must have the same
+    architecture: the section field, number of axes and data.channels; of a basis field, latent may differ. Optimiser,
     schedule and sample order begin anew. The network is copied into the run before the first step, and is not needed
     elsewhere from then on. ``fork`` writes such a run file."""
     seed: Annotated[NaturalInt, FIT_DIGEST] = 0

@@ -8,7 +8,7 @@ from medfuncta_dist.config.sections.train_section import Train
 
 
 def learning_rate(step: int, train: Train) -> float:
-    """Rate of outer step ``step`` (0-based): linear warm-up, then cosine decay to 0 at the schedule's end (or constant).
+    """Rate of outer step ``step`` (0-based): linear warm-up, then constant, or cosine decay to 0 at the schedule's end.
 
     The first warm-up step already has 1/warmup of the rate; the last step of a cosine is close to, not at, zero. Steps
     beyond the schedule's end have its final rate: 0 of a cosine.

@@ -18,6 +18,7 @@ import torch
 
 from medfuncta_dist.errors import FormatVersionError, StorageError
 from medfuncta_dist.fields.coordinates import grid
+from medfuncta_dist.fields.network_record import network_folder
 from medfuncta_dist.fields.params import OUTPUT_OFFSET
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import SirenSpec, init_params
@@ -33,7 +34,6 @@ from medfuncta_dist.latents.fit_result import FitResult
 from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.sweeps.chunks import Chunks
-from medfuncta_dist.fields.network_record import network_folder
 from medfuncta_dist.network.committed_network import NetworkRef, store_network
 from medfuncta_dist.scans.scan import Scan, Window
 from medfuncta_dist.shards.sample import encode

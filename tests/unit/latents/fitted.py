@@ -10,10 +10,10 @@ import torch
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.fields.basis import MAP, BasisSpec
 from medfuncta_dist.fields.field_kinds import init_params
+from medfuncta_dist.fields.network_record import network_folder
 from medfuncta_dist.fields.params import Params, linear_omegas
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import SirenSpec
-from medfuncta_dist.fields.network_record import network_folder
 from medfuncta_dist.network.committed_network import store_network
 from medfuncta_dist.packing.pack_driver import pack
 from medfuncta_dist.shards.snapshot import load_snapshot
