@@ -88,13 +88,13 @@ def published_network(store: ObjectStore, run: str) -> NetworkRef:
     return _ref(body, run, store.uri(record_path(run)))
 
 
-def require_whole(run: RunFile, store: ObjectStore) -> NetworkRef:
-    """The same, of all steps of the run. StageOrderError where it has got more steps since."""
-    ref, done = published_network(store, run.name), committed_network(store, run.name)
-    if done is not None and done.step < run.train.steps:
-        what = f"the shared network was trained for {done.step} of {run.train.steps} outer steps (train.steps)"
-        raise StageOrderError(what, where=store.uri(network_folder(run.name)), do="run the train stage first")
-    return ref
+def require_all_steps(run: RunFile, store: ObjectStore) -> None:
+    """StageOrderError where the run has got more steps since its network was trained, or has no network."""
+    ref = published_network(store, run.name)
+    step = read_record(store, record_path(run.name), KIND).get("step")
+    if isinstance(step, int) and step < run.train.steps:
+        what = f"the shared network was trained for {step} of {run.train.steps} outer steps (train.steps)"
+        raise StageOrderError(what, where=ref.where(store), do="run the train stage first")
 
 
 def record_path(run: str) -> str:

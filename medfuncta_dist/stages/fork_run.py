@@ -74,8 +74,8 @@ def _require_new(run: RunFile, store: ObjectStore) -> None:
 
 def _write(path: Path, text: str) -> None:
     try:
-        with path.open("x") as file:
-            file.write(text)
+        path.touch(exist_ok=False)
+        path.write_text(text)
     except FileExistsError:
         do = "name another with --out"
         raise RunFileError("there is a file already, and it is not replaced", where=str(path), do=do) from None

@@ -37,14 +37,14 @@ def require_ready(run: RunFile, store: ObjectStore, stages: Sequence[str]) -> No
 
 def is_complete(run: RunFile, store: ObjectStore, stage: str) -> bool:
     """Whether a stage's outputs are all there. New scans in the archive do not count."""
-    from medfuncta_dist.network.committed_network import require_whole
+    from medfuncta_dist.network.committed_network import require_all_steps
     from medfuncta_dist.shards.snapshot import newest_snapshot
 
     if stage == "pack":
         return newest_snapshot(store, run.dataset) is not None
     try:
         if stage == "train":
-            require_whole(run, store)
+            require_all_steps(run, store)
         else:
             return _is_fitted(run, store)
     except StageOrderError:
