@@ -1,4 +1,4 @@
-"""init and explain: writing a run file."""
+"""init, fork and explain: writing a run file."""
 
 from __future__ import annotations
 
@@ -6,13 +6,34 @@ from typing import Any
 
 import typer
 
-from medfuncta_dist.cli.answer import JsonOption, answer
+from medfuncta_dist.cli.answer import JsonOption, RunFileArgument, SetOption, answer
 
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command("init", help="Write a run file with comments, from five questions or from options.")(init)
+    app.command(
+        "fork",
+        help="Write the run file of a new run, on the same scans, that starts from the trained network of another.",
+    )(fork)
     app.command("explain", help="Say what a key, or a section, of the run file means.")(explain)
+
+
+def fork(
+    run_file: str = RunFileArgument,
+    new: str = typer.Argument(..., metavar="NEW", help="Name of the new run.", show_default=False),
+    out: str | None = typer.Option(None, "--out", help="The file to write; default: NEW.yaml.", show_default=False),
+    overrides: list[str] = SetOption,
+    as_json: bool = JsonOption,
+) -> None:
+    """A run file of a new run that starts from another."""
+
+    def work() -> dict[str, Any]:
+        from medfuncta_dist.stages.fork_run import fork_run
+
+        return fork_run(run_file, new, overrides, out or f"{new}.yaml")
+
+    answer(work, as_json)
 
 
 def init(

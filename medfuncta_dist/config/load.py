@@ -106,6 +106,12 @@ def _text(path: Path | str) -> tuple[str, str]:
     return text, str(path)
 
 
+def read_given(path: Path | str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What a run file says, with the overrides, and not what preset and defaults add. RunFileError: no mapping."""
+    text, where = _text(path)
+    return _given(text, overrides, where)
+
+
 def load_to_pack(path: Path | str, overrides: Sequence[str] = ()) -> tuple[RunFile, str]:
     """The same for packing alone, which does not need the sections of later stages: they may be wrong.
 

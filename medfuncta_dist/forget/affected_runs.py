@@ -27,7 +27,7 @@ class AffectedRun:
     name: str
     file: RunFile | None = field(repr=False)
     trained: bool
-    """It has a shared network, or checkpoints of one."""
+    """It has a shared network, checkpoints of one, or one to start from."""
 
     def scans_per_range(self, store: ObjectStore) -> int | None:
         """Of its fit stage, if that is known."""
@@ -40,10 +40,28 @@ def runs_on(store: ObjectStore, dataset: str) -> list[AffectedRun]:
     found = []
     for name in sorted({path.split("/")[1] for path in paths if path.count("/") > 1}):
         file = _kept(store, name)
-        trained = any(path.startswith((f"runs/{name}/network/", f"runs/{name}/checkpoints/")) for path in paths)
+        folders = tuple(f"runs/{name}/{folder}/" for folder in ("network", "checkpoints", "start"))
+        trained = any(path.startswith(folders) for path in paths)
         if file is None or file.dataset == dataset:
             found.append(AffectedRun(name, file, trained))
     return found
+
+
+def with_descendants(store: ObjectStore, runs: Collection[str]) -> list[str]:
+    """These runs, and all in this storage that were started from one of them (``train.start_from``)."""
+    names = {info.path.split("/")[1] for info in store.list("runs") if info.path.endswith("/run.yaml")}
+    parents = {name: _parent(store, name) for name in names}
+    found = set(runs)
+    while more := {name for name, parent in parents.items() if parent in found} - found:
+        found |= more
+    return sorted(found)
+
+
+def _parent(store: ObjectStore, name: str) -> str | None:
+    """The run that a run was started from, if it is in this storage."""
+    file = _kept(store, name)
+    named = None if file is None else file.train.start_from
+    return None if named is None else named.removeprefix(f"{store.root}/runs/").split("/")[0]
 
 
 def _kept(store: ObjectStore, name: str) -> RunFile | None:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import StageOrderError
-from medfuncta_dist.forget.affected_runs import AffectedRun, latents_of_runs, reports_of, runs_on
+from medfuncta_dist.forget.affected_runs import AffectedRun, latents_of_runs, reports_of, runs_on, with_descendants
 from medfuncta_dist.forget.carried_latents import HeldLatents, carry, latent_keys, named_parts, tables_of
 from medfuncta_dist.forget.holdings import Dataset, Holdings, find_holdings, held_snapshots, pixel_keys, read_dataset
 from medfuncta_dist.forget.new_snapshot import rests, snapshot_without, write_rests
@@ -141,10 +141,15 @@ def preview(place: Place, asked: Asked) -> Preview:
         sum(len(table.objects) for _, table in held),
         len(reports),
         tuple(sorted({run.name for run, _ in held} | {path.split("/")[1] for path in reports})),
-        tuple(run.name for run in runs if run.trained),
+        _trained(place.store, runs),
         numbered_series(holdings.pieces),
         len(pending),
     )
+
+
+def _trained(store: ObjectStore, runs: Sequence[AffectedRun]) -> tuple[str, ...]:
+    """Runs whose networks may have learned from the scans, and those that were started from one of these."""
+    return tuple(with_descendants(store, [run.name for run in runs if run.trained]))
 
 
 def forget(place: Place, asked: Asked, fan_out: FanOut, say: Say = lambda text: None) -> list[Forgot]:
@@ -260,7 +265,7 @@ class _Acting:
         remove_private(self._place.folder, act, self._place.run.data, self._place.salted)
         keep_act(self._place.folder, done(act, (trace.equal for trace in equal)))
         others = tuple(sorted({trace.key for trace in equal}))
-        return Forgot(act, record, proof, carried, tuple(r.name for r in self._runs if r.trained), others)
+        return Forgot(act, record, proof, carried, _trained(self._store, self._runs), others)
 
     def _carried(self, run: AffectedRun, table: HeldLatents, new: Sequence[tuple[str, object]]) -> int:
         size = run.scans_per_range(self._store) if table.commits else None

@@ -19,6 +19,7 @@ from medfuncta_dist.integrity.repair_snapshots import find_snapshot_faults
 from medfuncta_dist.integrity.verify_shards import Fault, verify_snapshot
 from medfuncta_dist.network.committed_network import published_network
 from medfuncta_dist.network.network_loader import load_network
+from medfuncta_dist.network.start_network import load_start
 from medfuncta_dist.run.fan_outs import cpu_fan_out
 from medfuncta_dist.shards.data_contract import about_splits, splits_by
 from medfuncta_dist.shards.snapshot import load_snapshot
@@ -147,6 +148,7 @@ def _checkpoints(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[F
 
 
 def _network(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault]]:
+    load_start(run.name, store)
     ref = published_network(store, run.name)
     load_network(store, ref)
     return {"digest": ref.digest}, f"whole, {ref.digest[:12]}", []

@@ -4,7 +4,7 @@ runs/<name>/network/<network digest>/{network.safetensors,network.json}, then ru
 "network"). Files lie under the network's digest, so two drivers never write different bytes to one file; the record is
 written last, only by the driver that holds the lease, and decides which network is the run's.
 {"digest": <network digest>, "files": {<file>: {"path", "size", "sha256"}}, "step", "loss", "psnr",
- "dataset_digest", "run_digest"}
+ "dataset_digest", "run_digest", "started_from" (where there is one)}
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from medfuncta_dist.fields.network_record import RECORD_FILE, files_below, netwo
 from medfuncta_dist.fields.shared_network import DESCRIPTION_FILE, WEIGHTS_FILE, SharedNetwork
 from medfuncta_dist.meta.learner import Trained
 from medfuncta_dist.network.core_settings import inner_of
+from medfuncta_dist.network.start_record import started_from
 from medfuncta_dist.shards.snapshot import Snapshot
 from medfuncta_dist.storage.commit_record import read_as, read_record
 from medfuncta_dist.storage.digest import sha256_bytes
@@ -46,6 +47,10 @@ class NetworkRef:
         """The folder of its description, which the digest is computed from."""
         return self.description.rpartition("/")[0]
 
+    def where(self, store: ObjectStore) -> str:
+        """The URI of that folder; the store's root, for files that lie there."""
+        return store.uri(self.folder) if self.folder else store.root
+
 
 @dataclass(frozen=True)
 class Committed:
@@ -58,6 +63,8 @@ class Committed:
     psnr: float | None
     dataset_digest: str
     run_digest: str
+    started_from: str | None = None
+    """Digest of the network that training began with; None where it was drawn, and not written then."""
 
 
 def committed_network(store: ObjectStore, run: str) -> Committed | None:
@@ -79,6 +86,15 @@ def published_network(store: ObjectStore, run: str) -> NetworkRef:
         what = "the shared network is not trained yet"
         raise StageOrderError(what, where=where, do="run the train stage first") from error
     return _ref(body, run, store.uri(record_path(run)))
+
+
+def require_all_steps(run: RunFile, store: ObjectStore) -> None:
+    """StageOrderError where the run has got more steps since its network was trained, or has no network."""
+    ref = published_network(store, run.name)
+    step = read_record(store, record_path(run.name), KIND).get("step")
+    if isinstance(step, int) and step < run.train.steps:
+        what = f"the shared network was trained for {step} of {run.train.steps} outer steps (train.steps)"
+        raise StageOrderError(what, where=ref.where(store), do="run the train stage first")
 
 
 def record_path(run: str) -> str:
@@ -115,9 +131,11 @@ def commit_network(
     )
     inner = inner_of(run) | _facts(trained, snapshot)
     network = SharedNetwork(trained.spec, weights, dict(snapshot.contract), inner, snapshot.digest, __version__, extras)
-    files = store_network(store, run.name, network)
-    done = Committed(network.digest, files, run.train.steps, loss, psnr, snapshot.digest, run.digest())
-    publish(store, fence, NewRecord(record_path(run.name), KIND, asdict(done)))
+    files = store_network(store, network_folder(run.name), network)
+    start = started_from(store, run.name) if run.train.start_from else None
+    done = Committed(network.digest, files, run.train.steps, loss, psnr, snapshot.digest, run.digest(), start)
+    body = {name: value for name, value in asdict(done).items() if name != "started_from" or value}
+    publish(store, fence, NewRecord(record_path(run.name), KIND, body))
     return done
 
 
@@ -127,14 +145,14 @@ def _facts(trained: Trained, snapshot: Snapshot) -> dict[str, Any]:
     return facts | {"scans": min(facts["scans"], different)} if "scans" in facts else facts
 
 
-def store_network(store: ObjectStore, run: str, network: SharedNetwork) -> dict[str, dict[str, Any]]:
-    """Write a network's two files under its digest: if they are there already, their bytes are the same.
+def store_network(store: ObjectStore, folder: str, network: SharedNetwork) -> dict[str, dict[str, Any]]:
+    """Write a network's two files under its digest, below the folder: if they are there, their bytes are the same.
 
     Returns what the commit record lists as ``files``. IntegrityError if storage did not keep a file whole.
     """
     files = {}
     for name, data in network.to_files().items():
-        path = f"{network_folder(run)}/{network.digest}/{name}"
+        path = f"{folder}/{network.digest}/{name}"
         store.write(path, data)
         if (found := store.size(path)) != len(data):
             do = "check whether the storage changes new files, then run train again: it resumes at its last checkpoint"

@@ -27,11 +27,11 @@ def load_network(store: ObjectStore, ref: NetworkRef) -> SharedNetwork:
     try:
         network = SharedNetwork.from_files(*files)
     except MedfunctaError as error:
-        raise type(error)(error.what, where=store.uri(ref.folder), do=error.do) from error
+        raise type(error)(error.what, where=ref.where(store), do=error.do) from error
     if network.digest != ref.digest:
         raise IntegrityError(
             "the shared network is not the one that its commit record names",
-            where=store.uri(ref.folder),
+            where=ref.where(store),
             do=RESTORE_NETWORK,
         )
     return network

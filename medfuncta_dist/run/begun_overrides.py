@@ -10,6 +10,7 @@ from typing import Any
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.run.frozen_run_file import begun_with, fixed_part
+from medfuncta_dist.run.more_steps import same_schedule, without_steps
 from medfuncta_dist.run.settle_chunks import as_begun
 from medfuncta_dist.storage.object_store import ObjectStore
 
@@ -23,7 +24,12 @@ def find_overrides(run: RunFile, store: ObjectStore) -> tuple[str, ...]:
         frozen = begun_with(run, store)
     except MedfunctaError:
         return ()
-    return () if frozen is None else list_overrides(fixed_part(as_begun(run, frozen)), fixed_part(frozen))
+    if frozen is None:
+        return ()
+    given, begun = fixed_part(as_begun(run, frozen)), fixed_part(frozen)
+    if same_schedule(frozen.train, run.train) and run.train.steps >= frozen.train.steps:
+        return list_overrides(without_steps(given), without_steps(begun))  # it gives the run more steps, as it may
+    return list_overrides(given, begun)
 
 
 def list_overrides(given: Mapping[str, Any], begun: Mapping[str, Any]) -> tuple[str, ...]:

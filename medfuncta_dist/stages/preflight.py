@@ -12,7 +12,7 @@ from medfuncta_dist.config.sections.field_section import FieldSection
 from medfuncta_dist.errors import RunChangedError, RunFileError
 from medfuncta_dist.fields.field_kinds import FieldSpec, describe
 from medfuncta_dist.fitting.fit_plan import chosen_splits
-from medfuncta_dist.network.committed_network import published_network
+from medfuncta_dist.network.committed_network import published_network, require_all_steps
 from medfuncta_dist.network.core_settings import trained_spec
 from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.shards.data_contract import require_contract
@@ -84,7 +84,7 @@ def pinned_snapshot(run: RunFile, store: ObjectStore, fence: Guard) -> Snapshot:
 
 
 def check_network(run: RunFile, store: ObjectStore) -> None:
-    """The trained network is the one that the run file describes: its kind of field, its sizes, its ω."""
+    """The trained network is the one that the run file describes: its kind of field, its sizes, its ω, its steps."""
     ref = published_network(store, run.name)
     trained, wanted = (_field_keys(spec) for spec in (load_network(store, ref).spec, trained_spec(run)))
     for key, value in trained.items():
@@ -94,6 +94,7 @@ def check_network(run: RunFile, store: ObjectStore) -> None:
                 where=store.uri(ref.folder),
                 do=f"set field.{key} to {value}, or train under another name",
             )
+    require_all_steps(run, store)
 
 
 def _field_keys(spec: FieldSpec) -> dict[str, Any]:

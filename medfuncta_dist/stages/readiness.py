@@ -18,6 +18,7 @@ def require_ready(run: RunFile, store: ObjectStore, stages: Sequence[str]) -> No
 
     The others read what the stages before them in the same job write.
     """
+    from medfuncta_dist.network.start_network import check_start
     from medfuncta_dist.shards.snapshot import load_snapshot
     from medfuncta_dist.stages.preflight import check_network, check_snapshot, check_training
 
@@ -26,6 +27,7 @@ def require_ready(run: RunFile, store: ObjectStore, stages: Sequence[str]) -> No
         return
     snapshot = load_snapshot(store, run.dataset, run.data.snapshot)
     if first == "train":
+        check_start(run, store)
         return check_training(run, snapshot)
     check_snapshot(run, snapshot)
     check_network(run, store)
@@ -35,14 +37,14 @@ def require_ready(run: RunFile, store: ObjectStore, stages: Sequence[str]) -> No
 
 def is_complete(run: RunFile, store: ObjectStore, stage: str) -> bool:
     """Whether a stage's outputs are all there. New scans in the archive do not count."""
-    from medfuncta_dist.network.committed_network import published_network
+    from medfuncta_dist.network.committed_network import require_all_steps
     from medfuncta_dist.shards.snapshot import newest_snapshot
 
     if stage == "pack":
         return newest_snapshot(store, run.dataset) is not None
     try:
         if stage == "train":
-            published_network(store, run.name)
+            require_all_steps(run, store)
         else:
             return _is_fitted(run, store)
     except StageOrderError:

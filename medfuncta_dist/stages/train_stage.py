@@ -45,4 +45,5 @@ def _recorder_of_halvings(run: RunFile, store: ObjectStore, fence: Fence) -> OnM
 def _summary_text(summary: TrainSummary) -> str:
     psnr = "" if summary.psnr is None else f", held-out PSNR {summary.psnr:.2f} dB"
     began = "" if summary.first_step == 0 else f" (this time from step {summary.first_step})"
-    return f"train: {summary.steps} outer steps{began}{psnr}; network {summary.network_digest[:12]}"
+    start = "" if summary.started_from is None else f", started from {summary.started_from[:12]}"
+    return f"train: {summary.steps} outer steps{began}{psnr}; network {summary.network_digest[:12]}{start}"

@@ -7,6 +7,7 @@ Events that are read here, besides ``metrics`` with ``s_per_step`` and ``data_wa
     checkpoint   {"step", "stall_s", "upload_s"}  committed
     preempted    {"step", "seconds"}              saved before a node was drained
     stopped      {"step"}                         saved on request; what follows is another driver's
+    finished     {"step", …}                      the last one; what follows are steps that the run got later
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from typing import Any
 
 HELD_UP = 2.0
 """A step that takes longer than this many median steps was held up."""
-STOPPED = "stopped"
-"""The event of a clean stop."""
+STOPPED, FINISHED = "stopped", "finished"
+"""Events of a clean stop, and of the last step: what follows is another driver's, of a run that got more steps."""
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ def _setup(line: dict[str, Any]) -> float:
 
 
 def _stops(line: dict[str, Any]) -> bool:
-    return line.get("name") == STOPPED
+    return line.get("name") in (STOPPED, FINISHED)
 
 
 def _last_step(lines: Sequence[dict[str, Any]]) -> int:

@@ -18,6 +18,7 @@ from medfuncta_dist.errors import RunChangedError
 from medfuncta_dist.meta.device import device_model
 from medfuncta_dist.meta.learner import Learner
 from medfuncta_dist.network.core_settings import new_learner
+from medfuncta_dist.network.start_network import first_params, load_start
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard
@@ -143,6 +144,8 @@ def restore(rank: RankContext, stack: ExitStack) -> RestoredNetwork:
     batches = stack.enter_context(rank.feed.batches(first))  # Scans are fetched while the engine is built.
     if found is not None:
         learner.load({name: whole.param for name, whole in found.state.items()})
+    elif (start := load_start(rank.run.name, rank.store)) is not None:
+        learner.load(first_params(learner, start))
     engine = Engine(learner, rank.run.train)
     if found is not None:
         engine.create_moments(*rank.feed.zero_inputs())

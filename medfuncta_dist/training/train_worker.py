@@ -22,7 +22,7 @@ from medfuncta_dist.network.committed_network import commit_network
 from medfuncta_dist.storage.publish import Guard
 from medfuncta_dist.streaming.device_transfer import Placed
 from medfuncta_dist.telemetry.event_log import history
-from medfuncta_dist.telemetry.goodput import STOPPED
+from medfuncta_dist.telemetry.goodput import FINISHED, STOPPED
 from medfuncta_dist.training.checkpoints.checkpoint_saver import CheckpointSaver
 from medfuncta_dist.training.checkpoints.checkpoint_uploads import CheckpointUploader
 from medfuncta_dist.training.driver_channel import DriverChannel
@@ -344,7 +344,7 @@ class TrainLoop:
         self.leader.flush()
         loss, psnr = self._last_logged("loss"), self._last_logged("psnr")
         done = commit_network(self.store, self.run, self.rank.snapshot, trained, loss, psnr, self.rank.fence)
-        self.leader.event("finished", step=done.step, network=done.digest)
+        self.leader.event(FINISHED, step=done.step, network=done.digest)
 
     def _last_logged(self, metric: str) -> float | None:
         found = history(self.store, self.run.name, metric, self.leader.notify)

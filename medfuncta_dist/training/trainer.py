@@ -25,6 +25,7 @@ from medfuncta_dist.errors import InterruptedRunError, LimitReachedError, RunCha
 from medfuncta_dist.fanout import start_ray
 from medfuncta_dist.meta.device import granted_device
 from medfuncta_dist.network.committed_network import Committed, committed_network
+from medfuncta_dist.network.start_network import take_start
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE, Guard
 from medfuncta_dist.storage.scratch import scratch_folder
@@ -57,6 +58,8 @@ class TrainSummary:
     seconds: float
     goodput: Goodput
     """Of the whole run, over all its attempts and commands."""
+    started_from: str | None = None
+    """Digest of the network that it began with; None where it was drawn."""
 
 
 def log_line(text: str) -> None:
@@ -86,14 +89,16 @@ def train(
     began = time.monotonic()
     store = ObjectStore(run.storage)
     driver = TrainDriver(run, on_progress, notify, on_message, limit_reached)
-    if committed_network(store, run.name) is None:
+    if _is_short(committed_network(store, run.name), run):
         driver.require_within_limit()
+        take_start(run, store, fence)
+        _warn_of_idle_steps(run, notify)
         start_ray(run)
         with scratch_folder("train") as folder:
             here = run.model_copy(update={"storage": store.root})
             driver.follow(_trainer(here, snapshot_digest, driver.mailbox, str(folder), fence))
     done = committed_network(store, run.name)
-    if done is None:
+    if done is None or _is_short(done, run):
         saved = "nothing new saved" if driver.saved is None else f"saved up to step {driver.saved}"
         if driver.limit is not None:
             raise LimitReachedError(f"{driver.limit.what}, {saved}", do=driver.limit.do)
@@ -104,7 +109,23 @@ def train(
     first = driver.first_step if driver.first_step is not None else done.step
     figures = goodput(read_events(store, run.name, notify))
     seconds = round(time.monotonic() - began, 3)
-    return TrainSummary(done.step, first, driver.attempts, done.loss, done.psnr, done.digest, seconds, figures)
+    return TrainSummary(
+        done.step, first, driver.attempts, done.loss, done.psnr, done.digest, seconds, figures, done.started_from
+    )
+
+
+def _is_short(done: Committed | None, run: RunFile) -> bool:
+    """Whether steps are left to take: there is no network yet, or it is that of the steps that the run had before."""
+    return done is None or done.step < run.train.steps
+
+
+def _warn_of_idle_steps(run: RunFile, notify: Callable[[str], None]) -> None:
+    if run.train.idle_steps:
+        notify(
+            f"warning: the last {run.train.idle_steps} of {run.train.steps} outer steps change nothing: the step size "
+            f"is 0 from step {run.train.horizon} on, where the cosine schedule ends (train.schedule_steps). For a new "
+            "schedule, begin a run that starts from this one: medfuncta-dist fork RUN.yaml NEW"
+        )
 
 
 def _trainer(run: RunFile, snapshot_digest: str, mailbox: Any, folder: str, fence: Guard) -> TorchTrainer:

@@ -15,10 +15,18 @@ from typing import Any
 import pytest
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import InterruptedRunError, MedfunctaError, RunChangedError, TrainingCollapsedError
+from medfuncta_dist.errors import (
+    InterruptedRunError,
+    MedfunctaError,
+    RunChangedError,
+    StageOrderError,
+    TrainingCollapsedError,
+)
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.network.committed_network import committed_network
+from medfuncta_dist.network.start_network import take_start
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.telemetry.event_log import history, read_events
 from medfuncta_dist.training.trainer import TrainSummary, train
 from tests.integration.training_runs import packed, run_file
@@ -311,3 +319,54 @@ def test_a_run_that_learns_nothing_is_said_to_be_stuck_and_goes_on(kind: str, st
     kept = SharedNetwork.from_files(*files).extras["inner.rates"]
     assert kept.shape == (3, 8)
     assert kept.flatten().tolist() == pytest.approx([1e-9] * 24, rel=1e-3)
+
+
+def test_a_run_that_gets_more_steps_is_one_that_had_them_from_the_beginning_to_the_bit(
+    kind: str, storage: str, snapshot: str
+) -> None:
+    """The first driver ends with the network of 4 steps; the second takes only those that are left."""
+
+    def to(name: str, steps: int, said: Callable[[str], None] = print) -> TrainSummary:
+        schedule = {"schedule": "cosine", "schedule_steps": 8}
+        return train(run_file(storage, name, kind=kind, steps=steps, **schedule), snapshot, notify=said)
+
+    whole, first, more = to("whole", 7), to("raised", 4), to("raised", 7)
+    assert (first.steps, more.first_step, more.steps) == (4, 4, 7)
+    assert more.network_digest == whole.network_digest != first.network_digest
+    assert losses_of(storage, "raised") == losses_of(storage, "whole")
+    assert not [line for line in events_of(storage, "raised") if line["name"] == "recovered"]
+    assert more.goodput.recoveries == 0
+    assert to("raised", 7).attempts == 0
+
+    said: list[str] = []
+    end, beyond = to("raised", 8), to("raised", 10, said.append)
+    assert (beyond.first_step, beyond.steps, beyond.network_digest) == (8, 10, end.network_digest)
+    assert "the last 2 of 10 outer steps change nothing" in "".join(said)
+
+
+def test_a_run_starts_from_the_network_of_another_and_needs_it_only_once(
+    kind: str, storage: str, snapshot: str
+) -> None:
+    """The other run is deleted when the second has taken its copy, and before its first checkpoint."""
+    store = ObjectStore(storage)
+    source = train(run_file(storage, "source", kind=kind, steps=40), snapshot)
+
+    def start(name: str, start_from: str, act: Callable[[str, dict[str, Any]], None] | None = None) -> TrainSummary:
+        run = run_file(storage, name, kind=kind, steps=4, start_from=start_from, checkpoint_steps=2, workers=2)
+        return train(run, snapshot, act)
+
+    whole = start("warm", "source")
+    assert whole.started_from == source.network_digest
+    cold = losses(run_file(storage, "cold", kind=kind, steps=4, workers=2), snapshot)
+    assert losses_of(storage, "warm")[0] < 0.9 * cold[0]
+    done = committed_network(store, "warm")
+    assert done is not None
+    assert done.started_from == source.network_digest
+    assert start("by-folder", f"{storage}/runs/source").network_digest == whole.network_digest
+
+    take_start(run_file(storage, "orphan", kind=kind, start_from="source"), store, ALONE)
+    for info in store.list("runs/source"):
+        store.delete(info.path)
+    assert start("orphan", "source").network_digest == whole.network_digest
+    with pytest.raises(StageOrderError, match=r"train\.start_from is source"):
+        start("late", "source")

@@ -4,14 +4,32 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
-from medfuncta_dist.config.keys import FIT_DIGEST, FREE, Added, Before, Meaning
-from medfuncta_dist.config.section import NaturalFloat, NaturalInt, PositiveFloat, PositiveInt, Section
+from medfuncta_dist.config.keys import FIT_DIGEST, FREE, Added, Before, Key, Meaning
+from medfuncta_dist.config.section import NAME, NaturalFloat, NaturalInt, PositiveFloat, PositiveInt, Section
+from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.storage.object_store import normal_root
 
 ZeroStage = Annotated[int, Field(ge=0, le=3)]
+PRIVATE = Key(public=False)
 LARGEST_AFFINE = 0.3
 """Below 1/3 no map of up to three axes can mirror or collapse a scan: its diagonal outweighs the rest of each row."""
+
+
+def _run_or_folder(value: str) -> str:
+    """The name of a run as it is, a folder absolute here and now."""
+    if NAME.fullmatch(value):
+        return value
+    if "/" not in value:
+        raise ValueError("expected the name of a run, or a folder: s3://bucket/prefix/runs/NAME, ./runs/NAME")
+    try:
+        return normal_root(value)
+    except RunFileError as error:
+        raise ValueError(f"{error.what}; {error.do}") from None
+
+
+StartFrom = Annotated[str, AfterValidator(_run_or_folder)]
 
 
 class Augment(Section):
@@ -48,7 +66,7 @@ class Train(Section):
     batch: PositiveInt = 24
     """Scans per outer step, over all workers."""
     steps: PositiveInt = 250_000
-    """Outer steps."""
+    """Outer steps. A run may get more later if its schedule does not end with them: see schedule_steps."""
     optimizer: Annotated[Literal["adamw", "muon"], Before("adamw")] = "adamw"
     """``adamw``: as published. ``muon``: Muon for the hidden matrices (its step changes all directions equally), AdamW
     for everything else. Better results per outer step at its best rate; requires zero_stage 0."""
@@ -57,7 +75,12 @@ class Train(Section):
     as fast as the published 3e-6 changes those of ω = 400; networks with ω ≤ 200 train with 5e-4 to 1e-3. Muon was
     best at the upper end of this range, and at twice the default."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """Step size after the warm-up; cosine ends at 0."""
+    """Step size after the warm-up; cosine ends at 0, after schedule_steps."""
+    schedule_steps: Annotated[PositiveInt | None, Added(None)] = None
+    """Outer steps after which a cosine schedule ends. Default: steps. It may not change within a run, but while it
+    stays the same, steps may be raised, or lowered to no fewer than were taken: to the bit, the run is then one that
+    had those steps from the beginning. Steps beyond it have the schedule's final step size, which is 0 for cosine: they
+    change nothing. So set it, when a run begins, to the most steps that you may want."""
     warmup_steps: NaturalInt = 0
     """Outer steps over which the step size rises linearly from 0."""
     rate_by_omega: bool = True
@@ -67,6 +90,12 @@ class Train(Section):
     """Weight decay, decoupled as in AdamW."""
     clip: PositiveFloat | None = 1.0
     """Largest norm of the whole gradient; null for no clipping."""
+    start_from: Annotated[StartFrom | None, Added(None), PRIVATE] = None
+    """Begin with the trained network of another run instead of a drawn one: the name of a run in this storage, or the
+    folder of one elsewhere (s3://bucket/prefix/runs/NAME, or a local folder, with a slash). It must have the same
+    architecture: the section field, number of axes and data.channels; of a basis field, latent may differ. Optimiser,
+    schedule and sample order begin anew. The network is copied into the run before the first step, and is not needed
+    elsewhere from then on. ``fork`` writes such a run file."""
     seed: Annotated[NaturalInt, FIT_DIGEST] = 0
     """Seed of the initial network, the sample order, the context sets and augmentation."""
     zero_stage: Annotated[ZeroStage | None, FREE] = None
@@ -107,6 +136,16 @@ class Train(Section):
                 "of 2048), or train.optimizer to adamw"
             )
         return self
+
+    @property
+    def horizon(self) -> int:
+        """Outer steps after which the schedule ends."""
+        return self.schedule_steps or self.steps
+
+    @property
+    def idle_steps(self) -> int:
+        """Last outer steps of which the step size is 0."""
+        return max(0, self.steps - self.horizon) if self.schedule == "cosine" else 0
 
     @property
     def stage(self) -> int:

@@ -257,5 +257,10 @@ def checkpoint_name(path: str) -> str:
     return path.rsplit("/", 1)[-1].removesuffix(".json")
 
 
+def step_of(path: str) -> int:
+    """The step, from a record's path."""
+    return int(checkpoint_name(path)[:STEP_DIGITS])
+
+
 def _age_key(path: str) -> tuple[int, str]:
     return generations([checkpoint_name(path)])[0], checkpoint_name(path)

@@ -9,7 +9,7 @@ from typing import Any
 from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.event_log import read_events
-from medfuncta_dist.telemetry.goodput import STOPPED, Goodput, goodput
+from medfuncta_dist.telemetry.goodput import FINISHED, STOPPED, Goodput, goodput
 from medfuncta_dist.training.checkpoints.checkpoint_interval import time_between_failures
 from medfuncta_dist.training.mailbox import AttemptEnd
 
@@ -49,7 +49,7 @@ def told_of_device(before: str, now: str) -> str | None:
 
 def _stored_end(lines: Sequence[dict[str, Any]]) -> AttemptEnd | None:
     """How the last attempt in the events ended; None after a clean stop."""
-    if not lines or lines[-1].get("name") == STOPPED:
+    if not lines or lines[-1].get("name") in (STOPPED, FINISHED):
         return None
     steps = [line["step"] if line["kind"] == "metrics" else line["fields"].get("step") for line in lines]
     last = next((step for step in reversed(steps) if step is not None), 0)

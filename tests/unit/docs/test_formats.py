@@ -22,6 +22,7 @@ from medfuncta_dist.config.submission_id import JOB_VARIABLE
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.evaluation.evaluation_driver import evaluate
 from medfuncta_dist.fields.params import Params
+from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import init_params
 from medfuncta_dist.fitting.fit_driver import fit
 from medfuncta_dist.forget.forget_driver import Asked, forget, open_place
@@ -30,6 +31,7 @@ from medfuncta_dist.latents.table_units import write_units
 from medfuncta_dist.meta.learner import Trained
 from medfuncta_dist.network.committed_network import commit_network
 from medfuncta_dist.network.core_settings import field_spec
+from medfuncta_dist.network.start_network import take_start
 from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.run.frozen_run_file import freeze
 from medfuncta_dist.run.idempotency import Submission
@@ -66,8 +68,13 @@ SECTIONS = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with every kind of file in it; training is played by its own writers, with a random network."""
     folder = tmp_path_factory.mktemp("formats")
-    run = run_file(folder, **SECTIONS)
+    start = folder / "start"
+    run = run_file(folder, **{**SECTIONS, "train": SECTIONS["train"] | {"start_from": str(start)}})
     store = ObjectStore(run.storage)
+    start.mkdir()
+    first = init_params(field_spec(run), torch.Generator().manual_seed(1))
+    for name, data in SharedNetwork(field_spec(run), first, {}, {}, "0" * 64, "test").to_files().items():
+        (start / name).write_bytes(data)
     freeze(run, store, fence=ALONE)
     packed(run, folder, counts={"train": 10, "test": 4})
     forget(open_place(run), Asked(keys=(read_mapping(folder / "private")[3].key,)), map_here)
@@ -99,6 +106,7 @@ def drive(run: RunFile, store: ObjectStore) -> None:
 
 def train(run: RunFile, store: ObjectStore, snapshot: Snapshot) -> None:
     """What is left behind by training on two ranks."""
+    take_start(run, store, ALONE)
     params = init_params(field_spec(run), torch.Generator().manual_seed(0))
     attempt = next_attempt(store, run.name, fence=ALONE)
     events = EventLog(store, run.name, attempt.name)

@@ -18,6 +18,7 @@ import torch
 
 from medfuncta_dist.errors import FormatVersionError, StorageError
 from medfuncta_dist.fields.coordinates import grid
+from medfuncta_dist.fields.network_record import network_folder
 from medfuncta_dist.fields.params import OUTPUT_OFFSET
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import SirenSpec, init_params
@@ -108,7 +109,7 @@ def task_of(
 ) -> FitTask:
     """A task over all scans but the first."""
     store, shared = ObjectStore(str(folder / "storage")), network(constant)
-    store_network(store, "r", shared)
+    store_network(store, network_folder("r"), shared)
     at = f"runs/r/network/{shared.digest}"
     return FitTask(
         worker=WorkerSettings(store.root, str(folder / "cache"), 10**9, 1, 0),

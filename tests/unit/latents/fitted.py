@@ -10,6 +10,7 @@ import torch
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.fields.basis import MAP, BasisSpec
 from medfuncta_dist.fields.field_kinds import init_params
+from medfuncta_dist.fields.network_record import network_folder
 from medfuncta_dist.fields.params import Params, linear_omegas
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import SirenSpec
@@ -92,7 +93,7 @@ def _basis(sizes: dict[str, Any], generator: torch.Generator) -> tuple[BasisSpec
 def publish(run: RunFile, shared: SharedNetwork) -> None:
     """Commit a network as the train stage does."""
     store = ObjectStore(run.storage)
-    body = {"digest": shared.digest, "files": store_network(store, run.name, shared)}
+    body = {"digest": shared.digest, "files": store_network(store, network_folder(run.name), shared)}
     write_record(store, f"runs/{run.name}/network/commit.json", "network", body)
 
 
