@@ -155,7 +155,9 @@ def _derive_state(facts: RunFacts, progress: StageProgress | None) -> JobState:
         return JobState.FAILED
     if facts.stages and all(_is_finished(facts, stage) for stage in facts.stages):
         return JobState.DONE
-    if progress is not None and progress.failure is None and facts.now - progress.updated < DRIVER_ALIVE_S:
+    # A stage that has finished, before this job began, has no driver that could be alive.
+    going_on = progress is not None and progress.failure is None and progress.finished is None
+    if progress is not None and going_on and facts.now - progress.updated < DRIVER_ALIVE_S:
         return JobState.RUNNING
     if facts.record is None and progress is not None and progress.failure is not None:
         return JobState.CANCELLED if is_interruption(progress.failure) else JobState.FAILED
