@@ -22,7 +22,7 @@ from medfuncta_dist.errors import MedfunctaError, RunFileError, WorkerDiedError
 from medfuncta_dist.remote_calls import ActorCalls, Calls, Died, TaskCalls
 from medfuncta_dist.storage.leftovers import KEPT_SESSIONS, SESSION_LOCK, remove_sessions
 from medfuncta_dist.storage.scratch import hold_for_life
-from medfuncta_dist.task_map import Done, Failed, FanOut
+from medfuncta_dist.task_map import Done, Failed, FanOut, Within
 from medfuncta_dist.telemetry.run_log.keep_log import take_ray_output
 
 OBJECT_STORE_BYTES = 500_000_000
@@ -95,8 +95,7 @@ def require_room(*, num_cpus: float, num_gpus: float) -> None:
 
     Ray itself waits for ever, without a message. RunFileError where no machine is large enough.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
-    if any(node.get("CPU", 0) >= num_cpus and node.get("GPU", 0) >= num_gpus for node in nodes):
+    if _has_room(num_cpus, num_gpus):
         return
     what = f"no node of this Ray cluster has {num_cpus:g} CPUs and {num_gpus:g} GPUs for a task"
     if not os.environ.get("RAY_ADDRESS"):
@@ -104,6 +103,12 @@ def require_room(*, num_cpus: float, num_gpus: float) -> None:
         do = f"lower {keys}, or set RAY_ADDRESS to a cluster that has them"
         raise RunFileError(what, where="a Ray started on this machine", do=do)
     print(f"waiting: {what}; the stage continues when one joins", file=sys.stderr)
+
+
+def _has_room(num_cpus: float, num_gpus: float) -> bool:
+    """Whether any node is large enough for a task, if it has nothing else to do."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    return any(node.get("CPU", 0) >= num_cpus and node.get("GPU", 0) >= num_gpus for node in nodes)
 
 
 def ray_fan_out(
@@ -127,6 +132,8 @@ def ray_fan_out(
 
     A task that takes ``STRAGGLER_FACTOR`` times the median is reported to ``notify``; with ``race``, once no item is
     left to start, it gets a second copy, and the first of the two to end decides.
+
+    Items with a limit (``task_map.limited``) that all wait for room are given up where it is reached.
     """
 
     def calls_of(task: Callable[[Any], Any], items: Iterable[Any]) -> Calls:
@@ -134,6 +141,9 @@ def ray_fan_out(
             return TaskCalls(task, num_cpus)
         count = min(workers or window, window, len(items) if isinstance(items, Sized) else window)
         return ActorCalls(task, count, num_cpus=num_cpus, num_gpus=num_gpus)
+
+    def may_run(in_flight: _TasksInFlight) -> bool:
+        return in_flight.any_started and _has_room(num_cpus, num_gpus)
 
     def fan_out(task: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Done | Failed]:
         in_flight = _TasksInFlight(calls_of(task, items), max_attempts, notify)
@@ -143,6 +153,8 @@ def ray_fan_out(
                 outcome = in_flight.wait_for_one()
                 if outcome is not None:
                     yield outcome
+                elif isinstance(items, Within) and not may_run(in_flight) and items.is_over():
+                    return
                 in_flight.check_stragglers(window if race else 0)
         finally:
             in_flight.close()
@@ -219,6 +231,11 @@ class _TasksInFlight:
         """Ask the tasks in flight to stop."""
         self._calls.close()
         self._tasks.clear()
+
+    @property
+    def any_started(self) -> bool:
+        """Whether any task was given to a process. Ray itself may still look for one, where it chooses them."""
+        return bool(self._tasks)
 
     @property
     def _in_flight(self) -> int:

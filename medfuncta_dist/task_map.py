@@ -49,8 +49,8 @@ def map_here(task: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Done 
 def limited(fan_out: FanOut, reached: Callable[[], MedfunctaError | None]) -> FanOut:
     """A fan-out that starts no further item once ``reached`` answers with an error.
 
-    Items in flight are finished, and their outcomes yielded, so that nothing that was begun is lost; then that error is
-    raised.
+    Items that run are finished, and their outcomes yielded, so that nothing that was begun is lost; then that error is
+    raised. Items that wait for room in the cluster, while none runs, are not waited for.
     """
 
     def fan_out_within(task: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Done | Failed]:
@@ -58,7 +58,7 @@ def limited(fan_out: FanOut, reached: Callable[[], MedfunctaError | None]) -> Fa
         error = reached() if count else None
         if error is not None:
             raise error  # before any worker is started
-        within = _Within(items, reached) if count is None else _CountedWithin(items, reached, count)
+        within = Within(items, reached) if count is None else CountedWithin(items, reached, count)
         yield from fan_out(task, within)
         if within.error is not None:
             raise reached() or within.error  # what is done by now
@@ -66,8 +66,11 @@ def limited(fan_out: FanOut, reached: Callable[[], MedfunctaError | None]) -> Fa
     return fan_out_within
 
 
-class _Within:
-    """Items whose iteration ends where a limit is reached."""
+class Within:
+    """Items whose iteration ends where a limit is reached.
+
+    A fan-out asks ``is_over`` while it can run none of them: they may wait for a node that never comes.
+    """
 
     def __init__(self, items: Iterable[Any], reached: Callable[[], MedfunctaError | None]) -> None:
         self._items, self._reached = items, reached
@@ -75,13 +78,17 @@ class _Within:
 
     def __iter__(self) -> Iterator[Any]:
         for item in self._items:
-            self.error = self._reached()
-            if self.error is not None:
+            if self.is_over():
                 return
             yield item
 
+    def is_over(self) -> bool:
+        """Whether the limit is reached."""
+        self.error = self._reached()
+        return self.error is not None
 
-class _CountedWithin(_Within):
+
+class CountedWithin(Within):
     """The same of items whose number is known: no more workers are started than there are items."""
 
     def __init__(self, items: Iterable[Any], reached: Callable[[], MedfunctaError | None], count: int) -> None:

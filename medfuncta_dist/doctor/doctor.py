@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.doctor.archive_checks import list_archive_checks
 from medfuncta_dist.doctor.check import Check, Outcome, run_checks
 from medfuncta_dist.doctor.machine_checks import list_machine_checks
 from medfuncta_dist.doctor.ray_checks import list_ray_checks
@@ -52,6 +53,7 @@ def _list_checks(run: RunFile | None, context: str | None) -> list[Check]:
     return [
         *list_machine_checks(run),
         *list_storage_checks(run),
+        *list_archive_checks(run),
         *list_ray_checks(),
         *list_kubernetes_checks(run, context),
     ]

@@ -6,10 +6,12 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from medfuncta_dist.config.load import dump
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.fields.siren import SirenSpec
 from medfuncta_dist.meta.device import granted_device
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic, Products
@@ -22,17 +24,25 @@ from medfuncta_dist.run.settle_chunks import chosen_on_cpu, chosen_on_gpu, compu
 from medfuncta_dist.run.settle_fit import settle_fit
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard, publish_bytes
-from medfuncta_dist.task_map import Done, FanOut
+from medfuncta_dist.task_map import Done, FanOut, limited
 
 
-def settle_arithmetic(run: RunFile, store: ObjectStore, fan_out: FanOut | None = None, *, fence: Guard) -> RunFile:
+def settle_arithmetic(
+    run: RunFile,
+    store: ObjectStore,
+    fan_out: FanOut | None = None,
+    *,
+    fence: Guard,
+    limit_reached: Callable[[], MedfunctaError | None] = lambda: None,
+) -> RunFile:
     """Settle what the frozen run file leaves open, and write it again. What a GPU has free, and whether compiling and
     recording pay, tasks on a worker find out.
 
-    LeaseLostError where the lease was lost: what another driver has settled stays.
+    LeaseLostError where the lease was lost: what another driver has settled stays. ``limit_reached``'s error, if a task
+    waits for a worker until then.
     """
-    settled = _settled(run, fan_out or trial_fan_out(run))
-    settled = settle_fit(settled, fan_out or compute_fan_out(run))
+    settled = _settled(run, limited(fan_out or trial_fan_out(run), limit_reached))
+    settled = settle_fit(settled, limited(fan_out or compute_fan_out(run), limit_reached))
     if settled is run:
         return run
     publish_bytes(store, fence, run_path(settled), dump(settled).encode())

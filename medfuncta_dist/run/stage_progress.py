@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -38,8 +39,30 @@ def open_reporter(
         yield StageReporter(recorder, bar, budget, others)
 
 
+def limit_before_stage(
+    run: RunFile,
+    store: ObjectStore,
+    stage: str,
+    stages: Sequence[str],
+    clock: Callable[[], float] = time.monotonic,
+) -> Callable[[], LimitReachedError | None]:
+    """What tells that the run has used its hours or its money while it is settled, before its stage reports anything:
+    with the time since now."""
+    budget = Budget.of(run, [stage, *stages])
+    if not budget.limited:
+        return lambda: None
+    known, began = _spent_by_others(run, store, stage=""), clock()
+
+    def reached() -> LimitReachedError | None:
+        seconds = clock() - began
+        own = Spent(seconds, (budget.rates.per_hour or 0.0) * seconds / 3600)
+        return budget.reached(known + own, f"{stage} has not begun")
+
+    return reached
+
+
 def _spent_by_others(run: RunFile, store: ObjectStore, stage: str) -> Spent:
-    """What the run's other stages have used. IntegrityError for a damaged record: a limit that forgets is none."""
+    """What the run has used, but for one stage. IntegrityError for a damaged record: a limit that forgets is none."""
     found = {other: read_progress(store, run.name, other) for other in STAGES if other != stage}
     return compute_spent(run, {other: progress for other, progress in found.items() if progress is not None})
 
@@ -90,4 +113,8 @@ def exported_figures(report: ProgressReport, progress: StageProgress) -> dict[st
         # Sources of the pack stage are files; what it is judged by is the scans in them.
         scans_per_unit = report.figures.get("packed", report.done) / report.done if report.done else 1.0
         figures["scans_per_s"] = pace * scans_per_unit
+    if report.size is not None:
+        figures |= {"bytes_done": report.size.done, "bytes_total": report.size.total}
+        by_bytes = rate(progress.byte_samples)
+        figures |= {} if by_bytes is None else {"bytes_per_s": by_bytes}
     return {name: float(value) for name, value in figures.items()}

@@ -15,11 +15,13 @@ from medfuncta_dist.errors import NothingPackedError, RunFileError
 from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.run.frozen_run_file import freeze, require_writable, thaw
 from medfuncta_dist.run.idempotency import Submission
+from medfuncta_dist.run.stage_progress import limit_before_stage
 from medfuncta_dist.run.terminal_record import recording_final_failure
 from medfuncta_dist.stages import run_summary
 from medfuncta_dist.storage.leases.lease import Fence, run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.scratch import remove_leftovers_once
+from medfuncta_dist.task_map import limited
 from medfuncta_dist.telemetry.run_log.keep_log import enter_stage, keep_log, note
 
 
@@ -65,7 +67,7 @@ def _in_order(run: RunFile, names: Sequence[str], store: ObjectStore, fence: Fen
         fence.require(store)
         enter_stage(name)
         try:
-            run = _settle(name, run, store, fence) if name in COMPUTING else run
+            run = _settle(name, run, store, fence, names) if name in COMPUTING else run
             figures = _run_stage(name, run, store, fence, names)
         except RunFileError as error:
             # Where nothing was packed, nothing was done by the run file, whenever that was frozen.
@@ -80,17 +82,20 @@ def _in_order(run: RunFile, names: Sequence[str], store: ObjectStore, fence: Fen
     return answer
 
 
-def _settle(name: str, run: RunFile, store: ObjectStore, fence: Fence) -> RunFile:
+def _settle(name: str, run: RunFile, store: ObjectStore, fence: Fence, names: Sequence[str]) -> RunFile:
+    """What the run file leaves open, settled. LimitReachedError where the workers for that do not come in time."""
     # Imports torch, which packing does not need.
+    from medfuncta_dist.run.fan_outs import compute_fan_out
     from medfuncta_dist.run.settle_arithmetic import settle_arithmetic
     from medfuncta_dist.run.settle_task_size import settle_task_size
     from medfuncta_dist.stages.preflight import check_fitting
 
-    run = settle_arithmetic(run, store, fence=fence)
+    reached = limit_before_stage(run, store, name, names)
+    run = settle_arithmetic(run, store, fence=fence, limit_reached=reached)
     if name != "fit" or not run.fit.task_size_open:
         return run
     check_fitting(run, store)  # before a worker tries it
-    return settle_task_size(run, store, fence=fence)
+    return settle_task_size(run, store, limited(compute_fan_out(run), reached), fence=fence)
 
 
 def _run_stage(name: str, run: RunFile, store: ObjectStore, fence: Fence, names: Sequence[str]) -> dict[str, Any]:

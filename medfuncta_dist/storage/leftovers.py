@@ -2,7 +2,7 @@
 
     medfuncta-<kind>-<8 characters>      temporary folders (scratch.py); those of ended processes go at once
     ray/session_*                        of a Ray that a command started here; the newest few stay, for their logs
-    medfuncta-work/<run>/wandb           offline runs of Weights & Biases, which belong to the user; the newest stay
+    medfuncta-work/<run>/wandb           offline runs of Weights & Biases, the user's: without an upload they stay
 
 Nothing is removed that has no lock file of ours, or whose lock is held, and nothing of other users.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ KEPT_SESSIONS = 3
 """Of Ray, by commands: a session has some megabytes of logs."""
 WORK = "medfuncta-work"
 KEPT_OFFLINE_RUNS = 20
-"""Per run: one for each attempt."""
+"""Per run: one for each attempt. More only of those that were not uploaded."""
 OLD_S = 24 * 3600.0
 """Age from which a temporary folder without a lock, as earlier versions made them, counts as left."""
 
@@ -61,6 +62,13 @@ def remove_all(found: Leftovers) -> int:
     return sum(not folder.exists() for folder in found.folders)
 
 
+SYNCED = ".synced"
+OFFLINE_RUNS = (
+    "{} offline runs of Weights & Biases wait on this machine, and none that has not been uploaded is ever removed: "
+    "`wandb sync {}/offline-run-*` uploads them, after which all but the newest go; delete those that nobody needs"
+)
+
+
 def left_sessions(root: Path) -> list[Path]:
     """Session folders of Rays that commands of ours started and whose processes have all ended, oldest first."""
     with suppress(OSError):
@@ -79,12 +87,26 @@ def remove_sessions(root: Path, keep: int) -> int:
     return len(going)
 
 
-def prune_offline_runs(work: Path) -> int:
-    """Remove the oldest offline runs of a run's local folder: ``KEPT_OFFLINE_RUNS`` are left with the next one."""
-    going = sorted((work / "wandb").glob("offline-run-*"))[: -(KEPT_OFFLINE_RUNS - 1)]
+def prune_offline_runs(work: Path, say: Callable[[str], None]) -> int:
+    """Remove the oldest offline runs of a run's local folder that have been synced: ``KEPT_OFFLINE_RUNS`` are left with
+    the next one. How many.
+
+    One that has not been synced exists nowhere else, and is kept; with more of them than that, ``say`` gets a line.
+    """
+    folders = sorted((work / "wandb").glob("offline-run-*"))
+    too_many = folders[: -(KEPT_OFFLINE_RUNS - 1)]
+    going = [folder for folder in too_many if _is_synced(folder)]
     for folder in going:
         shutil.rmtree(folder, ignore_errors=True)
+    if len(going) < len(too_many):
+        say(OFFLINE_RUNS.format(len(folders) - len(going), work / "wandb"))
     return len(going)
+
+
+def _is_synced(folder: Path) -> bool:
+    """`wandb sync` leaves a file beside the log of a run that it has uploaded. Without a log nothing can be lost."""
+    logs = list(folder.glob("*.wandb"))
+    return all(log.with_name(log.name + SYNCED).exists() for log in logs)
 
 
 def folder_bytes(folder: Path) -> int:

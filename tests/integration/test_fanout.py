@@ -17,9 +17,9 @@ import psutil
 import pytest
 
 from medfuncta_dist import fanout
-from medfuncta_dist.errors import IntegrityError, RunFileError, WorkerDiedError
+from medfuncta_dist.errors import IntegrityError, LimitReachedError, RunFileError, WorkerDiedError
 from medfuncta_dist.fanout import ray_fan_out, require_room
-from medfuncta_dist.task_map import Done, Failed
+from medfuncta_dist.task_map import Done, Failed, limited
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
 
@@ -247,3 +247,27 @@ def test_tasks_that_no_machine_can_run_are_refused_or_announced(
     monkeypatch.delenv("RAY_ADDRESS")
     with pytest.raises(RunFileError, match="64 GPUs"):
         require_room(num_cpus=1, num_gpus=64)
+
+
+@pytest.mark.parametrize("needs", [{"num_cpus": 1, "num_gpus": 1}, {"num_cpus": 10_000}])
+def test_tasks_that_no_node_has_room_for_are_given_up_at_the_limit(needs: dict[str, float], tmp_path: Path) -> None:
+    began = time.monotonic()
+
+    def reached() -> LimitReachedError | None:
+        return LimitReachedError("the run has used its hours") if time.monotonic() - began > 3 else None
+
+    fan_out = limited(ray_fan_out(2, workers=1, **needs), reached)  # type: ignore[arg-type]
+    with pytest.raises(LimitReachedError, match="used its hours"):
+        list(fan_out(work, [Job(number, str(tmp_path)) for number in range(3)]))
+    assert 3 < time.monotonic() - began < 60
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_task_that_runs_at_the_limit_is_finished(tmp_path: Path) -> None:
+    fan_out = limited(
+        ray_fan_out(1, num_cpus=1), lambda: LimitReachedError("used") if any(tmp_path.iterdir()) else None
+    )
+    outcomes = fan_out(work, [Job(number, str(tmp_path), seconds=4.0) for number in range(3)])
+    assert next(outcomes).item.number == 0
+    with pytest.raises(LimitReachedError):
+        next(outcomes)

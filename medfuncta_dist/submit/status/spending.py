@@ -7,6 +7,7 @@ and the start of its cluster, use none.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -103,7 +104,7 @@ class Budget:
         return LimitReachedError(
             f"the run has used {self.used(spent)}: {done}",
             do=f"nothing that is done is lost; to go on from there, run {command} with a higher limit: "
-            f"{self.higher_limits()}",
+            f"{self.higher_limits()}{_about_retries(job)}",
         )
 
     def queue_seconds(self, spent: Spent) -> int | None:
@@ -112,6 +113,16 @@ class Budget:
         if math.isinf(left):
             return None
         return min(LARGEST_QUEUE_S, QUEUE_MARGIN_S + round((1 + QUEUE_MARGIN) * max(0.0, left)))
+
+
+def _about_retries(job: str | None) -> str:
+    """KubeRay retries whatever fails, each time on a new cluster, and a RayJob cannot name exit codes that end that.
+    Until the retries are over the job is active, and `resume` would return it as it is."""
+    if job is None or not os.environ.get("KUBERNETES_SERVICE_HOST"):
+        return ""
+    return (
+        f". Before that, run medfuncta-dist cancel {job}: KubeRay retries it, and each retry starts a cluster in vain"
+    )
 
 
 def compute_spent(run: RunFile, progress: Mapping[str, StageProgress]) -> Spent:

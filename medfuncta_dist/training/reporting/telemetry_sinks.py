@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from medfuncta_dist.config.run_file import RunFile
@@ -11,6 +12,7 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.scratch import process_folder, temporaries_in, temporary_root
 from medfuncta_dist.telemetry.event_log import EventLog
 from medfuncta_dist.telemetry.ray_metrics import RayMetrics
+from medfuncta_dist.telemetry.run_log.worker_lines import write_line
 from medfuncta_dist.telemetry.telemetry import Sink, Telemetry
 from medfuncta_dist.training.attempt import Attempt
 
@@ -33,7 +35,7 @@ def work_folder(run: str) -> Path:
 
 def _wandb(run: RunFile, attempt: Attempt) -> Sink:
     folder = work_folder(run.name)
-    prune_offline_runs(folder)
+    prune_offline_runs(folder, partial(write_line, level="warning"))
     with temporaries_in(process_folder("wandb")):  # it makes folders for the life of the process, which may be killed
         from medfuncta_dist.telemetry.wandb_sink import WandbSink  # half a second that only rank 0 of a W&B run needs
 

@@ -8,7 +8,7 @@ import torch
 
 from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import MedfunctaError, RunChangedError
+from medfuncta_dist.errors import LimitReachedError, MedfunctaError, RunChangedError
 from medfuncta_dist.latents.fit_check import fit_check
 from medfuncta_dist.latents.fit_memory import block_bytes
 from medfuncta_dist.meta.device import granted_device
@@ -334,3 +334,25 @@ def test_memory_that_ran_out_is_remembered(tmp_path):
     assert (again.meta.halvings, chunks_of(again)) == (1, Chunks(4, 3))
     record_halving(again, store, ALONE)
     assert freeze(run_file(), store, ALONE)[0].meta.halvings == 2
+
+
+def test_what_waits_for_a_worker_to_settle_the_run_ends_at_its_limit(tmp_path):
+    """As Ray does where no node has a GPU: nothing comes back until the items are over."""
+
+    def without_room(task, items):
+        while not items.is_over():
+            asked.append(task)
+        return iter(())
+
+    asked = []
+    limit = LimitReachedError("the run has used its hours")
+    run = computing(tmp_path, "cluster.gpus_per_worker=1")
+    with pytest.raises(LimitReachedError, match="used its hours"):
+        settle_arithmetic(
+            run,
+            ObjectStore(str(tmp_path)),
+            without_room,
+            fence=ALONE,
+            limit_reached=lambda: limit if len(asked) > 2 else None,
+        )
+    assert len(asked) == 3

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 
 from medfuncta_dist.errors import IntegrityError, LimitReachedError, RunFileError
-from medfuncta_dist.run.stage_progress import exported_figures, open_reporter
+from medfuncta_dist.run.stage_progress import exported_figures, limit_before_stage, open_reporter
 from medfuncta_dist.stages.chain import run_stages
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.status.run_cost import count_gpus
-from medfuncta_dist.telemetry.progress_record import StageProgress, read_progress
-from medfuncta_dist.telemetry.progress_report import ProgressReport
+from medfuncta_dist.telemetry.metric_catalogue import METRICS
+from medfuncta_dist.telemetry.progress_record import StageProgress, progress_path, read_progress
+from medfuncta_dist.telemetry.progress_report import BytesDone, ProgressReport
 from tests.unit.stages.test_refusals import run_file
 
 
@@ -70,6 +72,12 @@ def test_packing_is_judged_by_scans_and_counted_in_sources() -> None:
         "quarantined": 2,
         "scans_per_s": 5.0,
     }
+    figures = exported_figures(
+        replace(report, size=BytesDone(600, 1000)), replace(progress, byte_samples=((0.0, 200), (8.0, 600)))
+    )
+    known = {metric.name for metric in METRICS if metric.stage == "pack"}
+    assert {"bytes_done", "bytes_total", "bytes_per_s"} <= known
+    assert (figures["bytes_done"], figures["bytes_total"], figures["bytes_per_s"]) == (600, 1000, 50)
 
 
 def test_training_exports_its_speed_from_rank_0_alone() -> None:
@@ -136,3 +144,19 @@ def test_limits_and_where_pods_run_change_no_digest(archive: Path) -> None:
     assert (plain.digest(), plain.results_digest) == (limited.digest(), limited.results_digest)
     run_stages(plain, ["pack"])
     run_stages(limited, ["pack"])  # the same run
+
+
+def test_hours_are_used_while_a_run_waits_to_be_settled(archive: Path) -> None:
+    run, store = run_file(archive), ObjectStore(run_file(archive).storage)
+    assert limit_before_stage(run, store, "train", ["train"])() is None
+    kubernetes = run.kubernetes.model_copy(update={"max_hours": 2.0})
+    limited = run.model_copy(update={"kubernetes": kubernetes})
+    earlier = StageProgress(run.name, "pack", "sources", 0.0, 0.0, 0.0, used_s=3600.0)
+    store.write(progress_path(run.name, "pack"), json.dumps({"format_version": 1, **asdict(earlier)}).encode())
+    now = 0.0
+    reached = limit_before_stage(limited, store, "train", ["train"], clock=lambda: now)
+    now = 3599.0
+    assert reached() is None
+    now = 3601.0
+    assert "2.0 of 2 hours" in str(reached())
+    assert "train has not begun" in str(reached())

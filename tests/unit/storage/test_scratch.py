@@ -198,13 +198,37 @@ def test_sessions_of_ray_go_but_for_the_newest_and_those_in_use(temporary: Path)
     assert (root / "session_5").exists(), "a Ray that somebody else started"
 
 
-def test_offline_runs_of_wandb_do_not_grow_without_bound(tmp_path: Path) -> None:
+def offline_run(tmp_path: Path, number: int) -> Path:
+    """As W&B leaves one."""
+    folder = tmp_path / "wandb" / f"offline-run-20260101_{number:06d}-x"
+    folder.mkdir(parents=True)
+    (folder / "run-x.wandb").write_bytes(b"metrics")
+    return folder
+
+
+def test_offline_runs_of_wandb_that_were_uploaded_do_not_grow_without_bound(tmp_path: Path) -> None:
     for number in range(KEPT_OFFLINE_RUNS + 5):
-        (tmp_path / "wandb" / f"offline-run-20260101_{number:06d}-x").mkdir(parents=True)
-    prune_offline_runs(tmp_path)
+        (offline_run(tmp_path, number) / "run-x.wandb.synced").write_bytes(b"")
+    said: list[str] = []
+    assert prune_offline_runs(tmp_path, said.append) == 6
     left = sorted(path.name for path in (tmp_path / "wandb").iterdir())
     assert len(left) == KEPT_OFFLINE_RUNS - 1
     assert left[-1].startswith(f"offline-run-20260101_{KEPT_OFFLINE_RUNS + 4:06d}")
+    assert said == []
+
+
+def test_an_offline_run_that_was_never_uploaded_is_kept_and_counted(tmp_path: Path) -> None:
+    folders = [offline_run(tmp_path, number) for number in range(KEPT_OFFLINE_RUNS + 5)]
+    (folders[1] / "run-x.wandb.synced").write_bytes(b"")
+    said: list[str] = []
+    assert prune_offline_runs(tmp_path, said.append) == 1
+    assert [folder for folder in folders if not folder.exists()] == [folders[1]]
+    assert said[0].startswith(f"{KEPT_OFFLINE_RUNS + 4} offline runs")
+    assert "wandb sync" in said[0]
+    said.clear()
+    few = tmp_path / "few"
+    offline_run(few, 1)
+    assert (prune_offline_runs(few, said.append), said) == (0, [])
 
 
 def test_packing_onto_a_full_disk_is_an_error_in_words_and_nothing_is_quarantined(

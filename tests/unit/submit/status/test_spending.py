@@ -65,11 +65,20 @@ def test_the_first_of_two_limits_counts() -> None:
 
 def test_a_submitted_job_is_told_how_to_resume_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(JOB_VARIABLE, "chest-train-3")
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     error = budget("kubernetes.max_hours=2").reached(Spent(2.1 * HOUR), "train stops")
     assert error is not None
     assert error.do.endswith(
         "run medfuncta-dist resume chest-train-3 with a higher limit: --set kubernetes.max_hours=4"
     )
+
+
+def test_in_a_pod_it_is_also_told_to_end_the_retries_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(JOB_VARIABLE, "chest-train-3")
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "10.0.0.1")
+    error = budget("kubernetes.max_hours=2").reached(Spent(2.1 * HOUR), "train stops")
+    assert error is not None
+    assert "max_hours=4. Before that, run medfuncta-dist cancel chest-train-3: KubeRay retries it" in error.do
 
 
 def test_kueue_ends_a_job_later_than_its_driver_and_in_numbers_that_it_reads() -> None:
