@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from medfuncta_dist.config.run_file import RunFile
     from medfuncta_dist.storage.object_store import ObjectStore
     from medfuncta_dist.submit.backends.backend import Backend
+    from medfuncta_dist.submit.status.next_command import Invocation
 
 BackendOption = typer.Option(
     DEFAULT_BACKEND,
@@ -29,6 +30,13 @@ BackendOfRunOption = typer.Option(
 AddressOption = typer.Option(
     None, "--address", envvar="RAY_API_SERVER_ADDRESS", help="URL of the Ray dashboard, for --backend ray."
 )
+StorageOption = typer.Option(
+    None,
+    "--storage",
+    envvar="MEDFUNCTA_STORAGE",
+    help="The `storage` of the run file: a NAME is looked up there. A run file that is given has its own.",
+    show_default=False,
+)
 ContextOption = typer.Option(None, "--context", help="Context of the kubeconfig. Default: the current one.")
 NamespaceOption = typer.Option(
     None, "--namespace", "-n", help="Kubernetes namespace. Default: the run file's if one is given, else the context's."
@@ -42,17 +50,38 @@ def open_named_backend(
     namespace: str | None,
     target: str = "",
     overrides: list[str] | None = None,
+    storage: str | None = None,
 ) -> Backend:
-    """The client of a backend. If ``target``, the command's argument, is a run file, its namespace is the default, and
-    without ``name`` the backend is the one that its newest job was submitted to."""
-    from medfuncta_dist.config.load import load
+    """The client of a backend. If ``target``, the command's argument, is a run file, or a name in ``storage``, its
+    namespace is the default, and without ``name`` the backend is the one that its newest job was submitted to."""
     from medfuncta_dist.submit.backends.backend import BackendOptions
 
-    if not target.endswith((".yaml", ".yml")) or (namespace is not None and name is not None):
+    known = namespace is not None and name is not None
+    run = None if known else _load_target(target, overrides or [], storage)
+    if run is None:
         return open_backend(name or DEFAULT_BACKEND, BackendOptions(address, context, namespace))
-    run = load(target, overrides or ())
     options = BackendOptions(address, context, namespace or run.kubernetes.namespace)
     return open_backend(name or _find_backend(run), options)
+
+
+def _load_target(target: str, overrides: list[str], storage: str | None) -> RunFile | None:
+    from medfuncta_dist.config.load import load
+
+    if target.endswith((".yaml", ".yml")):
+        return load(target, overrides)
+    if not target or storage is None:
+        return None
+    from medfuncta_dist.submit.status.stored_runs import load_stored_run
+
+    return load_stored_run(storage, target, overrides)[0]
+
+
+def build_invocation(target: str, options: list[str], storage: str | None) -> Invocation:
+    """What the user typed. Of a run file, the storage is its own."""
+    from medfuncta_dist.submit.status.next_command import Invocation
+
+    named = Invocation(target, tuple(options))
+    return named if storage is None or named.is_run_file else Invocation(target, tuple(options), storage)
 
 
 def describe_options(backend: Backend, address: str | None, context: str | None, namespace: str | None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,8 @@ from medfuncta_dist.cli.backends import (
     BackendOption,
     ContextOption,
     NamespaceOption,
+    StorageOption,
+    build_invocation,
     describe_options,
     find_overrides,
     open_named_backend,
@@ -26,7 +29,7 @@ from medfuncta_dist.submit.backends.registry import BackendName
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from medfuncta_dist.submit.backends.backend import Job
+    from medfuncta_dist.submit.backends.backend import Backend, Job
     from medfuncta_dist.submit.status.job_target import JobTarget
     from medfuncta_dist.submit.status.status_facts import Inquiry
 
@@ -48,6 +51,7 @@ def status(
     watch: bool = typer.Option(
         False, "--watch", help="Keep updating until the job has ended. With --json, one line each time."
     ),
+    storage: str | None = StorageOption,
     backend_name: BackendName | None = BackendOfRunOption,
     address: str | None = AddressOption,
     context: str | None = ContextOption,
@@ -56,23 +60,27 @@ def status(
 ) -> None:
     """Show the status of a run."""
 
-    asked = (target, backend_name, address, context, namespace)
+    asked = (target, storage, backend_name, address, context, namespace)
     if watch and as_json:
         stream(lambda: _follow_as_json(*asked), as_json)
     answer(lambda: _watch(*asked) if watch else _show_status(*asked), as_json)
 
 
 def _ask(
-    target: str, backend_name: BackendName | None, address: str | None, context: str | None, namespace: str | None
+    target: str,
+    storage: str | None,
+    backend_name: BackendName | None,
+    address: str | None,
+    context: str | None,
+    namespace: str | None,
 ) -> tuple[JobTarget, Inquiry]:
     """The job that is meant, and who is asked about it."""
     from medfuncta_dist.submit.status.job_target import find_target
-    from medfuncta_dist.submit.status.next_command import Invocation
     from medfuncta_dist.submit.status.status_facts import Inquiry
 
-    backend = open_named_backend(backend_name, address, context, namespace, target)
-    invocation = Invocation(target, tuple(describe_options(backend, address, context, namespace)))
-    return find_target(target, backend), Inquiry(backend, invocation, find_overrides)
+    backend = open_named_backend(backend_name, address, context, namespace, target, storage=storage)
+    invocation = build_invocation(target, describe_options(backend, address, context, namespace), storage)
+    return find_target(target, backend, storage=storage), Inquiry(backend, invocation, find_overrides)
 
 
 def _show_status(*asked: Any) -> dict[str, Any]:
@@ -116,6 +124,11 @@ def _follow_as_json(*asked: Any) -> Generator[str, None, int]:
 def list_jobs(
     state: list[str] = StateOption,
     run: str | None = typer.Option(None, "--run", help="List only jobs of this run."),
+    storage: str | None = typer.Option(
+        None,
+        "--storage",
+        help="List the jobs of the runs below this storage root, also those that the cluster deleted.",
+    ),
     backend_name: BackendName = BackendOption,
     address: str | None = AddressOption,
     context: str | None = ContextOption,
@@ -133,12 +146,27 @@ def list_jobs(
             from medfuncta_dist.errors import RunFileError
 
             raise RunFileError(f"there is no state {min(unknown)!r}", do=f"choose from {', '.join(JobState)}")
-        found = open_named_backend(backend_name, address, context, namespace).list_jobs(run)
+        backend = open_named_backend(backend_name, address, context, namespace)
+        found = backend.list_jobs(run) if storage is None else _list_stored(storage, backend, run)
         jobs = sort_newest_first([job for job in found if not state or str(job.state) in state])
         now = time.time()
         return {"jobs": [_describe_job(job, now) for job in jobs], "said": render_job_table(jobs, now)}
 
     answer(work, as_json)
+
+
+def _list_stored(root: str, backend: Backend, run: str | None) -> list[Job]:
+    """The jobs in storage. Where no cluster answers, their states are what storage tells."""
+    from medfuncta_dist.errors import ClusterError
+    from medfuncta_dist.storage.object_store import ObjectStore
+    from medfuncta_dist.submit.status.stored_runs import list_stored_jobs
+
+    try:
+        on_cluster = backend.list_jobs(run)
+    except ClusterError as error:
+        print(f"the cluster does not say how its jobs are, storage does: {error.what}", file=sys.stderr)
+        on_cluster = []
+    return list_stored_jobs(ObjectStore(root), on_cluster, run)
 
 
 def _describe_job(job: Job, now: float) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from medfuncta_dist.cli.backends import (
     BackendOfRunOption,
     ContextOption,
     NamespaceOption,
+    StorageOption,
     open_named_backend,
 )
 from medfuncta_dist.cli.submit import TargetArgument
@@ -34,12 +35,6 @@ WorkerOption = typer.Option(
     "process (its id) or of a node (its address).",
 )
 TailOption = typer.Option(None, "--tail", min=1, help="Print only the last so many lines; with -f, of those there are.")
-StorageOption = typer.Option(
-    None,
-    "--storage",
-    envvar="MEDFUNCTA_STORAGE",
-    help="The `storage` of the run file: then NAME is looked up there, and no cluster is asked.",
-)
 
 
 def add_to(app: typer.Typer) -> None:
@@ -68,7 +63,10 @@ def logs(
 
         request = LogRequest(follow, attempt, stage, worker, tail)
         place = (backend_name, address, context, namespace)
-        for name, line in _stored(storage, target, request) if storage else _of_target(target, request, *place):
+        from medfuncta_dist.submit.status.job_target import is_run_file
+
+        stored = storage is not None and not is_run_file(target)
+        for name, line in _stored(str(storage), target, request) if stored else _of_target(target, request, *place):
             shown = line.pop("shown", line["text"])
             yield json.dumps({"job": name, **line}) if as_json else shown
 

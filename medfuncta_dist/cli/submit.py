@@ -13,6 +13,8 @@ from medfuncta_dist.cli.backends import (
     BackendOption,
     ContextOption,
     NamespaceOption,
+    StorageOption,
+    build_invocation,
     describe_options,
     find_overrides,
     open_named_backend,
@@ -119,6 +121,7 @@ def network_policy(
 def resume(
     target: str = TargetArgument,
     overlays: list[str] = OverlayOption,
+    storage: str | None = StorageOption,
     backend_name: BackendName | None = BackendOfRunOption,
     address: str | None = AddressOption,
     context: str | None = ContextOption,
@@ -132,9 +135,10 @@ def resume(
         from medfuncta_dist.stages import readiness
         from medfuncta_dist.submit.follow_stages import resume_job
 
-        backend = open_named_backend(backend_name, address, context, namespace, target, overrides)
+        backend = open_named_backend(backend_name, address, context, namespace, target, overrides, storage)
         changes = _add_namespace(overrides, namespace)
-        return _describe_result(resume_job(target, changes, _split_overlays(overlays), backend, readiness))
+        added = _split_overlays(overlays)
+        return _describe_result(resume_job(target, changes, added, backend, readiness, storage))
 
     answer(work, as_json)
 
@@ -142,6 +146,7 @@ def resume(
 def cancel(
     target: str = TargetArgument,
     now: bool = typer.Option(False, "--now", help="Do not wait for a checkpoint."),
+    storage: str | None = StorageOption,
     backend_name: BackendName | None = BackendOfRunOption,
     address: str | None = AddressOption,
     context: str | None = ContextOption,
@@ -154,9 +159,10 @@ def cancel(
         from medfuncta_dist.submit.cancel_job import cancel_job
         from medfuncta_dist.submit.status.status_text import render_cancellation
 
-        backend = open_named_backend(backend_name, address, context, namespace, target)
+        backend = open_named_backend(backend_name, address, context, namespace, target, storage=storage)
         options = describe_options(backend, address, context, namespace)
-        status, forced = cancel_job(target, backend, now=now, inquiry=_make_inquiry(backend, target, options))
+        inquiry = _make_inquiry(backend, target, options, storage)
+        status, forced = cancel_job(target, backend, now=now, inquiry=inquiry, storage=storage)
         return {**status.as_dict(), "hard": forced, "said": [render_cancellation(status, forced=forced)]}
 
     answer(work, as_json)
@@ -218,11 +224,10 @@ def _answer_follow(request: SubmissionRequest, run_file: str, backend: Backend, 
     return {**_describe_result(result), **live.final_answer(ended)}
 
 
-def _make_inquiry(backend: Backend, target: str, options: list[str]) -> Inquiry:
-    from medfuncta_dist.submit.status.next_command import Invocation
+def _make_inquiry(backend: Backend, target: str, options: list[str], storage: str | None = None) -> Inquiry:
     from medfuncta_dist.submit.status.status_facts import Inquiry
 
-    return Inquiry(backend, Invocation(target, tuple(options)), find_overrides)
+    return Inquiry(backend, build_invocation(target, options, storage), find_overrides)
 
 
 def _warn_of_closed_storage(request: SubmissionRequest, backend: Backend) -> None:

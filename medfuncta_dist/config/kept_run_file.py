@@ -39,7 +39,12 @@ def pinned_digest(run: RunFile, store: ObjectStore) -> str | None:
 
 def begun_with(run: RunFile, store: ObjectStore) -> RunFile | None:
     """The run file that this run was started with; None for a new run. IntegrityError for a damaged one."""
-    path = run_path(run)
+    return read_kept(store, run.name)
+
+
+def read_kept(store: ObjectStore, run_name: str) -> RunFile | None:
+    """The same of a run of which only the name is known."""
+    path = f"runs/{run_name}/run.yaml"
     where = store.uri(path)
     try:
         return parse_kept(store.read(path, limit=MAX_BYTES).decode(), where=where)

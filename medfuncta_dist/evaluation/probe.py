@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from jaxtyping import Float, Int
 from sklearn.dummy import DummyClassifier
 from sklearn.linear_model import LogisticRegression
@@ -20,6 +21,7 @@ from sklearn.preprocessing import StandardScaler
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.evaluation.label_sources import explain_missing_labels
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import locate_table
 from medfuncta_dist.latents.table_format import latents_of
@@ -64,9 +66,11 @@ def probe_run(run: RunFile, train_split: str = "train", test_split: str = "test"
     target = locate_table(run, store)
     columns = ["split", "labels", "latent"]
     rows = latent_ledger.load_table(store, target.folder, [train_split, test_split], columns, target.shards)
-    train, test = (_labelled(rows, split, label) for split in (train_split, test_split))
+    asked = _Asked(label, explain_missing_labels(run.data), tuple(sorted(target.snapshot.splits)))
+    train, test = (_labelled(rows, split, asked) for split in (train_split, test_split))
     if len(set(train[1].tolist())) < 2:
-        raise _unsuited(f"all labelled scans of split '{train_split}' have the same label", label)
+        what = f"all labelled scans of split '{train_split}' have the same label, and a classifier needs two"
+        raise asked.refusal(what, "probe a data set with scans of several classes, or more scans")
     answer = {
         "format_version": FORMAT_VERSION,
         "label": label,
@@ -97,15 +101,26 @@ def _classifiers(scans: int) -> list[tuple[str, Any]]:
     ]
 
 
-def _labelled(rows: pa.Table, split: str, label: int) -> tuple[Latents, Labels]:
+@dataclass(frozen=True)
+class _Asked:
+    """Which label is asked for, what to do where it is missing, and the data set's splits."""
+
+    label: int
+    advice: str
+    splits: tuple[str, ...]
+
+    def refusal(self, what: str, do: str) -> RunFileError:
+        return RunFileError(what, where=f"label {self.label} of each scan", do=do)
+
+
+def _labelled(rows: pa.Table, split: str, asked: _Asked) -> tuple[Latents, Labels]:
     """Latents and labels of the split's scans that have the label."""
-    labels = rows["labels"].to_pylist()
-    names = rows["split"].to_pylist()
-    kept = [i for i, (name, has) in enumerate(zip(names, labels, strict=True)) if name == split and len(has) > label]
+    there = rows.filter(pc.equal(rows["split"], split))
+    labels = there["labels"].to_pylist()
+    kept = [i for i, has in enumerate(labels) if len(has) > asked.label]
+    if not there:
+        do = f"`data.fractions`, `data.splits` or a table gives splits; this data set has {', '.join(asked.splits)}"
+        raise asked.refusal(f"there is no fitted scan of split '{split}', which the probe needs", do)
     if not kept:
-        raise _unsuited(f"no fitted scan of split '{split}' has a label", label)
-    return latents_of(rows.take(kept)), np.array([labels[i][label] for i in kept])
-
-
-def _unsuited(what: str, label: int) -> RunFileError:
-    return RunFileError(what, where=f"label {label} of each scan", do="probe a data set whose source gives labels")
+        raise asked.refusal(f"no fitted scan of split '{split}' has a label", asked.advice)
+    return latents_of(there.take(kept)), np.array([labels[i][asked.label] for i in kept])

@@ -95,6 +95,12 @@ class ArchiveSources(Mapping[str, PackSource]):
         """How many are packed, or are to be."""
         return self._count("present WHERE number NOT IN (SELECT number FROM fates WHERE fate = 'gone')")
 
+    @property
+    def size(self) -> int:
+        """How many bytes those have."""
+        text = "SELECT coalesce(sum(bytes), 0) FROM present WHERE number NOT IN"
+        return int(self._db.execute(f"{text} (SELECT number FROM fates WHERE fate = 'gone')").fetchone()[0])
+
     def to_read(self) -> tuple[int, int]:
         """How many sources are left to pack, and how many bytes they have."""
         text = f"SELECT count(*), coalesce(sum(bytes), 0) FROM fresh JOIN present n USING (number) WHERE {_LEFT}"

@@ -25,7 +25,7 @@ from medfuncta_dist.packing.archive_state import examine
 from medfuncta_dist.packing.failed_packs import nothing_packed, withdraw_empty
 from medfuncta_dist.packing.mapping_update import update_mapping
 from medfuncta_dist.packing.pack_ledger import less, require_balance, require_few_quarantined, total
-from medfuncta_dist.packing.pack_plan import PackPlan, Revised, pack_again, plan
+from medfuncta_dist.packing.pack_plan import PackPlan, Revised, pack_again, plan, size_of
 from medfuncta_dist.packing.pack_record import PackRecord, record_path
 from medfuncta_dist.packing.pack_rest import RestTask, rest_task
 from medfuncta_dist.packing.pack_task import PackTask, pack_task, quarantine_sources
@@ -44,7 +44,7 @@ from medfuncta_dist.shards.split_patients import SplitPatients, require_apart, s
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE, Guard
 from medfuncta_dist.task_map import Failed, FanOut, map_divided, may_be_the_items_fault
-from medfuncta_dist.telemetry.progress_report import OnProgress, ProgressReport
+from medfuncta_dist.telemetry.progress_report import BytesDone, OnProgress, ProgressReport
 
 __all__ = ["PackPlan", "PackSource", "PackSummary", "PackTask", "pack", "pack_task", "plan"]
 
@@ -151,11 +151,16 @@ def _run_tasks(
     if damaged:
         again = [group for failed in damaged for group in _again(failed, sources, run.data.sources_per_task)]
         revised = todo.revised + Lazy([partial(_itself, group) for group in again])
-        todo = replace(todo, revised=revised, left=todo.left + sum(len(group.sources) for group in again))
+        todo = replace(
+            todo,
+            revised=revised,
+            left=todo.left + sum(len(group.sources) for group in again),
+            left_bytes=todo.left_bytes + sum(size_of(group.sources) for group in again),
+        )
         written += _map_rests([replace(f.item, rest=replace(f.item.rest, sources=())) for f in damaged], fan_out)[0]
     tasks = todo.groups.map(lambda group: replace(task, sources=group))
     tasks += todo.revised.map(lambda group: replace(task, sources=group.sources, revision=group.revision))
-    made, fatal = _map_tasks(tasks, fan_out, _reporter(todo, written, sources.total, on_progress))
+    made, fatal = _map_tasks(tasks, fan_out, _reporter(todo, written, sources, on_progress))
     made += _quarantine_fatal(fatal, sources.total, run.data.max_quarantined)
     return written + made, _require_all(todo.left, made)
 
@@ -198,24 +203,29 @@ def _require_known(parent: Snapshot | None, records: Sequence[PackRecord], store
 
 
 def _reporter(
-    todo: PackPlan, written: Sequence[PackRecord], sources: int, on_progress: OnProgress
-) -> Callable[[PackRecord], None]:
-    counts, left = total(record.counts for record in [*todo.records, *written]), todo.left
+    todo: PackPlan, written: Sequence[PackRecord], sources: ArchiveSources, on_progress: OnProgress
+) -> Callable[[PackTask, PackRecord], None]:
+    """What reports a task that is done, and its record. The start, when nothing is done yet, is reported here."""
+    counts, left, left_bytes = total(record.counts for record in [*todo.records, *written]), todo.left, todo.left_bytes
+    number, size = sources.total, sources.size
 
-    def report(record: PackRecord | None) -> None:
-        nonlocal counts, left
-        if record is not None:
-            counts, left = total([counts, record.counts]), left - record.counts["sources"]
+    def show() -> None:
         lost = counts["quarantined"] + counts["sources_quarantined"]
         notes: dict[str, float | str] = {"packed": counts["packed"], "quarantined": lost}
-        on_progress(ProgressReport("pack", sources - left, sources, notes))
+        on_progress(ProgressReport("pack", number - left, number, notes, size=BytesDone(size - left_bytes, size)))
 
-    report(None)
+    def report(task: PackTask, record: PackRecord) -> None:
+        nonlocal counts, left, left_bytes
+        counts, left = total([counts, record.counts]), left - record.counts["sources"]
+        left_bytes -= size_of(task.sources)
+        show()
+
+    show()
     return report
 
 
 def _map_tasks(
-    tasks: Sequence[PackTask], fan_out: FanOut, report: Callable[[PackRecord], None]
+    tasks: Sequence[PackTask], fan_out: FanOut, report: Callable[[PackTask, PackRecord], None]
 ) -> tuple[list[PackRecord], list[Failed]]:
     """The records of the tasks that succeeded, and the tasks of one source each that always failed."""
     made: list[PackRecord] = []
@@ -224,7 +234,7 @@ def _map_tasks(
         if isinstance(outcome, Failed):
             fatal.append(outcome)
         else:
-            report(outcome.result)
+            report(outcome.item, outcome.result)
             made.append(outcome.result)
     return made, fatal
 

@@ -75,6 +75,8 @@ class PackPlan:
     replaced: frozenset[str] = frozenset()
     left: int = 0
     """Sources in ``groups`` and ``revised``."""
+    left_bytes: int = 0
+    """Bytes that these have."""
 
 
 def plan(
@@ -99,17 +101,23 @@ def plan(
     rests = [partial(_rest, recorded, record, superseded) for record in replaced]
     # What an earlier call, which did not reach its snapshot, has done is not done again.
     done = {record.name: record for record in recorded.records if record.revision}
-    named = [(make().name, make, number) for make, number in revised]
+    named = [(made.name, make, number, size_of(made.sources)) for make, number in revised if (made := make())]
     rest_names = [make().name for make in rests]
-    found = sorted(done.keys() & {*rest_names, *(name for name, _, _ in named)})
+    found = sorted(done.keys() & {*rest_names, *(name for name, *_ in named)})
     return PackPlan(
         Lazy([partial(archive.of_numbers, group) for group in groups]),
         [record for record in settled if record.name not in gone] + [done[name] for name in found],
-        Lazy([make for name, make, _ in named if name not in done]),
+        Lazy([make for name, make, *_ in named if name not in done]),
         Lazy([make for name, make in zip(rest_names, rests, strict=True) if name not in done]),
         gone,
-        sum(map(len, groups)) + sum(number for name, _, number in named if name not in done),
+        sum(map(len, groups)) + sum(number for name, _, number, _ in named if name not in done),
+        archive.to_read()[1] - sum(size for name, _, _, size in named if name in done),
     )
+
+
+def size_of(sources: Iterable[PackSource]) -> int:
+    """How many bytes these sources have."""
+    return sum(source.size for source in sources)
 
 
 def _revised(archive: ArchiveSources, group: Sequence[int], base: str) -> Revised:

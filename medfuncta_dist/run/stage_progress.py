@@ -90,4 +90,8 @@ def exported_figures(report: ProgressReport, progress: StageProgress) -> dict[st
         # Sources of the pack stage are files; what it is judged by is the scans in them.
         scans_per_unit = report.figures.get("packed", report.done) / report.done if report.done else 1.0
         figures["scans_per_s"] = pace * scans_per_unit
+    if report.size is not None:
+        figures |= {"bytes_done": report.size.done, "bytes_total": report.size.total}
+        by_bytes = rate(progress.byte_samples)
+        figures |= {} if by_bytes is None else {"bytes_per_s": by_bytes}
     return {name: float(value) for name, value in figures.items()}

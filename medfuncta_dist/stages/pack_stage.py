@@ -22,7 +22,7 @@ from medfuncta_dist.shards.data_contract import SPLITS_BY, SplitsBy
 from medfuncta_dist.storage.leases.lease import Fence, dataset_lease
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import limited
-from medfuncta_dist.telemetry.progress_record import rate, read_progress
+from medfuncta_dist.telemetry.progress_record import StageProgress, rate, read_progress
 
 SURVEY_LINE_S = 10.0
 
@@ -85,8 +85,7 @@ def plan_pack(run: RunFile) -> dict[str, Any]:
     """What ``run_pack`` would do, which is not done: nothing is written to storage."""
     preview = preview_pack(run, said_sometimes(lambda text: print(text, file=sys.stderr)))
     found, progress = preview.inventory, read_progress(ObjectStore(run.storage), run.name, "pack")
-    pace = rate(progress.samples) if progress else None
-    seconds = round(preview.to_read / pace, 1) if pace else None
+    seconds = _estimate_seconds(preview, progress)
     return {
         "run": run.name,
         "sources": preview.changes,
@@ -102,6 +101,16 @@ def plan_pack(run: RunFile) -> dict[str, Any]:
         "seconds": seconds,
         "said": _plan_text(preview, seconds),
     }
+
+
+def _estimate_seconds(preview: PackPreview, progress: StageProgress | None) -> float | None:
+    """How long packing would take at the rate of the last pack; of its bytes, where it has kept them."""
+    if progress is None:
+        return None
+    by_bytes, by_sources = rate(progress.byte_samples), rate(progress.samples)
+    if by_bytes is not None:
+        return round(preview.bytes_to_read / by_bytes, 1)
+    return None if by_sources is None else round(preview.to_read / by_sources, 1)
 
 
 def said_sometimes(say: Callable[[str], None]) -> OnSurvey:

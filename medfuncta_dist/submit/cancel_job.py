@@ -19,14 +19,20 @@ POLL_S = 1.0
 
 
 def cancel_job(
-    text: str, backend: Backend, *, now: bool, grace_s: float = GRACE_S, inquiry: Inquiry | None = None
+    text: str,
+    backend: Backend,
+    *,
+    now: bool,
+    grace_s: float = GRACE_S,
+    inquiry: Inquiry | None = None,
+    storage: str | None = None,
 ) -> tuple[RunStatus, bool]:
     """Cancel a job: ask it to stop, and force it if it is still there after ``grace_s`` seconds.
 
     Returns its status afterwards, and whether it was forced. A job that has ended keeps its state; with ``now``, a
     cluster that can delete it does so.
     """
-    target = find_target(text, backend)
+    target = find_target(text, backend, storage=storage)
     if not _has_ended(target.job):
         _record_cancellation(target)
     backend.cancel(target.name, now=now)

@@ -66,13 +66,18 @@ def describe_submission(result: SubmissionResult) -> str:
 
 
 def resume_job(
-    text: str, overrides: Sequence[str], overlays: Sequence[str], backend: Backend, readiness: Readiness
+    text: str,
+    overrides: Sequence[str],
+    overlays: Sequence[str],
+    backend: Backend,
+    readiness: Readiness,
+    storage: str | None = None,
 ) -> SubmissionResult:
     """Submit a job again as a new attempt at the same stages of the same run; if it is still active, return it.
 
     Without ``overlays``, the job keeps those it was submitted with. RunFileError when nothing is known of such a job.
     """
-    target = find_target(text, backend, overrides)
+    target = find_target(text, backend, overrides, storage)
     if target.run is None or not target.stages:
         raise RunFileError(
             f"there is no record of the run file or the stages of {text!r}",

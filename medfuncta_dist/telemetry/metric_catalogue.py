@@ -80,12 +80,18 @@ def _scans_per_s(stage: str) -> Metric:
     return Metric(stage, "scans_per_s", "scans/s", "Scans done per second, over up to ten minutes.")
 
 
+_PACK_BYTES = (
+    Metric("pack", "bytes_done", "bytes", "Bytes of the archive that are done, including earlier jobs."),
+    Metric("pack", "bytes_total", "bytes", "Bytes of the archive."),
+    Metric("pack", "bytes_per_s", "bytes/s", "Bytes of the archive done per second, over up to ten minutes."),
+)
+
 METRICS: tuple[Metric, ...] = (
     *TRAIN,
     EVENTS,
     Metric("train", "total", "steps", "Total number of outer steps."),
     Metric("train", "starts", "", "Drivers and worker groups that began this stage: 1, plus one per restart."),
-    *_driver("pack", "sources", _scans_per_s("pack"), _quarantined("pack")),
+    *_driver("pack", "sources", _scans_per_s("pack"), *_PACK_BYTES, _quarantined("pack")),
     *_driver("fit", "scans", _scans_per_s("fit"), _quarantined("fit")),
     *_driver("evaluate", "tasks"),
 )

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-from medfuncta_dist.telemetry.progress_report import ProgressReport
+from medfuncta_dist.telemetry.progress_report import ProgressReport, format_size
 
 LINE_S = 10.0
 """Between plain lines: often enough to see progress, rare enough for a log."""
@@ -45,7 +45,7 @@ class ProgressBar:
 
     def show(self, report: ProgressReport) -> None:
         """Show how far the stage is, the time left and the report's notes; without a terminal, now and then."""
-        left = self._time_left(report)
+        left = self._pace_and_time_left(report)
         note = "  ".join(f"{name} {value}" for name, value in formatted_notes(report.notes).items())
         if self._stream.isatty():
             self._update_bar(report, left, note)
@@ -59,16 +59,24 @@ class ProgressBar:
         else:
             self._print(f"{self._title}: {text}")
 
-    def _time_left(self, report: ProgressReport) -> str:
-        """Time left in words. A restart goes back to its checkpoint, and starts the measurement again."""
-        now, done = time.monotonic(), report.done
+    def _pace_and_time_left(self, report: ProgressReport) -> str:
+        """Bytes and their rate where they are known, and time left in words.
+
+        A restart goes back to its checkpoint, and starts the measurement again.
+        """
+        now, (done, total) = time.monotonic(), report.size or (report.done, report.total)
         if report.workers_started:
             self._started = None
         # The rate is measured from the first report on: a resumed run did not do its first steps in this second.
         elif self._started is None or done < self._done:
             self._started = (now, done)
         self._done = done
-        return remaining(self._started or (now, done), now, done, report.total)
+        since, first = self._started or (now, done)
+        # What has no bytes of its own, such as an empty file, is left over at the end.
+        left = "done" if report.done >= report.total else remaining((since, first), now, done, max(total, done + 1))
+        if report.size is None:
+            return left
+        return f"{format_size(report.size, (done - first) / (now - since) if now > since else None)}  {left}"
 
     def _update_bar(self, report: ProgressReport, left: str, note: str) -> None:
         if self._bar is None or self._task is None:

@@ -3,7 +3,7 @@
     {"format_version": 1, "run": "x", "stage": "fit", "submission": "x-fit-1", "unit": "scans", "done": 40,
      "total": 112, "began": …, "started": …, "updated": …, "finished": null, "starts": 2, "held_s": 61.5,
      "gpu_s": 492.0, "used_s": 61.5, "cost": 0.0, "priced_s": 0.0, "samples": [[time, done], …],
-     "notes": {"quarantined": 1}, "failure": null}
+     "notes": {"quarantined": 1}, "failure": null, "bytes_done": 0, "bytes_total": 0, "byte_samples": []}
 
 It is for people and for the limits of a run (``kubernetes.max_hours``, ``max_cost``), and no result depends on it: what
 is done is what has a commit record. Times are Unix seconds.
@@ -23,7 +23,7 @@ from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing import strict_json
 from medfuncta_dist.storage.parsing.typed_record import typed
-from medfuncta_dist.telemetry.progress_report import UNITS, ProgressReport
+from medfuncta_dist.telemetry.progress_report import UNITS, BytesDone, ProgressReport
 from medfuncta_dist.telemetry.storage_deadline import with_short_deadline
 
 FORMAT_VERSION = 1
@@ -69,6 +69,16 @@ class StageProgress:
     """The stage's own figures: ``quarantined``, ``loss``, ``psnr``, ``checkpoint`` (when the last one was written)."""
     failure: dict[str, str] | None = None
     """``kind``, ``what`` and ``do`` of the error that ended the last driver."""
+    bytes_done: int = 0
+    bytes_total: int = 0
+    """The same in bytes, for stages that report them; else 0. Records of earlier versions have neither."""
+    byte_samples: tuple[tuple[float, int], ...] = ()
+    """(time, bytes done), as ``samples``."""
+
+    @property
+    def size(self) -> BytesDone | None:
+        """How far the stage is in bytes; None if it does not say."""
+        return BytesDone(self.bytes_done, self.bytes_total) if self.bytes_total else None
 
 
 def progress_path(run: str, stage: str) -> str:
@@ -100,6 +110,15 @@ def advanced(progress: StageProgress, now: float, done: int, total: int, gpus: f
         samples=thin_samples((*samples, (now, done))),
         notes={**progress.notes, **notes},
     )
+
+
+def with_size(progress: StageProgress, size: BytesDone | None) -> StageProgress:
+    """The record, after ``advanced``, with how far the stage is in bytes."""
+    if size is None:
+        return progress
+    samples = () if size.done < progress.bytes_done or not progress.samples[:-1] else progress.byte_samples
+    samples = thin_samples((*samples, (progress.updated, size.done)))
+    return replace(progress, bytes_done=size.done, bytes_total=size.total, byte_samples=samples)
 
 
 def priced(progress: StageProgress, per_hour: float | None) -> StageProgress:
@@ -139,8 +158,8 @@ def start_record(
         new = StageProgress(run, stage, unit, began=now, started=now, updated=now, submission=job)
         return replace(new, used_s=used, cost=former.cost, priced_s=former.priced_s)
     starts = former.starts + 1
-    again = replace(former, started=now, updated=now, starts=starts, samples=(), failure=None, submission=job)
-    return replace(again, used_s=used)
+    again = replace(former, started=now, updated=now, starts=starts, samples=(), byte_samples=(), failure=None)
+    return replace(again, used_s=used, submission=job)
 
 
 class ProgressRecorder:
@@ -184,7 +203,8 @@ class ProgressRecorder:
         now = self._clock()
         self.progress = self.progress_now(now)
         if error is None:
-            self.progress = replace(self.progress, finished=now, done=self.progress.total)
+            whole, size = self.progress.total, self.progress.bytes_total
+            self.progress = replace(self.progress, finished=now, done=whole, bytes_done=size)
         else:
             self.progress = replace(self.progress, failure=_failure(error))
         self._write()
@@ -195,7 +215,7 @@ class ProgressRecorder:
             self.progress = replace(self.progress, starts=self.progress.starts + 1)
         now, figures = self._clock(), report.figures
         advance = advanced(self.progress, now, report.done, report.total, self._gpus, **figures)
-        self.progress = priced(advance, self._per_hour)
+        self.progress = priced(with_size(advance, report.size), self._per_hour)
         if self._clock() - self._written >= self._write_s:
             self._write()
 

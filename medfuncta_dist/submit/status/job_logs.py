@@ -14,6 +14,7 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.backends.backend import Backend, Job
 from medfuncta_dist.submit.status.job_target import SUFFIXES, JobTarget, find_target
 from medfuncta_dist.submit.status.next_command import Invocation
+from medfuncta_dist.submit.status.stored_runs import possible_runs
 from medfuncta_dist.telemetry.run_log.log_format import AttemptLog
 from medfuncta_dist.telemetry.run_log.log_reader import (
     Wanted,
@@ -60,7 +61,7 @@ def find_stored_run(root: str, name: str) -> LogSource:
     store = ObjectStore(root)
     if list_attempts(store, name):
         return LogSource(store, name)
-    for run in _possible_runs(name):
+    for run in possible_runs(name):
         with suppress(ObjectMissingError):
             store.size(f"runs/{run}/jobs/{name}.json")
             return LogSource(store, run, (name,))
@@ -215,9 +216,3 @@ def _numbered(attempts: Sequence[AttemptLog], number: int) -> AttemptLog:
         return found[-1]
     kept = ", ".join(str(attempt.number) for attempt in attempts) or "none"
     raise JobMissingError(f"there is no log of attempt {number}", do=f"choose from those that are kept: {kept}")
-
-
-def _possible_runs(job: str) -> list[str]:
-    """The runs that a job of this name may be of: ``a-b`` and ``a`` for ``a-b-fit``."""
-    parts = job.split("-")
-    return ["-".join(parts[:end]) for end in range(len(parts) - 1, 0, -1)]

@@ -12,6 +12,7 @@ from medfuncta_dist.errors import JobMissingError, MedfunctaError
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.backends.backend import Backend, Job
 from medfuncta_dist.submit.status.job_records import SubmissionRecord, read_job_records
+from medfuncta_dist.submit.status.stored_runs import load_stored_run
 from medfuncta_dist.telemetry.progress_record import read_progress
 
 SUFFIXES = (".yaml", ".yml")
@@ -41,23 +42,31 @@ class JobTarget:
         return known.stages if known is not None else ()
 
 
-def find_target(text: str, backend: Backend, overrides: Sequence[str] = ()) -> JobTarget:
-    """The job that ``text`` means. ``overrides`` change the run file, also one that a job carries.
+def find_target(text: str, backend: Backend, overrides: Sequence[str] = (), storage: str | None = None) -> JobTarget:
+    """The job that ``text`` means. ``overrides`` change the run file, also one that a job carries. With ``storage``, a
+    name is looked up below that root, and the cluster is only asked for the job that is found.
 
     JobMissingError when the cluster has neither a job nor jobs of a run of that name.
     """
-    if text.endswith(SUFFIXES) or Path(text).is_file():
+    if is_run_file(text):
         return _find_by_run_file(load(text, overrides), backend)
+    if storage is not None:
+        return _find_by_stored_run(*load_stored_run(storage, text, overrides), backend)
     job = find_job(backend, text)
     if job is None:
         jobs = backend.list_jobs(text)
         if not jobs:
             raise JobMissingError(
                 f"the cluster has no job named {text!r}, and no jobs of a run of that name",
-                do="give the run file instead: storage also has the jobs that the cluster has deleted",
+                do="give the run file, or --storage ROOT: storage also has the jobs that the cluster has deleted",
             )
         return _find_newest(jobs, overrides)
     return _make_target(job, overrides)
+
+
+def is_run_file(text: str) -> bool:
+    """Whether ``RUN.yaml|NAME`` is a run file."""
+    return text.endswith(SUFFIXES) or Path(text).is_file()
 
 
 def find_job(backend: Backend, name: str) -> Job | None:
@@ -73,6 +82,19 @@ def _find_by_run_file(run: RunFile, backend: Backend) -> JobTarget:
     newest = _choose_record(run, records, lambda name: find_job(backend, name) is not None)
     job = find_job(backend, newest.name) if newest else None
     return JobTarget(run.name, run, job, newest)
+
+
+def _find_by_stored_run(run: RunFile, job: str | None, backend: Backend) -> JobTarget:
+    records = read_job_records(ObjectStore(run.storage), run.name)
+    named = next((record for record in records if record.name == job), None)
+    newest = named or _choose_record(run, records, lambda name: find_job(backend, name) is not None)
+    evaluated = any(record.stages == ("evaluate",) for record in records)
+    if newest is not None and newest.stages != ("evaluate",) and evaluated and not run.cluster.gpus_per_worker:
+        raise JobMissingError(
+            f"the run file that {run.name} keeps may be that of a job that only evaluates, which has no GPUs",
+            do="give the run file instead",
+        )
+    return JobTarget(run.name, run, find_job(backend, newest.name) if newest else None, newest)
 
 
 def _find_newest(jobs: Sequence[Job], overrides: Sequence[str]) -> JobTarget:

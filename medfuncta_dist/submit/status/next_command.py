@@ -34,6 +34,8 @@ class Invocation:
     """RUN.yaml|NAME."""
     options: tuple[str, ...] = ()
     """Options that name the cluster: ``--backend ray --address URL``, ``--context NAME``."""
+    storage: str = ""
+    """The root below which a name was looked up; empty if none was given."""
 
     @property
     def is_run_file(self) -> bool:
@@ -41,9 +43,14 @@ class Invocation:
         return self.target.endswith((".yaml", ".yml")) or "/" in self.target
 
     @property
+    def words(self) -> list[str]:
+        """What names the same run in another command: target, storage, cluster."""
+        return [self.target, *(["--storage", self.storage] if self.storage else []), *self.options]
+
+    @property
     def logs_command(self) -> str:
         """The command that prints the whole log."""
-        return _join([PROGRAM, "logs", self.target, *self.options])
+        return _join([PROGRAM, "logs", *self.words])
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,8 @@ class Continuation:
         if self.place in (Place.LOCAL, Place.NOWHERE):
             settings = [word for text in self.overrides for word in ("--set", text)]
             return _join([PROGRAM, self.stage, self._run_file, *settings])
+        if self.invocation.storage:
+            return _join([PROGRAM, "resume", *self.invocation.words])
         named = self.invocation.target if self.is_on_cluster or self.invocation.is_run_file else self._run_file
         return _join([PROGRAM, "resume", named, *self.invocation.options])
 
@@ -71,7 +80,7 @@ class Continuation:
     def again(self) -> str:
         """The commands that submit a waiting job again, with what the run file says now."""
         options = self.invocation.options
-        cancel = _join([PROGRAM, "cancel", self.invocation.target, *options])
+        cancel = _join([PROGRAM, "cancel", *self.invocation.words])
         return f"{cancel} && {_join([PROGRAM, 'resume', self._run_file, *options])}"
 
     def build_start(self, stages: Sequence[str]) -> str:

@@ -16,7 +16,7 @@ from medfuncta_dist.submit.status.next_command import Place
 from medfuncta_dist.submit.status.run_facts import RunFacts
 from medfuncta_dist.submit.status.status_advice import advise, find_place, is_interruption
 from medfuncta_dist.submit.status.time_left import estimate_seconds_left
-from medfuncta_dist.telemetry.progress_record import StageProgress, priced
+from medfuncta_dist.telemetry.progress_record import StageProgress, priced, rate
 
 DRIVER_ALIVE_S = 180.0
 """A driver that progress something this lately is alive, whatever the cluster says: one task's length, and some."""
@@ -49,6 +49,11 @@ class RunStatus:
     currency: str = ""
     restarts: int = 0
     figures: Mapping[str, float] = field(default_factory=dict)
+    bytes_done: int = 0
+    bytes_total: int = 0
+    """Of the archive; 0 for stages that do not count bytes."""
+    bytes_per_s: float | None = None
+    """Over up to ten minutes; None while it is not known."""
     silent_s: float | None = None
     """Seconds since the driver last recorded progress."""
     waiting: str = ""
@@ -150,7 +155,9 @@ def _derive_state(facts: RunFacts, progress: StageProgress | None) -> JobState:
         return JobState.FAILED
     if facts.stages and all(_is_finished(facts, stage) for stage in facts.stages):
         return JobState.DONE
-    if progress is not None and progress.failure is None and facts.now - progress.updated < DRIVER_ALIVE_S:
+    # A stage that has finished, before this job began, has no driver that could be alive.
+    going_on = progress is not None and progress.failure is None and progress.finished is None
+    if progress is not None and going_on and facts.now - progress.updated < DRIVER_ALIVE_S:
         return JobState.RUNNING
     if facts.record is None and progress is not None and progress.failure is not None:
         return JobState.CANCELLED if is_interruption(progress.failure) else JobState.FAILED
@@ -177,6 +184,9 @@ def _progress_fields(progress: StageProgress, now: float) -> dict[str, Any]:
         "step": progress.done if progress.unit == "steps" else None,
         "scans_done": progress.done if progress.unit == "scans" else _to_int(progress.notes.get("packed")),
         "figures": progress.notes,
+        "bytes_done": progress.bytes_done,
+        "bytes_total": progress.bytes_total,
+        "bytes_per_s": None if (per_s := rate(progress.byte_samples)) is None else round(per_s, 1),
         "silent_s": round(max(0.0, now - progress.updated), 1),
     }
 

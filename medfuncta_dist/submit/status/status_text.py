@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from medfuncta_dist.submit.backends.backend import Job
 from medfuncta_dist.submit.status.run_status import RunStatus
+from medfuncta_dist.telemetry.progress_report import BytesDone, format_size
 
 BAR_WIDTH = 30
 SHOWN_FIGURES = ("loss", "psnr", "packed", "quarantined")
@@ -70,7 +71,13 @@ def _render_progress(status: RunStatus) -> str:
     filled = round(BAR_WIDTH * min(1.0, status.progress))
     bar = f"{'█' * filled}{'·' * (BAR_WIDTH - filled)} {status.done}/{status.total} {status.unit}"
     shown = [(name, value) for name, value in sorted(status.figures.items()) if name in SHOWN_FIGURES]
-    return "  ".join([f"  {bar}", *(f"{name} {_format_figure(value)}" for name, value in shown)])
+    size = [_format_bytes_done(status)] if status.bytes_total else []
+    return "  ".join([f"  {bar}", *size, *(f"{name} {_format_figure(value)}" for name, value in shown)])
+
+
+def _format_bytes_done(status: RunStatus) -> str:
+    pace = None if status.state.is_over else status.bytes_per_s
+    return format_size(BytesDone(status.bytes_done, status.bytes_total), pace)
 
 
 def _render_time(status: RunStatus) -> list[str]:

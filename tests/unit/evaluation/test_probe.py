@@ -1,18 +1,24 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from medfuncta_dist.config.load import dump
 from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.evaluation.label_sources import explain_missing_labels
 from medfuncta_dist.evaluation.probe import probe, probe_run
 from medfuncta_dist.fitting.fit_driver import fit
+from medfuncta_dist.packing.pack_driver import pack
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
 from tests.kinds import BY_KIND
 from tests.unit.latents.fitted import network, packed, publish, ready, run_file
+from tests.writers import write_png
 
 
 def latents(labels: np.ndarray, seed: int, scale: float = 1.0) -> np.ndarray:
@@ -58,6 +64,45 @@ def test_a_label_that_no_scan_has_is_refused(tmp_path):
         probe_run(run, label=1)
     with pytest.raises(RunFileError, match="no fitted scan of split 'gap'"):
         probe_run(run, test_split="gap")
+
+
+def test_a_data_set_without_labels_says_where_labels_come_from(tmp_path: Path) -> None:
+    run = run_file(
+        tmp_path, data={"source": str(tmp_path / "archive" / "*.png"), "fractions": {"train": 0.5, "test": 0.5}}
+    )
+    (tmp_path / "archive").mkdir()
+    for n in range(12):
+        write_png(tmp_path / "archive" / f"{n}.png", size=(12, 12), seed=n)
+    pack(run, map_here, lambda progress: None)
+    publish(run, network(run))
+    fit(run, map_here)
+    (tmp_path / "run.yaml").write_text(dump(run))
+    shown = subprocess.run(
+        [sys.executable, "-m", "medfuncta_dist.cli.app", "probe", str(tmp_path / "run.yaml")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert shown.returncode == 2, shown.stderr
+    for words in ("split 'train' has a label", "these files hold none", "names of folders", "data.table: {path:"):
+        assert words in shown.stderr
+
+
+def test_each_place_that_labels_come_from_is_named(tmp_path: Path) -> None:
+    def said(**data: object) -> str:
+        return explain_missing_labels(run_file(tmp_path, data=data).data)
+
+    assert said().startswith("an npz gives them as `train_labels`")
+    assert "`data.csv.label`" in said(source="s3://b/*.csv", shape=[187])
+    assert "`data.csv.label`" in said(source="s3://b/signals/", reader="ecg-csv", shape=[187])
+    assert said(source="s3://b/v1.csv/scans/").startswith("these files hold none"), "a folder, whatever its name"
+    both = said(source=None, splits={"train": ["a/*.npz", "b/*.png"], "test": "c/*.npz"})
+    assert both.startswith("an npz gives")
+    assert "; these files hold none" in both
+    assert "drop` packs a file without labels" in said(identifying_labels="drop")
+    table = {"path": "t.csv", "label": ["class", {"column": "sex", "categories": ["F", "M"]}]}
+    assert said(table=table).startswith("fill the table's column 'class', 'sex'")
+    assert said(group={"table": "t.csv", "label": "class"}).startswith("fill the table's column 'class'")
 
 
 def test_one_class_is_not_a_question(tmp_path: Path):

@@ -25,6 +25,7 @@ from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot, read_index
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import Done, Failed, map_here
+from medfuncta_dist.telemetry.progress_report import ProgressReport
 from tests.mapping_rows import read_mapping
 from tests.unit.shards.samples import objects, run_file
 from tests.writers import write_ecg_csv, write_medmnist, write_nifti
@@ -471,7 +472,11 @@ def test_killed_while_superseding_and_run_again_it_is_as_if_uninterrupted(
         pack(run, fan_out, lambda progress: None)
     assert loaded(run).generation == 1
     written = set(objects(ObjectStore(run.storage)))
-    assert packed(run).new_sources == (1 if tasks < 2 else 0)
+    seen: list[ProgressReport] = []
+    assert pack(run, map_here, seen.append).new_sources == (1 if tasks < 2 else 0)
+    size = sum(file.stat().st_size for file in (tmp_path / "archive").iterdir())
+    left = (tmp_path / "archive" / "Doe-01.csv").stat().st_size if tasks < 2 else 0
+    assert (seen[0].size, seen[-1].size) == ((size - left, size), (size, size))
     assert samples(run) == afresh(run, tmp_path)
     assert written <= set(objects(ObjectStore(run.storage)))
 

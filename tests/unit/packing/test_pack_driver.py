@@ -310,9 +310,13 @@ def test_progress_ends_at_all_and_counts_what_was_done_before(run: RunFile, tmp_
     pack(run, map_here, seen.append)
     assert [(p.done, p.total) for p in seen] == [(0, 5), (2, 5), (4, 5), (5, 5)]
     assert [p.notes["packed"] for p in seen] == [0, 2 * ROWS, 4 * ROWS, 5 * ROWS]
+    sizes = [file.stat().st_size for file in sorted(tmp_path.glob("archive/*.csv"))]
+    assert [p.size for p in seen] == [(sum(sizes[:done]), sum(sizes)) for done in (0, 2, 4, 5)]
     add(tmp_path, [7])
     seen.clear()
     pack(run, map_here, seen.append)
+    new = (tmp_path / "archive").glob("*7*.csv")
+    assert [p.size for p in seen] == [(sum(sizes), whole := sum(sizes) + next(new).stat().st_size), (whole, whole)]
     assert [(p.done, p.notes["packed"]) for p in seen] == [(5, 5 * ROWS), (6, 6 * ROWS)]
 
 

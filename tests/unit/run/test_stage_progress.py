@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ from medfuncta_dist.run.stage_progress import exported_figures, open_reporter
 from medfuncta_dist.stages.chain import run_stages
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.status.run_cost import count_gpus
+from medfuncta_dist.telemetry.metric_catalogue import METRICS
 from medfuncta_dist.telemetry.progress_record import StageProgress, read_progress
-from medfuncta_dist.telemetry.progress_report import ProgressReport
+from medfuncta_dist.telemetry.progress_report import BytesDone, ProgressReport
 from tests.unit.stages.test_refusals import run_file
 
 
@@ -70,6 +72,12 @@ def test_packing_is_judged_by_scans_and_counted_in_sources() -> None:
         "quarantined": 2,
         "scans_per_s": 5.0,
     }
+    figures = exported_figures(
+        replace(report, size=BytesDone(600, 1000)), replace(progress, byte_samples=((0.0, 200), (8.0, 600)))
+    )
+    known = {metric.name for metric in METRICS if metric.stage == "pack"}
+    assert {"bytes_done", "bytes_total", "bytes_per_s"} <= known
+    assert (figures["bytes_done"], figures["bytes_total"], figures["bytes_per_s"]) == (600, 1000, 50)
 
 
 def test_training_exports_its_speed_from_rank_0_alone() -> None:

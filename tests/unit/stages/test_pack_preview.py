@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from medfuncta_dist.packing.pack_preview import preview_pack
 from medfuncta_dist.stages.pack_stage import plan_pack
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
+from medfuncta_dist.telemetry.progress_record import StageProgress, progress_path
 from tests.unit.shards.samples import objects, run_file
 from tests.writers import write_dicom, write_png
 
@@ -53,6 +55,20 @@ def test_pack_does_what_the_plan_said_and_reads_no_header_again(
     again = preview_pack(run, lambda done, total: None)
     assert (again.to_read, again.changes["same"], again.packed) == (0, 6, summary.counts["packed"])
     assert objects(ObjectStore(run.storage)) == before
+
+
+def test_the_time_follows_from_the_bytes_of_the_last_pack(run: RunFile, tmp_path: Path) -> None:
+    record = {"unit": "sources", "began": 0.0, "started": 0.0, "updated": 10.0, "samples": ((0.0, 0), (10.0, 1))}
+    earlier = StageProgress(run.name, "pack", **record)
+    path = progress_path(run.name, "pack")
+
+    def seconds(progress: StageProgress) -> float | None:
+        ObjectStore(run.storage).write(path, json.dumps({"format_version": 1, **asdict(progress)}).encode())
+        return plan_pack(run)["seconds"]
+
+    assert seconds(earlier) == 60.0, "six sources, at one per ten seconds: an earlier version kept no bytes"
+    size = sum(file.stat().st_size for file in (tmp_path / "archive").iterdir())
+    assert seconds(replace(earlier, byte_samples=((0.0, 0), (10.0, size * 5)))) == 2.0
 
 
 def test_a_plan_is_refused_where_packing_would_be(run: RunFile, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from medfuncta_dist.telemetry.progress_bar import ProgressBar, formatted_notes, remaining
-from medfuncta_dist.telemetry.progress_report import ProgressReport
+from medfuncta_dist.telemetry.progress_report import BytesDone, ProgressReport, format_bytes
 
 
 class Terminal(io.StringIO):
@@ -65,6 +65,27 @@ def test_what_the_workers_first_unit_takes_is_not_taken_for_their_speed() -> Non
         progress.show(report(50))
     lines = stream.getvalue().splitlines()
     assert lines == ["train 11/100  time left ?", "train 50/100  time left 0:00:00"]
+
+
+def test_bytes_their_rate_and_the_time_that_follows_from_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr("medfuncta_dist.telemetry.progress_bar.time.monotonic", lambda: now)
+    stream = io.StringIO()
+    with ProgressBar("pack", stream=stream, line_s=-1.0) as progress:
+        for done, size in ((4, 10**9), (5, 2 * 10**9), (9, 4 * 10**9)):
+            progress.show(ProgressReport("pack", done, 10, size=BytesDone(size, 4 * 10**9)))
+            now += 10
+    assert stream.getvalue().splitlines() == [
+        "pack 4/10  1.0 GB of 4.0 GB  time left ?",
+        "pack 5/10  2.0 GB of 4.0 GB, 100 MB/s  time left 0:00:20",
+        "pack 9/10  4.0 GB of 4.0 GB, 150 MB/s  time left 0:00:00",  # the last one is an empty file
+    ]
+
+
+def test_sizes_as_people_read_them() -> None:
+    shown = {0: "0 B", 999: "999 B", 1000: "1.0 kB", 9949: "9.9 kB", 9960: "10 kB", 999_600: "1.0 MB"}
+    shown |= {123_456_789: "123 MB", 5 * 10**13: "50 TB", 3 * 10**16: "30000 TB"}
+    assert {number: format_bytes(number) for number in shown} == shown
 
 
 def test_notes_as_people_read_them() -> None:

@@ -19,7 +19,7 @@ from medfuncta_dist.telemetry.progress_record import (
     read_progress,
     thin_samples,
 )
-from medfuncta_dist.telemetry.progress_report import ProgressReport
+from medfuncta_dist.telemetry.progress_report import BytesDone, ProgressReport
 
 
 class Clock:
@@ -36,6 +36,29 @@ def recorder(store: ObjectStore, clock: Clock, **given: object) -> ProgressRecor
 
 def report(done: int, total: int, *, workers_started: bool = False, **notes: float) -> ProgressReport:
     return ProgressReport("fit", done, total, dict(notes), workers_started)
+
+
+def test_bytes_are_recorded_beside_units_and_measured_anew_by_the_next_driver(tmp_path: Path) -> None:
+    store, clock = ObjectStore(str(tmp_path)), Clock()
+
+    def stop_halfway() -> None:
+        with recorder(store, clock) as writer:
+            for done, size in ((0, 0), (1, 600), (2, 1000)):
+                clock.now += 10
+                writer.record(ProgressReport("fit", done, 9, size=BytesDone(size, 4000)))
+            raise StorageError("no room")
+
+    with pytest.raises(StorageError):
+        stop_halfway()
+    found = read_progress(store, "x", "fit")
+    assert (found.bytes_done, found.bytes_total, rate(found.byte_samples)) == (1000, 4000, 50.0)
+    with recorder(store, clock) as writer:
+        assert (writer.progress.size, writer.progress.byte_samples) == (BytesDone(1000, 4000), ())
+        clock.now += 10
+        writer.record(ProgressReport("fit", 2, 9, size=BytesDone(1000, 4000)))
+        assert rate(writer.progress.byte_samples) is None
+    found = read_progress(store, "x", "fit")
+    assert (found.bytes_done, found.done, found.finished) == (4000, 9, clock.now)
 
 
 def test_what_is_recorded_is_read_back_and_written_only_now_and_then(tmp_path: Path) -> None:

@@ -73,6 +73,19 @@ def test_a_running_job_tells_progress_time_and_money() -> None:
     assert "250/1000 scans" in text
     assert "time left 0:25:00" in text
     assert "spent 1.60 EUR   remaining 6.67 EUR" in text
+    assert (now.bytes_done, now.bytes_total, now.bytes_per_s) == (0, 0, None)
+
+
+def test_bytes_tell_the_time_left_of_sources_that_differ_in_size() -> None:
+    size = {"bytes_done": 3 * 10**9, "bytes_total": 4 * 10**9, "byte_samples": ((890.0, 10**9), (990.0, 3 * 10**9))}
+    now = judged(JobState.RUNNING, told(**size))
+    assert (now.bytes_per_s, now.eta_s) == (2e7, 50.0)
+    assert "250/1000 scans  3.0 GB of 4.0 GB, 20 MB/s  quarantined 3" in "\n".join(render_status(now))
+    assert {"bytes_done", "bytes_total", "bytes_per_s"} < now.as_dict().keys()
+    rest = judged(JobState.RUNNING, told(**{**size, "bytes_done": 4 * 10**9}))  # empty files: told by their number
+    assert rest.eta_s == pytest.approx(750 / 0.5)
+    over = judged(JobState.FAILED, told(**size))
+    assert "3.0 GB of 4.0 GB  quarantined" in "\n".join(render_status(over))
 
 
 def test_time_that_is_paid_for_keeps_its_price() -> None:
