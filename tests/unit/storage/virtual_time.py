@@ -1,6 +1,6 @@
 """A clock of its own for threads that take turns: hours of waiting pass in seconds, and each run is like the last.
 
-``time.monotonic`` and ``time.sleep`` mean this clock in the threads that it started, and stay as they are in all others.
+``time.monotonic`` and ``time.sleep`` mean this clock in the threads that it started, and only there.
 """
 
 from __future__ import annotations

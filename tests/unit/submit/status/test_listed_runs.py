@@ -1,4 +1,4 @@
-"""What `list --storage` costs: a request per 1000 objects, and a few for each run that it shows, however many there are."""
+"""What `list --storage` costs: a request per 1000 objects, and a few for each run that it shows."""
 
 from __future__ import annotations
 
