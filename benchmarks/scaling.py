@@ -65,8 +65,8 @@ def requests_in_time(results: Path) -> str:
     step, minute = sum(found["a training step"].values()), found["an idle minute"]
     reads, writes = minute["read"] * 60, minute["write"] * 60
     return (
-        f"A training step sends {step:g} requests. A driver that waits sends {reads:,.0f} reads and {writes:,.0f} writes "
-        "an hour, for its lease and its progress. Measured (`request_counts.json`), and not in the table."
+        f"A training step sends {step:g} requests. A driver that waits sends {reads:,.0f} reads and {writes:,.0f} "
+        "writes an hour, for its lease and its progress. Measured (`request_counts.json`), and not in the table."
     )
 
 
