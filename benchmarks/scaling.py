@@ -59,6 +59,17 @@ def constants(results: Path) -> dict[str, Constant]:
     }
 
 
+def requests_in_time(results: Path) -> str:
+    """What training and waiting cost in requests, in a sentence: measured, and small beside those of the shards."""
+    found = json.loads((results / "request_counts.json").read_text())
+    step, minute = sum(found["a training step"].values()), found["an idle minute"]
+    reads, writes = minute["read"] * 60, minute["write"] * 60
+    return (
+        f"A training step sends {step:g} requests. A driver that waits sends {reads:,.0f} reads and {writes:,.0f} "
+        "writes an hour, for its lease and its progress. Measured (`request_counts.json`), and not in the table."
+    )
+
+
 def newest(results: Path, name: str) -> dict[str, Any]:
     """The results of a benchmark; the one measured last, where there are several machines."""
     files = sorted(results.glob(f"{name}-*.json"), key=lambda file: file.stat().st_mtime)
@@ -125,6 +136,7 @@ proportion.
 
 {rows_of(numbers)}
 
+- {requests_in_time(RESULTS)}
 - The paper's 2D network on 64² scans. Training does not depend on the archive's size: the outer steps are fixed, and of
   a large archive they visit a part.
 - Every shard is read from S3 once by fitting and, as far as it is visited, once by training: a node's cache holds what

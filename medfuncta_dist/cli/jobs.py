@@ -129,6 +129,9 @@ def list_jobs(
         "--storage",
         help="List the jobs of the runs below this storage root, also those that the cluster deleted.",
     ),
+    limit: int = typer.Option(
+        50, "--limit", min=0, help="With --storage: list only so many runs, those active last. 0: all of them."
+    ),
     backend_name: BackendName = BackendOption,
     address: str | None = AddressOption,
     context: str | None = ContextOption,
@@ -147,7 +150,7 @@ def list_jobs(
 
             raise RunFileError(f"there is no state {min(unknown)!r}", do=f"choose from {', '.join(JobState)}")
         backend = open_named_backend(backend_name, address, context, namespace)
-        found = backend.list_jobs(run) if storage is None else _list_stored(storage, backend, run)
+        found = backend.list_jobs(run) if storage is None else _list_stored(storage, backend, run, limit or None)
         jobs = sort_newest_first([job for job in found if not state or str(job.state) in state])
         now = time.time()
         return {"jobs": [_describe_job(job, now) for job in jobs], "said": render_job_table(jobs, now)}
@@ -155,7 +158,7 @@ def list_jobs(
     answer(work, as_json)
 
 
-def _list_stored(root: str, backend: Backend, run: str | None) -> list[Job]:
+def _list_stored(root: str, backend: Backend, run: str | None, limit: int | None) -> list[Job]:
     """The jobs in storage. Where no cluster answers, their states are what storage tells."""
     from medfuncta_dist.errors import ClusterError
     from medfuncta_dist.storage.object_store import ObjectStore
@@ -166,7 +169,10 @@ def _list_stored(root: str, backend: Backend, run: str | None) -> list[Job]:
     except ClusterError as error:
         print(f"the cluster does not say how its jobs are, storage does: {error.what}", file=sys.stderr)
         on_cluster = []
-    return list_stored_jobs(ObjectStore(root), on_cluster, run)
+    jobs, runs = list_stored_jobs(ObjectStore(root), on_cluster, run, limit)
+    if limit is not None and runs > limit:
+        print(f"{limit} of {runs} runs are listed, those active last; --limit 0 lists all", file=sys.stderr)
+    return jobs
 
 
 def _describe_job(job: Job, now: float) -> dict[str, Any]:

@@ -70,8 +70,9 @@ class LocalObjects:
             raise IsADirectoryError
         return status.st_size, str(status.st_mtime_ns)
 
-    def list(self, prefix: str, seconds: float) -> list[tuple[str, int, str]]:
-        return list(self._below(self.root / prefix if prefix else self.root))
+    def list(self, prefix: str, seconds: float) -> list[tuple[str, int, str, float]]:
+        found = self._below(self.root / prefix if prefix else self.root)
+        return [(path, size, version, int(version) / 1e9) for path, size, version in found]
 
     def walk(self, ask: object) -> Iterator[tuple[str, int, str]]:
         return self._below(self.root)

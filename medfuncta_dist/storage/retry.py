@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from tenacity import Retrying, retry_if_exception, stop_before_delay, wait_exponential, wait_random_exponential
+from tenacity import Retrying, retry_if_exception, wait_exponential, wait_random_exponential
 
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, UnreachableError
 from medfuncta_dist.storage.request_failures import explain, is_throttled, is_transient, retry_after_s
@@ -29,27 +29,34 @@ SLOWEST_BYTES_S = 2e6
 def retry_request(request: Callable[[float], T], *, where: str, deadline_s: float) -> T:
     """Call ``request(seconds left)`` until it succeeds, fails permanently, or ``deadline_s`` has passed.
 
-    Raises ObjectMissingError, DeadlineError or StorageError, naming ``where``, the attempts and the time spent. A
-    storage that this process has never reached gets one short retry (UnreachableError).
+    The time for which a throttled process holds its own requests back does not count, up to ``deadline_s`` of it: a
+    request that waits behind many others has not been refused. Raises ObjectMissingError, DeadlineError or
+    StorageError, naming ``where``, the attempts and the time spent. A storage that this process has never reached gets
+    one short retry (UnreachableError).
     """
-    started, attempts = time.monotonic(), 0
+    started, attempts, held_back = time.monotonic(), 0, 0.0
+
+    def spent() -> float:
+        return time.monotonic() - started - held_back
 
     def attempt() -> T:
-        nonlocal attempts
+        nonlocal attempts, held_back
         attempts += 1
-        REQUEST_PACE.wait(deadline_s - (time.monotonic() - started))
+        asked = time.monotonic()
+        sent = REQUEST_PACE.wait(deadline_s - held_back)
+        held_back += sent - asked
         try:
-            found = request(max(deadline_s - (time.monotonic() - started), FIRST_WAIT_S))
+            found = request(max(deadline_s - spent(), FIRST_WAIT_S))
         except Exception as error:
             if is_throttled(error):
-                REQUEST_PACE.slow_down(retry_after_s(error))
+                REQUEST_PACE.slow_down(sent, retry_after_s(error))
             raise
         REQUEST_PACE.speed_up()
         return found
 
     retrying = Retrying(
         retry=retry_if_exception(lambda error: _is_worth_another(error, attempts, time.monotonic() - started)),
-        stop=stop_before_delay(deadline_s),
+        stop=lambda state: spent() + state.upcoming_sleep >= deadline_s,
         # Half of each wait is random: a thousand workers that a store has refused must not all return at once.
         wait=wait_exponential(FIRST_WAIT_S / 2, LONGEST_WAIT_S / 2)
         + wait_random_exponential(FIRST_WAIT_S / 2, LONGEST_WAIT_S / 2),

@@ -92,12 +92,15 @@ class S3Objects:
         head = self._run(lambda s3: s3._call_s3("head_object", Bucket=bucket, Key=key), seconds)
         return int(head["ContentLength"]), str(head.get("ETag", "")).strip('"')
 
-    def list(self, prefix: str, seconds: float) -> list[tuple[str, int, str]]:
+    def list(self, prefix: str, seconds: float) -> list[tuple[str, int, str, float]]:
         folder = self._key(prefix) if prefix else self.root
         found = self._run(lambda s3: s3._lsdir(folder, delimiter=""), seconds)
         skip = len(self.root) + 1
         files = (o for o in found if not o["name"].endswith("/"))
-        return [(o["name"][skip:], int(o["size"]), str(o.get("ETag", "")).strip('"')) for o in files]
+        return [
+            (o["name"][skip:], int(o["size"]), str(o.get("ETag", "")).strip('"'), o["LastModified"].timestamp())
+            for o in files
+        ]
 
     def walk(self, ask: Callable[[Callable[[float], Any]], Any]) -> Iterator[tuple[str, int, str]]:
         bucket, _, folder = self.root.partition("/")

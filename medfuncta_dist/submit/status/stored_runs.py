@@ -6,14 +6,14 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from medfuncta_dist.config.kept_run_file import read_kept
 from medfuncta_dist.config.load import dump, parse
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.stage_names import STAGES
 from medfuncta_dist.errors import JobMissingError, ObjectMissingError
-from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.object_store import ObjectInfo, ObjectStore
 from medfuncta_dist.submit.backends.backend import Job
 from medfuncta_dist.submit.manifest.job_names import join_stages, make_labels
 from medfuncta_dist.submit.status.job_records import StoredRun, SubmissionRecord, read_stored_run
@@ -59,17 +59,45 @@ def possible_runs(job: str) -> list[str]:
     return ["-".join(parts[:end]) for end in range(len(parts) - 1, 0, -1)]
 
 
-def list_stored_jobs(store: ObjectStore, on_cluster: Iterable[Job], run: str | None = None) -> list[Job]:
-    """The jobs of all runs in the storage, or of one: as the cluster reports them where it has them, else as the
-    storage tells. A run that was never submitted is listed under its own name.
+def list_stored_jobs(
+    store: ObjectStore, on_cluster: Iterable[Job], run: str | None = None, limit: int | None = None
+) -> tuple[list[Job], int]:
+    """The jobs of the ``limit`` runs in the storage that were active last, or of one: as the cluster reports them where
+    it has them, else as the storage tells; and how many runs there are. A run that was never submitted is listed under
+    its own name.
 
-    Without ``run``, everything below ``runs/`` is listed, at a request per 1000 objects.
+    Everything below ``runs/``, or below the one, is listed, at a request per 1000 objects; the records that are there
+    are read of no more than ``limit`` runs (None: of all).
     """
     known = {job.name: job for job in on_cluster}
-    runs = [run] if run is not None else sorted({info.path.split("/")[1] for info in store.list("runs/")})
+    runs = find_runs(store.list("runs/" if run is None else f"runs/{run}"))
+    shown = sorted(runs, key=lambda name: (-runs[name].active, name))[:limit]
     with ThreadPoolExecutor(READERS) as readers:
-        found = readers.map(lambda name: (name, read_stored_run(store, name, STAGES)), runs)
-        return [job for name, stored in found for job in jobs_of_run(name, stored, known, time.time())]
+        found = readers.map(lambda name: (name, read_stored_run(store, name, runs[name].stages)), shown)
+        jobs = [job for name, stored in found for job in jobs_of_run(name, stored, known, time.time())]
+    return jobs, len(runs)
+
+
+@dataclass(frozen=True)
+class ListedRun:
+    """What a listing tells of a run: when a record of its jobs or its progress was written last, and of which stages
+    there is progress."""
+
+    active: float
+    stages: tuple[str, ...]
+
+
+def find_runs(listed: Iterable[ObjectInfo]) -> dict[str, ListedRun]:
+    """The runs that have jobs or progress, by name. Pure."""
+    runs: dict[str, ListedRun] = {}
+    for info in listed:
+        match info.path.split("/"):
+            case ["runs", name, "jobs" | "progress" as folder, file]:
+                known = runs.get(name, ListedRun(0.0, ()))
+                stage = file.removesuffix(".json")
+                more = (stage,) if folder == "progress" and stage in STAGES else ()
+                runs[name] = ListedRun(max(known.active, info.modified), (*known.stages, *more))
+    return runs
 
 
 def jobs_of_run(run: str, stored: StoredRun, on_cluster: Mapping[str, Job], now: float) -> list[Job]:
