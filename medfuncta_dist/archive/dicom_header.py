@@ -80,7 +80,7 @@ def read_header(file: BinaryIO, keys: KeyMaker) -> Row:
 
 def is_segmentation(row: Row) -> bool:
     """Whether a row of the inventory is of a DICOM segmentation of a kind that is read."""
-    return row.get("sop_class") == STORAGE
+    return bool(row.get("sop_class") == STORAGE)
 
 
 def is_whole(row: Row) -> bool:

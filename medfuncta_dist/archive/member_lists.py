@@ -226,7 +226,7 @@ def _rows(path: Path, salt: str, state: str | None = None) -> list[Row] | None:
     try:
         table = pq.read_table(path, memory_map=False)
         found = table.schema.metadata or {}
-        schema = {b"1": EARLIER_SCHEMA, FORMAT_VERSION: LIST_SCHEMA}.get(found.get(b"format_version"))
+        schema = {b"1": EARLIER_SCHEMA, FORMAT_VERSION: LIST_SCHEMA}.get(found.get(b"format_version", b""))
         if any(found.get(name) != value for name, value in wanted.items()) or table.schema != schema:
             return None
         read = ({NEW: None} | row for row in table.to_pylist())

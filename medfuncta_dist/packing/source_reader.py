@@ -23,7 +23,7 @@ from medfuncta_dist.packing.sources.record_parts import record_content
 from medfuncta_dist.packing.sources.series_sources import joint_content
 from medfuncta_dist.packing.sources.source_files import Windows, local_files
 from medfuncta_dist.scans.canonical import canonical, slices, split_of, windowed
-from medfuncta_dist.scans.label_check import NOT_WHOLE, risk_of_values
+from medfuncta_dist.scans.label_check import NOT_FINITE, risk_of_values
 from medfuncta_dist.scans.patient_group import Group, group_of
 from medfuncta_dist.scans.private.forgotten_list import NOTHING_FORGOTTEN, Forgotten
 from medfuncta_dist.scans.private.forgotten_volumes import ForgottenVolumes, Piece, forgotten_volumes
@@ -287,12 +287,13 @@ class SourceReader:
     def _labelled(self, scan: Scan, told: Told, risk: str | None) -> Scan:
         """The scan with the table's labels, or its own, where they do not look like identifiers."""
         if told.labels is not None:
-            return replace(scan, labels=told.labels)
+            return replace(scan, labels=told.labels, targets=())
         wanted = self.data.identifying_labels
-        if not (risk := risk or risk_of_values(scan.labels)) or (wanted == "keep" and risk != NOT_WHOLE):
+        risk = risk or risk_of_values(scan.labels)
+        if wanted == "drop" and (risk or scan.targets):  # of targets all, as earlier versions did
+            return replace(scan, labels=(), targets=())
+        if not risk or (wanted == "keep" and risk != NOT_FINITE):
             return scan
-        if wanted == "drop":
-            return replace(scan, labels=())
         raise ScanError(risk)
 
     def _with_mask(self, scan: Scan, names: Sequence[str]) -> Scan:
@@ -305,7 +306,7 @@ class SourceReader:
             item = "/".join(filter(None, (of_volume, f"slice/{index}")))
             key = self.keys.scan_key(source.relative, item)
             if key in source.told and (labels := source.told[key].labels) is not None:
-                scan = replace(scan, labels=labels)
+                scan = replace(scan, labels=labels, targets=())
             yield self._encoded(key, item, place, index, scan)
         yield BlankSlices(volume.shape[rule.axis] - taken)
 
