@@ -8,21 +8,30 @@ import tarfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pyarrow.parquet as pq
 import pydicom
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from medfuncta_dist.archive.dicom_header import quiet, read_header
 from medfuncta_dist.archive.inventory import INVENTORY, NEW, SCHEMAS, read_inventory
+from medfuncta_dist.archive.source_bytes import HeadFile
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, RunFileError
+from medfuncta_dist.forget.forget_driver import Asked, forget, open_place
+from medfuncta_dist.forget.patient_names import PatientName
 from medfuncta_dist.integrity.repair_shards import repair_shards
 from medfuncta_dist.packing.pack_preview import PackPreview
 from medfuncta_dist.packing.pack_preview import preview_pack as preview
 from medfuncta_dist.packing.sources import segmentation_pairs as said
+from medfuncta_dist.packing.sources.pack_source import Mask
 from medfuncta_dist.scans.private.private_folder import load_salt
 from medfuncta_dist.scans.readers.dicom.dicom_reader import NO_SCAN
+from medfuncta_dist.scans.readers.dicom.segmentation_frames import STORAGE
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -368,3 +377,91 @@ def test_a_list_of_a_tar_of_an_earlier_version_is_used_unless_it_has_segmentatio
     assert versions() == [b"1", b"1"]
     assert packed(run_of(tmp_path)).aside == {said.PAIRED: 1}
     assert versions() == [b"1", b"2"]
+
+
+def test_a_forgotten_patient_leaves_no_trace_of_the_segmentation(tmp_path: Path) -> None:
+    write_pair(tmp_path / "archive", "mine", patient="P1")
+    write_pair(tmp_path / "archive", "yours", 2, patient="P2")
+    run = run_of(tmp_path)
+    assert packed(run).aside == {said.PAIRED: 2}
+    forget(open_place(run), Asked(patients=(PatientName("P1"),)), map_here)
+    folder = Path(str(run.data.private))
+    rows = read_inventory(folder / INVENTORY, KeyMaker(load_salt(folder)).fingerprint())
+    assert {row["patient"] for row in rows} == {KeyMaker(load_salt(folder)).group_key("patient", "p2\\")}
+    again = packed(run)
+    assert (again.counts["packed"], again.quarantined, again.aside) == (1, [], {said.ABSENT: 1, said.PAIRED: 1})
+
+
+def test_of_a_large_one_only_the_beginning_is_read(tmp_path: Path) -> None:
+    images, path = write_pair(tmp_path / "archive")
+    dataset = pydicom.dcmread(path)
+    dataset.PerFrameFunctionalGroupsSequence = list(dataset.PerFrameFunctionalGroupsSequence) * 60
+    dataset.PixelData = bytes(2**21)
+    dataset.save_as(path, enforce_file_format=True)
+    data, asked = path.read_bytes(), list[tuple[int, int]]()
+
+    def fetch(start: int, length: int) -> bytes:
+        asked.append((start, length))
+        return data[start : start + length]
+
+    with quiet():
+        row = read_header(HeadFile(fetch, len(data)), KeyMaker(bytes(32)))  # type: ignore[arg-type]
+    assert row["refers_to"] == [pydicom.dcmread(images[0]).SeriesInstanceUID]
+    assert len(asked) <= 3  # twice the beginning: what it names is near to it
+    assert max(start + length for start, length in asked) < len(data) - 2**20
+
+
+def test_the_owner_s_table_needs_no_row_for_it(tmp_path: Path) -> None:
+    images, _ = write_pair(tmp_path / "archive")
+    rows = "".join(f"{image.relative_to(tmp_path / 'archive')},3\n" for image in images)
+    (tmp_path / "labels.csv").write_text(f"path,label\n{rows}")
+    table = {"path": str(tmp_path / "labels.csv"), "label": "label", "without_row": "refuse"}
+    summary = packed(run_of(tmp_path, table=table))
+    assert (summary.counts["packed"], summary.quarantined, summary.without_row) == (1, [], 0)
+    [(_, _, sample)] = samples(run_of(tmp_path)).values()
+    assert sample.labels == (3,)
+    assert sample.mask() is not None
+
+
+ROW = {"reader": "dicom", "rows": 4, "columns": 4, "size": 1, "content": None, "probe": "p", "refers_to": None}
+PATIENTS = st.sampled_from([None, "a", "b"])
+SERIES = st.sampled_from(["1", "2", "3"])
+SEGMENTATIONS = st.lists(st.tuples(PATIENTS, st.frozensets(SERIES), st.sampled_from("xyz")), max_size=6)
+
+
+@given(SEGMENTATIONS, st.lists(st.tuples(PATIENTS, SERIES), max_size=6), st.randoms())
+def test_each_segmentation_is_counted_once_whatever_the_order(
+    written: list[tuple[str | None, frozenset[str], str]], images: list[tuple[str | None, str]], random: Random
+) -> None:
+    found = [
+        (
+            Mask(f"{number}.dcm", 1, ""),
+            ROW
+            | {"sop_class": STORAGE, "patient": patient, "instance": instance + str(patient) + "".join(sorted(series))}
+            | {"refers_to": sorted(series)},
+        )
+        for number, (patient, series, instance) in enumerate(written)
+    ]
+    rows = [ROW | {"sop_class": "", "patient": patient, "series": series} for patient, series in images]
+    pairs = said.pairs_of(found)
+
+    def verdicts() -> dict[str, str]:
+        said_of = dict[str, str]()
+        for row in rows:
+            for uri, verdict in pairs.verdicts(row).items():
+                said_of[uri] = said.stronger(said_of.get(uri, verdict), verdict)
+        return said_of
+
+    counts = pairs.counts(before := verdicts())
+    assert sum(counts.values()) == len(written)
+    random.shuffle(rows)
+    assert verdicts() == before
+    for row in rows:
+        mask = pairs.of(row)
+        assert mask is None or before[mask.uri] == said.PAIRED
+    paired = {mask.uri for row in rows if (mask := pairs.of(row)) is not None}
+    assert counts.get(said.PAIRED, 0) == len(paired)
+    owner = {f"{number}.dcm": patient for number, (patient, _, _) in enumerate(written)}
+    for row in rows:
+        if (mask := pairs.of(row)) is not None and None not in (owner[mask.uri], row["patient"]):
+            assert owner[mask.uri] == row["patient"]
