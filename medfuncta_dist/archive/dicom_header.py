@@ -114,7 +114,7 @@ def _referred(file: BinaryIO) -> list[str]:
 
 
 def _is_after(tag: BaseTag, vr: str | None, length: int) -> bool:
-    return tag > REFERENCES
+    return bool(tag > REFERENCES)
 
 
 def _transfer_syntax(file: BinaryIO) -> str | None:

@@ -53,8 +53,8 @@ class MedmnistReader:
             risk = _risk(labels.values())
             for split in present:
                 found_labels = labels[split]
-                measured = found_labels is not None and found_labels.dtype.kind == "f"
-                own = risk_of_targets(found_labels) if measured else risk
+                measured = found_labels if found_labels is not None and found_labels.dtype.kind == "f" else None
+                own = risk if measured is None else risk_of_targets(measured)
                 for found in _images(archive, split, found_labels):
                     yield replace(found, label_risk=own)
 
