@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO, Final, TypeVar
 
 import pydicom
-from pydicom.filereader import _read_file_meta_info, read_preamble
+from pydicom.filereader import _read_file_meta_info, read_partial, read_preamble
 from pydicom.multival import MultiValue
+from pydicom.tag import BaseTag, Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian
 
 from medfuncta_dist.archive.inventory import Row
@@ -19,6 +20,7 @@ from medfuncta_dist.archive.plain_header import Value, plain_header, wanted
 from medfuncta_dist.archive.source_bytes import FIRST_READ
 from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.scans.readers.dicom.patient import patient_of
+from medfuncta_dist.scans.readers.dicom.segmentation_frames import STORAGE, references_of
 from medfuncta_dist.scans.scan_key import KeyMaker
 
 T = TypeVar("T")
@@ -40,6 +42,7 @@ TAGS: Final = [
     *("NominalPercentageOfCardiacPhase", "TriggerTime"),
 ]
 WANTED: Final = wanted(TAGS)
+REFERENCES: Final = Tag("ReferencedSeriesSequence")
 Header = pydicom.Dataset | Mapping[str, Value]
 """By keyword"""
 
@@ -67,20 +70,51 @@ def read_header(file: BinaryIO, keys: KeyMaker) -> Row:
     inside ``quiet``.
     """
     try:
-        head = file.read(FIRST_READ)
-        if (plain := plain_header(head, len(head) < FIRST_READ, WANTED)) is not None:
-            return _columns(plain[1], plain[0], keys)
-        file.seek(0)
-        syntax = _transfer_syntax(file)
-        if syntax == DeflatedExplicitVRLittleEndian:
-            return {"transfer_syntax": syntax, "problems": [DEFLATED]}
-        file.seek(0)
-        header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS, force=True)
-        return _columns(header, syntax, keys)
+        row = _read(file, keys)
     except (MedfunctaError, MemoryError):
         raise
     except Exception:
         return {"problems": [NOT_DICOM]}
+    return row | {"refers_to": _referred(file)} if is_segmentation(row) else row
+
+
+def is_segmentation(row: Row) -> bool:
+    """Whether a row of the inventory is of a DICOM segmentation of a kind that is read."""
+    return bool(row.get("sop_class") == STORAGE)
+
+
+def is_whole(row: Row) -> bool:
+    """Whether nothing is missing in a row that an earlier version may have written."""
+    return not is_segmentation(row) or row["refers_to"] is not None
+
+
+def _read(file: BinaryIO, keys: KeyMaker) -> Row:
+    head = file.read(FIRST_READ)
+    if (plain := plain_header(head, len(head) < FIRST_READ, WANTED)) is not None:
+        return _columns(plain[1], plain[0], keys)
+    file.seek(0)
+    syntax = _transfer_syntax(file)
+    if syntax == DeflatedExplicitVRLittleEndian:
+        return {"transfer_syntax": syntax, "problems": [DEFLATED]}
+    file.seek(0)
+    header = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=TAGS, force=True)
+    return _columns(header, syntax, keys)
+
+
+def _referred(file: BinaryIO) -> list[str]:
+    """The series (UIDs) that a segmentation names; none where that is damaged. What follows is not read: of a large one
+    it is megabytes."""
+    try:
+        file.seek(0)
+        return sorted(references_of(read_partial(file, _is_after, specific_tags=[REFERENCES], force=True)).series)
+    except (MedfunctaError, MemoryError):
+        raise
+    except Exception:
+        return []
+
+
+def _is_after(tag: BaseTag, vr: str | None, length: int) -> bool:
+    return bool(tag > REFERENCES)
 
 
 def _transfer_syntax(file: BinaryIO) -> str | None:

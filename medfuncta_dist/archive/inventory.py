@@ -28,7 +28,7 @@ from medfuncta_dist.storage.archive_files.place import Place
 from medfuncta_dist.storage.local_objects import replacing
 
 INVENTORY, SURVEY, LOCK = "inventory.parquet", "survey.parquet", "survey.lock"
-FORMAT_VERSION = b"1"
+FORMAT_VERSION = b"2"
 ROW_GROUP = 50_000
 """Rows per row group: 20 MB of DICOM rows, which is what reading or writing an inventory takes at once."""
 BATCH = 4096
@@ -67,10 +67,14 @@ SCHEMA = pa.schema(
         ("echo", pa.string()),
         ("temporal", pa.string()),
         ("phase", pa.string()),
+        ("refers_to", pa.list_(pa.string())),
         ("problems", pa.list_(pa.string())),
     ],
     metadata={b"format_version": FORMAT_VERSION, b"kind": b"medfuncta inventory"},
 )
+NEW = "refers_to"
+"""The column that version 1 did not have: null there, as for a file that is no segmentation."""
+SCHEMAS = {b"1": pa.schema([column for column in SCHEMA if column.name != NEW]), FORMAT_VERSION: SCHEMA}
 PATHS = ("relative", "identity", "uri")
 
 Row = dict[str, Any]
@@ -164,18 +168,21 @@ def read_inventory(path: Path, salt: str, columns: list[str] | None = None) -> I
             _check(file.schema_arrow, path)
             if file.schema_arrow.metadata.get(b"salt") != salt.encode():
                 return
-            for batch in file.iter_batches(BATCH, columns=columns, use_threads=False):
-                yield from map(_with_text, batch.to_pylist())
+            there = file.schema_arrow.names
+            wanted = [name for name in columns or there if name in there]
+            lacking: Row = {} if NEW in there or NEW not in (columns or SCHEMA.names) else {NEW: None}
+            for batch in file.iter_batches(BATCH, columns=wanted, use_threads=False):
+                yield from (_with_text(row) | lacking for row in batch.to_pylist())
     except (pa.ArrowException, OSError, ValueError) as error:
         raise IntegrityError("the inventory is damaged", where=str(path), do=_DO) from error
 
 
 def _check(schema: pa.Schema, path: Path) -> None:
     version = (schema.metadata or {}).get(b"format_version")
-    if version != FORMAT_VERSION:
-        what = f"inventory format_version {version!r} is unknown; this version reads {FORMAT_VERSION!r}"
+    if version not in SCHEMAS:
+        what = f"inventory format_version {version!r} is unknown; this version reads {[*SCHEMAS]}"
         raise FormatVersionError(what, where=str(path), do=_DO)
-    if not schema.equals(SCHEMA):
+    if not schema.equals(SCHEMAS[version]):
         raise IntegrityError("the inventory has other columns than expected", where=str(path), do=_DO)
 
 

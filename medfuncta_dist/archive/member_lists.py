@@ -21,8 +21,8 @@ from typing import Any, BinaryIO, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medfuncta_dist.archive.dicom_header import quiet, read_header
-from medfuncta_dist.archive.inventory import SCHEMA, Listed, Row
+from medfuncta_dist.archive.dicom_header import is_whole, quiet, read_header
+from medfuncta_dist.archive.inventory import NEW, SCHEMA, Listed, Row
 from medfuncta_dist.archive.source_bytes import (
     GONE,
     LARGEST_HEADER,
@@ -43,7 +43,7 @@ from medfuncta_dist.storage.local_objects import replacing
 from medfuncta_dist.storage.sources import Source, in_globs
 
 FOLDER = "members"
-FORMAT_VERSION = b"1"
+FORMAT_VERSION = b"2"
 THREADS = 8
 """Archive files that are read at once: each takes some 30 MB of memory, and more for its list."""
 PIECE = 2**20
@@ -65,6 +65,8 @@ OWN = pa.schema(
 LISTING = ("relative", "identity", "uri", "size", "version")
 """Columns of the inventory that come from the listing of the archive."""
 LIST_SCHEMA = pa.schema([*OWN, *(f for f in SCHEMA if f.name not in LISTING)])
+EARLIER_SCHEMA = pa.schema([column for column in LIST_SCHEMA if column.name != NEW])
+"""Of lists of version 1."""
 
 ReaderOf = Callable[[str], str]
 """Name of the reader of a file; "" where none knows it."""
@@ -220,14 +222,16 @@ def _path(folder: Path, archive: str) -> Path:
 
 def _rows(path: Path, salt: str, state: str | None = None) -> list[Row] | None:
     """The rows of a list; None where there is none of this salt and state, or it cannot be read: it is a cache."""
-    wanted = {b"format_version": FORMAT_VERSION, b"salt": salt.encode()}
-    wanted |= {} if state is None else {b"state": state.encode()}
+    wanted = {b"salt": salt.encode()} | ({} if state is None else {b"state": state.encode()})
     try:
         table = pq.read_table(path, memory_map=False)
         found = table.schema.metadata or {}
-        if any(found.get(name) != value for name, value in wanted.items()) or table.schema != LIST_SCHEMA:
+        schema = {b"1": EARLIER_SCHEMA, FORMAT_VERSION: LIST_SCHEMA}.get(found.get(b"format_version", b""))
+        if any(found.get(name) != value for name, value in wanted.items()) or table.schema != schema:
             return None
-        return [row | {"name": row["name"].decode("utf-8", "surrogateescape")} for row in table.to_pylist()]
+        read = ({NEW: None} | row for row in table.to_pylist())
+        rows = [row | {"name": row["name"].decode("utf-8", "surrogateescape")} for row in read]
+        return rows if all(map(is_whole, rows)) else None
     except (OSError, pa.ArrowException, UnicodeError, ValueError):
         return None
 

@@ -16,7 +16,7 @@ from itertools import chain, count, islice
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from medfuncta_dist.archive.dicom_header import quiet, read_header
+from medfuncta_dist.archive.dicom_header import is_whole, quiet, read_header
 from medfuncta_dist.archive.inventory import (
     INVENTORY,
     SCHEMA,
@@ -247,7 +247,8 @@ class _Known:
             self._heads[i] = head
             # Every stream is advanced before one answers: a stream that lags behind would only be read later.
         same = [h if h is not None and h["relative"] == source.relative else None for h in self._heads]
-        row = next((h | {"uri": source.uri} for h in same if h is not None and source.describes(h)), None)
+        fit = (h for h in same if h is not None and source.describes(h) and is_whole(h))
+        row = next((h | {"uri": source.uri} for h in fit), None)
         return (same[-1]["identity"] if same[-1] is not None else source.relative), row
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from medfuncta_dist.archive.inventory import INVENTORY, SURVEY, locked, read_inventory, write_inventory
+from medfuncta_dist.archive.dicom_header import is_segmentation
+from medfuncta_dist.archive.inventory import INVENTORY, SURVEY, Row, locked, read_inventory, write_inventory
 from medfuncta_dist.archive.survey import PARTS
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.packing.sources.copy_conflicts import FILE as COPY_CONFLICTS
@@ -29,6 +30,21 @@ def remove_private(folder: Path, act: Act, data: Data, salted: KeyMaker) -> None
         shutil.rmtree(folder / PARTS, ignore_errors=True)
         (folder / SURVEY).unlink(missing_ok=True)
         if act.sources and (folder / INVENTORY).exists():
-            sources, salt = set(act.sources), salted.fingerprint()
-            rows = (r for r in read_inventory(folder / INVENTORY, salt) if packed_key(r, data, salted) not in sources)
-            write_inventory(folder / INVENTORY, rows, salt)
+            _remove_rows(folder / INVENTORY, act, data, salted)
+
+
+def _remove_rows(inventory: Path, act: Act, data: Data, salted: KeyMaker) -> None:
+    """The rows of an act's sources, and those of DICOM segmentations of them, which may be no sources."""
+    sources, salt = set(act.sources), salted.fingerprint()
+
+    def is_gone(row: Row) -> bool:
+        return packed_key(row, data, salted) in sources
+
+    series = {row["series"] for row in read_inventory(inventory, salt) if row["series"] and is_gone(row)}
+
+    def is_of_gone(row: Row) -> bool:
+        of = set(row["refers_to"] or ())
+        return is_segmentation(row) and (row["patient"] in act.groups or (bool(of) and of <= series))
+
+    rows = (row for row in read_inventory(inventory, salt) if not (is_gone(row) or is_of_gone(row)))
+    write_inventory(inventory, rows, salt)

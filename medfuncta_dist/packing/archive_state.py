@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -14,6 +15,7 @@ from medfuncta_dist.archive.survey import OnSurvey, adopt, digest_contents, stam
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.packing.archive_listing import Archive
 from medfuncta_dist.packing.archive_sources import ArchiveSources
+from medfuncta_dist.packing.dicom_masks import ROWS, take_masks
 from medfuncta_dist.packing.pack_plan import Superseded, solid_archive, window
 from medfuncta_dist.packing.present_sources import Present, PresentSources
 from medfuncta_dist.packing.reassigned_sources import overwritten, reassigned
@@ -28,6 +30,7 @@ from medfuncta_dist.packing.sources.series_sources import (
     packed_key,
     placed_anew,
 )
+from medfuncta_dist.packing.sources.set_aside import require_some
 from medfuncta_dist.packing.sources.source_rows import SourceRows
 from medfuncta_dist.packing.sources.source_table import SourceTable
 from medfuncta_dist.packing.sources.table_join import Joined, TableJoin
@@ -62,6 +65,8 @@ class ArchiveState:
     reassigned: frozenset[str] = frozenset()
     joined: Joined = field(default_factory=lambda: Joined([]), repr=False)
     conflicts: CopyConflicts = NO_CONFLICTS
+    aside: dict[str, int] = field(default_factory=dict)
+    """How many files are not read, by reason."""
 
     def superseded(self, removed: str, base: str) -> Superseded:
         """The packed sources that are not in the next snapshot as they are; ``removed`` as in the run file."""
@@ -88,9 +93,11 @@ def examine(
     data, folder, keys, files, packed = archive.data, archive.folder, archive.keys, archive.files, archive.packed
     path = _surveyed(archive, on_survey, fan_out)
     _leave_out_forgotten(archive, path, forgotten)
+    masks = take_masks(files, lambda: with_rows(files, read_inventory(path, keys.fingerprint(), ROWS)), data, keys)
+    require_some(len(files), aside := dict(Counter(archive.aside) + Counter(masks.aside)))
     joined = _with_table(archive, table, path)
     packed.learn(_earlier_states(folder, keys))
-    present, series = PresentSources(archive.tables), SeriesSources(archive.tables, data, keys)
+    present, series = PresentSources(archive.tables), SeriesSources(archive.tables, data, keys, masks.pairs)
     sources = ArchiveSources(archive.tables, series)
     inside = _take(archive, path, present, series)
     _compare_doubles(archive, sources, series)
@@ -103,7 +110,7 @@ def examine(
     joined = _with_scans(archive, joined, table, first, sources, series)
     conflicts = copy_conflicts(first.copied, sources, table, folder)
     anew = reassigned(first, sources, table, store, packed, keys)
-    anew |= overwritten(set(first.removed), files, folder, keys)
+    anew |= overwritten(set(first.removed), files, folder, keys) | (masks.keys & set(first.removed))
     changes = present.compared_without(packed, anew) if anew else first
     known_as = _identities(set(changes.renamed.values()), folder, keys)
     sources.decide(changes, known_as)
@@ -119,6 +126,7 @@ def examine(
         anew,
         joined,
         conflicts,
+        {reason: aside[reason] for reason in sorted(aside)},
     )
 
 
@@ -246,7 +254,7 @@ def _take(archive: Archive, survey: Path, present: PresentSources, series: Serie
 
 def _of_series(series: Iterable[PackSource]) -> Iterator[Present]:
     for source in series:
-        told = source.labels is not None or any(member.labels is not None for member in source.members)
+        labelled = source.labels is not None or any(member.labels is not None for member in source.members)
         assert source.state is not None
         yield Present(
             source.relative,
@@ -254,7 +262,7 @@ def _of_series(series: Iterable[PackSource]) -> Iterator[Present]:
             source.state,
             source.size,
             by_etag=source.uri.startswith("s3://"),
-            watched=told or placed_anew(source),
+            watched=labelled or source.mask is not None or placed_anew(source),
             files=source.files,
             solid=solid_archive(source),
             window=window(source),
@@ -346,10 +354,11 @@ def under_packed_names(sources: Iterable[PackSource], folder: Path, keys: KeyMak
     """The sources under the keys that they were packed with, in that order: renamed files keep theirs, and files of a
     DICOM series are one source."""
     with work_tables(folder) as tables:
-        files, series = SourceRows(tables), SeriesSources(tables, data, keys)
+        files, inventory, salt = SourceRows(tables), folder / INVENTORY, keys.fingerprint()
         files.add(sources)
-        found = []
-        rows = read_inventory(folder / INVENTORY, keys.fingerprint(), sorted({*STATE_COLUMNS, *COLUMNS}))
+        masks = take_masks(files, lambda: with_rows(files, read_inventory(inventory, salt, ROWS)), data, keys)
+        series, found = SeriesSources(tables, data, keys, masks.pairs), []
+        rows = read_inventory(inventory, salt, sorted({*STATE_COLUMNS, *COLUMNS}))
         for source, row in with_rows(files, rows):
             if row is None or not series.take(row, _state(row, keys)):
                 name = source.relative if row is None else row["identity"]

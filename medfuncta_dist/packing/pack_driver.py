@@ -132,7 +132,7 @@ def pack(
         look_alikes=split_look_alikes(store, snapshot, folder) if run.data.look_alikes == "report" else None,
         changes=found.counts,
         uncompared=found.uncompared,
-        aside=listed.aside,
+        aside=archive.aside,
     )
 
 

@@ -97,7 +97,7 @@ def preview_pack(run: RunFile, on_survey: OnSurvey) -> PackPreview:
         archive.joined.without_row,
         archive.conflicts,
         folder,
-        listed.aside,
+        archive.aside,
     )
 
 

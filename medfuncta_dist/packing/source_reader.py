@@ -17,18 +17,17 @@ from medfuncta_dist.archive.changes import SourceState
 from medfuncta_dist.config.sections.data_section import Data, Slices
 from medfuncta_dist.config.sections.series_section import Series
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, ScanError
+from medfuncta_dist.packing.mask_beside import MaskBeside, mask_beside
 from medfuncta_dist.packing.sources.pack_source import PackSource, Told
 from medfuncta_dist.packing.sources.record_parts import record_content
 from medfuncta_dist.packing.sources.series_sources import joint_content
 from medfuncta_dist.packing.sources.source_files import Windows, local_files
 from medfuncta_dist.scans.canonical import canonical, slices, split_of, windowed
-from medfuncta_dist.scans.label_check import NOT_WHOLE, risk_of_values
-from medfuncta_dist.scans.paired_mask import mask_of
+from medfuncta_dist.scans.label_check import NOT_FINITE, risk_of_values
 from medfuncta_dist.scans.patient_group import Group, group_of
 from medfuncta_dist.scans.private.forgotten_list import NOTHING_FORGOTTEN, Forgotten
 from medfuncta_dist.scans.private.forgotten_volumes import ForgottenVolumes, Piece, forgotten_volumes
-from medfuncta_dist.scans.readers.dicom.dicom_reader import NO_SCAN, WITHOUT_IMAGE, DicomReader
-from medfuncta_dist.scans.readers.dicom.segmentation_frames import segmentation_on
+from medfuncta_dist.scans.readers.dicom.dicom_reader import NO_SCAN, WITHOUT_IMAGE
 from medfuncta_dist.scans.readers.dicom.series_reader import InstanceFile, Part, series_images, series_volumes
 from medfuncta_dist.scans.readers.reader import Found, reason_against
 from medfuncta_dist.scans.readers.reader_registry import configured_reader, parts_of
@@ -37,7 +36,7 @@ from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.scans.shared_window import with_shared_window
 from medfuncta_dist.shards.sample import encode
 from medfuncta_dist.storage.digest import sha256_file
-from medfuncta_dist.storage.sources import Parts, local_copy, no_parts
+from medfuncta_dist.storage.sources import Parts, no_parts
 
 
 @dataclass(frozen=True)
@@ -124,6 +123,8 @@ class SourceReader:
     """What is on the local disk of compressed tars."""
     forgotten: Forgotten = field(default=NOTHING_FORGOTTEN, repr=False)
     """What is left out: there is no event of it."""
+    beside: MaskBeside | None = field(default=None, repr=False)
+    """The segmentation of the source that is being read."""
 
     def events(self, source: PackSource) -> Iterator[Event]:
         """The scans of one source. ``IntegrityError`` when two of its scans have one key."""
@@ -131,8 +132,11 @@ class SourceReader:
         parts: Parts = no_parts
         if not (source.members or source.refused):
             parts = parts_of(configured_reader(self.data, source.uri))
-        with local_files(source, self.windows, parts) as (paths, refused):
-            for event in self._events(source, paths, refused):
+        with (
+            local_files(source, self.windows, parts) as (paths, refused),
+            mask_beside(source, self.data, self.keys, self.windows) as beside,
+        ):
+            for event in replace(self, beside=beside)._events(source, paths, refused):
                 if isinstance(event, EncodedScan | UnusableScan):
                     if event.key in known_keys:
                         raise IntegrityError("two scans of one source have the same key", where=f"source {source.key}")
@@ -224,7 +228,7 @@ class SourceReader:
 
     def _images(self, files: Sequence[InstanceFile]) -> Iterator[Part]:
         for found in with_shared_window(series_images(files, self.data.pet == "suv"), self.data):
-            yield Part(found, 1)
+            yield Part(found, 1, names=(found.item.removeprefix("image/"),))
 
     def _parts(
         self, source: PackSource, parts: Iterable[Part], tally: Counter[str], volumes: dict[str, int]
@@ -236,7 +240,7 @@ class SourceReader:
                 continue
             lost, forgotten, stays = False, False, False
             labelled = replace(source, labels=labels.get(part.found.item, source.labels))
-            for event in self._found(labelled, part.found):
+            for event in self._found(labelled, part.found, part.names):
                 if self._is_forgotten(event):
                     forgotten = True
                     continue
@@ -250,7 +254,8 @@ class SourceReader:
             if part.found.item.startswith("volume/"):
                 volumes[part.found.item] = part.files
 
-    def _found(self, source: PackSource, found: Found) -> Iterator[Event]:
+    def _found(self, source: PackSource, found: Found, names: Sequence[str] = ()) -> Iterator[Event]:
+        """``names`` as in ``Part``."""
         key = self.keys.scan_key(source.relative, found.item)
         told = source.told.get(key) or Told(source.split, source.group, source.labels)
         group = group_of(found, told.group, self.data, self.keys)
@@ -266,7 +271,7 @@ class SourceReader:
                 raise ScanError(found.burn_in)
             if found.mask and self.data.masks != "keep":
                 raise ScanError(SEGMENTATION)
-            scan = self._with_mask(source, self._labelled(found.scan, told, found.label_risk))
+            scan = self._with_mask(self._labelled(found.scan, told, found.label_risk), names)
             if self.data.slices is None:
                 yield self._encoded(key, found.item, place, None, scan)
             else:
@@ -282,21 +287,17 @@ class SourceReader:
     def _labelled(self, scan: Scan, told: Told, risk: str | None) -> Scan:
         """The scan with the table's labels, or its own, where they do not look like identifiers."""
         if told.labels is not None:
-            return replace(scan, labels=told.labels)
+            return replace(scan, labels=told.labels, targets=())
         wanted = self.data.identifying_labels
-        if not (risk := risk or risk_of_values(scan.labels)) or (wanted == "keep" and risk != NOT_WHOLE):
+        risk = risk or risk_of_values(scan.labels)
+        if wanted == "drop" and (risk or scan.targets):  # of targets all, as earlier versions did
+            return replace(scan, labels=(), targets=())
+        if not risk or (wanted == "keep" and risk != NOT_FINITE):
             return scan
-        if wanted == "drop":
-            return replace(scan, labels=())
         raise ScanError(risk)
 
-    def _with_mask(self, source: PackSource, scan: Scan) -> Scan:
-        if source.mask is None:
-            return scan
-        reader = configured_reader(self.data, source.mask.uri)
-        with local_copy(source.mask.uri, parts_of(reader)) as path:
-            in_dicom = isinstance(reader, DicomReader)
-            return replace(scan, mask=segmentation_on(path, scan) if in_dicom else mask_of(reader.scans(path), scan))
+    def _with_mask(self, scan: Scan, names: Sequence[str]) -> Scan:
+        return scan if self.beside is None else replace(scan, mask=self.beside.of(scan, names))
 
     def _slices(self, source: PackSource, of_volume: str, place: _Place, volume: Scan, rule: Slices) -> Iterator[Event]:
         taken = 0
@@ -305,7 +306,7 @@ class SourceReader:
             item = "/".join(filter(None, (of_volume, f"slice/{index}")))
             key = self.keys.scan_key(source.relative, item)
             if key in source.told and (labels := source.told[key].labels) is not None:
-                scan = replace(scan, labels=labels)
+                scan = replace(scan, labels=labels, targets=())
             yield self._encoded(key, item, place, index, scan)
         yield BlankSlices(volume.shape[rule.axis] - taken)
 

@@ -16,7 +16,8 @@ FEW = 20
 MOSTLY = 0.5
 """Share of different values above which a column numbers its scans."""
 MOST_CLASSES = 4096
-SMALLEST_NUMBER = 10**6
+DIGITS_OF_NUMBER = 7
+SMALLEST_NUMBER = 10 ** (DIGITS_OF_NUMBER - 1)
 """Of seven digits: hospitals number patients, examinations and days with six to ten."""
 DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{2,4}|\d{1,2}:\d{2}")
 DIGITS = re.compile(r"\d{7}")
@@ -28,7 +29,8 @@ AS_DATE = "labels look like dates (yyyymmdd)"
 AS_NUMBER = "labels look like identifiers: whole numbers of seven digits or more"
 AS_NUMBERING = f"labels look like identifiers: more than half of the values differ (of {FEW} or more)"
 TOO_MANY = f"labels look like identifiers: more than {MOST_CLASSES} different values"
-NOT_WHOLE = "labels that are no whole numbers, so no classes (data.identifying_labels: drop packs scans without them)"
+AS_DIGITS = "labels look like identifiers: numbers of seven digits or more, with their decimals"
+NOT_FINITE = "labels that are no finite numbers (data.identifying_labels: drop packs scans without them)"
 """They cannot be kept, whatever the run file says."""
 TEXT_DATE = "it looks like dates or times"
 TEXT_NUMBER = "it looks like identifiers with seven digits or more in a row"
@@ -51,13 +53,33 @@ def risk_of_columns(values: np.ndarray) -> str | None:
     large = np.unique(values[np.abs(values.astype(np.float64)) >= SMALLEST_NUMBER])
     if risk := risk_of_values(large.tolist()):
         return risk
+    return _risk_of_numbering(values)
+
+
+def risk_of_targets(values: np.ndarray) -> str | None:
+    """The same for labels that are measurements, (scan, label) floats: digits count on both sides of the point, as a
+    float of their type is written."""
+    if not np.isfinite(values).all():
+        return NOT_FINITE
+    if risk := _risk_of_numbering(values):
+        return risk
+    long = (len(_digits(value)) >= DIGITS_OF_NUMBER for value in np.unique(values))
+    return AS_DIGITS if any(long) else None
+
+
+def _risk_of_numbering(values: np.ndarray) -> str | None:
     for column in values.T:
-        classes = len(np.unique(column))
-        if classes > MOST_CLASSES:
+        different = len(np.unique(column))
+        if different > MOST_CLASSES:
             return TOO_MANY
-        if len(column) >= FEW and classes > MOSTLY * len(column):
+        if len(column) >= FEW and different > MOSTLY * len(column):
             return AS_NUMBERING
     return None
+
+
+def _digits(value: np.floating) -> str:
+    """From the first that is not zero to the last one."""
+    return np.format_float_positional(np.abs(value), trim="-").replace(".", "").lstrip("0")
 
 
 def risk_of_texts(texts: Sequence[str]) -> str | None:

@@ -70,6 +70,7 @@ class Scan:
     modality: one of ``MODALITIES``.
     window: None until the canonical transform.
     labels: class numbers, where the file has them.
+    targets: measurements in their place, which are no classes.
     slice_index: for a slice, its index along the sliced axis of the volume as read (RAS+, before resampling).
     unscaled: a CT whose values are not in Hounsfield units, or not known to be.
     mask: uint8 (*spatial), the class of each point, 0 for none; where a segmentation is paired with the scan.
@@ -84,6 +85,7 @@ class Scan:
     slice_index: int | None = None
     unscaled: bool = False
     mask: np.ndarray | None = None
+    targets: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         assert self.array.dtype.name in STORED_TYPES, self.array.dtype

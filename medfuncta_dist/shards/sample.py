@@ -53,6 +53,15 @@ class Sample:
         return tuple(self.meta["labels"])
 
     @property
+    def targets(self) -> tuple[float, ...]:
+        """Measurements in the place of labels, empty where the source gave none. ``IntegrityError`` where they are
+        damaged."""
+        found = self.meta.get("targets", [])
+        if not _are_numbers(found):
+            raise _damaged(self.key, "the json member has no valid targets")
+        return tuple(map(float, found))
+
+    @property
     def window(self) -> Window:
         """The intensity window: the scan's own units at 0 and at 1."""
         low, high = self.meta["window"]
@@ -97,6 +106,7 @@ def encode(key: str, scan: Scan) -> tuple[bytes, bytes]:
         "labels": [int(label) for label in scan.labels],
         "slice": scan.slice_index,
     } | ({} if scan.mask is None else {"mask": _runs(scan.mask)})
+    meta |= {"targets": [float(target) for target in scan.targets]} if scan.targets else {}
     npy = io.BytesIO()
     np.lib.format.write_array(npy, array, version=(1, 0), allow_pickle=False)
     return npy.getvalue(), _json(meta)

@@ -230,8 +230,8 @@ class Data(Section):
     ] = "refuse"
     """Labels that look like identifiers: dates, numbers of seven digits or more, columns of mostly different values.
     ``refuse`` quarantines the scans of such a file, and refuses such a table; ``drop`` packs the scans of such a file
-    without labels; ``keep`` packs them with these labels. Labels of an npz that are no whole numbers are no classes:
-    only ``drop`` packs their scans."""
+    without labels; ``keep`` packs them with these labels. Labels of an npz that are no whole numbers, such as 0.5, are
+    kept as targets, and dropped by ``drop``, too."""
     look_alikes: Annotated[Literal["report", "off"], FREE, Added("report")] = "report"
     """Whether scans that look alike in different splits, or of different patients, are searched for and reported."""
     burned_in: Annotated[Literal["refuse", "keep"], Key(within_run=WithinRun.FREE), Added("refuse")] = "refuse"
@@ -242,7 +242,8 @@ class Data(Section):
     """Segmentations: files of NIfTI, MGH, TIFF, PNG, JPEG and BMP that are called so (`labelsTr/`, `masks/`,
     `*_seg`, `*_dseg`, `mask*`, ...), and NIfTI files whose header says so. ``skip`` packs none: the former are set
     aside and counted, the latter are quarantined. ``keep`` packs them as if they were images. ``pair`` keeps those that
-    belong to an image by their names beside its sample, for evaluation. A change counts for files that are packed
+    belong to an image by their names beside its sample, for evaluation, and DICOM segmentations beside the images of
+    the series that they name; these are never images. A change counts for files that are packed
     later; scans that have or get a segmentation beside them are packed again."""
     volume: Annotated[Literal["each"] | NaturalInt, CONTRACT, Added("each")] = "each"
     """Of NIfTI and MGH files with several volumes (four axes): pack `each` as a scan, all in one split, or only the one

@@ -41,11 +41,14 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """The segmentation of an image. ``size`` and ``version`` as in ``Source``."""
+    """The segmentation of an image. ``size``, ``version`` and ``place`` as in ``Source``."""
 
     uri: str = field(repr=False)
     size: int = field(repr=False)
     version: str = field(repr=False)
+    place: Place | None = field(default=None, repr=False)
+    image: str = field(default="", repr=False)
+    """Of a DICOM segmentation beside a single file: a key that stands for the file's SOPInstanceUID."""
 
 
 @dataclass(frozen=True, slots=True)

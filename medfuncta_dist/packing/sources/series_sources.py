@@ -19,13 +19,14 @@ from medfuncta_dist.config.sections.series_section import Series
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.packing.recorded_sources import state_bytes, state_of
 from medfuncta_dist.packing.sources.pack_source import Member, PackSource
+from medfuncta_dist.packing.sources.segmentation_pairs import NO_PAIRS, SegmentationPairs
 from medfuncta_dist.packing.sources.source_rows import COLUMNS as FILE_COLUMNS
-from medfuncta_dist.packing.sources.source_rows import source_of, told_list, told_of
+from medfuncta_dist.packing.sources.source_rows import mask_dict, mask_of, source_of, told_list, told_of
 from medfuncta_dist.packing.work_tables import Tables, key_bytes, key_text, path_bytes, path_text
 from medfuncta_dist.scans.patient_group import Group
 from medfuncta_dist.scans.scan_key import KeyMaker
 
-COLUMNS = ["relative", "reader", "patient", "study", "series", "instance", "rows", "columns", "frames"]
+COLUMNS = ["relative", "reader", "patient", "study", "series", "instance", "sop_class", "rows", "columns", "frames"]
 TOLD = ("path", "table")
 """Ways in which the run file tells whose a source is (``patient_group.WAYS``)."""
 
@@ -47,21 +48,23 @@ class SeriesFile(NamedTuple):
 class SeriesSources:
     """The files of series, which come in any order, on disk; beside the rows of these files (``SourceRows``)."""
 
-    def __init__(self, tables: Tables, data: Data, keys: KeyMaker) -> None:
-        self._db, self._data, self._keys = tables, data, keys
+    def __init__(self, tables: Tables, data: Data, keys: KeyMaker, pairs: SegmentationPairs = NO_PAIRS) -> None:
+        self._db, self._data, self._keys, self._pairs = tables, data, keys, pairs
         self._last: tuple[str, str] = ("", "")
         tables.execute(
             """CREATE TABLE member (relative BLOB PRIMARY KEY, series BLOB, name BLOB, size BLOB, version BLOB,
             probe BLOB, content BLOB) WITHOUT ROWID"""
         )
-        tables.execute("CREATE TABLE series (key BLOB PRIMARY KEY, identity BLOB, told TEXT) WITHOUT ROWID")
+        tables.execute("CREATE TABLE series (key BLOB PRIMARY KEY, identity BLOB, told TEXT, mask TEXT) WITHOUT ROWID")
 
     def take(self, row: Row, state: SourceState) -> bool:
         """Whether the file of a row of the inventory belongs to a series; then it is taken over."""
         if (key := self.key_of(row)) is None:
             return False
         identity = path_bytes(series_identity(row))
-        self._db.execute("INSERT OR IGNORE INTO series VALUES (?, ?, NULL)", (key_bytes(key), identity))
+        mask = self._pairs.of(row)
+        said = json.dumps(mask_dict(mask)) if mask else None
+        self._db.execute("INSERT OR IGNORE INTO series VALUES (?, ?, NULL, ?)", (key_bytes(key), identity, said))
         name = self._keys.property_key("instance", row["instance"])
         place = path_bytes(row["relative"]), key_bytes(key), key_bytes(name)
         self._db.execute("INSERT OR REPLACE INTO member VALUES (?, ?, ?, ?, ?, ?, ?)", (*place, *state_bytes(state)))
@@ -147,10 +150,11 @@ class SeriesSources:
             yield key_text(key)
 
     def _source(self, key: str, files: Sequence[SeriesFile]) -> PackSource:
-        text = "SELECT identity, told FROM series WHERE key = ?"
-        identity, told = self._db.execute(text, (key_bytes(key),)).fetchone()
+        text = "SELECT identity, told, mask FROM series WHERE key = ?"
+        identity, told, mask = self._db.execute(text, (key_bytes(key),)).fetchone()
         made = series_source(key, path_text(identity), files, self._telling(files), self._keys)
         made = replace(made, **_as_table_says(json.loads(told))) if told else made
+        made = replace(made, mask=mask_of(json.loads(mask))) if mask else made
         decided = made.group is not None or made.split is not None or self._data.grouping not in (None, "patient")
         return replace(made, scattered=False) if decided else made
 

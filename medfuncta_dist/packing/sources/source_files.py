@@ -48,7 +48,8 @@ def windows_on(sources: Sequence[PackSource]) -> Iterator[Windows]:
     """The files of compressed tars that these sources need. StorageError where storage fails."""
     wanted: dict[str, dict[int, Place]] = {}
     for source in sources:
-        for place in source.places:
+        beside = [source.mask.place] if source.mask and source.mask.place else []
+        for place in source.places + beside:
             if place.solid:
                 wanted.setdefault(place.archive, {})[place.offset] = place
     with scratch_folder("window") as folder:

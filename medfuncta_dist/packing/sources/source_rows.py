@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import fields
 from typing import Any
 
 from medfuncta_dist.packing.sources.file_list import place_list, place_of
@@ -126,13 +126,25 @@ def told_of(values: Sequence[Any]) -> Told:
     return Told(split, Group(*group) if group else None, None if labels is None else tuple(labels))
 
 
+def mask_dict(mask: Mask) -> dict[str, Any]:
+    """A mask in JSON."""
+    return {field.name: getattr(mask, field.name) for field in fields(Mask)} | {
+        "place": place_list(mask.place) if mask.place else None
+    }
+
+
+def mask_of(values: dict[str, Any]) -> Mask:
+    """From ``mask_dict``."""
+    return Mask(**values | {"place": place_of(values["place"]) if values["place"] else None})
+
+
 def _more(source: PackSource) -> dict[str, Any]:
     """What few sources have."""
     found: dict[str, Any] = {
         "labels": source.labels,
         "told": {key: told_list(told) for key, told in source.told.items()} or None,
         "unlisted": source.unlisted or None,
-        "mask": asdict(source.mask) if source.mask else None,
+        "mask": mask_dict(source.mask) if source.mask else None,
         "beside": None if source.beside == () else {"files": source.beside and [_file(f) for f in source.beside]},
         "place": place_list(source.place) if source.place else None,
         "refused": source.refused or None,
@@ -152,7 +164,7 @@ def _from_more(more: dict[str, Any]) -> dict[str, Any]:
     if "told" in more:
         found["told"] = {key: told_of(values) for key, values in more["told"].items()}
     if "mask" in more:
-        found["mask"] = Mask(**more["mask"])
+        found["mask"] = mask_of(more["mask"])
     if "beside" in more:
         files = more["beside"]["files"]
         found["beside"] = files and tuple(Source(*file) for file in files)

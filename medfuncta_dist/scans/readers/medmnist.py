@@ -10,13 +10,13 @@ import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 from numpy.lib import format as npy
 
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.label_check import NOT_WHOLE, risk_of_columns
+from medfuncta_dist.scans.label_check import risk_of_columns, risk_of_targets
 from medfuncta_dist.scans.readers.bounded_file import BoundedFile
 from medfuncta_dist.scans.readers.reader import Found, check_inflation, check_size, refusing
 from medfuncta_dist.scans.scan import Scan, stored
@@ -53,9 +53,10 @@ class MedmnistReader:
             risk = _risk(labels.values())
             for split in present:
                 found_labels = labels[split]
-                whole = found_labels is None or found_labels.dtype.kind != "f"
-                for found in _images(archive, split, found_labels if whole else None):
-                    yield replace(found, label_risk=risk if whole else NOT_WHOLE)
+                measured = found_labels if found_labels is not None and found_labels.dtype.kind == "f" else None
+                own = risk if measured is None else risk_of_targets(measured)
+                for found in _images(archive, split, found_labels):
+                    yield replace(found, label_risk=own)
 
 
 def _risk(labels: Iterable[np.ndarray | None]) -> str | None:
@@ -122,7 +123,8 @@ def _parsed(stream: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype]:
 
 
 def _labels(archive: zipfile.ZipFile, split: str) -> np.ndarray | None:
-    """(n, k) integers, which may be stored as floats; as floats where they are none; None where the file has none."""
+    """(n, k) integers, which may be stored as floats; floats where these are measurements; None where the file has
+    none."""
     if split + LABELS not in archive.namelist():
         return None
     info = archive.getinfo(split + LABELS)
@@ -156,13 +158,21 @@ def _images(archive: zipfile.ZipFile, split: str, labels: np.ndarray | None) -> 
         for row in range(count):
             with refusing("the npz file is damaged"):
                 image = np.frombuffer(stream.read(size), dtype).reshape(shape)
-                scan = _scan(image, () if labels is None else tuple(int(v) for v in labels[row]))
-            yield Found(f"{split}/{row}", split, scan)
+                scan = _scan(image)
+            told = {} if labels is None else _told(labels[row])
+            yield Found(f"{split}/{row}", split, replace(scan, **told))
 
 
-def _scan(image: np.ndarray, labels: tuple[int, ...]) -> Scan:
+def _told(labels: np.ndarray) -> dict[str, Any]:
+    """One scan's labels: classes, or measurements, as their type writes them (0.1 of float32 is 0.1)."""
+    if labels.dtype.kind != "f":
+        return {"labels": tuple(int(value) for value in labels)}
+    return {"targets": tuple(float(str(value)) for value in labels)}
+
+
+def _scan(image: np.ndarray) -> Scan:
     if image.ndim == 3 and image.shape[-1] == 3:
         array, modality = np.moveaxis(image, -1, 0), "PX"
     else:
         array, modality = image[None], "PX" if image.ndim == 2 else "OT"
-    return Scan(np.ascontiguousarray(stored(array)), (1.0,) * (array.ndim - 1), None, modality, labels=labels)
+    return Scan(np.ascontiguousarray(stored(array)), (1.0,) * (array.ndim - 1), None, modality)

@@ -21,7 +21,7 @@ from medfuncta_dist.packing.source_reader import (
     UnusableSource,
 )
 from medfuncta_dist.packing.sources.pack_source import PackSource
-from medfuncta_dist.scans.label_check import NOT_WHOLE
+from medfuncta_dist.scans.label_check import AS_DIGITS, NOT_FINITE
 from medfuncta_dist.scans.readers.nifti import HALF_OF_PAIR
 from medfuncta_dist.scans.readers.reader import Found
 from medfuncta_dist.scans.scan import Scan
@@ -66,22 +66,27 @@ def test_a_picture_is_one_scan(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("way", ["refuse", "keep", "drop"])
-def test_labels_that_are_no_whole_numbers_are_never_left_out_unasked(tmp_path: Path, way: str) -> None:
+@pytest.mark.parametrize(
+    ("labels", "risk"), [([[0.5], [1.0]], None), ([[1234567.5], [1.0]], AS_DIGITS), ([[np.nan], [1.0]], NOT_FINITE)]
+)
+def test_labels_that_are_no_whole_numbers_are_never_left_out_unasked(
+    tmp_path: Path, way: str, labels: list[list[float]], risk: str | None
+) -> None:
     """Neither those of their split, nor are whole ones of another split lost."""
     images = np.arange(32, dtype=np.uint8).reshape(2, 4, 4)
-    splits = {"train": [[0.5], [1.0]], "test": [[3.0], [4.0]]}
-    arrays = {f"{split}_labels": np.array(labels) for split, labels in splits.items()}
+    splits = {"train": labels, "test": [[3.0], [4.0]]}
+    arrays = {f"{split}_labels": np.array(values) for split, values in splits.items()}
     np.savez(tmp_path / "a.npz", train_images=images, test_images=images, **arrays)
     found = events(tmp_path / "a.npz", data(identifying_labels=way))
-    packed = {
-        event.item: decode(event.key, event.npy, event.json).labels for event in found if isinstance(event, EncodedScan)
-    }
+    samples = {e.item: decode(e.key, e.npy, e.json) for e in found if isinstance(e, EncodedScan)}
+    packed = {item: (sample.labels, sample.targets) for item, sample in samples.items()}
     refused = {event.item: event.reason for event in found if isinstance(event, UnusableScan)}
-    of_test = {"test/0": (3,), "test/1": (4,)}
-    if way == "drop":
-        assert (packed, refused) == ({"train/0": (), "train/1": ()} | of_test, {})
+    of_train = {f"train/{row}": ((), () if way == "drop" else tuple(values)) for row, values in enumerate(labels)}
+    of_test = {"test/0": ((3,), ()), "test/1": ((4,), ())}
+    if way == "drop" or risk is None or (way == "keep" and risk == AS_DIGITS):
+        assert (packed, refused) == (of_train | of_test, {})
     else:
-        assert (packed, refused) == (of_test, {"train/0": NOT_WHOLE, "train/1": NOT_WHOLE})
+        assert (packed, refused) == (of_test, {"train/0": risk, "train/1": risk})
 
 
 @pytest.mark.parametrize(

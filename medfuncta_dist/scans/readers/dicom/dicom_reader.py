@@ -50,6 +50,9 @@ GREY = ("MONOCHROME1", "MONOCHROME2", "PALETTE COLOR")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 MODALITIES = {"MR": "MR", "CT": "CT", "US": "US"} | dict.fromkeys(("CR", "DX", "MG", "PX", "RF", "XA", "IO"), "XR")
 DERIVED = ("SEG", "RTDOSE")  # labels and doses, not scans
+SEGMENTATIONS = "1.2.840.10008.5.1.4.1.1.66"
+"""So begin the SOP classes of segmentations, surfaces and label maps (.4, .5, .7), and those of registrations: whatever
+modality such a file names, it is no image."""
 WITHOUT_IMAGE = "a DICOM file without an image"
 NO_SCAN = "a DICOM segmentation or dose, not a scan"
 GEOMETRY = "the DICOM file's geometry is damaged"
@@ -162,7 +165,7 @@ def _check_image(dataset: pydicom.Dataset, size: int) -> int:
     """The number of frames. ``size``: of the file in bytes."""
     if "Rows" not in dataset or "Columns" not in dataset:
         raise ScanError(WITHOUT_IMAGE)
-    if dataset.get("Modality") in DERIVED:
+    if dataset.get("Modality") in DERIVED or str(dataset.get("SOPClassUID") or "").startswith(f"{SEGMENTATIONS}."):
         raise ScanError(NO_SCAN)
     samples, frames = int(dataset.SamplesPerPixel), int(dataset.get("NumberOfFrames") or 1)
     if dataset.get("PhotometricInterpretation") not in {1: GREY, 3: COLOUR}.get(samples, ()):

@@ -6,7 +6,7 @@ must lie on the image's own grid, whatever the order of either. The class of a p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,6 +42,8 @@ class References:
     """SeriesInstanceUID."""
     instances: frozenset[str] = field(repr=False)
     """SOPInstanceUID of the images, where it names them."""
+    derived: frozenset[str] = field(repr=False)
+    """Those of them from which its frames were made, where it says so."""
     frame_of_reference: str = field(repr=False)
     """The space that positions are in; "" where the file does not say."""
 
@@ -64,41 +66,65 @@ def references_of(dataset: pydicom.Dataset) -> References:
         *(dataset.get("PerFrameFunctionalGroupsSequence") or ()),
     ]
     derived = [item for group in groups for item in group.get("DerivationImageSequence") or ()]
-    named += [item for one in derived for item in one.get("SourceImageSequence") or ()]
+    sources = _instances(item for one in derived for item in one.get("SourceImageSequence") or ())
     return References(
         frozenset(str(one.get("SeriesInstanceUID")) for one in series if one.get("SeriesInstanceUID")),
-        frozenset(str(i.get("ReferencedSOPInstanceUID")) for i in named if i.get("ReferencedSOPInstanceUID")),
+        _instances(named) | sources,
+        sources,
         str(dataset.get("FrameOfReferenceUID") or ""),
     )
 
 
-def segmentation_on(path: Path, scan: Scan) -> UInt8[np.ndarray, "*spatial"]:
-    """The classes of a segmentation at each point of an image or volume, as it was read; 0 where there is none.
+def _instances(items: Iterable[pydicom.Dataset]) -> frozenset[str]:
+    return frozenset(str(i.get("ReferencedSOPInstanceUID")) for i in items if i.get("ReferencedSOPInstanceUID"))
 
-    ScanError where the file is none that is read, its segments overlap, or it does not lie on the image's grid.
-    """
-    if scan.affine is None:
-        raise ScanError("its segmentation has a place, and it has none itself")
-    file = _read(path)
-    with refusing(GEOMETRY):
-        affines = [affine_of(header) for header in frame_headers(file.dataset, file.frames)]
-        classes = _classes(file.dataset, file.frames)
-    flat = len(scan.shape) == 2
-    out = np.zeros((*scan.shape, 1) if flat else scan.shape, np.uint8)
-    found = 0
-    for index, (affine, number) in enumerate(zip(affines, classes, strict=True)):
+
+def segmentation_on(path: Path, scan: Scan) -> UInt8[np.ndarray, "*spatial"]:
+    """``Segmentation.on`` of a file, for one scan."""
+    return Segmentation.read(path).on(scan)
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """A segmentation whose header was read, for the images that it is of."""
+
+    references: References
+    _file: ImageFile = field(repr=False)
+    _affines: Sequence[Float[np.ndarray, "4 4"] | None] = field(repr=False)
+    _classes: Sequence[int] = field(repr=False)
+
+    @classmethod
+    def read(cls, path: Path) -> Segmentation:
+        """ScanError where the file is none that is read."""
+        file = _read(path)
         with refusing(GEOMETRY):
-            if affine is None:
-                raise ScanError("a DICOM segmentation with a frame that has no place")
-            if flat and _height(affine, scan.affine) > SAME_PLACE:
-                continue  # it is of another image
-            place = _place(affine, scan.affine, file.shape)
-        inside = _is_inside(place, file.shape, out.shape)
-        found += inside
-        _add(out, place, inside, number, _pixels(file, index))
-    if not found:
-        raise ScanError("its segmentation is at another place")
-    return out[..., 0] if flat else out
+            affines = [affine_of(header) for header in frame_headers(file.dataset, file.frames)]
+            return cls(references_of(file.dataset), file, affines, _classes(file.dataset, file.frames))
+
+    def on(self, scan: Scan, *, named: bool = False) -> UInt8[np.ndarray, "*spatial"]:
+        """The classes at each point of an image or volume, as it was read; 0 where there is none.
+
+        named: it names this image, so where none of its frames is at the place of a single one, nothing is segmented
+        there. ScanError where segments overlap, or it does not lie on the image's grid.
+        """
+        if scan.affine is None:
+            raise ScanError("its segmentation has a place, and it has none itself")
+        flat, shape = len(scan.shape) == 2, self._file.shape
+        out = np.zeros((*scan.shape, 1) if flat else scan.shape, np.uint8)
+        found = 0
+        for index, (affine, number) in enumerate(zip(self._affines, self._classes, strict=True)):
+            with refusing(GEOMETRY):
+                if affine is None:
+                    raise ScanError("a DICOM segmentation with a frame that has no place")
+                if flat and _height(affine, scan.affine) > SAME_PLACE:
+                    continue  # it is of another image
+                place = _place(affine, scan.affine, shape)
+            inside = _is_inside(place, shape, out.shape)
+            found += inside
+            _add(out, place, inside, number, _pixels(self._file, index))
+        if not found and not (flat and named):
+            raise ScanError("its segmentation is at another place")
+        return out[..., 0] if flat else out
 
 
 def _read(path: Path) -> ImageFile:

@@ -65,6 +65,8 @@ class Part:
     found: Found | None
     files: int
     forgotten: bool = False
+    names: tuple[str, ...] = ()
+    """Those of its files, where it is of them alone."""
 
 
 @dataclass(frozen=True)
@@ -114,9 +116,9 @@ def series_volumes(
         elif doubt := gone.doubt(names):
             yield Part(Found(item, None, ScanError(doubt)), len(names))
         else:
-            yield _of_stack(item, stack, rule, suv)
+            yield replace(_of_stack(item, stack, rule, suv), names=tuple(names))
     for file in mosaics:
-        yield Part(_alone(file, f"mosaic/{file.name}", suv), 1)
+        yield Part(_alone(file, f"mosaic/{file.name}", suv), 1, names=(file.name,))
     left = refused + Counter(reason for _, reason in found.left)
     for number, reason in enumerate(sorted(left)):
         out = reason not in refused and policy(rule, reason) == "leave_out"

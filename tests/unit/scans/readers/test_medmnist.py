@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.label_check import NOT_WHOLE
+from medfuncta_dist.scans.label_check import AS_DIGITS, AS_NUMBERING, NOT_FINITE
 from medfuncta_dist.scans.readers.medmnist import MedmnistReader
 from medfuncta_dist.scans.scan import Scan
 from tests.unit.scans.archive import all_found
@@ -85,9 +85,6 @@ def test_labels_that_do_not_belong_are_refused(tmp_path: Path) -> None:
     [
         ([[0.0], [3.0]], [(0,), (3,)]),
         ([0.0, -1.0], [(0,), (-1,)]),
-        ([[0.5], [1.0]], [(), ()]),
-        ([[np.nan], [1.0]], [(), ()]),
-        ([[1e300], [1.0]], [(), ()]),
     ],
 )
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -97,11 +94,43 @@ def test_labels_stored_as_floats_are_classes_where_all_are_whole(
     images = np.arange(32, dtype=np.uint8).reshape(2, 4, 4)
     with np.errstate(over="ignore"):
         path = npz(tmp_path / "a.npz", train_images=images, train_labels=np.array(labels).astype(dtype))
-    risks = {f.label_risk for f in all_found(READER, path)}
-    assert risks == ({None} if all(expected) else {NOT_WHOLE})
+    assert {f.label_risk for f in all_found(READER, path)} == {None}
     found = [f.scan for f in all_found(READER, path)]
     assert [scan.labels for scan in found if isinstance(scan, Scan)] == expected
     assert all(type(v) is int for scan in found if isinstance(scan, Scan) for v in scan.labels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected", "risk"),
+    [
+        ([[0.5], [1.0]], [(0.5,), (1.0,)], None),
+        ([0.1, -2.25], [(0.1,), (-2.25,)], None),
+        ([[0.5, 3.0], [1.0, 4.0]], [(0.5, 3.0), (1.0, 4.0)], None),
+        ([[1234567.5], [1.0]], None, AS_DIGITS),
+        ([[202401.5], [1.0]], None, AS_DIGITS),
+        ([[0.3141592], [1.0]], None, AS_DIGITS),
+        ([[np.nan], [0.5]], None, NOT_FINITE),
+        ([[np.inf], [1.0]], None, NOT_FINITE),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_labels_that_are_no_whole_numbers_are_targets(
+    tmp_path: Path, labels: list, expected: list[tuple[float, ...]] | None, risk: str | None, dtype: str
+) -> None:
+    images = np.arange(32, dtype=np.uint8).reshape(2, 4, 4)
+    found = all_found(READER, npz(tmp_path / "a.npz", train_images=images, train_labels=np.array(labels).astype(dtype)))
+    assert {one.label_risk for one in found} == {risk}
+    scans = [one.scan for one in found if isinstance(one.scan, Scan)]
+    assert [scan.labels for scan in scans] == [(), ()]
+    if expected is not None:
+        assert [scan.targets for scan in scans] == expected
+
+
+def test_targets_of_mostly_different_values_number_their_scans(tmp_path: Path) -> None:
+    images, values = np.zeros((20, 4, 4), np.uint8), np.arange(20) / 4 + 0.5
+    for labels, risk in ((values, AS_NUMBERING), (values // 2 / 4, None)):
+        [*found] = all_found(READER, npz(tmp_path / "a.npz", train_images=images, train_labels=labels))
+        assert {one.label_risk for one in found} == {risk}
 
 
 def test_float_images_are_read_and_channels_first_is_refused(tmp_path: Path) -> None:
