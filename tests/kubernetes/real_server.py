@@ -47,6 +47,16 @@ class Answer(NamedTuple):
     body: Any
 
 
+def read_body(content: str, text: str) -> Any:
+    """JSON as such, a watch's events as a list, all else as text."""
+    if not content.startswith(JSON):
+        return text
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return [json.loads(line) for line in text.splitlines()]
+
+
 class RealServer:
     """etcd and the API server as processes; ``url`` stays the same when the API server is started again."""
 
@@ -105,9 +115,15 @@ class RealServer:
         # It waits for ever for a list of Services, by which it would find conversion webhooks.
         _wait_for("the API server", lambda: self.ask("GET", "/readyz", exclude="informer-sync").code == 200)
 
-    def restart_after_compaction(self) -> None:
-        """Forget all earlier versions in etcd, and start the API server anew, so that its own cache has none either."""
+    def restart_after_compaction(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Forget all earlier versions in etcd, and start the API server anew, so that its own cache has none either.
+
+        ``meanwhile`` is called while it is away. It writes once first: etcd keeps what is still the newest version.
+        """
+        written = self.ask("PUT", CRDS + "/rayjobs.ray.io", self._touched("rayjobs.ray.io"))
+        assert written.code == 200, written
         self._stop("api")
+        meanwhile()
         revision = int(self._ask_etcd("range", key=_encode(b"/"))["header"]["revision"])
         self._ask_etcd("compaction", revision=revision, physical=True)
         self.start()
@@ -120,9 +136,7 @@ class RealServer:
             answer = self._http.request(method, url, body=data, headers={"Content-Type": content}, timeout=20)
         except urllib3.exceptions.HTTPError as error:
             return Answer(0, str(error))
-        text = answer.data.decode()
-        is_json = answer.headers.get("Content-Type", "").startswith(JSON)
-        return Answer(answer.status, json.loads(text) if is_json else text)
+        return Answer(answer.status, read_body(answer.headers.get("Content-Type", ""), answer.data.decode()))
 
     def get(self, name: str, namespace: str = "medfuncta") -> Object | None:
         """A RayJob; None if there is none."""
@@ -177,6 +191,12 @@ class RealServer:
         answer = self._http.request("POST", f"{self.etcd_url}/v3/kv/{what}", body=json.dumps(body).encode())
         assert answer.status == 200, answer.data
         return dict(json.loads(answer.data))
+
+    def _touched(self, crd: str) -> Object:
+        """A CRD with another annotation, so that the store has a newer version than anything that was watched."""
+        found: Object = self.ask("GET", f"{CRDS}/{crd}").body
+        found["metadata"].setdefault("annotations", {})["touched"] = str(time.time())
+        return found
 
     def _is_established(self, crd: Object) -> bool:
         spec = crd["spec"]

@@ -76,13 +76,21 @@ class KubernetesJobs:
         require_valid(manifest)
 
     def submit(self, manifest: Mapping[str, Any]) -> Job:
-        """Create the RayJob."""
+        """Create the RayJob. A field that the cluster's RayJob does not have is refused: by default the API server would
+        drop it, and with it what it asks for, as a version of KubeRay without authentication would drop that."""
         name, namespace = manifest["metadata"]["name"], manifest["metadata"].get("namespace") or self.namespace
-        create = partial(self._rayjobs.create_namespaced_custom_object, *GROUP_VERSION, namespace, PLURAL)
+        create = partial(
+            self._rayjobs.create_namespaced_custom_object,
+            *GROUP_VERSION,
+            namespace,
+            PLURAL,
+            field_validation="Strict",
+            _request_timeout=REQUEST_TIMEOUT_S,
+        )
         where = f"RayJob {namespace}/{name}"
         try:
             return to_job(
-                call_api(lambda: create(self.build_payload(manifest), _request_timeout=REQUEST_TIMEOUT_S), where=where)
+                call_api(lambda: create(self.build_payload(manifest)), where=where)
             )
         except ApiException as error:
             if error.status != 409:

@@ -117,7 +117,7 @@ def test_who_is_unknown_or_not_allowed_is_told_so_at_once(
     server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.forbidden.add(("POST", "rayjobs"))
-    with pytest.raises(ClusterError, match=r"403.*cannot post resource") as caught:
+    with pytest.raises(ClusterError, match=r"403.*cannot create resource") as caught:
         KubernetesJobs().submit(rayjob())
     assert "k8s/base/submitter.yaml" in caught.value.do
     monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path, token="over")))
