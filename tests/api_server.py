@@ -178,7 +178,8 @@ class Cluster:
             if merged.get("spec") != found.get("spec"):
                 merged["metadata"]["generation"] += 1
             if merged["metadata"].get("deletionTimestamp") and not merged["metadata"].get("finalizers"):
-                return self._remove(key)
+                self._remove(key)
+                return deepcopy(merged)
             return self._store(key, merged, "MODIFIED")
 
     def delete(self, plural: str, namespace: str, name: str, policy: str) -> Object:

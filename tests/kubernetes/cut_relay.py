@@ -14,6 +14,8 @@ class CutRelay:
     def __init__(self, port: int) -> None:
         self._upstream = port
         self._open: list[socket.socket] = []
+        self._passes = threading.Event()
+        self._passes.set()
         self.accepted = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
 
@@ -29,6 +31,7 @@ class CutRelay:
         try:
             yield self
         finally:
+            self._passes.set()
             self._listener.shutdown(socket.SHUT_RDWR)
             accepting.join()
             self._listener.close()
@@ -40,6 +43,14 @@ class CutRelay:
             with suppress(OSError):
                 self._open.pop().shutdown(socket.SHUT_RDWR)
 
+    def hold(self) -> None:
+        """Let connections wait until ``release``, as while nothing answers."""
+        self._passes.clear()
+        self.cut()
+
+    def release(self) -> None:
+        self._passes.set()
+
     def _accept(self) -> None:
         while True:
             try:
@@ -47,6 +58,7 @@ class CutRelay:
             except OSError:
                 return
             self.accepted += 1
+            self._passes.wait()
             with suppress(OSError):  # the server is away: its client is told so by a closed connection
                 there = socket.create_connection(("127.0.0.1", self._upstream))
                 self._open += [here, there]

@@ -47,14 +47,11 @@ class Answer(NamedTuple):
     body: Any
 
 
-def read_body(content: str, text: str) -> Any:
+def read_body(content: str, text: str, *, is_watch: bool) -> Any:
     """JSON as such, a watch's events as a list, all else as text."""
     if not content.startswith(JSON):
         return text
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError:
-        return [json.loads(line) for line in text.splitlines()]
+    return [json.loads(line) for line in text.splitlines()] if is_watch else json.loads(text)
 
 
 class RealServer:
@@ -115,18 +112,20 @@ class RealServer:
         # It waits for ever for a list of Services, by which it would find conversion webhooks.
         _wait_for("the API server", lambda: self.ask("GET", "/readyz", exclude="informer-sync").code == 200)
 
-    def restart_after_compaction(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+    def restart_after_compaction(self) -> None:
         """Forget all earlier versions in etcd, and start the API server anew, so that its own cache has none either.
 
-        ``meanwhile`` is called while it is away. It writes once first: etcd keeps what is still the newest version.
+        It writes once first, since the newest version is never forgotten, and last waits until RayJobs can be watched:
+        until then it would answer 429.
         """
         written = self.ask("PUT", CRDS + "/rayjobs.ray.io", self._touched("rayjobs.ray.io"))
         assert written.code == 200, written
         self._stop("api")
-        meanwhile()
         revision = int(self._ask_etcd("range", key=_encode(b"/"))["header"]["revision"])
         self._ask_etcd("compaction", revision=revision, physical=True)
         self.start()
+        one = {"watch": "true", "timeoutSeconds": "1"}
+        _wait_for("watches", lambda: self.ask("GET", RAY_JOBS.format(namespace="medfuncta"), **one).code == 200)
 
     def ask(self, method: str, path: str, body: Any = None, content: str = JSON, **query: str) -> Answer:
         """One request with all permissions. Code 0: there was no answer."""
@@ -136,7 +135,8 @@ class RealServer:
             answer = self._http.request(method, url, body=data, headers={"Content-Type": content}, timeout=20)
         except urllib3.exceptions.HTTPError as error:
             return Answer(0, str(error))
-        return Answer(answer.status, read_body(answer.headers.get("Content-Type", ""), answer.data.decode()))
+        kind = answer.headers.get("Content-Type", "")
+        return Answer(answer.status, read_body(kind, answer.data.decode(), is_watch="watch" in query))
 
     def get(self, name: str, namespace: str = "medfuncta") -> Object | None:
         """A RayJob; None if there is none."""

@@ -7,6 +7,7 @@ tests/api_server.py.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 import yaml
+from kubernetes.client import ApiException
 
 from medfuncta_dist.config.load import dump
 from medfuncta_dist.config.run_file import RunFile
@@ -22,6 +24,7 @@ from medfuncta_dist.stages import readiness
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit import submit_jobs
 from medfuncta_dist.submit.backends.backend import JobState
+from medfuncta_dist.submit.backends.kubernetes import kubernetes_watch
 from medfuncta_dist.submit.backends.kubernetes.kubernetes_jobs import KubernetesJobs
 from medfuncta_dist.submit.status.job_records import read_job_records
 from medfuncta_dist.submit.submit_jobs import SubmissionRequest, render_manifests
@@ -200,8 +203,45 @@ def relay(server: RealServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         yield relay
 
 
+@pytest.fixture
+def ends(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The codes with which watches have ended."""
+    codes: list[int] = []
+    stream = kubernetes_watch._stream_events
+
+    def noted(*request: Any) -> Any:
+        try:
+            yield from stream(*request)
+        except ApiException as error:
+            codes.append(error.status)
+            raise
+
+    monkeypatch.setattr(kubernetes_watch, "_stream_events", noted)
+    return codes
+
+
+def test_a_watch_that_is_refused_while_the_server_starts_goes_on_without_a_flood(
+    server: RealServer, relay: CutRelay, run: RunFile, ends: list[int]
+) -> None:
+    """A server that starts closes connections, and then answers 429 until it can watch."""
+    submit(SubmissionRequest(run, ("pack",)), KubernetesJobs())
+
+    def restart() -> None:
+        relay.cut()
+        server.restart_after_compaction()
+        server.set_status("x-pack-1", jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
+
+    before = relay.accepted
+    threading.Timer(0.3, restart).start()
+    began = time.monotonic()
+    *_, last = KubernetesJobs().watch_job("x-pack-1", every_s=3)
+    assert last.state is JobState.DONE
+    assert relay.accepted - before < 10 + 4 * (time.monotonic() - began)
+    assert set(ends) <= {0, 410, 429}
+
+
 def test_a_watch_tells_changes_and_survives_cut_connections_and_a_server_that_forgot(
-    server: RealServer, relay: CutRelay, run: RunFile
+    server: RealServer, relay: CutRelay, run: RunFile, ends: list[int]
 ) -> None:
     """After the restart the last seen version is too old: the watch is told 410, and begins anew with a list."""
     submit(SubmissionRequest(run, ("pack",)), KubernetesJobs())
@@ -214,8 +254,10 @@ def test_a_watch_tells_changes_and_survives_cut_connections_and_a_server_that_fo
         set_to("Running", "RUNNING")
 
     def forget_and_suspend() -> None:
-        server.restart_after_compaction(meanwhile=lambda: relay.cut())
+        relay.hold()
+        server.restart_after_compaction()
         set_to("Suspended")
+        relay.release()
 
     acts = [lambda: set_to("Initializing"), cut_and_run, forget_and_suspend, lambda: set_to("Complete", "SUCCEEDED")]
     seen: list[JobState] = []
@@ -225,7 +267,8 @@ def test_a_watch_tells_changes_and_survives_cut_connections_and_a_server_that_fo
             if acts:
                 threading.Timer(0.3, acts.pop(0)).start()
     assert seen == [JobState.QUEUED, JobState.STARTING, JobState.RUNNING, JobState.QUEUED, JobState.DONE]
-    assert relay.accepted < 60  # it does not flood a server that starts
+    assert ends == [410]
+    assert relay.accepted < 20
 
 
 def test_a_watch_ends_when_its_job_is_deleted(server: RealServer, run: RunFile) -> None:
