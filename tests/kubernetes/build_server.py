@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 from zipfile import ZipFile
@@ -96,6 +96,13 @@ def download_packages(work: Path, names: list[str]) -> list[Package]:
     _run([*make_apt_get(work), "update"])
     _run([*make_apt_get(work), "download", *names], cwd=debs)
     return sorted(map(_describe, debs.glob("*.deb")))
+
+
+def find_dependencies(work: Path, names: Iterable[str]) -> list[str]:
+    """The names of these packages and all that they depend on, as an installation on an empty machine would have."""
+    _run([*make_apt_get(work), "update"])
+    listed = _run([*make_apt_get(work), "install", "--print-uris", "--yes", "--no-install-recommends", *names])
+    return sorted(line.split()[1].partition("_")[0] for line in listed.splitlines() if line.startswith("'"))
 
 
 def make_apt_get(work: Path) -> list[str]:

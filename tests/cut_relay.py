@@ -17,6 +17,8 @@ class CutRelay:
         self._passes = threading.Event()
         self._passes.set()
         self.accepted = 0
+        self.to_cut = 0
+        """How many of the next connections are closed at once."""
         self._listener = socket.create_server(("127.0.0.1", 0))
 
     @property
@@ -59,6 +61,10 @@ class CutRelay:
                 return
             self.accepted += 1
             self._passes.wait()
+            if self.to_cut:
+                self.to_cut -= 1
+                here.close()
+                continue
             with suppress(OSError):  # the server is away: its client is told so by a closed connection
                 there = socket.create_connection(("127.0.0.1", self._upstream))
                 self._open += [here, there]
