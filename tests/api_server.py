@@ -64,9 +64,7 @@ TOKEN = "a-service-account-token"
 class Refused(Exception):
     """An error answer: the code of a Status object, its message, and details where it is about one object."""
 
-    def __init__(
-        self, code: int, message: str, retry_after: int | None = None, details: Object | None = None
-    ) -> None:
+    def __init__(self, code: int, message: str, retry_after: int | None = None, details: Object | None = None) -> None:
         super().__init__(message)
         self.code, self.message, self.retry_after, self.details = code, message, retry_after, details
 

@@ -32,6 +32,6 @@ def make_crd(group: str, kind: str, version: str, scope: str, schema: dict[str, 
 
 
 def pluralize(kind: str) -> str:
-    """As Kubernetes' own tools guess it: RayJob, rayjobs; ClusterQueue, clusterqueues; PriorityClass, priorityclasses."""
+    """As Kubernetes' own tools guess it: RayJob, rayjobs; WorkloadPriorityClass, workloadpriorityclasses."""
     name = kind.lower()
     return f"{name}es" if name.endswith("s") else f"{name}s"

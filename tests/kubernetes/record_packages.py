@@ -47,7 +47,9 @@ def main(folder: Path) -> None:
     names = [name for name in find_dependencies(folder, WANTED) if name.startswith("golang-")]
     packages = download_packages(folder, [*names, "etcd-server"])
     tree = unpack_packages(folder)
-    listing = run_go(unpack_compiler(folder), tree, "list", "-deps", "-f", "{{if not .Standard}}{{.Dir}}{{end}}", PROGRAM)
+    listing = run_go(
+        unpack_compiler(folder), tree, "list", "-deps", "-f", "{{if not .Standard}}{{.Dir}}{{end}}", PROGRAM
+    )
     imported = ("/" / Path(line).relative_to(tree) for line in listing.splitlines() if line)
     needed = find_imported(imported, (folder / "debs").glob("*.deb")) | {"etcd-server"}
     PINS.write_text(format_pins(package for package in packages if package.name in needed))

@@ -31,8 +31,8 @@ from medfuncta_dist.submit.backends.kubernetes.kubernetes_api import connect
 from medfuncta_dist.submit.backends.kubernetes.kubernetes_jobs import KubernetesJobs
 from medfuncta_dist.submit.status.job_records import read_job_records
 from medfuncta_dist.submit.submit_jobs import SubmissionRequest, render_manifests
-from tests.kubernetes.crds import pluralize
 from tests.cut_relay import CutRelay
+from tests.kubernetes.crds import pluralize
 from tests.kubernetes.real_server import RAY_JOBS, RealServer
 from tests.unit.cli.calls import call_json, call_printed
 from tests.writers import write_medmnist
@@ -135,7 +135,11 @@ class Altered(KubernetesJobs):
 @pytest.mark.parametrize(
     ("field", "value", "said"),
     [
-        ("authenticationOptions", {}, r"\(400\): .*strict decoding error: unknown field \"spec.authenticationOptions\""),
+        (
+            "authenticationOptions",
+            {},
+            r"\(400\): .*strict decoding error: unknown field \"spec.authenticationOptions\"",
+        ),
         ("backoffLimit", "many", r"\(422\): .*spec.backoffLimit.* must be of type integer"),
     ],
 )
@@ -182,7 +186,9 @@ def test_a_run_is_submitted_listed_cancelled_and_resumed_with_the_commands(
     assert (at_once["state"], at_once["hard"], server.get("x-pack-3")) == ("cancelled", True, None)
 
 
-def test_a_missing_job_and_a_missing_kuberay_are_told_apart(server: RealServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_job_and_a_missing_kuberay_are_told_apart(
+    server: RealServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(JobMissingError, match=r'rayjobs.ray.io "x-pack-9" not found'):
         KubernetesJobs().read_job("x-pack-9")
     KubernetesJobs().cancel("x-pack-9")

@@ -181,7 +181,11 @@ def test_both_say_of_a_version_that_is_forgotten_that_it_is_too_old(server: Real
     for ask in (server.ask, test_server):
         code, ((event,)) = ask("GET", JOBS, None, JSON, **every)
         status = event["object"]
-        assert (code, event["type"], status.pop("message").partition(":")[0]) == (200, "ERROR", "too old resource version")
+        assert (code, event["type"], status.pop("message").partition(":")[0]) == (
+            200,
+            "ERROR",
+            "too old resource version",
+        )
         assert status == {
             "kind": "Status",
             "apiVersion": "v1",
@@ -197,7 +201,7 @@ def test_both_send_bookmarks_of_the_same_form(server: RealServer, test_server: A
     found = []
     for ask in (server.ask, test_server):
         version = ask("GET", JOBS, None, JSON).body["metadata"]["resourceVersion"]
-        marks = [event for event in ask("GET", JOBS, None, JSON, resourceVersion=version, **every).body]
+        marks = list(ask("GET", JOBS, None, JSON, resourceVersion=version, **every).body)
         assert {event["type"] for event in marks} <= {"BOOKMARK"}
         found.append([{key: type(value) for key, value in event["object"].items()} for event in marks[:1]])
     assert found[1] == [{"apiVersion": str, "kind": str, "metadata": dict}]

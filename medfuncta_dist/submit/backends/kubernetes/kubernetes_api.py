@@ -110,8 +110,8 @@ def explain_api_error(error: ApiException, where: str) -> ClusterError:
 
 
 def is_kind_missing(error: ApiException) -> bool:
-    """Whether a 404 is about the kind and not about an object: what serves a kind says so in a Status, and where nothing
-    does, the API server answers in plain text."""
+    """Whether a 404 is about the kind and not about an object: what serves a kind says that in a Status, and where
+    nothing does, the API server answers in plain text."""
     text = f"{read_server_message(error)} {error.body}"
     return "could not find the requested resource" in text or "page not found" in text
 

@@ -76,8 +76,8 @@ class KubernetesJobs:
         require_valid(manifest)
 
     def submit(self, manifest: Mapping[str, Any]) -> Job:
-        """Create the RayJob. A field that the cluster's RayJob does not have is refused: by default the API server would
-        drop it, and with it what it asks for, as a version of KubeRay without authentication would drop that."""
+        """Create the RayJob. A field that the cluster's RayJob does not have is refused: by default the API server
+        drops it, and with it what it asks for, as with a version of KubeRay that knows no authentication."""
         name, namespace = manifest["metadata"]["name"], manifest["metadata"].get("namespace") or self.namespace
         create = partial(
             self._rayjobs.create_namespaced_custom_object,
@@ -89,9 +89,7 @@ class KubernetesJobs:
         )
         where = f"RayJob {namespace}/{name}"
         try:
-            return to_job(
-                call_api(lambda: create(self.build_payload(manifest)), where=where)
-            )
+            return to_job(call_api(lambda: create(self.build_payload(manifest)), where=where))
         except ApiException as error:
             if error.status != 409:
                 raise explain_api_error(error, where) from error
