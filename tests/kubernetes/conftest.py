@@ -19,17 +19,21 @@ VARIABLE = "MEDFUNCTA_KUBERNETES_SERVER"
 """The folder that build_server.py built the server in."""
 
 
-@pytest.fixture(scope="session")
-def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
-    folder = os.environ.get(VARIABLE)
+def find_reason_to_skip(folder: str, schemas: str) -> str:
+    """Why the tests cannot run with this server and these schemas; empty if they can."""
     if not folder:
-        pytest.skip("`make test-kubernetes` runs this, with a real API server")
+        return "`make test-kubernetes` runs this, with a real API server"
     if not is_built(Path(folder)):
         reason = Built.inside(Path(folder)).reason
-        pytest.skip(reason.read_text() if reason.exists() else f"{folder} has no server: `make test-kubernetes`")
-    schemas = os.environ.get(SCHEMAS_VARIABLE)
-    if not schemas:
-        pytest.skip(f"{SCHEMAS_VARIABLE} names no folder with the schemas of KubeRay and Kueue")
+        return reason.read_text() if reason.exists() else f"{folder} has no server: `make test-kubernetes`"
+    return "" if schemas else f"{SCHEMAS_VARIABLE} names no folder with the schemas of KubeRay and Kueue"
+
+
+@pytest.fixture(scope="session")
+def serving(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
+    folder, schemas = os.environ.get(VARIABLE, ""), os.environ.get(SCHEMAS_VARIABLE, "")
+    if reason := find_reason_to_skip(folder, schemas):
+        pytest.skip(reason)
     server = RealServer(Built.inside(Path(folder).absolute()), tmp_path_factory.mktemp("kubernetes"))
     with server.serving(read_crds(Path(schemas))):
         yield server
