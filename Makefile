@@ -8,7 +8,7 @@ WORKDIR ?= quickstart-run
 # Threads are given out explicitly (workers x threads <= cores); libraries that take all cores by themselves are held to one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: quickstart test test-all check bench gpu gpu-cluster chaos soak image-steps dist dist-test golden docs format clean install always
+.PHONY: quickstart test test-all test-kubernetes check bench gpu gpu-cluster chaos soak image-steps dist dist-test golden docs format clean install always
 
 install: $(INSTALLED)
 
@@ -28,6 +28,13 @@ test: $(INSTALLED)
 # All of them, and more examples of each property (docs/testing.md).
 test-all: $(INSTALLED)
 	$(BIN)/python -m pytest $(TESTED) --hypothesis-profile full
+
+# Submission against the real server of custom resources, which the first call builds in KUBERNETES_SERVER (five minutes
+# of one core, 40 MB of Debian's packages and 70 MB of Go's compiler). It wants MEDFUNCTA_SCHEMAS, too (docs/testing.md).
+KUBERNETES_SERVER ?= build/kubernetes-server
+test-kubernetes: $(INSTALLED)
+	$(BIN)/python -m tests.kubernetes.build_server "$(KUBERNETES_SERVER)"
+	MEDFUNCTA_KUBERNETES_SERVER="$(KUBERNETES_SERVER)" $(BIN)/python -m pytest tests/kubernetes -rs
 
 check: $(INSTALLED)
 	$(BIN)/ruff format --check .

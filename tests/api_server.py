@@ -3,7 +3,9 @@
 It keeps RayJobs, RayClusters, Workloads, Pods (with logs), Events and Nodes, and behaves as the real one does in what a
 client can see: create and conflict, get, list with label and field selectors, watch from a resourceVersion with
 bookmarks, merge patch, the status subresource, deletion with finalizers and by propagation policy, dry runs, Status
-objects for every error. It runs no controller: a test plays KubeRay and Kueue with ``set_status`` and ``put``.
+objects for every error. For custom resources, tests/kubernetes/test_same_answers.py compares it with the real one. It
+adds no defaults of a CRD and no managedFields, and sends bookmarks more often. It runs no controller: a test plays
+KubeRay and Kueue with ``set_status`` and ``put``.
 """
 
 from __future__ import annotations
@@ -37,26 +39,77 @@ PATH = re.compile(
     r"/(?:api/v1|apis/ray\.io/v1|apis/kueue\.x-k8s\.io/v1beta2)(?:/namespaces/(?P<namespace>[^/]+))?/(?P<plural>[a-z]+)"
     r"(?:/(?P<name>[^/]+))?(?:/(?P<sub>status|log))?"
 )
-REASONS = {401: "Unauthorized", 403: "Forbidden", 404: "NotFound", 409: "AlreadyExists", 410: "Expired", 422: "Invalid"}
+REASONS = {
+    400: "BadRequest",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "NotFound",
+    409: "AlreadyExists",
+    410: "Expired",
+    422: "Invalid",
+    429: "TooManyRequests",
+}
+VERBS = {"POST": "create", "GET": "get", "PATCH": "patch", "DELETE": "delete"}
+SELECTED_FIELDS = {"events": ("type", "reason", "involvedObject.name"), "pods": ("status.phase", "spec.nodeName")}
+"""Of these kinds more fields can be selected by than of custom resources."""
+NAME_RULE = (
+    "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and "
+    "end with an alphanumeric character (e.g. 'example.com', regex used for validation is "
+    r"'[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')"
+)
+NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 TOKEN = "a-service-account-token"
 
 
 class Refused(Exception):
-    """An error answer: the code of a Status object, and its message."""
+    """An error answer: the code of a Status object, its message, and details where it is about one object."""
 
-    def __init__(self, code: int, message: str, retry_after: int | None = None) -> None:
+    def __init__(self, code: int, message: str, retry_after: int | None = None, details: Object | None = None) -> None:
         super().__init__(message)
-        self.code, self.message, self.retry_after = code, message, retry_after
+        self.code, self.message, self.retry_after, self.details = code, message, retry_after, details
 
     def status(self) -> Object:
         return {
             "kind": "Status",
             "apiVersion": "v1",
+            "metadata": {},
             "status": "Failure",
-            "reason": REASONS.get(self.code, "InternalError"),
             "message": self.message,
+            "reason": REASONS.get(self.code, "InternalError"),
+            **({"details": self.details} if self.details else {}),
             "code": self.code,
         }
+
+
+class NoSuchPath(Exception):
+    """A path that nothing serves, as of a kind that is not installed: the answer is text, and no Status."""
+
+
+def _group(plural: str) -> str:
+    """The API group of a kind; empty for Kubernetes' core."""
+    return KINDS[plural][0].rpartition("/")[0]
+
+
+def _qualified(plural: str) -> str:
+    return f"{plural}.{_group(plural)}".rstrip(".")
+
+
+def _details(plural: str, name: str, kind: str = "", **more: Any) -> Object:
+    """What a Status says of its object."""
+    group = {"group": _group(plural)} if _group(plural) else {}
+    return {"name": name, **group, "kind": kind or plural, **more}
+
+
+def _require_good_names(plural: str, namespace: str, thing: Object) -> None:
+    meta, kind = thing.get("metadata", {}), KINDS[plural][1]
+    if meta.get("namespace", namespace) != namespace:
+        raise Refused(400, "the namespace of the provided object does not match the namespace sent on the request")
+    name = meta.get("name", "")
+    if not NAME.fullmatch(name):
+        what = f'Invalid value: "{name}": {NAME_RULE}'
+        cause = {"reason": "FieldValueInvalid", "message": what, "field": "metadata.name"}
+        message = f'{kind}.{_group(plural)} "{name}" is invalid: metadata.name: {what}'
+        raise Refused(422, message, details=_details(plural, name, kind, causes=[cause]))
 
 
 @dataclass
@@ -93,8 +146,11 @@ class Cluster:
             self.validate(thing)
         with self.changed:
             if key in self.objects:
-                raise Refused(409, f'{plural}.ray.io "{meta["name"]}" already exists')
+                going = "object is being deleted: " if "deletionTimestamp" in self.objects[key]["metadata"] else ""
+                message = f'{going}{_qualified(plural)} "{meta["name"]}" already exists'
+                raise Refused(409, message, details=_details(plural, meta["name"]))
             meta |= {"namespace": namespace, "uid": f"uid-{self.version}", "creationTimestamp": _now()}
+            meta["generation"] = 1
             thing.pop("status", None)
             return thing if dry else self._store(key, thing, "ADDED")
 
@@ -102,7 +158,7 @@ class Cluster:
         with self.changed:
             found = self.objects.get((plural, namespace, name))
             if found is None:
-                raise Refused(404, f'{plural} "{name}" not found')
+                raise Refused(404, f'{_qualified(plural)} "{name}" not found', details=_details(plural, name))
             return deepcopy(found)
 
     def list(self, plural: str, namespace: str, wanted: Callable[[Object], bool]) -> tuple[list[Object], int]:
@@ -111,11 +167,17 @@ class Cluster:
             return deepcopy(things), self.version
 
     def patch(self, plural: str, namespace: str, name: str, patch: Object) -> Object:
+        """A merge patch of any part. Over HTTP, the object and its status are patched apart, as ``_patched`` says."""
         with self.changed:
-            merged = _merged(self.get(plural, namespace, name), patch)
-            key = (plural, namespace, name)
+            found = self.get(plural, namespace, name)
+            merged, key = _merged(found, patch), (plural, namespace, name)
+            if merged == found:
+                return found
+            if merged.get("spec") != found.get("spec"):
+                merged["metadata"]["generation"] += 1
             if merged["metadata"].get("deletionTimestamp") and not merged["metadata"].get("finalizers"):
-                return self._remove(key)
+                self._remove(key)
+                return deepcopy(merged)
             return self._store(key, merged, "MODIFIED")
 
     def delete(self, plural: str, namespace: str, name: str, policy: str) -> Object:
@@ -126,7 +188,9 @@ class Cluster:
                 meta["finalizers"] = sorted({*meta.get("finalizers", []), "foregroundDeletion"})
             if not meta.get("finalizers"):
                 return self._remove(key, policy)
-            meta.setdefault("deletionTimestamp", _now())
+            if "deletionTimestamp" in meta:
+                return thing
+            meta |= {"deletionTimestamp": _now(), "deletionGracePeriodSeconds": 0, "generation": meta["generation"] + 1}
             return self._store(key, thing, "MODIFIED")
 
     def events_since(self, version: int, plural: str, namespace: str) -> Iterator[tuple[int, str, Object]]:
@@ -135,6 +199,11 @@ class Cluster:
         for number, kind, place, thing in self.changes:
             if number > version and place == f"{plural}/{namespace}":
                 yield number, kind, thing
+
+    def events_of_start(self, plural: str, namespace: str) -> tuple[list[tuple[int, str, Object]], int]:
+        """What a watch without a resourceVersion begins with: all that is there, as added; and where it goes on."""
+        things, version = self.list(plural, namespace, lambda thing: True)
+        return [(version, "ADDED", thing) for thing in things], version
 
     def compact(self) -> None:
         """Forget all changes, as etcd does after a while: watches from before get 410."""
@@ -289,6 +358,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self._body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             self._answer(method)
+        except NoSuchPath:
+            self._send_text(404, "404 page not found\n")
         except Refused as refused:
             retry = {} if refused.retry_after is None else {"Retry-After": str(refused.retry_after)}
             self._send(refused.code, refused.status(), **retry)
@@ -301,24 +372,27 @@ class _Handler(BaseHTTPRequestHandler):
         match = PATH.fullmatch(url.path)
         missing = {"rayjobs": not api.has_kuberay, "workloads": not api.has_kueue}
         if match is None or missing.get(match["plural"]) or match["plural"] not in KINDS:
-            raise Refused(404, "the server could not find the requested resource")
+            raise NoSuchPath
         place, watch = match.groupdict(), query.get("watch", "").lower() == "true"
         place["namespace"] = place["namespace"] or ""
         plural = place["plural"]
         api.seen.append((method, url.path, query))
-        self._admit(method, plural)
+        self._admit(method, place)
         if self._broken(api.fault(method, plural, watch=watch, after=False)):
             return
         answer = self._carry_out(method, place, query, watch)
         if answer is not None and not self._broken(api.fault(method, plural, watch=watch, after=True)):
             self._send(201 if method == "POST" else 200, answer)
 
-    def _admit(self, method: str, plural: str) -> None:
+    def _admit(self, method: str, place: dict[str, Any]) -> None:
+        plural = place["plural"]
         token = self.headers.get("Authorization", "").removeprefix("Bearer ")
         if token not in self.server_api.tokens:
             raise Refused(401, "Unauthorized")
         if (method, plural) in self.server_api.forbidden:
-            raise Refused(403, f'{plural} is forbidden: User "me" cannot {method.lower()} resource "{plural}"')
+            what = f'{_qualified(plural)} is forbidden: User "me" cannot {VERBS[method]} resource "{plural}"'
+            where = f'in API group "{_group(plural)}" in the namespace "{place["namespace"]}"'
+            raise Refused(403, f"{what} {where}", details=_details(plural, place["name"] or ""))
 
     def _broken(self, fault: Fault | None) -> bool:
         if fault is None:
@@ -332,52 +406,62 @@ class _Handler(BaseHTTPRequestHandler):
     def _carry_out(self, method: str, place: dict[str, Any], query: dict[str, str], watch: bool) -> Object | None:
         cluster, plural, namespace, name = self.server_api.cluster, place["plural"], place["namespace"], place["name"]
         if method == "POST":
-            return cluster.create(plural, namespace, json.loads(self._body), query.get("dryRun") == "All")
+            thing = json.loads(self._body)
+            _require_good_names(plural, namespace, thing)
+            return cluster.create(plural, namespace, thing, query.get("dryRun") == "All")
         if method == "DELETE":
             options = json.loads(self._body or b"{}") or {}
             policy = query.get("propagationPolicy") or options.get("propagationPolicy") or "Background"
-            return cluster.delete(plural, namespace, name, policy)
+            return _deletion(plural, cluster.delete(plural, namespace, name, policy))
         if method == "PATCH":
-            return cluster.patch(plural, namespace, name, json.loads(self._body))
+            return cluster.patch(plural, namespace, name, _patched(json.loads(self._body), place["sub"]))
         if place["sub"] == "log":
             return self._log(cluster.get(plural, namespace, name)["metadata"]["name"], query)
         if name is not None:
             return cluster.get(plural, namespace, name)
         if watch:
             return self._watch(plural, namespace, query)
-        items, version = cluster.list(plural, namespace, _selector(query))
-        group, kind = KINDS[plural]
-        return {
-            "apiVersion": group,
-            "kind": f"{kind}List",
-            "metadata": {"resourceVersion": str(version)},
-            "items": items,
-        }
+        items, version = cluster.list(plural, namespace, _selector(plural, query))
+        version_of_kind, kind = KINDS[plural]
+        meta = {**({"continue": ""} if _group(plural) else {}), "resourceVersion": str(version)}
+        return {"apiVersion": version_of_kind, "kind": f"{kind}List", "metadata": meta, "items": items}
 
     def _watch(self, plural: str, namespace: str, query: dict[str, str]) -> None:
         api, version = self.server_api, int(query.get("resourceVersion") or 0)
-        cluster, wanted, cut = api.cluster, _selector(query), api._cut
-        with cluster.changed:
-            list(cluster.events_since(version, plural, namespace))
+        cluster, wanted, cut = api.cluster, _selector(plural, query), api._cut
         deadline = time.monotonic() + float(query.get("timeoutSeconds") or 60)
         self._open()
+        if not version:
+            start, version = cluster.events_of_start(plural, namespace)
+            self._send_events(start, wanted)
         while time.monotonic() < deadline:
-            with cluster.changed:
-                found = list(cluster.events_since(version, plural, namespace))
-                if not found:
-                    cluster.changed.wait(api.bookmark_s)
+            try:
+                with cluster.changed:
                     found = list(cluster.events_since(version, plural, namespace))
+                    if not found:
+                        cluster.changed.wait(api.bookmark_s)
+                        found = list(cluster.events_since(version, plural, namespace))
+            except Refused as expired:  # a watch has been answered with 200 by then
+                self._chunk({"type": "ERROR", "object": expired.status()})
+                return self._close()
             if api._cut != cut:
                 self.close_connection = True
                 return  # without the last chunk: the client sees a broken stream
-            for version, kind, thing in found:  # noqa: B007
-                if wanted(thing):
-                    self._chunk({"type": kind, "object": thing})
+            version = self._send_events(found, wanted) or version
             if not found and query.get("allowWatchBookmarks", "").lower() == "true":
-                mark = {"metadata": {"resourceVersion": str(cluster.version)}, "kind": KINDS[plural][1]}
+                group, kind = KINDS[plural]
                 version = cluster.version
+                mark = {"apiVersion": group, "kind": kind, "metadata": {"resourceVersion": str(version)}}
                 self._chunk({"type": "BOOKMARK", "object": mark})
         self._close()
+
+    def _send_events(self, events: list[tuple[int, str, Object]], wanted: Callable[[Object], bool]) -> int:
+        """Those that are asked for; the version of the last event."""
+        version = 0
+        for version, kind, thing in events:  # noqa: B007
+            if wanted(thing):
+                self._chunk({"type": kind, "object": thing})
+        return version
 
     def _log(self, pod: str, query: dict[str, str]) -> None:
         api = self.server_api
@@ -425,14 +509,38 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
+    def _send_text(self, code: int, text: str) -> None:
+        self.send_response(code)
+        self.send_header("Content-Type", "text/plain; charset=utf-8")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text.encode())
+
     def log_message(self, *_: object) -> None:
         """Nothing on stderr."""
 
 
-def _selector(query: dict[str, str]) -> Callable[[Object], bool]:
+def _patched(patch: Object, sub: str | None) -> Object:
+    """What of a patch counts: at the status subresource only the status, elsewhere all but it."""
+    return {key: value for key, value in patch.items() if (key == "status") == (sub == "status")}
+
+
+def _deletion(plural: str, thing: Object) -> Object:
+    """The answer to a deletion: the object while finalizers keep it, then a Status. A pod is always shown."""
+    meta = thing["metadata"]
+    if meta.get("finalizers") or not _group(plural):
+        return thing
+    details = _details(plural, meta["name"], uid=meta["uid"])
+    return {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details}
+
+
+def _selector(plural: str, query: dict[str, str]) -> Callable[[Object], bool]:
     """Equality and existence of labels, equality of fields: what the client asks with."""
     labels = [part.partition("=") for part in query.get("labelSelector", "").split(",") if part]
     fields = [part.partition("=") for part in query.get("fieldSelector", "").split(",") if part]
+    for name, _, _ in fields:
+        if name not in ("metadata.name", "metadata.namespace", *SELECTED_FIELDS.get(plural, ())):
+            raise Refused(400, f"field label not supported: {name}")
 
     def wanted(thing: Object) -> bool:
         meta = thing["metadata"]

@@ -40,10 +40,13 @@ class Authority:
         own = own.add_extension(x509.SubjectKeyIdentifier.from_public_key(self._key.public_key()), critical=False)
         self.bundle.write_bytes(own.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, *names: str, begins: timedelta = -DAY, ends: timedelta = DAY) -> Certificate:
+    def issue(
+        self, *names: str, organization: str = "", begins: timedelta = -DAY, ends: timedelta = DAY
+    ) -> Certificate:
         """A certificate for these names and addresses, valid from and until these times from now."""
         key = ec.generate_private_key(ec.SECP256R1())
-        subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
+        groups = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, organization)] if organization else []
+        subject = x509.Name([*groups, x509.NameAttribute(NameOID.COMMON_NAME, names[0])])
         alternatives = x509.SubjectAlternativeName([_general_name(name) for name in names])
         issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key())
         made = self._builder(subject, key.public_key(), begins, ends).add_extension(alternatives, critical=False)

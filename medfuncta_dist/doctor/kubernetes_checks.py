@@ -152,7 +152,9 @@ class ClusterChecks:
         )
         try:
             found = self._request(get, f"LocalQueue {self._queue_name}")
-        except JobMissingError:
+        except ClusterError as error:
+            if getattr(error.__cause__, "status", None) != 404:  # the queue, or without Kueue its kind
+                raise
             do = f"{WRITE}`kubectl apply -k medfuncta/k8s/overlays/kueue`, or correct kubernetes.queue"
             return failed(f"there is no LocalQueue {self._queue_name} in {self.namespace}", do)
         conditions = {c["type"]: c for c in found.get("status", {}).get("conditions", [])}

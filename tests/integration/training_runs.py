@@ -57,6 +57,14 @@ def run_file(storage: str, name: str, *, kind: str = "siren", workers: int = 1, 
     )
 
 
+def mounted_run(folder: Path) -> RunFile:
+    """A run named x on a folder that pods mount, too, so that a Kubernetes cluster takes its jobs."""
+    run = run_file(str(folder / "storage"), "x", steps=5)
+    claims = {"kubernetes": run.kubernetes.model_copy(update={"claims": {"data": str(folder)}})}
+    data = run.data.model_copy(update={"source": str(folder / "scans.npz"), "reader": None, "shard_scans": 16})
+    return run.model_copy(update={**claims, "data": data})
+
+
 def packed(storage: str, folder: Path) -> str:
     """Pack 40 + 8 + 8 scans as the data set ``scans``; returns the snapshot's digest."""
     source = write_medmnist(folder / "scans.npz", shape=SHAPE)

@@ -13,7 +13,7 @@ from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.submit.backends.kubernetes.kubernetes_jobs import KubernetesJobs
 from medfuncta_dist.submit.rules.validate_manifest import require_valid
 from tests.api_server import ApiServer, Refused
-from tests.integration.training_runs import run_file
+from tests.integration.training_runs import mounted_run
 from tests.writers import write_medmnist
 
 
@@ -37,10 +37,7 @@ def _admit(manifest: dict[str, Any]) -> None:
 @pytest.fixture
 def run(tmp_path: Path) -> RunFile:
     """On a folder that pods mount, too: nothing but the cluster is played here."""
-    run = run_file(str(tmp_path / "storage"), "x", steps=5)
-    claims = {"kubernetes": run.kubernetes.model_copy(update={"claims": {"data": str(tmp_path)}})}
-    data = run.data.model_copy(update={"source": str(tmp_path / "scans.npz"), "reader": None, "shard_scans": 16})
-    return run.model_copy(update={**claims, "data": data})
+    return mounted_run(tmp_path)
 
 
 @pytest.fixture

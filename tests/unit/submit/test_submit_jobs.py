@@ -60,7 +60,7 @@ def test_a_dry_run_shows_what_the_api_server_then_receives(server: ApiServer, ru
     assert (server.seen, remark) == ([], "")
     submit(SubmissionRequest(run, ("pack",)), jobs)
     received = server.cluster.get("rayjobs", "medfuncta", "x-pack-1")
-    for added in ("uid", "creationTimestamp", "resourceVersion"):
+    for added in ("uid", "creationTimestamp", "resourceVersion", "generation"):
         del received["metadata"][added]
     assert received == jobs.build_payload(shown) == shown
 

@@ -66,7 +66,7 @@ def call_api(request: Callable[[], T], *, where: str, deadline_s: float = DEADLI
     Errors become ClusterErrors. An ApiException with status 409 or 410 is raised as it is: its meaning is the caller's.
     """
     retrying = Retrying(
-        retry=retry_if_exception(_is_transient), stop=stop_before_delay(deadline_s), wait=_choose_wait, reraise=True
+        retry=retry_if_exception(is_transient), stop=stop_before_delay(deadline_s), wait=_choose_wait, reraise=True
     )
     try:
         return retrying(request)
@@ -91,7 +91,7 @@ def explain_api_error(error: ApiException, where: str) -> ClusterError:
                 f"not allowed (403): {message}",
                 "ask for this permission (all: k8s/base/submitter.yaml)",
             )
-        case 404 if "could not find the requested resource" in message or "page not found" in message:
+        case 404 if is_kind_missing(error):
             what, do = "this cluster has no RayJobs (404)", "install KubeRay 1.7; `medfuncta-dist doctor` checks it"
         case 404:
             return JobMissingError(
@@ -109,6 +109,13 @@ def explain_api_error(error: ApiException, where: str) -> ClusterError:
     return ClusterError(what, where=where, do=do)
 
 
+def is_kind_missing(error: ApiException) -> bool:
+    """Whether a 404 is about the kind and not about an object: what serves a kind says that in a Status, and where
+    nothing does, the API server answers in plain text."""
+    text = f"{read_server_message(error)} {error.body}"
+    return "could not find the requested resource" in text or "page not found" in text
+
+
 def read_server_message(error: ApiException) -> str:
     """The server's own message, from its Status object."""
     try:
@@ -117,9 +124,10 @@ def read_server_message(error: ApiException) -> str:
         return str(error.reason or error.body or "no reason given")
 
 
-def _is_transient(error: BaseException) -> bool:
+def is_transient(error: BaseException) -> bool:
+    """Whether the same request may succeed a moment later."""
     if isinstance(error, ApiException):
-        return error.status in TRANSIENT_STATUSES
+        return error.status in TRANSIENT_STATUSES or any(map(_is_cut, causes(error)))
     return isinstance(error, urllib3.exceptions.HTTPError) and _explain_setting(error, "") is None
 
 
@@ -131,6 +139,8 @@ def _explain_setting(error: BaseException, where: str) -> ClusterError | None:
         do = "correct HTTPS_PROXY, or name the API server's host in NO_PROXY"
         return ClusterError(f"the proxy does not lead to the API server ({refused})", where=where, do=do)
     for cause in chain:
+        if _is_cut(cause):
+            return None
         if isinstance(cause, ssl.SSLCertVerificationError):
             what = f"the API server's certificate is not accepted: {cause.verify_message}"
             do = "set certificate-authority in the kubeconfig, or SSL_CERT_FILE, to a PEM file with its CA"
@@ -139,6 +149,11 @@ def _explain_setting(error: BaseException, where: str) -> ClusterError | None:
             do = "check the server's address in the kubeconfig: it must be a port for https://"
             return ClusterError(f"the API server does not speak TLS as expected: {cause.reason}", where=where, do=do)
     return None
+
+
+def _is_cut(cause: BaseException) -> bool:
+    """A connection that was closed while TLS began: a load balancer does so while its API server starts anew."""
+    return isinstance(cause, ssl.SSLError) and "EOF" in str(cause.reason or cause)
 
 
 def _choose_wait(state: RetryCallState) -> float:

@@ -76,14 +76,20 @@ class KubernetesJobs:
         require_valid(manifest)
 
     def submit(self, manifest: Mapping[str, Any]) -> Job:
-        """Create the RayJob."""
+        """Create the RayJob. A field that the cluster's RayJob does not have is refused: by default the API server
+        drops it, and with it what it asks for, as with a version of KubeRay that knows no authentication."""
         name, namespace = manifest["metadata"]["name"], manifest["metadata"].get("namespace") or self.namespace
-        create = partial(self._rayjobs.create_namespaced_custom_object, *GROUP_VERSION, namespace, PLURAL)
+        create = partial(
+            self._rayjobs.create_namespaced_custom_object,
+            *GROUP_VERSION,
+            namespace,
+            PLURAL,
+            field_validation="Strict",
+            _request_timeout=REQUEST_TIMEOUT_S,
+        )
         where = f"RayJob {namespace}/{name}"
         try:
-            return to_job(
-                call_api(lambda: create(self.build_payload(manifest), _request_timeout=REQUEST_TIMEOUT_S), where=where)
-            )
+            return to_job(call_api(lambda: create(self.build_payload(manifest)), where=where))
         except ApiException as error:
             if error.status != 409:
                 raise explain_api_error(error, where) from error

@@ -10,11 +10,11 @@ import urllib3
 from kubernetes import watch
 from kubernetes.client import ApiException
 
-from medfuncta_dist.submit.backends.kubernetes.kubernetes_api import TRANSIENT_STATUSES, call_api, explain_api_error
+from medfuncta_dist.submit.backends.kubernetes.kubernetes_api import call_api, explain_api_error, is_transient
 
 ListCall = Callable[..., Any]
 PAUSE_S = 0.5
-"""Before a dropped watch is opened again, so that a server that closes each one at once is not flooded."""
+"""Before a watch that dropped or failed is opened again, so that a server that ends each one at once is not flooded."""
 
 
 def watch_object(list_objects: ListCall, name: str, every_s: float, *, where: str) -> Iterator[dict[str, Any] | None]:
@@ -37,8 +37,10 @@ def watch_object(list_objects: ListCall, name: str, every_s: float, *, where: st
         except urllib3.exceptions.HTTPError:
             time.sleep(PAUSE_S)
         except ApiException as error:
-            if error.status != 410 and error.status not in TRANSIENT_STATUSES:
+            if error.status != 410 and not is_transient(error):
                 raise explain_api_error(error, where) from error
+            if error.status != 410:
+                time.sleep(PAUSE_S)  # a server that has just started may list already, and refuse watches with 429
             found, version = _list_object(list_objects, name, where)
         yield found
 

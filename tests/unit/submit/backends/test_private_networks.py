@@ -21,6 +21,7 @@ from medfuncta_dist.errors import ClusterError
 from medfuncta_dist.submit.backends.kubernetes.kubernetes_api import call_api, connect
 from medfuncta_dist.submit.backends.ray_jobs import RayJobs
 from tests.certificates import Authority
+from tests.cut_relay import CutRelay
 from tests.plain_servers import no_settings
 from tests.proxy_server import ProxyServer
 from tests.unit.doctor.served import Answers, served
@@ -105,6 +106,21 @@ def test_a_certificate_or_a_proxy_that_refuses_ends_the_command_at_once(
         ask_kubernetes()
     assert "NO_PROXY" in caught.value.do
     assert time.monotonic() - began < 15
+
+
+def test_a_connection_that_is_cut_while_tls_begins_is_made_again(
+    authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So does a load balancer whose API server starts anew."""
+    with (
+        served(ANSWERS, certificate=authority.issue("127.0.0.1")) as address,
+        CutRelay(int(address.rpartition(":")[2])).passing() as relay,
+    ):
+        named = {"certificate-authority": str(authority.bundle)}
+        monkeypatch.setenv("KUBECONFIG", kubeconfig(tmp_path, f"https://127.0.0.1:{relay.port}", **named))
+        relay.to_cut = 2
+        assert ask_kubernetes() == "v1.33.1"
+        assert relay.accepted == 3
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])

@@ -117,7 +117,7 @@ def test_who_is_unknown_or_not_allowed_is_told_so_at_once(
     server: ApiServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.forbidden.add(("POST", "rayjobs"))
-    with pytest.raises(ClusterError, match=r"403.*cannot post resource") as caught:
+    with pytest.raises(ClusterError, match=r"403.*cannot create resource") as caught:
         KubernetesJobs().submit(rayjob())
     assert "k8s/base/submitter.yaml" in caught.value.do
     monkeypatch.setenv("KUBECONFIG", str(server.kubeconfig(tmp_path, token="over")))
@@ -199,7 +199,8 @@ def test_a_watch_tells_changes_and_survives_drops_and_compaction(server: ApiServ
     )
     assert states == [JobState.QUEUED, JobState.STARTING, JobState.RUNNING, JobState.QUEUED, JobState.DONE]
     watches = [query for _, _, query in server.seen if query.get("watch") == "true"]
-    lists = [path for _, path, query in server.seen if path.endswith("/rayjobs") and query and "watch" not in query]
+    asked = [query for method, path, query in server.seen if method == "GET" and path.endswith("/rayjobs")]
+    lists = [query for query in asked if "watch" not in query]
     assert len(watches) >= 3
     assert len(lists) == 3  # the first; after 410; after 500
     assert int(watches[1]["resourceVersion"]) > int(watches[0]["resourceVersion"])
