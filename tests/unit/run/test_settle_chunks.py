@@ -191,11 +191,11 @@ def workers_with_a_gpu(asked, verdict=Verdict(True, True, "")):  # noqa: B008
 
     def fan_out(task, items):
         if task is fit_check:
-            return iter([Done(items[0], verdict)])
+            return iter([Done(next(iter(items)), verdict)])
         if task is granted_memory:
             asked.extend(items)
-            return iter([Done(items[0], GpuMemory("a card", 70 * 2**30))])
-        return iter([Done(items[0], verdict)])
+            return iter([Done(next(iter(items)), GpuMemory("a card", 70 * 2**30))])
+        return iter([Done(next(iter(items)), verdict)])
 
     return fan_out
 
@@ -203,7 +203,7 @@ def workers_with_a_gpu(asked, verdict=Verdict(True, True, "")):  # noqa: B008
 def in_a_task(task, items):
     """The trial's device, asked as the trial asks, without compiling for a minute."""
     assert [granted_device(trial.gpus).type for trial in items] == ["cpu"]
-    return iter([Done(items[0], Verdict(True, False, ""))])
+    return iter([Done(next(iter(items)), Verdict(True, False, ""))])
 
 
 def test_another_choice_than_the_runs_is_refused(tmp_path):
@@ -230,8 +230,9 @@ def test_compiling_is_tried_where_workers_are_and_only_if_wanted(tmp_path):
     def fan_out(task, items):
         if task in (granted_memory, fit_check):
             return workers_with_a_gpu([])(task, items)
-        tried.extend(items)
-        return iter([Done(items[0], Verdict(items[0].compiling, items[0].graphs, ""))])
+        (trial,) = items
+        tried.append(trial)
+        return iter([Done(trial, Verdict(trial.compiling, trial.graphs, ""))])
 
     def ways_of(name, *overrides):
         run = computing(tmp_path, f"name={name}", *overrides)
@@ -264,7 +265,7 @@ def test_kernels_are_tried_where_training_and_fitting_have_gpus(tmp_path, capsys
             if task in (granted_memory, fit_check):
                 return workers_with_a_gpu([])(task, items)
             tried.extend(items)
-            return iter([Done(items[0], verdict)])
+            return iter([Done(next(iter(items)), verdict)])
 
         run = settle_arithmetic(computing(tmp_path, f"name={name}", *overrides), store, fan_out, fence=ALONE)
         meta = run.meta
@@ -291,7 +292,7 @@ def test_kernels_are_tried_where_training_and_fitting_have_gpus(tmp_path, capsys
 def test_a_worker_that_fails_in_the_trial_means_eager(tmp_path, capsys):
     run = computing(tmp_path, "meta.compile=on")
     run = settle_arithmetic(
-        run, ObjectStore(str(tmp_path)), lambda _, items: iter([Failed(items[0], OSError("it died"))]), fence=ALONE
+        run, ObjectStore(str(tmp_path)), lambda _, items: iter([Failed(next(iter(items)), OSError("it died"))]), fence=ALONE
     )
     assert run.meta.compiled is False
     assert "it died" in capsys.readouterr().err
@@ -304,7 +305,7 @@ def test_recording_fits_is_tried_where_tasks_fit(tmp_path, capsys):
         if task is not fit_check:
             return workers_with_a_gpu([])(task, items)
         tried.extend(items)
-        return iter([Done(items[0], Verdict(False, len(tried) < 2, "it does not pay"))])
+        return iter([Done(next(iter(items)), Verdict(False, len(tried) < 2, "it does not pay"))])
 
     def captured(name, *overrides):
         run = settle_arithmetic(computing(tmp_path, f"name={name}", *overrides), store, fan_out, fence=ALONE)
