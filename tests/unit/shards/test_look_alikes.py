@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -110,3 +111,43 @@ def test_chunks_do_not_change_what_is_found(monkeypatch: pytest.MonkeyPatch, few
     whole = look_alikes(looks, owners(np.arange(600) % 5))
     monkeypatch.setattr(module, "CHUNK", 64)
     assert pairs(look_alikes(looks, owners(np.arange(600) % 5))) == pairs(whole)
+
+
+def of_few_kinds(count: int) -> np.ndarray:
+    """Looks of which very many have equal bands, as short smooth signals have."""
+    kinds = random_looks(40, 3)
+    return disturbed(kinds[np.arange(count) % 40], by=4)
+
+
+def test_a_pair_that_several_bands_find_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, whose = of_few_kinds(2000), owners(np.arange(2000) % 3)
+    everything = look_alikes(looks, whose)
+    monkeypatch.setattr(module, "ALL_WITH_ALL", 0)
+    found = look_alikes(looks, whose)
+    assert len(found.pairs) == len(pairs(found)) == found.across_splits + found.across_patients
+    assert pairs(found) <= pairs(everything)
+    assert len(found.pairs) > 0.9 * len(everything.pairs) > 1000
+
+
+def test_the_best_pairs_are_kept_whenever_they_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ALL_WITH_ALL", 0)
+    monkeypatch.setattr(module, "CHUNK", 4096)
+    looks, whose = of_few_kinds(2000), owners(np.arange(2000) % 3)
+    whole = look_alikes(looks, whose)
+    monkeypatch.setattr(module, "MOST_PAIRS", 300)
+    found = look_alikes(looks, whose)
+    assert (found.across_splits, found.across_patients) == (whole.across_splits, whole.across_patients)
+    np.testing.assert_array_equal(found.pairs, whole.pairs[:300])
+    np.testing.assert_array_equal(found.likeness, whole.likeness[:300])
+
+
+def test_the_search_of_many_that_look_alike_takes_little_memory() -> None:
+    looks, whose = of_few_kinds(12_000), owners(np.arange(12_000) % 3)
+    tracemalloc.start()
+    try:
+        found = look_alikes(looks, whose)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.across_splits > 100_000
+    assert peak < 250e6
