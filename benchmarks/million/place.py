@@ -99,9 +99,9 @@ class Nodes:
 @contextmanager
 def ray_nodes(place: Place) -> Iterator[Nodes]:
     """A head without CPUs, and three nodes of one each."""
-    environment = place.environment | {
-        f"MEDFUNCTA_LOCAL_{name}": str(port) for name, port in zip(("PORT", "DASHBOARD"), free_ports(2), strict=True)
-    }
+    # Of the agents' ports only the first is known to be free: as many follow as there are nodes.
+    ports = zip(("PORT", "DASHBOARD", "AGENT"), free_ports(3), strict=True)
+    environment = place.environment | {f"MEDFUNCTA_LOCAL_{name}": str(port) for name, port in ports}
     script = str(ROOT / "cluster" / "local.sh")
     up = subprocess.run(
         ["bash", script, "up", str(NODES), "1"], env=environment, stdout=subprocess.PIPE, text=True, check=True
