@@ -7,6 +7,7 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections import Counter
@@ -17,12 +18,14 @@ from pathlib import Path
 from types import TracebackType
 
 import psutil
+from s3fs import S3FileSystem
 
 from benchmarks.common import ROOT
 from medfuncta_dist.quickstart.embedded_s3 import EmbeddedS3
 
 BUCKET = "million"
 NODES = 3
+LISTED_EVERY_S = 20.0
 
 
 class Place:
@@ -35,6 +38,7 @@ class Place:
     def __enter__(self) -> Place:
         server = self._stack.enter_context(EmbeddedS3(self.folder / "s3"))
         server.create_bucket(BUCKET)
+        self._stack.enter_context(kept_listed(server))
         self._endpoint = self._stack.enter_context(counting(server.endpoint))
         self.environment = {
             **os.environ,
@@ -59,6 +63,35 @@ class Place:
         with urllib.request.urlopen(f"{self._endpoint}/counts", timeout=30) as answer:
             found = json.load(answer)
         return Counter(found["requests"] | {f"bytes {name}": n for name, n in found["bytes"].items()})
+
+
+@contextmanager
+def kept_listed(server: EmbeddedS3) -> Iterator[None]:
+    """rclone computes the MD5 of an object when it is first listed, which a real S3 has from its upload: whoever listed
+    two gigabytes for the first time would wait for minutes. So all is listed every now and then, past the proxy."""
+    over = threading.Event()
+    address = server.environment
+    files = S3FileSystem(
+        endpoint_url=server.endpoint,
+        key=address["AWS_ACCESS_KEY_ID"],
+        secret=address["AWS_SECRET_ACCESS_KEY"],
+        config_kwargs={"read_timeout": 600},
+        skip_instance_cache=True,
+        use_listings_cache=False,
+    )
+
+    def list_all() -> None:
+        while not over.wait(LISTED_EVERY_S):
+            with suppress(OSError):
+                files.find(f"{BUCKET}/store")
+
+    thread = threading.Thread(target=list_all, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
 
 
 @contextmanager
