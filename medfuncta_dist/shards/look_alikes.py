@@ -26,6 +26,10 @@ MASKS = (0, *(1 << bit for bit in range(BAND_BITS)))
 MOST_IN_A_BUCKET = 2048
 """Looks with the same band that are compared with one another: a data set of ten thousand nearly equal pictures must
 not take hours. What is left out is counted."""
+MOST_COMPARED = 2**11
+"""Pairs of bits per scan that are compared in one band, some 20 µs of time; where there are more, fewer of each bucket
+are compared. Fifteen million scans that are spread over all buckets do not reach it; short signals are in few."""
+LEAST_IN_A_BUCKET = 32
 MOST_EQUAL = 8
 """Of scans with the same bits, the neighbours that each is compared with, and those that others are compared with."""
 CHUNK = 2**19
@@ -142,8 +146,9 @@ def _close(bits: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         value, ordered = value[order], bits[order]
         size = np.bincount(value, minlength=2**BAND_BITS)
         start = np.cumsum(size) - size
-        size = np.minimum(size, MOST_IN_A_BUCKET)
-        inside = np.arange(len(value)) - start[value] < MOST_IN_A_BUCKET
+        most = _most_in_a_bucket(size)
+        size = np.minimum(size, most)
+        inside = np.arange(len(value)) - start[value] < most
         for mask in MASKS:
             for left, right in _joined(value, start, size, inside, mask):
                 near = np.bitwise_count(ordered[left] ^ ordered[right]) <= BITS
@@ -153,6 +158,21 @@ def _close(bits: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         here = np.empty(len(bits), bool)
         here[order] = inside
         earlier.append(here)
+
+
+def _most_in_a_bucket(size: np.ndarray) -> int:
+    """How many of a bucket are compared with others, where ``size`` scans are in each bucket of a band."""
+    most = MOST_IN_A_BUCKET
+    while most > LEAST_IN_A_BUCKET and _pairs(np.minimum(size, most)) > MOST_COMPARED * int(size.sum()):
+        most //= 2
+    return most
+
+
+def _pairs(size: np.ndarray) -> int:
+    """Pairs of scans in buckets of these sizes whose values are equal or differ in one bit."""
+    sizes, value = size.astype(np.float64), np.arange(len(size))
+    twice = sum(float(sizes @ sizes[value ^ mask]) for mask in MASKS) - float(sizes.sum())
+    return int(twice / 2)
 
 
 def _met(bits: np.ndarray, left: np.ndarray, right: np.ndarray, earlier: Sequence[np.ndarray]) -> np.ndarray:
@@ -200,7 +220,7 @@ def _skipped(bits: np.ndarray, counts: np.ndarray) -> int:
         value = _band(bits, band)
         order = np.argsort(value, kind="stable")
         size = np.bincount(value, minlength=2**BAND_BITS)
-        beyond[order] |= np.arange(len(value)) - (np.cumsum(size) - size)[value[order]] >= MOST_IN_A_BUCKET
+        beyond[order] |= np.arange(len(value)) - (np.cumsum(size) - size)[value[order]] >= _most_in_a_bucket(size)
     return int(counts[beyond].sum())
 
 

@@ -151,3 +151,32 @@ def test_the_search_of_many_that_look_alike_takes_little_memory() -> None:
         tracemalloc.stop()
     assert found.across_splits > 100_000
     assert peak < 250e6
+
+
+def test_pairs_of_bits_are_counted_before_they_are_compared() -> None:
+    bits = np.random.default_rng(2).integers(0, 2**63, 400, dtype=np.int64).astype(np.uint64) & np.uint64(0x7007)
+    value = module._band(bits, 0)
+    apart = np.bitwise_count(value[:, None] ^ value[None])
+    assert module._pairs(np.bincount(value, minlength=2**16)) == (np.triu(apart, 1) + np.tril(apart + 99) <= 1).sum()
+
+
+def test_where_bands_are_few_not_all_of_them_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time must grow with the scans, whatever they look like."""
+    monkeypatch.setattr(module, "ALL_WITH_ALL", 0)
+    looks, whose = of_few_kinds(4000), owners(np.arange(4000) % 3)
+    assert look_alikes(looks, whose).skipped == 0
+    most = 2
+    monkeypatch.setattr(module, "MOST_COMPARED", most)
+    monkeypatch.setattr(module, "LEAST_IN_A_BUCKET", 2)
+    compared, joined = [0], module._joined
+
+    def counted(*given: Any) -> Any:
+        for left, right in joined(*given):
+            compared[0] += len(left)
+            yield left, right
+
+    monkeypatch.setattr(module, "_joined", counted)
+    found = look_alikes(looks, whose)
+    assert found.skipped > 1000
+    assert found.across_splits > 0
+    assert 0 < compared[0] <= module.BANDS * most * 4000
