@@ -50,8 +50,10 @@ class Stage:
 
 
 def main() -> None:
+    given = list(sys.argv)
     scans, folder = _own_arguments()
     short, began = arguments(__doc__).short, time.perf_counter()
+    sys.argv = given  # the report tells the whole command
     scans = scans or (SHORT if short else MILLION)
     with _kept(folder) as where, Place(where) as place:
         archive, kept = MadeArchive(f"{BUCKET}/archive", scans), Kept(where / "measured.jsonl")
@@ -100,7 +102,7 @@ data:
 field: {{hidden: 16, latent: 8, features: 8}}
 train: {{batch: 63, steps: 60, warmup_steps: 5, checkpoint_steps: 10, validate_steps: 30}}
 fit: {{scans_per_task: 1024}}
-cluster: {{workers: {NODES}, cache: {where / "cache"}, lease_seconds: 15}}
+cluster: {{workers: {NODES}, cache: {where / "cache"}}}
 telemetry: {{wandb: off}}
 """
 

@@ -150,8 +150,8 @@ proportion.
   a large archive they visit a part.
 - Every shard is read from S3 once by fitting and, as far as it is visited, once by training: a node's cache holds what
   training comes back to, on one node. With n nodes, training's reads are up to n times as many.
-- Requests of packing and fitting are those of a job that was killed twice in each stage, leases and logs among them,
-  divided by its shards.
+- Requests of packing and fitting are those of a job that was killed twice in each stage, divided by its shards; leases,
+  with a heartbeat every four seconds, and logs are among them.
 - Left out: requests for the archive itself (about two a file), retries, preempted work (at most one shard a lost worker
   in fitting, and the steps since the last checkpoint in training), checkpoints, telemetry, evaluation, and traffic out
   of the region.

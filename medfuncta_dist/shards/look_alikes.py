@@ -27,7 +27,7 @@ MOST_IN_A_BUCKET = 2048
 """Looks with the same band that are compared with one another: a data set of ten thousand nearly equal pictures must
 not take hours. What is left out is counted."""
 MOST_COMPARED = 2**11
-"""Pairs of bits per scan that are compared in one band, some 20 µs of time; where there are more, fewer of each bucket
+"""Pairs of bits per scan that are compared in one band, some 50 µs of time; where there are more, fewer of each bucket
 are compared. Fifteen million scans that are spread over all buckets do not reach it; short signals are in few."""
 LEAST_IN_A_BUCKET = 32
 MOST_EQUAL = 8
