@@ -8,7 +8,7 @@ WORKDIR ?= quickstart-run
 # Threads are given out explicitly (workers x threads <= cores); libraries that take all cores by themselves are held to one.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: quickstart test test-all test-kubernetes check bench gpu gpu-cluster chaos soak image-steps dist dist-test golden docs format clean install always
+.PHONY: quickstart test test-all test-kubernetes check bench million gpu gpu-cluster chaos soak image-steps dist dist-test golden docs format clean install always
 
 install: $(INSTALLED)
 
@@ -52,6 +52,12 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.archive_survey
 	$(BIN)/python -m benchmarks.pack_memory
 	$(BIN)/python -m benchmarks.outer_steps
+	$(BIN)/python -m benchmarks.scaling
+
+# A million scans through pack, train and fit, killed in each stage: an hour on two cores, 10 GB of disk. The cost model
+# reads its results.
+million: $(INSTALLED)
+	$(BIN)/python -m benchmarks.million_scans
 	$(BIN)/python -m benchmarks.scaling
 
 # One GPU, ten minutes, nothing installed: PYTHON has to have torch (CUDA), triton, NumPy, safetensors and jaxtyping.

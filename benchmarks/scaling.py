@@ -30,11 +30,13 @@ class Constant:
 
 def constants(results: Path) -> dict[str, Constant]:
     """Every number the model uses."""
-    stream, fan = newest(results, "stream_throughput"), newest(results, "fanout")
+    stream, fan, job = (newest(results, name) for name in ("stream_throughput", "fanout", "million_scans"))
     kind = next(iter(stream["results"]["speed"].values()))
     archive_scans = kind["scans_per_s"]["S3, ours verified"] / kind["mb_per_s"]["S3, ours verified"]
     planned = fan["results"]["plan"]
-    by_stream, by_fan = (f"measured: {record['benchmark']}, {record['machine']['name']}" for record in (stream, fan))
+    by_stream, by_fan, by_job = (
+        f"measured: {record['benchmark']}, {record['machine']['name']}" for record in (stream, fan, job)
+    )
     return {
         "tar bytes a scan (64² uint8)": Constant(1e6 / archive_scans, "B", by_stream),
         "stream, verified, from S3": Constant(kind["scans_per_s"]["S3, ours verified"], "scans/s a process", by_stream),
@@ -49,7 +51,12 @@ def constants(results: Path) -> dict[str, Constant]:
         "fit arithmetic": Constant(279, "GFLOP a scan", "derived: 20 full-context steps of 15 x 256, P = 2048, 64²"),
         "GPU": Constant(495e3, "GFLOP/s", "data sheet: H100 or H200, dense TF32"),
         "share of it reached": Constant(0.2, "", "assumed: sines and traffic are not in the arithmetic; not measured"),
-        "pack": Constant(100, "scans/s a core", "assumed: it depends on the archive's formats"),
+        "pack": Constant(pack_speed(job), "scans/s a core", f"{by_job}: 64 values from CSV; images take longer"),
+        **{
+            f"S3 {what}, {stage}": Constant(number, "a shard", f"{by_job}, killed twice")
+            for stage in ("pack", "fit")
+            for what, number in requests_per_shard(job, stage).items()
+        },
         "latent": Constant(2048 * 2, "B a scan", "P = 2048 as float16"),
         "a GPU's hour": Constant(3.0, "$", "assumed"),
         "a core's hour": Constant(0.04, "$", "assumed"),
@@ -70,6 +77,21 @@ def requests_in_time(results: Path) -> str:
     )
 
 
+def pack_speed(job: dict[str, Any]) -> float:
+    """Scans per second of the CPU time of all nodes, Ray's own processes among them."""
+    return float(job["results"]["scans"] / job["results"]["pack"]["nodes_cpu_s"])
+
+
+def requests_per_shard(job: dict[str, Any], stage: str) -> dict[str, float]:
+    """Of a stage, without those for the archive itself: what is priced as a write, and what as a read."""
+    found, shards = job["results"][stage]["requests"], job["results"]["pack"]["objects"]["shards"]
+    priced = {"writes and listings": ("PUT ", "POST ", "LIST "), "reads": ("GET ", "HEAD ")}  # deletions are free
+    return {
+        what: sum(n for name, n in found.items() if name.startswith(methods) and not name.endswith(" archive")) / shards
+        for what, methods in priced.items()
+    }
+
+
 def newest(results: Path, name: str) -> dict[str, Any]:
     """The results of a benchmark; the one measured last, where there are several machines."""
     files = sorted(results.glob(f"{name}-*.json"), key=lambda file: file.stat().st_mtime)
@@ -86,12 +108,11 @@ def cost(scans: int, given: dict[str, Constant]) -> dict[str, float]:
     gpu = c["GPU"] * c["share of it reached"]
     train_hours = c["outer steps x batch"] * c["meta-step arithmetic"] / gpu / 3600
     fit_hours = scans * c["fit arithmetic"] / gpu / 3600
-    # Pack: a tar, an index and its share of a record (at most one each), two size checks each. Fit: a part, a record.
-    writes, checks = shards * 3 + shards * 2, shards * 4
-    # Fit reads a tar, an index and, on the driver, each record before and after; training reads what it visits.
-    visited = min(1.0, c["outer steps x batch"] / scans) * shards
-    reads = checks + shards * (2 + 2) + visited * 2
-    listings = math.ceil(shards / 1000) * 4
+    writes, reads = (
+        shards * sum(c[f"S3 {what}, {stage}"] for stage in ("pack", "fit")) for what in ("writes and listings", "reads")
+    )
+    # Training reads the tar and the index of what it visits.
+    reads += min(1.0, c["outer steps x batch"] / scans) * shards * 2
     # Each record is read twice: before planning, to know what is done, and for the summary.
     records = 2 * c["driver, read a record"]
     gigabytes = scans * (c["tar bytes a scan (64² uint8)"] + c["latent"]) / 1e9
@@ -106,12 +127,12 @@ def cost(scans: int, given: dict[str, Constant]) -> dict[str, float]:
         "driver, minutes": shards * (c["driver, a task"] * 2 + c["driver, open and plan"] + records) / 6e4,
         "of these, reading records": shards * records / 6e4,
         "stream processes one GPU needs": gpu / c["fit arithmetic"] / c["stream, verified, from S3"],
-        "S3 writes and listings": writes + listings,
+        "S3 writes and listings": writes,
         "S3 reads": reads,
         "stored, GB": gigabytes,
         "GPUs, $": (train_hours + fit_hours) * c["a GPU's hour"],
         "packing, $": core_hours * c["a core's hour"],
-        "S3 requests, $": (writes + listings) / 1e3 * c["1000 writes or listings"] + reads / 1e3 * c["1000 reads"],
+        "S3 requests, $": writes / 1e3 * c["1000 writes or listings"] + reads / 1e3 * c["1000 reads"],
         "storage, $ a month": gigabytes * c["a GB for a month"],
     }
 
@@ -141,10 +162,11 @@ proportion.
   a large archive they visit a part.
 - Every shard is read from S3 once by fitting and, as far as it is visited, once by training: a node's cache holds what
   training comes back to, on one node. With n nodes, training's reads are up to n times as many.
-- Writes: three a shard in packing (tar, index, record), two in fitting (part, record). Reads: the size checks of
-  packing, tar and index, and each commit record twice (before planning, and for the summary).
-- Left out: retries, preempted work (at most one shard a lost worker in fitting, and the steps since the last
-  checkpoint in training), checkpoints, telemetry, evaluation, and traffic out of the region.
+- Requests of packing and fitting are those of a job that was killed twice in each stage, divided by its shards; leases,
+  with a heartbeat every four seconds, and logs are among them.
+- Left out: requests for the archive itself (about two a file), retries, preempted work (at most one shard a lost worker
+  in fitting, and the steps since the last checkpoint in training), checkpoints, telemetry, evaluation, and traffic out
+  of the region.
 """
 
 

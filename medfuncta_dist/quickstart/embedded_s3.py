@@ -83,7 +83,9 @@ class EmbeddedS3:
             process.wait()
 
     def _start(self, log: int) -> subprocess.Popen[bytes]:
-        serve = [rclone(), "serve", "s3", "--addr", "127.0.0.1:0", str(self.folder)]
+        # The cache lasts as long as the server, for nobody else changes the folder: a listing computes the MD5 of each
+        # object that is not in it, which takes minutes for some gigabytes.
+        serve = [rclone(), "serve", "s3", "--addr", "127.0.0.1:0", "--dir-cache-time", "9000h", str(self.folder)]
         if self._certificate is not None:
             serve += ["--cert", str(self._certificate[0]), "--key", str(self._certificate[1])]
         environment = {

@@ -8,7 +8,7 @@ themselves are compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -26,14 +26,18 @@ MASKS = (0, *(1 << bit for bit in range(BAND_BITS)))
 MOST_IN_A_BUCKET = 2048
 """Looks with the same band that are compared with one another: a data set of ten thousand nearly equal pictures must
 not take hours. What is left out is counted."""
+MOST_COMPARED = 2**11
+"""Pairs of bits per scan that are compared in one band, some 50 µs of time; where there are more, fewer of each bucket
+are compared. Fifteen million scans that are spread over all buckets do not reach it; short signals are in few."""
+LEAST_IN_A_BUCKET = 32
 MOST_EQUAL = 8
 """Of scans with the same bits, the neighbours that each is compared with, and those that others are compared with."""
-CHUNK = 2**21
-"""Pairs that are in memory at once."""
+CHUNK = 2**19
+"""Pairs of bits that are in memory at once; of looks, an eighth."""
 MOST_PAIRS = 10**6
 """Pairs that are kept."""
 MOST_FOUND = 2**24
-"""Pairs after which the search stops; they take 500 MB."""
+"""Pairs after which the search stops. They are counted; in memory are at most twice those that are kept."""
 ROUNDING = 1e-4
 SAMPLE = 2**14
 """Looks from which the medians are taken."""
@@ -134,19 +138,50 @@ def _ramp(counts: np.ndarray) -> np.ndarray:
 
 
 def _close(bits: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of places of different bits that differ in at most ``BITS``; a pair may come from several bands."""
+    """Pairs of places of different bits that differ in at most ``BITS``, each once."""
+    earlier: list[np.ndarray] = []
     for band in range(BANDS):
         value = _band(bits, band)
         order = np.argsort(value, kind="stable")
         value, ordered = value[order], bits[order]
         size = np.bincount(value, minlength=2**BAND_BITS)
         start = np.cumsum(size) - size
-        size = np.minimum(size, MOST_IN_A_BUCKET)
-        inside = np.arange(len(value)) - start[value] < MOST_IN_A_BUCKET
+        most = _most_in_a_bucket(size)
+        size = np.minimum(size, most)
+        inside = np.arange(len(value)) - start[value] < most
         for mask in MASKS:
             for left, right in _joined(value, start, size, inside, mask):
                 near = np.bitwise_count(ordered[left] ^ ordered[right]) <= BITS
-                yield order[left[near]], order[right[near]]
+                a, b = order[left[near]], order[right[near]]
+                new = ~_met(bits, a, b, earlier)
+                yield a[new], b[new]
+        here = np.empty(len(bits), bool)
+        here[order] = inside
+        earlier.append(here)
+
+
+def _most_in_a_bucket(size: np.ndarray) -> int:
+    """How many of a bucket are compared with others, where ``size`` scans are in each bucket of a band."""
+    most = MOST_IN_A_BUCKET
+    while most > LEAST_IN_A_BUCKET and _pairs(np.minimum(size, most)) > MOST_COMPARED * int(size.sum()):
+        most //= 2
+    return most
+
+
+def _pairs(size: np.ndarray) -> int:
+    """Pairs of scans in buckets of these sizes whose values are equal or differ in one bit."""
+    sizes, value = size.astype(np.float64), np.arange(len(size))
+    twice = sum(float(sizes @ sizes[value ^ mask]) for mask in MASKS) - float(sizes.sum())
+    return int(twice / 2)
+
+
+def _met(bits: np.ndarray, left: np.ndarray, right: np.ndarray, earlier: Sequence[np.ndarray]) -> np.ndarray:
+    """Which of these pairs an earlier band has had. ``earlier``: by band, the places that were compared in it."""
+    met = np.zeros(len(left), bool)
+    for band, inside in enumerate(earlier):
+        apart = np.bitwise_count(_band(bits[left], band) ^ _band(bits[right], band))
+        met |= (apart <= 1) & inside[left] & inside[right]
+    return met
 
 
 def _joined(
@@ -185,18 +220,19 @@ def _skipped(bits: np.ndarray, counts: np.ndarray) -> int:
         value = _band(bits, band)
         order = np.argsort(value, kind="stable")
         size = np.bincount(value, minlength=2**BAND_BITS)
-        beyond[order] |= np.arange(len(value)) - (np.cumsum(size) - size)[value[order]] >= MOST_IN_A_BUCKET
+        beyond[order] |= np.arange(len(value)) - (np.cumsum(size) - size)[value[order]] >= _most_in_a_bucket(size)
     return int(counts[beyond].sum())
 
 
 class _Tally:
-    """Compares candidates, and keeps those that are alike, each once."""
+    """Compares candidates, each given once, counts those that are alike, and keeps the best."""
 
     def __init__(self, looks: np.ndarray, owners: Owners, alike: float) -> None:
         self._looks, self._owners, self._alike = looks, owners, alike
-        self._pairs: list[np.ndarray] = [np.empty((0, 2), np.int64)]
-        self._likeness: list[np.ndarray] = [np.empty(0, np.float32)]
-        self._found, self.complete = 0, True
+        self._pairs, self._likeness = np.empty((0, 2), np.int64), np.empty(0, np.float32)
+        self._more: list[tuple[np.ndarray, np.ndarray]] = []
+        self._waiting = 0
+        self._across, self._found, self.complete = 0, 0, True
 
     def add(self, left: np.ndarray, right: np.ndarray) -> None:
         """Add candidates: places of scans."""
@@ -213,18 +249,31 @@ class _Tally:
     def _compare(self, left: np.ndarray, right: np.ndarray) -> None:
         likeness = _cosine(np.asarray(self._looks[left]), np.asarray(self._looks[right]))
         alike = likeness >= self._alike
-        pairs = np.stack([np.minimum(left, right), np.maximum(left, right)], axis=1)[alike]
-        self._pairs.append(pairs.astype(np.int64))
-        self._likeness.append(likeness[alike])
+        pairs = np.stack([np.minimum(left, right), np.maximum(left, right)], axis=1)[alike].astype(np.int64)
+        self._across += int(self._are_across(pairs).sum())
         self._found += len(pairs)
+        self._more.append((pairs, likeness[alike]))
+        self._waiting += len(pairs)
+        if self._waiting > MOST_PAIRS:
+            self._keep_best()
+
+    def _are_across(self, pairs: np.ndarray) -> np.ndarray:
+        across: np.ndarray = self._owners.split[pairs[:, 0]] != self._owners.split[pairs[:, 1]]
+        return across
+
+    def _keep_best(self) -> None:
+        """Those between splits first, then the most alike."""
+        parts = [(self._pairs, self._likeness), *self._more]
+        pairs, likeness = (np.concatenate(column) for column in zip(*parts, strict=True))
+        best = np.lexsort((pairs[:, 1], pairs[:, 0], -likeness, ~self._are_across(pairs)))[:MOST_PAIRS]
+        self._pairs, self._likeness = pairs[best], likeness[best]
+        self._more, self._waiting = [], 0
 
     def result(self, skipped: int) -> LookAlikes:
         """All that were found."""
-        pairs, places = np.unique(np.concatenate(self._pairs), axis=0, return_index=True)
-        likeness = np.concatenate(self._likeness)[places]
-        across = self._owners.split[pairs[:, 0]] != self._owners.split[pairs[:, 1]]
-        best = np.lexsort((pairs[:, 1], pairs[:, 0], -likeness, ~across))[:MOST_PAIRS]
-        return LookAlikes(pairs[best], likeness[best], int(across.sum()), int((~across).sum()), self.complete, skipped)
+        self._keep_best()
+        within = self._found - self._across
+        return LookAlikes(self._pairs, self._likeness, self._across, within, self.complete, skipped)
 
 
 def _cosine(left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -12,8 +12,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +26,7 @@ from medfuncta_dist.shards.shard_looks import read_looks
 from medfuncta_dist.shards.snapshot import Shard, Snapshot, read_index
 from medfuncta_dist.storage.local_objects import replacing
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.ordered_reads import read_in_order
 from medfuncta_dist.storage.scratch import scratch_folder
 
 FILE, FORMAT_VERSION = "look-alikes.csv", "1"
@@ -34,6 +34,8 @@ PAIR = ("key", "split", "key", "split", "likeness")
 READS = 8
 MOST_SCANS = 2**24
 """A data set of more is not searched: of each scan, about 100 bytes are in memory."""
+ROWS = 2**14
+"""Pairs that are made text at once."""
 KEY_DIGITS = 16
 """Hex digits of a key, 64 bits, that tell patients and volumes from one another."""
 
@@ -79,8 +81,8 @@ def _spooled(
 ) -> tuple[list[tuple[str, Shard]], Owners]:
     """Write all looks to a file; the shards that have any, and whose their scans are, in the same order."""
     sliced, compared, parts = snapshot.contract.get("slices") is not None, [], []
-    with ThreadPoolExecutor(READS) as pool, spool.open("wb") as file:
-        found = pool.map(lambda item: _read(store, snapshot.name, item[1]), shards)
+    with spool.open("wb") as file:
+        found = read_in_order(lambda item: _read(store, snapshot.name, item[1]), shards, READS)
         for number, (item, read) in enumerate(zip(shards, found, strict=True)):
             if read is not None:
                 look, index = read
@@ -133,26 +135,35 @@ def _keep(
         int(found.complete),
         found.skipped,
     )
-    names = _names(store, compared, np.unique(found.pairs))
-    pairs = zip(found.pairs.tolist(), found.likeness.tolist(), strict=True)
-    rows = ((*names[a], *names[b], f"{likeness:.4f}") for (a, b), likeness in pairs)
-    _write(folder / FILE, snapshot.digest, told, rows)
+    _write(folder / FILE, snapshot.digest, told, _rows(store, compared, found))
     return told
+
+
+def _rows(store: ObjectStore, compared: Sequence[tuple[str, Shard]], found: LookAlikes) -> Iterator[tuple[str, ...]]:
+    """The rows of the pairs, of which there may be a million: as text a part of them at a time."""
+    places = np.unique(found.pairs)
+    keys, splits = _names(store, compared, places)
+    for start in range(0, len(found.pairs), ROWS):
+        part = slice(start, start + ROWS)
+        at = np.searchsorted(places, found.pairs[part])
+        names = zip(keys[at].tolist(), splits[at].tolist(), found.likeness[part].tolist(), strict=True)
+        for (key, other), (split, others), likeness in names:
+            yield key.decode(), compared[split][0], other.decode(), compared[others][0], f"{likeness:.4f}"
 
 
 def _names(
     store: ObjectStore, compared: Sequence[tuple[str, Shard]], places: np.ndarray
-) -> Mapping[int, tuple[str, str]]:
-    """Key and split of the scans at these places. Only the indexes with one of them are read again."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Key of each of these scans, and the number of its shard. Only the indexes with one of them are read again."""
     ends = np.cumsum([shard.samples for _, shard in compared])
-    found: dict[int, tuple[str, str]] = {}
     of_shard = np.searchsorted(ends, places, side="right")
+    keys = np.empty(len(places), "S64")
     for number in np.unique(of_shard).tolist():
-        split, shard = compared[number]
-        keys = read_index(store, shard)["key"].to_pylist()
-        for place in places[of_shard == number].tolist():
-            found[place] = keys[place - int(ends[number]) + shard.samples], split
-    return found
+        shard = compared[number][1]
+        mine = of_shard == number
+        of_index = np.array(read_index(store, shard)["key"].to_pylist(), "S64")
+        keys[mine] = of_index[places[mine] - int(ends[number]) + shard.samples]
+    return keys, of_shard
 
 
 def _write(path: Path, digest: str, told: SplitLookAlikes, rows: Iterable[tuple[str, ...]]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +15,7 @@ from medfuncta_dist.errors import IntegrityError
 from medfuncta_dist.shards.data_contract import SplitsBy, splits_by
 from medfuncta_dist.shards.snapshot import Snapshot, read_index
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.ordered_reads import read_in_order
 
 READS = 8
 """Indexes read at once: storage takes longer to answer than an index to parse."""
@@ -94,11 +94,10 @@ def split_patients(store: ObjectStore, snapshot: Snapshot) -> SplitPatients | No
         return None
     shards = [(split, shard) for split, listed in snapshot.splits.items() for shard in listed]
     tally = PatientTally()
-    with ThreadPoolExecutor(READS) as pool:
-        found = pool.map(lambda item: groups_in(read_index(store, item[1])), shards)
-        for (split, _), groups in zip(shards, found, strict=True):
-            if groups is not None:
-                tally.add(split, groups)
+    found = read_in_order(lambda item: groups_in(read_index(store, item[1])), shards, READS)
+    for (split, _), groups in zip(shards, found, strict=True):
+        if groups is not None:
+            tally.add(split, groups)
     return tally.result()
 
 

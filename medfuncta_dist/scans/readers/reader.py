@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -75,17 +76,25 @@ def silence_logger(name: str) -> None:
     _silenced_loggers.add(name)
 
 
-def _silenced() -> set[str]:
+def _silenced() -> tuple[logging.Logger, ...]:
     """Disabling a logger leaves those below it, which the libraries' modules have, as they are."""
-    above = tuple(f"{name}." for name in _silenced_loggers)
-    return _silenced_loggers | {name for name in list(logging.root.manager.loggerDict) if name.startswith(above)}
+    return _loggers_of(frozenset(_silenced_loggers), len(logging.root.manager.loggerDict))
+
+
+@lru_cache(maxsize=1)
+def _loggers_of(names: frozenset[str], known: int) -> tuple[logging.Logger, ...]:
+    """These loggers and those below. Asked for each row of a CSV file, where a process may have a thousand loggers:
+    they are searched again when there are others than the ``known`` ones. Loggers are never removed."""
+    above = tuple(f"{name}." for name in names)
+    below = {name for name in list(logging.root.manager.loggerDict) if name.startswith(above)}
+    return tuple(logging.getLogger(name) for name in sorted(names | below))
 
 
 @contextmanager
 def _silent_loggers() -> Iterator[None]:
     """Loggers that a library makes only now are not disabled: they pass their lines to those above, which drop them.
     Pillow imports a format, with its logger, when it meets the first such file."""
-    loggers = [logger for name in _silenced() if not (logger := logging.getLogger(name)).disabled]
+    loggers = [logger for logger in _silenced() if not logger.disabled]
     before = [(logger, logger.handlers, logger.propagate) for logger in loggers]
     try:
         for logger in loggers:

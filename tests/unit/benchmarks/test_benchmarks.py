@@ -17,12 +17,14 @@ from benchmarks.scaling import Constant, constants, cost, page
 ROOT = Path(__file__).resolve().parents[3]
 
 
-def result_of(name: str) -> dict[str, Any]:
+def result_of(name: str, seconds: float = 120) -> dict[str, Any]:
     """The JSON of a benchmark's short form, run as a user runs it."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("AWS_")}
     command = [sys.executable, "-m", f"benchmarks.{name}", "--short"]
-    answer = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120, check=True)
-    found: dict[str, Any] = json.loads(answer.stdout)
+    done = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds, check=True
+    )
+    found: dict[str, Any] = json.loads(done.stdout)
     return found
 
 
@@ -71,7 +73,14 @@ def results(folder: Path) -> Path:
     stream = {"benchmark": "stream_throughput", **machine, "results": {"speed": {"2D": kind}}}
     plan = {"seconds": 4.0, "shards": 10_000, "committed": 5_000, "read_records_seconds": 5.0}
     fan = {"benchmark": "fanout", **machine, "results": {"plan": plan, "fan_out": {"ms_per_shard": 1.0}}}
-    for name, content in (("stream_throughput", stream), ("fanout", fan)):
+    packing = {"PUT shards": 100, "PUT packs": 20, "LIST packs": 5, "HEAD shards": 150, "GET archive": 900}
+    fitting = {"PUT parts": 100, "GET shards": 120, "DELETE other": 50, "bytes to server": 10**6}
+    stages = {
+        "pack": {"nodes_cpu_s": 100.0, "objects": {"shards": 100}, "requests": packing},
+        "fit": {"requests": fitting},
+    }
+    job = {"benchmark": "million_scans", **machine, "results": {"scans": 102_400, **stages}}
+    for name, content in (("stream_throughput", stream), ("fanout", fan), ("million_scans", job)):
         (folder / f"{name}-cpu-2core.json").write_text(json.dumps(content))
     return folder
 
@@ -89,7 +98,11 @@ def test_the_cost_model_follows_its_constants(tmp_path: Path) -> None:
     # 1 024 000 scans x 279 GFLOP at a fifth of 495 TFLOP/s.
     assert one["fit, GPU hours"] == pytest.approx(1_024_000 * 279 / 99_000 / 3600)
     assert one["fit, hours on 8 GPUs"] == pytest.approx(one["fit, GPU hours"] / 8)
-    assert one["S3 writes and listings"] == 5 * 1000 + 4
+    # Of a hundred shards: 125 writes and listings and 150 reads in packing, 100 and 120 in fitting; a deletion is free.
+    assert one["S3 writes and listings"] == pytest.approx(2.25 * 1000)
+    # Training visits all of them, each a tar and an index.
+    assert one["S3 reads"] == pytest.approx((2.7 + 2) * 1000)
+    assert one["pack, core hours"] == pytest.approx(1_024_000 / 1024 / 3600)
     dearer = given | {"a GPU's hour": Constant(6.0, "$", "assumed")}
     assert cost(1024, dearer)["GPUs, $"] == pytest.approx(2 * cost(1024, given)["GPUs, $"])
 

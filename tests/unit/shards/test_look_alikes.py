@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -110,3 +111,72 @@ def test_chunks_do_not_change_what_is_found(monkeypatch: pytest.MonkeyPatch, few
     whole = look_alikes(looks, owners(np.arange(600) % 5))
     monkeypatch.setattr(module, "CHUNK", 64)
     assert pairs(look_alikes(looks, owners(np.arange(600) % 5))) == pairs(whole)
+
+
+def of_few_kinds(count: int) -> np.ndarray:
+    """Looks of which very many have equal bands, as short smooth signals have."""
+    kinds = random_looks(40, 3)
+    return disturbed(kinds[np.arange(count) % 40], by=4)
+
+
+def test_a_pair_that_several_bands_find_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, whose = of_few_kinds(2000), owners(np.arange(2000) % 3)
+    everything = look_alikes(looks, whose)
+    monkeypatch.setattr(module, "ALL_WITH_ALL", 0)
+    found = look_alikes(looks, whose)
+    assert len(found.pairs) == len(pairs(found)) == found.across_splits + found.across_patients
+    assert pairs(found) <= pairs(everything)
+    assert len(found.pairs) > 0.9 * len(everything.pairs) > 1000
+
+
+def test_the_best_pairs_are_kept_whenever_they_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ALL_WITH_ALL", 0)
+    monkeypatch.setattr(module, "CHUNK", 4096)
+    looks, whose = of_few_kinds(2000), owners(np.arange(2000) % 3)
+    whole = look_alikes(looks, whose)
+    monkeypatch.setattr(module, "MOST_PAIRS", 300)
+    found = look_alikes(looks, whose)
+    assert (found.across_splits, found.across_patients) == (whole.across_splits, whole.across_patients)
+    np.testing.assert_array_equal(found.pairs, whole.pairs[:300])
+    np.testing.assert_array_equal(found.likeness, whole.likeness[:300])
+
+
+def test_the_search_of_many_that_look_alike_takes_little_memory() -> None:
+    looks, whose = of_few_kinds(12_000), owners(np.arange(12_000) % 3)
+    tracemalloc.start()
+    try:
+        found = look_alikes(looks, whose)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert found.across_splits > 100_000
+    assert peak < 250e6
+
+
+def test_pairs_of_bits_are_counted_before_they_are_compared() -> None:
+    bits = np.random.default_rng(2).integers(0, 2**63, 400, dtype=np.int64).astype(np.uint64) & np.uint64(0x7007)
+    value = module._band(bits, 0)
+    apart = np.bitwise_count(value[:, None] ^ value[None])
+    assert module._pairs(np.bincount(value, minlength=2**16)) == (np.triu(apart, 1) + np.tril(apart + 99) <= 1).sum()
+
+
+def test_where_bands_are_few_not_all_of_them_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time must grow with the scans, whatever they look like."""
+    monkeypatch.setattr(module, "ALL_WITH_ALL", 0)
+    looks, whose = of_few_kinds(4000), owners(np.arange(4000) % 3)
+    assert look_alikes(looks, whose).skipped == 0
+    most = 2
+    monkeypatch.setattr(module, "MOST_COMPARED", most)
+    monkeypatch.setattr(module, "LEAST_IN_A_BUCKET", 2)
+    compared, joined = [0], module._joined
+
+    def counted(*given: Any) -> Any:
+        for left, right in joined(*given):
+            compared[0] += len(left)
+            yield left, right
+
+    monkeypatch.setattr(module, "_joined", counted)
+    found = look_alikes(looks, whose)
+    assert found.skipped > 1000
+    assert found.across_splits > 0
+    assert 0 < compared[0] <= module.BANDS * most * 4000

@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.readers import reader_registry  # noqa: F401 - registers the libraries
+from medfuncta_dist.scans.readers import (
+    reader,
+    reader_registry,  # noqa: F401 - registers the libraries
+)
 from medfuncta_dist.scans.readers.reader import MAX_VALUES, check_size, refusing
 from tests.writers import PATIENT
 
@@ -100,3 +103,18 @@ def test_a_librarys_logger_keeps_its_handlers() -> None:
         assert logger.propagate
     finally:
         logger.removeHandler(handler)
+
+
+def test_loggers_are_not_searched_again_while_they_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CSV file asks for each of its rows."""
+    with refusing("damaged"):
+        pass
+    searched = reader._loggers_of.cache_info().misses
+    for _ in range(50):
+        with refusing("damaged"):
+            pass
+    assert reader._loggers_of.cache_info().misses == searched
+    monkeypatch.setitem(logging.root.manager.loggerDict, "pydicom.new_part", logging.Logger("pydicom.new_part"))
+    with refusing("damaged"):
+        assert logging.getLogger("pydicom.new_part").disabled
+    assert not logging.getLogger("pydicom.new_part").disabled
