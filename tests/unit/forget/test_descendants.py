@@ -13,7 +13,12 @@ RUN = "{{name: {name}, storage: {root}, data: {{source: x/*.png, shape: [8, 8], 
 
 def test_runs_that_were_started_from_one_are_named_with_it_in_any_number_of_steps(tmp_path: Path) -> None:
     store = ObjectStore(str(tmp_path))
-    starts = {"a": "", "b": "start_from: a", "c": f"start_from: {tmp_path}/runs/b", "d": "start_from: s3://other/runs/a"}
+    starts = {
+        "a": "",
+        "b": "start_from: a",
+        "c": f"start_from: {tmp_path}/runs/b",
+        "d": "start_from: s3://other/runs/a",
+    }
     for name, train in starts.items():
         run = parse(RUN.format(name=name, root=tmp_path, data="other" if name > "a" else "scans", train=train))
         store.write(f"runs/{name}/run.yaml", dump(run).encode())

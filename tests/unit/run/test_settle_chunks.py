@@ -292,7 +292,10 @@ def test_kernels_are_tried_where_training_and_fitting_have_gpus(tmp_path, capsys
 def test_a_worker_that_fails_in_the_trial_means_eager(tmp_path, capsys):
     run = computing(tmp_path, "meta.compile=on")
     run = settle_arithmetic(
-        run, ObjectStore(str(tmp_path)), lambda _, items: iter([Failed(next(iter(items)), OSError("it died"))]), fence=ALONE
+        run,
+        ObjectStore(str(tmp_path)),
+        lambda _, items: iter([Failed(next(iter(items)), OSError("it died"))]),
+        fence=ALONE,
     )
     assert run.meta.compiled is False
     assert "it died" in capsys.readouterr().err
