@@ -50,6 +50,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.stream_throughput
 	$(BIN)/python -m benchmarks.fanout
 	$(BIN)/python -m benchmarks.archive_survey
+	$(BIN)/python -m benchmarks.many_runs
 	$(BIN)/python -m benchmarks.pack_memory
 	$(BIN)/python -m benchmarks.outer_steps
 	$(BIN)/python -m benchmarks.scaling

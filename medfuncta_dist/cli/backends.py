@@ -93,7 +93,7 @@ def describe_options(backend: Backend, address: str | None, context: str | None,
 
 
 def find_overrides(run: RunFile, store: ObjectStore) -> tuple[str, ...]:
-    """The settings with which a local run was begun. What finds them imports torch, and few commands need it."""
+    """The settings with which a local run was begun. Few commands need what finds them."""
     from medfuncta_dist.run import begun_overrides
 
     return begun_overrides.find_overrides(run, store)

@@ -130,7 +130,11 @@ def list_jobs(
         help="List the jobs of the runs below this storage root, also those that the cluster deleted.",
     ),
     limit: int = typer.Option(
-        50, "--limit", min=0, help="With --storage: list only so many runs, those active last. 0: all of them."
+        50,
+        "--limit",
+        min=0,
+        help="With --storage: list only so many runs, those active last. Runs in which only versions before "
+        "2026-11-28 have worked come after all others, by name. 0: all of them.",
     ),
     backend_name: BackendName = BackendOption,
     address: str | None = AddressOption,
@@ -163,6 +167,7 @@ def _list_stored(root: str, backend: Backend, run: str | None, limit: int | None
     from medfuncta_dist.errors import ClusterError
     from medfuncta_dist.storage.object_store import ObjectStore
     from medfuncta_dist.submit.status.stored_runs import list_stored_jobs
+    from medfuncta_dist.telemetry.active_runs import explain_limit
 
     try:
         on_cluster = backend.list_jobs(run)
@@ -170,8 +175,8 @@ def _list_stored(root: str, backend: Backend, run: str | None, limit: int | None
         print(f"the cluster does not say how its jobs are, storage does: {error.what}", file=sys.stderr)
         on_cluster = []
     jobs, runs = list_stored_jobs(ObjectStore(root), on_cluster, run, limit)
-    if limit is not None and runs > limit:
-        print(f"{limit} of {runs} runs are listed, those active last; --limit 0 lists all", file=sys.stderr)
+    if limit is not None and len(runs.names) > limit:
+        print(explain_limit(runs, limit), file=sys.stderr)
     return jobs
 
 

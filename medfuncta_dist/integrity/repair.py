@@ -21,7 +21,7 @@ from medfuncta_dist.integrity.repair_snapshots import NOT_REBUILT, find_snapshot
 from medfuncta_dist.integrity.verify_shards import Fault
 from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.run.fan_outs import compute_fan_out, cpu_fan_out
-from medfuncta_dist.run.settle_chunks import as_begun
+from medfuncta_dist.run.settled_keys import as_begun
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.leases.lease import dataset_lease, run_lease
 from medfuncta_dist.storage.object_store import ObjectStore

@@ -11,7 +11,7 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.run.frozen_run_file import begun_with, fixed_part
 from medfuncta_dist.run.more_steps import same_schedule, without_steps
-from medfuncta_dist.run.settle_chunks import as_begun
+from medfuncta_dist.run.settled_keys import as_begun
 from medfuncta_dist.storage.object_store import ObjectStore
 
 KEY = re.compile(r"[a-z_]+")

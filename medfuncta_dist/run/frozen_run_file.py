@@ -28,7 +28,7 @@ from medfuncta_dist.run.more_steps import (
     way_to_other_steps,
     without_steps,
 )
-from medfuncta_dist.run.settle_chunks import as_begun
+from medfuncta_dist.run.settled_keys import as_begun
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard, publish_bytes, withdraw
 

@@ -9,7 +9,6 @@ from typing import Any
 import psutil
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.config.section import Section
 from medfuncta_dist.meta.machine.gpu_memory import granted_memory
 from medfuncta_dist.meta.sweeps.chunks import ACTIVATION_BYTES
 from medfuncta_dist.network.core_settings import sized_chunks, sized_chunks_on_gpu
@@ -24,14 +23,6 @@ SHARE_OF_FREE_MEMORY = 0.25
 """Of the host's free memory, for the sweeps of all workers: data, parameters and Ray need the rest."""
 
 
-def as_begun(run: RunFile, frozen: RunFile | None) -> RunFile:
-    """The run file with what it leaves open filled in as this run settled it, where it has."""
-    found = {} if frozen is None else frozen.parts(lambda key: key.settled)
-    filled = {name: _filled(getattr(run, name), values) for name, values in found.items()}
-    changed = {name: section for name, section in filled.items() if section is not getattr(run, name)}
-    return run.model_copy(update=changed) if changed else run
-
-
 def free_on_worker(gpus: float, fan_out: FanOut) -> int:
     """Bytes that the GPU of a worker with this grant has free."""
     (outcome,) = fan_out(granted_memory, [gpus])
@@ -43,11 +34,6 @@ def free_on_worker(gpus: float, fan_out: FanOut) -> int:
 def computes_on_gpus_alone(run: RunFile) -> bool:
     """Whether every stage that computes is granted a GPU: chunks are the same for all, and a CPU's are small."""
     return min(run.cluster.gpus_per_worker, run.gpus_per_task) > 0
-
-
-def _filled(section: Section, found: dict[str, Any]) -> Section:
-    settled = {name: value for name, value in found.items() if getattr(section, name) is None and value is not None}
-    return section.model_copy(update=settled) if settled else section
 
 
 def chosen_on_cpu(run: RunFile) -> dict[str, Any]:

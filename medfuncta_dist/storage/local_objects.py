@@ -74,6 +74,13 @@ class LocalObjects:
         found = self._below(self.root / prefix if prefix else self.root)
         return [(path, size, version, int(version) / 1e9) for path, size, version in found]
 
+    def folders(self, prefix: str, seconds: float) -> tuple[str, ...]:
+        folder = self.root / prefix
+        if not folder.is_dir():
+            return ()
+        with os.scandir(folder) as entries:
+            return tuple(entry.name for entry in entries if entry.is_dir())
+
     def walk(self, ask: object) -> Iterator[tuple[str, int, str]]:
         return self._below(self.root)
 

@@ -23,6 +23,7 @@ from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing import strict_json
 from medfuncta_dist.storage.parsing.typed_record import typed
+from medfuncta_dist.telemetry.active_runs import mark_active
 from medfuncta_dist.telemetry.progress_report import UNITS, BytesDone, ProgressReport
 from medfuncta_dist.telemetry.storage_deadline import with_short_deadline
 
@@ -207,7 +208,7 @@ class ProgressRecorder:
             self.progress = replace(self.progress, finished=now, done=whole, bytes_done=size)
         else:
             self.progress = replace(self.progress, failure=_failure(error))
-        self._write()
+        self._write(ends=True)
 
     def record(self, report: ProgressReport) -> None:
         """Note how far the stage is; written now and then."""
@@ -224,7 +225,8 @@ class ProgressRecorder:
         moment, known = self._clock() if now is None else now, self.progress
         return priced(advanced(known, moment, known.done, known.total, self._gpus), self._per_hour)
 
-    def _write(self) -> None:
+    def _write(self, *, ends: bool = False) -> None:
+        begins = self._written == float("-inf")
         self._written, self._keeps_finished = self._clock(), False
         whole = {"format_version": FORMAT_VERSION, **asdict(self.progress)}
         try:
@@ -232,6 +234,8 @@ class ProgressRecorder:
                 self._fence.require(self._store)
             data = json.dumps(whole, sort_keys=True, allow_nan=False).encode()
             self._store.write(progress_path(self.progress.run, self.progress.stage), data)
+            if begins or ends:  # not at every write: a driver that waits must not cost more
+                mark_active(self._store, self.progress.run)
         except (MedfunctaError, OSError, ValueError) as error:
             print(f"telemetry: progress was not written: {getattr(error, 'what', error)}", file=sys.stderr)
 

@@ -102,6 +102,11 @@ class S3Objects:
             for o in files
         ]
 
+    def folders(self, prefix: str, seconds: float) -> tuple[str, ...]:
+        # s3fs keeps listings by delimiter, unless it is asked to refresh them.
+        found = self._run(lambda s3: s3._lsdir(self._key(prefix), delimiter="/", refresh=True), seconds)
+        return tuple(o["name"].rstrip("/").rpartition("/")[2] for o in found if o["type"] == "directory")
+
     def walk(self, ask: Callable[[Callable[[float], Any]], Any]) -> Iterator[tuple[str, int, str]]:
         bucket, _, folder = self.root.partition("/")
         skip = len(folder) + 1 if folder else 0

@@ -16,6 +16,7 @@ from medfuncta_dist.storage.commit_record import read_record, read_records
 from medfuncta_dist.storage.leases.compare_and_swap import ConditionalStore
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import NewRecord, Unfenced, publish, publish_first
+from medfuncta_dist.telemetry.active_runs import mark_active
 from medfuncta_dist.telemetry.progress_record import StageProgress, read_progress
 
 JOB_KIND, TERMINAL_KIND = "job", "terminal"
@@ -83,7 +84,10 @@ def read_job_records(store: ObjectStore, run: str) -> list[SubmissionRecord]:
 
 def create_job_record(conditional: ConditionalStore, run: str, record: SubmissionRecord) -> bool:
     """Record a submission; False if its name is taken."""
-    return publish_first(conditional, NewRecord(_make_job_path(run, record.name), JOB_KIND, _to_body(record)))
+    created = publish_first(conditional, NewRecord(_make_job_path(run, record.name), JOB_KIND, _to_body(record)))
+    if created:
+        mark_active(conditional.store, run)
+    return created
 
 
 def read_job_record(store: ObjectStore, run: str, name: str) -> SubmissionRecord | None:
@@ -98,6 +102,7 @@ def read_job_record(store: ObjectStore, run: str, name: str) -> SubmissionRecord
 def write_job_record(store: ObjectStore, run: str, record: SubmissionRecord) -> None:
     """Overwrite the record of a submission."""
     publish(store, NO_LEASE, NewRecord(_make_job_path(run, record.name), JOB_KIND, _to_body(record)))
+    mark_active(store, run)
 
 
 def delete_job_record(store: ObjectStore, run: str, name: str) -> None:

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from medfuncta_dist.config.kept_run_file import read_kept
 from medfuncta_dist.config.load import dump, parse
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.stage_names import STAGES
 from medfuncta_dist.errors import JobMissingError, ObjectMissingError
-from medfuncta_dist.storage.object_store import ObjectInfo, ObjectStore
+from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.backends.backend import Job
 from medfuncta_dist.submit.manifest.job_names import join_stages, make_labels
-from medfuncta_dist.submit.status.job_records import StoredRun, SubmissionRecord, read_stored_run
+from medfuncta_dist.submit.status.job_records import (
+    StoredRun,
+    SubmissionRecord,
+    read_job_records,
+    read_terminal_records,
+)
 from medfuncta_dist.submit.status.run_facts import RunFacts
 from medfuncta_dist.submit.status.run_status import derive_status
+from medfuncta_dist.telemetry.active_runs import FOLDER, ActiveRuns, order_runs
+from medfuncta_dist.telemetry.progress_record import read_progress
 
 READERS = 16
-"""Runs that are read at once: each takes some ten small requests, which mostly wait."""
+"""Runs that are read at once: each takes two small requests and two for each job, which mostly wait."""
 
 
 def load_stored_run(root: str, name: str, overrides: Sequence[str] = ()) -> tuple[RunFile, str | None]:
@@ -61,43 +68,36 @@ def possible_runs(job: str) -> list[str]:
 
 def list_stored_jobs(
     store: ObjectStore, on_cluster: Iterable[Job], run: str | None = None, limit: int | None = None
-) -> tuple[list[Job], int]:
-    """The jobs of the ``limit`` runs in the storage that were active last, or of one: as the cluster reports them where
-    it has them, else as the storage tells; and how many runs there are. A run that was never submitted is listed under
-    its own name.
+) -> tuple[list[Job], ActiveRuns]:
+    """The jobs of the first ``limit`` runs in the storage (None: of all), or of one: as the cluster reports them where
+    it has them, else as the storage tells; and what runs there are. A run that was never submitted is listed under its
+    own name.
 
-    Everything below ``runs/``, or below the one, is listed, at a request per 1000 objects; the records that are there
-    are read of no more than ``limit`` runs (None: of all).
+    Two listings find the runs, at a request per 1000 runs, whatever lies in their folders; then the records of the
+    shown ones are read. Runs in which only earlier versions have worked come after all others, by name.
     """
     known = {job.name: job for job in on_cluster}
-    runs = find_runs(store.list("runs/" if run is None else f"runs/{run}"))
-    shown = sorted(runs, key=lambda name: (-runs[name].active, name))[:limit]
+    runs = find_runs(store) if run is None else ActiveRuns((run,), ())
     with ThreadPoolExecutor(READERS) as readers:
-        found = readers.map(lambda name: (name, read_stored_run(store, name, runs[name].stages)), shown)
+        found = readers.map(lambda name: (name, read_listed_run(store, name, known)), runs.names[:limit])
         jobs = [job for name, stored in found for job in jobs_of_run(name, stored, known, time.time())]
-    return jobs, len(runs)
+    return jobs, runs
 
 
-@dataclass(frozen=True)
-class ListedRun:
-    """What a listing tells of a run: when a record of its jobs or its progress was written last, and of which stages
-    there is progress."""
-
-    active: float
-    stages: tuple[str, ...]
+def find_runs(store: ObjectStore) -> ActiveRuns:
+    """The runs in the storage, in the order in which they are listed."""
+    with ThreadPoolExecutor(2) as readers:
+        marks, folders = readers.submit(store.list, FOLDER), readers.submit(store.folders, "runs")
+        return order_runs(marks.result(), folders.result())
 
 
-def find_runs(listed: Iterable[ObjectInfo]) -> dict[str, ListedRun]:
-    """The runs that have jobs or progress, by name. Pure."""
-    runs: dict[str, ListedRun] = {}
-    for info in listed:
-        match info.path.split("/"):
-            case ["runs", name, "jobs" | "progress" as folder, file]:
-                known = runs.get(name, ListedRun(0.0, ()))
-                stage = file.removesuffix(".json")
-                more = (stage,) if folder == "progress" and stage in STAGES else ()
-                runs[name] = ListedRun(max(known.active, info.modified), (*known.stages, *more))
-    return runs
+def read_listed_run(store: ObjectStore, run: str, on_cluster: Collection[str]) -> StoredRun:
+    """What a list shows of a run: of jobs that the cluster has, no more than their records."""
+    jobs = tuple(read_job_records(store, run))
+    gone = [record for record in jobs if record.name not in on_cluster]
+    stages = {stage for record in gone for stage in record.stages} if jobs else set(STAGES)
+    progress = {stage: found for stage in STAGES if stage in stages and (found := read_progress(store, run, stage))}
+    return StoredRun(jobs, progress, read_terminal_records(store, run) if gone else {})
 
 
 def jobs_of_run(run: str, stored: StoredRun, on_cluster: Mapping[str, Job], now: float) -> list[Job]:

@@ -57,6 +57,8 @@ from tests.unit.latents.fitted import packed, run_file
 
 PAGE = Path(__file__).parents[3] / "docs" / "formats.md"
 TEXT = PAGE.read_text(encoding="utf-8")
+LISTED = r"^\| `((?:active|datasets|runs)/[^`]*)` \|"
+"""Rows of the page's table of paths."""
 SECTIONS = {
     "field": {"layers": 3, "hidden": 16, "latent": 8, "omega_first": 5, "omega_last": 10},
     "train": {"batch": 4, "steps": 6},
@@ -179,7 +181,7 @@ def test_the_pages_splits_are_those_of_the_code(said, split):
 
 
 def test_the_page_lists_every_file_and_no_other(folder):
-    listed = re.findall(r"^\| `((?:datasets|runs)/[^`]*)` \|", TEXT, re.MULTILINE)
+    listed = re.findall(LISTED, TEXT, re.MULTILINE)
     stored = [p.relative_to(folder / "storage").as_posix() for p in (folder / "storage").rglob("*") if p.is_file()]
     found = [[path for path in listed if pattern(path).fullmatch(name)] for name in stored]
     assert [name for name, paths in zip(stored, found, strict=True) if len(paths) != 1] == []
@@ -222,5 +224,5 @@ def test_the_page_lists_the_keys_that_digests_leave_out():
 
 
 def test_every_listed_file_has_its_section():
-    listed = re.findall(r"^\| `((?:datasets|runs)/[^`]*)` \|", TEXT, re.MULTILINE)
+    listed = re.findall(LISTED, TEXT, re.MULTILINE)
     assert sorted(listed) == sorted(path for path, _ in sections())

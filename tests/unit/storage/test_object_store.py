@@ -81,6 +81,7 @@ def test_listing_is_recursive_sorted_and_by_folder(store: ObjectStore) -> None:
     assert [o.path for o in store.list("b")] == ["b/1", "b/2", "b/c/d/3"]
     assert store.list("b/") == store.list("b")
     assert store.list("nothing") == store.list("a") == []
+    assert (store.folders("b"), store.folders("b/c/"), store.folders("nothing")) == (("c",), ("d",), ())
 
 
 def test_listing_goes_on_past_a_page_of_a_thousand(s3: Callable[[], str]) -> None:

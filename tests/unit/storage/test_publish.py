@@ -41,6 +41,7 @@ MAY_WRITE = {
     "event_log.py:flush": "events of one attempt",
     "log_uploader.py:_write": "the log of one driver, in a folder of its own",
     "progress_record.py:_write": "progress",
+    "active_runs.py:mark_active": "that a run is active, for `list`; nothing decides by it",
     # Probes, which are removed again.
     "storage_checks.py:check_read_and_write": "doctor's probe",
     "frozen_run_file.py:require_writable": "whether storage can be written",
