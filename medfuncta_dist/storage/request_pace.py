@@ -40,7 +40,8 @@ class RequestPace:
         with self._lock:
             now = time.monotonic()
             start = max(now, self._next)
-            self._next = start + self._gap * random.uniform(1 - JITTER, 1 + JITTER)
+            if start - now <= most_s:  # else it goes before its turn, and takes no other's
+                self._next = start + self._gap * random.uniform(1 - JITTER, 1 + JITTER)
         if start > now:
             time.sleep(max(0.0, min(start - now, most_s)))
         return time.monotonic()
@@ -59,11 +60,14 @@ class RequestPace:
             pause = max(self._gap * random.random(), min(pause_s, LONGEST_PAUSE_S) * random.uniform(1, 2))
             self._next = max(self._next, now + pause)
 
-    def speed_up(self) -> None:
-        """The store answered a request."""
+    def speed_up(self, sent: float) -> None:
+        """The store answered a request, sent at the moment ``sent``."""
         if self._gap:
             with self._lock:
                 self._gap = self._gap * FASTER if self._gap > FIRST_GAP_S else 0.0
+                if sent >= self._slowed:
+                    # Turns that were given out at a slower pace keep no one back for whom there is room now.
+                    self._next = min(self._next, time.monotonic() + self._gap)
 
 
 REQUEST_PACE = RequestPace()

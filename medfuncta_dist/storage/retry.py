@@ -22,6 +22,9 @@ FIRST_CONTACTS = 2
 """Attempts to reach a storage that this process has not reached yet: a wrong setting does not get better by waiting."""
 POD_NETWORK_S = 30.0
 """Seconds in which a new pod tries again nevertheless: its network policies may take that long to apply."""
+PATIENT_S = 60.0
+"""With a shorter deadline than this somebody waits for the answer: a heartbeat's lease, a driver that has to end. Then
+all time counts, and a throttled process holds the request back for a quarter of its deadline at most: these are few."""
 SLOWEST_BYTES_S = 2e6
 """Bytes per second. A connection that transfers fewer is given up for a new one."""
 
@@ -29,21 +32,21 @@ SLOWEST_BYTES_S = 2e6
 def retry_request(request: Callable[[float], T], *, where: str, deadline_s: float) -> T:
     """Call ``request(seconds left)`` until it succeeds, fails permanently, or ``deadline_s`` has passed.
 
-    The time for which a throttled process holds its own requests back does not count, up to ``deadline_s`` of it: a
-    request that waits behind many others has not been refused. Raises ObjectMissingError, DeadlineError or
+    From ``PATIENT_S`` on, the time for which a throttled process holds its own requests back does not count, up to
+    ``deadline_s`` of it: a request that waits behind many others has not been refused. Raises ObjectMissingError, DeadlineError or
     StorageError, naming ``where``, the attempts and the time spent. A storage that this process has never reached gets
     one short retry (UnreachableError).
     """
-    started, attempts, held_back = time.monotonic(), 0, 0.0
+    started, attempts, held_back, patient = time.monotonic(), 0, 0.0, deadline_s >= PATIENT_S
 
     def spent() -> float:
-        return time.monotonic() - started - held_back
+        return time.monotonic() - started - (held_back if patient else 0.0)
 
     def attempt() -> T:
         nonlocal attempts, held_back
         attempts += 1
         asked = time.monotonic()
-        sent = REQUEST_PACE.wait(deadline_s - held_back)
+        sent = REQUEST_PACE.wait((deadline_s if patient else deadline_s / 4) - held_back)
         held_back += sent - asked
         try:
             found = request(max(deadline_s - spent(), FIRST_WAIT_S))
@@ -51,7 +54,7 @@ def retry_request(request: Callable[[float], T], *, where: str, deadline_s: floa
             if is_throttled(error):
                 REQUEST_PACE.slow_down(sent, retry_after_s(error))
             raise
-        REQUEST_PACE.speed_up()
+        REQUEST_PACE.speed_up(sent)
         return found
 
     retrying = Retrying(

@@ -17,7 +17,7 @@ def seconds_for(pace: RequestPace, n: int) -> float:
 
 def test_nothing_waits_while_nothing_is_refused() -> None:
     pace = RequestPace()
-    pace.speed_up()
+    pace.speed_up(time.monotonic())
     assert seconds_for(pace, 1000) < 0.1
 
 
@@ -28,7 +28,7 @@ def test_requests_are_apart_after_a_refusal_and_close_up_again() -> None:
     shortest = FIRST_GAP_S * SLOWER * (1 - JITTER)
     assert seconds_for(pace, 4) >= 3 * shortest * 0.99
     for _ in range(30):
-        pace.speed_up()
+        pace.speed_up(time.monotonic())
     pace.wait(60)  # the one that was due while requests were still apart
     assert seconds_for(pace, 1000) < 0.1
 
@@ -38,7 +38,7 @@ def test_one_refusal_in_ten_does_not_slow_a_process_for_long() -> None:
     for _ in range(20):
         pace.slow_down(time.monotonic())
         for _ in range(9):
-            pace.speed_up()
+            pace.speed_up(time.monotonic())
     assert pace._gap <= FIRST_GAP_S
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from medfuncta_dist.errors import DeadlineError
 from medfuncta_dist.storage.object_store import ObjectStore
 from tests.unit.storage.throttling_store import Cluster, busiest
 
@@ -91,6 +92,34 @@ def test_many_threads_that_wait_for_their_own_process_do_not_run_out_of_time() -
     cluster.run(until=2000)
     assert len(cluster.store.served) == 48
     assert cluster.store.served[-1] > ObjectStore("s3://bucket/root").deadline_s
+
+
+def test_a_process_is_at_its_pace_again_soon_after_a_long_outage() -> None:
+    """Turns that its threads took while there was one request in ten seconds do not hold them back afterwards."""
+    random.seed(1)
+    cluster = Cluster(100, outage=(0.5, 120.5))
+    cluster.add_process([lambda store: [store.read("shard", limit=1) for _ in range(40)] and None] * 32)
+    cluster.run(until=2000)
+    assert len(cluster.store.served) == 40 * 32
+    assert cluster.store.served[-1] < 180
+
+
+def test_a_request_with_a_short_deadline_ends_by_then_however_slow_the_process_is() -> None:
+    """A lease's heartbeat proves nothing when it comes late."""
+
+    def heartbeat(store: ObjectStore) -> None:
+        cluster.sleep(30)
+        began, store.deadline_s = cluster.clock.now, 20.0
+        with pytest.raises(DeadlineError):
+            store.write("lease", b"")
+        ended.append(cluster.clock.now - began)
+
+    ended: list[float] = []
+    random.seed(1)
+    cluster = Cluster(100, outage=(0.5, 90.0))
+    cluster.add_process([fit_task] * 31 + [heartbeat])
+    cluster.run(until=2000)
+    assert ended and ended[0] <= 20
 
 
 def test_a_process_that_is_alone_gets_all_that_the_store_has() -> None:
