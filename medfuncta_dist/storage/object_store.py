@@ -60,8 +60,9 @@ class ObjectStore:
     """Objects below ``root``. It connects when first used, and pickles as its root and deadline alone.
 
     Every method may raise StorageError, DeadlineError (retries included, ``deadline_s`` seconds plus the transfer's
-    allowance; in a throttled process up to twice that, unless it is short: ``retry.py``) and, where an object must exist, ObjectMissingError. Missing objects and refused credentials are
-    reported at once; transient failures are retried with growing, jittered waits.
+    allowance; in a throttled process up to twice that, unless it is short: ``retry.py``) and, where an object must
+    exist, ObjectMissingError. Missing objects and refused credentials are reported at once; transient failures are
+    retried with growing, jittered waits.
     """
 
     def __init__(self, root: str, deadline_s: float = 120.0) -> None:

@@ -33,9 +33,9 @@ def retry_request(request: Callable[[float], T], *, where: str, deadline_s: floa
     """Call ``request(seconds left)`` until it succeeds, fails permanently, or ``deadline_s`` has passed.
 
     From ``PATIENT_S`` on, the time for which a throttled process holds its own requests back does not count, up to
-    ``deadline_s`` of it: a request that waits behind many others has not been refused. Raises ObjectMissingError, DeadlineError or
-    StorageError, naming ``where``, the attempts and the time spent. A storage that this process has never reached gets
-    one short retry (UnreachableError).
+    ``deadline_s`` of it: a request that waits behind many others has not been refused. Raises ObjectMissingError,
+    DeadlineError or StorageError, naming ``where``, the attempts and the time spent. A storage that this process has
+    never reached gets one short retry (UnreachableError).
     """
     started, attempts, held_back, patient = time.monotonic(), 0, 0.0, deadline_s >= PATIENT_S
 

@@ -49,22 +49,30 @@ class MedmnistReader:
         with file, _opened(file) as archive:
             with refusing("not in MedMNIST's layout"):
                 present = _splits(archive)
-                labels = {split: _labels(archive, split) for split in present}
+                labels = _of_one_kind({split: _labels(archive, split) for split in present})
             risk = _risk(labels.values())
             for split in present:
-                found_labels = labels[split]
-                measured = found_labels if found_labels is not None and found_labels.dtype.kind == "f" else None
-                own = risk if measured is None else risk_of_targets(measured)
-                for found in _images(archive, split, found_labels):
-                    yield replace(found, label_risk=own)
+                for found in _images(archive, split, labels[split]):
+                    yield replace(found, label_risk=risk)
+
+
+def _of_one_kind(labels: dict[str, np.ndarray | None]) -> dict[str, np.ndarray | None]:
+    """Measurements in one split: measurements in all, also where they happen to be whole. Pure."""
+    measured = [values.dtype for values in labels.values() if values is not None and values.dtype.kind == "f"]
+    if not measured:
+        return labels
+    return {
+        split: None if values is None else values.astype(np.result_type(*measured)) for split, values in labels.items()
+    }
 
 
 def _risk(labels: Iterable[np.ndarray | None]) -> str | None:
     """Whether the labels look like identifiers, over all splits."""
-    there = [values for values in labels if values is not None and values.dtype.kind in "iu"]
+    there = [values for values in labels if values is not None and values.dtype.kind in "fiu"]
+    risk_of = risk_of_targets if any(values.dtype.kind == "f" for values in there) else risk_of_columns
     if len({values.shape[1] for values in there}) > 1:
-        return next(filter(None, map(risk_of_columns, there)), None)
-    return risk_of_columns(np.concatenate(there)) if there else None
+        return next(filter(None, map(risk_of, there)), None)
+    return risk_of(np.concatenate(there)) if there else None
 
 
 def _opened(file: BoundedFile) -> zipfile.ZipFile:
