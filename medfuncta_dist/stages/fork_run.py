@@ -103,8 +103,8 @@ def _said(run: RunFile, out: str, digest: str) -> list[str]:
     file = shlex.quote(out)
     return [
         f"written: {out}",
-        f"{run.name} starts from the network of {run.train.start_from}, {digest[:12]}, on the data set {run.dataset}: nothing "
-        "is packed again",
+        f"{run.name} starts from the network of {run.train.start_from}, {digest[:12]}, on the data set {run.dataset}: "
+        "nothing is packed again",
         f"next, here: medfuncta-dist run {file} {STAGES}",
         f"next, as a job: medfuncta-dist submit {file} {STAGES}",
     ]
