@@ -46,7 +46,7 @@ def test_a_run_with_a_copy_to_start_from_counts_as_trained(tmp_path: Path) -> No
 
 
 def begin(store: ObjectStore, name: str, train: str = "", network: str = "", start: str = "") -> None:
-    """What a run leaves (digests by two of their digits): its run file, the record of its start and the network that it has trained."""
+    """Its run file, the record of its start and the network that it has trained; of a digest, two digits are given."""
     run = parse(RUN.format(name=name, root=store.root, data="other", train=train))
     store.write(f"runs/{name}/run.yaml", dump(run).encode())
     if start:
