@@ -27,7 +27,7 @@ class AffectedRun:
     name: str
     file: RunFile | None = field(repr=False)
     trained: bool
-    """It has a shared network, checkpoints of one, or one to start from."""
+    """It has a shared network, checkpoints of one, or only one to start from: it may have learned from the scans."""
 
     def scans_per_range(self, store: ObjectStore) -> int | None:
         """Of its fit stage, if that is known."""
@@ -39,7 +39,7 @@ def runs_on(store: ObjectStore, dataset: str) -> list[AffectedRun]:
     paths = [info.path for info in store.list("runs")]
     found = []
     for name in sorted({path.split("/")[1] for path in paths if path.count("/") > 1}):
-        file = _kept(store, name)
+        file = kept_file(store, name)
         folders = tuple(f"runs/{name}/{folder}/" for folder in ("network", "checkpoints", "start"))
         trained = any(path.startswith(folders) for path in paths)
         if file is None or file.dataset == dataset:
@@ -47,24 +47,8 @@ def runs_on(store: ObjectStore, dataset: str) -> list[AffectedRun]:
     return found
 
 
-def with_descendants(store: ObjectStore, runs: Collection[str]) -> list[str]:
-    """These runs, and all in this storage that were started from one of them (``train.start_from``)."""
-    names = {info.path.split("/")[1] for info in store.list("runs") if info.path.endswith("/run.yaml")}
-    parents = {name: _parent(store, name) for name in names}
-    found = set(runs)
-    while more := {name for name, parent in parents.items() if parent in found} - found:
-        found |= more
-    return sorted(found)
-
-
-def _parent(store: ObjectStore, name: str) -> str | None:
-    """The run that a run was started from, if it is in this storage."""
-    file = _kept(store, name)
-    named = None if file is None else file.train.start_from
-    return None if named is None else named.removeprefix(f"{store.root}/runs/").split("/")[0]
-
-
-def _kept(store: ObjectStore, name: str) -> RunFile | None:
+def kept_file(store: ObjectStore, name: str) -> RunFile | None:
+    """The run file that a run was begun with; None where it is missing, or cannot be read."""
     path = f"runs/{name}/run.yaml"
     try:
         text = store.read(path, limit=MAX_BYTES).decode()

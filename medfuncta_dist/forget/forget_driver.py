@@ -20,8 +20,9 @@ from pathlib import Path
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import StageOrderError
-from medfuncta_dist.forget.affected_runs import AffectedRun, latents_of_runs, reports_of, runs_on, with_descendants
+from medfuncta_dist.forget.affected_runs import AffectedRun, latents_of_runs, reports_of, runs_on
 from medfuncta_dist.forget.carried_latents import HeldLatents, carry, latent_keys, named_parts, tables_of
+from medfuncta_dist.forget.descendants import with_descendants
 from medfuncta_dist.forget.holdings import Dataset, Holdings, find_holdings, held_snapshots, pixel_keys, read_dataset
 from medfuncta_dist.forget.new_snapshot import rests, snapshot_without, write_rests
 from medfuncta_dist.forget.object_search import Trace, Traces
@@ -89,7 +90,7 @@ class Preview:
     reports: int
     runs: tuple[str, ...]
     trained: tuple[str, ...]
-    """Runs with a shared network, which may have learned from the scans."""
+    """Runs with a shared network, or with one to start from, which may have learned from the scans."""
     numbered: int
     """DICOM series of which volumes go that have numbers only."""
     pending: int

@@ -9,9 +9,9 @@ from typing import Any
 from medfuncta_dist.forget.forget_driver import Forgot, Preview, numbered_series
 
 NOT_UNLEARNED = (
-    "not undone: the shared network of {runs} may have been trained on these scans. Forgetting removes nothing from a "
-    "network: what it has learned of a scan stays in it. Where that must go too, train again under another run name on "
-    "the present snapshot, and delete the former runs"
+    "not undone: these runs may have a network that has learned from these scans, be it their own or one that they "
+    "start from: {runs}. Forgetting removes nothing from a network: what it has learned of a scan stays in it. Where "
+    "that must go too, train again under another run name on the present snapshot, and delete the former runs"
 )
 ELSEWHERE = (
     "not reached: backups and copies of the storage, other data sets, caches of other machines (which keep shards "

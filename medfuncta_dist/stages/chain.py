@@ -60,6 +60,7 @@ def _as_only_driver(
 
 
 def _in_order(run: RunFile, names: Sequence[str], store: ObjectStore, fence: Fence, freezing: bool) -> dict[str, Any]:
+    _require_start(run, names, store)
     run, first = freeze(run, store, fence) if freezing else (run, False)
     run_summary.load(store, run.name)  # a damaged one is refused now, not after the hours of a stage
     answer: dict[str, Any] = {"run": run.name, "said": [], "quarantined": 0}
@@ -80,6 +81,14 @@ def _in_order(run: RunFile, names: Sequence[str], store: ObjectStore, fence: Fen
         answer[name] = figures
         run_summary.merge(store, run.name, name, figures, fence)
     return answer
+
+
+def _require_start(run: RunFile, names: Sequence[str], store: ObjectStore) -> None:
+    """Refuse a wrong train.start_from before the hours of other stages, and before it is the run's own for good."""
+    if "train" in names and run.train.start_from is not None:
+        from medfuncta_dist.network.start_network import check_start  # imports torch, which packing does not need
+
+        check_start(run, store)
 
 
 def _settle(name: str, run: RunFile, store: ObjectStore, fence: Fence, names: Sequence[str]) -> RunFile:

@@ -16,18 +16,20 @@ if TYPE_CHECKING:
 def require_ready(run: RunFile, store: ObjectStore, stages: Sequence[str]) -> None:
     """StageOrderError (or RunFileError, for what would be refused anyway) unless the first of these stages can start.
 
-    The others read what the stages before them in the same job write.
+    The others read what the stages before them in the same job write; but the network that training starts from is
+    another run's.
     """
     from medfuncta_dist.network.start_network import check_start
     from medfuncta_dist.shards.snapshot import load_snapshot
     from medfuncta_dist.stages.preflight import check_network, check_snapshot, check_training
 
+    if "train" in stages:
+        check_start(run, store)
     first = stages[0]
     if first == "pack":
         return
     snapshot = load_snapshot(store, run.dataset, run.data.snapshot)
     if first == "train":
-        check_start(run, store)
         return check_training(run, snapshot)
     check_snapshot(run, snapshot)
     check_network(run, store)

@@ -78,6 +78,30 @@ def test_a_fork_of_a_fork_starts_from_the_fork(first: str) -> None:
     assert (third.train.start_from, third.dataset, third.train.schedule_steps) == ("second", "first", 9)
 
 
+def test_a_fork_does_not_start_where_the_former_run_started(first: str) -> None:
+    """Whatever way the former run file names the start in: as the name of a run, or as a relative folder."""
+    train(first)
+    fork_run(first, "second", [], "second.yaml")
+    file = Path("second.yaml")
+    file.write_text(file.read_text().replace("start_from: first", "start_from: ./store/runs/first"))
+    train("second.yaml")
+    answer = fork_run("second.yaml", "third", [], "third.yaml")
+    assert load("third.yaml").train.start_from == answer["started_from"] == "second"
+    assert "third starts from the network of second," in answer["said"][1]
+    assert Path("third.yaml").read_text().startswith("# Written by `medfuncta-dist fork`: starts from second.\n")
+
+
+@pytest.mark.parametrize("override", ["train.start_from=first", "train={start_from: first}"])
+def test_a_start_that_is_asked_for_is_taken_and_said(first: str, override: str) -> None:
+    train(first)
+    fork_run(first, "second", [], "second.yaml")
+    train("second.yaml")
+    answer = fork_run("second.yaml", "third", [override], "third.yaml")
+    assert load("third.yaml").train.start_from == answer["started_from"] == "first"
+    assert "third starts from the network of first," in answer["said"][1]
+    assert Path("third.yaml").read_text().startswith("# Written by `medfuncta-dist fork`: starts from first.\n")
+
+
 def test_what_cannot_start_is_refused_and_no_file_written(first: str) -> None:
     with pytest.raises(StageOrderError, match=r"train\.start_from is first"):
         fork_run(first, "second", [], "second.yaml")

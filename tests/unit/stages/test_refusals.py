@@ -30,6 +30,7 @@ from medfuncta_dist.run.frozen_run_file import fixed_part, freeze, thaw
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.stages.chain import run_stages
 from medfuncta_dist.stages.preflight import check_network, check_training, pinned_snapshot
+from medfuncta_dist.stages.readiness import require_ready
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import map_here
@@ -178,6 +179,22 @@ def test_a_stage_before_its_turn_is_refused(tmp_path, stage):
 def test_fit_before_train_is_refused(packed):
     with pytest.raises(StageOrderError, match="not trained yet"):
         run_stages(run_file(packed), ["fit"])
+
+
+def test_a_wrong_start_is_refused_before_packing_and_may_be_corrected(tmp_path):
+    """Whichever stage comes first: found after hours of packing, it could not be corrected any more."""
+    write_medmnist(tmp_path / "images.npz", shape=(8, 8), counts={"train": 8, "test": 2})
+    run = run_file(tmp_path, train__start_from="nobody")
+    store = ObjectStore(run.storage)
+    for stages in (["pack", "train"], ["train"]):
+        with pytest.raises(StageOrderError, match=r"train\.start_from is nobody"):
+            run_stages(run, stages)
+        with pytest.raises(StageOrderError, match=r"train\.start_from is nobody"):
+            require_ready(run, store, stages)
+    assert not store.exists("runs/refused/run.yaml")
+    assert not store.list("datasets")
+    require_ready(run, store, ["pack"])
+    run_stages(run_file(tmp_path), ["pack"])
 
 
 def test_a_shape_that_is_not_the_shards_is_refused(packed):
