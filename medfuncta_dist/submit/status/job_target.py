@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,14 +45,25 @@ class JobTarget:
 
 def find_target(text: str, backend: Backend, overrides: Sequence[str] = (), storage: str | None = None) -> JobTarget:
     """The job that ``text`` means. ``overrides`` change the run file, also one that a job carries. With ``storage``, a
-    name is looked up below that root, and the cluster is only asked for the job that is found.
+    name is looked up below that root, and the cluster is only asked for the job that is found; what the root lacks is
+    looked up on the cluster as well: a job that still waits has left no run file in storage.
 
     JobMissingError when the cluster has neither a job nor jobs of a run of that name.
     """
     if is_run_file(text):
         return _find_by_run_file(load(text, overrides), backend)
-    if storage is not None:
-        return _find_by_stored_run(*load_stored_run(storage, text, overrides), backend)
+    if storage is None:
+        return _find_on_cluster(text, backend, overrides)
+    try:
+        stored = load_stored_run(storage, text, overrides)
+    except JobMissingError as error:
+        with suppress(JobMissingError):
+            return _find_on_cluster(text, backend, overrides)
+        raise error from None
+    return _find_by_stored_run(*stored, backend)
+
+
+def _find_on_cluster(text: str, backend: Backend, overrides: Sequence[str]) -> JobTarget:
     job = find_job(backend, text)
     if job is None:
         jobs = backend.list_jobs(text)
