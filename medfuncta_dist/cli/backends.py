@@ -66,14 +66,19 @@ def open_named_backend(
 
 def _load_target(target: str, overrides: list[str], storage: str | None) -> RunFile | None:
     from medfuncta_dist.config.load import load
+    from medfuncta_dist.submit.status.job_target import is_run_file
 
-    if target.endswith((".yaml", ".yml")):
+    if target and is_run_file(target):
         return load(target, overrides)
     if not target or storage is None:
         return None
+    from medfuncta_dist.errors import JobMissingError
     from medfuncta_dist.submit.status.stored_runs import load_stored_run
 
-    return load_stored_run(storage, target, overrides)[0]
+    try:
+        return load_stored_run(storage, target, overrides)[0]
+    except JobMissingError:
+        return None  # a job that waits has no run file in storage yet: the cluster may know it
 
 
 def build_invocation(target: str, options: list[str], storage: str | None) -> Invocation:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.errors import JobMissingError, RunFileError
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.backends.backend import Backend, JobState
-from medfuncta_dist.submit.status.job_target import JobTarget, find_job, find_target
+from medfuncta_dist.submit.status.job_target import JobTarget, find_job, find_target, parse_run_file
 from medfuncta_dist.submit.status.job_watch import StatusCallback, watch_job
 from medfuncta_dist.submit.status.run_status import RunStatus
 from medfuncta_dist.submit.status.status_facts import Inquiry
 from medfuncta_dist.submit.submit_jobs import Readiness, SubmissionRequest, SubmissionResult, submit_next_job
+
+GPU_KEY = "cluster.gpus_per_worker="
 
 
 def submit_and_follow(
@@ -75,7 +77,8 @@ def resume_job(
 ) -> SubmissionResult:
     """Submit a job again as a new attempt at the same stages of the same run; if it is still active, return it.
 
-    Without ``overlays``, the job keeps those it was submitted with. RunFileError when nothing is known of such a job.
+    Without ``overlays``, the job keeps those it was submitted with. RunFileError when nothing is known of such a job;
+    JobMissingError when its run file is not at hand, but one that may lack its GPUs, and ``overrides`` name none.
     """
     target = find_target(text, backend, overrides, storage)
     if target.run is None or not target.stages:
@@ -84,6 +87,19 @@ def resume_job(
             do="submit its run file: `medfuncta-dist submit RUN.yaml STAGE...`; a run that was begun on this machine "
             "goes on with the command that `medfuncta-dist status RUN.yaml` shows",
         )
+    _require_known_gpus(target, overrides)
     previous = target.record.overlays if target.record is not None else ()
     request = SubmissionRequest(target.run, target.stages, tuple(overlays) or previous, together=True)
     return submit_next_job(request, backend, readiness)
+
+
+def _require_known_gpus(target: JobTarget, overrides: Sequence[str]) -> None:
+    if not target.may_lack_gpus or any(given.startswith(GPU_KEY) for given in overrides):
+        return
+    # The job that the cluster still has carries its own run file, which tells.
+    carried = parse_run_file(target.job) if target.job is not None else None
+    if carried is None or carried.cluster.gpus_per_worker or carried.gpus_per_task:
+        raise JobMissingError(
+            f"the run file that {target.run_name} keeps may be that of a job that only evaluates, which has no GPUs",
+            do=f"give the run file instead; or say how many the job had: --set {GPU_KEY}0 for none",
+        )

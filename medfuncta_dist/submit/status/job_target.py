@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,8 @@ class JobTarget:
     job: Job | None = None
     """As the cluster reports it; None if the cluster does not have it."""
     record: SubmissionRecord | None = None
+    may_lack_gpus: bool = False
+    """Whether ``run`` may be the run file of a job that only evaluates, and this job have GPUs all the same."""
 
     @property
     def name(self) -> str:
@@ -44,14 +47,25 @@ class JobTarget:
 
 def find_target(text: str, backend: Backend, overrides: Sequence[str] = (), storage: str | None = None) -> JobTarget:
     """The job that ``text`` means. ``overrides`` change the run file, also one that a job carries. With ``storage``, a
-    name is looked up below that root, and the cluster is only asked for the job that is found.
+    name is looked up below that root, and the cluster is only asked for the job that is found; what the root lacks is
+    looked up on the cluster as well: a job that still waits has left no run file in storage.
 
     JobMissingError when the cluster has neither a job nor jobs of a run of that name.
     """
     if is_run_file(text):
         return _find_by_run_file(load(text, overrides), backend)
-    if storage is not None:
-        return _find_by_stored_run(*load_stored_run(storage, text, overrides), backend)
+    if storage is None:
+        return _find_on_cluster(text, backend, overrides)
+    try:
+        stored = load_stored_run(storage, text, overrides)
+    except JobMissingError as error:
+        with suppress(JobMissingError):
+            return _find_on_cluster(text, backend, overrides)
+        raise error from None
+    return _find_by_stored_run(*stored, backend)
+
+
+def _find_on_cluster(text: str, backend: Backend, overrides: Sequence[str]) -> JobTarget:
     job = find_job(backend, text)
     if job is None:
         jobs = backend.list_jobs(text)
@@ -88,13 +102,12 @@ def _find_by_stored_run(run: RunFile, job: str | None, backend: Backend) -> JobT
     records = read_job_records(ObjectStore(run.storage), run.name)
     named = next((record for record in records if record.name == job), None)
     newest = named or _choose_record(run, records, lambda name: find_job(backend, name) is not None)
-    evaluated = any(record.stages == ("evaluate",) for record in records)
-    if newest is not None and newest.stages != ("evaluate",) and evaluated and not run.cluster.gpus_per_worker:
-        raise JobMissingError(
-            f"the run file that {run.name} keeps may be that of a job that only evaluates, which has no GPUs",
-            do="give the run file instead",
-        )
-    return JobTarget(run.name, run, find_job(backend, newest.name) if newest else None, newest)
+    if newest is None:
+        return JobTarget(run.name, run)
+    # Every job without GPUs keeps the same run file, whether training has some or not.
+    evaluated = newest.stages != ("evaluate",) and any(record.stages == ("evaluate",) for record in records)
+    may_lack_gpus = evaluated and not run.cluster.gpus_per_worker
+    return JobTarget(run.name, run, find_job(backend, newest.name), newest, may_lack_gpus)
 
 
 def _find_newest(jobs: Sequence[Job], overrides: Sequence[str]) -> JobTarget:
@@ -102,7 +115,7 @@ def _find_newest(jobs: Sequence[Job], overrides: Sequence[str]) -> JobTarget:
     # The run file of a job that only evaluates has no GPUs, which the other stages need.
     source = next((job for job in reversed(jobs) if job.stages != ("evaluate",)), jobs[-1])
     on_cluster = {job.name: job for job in jobs}
-    run = _parse_run_file(source, overrides)
+    run = parse_run_file(source, overrides)
     newest = None if run is None else _choose_record(run, _read_records(run), on_cluster.__contains__)
     if run is None or newest is None or newest.name in on_cluster:
         return _make_target(jobs[-1] if newest is None else on_cluster[newest.name], overrides)
@@ -132,12 +145,13 @@ def _has_progress(store: ObjectStore, run: str, record: SubmissionRecord) -> boo
 
 
 def _make_target(job: Job, overrides: Sequence[str]) -> JobTarget:
-    run = _parse_run_file(job, overrides)
+    run = parse_run_file(job, overrides)
     record = next((record for record in _read_records(run) if record.name == job.name), None)
     return JobTarget(job.run, run, job, record)
 
 
-def _parse_run_file(job: Job, overrides: Sequence[str]) -> RunFile | None:
+def parse_run_file(job: Job, overrides: Sequence[str] = ()) -> RunFile | None:
+    """The run file that a job on the cluster carries; None if this version cannot read it."""
     where = f"the run file in {job.name}"
     try:
         run = parse(job.run_file, where=where) if job.run_file else None

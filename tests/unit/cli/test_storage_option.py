@@ -89,6 +89,37 @@ def test_a_list_of_the_storage_has_what_the_cluster_deleted_and_local_runs(
     assert alone == {"x-pack-1": "done", "x-pack-2": "lost", "here": "done"}
 
 
+@pytest.mark.parametrize("by_variable", [True, False])
+def test_a_job_that_only_the_cluster_knows_is_reached(
+    run: RunFile,
+    by_variable: bool,
+    server: ApiServer,
+    capfd: Capture,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A job that waits has left no run file in storage."""
+    write_medmnist(tmp_path / "scans.npz", shape=(8, 8), counts={"train": 8, "test": 2})
+    (tmp_path / "run.yaml").write_text(dump(run))
+    call_printed(capfd, f"medfuncta-dist submit {tmp_path / 'run.yaml'} pack")
+    named = () if by_variable else ("--storage", run.storage)
+    if by_variable:
+        monkeypatch.setenv("MEDFUNCTA_STORAGE", run.storage)
+    assert call_json(capfd, "status", "x", *named)["name"] == "x-pack-1"
+    assert call_json(capfd, "status", "x-pack-1", *named)["state"] == "queued"
+    assert call_json(capfd, "resume", "x", *named)["job"] == "x-pack-1"
+    assert call_json(capfd, "cancel", "x-pack-1", *named)["name"] == "x-pack-1"
+
+
+def test_a_run_file_of_any_name_is_its_own_default(
+    ended: RunFile, capfd: Capture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "run.txt"
+    path.write_text(dump(ended).replace("name: x\n", "name: other\n"))
+    monkeypatch.setenv("MEDFUNCTA_STORAGE", str(tmp_path / "elsewhere"))
+    assert call_json(capfd, "status", str(path))["name"] == "other"
+
+
 def test_a_name_that_the_storage_lacks_is_refused(ended: RunFile, capfd: Capture) -> None:
     answer = call_json(capfd, "resume", "y", "--storage", ended.storage)
     assert (answer["exit_code"], answer["error"]["kind"]) == (1, "JobMissingError")

@@ -364,6 +364,40 @@ def test_a_cancelled_job_is_not_resumed_by_the_run_file_of_one_that_evaluates(
     assert caught.value.do == "give the run file instead"
 
 
+@pytest.mark.parametrize("name", ["x", "x-train-2"])
+def test_a_run_that_was_evaluated_is_found_in_storage_and_resumed_where_its_gpus_are_known(
+    name: str, server: ApiServer, jobs: KubernetesJobs, run: RunFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kept run file does not tell whether training has GPUs, once a job of its own has evaluated."""
+    monkeypatch.setattr("medfuncta_dist.stages.readiness.require_ready", lambda run, store, stages: None)
+    ObjectStore(run.storage).write("runs/x/run.yaml", _dumped(run).encode())
+    for job in ("x-train-1", "x-evaluate-1", "x-train-2"):
+        submit(SubmissionRequest(run, (job.split("-")[1],)), jobs)
+        end(server, job, "FAILED")
+    assert find_target(name, jobs, storage=run.storage).name == "x-train-2"
+    assert find_target("x-train-1", jobs, storage=run.storage).name == "x-train-1"
+    assert resume(name, [], [], jobs, storage=run.storage).name == "x-train-3", "the job's own run file tells"
+    for job in ("x-train-2", "x-train-3"):
+        server.cluster.delete("rayjobs", "medfuncta", job, "Background")
+    with pytest.raises(JobMissingError, match="only evaluates") as caught:
+        resume(name, [], [], jobs, storage=run.storage)
+    assert "give the run file instead" in caught.value.do
+    assert resume(name, ["cluster.gpus_per_worker=0"], [], jobs, storage=run.storage).name == "x-train-4"
+
+
+def test_a_job_with_gpus_is_not_resumed_without_them(
+    server: ApiServer, jobs: KubernetesJobs, run: RunFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("medfuncta_dist.stages.readiness.require_ready", lambda run, store, stages: None)
+    ObjectStore(run.storage).write("runs/x/run.yaml", _dumped(run).encode())
+    gpus = run.model_copy(update={"cluster": run.cluster.model_copy(update={"gpus_per_worker": 1.0})})
+    for stage in ("evaluate", "train"):
+        submit(SubmissionRequest(gpus, (stage,)), jobs)
+        end(server, f"x-{stage}-1", "FAILED")
+    with pytest.raises(JobMissingError, match="only evaluates"):
+        resume("x", [], [], jobs, storage=run.storage)
+
+
 def test_cancelling_a_job_that_is_over_changes_nothing(server: ApiServer, jobs: KubernetesJobs, run: RunFile) -> None:
     submit(SubmissionRequest(run, ("pack",)), jobs)
     end(server, "x-pack-1", "FAILED")

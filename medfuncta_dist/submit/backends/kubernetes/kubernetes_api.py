@@ -73,11 +73,16 @@ def call_api(request: Callable[[], T], *, where: str, deadline_s: float = DEADLI
     except ApiException as error:
         if error.status in (409, 410):
             raise
-        raise _explain_setting(error, where) or explain_api_error(error, where) from error
+        cut = next(filter(_is_cut, causes(error)), None)
+        found = _explain_setting(error, where) or (cut and _explain_silence(cut, where))
+        raise found or explain_api_error(error, where) from error
     except urllib3.exceptions.HTTPError as error:
-        do = "check the network and the server's address in the kubeconfig, then run the same command again"
-        silent = ClusterError(f"the API server does not answer: {type(error).__name__}", where=where, do=do)
-        raise _explain_setting(error, where) or silent from error
+        raise _explain_setting(error, where) or _explain_silence(error, where) from error
+
+
+def _explain_silence(error: BaseException, where: str) -> ClusterError:
+    do = "check the network and the server's address in the kubeconfig, then run the same command again"
+    return ClusterError(f"the API server does not answer: {type(error).__name__}", where=where, do=do)
 
 
 def explain_api_error(error: ApiException, where: str) -> ClusterError:
@@ -145,15 +150,20 @@ def _explain_setting(error: BaseException, where: str) -> ClusterError | None:
             what = f"the API server's certificate is not accepted: {cause.verify_message}"
             do = "set certificate-authority in the kubeconfig, or SSL_CERT_FILE, to a PEM file with its CA"
             return ClusterError(what, where=where, do=do)
-        if isinstance(cause, ssl.SSLError) and cause.reason:
+        if isinstance(cause, ssl.SSLError) and (reason := _read_reason(cause)):
             do = "check the server's address in the kubeconfig: it must be a port for https://"
-            return ClusterError(f"the API server does not speak TLS as expected: {cause.reason}", where=where, do=do)
+            return ClusterError(f"the API server does not speak TLS as expected: {reason}", where=where, do=do)
     return None
 
 
 def _is_cut(cause: BaseException) -> bool:
     """A connection that was closed while TLS began: a load balancer does so while its API server starts anew."""
-    return isinstance(cause, ssl.SSLError) and "EOF" in str(cause.reason or cause)
+    return isinstance(cause, ssl.SSLError) and "EOF" in (_read_reason(cause) or str(cause))
+
+
+def _read_reason(error: ssl.SSLError) -> str | None:
+    """OpenSSL's reason. An error that Python itself has raised, as for a connection that was cut, has no such field."""
+    return getattr(error, "reason", None)
 
 
 def _choose_wait(state: RetryCallState) -> float:

@@ -6,14 +6,17 @@ The names ``*.test`` are known to the proxy alone.
 from __future__ import annotations
 
 import os
+import ssl
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import urllib3
 import yaml
 from kubernetes import client
+from kubernetes.client import ApiException
 
 from medfuncta_dist.doctor import ray_checks
 from medfuncta_dist.doctor.check import Outcome
@@ -121,6 +124,21 @@ def test_a_connection_that_is_cut_while_tls_begins_is_made_again(
         relay.to_cut = 2
         assert ask_kubernetes() == "v1.33.1"
         assert relay.accepted == 3
+
+
+@pytest.mark.parametrize("wrapped", [True, False])
+def test_a_server_that_keeps_cutting_tls_does_not_answer(wrapped: bool) -> None:
+    """What Python itself raises has no `reason`."""
+
+    def cut() -> None:
+        error = ssl.SSLEOFError(8, "EOF occurred in violation of protocol")
+        if not wrapped:
+            raise urllib3.exceptions.SSLError(error)
+        raise ApiException(status=0, reason="SSLError") from error
+
+    with pytest.raises(ClusterError, match=r"the API server does not answer: .*SSL") as caught:
+        call_api(cut, where="here", deadline_s=0.5)
+    assert "check the network" in caught.value.do
 
 
 @pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"])
