@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any
@@ -49,27 +49,23 @@ class MedmnistReader:
         with file, _opened(file) as archive:
             with refusing("not in MedMNIST's layout"):
                 present = _splits(archive)
-                labels = _of_one_kind({split: _labels(archive, split) for split in present})
-            risk = _risk(labels.values())
+                labels = {split: _labels(archive, split) for split in present}
+            risks = _risks(labels)
             for split in present:
                 for found in _images(archive, split, labels[split]):
-                    yield replace(found, label_risk=risk)
+                    yield replace(found, label_risk=risks[split])
 
 
-def _of_one_kind(labels: dict[str, np.ndarray | None]) -> dict[str, np.ndarray | None]:
-    """Measurements in one split: measurements in all, also where they happen to be whole. Pure."""
-    measured = [values.dtype for values in labels.values() if values is not None and values.dtype.kind == "f"]
-    if not measured:
-        return labels
-    return {
-        split: None if values is None else values.astype(np.result_type(*measured)) for split, values in labels.items()
-    }
+def _risks(labels: dict[str, np.ndarray | None]) -> dict[str, str | None]:
+    """Whether the labels look like identifiers: over all splits with classes, and over all with measurements. Pure."""
+    risks: dict[str, str | None] = dict.fromkeys(labels)
+    for kinds, risk_of in (("iu", risk_of_columns), ("f", risk_of_targets)):
+        there = {split: v for split, v in labels.items() if v is not None and v.dtype.kind in kinds}
+        risks |= dict.fromkeys(there, _risk(list(there.values()), risk_of))
+    return risks
 
 
-def _risk(labels: Iterable[np.ndarray | None]) -> str | None:
-    """Whether the labels look like identifiers, over all splits."""
-    there = [values for values in labels if values is not None and values.dtype.kind in "fiu"]
-    risk_of = risk_of_targets if any(values.dtype.kind == "f" for values in there) else risk_of_columns
+def _risk(there: list[np.ndarray], risk_of: Callable[[np.ndarray], str | None]) -> str | None:
     if len({values.shape[1] for values in there}) > 1:
         return next(filter(None, map(risk_of, there)), None)
     return risk_of(np.concatenate(there)) if there else None
