@@ -17,7 +17,6 @@ import pytest
 import yaml
 from kubernetes.client import ApiException
 
-from medfuncta_dist.config.load import dump
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.doctor.check import Outcome
 from medfuncta_dist.doctor.kubernetes_checks import ClusterChecks
@@ -34,8 +33,7 @@ from medfuncta_dist.submit.submit_jobs import SubmissionRequest, render_manifest
 from tests.cut_relay import CutRelay
 from tests.kubernetes.crds import pluralize
 from tests.kubernetes.real_server import RAY_JOBS, RealServer
-from tests.unit.cli.calls import call_json, call_printed
-from tests.writers import write_medmnist
+from tests.unit.cli.calls import call_json, call_printed, write_run_file
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = sorted((ROOT / "tests/golden").glob("*/*.yaml"))
@@ -49,10 +47,8 @@ submit = partial(submit_jobs.submit_next_job, readiness=readiness)
 @pytest.fixture
 def file(tmp_path: Path, run: RunFile, monkeypatch: pytest.MonkeyPatch) -> str:
     """The run file, in the working folder, with its scans."""
-    write_medmnist(tmp_path / "scans.npz", shape=(8, 8), counts={"train": 8, "test": 2})
-    (tmp_path / "run.yaml").write_text(dump(run))
     monkeypatch.chdir(tmp_path)
-    return "run.yaml"
+    return write_run_file(tmp_path, run)
 
 
 # -- manifests --------------------------------------------------------------------------------------------------------

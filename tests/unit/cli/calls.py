@@ -1,16 +1,27 @@
-"""Calling a command within this process, with what it wrote to its real stdout."""
+"""Calling a command within this process, with what it wrote to its real stdout; and the run file that it is given."""
 
 from __future__ import annotations
 
 import json
 import os
 import shlex
+from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
 from medfuncta_dist.cli.app import app
+from medfuncta_dist.config.load import dump
+from medfuncta_dist.config.run_file import RunFile
+from tests.writers import write_medmnist
+
+
+def write_run_file(folder: Path, run: RunFile) -> str:
+    """Write ``run.yaml`` and its scans into the folder; the file's name."""
+    write_medmnist(folder / "scans.npz", shape=(8, 8), counts={"train": 8, "test": 2})
+    (folder / "run.yaml").write_text(dump(run))
+    return "run.yaml"
 
 
 def call(capfd: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str]:

@@ -12,12 +12,10 @@ from typing import Any
 
 import pytest
 
-from medfuncta_dist.config.load import dump
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.stages import pack_stage
 from tests.api_server import ApiServer
-from tests.unit.cli.calls import call, call_json, call_printed
-from tests.writers import write_medmnist
+from tests.unit.cli.calls import call, call_json, call_printed, write_run_file
 
 Capture = pytest.CaptureFixture[str]
 
@@ -25,10 +23,8 @@ Capture = pytest.CaptureFixture[str]
 @pytest.fixture
 def file(tmp_path: Path, run: RunFile, monkeypatch: pytest.MonkeyPatch) -> str:
     """The run file, in the working folder."""
-    write_medmnist(tmp_path / "scans.npz", shape=(8, 8), counts={"train": 8, "test": 2})
-    (tmp_path / "run.yaml").write_text(dump(run))
     monkeypatch.chdir(tmp_path)
-    return "run.yaml"
+    return write_run_file(tmp_path, run)
 
 
 # -- a command on this machine ----------------------------------------------------------------------------------------

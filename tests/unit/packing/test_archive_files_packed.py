@@ -19,21 +19,19 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import QuarantineLimitError, RunFileError
 from medfuncta_dist.forget.forget_driver import Asked, forget, open_place
 from medfuncta_dist.forget.patient_names import PatientName
-from medfuncta_dist.integrity.repair_shards import repair_shards
 from medfuncta_dist.packing import pack_plan
 from medfuncta_dist.packing.pack_preview import preview_pack
 from medfuncta_dist.packing.sources import source_files
 from medfuncta_dist.packing.sources.set_aside import HALF, RECORD_INSIDE, SEGMENTATION, SEGMENTATION_INSIDE, SYSTEM
 from medfuncta_dist.scans.readers.nifti import HALF_OF_PAIR
-from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.archive_files import place
 from medfuncta_dist.storage.archive_files.place import SEPARATOR, SOLID, kind_of
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.storage.s3.s3_objects import S3Objects
 from medfuncta_dist.task_map import map_here
 from tests.bundles import SUFFIXES, bundled, contents, tarred, zipped
 from tests.mapping_rows import read_mapping
+from tests.unit.packing.repairs import require_same_after_repair
 from tests.unit.packing.test_dicom_series import instances, made, only, packed, reasons, run_of, samples
 from tests.unit.shards.samples import objects
 from tests.writers import (
@@ -427,12 +425,7 @@ def test_damaged_shards_are_repaired_from_archive_files(suffix: str, tmp_path: P
     put(tmp_path / "archive", f"all{suffix}", bundled(pngs(tmp_path), suffix))
     run = pictures(tmp_path)
     packed(run)
-    store = ObjectStore(run.storage)
-    snapshot = load_snapshot(store, run.dataset, None)
-    uris = [shard.uri for shards in snapshot.splits.values() for shard in shards]
-    for uri in uris:
-        store.write(uri, b"damaged")
-    assert repair_shards(run, snapshot, uris, map_here, ALONE) == []
+    require_same_after_repair(run)
     assert len(samples(run)) == 6
 
 

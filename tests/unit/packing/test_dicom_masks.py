@@ -24,7 +24,6 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, RunFileError
 from medfuncta_dist.forget.forget_driver import Asked, forget, open_place
 from medfuncta_dist.forget.patient_names import PatientName
-from medfuncta_dist.integrity.repair_shards import repair_shards
 from medfuncta_dist.packing.pack_preview import PackPreview
 from medfuncta_dist.packing.pack_preview import preview_pack as preview
 from medfuncta_dist.packing.sources import segmentation_pairs as said
@@ -33,10 +32,9 @@ from medfuncta_dist.scans.private.private_folder import load_salt
 from medfuncta_dist.scans.readers.dicom.dicom_reader import NO_SCAN
 from medfuncta_dist.scans.readers.dicom.segmentation_frames import STORAGE
 from medfuncta_dist.scans.scan_key import KeyMaker
-from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import map_here
+from tests.unit.packing.repairs import require_same_after_repair
 from tests.unit.packing.test_dicom_series import in_ras, made, packed, reasons, samples
 from tests.unit.packing.test_dicom_series import run_of as series_run
 from tests.unit.shards.samples import objects
@@ -318,13 +316,7 @@ def test_repair_makes_the_same_shards_again(tmp_path: Path) -> None:
     write_pair(tmp_path / "archive")
     run = run_of(tmp_path)
     packed(run)
-    store = ObjectStore(run.storage)
-    snapshot, before = load_snapshot(store, run.dataset, None), objects(store)
-    shards = [shard.uri for shards in snapshot.splits.values() for shard in shards]
-    for uri in shards:
-        store.write(uri, b"damaged")
-    assert repair_shards(run, snapshot, shards, map_here, ALONE) == []
-    assert objects(store) == before
+    require_same_after_repair(run)
 
 
 def to_version_1(path: Path, version: bytes = b"1") -> None:

@@ -46,6 +46,7 @@ from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.storage.s3.s3_objects import S3Objects
 from medfuncta_dist.task_map import Done, Failed, map_here
 from tests.mapping_rows import read_mapping
+from tests.unit.packing.repairs import require_same_after_repair
 from tests.unit.scans.archive import NIBABEL
 from tests.unit.shards.samples import objects, run_file
 from tests.writers import PATIENT_ID, structured, write_dicom, write_enhanced_dicom, write_nifti, write_series
@@ -492,13 +493,7 @@ def test_repair_assembles_series_again(tmp_path: Path) -> None:
         write_series(tmp_path / "archive", made(ord(name)), name=name)
     run = run_of(tmp_path, sources_per_task=10)
     packed(run)
-    store = ObjectStore(run.storage)
-    snapshot, before = load_snapshot(store, run.dataset, None), objects(store)
-    shards = [shard.uri for shards in snapshot.splits.values() for shard in shards]
-    for uri in shards:
-        store.write(uri, b"damaged")
-    assert repair_shards(run, snapshot, shards, map_here, ALONE) == []
-    assert objects(store) == before
+    require_same_after_repair(run)
 
 
 class Killed(BaseException):

@@ -18,17 +18,15 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, RunFileError
 from medfuncta_dist.evaluation.evaluation_driver import evaluate
 from medfuncta_dist.fitting.fit_driver import fit
-from medfuncta_dist.integrity.repair_shards import repair_shards
 from medfuncta_dist.packing.pack_driver import PackSummary, pack
 from medfuncta_dist.packing.sources.set_aside import PAIRED, SEGMENTATION, UNPAIRED
 from medfuncta_dist.shards.sample import Sample, decode, encode
-from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import map_here
 from tests.unit.latents import fitted
+from tests.unit.packing.repairs import require_same_after_repair
 from tests.unit.packing.test_dicom_series import samples
-from tests.unit.shards.samples import key_of, objects, run_file, scan
+from tests.unit.shards.samples import key_of, run_file, scan
 from tests.writers import structured, write_nifti, write_png
 
 SHAPE = (12, 14, 10)
@@ -158,13 +156,7 @@ def test_repair_makes_the_same_shards_again(tmp_path: Path) -> None:
         write_case(tmp_path / "archive", case)
     run = run_of(tmp_path)
     packed(run)
-    store = ObjectStore(run.storage)
-    snapshot, before = load_snapshot(store, run.dataset, None), objects(store)
-    shards = [shard.uri for shards in snapshot.splits.values() for shard in shards]
-    for uri in shards:
-        store.write(uri, b"damaged")
-    assert repair_shards(run, snapshot, shards, map_here, ALONE) == []
-    assert objects(store) == before
+    require_same_after_repair(run)
 
 
 def test_a_sample_without_a_mask_has_the_bytes_that_it_always_had() -> None:

@@ -21,7 +21,6 @@ from hypothesis import strategies as st
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import RunChangedError, RunFileError
-from medfuncta_dist.integrity.repair_shards import repair_shards
 from medfuncta_dist.packing.pack_driver import PackSummary, pack
 from medfuncta_dist.packing.pack_preview import preview_pack
 from medfuncta_dist.packing.sources.copy_conflicts import FILE as CONFLICTS
@@ -29,9 +28,9 @@ from medfuncta_dist.shards.data_contract import SplitsBy
 from medfuncta_dist.shards.snapshot import load_snapshot, read_index
 from medfuncta_dist.shards.split_patients import SplitPatients
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import map_here
 from tests.mapping_rows import read_mapping
+from tests.unit.packing.repairs import require_same_after_repair
 from tests.unit.scans.archive import edited
 from tests.unit.shards.samples import objects, run_file
 from tests.writers import write_dicom, write_medmnist, write_nifti, write_png, write_series
@@ -333,14 +332,7 @@ def test_repair_packs_with_the_table(tmp_path: Path) -> None:
     }
     run = small(tmp_path, rule)
     packed(run)
-    store = ObjectStore(run.storage)
-    snapshot = load_snapshot(store, run.dataset, None)
-    uris = [shard.uri for shards in snapshot.splits.values() for shard in shards]
-    before = [store.read(uri) for uri in uris]
-    for uri in uris:
-        store.write(uri, b"damaged")
-    assert repair_shards(run, snapshot, set(uris), map_here, fence=ALONE) == []
-    assert [store.read(uri) for uri in uris] == before
+    require_same_after_repair(run)
 
 
 @pytest.mark.parametrize(
