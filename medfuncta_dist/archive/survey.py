@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import shutil
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -43,6 +44,7 @@ from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.storage.archive_files.member_bytes import member_fetch
 from medfuncta_dist.storage.digest import sha256_bytes
+from medfuncta_dist.storage.ordered_reads import read_in_order
 from medfuncta_dist.task_map import Failed, FanOut
 
 PARTS = "survey-parts"
@@ -73,8 +75,8 @@ class SurveyTask:
 
 def survey_task(task: SurveyTask) -> list[Row]:
     """The rows of the task's sources, in their order. StorageError where storage fails."""
-    with quiet(), ThreadPoolExecutor(THREADS, "survey") as pool:
-        return list(pool.map(partial(_row, keys=task.keys), task.sources))
+    with quiet():
+        return list(_rows(task.sources, task.keys))
 
 
 def survey(
@@ -108,8 +110,8 @@ def survey_ordered(
     known = _Known([*earlier, members, *(read_inventory(folder / name, salt) for name in (SURVEY, INVENTORY))])
     attempt = folder / PARTS / f"{int(attempts[-1].name) + 1 if attempts else 0:06d}"
     parts = _Parts(sources, total, known, attempt, salt, on_progress)
-    with quiet(), ThreadPoolExecutor(THREADS, "survey") as pool:
-        parts.read(partial(_here, keys=keys, pool=pool), PARTS_HERE if fan_out is not None else None)
+    with quiet():
+        parts.read(partial(_here, keys=keys), PARTS_HERE if fan_out is not None else None)
     if fan_out is not None:
         parts.read(partial(_by_tasks, keys=keys, fan_out=fan_out))
     join_parts(folder / SURVEY, sorted(attempt.glob("*.parquet")), salt)
@@ -166,17 +168,19 @@ class _Parts:
         self._on_progress(self._done, self._total)
 
 
-def _here(parts: Iterator[Unread], keys: KeyMaker, pool: ThreadPoolExecutor) -> Iterator[tuple[int, Iterable[Row]]]:
-    """One part is begun before the former is given: requests go on while that is written."""
-    look = partial(_row, keys=keys)
-    former: tuple[int, Iterable[Row]] | None = None
-    for number, unread in parts:
-        begun = number, pool.map(look, unread)
-        if former is not None:
-            yield former
-        former = begun
-    if former is not None:
-        yield former
+def _here(parts: Iterator[Unread], keys: KeyMaker) -> Iterator[tuple[int, Iterable[Row]]]:
+    """Requests for the next part are sent while one is written."""
+    begun = deque[tuple[int, int]]()
+
+    def sources() -> Iterator[Listed]:
+        for number, unread in parts:
+            begun.append((number, len(unread)))
+            yield from unread
+
+    rows = _rows(sources(), keys)
+    for first in rows:
+        number, size = begun.popleft()
+        yield number, chain([first], islice(rows, size - 1))
 
 
 def _by_tasks(parts: Iterator[Unread], keys: KeyMaker, fan_out: FanOut) -> Iterator[tuple[int, Iterable[Row]]]:
@@ -252,33 +256,57 @@ class _Known:
         return (same[-1]["identity"] if same[-1] is not None else source.relative), row
 
 
-def _row(source: Listed, keys: KeyMaker) -> Row:
+def _rows(sources: Iterable[Listed], keys: KeyMaker) -> Iterator[Row]:
+    """The rows of these sources, in their order; a few are read ahead.
+
+    Threads wait for storage, and this one computes: if all of them computed, they would take the interpreter from each
+    other, and requests would wait for it.
+    """
+    for source, found in read_in_order(partial(_asked, keys=keys), sources, THREADS):
+        yield _row(source, _from_whole(source, found, keys) if isinstance(found, bytes) else found)
+
+
+def _row(source: Listed, read: Row) -> Row:
     empty: Row = dict.fromkeys(SCHEMA.names)
     listed = {"relative": source.relative, "identity": source.relative, "uri": source.uri, "size": source.size}
+    return empty | listed | {"version": source.version, "reader": source.reader, "problems": []} | read
+
+
+def _asked(source: Listed, keys: KeyMaker) -> tuple[Listed, bytes | Row]:
+    """What storage has to be asked for: the bytes of a small file; of others, all that fills their columns."""
+    if source.refused:
+        return source, {"problems": [source.refused]}
     try:
-        read = {"problems": [source.refused]} if source.refused else _looked_at(source, _fetch(source), keys)
+        fetch = _fetch(source)
+        return source, fetch(0, source.size) if _is_read_whole(source) else _looked_at(source, fetch, keys)
     except ScanError as error:
         # What could not be read at all has no version: it is tried again, and another one then is a change.
-        read = {"problems": [error.what]} | ({"version": ""} if error.what in (GONE, UNREADABLE) else {})
-    return empty | listed | {"version": source.version, "reader": source.reader, "problems": []} | read
+        return source, {"problems": [error.what]} | ({"version": ""} if error.what in (GONE, UNREADABLE) else {})
 
 
 def _fetch(source: Listed) -> Fetch:
     return fetch_from(source.uri) if source.place is None else member_fetch(source.place)
 
 
+def _in_store(source: Listed) -> bool:
+    return source.uri.startswith("s3://") and (source.place is None or source.place.kind == "zip")
+
+
+def _is_read_whole(source: Listed) -> bool:
+    return 0 < source.size < SMALL and (source.reader == "dicom" or not _in_store(source))
+
+
+def _from_whole(source: Listed, whole: bytes, keys: KeyMaker) -> Row:
+    content = sha256_bytes(whole)
+    header = read_header(io.BytesIO(whole), keys) if source.reader == "dicom" else {}
+    return {"content": content, "probe": content} | header
+
+
 def _looked_at(source: Listed, fetch: Fetch, keys: KeyMaker) -> Row:
-    is_dicom = source.reader == "dicom"
-    in_store = source.uri.startswith("s3://") and (source.place is None or source.place.kind == "zip")
-    if 0 < source.size < SMALL and (is_dicom or not in_store):
-        whole = fetch(0, source.size)
-        content = sha256_bytes(whole)
-        return {"content": content, "probe": content} | (read_header(io.BytesIO(whole), keys) if is_dicom else {})
     # Equal ETags, or checksums of a zip: equal contents, but for a coincidence.
-    probe = source.version if in_store else _probe(source, fetch)
-    return {"probe": probe or None} | (
-        read_header(cast(BinaryIO, HeadFile(fetch, source.size)), keys) if is_dicom else {}
-    )
+    probe = source.version if _in_store(source) else _probe(source, fetch)
+    header = read_header(cast(BinaryIO, HeadFile(fetch, source.size)), keys) if source.reader == "dicom" else {}
+    return {"probe": probe or None} | header
 
 
 def _probe(source: Listed, fetch: Fetch) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 
 SALT_BYTES = 32
@@ -45,4 +44,4 @@ class KeyMaker:
         # surrogateescape: file names need not be valid UTF-8, and each must still have its own key.
         encoded = [part.encode("utf-8", "surrogateescape") for part in parts]
         message = b"".join(len(part).to_bytes(8, "big") + part for part in encoded)
-        return hmac.new(self._salt, message, hashlib.sha256).hexdigest()
+        return hmac.digest(self._salt, message, "sha256").hex()
