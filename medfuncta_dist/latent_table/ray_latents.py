@@ -23,6 +23,8 @@ def ray_dataset(
 ) -> ray.data.Dataset:
     """These rows; ``latent`` as float32. RunFileError for a column that there is none of."""
     schema = float_schema(storage, columns)
+    if not reads:
+        return ray.data.from_arrow(schema.empty_table())
     row_bytes = OTHER_BYTES + (4 * storage.numbers if "latent" in schema.names else 0)
     return ray.data.read_datasource(_Latents(source, reads, schema, row_bytes))
 

@@ -16,12 +16,12 @@ import pyarrow as pa
 from medfuncta_dist.errors import StageOrderError
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.latent_ledger import Commit
-from medfuncta_dist.latent_table import catalogue_format as catalogue
-from medfuncta_dist.latent_table.catalogue_files import write_files
-from medfuncta_dist.latent_table.catalogue_format import CataloguedPart, CatalogueRecord
-from medfuncta_dist.latent_table.catalogue_reader import Catalogue
-from medfuncta_dist.latent_table.part_rows import numbered, read_part_rows, require_alike
-from medfuncta_dist.latent_table.sorted_runs import SortedRuns
+from medfuncta_dist.latent_table.catalogue import catalogue_format as catalogue
+from medfuncta_dist.latent_table.catalogue.catalogue_files import write_files
+from medfuncta_dist.latent_table.catalogue.catalogue_format import CataloguedPart, CatalogueRecord
+from medfuncta_dist.latent_table.catalogue.catalogue_reader import Catalogue
+from medfuncta_dist.latent_table.catalogue.part_rows import numbered, read_part_rows, require_alike
+from medfuncta_dist.latent_table.catalogue.sorted_runs import SortedRuns
 from medfuncta_dist.latents.table_format import Storage
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.scratch import scratch_folder
