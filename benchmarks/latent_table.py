@@ -190,14 +190,22 @@ def write_large(root: Path, scans: int, asked: list[str]) -> CatalogueRecord:
     rng, runs, step = np.random.default_rng(2), SortedRuns(root / "runs"), 2**15
     for start in range(0, scans, step):
         count = min(step, scans - start)
-        keys, rows = keys_of(rng, count), np.arange(count, dtype=np.int32)
-        asked += keys[:: max(1, count // 4)]
+        keys, rows = key_column(rng, count), np.arange(count, dtype=np.int32)
+        asked += keys[:: max(1, count // 4)].to_pylist()
+        splits = pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), ["train"]).cast(pa.string())
+        labels = pa.ListArray.from_arrays(np.arange(count + 1, dtype=np.int32), rows % 10)
         psnr, below = rng.uniform(20, 40, count).astype(np.float32), np.zeros(count, bool)
-        labels = [[n % 10] for n in range(count)]
-        columns = [keys, ["train"] * count, labels, psnr, below, (rows + start) // PART_ROWS, rows % PART_ROWS]
+        columns = [keys, splits, labels, psnr, below, (rows + start) // PART_ROWS, rows % PART_ROWS]
         runs.add(pa.table(columns, schema=SCHEMA))
     files = write_files(runs.merged(), root / "table")
     return CatalogueRecord("0" * 64, scans, "float32", 8, (), tuple(files))
+
+
+def key_column(rng: np.random.Generator, count: int) -> pa.Array:
+    """Random keys, without a Python object for each."""
+    offsets = np.arange(0, 64 * (count + 1), 64, dtype=np.int32)
+    text = rng.bytes(32 * count).hex().encode()
+    return pa.Array.from_buffers(pa.string(), count, [None, pa.py_buffer(offsets), pa.py_buffer(text)])
 
 
 def finding_times(find: Callable[[str], list[Any]], keys: list[str]) -> dict[str, float]:

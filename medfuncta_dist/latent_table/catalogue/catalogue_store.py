@@ -62,8 +62,8 @@ class Listed:
 
     def has(self, record: CatalogueRecord) -> bool:
         """Whether all that a catalogue's record names is there, in its size."""
-        objects = [*record.parts, *record.files]
-        return all(self.sizes.get(f"{self.folder}/{one.path}") == one.size for one in objects)
+        sizes = [(one.path, one.size) for one in record.parts] + [(one.path, one.size) for one in record.files]
+        return all(self.sizes.get(f"{self.folder}/{path}") == size for path, size in sizes)
 
 
 def present_catalogue(listed: Listed) -> Catalogue | None:

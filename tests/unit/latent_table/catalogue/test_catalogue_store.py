@@ -139,6 +139,8 @@ def test_one_that_names_what_is_gone_is_not_used(store: ObjectStore, table: Tabl
     assert present(store, table) is not None
     store.delete(f"{table.folder}/{written.record.parts[0].path}")
     assert present(store, table) is None
+    for path in catalogue_objects(store, table.folder):
+        store.delete(path)
     with pytest.raises(IntegrityError, match="missing"):
         open_catalogue(store, table.folder, table.shards)
 
