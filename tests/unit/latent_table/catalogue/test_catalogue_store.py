@@ -11,7 +11,6 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, LeaseLostError, StageOrderError
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import TableLocation, fit, locate_table
-from medfuncta_dist.integrity.verify_catalogue import repair_catalogue, verify_catalogue
 from medfuncta_dist.latent_table.catalogue import catalogue_build
 from medfuncta_dist.latent_table.catalogue.catalogue_reader import Catalogue
 from medfuncta_dist.latent_table.catalogue.catalogue_store import (
@@ -28,7 +27,6 @@ from medfuncta_dist.storage.leases.lease_claim import take
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import map_here
-from tests.records import write_record
 from tests.unit.latents.fitted import packed, ready
 
 
@@ -165,39 +163,15 @@ def test_a_driver_without_its_lease_writes_none(run: RunFile, store: ObjectStore
     assert present(store, table) is not None
 
 
-def test_a_damaged_one_is_found_by_verify_and_written_again_by_fit_and_repair(
-    store: ObjectStore, table: TableLocation
-) -> None:
-    assert verify_catalogue(store, table.folder, table.shards) == ("missing", [])
-    assert repair_catalogue(store, table.folder, table.shards, ALONE) is False
+def test_a_damaged_record_is_refused_and_fit_writes_it_again(store: ObjectStore, table: TableLocation) -> None:
     write_catalogue(store, table.folder, table.shards, ALONE)
     before = stored(store, table)
-    assert verify_catalogue(store, table.folder, table.shards) == ("whole", [])
-    for path, data in before.items():
-        store.write(path, data[:60] + bytes([data[60] ^ 1]) + data[61:])
-        state, faults = verify_catalogue(store, table.folder, table.shards)
-        assert (state, [fault.where for fault in faults]) == ("damaged", [store.uri(path)])
-        assert repair_catalogue(store, table.folder, table.shards, ALONE) is True
-        assert stored(store, table) == before
     record = next(path for path in before if path.endswith(".json"))
     store.write(record, before[record][:-1])
     with pytest.raises(IntegrityError):
         open_catalogue(store, table.folder, table.shards)
     write_catalogue(store, table.folder, table.shards, ALONE)
     assert stored(store, table) == before
-
-
-def test_one_of_other_rows_than_the_parts_is_damaged(store: ObjectStore, table: TableLocation, tmp_path: Path) -> None:
-    found = write_catalogue(store, table.folder, table.shards, ALONE)
-    (rows,) = found.tables()
-    other = rows.set_column(4, rows.schema.field(4), [[True] * rows.num_rows])
-    (file,) = catalogue_build.write_files([other], tmp_path / "other")
-    store.write(f"{table.folder}/{file.path}", (tmp_path / "other" / file.path).read_bytes())
-    body = {**found.record.body(), "files": [vars(file) | {"firsts": list(file.firsts), "groups": list(file.groups)}]}
-    write_record(store, found.path, "catalogue", body)
-    state, faults = verify_catalogue(store, table.folder, table.shards)
-    assert state == "damaged"
-    assert "not that of these parts" in faults[0].what
 
 
 def test_a_record_of_another_version_is_refused_and_not_written_over(store: ObjectStore, table: TableLocation) -> None:
