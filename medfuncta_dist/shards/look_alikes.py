@@ -8,12 +8,14 @@ themselves are compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+
+OnStep = Callable[[int, int], None]
 
 ALIKE = 0.97
 """Smallest likeness (cosine of the angle between two looks) that is reported: chosen on chest X-rays, where pictures of
@@ -67,10 +69,13 @@ class LookAlikes:
     """Scans that look like so many others that they were not compared with all of these."""
 
 
-def look_alikes(looks: np.ndarray, owners: Owners, alike: float = ALIKE) -> LookAlikes:
+def look_alikes(
+    looks: np.ndarray, owners: Owners, alike: float = ALIKE, on_step: OnStep = lambda done, total: None
+) -> LookAlikes:
     """Search the looks, (scan, 64) int8, which may be a memory map: about 50 bytes per scan are in memory besides.
 
-    Scans of one volume, of one patient in one split, and constant scans are no pairs.
+    Scans of one volume, of one patient in one split, and constant scans are no pairs. ``on_step`` hears how many steps
+    are done, of how many: of a million scans, one takes seconds.
     """
     bits = _bits(looks)
     usable = np.flatnonzero(np.concatenate([part.any(axis=1) for part in _parts(looks)] or [np.empty(0, bool)]))
@@ -82,8 +87,13 @@ def look_alikes(looks: np.ndarray, owners: Owners, alike: float = ALIKE) -> Look
     tally = _Tally(looks, owners, alike)
     for left, right in _equal(first, counts):
         tally.add(order[left], order[right])
-    for left, right in _close(distinct):
-        tally.add(*(order[places] for places in _members(left, right, first, counts)))
+    steps = BANDS * len(MASKS)
+    for step, near in enumerate(_close(distinct)):
+        on_step(step, steps)
+        for left, right in near:
+            tally.add(*(order[places] for places in _members(left, right, first, counts)))
+            if not tally.complete:
+                return tally.result(_skipped(distinct, counts))
     return tally.result(_skipped(distinct, counts))
 
 
@@ -137,8 +147,8 @@ def _ramp(counts: np.ndarray) -> np.ndarray:
     return found
 
 
-def _close(bits: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of places of different bits that differ in at most ``BITS``, each once."""
+def _close(bits: np.ndarray) -> Iterator[Iterator[tuple[np.ndarray, np.ndarray]]]:
+    """Pairs of places of different bits that differ in at most ``BITS``, each once; step by step."""
     earlier: list[np.ndarray] = []
     for band in range(BANDS):
         value = _band(bits, band)
@@ -150,14 +160,26 @@ def _close(bits: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         size = np.minimum(size, most)
         inside = np.arange(len(value)) - start[value] < most
         for mask in MASKS:
-            for left, right in _joined(value, start, size, inside, mask):
-                near = np.bitwise_count(ordered[left] ^ ordered[right]) <= BITS
-                a, b = order[left[near]], order[right[near]]
-                new = ~_met(bits, a, b, earlier)
-                yield a[new], b[new]
+            joined = _joined(value, start, size, inside, mask)
+            yield _near(bits, ordered, order, joined, earlier)
         here = np.empty(len(bits), bool)
         here[order] = inside
         earlier.append(here)
+
+
+def _near(
+    bits: np.ndarray,
+    ordered: np.ndarray,
+    order: np.ndarray,
+    joined: Iterator[tuple[np.ndarray, np.ndarray]],
+    earlier: Sequence[np.ndarray],
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Of pairs in the ``order`` of a band, the places of those that are near and that no earlier band has had."""
+    for left, right in joined:
+        near = np.bitwise_count(ordered[left] ^ ordered[right]) <= BITS
+        a, b = order[left[near]], order[right[near]]
+        new = ~_met(bits, a, b, earlier)
+        yield a[new], b[new]
 
 
 def _most_in_a_bucket(size: np.ndarray) -> int:
