@@ -41,7 +41,7 @@ MOST_PAIRS = 10**6
 MOST_FOUND = 2**24
 """Pairs after which the search stops. They are counted; in memory are at most twice those that are kept."""
 MOST_LIKENESSES, IN_ANY_CASE = 2**8, 2**24
-"""Pairs of looks per scan after which it stops, some 75 µs of time, but not before so many of all. Scans that are unlike
+"""Pairs of looks per scan after which it stops, some 75 µs of time, but not before so many of all. Scans unlike
 one another do not reach it; short signals, whose bits are few, do."""
 ROUNDING = 1e-4
 SAMPLE = 2**14
