@@ -66,14 +66,17 @@ def _checkpoints(run: RunFile, store: ObjectStore, faults: Sequence[Fault]) -> t
 
 
 def _latents(run: RunFile, store: ObjectStore, faults: Sequence[Fault]) -> tuple[list[str], Reasons]:
-    folder = locate_table(run, store).folder
+    target = locate_table(run, store)
+    folder = target.folder
     begun = begun_with(run, store)
     with hold_lease(store, run_lease(run.name), run.cluster.lease_seconds, run.name) as fence:
         damaged = find_damaged_records(store, folder)
         left = remove_damaged_records(store, damaged, fence)
         gone = [range_of(damage.record) for damage in damaged if damage not in left]
         done = f"{len(gone)} of {len(damaged)} damaged commit records removed"
-        if begun is None:
+        if not target.has_scans:
+            done += "; import-latents imports their latents again"
+        elif begun is None:
             done += "; fit makes their latents again"
         else:
             done += f"; {fit_again(as_begun(run, begun), compute_fan_out(run), gone, fence=fence)} scans fitted again"
