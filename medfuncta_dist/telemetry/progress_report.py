@@ -11,6 +11,7 @@ UNITS = {"pack": "sources", "train": "steps", "fit": "scans", "evaluate": "tasks
     "data-report": "shards",
     "import-latents": "files",
     "export-latents": "scans",
+    "catalogue": "scans",
 }
 """What each stage or command counts."""
 
