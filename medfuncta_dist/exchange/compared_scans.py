@@ -12,7 +12,7 @@ import torch
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, ScanError
 from medfuncta_dist.evaluation.decode import reconstruct
 from medfuncta_dist.evaluation.metrics import psnr
-from medfuncta_dist.exchange.latent_file import PublicLatent
+from medfuncta_dist.exchange.latent_file import UNUSED, PublicLatent
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting.fit_plan import FitWork
 from medfuncta_dist.fitting.fit_task import DAMAGED_SAMPLE, verify_shard
@@ -25,7 +25,7 @@ from medfuncta_dist.streaming.shard_cache import ShardCache
 
 SCORED = 16
 """Scans that are decoded and compared at a time."""
-OTHER_SCAN = "the label in its file is not the scan's: the file may be another scan's"
+OTHER_SCAN = f"{UNUSED}its label is not the scan's, so that it may be another scan's"
 
 
 class KnownScan(NamedTuple):

@@ -16,11 +16,13 @@ from medfuncta_dist.errors import QuarantineLimitError, RunFileError
 from medfuncta_dist.exchange.held_run import HeldRun, hold_run
 from medfuncta_dist.exchange.import_plan import ImportPlan, ImportTasks, plan_import
 from medfuncta_dist.exchange.import_task import import_task
+from medfuncta_dist.exchange.latent_file import UNUSED
 from medfuncta_dist.exchange.latent_folder import list_folder
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_plan import cover
 from medfuncta_dist.fitting.imported_record import KIND, imported_path
 from medfuncta_dist.fitting.latent_ledger import Commit, Counts
+from medfuncta_dist.latent_table.catalogue_store import write_catalogue
 from medfuncta_dist.run.fan_outs import compute_fan_out
 from medfuncta_dist.stages.preflight import check_network
 from medfuncta_dist.storage.publish import NewRecord, publish
@@ -54,13 +56,16 @@ def import_latents(
         plan = plan_import(held, listed)
         here = not plan.target.has_scans  # then a task only reads and writes, and the owner's mapping is here
         _run(held, plan, map_here if here else fan_out or compute_fan_out(held.run), on_progress)
-        return _finish(held, plan)
+        return _finish(held, plan, on_progress)
 
 
 def _run(held: HeldRun, plan: ImportPlan, fan_out: FanOut, on_progress: OnProgress) -> None:
     """Import the ranges that have no commit record yet. The first failure ends the command; what is committed stays."""
     committed, _ = latent_ledger.withdraw_lost(held.store, plan.target.folder, held.fence)
     done, todo = cover(plan.works, latent_ledger.settled(committed))
+    if plan.target.has_scans:  # without, a changed folder is another table
+        again = [work for work in done if _may_be_better(committed[work.name])]
+        done, todo = [work for work in done if work not in again], [*todo, *again]
     total, ready = sum(work.scans for work in plan.works), sum(work.scans for work in done)
     quarantined = sum(len(committed[work.name].quarantined) for work in done)
     on_progress(ProgressReport(COMMAND, ready, total, {"quarantined": quarantined}))
@@ -72,7 +77,12 @@ def _run(held: HeldRun, plan: ImportPlan, fan_out: FanOut, on_progress: OnProgre
         on_progress(ProgressReport(COMMAND, ready, total, {"quarantined": quarantined}))
 
 
-def _finish(held: HeldRun, plan: ImportPlan) -> dict[str, Any]:
+def _may_be_better(commit: Commit) -> bool:
+    """Whether files were missing or could not be used: they may be there now. What was fitted stays."""
+    return any(one.reason.startswith(UNUSED) for one in commit.quarantined)
+
+
+def _finish(held: HeldRun, plan: ImportPlan, on_progress: OnProgress) -> dict[str, Any]:
     """Check that every range is committed, and publish what makes a table without scans count."""
     store, target = held.store, plan.target
     commits = latent_ledger.read_commits(store, target.folder)
@@ -80,6 +90,8 @@ def _finish(held: HeldRun, plan: ImportPlan) -> dict[str, Any]:
     mine = [commits[work.name] for work in cover(plan.works, commits)[0]]
     latent_ledger.require_parts(store, target.folder, mine)
     _check_limit(held.run, counts, mine)
+    if counts.fitted:
+        _write_catalogue(held, plan, on_progress)
     if plan.record is not None:
         publish(store, held.fence, NewRecord(imported_path(held.run.name), KIND, plan.record.body()))
     psnr = {split: asdict(spread) for split, spread in latent_ledger.psnr_by_split(mine).items()}
@@ -95,6 +107,15 @@ def _finish(held: HeldRun, plan: ImportPlan) -> dict[str, Any]:
         "psnr": psnr,
     }
     return figures | {"said": _said(figures)}
+
+
+def _write_catalogue(held: HeldRun, plan: ImportPlan, on_progress: OnProgress) -> None:
+    """What finds and lists the latents, as the fit stage writes it."""
+
+    def show(done: int, total: int) -> None:
+        on_progress(ProgressReport(COMMAND, plan.file_count, plan.file_count, {"catalogue": f"{done}/{total}"}))
+
+    write_catalogue(held.store, plan.target.folder, plan.target.shards, held.fence, show)
 
 
 def _check_limit(run: RunFile, counts: Counts, commits: Iterable[Commit]) -> None:

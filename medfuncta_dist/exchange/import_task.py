@@ -13,7 +13,7 @@ import torch
 
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError, ScanError
 from medfuncta_dist.exchange.compared_scans import Comparison, KnownScan, compare
-from medfuncta_dist.exchange.latent_file import LARGEST_FILE, PublicLatent, parse_latent
+from medfuncta_dist.exchange.latent_file import LARGEST_FILE, UNUSED, PublicLatent, parse_latent
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_plan import FitWork
 from medfuncta_dist.fitting.fit_rows import NOT_FINITE, NOT_STORABLE, flat
@@ -36,9 +36,9 @@ LABEL_FORM = "label_form"
 """Key of a part's metadata: how the files held their labels, so that export can write them so again."""
 ORIGIN = {"origin": "imported"}
 """Metadata of parts that no fit made."""
-NO_FILE = "the folder has no file for this scan"
-GONE = "its file is gone"
-TOO_LARGE = f"its file is larger than {LARGEST_FILE // 2**20} MiB"
+NO_FILE = f"{UNUSED}the folder has none for this scan"
+GONE = f"{UNUSED}it is gone"
+TOO_LARGE = f"{UNUSED}it is larger than {LARGEST_FILE // 2**20} MiB"
 NO_SCAN: dict[str, Any] = {"affine": None, "modality": "OT", "slice": None, "window": [0.0, 1.0]}
 """What is known of a scan that is not there: its values are those that the network gives."""
 
@@ -112,7 +112,7 @@ def _read_files(task: ImportTask, size: int) -> Outcomes:
     """What each file holds. A few files' bytes are in memory at a time, not the range's."""
     place = ObjectStore(task.source)
     found = read_in_order(lambda path: _bytes(place, path), task.files, READERS)
-    return {row: _parsed(task, data, size) for row, data in enumerate(found)}
+    return {row: data if isinstance(data, str) else _parsed(task, data, size) for row, data in enumerate(found)}
 
 
 def _bytes(place: ObjectStore, path: str | None) -> bytes | str:
@@ -126,20 +126,18 @@ def _bytes(place: ObjectStore, path: str | None) -> bytes | str:
         return TOO_LARGE
 
 
-def _parsed(task: ImportTask, data: bytes | str, size: int) -> PublicLatent | str:
-    if isinstance(data, str):
-        return data
+def _parsed(task: ImportTask, data: bytes, size: int) -> PublicLatent | str:
     try:
         latent = parse_latent(data, size)
     except ScanError as error:
-        return error.what
+        return f"{UNUSED}{error.what}"
     if not np.isfinite(latent.numbers).all():
-        return NOT_FINITE
+        return f"{UNUSED}{NOT_FINITE}"
     if task.storage_type == "float16" and float(np.abs(latent.numbers).max()) > float(np.finfo(np.float16).max):
-        return NOT_STORABLE
+        return f"{UNUSED}{NOT_STORABLE}"
     risk = risk_of_values(latent.labels) if task.identifying_labels != "keep" else None
     if risk is not None and task.identifying_labels == "refuse":
-        return risk
+        return f"{UNUSED}{risk}"
     return latent if risk is None else replace(latent, labels=[])
 
 

@@ -21,6 +21,8 @@ from medfuncta_dist.exchange.torch_file import RefusedFileError, load
 LARGEST_FILE = 2**26
 """Bytes: a batch of a thousand latents of 16 384 numbers."""
 MOST_LABELS = 4096
+UNUSED = "its file is not used: "
+"""How every reason begins that another file could do away with."""
 LATENT, LABEL = "modulations", "label"
 WHOLE = ("uint8", "int8", "int16", "int32", "int64", "bool")
 """Types of labels. ``medmnist`` gives uint8 or int64, others int64."""

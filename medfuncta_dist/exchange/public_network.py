@@ -63,7 +63,7 @@ class Schedule:
 
     def omegas(self, layers: int) -> tuple[float, ...]:
         """Of the K-1 sine layers, added up one by one as the public code does."""
-        return tuple(accumulate(repeat(self.increment, layers - 2), initial=self.w0))
+        return tuple(accumulate(repeat(float(self.increment), layers - 2), initial=float(self.w0)))
 
 
 def parse(loaded: Any) -> PublicNetwork:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import io
 import pickle
-import resource
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from medfuncta_dist.config.load import dump
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import (
     LeaseLostError,
@@ -35,19 +34,21 @@ from medfuncta_dist.exchange.latent_file import (
     OTHER_LABEL,
     OTHER_SIZE,
     OTHER_TYPE,
+    UNUSED,
     LabelForm,
     latent_bytes,
     parse_latent,
 )
 from medfuncta_dist.exchange.latent_folder import list_folder
-from medfuncta_dist.fitting.fit_driver import fit, locate_table
+from medfuncta_dist.fitting.fit_driver import fit
 from medfuncta_dist.fitting.fit_rows import NOT_FINITE, NOT_STORABLE
-from medfuncta_dist.fitting.latent_ledger import Commit, load_table, psnr_by_split, read_commits
-from medfuncta_dist.fitting.latent_table import LatentTable
-from medfuncta_dist.integrity.verify import verify_target
+from medfuncta_dist.fitting.latent_ledger import Commit, psnr_by_split, read_commits
+from medfuncta_dist.integrity.verify import PARTS
+from medfuncta_dist.latent_table.latent_table import LatentTable
 from medfuncta_dist.scans.private.private_mapping import open_mapping
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
+from tests.unit.cli.calls import call, call_json
 from tests.unit.exchange.public_code import Wrapper, new_wrapper, write_latents
 from tests.unit.exchange.test_public_network import run_of, saved
 from tests.unit.latents.fitted import COUNTS, packed
@@ -75,12 +76,17 @@ def latents_of(seed: int, count: int) -> torch.Tensor:
 @pytest.fixture
 def without_scans(tmp_path: Path) -> Run:
     run, public = started(tmp_path)
-    folder = tmp_path / "mednf"
-    for seed, (split, count) in enumerate(SIZES.items()):
-        labels = torch.arange(count, dtype=torch.uint8)[:, None] % 2
-        write_latents(folder, split, latents_of(seed, count), labels)
+    folder = public_folder(tmp_path)
     torch.save(public.state_dict(), folder / "model.pt")
     return run, public, folder
+
+
+def public_folder(tmp_path: Path) -> Path:
+    """A published folder: splits, files, and labels as MedMNIST gives them."""
+    for seed, (split, count) in enumerate(SIZES.items()):
+        labels = torch.arange(count, dtype=torch.uint8)[:, None] % 2
+        write_latents(tmp_path / "mednf", split, latents_of(seed, count), labels)
+    return tmp_path / "mednf"
 
 
 @pytest.fixture
@@ -138,7 +144,7 @@ def test_a_published_folder_becomes_a_table_that_decodes_as_the_public_code_does
         assert np.abs(values - wrapper.decode(data["modulations"][None])[0].numpy()).max() <= 1e-6
     decoded = decode_to_file(run, table.keys[0], tmp_path / "scan.png")
     assert decoded["psnr"] is None
-    assert "not known" in decoded["said"][0]
+    assert "has no PSNR" in decoded["said"][0]
     assert probe_run(run)["scans"] == SIZES
     assert not table.below_min.any()
     assert np.isnan(table.psnr).all()
@@ -172,14 +178,13 @@ def test_with_scans_psnr_is_measured_and_the_run_goes_on(with_scans, tmp_path):
     summary = evaluate(run, map_here)
     assert summary["counts"]["fitted"] == 31
     assert summary["largest_psnr_difference"] < 1e-3
-    assert verify_target(_file(run, tmp_path), [], False)["exit_code"] == 0
+    figures, _, faults = PARTS["latents"](run, ObjectStore(run.storage))
+    assert (figures["fitted"], faults) == (31, [])
     export_latents(run, tmp_path / "out")
     assert same(contents(folder), contents(tmp_path / "out"))
 
 
 def _file(run: RunFile, folder: Path) -> str:
-    from medfuncta_dist.config.load import dump
-
     (folder / "run.yaml").write_text(dump(run))
     return str(folder / "run.yaml")
 
@@ -194,6 +199,9 @@ def test_a_file_of_another_scan_or_of_none_is_quarantined_with_its_reason(with_s
     answer = here(run, folder)
     assert answer["reasons"] == {NO_FILE: 1, OTHER_SCAN: 1}
     assert answer["quarantined"] == 2
+    (folder / "train/datapoint_3.pt").write_bytes((folder / "train/datapoint_5.pt").read_bytes())
+    assert here(run, folder)["reasons"] == {OTHER_SCAN: 1}  # only such ranges are read again
+    assert len(LatentTable.open(run)) == 30
 
 
 def test_scans_whose_numbers_nobody_knows_are_refused(with_scans, tmp_path):
@@ -285,15 +293,14 @@ def test_a_changed_folder_is_another_table(without_scans):
     assert (len(table), set(table.splits)) == (33, {"train", "test", "val"})
 
 
-def test_stages_that_need_scans_say_that_there_are_none(without_scans, tmp_path):
+def test_stages_that_need_scans_say_that_there_are_none(without_scans):
     run, _, folder = without_scans
     here(run, folder)
     for stage in (evaluate, fit):
         with pytest.raises(StageOrderError, match="imported without their scans"):
             stage(run, map_here)
-    figures = verify_target(_file(run, tmp_path), [], False)
-    assert figures["exit_code"] == 0
-    assert figures["latents"]["fitted"] == 31
+    figures, _, faults = PARTS["latents"](run, ObjectStore(run.storage))
+    assert (figures["fitted"], faults) == (31, [])
 
 
 def test_scans_that_are_packed_later_are_joined_by_importing_again(without_scans, tmp_path):
@@ -305,22 +312,21 @@ def test_scans_that_are_packed_later_are_joined_by_importing_again(without_scans
     assert np.isfinite(LatentTable.open(run).psnr).all()
 
 
-def test_int8_and_float16_tables_are_as_fit_stores_them(without_scans):
-    run, _, folder = without_scans
-    run = run.model_copy(update={"fit": run.fit.model_copy(update={"storage_type": "int8"})})
-    here(run, folder)
-    rows = load_table(ObjectStore(run.storage), locate_table(run, ObjectStore(run.storage)).folder)
-    assert "scale" in rows.column_names
+def test_an_int8_table_is_as_fit_stores_it(tmp_path):
+    run, _ = started(tmp_path, fit={"storage_type": "int8"})
+    here(run, public_folder(tmp_path))
+    table = LatentTable.open(run)
+    assert table.storage.storage_type == "int8"
+    (latent,) = (latents_of(1, 9)[n] for n in [4])
+    closest = np.abs(table.latents - latent.numpy()).max(axis=1).min()
+    assert 0 < closest <= float(latent.abs().max()) / 127
 
 
-def test_a_latent_beyond_float16_is_quarantined_where_that_is_stored(without_scans):
-    run, _, folder = without_scans
-    changes = {
-        "fit": run.fit.model_copy(update={"storage_type": "float16"}),
-        "data": run.data.model_copy(update={"max_quarantined": 0.5}),
-    }
+def test_a_latent_beyond_float16_is_quarantined_where_that_is_stored(tmp_path):
+    run, _ = started(tmp_path, fit={"storage_type": "float16"}, data={"max_quarantined": 0.5})
+    folder = public_folder(tmp_path)
     (folder / "test/datapoint_0.pt").write_bytes(latent_file(modulations=torch.full((8,), 1e6)))
-    assert here(run.model_copy(update=changes), folder)["reasons"] == {NOT_STORABLE: 1}
+    assert here(run, folder)["reasons"] == {f"{UNUSED}{NOT_STORABLE}": 1}
 
 
 @pytest.mark.parametrize(
@@ -416,24 +422,20 @@ def test_a_record_without_unmeasured_rows_is_as_earlier_versions_wrote_it():
     assert psnr_by_split([Commit(rows=2, unmeasured=2, **known)]) == {}
 
 
-def many(root: Path, count: int) -> Iterator[Path]:
-    data = latent_file()
-    (root / "train").mkdir(parents=True)
-    for number in range(count):
-        path = root / f"train/datapoint_{number}.pt"
-        path.write_bytes(data)
-        yield path
-
-
-def test_memory_does_not_grow_with_the_number_of_files(tmp_path):
-    """Kept per file: eight bytes while it is listed, and what its part holds."""
-    run, _ = started(tmp_path)
-    for _ in many(tmp_path / "few", 300):
-        pass
-    here(run, tmp_path / "few")  # imports and caches
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for _ in many(tmp_path / "many", 6000):
-        pass
-    here(run, tmp_path / "many")
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    assert grown < 60_000  # KiB
+def test_the_commands_answer_as_all_others_do(tmp_path, capfd):
+    run, public = run_of(tmp_path), new_wrapper((12, 12))
+    file, folder = _file(run, tmp_path), public_folder(tmp_path)
+    state = str(saved(public, tmp_path / "best.model"))
+    assert call(capfd, "import-network", state)[0] == 2
+    assert call(capfd, "import-latents", file, str(folder))[0] == 2  # no network yet
+    assert call_json(capfd, "import-network", state, "--run", file)["exit_code"] == 0
+    made = call_json(capfd, "import-network", state, "--out", str(tmp_path / "n"), "--w0", "10", "--w0-increment", "5")
+    assert made["spec"]["omegas"] == [10, 15, 20, 25]
+    (folder / "train/datapoint_5.pt").write_bytes(b"")
+    answer = call_json(capfd, "import-latents", file, str(folder))
+    assert (answer["exit_code"], answer["quarantined"], answer["counts"]["fitted"]) == (3, 1, 30)
+    assert call_json(capfd, "export-latents", file, "--out", str(tmp_path / "out"))["latents"] == 30
+    exported = call_json(capfd, "export-network", file, "--out", str(tmp_path / "out.model"), "--shape", "20x20")
+    assert exported["config"]["w0"] == 10
+    assert torch.load(tmp_path / "out.model", weights_only=True)["grid"].shape == (400, 2)
+    assert call_json(capfd, "probe", file)["scans"] == {"train": 21, "test": 9}
