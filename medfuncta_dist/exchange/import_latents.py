@@ -64,8 +64,8 @@ def _run(held: HeldRun, plan: ImportPlan, fan_out: FanOut, on_progress: OnProgre
     committed, _ = latent_ledger.withdraw_lost(held.store, plan.target.folder, held.fence)
     done, todo = cover(plan.works, latent_ledger.settled(committed))
     if plan.target.has_scans:  # without, a changed folder is another table
-        again = [work for work in done if _may_be_better(committed[work.name])]
-        done, todo = [work for work in done if work not in again], [*todo, *again]
+        todo += [work for work in done if _may_be_better(committed[work.name])]
+        done = [work for work in done if not _may_be_better(committed[work.name])]
     total, ready = sum(work.scans for work in plan.works), sum(work.scans for work in done)
     quarantined = sum(len(committed[work.name].quarantined) for work in done)
     on_progress(ProgressReport(COMMAND, ready, total, {"quarantined": quarantined}))

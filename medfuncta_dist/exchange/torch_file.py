@@ -123,7 +123,7 @@ class _Structure(pickle.Unpickler):
         kind = name.removesuffix("Storage")
         if module == "torch" and kind in BYTES and kind != name:
             return kind
-        whole = f"{module}.{name}"
+        whole = f"{'builtins' if module == '__builtin__' else module}.{name}"  # as Python 2 called it
         known = {
             "collections.OrderedDict": _Mapping,
             "builtins.set": set,
