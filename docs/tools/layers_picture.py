@@ -36,6 +36,7 @@ ROOMS = {
     "submit": ("run", "jobs on Kubernetes or Ray"),
     "evaluation": ("cluster", "decode, scores, report"),
     "training": ("cluster", "the training loop and its driver"),
+    "latent_table": ("data", "open, filter, find latents"),
     "fitting": ("cluster", "latents on many workers"),
     "network": ("run", "the run's shared network"),
     "latents": ("core", "fit one batch; the table"),

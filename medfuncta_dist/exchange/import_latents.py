@@ -22,7 +22,7 @@ from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_plan import cover
 from medfuncta_dist.fitting.imported_record import KIND, imported_path
 from medfuncta_dist.fitting.latent_ledger import Commit, Counts
-from medfuncta_dist.latent_table.catalogue_store import write_catalogue
+from medfuncta_dist.latent_table.catalogue.catalogue_store import write_catalogue
 from medfuncta_dist.run.fan_outs import compute_fan_out
 from medfuncta_dist.stages.preflight import check_network
 from medfuncta_dist.storage.publish import NewRecord, publish

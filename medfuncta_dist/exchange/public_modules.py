@@ -23,7 +23,8 @@ class Module:
 
     def child(self, name: str) -> Module:
         """A module in this one. RefusedFileError where there is none."""
-        return _of_type(Module, _within(self.state, "_modules", name))
+        found: Module = _of_type(Module, _within(self.state, "_modules", name))
+        return found
 
     @property
     def children(self) -> list[Module]:

@@ -54,7 +54,7 @@ def load(data: bytes, stand_ins: Mapping[str, type] | None = None) -> Any:
     others = dict(stand_ins or {})
     _check(data, others)
     try:
-        with torch.serialization.safe_globals([(kind, name) for name, kind in others.items()]):  # type: ignore[misc]
+        with torch.serialization.safe_globals([(kind, name) for name, kind in others.items()]):
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except MemoryError:
         raise

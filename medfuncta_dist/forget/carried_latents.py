@@ -14,7 +14,7 @@ from medfuncta_dist.errors import ObjectMissingError
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_plan import FitWork
 from medfuncta_dist.fitting.latent_ledger import Commit, Quarantined
-from medfuncta_dist.latent_table.catalogue_store import catalogue_objects
+from medfuncta_dist.latent_table.catalogue.catalogue_store import catalogue_objects
 from medfuncta_dist.latents import table_format
 from medfuncta_dist.scans.private.forgotten_list import latent_key
 from medfuncta_dist.scans.scan_key import KeyMaker

@@ -16,6 +16,7 @@ from medfuncta_dist.fitting.fit_plan import cover
 from medfuncta_dist.integrity.damaged_latents import find_damaged_records
 from medfuncta_dist.integrity.repair import REPAIRS, run_repair
 from medfuncta_dist.integrity.repair_snapshots import find_snapshot_faults
+from medfuncta_dist.integrity.verify_catalogue import MISSING, verify_catalogue
 from medfuncta_dist.integrity.verify_shards import Fault, verify_snapshot
 from medfuncta_dist.network.committed_network import published_network
 from medfuncta_dist.network.network_loader import load_network
@@ -168,8 +169,12 @@ def _latents(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault
     left = sum(work.scans for work in unfitted)
     if left:
         line = f"not finished, {left} packed scans are not fitted yet (run fit); of the others, {line}"
+    catalogue, faults = verify_catalogue(store, target.folder, target.shards) if counts.fitted else (MISSING, [])
     figures = {"packed": counts.packed, "fitted": counts.fitted, "quarantined": counts.quarantined}
-    return figures | {"unfitted": left}, line, []
+    told = (
+        "; their catalogue is missing: run fit, which writes it" if catalogue == MISSING else f"; catalogue {catalogue}"
+    )
+    return figures | {"unfitted": left, "catalogue": catalogue}, line + told, faults
 
 
 Verify = Callable[[RunFile, ObjectStore], tuple[Figures, str, list[Fault]]]

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float
 from medfuncta_dist.fields.coordinates import Region
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting import latent_ledger
-from medfuncta_dist.latent_table.catalogue_reader import Entry
-from medfuncta_dist.latent_table.catalogue_store import open_catalogue
+from medfuncta_dist.latent_table.catalogue.catalogue_reader import Entry
+from medfuncta_dist.latent_table.catalogue.catalogue_store import open_catalogue
 from medfuncta_dist.latent_table.decoded_values import decode_latents
 from medfuncta_dist.latent_table.part_reads import PartRead, PartSource
 from medfuncta_dist.latent_table.scan_filter import Labels, ScanFilter
@@ -55,7 +55,7 @@ class LatentTable:
     """
 
     def __init__(self, location: OpenedTable, scans: ScanList, storage: Storage, source: PartSource) -> None:
-        """Of ``open``, which finds these four."""
+        """Of ``at``, which finds these four."""
         self._location, self._scans, self._source = location, scans, source
         self.storage = storage
         """Type and length of the latents as they are stored."""
@@ -77,11 +77,14 @@ class LatentTable:
             StageOrderError: nothing is fitted yet.
             IntegrityError: something of the table is not what was committed, or is missing.
         """
-        location = locate(source)
+        return cls.at(locate(source)).filter(splits, labels)
+
+    @classmethod
+    def at(cls, location: OpenedTable) -> LatentTable:
+        """The same of a table that is already located."""
         catalogue = open_catalogue(location.store, location.folder, location.shards)
         parts = PartSource(location.store, location.folder, catalogue.record.parts)
-        chosen = ScanFilter().with_also(splits, labels)
-        return cls(location, ScanList(ListedScans(catalogue), chosen), catalogue.record.storage, parts)
+        return cls(location, ScanList(ListedScans(catalogue), ScanFilter()), catalogue.record.storage, parts)
 
     def filter(self, splits: str | Collection[str] | None = None, labels: Labels | None = None) -> LatentTable:
         """The table of fewer scans. What was read is shared with this one; nothing is copied.
@@ -178,6 +181,8 @@ class LatentTable:
     @cached_property
     def rows(self) -> pa.Table:
         """Every column as it is stored (docs/formats.md): key, split, labels, latent, psnr, spacing, affine ..."""
+        if not len(self):
+            return table_format.schema(self.storage.numbers, self.storage.storage_type, {}).empty_table()
         return table_format.sort_by_key(list(self._source.tables(self._reads())))
 
     def row(self, key: str) -> pa.Table:

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
 
-from medfuncta_dist.latent_table.catalogue_format import CataloguedPart
+from medfuncta_dist.latent_table.catalogue.catalogue_format import CataloguedPart
 from medfuncta_dist.latents import table_format
 from medfuncta_dist.storage.object_store import ObjectStore
 

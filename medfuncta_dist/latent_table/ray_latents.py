@@ -23,13 +23,16 @@ def ray_dataset(
 ) -> ray.data.Dataset:
     """These rows; ``latent`` as float32. RunFileError for a column that there is none of."""
     schema = float_schema(storage, columns)
+    if not reads:
+        return ray.data.from_arrow(schema.empty_table())
     row_bytes = OTHER_BYTES + (4 * storage.numbers if "latent" in schema.names else 0)
-    return ray.data.read_datasource(_Latents(source, reads, schema, row_bytes))
+    dataset: ray.data.Dataset = ray.data.read_datasource(_Latents(source, reads, schema, row_bytes))
+    return dataset
 
 
-class _Latents(Datasource):  # type: ignore[misc]
+class _Latents(Datasource):
     def __init__(self, source: PartSource, reads: Sequence[PartRead], schema: pa.Schema, row_bytes: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._source, self._reads, self._schema, self._row_bytes = source, reads, schema, row_bytes
 
     def get_name(self) -> str:

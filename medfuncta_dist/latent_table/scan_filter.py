@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Bool, Int
 
-from medfuncta_dist.latent_table.catalogue_reader import Entry
+from medfuncta_dist.latent_table.catalogue.catalogue_reader import Entry
 
 NO_LABEL = -1
 Labels = int | Collection[int] | Mapping[int, int | Collection[int]]

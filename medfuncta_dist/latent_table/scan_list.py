@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 from jaxtyping import Int
 
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.latent_table.catalogue_format import KEY, NARROW
-from medfuncta_dist.latent_table.catalogue_reader import Catalogue, Entry
+from medfuncta_dist.latent_table.catalogue.catalogue_format import KEY, NARROW
+from medfuncta_dist.latent_table.catalogue.catalogue_reader import Catalogue, Entry
 from medfuncta_dist.latent_table.scan_filter import ScanFilter
 
 SHORTEST_KEY = 8  # hex digits: one in four billion, enough to name a scan in a report and to find it again

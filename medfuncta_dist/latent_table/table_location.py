@@ -79,5 +79,5 @@ def _network_of(store: ObjectStore, run: str, table: str) -> NetworkRef:
     if len(found) != 1:
         what = "the network that these latents belong to is gone"
         raise IntegrityError(what, where=store.uri(f"{folder}/{table[:16]}…"), do="restore it from a backup")
-    paths = [f"{folder}/{found[0]}/{name}" for name in (WEIGHTS_FILE, DESCRIPTION_FILE)]
-    return NetworkRef(*paths, found[0])
+    weights, description = (f"{folder}/{found[0]}/{name}" for name in (WEIGHTS_FILE, DESCRIPTION_FILE))
+    return NetworkRef(weights, description, found[0])

@@ -11,7 +11,7 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.fitting.fit_driver import FitSummary, fit, locate_table
 from medfuncta_dist.fitting.fit_failures import DAMAGED_SHARD
 from medfuncta_dist.fitting.latent_ledger import Unsolved
-from medfuncta_dist.latent_table.catalogue_store import write_catalogue
+from medfuncta_dist.latent_table.catalogue.catalogue_store import write_catalogue
 from medfuncta_dist.run.fan_outs import compute_fan_out
 from medfuncta_dist.run.settle_arithmetic import record_halving
 from medfuncta_dist.run.stage_progress import open_reporter

@@ -29,10 +29,8 @@ def open_parquet(data: bytes, where: str, *, row_bytes: int, rows: int | None = 
 
 
 def open_ranged(fetch: Fetch, size: int, where: str, *, row_bytes: int, rows: int | None = None) -> pq.ParquetFile:
-    """The same of an object of ``size`` bytes: its end is read now, of the rest only what is asked for later.
-
-    Nothing proves such bytes but the checksums of pages, in files that have them.
-    """
+    """The same of an object of ``size`` bytes: its end is read now, of the rest only what is asked for later. No digest
+    proves what is read."""
     start = max(0, size - TAIL)
     tail = fetch(start, size - start)
     _check_length(tail[-8:-4], where)
@@ -52,7 +50,7 @@ def _check_length(footer_length: bytes, where: str) -> None:
 def _opened(source: Any, size: int, where: str, row_bytes: int, rows: int | None) -> pq.ParquetFile:
     ranged = isinstance(source, pa.PythonFile)
     try:
-        file = pq.ParquetFile(source, pre_buffer=ranged, page_checksum_verification=True)
+        file = pq.ParquetFile(source, pre_buffer=ranged)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise IntegrityError("not a Parquet file", where=where, do=RESTORE) from error
     _check_footer(file.metadata, size, where, row_bytes, rows)

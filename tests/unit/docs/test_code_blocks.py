@@ -71,6 +71,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     (table.parent / "<network>-<fit>").symlink_to(table)
     (folder / "my-run").symlink_to(folder / "storage" / "runs" / run.name)
     (folder / "run.yaml").write_text(dump(run))
+    (folder / "my-run" / "run.yaml").write_text(dump(run))
     (folder / "jobs").symlink_to(ROOT / "jobs")
     (folder / "my-xrays.yaml").write_text(_titled("my-xrays.yaml"))
     with pytest.MonkeyPatch.context() as patch:

@@ -24,9 +24,10 @@ from medfuncta_dist.evaluation.evaluation_driver import evaluate
 from medfuncta_dist.fields.params import Params
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import init_params
-from medfuncta_dist.fitting.fit_driver import fit
+from medfuncta_dist.fitting.fit_driver import fit, locate_table
 from medfuncta_dist.fitting.imported_record import Imported, ImportedSplit, imported_path
 from medfuncta_dist.forget.forget_driver import Asked, forget, open_place
+from medfuncta_dist.latent_table.catalogue.catalogue_store import write_catalogue
 from medfuncta_dist.latents.table_format import latents_of
 from medfuncta_dist.latents.table_units import write_units
 from medfuncta_dist.meta.learner import Trained
@@ -84,6 +85,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     snapshot = pinned_snapshot(run, store, fence=ALONE)
     train(run, store, snapshot)
     fit(run, map_here)
+    table = locate_table(run, store)
+    write_catalogue(store, table.folder, table.shards, ALONE)
     run_summary.merge(store, run.name, "evaluate", evaluate(run, map_here), fence=ALONE)
     drive(run, store)
     return folder

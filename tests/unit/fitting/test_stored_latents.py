@@ -19,8 +19,8 @@ from medfuncta_dist.evaluation.probe import probe_run
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import fit, latent_folder, locate_table
-from medfuncta_dist.latent_table.latent_table import LatentTable
 from medfuncta_dist.integrity.verify import verify_target
+from medfuncta_dist.latent_table.latent_table import LatentTable
 from medfuncta_dist.latents import table_format
 from medfuncta_dist.latents.exact_fit import ExactFitter
 from medfuncta_dist.latents.fit_settings import FitSettings

@@ -19,6 +19,7 @@ from medfuncta_dist.forget.forget_driver import Asked, Forgot, forget, open_plac
 from medfuncta_dist.forget.patient_names import PatientName
 from medfuncta_dist.integrity.repair_shards import repair_shards
 from medfuncta_dist.integrity.verify_shards import verify_snapshot
+from medfuncta_dist.latent_table.latent_table import LatentTable
 from medfuncta_dist.packing.sources.copy_conflicts import FILE as COPY_CONFLICTS
 from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.scans.private import forgotten_list
@@ -126,6 +127,22 @@ def test_a_forgotten_patient_is_nowhere_and_all_others_are_as_they_were(run: Run
     assert (done.proof.found, done.proof.scans, done.proof.latents, done.proof.versioned) == (0, EACH, EACH, "no")
     assert done.trained == ("small",)
     whole(run)
+
+
+def test_the_catalogue_of_a_table_that_held_it_is_gone_and_the_next_fit_writes_one(run: RunFile, folder: Path) -> None:
+    gone = keys_of(folder, PATIENT)
+    catalogues = sorted((folder / "storage").rglob("catalogue/*"))
+    assert [path.suffix for path in catalogues].count(".json") == 1
+    assert all(LatentTable.open(run).find(key).key == key for key in gone)
+    patient(run)
+    assert list((folder / "storage").rglob("catalogue/*")) == []
+    fitted(run)
+    assert len(list((folder / "storage").rglob("catalogue/*"))) == 2
+    table = LatentTable.open(run)
+    assert table.keys == sorted(latents(run))
+    for key in gone:
+        with pytest.raises(RunFileError, match="no fitted scans"):
+            table.find(key)
 
 
 def test_nothing_is_packed_or_fitted_again_and_evaluation_goes_on(run: RunFile, folder: Path) -> None:

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from medfuncta_dist.errors import IntegrityError, LostObjectError, ObjectMissingError
 from medfuncta_dist.fitting.latent_ledger import Commit
-from medfuncta_dist.latent_table.catalogue_format import SCHEMA
+from medfuncta_dist.latent_table.catalogue.catalogue_format import SCHEMA
 from medfuncta_dist.latents import table_format
 from medfuncta_dist.latents.table_format import FIT_AGAIN, LARGEST_ROW, PartRef, Storage
 from medfuncta_dist.storage.object_store import ObjectStore

@@ -13,7 +13,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, LostObjectError, ObjectMissingError
-from medfuncta_dist.latent_table.catalogue_format import (
+from medfuncta_dist.latent_table.catalogue.catalogue_files import span
+from medfuncta_dist.latent_table.catalogue.catalogue_format import (
     FORMAT_VERSION,
     KIND,
     LARGEST_ROW,
@@ -114,21 +115,23 @@ class Catalogue:
             raise _damaged(where)
         metadata = pq.read_metadata(pa.BufferReader(footer))
         _check_schema(metadata.schema.to_arrow_schema(), where)
-        if metadata.num_row_groups != len(file.firsts) or metadata.num_rows != file.rows:
+        if not metadata.num_row_groups == len(file.firsts) == len(file.groups) or metadata.num_rows != file.rows:
             raise _damaged(where)
         return metadata
 
     def _read_group(self, group: _Group) -> pa.Table:
         metadata, where = self._footer(group.file), self._uri(group.file)
-        start, stop = _span(metadata.row_group(group.number))
+        start, stop = span(metadata.row_group(group.number))
         piece = self._ranged(group.file, start, stop - start)
+        if sha256_bytes(piece) != group.file.groups[group.number]:
+            raise _damaged(where)
 
         def fetch(begin: int, length: int) -> bytes:
             return piece[begin - start :][:length]
 
         source = pa.PythonFile(RangeFile(fetch, group.file.size, first=1), mode="r")
         try:
-            file = pq.ParquetFile(source, metadata=metadata, page_checksum_verification=True)
+            file = pq.ParquetFile(source, metadata=metadata)
             rows = file.read_row_group(group.number, use_threads=False).combine_chunks()
             rows.validate(full=True)
         except (pa.ArrowException, OSError, ValueError) as error:
@@ -152,13 +155,6 @@ def _entry(row: dict[str, Any]) -> Entry:
 def _may_hold(firsts: Sequence[str], place: int, beginning: str) -> bool:
     """Whether keys of a group may begin so: its first key may be a smaller one, but not a larger one that does not."""
     return firsts[place] <= beginning or firsts[place].startswith(beginning)
-
-
-def _span(group: pq.RowGroupMetaData) -> tuple[int, int]:
-    """Where a row group's bytes are: its columns lie one after the other."""
-    columns = [group.column(number) for number in range(group.num_columns)]
-    start = min(c.dictionary_page_offset or c.data_page_offset for c in columns)
-    return start, start + sum(c.total_compressed_size for c in columns)
 
 
 def _check_schema(found: pa.Schema, where: str) -> None:

@@ -13,15 +13,15 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from medfuncta_dist.errors import StageOrderError
+from medfuncta_dist.errors import IntegrityError, StageOrderError
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.latent_ledger import Commit
-from medfuncta_dist.latent_table import catalogue_format as catalogue
-from medfuncta_dist.latent_table.catalogue_files import write_files
-from medfuncta_dist.latent_table.catalogue_format import CataloguedPart, CatalogueRecord
-from medfuncta_dist.latent_table.catalogue_reader import Catalogue
-from medfuncta_dist.latent_table.part_rows import numbered, read_part_rows, require_alike
-from medfuncta_dist.latent_table.sorted_runs import SortedRuns
+from medfuncta_dist.latent_table.catalogue import catalogue_format as catalogue
+from medfuncta_dist.latent_table.catalogue.catalogue_files import write_files
+from medfuncta_dist.latent_table.catalogue.catalogue_format import CataloguedPart, CatalogueRecord
+from medfuncta_dist.latent_table.catalogue.catalogue_reader import Catalogue
+from medfuncta_dist.latent_table.catalogue.part_rows import numbered, read_part_rows, require_alike
+from medfuncta_dist.latent_table.catalogue.sorted_runs import SortedRuns
 from medfuncta_dist.latents.table_format import Storage
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.scratch import scratch_folder
@@ -71,13 +71,16 @@ def build_catalogue(
         for rows in _known_rows(earlier, known):
             runs.add(rows)
             on_rows(done := done + rows.num_rows, total)
-        new = [c for number, c in enumerate(table.parts) if number not in known.values()]
+        there = set(known.values())
+        new = [commit for number, commit in enumerate(table.parts) if number not in there]
         for commit, (rows, found) in _read(store, table.folder, new):
             storage = require_alike(storage, found)
             assert commit.part is not None
             runs.add(numbered(rows, numbers[commit.part.path]))
             on_rows(done := done + rows.num_rows, total)
         files = write_files(runs.merged(), into)
+    if done != total:
+        raise IntegrityError(f"{done} rows were found of {total} scans in the catalogue", where=store.uri(table.folder))
     if earlier is not None and known:
         storage = require_alike(storage, earlier.record.storage)
     assert storage is not None

@@ -71,11 +71,11 @@ class CatalogueFile:
     size: int
     rows: int
     footer: int
-    """Bytes of the Parquet footer, with the eight that follow it, and in the next field their SHA-256: a ranged read is
-    proved by them, and by the checksums of its pages."""
+    """Bytes of the Parquet footer, with the eight that follow it, and in the next field their SHA-256."""
     footer_sha256: str
     firsts: tuple[str, ...]
-    """The first key of each row group of ``ROW_GROUP`` rows."""
+    """The first key of each row group of ``ROW_GROUP`` rows, and in the next field the SHA-256 of its bytes."""
+    groups: tuple[str, ...]
 
 
 @dataclass(frozen=True)

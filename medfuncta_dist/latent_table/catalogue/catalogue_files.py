@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from medfuncta_dist.errors import IntegrityError
-from medfuncta_dist.latent_table.catalogue_format import FILE_ROWS, FOLDER, ROW_GROUP, SCHEMA, CatalogueFile
+from medfuncta_dist.latent_table.catalogue.catalogue_format import FILE_ROWS, FOLDER, ROW_GROUP, SCHEMA, CatalogueFile
 from medfuncta_dist.storage.digest import sha256_bytes, sha256_file
 
 ENDING = 8
@@ -29,16 +29,32 @@ def _write(groups: Iterable[pa.Table], folder: Path) -> CatalogueFile:
     rows, firsts, new = 0, [], folder / FOLDER / "new"
     # A dictionary of keys would only be a second copy; the record has the groups' first keys.
     options = {"use_dictionary": ["split"], "compression": "ZSTD", "write_statistics": False}
-    with pq.ParquetWriter(new, SCHEMA, write_page_checksum=True, **options) as writer:
+    with pq.ParquetWriter(new, SCHEMA, **options) as writer:
         for group in groups:
             writer.write_table(group, row_group_size=ROW_GROUP)
             rows += group.num_rows
             firsts.append(group["key"][0].as_py())
     digest, size = sha256_file(new), new.stat().st_size
-    footer = _footer(new, size)
+    footer, digests = _footer(new, size), tuple(_group_digests(new))
     new.replace(folder / FOLDER / f"{digest}.parquet")
     path = f"{FOLDER}/{digest}.parquet"
-    return CatalogueFile(path, digest, size, rows, len(footer), sha256_bytes(footer), tuple(firsts))
+    return CatalogueFile(path, digest, size, rows, len(footer), sha256_bytes(footer), tuple(firsts), digests)
+
+
+def span(group: pq.RowGroupMetaData) -> tuple[int, int]:
+    """Where a row group's bytes are: its columns lie one after the other."""
+    columns = [group.column(number) for number in range(group.num_columns)]
+    start = min(c.dictionary_page_offset or c.data_page_offset for c in columns)
+    return start, start + sum(c.total_compressed_size for c in columns)
+
+
+def _group_digests(file: Path) -> Iterator[str]:
+    metadata = pq.read_metadata(file)
+    with file.open("rb") as opened:
+        for number in range(metadata.num_row_groups):
+            start, stop = span(metadata.row_group(number))
+            opened.seek(start)
+            yield sha256_bytes(opened.read(stop - start))
 
 
 def _footer(file: Path, size: int) -> bytes:

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError
-from medfuncta_dist.latent_table import catalogue_format as catalogue
-from medfuncta_dist.latent_table.catalogue_build import OnRows, build_catalogue, read_table
-from medfuncta_dist.latent_table.catalogue_format import CatalogueRecord
-from medfuncta_dist.latent_table.catalogue_reader import Catalogue
+from medfuncta_dist.latent_table.catalogue import catalogue_format as catalogue
+from medfuncta_dist.latent_table.catalogue.catalogue_build import OnRows, build_catalogue, read_table
+from medfuncta_dist.latent_table.catalogue.catalogue_format import CatalogueRecord
+from medfuncta_dist.latent_table.catalogue.catalogue_reader import Catalogue
 from medfuncta_dist.storage.commit_record import read_as
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard, NewRecord, publish, withdraw
@@ -62,8 +62,8 @@ class Listed:
 
     def has(self, record: CatalogueRecord) -> bool:
         """Whether all that a catalogue's record names is there, in its size."""
-        objects = [*record.parts, *record.files]
-        return all(self.sizes.get(f"{self.folder}/{one.path}") == one.size for one in objects)
+        sizes = [(one.path, one.size) for one in record.parts] + [(one.path, one.size) for one in record.files]
+        return all(self.sizes.get(f"{self.folder}/{path}") == size for path, size in sizes)
 
 
 def present_catalogue(listed: Listed) -> Catalogue | None:
@@ -88,16 +88,15 @@ def open_catalogue(store: ObjectStore, folder: str, shards: Iterable[str] | None
 
 
 def _made_here(listed: Listed) -> Catalogue:
-    table = read_table(listed.store, listed.folder, listed.names, listed.shards)
     local = Path(tempfile.mkdtemp(dir=process_folder("catalogue")))
     with ProgressBar("catalogue") as bar:
-        record = build_catalogue(listed.store, table, local, None, _shown_later(bar))
+        record = _built(listed, local, shown_later(bar))
     made = Catalogue(ObjectStore(str(local.parent)), local.name, record)
     weakref.finalize(made, shutil.rmtree, local, ignore_errors=True)
     return made
 
 
-def _shown_later(bar: ProgressBar) -> OnRows:
+def shown_later(bar: ProgressBar) -> OnRows:
     """Progress on stderr, of what takes longer than people wait without a word."""
     begun = time.monotonic()
 
@@ -118,11 +117,8 @@ def write_catalogue(
     listed = Listed.of(store, folder, shards)
     found = _if_whole(lambda: present_catalogue(listed))
     if found is None:
-        table = read_table(store, folder, listed.names, listed.shards)
         with scratch_folder("catalogue") as local:
-            earlier = _earlier(listed)
-            record = _if_whole(lambda: build_catalogue(store, table, local, earlier, on_rows)) if earlier else None
-            record = record or build_catalogue(store, table, local, None, on_rows)
+            record = _built(listed, local, on_rows)
             _put_files(store, folder, local, record)
         path = catalogue.record_path(folder, record.commits, fence.token)
         publish(store, fence, NewRecord(path, catalogue.KIND, record.body(), fence.token))
@@ -132,6 +128,13 @@ def write_catalogue(
         if path not in kept:
             withdraw(store, fence, path)
     return found
+
+
+def _built(listed: Listed, local: Path, on_rows: OnRows) -> CatalogueRecord:
+    """Made from an earlier catalogue, as far as that is right and whole, and from the parts."""
+    table, earlier = read_table(listed.store, listed.folder, listed.names, listed.shards), _earlier(listed)
+    record = earlier and _if_whole(lambda: build_catalogue(listed.store, table, local, earlier, on_rows))
+    return record or build_catalogue(listed.store, table, local, None, on_rows)
 
 
 def _put_files(store: ObjectStore, folder: str, local: Path, record: CatalogueRecord) -> None:
