@@ -68,7 +68,7 @@ def claims_of(results: dict[str, Any], sizes: dict[str, int]) -> list[Claim]:
         Claim(f"find a key among {sizes['found']}, ms, median", finding["median_ms"], 50, False),
         Claim(f"find a key among {sizes['found']}, ms, slowest but one in ten", finding["most_ms"], 50, False),
         Claim("a shuffled DataLoader, of one on a plain memory-mapped array", loading["of_plain"], 0.8, True),
-        Claim("bytes of the parts that making the catalogue reads, share", listing["read_share"], 1, False),
+        Claim("making the catalogue reads of the parts, share", loading["catalogue_read_share"], 0.15, False),
     ]
 
 
@@ -99,9 +99,7 @@ def rows_of(results: dict[str, Any]) -> list[dict[str, Any]]:
 def of_listing(root: Path, scans: int, rounds: int, keys: int) -> dict[str, Any]:
     """Seconds until every key, split, label and PSNR is in memory, from nothing but the table's place."""
     location = write_table(root, scans, numbers=8)
-    parts = sum(file.stat().st_size for file in (root / FOLDER / "parts").iterdir())
-    store = CountingStore(str(root))
-    made_s, _ = timed(lambda: write_catalogue(store, FOLDER, location.shards, ALONE))
+    made_s, _ = timed(lambda: write_catalogue(location.store, FOLDER, location.shards, ALONE))
     found = side_by_side(
         {
             "open": lambda: timed(lambda: LatentTable.at(location))[0],
@@ -115,19 +113,8 @@ def of_listing(root: Path, scans: int, rounds: int, keys: int) -> dict[str, Any]
         "seconds": found["list"],
         "open": found["open"],
         "made_s": made_s,
-        "read_share": store.ranged / parts,
         **finding_times(lambda key: [LatentTable.at(location).find(key)], asked[:20]),
     }
-
-
-class CountingStore(ObjectStore):
-    """Counts the bytes of ranged reads."""
-
-    ranged = 0
-
-    def read_range(self, path: str, start: int, length: int) -> bytes:
-        self.ranged += length
-        return super().read_range(path, start, length)
 
 
 def write_table(root: Path, scans: int, numbers: int) -> OpenedTable:
@@ -248,11 +235,23 @@ def own_mb() -> float:
 # -- Loading ----------------------------------------------------------------------------------------------------------
 
 
+class CountingStore(ObjectStore):
+    """Counts the bytes of ranged reads."""
+
+    ranged = 0
+
+    def read_range(self, path: str, start: int, length: int) -> bytes:
+        self.ranged += length
+        return super().read_range(path, start, length)
+
+
 def of_loading(root: Path, scans: int, numbers: int, rounds: int) -> dict[str, Any]:
     """Scans per second in random order: ours, and the same loader on one plain array."""
     from torch.utils.data import DataLoader
 
-    location = write_table(root, scans, numbers)
+    location, store = write_table(root, scans, numbers), CountingStore(str(root))
+    made_s, _ = timed(lambda: write_catalogue(store, FOLDER, location.shards, ALONE))
+    parts = sum(file.stat().st_size for file in (root / FOLDER / "parts").iterdir())
     table = LatentTable.at(location)
     dataset, plain = table.torch_dataset(), PlainRows(root / "plain.npy", table)
 
@@ -273,6 +272,8 @@ def of_loading(root: Path, scans: int, numbers: int, rounds: int) -> dict[str, A
         rounds,
     )
     return {
+        "catalogue_made_s": made_s,
+        "catalogue_read_share": store.ranged / parts,
         "scans_per_s": {"first pass, with the copy": [first], **found},
         "of_plain": ratio(found["DataLoader"], found["DataLoader on a plain array"]),
         "of_plain_2_workers": ratio(found["DataLoader, 2 workers"], found["plain array, 2 workers"]),
