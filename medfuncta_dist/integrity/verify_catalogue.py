@@ -56,8 +56,9 @@ def _is_of_these_parts(found: Catalogue, listed: Listed) -> bool:
 
 def _alike(one: pa.Table, two: pa.Table) -> bool:
     """Whether all rows are equal; an unknown PSNR is NaN, which is equal to no number."""
-    quality, same = [table["psnr"].to_numpy() for table in (one, two)], [t.drop_columns(["psnr"]) for t in (one, two)]
-    return same[0].equals(same[1]) and np.array_equal(*quality, equal_nan=True)
+    rest = [table.drop_columns(["psnr"]) for table in (one, two)]
+    same = np.array_equal(one["psnr"].to_numpy(), two["psnr"].to_numpy(), equal_nan=True)
+    return same and bool(rest[0].equals(rest[1]))
 
 
 def repair_catalogue(store: ObjectStore, folder: str, shards: set[str], fence: Guard) -> bool:

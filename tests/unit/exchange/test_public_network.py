@@ -230,6 +230,7 @@ HOSTILE = {
     "a slice beyond its numbers": (claimed(4, (5,)), "claims more numbers"),
     "one number many times": (claimed(4, (10**9,), (0,)), "do not lie one after the other"),
     "a bomb": (packed_pickle(pickle.dumps({}), {"0": bytes(10**6)}, zipfile.ZIP_DEFLATED), "compressed"),
+    "members": (packed_pickle(pickle.dumps({}, 2), {str(n): b"" for n in range(5000)}), "more than 4096 members"),
     "no zip file": (pickle.dumps({"model.x": 1}), "no whole zip file"),
     "nothing": (b"", "no whole zip file"),
     "cut short": (state_dict()[:-100], "no whole zip file"),
