@@ -28,6 +28,7 @@ ROOMS = {
     "quickstart": ("command", "the whole job on one machine"),
     "data_report": ("data", "what a data set holds"),
     "fingerprint": ("data", "what an archive holds"),
+    "exchange": ("data", "to and from the public code"),
     "stages": ("run", "pack, train, fit, evaluate, in order"),
     "forget": ("run", "forgetting scans, with proof"),
     "integrity": ("run", "verify and repair"),

@@ -26,7 +26,7 @@ from medfuncta_dist.evaluation.report_summary import against_baselines, storage_
 from medfuncta_dist.evaluation.score_task import ScoreTask, as_stored, score_task
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting import latent_ledger
-from medfuncta_dist.fitting.fit_driver import TableLocation, locate_table
+from medfuncta_dist.fitting.fit_driver import TableLocation, locate_table, require_scans
 from medfuncta_dist.fitting.fit_plan import cover
 from medfuncta_dist.fitting.latent_ledger import Commit, Counts
 from medfuncta_dist.latents.table_format import Storage, latents_of
@@ -103,6 +103,7 @@ def evaluate(
 def _open(run: RunFile) -> _Fitted:
     store = ObjectStore(run.storage)
     target = locate_table(run, store)
+    require_scans(target)
     commits = latent_ledger.read_commits(store, target.folder)
     done, missing = cover(target.works, commits)
     if missing:

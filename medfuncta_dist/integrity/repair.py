@@ -75,7 +75,9 @@ def _latents(run: RunFile, store: ObjectStore, faults: Sequence[Fault]) -> tuple
         left = remove_damaged_records(store, damaged, fence)
         gone = [range_of(damage.record) for damage in damaged if damage not in left]
         done = f"{len(gone)} of {len(damaged)} damaged commit records removed"
-        if begun is None:
+        if not target.has_scans:
+            done += "; import-latents imports their latents again"
+        elif begun is None:
             done += "; fit makes their latents again"
         else:
             done += f"; {fit_again(as_begun(run, begun), compute_fan_out(run), gone, fence=fence)} scans fitted again"
