@@ -14,6 +14,8 @@ import numpy as np
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.evaluation import charts
 from medfuncta_dist.evaluation.charts import Curve
+from medfuncta_dist.evaluation.latent_map.map_section import LatentMap, map_section
+from medfuncta_dist.evaluation.probe_section import probe_section
 from medfuncta_dist.evaluation.report_summary import MASKED
 from medfuncta_dist.fields.field_kinds import FieldSpec
 from medfuncta_dist.report_style import pictures
@@ -50,6 +52,9 @@ class ReportData:
     psnr: Mapping[str, np.ndarray] = field(default_factory=dict)
     loss: Curve = ()
     held_out_psnr: Curve = ()
+    latent_map: LatentMap | None = None
+    probe: Mapping[str, Any] | None = None
+    """The content of probe.json; None where no probe has been run."""
 
 
 def render(data: ReportData) -> str:
@@ -72,6 +77,9 @@ def render(data: ReportData) -> str:
         baselines=_baselines(data.summary["baselines"]),
         labels=list(data.summary["labels"].items())[:MOST_LABELS],
         labels_left_out=max(0, len(data.summary["labels"]) - MOST_LABELS),
+        groups=_group_rows(data.summary.get("groups", {})),
+        latent_map=None if data.latent_map is None else map_section(data.latent_map),
+        probe=probe_section(data.probe, bool(data.summary["labels"])),
         packing=[(words, counts[name]) for name, words in PACKING.items() if name in counts],
         settings=_settings(data),
         one_dimensional=len(data.run.data.shape) == 1,
@@ -159,6 +167,11 @@ def _baselines(found: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         }
         for name, text in names.items()
     ]
+
+
+def _group_rows(groups: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
+    """What is known of scans, its value, and the metrics of these scans. Summaries of earlier versions have none."""
+    return [(name, value, figures) for name, values in groups.items() for value, figures in values.items()]
 
 
 def _inner_loop(run: RunFile) -> str:
