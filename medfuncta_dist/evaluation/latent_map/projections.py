@@ -59,4 +59,4 @@ def within_square(plane: Plane) -> Plane:
     """Moved and scaled, by one factor, into the unit square."""
     low, high = plane.min(axis=0), plane.max(axis=0)
     extent = float((high - low).max()) or 1.0
-    return 0.5 + (plane - (low + high) / 2) / extent * (1 - 2 * MARGIN)
+    return np.asarray(0.5 + (plane - (low + high) / 2) / extent * (1 - 2 * MARGIN))
