@@ -55,7 +55,9 @@ def roc(curves: Mapping[str, Sequence[float]]) -> str:
     drawing, (axes,) = figure(4.6, 3.4)
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
     for (name, rates), (colour, dashes) in zip(curves.items(), _lines(len(curves)), strict=True):
-        axes.plot(np.linspace(0, 1, len(rates)), rates, color=colour, linewidth=1.8, linestyle=dashes, label=name)
+        axes.plot(
+            [0, *np.linspace(0, 1, len(rates))], [0, *rates], color=colour, linewidth=1.8, linestyle=dashes, label=name
+        )
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
     axes.set_xlabel("false positive rate")

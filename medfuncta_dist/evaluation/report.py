@@ -79,7 +79,7 @@ def render(data: ReportData) -> str:
         labels_left_out=max(0, len(data.summary["labels"]) - MOST_LABELS),
         groups=_group_rows(data.summary.get("groups", {})),
         latent_map=None if data.latent_map is None else map_section(data.latent_map),
-        probe=probe_section(data.probe, bool(data.summary["labels"])),
+        probe=probe_section(data.probe, data.summary["latents"], bool(data.summary["labels"])),
         packing=[(words, counts[name]) for name, words in PACKING.items() if name in counts],
         settings=_settings(data),
         one_dimensional=len(data.run.data.shape) == 1,

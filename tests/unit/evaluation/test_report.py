@@ -49,6 +49,7 @@ def summary(**changes: Any) -> dict[str, Any]:
             "splits_by": "splits by patient",
         },
         "network": {"digest": "e" * 64},
+        "latents": "runs/a-run/latents/e-f",
         "quarantine_reasons": {"packing": {"not an image": 6}, "fitting": {"its latent is not finite": 1}},
         "note": None,
         **changes,

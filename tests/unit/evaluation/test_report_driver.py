@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from medfuncta_dist.fitting.fit_driver import fit
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
 from medfuncta_dist.telemetry.progress_report import ProgressReport
+from tests.unit.evaluation.test_probe_section import probe
 from tests.unit.evaluation.test_report import Page
 from tests.unit.latents.fitted import COUNTS, ready
 
@@ -49,12 +51,16 @@ def test_the_page_written_again_is_the_same_and_nothing_else_is_written(run):
     assert [one.done for one in seen] == list(range(1, seen[0].total + 1))
 
 
-def test_a_probe_that_came_later_is_on_it(run):
+def test_a_probe_that_came_later_is_on_it_and_a_damaged_one_is_no_reason_to_fail(run):
     store = ObjectStore(run.storage)
-    store.write(f"runs/{run.name}/report/probe.json", b'{"format_version": 1}')
+    path = f"runs/{run.name}/report/probe.json"
+    store.write(path, json.dumps(probe(latents=json.loads(report(run, "summary.json"))["latents"])).encode())
     write_report_again(run, map_here)
-    assert "of another version" in report(run, "report.html").decode()
-    store.delete(f"runs/{run.name}/report/probe.json")
+    assert "receiver operating curve" in report(run, "report.html").decode()
+    store.write(path, b"nonsense")
+    evaluate(run, map_here)
+    assert "of another version, or damaged" in report(run, "report.html").decode()
+    store.delete(path)
     write_report_again(run, map_here)
 
 
