@@ -35,7 +35,7 @@ def choose_scans(scores: pa.Table, works: Sequence[FitWork], most: int) -> pa.Ta
     ranges: dict[str, list[range]] = {}
     for work in works:
         ranges.setdefault(work.shard.sha256, []).append(range(work.start, work.stop))
-    rows = scores.filter(pc.is_in(scores["shard"], pa.array(ranges, pa.string())))
+    rows = scores.filter(pc.is_in(scores["shard"], pa.array(list(ranges), pa.string())))
     places = zip(rows["shard"].to_pylist(), rows["row"].to_pylist(), strict=True)
     rows = rows.filter(pa.array([any(row in one for one in ranges[shard]) for shard, row in places], pa.bool_()))
     names = zip(
