@@ -17,7 +17,7 @@ def digest(text: str) -> str:
 
 
 def shard(name: str) -> Shard:
-    return Shard(f"{name}.tar", digest(name), 1, 1, f"{name}.parquet", 1, digest(f"index {name}"))
+    return Shard(f"{name}.tar", 1, digest(name), 1, f"{name}.parquet", 1, digest(f"index {name}"))
 
 
 def scores(

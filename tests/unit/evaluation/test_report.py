@@ -92,7 +92,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attributes: Any) -> None:
         if tag == "img":
             self.images.append(dict(attributes))
-        elif tag != "meta":
+        elif tag not in ("meta", "input"):  # which are never closed
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:

@@ -17,7 +17,8 @@ SCANS = 12
 def shown(**changes: Any) -> LatentMap:
     rng = np.random.default_rng(0)
     places = Projections(rng.random((SCANS, 2)), (0.4, 0.2), changes.pop("umap", None))
-    pictures = [rng.integers(0, 255, changes.pop("shape", (6, 5)), np.uint8) for _ in range(SCANS)]
+    shape = changes.pop("shape", (6, 5))
+    pictures = [rng.integers(0, 255, shape, np.uint8) for _ in range(SCANS)]
     known: dict[str, Any] = {"rows": scores(SCANS), "places": places, "thumbnails": pictures, "of": 40}
     return LatentMap(**{**known, **changes})
 
