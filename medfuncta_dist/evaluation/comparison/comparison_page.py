@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,7 +61,7 @@ def _images(scan: ComparedPicture) -> dict[str, str]:
 
 def _facts(runs: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str, str]]:
     """Rows of what each run is and takes."""
-    rows = {
+    rows: dict[str, Callable[[Mapping[str, Any]], str]] = {
         "Field": lambda run: run["field"],
         "Latent": lambda run: f"{run['latent']['numbers']:,} numbers ({run['latent']['type']})",
         "Bytes of a latent": lambda run: f"{run['latent']['bytes']:,}",
