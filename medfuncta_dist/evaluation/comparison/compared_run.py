@@ -65,11 +65,9 @@ class ComparedRun:
 
     def patients(self, shards: Collection[str]) -> dict[str, str] | None:
         """Key of a scan → key of its patient, of these shards (SHA-256); None where the data set knows no patients."""
-        if "group" not in self.fitted.target.snapshot.contract:
-            return None
         chosen = {work.shard for work in self.fitted.target.works if work.shard.sha256 in shards}
         found: dict[str, str] = {}
         for index in read_in_order(lambda shard: read_index(self.fitted.store, shard), chosen, READS):
             if "group" in index.column_names:
                 found |= dict(zip(index["key"].to_pylist(), index["group"].to_pylist(), strict=True))
-        return found
+        return found if any(found.values()) else None

@@ -7,18 +7,20 @@ from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
 
+REPORT = "evaluate."
+"""Keys of the page that each run has of itself."""
 APART = "(differs)"
 """In place of both values of a key that may name a place or a person."""
 
 
 def differing_settings(a: RunFile, b: RunFile) -> list[dict[str, Any]]:
-    """Those that decide results, as {"key", "a", "b"}, in the order of the run file."""
+    """Those that decide latents, as {"key", "a", "b"}, in the order of the run file."""
     ours, theirs = (_flat(run.parts(lambda meaning: meaning.decides_results)) for run in (a, b))
     public = _flat(a.parts(lambda meaning: meaning.public)) | _flat(b.parts(lambda meaning: meaning.public))
     return [
         {"key": key, "a": ours.get(key) if key in public else APART, "b": theirs.get(key) if key in public else APART}
         for key in dict.fromkeys([*ours, *theirs])
-        if ours.get(key) != theirs.get(key)
+        if ours.get(key) != theirs.get(key) and not key.startswith(REPORT)
     ]
 
 

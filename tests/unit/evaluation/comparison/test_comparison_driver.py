@@ -10,6 +10,7 @@ import pytest
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError, StageOrderError
+from medfuncta_dist.evaluation.comparison.compared_run import ComparedRun
 from medfuncta_dist.evaluation.comparison.comparison_driver import (
     comparison_folder,
     said,
@@ -141,3 +142,11 @@ def test_scores_of_other_latents_are_refused(runs, tmp_path):
     fit(changed, map_here)
     with pytest.raises(StageOrderError, match="not those that were evaluated"):
         write_comparison(runs[0], changed, tmp_path, "test", 0)
+
+
+def test_intervals_are_over_patients_where_the_data_set_knows_them(content, folder, runs):
+    assert content["patients"] is None  # an npz names nobody
+    assert "patients" not in said(content, folder)[0]
+    first = ComparedRun.open(runs[0])
+    shards = {work.shard.sha256 for work in first.fitted.target.works}
+    assert first.patients(shards) is None

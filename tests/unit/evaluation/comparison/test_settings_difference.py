@@ -12,9 +12,11 @@ def run(**changes: Any) -> RunFile:
 
 
 def test_keys_that_decide_results_are_told_with_both_values():
-    found = differing_settings(run(), run(name="b", storage="/t", train={"steps": 7}, cluster={"threads": 3}))
+    found = differing_settings(
+        run(), run(name="b", storage="/t", train={"steps": 7}, cluster={"threads": 3}, evaluate={"pictures": 9})
+    )
     assert {"key": "train.steps", "a": run().train.steps, "b": 7} in found
-    assert not {"name", "storage", "cluster.threads"} & {row["key"] for row in found}
+    assert not {"name", "storage", "cluster.threads", "evaluate.pictures"} & {row["key"] for row in found}
 
 
 def test_a_value_that_may_name_a_person_is_not_told():
