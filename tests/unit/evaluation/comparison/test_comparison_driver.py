@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import stat
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,13 @@ from medfuncta_dist.evaluation.comparison.comparison_driver import (
 from medfuncta_dist.evaluation.evaluation_driver import evaluate
 from medfuncta_dist.evaluation.stored_scores import read_scores
 from medfuncta_dist.fitting.fit_driver import fit
+from medfuncta_dist.packing.pack_driver import pack
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
 from medfuncta_dist.telemetry.progress_report import ProgressReport
 from tests.unit.evaluation.test_report import Page
-from tests.unit.latents.fitted import COUNTS, network, publish, ready
-from tests.writers import PATIENT
+from tests.unit.latents.fitted import COUNTS, network, publish, ready, run_file
+from tests.writers import PATIENT, write_nifti
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +152,25 @@ def test_intervals_are_over_patients_where_the_data_set_knows_them(content, fold
     first = ComparedRun.open(runs[0])
     shards = {work.shard.sha256 for work in first.fitted.target.works}
     assert first.patients(shards) is None
+
+
+def test_patients_are_those_that_the_data_set_was_split_by(tmp_path):
+    for seed in range(8):
+        subject = tmp_path / "archive" / f"sub-{seed // 2:02d}"
+        subject.mkdir(parents=True, exist_ok=True)
+        write_nifti(subject / f"sub-{seed // 2:02d}_ses-{seed % 2}_T1w.nii.gz", (10, 9, 8), seed)
+    data = {
+        "source": str(tmp_path / "archive/*/*.nii.gz"),
+        "shape": [8, 8, 8],
+        "fractions": {"train": 0.5, "test": 0.5},
+    }
+    run = run_file(tmp_path, data=data)
+    pack(run, map_here, lambda _: None)
+    publish(run, network(run))
+    fit(run, map_here)
+    evaluate(run, map_here)
+    opened = ComparedRun.open(run)
+    patients = opened.patients({work.shard.sha256 for work in opened.fitted.target.works})
+    assert patients is not None
+    assert set(patients) == set(opened.scores["key"].to_pylist())
+    assert sorted(Counter(patients.values()).values()) == [2, 2, 2, 2]
