@@ -17,6 +17,7 @@ from medfuncta_dist.cli import (
     logs,
     owner,
     quickstart,
+    reports,
     results,
     run,
     run_files,
@@ -54,6 +55,7 @@ run.add_to(app)
 data.add_to(app)
 results.add_to(app)
 exchange.add_to(app)
+reports.add_to(app)
 owner.add_to(app)
 submit.add_to(app)
 jobs.add_to(app)
