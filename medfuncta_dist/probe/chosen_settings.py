@@ -87,9 +87,9 @@ def folds(question: Question, scans: Labelled, seed: int) -> list[Split]:
     count = min(FOLDS, *of_class)
     if count < 2:
         return []
-    folds = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
+    by_patient = StratifiedGroupKFold(count, shuffle=True, random_state=seed)
     with quiet():
-        found = list(folds.split(scans.features, scans.answers, scans.patients))
+        found = list(by_patient.split(scans.features, scans.answers, scans.patients))
     # A class whose scans are one patient's can still be in one fold alone: nothing could be learned of it then.
     whole = len(np.unique(scans.answers))
     return [one for one in found if len(np.unique(scans.answers[one[0]])) == whole and len(one[1])]

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Float, Int
 
-from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.errors import RunFileError, StageOrderError
 from medfuncta_dist.evaluation.baselines import evenly
 from medfuncta_dist.evaluation.original_scans import Pick, read_samples
 from medfuncta_dist.fitting import latent_ledger
@@ -74,6 +74,10 @@ class LatentSource:
         for commit in latent_ledger.read_commits(store, target.folder).values():
             if commit.part is not None and commit.shard in target.shards:
                 commits.setdefault(commit.shard, []).append(commit)
+        if not commits:
+            raise StageOrderError(
+                "there are no latents yet", where=store.uri(target.folder), do="run the fit stage first"
+            )
         ordered = {shard: sorted(found, key=lambda one: one.start) for shard, found in commits.items()}
         return cls(store, worker, target, ordered)
 
@@ -106,11 +110,11 @@ def read_scans(source: LatentSource, split: str, question: Question, most: int =
     RunFileError where the split has no fitted scan; IntegrityError where anything is damaged.
     """
     shards, found = source.shards(split), _Collected()
-    share = most / sum(shard.samples for shard in shards)
+    total = sum(shard.samples for shard in shards)
     for shard in shards:
         for part in _parts(source, shard):
-            few = MOST_BYTES // (4 * part["latent"].type.list_size) / sum(one.samples for one in shards)
-            _collect(source, shard, part, question, min(1.0, share, few), found)
+            most_that_fit = MOST_BYTES // (4 * part["latent"].type.list_size)
+            _collect(source, shard, part, question, min(1.0, min(most, most_that_fit) / total), found)
     if not found.picks:
         return None
     answers = np.array(found.answers, np.float64 if question.kind == "target" else np.int64)

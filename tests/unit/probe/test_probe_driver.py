@@ -12,16 +12,14 @@ import pytest
 from medfuncta_dist import LatentTable
 from medfuncta_dist.config.load import dump
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import FormatVersionError, RunFileError
-from medfuncta_dist.fitting.fit_driver import fit, locate_table
+from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.fitting.fit_driver import fit
 from medfuncta_dist.packing.pack_driver import pack
 from medfuncta_dist.probe.probe_driver import ProbeOptions, describe, probe_run
 from medfuncta_dist.probe.probe_model import ProbeModel
 from medfuncta_dist.probe.probe_record import read_probe
-from medfuncta_dist.probe.probed_scans import LatentSource, read_scans
 from medfuncta_dist.probe.question import question_of
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.streaming.worker_settings import WorkerSettings
 from medfuncta_dist.task_map import map_here
 from tests.kinds import BY_KIND
 from tests.unit.latents.fitted import LATENT, network, packed, publish, ready, run_file
@@ -182,52 +180,6 @@ def test_targets_are_read_from_the_shards_and_predicted(tmp_path: Path):
     assert predicted.shape == (90,)
     assert predicted.min() > 0
     assert "R²" in describe(answer)[1]
-
-
-def patients(folder: Path) -> RunFile:
-    """Three scans each of 24 patients, told by the folders' names; the patient decides the label."""
-    rows = ["path,class"]
-    for patient in range(24):
-        (folder / "archive" / f"patient{patient:03}").mkdir(parents=True)
-        for n in range(3):
-            path = f"patient{patient:03}/{n}.png"
-            write_png(folder / "archive" / path, size=(12, 12), seed=10 * patient + n)
-            rows.append(f"{path},{patient % 2}")
-    (folder / "table.csv").write_text("\n".join(rows) + "\n")
-    source = str(folder / "archive" / "*" / "*.png")
-    table = {"path": str(folder / "table.csv"), "label": "class"}
-    return run_file(folder, data={"source": source, "fractions": {"train": 0.6, "test": 0.4}, "table": table})
-
-
-def test_patients_stay_together_where_they_are_known(tmp_path: Path):
-    run = patients(tmp_path)
-    pack(run, map_here, lambda progress: None)
-    publish(run, network(run))
-    fit(run, map_here)
-    answer = probe_run(run, options(pixels=False))
-    assert answer["groups"] == {"by": "patient", "scans_without_patient": 0, "also_in_training": 0}
-    store = ObjectStore(run.storage)
-    source = LatentSource.open(store, WorkerSettings.of(run), locate_table(run, store))
-    train, test = (read_scans(source, split, question_of("0")) for split in ("train", "test"))
-    assert train is not None
-    assert test is not None
-    assert len(np.unique(train.patients)) == len(train) / 3
-    assert not set(train.groups) & set(test.groups)
-    labels_of_patient = {(p, a) for p, a in zip(train.patients.tolist(), train.answers.tolist(), strict=True)}
-    assert len(labels_of_patient) == len(train) / 3, "labels are those of the same rows"
-    few = read_scans(source, "train", question_of("0"), most=9)
-    assert few is not None
-    assert 9 <= len(few) < len(train)
-    kept = set(few.picks)
-    same = [row for row, pick in enumerate(train.picks) if pick in kept]
-    assert np.array_equal(few.latents, train.latents[same])
-
-
-def test_the_record_of_another_version_is_refused_by_name(tmp_path: Path):
-    store = ObjectStore(str(tmp_path))
-    store.write("runs/small/report/probe.json", b'{"format_version": 1, "label": 0}')
-    with pytest.raises(FormatVersionError, match="format_version 1 is not a probe of version 2"):
-        read_probe(store, "small")
 
 
 def test_a_data_set_without_labels_says_where_labels_come_from(tmp_path: Path) -> None:
