@@ -75,9 +75,7 @@ def main() -> None:
     case = short_case() if options.short else whole_case(options.data)
     for network in options.networks:
         kept.once(network.name, lambda n=network: measured(case, n))
-    found = {
-        network.name: kept.results[network.name] for network in NETWORKS if network.name in kept.results
-    } or kept.results
+    found = {one.name: kept.results[one.name] for one in (*SHORT, *NETWORKS) if one.name in kept.results}
     chosen = chosen_of(found)
     claims = [] if options.short else claims_of(*chosen)
     common.report("classification", options.short, began, found, claims, list(rows_of(found)), notes_of(case, *chosen))

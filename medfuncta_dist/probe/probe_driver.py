@@ -85,13 +85,13 @@ class ProbeOptions:
 class _Asked:
     question: Question
     left_out: tuple[int, ...]
-    train: ProbedScans
-    test: ProbedScans
-    validation: ProbedScans | None
+    """Labels that tell nothing."""
+    splits: Sequence[ProbedScans]
+    """For training and for testing, and the third, where there is one, for choosing."""
 
     @property
-    def splits(self) -> list[ProbedScans]:
-        return [one for one in (self.train, self.test, self.validation) if one is not None]
+    def train(self) -> ProbedScans:
+        return self.splits[0]
 
 
 def probe_command(run: RunFile, options: ProbeOptions) -> dict[str, Any]:
@@ -149,48 +149,32 @@ def _ask(source: LatentSource, options: ProbeOptions, advice: str) -> _Asked:
     question = options.question
     if question.kind == "labels" and not question.places:
         question = question.of(number_of_labels(source, options.train_split))
-    splits = (options.train_split, options.test_split, options.validation_split)
-    train, test, validation = (_scans(source, split, question, options, advice) for split in splits)
-    assert train is not None
-    assert test is not None
-    if (why := why_no_question(question, train.answers)) is not None:
+    names = [options.train_split, options.test_split, *filter(None, [options.validation_split])]
+    splits = [_scans(source, split, question, options, advice) for split in names]
+    if (why := why_no_question(question, *(one.answers for one in splits))) is not None:
         do = "probe a data set with scans of several classes, or more scans"
-        raise RunFileError(f"{why} (split '{train.split}')", where=f"{question.words} of each scan", do=do)
-    if question.kind != "labels":
-        return _Asked(question, (), train, test, validation)
-    varied = train.answers.min(axis=0) != train.answers.max(axis=0)
-    return _with_varied(_Asked(question, (), train, test, validation), varied)
+        raise RunFileError(f"{why} (split '{names[0]}')", where=f"{question.words} of each scan", do=do)
+    asked = _Asked(question, (), splits)
+    return asked if question.kind != "labels" else _without_equal_labels(asked)
 
 
-def _with_varied(asked: _Asked, varied: np.ndarray) -> _Asked:
+def _without_equal_labels(asked: _Asked) -> _Asked:
     """Without the labels that are the same for all training scans; a single one that is left is a class."""
-    places = np.array(asked.question.places)
+    answers, places = asked.train.answers, np.array(asked.question.places)
+    varied = answers.min(axis=0) != answers.max(axis=0)
     left = tuple(places[varied].tolist())
     question = Question("labels" if len(left) > 1 else "classes", left)
-
-    def part(scans: ProbedScans | None) -> ProbedScans | None:
-        if scans is None:
-            return None
-        answers = scans.answers[:, varied]
-        return replace(scans, answers=answers if len(left) > 1 else answers[:, 0])
-
-    train, test, validation = part(asked.train), part(asked.test), part(asked.validation)
-    assert train is not None
-    assert test is not None
-    return _Asked(question, tuple(places[~varied].tolist()), train, test, validation)
+    columns = varied if len(left) > 1 else int(varied.argmax())
+    splits = [replace(one, answers=one.answers[:, columns]) for one in asked.splits]
+    return _Asked(question, tuple(places[~varied].tolist()), splits)
 
 
-def _scans(
-    source: LatentSource, split: str | None, question: Question, options: ProbeOptions, advice: str
-) -> ProbedScans | None:
-    if split is None:
-        return None
+def _scans(source: LatentSource, split: str, question: Question, options: ProbeOptions, advice: str) -> ProbedScans:
     found = read_scans(source, split, question, options.most_scans) if question.places else None
     if found is None:
         kind = "target" if question.kind == "target" else "label"
         where = f"{question.words} of each scan"
         do = TARGETS if question.kind == "target" else advice
-        source.shards(split)  # a split without any scan is another error
         raise RunFileError(f"no fitted scan of split '{split}' has a {kind}", where=where, do=do)
     return found
 
@@ -199,9 +183,8 @@ def _features(
     source: LatentSource, asked: _Asked, options: ProbeOptions, on_progress: OnProgress
 ) -> tuple[list[FeatureSet], dict[str, Any]]:
     """Latents, and beside them the codes of pixels; and what is said of each."""
-    validation = asked.validation
     numbers = asked.train.latents.shape[1]
-    sets = [FeatureSet(LATENTS, asked.train.latents, asked.test.latents, validation and validation.latents)]
+    sets = [FeatureSet(LATENTS, *(one.latents for one in asked.splits))]
     about: dict[str, Any] = {LATENTS: {"numbers": numbers}}
     if not options.pixels:
         return sets, about
@@ -216,9 +199,8 @@ def _features(
 
 
 def _trial(asked: _Asked, options: ProbeOptions) -> Trial:
-    train, test = (Respondents(one.answers, one.patients) for one in (asked.train, asked.test))
-    validation = asked.validation and Respondents(asked.validation.answers, asked.validation.patients)
-    return Trial(asked.question, train, test, validation, options.classifiers, options.seed)
+    train, test, *validation = (Respondents(one.answers, one.patients) for one in asked.splits)
+    return Trial(asked.question, train, test, validation[0] if validation else None, options.classifiers, options.seed)
 
 
 def _reporter(sets: int, options: ProbeOptions, on_progress: OnProgress) -> Callable[[Result], None]:

@@ -73,14 +73,14 @@ def question_of(label: str | int | None, target: int | None = None) -> Question:
     return Question("classes" if len(places) == 1 else "labels", places)
 
 
-def why_no_question(question: Question, train: Answers) -> str | None:
-    """Why nothing can be learned from the training scans' answers; None where something can."""
+def why_no_question(question: Question, train: Answers, *others: Answers) -> str | None:
+    """Why nothing can be learned from the training scans' answers, or asked of others; None where something can."""
     if question.kind == "labels":
-        if not np.isin(train, (0, 1)).all():
+        if not all(np.isin(answers, (0, 1)).all() for answers in (train, *others)):
             return "several labels are asked for at once, and they are not all 0 or 1"
-        varied = (train.min(axis=0) != train.max(axis=0)).any()
+        varied = bool((train.min(axis=0) != train.max(axis=0)).any())
     else:
-        varied = train.min() != train.max()
+        varied = bool(train.min() != train.max())
     if not varied:
         return "all of them have the same label, and a classifier needs two"
     if question.kind == "classes" and len(np.unique(train)) > MOST_CLASSES:

@@ -39,5 +39,6 @@ def test_what_cannot_be_learned_is_told():
     assert why_no_question(one, np.arange(101)) == "they have more than 100 classes"
     assert "not all 0 or 1" in str(why_no_question(several, np.array([[0, 2], [1, 0]])))
     assert why_no_question(several, np.array([[0, 1], [0, 0]])) is None
+    assert "not all 0 or 1" in str(why_no_question(several, np.array([[0, 1], [0, 0]]), np.array([[0, 2]])))
     assert why_no_question(target, np.array([0.5, 0.5])) is not None
     assert why_no_question(one, np.array([0, 1])) is why_no_question(target, np.arange(500.0)) is None
