@@ -53,8 +53,6 @@ def test_a_run_is_probed_from_its_table_and_the_answer_kept(tmp_path, kind):
         assert list(accuracy) == names
         assert accuracy["majority class"] == pytest.approx(5 / 9)
         assert all(0 <= one <= 1 for one in accuracy.values())
-    # Label 1 can be seen in the pictures.
-    assert values_of(answer, "pixels", "accuracy")["logistic regression"] > 0.8
     store = ObjectStore(run.storage)
     assert read_probe(store, "small") == answer == json.loads(store.read("runs/small/report/probe.json"))
     assert store.read("runs/small/report/probe.png").startswith(b"\x89PNG")
