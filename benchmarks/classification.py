@@ -190,7 +190,7 @@ def rows_of(found: Results) -> Iterator[dict[str, object]]:
     """A row per network, features and classifier."""
     for name, result in found.items():
         for one in result["results"]:
-            settings = ", ".join(f"{key} {value:g}" for key, value in one["settings"].items())
+            settings = ", ".join(f"{key} {value}" for key, value in one["settings"].items())
             score = one["trial_score"]
             yield {
                 "network": f"{name} ({result['seconds']:.0f} s, {result['psnr']['test']:.1f} dB)",

@@ -66,7 +66,8 @@ def probe(
 
     def work() -> dict[str, Any]:
         from medfuncta_dist.config.load import load
-        from medfuncta_dist.probe.probe_driver import MOST_SCANS, ProbeOptions, probe_command
+        from medfuncta_dist.probe.probe_driver import ProbeOptions, probe_command
+        from medfuncta_dist.probe.probed_scans import MOST_SCANS
         from medfuncta_dist.probe.question import question_of
 
         options = ProbeOptions(

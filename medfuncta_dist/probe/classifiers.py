@@ -1,7 +1,8 @@
 """The classifiers and regressors of a probe: scikit-learn pipelines, and what cross-validation tries of each.
 
-Features are standardised by the training scans. ``FIXED`` ones have no settings to choose and count every scan alike.
-``TUNED`` classifiers count classes alike, however rare: they answer as if all were equally frequent.
+Features are brought to mean 0 and standard deviation 1 by the training scans: the fixed ones each by itself, which have
+no settings to choose and count every scan alike. ``TUNED`` classifiers count classes alike, however rare, as if all were
+equally frequent, and may also take all features by one common scale, which keeps distances between scans.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
 from sklearn.compose import TransformedTargetRegressor
 from sklearn.dummy import DummyClassifier, DummyRegressor
 from sklearn.linear_model import LogisticRegression, Ridge
@@ -47,6 +49,7 @@ class Candidate:
     name: str
     pipeline: Pipeline
     grid: Mapping[str, Sequence[float]]
+    """The first values are taken where nothing can be tried."""
     balanced: bool
 
     def simple(self, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,7 +57,29 @@ class Candidate:
         return {name.rpartition("__")[2]: value for name, value in settings.items()}
 
 
-class BalancedNeighbours(KNeighborsClassifier):
+class Scaler(TransformerMixin, BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+    """Mean 0, and standard deviation 1 of ``each`` feature, or of all of them together.
+
+    Numbers of a basis field's latent, and of PCA, are coordinates: those of little variance hold little of a scan, and
+    by a scale of their own they would weigh as much as the first ones.
+    """
+
+    def __init__(self, each: bool = True) -> None:
+        self.each = each
+
+    def fit(self, x: Any, y: Any = None) -> Scaler:
+        """Mean and scale of the rows."""
+        found = StandardScaler().fit(x)
+        self.mean_, common = found.mean_, np.sqrt(found.var_.mean()) or 1.0
+        self.scale_ = found.scale_ if self.each else np.full_like(found.scale_, common)
+        return self
+
+    def transform(self, x: Any) -> Any:
+        """Rows of the same type."""
+        return ((x - self.mean_) / self.scale_).astype(np.asarray(x).dtype, copy=False)
+
+
+class BalancedNeighbours(KNeighborsClassifier):  # type: ignore[misc]
     """k-NN whose votes are divided by how frequent their class is."""
 
     def fit(self, x: Any, y: Any) -> BalancedNeighbours:
@@ -73,7 +98,7 @@ class BalancedNeighbours(KNeighborsClassifier):
         return self.classes_[self.predict_proba(x).argmax(axis=1)]
 
 
-class BalancedNetwork(MLPClassifier):
+class BalancedNetwork(MLPClassifier):  # type: ignore[misc]
     """An MLP trained with scans weighted so that classes count alike."""
 
     def fit(self, x: Any, y: Any) -> BalancedNetwork:
@@ -129,11 +154,11 @@ def _grid(name: str, prefix: str, scans: int) -> dict[str, list[float]]:
     # Of a few scans, as of three folds' training part, k-NN can only take so many.
     most = max(1, scans // 2)
     tried = {key: [v for v in values if key != "n_neighbors" or v <= most] for key, values in GRIDS[name].items()}
-    return {f"{prefix}{key}": values or [1] for key, values in tried.items()}
+    return {f"{prefix}{key}": values or [1] for key, values in tried.items()} | {"scale__each": [True, False]}
 
 
 def _pipeline(model: Any) -> Pipeline:
-    return Pipeline([("scale", StandardScaler()), ("model", model)])
+    return Pipeline([("scale", Scaler()), ("model", model)])
 
 
 def predictions(fitted: Pipeline, question: Question, features: np.ndarray, classes: np.ndarray) -> np.ndarray:

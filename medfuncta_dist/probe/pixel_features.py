@@ -47,7 +47,8 @@ class PixelCodes:
         from skimage.transform import resize_local_mean
 
         flat = scans.reshape(-1, *scans.shape[2:])
-        return np.asarray(resize_local_mean(flat, self.small, channel_axis=0), np.float32).reshape(len(scans), -1)
+        small: Any = resize_local_mean(flat, self.small, channel_axis=0)  # type: ignore[no-untyped-call]
+        return np.asarray(small, np.float32).reshape(len(scans), -1)
 
     def about(self) -> dict[str, dict[str, Any]]:
         """Of both, as JSON."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -169,7 +169,7 @@ def _of_label(place: int, truth: np.ndarray, probability: np.ndarray) -> dict[st
     return {"label": place, "scans": int(truth.sum()), "scores": {n: interval(v)["value"] for n, v in scores.items()}}
 
 
-def _roc(truths: Sequence[np.ndarray], scores: Sequence[np.ndarray]) -> list[float] | None:
+def _roc(truths: Iterable[np.ndarray], scores: Iterable[np.ndarray]) -> list[float] | None:
     """Mean true positive rates at ``ROC_POINTS``, over what has scans of both kinds."""
     found = []
     for truth, values in zip(truths, scores, strict=True):

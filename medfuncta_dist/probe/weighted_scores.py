@@ -117,7 +117,7 @@ def calibration_error(happened: np.ndarray, probability: Float[np.ndarray, " sca
 
 def bins_of(probability: Float[np.ndarray, " scan"]) -> Int[np.ndarray, " scan"]:
     """The bin of each probability, 0 to ``BINS`` − 1."""
-    return np.minimum((probability * BINS).astype(int), BINS - 1)
+    return np.asarray(np.minimum((probability * BINS).astype(int), BINS - 1))
 
 
 def _sums(cells: np.ndarray, count: int, weights: Weights) -> Float[np.ndarray, "resample cell"]:
@@ -141,7 +141,7 @@ def _macro_f1(counts: Float[np.ndarray, "resample class class"]) -> PerResample:
 
 def _f1(counts: Float[np.ndarray, "resample class class"]) -> Float[np.ndarray, "resample class"]:
     both = counts.sum(axis=2) + counts.sum(axis=1)
-    return np.nan_to_num(_ratio(2 * np.diagonal(counts, axis1=1, axis2=2), both))
+    return np.asarray(np.nan_to_num(_ratio(2 * np.diagonal(counts, axis1=1, axis2=2), both)))
 
 
 def _spread(one: np.ndarray, two: np.ndarray, weights: Weights) -> PerResample:
@@ -163,7 +163,8 @@ def _nanmean(parts: list[np.ndarray]) -> np.ndarray:
 
 def _ratio(over: np.ndarray, under: np.ndarray) -> np.ndarray:
     """NaN where the divisor is 0."""
-    return np.divide(over, under, out=np.full(np.broadcast(over, under).shape, np.nan), where=np.asarray(under) != 0)
+    undefined = np.full(np.broadcast(over, under).shape, np.nan)
+    return np.asarray(np.divide(over, under, out=undefined, where=np.asarray(under) != 0))
 
 
 Score = Callable[[Weights], Scores]

@@ -54,7 +54,7 @@ def test_what_only_tells_patients_apart_is_not_taken_for_a_finding():
 def test_the_best_setting_is_chosen():
     some = scans(patients=40)
     chosen = choose(candidate("linear"), CLASSES, some, folds(CLASSES, some, 0))
-    assert set(chosen.settings) == {"model__C"}
+    assert set(chosen.settings) == {"model__C", "scale__each"}
     assert chosen.score is not None
     assert chosen.score > 0.8
 
@@ -69,7 +69,7 @@ def test_a_named_split_decides_and_is_not_trained_on():
 def test_too_few_patients_leave_the_first_setting():
     few = Labelled(np.arange(4.0)[:, None], np.array([0, 0, 0, 1]), np.arange(4))
     assert folds(CLASSES, few, 0) == []
-    assert choose(candidate("linear"), CLASSES, few, []).settings == {"model__C": 1.0}
+    assert choose(candidate("linear"), CLASSES, few, []).settings == {"model__C": 1.0, "scale__each": True}
     one = Labelled(np.arange(4.0)[:, None], np.arange(4.0), np.zeros(4, int))
     assert folds(Question("target", (0,)), one, 0) == []
 

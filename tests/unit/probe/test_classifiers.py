@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medfuncta_dist.probe.classifiers import TUNED, BalancedNeighbours, candidates, predictions
+from medfuncta_dist.probe.classifiers import TUNED, BalancedNeighbours, Scaler, candidates, predictions
 from medfuncta_dist.probe.question import Question
 
 CLASSES = Question("classes", (0,))
@@ -83,4 +83,13 @@ def test_a_class_that_was_not_trained_on_has_probability_zero():
 def test_few_scans_have_few_neighbours():
     few = candidates(CLASSES, TUNED, 3, 0)
     assert [one.name for one in few] == ["majority class", "1-NN", "logistic regression", *TUNED]
-    assert dict(few[3].grid) == {"model__n_neighbors": [1]}
+    assert few[3].grid["model__n_neighbors"] == [1]
+
+
+@pytest.mark.parametrize("each", [True, False])
+def test_features_are_scaled_one_by_one_or_all_together(each: bool):
+    features = np.random.default_rng(0).normal(size=(500, 3)).astype(np.float32) * [1, 10, 0] + [5, 0, 2]
+    scaled = Scaler(each).fit_transform(features)
+    assert scaled.mean(0) == pytest.approx(np.zeros(3), abs=1e-6)
+    assert scaled.std(0)[:2] == pytest.approx([1, 1] if each else features.std(0)[:2] / np.sqrt(features.var(0).mean()))
+    assert np.isfinite(Scaler(each).fit_transform(np.ones((4, 2)))).all()

@@ -145,7 +145,7 @@ def written(run: RunFile, folder: Path, labels: Callable[[np.ndarray], np.ndarra
 
 
 def test_several_labels_are_asked_for_at_once(tmp_path: Path):
-    run = run_file(tmp_path, data={"intensity": {"mode": "fixed", "low": 0, "high": 255}})
+    run = run_file(tmp_path, data={"intensity": {"mode": "dtype"}})
 
     def labels(bright: np.ndarray) -> np.ndarray:
         return np.stack([bright > 0.5, np.ones_like(bright), bright > 0.8], 1).astype(np.uint8)
@@ -166,7 +166,7 @@ def test_several_labels_are_asked_for_at_once(tmp_path: Path):
 
 
 def test_targets_are_read_from_the_shards_and_predicted(tmp_path: Path):
-    run = run_file(tmp_path, data={"intensity": {"mode": "fixed", "low": 0, "high": 255}})
+    run = run_file(tmp_path, data={"intensity": {"mode": "dtype"}})
     # Steps of .05: numbers that nearly all differ would look like identifiers.
     written(run, tmp_path, lambda bright: 20 + np.round(60 * bright / 3) * 1.5)
     answer = probe_run(run, options(target=0))
