@@ -1,7 +1,7 @@
 """The classifiers and regressors of a probe: scikit-learn pipelines, and what cross-validation tries of each.
 
-Features are brought to mean 0 and standard deviation 1 by the training scans: the fixed ones each by itself, which have
-no settings to choose and count every scan alike. ``TUNED`` classifiers count classes alike, however rare, as if all were
+Features get mean 0 and standard deviation 1 by the training scans. The fixed ones, which have no settings to choose and
+count every scan alike, take each by itself. ``TUNED`` classifiers count classes alike, however rare, as if all were
 equally frequent, and may also take all features by one common scale, which keeps distances between scans.
 """
 
