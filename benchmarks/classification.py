@@ -64,6 +64,7 @@ NETWORKS = (
     Network("basis", 32, 200),
     Network("basis", 512, 200),
     Network("siren", 128, 200),
+    Network("siren", 128, 1000),
 )
 SHORT = (Network("basis", 8, 4), Network("siren", 8, 3))
 
