@@ -34,6 +34,7 @@ ROOMS = {
     "integrity": ("run", "verify and repair"),
     "run": ("run", "frozen run file, lease, progress"),
     "submit": ("run", "jobs on Kubernetes or Ray"),
+    "probe": ("run", "classifiers on latents and pixels"),
     "evaluation": ("cluster", "decode, scores, report"),
     "training": ("cluster", "the training loop and its driver"),
     "latent_table": ("data", "open, filter, find latents"),

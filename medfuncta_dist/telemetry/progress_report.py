@@ -12,6 +12,7 @@ UNITS = {"pack": "sources", "train": "steps", "fit": "scans", "evaluate": "tasks
     "import-latents": "files",
     "export-latents": "scans",
     "catalogue": "scans",
+    "probe": "parts",
 }
 """What each stage or command counts."""
 

@@ -21,8 +21,8 @@ from medfuncta_dist.config.load import load
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, RunFileError
 from medfuncta_dist.evaluation.decode import decode_to_file
-from medfuncta_dist.evaluation.probe import probe_run
 from medfuncta_dist.integrity.verify import verify_target
+from medfuncta_dist.probe.probe_driver import probe_run
 from medfuncta_dist.stages.chain import run_stages
 from medfuncta_dist.stages.report_again import report_command
 from medfuncta_dist.storage.object_store import ObjectStore

@@ -34,6 +34,7 @@ from medfuncta_dist.meta.learner import Trained
 from medfuncta_dist.network.committed_network import commit_network
 from medfuncta_dist.network.core_settings import field_spec
 from medfuncta_dist.network.start_network import take_start
+from medfuncta_dist.probe.probe_driver import ProbeOptions, probe_run
 from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.run.frozen_run_file import freeze
 from medfuncta_dist.run.idempotency import Submission
@@ -88,6 +89,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     table = locate_table(run, store)
     write_catalogue(store, table.folder, table.shards, ALONE)
     run_summary.merge(store, run.name, "evaluate", evaluate(run, map_here), fence=ALONE)
+    probe_run(run, ProbeOptions(classifiers=("linear",)))
     drive(run, store)
     return folder
 
