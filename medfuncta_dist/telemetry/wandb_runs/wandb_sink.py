@@ -97,9 +97,9 @@ class WandbSink:
         ``Run.use_artifact`` waits for the server, and refuses to work offline. Recording an artifact to be used as soon
         as it is committed is how it declares a new one itself; offline, that is part of the log, too.
         """
-        version = self._version_of(artifact)
         aliases = ["latest", artifact.digest[:VERSION_DIGITS]]
         with _kept_in(self._folder):
+            version = self._version_of(artifact)
             if role == "output":
                 self._run.log_artifact(version, aliases=aliases)
             else:
