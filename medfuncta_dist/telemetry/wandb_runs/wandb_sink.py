@@ -40,11 +40,11 @@ class WandbSink:
     """
 
     def __init__(self, run: RunFile, tracked: TrackedRun, folder: Path) -> None:
-        folder = folder.resolve()
-        folder.mkdir(parents=True, exist_ok=True)
+        kept = folder.resolve() / "wandb"  # where W&B puts a run of ``folder`` by itself
+        kept.mkdir(parents=True, exist_ok=True)
         online = mode_of(run.telemetry, bool(os.environ.get("WANDB_API_KEY"))) == "online"
-        self._folder, self._history = folder, tracked.history
-        with _kept_in(folder):
+        self._kept, self._history = kept, tracked.history
+        with _kept_in(kept):
             wandb.setup(wandb.Settings(silent=True))  # of what no run says, such as that it cannot check our references
             self._run = wandb.init(
                 project=run.telemetry.project,
@@ -54,7 +54,7 @@ class WandbSink:
                 job_type=tracked.job,
                 resume="allow" if online else None,
                 mode="online" if online else "offline",
-                dir=folder,
+                dir=kept.parent,
                 config=public_config(run),
                 settings=_settings(),
             )
@@ -98,7 +98,7 @@ class WandbSink:
         as it is committed is how it declares a new one itself; offline, that is part of the log, too.
         """
         aliases = ["latest", artifact.digest[:VERSION_DIGITS]]
-        with _kept_in(self._folder):
+        with _kept_in(self._kept):
             version = self._version_of(artifact)
             if role == "output":
                 self._run.log_artifact(version, aliases=aliases)
@@ -117,7 +117,7 @@ class WandbSink:
         version = WandbArtifact(artifact.name, kind, metadata={"digest": artifact.digest, **artifact.facts})
         version.add_reference(artifact.reference, name=artifact.kind)
         for name, data in artifact.read_files().items():
-            path = self._folder / "artifacts" / artifact.digest / name
+            path = self._kept / "networks" / artifact.digest / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
             version.add_file(str(path), name, policy="immutable", skip_cache=True)
