@@ -49,7 +49,7 @@ COMMANDS_ELSEWHERE = dict.fromkeys(("submit", "status", "list", "cancel", "resum
     **dict.fromkeys(("pack", "train", "fit", "evaluate", "run"), "tests/integration/test_pipeline.py"),
     "fork": "tests/integration/test_run_life.py",
     "logs": "tests/integration/test_submission.py",
-    "quickstart": "tests/integration/test_example_notebook.py",
+    "quickstart": "tests/fresh_install.py",
     "forget": "tests/unit/forget/test_forget_command.py",
     "lookup": "tests/unit/forget/test_forget_command.py",
     "data-report": "tests/unit/cli/test_data.py",
