@@ -30,7 +30,8 @@ ROOT = Path(__file__).parents[2]
 def fitted(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with ``my-xrays.yaml``, a run that is packed, trained and fitted; stages map their tasks here."""
     sizes = {"layers": 3, "hidden": 16, "latent": LATENT, "omega_first": 5.0, "omega_last": 10.0}
-    run = ready(tmp_path, request.param, field=sizes, kubernetes={"claims": {"data": str(tmp_path)}})
+    sections = {"train": {"batch": 8}, "kubernetes": {"claims": {"data": str(tmp_path)}}}
+    run = ready(tmp_path, request.param, field=sizes, **sections)
     fit(run, map_here)
     (tmp_path / "my-xrays.yaml").write_text(dump(run))
     monkeypatch.chdir(tmp_path)

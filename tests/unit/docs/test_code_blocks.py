@@ -191,7 +191,8 @@ def test_a_command_on_a_run_ends_well(
 def test_a_command_that_is_not_run_here_is_run_by_another_test(name: str) -> None:
     assert name in COMMANDS_ELSEWHERE, f"{name}: write a test that runs it, and name that here"
     test = COMMANDS_ELSEWHERE[name]
-    followed = [page for page, by in ELSEWHERE.items() if by == test]
+    followed = {page for page, by in ELSEWHERE.items() if by == test}
+    followed |= {block.page for block in all_blocks("sh") if block.remark == ("run by", test)}
     text = "\n".join((ROOT / path).read_text() for path in (test, *followed))
     assert re.search(rf"\b{name}\b", text), f"{test} does not run {name}"
 
