@@ -58,6 +58,7 @@ class WandbSink:
                 config=public_config(run),
                 settings=_settings(),
             )
+        self._last = self._run.starting_step  # 0 of a run that is new, or offline
 
     @property
     def folder(self) -> Path:
@@ -70,14 +71,16 @@ class WandbSink:
         return bool(self._run.offline)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        """Numbers of one outer step."""
-        self._run.log(metrics, step=step)
+        """Numbers of one outer step. Those of a step that W&B had before this attempt are left out. Those that come after
+        the next step's, as a checkpoint's do, are put there: W&B takes no earlier step."""
+        if step >= self._run.starting_step:
+            self._last = max(step, self._last)
+            self._run.log(metrics, step=self._last)
 
     def catch_up(self, step: int) -> None:
         """Log what earlier attempts have logged up to an outer step, this one included, as far as W&B lacks it."""
-        known = self._run.step  # where it goes on; 0 offline
         for earlier, metrics in self._history():
-            if known <= earlier <= step:
+            if earlier <= step:
                 self.log(earlier, metrics)
 
     def event(self, name: str, **fields: Any) -> None:
@@ -89,7 +92,8 @@ class WandbSink:
 
     def image(self, name: str, step: int, array: np.ndarray) -> None:
         """Log a picture; the caller has checked ``telemetry.images``."""
-        self._run.log({name: wandb.Image(np.asarray(array, dtype=float) * 255)}, step=step)
+        self._last = max(step, self._last)
+        self._run.log({name: wandb.Image(np.asarray(array, dtype=float) * 255)}, step=self._last)
 
     def artifact(self, artifact: Artifact, role: Role) -> None:
         """Log what the run has read or made: a version of an artifact for each digest, linked to this run.

@@ -84,6 +84,15 @@ def test_a_later_attempt_has_the_same_id_and_is_whole_with_each_step_once(tmp_pa
     assert history(found[1])[3] == (4, {"loss": 0.25, "rate": 0.5})
 
 
+def test_what_is_told_of_a_step_after_the_next_is_not_lost(tmp_path: Path) -> None:
+    sink = WandbSink(RUN, FIRST, tmp_path)
+    sink.log(8, {"loss": 0.5})
+    sink.log(9, {"loss": 0.25})
+    sink.log(8, {"checkpoint_stall_s": 2.0})
+    sink.close()
+    assert history(records(sink.folder)) == [(8, {"loss": 0.5}), (9, {"loss": 0.25, "checkpoint_stall_s": 2.0})]
+
+
 def test_the_first_attempt_does_not_ask_what_was_logged_before(tmp_path: Path) -> None:
     def never() -> Any:
         raise AssertionError
