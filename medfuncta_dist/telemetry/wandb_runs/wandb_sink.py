@@ -71,8 +71,10 @@ class WandbSink:
         return bool(self._run.offline)
 
     def log(self, step: int, metrics: dict[str, float]) -> None:
-        """Numbers of one outer step. Those of a step that W&B had before this attempt are left out. Those that come after
-        the next step's, as a checkpoint's do, are put there: W&B takes no earlier step."""
+        """Numbers of one outer step. Those of a step that W&B had before this attempt are left out.
+
+        Those that come after the next step's, as a checkpoint's do, are put there: W&B takes no earlier step.
+        """
         if step >= self._run.starting_step:
             self._last = max(step, self._last)
             self._run.log(metrics, step=self._last)
