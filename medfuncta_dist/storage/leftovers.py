@@ -87,7 +87,7 @@ def remove_sessions(root: Path, keep: int) -> int:
     return len(going)
 
 
-def prune_offline_runs(work: Path, say: Callable[[str], None]) -> int:
+def prune_offline_runs(work: Path, say: Callable[[str], object]) -> int:
     """Remove the oldest offline runs of a run's local folder that nobody misses: ``KEPT_OFFLINE_RUNS`` are left with
     the next one. How many.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -37,6 +38,18 @@ def tracked_training(store: ObjectStore, run: str, notify: Callable[[str], objec
     first = attempts(store, run)[:1]
     began = [part for name in first for part in name.split("-")[-2:]]
     return TrackedRun("-".join([run, *began]), "train", partial(logged_steps, store, run, notify))
+
+
+def thin_out(logged: Sequence[Logged], most: int) -> list[Logged]:
+    """About ``most`` of these steps, evenly, with the last one; and each that has numbers which the one before it lacks,
+    as those of validations and checkpoints do."""
+    every = math.ceil(len(logged) / most)
+    last = len(logged) - 1
+    return [
+        (step, numbers)
+        for place, (step, numbers) in enumerate(logged)
+        if (last - place) % every == 0 or numbers.keys() - logged[place - 1][1].keys()
+    ]
 
 
 def tracked_table(run: str, digest: str) -> TrackedRun:

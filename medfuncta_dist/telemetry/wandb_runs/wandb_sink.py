@@ -15,12 +15,14 @@ from wandb import Artifact as WandbArtifact  # now, while its temporary folders 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.sections.telemetry_section import Telemetry
 from medfuncta_dist.telemetry.artifact import Artifact, Role
-from medfuncta_dist.telemetry.wandb_runs.tracked_run import TrackedRun
+from medfuncta_dist.telemetry.wandb_runs.tracked_run import TrackedRun, thin_out
 
 TYPES = {"network": "model"}
 """What W&B calls a kind of artifact, where it has a name of its own."""
 KEPT = ("WANDB_DATA_DIR", "WANDB_CACHE_DIR")
 """Variables that say where W&B keeps what it is about to upload, and what it had."""
+MOST_REPEATED = 10_000
+"""Steps that an attempt repeats before it begins: three seconds of one core (0.33 ms each), in which training waits."""
 VERSION_DIGITS = 12
 """Of a digest, in the alias that finds a version of an artifact."""
 
@@ -79,17 +81,18 @@ class WandbSink:
             self._last = max(step, self._last)
             self._run.log(metrics, step=self._last)
 
-    def catch_up(self, step: int) -> None:
-        """Log what earlier attempts have logged up to an outer step, this one included, as far as W&B lacks it."""
-        for earlier, metrics in self._history():
-            if earlier <= step:
-                self.log(earlier, metrics)
+    def catch_up(self, step: int, most: int | None = None) -> None:
+        """Log what earlier attempts have logged up to an outer step, this one included, as far as W&B lacks it: all of
+        it, or about ``most`` steps."""
+        logged = [line for line in self._history() if line[0] <= step]
+        for earlier, metrics in logged if most is None else thin_out(logged, most):
+            self.log(earlier, metrics)
 
     def event(self, name: str, **fields: Any) -> None:
         """The last event of each name is kept in the run's summary. An attempt that has started knows after which step
         it goes on: up to there, what earlier ones have logged counts."""
         if name == "started" and fields["step"]:
-            self.catch_up(fields["step"])
+            self.catch_up(fields["step"], MOST_REPEATED)
         self._run.summary[f"event/{name}"] = fields
 
     def image(self, name: str, step: int, array: np.ndarray) -> None:
