@@ -41,7 +41,7 @@ def tracked_training(store: ObjectStore, run: str, notify: Callable[[str], objec
 
 
 def thin_out(logged: Sequence[Logged], most: int) -> list[Logged]:
-    """About ``most`` of these steps, evenly, with the last one; and each that has numbers which the one before it lacks,
+    """About ``most`` of these steps, evenly, with the last one; and each that has numbers which the one before lacks,
     as those of validations and checkpoints do."""
     every = math.ceil(len(logged) / most)
     last = len(logged) - 1
