@@ -22,6 +22,7 @@ from medfuncta_dist.cli import (
     run,
     run_files,
     submit,
+    wandb,
 )
 
 app = typer.Typer(
@@ -56,6 +57,7 @@ data.add_to(app)
 results.add_to(app)
 exchange.add_to(app)
 reports.add_to(app)
+wandb.add_to(app)
 owner.add_to(app)
 submit.add_to(app)
 jobs.add_to(app)

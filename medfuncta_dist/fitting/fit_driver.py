@@ -57,6 +57,8 @@ class FitSummary:
     folder: str
     dataset_digest: str
     network_digest: str
+    table_digest: str
+    """Of all its parts: the same latents of the same scans have the same."""
     counts: Counts
     fitted_now: int
     found_committed: int
@@ -290,6 +292,7 @@ def _summarise(
         folder=target.folder,
         dataset_digest=target.snapshot.digest,
         network_digest=target.network.digest,
+        table_digest=latent_ledger.table_digest(mine),
         counts=counts,
         fitted_now=sum(result.rows for result in results if not result.earlier),
         found_committed=sum(result.earlier for result in results),

@@ -20,6 +20,7 @@ from medfuncta_dist.fitting.fit_plan import FitWork, cover, range_name
 from medfuncta_dist.latents import table_format
 from medfuncta_dist.latents.table_format import PartRef, Storage
 from medfuncta_dist.storage.commit_record import Record, read_as, read_records
+from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing.typed_record import typed
 from medfuncta_dist.storage.promised import REPAIR, missing_below
@@ -215,6 +216,11 @@ def unsolved(commits: Iterable[Commit]) -> Unsolved:
     """The sums over some ranges."""
     found = list(commits)
     return Unsolved(sum(c.unsolved_steps for c in found), sum(c.unsolved_scans for c in found))
+
+
+def table_digest(commits: Iterable[Commit]) -> str:
+    """SHA-256 over the parts of some ranges, whatever their order."""
+    return digest_json(sorted(commit.part.sha256 for commit in commits if commit.part is not None))
 
 
 def psnr_by_split(commits: Iterable[Commit]) -> dict[str, Spread]:
