@@ -118,6 +118,8 @@ def probe_run(
     options.check()
     store = ObjectStore(run.storage)
     source = LatentSource.open(store, WorkerSettings.of(run), locate_table(run, store))
+    if not source.target.has_scans:
+        options = replace(options, pixels=False)  # imported without scans: there is nothing to compare with
     asked = _ask(source, options, explain_missing_labels(run.data))
     sets, about = _features(source, asked, options, on_progress)
     trial = _trial(asked, options)

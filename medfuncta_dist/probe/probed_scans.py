@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -19,7 +19,7 @@ from medfuncta_dist.errors import RunFileError, StageOrderError
 from medfuncta_dist.evaluation.baselines import evenly
 from medfuncta_dist.evaluation.original_scans import Pick, read_samples
 from medfuncta_dist.fitting import latent_ledger
-from medfuncta_dist.fitting.fit_driver import TableLocation
+from medfuncta_dist.fitting.fit_driver import TableLocation, require_scans
 from medfuncta_dist.fitting.latent_ledger import Commit
 from medfuncta_dist.latents.table_format import latents_of, read_part
 from medfuncta_dist.probe.question import Answers, Question
@@ -94,6 +94,15 @@ class LatentSource:
         return found
 
 
+class _Place(NamedTuple):
+    row: int
+    group: str
+    by: str
+
+
+_UNKNOWN = _Place(-1, "", "")
+
+
 @dataclass
 class _Collected:
     latents: list[np.ndarray] = field(default_factory=list)
@@ -136,18 +145,25 @@ def number_of_labels(source: LatentSource, split: str) -> int:
 
 def _parts(source: LatentSource, shard: Shard) -> Iterator[pa.Table]:
     """Rows of one part after the other, with their place in the shard and their group."""
-    index = read_index(source.store, shard)
-    rows = {key: row for row, key in enumerate(index["key"].to_pylist())}
-    known = "group" in index.column_names
-    groups, ways = (index[name].to_pylist() if known else [""] * len(rows) for name in ("group", "group_by"))
+    places = _places(source, shard)
     for commit in source.commits[shard.sha256]:
         assert commit.part is not None
         part = read_part(source.store, source.target.folder, commit.part, ["key", "labels", "latent"])
-        places = [rows[key] for key in part["key"].to_pylist()]
-        groups_there, ways_there = ([column[place] for place in places] for column in (groups, ways))
-        for name, values in {"row": places, "group": groups_there, "by": ways_there}.items():
+        there = [places.get(key, _UNKNOWN) for key in part["key"].to_pylist()]
+        for name, values in zip(_Place._fields, zip(*there, strict=True), strict=True):
             part = part.append_column(name, pa.array(values))
         yield part
+
+
+def _places(source: LatentSource, shard: Shard) -> dict[str, _Place]:
+    """By key, as the shard's index tells; of latents that were imported without scans nothing is known."""
+    if not source.target.has_scans:
+        return {}
+    index = read_index(source.store, shard)
+    keys = index["key"].to_pylist()
+    known = "group" in index.column_names
+    groups, ways = (index[name].to_pylist() if known else [""] * len(keys) for name in ("group", "group_by"))
+    return {key: _Place(row, *whose) for row, (key, *whose) in enumerate(zip(keys, groups, ways, strict=True))}
 
 
 def _collect(
@@ -170,6 +186,7 @@ def _collect(
 def _answers(source: LatentSource, shard: Shard, part: pa.Table, question: Question) -> list[tuple[float, ...] | None]:
     if question.kind != "target":
         return [question.answer(labels) for labels in part["labels"].to_pylist()]
+    require_scans(source.target)
     store, cache = source.worker.open()
     picks = [Pick(shard, row) for row in part["row"].to_pylist()]
     return [question.answer(sample.targets) for sample in read_samples(store, cache, picks)]

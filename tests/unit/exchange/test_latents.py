@@ -22,7 +22,6 @@ from medfuncta_dist.errors import (
 )
 from medfuncta_dist.evaluation.decode import decode_key, decode_to_file
 from medfuncta_dist.evaluation.evaluation_driver import evaluate
-from medfuncta_dist.evaluation.probe import probe_run
 from medfuncta_dist.exchange import import_plan
 from medfuncta_dist.exchange.compared_scans import OTHER_SCAN
 from medfuncta_dist.exchange.export_latents import export_latents
@@ -45,6 +44,7 @@ from medfuncta_dist.fitting.fit_rows import NOT_FINITE, NOT_STORABLE
 from medfuncta_dist.fitting.latent_ledger import Commit, psnr_by_split, read_commits
 from medfuncta_dist.integrity.verify import PARTS
 from medfuncta_dist.latent_table.latent_table import LatentTable
+from medfuncta_dist.probe.probe_driver import probe_run
 from medfuncta_dist.scans.private.private_mapping import open_mapping
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
