@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import RunChangedError, RunFileError
+from medfuncta_dist.errors import IntegrityError, RunChangedError, RunFileError
 from medfuncta_dist.exchange.export_network import export_network, network_of_run
 from medfuncta_dist.exchange.import_network import import_to_folder, import_to_run, read_public_network
 from medfuncta_dist.exchange.public_network import Schedule
@@ -255,6 +255,14 @@ def test_a_hostile_or_unknown_file_is_refused_by_name(tmp_path, monkeypatch, nam
         read_public_network("best.model", SCHEDULE)
     assert found.value.where == "best.model"
     assert not Path("hacked").exists()
+
+
+def test_a_file_larger_than_any_network_is_refused_before_it_is_read(tmp_path):
+    with (tmp_path / "best.model").open("wb") as file:
+        file.truncate(2**32 + 1)
+    with pytest.raises(IntegrityError, match=str(2**32)) as found:
+        read_public_network(tmp_path / "best.model", SCHEDULE)
+    assert found.value.where.endswith("best.model")
 
 
 def test_damage_at_any_place_is_an_error_of_ours(tmp_path):
