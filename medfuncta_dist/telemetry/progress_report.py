@@ -9,6 +9,7 @@ from typing import NamedTuple
 UNITS = {"pack": "sources", "train": "steps", "fit": "scans", "evaluate": "tasks", "verify": "shards"} | {
     "fingerprint": "sources",
     "data-report": "shards",
+    "publish": "scans",
 }
 """What each stage or command counts."""
 
