@@ -29,6 +29,7 @@ ROOMS = {
     "data_report": ("data", "what a data set holds"),
     "fingerprint": ("data", "what an archive holds"),
     "stages": ("run", "pack, train, fit, evaluate, in order"),
+    "publication": ("run", "latents for others, gated"),
     "forget": ("run", "forgetting scans, with proof"),
     "integrity": ("run", "verify and repair"),
     "run": ("run", "frozen run file, lease, progress"),

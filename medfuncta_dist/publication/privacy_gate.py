@@ -34,6 +34,16 @@ class NeverPublished:
     released: frozenset[str]
     forgotten: frozenset[str]
 
+    def require_left_out(self, leave_out: bool) -> None:
+        """RunFileError where scans may name their patient, and nobody has said to leave them out."""
+        if self.released and not leave_out:
+            raise RunFileError(
+                f"{len(self.released)} scans of the data set come from files that may name or show the patient, and "
+                "were packed by data.burned_in: keep",
+                where="data.burned_in",
+                do="add --leave-out-burned-in, which publishes the others",
+            )
+
     def require_none(self, keys: Iterable[str]) -> None:
         """IntegrityError where one of these keys, which are to be published, is quarantined or forgotten."""
         keys = set(keys)

@@ -68,8 +68,9 @@ def publish_run(
     private = owners_folder(run)
     place = Target.of(target, run, private)
     table = CheckedTable.open(run, wanted.splits)
+    table.never.require_left_out(wanted.leave_out_burned_in)
     with place.staging() as staged, new_id_list(private, run.dataset, place.root) as ids:
-        rows = RowStream(table, wanted.columns, ids, on_progress, leave_out=wanted.leave_out_burned_in)
+        rows = RowStream(table, wanted.columns, ids, on_progress)
         written = rows.save(staged, wanted.file_bytes)
         facts = _facts(table, wanted.columns, rows)
         _write_rest(staged, table, wanted.statement, facts, written)

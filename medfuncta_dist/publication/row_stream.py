@@ -27,12 +27,8 @@ ROW_BYTES = 64
 class RowStream:
     """Publishes the rows of a table. Of each scan, key, PSNR and labels stay in memory: about 50 bytes."""
 
-    def __init__(
-        self, table: CheckedTable, columns: Columns, ids: IdList, on_progress: OnProgress, *, leave_out: bool
-    ) -> None:
-        """``leave_out``: scans that may name their patient are left out; without, one of them ends it."""
-        self._table, self._columns, self._ids = table, columns, ids
-        self._on_progress, self._leave_out = on_progress, leave_out
+    def __init__(self, table: CheckedTable, columns: Columns, ids: IdList, on_progress: OnProgress) -> None:
+        self._table, self._columns, self._ids, self._on_progress = table, columns, ids, on_progress
         self._keys: list[np.ndarray] = []
         self._labels: list[pa.ChunkedArray] = []
         self._psnr: dict[str, list[np.ndarray]] = defaultdict(list)
@@ -47,7 +43,7 @@ class RowStream:
 
         Raises:
             IntegrityError: a part is not what was committed; a scan is there twice, or is quarantined or forgotten.
-            RunFileError: labels look like identifiers, or a scan may name its patient.
+            RunFileError: labels look like identifiers.
         """
         counts: Counter[str] = Counter()
         for commit in self._table.commits:
@@ -58,7 +54,7 @@ class RowStream:
             self._require_different()
             if self._columns.labels and self._table.run.data.identifying_labels != "keep":
                 require_plain_labels(self._labels)
-            return list(shuffled.save(staged))
+            return self._sort(shuffled, staged, counts.total())
 
     def facts(self) -> list[SplitFacts]:
         """What is published of each split."""
@@ -87,20 +83,22 @@ class RowStream:
                 self._ids.add(table["id"].to_pylist(), rows["key"].to_pylist())
                 shuffled.add(commit.split, table)
             done += commit.rows
-            self._on_progress(ProgressReport("publish", done, total))
+            self._on_progress(ProgressReport("publish", done, 2 * total, {"pass": "reading"}))
+
+    def _sort(self, shuffled: ShuffledFiles, staged: Path, total: int) -> list[PublishedFile]:
+        written = []
+        done = total + self.left_out
+        for file in shuffled.save(staged):
+            written.append(file)
+            done += file.rows
+            self._on_progress(ProgressReport("publish", done, 2 * total, {"pass": "sorting"}))
+        return written
 
     def _may_leave(self, rows: pa.Table) -> pa.Table:
-        """The rows without the scans that must stay."""
+        """The rows without the scans that may name their patient."""
         keys, never = rows["key"].to_pylist(), self._table.never
         never.require_none(keys)
         stay = np.array([key in never.released for key in keys])
-        if stay.any() and not self._leave_out:
-            raise RunFileError(
-                f"{len(never.released)} scans come from files that may name or show the patient, and were packed by "
-                "data.burned_in: keep",
-                where=self._table.store.uri(self._table.location.folder),
-                do="add --leave-out-burned-in, which publishes the others",
-            )
         self.left_out += int(stay.sum())
         return rows.filter(pa.array(~stay))
 
