@@ -18,6 +18,8 @@ from medfuncta_dist.publication.checked_table import Training
 from medfuncta_dist.publication.published_rows import Columns
 from medfuncta_dist.publication.shuffled_files import PublishedFile
 from medfuncta_dist.publication.statement import Statement
+from medfuncta_dist.shards.data_contract import about_splits
+from medfuncta_dist.shards.split_patients import SplitPatients
 from medfuncta_dist.version import __version__
 
 CARD = "README.md"
@@ -25,6 +27,8 @@ TEMPLATE = "card.md"
 TAGS = ["medical", "medical-imaging", "neural-fields", "latents"]
 SIZES = {10**3: "n<1K", 10**4: "1K<n<10K", 10**5: "10K<n<100K", 10**6: "100K<n<1M", 10**7: "1M<n<10M"}
 LARGER = "n>10M"
+WITHOUT_PATIENT = ("scan", "file")
+"""How the group of a scan is found where nothing tells its patient."""
 QUANTILES = (0, 0.05, 0.5, 0.95, 1)
 
 
@@ -78,6 +82,22 @@ def data_card(statement: Statement, facts: CardFacts, written: Sequence[Publishe
         scans=scans,
         first_file=written[0].path,
     )
+
+
+def about_patients(contract: Mapping[str, Any], found: SplitPatients | None) -> str:
+    """How the data set was split, in sentences, as far as anybody knows its patients (None: nobody does)."""
+    splits = f"{about_splits(contract).capitalize()}."
+    if found is None:
+        return splits
+    unknown = sum(found.by.get(way, 0) for way in WITHOUT_PATIENT)
+    known = (
+        f"In the data set that they come from, {found.patients:,} patients or examinations are known, and "
+        f"{found.in_several_splits:,} of them are in several splits."
+    )
+    nobody = f"The patients of {unknown:,} scans are not known: several scans of one may be in different splits."
+    if not found.patients:
+        return nobody
+    return " ".join([splits, known, *([nobody] if unknown else [])])
 
 
 def how_made(run: RunFile, network: SharedNetwork, training: Training) -> dict[str, str]:

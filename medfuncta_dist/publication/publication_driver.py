@@ -11,7 +11,7 @@ from pathlib import Path
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.publication.checked_table import CheckedTable
-from medfuncta_dist.publication.data_card import CARD, CardFacts, SplitFacts, data_card, how_made
+from medfuncta_dist.publication.data_card import CARD, CardFacts, SplitFacts, about_patients, data_card, how_made
 from medfuncta_dist.publication.description import DESCRIPTION, NETWORK_FOLDER, describe, public_network
 from medfuncta_dist.publication.privacy_gate import forgotten_scans, owners_folder, require_acknowledged
 from medfuncta_dist.publication.published_rows import Columns
@@ -20,7 +20,7 @@ from medfuncta_dist.publication.shuffled_files import FILE_BYTES, PublishedFile
 from medfuncta_dist.publication.statement import Statement
 from medfuncta_dist.publication.target import Target, write_checksums
 from medfuncta_dist.scans.private.published_ids import new_id_list
-from medfuncta_dist.shards.data_contract import about_splits
+from medfuncta_dist.shards.split_patients import split_patients
 from medfuncta_dist.telemetry.progress_report import OnProgress, ignore_progress
 
 DECODER, DECODER_SOURCE = "decode.py", "standalone_decoder.py"
@@ -82,10 +82,10 @@ def publish_run(
 
 
 def _facts(table: CheckedTable, columns: Columns, rows: RowStream) -> CardFacts:
-    run, network = table.run, table.network
+    run, network, snapshot = table.run, table.network, table.location.snapshot
     return CardFacts(
         splits=rows.facts(),
-        splits_by=about_splits(table.location.snapshot.contract).capitalize(),
+        splits_by=about_patients(snapshot.contract, split_patients(table.store, snapshot)),
         columns=columns,
         storage_type=rows.storage.storage_type,
         numbers=rows.storage.numbers,

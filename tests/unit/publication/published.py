@@ -18,7 +18,7 @@ from medfuncta_dist.publication.published_rows import Columns
 from medfuncta_dist.publication.statement import Statement
 
 STATEMENT = Statement(licence="cc-by-4.0", intended_use="Research on representations.", labels="0: no, 1: yes")
-OTHERS = ("medfuncta_dist", "ray", "pandas", "sklearn")
+OTHERS = ("medfuncta_dist", "ray", "deepspeed", "scipy", "sklearn")
 """What a reader of a publication need not have."""
 WITHOUT = f"""
 import sys

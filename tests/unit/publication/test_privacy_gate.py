@@ -80,6 +80,19 @@ def test_scans_that_may_name_their_patient_are_refused_or_left_out(tmp_path: Pat
     assert not keys & at_risk
 
 
+def test_what_stays_of_a_pack_record_still_tells_them(tmp_path: Path) -> None:
+    run = packed(tmp_path, burned_in="keep")
+    store = ObjectStore(run.storage)
+    before = load_snapshot(store, "small", None)
+    for number in range(AT_RISK, SCANS):
+        (tmp_path / "archive" / f"{number}.dcm").unlink()
+    pack(run_of(tmp_path, removed="drop"), map_here, lambda _: None)
+    after = load_snapshot(store, "small", None)
+    assert (after.samples, set(after.packs) & set(before.packs)) != (before.samples, set(before.packs))
+    assert len(released_scans(store, run, after)) == AT_RISK == after.samples
+    assert released_scans(store, run, after) == released_scans(store, run, before)
+
+
 def test_what_was_packed_without_them_is_published(tmp_path: Path) -> None:
     run = packed(tmp_path)
     publication = publish(run, tmp_path / "published")

@@ -119,7 +119,14 @@ def test_the_card_says_what_is_in_it(run: RunFile, target: Path) -> None:
     assert files == {split: f"data/{split}-*.parquet" for split in sorted(COUNTS)}
     psnr = np.array(rows_of(target, "test")["psnr"].to_numpy(), np.float64)
     assert f"| test | {len(psnr)} | {psnr.mean():.2f} ± {psnr.std():.2f} dB | {psnr.min():.1f}," in text
-    for part in ("decode to images", STATEMENT.intended_use, "0: no, 1: yes", "12 × 12", "by sgd, 4 steps"):
+    for part in (
+        "decode to images",
+        STATEMENT.intended_use,
+        "0: no, 1: yes",
+        "12 × 12",
+        "by sgd, 4 steps",
+        f"{SCANS} scans are not known",
+    ):
         assert part in text
     assert "\n\n\n" not in text
 
