@@ -26,6 +26,7 @@ PUBLISHED = (
     "not reached: a publication of {date} holds {n} of these scans: {target}. Withdraw it, or the rows with these ids, "
     "wherever it was given to: {ids}"
 )
+SHOWN_IDS = 20
 VERSIONED = {
     "enabled": "warning: the bucket keeps versions: everything that was deleted is still there, as an older version. "
     "Delete these versions (a lifecycle rule for noncurrent versions, or by hand); only the bucket's owner can",
@@ -98,9 +99,12 @@ def _lines(one: Forgot) -> list[str]:
 
 
 def _published(found: Iterable[Published]) -> list[str]:
-    return [
-        PUBLISHED.format(date=one.date[:10], n=len(one.ids), target=one.target, ids=", ".join(one.ids)) for one in found
-    ]
+    return [PUBLISHED.format(date=one.date[:10], n=len(one.ids), target=one.target, ids=_few(one.ids)) for one in found]
+
+
+def _few(ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - SHOWN_IDS} more, which --json lists" if len(ids) > SHOWN_IDS else ""
+    return ", ".join(ids[:SHOWN_IDS]) + more
 
 
 def _limits(trained: Sequence[str]) -> list[str]:

@@ -60,9 +60,7 @@ class Target:
             with scratch_folder("publish") as folder:
                 yield folder
             return
-        place = Path(self.root)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{place.name}.partial-", dir=place.parent))
+        folder = _beside(Path(self.root))
         try:
             yield folder
         finally:
@@ -76,6 +74,16 @@ class Target:
             os.rename(staged, self.root)
         else:
             _upload(ObjectStore(self.root), staged)
+
+
+def _beside(place: Path) -> Path:
+    """A new folder beside a place, so that it can be renamed to it. RunFileError where none can be made."""
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".{place.name}.partial-", dir=place.parent))
+    except OSError as error:
+        what = f"no folder can be made here: {os.strerror(error.errno or 0)}"
+        raise RunFileError(what, where=str(place.parent), do="name a folder where you may write") from None
 
 
 def write_checksums(folder: Path) -> bytes:

@@ -87,7 +87,7 @@ def test_datasets_loads_the_folder(tmp_path: Path, storage_type: str, monkeypatc
 import json, os
 os.environ |= {"HF_HOME": sys.argv[1] if len(sys.argv) > 1 else "../cache", "HF_HUB_OFFLINE": "1"}
 from datasets import load_dataset
-found = load_dataset(".")
+found = load_dataset(os.getcwd())
 loaded = {name: [rows.num_rows, rows.column_names, rows["id"][:], rows["latent"][:]] for name, rows in found.items()}
 print(json.dumps(loaded))
 """

@@ -116,3 +116,10 @@ def test_a_bucket_that_loses_files_gets_no_checksums(
             with pytest.raises(IntegrityError, match="nothing is published"):
                 target.place(staged)
     assert ObjectStore(target.root).list("") == []
+
+
+def test_a_place_where_nothing_can_be_made_is_named(tmp_path: Path, run: RunFile) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunFileError, match="Not a directory") as refused, of(tmp_path / "file" / "x", run).staging():
+        pass
+    assert refused.value.where == str(tmp_path / "file")
