@@ -30,6 +30,7 @@ ROOMS = {
     "fingerprint": ("data", "what an archive holds"),
     "exchange": ("data", "to and from the public code"),
     "stages": ("run", "pack, train, fit, evaluate, in order"),
+    "publication": ("run", "latents for others, gated"),
     "forget": ("run", "forgetting scans, with proof"),
     "integrity": ("run", "verify and repair"),
     "run": ("run", "frozen run file, lease, progress"),

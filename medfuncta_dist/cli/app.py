@@ -16,6 +16,7 @@ from medfuncta_dist.cli import (
     jobs,
     logs,
     owner,
+    publish,
     quickstart,
     reports,
     results,
@@ -58,6 +59,7 @@ results.add_to(app)
 exchange.add_to(app)
 reports.add_to(app)
 wandb.add_to(app)
+publish.add_to(app)
 owner.add_to(app)
 submit.add_to(app)
 jobs.add_to(app)

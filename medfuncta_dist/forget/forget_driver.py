@@ -33,6 +33,7 @@ from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.scans.private.forgotten_list import Act, act_id, done, keep_act, read_list
 from medfuncta_dist.scans.private.forgotten_volumes import Piece
 from medfuncta_dist.scans.private.private_folder import load_salt, private_folder
+from medfuncta_dist.scans.private.published_ids import Published, publications_with
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.data_contract import check_dataset, open_dataset, with_series
 from medfuncta_dist.shards.forgotten_record import (
@@ -95,6 +96,8 @@ class Preview:
     """DICOM series of which volumes go that have numbers only."""
     pending: int
     """Acts that were interrupted, and are finished first."""
+    published: tuple[Published, ...]
+    """Publications that hold any of the scans; they are not reached."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +112,8 @@ class Forgot:
     trained: tuple[str, ...]
     equal: tuple[str, ...]
     """Keys of other scans with the same values."""
+    published: tuple[Published, ...] = ()
+    """Publications that hold any of the scans; they are not reached."""
 
 
 def open_place(run: RunFile) -> Place:
@@ -145,6 +150,7 @@ def preview(place: Place, asked: Asked) -> Preview:
         _trained(place.store, runs),
         numbered_series(holdings.pieces),
         len(pending),
+        tuple(publications_with(place.folder, place.run.dataset, holdings.scans)),
     )
 
 
@@ -266,7 +272,8 @@ class _Acting:
         remove_private(self._place.folder, act, self._place.run.data, self._place.salted)
         keep_act(self._place.folder, done(act, (trace.equal for trace in equal)))
         others = tuple(sorted({trace.key for trace in equal}))
-        return Forgot(act, record, proof, carried, _trained(self._store, self._runs), others)
+        published = tuple(publications_with(self._place.folder, self._name, set(act.scans)))
+        return Forgot(act, record, proof, carried, _trained(self._store, self._runs), others, published)
 
     def _carried(self, run: AffectedRun, table: HeldLatents, new: Sequence[tuple[str, object]]) -> int:
         size = run.scans_per_range(self._store) if table.commits else None

@@ -13,6 +13,7 @@ UNITS = {"pack": "sources", "train": "steps", "fit": "scans", "evaluate": "tasks
     "export-latents": "scans",
     "catalogue": "scans",
     "probe": "parts",
+    "publish": "scans",
 }
 """What each stage or command counts."""
 
