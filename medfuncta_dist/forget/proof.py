@@ -81,4 +81,6 @@ def is_left_over(path: str, held: Collection[str]) -> bool:
     parts = path.split("/")
     if parts[0] == "datasets":
         return parts[2] in DATA
-    return parts[1] in held and (parts[2] == "report" or (parts[2] == "latents" and "parts" in parts[3:5]))
+    return parts[1] in held and (
+        parts[2] in ("report", "neighbours") or (parts[2] == "latents" and "parts" in parts[3:5])
+    )

@@ -36,6 +36,7 @@ MAY_WRITE = {
     "shard_looks.py:write_looks": "the looks of a shard, under its content address; nothing depends on them",
     "snapshot.py:commit_snapshot": "a snapshot, before its record",
     "table_format.py:write_part": "a part of the latent table",
+    "index_record.py:write_object": "an object of an index of neighbours, under its content address",
     "repair_shards.py:_pack_again": "a damaged shard's own bytes, under their content address",
     # What informs, and decides nothing.
     "event_log.py:flush": "events of one attempt",
