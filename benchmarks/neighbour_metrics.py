@@ -9,6 +9,7 @@ curvature is taken) is chosen on the validation split, and told on the test spli
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -75,7 +76,7 @@ def trained_kind(kind: str, scans: preset_scans.Scans, steps: int) -> Learned:
         meta = {"inner_rate": 0.3, "selection_ratio": 0.5}
         sections = siren(LATENT, meta, {"batch": 16, "steps": steps, "warmup_steps": min(20, steps // 3)})
     learned, seconds = trained(run_of(case, sections, 0, scans.shape), scans.train)
-    print(f"{kind}: {steps} steps in {seconds:.0f} s of CPU time", flush=True)
+    print(f"{kind}: {steps} steps in {seconds:.0f} s of CPU time", file=sys.stderr, flush=True)
     return learned
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -98,7 +99,7 @@ def measure(kind: IndexKind, scans: int, numbers: int) -> dict[str, Any]:
         "GB": size / 1e9,
         "peak GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
     }
-    print(row, flush=True)
+    print(row, file=sys.stderr, flush=True)
     return row
 
 

@@ -34,6 +34,7 @@ ROOMS = {
     "run": ("run", "frozen run file, lease, progress"),
     "submit": ("run", "jobs on Kubernetes or Ray"),
     "evaluation": ("cluster", "decode, scores, report"),
+    "neighbours": ("cluster", "scans that are alike"),
     "training": ("cluster", "the training loop and its driver"),
     "fitting": ("cluster", "latents on many workers"),
     "network": ("run", "the run's shared network"),
