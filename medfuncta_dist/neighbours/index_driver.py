@@ -109,9 +109,12 @@ def _present(store: ObjectStore, folder: str, metric: str) -> IndexRecord | None
 
 def remove_unnamed(store: ObjectStore, run: str) -> None:
     """Remove objects that no index of the run names: what was replaced, and what a killed process has left."""
-    named = {f"runs/{run}/{KIND}"}
+    named = set()
     for folder, metric in records_below(store, run):
-        named |= {f"{folder}/{ref.path}" for ref in read_index_record(store, folder, metric).objects}
+        try:
+            named |= {f"{folder}/{ref.path}" for ref in read_index_record(store, folder, metric).objects}
+        except IntegrityError:
+            return  # nobody can tell what a damaged record names; `verify --repair` removes it
     for info in store.list(f"runs/{run}/{KIND}"):
         if "/objects/" in info.path and info.path not in named:
             store.delete(info.path)
@@ -193,10 +196,10 @@ class _Making:
 
     def _with_effort(self, record: IndexRecord, probes: np.ndarray, built: Sequence[Built]) -> IndexRecord:
         """The least effort that finds enough of what comparing all scans has found."""
-        opened, truth = open_index(self.store, self.folder, record), nearest_keys(built)
+        opened, truth = open_index(self.store, self.folder, record), nearest_keys(built)[:, 1:]
         for effort in EFFORTS:
             tried = replace(record, lists=effort.lists, candidates=effort.candidates)
-            found = opened.with_effort(effort).keys_near(probes, truth.shape[1])
+            found = opened.with_effort(effort).keys_near(probes, PROBED)
             tried = replace(tried, recall=recall(found, truth))
             if tried.recall >= ENOUGH:
                 break
@@ -212,7 +215,9 @@ def nearest_keys(built: Sequence[Built]) -> np.ndarray:
 
 
 def recall(found: np.ndarray, truth: np.ndarray) -> float:
-    """Share of the true neighbours (query, near) that were found."""
+    """Share of the true neighbours (query, near) that were found; 1 where there are none."""
+    if not truth.shape[1]:
+        return 1.0
     shares = [len(set(a) & set(b)) / len(b) for a, b in zip(found.tolist(), truth.tolist(), strict=True)]
     return float(np.mean(shares))
 

@@ -19,8 +19,8 @@ from medfuncta_dist.neighbours.latent_metric import MetricName
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.streaming.worker_settings import WorkerSettings
 
-PROBED = 10
-"""Nearest scans by which recall is measured."""
+PROBED = 11
+"""Nearest scans by which recall is measured: a probe itself, and its ten neighbours."""
 
 
 @dataclass(frozen=True)

@@ -60,11 +60,12 @@ class OpenedIndex:
         return Near(*(np.take_along_axis(part, order, axis=1) for part in (distances, numbers, places)))
 
     def keys_near(self, vectors: Float[np.ndarray, "query coordinate"], count: int) -> np.ndarray:
-        """(query, near) keys of the nearest scans."""
+        """(query, near) keys of the nearest scans; "" where there were no more."""
         near = self.near(vectors, count)
         keys = [np.array(one.rows["key"].to_pylist()) for one in self.splits]
         found = [
-            [keys[n][p] for n, p in zip(*pair, strict=True)] for pair in zip(near.splits, near.places, strict=True)
+            [keys[n][p] if p >= 0 else "" for n, p in zip(*hits, strict=True)]
+            for hits in zip(near.splits, near.places, strict=True)
         ]
         return np.array(found)
 

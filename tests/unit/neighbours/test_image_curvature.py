@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -7,9 +8,11 @@ import pytest
 import torch
 
 from medfuncta_dist.evaluation.decode import reconstruct
+from medfuncta_dist.fields.basis import MAP, features
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.field_kinds import field
 from medfuncta_dist.fields.shared_network import SharedNetwork
+from medfuncta_dist.meta.closed_form.principal_latents import Orthonormal
 from medfuncta_dist.neighbours import image_curvature as module
 from medfuncta_dist.neighbours.image_curvature import image_curvature
 from medfuncta_dist.neighbours.latent_metric import image_metric, nearest_distances
@@ -65,3 +68,14 @@ def test_many_points_and_scans_are_sampled(tmp_path: Path, monkeypatch: pytest.M
     sampled = image_curvature(net, latents, (48, 48))
     assert sampled != pytest.approx(whole, rel=1e-9)
     assert np.linalg.norm(sampled - whole) < 0.1 * np.linalg.norm(whole)
+
+
+def test_a_trained_basis_is_orthonormal_and_its_metric_the_plain_one(tmp_path: Path) -> None:
+    net = made(tmp_path, "basis")
+    found = features(net.spec, net.params, grid(SHAPE)).flatten(0, 1).double()
+    map_ = Orthonormal.of(found.T @ found / len(found)).map[:, -LATENT:].float()
+    turned = replace(net, params=net.params | {MAP: map_})
+    assert (image_curvature(turned, drawn(2, 1.0), SHAPE) == np.eye(LATENT)).all()
+    assert image_metric(image_curvature(turned, drawn(2, 1.0), SHAPE)).map is None
+    doubled = replace(net, params=net.params | {MAP: 2 * map_})
+    assert image_curvature(doubled, drawn(2, 1.0), SHAPE) == pytest.approx(4 * np.eye(LATENT), abs=1e-2)
