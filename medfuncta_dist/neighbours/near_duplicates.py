@@ -1,8 +1,8 @@
 """Which pairs of scans are nearer than scans of this table are to each other, and how near that is. Pure.
 
 Most scans have their nearest neighbour at about the same distance. The logarithms of these distances have a median m
-and a spread s, which half of the scans decide: (m − lower quartile) / 0.6745, a standard deviation where they are
-normal. Pairs at or below exp(m − 6 s) are no such neighbours: of a billion scans, one would be so near another by chance.
+and a spread s, which the half below it decides: (m − lower quartile) / 0.6745, a standard deviation where they are
+normal. Pairs at or below exp(m − 6 s) are no such neighbours: of a billion scans, one would be so near by chance.
 """
 
 from __future__ import annotations
