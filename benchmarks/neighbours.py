@@ -11,19 +11,20 @@ from __future__ import annotations
 import argparse
 import resource
 import statistics
-import sys
 import time
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import scipy.fft
 
-from benchmarks.common import Claim, report
+from benchmarks.common import Claim, Kept, report
 from medfuncta_dist.neighbours import faiss_index
 from medfuncta_dist.neighbours.faiss_index import NO_EFFORT, Hits
 from medfuncta_dist.neighbours.index_driver import EFFORTS, ENOUGH, PROBES
-from medfuncta_dist.neighbours.index_plan import BLOCK_NUMBERS, IndexKind, kind_for, recipe, sample_scans
+from medfuncta_dist.neighbours.index_plan import BLOCK_NUMBERS, KINDS, IndexKind, kind_for, recipe, sample_scans
 
 FALL = 1.6
 QUERIES = 200
@@ -36,14 +37,15 @@ def main() -> None:
     """Measure, and report."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--short", action="store_true", help="a few scans; writes no results")
-    parser.add_argument("--many", type=int, default=MANY, help="scans of the largest index")
+    parser.add_argument("--keep", type=Path, help="a file that keeps each index's results, to go on after a kill")
     given, began = parser.parse_args(), time.perf_counter()
     faiss_index.use_threads(1)
-    few, many, numbers = (3000, 6000, 64) if given.short else (FEW, given.many, NUMBERS)
-    measured: list[dict[str, Any]] = []
-    for scans, kinds in ((few, ("exact", "reduced", "compressed")), (many, ("compressed",))):
-        measured += [measure(kind, scans, numbers) for kind in kinds]
-    told(given.short, began, measured, numbers)
+    few, many, numbers = (3000, 6000, 64) if given.short else (FEW, MANY, NUMBERS)
+    kept = Kept(given.keep)
+    for scans, kinds in ((few, KINDS), (many, ("compressed",))):
+        for kind in kinds:
+            kept.once(f"{scans} {kind}", partial(measure, kind, scans, numbers))
+    told(given.short, began, list(kept.results.values()), numbers)
 
 
 def blocks_of(scans: int, numbers: int, seed: int = 0) -> Iterator[np.ndarray]:
@@ -99,7 +101,6 @@ def measure(kind: IndexKind, scans: int, numbers: int) -> dict[str, Any]:
         "GB": size / 1e9,
         "peak GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
     }
-    print(row, file=sys.stderr, flush=True)
     return row
 
 

@@ -14,11 +14,6 @@ from jaxtyping import Float, Int
 
 from medfuncta_dist.errors import IntegrityError, MedfunctaError
 
-try:
-    import faiss
-except ImportError:  # the extra `neighbours` is not installed; `_faiss` says so to whoever needs it
-    faiss = None
-
 Vectors = Float[np.ndarray, "scan coordinate"]
 
 
@@ -43,10 +38,11 @@ class Hits(NamedTuple):
 
 
 def _faiss() -> Any:
-    if faiss is None:
-        raise MedfunctaError(
-            "faiss is not installed", do="pip install 'medfuncta-dist[neighbours]', also in the workers' image"
-        )
+    try:
+        import faiss
+    except ImportError as error:
+        do = "pip install 'medfuncta-dist[neighbours]', also in the workers' image"
+        raise MedfunctaError("faiss is not installed", do=do) from error
     return faiss
 
 

@@ -85,7 +85,7 @@ def _of_siren(folded: Folded, coordinates: Tensor, latents: Tensor) -> np.ndarra
     """Summed by shifts, of which the latent is mapped once at the end."""
     shifts, size = folded.shifts(latents), len(folded.maps)
     total, values = torch.zeros(size, size, dtype=torch.float64), 0
-    for shift in shifts.split(1):
+    for shift in torch.split(shifts, 1):
         for part in torch.split(coordinates, POINTS_AT_ONCE):
             jacobian = rows(jacobian_sweep(folded, part, shift)[0])[0]
             total += jacobian.T @ jacobian

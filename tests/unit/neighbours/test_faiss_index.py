@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 from scipy.spatial.distance import cdist
 
 from medfuncta_dist.errors import IntegrityError, MedfunctaError
-from medfuncta_dist.neighbours import faiss_index
 from medfuncta_dist.neighbours.faiss_index import (
     NO_EFFORT,
     Effort,
@@ -87,7 +88,7 @@ def test_an_index_of_another_size_is_refused() -> None:
 
 
 def test_without_faiss_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(faiss_index, "faiss", None)
+    monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(MedfunctaError, match="faiss is not installed") as caught:
         learned("Flat", drawn(5))
     assert "medfuncta-dist[neighbours]" in caught.value.do

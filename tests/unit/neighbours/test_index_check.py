@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -14,9 +15,9 @@ from medfuncta_dist.integrity.verify import PARTS
 from medfuncta_dist.neighbours.index_driver import make_index
 from medfuncta_dist.neighbours.index_record import record_path
 from medfuncta_dist.neighbours.neighbour_search import Neighbours
+from medfuncta_dist.storage.digest import canonical_json, digest_json
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
-from tests.records import write_record
 from tests.unit.latents.fitted import packed, ready
 
 
@@ -83,9 +84,10 @@ def verified_or_nothing(run: RunFile) -> list[str]:
 
 def test_an_index_of_another_version_is_a_fault_and_is_not_removed(run: RunFile) -> None:
     made, store = make_index(run, "plain", map_here), ObjectStore(run.storage)
-    write_record(store, record_path(made.folder, "plain"), "neighbours", made.record.body())
     path = Path(run.storage) / record_path(made.folder, "plain")
-    path.write_bytes(path.read_bytes().replace(b'"format_version":1', b'"format_version":7'))
+    record = {**json.loads(path.read_bytes()), "format_version": 7}
+    del record["digest"]
+    path.write_bytes(canonical_json({**record, "digest": digest_json(record)}))
     assert len(verified(run)[2]) == 1
     said, reasons = run_repair(REPAIRS["neighbours"], run, store, PARTS["neighbours"](run, store)[2])
     assert path.exists()
