@@ -37,6 +37,7 @@ ROOMS = {
     "submit": ("run", "jobs on Kubernetes or Ray"),
     "probe": ("run", "classifiers on latents and pixels"),
     "evaluation": ("cluster", "decode, scores, report"),
+    "neighbours": ("cluster", "scans that are alike"),
     "training": ("cluster", "the training loop and its driver"),
     "latent_table": ("data", "open, filter, find latents"),
     "fitting": ("cluster", "latents on many workers"),

@@ -15,6 +15,7 @@ from medfuncta_dist.cli import (
     exchange,
     jobs,
     logs,
+    neighbours,
     owner,
     publish,
     quickstart,
@@ -60,6 +61,7 @@ exchange.add_to(app)
 reports.add_to(app)
 wandb.add_to(app)
 publish.add_to(app)
+neighbours.add_to(app)
 owner.add_to(app)
 submit.add_to(app)
 jobs.add_to(app)

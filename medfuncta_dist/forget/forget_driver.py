@@ -20,7 +20,7 @@ from pathlib import Path
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import StageOrderError
-from medfuncta_dist.forget.affected_runs import AffectedRun, latents_of_runs, reports_of, runs_on
+from medfuncta_dist.forget.affected_runs import AffectedRun, indexes_of, latents_of_runs, reports_of, runs_on
 from medfuncta_dist.forget.carried_latents import HeldLatents, carry, latent_keys, named_parts, tables_of
 from medfuncta_dist.forget.descendants import with_descendants
 from medfuncta_dist.forget.holdings import Dataset, Holdings, find_holdings, held_snapshots, pixel_keys, read_dataset
@@ -52,7 +52,7 @@ from medfuncta_dist.streaming.shard_cache import cache_folder
 from medfuncta_dist.task_map import FanOut
 
 Say = Callable[[str], None]
-RUN_DATA = ("latents", "report")
+RUN_DATA = ("latents", "neighbours", "report")
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,8 @@ class Preview:
     latents: int
     """Parts and their records."""
     reports: int
+    indexes: int
+    """Objects of indexes of neighbours."""
     runs: tuple[str, ...]
     trained: tuple[str, ...]
     """Runs with a shared network, or with one to start from, which may have learned from the scans."""
@@ -137,6 +139,7 @@ def preview(place: Place, asked: Asked) -> Preview:
     latents = latents_of_runs(place.store, runs, holdings.scans, gone, stay)
     held = [(run, table) for run, table in latents if table.commits]
     reports = list(reports_of(place.store, runs, holdings.scans))
+    indexes = list(indexes_of(place.store, runs, holdings.scans))
     return Preview(
         len(holdings.scans),
         len(holdings.sources),
@@ -146,7 +149,8 @@ def preview(place: Place, asked: Asked) -> Preview:
         len(held_snapshots(dataset, holdings)),
         sum(len(table.objects) for _, table in held),
         len(reports),
-        tuple(sorted({run.name for run, _ in held} | {path.split("/")[1] for path in reports})),
+        len(indexes),
+        tuple(sorted({run.name for run, _ in held} | {path.split("/")[1] for path in (*reports, *indexes)})),
         _trained(place.store, runs),
         numbered_series(holdings.pieces),
         len(pending),
@@ -291,6 +295,7 @@ class _Acting:
             *(path for path, _ in snapshots),
             *(snapshot_path(self._name, found.digest) for _, found in snapshots),  # type: ignore[attr-defined]
             *reports_of(self._store, self._runs, holdings.scans),
+            *indexes_of(self._store, self._runs, holdings.scans),
             *(path for _, table in latents for path in table.objects),
             *sorted(self._looks() & {looks_path(self._name, shard.sha256) for shard in shards.values()}),
             *shards,

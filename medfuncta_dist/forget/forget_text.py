@@ -47,6 +47,10 @@ def _plan_lines(found: Preview) -> list[str]:
         f"to write anew, without them: {found.records} pack records with {found.shards} shards",
         f"to delete: {found.snapshots} snapshots, {found.latents} objects of latents, {found.reports} files of reports",
     ]
+    if found.indexes:
+        lines.append(
+            f"to delete: {found.indexes} objects of indexes of neighbours; `medfuncta-dist index` makes them again"
+        )
     if found.patients:
         lines.append("the patient's later scans would be left out, too")
     if found.runs:

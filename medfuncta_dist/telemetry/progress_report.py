@@ -14,6 +14,8 @@ UNITS = {"pack": "sources", "train": "steps", "fit": "scans", "evaluate": "tasks
     "catalogue": "scans",
     "probe": "parts",
     "publish": "scans",
+    "index": "blocks",
+    "near-duplicates": "scans",
 }
 """What each stage or command counts."""
 

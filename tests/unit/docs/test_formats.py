@@ -31,6 +31,9 @@ from medfuncta_dist.latent_table.catalogue.catalogue_store import write_catalogu
 from medfuncta_dist.latents.table_format import latents_of
 from medfuncta_dist.latents.table_units import write_units
 from medfuncta_dist.meta.learner import Trained
+from medfuncta_dist.neighbours.duplicates_report import near_duplicates
+from medfuncta_dist.neighbours.index_driver import make_index
+from medfuncta_dist.neighbours.latent_metric import METRICS
 from medfuncta_dist.network.committed_network import commit_network
 from medfuncta_dist.network.core_settings import field_spec
 from medfuncta_dist.network.start_network import take_start
@@ -88,6 +91,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     fit(run, map_here)
     table = locate_table(run, store)
     write_catalogue(store, table.folder, table.shards, ALONE)
+    for metric in METRICS:
+        make_index(run, metric, map_here)
+    near_duplicates(run, "plain", map_here)
     run_summary.merge(store, run.name, "evaluate", evaluate(run, map_here), fence=ALONE)
     probe_run(run, ProbeOptions(classifiers=("linear",)))
     drive(run, store)

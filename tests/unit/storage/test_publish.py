@@ -38,6 +38,7 @@ MAY_WRITE = {
     "table_format.py:write_part": "a part of the latent table",
     "catalogue_store.py:_put_files": "files of a latent table's catalogue, under their content addresses",
     "target.py:_upload": "files of a publication, before the checksums that make it one",
+    "index_record.py:write_object": "an object of an index of neighbours, under its content address",
     "repair_shards.py:_pack_again": "a damaged shard's own bytes, under their content address",
     # What informs, and decides nothing.
     "event_log.py:flush": "events of one attempt",
