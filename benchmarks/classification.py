@@ -226,11 +226,12 @@ def notes_of(case: Case, found: Results, name: str, chosen: Mapping[str, Any]) -
         for features, scores in chosen["against"].items()
     )
     return [
-        f"Scans of the classes 0 and 1 (normal and pneumonia): {counts}. Chosen on the validation split: {name}, {chosen['classifier']} {chosen['settings']}.",
+        f"Scans of the classes 0 and 1 (normal and pneumonia): {counts}. Chosen on the validation split: {name}, "
+        f"{chosen['classifier']} {chosen['settings']}.",
         f"Its differences on the same test scans, latents minus: {against}.",
         f"Validation PSNR ({FEW} scans) while training: {'; '.join(map(curve_line, found, found.values()))}.",
-        "Published figures are of 64 × 64 scans, 2048 numbers and the published training split of 4708 scans; these scans "
-        "have 28 × 28 points.",
+        "Published figures are of 64 × 64 scans, 2048 numbers and the published training split of 4708 scans; these "
+        "scans have 28 × 28 points.",
         "k-nn, linear and mlp count both classes alike; the others count every scan alike. PSNR is of the test split; "
         "one seed. Small scans have about as many points as a latent has numbers, and all where that is more.",
         "CPU seconds are those of training. Intervals: 95 %, 1000 resamples of test scans; no patients are known.",
