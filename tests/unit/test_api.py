@@ -114,6 +114,7 @@ def test_decode_is_what_the_network_makes_of_the_latent(fitted: Path) -> None:
 def test_stages_keep_the_lease_and_the_summary_of_the_commands(fitted: Path) -> None:
     figures = medfuncta_dist.fit("my-xrays.yaml")
     assert figures["counts"]["fitted"] == 31
+    assert len(list(fitted.rglob("catalogue/*.json"))) == 1  # written when all is fitted
     summary = yaml.safe_load((fitted / "storage" / "runs" / "small" / "summary.json").read_text())
     assert summary["fit"]["counts"] == figures["counts"]
 

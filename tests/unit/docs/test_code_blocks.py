@@ -23,6 +23,7 @@ import yaml
 import medfuncta_dist
 from medfuncta_dist.config.load import dump, parse
 from medfuncta_dist.fitting.fit_driver import fit, locate_table
+from medfuncta_dist.neighbours.index_driver import make_index
 from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.quickstart.embedded_s3 import EmbeddedS3
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -87,10 +88,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     run = ready(folder)
     record_training(run, {"0000000000070001-20260711T101500-9f3a": {1: 0.5}})
     fit(run, map_here)
+    make_index(run, "image", map_here)
     table = folder / "storage" / locate_table(run, ObjectStore(run.storage)).folder
     (table.parent / "<network>-<fit>").symlink_to(table)
     (folder / "my-run").symlink_to(folder / "storage" / "runs" / run.name)
     (folder / "run.yaml").write_text(dump(run))
+    (folder / "my-run" / "run.yaml").write_text(dump(run))
     (folder / "jobs").symlink_to(ROOT / "jobs")
     (folder / "my-xrays.yaml").write_text(_titled("my-xrays.yaml"))
     with pytest.MonkeyPatch.context() as patch:
