@@ -8,7 +8,24 @@ from typing import NoReturn
 
 import typer
 
-from medfuncta_dist.cli import data, deploy, doctor, jobs, logs, owner, quickstart, results, run, run_files, submit
+from medfuncta_dist.cli import (
+    data,
+    deploy,
+    doctor,
+    exchange,
+    jobs,
+    logs,
+    neighbours,
+    owner,
+    publish,
+    quickstart,
+    reports,
+    results,
+    run,
+    run_files,
+    submit,
+    wandb,
+)
 
 app = typer.Typer(
     help="Turn archives of medical scans into compact neural representations, at cluster scale.",
@@ -40,6 +57,11 @@ run_files.add_to(app)
 run.add_to(app)
 data.add_to(app)
 results.add_to(app)
+exchange.add_to(app)
+reports.add_to(app)
+wandb.add_to(app)
+publish.add_to(app)
+neighbours.add_to(app)
 owner.add_to(app)
 submit.add_to(app)
 jobs.add_to(app)

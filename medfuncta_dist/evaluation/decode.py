@@ -36,7 +36,7 @@ class Decoded:
     spacing: tuple[float, ...]
     affine: Float[np.ndarray, "4 4"] | None
     psnr: float
-    """Of the scan as packed, from all numbers that are stored."""
+    """Of the scan as packed, from all numbers that are stored; NaN where it is not known, as of imported latents."""
     below_min: bool
     upright: bool
     """The first axis runs to the patient's right and the second upwards (a slice of a volume), not (row, column)."""
@@ -91,12 +91,14 @@ def decode_to_file(
     points = "x".join(str(n) for n in decoded.values.shape[1:])
     flag = " (flagged: below fit.min_psnr)" if decoded.below_min else ""
     part, latent = ("", "latent") if keep is None else (f" from its first {keep} numbers", "whole latent")
-    said = f"decode: {points} points in {out}{part}; its {latent} reconstructs at {decoded.psnr:.2f} dB{flag}"
+    known = None if math.isnan(decoded.psnr) else decoded.psnr
+    quality = "has no PSNR, as its scan was not packed" if known is None else f"reconstructs at {known:.2f} dB{flag}"
+    said = f"decode: {points} points in {out}{part}; its {latent} {quality}"
     return {
         "key": decoded.key,
         "file": str(out.resolve()),
         "shape": list(decoded.values.shape),
-        "psnr": decoded.psnr,
+        "psnr": known,
         "below_min": decoded.below_min,
         "said": [said],
     }

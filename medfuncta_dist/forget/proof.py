@@ -84,5 +84,6 @@ def is_left_over(path: str, held: Collection[str]) -> bool:
     if parts[0] == "datasets":
         return parts[2] in DATA
     return parts[1] in held and (
-        parts[2] == "report" or (parts[2] == "latents" and not set(MADE_OF_LATENTS).isdisjoint(parts[3:5]))
+        parts[2] in ("report", "neighbours")
+        or (parts[2] == "latents" and not set(MADE_OF_LATENTS).isdisjoint(parts[3:5]))
     )

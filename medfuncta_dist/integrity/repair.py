@@ -5,6 +5,7 @@ checkpoints   damaged ones removed, as long as a whole one is left to resume fro
 snapshots     written again from the pack records, or their commit records from them, to the bit
 latents       damaged commit records and parts removed, and these ranges, and only them, fitted again; a damaged
               catalogue made again from the parts
+neighbours    records of damaged indexes removed: `medfuncta-dist index` makes them again
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from medfuncta_dist.integrity.repair_shards import repair_shards
 from medfuncta_dist.integrity.repair_snapshots import NOT_REBUILT, find_snapshot_faults, repair_snapshots
 from medfuncta_dist.integrity.verify_catalogue import repair_catalogue
 from medfuncta_dist.integrity.verify_shards import Fault
+from medfuncta_dist.neighbours.index_check import check_indexes, remove_damaged
 from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.run.fan_outs import compute_fan_out, cpu_fan_out
 from medfuncta_dist.run.settled_keys import as_begun
@@ -75,7 +77,9 @@ def _latents(run: RunFile, store: ObjectStore, faults: Sequence[Fault]) -> tuple
         left = remove_damaged_records(store, damaged, fence)
         gone = [range_of(damage.record) for damage in damaged if damage not in left]
         done = f"{len(gone)} of {len(damaged)} damaged commit records removed"
-        if begun is None:
+        if not target.has_scans:
+            done += "; import-latents imports their latents again"
+        elif begun is None:
             done += "; fit makes their latents again"
         else:
             done += f"; {fit_again(as_begun(run, begun), compute_fan_out(run), gone, fence=fence)} scans fitted again"
@@ -86,9 +90,19 @@ def _latents(run: RunFile, store: ObjectStore, faults: Sequence[Fault]) -> tuple
     }
 
 
+def _neighbours(run: RunFile, store: ObjectStore, faults: Sequence[Fault]) -> tuple[list[str], Reasons]:
+    with hold_lease(store, run_lease(run.name), run.cluster.lease_seconds, run.name) as fence:
+        left = remove_damaged(store, check_indexes(run, store), fence)
+    done = (
+        f"{len(faults) - len(left)} of {len(faults)} damaged indexes removed; `medfuncta-dist index` makes them again"
+    )
+    return [done], {one.where: f"{one.what}; not removed: it is not an index of this version" for one in left}
+
+
 REPAIRS: dict[str, Repair] = {
     "snapshots": _snapshots,
     "shards": _shards,
     "checkpoints": _checkpoints,
     "latents": _latents,
+    "neighbours": _neighbours,
 }

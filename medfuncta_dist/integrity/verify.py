@@ -18,6 +18,7 @@ from medfuncta_dist.integrity.repair import REPAIRS, run_repair
 from medfuncta_dist.integrity.repair_snapshots import find_snapshot_faults
 from medfuncta_dist.integrity.verify_catalogue import MISSING, verify_catalogue
 from medfuncta_dist.integrity.verify_shards import Fault, verify_snapshot
+from medfuncta_dist.neighbours.index_check import check_indexes
 from medfuncta_dist.network.committed_network import published_network
 from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.network.start_network import load_start
@@ -32,7 +33,7 @@ from medfuncta_dist.training.checkpoints.checkpoint import verify_checkpoints
 Figures = dict[str, Any]
 WAY_OUT = (
     f"{REPAIR}: it writes snapshots again from their records, packs damaged shards again from the archive, removes "
-    "damaged checkpoints, and fits damaged latents again"
+    "damaged checkpoints and indexes of neighbours, and fits damaged latents again"
 )
 BEYOND_REPAIR = "restore these objects from a backup; the lines above say what was repaired"
 
@@ -177,6 +178,16 @@ def _latents(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault
     return figures | {"unfitted": left, "catalogue": catalogue}, line + told, faults
 
 
+def _neighbours(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault]]:
+    checked = check_indexes(run, store)
+    faults = [Fault(one.where, one.what) for one in checked if one.what]
+    former = sum(not one.present for one in checked) - len(faults)
+    line = f"{len(checked)} indexes, {len(faults)} damaged"
+    if former:
+        line += f", {former} of a former latent table (run `medfuncta-dist index RUN.yaml`)"
+    return {"indexes": len(checked), "damaged": len(faults), "former": former}, line, faults
+
+
 Verify = Callable[[RunFile, ObjectStore], tuple[Figures, str, list[Fault]]]
 PARTS: dict[str, Verify] = {
     "snapshots": _snapshots,
@@ -184,4 +195,5 @@ PARTS: dict[str, Verify] = {
     "checkpoints": _checkpoints,
     "network": _network,
     "latents": _latents,
+    "neighbours": _neighbours,
 }

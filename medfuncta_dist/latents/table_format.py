@@ -228,7 +228,7 @@ def read_parts(
 def sort_by_key(tables: Sequence[pa.Table]) -> pa.Table:
     """One table of all rows, sorted by key. IntegrityError when a key occurs twice, or when parts differ in how they
     store latents."""
-    _check_alike([table.schema for table in tables])
+    require_alike([table.schema for table in tables])
     whole = pa.concat_tables(tables)
     keys = whole["key"]
     repeated = len(keys) - len(pc.unique(keys))
@@ -240,8 +240,8 @@ def sort_by_key(tables: Sequence[pa.Table]) -> pa.Table:
     return whole.take(pc.sort_indices(keys)).combine_chunks()
 
 
-def _check_alike(schemas: Sequence[pa.Schema]) -> None:
-    """Latents of other units, types or lengths are not rows of one table."""
+def require_alike(schemas: Sequence[pa.Schema]) -> None:
+    """IntegrityError where parts differ: latents of other units, types or lengths are not rows of one table."""
     first = schemas[0]
     units = (first.metadata or {}).get(UNITS.encode())
     for other in schemas[1:]:

@@ -16,6 +16,7 @@ from medfuncta_dist.run.fan_outs import compute_fan_out
 from medfuncta_dist.run.settle_arithmetic import record_halving
 from medfuncta_dist.run.stage_progress import open_reporter
 from medfuncta_dist.stages.preflight import check_fitting
+from medfuncta_dist.stages.tracked_stages import track_fit
 from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.promised import REPAIR
@@ -36,8 +37,9 @@ def run_fit(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[str
         _write_catalogue(run, store, fence, summary, reporter.report)
     if summary.halved:
         record_halving(run, store, fence)
-    return {
+    figures = {
         "latents": summary.folder,
+        "table": summary.table_digest,
         "dataset": summary.dataset_digest,
         "network": summary.network_digest,
         "counts": asdict(summary.counts),
@@ -59,6 +61,8 @@ def run_fit(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[str
             *[HALVED_TEXT] * summary.halved,
         ],
     }
+    track_fit(run, store, figures)
+    return figures
 
 
 def _write_catalogue(

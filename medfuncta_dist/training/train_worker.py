@@ -19,6 +19,7 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import MedfunctaError, StorageError, TrainingCollapsedError
 from medfuncta_dist.meta.learner import Trained
 from medfuncta_dist.network.committed_network import commit_network
+from medfuncta_dist.network.run_artifacts import dataset_artifact, network_artifact
 from medfuncta_dist.storage.publish import Guard
 from medfuncta_dist.streaming.device_transfer import Placed
 from medfuncta_dist.telemetry.event_log import history
@@ -93,6 +94,7 @@ def open_training(
         )
         saver = CheckpointSaver(uploader, rank.leader, world, rank.heartbeat, restored.engine, rank.facts)
         _log_start(rank, restored.first, began)
+        rank.leader.artifact(dataset_artifact(rank.snapshot), "input")
         yield TrainLoop(rank, restored, saver)
 
 
@@ -345,6 +347,8 @@ class TrainLoop:
         loss, psnr = self._last_logged("loss"), self._last_logged("psnr")
         done = commit_network(self.store, self.run, self.rank.snapshot, trained, loss, psnr, self.rank.fence)
         self.leader.event(FINISHED, step=done.step, network=done.digest)
+        with_files = self.run.telemetry.networks
+        self.leader.artifact(network_artifact(self.run.name, done, self.store, with_files=with_files), "output")
 
     def _last_logged(self, metric: str) -> float | None:
         found = history(self.store, self.run.name, metric, self.leader.notify)

@@ -132,6 +132,7 @@ def test_what_a_key_was_before_it_existed_is_written_at_the_key():
             "chosen_scans_per_task": None,
             "gpus_per_task": None,
         },
+        "evaluate": {"umap": False},
         "kubernetes": {
             "ca_config_map": None,
             "proxy": None,
@@ -149,6 +150,7 @@ def test_what_a_key_was_before_it_existed_is_written_at_the_key():
             "spill_gigabytes": 5.0,
             "scratch_gigabytes": 4.0,
         },
+        "telemetry": {"networks": False},
     }
 
 
