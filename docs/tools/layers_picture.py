@@ -33,6 +33,7 @@ ROOMS = {
     "integrity": ("run", "verify and repair"),
     "run": ("run", "frozen run file, lease, progress"),
     "submit": ("run", "jobs on Kubernetes or Ray"),
+    "prior": ("cluster", "new scans from latents"),
     "evaluation": ("cluster", "decode, scores, report"),
     "training": ("cluster", "the training loop and its driver"),
     "fitting": ("cluster", "latents on many workers"),

@@ -8,7 +8,20 @@ from typing import NoReturn
 
 import typer
 
-from medfuncta_dist.cli import data, deploy, doctor, jobs, logs, owner, quickstart, results, run, run_files, submit
+from medfuncta_dist.cli import (
+    data,
+    deploy,
+    doctor,
+    jobs,
+    logs,
+    owner,
+    prior,
+    quickstart,
+    results,
+    run,
+    run_files,
+    submit,
+)
 
 app = typer.Typer(
     help="Turn archives of medical scans into compact neural representations, at cluster scale.",
@@ -40,6 +53,7 @@ run_files.add_to(app)
 run.add_to(app)
 data.add_to(app)
 results.add_to(app)
+prior.add_to(app)
 owner.add_to(app)
 submit.add_to(app)
 jobs.add_to(app)

@@ -35,7 +35,7 @@ def decode(
         from medfuncta_dist.config.load import load
         from medfuncta_dist.evaluation.decode import decode_to_file
 
-        return decode_to_file(load(run_file, overrides), key, Path(out), _shape(shape), keep)
+        return decode_to_file(load(run_file, overrides), key, Path(out), parse_shape(shape), keep)
 
     answer(work, as_json)
 
@@ -71,7 +71,8 @@ def verify(
     answer(work, as_json)
 
 
-def _shape(text: str | None) -> list[int] | None:
+def parse_shape(text: str | None) -> list[int] | None:
+    """``128x128`` as numbers; None where nothing is given. RunFileError for anything else."""
     if text is None:
         return None
     if not re.fullmatch(r"\d{1,5}(x\d{1,5}){0,2}", text):

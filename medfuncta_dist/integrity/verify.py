@@ -20,6 +20,7 @@ from medfuncta_dist.integrity.verify_shards import Fault, verify_snapshot
 from medfuncta_dist.network.committed_network import published_network
 from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.network.start_network import load_start
+from medfuncta_dist.prior.prior_files import committed_prior, load_prior
 from medfuncta_dist.run.fan_outs import cpu_fan_out
 from medfuncta_dist.shards.data_contract import about_splits, splits_by
 from medfuncta_dist.shards.snapshot import load_snapshot
@@ -172,6 +173,14 @@ def _latents(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault
     return figures | {"unfitted": left}, line, []
 
 
+def _prior(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault]]:
+    done = committed_prior(store, run.name)
+    if done is None:
+        raise StageOrderError("the run has no prior")
+    load_prior(store, run.name, done)
+    return {"digest": done.digest}, f"whole, {done.digest[:12]}", []
+
+
 Verify = Callable[[RunFile, ObjectStore], tuple[Figures, str, list[Fault]]]
 PARTS: dict[str, Verify] = {
     "snapshots": _snapshots,
@@ -179,4 +188,5 @@ PARTS: dict[str, Verify] = {
     "checkpoints": _checkpoints,
     "network": _network,
     "latents": _latents,
+    "prior": _prior,
 }

@@ -132,6 +132,16 @@ def test_what_a_key_was_before_it_existed_is_written_at_the_key():
             "chosen_scans_per_task": None,
             "gpus_per_task": None,
         },
+        "prior": {
+            "steps": 2000,
+            "batch": 128,
+            "rate": 0.001,
+            "numbers": 256,
+            "width": 256,
+            "blocks": 2,
+            "seed": 0,
+            "most_copied": 0.05,
+        },
         "kubernetes": {
             "ca_config_map": None,
             "proxy": None,

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
 import torch
 
 from medfuncta_dist.config.keys import added
@@ -32,6 +33,8 @@ from medfuncta_dist.meta.learner import Trained
 from medfuncta_dist.network.committed_network import commit_network
 from medfuncta_dist.network.core_settings import field_spec
 from medfuncta_dist.network.start_network import take_start
+from medfuncta_dist.prior.prior_files import prior_folder
+from medfuncta_dist.prior.prior_subject import COORDINATES_FILE
 from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.run.frozen_run_file import freeze
 from medfuncta_dist.run.idempotency import Submission
@@ -54,6 +57,7 @@ from medfuncta_dist.training.checkpoints.checkpoint import Checkpoints, Facts
 from medfuncta_dist.training.checkpoints.training_state import AdamState
 from tests.mapping_rows import read_mapping
 from tests.unit.latents.fitted import packed, run_file
+from tests.unit.prior.priors import committed
 
 PAGE = Path(__file__).parents[3] / "docs" / "formats.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -83,6 +87,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     snapshot = pinned_snapshot(run, store, fence=ALONE)
     train(run, store, snapshot)
     fit(run, map_here)
+    prior, _ = committed(run)
+    data = safetensors.torch.save(prior.coordinates.tensors())
+    store.write(f"{prior_folder(run.name)}/{prior.identity[:16]}/{COORDINATES_FILE}", data)
     run_summary.merge(store, run.name, "evaluate", evaluate(run, map_here), fence=ALONE)
     drive(run, store)
     return folder
