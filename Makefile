@@ -55,8 +55,8 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.outer_steps
 	$(BIN)/python -m benchmarks.scaling
 
-# A million scans through pack, train and fit, killed in each stage: an hour on two cores, 10 GB of disk. The cost model
-# reads its results.
+# A million scans through pack, train and fit, killed in each stage: a quarter of an hour on two cores, 5 GB of disk.
+# The cost model reads its results.
 million: $(INSTALLED)
 	$(BIN)/python -m benchmarks.million_scans
 	$(BIN)/python -m benchmarks.scaling

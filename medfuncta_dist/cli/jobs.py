@@ -27,9 +27,9 @@ from medfuncta_dist.cli.submit import TargetArgument
 from medfuncta_dist.submit.backends.registry import BackendName
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Callable, Generator
 
-    from medfuncta_dist.submit.backends.backend import Backend, Job
+    from medfuncta_dist.submit.backends.backend import Job
     from medfuncta_dist.submit.status.job_target import JobTarget
     from medfuncta_dist.submit.status.status_facts import Inquiry
 
@@ -153,8 +153,11 @@ def list_jobs(
             from medfuncta_dist.errors import RunFileError
 
             raise RunFileError(f"there is no state {min(unknown)!r}", do=f"choose from {', '.join(JobState)}")
-        backend = open_named_backend(backend_name, address, context, namespace)
-        found = backend.list_jobs(run) if storage is None else _list_stored(storage, backend, run, limit or None)
+
+        def ask_cluster() -> list[Job]:
+            return open_named_backend(backend_name, address, context, namespace).list_jobs(run)
+
+        found = ask_cluster() if storage is None else _list_stored(storage, ask_cluster, run, limit or None)
         jobs = sort_newest_first([job for job in found if not state or str(job.state) in state])
         now = time.time()
         return {"jobs": [_describe_job(job, now) for job in jobs], "said": render_job_table(jobs, now)}
@@ -162,19 +165,21 @@ def list_jobs(
     answer(work, as_json)
 
 
-def _list_stored(root: str, backend: Backend, run: str | None, limit: int | None) -> list[Job]:
+def _list_stored(root: str, ask_cluster: Callable[[], list[Job]], run: str | None, limit: int | None) -> list[Job]:
     """The jobs in storage. Where no cluster answers, their states are what storage tells."""
     from medfuncta_dist.errors import ClusterError
     from medfuncta_dist.storage.object_store import ObjectStore
     from medfuncta_dist.submit.status.stored_runs import list_stored_jobs
     from medfuncta_dist.telemetry.active_runs import explain_limit
 
-    try:
-        on_cluster = backend.list_jobs(run)
-    except ClusterError as error:
-        print(f"the cluster does not say how its jobs are, storage does: {error.what}", file=sys.stderr)
-        on_cluster = []
-    jobs, runs = list_stored_jobs(ObjectStore(root), on_cluster, run, limit)
+    def ask_if_it_answers() -> list[Job]:
+        try:
+            return ask_cluster()
+        except ClusterError as error:
+            print(f"the cluster does not say how its jobs are, storage does: {error.what}", file=sys.stderr)
+            return []
+
+    jobs, runs = list_stored_jobs(ObjectStore(root), ask_if_it_answers, run, limit)
     if limit is not None and len(runs.names) > limit:
         print(explain_limit(runs, limit), file=sys.stderr)
     return jobs

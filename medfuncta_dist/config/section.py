@@ -6,8 +6,11 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any, ClassVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
+from medfuncta_dist.config.key_docstrings import key_docstrings
 from medfuncta_dist.config.keys import Meaning, added, meanings, open_values
 
 NAME = re.compile(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?")
@@ -38,13 +41,29 @@ BARE_WORD = BeforeValidator(_bare_word)
 class Section(BaseModel):
     """A part of the run file: unknown keys are errors, values are never silently converted."""
 
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, strict=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     MEANING: ClassVar[Meaning] = Meaning()
     """What every key of this section means for a run that does not say otherwise. A section inside a section means
     what the key that holds it means."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        """The JSON schema, with the text below each key as its description."""
+        schema = handler(core)
+        keys = handler.resolve_ref_schema(schema)["properties"]
+        for name, text in cls.docstrings().items():
+            keys[name].setdefault("description", text)
+        return schema
+
+    @classmethod
+    def docstrings(cls) -> dict[str, str]:
+        """The texts below the keys, those of the classes that this one extends first."""
+        texts: dict[str, str] = {}
+        for kind in reversed(cls.__mro__):
+            if issubclass(kind, Section):
+                texts |= key_docstrings(kind)
+        return {name: text for name, text in texts.items() if name in cls.model_fields}
 
     @classmethod
     def meanings(cls) -> dict[str, Meaning]:

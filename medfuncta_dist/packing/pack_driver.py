@@ -37,6 +37,7 @@ from medfuncta_dist.scans.private.private_folder import load_or_create_salt, pri
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.data_contract import SplitsBy, contract_of, open_dataset, splits_by
 from medfuncta_dist.shards.forgotten_record import require_list
+from medfuncta_dist.shards.look_alikes import OnStep
 from medfuncta_dist.shards.shard_listing import require_shards
 from medfuncta_dist.shards.snapshot import Shard, Snapshot, commit_snapshot, newest_snapshot, snapshot_path
 from medfuncta_dist.shards.split_look_alikes import SplitLookAlikes, split_look_alikes
@@ -87,6 +88,7 @@ def pack(
     *,
     fence: Guard = ALONE,
     on_survey: OnSurvey = lambda done, total: None,
+    on_search: OnStep = lambda done, total: None,
 ) -> PackSummary:
     """Pack every scan of the run file's sources that is not packed yet, or has changed; tasks go through ``fan_out``.
 
@@ -129,7 +131,7 @@ def pack(
         unused_rows=archive.joined.unused,
         without_row=archive.joined.without_row,
         copy_conflicts=archive.conflicts,
-        look_alikes=split_look_alikes(store, snapshot, folder) if run.data.look_alikes == "report" else None,
+        look_alikes=split_look_alikes(store, snapshot, folder, on_search) if run.data.look_alikes == "report" else None,
         changes=found.counts,
         uncompared=found.uncompared,
         aside=archive.aside,

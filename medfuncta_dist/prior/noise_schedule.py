@@ -41,7 +41,7 @@ class NoiseSchedule:
 
     @torch.no_grad()
     def denoised(self, noise: Float[Tensor, "batch number"], velocity: Velocity) -> Float[Tensor, "batch number"]:
-        """Latents from noise, by DPM-Solver++ of second order (Lu et al. 2022, arXiv 2211.01095), which draws nothing."""
+        """Latents from noise, by DPM-Solver++ of second order (Lu et al. 2022, arXiv 2211.01095). It draws nothing."""
         solver = _library().DPMSolverMultistepScheduler(
             **COSINE, prediction_type="v_prediction", timestep_spacing="trailing", final_sigmas_type="zero"
         )

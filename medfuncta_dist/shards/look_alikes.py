@@ -8,12 +8,14 @@ themselves are compared.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
+
+OnStep = Callable[[int, int], None]
 
 ALIKE = 0.97
 """Smallest likeness (cosine of the angle between two looks) that is reported: chosen on chest X-rays, where pictures of
@@ -38,6 +40,9 @@ MOST_PAIRS = 10**6
 """Pairs that are kept."""
 MOST_FOUND = 2**24
 """Pairs after which the search stops. They are counted; in memory are at most twice those that are kept."""
+MOST_LIKENESSES, IN_ANY_CASE = 2**8, 2**24
+"""Pairs of looks per scan after which it stops, some 75 µs of time, but not before so many of all. Scans unlike
+one another do not reach it; short signals, whose bits are few, do."""
 ROUNDING = 1e-4
 SAMPLE = 2**14
 """Looks from which the medians are taken."""
@@ -67,10 +72,13 @@ class LookAlikes:
     """Scans that look like so many others that they were not compared with all of these."""
 
 
-def look_alikes(looks: np.ndarray, owners: Owners, alike: float = ALIKE) -> LookAlikes:
+def look_alikes(
+    looks: np.ndarray, owners: Owners, alike: float = ALIKE, on_step: OnStep = lambda done, total: None
+) -> LookAlikes:
     """Search the looks, (scan, 64) int8, which may be a memory map: about 50 bytes per scan are in memory besides.
 
-    Scans of one volume, of one patient in one split, and constant scans are no pairs.
+    Scans of one volume, of one patient in one split, and constant scans are no pairs. ``on_step`` hears how many steps
+    are done, of how many: of a million scans, one takes seconds.
     """
     bits = _bits(looks)
     usable = np.flatnonzero(np.concatenate([part.any(axis=1) for part in _parts(looks)] or [np.empty(0, bool)]))
@@ -82,8 +90,13 @@ def look_alikes(looks: np.ndarray, owners: Owners, alike: float = ALIKE) -> Look
     tally = _Tally(looks, owners, alike)
     for left, right in _equal(first, counts):
         tally.add(order[left], order[right])
-    for left, right in _close(distinct):
-        tally.add(*(order[places] for places in _members(left, right, first, counts)))
+    steps = BANDS * len(MASKS)
+    for step, near in enumerate(_close(distinct)):
+        on_step(step, steps)
+        for left, right in near:
+            tally.add(*(order[places] for places in _members(left, right, first, counts)))
+            if not tally.complete:
+                return tally.result(_skipped(distinct, counts))
     return tally.result(_skipped(distinct, counts))
 
 
@@ -137,8 +150,8 @@ def _ramp(counts: np.ndarray) -> np.ndarray:
     return found
 
 
-def _close(bits: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of places of different bits that differ in at most ``BITS``, each once."""
+def _close(bits: np.ndarray) -> Iterator[Iterator[tuple[np.ndarray, np.ndarray]]]:
+    """Pairs of places of different bits that differ in at most ``BITS``, each once; step by step."""
     earlier: list[np.ndarray] = []
     for band in range(BANDS):
         value = _band(bits, band)
@@ -150,14 +163,26 @@ def _close(bits: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         size = np.minimum(size, most)
         inside = np.arange(len(value)) - start[value] < most
         for mask in MASKS:
-            for left, right in _joined(value, start, size, inside, mask):
-                near = np.bitwise_count(ordered[left] ^ ordered[right]) <= BITS
-                a, b = order[left[near]], order[right[near]]
-                new = ~_met(bits, a, b, earlier)
-                yield a[new], b[new]
+            joined = _joined(value, start, size, inside, mask)
+            yield _near(bits, ordered, order, joined, earlier)
         here = np.empty(len(bits), bool)
         here[order] = inside
         earlier.append(here)
+
+
+def _near(
+    bits: np.ndarray,
+    ordered: np.ndarray,
+    order: np.ndarray,
+    joined: Iterator[tuple[np.ndarray, np.ndarray]],
+    earlier: Sequence[np.ndarray],
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Of pairs in the ``order`` of a band, the places of those that are near and that no earlier band has had."""
+    for left, right in joined:
+        near = np.bitwise_count(ordered[left] ^ ordered[right]) <= BITS
+        a, b = order[left[near]], order[right[near]]
+        new = ~_met(bits, a, b, earlier)
+        yield a[new], b[new]
 
 
 def _most_in_a_bucket(size: np.ndarray) -> int:
@@ -229,14 +254,16 @@ class _Tally:
 
     def __init__(self, looks: np.ndarray, owners: Owners, alike: float) -> None:
         self._looks, self._owners, self._alike = looks, owners, alike
+        self._squares = np.concatenate([_squares(part) for part in _parts(looks)] or [np.empty(0, np.float32)])
         self._pairs, self._likeness = np.empty((0, 2), np.int64), np.empty(0, np.float32)
         self._more: list[tuple[np.ndarray, np.ndarray]] = []
         self._waiting = 0
-        self._across, self._found, self.complete = 0, 0, True
+        self._most = max(IN_ANY_CASE, MOST_LIKENESSES * len(looks))
+        self._compared, self._across, self._found, self.complete = 0, 0, 0, True
 
     def add(self, left: np.ndarray, right: np.ndarray) -> None:
         """Add candidates: places of scans."""
-        if self._found > MOST_FOUND:
+        if self._found > MOST_FOUND or self._compared > self._most:
             self.complete = False
             return
         split, patient, volume = self._owners
@@ -247,15 +274,23 @@ class _Tally:
             self._compare(left[start : start + CHUNK // 8], right[start : start + CHUNK // 8])
 
     def _compare(self, left: np.ndarray, right: np.ndarray) -> None:
-        likeness = _cosine(np.asarray(self._looks[left]), np.asarray(self._looks[right]))
+        likeness = self._cosine(left, right)
         alike = likeness >= self._alike
         pairs = np.stack([np.minimum(left, right), np.maximum(left, right)], axis=1)[alike].astype(np.int64)
+        self._compared += len(left)
         self._across += int(self._are_across(pairs).sum())
         self._found += len(pairs)
         self._more.append((pairs, likeness[alike]))
         self._waiting += len(pairs)
         if self._waiting > MOST_PAIRS:
             self._keep_best()
+
+    def _cosine(self, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+        """Of whole numbers that float32 holds exactly: the same on every machine."""
+        a, b = (np.asarray(self._looks[places]).astype(np.float32) for places in (left, right))
+        lengths = self._squares[left].astype(np.float64) * self._squares[right]
+        found: np.ndarray = (np.einsum("ij,ij->i", a, b) / np.sqrt(lengths)).astype(np.float32)
+        return found
 
     def _are_across(self, pairs: np.ndarray) -> np.ndarray:
         across: np.ndarray = self._owners.split[pairs[:, 0]] != self._owners.split[pairs[:, 1]]
@@ -276,10 +311,8 @@ class _Tally:
         return LookAlikes(self._pairs, self._likeness, self._across, within, self.complete, skipped)
 
 
-def _cosine(left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Exact sums of products of int8: the same on every machine."""
-    a, b = left.astype(np.float32), right.astype(np.float32)
-    products = np.einsum("ij,ij->i", a, b, dtype=np.float64)
-    lengths = np.einsum("ij,ij->i", a, a, dtype=np.float64) * np.einsum("ij,ij->i", b, b, dtype=np.float64)
-    found: np.ndarray = (products / np.sqrt(lengths)).astype(np.float32)
+def _squares(looks: np.ndarray) -> np.ndarray:
+    """Sums of squares: whole numbers below 2^24, which float32 holds exactly."""
+    wide = looks.astype(np.float32)
+    found: np.ndarray = np.einsum("ij,ij->i", wide, wide)
     return found

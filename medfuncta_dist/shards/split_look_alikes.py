@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from medfuncta_dist.scans.look import NUMBERS
-from medfuncta_dist.shards.look_alikes import LookAlikes, Owners, look_alikes
+from medfuncta_dist.shards.look_alikes import LookAlikes, OnStep, Owners, look_alikes
 from medfuncta_dist.shards.shard_looks import read_looks
 from medfuncta_dist.shards.snapshot import Shard, Snapshot, read_index
 from medfuncta_dist.storage.local_objects import replacing
@@ -54,8 +54,11 @@ class SplitLookAlikes:
     skipped: int
 
 
-def split_look_alikes(store: ObjectStore, snapshot: Snapshot, folder: Path) -> SplitLookAlikes:
-    """Search a snapshot, and keep the pairs in the private folder; read from there where they are its already."""
+def split_look_alikes(
+    store: ObjectStore, snapshot: Snapshot, folder: Path, on_step: OnStep = lambda done, total: None
+) -> SplitLookAlikes:
+    """Search a snapshot, and keep the pairs in the private folder; read from there where they are its already.
+    ``on_step`` as in ``look_alikes``."""
     if (known := _kept(folder, snapshot.digest)) is not None:
         return known
     shards = [(split, shard) for split in sorted(snapshot.splits) for shard in snapshot.splits[split]]
@@ -67,7 +70,7 @@ def split_look_alikes(store: ObjectStore, snapshot: Snapshot, folder: Path) -> S
         compared, owners = _spooled(store, snapshot, shards, spool)
         count = len(owners.split)
         looks = np.memmap(spool, np.int8, "r", shape=(count, NUMBERS)) if count else np.empty((0, NUMBERS), np.int8)
-        found = look_alikes(looks, owners)
+        found = look_alikes(looks, owners, on_step=on_step)
         return _keep(store, snapshot, folder, compared, found, snapshot.samples - count)
 
 

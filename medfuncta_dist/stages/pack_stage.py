@@ -10,7 +10,6 @@ from dataclasses import asdict
 from typing import Any
 
 from medfuncta_dist.archive.series_sums import SeriesSums
-from medfuncta_dist.archive.survey import OnSurvey
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.packing.pack_driver import PackSummary, pack
 from medfuncta_dist.packing.pack_preview import PackPreview, preview_pack
@@ -24,7 +23,9 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import limited
 from medfuncta_dist.telemetry.progress_record import StageProgress, rate, read_progress
 
-SURVEY_LINE_S = 10.0
+LINE_S = 10.0
+SURVEY = "survey of the archive: {} of {} sources"
+SEARCH = "search for scans that look alike: {} of {} steps"
 
 
 def run_pack(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[str] = ()) -> dict[str, Any]:
@@ -34,13 +35,13 @@ def run_pack(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[st
     """
     lease = hold_lease(store, dataset_lease(run.dataset), run.cluster.lease_seconds, f"data set {run.dataset}")
     with lease as dataset_fence, open_reporter(run, store, "pack", fence, stages) as reporter:
-        survey = said_sometimes(reporter.notify)
         summary = pack(
             run,
             limited(cpu_fan_out(run), reporter.limit_reached),
             reporter.report,
             fence=dataset_fence,
-            on_survey=survey,
+            on_survey=said_sometimes(reporter.notify, SURVEY),
+            on_search=said_sometimes(reporter.notify, SEARCH),
         )
     return figures_of(summary)
 
@@ -83,7 +84,7 @@ def figures_of(summary: PackSummary) -> dict[str, Any]:
 
 def plan_pack(run: RunFile) -> dict[str, Any]:
     """What ``run_pack`` would do, which is not done: nothing is written to storage."""
-    preview = preview_pack(run, said_sometimes(lambda text: print(text, file=sys.stderr)))
+    preview = preview_pack(run, said_sometimes(lambda text: print(text, file=sys.stderr), SURVEY))
     found, progress = preview.inventory, read_progress(ObjectStore(run.storage), run.name, "pack")
     seconds = _estimate_seconds(preview, progress)
     return {
@@ -113,17 +114,17 @@ def _estimate_seconds(preview: PackPreview, progress: StageProgress | None) -> f
     return None if by_sources is None else round(preview.to_read / by_sources, 1)
 
 
-def said_sometimes(say: Callable[[str], None]) -> OnSurvey:
-    """Progress of a survey as a line every ten seconds: a short one is not worth any."""
+def said_sometimes(say: Callable[[str], None], line: str) -> Callable[[int, int], None]:
+    """Says ``line`` with what is done, and of how many, every ten seconds: what takes less is not worth any."""
     last = time.monotonic()
 
-    def on_survey(done: int, total: int) -> None:
+    def on_step(done: int, total: int) -> None:
         nonlocal last
-        if time.monotonic() - last > SURVEY_LINE_S:
+        if time.monotonic() - last > LINE_S:
             last = time.monotonic()
-            say(f"survey of the archive: {done} of {total} sources")
+            say(line.format(done, total))
 
-    return on_survey
+    return on_step
 
 
 def _plan_text(preview: PackPreview, seconds: float | None) -> list[str]:

@@ -7,12 +7,14 @@ import os
 import threading
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
+from datetime import datetime
 from typing import Any
 
 from aiobotocore.session import AioSession
 from botocore.credentials import ReadOnlyCredentials
 from botocore.exceptions import EndpointResolutionError, NoCredentialsError
+from botocore.utils import parse_timestamp
 from fsspec.asyn import sync
 from s3fs import S3FileSystem
 
@@ -43,6 +45,7 @@ class S3Client:
         self.bundle = choose_bundle(session.get_config_variable("ca_bundle"))
         # Not only S3's client: also the one that fetches credentials.
         session.set_config_variable("ca_bundle", self.bundle.path)
+        session.get_component("response_parser_factory").set_parser_defaults(timestamp_parser=_read_time)
         self.files = _open_files(session)
         self.answered = False
         """Whether the storage has answered this client: what breaks after that is an outage, not a wrong setting."""
@@ -132,6 +135,15 @@ def _open_files(session: AioSession) -> S3FileSystem:
     files = S3FileSystem(session=session, config_kwargs=config, use_listings_cache=False, skip_instance_cache=True)
     files.retries = 1  # the number of attempts: with 0, s3fs would send nothing
     return files
+
+
+def _read_time(text: str) -> datetime:
+    """The time that S3 gives, of an object in a list. botocore's own parser is for dates of any form, and takes more
+    than half of the processor time of a list."""
+    with suppress(ValueError):
+        return datetime.fromisoformat(text)
+    found: datetime = parse_timestamp(text)
+    return found
 
 
 async def _frozen_credentials(files: S3FileSystem) -> ReadOnlyCredentials:

@@ -8,6 +8,7 @@ runs/<name>/terminal/<job>.json      one commit record per job that must not be 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -114,6 +115,13 @@ def read_terminal_records(store: ObjectStore, run: str) -> dict[str, TerminalRec
     """The terminal records of a run, by job."""
     records = read_records(store, f"runs/{run}/terminal", TERMINAL_KIND)
     return {_parse_job_name(path): _parse_terminal(record.body) for path, record in records}
+
+
+def read_terminal_record(store: ObjectStore, run: str, job: str) -> TerminalRecord | None:
+    """How a job ended for good; None if it did not."""
+    with suppress(ObjectMissingError):
+        return _parse_terminal(read_record(store, f"runs/{run}/terminal/{job}.json", TERMINAL_KIND))
+    return None
 
 
 def _make_job_path(run: str, name: str) -> str:

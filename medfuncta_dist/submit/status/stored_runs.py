@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import replace
@@ -19,7 +19,9 @@ from medfuncta_dist.submit.manifest.job_names import join_stages, make_labels
 from medfuncta_dist.submit.status.job_records import (
     StoredRun,
     SubmissionRecord,
+    TerminalRecord,
     read_job_records,
+    read_terminal_record,
     read_terminal_records,
 )
 from medfuncta_dist.submit.status.run_facts import RunFacts
@@ -29,6 +31,8 @@ from medfuncta_dist.telemetry.progress_record import read_progress
 
 READERS = 16
 """Runs that are read at once: each takes two small requests and two for each job, which mostly wait."""
+READ_ALONE = 2
+"""Jobs whose terminal records are read one by one, without a list, which takes client and server twice as long."""
 
 
 def load_stored_run(root: str, name: str, overrides: Sequence[str] = ()) -> tuple[RunFile, str | None]:
@@ -67,18 +71,22 @@ def possible_runs(job: str) -> list[str]:
 
 
 def list_stored_jobs(
-    store: ObjectStore, on_cluster: Iterable[Job], run: str | None = None, limit: int | None = None
+    store: ObjectStore,
+    ask_cluster: Callable[[], Iterable[Job]] = tuple,
+    run: str | None = None,
+    limit: int | None = None,
 ) -> tuple[list[Job], ActiveRuns]:
     """The jobs of the first ``limit`` runs in the storage (None: of all), or of one: as the cluster reports them where
     it has them, else as the storage tells; and what runs there are. A run that was never submitted is listed under its
-    own name.
+    own name. The cluster is asked while the storage answers.
 
     Two listings find the runs, at a request per 1000 runs, whatever lies in their folders; then the records of the
     shown ones are read. Runs in which only earlier versions have worked come after all others, by name.
     """
-    known = {job.name: job for job in on_cluster}
-    runs = find_runs(store) if run is None else ActiveRuns((run,), ())
     with ThreadPoolExecutor(READERS) as readers:
+        finding = readers.submit(lambda: find_runs(store) if run is None else ActiveRuns((run,), ()))
+        known = {job.name: job for job in ask_cluster()}
+        runs = finding.result()
         found = readers.map(lambda name: (name, read_listed_run(store, name, known)), runs.names[:limit])
         jobs = [job for name, stored in found for job in jobs_of_run(name, stored, known, time.time())]
     return jobs, runs
@@ -97,7 +105,14 @@ def read_listed_run(store: ObjectStore, run: str, on_cluster: Collection[str]) -
     gone = [record for record in jobs if record.name not in on_cluster]
     stages = {stage for record in gone for stage in record.stages} if jobs else set(KNOWN)
     progress = {stage: found for stage in KNOWN if stage in stages and (found := read_progress(store, run, stage))}
-    return StoredRun(jobs, progress, read_terminal_records(store, run) if gone else {})
+    return StoredRun(jobs, progress, _terminal_records(store, run, [record.name for record in gone]))
+
+
+def _terminal_records(store: ObjectStore, run: str, jobs: Sequence[str]) -> dict[str, TerminalRecord]:
+    """Of these jobs: a small object each, until a list of all that the run has costs less."""
+    if len(jobs) > READ_ALONE:
+        return read_terminal_records(store, run)
+    return {job: found for job in jobs if (found := read_terminal_record(store, run, job))}
 
 
 def jobs_of_run(run: str, stored: StoredRun, on_cluster: Mapping[str, Job], now: float) -> list[Job]:

@@ -180,3 +180,20 @@ def test_where_bands_are_few_not_all_of_them_are_compared(monkeypatch: pytest.Mo
     assert found.skipped > 1000
     assert found.across_splits > 0
     assert 0 < compared[0] <= module.BANDS * most * 4000
+
+
+@pytest.mark.parametrize("most", ["MOST_FOUND", "IN_ANY_CASE"])
+def test_a_search_says_how_far_it_is_and_ends_once_it_has_found_enough(
+    most: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ALL_WITH_ALL", 0)
+    looks, whose = of_few_kinds(4000), owners(np.arange(4000) % 3)
+    heard: list[tuple[int, int]] = []
+    assert look_alikes(looks, whose, on_step=lambda *step: heard.append(step)).complete
+    steps = module.BANDS * len(module.MASKS)
+    assert heard == [(step, steps) for step in range(steps)]
+    monkeypatch.setattr(module, most, 10)
+    monkeypatch.setattr(module, "MOST_LIKENESSES", 1)
+    heard.clear()
+    assert not look_alikes(looks, whose, on_step=lambda *step: heard.append(step)).complete
+    assert len(heard) <= 1
