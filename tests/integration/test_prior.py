@@ -21,7 +21,7 @@ from medfuncta_dist.task_map import map_here
 from medfuncta_dist.telemetry.event_log import history
 from medfuncta_dist.training.checkpoints.checkpoint import newest_first, step_of
 from tests.unit.forget.archives import write_run_file
-from tests.unit.latents.fitted import ready
+from tests.unit.latents.fitted import FIELD, ready
 
 pytestmark = [pytest.mark.usefixtures("ray_cluster"), pytest.mark.timeout(600)]
 
@@ -30,9 +30,9 @@ PRIOR: dict[str, Any] = {"steps": STEPS, "batch": 8, "width": 8, "blocks": 1, "m
 TRAIN: dict[str, Any] = {"checkpoint_steps": SAVE, "keep_checkpoints": 10}
 
 
-def fitted(folder: Path, workers: int = 1) -> RunFile:
-    run = ready(folder, kind="basis", prior=PRIOR, train=TRAIN, telemetry={"wandb": "off", "log_steps": 1})
-    run = run.model_copy(update={"cluster": run.cluster.model_copy(update={"workers": workers})})
+def fitted(folder: Path) -> RunFile:
+    sections = {"prior": PRIOR, "train": TRAIN, "telemetry": {"wandb": "off", "log_steps": 1}}
+    run = ready(folder, kind="basis", field=FIELD, **sections)
     write_run_file(run)
     fit(run, map_here)
     return run
@@ -75,12 +75,12 @@ def test_a_prior_is_trained_judged_and_goes_on_where_it_was_interrupted_with_the
 
 
 def test_two_workers_lose_what_one_loses(tmp_path: Path) -> None:
-    losses = []
+    losses, run = [], fitted(tmp_path)
+    store = ObjectStore(run.storage)
     for workers in (1, 2):
-        (tmp_path / str(workers)).mkdir()
-        run = fitted(tmp_path / str(workers), workers)
-        train_prior(run)
-        store = ObjectStore(run.storage)
+        for info in store.list(prior_folder(run.name)):
+            store.delete(info.path)
+        train_prior(run.model_copy(update={"cluster": run.cluster.model_copy(update={"workers": workers})}))
         [identity] = [name for name in store.folders(prior_folder(run.name)) if len(name) == 16]
         losses.append([loss for _, loss in history(store, f"{run.name}/prior/{identity}")])
     assert len(losses[0]) == STEPS
