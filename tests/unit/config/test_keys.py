@@ -247,7 +247,7 @@ def test_a_free_key_decides_no_latent_and_no_packed_scan():
 def test_which_keys_may_change_within_a_run_is_changed_on_purpose_only():
     free = {name: set(kind.keys_where(lambda key: not key.fixed)) for name, kind in RunFile.sections().items()}
     whole = {name for name, keys in free.items() if keys == set(RunFile.sections()[name].model_fields)}
-    assert whole == {"evaluate", "cluster", "kubernetes", "telemetry"}
+    assert whole == {"evaluate", "prior", "cluster", "kubernetes", "telemetry"}
     assert {name: keys for name, keys in free.items() if keys and name not in whole} == {
         "data": {
             "private",
