@@ -16,6 +16,8 @@ from medfuncta_dist.errors import MedfunctaError
 
 NEGLIGIBLE = 1e-9
 """Of the largest: directions of the metric, and of the latents' variance in it, that float32 cannot tell from none."""
+SCANS_PER_NUMBER = 4
+"""Training scans for each number, at least: with fewer, held-out scans lie far beyond the variances that these have."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ class MetricCoordinates:
     def of(
         cls, latents: Float[Tensor, "scan latent"], metric: Float[Tensor, "latent latent"], numbers: int
     ) -> MetricCoordinates:
-        """Of training latents; at most ``numbers`` of them. MedfunctaError where all latents are alike."""
+        """Of training latents; at most ``numbers`` of them, and a quarter as many as there are scans. MedfunctaError
+        where all latents are alike."""
         mean = latents.double().mean(0)
         centred = latents.double() - mean
         covariance = centred.T @ centred / max(1, len(latents) - 1)
@@ -43,6 +46,7 @@ class MetricCoordinates:
         half = axes * roots  # half halfᵀ is the metric
         variances, directions = torch.linalg.eigh(half.T @ covariance @ half)
         variances, directions = variances.flip(0), directions.flip(1)
+        numbers = min(numbers, max(1, len(latents) // SCANS_PER_NUMBER))
         kept = min(numbers, int((variances > NEGLIGIBLE * variances[0]).sum()))
         if not kept or not bool(torch.isfinite(variances).all()) or float(variances[0]) <= 0:
             do = "train the network longer; the report shows what its latents distinguish"

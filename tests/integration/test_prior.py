@@ -54,7 +54,7 @@ def test_a_prior_is_trained_judged_and_goes_on_where_it_was_interrupted_with_the
     assert (whole.first_step, whole.steps, whole.attempts) == (0, STEPS, 1)
     assert reported[-1] == ("prior", STEPS)
     assert whole.judgement["samples"] == 64
-    assert 0 < whole.held_out_loss < 2  # type: ignore[operator]
+    assert 0 < whole.held_out_loss < 3  # type: ignore[operator]
     assert is_complete(run, store, "prior")
     assert [step_of(path) for path in checkpoints(run)] == [12, 8, 4]
     assert train_prior(run).first_step == STEPS, "there is nothing to do"

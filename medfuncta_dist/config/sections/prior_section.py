@@ -24,7 +24,8 @@ class Prior(Section):
     rate: Annotated[PositiveFloat, Added(RATE)] = RATE
     """AdamW's largest step size; it rises in the first twentieth of the steps, and ends at 0."""
     numbers: Annotated[PositiveInt, Added(NUMBERS)] = NUMBERS
-    """How many numbers of a latent are modelled: those along which images differ most. The others are the mean's."""
+    """How many numbers of a latent are modelled, at most a quarter as many as there are training scans: those along
+    which images differ most. The others are the mean's."""
     width: Annotated[PositiveInt, Added(WIDTH)] = WIDTH
     """Width of the model's layers."""
     blocks: Annotated[PositiveInt, Added(BLOCKS)] = BLOCKS

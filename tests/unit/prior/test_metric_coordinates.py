@@ -63,6 +63,14 @@ def test_fewer_numbers_are_those_along_which_images_differ_most(shared: SharedNe
     assert few.back.shape == (4, shared.spec.latent)
 
 
+def test_few_scans_give_few_numbers() -> None:
+    latents = torch.randn(22, 24, generator=torch.Generator().manual_seed(0))
+    found = MetricCoordinates.of(latents, torch.eye(24, dtype=torch.float64), 24)
+    assert len(found.deviations) == 5
+    others = found.whitened(torch.randn(500, 24, generator=torch.Generator().manual_seed(1)))
+    assert float(others.square().mean()) < 2, "all 21 that there are would give more than 10"
+
+
 def test_latents_that_are_all_alike_are_refused(tmp_path: Path) -> None:
     with pytest.raises(MedfunctaError, match="do not differ"):
         MetricCoordinates.of(torch.ones(10, 3), torch.eye(3, dtype=torch.float64), 3)
