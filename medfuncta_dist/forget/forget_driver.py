@@ -21,7 +21,7 @@ from pathlib import Path
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import StageOrderError
 from medfuncta_dist.forget.affected_priors import priors_of
-from medfuncta_dist.forget.affected_runs import AffectedRun, latents_of_runs, reports_of, runs_on
+from medfuncta_dist.forget.affected_runs import AffectedRun, indexes_of, latents_of_runs, reports_of, runs_on
 from medfuncta_dist.forget.carried_latents import HeldLatents, carry, latent_keys, named_parts, tables_of
 from medfuncta_dist.forget.descendants import with_descendants
 from medfuncta_dist.forget.holdings import Dataset, Holdings, find_holdings, held_snapshots, pixel_keys, read_dataset
@@ -34,6 +34,7 @@ from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.scans.private.forgotten_list import Act, act_id, done, keep_act, read_list
 from medfuncta_dist.scans.private.forgotten_volumes import Piece
 from medfuncta_dist.scans.private.private_folder import load_salt, private_folder
+from medfuncta_dist.scans.private.published_ids import Published, publications_with
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.data_contract import check_dataset, open_dataset, with_series
 from medfuncta_dist.shards.forgotten_record import (
@@ -52,7 +53,7 @@ from medfuncta_dist.streaming.shard_cache import cache_folder
 from medfuncta_dist.task_map import FanOut
 
 Say = Callable[[str], None]
-RUN_DATA = ("latents", "report", "prior")
+RUN_DATA = ("latents", "neighbours", "prior", "report")
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ class Preview:
     latents: int
     """Parts and their records."""
     reports: int
+    indexes: int
+    """Objects of indexes of neighbours."""
     priors: tuple[str, ...]
     """Runs whose priors go."""
     runs: tuple[str, ...]
@@ -98,6 +101,8 @@ class Preview:
     """DICOM series of which volumes go that have numbers only."""
     pending: int
     """Acts that were interrupted, and are finished first."""
+    published: tuple[Published, ...]
+    """Publications that hold any of the scans; they are not reached."""
 
 
 @dataclass(frozen=True)
@@ -114,6 +119,8 @@ class Forgot:
     trained: tuple[str, ...]
     equal: tuple[str, ...]
     """Keys of other scans with the same values."""
+    published: tuple[Published, ...] = ()
+    """Publications that hold any of the scans; they are not reached."""
 
 
 def open_place(run: RunFile) -> Place:
@@ -137,6 +144,7 @@ def preview(place: Place, asked: Asked) -> Preview:
     latents = latents_of_runs(place.store, runs, holdings.scans, gone, stay)
     held = [(run, table) for run, table in latents if table.commits]
     reports = list(reports_of(place.store, runs, holdings.scans))
+    indexes = list(indexes_of(place.store, runs, holdings.scans))
     return Preview(
         len(holdings.scans),
         len(holdings.sources),
@@ -146,11 +154,13 @@ def preview(place: Place, asked: Asked) -> Preview:
         len(held_snapshots(dataset, holdings)),
         sum(len(table.objects) for _, table in held),
         len(reports),
+        len(indexes),
         _runs_of(priors_of(place.store, runs, latents)),
-        tuple(sorted({run.name for run, _ in held} | {path.split("/")[1] for path in reports})),
+        tuple(sorted({run.name for run, _ in held} | {path.split("/")[1] for path in (*reports, *indexes)})),
         _trained(place.store, runs),
         numbered_series(holdings.pieces),
         len(pending),
+        tuple(publications_with(place.folder, place.run.dataset, holdings.scans)),
     )
 
 
@@ -273,7 +283,8 @@ class _Acting:
         keep_act(self._place.folder, done(act, (trace.equal for trace in equal)))
         others = tuple(sorted({trace.key for trace in equal}))
         priors = _runs_of(path for path in act.delete if path.split("/")[2:3] == ["prior"])
-        return Forgot(act, record, proof, carried, priors, _trained(self._store, self._runs), others)
+        published = tuple(publications_with(self._place.folder, self._name, set(act.scans)))
+        return Forgot(act, record, proof, carried, priors, _trained(self._store, self._runs), others, published)
 
     def _carried(self, run: AffectedRun, table: HeldLatents, new: Sequence[tuple[str, object]]) -> int:
         size = run.scans_per_range(self._store) if table.commits else None
@@ -292,6 +303,7 @@ class _Acting:
             *(snapshot_path(self._name, found.digest) for _, found in snapshots),  # type: ignore[attr-defined]
             *reports_of(self._store, self._runs, holdings.scans),
             *priors_of(self._store, self._runs, latents),
+            *indexes_of(self._store, self._runs, holdings.scans),
             *(path for _, table in latents for path in table.objects),
             *sorted(self._looks() & {looks_path(self._name, shard.sha256) for shard in shards.values()}),
             *shards,

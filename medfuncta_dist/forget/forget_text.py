@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from medfuncta_dist.forget.forget_driver import Forgot, Preview, numbered_series
+from medfuncta_dist.scans.private.published_ids import Published
 
 NOT_UNLEARNED = (
     "not undone: these runs may have a network that has learned from these scans, be it their own or one that they "
@@ -23,6 +24,11 @@ NUMBERED = (
     "warning: volumes of {n} DICOM series have only numbers (data.volume_names: position). When such a series changes, "
     "nothing tells its forgotten volume from the others: it is then quarantined whole"
 )
+PUBLISHED = (
+    "not reached: a publication of {date} holds {n} of these scans: {target}. Withdraw it, or the rows with these ids, "
+    "wherever it was given to: {ids}"
+)
+SHOWN_IDS = 20
 VERSIONED = {
     "enabled": "warning: the bucket keeps versions: everything that was deleted is still there, as an older version. "
     "Delete these versions (a lifecycle rule for noncurrent versions, or by hand); only the bucket's owner can",
@@ -43,6 +49,10 @@ def _plan_lines(found: Preview) -> list[str]:
         f"to write anew, without them: {found.records} pack records with {found.shards} shards",
         f"to delete: {found.snapshots} snapshots, {found.latents} objects of latents, {found.reports} files of reports",
     ]
+    if found.indexes:
+        lines.append(
+            f"to delete: {found.indexes} objects of indexes of neighbours; `medfuncta-dist index` makes them again"
+        )
     if found.patients:
         lines.append("the patient's later scans would be left out, too")
     if found.runs:
@@ -53,7 +63,7 @@ def _plan_lines(found: Preview) -> list[str]:
         lines.append(NUMBERED.format(n=found.numbered))
     if found.pending:
         lines.append(f"to finish first: {found.pending} earlier calls that were interrupted")
-    return [*lines, *_limits(found.trained), "nothing was done: this was a plan"]
+    return [*lines, *_published(found.published), *_limits(found.trained), "nothing was done: this was a plan"]
 
 
 def figures(found: Sequence[Forgot], known: Iterable[str]) -> dict[str, Any]:
@@ -66,6 +76,7 @@ def figures(found: Sequence[Forgot], known: Iterable[str]) -> dict[str, Any]:
             "withdrawn_priors": list(one.priors),
             "trained_runs": list(one.trained),
             "equal_scans": list(one.equal),
+            "published": [asdict(publication) for publication in one.published],
         }
         for one in found
     ]
@@ -93,9 +104,18 @@ def _lines(one: Forgot) -> list[str]:
         lines.append(NUMBERED.format(n=numbered))
     if proof.versioned in VERSIONED:
         lines.append(VERSIONED[proof.versioned])
-    lines += _limits(one.trained)
+    lines += [*_published(one.published), *_limits(one.trained)]
     lines.append("keep forgotten.json in the private folder with its backups: it keeps these scans out of later packs")
     return lines
+
+
+def _published(found: Iterable[Published]) -> list[str]:
+    return [PUBLISHED.format(date=one.date[:10], n=len(one.ids), target=one.target, ids=_few(one.ids)) for one in found]
+
+
+def _few(ids: Sequence[str]) -> str:
+    more = f" and {len(ids) - SHOWN_IDS} more, which --json lists" if len(ids) > SHOWN_IDS else ""
+    return ", ".join(ids[:SHOWN_IDS]) + more
 
 
 def _limits(trained: Sequence[str]) -> list[str]:

@@ -16,7 +16,9 @@ from medfuncta_dist.fitting.fit_plan import cover
 from medfuncta_dist.integrity.damaged_latents import find_damaged_records
 from medfuncta_dist.integrity.repair import REPAIRS, run_repair
 from medfuncta_dist.integrity.repair_snapshots import find_snapshot_faults
+from medfuncta_dist.integrity.verify_catalogue import MISSING, verify_catalogue
 from medfuncta_dist.integrity.verify_shards import Fault, verify_snapshot
+from medfuncta_dist.neighbours.index_check import check_indexes
 from medfuncta_dist.network.committed_network import published_network
 from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.network.start_network import load_start
@@ -32,7 +34,7 @@ from medfuncta_dist.training.checkpoints.checkpoint import verify_checkpoints
 Figures = dict[str, Any]
 WAY_OUT = (
     f"{REPAIR}: it writes snapshots again from their records, packs damaged shards again from the archive, removes "
-    "damaged checkpoints, and fits damaged latents again"
+    "damaged checkpoints and indexes of neighbours, and fits damaged latents again"
 )
 BEYOND_REPAIR = "restore these objects from a backup; the lines above say what was repaired"
 
@@ -169,8 +171,22 @@ def _latents(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault
     left = sum(work.scans for work in unfitted)
     if left:
         line = f"not finished, {left} packed scans are not fitted yet (run fit); of the others, {line}"
+    catalogue, faults = verify_catalogue(store, target.folder, target.shards) if counts.fitted else (MISSING, [])
     figures = {"packed": counts.packed, "fitted": counts.fitted, "quarantined": counts.quarantined}
-    return figures | {"unfitted": left}, line, []
+    told = (
+        "; their catalogue is missing: run fit, which writes it" if catalogue == MISSING else f"; catalogue {catalogue}"
+    )
+    return figures | {"unfitted": left, "catalogue": catalogue}, line + told, faults
+
+
+def _neighbours(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault]]:
+    checked = check_indexes(run, store)
+    faults = [Fault(one.where, one.what) for one in checked if one.what]
+    former = sum(not one.present for one in checked) - len(faults)
+    line = f"{len(checked)} indexes, {len(faults)} damaged"
+    if former:
+        line += f", {former} of a former latent table (run `medfuncta-dist index RUN.yaml`)"
+    return {"indexes": len(checked), "damaged": len(faults), "former": former}, line, faults
 
 
 def _prior(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault]]:
@@ -189,4 +205,5 @@ PARTS: dict[str, Verify] = {
     "network": _network,
     "latents": _latents,
     "prior": _prior,
+    "neighbours": _neighbours,
 }

@@ -56,6 +56,10 @@ class PackRecord:
     """Names of earlier records that no longer count where this one does."""
     volumes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Of series that are packed as several volumes: the files of each, by item. Earlier versions kept nothing."""
+    burned_in: str = ""
+    """``data.burned_in`` as these sources were packed; earlier versions kept nothing."""
+    released: Mapping[str, int] = field(default_factory=dict)
+    """Of sources with any: the scans that were packed although the file may name or show the patient."""
 
     @property
     def shards(self) -> list[Shard]:
@@ -71,7 +75,7 @@ def group_name(source_keys: Iterable[str], revision: str = "") -> str:
 
 def without_sources(record: PackRecord) -> PackRecord:
     """The record without what it holds of each source: a driver keeps one per task in memory."""
-    return replace(record, sources=(), states={}, blanks={}, instances={}, volumes={}, told={})
+    return replace(record, sources=(), states={}, blanks={}, instances={}, volumes={}, told={}, released={})
 
 
 def record_path(dataset: str, name: str, fence: Guard | None = None) -> str:
@@ -95,6 +99,8 @@ def write_pack(store: ObjectStore, dataset: str, record: PackRecord, fence: Guar
         "told": dict(record.told),
         "revision": record.revision,
         "replaces": list(record.replaces),
+        "burned_in": record.burned_in,
+        "released": dict(record.released),
     }
     body |= {name: value for name, value in added.items() if value}  # a record without them is as in earlier versions
     publish(store, fence, NewRecord(record_path(dataset, record.name, fence), KIND, body, fence.token))

@@ -178,4 +178,6 @@ def _record(rest: Rest, splits: Mapping[str, tuple[Shard, ...]], parts: _Parts) 
         rest.revision,
         (*record.replaces, record.name),
         volumes,
+        record.burned_in,
+        {key: scans for key, scans in record.released.items() if key in stay},
     )

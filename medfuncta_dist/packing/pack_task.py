@@ -107,7 +107,7 @@ def _packed(store: ObjectStore, task: PackTask) -> PackRecord:
     counts = tally.counts(len(task.sources), splits)
     states, blanks, instances = tally.states, tally.blanks, tally.instances
     record = PackRecord(task.name, (), splits, tuple(tally.quarantined), counts, states, blanks, instances)
-    record = replace(record, volumes=tally.volumes)
+    record = replace(record, volumes=tally.volumes, released=dict(tally.released))
     return _committed(store, task, record)
 
 
@@ -115,7 +115,7 @@ def _committed(store: ObjectStore, task: PackTask, record: PackRecord) -> PackRe
     require_balance(record.counts, where=store.uri(record_path(task.dataset, task.name)))
     keys = tuple(sorted(source.key for source in task.sources))
     told = {source.key: key for source in task.sources if (key := told_key(source, task.keys))}
-    record = replace(record, sources=keys, told=told, revision=task.revision)
+    record = replace(record, sources=keys, told=told, revision=task.revision, burned_in=task.data.burned_in)
     if earlier := read_pack(store, task.dataset, task.name, task.fence):
         return earlier  # a copy of this task was faster: its record stays
     write_pack(store, task.dataset, record, task.fence)
@@ -131,12 +131,15 @@ class _Tally:
         self.blanks: dict[str, int] = {}
         self.instances: dict[str, tuple[int, int, int]] = {}
         self.volumes: dict[str, Mapping[str, int]] = {}
+        self.released: Counter[str] = Counter()
         self._counted: Counter[str] = Counter()
 
     def note(self, source: PackSource, event: Event) -> None:
         match event:
             case EncodedScan():
                 self._counted["scans"] += 1
+                if event.released:
+                    self.released[source.key] += 1
             case UnusableScan(key, item, reason):
                 self._counted.update(("scans", "quarantined"))
                 self.quarantined.append(_entry("scan", key, source.key, item, reason))

@@ -50,6 +50,8 @@ class EncodedScan:
     json: bytes
     group: Group | None = None
     """Its patient; None in a data set that is split by source."""
+    released: bool = False
+    """Its file may name or show the patient, and ``data.burned_in: keep`` packs it."""
 
 
 @dataclass(frozen=True)
@@ -256,6 +258,12 @@ class SourceReader:
 
     def _found(self, source: PackSource, found: Found, names: Sequence[str] = ()) -> Iterator[Event]:
         """``names`` as in ``Part``."""
+        for event in self._scans(source, found, names):
+            if isinstance(event, EncodedScan) and found.burn_in is not None:
+                event = replace(event, released=True)
+            yield event
+
+    def _scans(self, source: PackSource, found: Found, names: Sequence[str]) -> Iterator[Event]:
         key = self.keys.scan_key(source.relative, found.item)
         told = source.told.get(key) or Told(source.split, source.group, source.labels)
         group = group_of(found, told.group, self.data, self.keys)

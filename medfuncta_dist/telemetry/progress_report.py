@@ -11,6 +11,13 @@ UNITS = {"pack": "sources", "train": "steps", "fit": "scans", "evaluate": "tasks
     "data-report": "shards",
     "prior": "steps",
     "sample": "scans",
+    "import-latents": "files",
+    "export-latents": "scans",
+    "catalogue": "scans",
+    "probe": "parts",
+    "publish": "scans",
+    "index": "blocks",
+    "near-duplicates": "scans",
 }
 """What each stage or command counts."""
 

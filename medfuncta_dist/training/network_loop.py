@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from medfuncta_dist.meta.learner import Trained
 from medfuncta_dist.network.committed_network import commit_network
+from medfuncta_dist.network.run_artifacts import dataset_artifact, network_artifact
 from medfuncta_dist.telemetry.event_log import history
 from medfuncta_dist.telemetry.goodput import FINISHED
 from medfuncta_dist.training.checkpoints.checkpoint_saver import CheckpointSaver
@@ -23,6 +24,7 @@ class NetworkLoop(TrainLoop):
 
     def __init__(self, rank: RankContext, restored: RestoredNetwork, saver: CheckpointSaver) -> None:
         super().__init__(rank, restored, saver)
+        rank.leader.artifact(dataset_artifact(self.feed.snapshot), "input")
         self.collapse = CollapseDetector(self.run.train.steps)
         self.validation: Validation | None = None
         self.last_trained: Trained | None = None
@@ -61,6 +63,8 @@ class NetworkLoop(TrainLoop):
         loss, psnr = self._last_logged("loss"), self._last_logged("psnr")
         done = commit_network(self.store, self.run, self.feed.snapshot, trained, loss, psnr, self.rank.fence)
         self.leader.event(FINISHED, step=done.step, network=done.digest)
+        with_files = self.run.telemetry.networks
+        self.leader.artifact(network_artifact(self.run.name, done, self.store, with_files=with_files), "output")
 
     def _trained(self, step: int) -> Trained:
         """The network as it is after ``step`` outer steps, ready to fit with. A collective.

@@ -91,7 +91,8 @@ def train(
     began = time.monotonic()
     store = ObjectStore(run.storage)
     driver = TrainDriver(run, on_progress, notify, on_message, limit_reached)
-    if _is_short(committed_network(store, run.name), run):
+    _require_own(found := committed_network(store, run.name), store.uri(f"runs/{run.name}"))
+    if _is_short(found, run):
         driver.require_within_limit()
         take_start(run, store, fence)
         _warn_of_idle_steps(run, notify)
@@ -130,6 +131,16 @@ def stopped_early(driver: TrainDriver) -> InterruptedRunError:
 def _is_short(done: Committed | None, run: RunFile) -> bool:
     """Whether steps are left to take: there is no network yet, or it is that of the steps that the run had before."""
     return done is None or done.step < run.train.steps
+
+
+def _require_own(done: Committed | None, where: str) -> None:
+    if done is not None and done.imported:
+        raise RunChangedError(
+            "this run's network was imported, and is not trained here",
+            where=where,
+            do="go on with the fit stage; to train it further, begin a run that starts from this one: "
+            "`medfuncta-dist fork RUN.yaml NEW`",
+        )
 
 
 def _warn_of_idle_steps(run: RunFile, notify: Callable[[str], None]) -> None:

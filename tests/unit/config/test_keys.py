@@ -142,6 +142,7 @@ def test_what_a_key_was_before_it_existed_is_written_at_the_key():
             "seed": 0,
             "most_copied": 0.05,
         },
+        "evaluate": {"umap": False},
         "kubernetes": {
             "ca_config_map": None,
             "proxy": None,
@@ -159,6 +160,7 @@ def test_what_a_key_was_before_it_existed_is_written_at_the_key():
             "spill_gigabytes": 5.0,
             "scratch_gigabytes": 4.0,
         },
+        "telemetry": {"networks": False},
     }
 
 

@@ -13,6 +13,7 @@ import pytest
 from medfuncta_dist.cli import app as command_line
 from medfuncta_dist.config.load import dump
 from medfuncta_dist.forget import forget_command
+from medfuncta_dist.scans.private.published_ids import new_id_list
 from medfuncta_dist.task_map import map_here
 from tests.unit.forget.archives import EACH, finished, keys_of, scans
 
@@ -60,6 +61,21 @@ def test_a_patient_is_forgotten_only_with_yes(called: Any, tmp_path: Path) -> No
     assert again["said"][0].startswith("forgotten already, on 20")
     by_key, code, _ = called("forget", keys[0], "--yes")
     assert (code, by_key["forgotten"]) == (0, [])
+
+
+def test_publications_that_hold_the_scans_are_named_with_their_ids(called: Any, tmp_path: Path) -> None:
+    keys = keys_of(tmp_path, PATIENT)
+    with new_id_list(tmp_path / "private", called.run.dataset, "s3://bucket/published") as ids:
+        ids.add(["7", "8", "9"], [keys[0], "0" * 64, keys[1]])
+        ids.keep("a" * 16)
+    plan, _, _ = called("forget", "--patient", PATIENT, "--plan")
+    assert [one["ids"] for one in plan["published"]] == [["7", "9"]]
+    done, code, _ = called("forget", "--patient", PATIENT, "--yes")
+    assert (code, done["forgotten"][0]["published"]) == (0, plan["published"])
+    for said in (plan["said"], done["said"]):
+        [line] = [line for line in said if "publication" in line]
+        assert "holds 2 of these scans: s3://bucket/published" in line
+        assert line.endswith(": 7, 9")
 
 
 def test_ids_come_from_standard_input(called: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,7 +105,10 @@ def test_burned_in_text_is_quarantined_unless_the_run_file_keeps_it(
     [refused] = events(path, data())
     assert isinstance(refused, UnusableScan)
     assert words in refused.reason
-    assert len(encoded(path, data(burned_in="keep"))) == 1
+    [kept] = encoded(path, data(burned_in="keep"))
+    assert kept.released
+    [plain] = encoded(write_dicom(tmp_path / "b.dcm"), data(burned_in="keep"))
+    assert not plain.released
 
 
 def test_frames_of_one_recording_are_in_one_split(tmp_path: Path) -> None:

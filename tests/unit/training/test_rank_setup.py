@@ -14,6 +14,7 @@ import pytest
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
+from medfuncta_dist.telemetry.artifact import Artifact, Role
 from medfuncta_dist.telemetry.event_log import EventLog
 from medfuncta_dist.telemetry.telemetry import Telemetry
 from medfuncta_dist.training.attempt import Attempt
@@ -60,6 +61,8 @@ class Witness:
     def event(self, name: str, **fields: Any) -> None: ...
 
     def image(self, name: str, step: int, array: np.ndarray) -> None: ...
+
+    def artifact(self, artifact: Artifact, role: Role) -> None: ...
 
     def flush(self) -> None: ...
 
