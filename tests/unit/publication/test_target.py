@@ -120,6 +120,9 @@ def test_a_bucket_that_loses_files_gets_no_checksums(
 
 def test_a_place_where_nothing_can_be_made_is_named(tmp_path: Path, run: RunFile) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunFileError, match="Not a directory") as refused, of(tmp_path / "file" / "x", run).staging():
+    with (
+        pytest.raises(RunFileError, match="no folder can be made here: File exists") as refused,
+        of(tmp_path / "file" / "x", run).staging(),
+    ):
         pass
     assert refused.value.where == str(tmp_path / "file")
