@@ -46,9 +46,8 @@ class LocalLatents:
 
     def rows(self, parts: Int[np.ndarray, " row"], rows: Int[np.ndarray, " row"]) -> Float[np.ndarray, "row latent"]:
         """The latents of these rows, float32. IntegrityError for a part that is not the one that was committed."""
-        for part in np.unique(parts):
-            if not self._copied[part]:
-                self._copy(int(part))
+        for part in np.unique(parts[self._copied[parts] == 0]):
+            self._copy(int(part))
         at = self._starts[parts] + rows
         found: np.ndarray = self._numbers[at].astype(np.float32, copy=False)
         if self._storage.storage_type == "int8":
@@ -80,7 +79,7 @@ class LocalLatents:
             if not path.exists():
                 with replacing(path, durable=False) as new, new.open("wb") as file:
                     file.truncate(int(np.prod(shape)) * np.dtype(dtype).itemsize)
-        return np.memmap(path, dtype, "r", shape=shape)
+        return np.asarray(np.memmap(path, dtype, "r", shape=shape))  # plain: a memmap is slower to index
 
     def _lock(self, name: str) -> Path:
         self._folder.mkdir(exist_ok=True)

@@ -26,11 +26,13 @@ def ray_dataset(
     if not reads:
         return ray.data.from_arrow(schema.empty_table())
     row_bytes = OTHER_BYTES + (4 * storage.numbers if "latent" in schema.names else 0)
-    dataset: ray.data.Dataset = ray.data.read_datasource(_Latents(source, reads, schema, row_bytes))
+    dataset: ray.data.Dataset = ray.data.read_datasource(PartDatasource(source, reads, schema, row_bytes))
     return dataset
 
 
-class _Latents(Datasource):
+class PartDatasource(Datasource):
+    """Read tasks of neighbouring parts."""
+
     def __init__(self, source: PartSource, reads: Sequence[PartRead], schema: pa.Schema, row_bytes: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._source, self._reads, self._schema, self._row_bytes = source, reads, schema, row_bytes

@@ -17,7 +17,8 @@ from medfuncta_dist.config.load import dump
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, RunFileError, StageOrderError
 from medfuncta_dist.fitting.fit_driver import fit, latent_folder, locate_table
-from medfuncta_dist.latent_table import scan_list
+from medfuncta_dist.latent_table import ray_latents, scan_list
+from medfuncta_dist.latent_table.arrow_batches import float_schema
 from medfuncta_dist.latent_table.catalogue.catalogue_store import write_catalogue
 from medfuncta_dist.latent_table.latent_table import LatentTable
 from medfuncta_dist.latents import table_format
@@ -261,6 +262,19 @@ def test_on_s3_it_is_found_by_uri_and_loaded_by_forked_workers(tmp_path: Path, s
 
 
 # -- Ray and Hugging Face ---------------------------------------------------------------------------------------------
+
+
+def test_the_tasks_of_a_ray_dataset_read_every_row_once(plain: RunFile) -> None:
+    table = LatentTable.open(plain).filter(splits="train")
+    schema = float_schema(table.storage, ["key", "latent"])
+    source = ray_latents.PartDatasource(table._source, table._reads(), schema, row_bytes=300)
+    for parallelism in (1, 3, 1000):
+        tasks = source.get_read_tasks(parallelism)
+        assert len(tasks) <= min(parallelism, len(table._reads()))
+        rows = [row for task in tasks for block in task() for row in block.to_pylist()]
+        assert sum(task.metadata.num_rows for task in tasks) == len(rows) == len(table)
+        assert sorted(row["key"] for row in rows) == table.keys
+    assert source.estimate_inmemory_data_size() == 300 * len(table)
 
 
 @pytest.mark.usefixtures("ray_cluster")
