@@ -156,7 +156,7 @@ def told(short: bool, began: float, results: dict[str, Any]) -> None:
     ]
     notes = [
         "Share of training scans among the nearest that have a test scan's class, mean over both classes.",
-        f"Chosen on the validation split. The product adds {WHITENING_FLOOR:g} of the mean variance.",
+        f"Chosen on the validation split. The product adds {WHITENING_FLOOR:g} of the mean variance since.",
         *(
             f"The {kind} field reconstructs the test scans at {results[kind]['psnr']:.2f} dB."
             for kind in ("basis", "siren")

@@ -16,9 +16,10 @@ from jaxtyping import Float
 MetricName = Literal["plain", "whitened", "image"]
 METRICS: tuple[MetricName, ...] = get_args(MetricName)
 DEFAULT_METRIC: MetricName = "image"
-WHITENING_FLOOR = 0.1
+WHITENING_FLOOR = 1.0
 """Added to each direction's variance, as a share of the mean variance: without it, directions in which scans hardly
-differ, mostly noise of the fit, count as much as all others."""
+differ, mostly noise of the fit, count as much as all others. The best of six by validation scans, for both kinds of
+field (benchmarks/results/neighbour_metrics-*)."""
 NEGLIGIBLE = 1e-6
 """Of the sum of a metric's eigenvalues: directions that together have less are left out."""
 SAME = 1e-3
