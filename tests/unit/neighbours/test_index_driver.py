@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from medfuncta_dist.fitting.latent_table import LatentTable
+from medfuncta_dist.latent_table.latent_table import LatentTable
 from scipy.spatial.distance import cdist
 
 from medfuncta_dist.config.run_file import RunFile
