@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from medfuncta_dist.latent_table.latent_table import LatentTable
 from scipy.spatial.distance import cdist
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, LeaseLostError, LostObjectError, RunFileError, StageOrderError
 from medfuncta_dist.fanout import ray_fan_out
 from medfuncta_dist.fitting.fit_driver import fit
+from medfuncta_dist.latent_table.latent_table import LatentTable
 from medfuncta_dist.neighbours import index_driver, index_plan
 from medfuncta_dist.neighbours.index_driver import Made, make_index
 from medfuncta_dist.neighbours.index_plan import KINDS
