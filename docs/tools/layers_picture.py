@@ -35,6 +35,7 @@ ROOMS = {
     "integrity": ("run", "verify and repair"),
     "run": ("run", "frozen run file, lease, progress"),
     "submit": ("run", "jobs on Kubernetes or Ray"),
+    "prior": ("cluster", "new scans from latents"),
     "probe": ("run", "classifiers on latents and pixels"),
     "evaluation": ("cluster", "decode, scores, report"),
     "neighbours": ("cluster", "scans that are alike"),

@@ -17,6 +17,7 @@ from medfuncta_dist.cli import (
     logs,
     neighbours,
     owner,
+    prior,
     publish,
     quickstart,
     reports,
@@ -57,6 +58,7 @@ run_files.add_to(app)
 run.add_to(app)
 data.add_to(app)
 results.add_to(app)
+prior.add_to(app)
 exchange.add_to(app)
 reports.add_to(app)
 wandb.add_to(app)

@@ -104,7 +104,7 @@ def verify(
 
 
 def parse_shape(text: str | None) -> list[int] | None:
-    """Points per axis, as after --shape."""
+    """``128x128`` as numbers; None where nothing is given. RunFileError for anything else."""
     if text is None:
         return None
     if not re.fullmatch(r"\d{1,5}(x\d{1,5}){0,2}", text):

@@ -14,6 +14,7 @@ import pyarrow as pa
 import torch
 from jaxtyping import Float
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from medfuncta_dist.config import load
 from medfuncta_dist.config.run_file import RunFile
@@ -24,6 +25,7 @@ from medfuncta_dist.latent_table.scan_list import SHORTEST_KEY
 from medfuncta_dist.latents import table_format
 from medfuncta_dist.scans.readers.reader import MAX_VALUES
 from medfuncta_dist.scans.scan import Window
+from medfuncta_dist.storage.digest import canonical_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +42,8 @@ class Decoded:
     below_min: bool
     upright: bool
     """The first axis runs to the patient's right and the second upwards (a slice of a volume), not (row, column)."""
+    synthetic: str = ""
+    """What every file says of values that are no scan's, ASCII, at most 79 characters; empty for those of a scan."""
 
     @property
     def scan_units(self) -> Float[np.ndarray, channel * spatial]:
@@ -191,6 +195,8 @@ def save(decoded: Decoded, path: Path) -> None:
     .nii, .nii.gz: scan units, float32, with spacing and affine (2D: one slice; channels on the fifth axis).
     .png: 2D, 8 bits; scan units where they fit in 0..255, else the intensity window spread over 0..255.
     .csv: 1D, scan units, one line per channel. .npy: scan units, float32 (channel, *spatial).
+    Synthetic values are marked: in NIfTI's descrip and intent_name, in a text chunk of a PNG, in a comment at the head
+    of a CSV, in <file>.json beside an npy.
     """
     writer = next((w for suffix, w in _WRITERS.items() if path.name.lower().endswith(suffix)), None)
     if writer is None:
@@ -213,6 +219,8 @@ def _nifti(decoded: Decoded, path: Path) -> None:
         affine = np.diag([*decoded.spacing, *[1.0] * (4 - len(decoded.spacing))])
     image = nib.Nifti1Image(volume, affine)  # type: ignore[no-untyped-call]
     image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call]
+    if decoded.synthetic:
+        image.header["descrip"], image.header["intent_name"] = decoded.synthetic.encode("ascii"), b"SYNTHETIC"
     nib.save(image, path)
 
 
@@ -222,7 +230,11 @@ def _png(decoded: Decoded, path: Path) -> None:
     picture = np.moveaxis(eight_bits(decoded.values, decoded.window), 0, -1)
     if decoded.upright:
         picture = np.rot90(picture)
-    Image.fromarray(picture.squeeze()).save(path)
+    told = PngInfo()
+    if decoded.synthetic:
+        told.add_text("Description", decoded.synthetic)
+        told.add_text("Title", decoded.key)
+    Image.fromarray(picture.squeeze()).save(path, pnginfo=told)
 
 
 def eight_bits(values: Float[np.ndarray, ...], window: Window) -> np.ndarray:
@@ -234,10 +246,13 @@ def eight_bits(values: Float[np.ndarray, ...], window: Window) -> np.ndarray:
 def _csv(decoded: Decoded, path: Path) -> None:
     if decoded.values.ndim != 2:
         raise RunFileError("a CSV holds a 1D scan", where="--out", do="use .nii.gz, .png or .npy")
-    np.savetxt(path, decoded.scan_units, fmt="%.9g", delimiter=",")
+    np.savetxt(path, decoded.scan_units, fmt="%.9g", delimiter=",", header=decoded.synthetic)
 
 
 def _npy(decoded: Decoded, path: Path) -> None:
+    if decoded.synthetic:
+        told = {"format_version": 1, "synthetic": True, "key": decoded.key, "mark": decoded.synthetic}
+        path.with_name(f"{path.name}.json").write_bytes(canonical_json(told))
     np.save(path, decoded.scan_units, allow_pickle=False)
 
 

@@ -22,6 +22,7 @@ from medfuncta_dist.neighbours.index_check import check_indexes
 from medfuncta_dist.network.committed_network import published_network
 from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.network.start_network import load_start
+from medfuncta_dist.prior.prior_files import committed_prior, load_prior
 from medfuncta_dist.run.fan_outs import cpu_fan_out
 from medfuncta_dist.shards.data_contract import about_splits, splits_by
 from medfuncta_dist.shards.snapshot import load_snapshot
@@ -188,6 +189,14 @@ def _neighbours(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fa
     return {"indexes": len(checked), "damaged": len(faults), "former": former}, line, faults
 
 
+def _prior(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault]]:
+    done = committed_prior(store, run.name)
+    if done is None:
+        raise StageOrderError("the run has no prior")
+    load_prior(store, run.name, done)
+    return {"digest": done.digest}, f"whole, {done.digest[:12]}", []
+
+
 Verify = Callable[[RunFile, ObjectStore], tuple[Figures, str, list[Fault]]]
 PARTS: dict[str, Verify] = {
     "snapshots": _snapshots,
@@ -195,5 +204,6 @@ PARTS: dict[str, Verify] = {
     "checkpoints": _checkpoints,
     "network": _network,
     "latents": _latents,
+    "prior": _prior,
     "neighbours": _neighbours,
 }

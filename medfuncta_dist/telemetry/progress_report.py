@@ -9,6 +9,8 @@ from typing import NamedTuple
 UNITS = {"pack": "sources", "train": "steps", "fit": "scans", "evaluate": "tasks", "verify": "shards"} | {
     "fingerprint": "sources",
     "data-report": "shards",
+    "prior": "steps",
+    "sample": "scans",
     "import-latents": "files",
     "export-latents": "scans",
     "catalogue": "scans",

@@ -13,6 +13,8 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Float
 
+from medfuncta_dist.evaluation.metrics import natural
+
 MOST_COLOURS = 9
 """Of labels or splits: more could not be told apart. All others share one."""
 STEPS = 6
@@ -30,14 +32,14 @@ class Shade:
 
 
 def by_name(names: Sequence[str]) -> tuple[list[str], list[Shade]]:
-    """Each scan's colour, and the legend, the most frequent name first; "" is said as ``none``."""
+    """Each scan's colour, and the legend: the most frequent names, numbers in order; "" is said as ``none``."""
     counts = sorted(Counter(names).items(), key=lambda item: (-item[1], item[0]))
     few = len(counts) <= MOST_COLOURS
-    shown = counts[: MOST_COLOURS if few else MOST_COLOURS - 1]
+    shown = sorted(counts[: MOST_COLOURS if few else MOST_COLOURS - 1], key=lambda item: natural(item[0]))
     legend = [Shade(name or NONE, f"k{place}", scans) for place, (name, scans) in enumerate(shown)]
+    colours = {name: shade.colour for (name, _), shade in zip(shown, legend, strict=True)}
     if not few:
         legend.append(Shade(OTHER, "other", sum(scans for _, scans in counts[len(shown) :])))
-    colours = {name: shade.colour for (name, _), shade in zip(shown, legend, strict=False)}
     return [colours.get(name, "other") for name in names], legend
 
 

@@ -49,4 +49,6 @@ def test_claims_rows_and_notes_tell_the_same_numbers(found: dict[str, dict]) -> 
     rows = list(rows_of(found))
     assert len(rows) == sum(len(result["results"]) for result in found.values())
     assert {"test accuracy", "test auroc", "test brier"} <= set(rows[0])
-    assert name in notes_of(CASE, name, chosen)[0]
+    notes = notes_of(CASE, found, name, chosen)
+    assert name in notes[0]
+    assert "dB after" in notes[2]

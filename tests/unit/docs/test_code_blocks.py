@@ -44,7 +44,7 @@ ELSEWHERE = {
     "docs/how-to/when-it-hurts.md": "tests/unit/docs/test_when_it_hurts.py",
 }
 """Pages whose blocks run in an order of their own, and where."""
-ON_A_RUN = ("decode", "probe", "verify", "wandb")
+ON_A_RUN = ("decode", "verify", "wandb")
 """Commands that are run here."""
 COMMANDS_ELSEWHERE = dict.fromkeys(("submit", "status", "list", "cancel", "resume", "doctor"), CLUSTER) | {
     **dict.fromkeys(("pack", "train", "fit", "evaluate", "run"), "tests/integration/test_pipeline.py"),
@@ -58,6 +58,14 @@ COMMANDS_ELSEWHERE = dict.fromkeys(("submit", "status", "list", "cancel", "resum
     "manifests": "tests/unit/deploy/test_manifests_folder.py",
     "image": "tests/unit/deploy/test_image_context.py",
     "network-policy": "tests/unit/docs/test_private_endpoint.py",
+    "probe": "tests/integration/test_pipeline.py",
+    "report": "tests/unit/stages/test_report_again.py",
+    "compare": "tests/unit/evaluation/comparison/test_comparison_driver.py",
+    "publish": "tests/unit/publication/test_publish_command.py",
+    "near-duplicates": "tests/unit/neighbours/test_duplicates_report.py",
+    **dict.fromkeys(("index", "neighbours"), "tests/unit/neighbours/test_duplicates_report.py"),
+    **dict.fromkeys(("import-network", "export-network"), "tests/unit/exchange/test_latents.py"),
+    **dict.fromkeys(("import-latents", "export-latents"), "tests/unit/exchange/test_latents.py"),
 }
 """Commands that need a cluster, an archive or minutes, by the test that runs them."""
 SHELL_WORDS = ("source", "export", "cd")

@@ -80,4 +80,4 @@ def test_its_cells_run_and_say_what_latents_are_good_for(folder: Path) -> None:
     assert float(told) < float(ignorant) / 2
     [(near, possible)] = re.findall(r"(\d+) mm to the nearest latent, (\d+) mm to the closest slice", done.stdout)
     assert int(possible) <= int(near) <= 2 * int(possible)
-    assert "(1, 192, 192) points, 0." in done.stdout
+    assert "(1, 192, 192) points, 1.2" in done.stdout

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
 import torch
 
 from medfuncta_dist.config.keys import added
@@ -37,6 +38,8 @@ from medfuncta_dist.neighbours.latent_metric import METRICS
 from medfuncta_dist.network.committed_network import commit_network
 from medfuncta_dist.network.core_settings import field_spec
 from medfuncta_dist.network.start_network import take_start
+from medfuncta_dist.prior.prior_files import prior_folder
+from medfuncta_dist.prior.prior_subject import COORDINATES_FILE
 from medfuncta_dist.probe.probe_driver import ProbeOptions, probe_run
 from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.run.frozen_run_file import freeze
@@ -60,6 +63,7 @@ from medfuncta_dist.training.checkpoints.checkpoint import Checkpoints, Facts
 from medfuncta_dist.training.checkpoints.training_state import AdamState
 from tests.mapping_rows import read_mapping
 from tests.unit.latents.fitted import packed, run_file
+from tests.unit.prior.priors import committed
 
 PAGE = Path(__file__).parents[3] / "docs" / "formats.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -89,6 +93,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     snapshot = pinned_snapshot(run, store, fence=ALONE)
     train(run, store, snapshot)
     fit(run, map_here)
+    prior, _ = committed(run)
+    data = safetensors.torch.save(prior.coordinates.tensors())
+    store.write(f"{prior_folder(run.name)}/{prior.identity[:16]}/{COORDINATES_FILE}", data)
     table = locate_table(run, store)
     write_catalogue(store, table.folder, table.shards, ALONE)
     for metric in METRICS:

@@ -22,7 +22,13 @@ from tests.image_steps import Image, instructions
 
 ROOT = Path(__file__).resolve().parents[3]
 SOURCES = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "medfuncta_dist", *DATA)
-WANTED = ("k8s/components/gpu/rayjob.yaml", "evaluation/report.html", "cluster/Dockerfile", "docs/index.md")
+WANTED = (
+    "k8s/components/gpu/rayjob.yaml",
+    "evaluation/report.html",
+    "cluster/Dockerfile",
+    "docs/index.md",
+    "publication/card.md",
+)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +68,7 @@ def shipped() -> set[str]:
         for file in folder.rglob("*")
         if file.is_file() and not file.match("docs/tools/*") and not file.name.startswith(".")
     }
-    kinds = (".py", ".html", ".css", ".txt", ".toml")
+    kinds = (".py", ".html", ".css", ".txt", ".toml", ".md")
     own = {str(f.relative_to(package.parent)) for f in package.rglob("*") if f.suffix in kinds}
     return files | {file for file in own if "__pycache__" not in file}
 

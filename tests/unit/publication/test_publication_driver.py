@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -32,17 +33,31 @@ from tests.unit.publication.published import STATEMENT, elsewhere, keys_by_id, p
 
 SCANS = sum(COUNTS.values())
 SHAPES = [(12, 12), (31, 17)]
+TYPES = ("float32", "float16", "int8")
 DECODE = """
+import runpy
+from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
-from decode import Decoder
 
-rows = pq.read_table("data/test-00000-of-00001.parquet")
-decoder = Decoder()
-for number, shape in enumerate({shapes}):
-    np.save(f"{folder}/{{number}}.npy", decoder.decode(rows.to_pylist(), shape))
-assert np.array_equal(decoder.decode(rows.to_pydict()), np.load("{folder}/0.npy"))
+for folder in sorted(Path().glob("*-published")):
+    decoder = runpy.run_path(str(folder / "decode.py"))["Decoder"]()
+    rows = pq.read_table(folder / "data/test-00000-of-00001.parquet")
+    for number, shape in enumerate({shapes}):
+        np.save(f"{{folder}}.{{number}}.npy", decoder.decode(rows.to_pylist(), shape))
+    assert np.array_equal(decoder.decode(rows.to_pydict()), np.load(f"{{folder}}.0.npy"))
 assert not any(name.startswith("medfuncta_dist") for name in sys.modules)
+"""
+LOAD = """
+import json, os
+from pathlib import Path
+os.environ |= {"HF_HOME": "cache", "HF_HUB_OFFLINE": "1"}
+from datasets import load_dataset
+
+for folder in sorted(Path().glob("*-published")):
+    found = load_dataset(str(folder))
+    loaded = {name: [len(rows), rows.column_names, rows["id"][:], rows["latent"][:]] for name, rows in found.items()}
+    Path(f"{folder}.json").write_text(json.dumps(loaded))
 """
 
 
@@ -62,42 +77,41 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "published"
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("storage_type", ["float32", "float16", "int8"])
-def test_decode_py_gives_our_values_without_this_package(tmp_path: Path, kind: str, storage_type: str) -> None:
-    run, target = fitted(tmp_path, kind, fit={"storage_type": storage_type}), tmp_path / "published"
-    publication = publish(run, target)
-    elsewhere(target, DECODE.format(shapes=SHAPES, folder=tmp_path))
-    keys = keys_by_id(publication)
-    for number, shape in enumerate(SHAPES):
-        values = np.load(tmp_path / f"{number}.npy")
-        assert values.dtype == np.float32
-        ours = [decode_key(run, keys[one], shape).values for one in rows_of(target, "test")["id"].to_pylist()]
-        assert np.abs(values - np.stack(ours)).max() <= 1e-6
-    stored = json.loads((target / "latents.json").read_text())
-    assert (stored["storage_type"], stored["numbers"]) == (storage_type, LATENT)
-    assert (stored["units"] is not None) == (kind == "basis" and storage_type == "int8")
+def test_decode_py_gives_our_values_without_this_package(tmp_path: Path) -> None:
+    published = {}
+    for kind, storage_type in product(KINDS, TYPES):
+        (tmp_path / f"{kind}-{storage_type}").mkdir()
+        run = fitted(tmp_path / f"{kind}-{storage_type}", kind, fit={"storage_type": storage_type})
+        published[kind, storage_type] = run, publish(run, tmp_path / f"{kind}-{storage_type}-published")
+    elsewhere(tmp_path, DECODE.format(shapes=SHAPES))
+    for (kind, storage_type), (run, publication) in published.items():
+        target, keys = Path(publication.target), keys_by_id(publication)
+        stored = json.loads((target / "latents.json").read_text())
+        assert (stored["storage_type"], stored["numbers"]) == (storage_type, LATENT)
+        assert (stored["units"] is not None) == (kind == "basis" and storage_type == "int8")
+        for number, shape in enumerate(SHAPES):
+            values = np.load(f"{target}.{number}.npy")
+            assert values.dtype == np.float32
+            ours = [decode_key(run, keys[one], shape).values for one in rows_of(target, "test")["id"].to_pylist()]
+            assert np.abs(values - np.stack(ours)).max() <= 1e-6
 
 
-@pytest.mark.parametrize("storage_type", ["float32", "float16", "int8"])
-def test_datasets_loads_the_folder(tmp_path: Path, storage_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    run, target = fitted(tmp_path, fit={"storage_type": storage_type}), tmp_path / "published"
-    publish(run, target, labels=True, named=("spacing", "window", "modality", "slice", "steps"), file_bytes=1000)
-    code = """
-import json, os
-os.environ |= {"HF_HOME": sys.argv[1] if len(sys.argv) > 1 else "../cache", "HF_HUB_OFFLINE": "1"}
-from datasets import load_dataset
-found = load_dataset(os.getcwd())
-loaded = {name: [rows.num_rows, rows.column_names, rows["id"][:], rows["latent"][:]] for name, rows in found.items()}
-print(json.dumps(loaded))
-"""
-    found = json.loads(elsewhere(target, code).splitlines()[-1])
-    assert {split: loaded[0] for split, loaded in found.items()} == COUNTS
-    for split, (_, columns, ids, latents) in found.items():
-        rows = rows_of(target, split)
-        assert (columns, ids) == (rows.column_names, rows["id"].to_pylist())
-        assert np.array_equal(latents, np.stack(rows["latent"].to_pylist()))
-    assert len(list(target.glob("data/train-*.parquet"))) > 1
+def test_datasets_loads_the_folder(tmp_path: Path) -> None:
+    more = {"labels": True, "named": ("spacing", "window", "modality", "slice", "steps")}
+    for storage_type in TYPES:
+        (tmp_path / storage_type).mkdir()
+        run = fitted(tmp_path / storage_type, fit={"storage_type": storage_type})
+        publish(run, tmp_path / f"{storage_type}-published", file_bytes=1000, **more)
+    elsewhere(tmp_path, LOAD)
+    for storage_type in TYPES:
+        target = tmp_path / f"{storage_type}-published"
+        found = json.loads(Path(f"{target}.json").read_text())
+        assert {split: loaded[0] for split, loaded in found.items()} == COUNTS
+        for split, (_, columns, ids, latents) in found.items():
+            rows = rows_of(target, split)
+            assert (columns, ids) == (rows.column_names, rows["id"].to_pylist())
+            assert np.array_equal(latents, np.stack(rows["latent"].to_pylist()))
+        assert len(list(target.glob("data/train-*.parquet"))) > 1
 
 
 def test_the_code_of_the_card_runs(run: RunFile, target: Path) -> None:

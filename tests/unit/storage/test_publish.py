@@ -31,6 +31,7 @@ MAY_WRITE = {
     # Data objects: names that no two writers share, or content addresses; nothing until a record names them.
     "checkpoint.py:write_share": "a rank's share",
     "committed_network.py:store_network": "a network's files",
+    "prior_files.py:commit_prior": "a prior's files, under its digest, before its record",
     "shard_set.py:_upload_once": "a shard",
     "shard_set.py:_write_once": "an index",
     "shard_looks.py:write_looks": "the looks of a shard, under its content address; nothing depends on them",

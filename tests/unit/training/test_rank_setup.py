@@ -21,6 +21,7 @@ from medfuncta_dist.training.attempt import Attempt
 from medfuncta_dist.training.driver_channel import DriverChannel
 from medfuncta_dist.training.liveness.heartbeat import HeartbeatMonitor
 from medfuncta_dist.training.mailbox import Mailbox
+from medfuncta_dist.training.network_subject import NetworkSubject
 from medfuncta_dist.training.rank_sums import RankSums
 from tests.integration.training_runs import packed, run_file
 from tests.unit.training.ranks import on_ranks
@@ -110,7 +111,9 @@ def failed_start(folder: Path, what: str) -> dict[str, Any]:
             patch.setattr(rank_setup, "Engine", raising_engine)
         try:
             channel = DriverChannel(here, lambda answer: answer)
-            with train_worker.open_training(run, snapshot, channel, ALONE, "node", time.time()) as training:
+            with train_worker.open_training(
+                run, NetworkSubject(snapshot), channel, ALONE, "node", time.time()
+            ) as training:
                 assert training.first == 0
                 assert training.learner.ranks == RankSums(training.world, training.heartbeat)
                 raise ValueError("a step went wrong")

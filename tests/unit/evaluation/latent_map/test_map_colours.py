@@ -56,7 +56,7 @@ def test_labels_have_colours_that_differ(scheme: int):
 
 
 def test_frequent_names_get_colours_and_the_rest_share_one():
-    names = [str(i) for i in range(12) for _ in range(20 - i)]
+    names = [str(i) for i in reversed(range(12)) for _ in range(20 - i)]
     found, legend = by_name(names)
     assert [shade.name for shade in legend] == [*map(str, range(8)), "others"]
     assert legend[-1].scans == sum(20 - i for i in range(8, 12))
@@ -66,7 +66,8 @@ def test_frequent_names_get_colours_and_the_rest_share_one():
 
 def test_nine_names_need_no_other_and_no_name_is_said():
     found, legend = by_name([*map(str, range(8)), "", ""])
-    assert (legend[0].name, legend[0].scans, legend[0].colour) == ("none", 2, "k0")
+    assert [shade.name for shade in legend] == [*map(str, range(8)), "none"]
+    assert (legend[-1].scans, legend[-1].colour) == (2, "k8")
     assert len({*found}) == 9
     assert "other" not in found
 

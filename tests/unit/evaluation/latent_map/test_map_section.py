@@ -6,8 +6,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from medfuncta_dist.evaluation.latent_map.map_sample import MOST_POINTS
 from medfuncta_dist.evaluation.latent_map.map_section import LatentMap, map_section
 from medfuncta_dist.evaluation.latent_map.projections import Projections
+from medfuncta_dist.evaluation.latent_map.thumbnails import thumbnail_grid
 from tests.unit.evaluation.made_scores import scores
 from tests.unit.evaluation.test_report import Page
 
@@ -89,6 +91,14 @@ def test_a_signal_is_a_line():
     text = map_section(shown(shape=(20,)))
     assert text.count("<polyline") == SCANS
     assert len(re.findall(r'points="([^"]+)"', text)[0].split()) == 20
+
+
+def test_a_thousand_scans_of_noise_take_less_than_four_megabytes():
+    rng, grid = np.random.default_rng(0), thumbnail_grid((512, 512), 1, MOST_POINTS)
+    noise = [rng.integers(0, 256, grid, np.uint8) for _ in range(MOST_POINTS)]
+    places = Projections(rng.random((MOST_POINTS, 2)), (0.4, 0.2), rng.random((MOST_POINTS, 2)))
+    whole = LatentMap(scores(MOST_POINTS), places, noise, 10**6)
+    assert len(map_section(whole).encode()) < 4e6
 
 
 @pytest.mark.parametrize("word", ["<script", "url(", "http:", "https:", "onclick"])
