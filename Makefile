@@ -51,6 +51,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.fanout
 	$(BIN)/python -m benchmarks.archive_survey
 	$(BIN)/python -m benchmarks.many_runs
+	$(BIN)/python -m benchmarks.latent_table
 	$(BIN)/python -m benchmarks.pack_memory
 	$(BIN)/python -m benchmarks.outer_steps
 	$(BIN)/python -m benchmarks.scaling

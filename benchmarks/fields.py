@@ -61,7 +61,8 @@ from benchmarks.field_sets import (
 )
 from benchmarks.preset_scans import Scans
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.evaluation.probe import probe
+from medfuncta_dist.probe.probe_results import LATENTS, FeatureSet, Respondents, Trial, run_trial
+from medfuncta_dist.probe.question import question_of
 
 FIT_STEPS = (1, 2, 4)
 """Of Gauss-Newton, beside the settings' own."""
@@ -187,10 +188,13 @@ def results_of(case: Case, method: Method) -> dict[str, Any]:
 
 
 def classified(method: Method, scans: Scans, labels: Labels) -> list[dict[str, Any]]:
-    """What the product's probe says of numbers of the training and test scans."""
+    """What the product's probe says of numbers of the training and test scans, by classifiers without settings."""
     train, test = (method.encode(part).numpy() for part in (scans.train, scans.test))
-    found = probe(train, labels["train"], test, labels["test"])
-    return [{"classifier": one.classifier, "accuracy": one.accuracy, "macro_f1": one.macro_f1} for one in found]
+    asked = [Respondents(labels[split], np.arange(len(labels[split]))) for split in ("train", "test")]
+    trial = Trial(question_of(None), *asked, validation=None, classifiers=(), seed=0)
+    found = run_trial(trial, [FeatureSet(LATENTS, train, test)], lambda _: None)
+    scores = [{name: float(one.resampled[name][0]) for name in ("accuracy", "macro_f1")} for one in found]
+    return [{"classifier": one.candidate.name, **each} for one, each in zip(found, scores, strict=True)]
 
 
 def over_numbers(case: Case, method: Method, most: int) -> list[tuple[int, float]]:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from medfuncta_dist.config.run_file import RunFile
     from medfuncta_dist.evaluation.decode import decode
     from medfuncta_dist.fields.shared_network import SharedNetwork
-    from medfuncta_dist.fitting.latent_table import LatentTable
+    from medfuncta_dist.latent_table.latent_table import LatentTable
 
 __all__ = [
     "LatentTable",
@@ -41,7 +41,7 @@ __all__ = [
 _MODULES = {
     "RunFile": "config.run_file",
     "SharedNetwork": "fields.shared_network",
-    "LatentTable": "fitting.latent_table",
+    "LatentTable": "latent_table.latent_table",
     "decode": "evaluation.decode",
 } | dict.fromkeys(("load_run_file", "pack", "train", "fit", "evaluate", "submit_stages"), "api")
 

@@ -12,15 +12,20 @@ from medfuncta_dist.cli import (
     data,
     deploy,
     doctor,
+    exchange,
     jobs,
     logs,
+    neighbours,
     owner,
+    prior,
     publish,
     quickstart,
+    reports,
     results,
     run,
     run_files,
     submit,
+    wandb,
 )
 
 app = typer.Typer(
@@ -53,7 +58,12 @@ run_files.add_to(app)
 run.add_to(app)
 data.add_to(app)
 results.add_to(app)
+prior.add_to(app)
+exchange.add_to(app)
+reports.add_to(app)
+wandb.add_to(app)
 publish.add_to(app)
+neighbours.add_to(app)
 owner.add_to(app)
 submit.add_to(app)
 jobs.add_to(app)

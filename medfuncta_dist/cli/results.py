@@ -14,7 +14,7 @@ from medfuncta_dist.cli.answer import JsonOption, RunFileArgument, SetOption, an
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
     app.command("decode", help="Decode a latent to NIfTI, PNG, CSV or npy, at any resolution.")(decode)
-    app.command("probe", help="Classify scans from their latents, with k-NN and logistic regression.")(probe)
+    app.command("probe", help="Classify scans from their latents, and as well from their pixels.")(probe)
     app.command("verify", help="Check every checksum and count of shards, checkpoints and latents again.")(verify)
 
 
@@ -35,20 +35,52 @@ def decode(
         from medfuncta_dist.config.load import load
         from medfuncta_dist.evaluation.decode import decode_to_file
 
-        return decode_to_file(load(run_file, overrides), key, Path(out), _shape(shape), keep)
+        return decode_to_file(load(run_file, overrides), key, Path(out), parse_shape(shape), keep)
 
     answer(work, as_json)
 
 
-def probe(run_file: str = RunFileArgument, overrides: list[str] = SetOption, as_json: bool = JsonOption) -> None:
+def probe(
+    run_file: str = RunFileArgument,
+    label: str | None = typer.Option(
+        None,
+        "--label",
+        help="Place of the label, from 0 (the default). Of labels that are 0 or 1 several, as 0,3, or all.",
+    ),
+    target: int | None = typer.Option(None, "--target", min=0, help="Place of a measurement, to be predicted instead."),
+    train_split: str = typer.Option("train", "--train-split", help="Split to learn from."),
+    validation_split: str | None = typer.Option(
+        None, "--validation-split", help="Split to choose settings on. Default: cross-validation on the training split."
+    ),
+    test_split: str = typer.Option("test", "--test-split", help="Split to score."),
+    classifiers: str = typer.Option(
+        "k-nn,linear,mlp", "--classifiers", help="Those whose settings are chosen, with commas between."
+    ),
+    pixels: bool = typer.Option(True, "--pixels/--no-pixels", help="The same on PCA of pixels and on small scans."),
+    most_scans: int | None = typer.Option(None, "--most-scans", min=2, help="Largest number of scans of each split."),
+    seed: int = typer.Option(0, "--seed", min=0, help="Of folds, resamples and the MLP's first weights."),
+    overrides: list[str] = SetOption,
+    as_json: bool = JsonOption,
+) -> None:
     """Classify from latents."""
 
     def work() -> dict[str, Any]:
         from medfuncta_dist.config.load import load
-        from medfuncta_dist.evaluation.probe import describe, probe_run
+        from medfuncta_dist.probe.probe_driver import ProbeOptions, probe_command
+        from medfuncta_dist.probe.probed_scans import MOST_SCANS
+        from medfuncta_dist.probe.question import question_of
 
-        found = probe_run(load(run_file, overrides))
-        return {**found, "said": describe(found)}
+        options = ProbeOptions(
+            question=question_of(label, target),
+            train_split=train_split,
+            validation_split=validation_split,
+            test_split=test_split,
+            classifiers=tuple(name.strip() for name in classifiers.split(",") if name.strip()),
+            seed=seed,
+            pixels=pixels,
+            most_scans=most_scans or MOST_SCANS,
+        )
+        return probe_command(load(run_file, overrides), options)
 
     answer(work, as_json)
 
@@ -71,7 +103,8 @@ def verify(
     answer(work, as_json)
 
 
-def _shape(text: str | None) -> list[int] | None:
+def parse_shape(text: str | None) -> list[int] | None:
+    """``128x128`` as numbers; None where nothing is given. RunFileError for anything else."""
     if text is None:
         return None
     if not re.fullmatch(r"\d{1,5}(x\d{1,5}){0,2}", text):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from medfuncta_dist.cli.answer import JsonOption, RunFileArgument, SetOption, answer
-from medfuncta_dist.config.stage_names import STAGES
+from medfuncta_dist.config.stage_names import KNOWN, STAGES
 
 if TYPE_CHECKING:
     from medfuncta_dist.config.run_file import RunFile
@@ -32,7 +32,7 @@ PlanOption = typer.Option(
     help="Say what would be packed, and pack nothing. Headers are read; what they say stays in the private folder.",
 )
 StagesArgument = typer.Argument(
-    ..., metavar="STAGE...", help=f"One or more of {', '.join(STAGES)}, in this order.", show_default=False
+    ..., metavar="STAGE...", help=f"One or more of {', '.join(KNOWN)}, in this order.", show_default=False
 )
 
 

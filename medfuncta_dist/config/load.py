@@ -186,8 +186,8 @@ def _given(text: str, overrides: Sequence[str], where: str) -> dict[str, Any]:
 def _is_resolved(given: Mapping[str, Any]) -> bool:
     """Whether every key is written out, but perhaps those that not every run had from the beginning."""
     return all(
-        isinstance(given.get(name), Mapping)
-        and given[name].keys() >= section.model_fields.keys() - BEFORE.get(name, {})
+        isinstance(found := given.get(name, {}), Mapping)
+        and found.keys() >= section.model_fields.keys() - BEFORE.get(name, {})
         for name, section in RunFile.sections().items()
     )
 

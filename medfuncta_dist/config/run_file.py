@@ -20,6 +20,7 @@ from medfuncta_dist.config.sections.field_section import FieldSection
 from medfuncta_dist.config.sections.fit_section import Fit
 from medfuncta_dist.config.sections.kubernetes_section import Kubernetes
 from medfuncta_dist.config.sections.meta_section import Meta
+from medfuncta_dist.config.sections.prior_section import Prior
 from medfuncta_dist.config.sections.telemetry_section import Telemetry
 from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.errors import RunFileError
@@ -71,6 +72,8 @@ class RunFile(Section):
     """Fitting."""
     evaluate: Evaluate = Evaluate()
     """The report."""
+    prior: Prior = Prior()
+    """New scans."""
     cluster: Cluster = Cluster()
     """Resources."""
     kubernetes: Kubernetes = Kubernetes()
@@ -222,9 +225,10 @@ class RunFile(Section):
         return self.model_dump(mode="json", include=outside) | {name: part for name, part in sections.items() if part}
 
     def digest(self, *sections: str) -> str:
-        """SHA-256 (hex) over the canonical JSON of the named sections; all of the file when none is named."""
+        """SHA-256 (hex) over the canonical JSON of the named sections; all of the file when none is named. A section of
+        which nothing is digested (all of its keys came later, and have their earlier values) is left out."""
         whole = self.digested(lambda _: True)
-        part = {name: whole[name] for name in sections} if sections else whole
+        part = {name: whole[name] for name in sections if name in whole} if sections else whole
         return digest_json(part)
 
     @property

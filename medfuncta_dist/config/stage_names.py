@@ -7,13 +7,16 @@ from collections.abc import Sequence
 from medfuncta_dist.errors import RunFileError
 
 STAGES = ("pack", "train", "fit", "evaluate")
-COMPUTING = ("train", "fit")
+"""What every run goes through."""
+KNOWN = (*STAGES, "prior")
+"""And what a run may have beside it, after the others: a generative model over its latents."""
+COMPUTING = ("train", "fit", "prior")
 """Stages that compute with the network: on GPUs where the run file gives workers any, and only after it is settled how
 numbers are multiplied. The others read, write and count."""
 
 
 def require_stages(names: Sequence[str]) -> None:
     """RunFileError at the first name that is not a stage's."""
-    unknown = [name for name in names if name not in STAGES]
+    unknown = [name for name in names if name not in KNOWN]
     if unknown:
-        raise RunFileError(f"there is no stage {unknown[0]!r}", do=f"choose from {', '.join(STAGES)}")
+        raise RunFileError(f"there is no stage {unknown[0]!r}", do=f"choose from {', '.join(KNOWN)}")

@@ -5,7 +5,6 @@ The archive is not read, so it can be made at any time. Both files are written o
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,15 +16,15 @@ from medfuncta_dist.data_report.equal_samples import equal_samples
 from medfuncta_dist.data_report.report_content import Check, content_of
 from medfuncta_dist.data_report.shard_tally import ShardTask, tally_shard
 from medfuncta_dist.data_report.tally import ModalityTally, Place
-from medfuncta_dist.errors import MedfunctaError, RunFileError
+from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.evaluation.original_scans import Pick, read_samples
+from medfuncta_dist.report_style.owner_file import local_folder, write_owner_file
 from medfuncta_dist.run.fan_outs import cpu_fan_out
 from medfuncta_dist.scans.private.private_folder import private_folder
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
 from medfuncta_dist.shards.split_patients import split_patients
 from medfuncta_dist.stages import run_summary
 from medfuncta_dist.storage.digest import canonical_json
-from medfuncta_dist.storage.local_objects import replacing
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.streaming.shard_cache import cache_folder
 from medfuncta_dist.task_map import Failed, FanOut
@@ -59,11 +58,7 @@ def report_folder(run: RunFile, out: str | None) -> Path:
     """Where the report goes: the folder that was named, or one in the owner's; RunFileError inside the storage."""
     if out is None:
         return private_folder(run.data.private, run.dataset, run.storage) / FOLDER
-    try:
-        return private_folder(out, run.dataset, run.storage)
-    except RunFileError as error:
-        what = "the report shows scans, and is not written into the storage or to an object store"
-        raise RunFileError(what, where="--out", do="name a local folder outside the storage") from error
+    return local_folder(out, run.storage)
 
 
 def write_data_report(
@@ -86,8 +81,8 @@ def write_data_report(
     )
     places = [place for name in content["modalities"] for place in sorted(tallies[name].places)]
     page = render(content, tallies, _shown(run, places), __version__)
-    _write(folder / "data-report.json", canonical_json(content) + b"\n")
-    _write(folder / "data-report.html", page.encode())
+    write_owner_file(folder / "data-report.json", canonical_json(content) + b"\n")
+    write_owner_file(folder / "data-report.html", page.encode())
     return content
 
 
@@ -133,14 +128,6 @@ def _look_alikes(store: ObjectStore, run: RunFile, snapshot: Snapshot) -> dict[s
         return None
     found = packed.get("look_alikes")
     return found if packed.get("snapshot") == snapshot.digest and isinstance(found, dict) else None
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Only the owner can read it; whole or not at all."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with replacing(path) as part:
-        os.close(os.open(part, os.O_CREAT | os.O_WRONLY, 0o600))
-        part.write_bytes(content)
 
 
 def _said(content: Mapping[str, Any], folder: Path) -> list[str]:

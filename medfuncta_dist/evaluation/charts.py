@@ -1,8 +1,9 @@
-"""Charts of a report, as SVG: PSNR histogram, loss and held-out PSNR over outer steps."""
+"""Charts of a report, as SVG: PSNR histogram, loss and held-out PSNR over outer steps, receiver operating curves."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
@@ -47,6 +48,33 @@ def curve(points: Curve, name: str, *, log: bool = False, colour: str = ACCENT) 
     axes.set_xlabel("outer step")
     axes.set_ylabel(name)
     return svg_uri(drawing)
+
+
+def roc(curves: Mapping[str, Sequence[float]]) -> str:
+    """Receiver operating curves by name: rates of true positives at evenly spaced rates of false ones, 0 to 1."""
+    drawing, (axes,) = figure(4.6, 3.4)
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=0.8, linestyle=(0, (2, 2)))
+    for (name, rates), (colour, dashes) in zip(curves.items(), _lines(len(curves)), strict=True):
+        axes.plot(
+            [0, *np.linspace(0, 1, len(rates))], [0, *rates], color=colour, linewidth=1.8, linestyle=dashes, label=name
+        )
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.02)
+    axes.set_xlabel("false positive rate")
+    axes.set_ylabel("true positive rate")
+    axes.legend(loc="lower right", frameon=False)
+    return svg_uri(drawing)
+
+
+def _lines(count: int) -> list[tuple[str, Any]]:
+    """A colour and dashes for each of several lines: told apart without colour, too."""
+    known: list[tuple[str, Any]] = [
+        (ACCENT, "solid"),
+        (WARM, (0, (5, 1.5))),
+        (THIRD, (0, (1.5, 1.2))),
+        (MUTED, (0, (5, 1, 1, 1))),
+    ]
+    return [known[place % len(known)] for place in range(count)]
 
 
 def running_median(values: np.ndarray, width: int) -> np.ndarray:

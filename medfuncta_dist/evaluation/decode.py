@@ -11,26 +11,21 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from jaxtyping import Float
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from medfuncta_dist.config import load
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.fields.shared_network import SharedNetwork
-from medfuncta_dist.fitting import latent_ledger
-from medfuncta_dist.fitting.fit_driver import TableLocation, locate_table
-from medfuncta_dist.fitting.fit_plan import FitWork, cover
+from medfuncta_dist.latent_table.latent_table import LatentTable
+from medfuncta_dist.latent_table.scan_list import SHORTEST_KEY
 from medfuncta_dist.latents import table_format
-from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.scans.readers.reader import MAX_VALUES
 from medfuncta_dist.scans.scan import Window
-from medfuncta_dist.shards.snapshot import read_index
-from medfuncta_dist.storage.object_store import ObjectStore
-
-SHORTEST_KEY = 8  # hex digits: one in four billion, enough to name a scan in a report and to find it again
+from medfuncta_dist.storage.digest import canonical_json
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,10 +38,12 @@ class Decoded:
     spacing: tuple[float, ...]
     affine: Float[np.ndarray, "4 4"] | None
     psnr: float
-    """Of the scan as packed, from all numbers that are stored."""
+    """Of the scan as packed, from all numbers that are stored; NaN where it is not known, as of imported latents."""
     below_min: bool
     upright: bool
     """The first axis runs to the patient's right and the second upwards (a slice of a volume), not (row, column)."""
+    synthetic: str = ""
+    """What every file says of values that are no scan's, ASCII, at most 79 characters; empty for those of a scan."""
 
     @property
     def scan_units(self) -> Float[np.ndarray, channel * spatial]:
@@ -98,12 +95,14 @@ def decode_to_file(
     points = "x".join(str(n) for n in decoded.values.shape[1:])
     flag = " (flagged: below fit.min_psnr)" if decoded.below_min else ""
     part, latent = ("", "latent") if keep is None else (f" from its first {keep} numbers", "whole latent")
-    said = f"decode: {points} points in {out}{part}; its {latent} reconstructs at {decoded.psnr:.2f} dB{flag}"
+    known = None if math.isnan(decoded.psnr) else decoded.psnr
+    quality = "has no PSNR, as its scan was not packed" if known is None else f"reconstructs at {known:.2f} dB{flag}"
+    said = f"decode: {points} points in {out}{part}; its {latent} {quality}"
     return {
         "key": decoded.key,
         "file": str(out.resolve()),
         "shape": list(decoded.values.shape),
-        "psnr": decoded.psnr,
+        "psnr": known,
         "below_min": decoded.below_min,
         "said": [said],
     }
@@ -115,11 +114,9 @@ def decode_key(run: RunFile, key: str, shape: Sequence[int] | None = None, keep:
     ``keep``: as many of the latent's numbers, the first ones; None for all. RunFileError when there is no such latent,
     when the shape has another number of axes, or when the latent has no such part.
     """
-    store = ObjectStore(run.storage)
-    target = locate_table(run, store)
-    row = find_row(store, target, key)
-    network = load_network(store, target.network)
-    packed = tuple(target.snapshot.contract["shape"])
+    table = LatentTable.open(run)
+    row = find_row(table, key)
+    network, packed = table.network, table.shape
     target_shape = tuple(shape or packed)
     if len(target_shape) != len(packed) or min(target_shape) < 2:
         raise RunFileError(
@@ -154,38 +151,15 @@ def _first(
     return latents[:, :keep]
 
 
-def find_row(store: ObjectStore, target: TableLocation, key: str) -> pa.Table:
-    """The table's one row for a key; only the part that holds it is read."""
-    if len(key) < SHORTEST_KEY:
-        raise RunFileError(f"a key needs at least {SHORTEST_KEY} digits", where="--key", do="give more of the key")
-    commits = latent_ledger.read_commits(store, target.folder)
-    done, _ = cover(target.works, commits)
-    found = _matches(store, done, key)
-    if len(found) != 1:
-        raise RunFileError(
-            f"{'no' if not found else len(found)} fitted scans have this key",
-            where="--key",
-            do="take a key from the latent table or the report, and check that the fit stage is done",
-        )
-    name, whole = found[0]
-    part = commits[name].part
-    rows = None if part is None else table_format.read_part(store, target.folder, part)
-    rows = rows.filter(pc.equal(rows["key"], whole)) if rows is not None else None
-    if rows is None or not rows.num_rows:
-        raise RunFileError("this scan was quarantined, and has no latent", where="--key", do="choose another key")
-    return rows
-
-
-def _matches(store: ObjectStore, works: Sequence[FitWork], key: str) -> list[tuple[str, str]]:
-    """(range, whole key) of the packed scans whose keys begin so. The indexes are small; the parts are not."""
-    shards = {work.shard.sha256: work.shard for work in works}
-    keys = {digest: read_index(store, shard)["key"].to_pylist() for digest, shard in shards.items()}
-    return [
-        (work.name, whole)
-        for work in works
-        for whole in keys[work.shard.sha256][work.start : work.stop]
-        if whole.startswith(key)
-    ]
+def find_row(table: LatentTable, key: str) -> pa.Table:
+    """The table's one row for a key; only what lists it, and the part that holds it, is read."""
+    try:
+        return table.row(key)
+    except RunFileError as error:
+        if len(key) >= SHORTEST_KEY and table.is_quarantined(key):
+            what = "this scan was quarantined, and has no latent"
+            raise RunFileError(what, where="--key", do="choose another key") from None
+        raise RunFileError(error.what, where="--key", do=error.do) from None
 
 
 def _decoded(row: dict[str, Any], values: np.ndarray, packed: tuple[int, ...], shape: tuple[int, ...]) -> Decoded:
@@ -221,6 +195,8 @@ def save(decoded: Decoded, path: Path) -> None:
     .nii, .nii.gz: scan units, float32, with spacing and affine (2D: one slice; channels on the fifth axis).
     .png: 2D, 8 bits; scan units where they fit in 0..255, else the intensity window spread over 0..255.
     .csv: 1D, scan units, one line per channel. .npy: scan units, float32 (channel, *spatial).
+    Synthetic values are marked: in NIfTI's descrip and intent_name, in a text chunk of a PNG, in a comment at the head
+    of a CSV, in <file>.json beside an npy.
     """
     writer = next((w for suffix, w in _WRITERS.items() if path.name.lower().endswith(suffix)), None)
     if writer is None:
@@ -243,6 +219,8 @@ def _nifti(decoded: Decoded, path: Path) -> None:
         affine = np.diag([*decoded.spacing, *[1.0] * (4 - len(decoded.spacing))])
     image = nib.Nifti1Image(volume, affine)  # type: ignore[no-untyped-call]
     image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call]
+    if decoded.synthetic:
+        image.header["descrip"], image.header["intent_name"] = decoded.synthetic.encode("ascii"), b"SYNTHETIC"
     nib.save(image, path)
 
 
@@ -252,7 +230,11 @@ def _png(decoded: Decoded, path: Path) -> None:
     picture = np.moveaxis(eight_bits(decoded.values, decoded.window), 0, -1)
     if decoded.upright:
         picture = np.rot90(picture)
-    Image.fromarray(picture.squeeze()).save(path)
+    told = PngInfo()
+    if decoded.synthetic:
+        told.add_text("Description", decoded.synthetic)
+        told.add_text("Title", decoded.key)
+    Image.fromarray(picture.squeeze()).save(path, pnginfo=told)
 
 
 def eight_bits(values: Float[np.ndarray, ...], window: Window) -> np.ndarray:
@@ -264,10 +246,13 @@ def eight_bits(values: Float[np.ndarray, ...], window: Window) -> np.ndarray:
 def _csv(decoded: Decoded, path: Path) -> None:
     if decoded.values.ndim != 2:
         raise RunFileError("a CSV holds a 1D scan", where="--out", do="use .nii.gz, .png or .npy")
-    np.savetxt(path, decoded.scan_units, fmt="%.9g", delimiter=",")
+    np.savetxt(path, decoded.scan_units, fmt="%.9g", delimiter=",", header=decoded.synthetic)
 
 
 def _npy(decoded: Decoded, path: Path) -> None:
+    if decoded.synthetic:
+        told = {"format_version": 1, "synthetic": True, "key": decoded.key, "mark": decoded.synthetic}
+        path.with_name(f"{path.name}.json").write_bytes(canonical_json(told))
     np.save(path, decoded.scan_units, allow_pickle=False)
 
 

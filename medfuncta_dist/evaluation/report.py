@@ -14,6 +14,9 @@ import numpy as np
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.evaluation import charts
 from medfuncta_dist.evaluation.charts import Curve
+from medfuncta_dist.evaluation.latent_map.map_section import LatentMap, map_section
+from medfuncta_dist.evaluation.metrics import natural
+from medfuncta_dist.evaluation.probe_section import probe_section
 from medfuncta_dist.evaluation.report_summary import MASKED
 from medfuncta_dist.fields.field_kinds import FieldSpec
 from medfuncta_dist.report_style import pictures
@@ -21,6 +24,7 @@ from medfuncta_dist.report_style.report_figure import THIRD
 from medfuncta_dist.report_style.report_page import PACKING, SHORT, page
 
 TEMPLATE = "report.html"  # Jinja
+FITTING, QUARANTINING = ("packed", "fitted", "quarantined", "flagged"), ("packing", "fitting")  # in this order
 MOST_LABELS = 30  # rows of the table of labels; combinations of many labels could fill a book
 
 
@@ -50,6 +54,9 @@ class ReportData:
     psnr: Mapping[str, np.ndarray] = field(default_factory=dict)
     loss: Curve = ()
     held_out_psnr: Curve = ()
+    latent_map: LatentMap | None = None
+    probe: Mapping[str, Any] | None = None
+    """The content of probe.json; None where no probe has been run."""
 
 
 def render(data: ReportData) -> str:
@@ -70,9 +77,14 @@ def render(data: ReportData) -> str:
         histogram=charts.histogram(data.psnr, data.run.fit.min_psnr) if data.psnr else None,
         curves=_curves(data),
         baselines=_baselines(data.summary["baselines"]),
-        labels=list(data.summary["labels"].items())[:MOST_LABELS],
+        labels=_by_name(data.summary["labels"])[:MOST_LABELS],
         labels_left_out=max(0, len(data.summary["labels"]) - MOST_LABELS),
+        groups=_group_rows(data.summary.get("groups", {})),
+        latent_map=None if data.latent_map is None else map_section(data.latent_map),
+        probe=probe_section(data.probe, data.summary["latents"], bool(data.summary["labels"])),
         packing=[(words, counts[name]) for name, words in PACKING.items() if name in counts],
+        fitting=[(name, data.summary["counts"][name]) for name in FITTING],
+        reasons=_reasons(data.summary["quarantine_reasons"]),
         settings=_settings(data),
         one_dimensional=len(data.run.data.shape) == 1,
         short=SHORT,
@@ -159,6 +171,22 @@ def _baselines(found: Mapping[str, Any] | None) -> list[dict[str, Any]]:
         }
         for name, text in names.items()
     ]
+
+
+def _group_rows(groups: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
+    """What is known of scans, its value, and the metrics of these scans. Summaries of earlier versions have none."""
+    return [(name, value, figures) for name, values in _by_name(groups) for value, figures in _by_name(values)]
+
+
+def _by_name(values: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """In one order, whether the summary was just made or comes from JSON, whose keys are sorted as text."""
+    return sorted(values.items(), key=lambda item: natural(item[0]))
+
+
+def _reasons(found: Mapping[str, Mapping[str, int]]) -> list[tuple[str, str, int]]:
+    """Stage, reason and number of scans: the most frequent reasons of each stage first."""
+    ordered = {stage: sorted(found[stage].items(), key=lambda item: (-item[1], item[0])) for stage in QUARANTINING}
+    return [(stage, reason, count) for stage, reasons in ordered.items() for reason, count in reasons]
 
 
 def _inner_loop(run: RunFile) -> str:

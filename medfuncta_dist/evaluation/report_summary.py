@@ -19,6 +19,7 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.evaluation import metrics
 from medfuncta_dist.evaluation.baselines import Baselines
 from medfuncta_dist.evaluation.dct import DctScores
+from medfuncta_dist.evaluation.label_names import label_name
 from medfuncta_dist.evaluation.pca import PcaScores
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting.fit_driver import TableLocation
@@ -30,6 +31,8 @@ from medfuncta_dist.shards.data_contract import about_splits
 
 FORMAT_VERSION = 1
 METRICS = ("psnr", "ssim", "mse")
+MOST_GROUPS = 50
+"""Values of what is known of scans: more are no groups."""
 MASKED = "psnr_mask"
 """Beside the others where any scan has a segmentation."""
 
@@ -43,7 +46,7 @@ def summarise(
     baselines: dict[str, Any] | None,
     storage: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """The whole summary as JSON objects. ``scores`` has the columns of ``score_task.SCHEMA``."""
+    """The whole summary as JSON objects. ``scores`` has the columns of ``score_task.TASK_SCHEMA``."""
     fitting = Counter(scan.reason for commit in commits for scan in commit.quarantined)
     packing = Counter(entry["reason"] for entry in target.snapshot.quarantined)
     difference = np.abs(scores["psnr"].to_numpy() - scores["fit_psnr"].to_numpy())
@@ -64,6 +67,7 @@ def summarise(
         "quarantine_reasons": {"packing": dict(packing), "fitting": dict(fitting)},
         "splits": by_split(scores),
         "labels": by_label(scores, run.evaluate.split),
+        "groups": by_group(scores, run.evaluate.split, _column_names(run)),
         "baselines": baselines,
         # Decoded now against measured when fitted: near 0, or the two ran on very different machines.
         "largest_psnr_difference": float(difference.max()),
@@ -98,6 +102,11 @@ def _against(baseline: Float[np.ndarray, " scan"], mine: float) -> dict[str, Any
     return {"psnr": _json(metrics.spread(baseline)), "gain": mine - float(baseline.mean())}
 
 
+def _column_names(run: RunFile) -> list[str]:
+    """Columns of labels of the run file's table, which the owner has named."""
+    return [] if run.data.table is None else [label.column for label in run.data.table.labels]
+
+
 def by_split(scores: pa.Table) -> dict[str, Any]:
     """Every metric of every split."""
     return _groups(scores, scores["split"].to_pylist())
@@ -107,7 +116,31 @@ def by_label(scores: pa.Table, split: str) -> dict[str, Any]:
     """Every metric by label, over one split's labelled scans. Several labels together are one name: ``0, 3``."""
     labelled = pc.greater(pc.list_value_length(scores["labels"]), 0)
     rows = scores.filter(pc.and_(pc.equal(scores["split"], split), labelled))
-    return _groups(rows, [", ".join(map(str, labels)) for labels in rows["labels"].to_pylist()])
+    return _groups(rows, [label_name(labels) for labels in rows["labels"].to_pylist()])
+
+
+def by_group(scores: pa.Table, split: str, columns: Sequence[str]) -> dict[str, Any]:
+    """Every metric over one split's scans, by what else is known of them: modality, spacing, each column of labels.
+
+    ``columns``: names of the columns of labels, as far as the run file knows them. Only what differs between scans,
+    and has no more than ``MOST_GROUPS`` values, is in it.
+    """
+    rows = scores.filter(pc.equal(scores["split"], split))
+    known = {
+        "modality": rows["modality"].to_pylist(),
+        "spacing": [" × ".join(f"{n:.3g}" for n in spacing) for spacing in rows["spacing"].to_pylist()],
+        **_label_columns(rows["labels"].to_pylist(), columns),
+    }
+    return {name: _groups(rows, of) for name, of in known.items() if 1 < len(set(of)) <= MOST_GROUPS}
+
+
+def _label_columns(labels: Sequence[Sequence[int]], columns: Sequence[str]) -> dict[str, list[str]]:
+    """The values of each column of labels; none where there is one column, which ``labels`` of the summary has."""
+    widths = {len(one) for one in labels if one}
+    if len(widths) != 1 or (width := widths.pop()) < 2:
+        return {}
+    names = columns if len(columns) == width else [f"label {place}" for place in range(1, width + 1)]
+    return {name: [str(one[at]) if one else "none" for one in labels] for at, name in enumerate(names)}
 
 
 def _groups(rows: pa.Table, names: Sequence[str]) -> dict[str, Any]:

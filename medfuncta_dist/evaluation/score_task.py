@@ -51,12 +51,20 @@ original is."""
 MASKED_SCHEMA = pa.schema(
     [*SCHEMA, pa.field("psnr_mask", pa.float64())], {"format_version": MASKED_VERSION, "kind": "metrics"}
 )
-"""Where any scan has a segmentation beside it: PSNR of the points inside, null for a scan without one. Tasks return
-this, and ``as_stored`` leaves the column out where nothing is in it."""
+"""Where any scan has a segmentation beside it: PSNR of the points inside, null for a scan without one. ``as_stored``
+leaves the column out where nothing is in it."""
+
+TASK_SCHEMA = pa.schema(
+    [*MASKED_SCHEMA, pa.field("modality", pa.string()), pa.field("spacing", pa.list_(pa.float64()))],
+    MASKED_SCHEMA.metadata,
+)
+"""What tasks return: with what the latent table knows of how a scan was taken, for means over groups of scans."""
 
 
 def as_stored(scores: pa.Table) -> pa.Table:
-    """Rows of ``MASKED_SCHEMA`` as ``metrics.parquet`` has them: in ``SCHEMA`` where no scan has a segmentation."""
+    """Rows of ``TASK_SCHEMA`` as ``metrics.parquet`` has them: in ``SCHEMA`` where no scan has a segmentation, else in
+    ``MASKED_SCHEMA``."""
+    scores = scores.select(MASKED_SCHEMA.names)
     if scores["psnr_mask"].null_count < scores.num_rows:
         return scores
     return scores.drop_columns(["psnr_mask"]).cast(SCHEMA).replace_schema_metadata(SCHEMA.metadata)
@@ -74,7 +82,7 @@ class ScoreTask:
 
 
 def score_task(task: ScoreTask) -> pa.Table:
-    """Metrics of every fitted scan of the range, as rows of ``MASKED_SCHEMA``."""
+    """Metrics of every fitted scan of the range, as rows of ``TASK_SCHEMA``."""
     store, cache = task.worker.open()
     network = network_here(task.worker.root, task.network, task.worker.device)
     fitted = table_format.read_part(store, task.folder, task.part)
@@ -92,7 +100,7 @@ def score_task(task: ScoreTask) -> pa.Table:
         {**known, "shard": task.work.shard.sha256, "row": row, **_figures(one, masked)}
         for known, row, one, masked in zip(_known(fitted), places, found, inside, strict=True)
     ]
-    return pa.Table.from_pylist(rows, schema=MASKED_SCHEMA)
+    return pa.Table.from_pylist(rows, schema=TASK_SCHEMA)
 
 
 class _Group(NamedTuple):
@@ -117,5 +125,5 @@ def _figures(one: Score, masked: float) -> dict[str, float | None]:
 
 def _known(fitted: pa.Table) -> list[dict[str, Any]]:
     """What the latent table already holds about each scan."""
-    rows = fitted.select(["key", "split", "labels", "psnr", "below_min"]).to_pylist()
+    rows = fitted.select(["key", "split", "labels", "psnr", "below_min", "modality", "spacing"]).to_pylist()
     return [{**row, "fit_psnr": row.pop("psnr")} for row in rows]

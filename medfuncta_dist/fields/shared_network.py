@@ -33,7 +33,7 @@ from torch import Tensor
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, MedfunctaError
 from medfuncta_dist.fields import field_kinds, safe_tensors
 from medfuncta_dist.fields.basis import BasisSpec
-from medfuncta_dist.fields.coordinates import grid
+from medfuncta_dist.fields.coordinates import Region, grid, region_points
 from medfuncta_dist.fields.field_kinds import FieldSpec, field
 from medfuncta_dist.fields.network_record import RECORD_FILE, files_below
 from medfuncta_dist.fields.params import Params
@@ -127,17 +127,21 @@ class SharedNetwork:
 
     @torch.no_grad()
     def decode(
-        self, latents: Float[Tensor, "batch latent"], shape: Sequence[int]
+        self, latents: Float[Tensor, "batch latent"], shape: Sequence[int], region: Region | None = None
     ) -> Float[Tensor, "batch channel *space"]:
         """Values of each latent on a grid of ``shape``, at any resolution, in chunks of points. Not clamped.
 
-        A scan's values depend on its latent and ``shape``, to the bit, and not on what else is decoded with it.
+        ``region``: only the grid's points in it, per axis a slice or (start, stop); the result has its size.
+
+        A scan's values depend on its latent, ``shape`` and ``region``, to the bit, and not on what else is decoded with
+        it.
         """
-        coordinates = grid(shape, latents.device)
+        coordinates = grid(shape, latents.device, region=region)
         params = {name: tensor.to(latents.device) for name, tensor in self.params.items()}
         parts = torch.split(coordinates, _points_at_once(self.spec))
         values = torch.cat([field(self.spec, params, part, latents) for part in parts], dim=1)
-        return values.transpose(1, 2).reshape(len(latents), self.spec.channels, *shape)
+        size = shape if region is None else [len(points) for points in region_points(shape, region)]
+        return values.transpose(1, 2).reshape(len(latents), self.spec.channels, *size)
 
     @cached_property
     def _weights(self) -> bytes:

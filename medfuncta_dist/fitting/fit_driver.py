@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 
 from medfuncta_dist.config.kept_run_file import pin_path, pinned_digest, with_task_size
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import QuarantineLimitError, RunFileError
+from medfuncta_dist.errors import QuarantineLimitError, RunFileError, StageOrderError
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_failures import DAMAGED_SHARD, Failures, pieces_of
 from medfuncta_dist.fitting.fit_plan import FitWork, cover, overlaps, plan, ranges
 from medfuncta_dist.fitting.fit_task import FitTask, Fitted, fit_task
+from medfuncta_dist.fitting.imported_record import Imported, imported_record
 from medfuncta_dist.fitting.latent_ledger import Counts, Quarantined, Spread, Unsolved
 from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.network.committed_network import NetworkRef, published_network
@@ -40,6 +41,8 @@ class TableLocation:
     """Every range that belongs to it, fitted or not."""
     scans_per_task: int
     """Scans of each range, but for the last one of a shard."""
+    has_scans: bool = True
+    """False for latents that were imported without their scans: there is nothing to fit or to compare with."""
 
     @property
     def shards(self) -> set[str]:
@@ -54,6 +57,8 @@ class FitSummary:
     folder: str
     dataset_digest: str
     network_digest: str
+    table_digest: str
+    """Of all its parts: the same latents of the same scans have the same."""
     counts: Counts
     fitted_now: int
     found_committed: int
@@ -88,14 +93,38 @@ def locate_table(run: RunFile, store: ObjectStore) -> TableLocation:
     """The table that this run file describes. StageOrderError before its data set and its network are complete;
     LostObjectError where the snapshot that the run trained on has lost its file or record, and there is none after it.
 
-    An open ``fit.scans_per_task`` is what the run has settled.
+    An open ``fit.scans_per_task`` is what the run has settled. Where nothing is packed, it is the table that was
+    imported without scans, if there is one.
     """
     run = with_task_size(run, store)
-    snapshot = load_snapshot(store, run.dataset, run.data.snapshot)
+    try:
+        snapshot = load_snapshot(store, run.dataset, run.data.snapshot)
+    except StageOrderError:
+        if (imported := imported_record(store, run.name)) is None:
+            raise
+        return imported_table(run, published_network(store, run.name), imported)
     _require_pinned(run, store, snapshot)
     network = published_network(store, run.name)
     works = ranges(snapshot, run.fit.splits, run.fit.range_scans)
     return TableLocation(latent_folder(run, network.digest), snapshot, network, works, run.fit.range_scans)
+
+
+def imported_table(run: RunFile, network: NetworkRef, imported: Imported) -> TableLocation:
+    """The table of latents that were imported without scans."""
+    snapshot, size = imported.as_snapshot(run.dataset), imported.scans_per_range
+    works = ranges(snapshot, run.fit.splits, size)
+    return TableLocation(latent_folder(run, network.digest), snapshot, network, works, size, has_scans=False)
+
+
+def require_scans(target: TableLocation) -> None:
+    """StageOrderError where the run's latents were imported without scans."""
+    if not target.has_scans:
+        raise StageOrderError(
+            "the latents of this run were imported without their scans: none can be fitted, or compared with its scan",
+            where=target.folder,
+            do="run the pack stage for the scans, then `medfuncta-dist import-latents` again; decode and probe need "
+            "no scans",
+        )
 
 
 def _require_pinned(run: RunFile, store: ObjectStore, newest: Snapshot) -> None:
@@ -130,6 +159,7 @@ def fit(
     store = ObjectStore(run.storage)
     run = with_task_size(run, store)
     target = locate_table(run, store)
+    require_scans(target)
     network = load_network(store, target.network)
     _check_contract(network, target)
     settings = stored_settings(run, network)
@@ -152,6 +182,7 @@ def fit_again(run: RunFile, fan_out: FanOut, lost: Collection[str], *, fence: Gu
     store = ObjectStore(run.storage)
     run = with_task_size(run, store)
     target = locate_table(run, store)
+    require_scans(target)
     settings = stored_settings(run, load_network(store, target.network))
     committed = latent_ledger.settled(latent_ledger.read_commits(store, target.folder))
     todo = [work for work in cover(target.works, committed)[1] if overlaps(work, lost)]
@@ -261,6 +292,7 @@ def _summarise(
         folder=target.folder,
         dataset_digest=target.snapshot.digest,
         network_digest=target.network.digest,
+        table_digest=latent_ledger.table_digest(mine),
         counts=counts,
         fitted_now=sum(result.rows for result in results if not result.earlier),
         found_committed=sum(result.earlier for result in results),

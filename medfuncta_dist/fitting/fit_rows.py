@@ -81,11 +81,12 @@ def rows_of(split: str, columns: Columns, kept: Mapping[int, Described], min_psn
         steps=of(columns.steps),
         windows=[meta["window"] for meta in metas],
         spacings=[meta["spacing"] for meta in metas],
-        affines=[_flat(meta["affine"]) for meta in metas],
+        affines=[flat(meta["affine"]) for meta in metas],
         modalities=[meta["modality"] for meta in metas],
         slices=[meta["slice"] for meta in metas],
     )
 
 
-def _flat(affine: list[list[float]] | None) -> list[float] | None:
+def flat(affine: list[list[float]] | None) -> list[float] | None:
+    """An affine row by row, as the table holds it."""
     return None if affine is None else [*map(float, chain.from_iterable(affine))]

@@ -20,6 +20,7 @@ from medfuncta_dist.fitting.fit_plan import FitWork, cover, range_name
 from medfuncta_dist.latents import table_format
 from medfuncta_dist.latents.table_format import PartRef, Storage
 from medfuncta_dist.storage.commit_record import Record, read_as, read_records
+from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing.typed_record import typed
 from medfuncta_dist.storage.promised import REPAIR, missing_below
@@ -28,7 +29,7 @@ from medfuncta_dist.storage.publish import Guard, NewRecord, publish, withdraw
 KIND = "latents"
 NAMES = re.compile(r"[0-9a-f]{24}-\d{8}-\d{8}(-g\d{9,})?\.json")
 """Names of its commit records."""
-_IF_ANY = ("unsolved_steps", "unsolved_scans")
+_IF_ANY = ("unsolved_steps", "unsolved_scans", "unmeasured")
 _DELETE = "delete this commit record and run fit again"
 
 
@@ -60,6 +61,8 @@ class Commit:
     """Steps of fitted scans that had no solution, and in the next field how many scans these were. Only in records in
     which there are some: earlier versions know neither."""
     unsolved_scans: int = 0
+    unmeasured: int = 0
+    """Rows without a PSNR, imported without their scans. Only in records in which there are some, as above."""
 
     @property
     def name(self) -> str:
@@ -69,7 +72,7 @@ class Commit:
     def body(self) -> dict[str, Any]:
         """As JSON objects."""
         body = asdict(self) | {"quarantined": [asdict(q) for q in self.quarantined]}
-        return body if self.unsolved_steps else {key: body[key] for key in body if key not in _IF_ANY}
+        return {key: value for key, value in body.items() if value or key not in _IF_ANY}
 
 
 @dataclass(frozen=True)
@@ -215,11 +218,16 @@ def unsolved(commits: Iterable[Commit]) -> Unsolved:
     return Unsolved(sum(c.unsolved_steps for c in found), sum(c.unsolved_scans for c in found))
 
 
+def table_digest(commits: Iterable[Commit]) -> str:
+    """SHA-256 over the parts of some ranges, whatever their order."""
+    return digest_json(sorted(commit.part.sha256 for commit in commits if commit.part is not None))
+
+
 def psnr_by_split(commits: Iterable[Commit]) -> dict[str, Spread]:
-    """PSNR over the fitted scans of each split."""
+    """PSNR over the fitted scans of each split, where any was measured."""
     groups: dict[str, list[Commit]] = {}
     for commit in commits:
-        if commit.rows:
+        if commit.rows > commit.unmeasured:
             groups.setdefault(commit.split, []).append(commit)
     return {split: _spread(group) for split, group in sorted(groups.items())}
 
@@ -295,7 +303,7 @@ def _check(work: FitWork, commit: Commit | None) -> None:
 
 
 def _spread(commits: Sequence[Commit]) -> Spread:
-    scans = sum(commit.rows for commit in commits)
+    scans = sum(commit.rows - commit.unmeasured for commit in commits)
     mean = math.fsum(commit.psnr_sum for commit in commits) / scans
     square = math.fsum(commit.psnr_squares for commit in commits) / scans
     return Spread(mean, math.sqrt(max(square - mean**2, 0.0)), scans)

@@ -83,3 +83,22 @@ def reports_of(store: ObjectStore, runs: Sequence[AffectedRun], scans: Collectio
             keys = list(scans)  # damaged: nobody can tell
         if not set(keys).isdisjoint(scans):
             yield from (f"{folder}/{name}" for name in REPORT)
+
+
+def indexes_of(store: ObjectStore, runs: Sequence[AffectedRun], scans: Collection[str]) -> Iterator[str]:
+    """All that is kept of a run's neighbours, records first, where any index may hold one of the scans: its vectors are
+    latents, and what it learned it learned from all of them. It is made again by a command."""
+    for run in runs:
+        paths = [info.path for info in store.list(f"runs/{run.name}/neighbours")]
+        rows = [path for path in paths if path.endswith(".parquet")]
+        if paths and (not rows or any(_names_any(store, path, scans) for path in rows)):
+            yield from sorted(paths, key=lambda path: ("/commits/" not in path, path))
+
+
+def _names_any(store: ObjectStore, path: str, scans: Collection[str]) -> bool:
+    """Whether a table with keys has one of these; also where that cannot be told."""
+    try:
+        keys = pq.read_table(io.BytesIO(store.read(path)), columns=["key"])["key"].to_pylist()
+    except (ObjectMissingError, pa.ArrowException, OSError, ValueError, KeyError):
+        return True
+    return not set(keys).isdisjoint(scans)

@@ -14,6 +14,7 @@ from medfuncta_dist.errors import ObjectMissingError
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_plan import FitWork
 from medfuncta_dist.fitting.latent_ledger import Commit, Quarantined
+from medfuncta_dist.latent_table.catalogue.catalogue_store import catalogue_objects
 from medfuncta_dist.latents import table_format
 from medfuncta_dist.scans.private.forgotten_list import latent_key
 from medfuncta_dist.scans.scan_key import KeyMaker
@@ -33,12 +34,14 @@ class HeldLatents:
     """(path, commit)"""
     others: frozenset[str]
     """Parts, below the storage root, that other records name."""
+    catalogues: tuple[str, ...] = ()
+    """All of the table's catalogues, their commit records first: the next fit writes one of what stays."""
 
     @property
     def objects(self) -> list[str]:
-        """What is to be deleted, parts first: what is left of an interrupted deletion is still named."""
+        """What is to be deleted, parts before their records: what is left of an interrupted deletion is still named."""
         parts = {f"{self.folder}/{commit.part.path}" for _, commit in self.commits if commit.part is not None}
-        return [*sorted(parts - self.others), *(path for path, _ in self.commits)]
+        return [*self.catalogues, *sorted(parts - self.others), *(path for path, _ in self.commits)]
 
 
 def tables_of(store: ObjectStore, run: str) -> list[str]:
@@ -60,7 +63,8 @@ def held_latents(
             found.append((path, commit))
         elif commit.part is not None:
             others.add(f"{folder}/{commit.part.path}")
-    return HeldLatents(folder, found, frozenset(others))
+    catalogues = tuple(catalogue_objects(store, folder)) if found else ()
+    return HeldLatents(folder, found, frozenset(others), catalogues)
 
 
 def named_parts(store: ObjectStore, folder: str, deleted: Collection[str]) -> set[str]:

@@ -4,7 +4,7 @@
 2. new shards and records of what stays; latents of it, carried to the new shards
 3. the private list also names what will be deleted
 4. the new snapshot; the shared record of the act, which names the snapshots that go
-5. deletion: records of those snapshots, reports, latents, shards, at last the pack records
+5. deletion: records of those snapshots, reports, priors, latents, shards, at last the pack records
 6. every object of the data set and of its runs is read: none may hold a key, values or a latent of the scans
 7. the proof's record; mapping and inventory lose their rows, and what pack listed of pairs and copies goes; the private
    list says that it is done
@@ -20,7 +20,8 @@ from pathlib import Path
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import StageOrderError
-from medfuncta_dist.forget.affected_runs import AffectedRun, latents_of_runs, reports_of, runs_on
+from medfuncta_dist.forget.affected_priors import priors_of
+from medfuncta_dist.forget.affected_runs import AffectedRun, indexes_of, latents_of_runs, reports_of, runs_on
 from medfuncta_dist.forget.carried_latents import HeldLatents, carry, latent_keys, named_parts, tables_of
 from medfuncta_dist.forget.descendants import with_descendants
 from medfuncta_dist.forget.holdings import Dataset, Holdings, find_holdings, held_snapshots, pixel_keys, read_dataset
@@ -52,7 +53,7 @@ from medfuncta_dist.streaming.shard_cache import cache_folder
 from medfuncta_dist.task_map import FanOut
 
 Say = Callable[[str], None]
-RUN_DATA = ("latents", "report")
+RUN_DATA = ("latents", "neighbours", "prior", "report")
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,10 @@ class Preview:
     latents: int
     """Parts and their records."""
     reports: int
+    indexes: int
+    """Objects of indexes of neighbours."""
+    priors: tuple[str, ...]
+    """Runs whose priors go."""
     runs: tuple[str, ...]
     trained: tuple[str, ...]
     """Runs with a shared network, or with one to start from, which may have learned from the scans."""
@@ -109,6 +114,8 @@ class Forgot:
     proof: ProofRecord
     carried: int
     """Latents of other scans that were kept."""
+    priors: tuple[str, ...]
+    """Runs whose priors are gone."""
     trained: tuple[str, ...]
     equal: tuple[str, ...]
     """Keys of other scans with the same values."""
@@ -137,6 +144,7 @@ def preview(place: Place, asked: Asked) -> Preview:
     latents = latents_of_runs(place.store, runs, holdings.scans, gone, stay)
     held = [(run, table) for run, table in latents if table.commits]
     reports = list(reports_of(place.store, runs, holdings.scans))
+    indexes = list(indexes_of(place.store, runs, holdings.scans))
     return Preview(
         len(holdings.scans),
         len(holdings.sources),
@@ -146,7 +154,9 @@ def preview(place: Place, asked: Asked) -> Preview:
         len(held_snapshots(dataset, holdings)),
         sum(len(table.objects) for _, table in held),
         len(reports),
-        tuple(sorted({run.name for run, _ in held} | {path.split("/")[1] for path in reports})),
+        len(indexes),
+        _runs_of(priors_of(place.store, runs, latents)),
+        tuple(sorted({run.name for run, _ in held} | {path.split("/")[1] for path in (*reports, *indexes)})),
         _trained(place.store, runs),
         numbered_series(holdings.pieces),
         len(pending),
@@ -272,8 +282,9 @@ class _Acting:
         remove_private(self._place.folder, act, self._place.run.data, self._place.salted)
         keep_act(self._place.folder, done(act, (trace.equal for trace in equal)))
         others = tuple(sorted({trace.key for trace in equal}))
+        priors = _runs_of(path for path in act.delete if path.split("/")[2:3] == ["prior"])
         published = tuple(publications_with(self._place.folder, self._name, set(act.scans)))
-        return Forgot(act, record, proof, carried, _trained(self._store, self._runs), others, published)
+        return Forgot(act, record, proof, carried, priors, _trained(self._store, self._runs), others, published)
 
     def _carried(self, run: AffectedRun, table: HeldLatents, new: Sequence[tuple[str, object]]) -> int:
         size = run.scans_per_range(self._store) if table.commits else None
@@ -291,6 +302,8 @@ class _Acting:
             *(path for path, _ in snapshots),
             *(snapshot_path(self._name, found.digest) for _, found in snapshots),  # type: ignore[attr-defined]
             *reports_of(self._store, self._runs, holdings.scans),
+            *priors_of(self._store, self._runs, latents),
+            *indexes_of(self._store, self._runs, holdings.scans),
             *(path for _, table in latents for path in table.objects),
             *sorted(self._looks() & {looks_path(self._name, shard.sha256) for shard in shards.values()}),
             *shards,
@@ -375,6 +388,11 @@ class _Acting:
 
 def _tuple(keys: Iterable[str]) -> tuple[str, ...]:
     return tuple(sorted(keys))
+
+
+def _runs_of(paths: Iterable[str]) -> tuple[str, ...]:
+    """The runs that these objects are of."""
+    return tuple(sorted({path.split("/")[1] for path in paths}))
 
 
 def numbered_series(pieces: Iterable[Piece]) -> int:

@@ -14,9 +14,11 @@ NOT_UNLEARNED = (
     "start from: {runs}. Forgetting removes nothing from a network: what it has learned of a scan stays in it. Where "
     "that must go too, train again under another run name on the present snapshot, and delete the former runs"
 )
+PRIORS = "priors that were trained on these scans {go}: {runs}. `train-prior` makes them again, of the scans that stay"
 ELSEWHERE = (
     "not reached: backups and copies of the storage, other data sets, caches of other machines (which keep shards "
-    "until they are evicted), files that decode or an export has written, logs of clusters, and the archive itself"
+    "until they are evicted), files that decode, sample or an export has written, logs of clusters, and the archive "
+    "itself"
 )
 NUMBERED = (
     "warning: volumes of {n} DICOM series have only numbers (data.volume_names: position). When such a series changes, "
@@ -47,10 +49,16 @@ def _plan_lines(found: Preview) -> list[str]:
         f"to write anew, without them: {found.records} pack records with {found.shards} shards",
         f"to delete: {found.snapshots} snapshots, {found.latents} objects of latents, {found.reports} files of reports",
     ]
+    if found.indexes:
+        lines.append(
+            f"to delete: {found.indexes} objects of indexes of neighbours; `medfuncta-dist index` makes them again"
+        )
     if found.patients:
         lines.append("the patient's later scans would be left out, too")
     if found.runs:
         lines.append(f"runs whose latents or reports change: {', '.join(found.runs)}")
+    if found.priors:
+        lines.append(PRIORS.format(go="would go", runs=", ".join(found.priors)))
     if found.numbered:
         lines.append(NUMBERED.format(n=found.numbered))
     if found.pending:
@@ -65,6 +73,7 @@ def figures(found: Sequence[Forgot], known: Iterable[str]) -> dict[str, Any]:
             **asdict(one.record),
             "proof": asdict(one.proof),
             "carried_latents": one.carried,
+            "withdrawn_priors": list(one.priors),
             "trained_runs": list(one.trained),
             "equal_scans": list(one.equal),
             "published": [asdict(publication) for publication in one.published],
@@ -84,6 +93,8 @@ def _lines(one: Forgot) -> list[str]:
         f"proof: {proof.objects} objects, {proof.bytes} bytes of the data set and its runs were read after the "
         f"deletion. None holds one of {proof.scans} keys, their packed values, or one of {proof.latents} latents",
     ]
+    if one.priors:
+        lines.append(PRIORS.format(go="are gone", runs=", ".join(one.priors)))
     if one.equal:
         lines.append(
             f"warning: {len(one.equal)} other scans have exactly the same values, and stay: {', '.join(one.equal)}. "

@@ -14,6 +14,8 @@ from medfuncta_dist.task_map import Failed, FanOut, map_here
 
 DATA = ("shards", "indexes", "looks", "snapshots")
 """Of a data set: what no record names was left over by a task that died, and may go."""
+MADE_OF_LATENTS = ("parts", "catalogue")
+"""Of a latent table."""
 SMALL = 2**30
 """Bytes that are copied or read in this process: starting workers takes longer."""
 
@@ -81,4 +83,7 @@ def is_left_over(path: str, held: Collection[str]) -> bool:
     parts = path.split("/")
     if parts[0] == "datasets":
         return parts[2] in DATA
-    return parts[1] in held and (parts[2] == "report" or (parts[2] == "latents" and "parts" in parts[3:5]))
+    return parts[1] in held and (
+        parts[2] in ("report", "neighbours")
+        or (parts[2] == "latents" and not set(MADE_OF_LATENTS).isdisjoint(parts[3:5]))
+    )

@@ -3,7 +3,9 @@
 shards        packed again from the archive, under the same content address; never deleted
 checkpoints   damaged ones removed, as long as a whole one is left to resume from
 snapshots     written again from the pack records, or their commit records from them, to the bit
-latents       damaged commit records and parts removed, and these ranges, and only them, fitted again
+latents       damaged commit records and parts removed, and these ranges, and only them, fitted again; a damaged
+              catalogue made again from the parts
+neighbours    records of damaged indexes removed: `medfuncta-dist index` makes them again
 """
 
 from __future__ import annotations
@@ -18,7 +20,9 @@ from medfuncta_dist.integrity.damaged_latents import find_damaged_records, range
 from medfuncta_dist.integrity.repair_checkpoints import remove_damaged_checkpoints
 from medfuncta_dist.integrity.repair_shards import repair_shards
 from medfuncta_dist.integrity.repair_snapshots import NOT_REBUILT, find_snapshot_faults, repair_snapshots
+from medfuncta_dist.integrity.verify_catalogue import repair_catalogue
 from medfuncta_dist.integrity.verify_shards import Fault
+from medfuncta_dist.neighbours.index_check import check_indexes, remove_damaged
 from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.run.fan_outs import compute_fan_out, cpu_fan_out
 from medfuncta_dist.run.settled_keys import as_begun
@@ -66,20 +70,33 @@ def _checkpoints(run: RunFile, store: ObjectStore, faults: Sequence[Fault]) -> t
 
 
 def _latents(run: RunFile, store: ObjectStore, faults: Sequence[Fault]) -> tuple[list[str], Reasons]:
-    folder = locate_table(run, store).folder
+    target = locate_table(run, store)
     begun = begun_with(run, store)
     with hold_lease(store, run_lease(run.name), run.cluster.lease_seconds, run.name) as fence:
-        damaged = find_damaged_records(store, folder)
+        damaged = find_damaged_records(store, target.folder)
         left = remove_damaged_records(store, damaged, fence)
         gone = [range_of(damage.record) for damage in damaged if damage not in left]
         done = f"{len(gone)} of {len(damaged)} damaged commit records removed"
-        if begun is None:
+        if not target.has_scans:
+            done += "; import-latents imports their latents again"
+        elif begun is None:
             done += "; fit makes their latents again"
         else:
             done += f"; {fit_again(as_begun(run, begun), compute_fan_out(run), gone, fence=fence)} scans fitted again"
+        if repair_catalogue(store, target.folder, target.shards, fence):
+            done += "; the catalogue was damaged, and is written again"
     return [done], {
         store.uri(d.record): f"{d.what}; not removed: it is not a commit record of this version" for d in left
     }
+
+
+def _neighbours(run: RunFile, store: ObjectStore, faults: Sequence[Fault]) -> tuple[list[str], Reasons]:
+    with hold_lease(store, run_lease(run.name), run.cluster.lease_seconds, run.name) as fence:
+        left = remove_damaged(store, check_indexes(run, store), fence)
+    done = (
+        f"{len(faults) - len(left)} of {len(faults)} damaged indexes removed; `medfuncta-dist index` makes them again"
+    )
+    return [done], {one.where: f"{one.what}; not removed: it is not an index of this version" for one in left}
 
 
 REPAIRS: dict[str, Repair] = {
@@ -87,4 +104,5 @@ REPAIRS: dict[str, Repair] = {
     "shards": _shards,
     "checkpoints": _checkpoints,
     "latents": _latents,
+    "neighbours": _neighbours,
 }

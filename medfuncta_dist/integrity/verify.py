@@ -16,10 +16,13 @@ from medfuncta_dist.fitting.fit_plan import cover
 from medfuncta_dist.integrity.damaged_latents import find_damaged_records
 from medfuncta_dist.integrity.repair import REPAIRS, run_repair
 from medfuncta_dist.integrity.repair_snapshots import find_snapshot_faults
+from medfuncta_dist.integrity.verify_catalogue import MISSING, verify_catalogue
 from medfuncta_dist.integrity.verify_shards import Fault, verify_snapshot
+from medfuncta_dist.neighbours.index_check import check_indexes
 from medfuncta_dist.network.committed_network import published_network
 from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.network.start_network import load_start
+from medfuncta_dist.prior.prior_files import committed_prior, load_prior
 from medfuncta_dist.run.fan_outs import cpu_fan_out
 from medfuncta_dist.shards.data_contract import about_splits, splits_by
 from medfuncta_dist.shards.snapshot import load_snapshot
@@ -31,7 +34,7 @@ from medfuncta_dist.training.checkpoints.checkpoint import verify_checkpoints
 Figures = dict[str, Any]
 WAY_OUT = (
     f"{REPAIR}: it writes snapshots again from their records, packs damaged shards again from the archive, removes "
-    "damaged checkpoints, and fits damaged latents again"
+    "damaged checkpoints and indexes of neighbours, and fits damaged latents again"
 )
 BEYOND_REPAIR = "restore these objects from a backup; the lines above say what was repaired"
 
@@ -168,8 +171,30 @@ def _latents(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault
     left = sum(work.scans for work in unfitted)
     if left:
         line = f"not finished, {left} packed scans are not fitted yet (run fit); of the others, {line}"
+    catalogue, faults = verify_catalogue(store, target.folder, target.shards) if counts.fitted else (MISSING, [])
     figures = {"packed": counts.packed, "fitted": counts.fitted, "quarantined": counts.quarantined}
-    return figures | {"unfitted": left}, line, []
+    told = (
+        "; their catalogue is missing: run fit, which writes it" if catalogue == MISSING else f"; catalogue {catalogue}"
+    )
+    return figures | {"unfitted": left, "catalogue": catalogue}, line + told, faults
+
+
+def _neighbours(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault]]:
+    checked = check_indexes(run, store)
+    faults = [Fault(one.where, one.what) for one in checked if one.what]
+    former = sum(not one.present for one in checked) - len(faults)
+    line = f"{len(checked)} indexes, {len(faults)} damaged"
+    if former:
+        line += f", {former} of a former latent table (run `medfuncta-dist index RUN.yaml`)"
+    return {"indexes": len(checked), "damaged": len(faults), "former": former}, line, faults
+
+
+def _prior(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault]]:
+    done = committed_prior(store, run.name)
+    if done is None:
+        raise StageOrderError("the run has no prior")
+    load_prior(store, run.name, done)
+    return {"digest": done.digest}, f"whole, {done.digest[:12]}", []
 
 
 Verify = Callable[[RunFile, ObjectStore], tuple[Figures, str, list[Fault]]]
@@ -179,4 +204,6 @@ PARTS: dict[str, Verify] = {
     "checkpoints": _checkpoints,
     "network": _network,
     "latents": _latents,
+    "prior": _prior,
+    "neighbours": _neighbours,
 }

@@ -168,7 +168,16 @@ def read_part(store: ObjectStore, folder: str, part: PartRef, columns: Sequence[
 def parse_table(data: bytes, where: str, columns: Sequence[str] | None = None) -> pa.Table:
     """Parquet bytes of a part, or of an exported table, as a table; refuses what this version does not read."""
     file = parquet.open_parquet(data, where, row_bytes=LARGEST_ROW)
-    metadata = file.schema_arrow.metadata or {}
+    check_schema(file.schema_arrow, where)
+    if columns is not None and "latent" in columns and "scale" in file.schema_arrow.names:
+        columns = [*columns, "scale"]  # int8 numbers mean nothing without their scale
+    return parquet.read(file, where, None if columns is None else list(dict.fromkeys(columns)))
+
+
+def check_schema(found: pa.Schema, where: str) -> None:
+    """FormatVersionError unless it is that of a latent table of a version that this one reads; IntegrityError for other
+    columns."""
+    metadata = found.metadata or {}
     version, kind = metadata.get(b"format_version"), metadata.get(b"kind")
     known = [FORMAT_VERSION, VERSION_WITH_UNITS]
     if version not in [one.encode() for one in known] or kind != KIND.encode():
@@ -178,11 +187,8 @@ def parse_table(data: bytes, where: str, columns: Sequence[str] | None = None) -
             where=where,
             do="read it with the version of medfuncta-dist that wrote it",
         )
-    _check_columns(file.schema_arrow, where)
-    _check_units(file.schema_arrow, version, where)
-    if columns is not None and "latent" in columns and "scale" in file.schema_arrow.names:
-        columns = [*columns, "scale"]  # int8 numbers mean nothing without their scale
-    return parquet.read(file, where, None if columns is None else list(dict.fromkeys(columns)))
+    _check_columns(found, where)
+    _check_units(found, version, where)
 
 
 def _check_columns(found: pa.Schema, where: str) -> None:
@@ -204,9 +210,9 @@ def _is_int8(found: pa.Schema) -> bool:
     return "scale" in found.names
 
 
-def storage_of(table: pa.Table) -> Storage:
+def storage_of(table: pa.Table | pa.Schema) -> Storage:
     """How a table with the column ``latent`` stores it."""
-    column = table.schema.field("latent").type
+    column = table.field("latent").type
     types = {_number(storage_type): storage_type for storage_type in STORAGE_TYPES}
     return Storage(types[column.value_type], column.list_size)
 

@@ -61,9 +61,10 @@ class Learner(torch.nn.Module):
 
     coordinates: Tensor
 
-    def __init__(self, spec: FieldSpec, start: Params, coordinates: Float[Tensor, "point coord"]) -> None:
+    def __init__(self, spec: Any, start: Params, coordinates: Float[Tensor, "point coord"]) -> None:
         super().__init__()
         self.spec = spec
+        """The architecture: a field's, or that of another model which is trained in the same way."""
         self.shapes = {name: tuple(tensor.shape) for name, tensor in start.items()}
         """Name → whole shape of every parameter: ZeRO 3 takes it from the parameters themselves."""
         for name, tensor in start.items():

@@ -4,7 +4,7 @@ runs/<name>/network/<network digest>/{network.safetensors,network.json}, then ru
 "network"). Files lie under the network's digest, so two drivers never write different bytes to one file; the record is
 written last, only by the driver that holds the lease, and decides which network is the run's.
 {"digest": <network digest>, "files": {<file>: {"path", "size", "sha256"}}, "step", "loss", "psnr",
- "dataset_digest", "run_digest", "started_from" (where there is one)}
+ "dataset_digest" (empty for an imported network), "run_digest", "started_from" (where there is one)}
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ from medfuncta_dist.version import __version__
 
 KIND = "network"
 TRAINING_SPLIT = "train"
+IMPORTED = ""
+"""The ``dataset_digest`` of a network that was imported: what it was trained on is not known here."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,11 @@ class Committed:
     started_from: str | None = None
     """Digest of the network that training began with; None where it was drawn, and not written then."""
 
+    @property
+    def imported(self) -> bool:
+        """Whether it was trained elsewhere: it has no outer steps of this run, and needs none."""
+        return self.dataset_digest == IMPORTED
+
 
 def committed_network(store: ObjectStore, run: str) -> Committed | None:
     """The commit record of a run's network; None until training has finished. IntegrityError if it is damaged."""
@@ -91,8 +98,9 @@ def published_network(store: ObjectStore, run: str) -> NetworkRef:
 def require_all_steps(run: RunFile, store: ObjectStore) -> None:
     """StageOrderError where the run has got more steps since its network was trained, or has no network."""
     ref = published_network(store, run.name)
-    step = read_record(store, record_path(run.name), KIND).get("step")
-    if isinstance(step, int) and step < run.train.steps:
+    body = read_record(store, record_path(run.name), KIND)
+    step = body.get("step")
+    if isinstance(step, int) and step < run.train.steps and body.get("dataset_digest") != IMPORTED:
         what = f"the shared network was trained for {step} of {run.train.steps} outer steps (train.steps)"
         raise StageOrderError(what, where=ref.where(store), do="run the train stage first")
 

@@ -31,6 +31,16 @@ SHORT = 12  # digits of a key or digest: enough to find it again (decode takes a
 
 def page(package: str, template: str, name: str, kind: str, **content: Any) -> str:
     """The report ``name`` (``kind``: report, data report) from a template of a package, which fills ``PAGE``."""
+    style = Markup(_text(__package__, STYLE))  # ours, not a scan's
+    return _template(package, template).render(style=style, name=name, kind=kind, **content)
+
+
+def fragment(package: str, template: str, **content: Any) -> Markup:
+    """A section of a page from a template of a package, to be given to ``page`` as content."""
+    return Markup(_template(package, template).render(**content))  # the template has escaped what it shows
+
+
+def _template(package: str, template: str) -> jinja2.Template:
     places = {PAGE: __package__, TABLES: __package__, template: package}
     environment = jinja2.Environment(
         loader=jinja2.FunctionLoader(lambda wanted: _text(places[wanted], wanted)),
@@ -40,8 +50,7 @@ def page(package: str, template: str, name: str, kind: str, **content: Any) -> s
         lstrip_blocks=True,
     )
     environment.filters["number"] = number
-    style = Markup(_text(__package__, STYLE))  # ours, not a scan's
-    return environment.get_template(template).render(style=style, name=name, kind=kind, **content)
+    return environment.get_template(template)
 
 
 def _text(package: str, file: str) -> str:

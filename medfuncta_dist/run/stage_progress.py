@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.config.stage_names import STAGES
+from medfuncta_dist.config.stage_names import KNOWN
 from medfuncta_dist.config.submission_id import submission_id
 from medfuncta_dist.errors import LimitReachedError
 from medfuncta_dist.storage.leases.lease import Fence
@@ -63,7 +63,7 @@ def limit_before_stage(
 
 def _spent_by_others(run: RunFile, store: ObjectStore, stage: str) -> Spent:
     """What the run has used, but for one stage. IntegrityError for a damaged record: a limit that forgets is none."""
-    found = {other: read_progress(store, run.name, other) for other in STAGES if other != stage}
+    found = {other: read_progress(store, run.name, other) for other in KNOWN if other != stage}
     return compute_spent(run, {other: progress for other, progress in found.items() if progress is not None})
 
 
@@ -109,7 +109,7 @@ def exported_figures(report: ProgressReport, progress: StageProgress) -> dict[st
     figures: dict[str, float] = {"done": report.done, "total": report.total, "starts": progress.starts}
     figures |= report.figures
     pace = rate(progress.samples)
-    if pace is not None and report.stage != "train":
+    if pace is not None and report.stage not in ("train", "prior"):
         # Sources of the pack stage are files; what it is judged by is the scans in them.
         scans_per_unit = report.figures.get("packed", report.done) / report.done if report.done else 1.0
         figures["scans_per_s"] = pace * scans_per_unit

@@ -84,11 +84,16 @@ def _in_order(run: RunFile, names: Sequence[str], store: ObjectStore, fence: Fen
 
 
 def _require_start(run: RunFile, names: Sequence[str], store: ObjectStore) -> None:
-    """Refuse a wrong train.start_from before the hours of other stages, and before it is the run's own for good."""
+    """Refuse a wrong train.start_from, and a UMAP that is not installed, before the hours of other stages, and before
+    they are the run's own for good."""
     if "train" in names and run.train.start_from is not None:
         from medfuncta_dist.network.start_network import check_start  # imports torch, which packing does not need
 
         check_start(run, store)
+    if "evaluate" in names and run.evaluate.umap:
+        from medfuncta_dist.evaluation.latent_map.umap_projection import require_umap
+
+        require_umap()
 
 
 def _settle(name: str, run: RunFile, store: ObjectStore, fence: Fence, names: Sequence[str]) -> RunFile:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.evaluation.evaluation_driver import evaluate, report_folder
+from medfuncta_dist.evaluation.evaluation_driver import evaluate
+from medfuncta_dist.evaluation.stored_scores import report_folder
 from medfuncta_dist.run.fan_outs import compute_fan_out
 from medfuncta_dist.run.stage_progress import open_reporter
 from medfuncta_dist.storage.leases.lease import Fence
@@ -18,7 +19,7 @@ def run_evaluate(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequenc
     """Evaluate the latent table; the figures of the report."""
     with open_reporter(run, store, "evaluate", fence, stages) as reporter:
         summary = evaluate(run, limited(compute_fan_out(run), reporter.limit_reached), reporter.report, fence=fence)
-    return {**summary, "report": store.uri(f"{report_folder(run)}/report.html"), "said": _summary_lines(summary)}
+    return {**summary, "report": store.uri(f"{report_folder(run.name)}/report.html"), "said": _summary_lines(summary)}
 
 
 def _summary_lines(summary: dict[str, Any]) -> list[str]:

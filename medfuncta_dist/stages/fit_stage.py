@@ -8,17 +8,20 @@ from dataclasses import asdict
 from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.fitting.fit_driver import FitSummary, fit
+from medfuncta_dist.fitting.fit_driver import FitSummary, fit, locate_table
 from medfuncta_dist.fitting.fit_failures import DAMAGED_SHARD
 from medfuncta_dist.fitting.latent_ledger import Unsolved
+from medfuncta_dist.latent_table.catalogue.catalogue_store import write_catalogue
 from medfuncta_dist.run.fan_outs import compute_fan_out
 from medfuncta_dist.run.settle_arithmetic import record_halving
 from medfuncta_dist.run.stage_progress import open_reporter
 from medfuncta_dist.stages.preflight import check_fitting
+from medfuncta_dist.stages.tracked_stages import track_fit
 from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.promised import REPAIR
 from medfuncta_dist.task_map import limited
+from medfuncta_dist.telemetry.progress_report import OnProgress, ProgressReport
 
 HALVED_TEXT = (
     "fit: a task ran out of memory and went on with half the chunks; run.yaml keeps that, so that later tasks begin "
@@ -31,10 +34,12 @@ def run_fit(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[str
     check_fitting(run, store)
     with open_reporter(run, store, "fit", fence, stages) as reporter:
         summary = fit(run, limited(compute_fan_out(run), reporter.limit_reached), reporter.report, fence=fence)
+        _write_catalogue(run, store, fence, summary, reporter.report)
     if summary.halved:
         record_halving(run, store, fence)
-    return {
+    figures = {
         "latents": summary.folder,
+        "table": summary.table_digest,
         "dataset": summary.dataset_digest,
         "network": summary.network_digest,
         "counts": asdict(summary.counts),
@@ -56,6 +61,22 @@ def run_fit(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[str
             *[HALVED_TEXT] * summary.halved,
         ],
     }
+    track_fit(run, store, figures)
+    return figures
+
+
+def _write_catalogue(
+    run: RunFile, store: ObjectStore, fence: Fence, summary: FitSummary, on_progress: OnProgress
+) -> None:
+    """What finds and lists the latents; nothing to do where nothing was fitted, or it is there already."""
+    if not summary.counts.fitted:
+        return
+    packed, table = summary.counts.packed, locate_table(run, store)
+
+    def show(done: int, total: int) -> None:
+        on_progress(ProgressReport("fit", packed, packed, {"catalogue": f"{done}/{total}"}))
+
+    write_catalogue(store, table.folder, table.shards, fence, show)
 
 
 def _summary_text(summary: FitSummary) -> str:

@@ -33,8 +33,8 @@ def require_ready(run: RunFile, store: ObjectStore, stages: Sequence[str]) -> No
         return check_training(run, snapshot)
     check_snapshot(run, snapshot)
     check_network(run, store)
-    if first == "evaluate":
-        _require_fitted(run, store)
+    if first in ("evaluate", "prior"):
+        require_fitted(run, store)
 
 
 def is_complete(run: RunFile, store: ObjectStore, stage: str) -> bool:
@@ -47,6 +47,8 @@ def is_complete(run: RunFile, store: ObjectStore, stage: str) -> bool:
     try:
         if stage == "train":
             require_all_steps(run, store)
+        elif stage == "prior":
+            return _has_prior(run, store)
         else:
             return _is_fitted(run, store)
     except StageOrderError:
@@ -54,10 +56,21 @@ def is_complete(run: RunFile, store: ObjectStore, stage: str) -> bool:
     return True
 
 
-def _require_fitted(run: RunFile, store: ObjectStore) -> None:
+def require_fitted(run: RunFile, store: ObjectStore) -> None:
+    """StageOrderError where a scan has no latent yet; IntegrityError where latents are missing from storage."""
     from medfuncta_dist.fitting.latent_ledger import require_parts
 
     require_parts(store, *_fitted(run, store))
+
+
+def _has_prior(run: RunFile, store: ObjectStore) -> bool:
+    """Whether the run's prior is the one that its settings and its latents give."""
+    from medfuncta_dist.prior.prior_driver import identity_of
+    from medfuncta_dist.prior.prior_files import committed_prior
+    from medfuncta_dist.prior.prior_latents import find_source
+
+    done = committed_prior(store, run.name)
+    return done is not None and done.identity == identity_of(run, find_source(run, store))
 
 
 def _is_fitted(run: RunFile, store: ObjectStore) -> bool:

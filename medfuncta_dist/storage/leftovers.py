@@ -2,7 +2,7 @@
 
     medfuncta-<kind>-<8 characters>      temporary folders (scratch.py); those of ended processes go at once
     ray/session_*                        of a Ray that a command started here; the newest few stay, for their logs
-    medfuncta-work/<run>/wandb           offline runs of Weights & Biases, the user's: without an upload they stay
+    medfuncta-work/<run>/wandb           offline runs of Weights & Biases, the user's: the newest of each id stays
 
 Nothing is removed that has no lock file of ours, or whose lock is held, and nothing of other users.
 """
@@ -64,7 +64,7 @@ def remove_all(found: Leftovers) -> int:
 
 SYNCED = ".synced"
 OFFLINE_RUNS = (
-    "{} offline runs of Weights & Biases wait on this machine, and none that has not been uploaded is ever removed: "
+    "{} offline runs of Weights & Biases wait on this machine; none that holds what nothing else does is ever removed: "
     "`wandb sync {}/offline-run-*` uploads them, after which all but the newest go; delete those that nobody needs"
 )
 
@@ -87,15 +87,17 @@ def remove_sessions(root: Path, keep: int) -> int:
     return len(going)
 
 
-def prune_offline_runs(work: Path, say: Callable[[str], None]) -> int:
-    """Remove the oldest offline runs of a run's local folder that have been synced: ``KEPT_OFFLINE_RUNS`` are left with
+def prune_offline_runs(work: Path, say: Callable[[str], object]) -> int:
+    """Remove the oldest offline runs of a run's local folder that nobody misses: ``KEPT_OFFLINE_RUNS`` are left with
     the next one. How many.
 
-    One that has not been synced exists nowhere else, and is kept; with more of them than that, ``say`` gets a line.
+    Nobody misses one that has been synced, or without pictures, one with the same id as a later one: that has all of
+    its numbers (``telemetry/wandb_runs``). Others exist nowhere else, and are kept; with more of them than that,
+    ``say`` gets a line.
     """
     folders = sorted((work / "wandb").glob("offline-run-*"))
-    too_many = folders[: -(KEPT_OFFLINE_RUNS - 1)]
-    going = [folder for folder in too_many if _is_synced(folder)]
+    too_many, newest = folders[: -(KEPT_OFFLINE_RUNS - 1)], {_id_of(folder): folder for folder in folders}
+    going = [folder for folder in too_many if _is_synced(folder) or _is_superseded(folder, newest[_id_of(folder)])]
     for folder in going:
         shutil.rmtree(folder, ignore_errors=True)
     if len(going) < len(too_many):
@@ -107,6 +109,16 @@ def _is_synced(folder: Path) -> bool:
     """`wandb sync` leaves a file beside the log of a run that it has uploaded. Without a log nothing can be lost."""
     logs = list(folder.glob("*.wandb"))
     return all(log.with_name(log.name + SYNCED).exists() for log in logs)
+
+
+def _id_of(folder: Path) -> str:
+    """The id of the W&B run that an offline run is of: offline-run-<date>_<time>-<id>."""
+    return folder.name.split("-", 3)[-1]
+
+
+def _is_superseded(folder: Path, newest: Path) -> bool:
+    """Whether the newest of its id has all that it has."""
+    return folder != newest and not (folder / "files" / "media").exists()
 
 
 def folder_bytes(folder: Path) -> int:

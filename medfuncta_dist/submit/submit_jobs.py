@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.config.stage_names import STAGES, require_stages
+from medfuncta_dist.config.stage_names import KNOWN, require_stages
 from medfuncta_dist.errors import ClusterError, MedfunctaError, RunChangedError, RunFileError
 from medfuncta_dist.storage.leases.compare_and_swap import ConditionalStore
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -68,10 +68,10 @@ class SubmissionRequest:
 
     def __post_init__(self) -> None:
         require_stages(self.stages)
-        if sorted(self.stages, key=STAGES.index) != list(self.stages) or len(set(self.stages)) != len(self.stages):
+        if sorted(self.stages, key=KNOWN.index) != list(self.stages) or len(set(self.stages)) != len(self.stages):
             raise RunFileError(
                 f"the stages are out of order: {' '.join(self.stages)}",
-                do=f"name each stage once, in this order: {' '.join(STAGES)}",
+                do=f"name each stage once, in this order: {' '.join(KNOWN)}",
             )
 
     @property
@@ -114,7 +114,7 @@ def read_stage_progress(run: RunFile, store: ObjectStore) -> dict[str, StageProg
     """How far the stages of a run are, by stage, for its limits; not read where it has none."""
     if run.kubernetes.max_hours is None and run.kubernetes.max_cost is None:
         return {}
-    found = {stage: read_progress(store, run.name, stage) for stage in STAGES}
+    found = {stage: read_progress(store, run.name, stage) for stage in KNOWN}
     return {stage: progress for stage, progress in found.items() if progress is not None}
 
 
@@ -253,6 +253,6 @@ def _next_attempt(stages: tuple[str, ...], earlier: Sequence[SubmissionRecord]) 
 
 
 def _make_result(request: SubmissionRequest, record: SubmissionRecord, *, is_new: bool) -> SubmissionResult:
-    last = STAGES.index(record.stages[-1])
-    remaining = tuple(stage for stage in request.stages if STAGES.index(stage) > last)
+    last = KNOWN.index(record.stages[-1])
+    remaining = tuple(stage for stage in request.stages if KNOWN.index(stage) > last)
     return SubmissionResult(record, is_new, remaining)

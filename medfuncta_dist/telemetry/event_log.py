@@ -26,6 +26,7 @@ from medfuncta_dist.errors import FormatVersionError, IntegrityError, ObjectMiss
 from medfuncta_dist.storage.commit_record import record_paths
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing import strict_json
+from medfuncta_dist.telemetry.artifact import Artifact, Role
 from medfuncta_dist.telemetry.storage_deadline import with_short_deadline
 
 FORMAT_VERSION = 1
@@ -35,6 +36,8 @@ PART_BYTES = 2**20
 """At 150 bytes a line about 7 000 lines; a rewrite takes well under a second."""
 
 
+Logged = tuple[int, dict[str, float]]
+"""An outer step and its numbers, by name."""
 LARGEST_PART = 16 * PART_BYTES
 """A part is closed at the first flush beyond ``PART_BYTES``."""
 _MOVE_AWAY = "move it away: only the curves of that attempt are lost"
@@ -73,6 +76,9 @@ class EventLog:
 
     def image(self, name: str, step: int, array: np.ndarray) -> None:
         """Pictures are not kept in events."""
+
+    def artifact(self, artifact: Artifact, role: Role) -> None:
+        """Nor are artifacts: storage has records of them."""
 
     def flush(self) -> None:
         """Write the open part, if anything was added since. May be called from any thread."""
@@ -155,6 +161,16 @@ def history(
     for line in read_events(store, run, notify):
         if line["kind"] == "metrics" and line["values"].get(metric) is not None:
             found[line["step"]] = line["values"][metric]
+    return sorted(found.items())
+
+
+def logged_steps(store: ObjectStore, run: str, notify: Callable[[str], object] | None = None) -> list[Logged]:
+    """All numbers that were logged, by step. Of a step that was taken again after a restart the last values count."""
+    found: dict[int, dict[str, float]] = {}
+    for line in read_events(store, run, notify):
+        if line["kind"] == "metrics":
+            finite = {name: value for name, value in line["values"].items() if value is not None}
+            found.setdefault(line["step"], {}).update(finite)
     return sorted(found.items())
 
 

@@ -94,6 +94,7 @@ METRICS: tuple[Metric, ...] = (
     *_driver("pack", "sources", _scans_per_s("pack"), *_PACK_BYTES, _quarantined("pack")),
     *_driver("fit", "scans", _scans_per_s("fit"), _quarantined("fit")),
     *_driver("evaluate", "tasks"),
+    *_driver("prior", "steps"),
 )
 
 

@@ -9,7 +9,15 @@ from typing import NamedTuple
 UNITS = {"pack": "sources", "train": "steps", "fit": "scans", "evaluate": "tasks", "verify": "shards"} | {
     "fingerprint": "sources",
     "data-report": "shards",
+    "prior": "steps",
+    "sample": "scans",
+    "import-latents": "files",
+    "export-latents": "scans",
+    "catalogue": "scans",
+    "probe": "parts",
     "publish": "scans",
+    "index": "blocks",
+    "near-duplicates": "scans",
 }
 """What each stage or command counts."""
 

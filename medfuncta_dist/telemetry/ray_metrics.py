@@ -9,6 +9,7 @@ import numpy as np
 import ray
 from ray.util.metrics import Counter, Gauge
 
+from medfuncta_dist.telemetry.artifact import Artifact, Role
 from medfuncta_dist.telemetry.metric_catalogue import METRICS, Metric
 
 
@@ -39,6 +40,9 @@ class RayMetrics:
 
     def image(self, name: str, step: int, array: np.ndarray) -> None:
         """Pictures are not exported."""
+
+    def artifact(self, artifact: Artifact, role: Role) -> None:
+        """Nor are artifacts."""
 
     def flush(self) -> None:
         """Ray exports by itself."""

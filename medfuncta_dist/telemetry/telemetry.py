@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from medfuncta_dist.telemetry.artifact import Artifact, Role
+
 
 class Sink(Protocol):
     """A destination of numbers and events. Names and values never hold text taken from a scan."""
@@ -20,6 +22,9 @@ class Sink(Protocol):
 
     def image(self, name: str, step: int, array: np.ndarray) -> None:
         """A picture, (row, column) float in [0, 1]. Pictures of scans are patient data."""
+
+    def artifact(self, artifact: Artifact, role: Role) -> None:
+        """What the run has read, or made."""
 
     def flush(self) -> None:
         """Make what was logged so far durable."""
@@ -55,6 +60,10 @@ class Telemetry:
         """A picture, to every sink, and only if the run file allows it."""
         if self._images:
             self._call_each(lambda sink: sink.image(name, step, array))
+
+    def artifact(self, artifact: Artifact, role: Role) -> None:
+        """What the run has read, or made, to every sink."""
+        self._call_each(lambda sink: sink.artifact(artifact, role))
 
     def flush(self) -> None:
         """Make what was logged so far durable, before a checkpoint says that it happened."""

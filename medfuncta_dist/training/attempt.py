@@ -36,9 +36,9 @@ def next_attempt(store: ObjectStore, run: str, fence: Guard) -> Attempt:
     """An attempt with a higher number than every one that left events or checkpoints in storage, and than any of
     a driver that held the run before. LeaseLostError where this driver no longer holds it.
     """
-    checkpoints = (
-        info.path.split("/")[3] for info in store.list(f"runs/{run}/checkpoints") if info.path.count("/") > 3
-    )
+    folder = f"runs/{run}/checkpoints/"
+    below = (info.path.removeprefix(folder) for info in store.list(folder))
+    checkpoints = (path.split("/")[0] for path in below if "/" in path)
     floor = ATTEMPTS_PER_DRIVER * fence.token
     generation = 1 + max([floor, *generations([*attempts(store, run), *checkpoints])])
     fence.require(store)  # After the listing: a later holder's traces can then not be in it.

@@ -41,10 +41,15 @@ class Feed:
     """A rank's share of the snapshot's scans."""
 
     def __init__(self, run: RunFile, store: ObjectStore, snapshot: Snapshot, world: World) -> None:
-        self._run, self._store, self._snapshot, self._world = run, store, snapshot, world
+        self._run, self._store, self.snapshot, self._world = run, store, snapshot, world
         cluster = run.cluster
         self._cache = ShardCache(store, cache_folder(cluster.cache), int(cluster.cache_gigabytes * 2**30))
         self._change = augmentation(run.train)
+
+    @property
+    def digest(self) -> str:
+        """Of the snapshot."""
+        return self.snapshot.digest
 
     @contextmanager
     def batches(self, first: int) -> Iterator[Iterable[Placed]]:
@@ -82,7 +87,7 @@ class Feed:
             stream.leave()
 
     def _reader(self) -> SampleReader:
-        return SampleReader(self._store, self._snapshot.shards(TRAIN), self._cache)
+        return SampleReader(self._store, self.snapshot.shards(TRAIN), self._cache)
 
     def epoch_and_batch(self, step: int) -> tuple[int, int]:
         """Epoch and batch of an outer step (0-based)."""
@@ -106,20 +111,20 @@ class Feed:
 
     def validation(self) -> Validation | None:
         """The held-out scans, if there are any."""
-        split = held_out_split(self._snapshot)
+        split = held_out_split(self.snapshot)
         if split is None:
             return None
-        shards = self._snapshot.shards(split)
+        shards = self.snapshot.shards(split)
         ids = evenly_spread([shard.samples for shard in shards], self._run.train.validate_scans)
         return Validation(self._run, SampleReader(self._store, shards, self._cache), ids, self._world)
 
     def _order(self, epoch: int) -> EpochOrder:
         train = self._run.train
         return EpochOrder(
-            [shard.samples for shard in self._snapshot.shards(TRAIN)],
+            [shard.samples for shard in self.snapshot.shards(TRAIN)],
             batch=train.batch,
             seed=train.seed,
             epoch=epoch,
-            digest=split_digest(self._snapshot, TRAIN),
+            digest=split_digest(self.snapshot, TRAIN),
             window=train.shuffle_window,
         )

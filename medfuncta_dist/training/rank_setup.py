@@ -12,14 +12,12 @@ import time
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunChangedError
 from medfuncta_dist.meta.device import device_model
 from medfuncta_dist.meta.learner import Learner
-from medfuncta_dist.network.core_settings import new_learner
-from medfuncta_dist.network.start_network import first_params, load_start
-from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard
 from medfuncta_dist.streaming.device_transfer import Placed
@@ -28,7 +26,6 @@ from medfuncta_dist.training.checkpoints.checkpoint import Checkpoint, Checkpoin
 from medfuncta_dist.training.checkpoints.checkpoint_cadence import Cadence
 from medfuncta_dist.training.checkpoints.training_state import require_kinds
 from medfuncta_dist.training.driver_channel import DriverChannel
-from medfuncta_dist.training.feed import Feed
 from medfuncta_dist.training.liveness.heartbeat import Heartbeat
 from medfuncta_dist.training.liveness.heartbeat_sender import HeartbeatSender
 from medfuncta_dist.training.mailbox import HALVED
@@ -42,6 +39,7 @@ from medfuncta_dist.training.reporting.previous_attempts import (
     told_of_device,
 )
 from medfuncta_dist.training.reporting.telemetry_sinks import open_telemetry
+from medfuncta_dist.training.subject import Subject
 from medfuncta_dist.training.world import World
 from medfuncta_dist.version import __version__
 
@@ -64,8 +62,9 @@ class RankContext:
     previous: PreviousAttempts | None
     """On rank 0."""
     leader: Leader
-    snapshot: Snapshot
-    feed: Feed
+    subject: Subject
+    feed: Any
+    """As the subject made it."""
 
     @property
     def checkpoints(self) -> Checkpoints:
@@ -81,7 +80,7 @@ class RankContext:
             step=step,
             epoch=epoch,
             batch=batch,
-            dataset_digest=self.snapshot.digest,
+            dataset_digest=self.feed.digest,
             run_digest=self.run.digest(),
             field_digest=self.run.digest("field"),
             zero_stage=self.run.train.stage,
@@ -107,7 +106,7 @@ class RestoredNetwork:
 
 def open_rank(
     run: RunFile,
-    snapshot_digest: str,
+    subject: Subject,
     channel: DriverChannel,
     fence: Guard,
     node: str,
@@ -127,16 +126,15 @@ def open_rank(
     previous = _previous_attempts(run, store, channel) if world.is_leader else None
     leader = _leader(run, store, attempt, channel, previous, nodes)
     stack.callback(leader.close)
-    snapshot = load_snapshot(store, run.dataset, snapshot_digest)
-    feed = Feed(run, store, snapshot, world)
+    feed = subject.feed(run, store, world)
     return RankContext(
-        run, fence, world, store, attempt, channel, heartbeat, nodes, device, previous, leader, snapshot, feed
+        run, fence, world, store, attempt, channel, heartbeat, nodes, device, previous, leader, subject, feed
     )
 
 
 def restore(rank: RankContext, stack: ExitStack) -> RestoredNetwork:
     """The learner and its engine, as the newest whole checkpoint has them, or as a run begins."""
-    learner, checkpoints = new_learner(rank.run), rank.checkpoints
+    learner, checkpoints = rank.subject.learner(rank.run, rank.feed), rank.checkpoints
     learner.ranks = RankSums(rank.world, rank.heartbeat)
     learner.on_halved = lambda chunks: rank.channel.post(HALVED, rank=rank.world.rank, **asdict(chunks))
     found = _newest(rank, checkpoints, learner)
@@ -144,8 +142,8 @@ def restore(rank: RankContext, stack: ExitStack) -> RestoredNetwork:
     batches = stack.enter_context(rank.feed.batches(first))  # Scans are fetched while the engine is built.
     if found is not None:
         learner.load({name: whole.param for name, whole in found.state.items()})
-    elif (start := load_start(rank.run.name, rank.store)) is not None:
-        learner.load(first_params(learner, start))
+    elif (start := rank.subject.start(rank.run, rank.store, learner)) is not None:
+        learner.load(start)
     engine = Engine(learner, rank.run.train)
     if found is not None:
         engine.create_moments(*rank.feed.zero_inputs())

@@ -17,12 +17,9 @@ from ray.exceptions import RayActorError
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import MedfunctaError, StorageError, TrainingCollapsedError
-from medfuncta_dist.meta.learner import Trained
-from medfuncta_dist.network.committed_network import commit_network
 from medfuncta_dist.storage.publish import Guard
 from medfuncta_dist.streaming.device_transfer import Placed
-from medfuncta_dist.telemetry.event_log import history
-from medfuncta_dist.telemetry.goodput import FINISHED, STOPPED
+from medfuncta_dist.telemetry.goodput import STOPPED
 from medfuncta_dist.training.checkpoints.checkpoint_saver import CheckpointSaver
 from medfuncta_dist.training.checkpoints.checkpoint_uploads import CheckpointUploader
 from medfuncta_dist.training.driver_channel import DriverChannel
@@ -31,17 +28,11 @@ from medfuncta_dist.training.mailbox import AttemptEnd
 from medfuncta_dist.training.optim.engine import join_process_group, share_of_loss
 from medfuncta_dist.training.optim.learning_rate import learning_rate
 from medfuncta_dist.training.rank_setup import RankContext, RestoredNetwork, open_rank, restore
-from medfuncta_dist.training.reporting.collapse import (
-    ADVICE,
-    CollapseDetector,
-    CollapseKind,
-    scatter,
-    squares_about_mean,
-)
+from medfuncta_dist.training.reporting.collapse import scatter, squares_about_mean
 from medfuncta_dist.training.reporting.leader import StepRequests
 from medfuncta_dist.training.reporting.step_statistics import StepStatistics
 from medfuncta_dist.training.step_numbers import DeviceMoment, StepNumbers
-from medfuncta_dist.training.validation import Validation
+from medfuncta_dist.training.subject import Subject
 from medfuncta_dist.training.world import World
 
 T = TypeVar("T")
@@ -52,7 +43,7 @@ class Preempted(RayActorError):
     a worker by preemption, and starts the group again elsewhere, at the cost of the preemption budget."""
 
 
-def train_worker(run: RunFile, snapshot_digest: str, mailbox: Any, fence: Guard, began: float) -> None:
+def train_worker(run: RunFile, subject: Subject, mailbox: Any, fence: Guard, began: float) -> None:
     """Train until done, stopped or broken. Ray Train starts this again, on every rank, when any rank breaks.
 
     An error that starting again cannot fix goes to the driver's mailbox first; workers that start after that return.
@@ -63,7 +54,7 @@ def train_worker(run: RunFile, snapshot_digest: str, mailbox: Any, fence: Guard,
         return
     try:
         node = ray.get_runtime_context().get_node_id()
-        with open_training(run, snapshot_digest, channel, fence, node, began) as loop:
+        with open_training(run, subject, channel, fence, node, began) as loop:
             loop.finish()
     except TrainingCollapsedError as error:
         channel.report_failure(error)  # Every rank saw it and returns, so nothing is left to restart.
@@ -76,7 +67,7 @@ def train_worker(run: RunFile, snapshot_digest: str, mailbox: Any, fence: Guard,
 
 @contextmanager
 def open_training(
-    run: RunFile, snapshot_digest: str, channel: DriverChannel, fence: Guard, node: str, began: float
+    run: RunFile, subject: Subject, channel: DriverChannel, fence: Guard, node: str, began: float
 ) -> Iterator[TrainLoop]:
     """One rank of one attempt, restored and ready, while the block runs. What it opens is closed however that ends.
 
@@ -86,14 +77,14 @@ def open_training(
     with ExitStack() as stack:
         device = join_process_group(run.cluster.gpus_per_worker)
         world = World.from_process_group(device, collective_timeout_s(run.train.hang_timeout))
-        rank = open_rank(run, snapshot_digest, channel, fence, node, world, stack)
+        rank = open_rank(run, subject, channel, fence, node, world, stack)
         restored = restore(rank, stack)
         uploader = CheckpointUploader(
             restored.checkpoints, rank.channel, world.rank, world.size, before_commit=rank.leader.flush
         )
         saver = CheckpointSaver(uploader, rank.leader, world, rank.heartbeat, restored.engine, rank.facts)
         _log_start(rank, restored.first, began)
-        yield TrainLoop(rank, restored, saver)
+        yield subject.loop(rank, restored, saver)
 
 
 def _log_start(rank: RankContext, first: int, began: float) -> None:
@@ -136,7 +127,15 @@ class StepResult:
 
 
 class TrainLoop:
-    """The outer steps of one rank of one attempt; ``finish`` takes those that are left."""
+    """The steps of one rank of one attempt; ``finish`` takes those that are left.
+
+    What a subject of training has of its own is in a class of its own: ``watch``, ``validate``, ``write_result``.
+    """
+
+    @property
+    def validates(self) -> bool:
+        """Whether there is something to validate with."""
+        return False
 
     def __init__(self, rank: RankContext, restored: RestoredNetwork, saver: CheckpointSaver) -> None:
         self.run, self.world, self.store, self.channel = rank.run, rank.world, rank.store, rank.channel
@@ -146,37 +145,44 @@ class TrainLoop:
         self.first, self.batches = restored.first, restored.batches
         self.previous_end = rank.previous.last_end if rank.previous is not None else None
         self.statistics = _statistics(self.run.train.batch, self.previous_end)
-        self.collapse = CollapseDetector(self.run.train.steps)
-        self.last_trained: Trained | None = None
         self.numbers = StepNumbers[TakenStep](
             lambda taken: self.heartbeat.set_phase("the inner loop, on the device", taken.step - 1),
             lambda taken: self.heartbeat.set_phase("reading the loss", taken.step - 1, waits_for_others=True),
         )
 
     def finish(self) -> None:
-        """Take the steps that are left and write the network; or stop early, saved, when the driver asks."""
+        """Take the steps that are left and write the result; or stop early, saved, when the driver asks."""
         if self._take_steps() == self.run.train.steps:
-            self._write_network()
+            self.write_result()
         # No rank falls silent before rank 0 is done: one that is silent while others are at work counts as hung.
         self.heartbeat.set_phase("waiting for rank 0", self.run.train.steps, waits_for_others=True)
         self.world.wait_for_leader()
         if self.world.is_leader:
             self.channel.mark_finished()  # now, not after telemetry is closed: the other ranks fall silent from here on
 
+    def watch(self, result: StepResult) -> None:
+        """The numbers of a step are known: report signs of training that goes wrong."""
+
+    def validate(self, step: int) -> None:
+        """Measure, after ``step`` steps, what held-out scans tell. On every rank alike."""
+
+    def write_result(self) -> None:
+        """All steps are taken, and the last checkpoint is stored: write what was trained. On every rank alike."""
+
     def _take_steps(self) -> int:
         """The train loop. Returns the number of steps taken since the beginning of the run."""
-        step, validation = self.first, self.feed.validation()
+        step = self.first
         self.heartbeat.set_phase("reading scans", step)
         for placed, began, waited_s in _timed(self.batches):
             taken = self._take_step(placed, waited_s)
             step = taken.step
-            result = self._read_numbers(all_steps=self._must_know(taken, validation is not None))
+            result = self._read_numbers(all_steps=self._must_know(taken))
             self.statistics.add(step, time.perf_counter() - began, taken.wait_s)
             self._report_step(step)
             self._log_metrics(taken, result)
-            if validation is not None and self._is_due(step, self.run.train.validate_steps):
-                self._validate(validation, step)
-            if taken.requests.check_preemption and not self._is_last(step):
+            if self.validates and self._is_due(step, self.run.train.validate_steps):
+                self.validate(step)
+            if taken.requests.check_preemption and not self.is_last(step):
                 self._leave_if_preempted(step)
             if self._must_save(taken):
                 self.saver.save(step)
@@ -230,18 +236,18 @@ class TrainLoop:
             self._report_result(result)
         return result
 
-    def _must_know(self, taken: TakenStep, validates: bool) -> bool:
+    def _must_know(self, taken: TakenStep) -> bool:
         """Whether the loss of a step must be known before anything else: when something is to be kept or said of it."""
         train, telemetry = self.run.train, self.run.telemetry
         due = self._is_due(taken.step, telemetry.log_steps)
-        due |= validates and self._is_due(taken.step, train.validate_steps)
+        due |= self.validates and self._is_due(taken.step, train.validate_steps)
         return due or self._is_first(taken.step) or self._must_save(taken)
 
     def _report_result(self, result: StepResult) -> None:
         """What follows when the numbers of a step are known: progress to the driver, signs of a collapse."""
         self.statistics.add_loss(result.loss)
         self.leader.post_step(result.step, result.loss)
-        self._warn(result.step, self.collapse.after_step(result.step, result.loss, result.scatter))
+        self.watch(result)
 
     def _report_step(self, step: int) -> None:
         """What follows when a step was taken: the outcome of an upload, and after the first one the recovery."""
@@ -264,43 +270,22 @@ class TrainLoop:
             self.leader.event("recovered", step=step, seconds=seconds, redone=redone, cause=before.cause)
             self.leader.log(step, recovery_s=seconds, redone_steps=redone)
 
-    def _validate(self, validation: Validation, step: int) -> None:
-        trained = self._trained(step)
-        first_time = not self.heartbeat.has_been_in("validating")
-        self.heartbeat.set_phase("validating", step, may_be_slow=first_time)
-        psnr = validation.psnr(trained, self.learner.coordinates)
-        self.leader.log_validation(step, psnr, validation.picture)
-        self._warn(step, self.collapse.after_validation(psnr))
-
-    def _trained(self, step: int) -> Trained:
-        """The network as it is after ``step`` outer steps, ready to fit with. A collective.
-
-        It takes minutes where F is thousands; that of the last step is made once, for validation and to be written.
-        """
-        if self.last_trained is not None:
-            return self.last_trained
-        self.heartbeat.set_phase("preparing the network for fitting", step, may_be_slow=True)
-        scans = self.feed.finishing_scans(self.learner.scans_to_finish)
-        trained = self.learner.trained(self.engine.full_parameters(), scans)
-        if self._is_last(step):
-            self.last_trained = trained
-        return trained
-
     def _is_first(self, step: int) -> bool:
         """Whether this is the first step of this attempt."""
         return step == self.first + 1
 
-    def _is_last(self, step: int) -> bool:
+    def is_last(self, step: int) -> bool:
+        """Whether this is the last step of the run."""
         return step == self.run.train.steps
 
     def _is_due(self, step: int, every: int) -> bool:
         """Whether something that is done every so many steps, and after the last one, is due after this step."""
-        return self._is_last(step) or step % every == 0
+        return self.is_last(step) or step % every == 0
 
     def _must_save(self, taken: TakenStep) -> bool:
         every = self.run.train.checkpoint_steps
         due = every is not None and taken.step % every == 0
-        return due or self._is_last(taken.step) or taken.requests.save or taken.requests.stop
+        return due or self.is_last(taken.step) or taken.requests.save or taken.requests.stop
 
     def _leave_if_preempted(self, step: int) -> None:
         """Where one of our nodes is about to go: save, say so, and leave for other nodes while there is time."""
@@ -327,28 +312,8 @@ class TrainLoop:
     def _record_stop(self, step: int) -> None:
         """All is saved, and this is no failure: the next driver does not count as a recovery."""
         self.saver.wait_for_upload(step)
-        if not self._is_last(step) and self.saver.committed == step:
+        if not self.is_last(step) and self.saver.committed == step:
             self.leader.event(STOPPED, step=step)
-
-    def _warn(self, step: int, kinds: Iterable[CollapseKind]) -> None:
-        """Report that training goes wrong. It goes on: people may know better, and can ask it to stop."""
-        for kind in kinds:
-            self.leader.event("collapse", step=step, finding=kind)
-            self.leader.notify(f"outer step {step}: {ADVICE[kind]}")
-
-    def _write_network(self) -> None:
-        trained = self._trained(self.run.train.steps)
-        self.heartbeat.set_phase("writing the network", self.run.train.steps, may_be_slow=True)
-        if not self.world.is_leader:
-            return
-        self.leader.flush()
-        loss, psnr = self._last_logged("loss"), self._last_logged("psnr")
-        done = commit_network(self.store, self.run, self.rank.snapshot, trained, loss, psnr, self.rank.fence)
-        self.leader.event(FINISHED, step=done.step, network=done.digest)
-
-    def _last_logged(self, metric: str) -> float | None:
-        found = history(self.store, self.run.name, metric, self.leader.notify)
-        return found[-1][1] if found else None
 
 
 def _statistics(batch: int, previous_end: AttemptEnd | None) -> StepStatistics:

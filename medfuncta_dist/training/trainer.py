@@ -36,6 +36,8 @@ from medfuncta_dist.telemetry.goodput import Goodput, goodput
 from medfuncta_dist.telemetry.progress_report import OnProgress, ignore_progress
 from medfuncta_dist.telemetry.run_log.worker_lines import logging_errors, write_line
 from medfuncta_dist.training.liveness.heartbeat import collective_timeout_s
+from medfuncta_dist.training.network_subject import NetworkSubject
+from medfuncta_dist.training.subject import Subject
 from medfuncta_dist.training.train_driver import LimitReached, OnMessage, TrainDriver, without_limit
 
 SHUTDOWN_S = 5
@@ -89,22 +91,15 @@ def train(
     began = time.monotonic()
     store = ObjectStore(run.storage)
     driver = TrainDriver(run, on_progress, notify, on_message, limit_reached)
-    if _is_short(committed_network(store, run.name), run):
+    _require_own(found := committed_network(store, run.name), store.uri(f"runs/{run.name}"))
+    if _is_short(found, run):
         driver.require_within_limit()
         take_start(run, store, fence)
         _warn_of_idle_steps(run, notify)
-        start_ray(run)
-        with scratch_folder("train") as folder:
-            here = run.model_copy(update={"storage": store.root})
-            driver.follow(_trainer(here, snapshot_digest, driver.mailbox, str(folder), fence))
+        follow(run, NetworkSubject(snapshot_digest), driver, fence)
     done = committed_network(store, run.name)
     if done is None or _is_short(done, run):
-        saved = "nothing new saved" if driver.saved is None else f"saved up to step {driver.saved}"
-        if driver.limit is not None:
-            raise LimitReachedError(f"{driver.limit.what}, {saved}", do=driver.limit.do)
-        raise InterruptedRunError(
-            f"training stopped before its last step, {saved}", do="run the same command again to resume"
-        )
+        raise stopped_early(driver)
     _check_dataset(done, snapshot_digest, store.uri(f"runs/{run.name}"))
     first = driver.first_step if driver.first_step is not None else done.step
     figures = goodput(read_events(store, run.name, notify))
@@ -114,9 +109,38 @@ def train(
     )
 
 
+def follow(run: RunFile, subject: Subject, driver: TrainDriver, fence: Guard) -> None:
+    """Have Ray Train's workers train the subject, to its end or until the driver stops them. ``run``: as the run file
+    says, which the workers place as the subject wants it."""
+    start_ray(run)
+    with scratch_folder("train") as folder:
+        here = run.model_copy(update={"storage": ObjectStore(run.storage).root})
+        driver.follow(_trainer(here, subject, driver.mailbox, str(folder), fence))
+
+
+def stopped_early(driver: TrainDriver) -> InterruptedRunError:
+    """The error of training that was stopped before its last step: by hand, or at a limit of the run."""
+    saved = "nothing new saved" if driver.saved is None else f"saved up to step {driver.saved}"
+    if driver.limit is not None:
+        return LimitReachedError(f"{driver.limit.what}, {saved}", do=driver.limit.do)
+    return InterruptedRunError(
+        f"training stopped before its last step, {saved}", do="run the same command again to resume"
+    )
+
+
 def _is_short(done: Committed | None, run: RunFile) -> bool:
     """Whether steps are left to take: there is no network yet, or it is that of the steps that the run had before."""
     return done is None or done.step < run.train.steps
+
+
+def _require_own(done: Committed | None, where: str) -> None:
+    if done is not None and done.imported:
+        raise RunChangedError(
+            "this run's network was imported, and is not trained here",
+            where=where,
+            do="go on with the fit stage; to train it further, begin a run that starts from this one: "
+            "`medfuncta-dist fork RUN.yaml NEW`",
+        )
 
 
 def _warn_of_idle_steps(run: RunFile, notify: Callable[[str], None]) -> None:
@@ -128,7 +152,7 @@ def _warn_of_idle_steps(run: RunFile, notify: Callable[[str], None]) -> None:
         )
 
 
-def _trainer(run: RunFile, snapshot_digest: str, mailbox: Any, folder: str, fence: Guard) -> TorchTrainer:
+def _trainer(run: RunFile, subject: Subject, mailbox: Any, folder: str, fence: Guard) -> TorchTrainer:
     # Workers keep the driver's working folder: relative paths of the run file mean the same there.
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     cluster, elastic = run.cluster, run.cluster.fewest_workers < run.cluster.most_workers
@@ -143,7 +167,7 @@ def _trainer(run: RunFile, snapshot_digest: str, mailbox: Any, folder: str, fenc
         resources["GPU"] = cluster.gpus_per_worker
     return TorchTrainer(
         worker_entry,
-        train_loop_config={"run": run.model_dump(), "snapshot": snapshot_digest, "mailbox": mailbox, "fence": fence},
+        train_loop_config={"run": run.model_dump(), "subject": subject, "mailbox": mailbox, "fence": fence},
         torch_config=QuickShutdown(timeout_s=math.ceil(collective_timeout_s(run.train.hang_timeout))),
         scaling_config=ScalingConfig(
             num_workers=workers,  # type: ignore[arg-type]
@@ -186,11 +210,11 @@ def worker_entry(config: dict[str, Any]) -> None:
     use_compile_cache(cache_folder(config["run"]["cluster"]["cache"]))
     from medfuncta_dist.training.train_worker import train_worker
 
-    run, place = RunFile.model_validate(config["run"]), ray.train.get_context()
+    run, place = config["subject"].placed(RunFile.model_validate(config["run"])), ray.train.get_context()
     rank = place.get_world_rank()
     write_line(f"a training worker starts, one of {place.get_world_size()}", rank=rank)
     with logging_errors("the training worker ends with an error", rank):
-        train_worker(run, config["snapshot"], config["mailbox"], config["fence"], began)
+        train_worker(run, config["subject"], config["mailbox"], config["fence"], began)
 
 
 def _check_dataset(done: Committed, snapshot_digest: str, where: str) -> None:

@@ -21,9 +21,10 @@ from medfuncta_dist.config.load import load
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, RunFileError
 from medfuncta_dist.evaluation.decode import decode_to_file
-from medfuncta_dist.evaluation.probe import probe_run
 from medfuncta_dist.integrity.verify import verify_target
+from medfuncta_dist.probe.probe_driver import probe_run
 from medfuncta_dist.stages.chain import run_stages
+from medfuncta_dist.stages.report_again import report_command
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.progress_record import read_progress
 from tests import writers
@@ -161,6 +162,16 @@ def test_a_key_decodes_at_another_resolution(run, key, tmp_path):
 
 def test_latents_can_be_probed(run):
     assert probe_run(run)["scans"] == {"train": 40, "test": 8}
+
+
+def test_the_report_is_written_again_with_the_probe_s_figures(run):
+    probe_run(run)
+    store, path = ObjectStore(run.storage), "runs/images/report/report.html"
+    evaluated = store.read(path)
+    assert report_command(run)["report"] == store.uri(path)
+    again = store.read(path)
+    assert b"Map of the latents" in again
+    assert again != evaluated
 
 
 @BY_KIND

@@ -20,7 +20,8 @@ from medfuncta_dist.fitting.fit_driver import fit
 from medfuncta_dist.stages import evaluate_stage, fit_stage, pack_stage
 from medfuncta_dist.task_map import map_here
 from tests.kinds import KINDS
-from tests.unit.latents.fitted import LATENT, ready
+from tests.unit.docs.pages import blocks
+from tests.unit.latents.fitted import LATENT, ready, record_training
 
 ROOT = Path(__file__).parents[2]
 
@@ -29,7 +30,8 @@ ROOT = Path(__file__).parents[2]
 def fitted(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with ``my-xrays.yaml``, a run that is packed, trained and fitted; stages map their tasks here."""
     sizes = {"layers": 3, "hidden": 16, "latent": LATENT, "omega_first": 5.0, "omega_last": 10.0}
-    run = ready(tmp_path, request.param, field=sizes, kubernetes={"claims": {"data": str(tmp_path)}})
+    sections = {"train": {"batch": 8}, "kubernetes": {"claims": {"data": str(tmp_path)}}}
+    run = ready(tmp_path, request.param, field=sizes, **sections)
     fit(run, map_here)
     (tmp_path / "my-xrays.yaml").write_text(dump(run))
     monkeypatch.chdir(tmp_path)
@@ -82,6 +84,16 @@ def test_the_examples_of_the_docstrings_run(example: doctest.DocTest, fitted: Pa
     assert failed.failed == 0
 
 
+def test_the_readmes_stages_run_one_after_the_other(fitted: Path) -> None:
+    """Training finds its network there; from nothing, it is trained in the integration tests."""
+    run = medfuncta_dist.load_run_file("my-xrays.yaml")
+    record_training(run, {})
+    [block] = [b for b in blocks(ROOT / "README.md") if b.remark and b.remark[1] == "tests/unit/test_api.py"]
+    names: dict[str, Any] = {}
+    exec(compile("\n" * block.line + block.text, block.page, "exec"), names)
+    assert names["figures"]["report"].endswith("report.html")
+
+
 def test_the_latent_table_is_what_was_fitted(fitted: Path) -> None:
     table = medfuncta_dist.LatentTable.open("my-xrays.yaml", splits=["test"])
     assert len(table) == len(table.keys) == 9
@@ -102,6 +114,7 @@ def test_decode_is_what_the_network_makes_of_the_latent(fitted: Path) -> None:
 def test_stages_keep_the_lease_and_the_summary_of_the_commands(fitted: Path) -> None:
     figures = medfuncta_dist.fit("my-xrays.yaml")
     assert figures["counts"]["fitted"] == 31
+    assert len(list(fitted.rglob("catalogue/*.json"))) == 1  # written when all is fitted
     summary = yaml.safe_load((fitted / "storage" / "runs" / "small" / "summary.json").read_text())
     assert summary["fit"]["counts"] == figures["counts"]
 

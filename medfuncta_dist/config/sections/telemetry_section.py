@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from medfuncta_dist.config.keys import RESOURCES
+from medfuncta_dist.config.keys import RESOURCES, Added
 from medfuncta_dist.config.section import BARE_WORD, PositiveInt, Section
 
 
@@ -19,5 +19,7 @@ class Telemetry(Section):
     """Weights & Biases project."""
     images: bool = False
     """Send pictures of reconstructions to Weights & Biases."""
+    networks: Annotated[bool, Added(False)] = False
+    """Send the shared network's two files to Weights & Biases. Without, it gets their digest and figures."""
     log_steps: PositiveInt = 10
     """Number of outer steps between log lines."""

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medfuncta_dist.errors import IntegrityError
+from medfuncta_dist.storage.archive_files.range_file import RangeFile
 from medfuncta_dist.storage.parsing.strict_json import RESTORE
+from medfuncta_dist.storage.source_ranges import Fetch
 
 LARGEST_FOOTER = 2**24
 """Bytes. A column of a row group takes about a hundred."""
 MAX_COLUMNS = 64
+TAIL = 2**16
+"""Bytes of the end of a file that is read in ranges: more than the footer of most files."""
 SLACK = 2**20
 """Bytes that a file may hold beside its rows: page headers, dictionaries."""
 
@@ -18,15 +24,36 @@ SLACK = 2**20
 def open_parquet(data: bytes, where: str, *, row_bytes: int, rows: int | None = None) -> pq.ParquetFile:
     """Open a file by its footer. IntegrityError if it is not Parquet, has another number of rows than ``rows``, or
     declares more than ``row_bytes`` per row, decompressed."""
-    if int.from_bytes(data[-8:-4], "little") > LARGEST_FOOTER:
-        raise IntegrityError(
-            f"not a Parquet file, or one with a footer of more than {LARGEST_FOOTER} bytes", where=where, do=RESTORE
-        )
+    _check_length(data[-8:-4], where)
+    return _opened(pa.BufferReader(data), len(data), where, row_bytes, rows)
+
+
+def open_ranged(fetch: Fetch, size: int, where: str, *, row_bytes: int, rows: int | None = None) -> pq.ParquetFile:
+    """The same of an object of ``size`` bytes: its end is read now, of the rest only what is asked for later. No digest
+    proves what is read."""
+    start = max(0, size - TAIL)
+    tail = fetch(start, size - start)
+    _check_length(tail[-8:-4], where)
+
+    def cached(begin: int, length: int) -> bytes:
+        return tail[begin - start :][:length] if begin >= start else fetch(begin, length)
+
+    return _opened(pa.PythonFile(RangeFile(cached, size, first=1), mode="r"), size, where, row_bytes, rows)
+
+
+def _check_length(footer_length: bytes, where: str) -> None:
+    if int.from_bytes(footer_length, "little") > LARGEST_FOOTER:
+        what = f"not a Parquet file, or one with a footer of more than {LARGEST_FOOTER} bytes"
+        raise IntegrityError(what, where=where, do=RESTORE)
+
+
+def _opened(source: Any, size: int, where: str, row_bytes: int, rows: int | None) -> pq.ParquetFile:
+    ranged = isinstance(source, pa.PythonFile)
     try:
-        file = pq.ParquetFile(pa.BufferReader(data), pre_buffer=False)
+        file = pq.ParquetFile(source, pre_buffer=ranged)
     except (pa.ArrowException, OSError, ValueError) as error:
         raise IntegrityError("not a Parquet file", where=where, do=RESTORE) from error
-    _check_footer(file.metadata, len(data), where, row_bytes, rows)
+    _check_footer(file.metadata, size, where, row_bytes, rows)
     return file
 
 

@@ -26,6 +26,9 @@ MAX_TIME_LABEL = "kueue.x-k8s.io/max-exec-time-seconds"
 """Kueue copies it to the job's Workload, counts the time admitted, over preemptions too, and then deactivates it."""
 IDEMPOTENCY_KEY_LABEL = f"{LABEL_PREFIX}/idempotency-key"
 
+LETTERS = {"prior": "r"}
+"""Of a stage whose first letter is another's."""
+
 
 def join_stages(stages: Sequence[str]) -> str:
     """Several stages as one word, which is a valid label value: ``pack.train``."""
@@ -35,10 +38,10 @@ def join_stages(stages: Sequence[str]) -> str:
 def make_rayjob_name(run: str, stage: str, attempt: int) -> str:
     """A DNS-1035 label of at most 47 characters, different for each run, stage (see ``join_stages``) and attempt.
 
-    ``<run>-<stage>-<attempt>`` if that fits, else with the first letters of the stages, else with a digest.
+    ``<run>-<stage>-<attempt>`` if that fits, else with a letter for each stage, else with a digest.
     """
     stages = stage.split(".")
-    letters = "".join(name[0] for name in stages)
+    letters = "".join(LETTERS.get(name, name[0]) for name in stages)
     full = [f"{run}-{stage}-{attempt}"] if len(stages) == 1 else []
     for name in [*full, f"{run}-{letters}{attempt}"]:
         if len(name) <= MAX_NAME_LENGTH:

@@ -63,7 +63,12 @@ def count_gpus_per_worker(run: RunFile, stages: Sequence[str]) -> float:
 
 
 def _count_stage_gpus(run: RunFile, stage: str) -> float:
-    needs = {"train": run.cluster.gpus_per_worker, "fit": run.gpus_per_task, "evaluate": run.gpus_per_task}
+    needs = {
+        "train": run.cluster.gpus_per_worker,
+        "prior": run.cluster.gpus_per_worker,
+        "fit": run.gpus_per_task,
+        "evaluate": run.gpus_per_task,
+    }
     return needs.get(stage, 0)
 
 

@@ -6,7 +6,7 @@ from functools import lru_cache
 
 from medfuncta_dist.config.load import parse
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.config.stage_names import STAGES
+from medfuncta_dist.config.stage_names import KNOWN
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.submit.manifest.job_names import STAGE_LABEL
 from medfuncta_dist.submit.manifest.runtime_env import read_run_file
@@ -28,7 +28,7 @@ def find_run_file(job: RayJob) -> RunFile | None:
 
 def list_stages(job: RayJob) -> list[str]:
     """The stages in the job's label, without what is no stage."""
-    return [stage for stage in str(job.labels.get(STAGE_LABEL, "")).split(".") if stage in STAGES]
+    return [stage for stage in str(job.labels.get(STAGE_LABEL, "")).split(".") if stage in KNOWN]
 
 
 @lru_cache(maxsize=4)

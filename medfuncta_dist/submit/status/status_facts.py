@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.config.stage_names import STAGES
+from medfuncta_dist.config.stage_names import KNOWN
 from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.backends.backend import Backend
@@ -39,7 +39,7 @@ def gather_facts(target: JobTarget, inquiry: Inquiry | None = None) -> RunFacts:
     """
     stored = _read_stored(target)
     submission = target.job.submission_id if target.job else target.name
-    stages = target.stages or tuple(stage for stage in STAGES if stage in stored.progress)
+    stages = target.stages or tuple(stage for stage in KNOWN if stage in stored.progress)
     facts = RunFacts(
         now=time.time(),
         name=target.name,
@@ -68,7 +68,7 @@ def _read_stored(target: JobTarget) -> StoredRun:
     if target.run is None:
         return StoredRun((), {}, {})
     try:
-        return read_stored_run(ObjectStore(target.run.storage), target.run.name, STAGES)
+        return read_stored_run(ObjectStore(target.run.storage), target.run.name, KNOWN)
     except MedfunctaError:
         if target.job is None:
             raise

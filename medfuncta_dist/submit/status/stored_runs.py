@@ -11,7 +11,7 @@ from dataclasses import replace
 from medfuncta_dist.config.kept_run_file import read_kept
 from medfuncta_dist.config.load import dump, parse
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.config.stage_names import STAGES
+from medfuncta_dist.config.stage_names import KNOWN
 from medfuncta_dist.errors import JobMissingError, ObjectMissingError
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.submit.backends.backend import Job
@@ -103,8 +103,8 @@ def read_listed_run(store: ObjectStore, run: str, on_cluster: Collection[str]) -
     """What a list shows of a run: of jobs that the cluster has, no more than their records."""
     jobs = tuple(read_job_records(store, run))
     gone = [record for record in jobs if record.name not in on_cluster]
-    stages = {stage for record in gone for stage in record.stages} if jobs else set(STAGES)
-    progress = {stage: found for stage in STAGES if stage in stages and (found := read_progress(store, run, stage))}
+    stages = {stage for record in gone for stage in record.stages} if jobs else set(KNOWN)
+    progress = {stage: found for stage in KNOWN if stage in stages and (found := read_progress(store, run, stage))}
     return StoredRun(jobs, progress, _terminal_records(store, run, [record.name for record in gone]))
 
 
@@ -133,7 +133,7 @@ def _stored_job(run: str, record: SubmissionRecord, stored: StoredRun, now: floa
 
 
 def _local_job(run: str, stored: StoredRun, now: float) -> Job:
-    stages = tuple(stage for stage in STAGES if stage in stored.progress)
+    stages = tuple(stage for stage in KNOWN if stage in stored.progress)
     facts = RunFacts(now, run, run, stages, None, None, stored.progress)
     labels = make_labels(run, join_stages(stages), 0, run, "", "")
     began = min(progress.began for progress in stored.progress.values())

@@ -160,7 +160,7 @@ class Checkpoints:
             self._store.delete(path)
         self._damaged.clear()
         for info in self._store.list(self._folder):
-            folder = info.path.split("/")[3]
+            folder = info.path.removeprefix(f"{self._folder}/").split("/")[0]
             if (
                 folder != "commits"
                 and self._is_no_longer_written(folder, step)

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from medfuncta_dist.telemetry.artifact import Artifact, Role
 from medfuncta_dist.telemetry.telemetry import Telemetry
 from medfuncta_dist.training.checkpoints.checkpoint_cadence import Cadence
 
@@ -100,6 +101,11 @@ class Leader:
         if self._telemetry is not None:
             self._telemetry.event(name, **fields)
             self._post(name, **fields)
+
+    def artifact(self, artifact: Artifact, role: Role) -> None:
+        """Log what training has read, or made, to every sink."""
+        if self._telemetry is not None:
+            self._telemetry.artifact(artifact, role)
 
     def checkpoint_taken(self) -> None:
         """The next checkpoint is due an interval from now."""

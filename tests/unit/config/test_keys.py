@@ -132,6 +132,17 @@ def test_what_a_key_was_before_it_existed_is_written_at_the_key():
             "chosen_scans_per_task": None,
             "gpus_per_task": None,
         },
+        "prior": {
+            "steps": 2000,
+            "batch": 128,
+            "rate": 0.001,
+            "numbers": 256,
+            "width": 256,
+            "blocks": 2,
+            "seed": 0,
+            "most_copied": 0.05,
+        },
+        "evaluate": {"umap": False},
         "kubernetes": {
             "ca_config_map": None,
             "proxy": None,
@@ -149,6 +160,7 @@ def test_what_a_key_was_before_it_existed_is_written_at_the_key():
             "spill_gigabytes": 5.0,
             "scratch_gigabytes": 4.0,
         },
+        "telemetry": {"networks": False},
     }
 
 
@@ -237,7 +249,7 @@ def test_a_free_key_decides_no_latent_and_no_packed_scan():
 def test_which_keys_may_change_within_a_run_is_changed_on_purpose_only():
     free = {name: set(kind.keys_where(lambda key: not key.fixed)) for name, kind in RunFile.sections().items()}
     whole = {name for name, keys in free.items() if keys == set(RunFile.sections()[name].model_fields)}
-    assert whole == {"evaluate", "cluster", "kubernetes", "telemetry"}
+    assert whole == {"evaluate", "prior", "cluster", "kubernetes", "telemetry"}
     assert {name: keys for name, keys in free.items() if keys and name not in whole} == {
         "data": {
             "private",

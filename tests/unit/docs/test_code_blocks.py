@@ -20,26 +20,54 @@ import pytest
 import torch
 import yaml
 
+import medfuncta_dist
 from medfuncta_dist.config.load import dump, parse
 from medfuncta_dist.fitting.fit_driver import fit, locate_table
+from medfuncta_dist.neighbours.index_driver import make_index
 from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.quickstart.embedded_s3 import EmbeddedS3
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
+from tests.unit.cli.calls import call
 from tests.unit.docs import pages
 from tests.unit.docs.pages import ROOT, Block, all_blocks, commands
-from tests.unit.latents.fitted import ready
+from tests.unit.latents.fitted import ready, record_training
 
 TEXTS = ("text", "markdown")
 """Languages of blocks that hold no code: what a command prints, a formula, a tree."""
 LANGUAGES = ("python", "sh", "yaml", *TEXTS)
+CLUSTER = "tests/unit/docs/test_cluster_tutorial.py"
 ELSEWHERE = {
     "docs/formats.md": "tests/unit/docs/test_formats.py",
     "docs/tutorials/own-data.md": "tests/integration/test_own_data_tutorial.py",
-    "docs/tutorials/cluster.md": "tests/unit/docs/test_cluster_tutorial.py",
+    "docs/tutorials/cluster.md": CLUSTER,
     "docs/how-to/when-it-hurts.md": "tests/unit/docs/test_when_it_hurts.py",
 }
 """Pages whose blocks run in an order of their own, and where."""
+ON_A_RUN = ("decode", "verify", "wandb")
+"""Commands that are run here."""
+COMMANDS_ELSEWHERE = dict.fromkeys(("submit", "status", "list", "cancel", "resume", "doctor"), CLUSTER) | {
+    **dict.fromkeys(("pack", "train", "fit", "evaluate", "run"), "tests/integration/test_pipeline.py"),
+    "fork": "tests/integration/test_run_life.py",
+    "logs": "tests/integration/test_submission.py",
+    "quickstart": "tests/fresh_install.py",
+    "forget": "tests/unit/forget/test_forget_command.py",
+    "lookup": "tests/unit/forget/test_forget_command.py",
+    "data-report": "tests/unit/cli/test_data.py",
+    "fingerprint": "tests/unit/cli/test_data.py",
+    "manifests": "tests/unit/deploy/test_manifests_folder.py",
+    "image": "tests/unit/deploy/test_image_context.py",
+    "network-policy": "tests/unit/docs/test_private_endpoint.py",
+    "probe": "tests/integration/test_pipeline.py",
+    "report": "tests/unit/stages/test_report_again.py",
+    "compare": "tests/unit/evaluation/comparison/test_comparison_driver.py",
+    "publish": "tests/unit/publication/test_publish_command.py",
+    "near-duplicates": "tests/unit/neighbours/test_duplicates_report.py",
+    **dict.fromkeys(("index", "neighbours"), "tests/unit/neighbours/test_duplicates_report.py"),
+    **dict.fromkeys(("import-network", "export-network"), "tests/unit/exchange/test_latents.py"),
+    **dict.fromkeys(("import-latents", "export-latents"), "tests/unit/exchange/test_latents.py"),
+}
+"""Commands that need a cluster, an archive or minutes, by the test that runs them."""
 SHELL_WORDS = ("source", "export", "cd")
 MEDFUNCTA = str(Path(sys.executable).parent / "medfuncta-dist")
 SMALLEST = {"name": "small", "storage": "s3://bucket/x", "data": {"source": "s3://archive/*.png", "shape": [64, 64]}}
@@ -66,11 +94,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The working folder that pages speak of: a fitted run as ``my-run``, its run file as ``run.yaml``."""
     folder = tmp_path_factory.mktemp("pages")
     run = ready(folder)
+    record_training(run, {"0000000000070001-20260711T101500-9f3a": {1: 0.5}})
     fit(run, map_here)
+    make_index(run, "image", map_here)
     table = folder / "storage" / locate_table(run, ObjectStore(run.storage)).folder
     (table.parent / "<network>-<fit>").symlink_to(table)
     (folder / "my-run").symlink_to(folder / "storage" / "runs" / run.name)
     (folder / "run.yaml").write_text(dump(run))
+    (folder / "my-run" / "run.yaml").write_text(dump(run))
     (folder / "jobs").symlink_to(ROOT / "jobs")
     (folder / "my-xrays.yaml").write_text(_titled("my-xrays.yaml"))
     with pytest.MonkeyPatch.context() as patch:
@@ -90,8 +121,9 @@ def _python_pages() -> list[str]:
 
 @pytest.mark.parametrize("page", _python_pages())
 def test_the_python_of_a_page_runs_from_top_to_bottom(page: str, folder: Path) -> None:
-    network = load_network(ObjectStore("storage"), locate_table(_run(), ObjectStore("storage")).network)
-    names: dict[str, Any] = {"latents": torch.zeros(2, network.spec.latent)}
+    run = _run()
+    network = load_network(ObjectStore("storage"), locate_table(run, ObjectStore("storage")).network)
+    names: dict[str, Any] = {"latents": torch.zeros(2, network.spec.latent), "md": medfuncta_dist, "run": run}
     for block in pages.blocks(ROOT / page):
         if block.language == "python" and block.remark is None:
             exec(compile("\n" * block.line + block.text, page, "exec"), names)  # a failure names the page's own line
@@ -144,6 +176,36 @@ def test_a_command_that_is_not_ours_says_why_it_is_not_run(block: Block) -> None
             assert find_spec(words[2]), f"{block}: no module {words[2]}"
         else:
             assert words[0] in (pages.OURS, *SHELL_WORDS), f"{block}: {words[0]}: run it, or say why not"
+
+
+def _on_a_run() -> list[tuple[str, tuple[str, ...]]]:
+    """The commands that need a run and its storage, and no cluster and no archive."""
+    return [(page, words) for page, words in pages.ours() if words[0] in ON_A_RUN and page not in ELSEWHERE]
+
+
+def test_commands_that_need_a_run_are_among_those_that_are_run() -> None:
+    assert {words[0] for _, words in _on_a_run()} == set(ON_A_RUN)
+
+
+@pytest.mark.parametrize(("page", "arguments"), _on_a_run())
+def test_a_command_on_a_run_ends_well(
+    page: str, arguments: tuple[str, ...], folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever run file it names, it is the small run's, and whatever key, the one of a scan of it."""
+    key = medfuncta_dist.LatentTable.open("run.yaml").keys[0]
+    words = [re.sub(r".*\.yaml", "run.yaml", re.sub(r"[0-9a-f]+…", key, word)) for word in arguments]
+    code, out = call(capfd, *words)
+    assert (code, out != "") == (0, True)
+
+
+@pytest.mark.parametrize("name", sorted({words[0] for _, words in pages.ours()} - set(ON_A_RUN)))
+def test_a_command_that_is_not_run_here_is_run_by_another_test(name: str) -> None:
+    assert name in COMMANDS_ELSEWHERE, f"{name}: write a test that runs it, and name that here"
+    test = COMMANDS_ELSEWHERE[name]
+    followed = {page for page, by in ELSEWHERE.items() if by == test}
+    followed |= {block.page for block in all_blocks("sh") if block.remark == ("run by", test)}
+    text = "\n".join((ROOT / path).read_text() for path in (test, *followed))
+    assert re.search(rf"\b{name}\b", text), f"{test} does not run {name}"
 
 
 def _dry_runs() -> list[tuple[str, ...]]:

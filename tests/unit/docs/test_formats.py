@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
 import torch
 
 from medfuncta_dist.config.keys import added
@@ -24,14 +25,22 @@ from medfuncta_dist.evaluation.evaluation_driver import evaluate
 from medfuncta_dist.fields.params import Params
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import init_params
-from medfuncta_dist.fitting.fit_driver import fit
+from medfuncta_dist.fitting.fit_driver import fit, locate_table
+from medfuncta_dist.fitting.imported_record import Imported, ImportedSplit, imported_path
 from medfuncta_dist.forget.forget_driver import Asked, forget, open_place
+from medfuncta_dist.latent_table.catalogue.catalogue_store import write_catalogue
 from medfuncta_dist.latents.table_format import latents_of
 from medfuncta_dist.latents.table_units import write_units
 from medfuncta_dist.meta.learner import Trained
+from medfuncta_dist.neighbours.duplicates_report import near_duplicates
+from medfuncta_dist.neighbours.index_driver import make_index
+from medfuncta_dist.neighbours.latent_metric import METRICS
 from medfuncta_dist.network.committed_network import commit_network
 from medfuncta_dist.network.core_settings import field_spec
 from medfuncta_dist.network.start_network import take_start
+from medfuncta_dist.prior.prior_files import prior_folder
+from medfuncta_dist.prior.prior_subject import COORDINATES_FILE
+from medfuncta_dist.probe.probe_driver import ProbeOptions, probe_run
 from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.run.frozen_run_file import freeze
 from medfuncta_dist.run.idempotency import Submission
@@ -42,7 +51,7 @@ from medfuncta_dist.stages import run_summary
 from medfuncta_dist.stages.preflight import pinned_snapshot
 from medfuncta_dist.storage.leases.lease import dataset_lease, run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.storage.publish import ALONE
+from medfuncta_dist.storage.publish import ALONE, NewRecord, publish
 from medfuncta_dist.submit.status.job_records import SubmissionRecord, write_job_record
 from medfuncta_dist.task_map import map_here
 from medfuncta_dist.telemetry.event_log import EventLog
@@ -54,6 +63,7 @@ from medfuncta_dist.training.checkpoints.checkpoint import Checkpoints, Facts
 from medfuncta_dist.training.checkpoints.training_state import AdamState
 from tests.mapping_rows import read_mapping
 from tests.unit.latents.fitted import packed, run_file
+from tests.unit.prior.priors import committed
 
 PAGE = Path(__file__).parents[3] / "docs" / "formats.md"
 TEXT = PAGE.read_text(encoding="utf-8")
@@ -83,7 +93,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     snapshot = pinned_snapshot(run, store, fence=ALONE)
     train(run, store, snapshot)
     fit(run, map_here)
+    prior, _ = committed(run)
+    data = safetensors.torch.save(prior.coordinates.tensors())
+    store.write(f"{prior_folder(run.name)}/{prior.identity[:16]}/{COORDINATES_FILE}", data)
+    table = locate_table(run, store)
+    write_catalogue(store, table.folder, table.shards, ALONE)
+    for metric in METRICS:
+        make_index(run, metric, map_here)
+    near_duplicates(run, "plain", map_here)
     run_summary.merge(store, run.name, "evaluate", evaluate(run, map_here), fence=ALONE)
+    probe_run(run, ProbeOptions(classifiers=("linear",)))
     drive(run, store)
     return folder
 
@@ -100,6 +119,9 @@ def drive(run: RunFile, store: ObjectStore) -> None:
         note(["fit 13/13  done"])
     with ProgressRecorder(store, run.name, "fit") as recorder:
         recorder.record(ProgressReport("fit", 13, 13, {"quarantined": 0}))
+    splits = {"train": ImportedSplit("0" * 64, 3)}
+    body = Imported("0" * 64, (12, 12), 1, 1024, splits).body()
+    publish(store, ALONE, NewRecord(imported_path(run.name), "imported", body))  # counts where nothing is packed
     with pytest.MonkeyPatch.context() as patch, suppress(RunFileError):
         patch.setenv(JOB_VARIABLE, "job-1")
         with recording_final_failure(store, run.name):

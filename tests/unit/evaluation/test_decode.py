@@ -23,8 +23,9 @@ from medfuncta_dist.evaluation.decode import (
 )
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import SirenSpec, init_params
-from medfuncta_dist.fitting import latent_ledger
+from medfuncta_dist.fitting import fit_task, latent_ledger
 from medfuncta_dist.fitting.fit_driver import fit, locate_table
+from medfuncta_dist.fitting.latent_ledger import Quarantined
 from medfuncta_dist.scans.readers.signals.ecg_csv import EcgCsvReader
 from medfuncta_dist.scans.scan import Window
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -92,6 +93,29 @@ def test_a_key_decodes_to_what_the_network_makes_of_its_latent(run, rows):
     assert np.array_equal(found.values, network(run).decode(latent, (12, 12)).clamp(0, 1)[0].numpy())
     assert (found.key, found.psnr) == (row["key"], row["psnr"])
     assert np.array_equal(found.scan_units, found.values * np.float32(255))
+
+
+def test_a_key_is_found_without_the_indexes_of_shards(run, rows, monkeypatch):
+    read = []
+    original = ObjectStore.read
+    monkeypatch.setattr(ObjectStore, "read", lambda s, path, **limit: read.append(path) or original(s, path, **limit))
+    decode_key(run, rows[7]["key"])
+    assert len([path for path in read if "/parts/" in path]) == 1
+    assert not [path for path in read if "/indexes/" in path]
+
+
+def test_of_a_quarantined_scan_it_is_said(tmp_path, monkeypatch):
+    run = ready(tmp_path, data={"max_quarantined": 0.5})
+    read = fit_task._read
+    monkeypatch.setattr(
+        fit_task, "_read", lambda r, row, key, s: Quarantined(key, "unusable") if row == 3 else read(r, row, key, s)
+    )
+    fit(run, map_here)
+    store = ObjectStore(run.storage)
+    commits = latent_ledger.read_commits(store, locate_table(run, store).folder)
+    keys = [scan.key for commit in commits.values() for scan in commit.quarantined]
+    with pytest.raises(RunFileError, match="was quarantined, and has no latent"):
+        decode_key(run, keys[0])
 
 
 def test_one_key_is_decoded_on_the_cpu_whatever_is_visible(run, rows, visible_gpu):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 from html.parser import HTMLParser
 from typing import Any
@@ -13,6 +14,7 @@ from medfuncta_dist.evaluation import metrics
 from medfuncta_dist.evaluation.report import Picture, ReportData, cards, place, render
 from medfuncta_dist.fields.siren import SirenSpec
 from medfuncta_dist.report_style.report_page import number
+from medfuncta_dist.storage.digest import canonical_json
 from tests.writers import structured
 
 SHAPES: dict[int, list[int]] = {1: [40], 2: [12, 10], 3: [8, 9, 7]}
@@ -49,6 +51,7 @@ def summary(**changes: Any) -> dict[str, Any]:
             "splits_by": "splits by patient",
         },
         "network": {"digest": "e" * 64},
+        "latents": "runs/a-run/latents/e-f",
         "quarantine_reasons": {"packing": {"not an image": 6}, "fitting": {"its latent is not finite": 1}},
         "note": None,
         **changes,
@@ -91,7 +94,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attributes: Any) -> None:
         if tag == "img":
             self.images.append(dict(attributes))
-        elif tag != "meta":
+        elif tag not in ("meta", "input"):  # which are never closed
             self.open.append(tag)
 
     def handle_endtag(self, tag: str) -> None:
@@ -188,6 +191,20 @@ def test_ssim_that_is_not_defined_is_a_dash():
     report = data(summary=summary(splits=splits), pictures=[picture([12, 10], ssim=None)])
     assert "SSIM" not in [card["what"] for card in cards(report)]
     assert "SSIM 0." not in Page(render(report)).words
+
+
+def test_groups_have_their_table():
+    groups = {"site": {"10": group(21.5), "9": group(30.0)}, "modality": {"CT": group(25.25), "MR": group(26.75)}}
+    words = Page(render(data(summary=summary(groups=groups)))).words
+    assert "By group" in words
+    assert words.index("25.25") < words.index("26.75") < words.index("30.00") < words.index("21.50")
+    assert "By group" not in Page(render(data())).words
+
+
+def test_the_page_is_the_same_from_a_summary_that_was_stored():
+    many = {str(i): group(20.0 + i) for i in range(12)}
+    made = summary(labels=many, groups={"site": many, "modality": {"MR": group(2.0), "CT": group(1.0)}})
+    assert render(data(summary=json.loads(canonical_json(made)))) == render(data(summary=made))
 
 
 def test_long_tables_of_labels_are_cut_and_say_so():

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.evaluation import evaluation_driver, score_task
+from medfuncta_dist.evaluation import report_driver, score_task
 from medfuncta_dist.evaluation.decode import decode, reconstruct
 from medfuncta_dist.evaluation.evaluation_driver import evaluate
 from medfuncta_dist.evaluation.metrics import score
@@ -92,6 +92,6 @@ def test_scans_are_decoded_as_many_at_once_as_memory_allows(run: RunFile, monkey
 
 
 def test_the_reports_pictures_are_decoded_together(run: RunFile, monkeypatch: pytest.MonkeyPatch) -> None:
-    counts = decoded_together(monkeypatch, evaluation_driver)
+    counts = decoded_together(monkeypatch, report_driver)
     metrics(run, 64)
     assert counts == [run.evaluate.pictures]

@@ -15,12 +15,11 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, RunFileError
 from medfuncta_dist.evaluation.decode import decode, decode_to_file
 from medfuncta_dist.evaluation.evaluation_driver import evaluate
-from medfuncta_dist.evaluation.probe import probe_run
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import fit, latent_folder, locate_table
-from medfuncta_dist.fitting.latent_table import LatentTable
 from medfuncta_dist.integrity.verify import verify_target
+from medfuncta_dist.latent_table.latent_table import LatentTable
 from medfuncta_dist.latents import table_format
 from medfuncta_dist.latents.exact_fit import ExactFitter
 from medfuncta_dist.latents.fit_settings import FitSettings
@@ -30,6 +29,7 @@ from medfuncta_dist.latents.table_units import write_units
 from medfuncta_dist.network.committed_network import published_network
 from medfuncta_dist.network.core_settings import spectrum_of
 from medfuncta_dist.network.network_loader import load_network
+from medfuncta_dist.probe.probe_driver import probe_run
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
 from tests.unit.latents.fitted import ready

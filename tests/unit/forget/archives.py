@@ -11,9 +11,11 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.evaluation.evaluation_driver import evaluate
 from medfuncta_dist.fitting.fit_driver import fit, locate_table
 from medfuncta_dist.fitting.latent_ledger import load_table
+from medfuncta_dist.latent_table.catalogue.catalogue_store import write_catalogue
 from medfuncta_dist.packing.pack_driver import PackSummary, pack
 from medfuncta_dist.shards.snapshot import load_snapshot, read_index
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import map_here
 from tests.mapping_rows import read_mapping
 from tests.unit.latents.fitted import network, publish, run_file
@@ -79,8 +81,14 @@ def packed(run: RunFile) -> PackSummary:
 
 
 def fitted(run: RunFile) -> Any:
+    """With the catalogue, which the fit stage writes when its driver is done."""
     write_run_file(run)
-    return fit(run, map_here)
+    summary = fit(run, map_here)
+    store = ObjectStore(run.storage)
+    table = locate_table(run, store)
+    if summary.counts.fitted:
+        write_catalogue(store, table.folder, table.shards, ALONE)
+    return summary
 
 
 def scans(run: RunFile, digest: str | None = None) -> dict[str, Scan]:

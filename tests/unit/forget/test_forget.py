@@ -19,6 +19,10 @@ from medfuncta_dist.forget.forget_driver import Asked, Forgot, forget, open_plac
 from medfuncta_dist.forget.patient_names import PatientName
 from medfuncta_dist.integrity.repair_shards import repair_shards
 from medfuncta_dist.integrity.verify_shards import verify_snapshot
+from medfuncta_dist.latent_table.latent_table import LatentTable
+from medfuncta_dist.neighbours.duplicates_report import near_duplicates
+from medfuncta_dist.neighbours.index_driver import make_index
+from medfuncta_dist.neighbours.neighbour_search import Neighbours
 from medfuncta_dist.packing.sources.copy_conflicts import FILE as COPY_CONFLICTS
 from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.scans.private import forgotten_list
@@ -126,6 +130,61 @@ def test_a_forgotten_patient_is_nowhere_and_all_others_are_as_they_were(run: Run
     assert (done.proof.found, done.proof.scans, done.proof.latents, done.proof.versioned) == (0, EACH, EACH, "no")
     assert done.trained == ("small",)
     whole(run)
+
+
+def test_the_catalogue_of_a_table_that_held_it_is_gone_and_the_next_fit_writes_one(run: RunFile, folder: Path) -> None:
+    gone = keys_of(folder, PATIENT)
+    catalogues = sorted((folder / "storage").rglob("catalogue/*"))
+    assert [path.suffix for path in catalogues].count(".json") == 1
+    assert all(LatentTable.open(run).find(key).key == key for key in gone)
+    patient(run)
+    assert list((folder / "storage").rglob("catalogue/*")) == []
+    fitted(run)
+    assert len(list((folder / "storage").rglob("catalogue/*"))) == 2
+    table = LatentTable.open(run)
+    assert table.keys == sorted(latents(run))
+    for key in gone:
+        with pytest.raises(RunFileError, match="no fitted scans"):
+            table.find(key)
+
+
+def test_indexes_of_neighbours_that_hold_the_scans_go_and_are_made_again_without_them(
+    run: RunFile, folder: Path
+) -> None:
+    """Vectors of the plain metric are the latents themselves, which a search by key would never find in an index."""
+    before, table = scans(run), latents(run)
+    make_index(run, "plain", map_here)
+    near_duplicates(run, "plain", map_here, threshold=1e9)
+    gone = [before[key] for key in keys_of(folder, PATIENT)]
+    below = folder / "storage/runs/small/neighbours"
+    assert holding(below, traces_of(gone, table))
+    asked = Asked(patients=(PatientName(PATIENT),))
+    assert preview(open_place(run), asked).indexes == sum(path.is_file() for path in below.rglob("*"))
+    patient(run)
+    assert holding(folder / "storage", traces_of(gone, table)) == {}
+    assert not [path for path in below.rglob("*") if path.is_file()]
+    make_index(run, "plain", map_here)
+    kept = sorted(set(table) - {scan.key for scan in gone})
+    found = Neighbours.open(run, "plain").search(kept[:1], len(table))[0]
+    assert sorted([kept[0], *(one.key for one in found)]) == kept
+
+
+def test_an_index_of_other_scans_stays_and_what_a_killed_process_left_goes(run: RunFile, folder: Path) -> None:
+    """What no record names cannot be told from an index that holds the scans."""
+    store = ObjectStore(run.storage)
+    make_index(run, "plain", map_here)
+    before = [info.path for info in store.list("runs/small/neighbours")]
+    (folder / "archive" / "patient_900").mkdir()
+    write_png(picture(folder, 900), (12, 12), seed=77)
+    packed(run)
+    fitted(run)
+    patient(run, "patient_900")
+    assert [info.path for info in store.list("runs/small/neighbours")] == before
+    for path in before:
+        store.delete(path)
+    store.write("runs/small/neighbours/0-0/objects/left.faiss", b"left")
+    patient(run)
+    assert not store.exists("runs/small/neighbours/0-0/objects/left.faiss")
 
 
 def test_nothing_is_packed_or_fitted_again_and_evaluation_goes_on(run: RunFile, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from medfuncta_dist.fields.network_record import network_folder
 from medfuncta_dist.fields.params import Params, linear_omegas
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import SirenSpec
-from medfuncta_dist.network.committed_network import store_network
+from medfuncta_dist.network.committed_network import record_path, store_network
 from medfuncta_dist.packing.pack_driver import pack
 from medfuncta_dist.shards.snapshot import load_snapshot
+from medfuncta_dist.storage.commit_record import read_record
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
+from medfuncta_dist.telemetry.event_log import EventLog
 from tests.records import write_record
 from tests.writers import write_medmnist
 
@@ -95,6 +98,20 @@ def publish(run: RunFile, shared: SharedNetwork) -> None:
     store = ObjectStore(run.storage)
     body = {"digest": shared.digest, "files": store_network(store, network_folder(run.name), shared)}
     write_record(store, f"runs/{run.name}/network/commit.json", "network", body)
+
+
+def record_training(run: RunFile, losses: Mapping[str, Mapping[int, float]]) -> None:
+    """What training leaves besides the network: figures in its record, and the losses of each attempt, by step."""
+    store = ObjectStore(run.storage)
+    dataset = load_snapshot(store, run.dataset, None).digest
+    figures = {"step": run.train.steps, "loss": 0.1, "psnr": 20.0, "dataset_digest": dataset, "run_digest": "0" * 64}
+    body = read_record(store, record_path(run.name), "network")
+    write_record(store, record_path(run.name), "network", body | figures)
+    for attempt, steps in losses.items():
+        log = EventLog(store, run.name, attempt)
+        for step, loss in steps.items():
+            log.log(step, {"loss": loss})
+        log.close()
 
 
 def ready(folder: Path, kind: str = "siren", **sections: Any) -> RunFile:

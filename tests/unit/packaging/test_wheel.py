@@ -23,7 +23,10 @@ from tests.image_steps import Image, instructions
 ROOT = Path(__file__).resolve().parents[3]
 SOURCES = ("pyproject.toml", "constraints.txt", "README.md", "LICENSE", "medfuncta_dist", *DATA)
 WANTED = (
-    *("k8s/components/gpu/rayjob.yaml", "evaluation/report.html", "cluster/Dockerfile", "docs/index.md"),
+    "k8s/components/gpu/rayjob.yaml",
+    "evaluation/report.html",
+    "cluster/Dockerfile",
+    "docs/index.md",
     "publication/card.md",
 )
 

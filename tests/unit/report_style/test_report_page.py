@@ -8,7 +8,15 @@ import pytest
 
 from medfuncta_dist.report_style.report_page import PAGE, STYLE, page
 
-REPORTS = (("medfuncta_dist.evaluation", "report.html"), ("medfuncta_dist.data_report", "data_report.html"))
+REPORTS = (
+    ("medfuncta_dist.evaluation", "report.html"),
+    ("medfuncta_dist.data_report", "data_report.html"),
+    ("medfuncta_dist.evaluation.comparison", "comparison.html"),
+)
+OF_ELEMENTS = {
+    f"--{name}" for name in ("x", "y", "u", "v", "l", "s", "p", "c", "share", "side", "below", "left", "top")
+}
+"""Variables that the points of a map, the map itself and cells of tables have, which are no colours of the page."""
 
 
 def text_of(package: str, name: str) -> str:
@@ -27,7 +35,7 @@ def test_the_style_names_each_colour_for_light_and_for_dark() -> None:
     style = text_of("medfuncta_dist.report_style", STYLE)
     light, dark = (set(re.findall(r"(--\w[\w-]*):", block)) for block in re.findall(r":root \{(.*?)\}", style))
     assert light == dark
-    assert set(re.findall(r"var\((--[\w-]+)\)", style)) <= light
+    assert set(re.findall(r"var\((--[\w-]+)\)", style)) <= light | OF_ELEMENTS
     assert "@media screen and (prefers-color-scheme: dark)" in style
 
 

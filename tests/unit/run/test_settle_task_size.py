@@ -15,9 +15,9 @@ from medfuncta_dist.evaluation.decode import decode_key
 from medfuncta_dist.evaluation.evaluation_driver import evaluate
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import fit, locate_table
-from medfuncta_dist.fitting.latent_table import LatentTable
 from medfuncta_dist.fitting.trial_fit import trial_fit
 from medfuncta_dist.integrity.verify import PARTS
+from medfuncta_dist.latent_table.latent_table import LatentTable
 from medfuncta_dist.run.frozen_run_file import begun_with, freeze
 from medfuncta_dist.run.settle_arithmetic import record_halving
 from medfuncta_dist.run.settle_task_size import settle_task_size

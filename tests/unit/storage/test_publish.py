@@ -31,12 +31,15 @@ MAY_WRITE = {
     # Data objects: names that no two writers share, or content addresses; nothing until a record names them.
     "checkpoint.py:write_share": "a rank's share",
     "committed_network.py:store_network": "a network's files",
+    "prior_files.py:commit_prior": "a prior's files, under its digest, before its record",
     "shard_set.py:_upload_once": "a shard",
     "shard_set.py:_write_once": "an index",
     "shard_looks.py:write_looks": "the looks of a shard, under its content address; nothing depends on them",
     "snapshot.py:commit_snapshot": "a snapshot, before its record",
     "table_format.py:write_part": "a part of the latent table",
+    "catalogue_store.py:_put_files": "files of a latent table's catalogue, under their content addresses",
     "target.py:_upload": "files of a publication, before the checksums that make it one",
+    "index_record.py:write_object": "an object of an index of neighbours, under its content address",
     "repair_shards.py:_pack_again": "a damaged shard's own bytes, under their content address",
     # What informs, and decides nothing.
     "event_log.py:flush": "events of one attempt",

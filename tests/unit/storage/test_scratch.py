@@ -198,9 +198,9 @@ def test_sessions_of_ray_go_but_for_the_newest_and_those_in_use(temporary: Path)
     assert (root / "session_5").exists(), "a Ray that somebody else started"
 
 
-def offline_run(tmp_path: Path, number: int) -> Path:
-    """As W&B leaves one."""
-    folder = tmp_path / "wandb" / f"offline-run-20260101_{number:06d}-x"
+def offline_run(tmp_path: Path, number: int, of: str = "x") -> Path:
+    """As W&B leaves one of the run with the id ``of``."""
+    folder = tmp_path / "wandb" / f"offline-run-20260101_{number:06d}-{of}"
     folder.mkdir(parents=True)
     (folder / "run-x.wandb").write_bytes(b"metrics")
     return folder
@@ -218,7 +218,7 @@ def test_offline_runs_of_wandb_that_were_uploaded_do_not_grow_without_bound(tmp_
 
 
 def test_an_offline_run_that_was_never_uploaded_is_kept_and_counted(tmp_path: Path) -> None:
-    folders = [offline_run(tmp_path, number) for number in range(KEPT_OFFLINE_RUNS + 5)]
+    folders = [offline_run(tmp_path, number, f"of-{number}") for number in range(KEPT_OFFLINE_RUNS + 5)]
     (folders[1] / "run-x.wandb.synced").write_bytes(b"")
     said: list[str] = []
     assert prune_offline_runs(tmp_path, said.append) == 1
@@ -229,6 +229,15 @@ def test_an_offline_run_that_was_never_uploaded_is_kept_and_counted(tmp_path: Pa
     few = tmp_path / "few"
     offline_run(few, 1)
     assert (prune_offline_runs(few, said.append), said) == (0, [])
+
+
+def test_an_offline_run_that_a_later_attempt_has_repeated_goes_unless_it_has_pictures(tmp_path: Path) -> None:
+    folders = [offline_run(tmp_path, number, "chest-x-20260101") for number in range(KEPT_OFFLINE_RUNS + 5)]
+    (folders[2] / "files/media/images").mkdir(parents=True)
+    said: list[str] = []
+    assert prune_offline_runs(tmp_path, said.append) == 5
+    assert [folder for folder in folders if folder.exists()] == [folders[2], *folders[6:]]
+    assert said[0].startswith(f"{KEPT_OFFLINE_RUNS} offline runs")
 
 
 def test_packing_onto_a_full_disk_is_an_error_in_words_and_nothing_is_quarantined(

@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from medfuncta_dist.telemetry.artifact import Artifact, Role
 from medfuncta_dist.telemetry.telemetry import Telemetry
 
 
@@ -20,6 +21,9 @@ class Remembering:
 
     def image(self, name: str, step: int, array: np.ndarray) -> None:
         self.calls.append(("image", name, step))
+
+    def artifact(self, artifact: Artifact, role: Role) -> None:
+        self.calls.append(("artifact", artifact.name, role))
 
     def flush(self) -> None:
         self.calls.append(("flush",))
@@ -43,9 +47,11 @@ def test_every_sink_gets_everything() -> None:
     telemetry = Telemetry([lambda: sinks[0], lambda: sinks[1]])
     telemetry.log(3, {"loss": 0.5})
     telemetry.event("checkpoint", step=3)
+    telemetry.artifact(Artifact("network", "n", "0" * 64, {}), "output")
     telemetry.flush()
     telemetry.close()
-    expected = [("log", 3, {"loss": 0.5}), ("event", "checkpoint", {"step": 3}), ("flush",), ("close",)]
+    told = [("log", 3, {"loss": 0.5}), ("event", "checkpoint", {"step": 3}), ("artifact", "n", "output")]
+    expected = [*told, ("flush",), ("close",)]
     assert [sink.calls for sink in sinks] == [expected, expected]
 
 

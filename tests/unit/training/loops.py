@@ -23,6 +23,7 @@ from medfuncta_dist.telemetry.telemetry import Telemetry
 from medfuncta_dist.training.attempt import Attempt
 from medfuncta_dist.training.driver_channel import DriverChannel
 from medfuncta_dist.training.mailbox import Mailbox
+from medfuncta_dist.training.network_subject import NetworkSubject
 
 
 class Here:
@@ -60,7 +61,10 @@ def trained(
         change(patch)
         channel = DriverChannel(here, lambda answer: answer)
         try:
-            with train_worker.open_training(run, snapshot, channel, ALONE, "node", time.time()) as loop, around(loop):
+            with (
+                train_worker.open_training(run, NetworkSubject(snapshot), channel, ALONE, "node", time.time()) as loop,
+                around(loop),
+            ):
                 loop.finish()
         except TrainingCollapsedError as collapsed:
             error = collapsed.what

@@ -14,12 +14,14 @@ import pytest
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
+from medfuncta_dist.telemetry.artifact import Artifact, Role
 from medfuncta_dist.telemetry.event_log import EventLog
 from medfuncta_dist.telemetry.telemetry import Telemetry
 from medfuncta_dist.training.attempt import Attempt
 from medfuncta_dist.training.driver_channel import DriverChannel
 from medfuncta_dist.training.liveness.heartbeat import HeartbeatMonitor
 from medfuncta_dist.training.mailbox import Mailbox
+from medfuncta_dist.training.network_subject import NetworkSubject
 from medfuncta_dist.training.rank_sums import RankSums
 from tests.integration.training_runs import packed, run_file
 from tests.unit.training.ranks import on_ranks
@@ -59,6 +61,8 @@ class Witness:
     def event(self, name: str, **fields: Any) -> None: ...
 
     def image(self, name: str, step: int, array: np.ndarray) -> None: ...
+
+    def artifact(self, artifact: Artifact, role: Role) -> None: ...
 
     def flush(self) -> None: ...
 
@@ -107,7 +111,9 @@ def failed_start(folder: Path, what: str) -> dict[str, Any]:
             patch.setattr(rank_setup, "Engine", raising_engine)
         try:
             channel = DriverChannel(here, lambda answer: answer)
-            with train_worker.open_training(run, snapshot, channel, ALONE, "node", time.time()) as training:
+            with train_worker.open_training(
+                run, NetworkSubject(snapshot), channel, ALONE, "node", time.time()
+            ) as training:
                 assert training.first == 0
                 assert training.learner.ranks == RankSums(training.world, training.heartbeat)
                 raise ValueError("a step went wrong")

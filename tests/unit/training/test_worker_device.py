@@ -14,6 +14,7 @@ import pytest
 from medfuncta_dist.config.load import parse
 from medfuncta_dist.streaming.compile_cache import VARIABLES
 from medfuncta_dist.training import trainer
+from medfuncta_dist.training.network_subject import NetworkSubject
 
 WORKER = "medfuncta_dist.training.train_worker"
 
@@ -38,7 +39,7 @@ def test_deepspeed_is_told_the_device_that_was_granted(
     told: list[str | None], visible_gpu: None, gpus: float, device: str
 ) -> None:
     run = parse("{name: r, storage: x, data: {source: x, shape: [8]}}", [f"cluster.gpus_per_worker={gpus}"])
-    trainer.worker_entry({"run": run.model_dump(), "snapshot": "", "mailbox": None, "fence": None})
+    trainer.worker_entry({"run": run.model_dump(), "subject": NetworkSubject(""), "mailbox": None, "fence": None})
     assert told == [device]
 
 
@@ -47,7 +48,7 @@ def test_a_worker_keeps_what_it_compiles_beside_the_shards(
 ) -> None:
     monkeypatch.delenv("TRITON_CACHE_DIR")
     run = parse("{name: r, storage: x, data: {source: x, shape: [8]}}", [f"cluster.cache={tmp_path / 'cache'}"])
-    trainer.worker_entry({"run": run.model_dump(), "snapshot": "", "mailbox": None, "fence": None})
+    trainer.worker_entry({"run": run.model_dump(), "subject": NetworkSubject(""), "mailbox": None, "fence": None})
     assert told == ["cpu"]
     assert os.environ["TRITON_CACHE_DIR"] == str(tmp_path / "cache" / "compiled" / "triton")
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == "a folder of the user's"

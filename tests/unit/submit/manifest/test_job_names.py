@@ -5,7 +5,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medfuncta_dist.config.stage_names import STAGES
+from medfuncta_dist.config.stage_names import KNOWN, STAGES
 from medfuncta_dist.submit.manifest import job_names
 
 RUNS = st.from_regex(r"[a-z]([a-z0-9-]{0,38}[a-z0-9])?", fullmatch=True)
@@ -39,8 +39,9 @@ def test_a_name_is_readable_where_it_fits():
     assert job_names.make_rayjob_name("a" * 40, "evaluate", 12) == "a" * 40 + "-e12"
 
 
-def test_the_stages_differ_in_their_first_letters():
-    assert len({stage[0] for stage in STAGES}) == len(STAGES)
+def test_the_stages_differ_in_their_letters():
+    assert len({job_names.make_rayjob_name("a" * 40, stage, 12) for stage in KNOWN}) == len(KNOWN)
+    assert job_names.make_rayjob_name("a" * 40, "prior", 12) == "a" * 40 + "-r12"
 
 
 @given(st.text(max_size=80), st.text(max_size=80))
