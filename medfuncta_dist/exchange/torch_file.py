@@ -10,6 +10,8 @@ from __future__ import annotations
 import io
 import math
 import pickle
+import pickletools
+import re
 import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn
@@ -25,6 +27,12 @@ LARGEST_STRUCTURE = 2**22
 MEMBER = b"PK\x01\x02"
 """How each entry of a zip file's list of members begins."""
 STRUCTURE = "/data.pkl"
+NUMBERED = {"PUT", "BINPUT", "LONG_BINPUT"}
+"""Operations of a structure that keep an object under a number of their choice."""
+REPEATED = re.compile("(STACK_)?GLOBAL|REDUCE|NEWOBJ|EMPTY_.*|.*(UNICODE|STRING|BYTES)[0-9]?")
+"""Operations that make what may be named again any number of times: it is a text, or does not hold another by value."""
+MOST_REPEATS = 16
+"""Of anything else, such as tuples. Files of torch repeat none."""
 BYTES = {
     "Double": 8,
     "Float": 4,
@@ -111,11 +119,12 @@ class _Structure(pickle.Unpickler):
 
     def __init__(self, data: bytes, folder: str, sizes: Mapping[str, int], others: Mapping[str, type]) -> None:
         super().__init__(io.BytesIO(data))
-        self._folder, self._sizes, self._others = folder, sizes, others
+        self._data, self._folder, self._sizes, self._others = data, folder, sizes, others
 
     def read(self) -> None:
         """RefusedFileError for what is not allowed."""
         try:
+            _require_small(self._data)
             self.load()
         except (MemoryError, RefusedFileError):
             raise
@@ -140,8 +149,11 @@ class _Structure(pickle.Unpickler):
 
     def persistent_load(self, pid: Any, /) -> _Stored:
         """A storage: a member of the zip file, of the size that the structure says."""
+        if type(pid) is not tuple or len(pid) != 5:
+            raise RefusedFileError("it is damaged: it holds something else than numbers")
         what, kind, key, _, numbers = pid
-        if what != "storage" or type(numbers) is not int or numbers < 0:
+        texts = all(type(one) is str for one in (what, kind, key))  # a tuple of tuples may have a text of gigabytes
+        if not texts or what != "storage" or type(numbers) is not int or numbers < 0:
             raise RefusedFileError("it is damaged: it holds something else than numbers")
         if self._sizes.get(f"{self._folder}/data/{key}") != numbers * BYTES[kind]:
             raise RefusedFileError("it claims more numbers, or fewer, than it holds")
@@ -160,7 +172,31 @@ class _Structure(pickle.Unpickler):
         return _Thing()
 
 
+def _require_small(structure: bytes) -> None:
+    """Before anything is made of it: the unpickler would allocate gigabytes, or compute for years, for a few bytes.
+
+    ValueError where texts or bytes are said to be longer than the structure. RefusedFileError where an object is kept
+    under a number that none of its size needs; where tuples are in tuples again and again, whose hash takes 2^depth.
+    """
+    kept, before, repeats = dict[int, str](), "", 0
+    for operation, argument, _ in pickletools.genops(structure):
+        name = operation.name
+        if name in NUMBERED:
+            if not 0 <= argument <= len(structure):
+                raise RefusedFileError("it is damaged: it numbers more objects than it can hold")
+            kept[argument] = before
+        elif name == "MEMOIZE":
+            kept[len(kept)] = before
+        else:
+            before = name
+        repeats += name == "DUP" or (name.endswith("GET") and not REPEATED.fullmatch(kept.get(argument, "")))
+        if repeats > MOST_REPEATS:
+            raise RefusedFileError("it repeats parts of itself, which a file of numbers does not need")
+
+
 def _first(value: Any, *_: object) -> Any:
+    if not isinstance(value, _Thing):
+        raise RefusedFileError("it holds a parameter that is no tensor")
     return value
 
 

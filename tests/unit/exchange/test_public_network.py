@@ -220,6 +220,17 @@ def _rebuilt(numbers: int, shape: tuple[int, ...], strides: tuple[int, ...]) -> 
 
 STORAGE = frozenset({"storage"})
 
+
+def tuples(levels: int, get: bytes = b"q%ch%c") -> bytes:
+    """An operation for a tuple of twice a tuple, and so on: its hash takes 2^levels steps, its text as many letters."""
+    again = (get % ((n,) * get.count(b"%")) for n in range(levels))
+    return b")" + b"".join(one + b"\x86" for one in again)
+
+
+def storage_of_key(key: bytes) -> bytes:
+    return packed_pickle(b"\x80\x02(X\x07\0\0\0storagectorch\nFloatStorage\n" + key + b"X\x03\0\0\0cpuK\x01tQ.")
+
+
 HOSTILE = {
     "a command": (packed_pickle(pickle.dumps(_Shell(), 2)), r"names the Python object (posix|nt|os)\.system"),
     "eval": (packed_pickle(b"cbuiltins\neval\n(X\x01\x00\x00\x001tR."), r"builtins\.eval"),
@@ -229,6 +240,21 @@ HOSTILE = {
     "more numbers than it has": (claimed(10**9, (10**9,)), "claims more numbers"),
     "a slice beyond its numbers": (claimed(4, (5,)), "claims more numbers"),
     "one number many times": (claimed(4, (10**9,), (0,)), "do not lie one after the other"),
+    "a number of gigabytes": (packed_pickle(b"\x80\x02Nr\xff\xff\xff\x7f."), "numbers more objects than it can hold"),
+    "bytes that it has not": (
+        packed_pickle(b"\x80\x05\x96" + bytes([0, 0, 0, 0, 0, 1, 0, 0]) + b"."),
+        "cannot be read",
+    ),
+    "a storage whose key is no text": (storage_of_key(tuples(3)), "something else than numbers"),
+    "a storage whose key is a text of gigabytes": (storage_of_key(tuples(40)), "repeats parts of itself"),
+    "a key that is hashed for years": (packed_pickle(b"\x80\x02}" + tuples(60) + b"Ns."), "repeats parts of itself"),
+    "the same by another operation": (packed_pickle(b"\x80\x02}" + tuples(60, b"2") + b"Ns."), "repeats parts"),
+    "the same, hidden": (packed_pickle(b"\x80\x02}" + tuples(60, b"N0q%ch%c") + b"Ns."), "repeats parts of itself"),
+    "the same by numbers in order": (packed_pickle(b"\x80\x04}" + tuples(60, b"\x94h%c") + b"Ns."), "repeats parts"),
+    "a parameter that is a tuple": (
+        packed_pickle(b"\x80\x02ctorch._utils\n_rebuild_parameter\n()tR."),
+        "a parameter that is no tensor",
+    ),
     "a bomb": (packed_pickle(pickle.dumps({}), {"0": bytes(10**6)}, zipfile.ZIP_DEFLATED), "compressed"),
     "members": (packed_pickle(pickle.dumps({}, 2), {str(n): b"" for n in range(5000)}), "more than 4096 members"),
     "no zip file": (pickle.dumps({"model.x": 1}), "no whole zip file"),
