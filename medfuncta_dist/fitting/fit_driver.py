@@ -120,7 +120,8 @@ def require_scans(target: TableLocation) -> None:
     """StageOrderError where the run's latents were imported without scans."""
     if not target.has_scans:
         raise StageOrderError(
-            "the latents of this run were imported without their scans: none can be fitted, or compared with its scan",
+            "the latents of this run were imported without their scans: none can be fitted, compared with its scan, or "
+            "published",
             where=target.folder,
             do="run the pack stage for the scans, then `medfuncta-dist import-latents` again; decode and probe need "
             "no scans",

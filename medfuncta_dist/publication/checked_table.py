@@ -12,7 +12,7 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, RunFileError, StageOrderError
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting import latent_ledger
-from medfuncta_dist.fitting.fit_driver import TableLocation, locate_table
+from medfuncta_dist.fitting.fit_driver import TableLocation, locate_table, require_scans
 from medfuncta_dist.fitting.fit_plan import cover
 from medfuncta_dist.fitting.latent_ledger import Commit
 from medfuncta_dist.latents import table_format
@@ -52,13 +52,15 @@ class CheckedTable:
         """The table of the splits (None: all that are fitted).
 
         Raises:
-            StageOrderError: the run is not trained to its end, or a packed scan is neither fitted nor quarantined.
+            StageOrderError: the run is not trained to its end, a packed scan is neither fitted nor quarantined, or the
+                latents were imported without their scans.
             IntegrityError: the counts do not balance, or the network is not the one that was committed.
             RunFileError: the table has no such split, or a scan may not be published (see ``never_published``).
         """
         store = ObjectStore(run.storage)
         require_all_steps(run, store)
         location = locate_table(run, store)
+        require_scans(location)  # else nothing tells PSNR, and which scans may name their patient
         _require_splits(location, splits)
         commits = _complete(store, location)
         never = never_published(store, run, location.snapshot, commits)

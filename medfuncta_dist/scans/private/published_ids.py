@@ -2,7 +2,8 @@
 
     publications/<name>.csv    rows format_version,1 · dataset · date · target, then id,key and one row per scan
 
-The name is the beginning of the SHA-256 of the publication's ``SHA256SUMS``. With it, the owner can say which rows to
+The name is the beginning of the SHA-256 of the publication's ``SHA256SUMS``, with ``-2``, ``-3`` … where the same was
+published elsewhere before. With it, the owner can say which rows to
 withdraw when a scan must be forgotten: nothing else leads from a published row back to a scan.
 """
 
@@ -14,6 +15,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
 from typing import IO
 
@@ -47,10 +49,15 @@ class IdList:
         self._rows.writerows(zip(ids, keys, strict=True))
 
     def keep(self, name: str) -> Path:
-        """Give the list its name; its path. Without this, nothing stays of it."""
+        """Give the list its name; its path. Without this, nothing stays of it.
+
+        Where the same was published before, that list stays, and this one's name ends with a number.
+        """
         self._file.flush()
         os.fsync(self._file.fileno())
-        return self._path.rename(self._path.with_name(f"{name}.csv"))
+        names = (f"{name}.csv" if number == 1 else f"{name}-{number}.csv" for number in count(1))
+        places = map(self._path.with_name, names)
+        return self._path.rename(next(place for place in places if not place.exists()))
 
 
 @contextmanager

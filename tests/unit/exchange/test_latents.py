@@ -52,6 +52,7 @@ from tests.unit.cli.calls import call, call_json
 from tests.unit.exchange.public_code import Wrapper, new_wrapper, write_latents
 from tests.unit.exchange.test_public_network import run_of, saved
 from tests.unit.latents.fitted import COUNTS, packed
+from tests.unit.publication.published import publish
 
 Run = tuple[RunFile, Wrapper, Path]
 SIZES = {"train": 22, "test": 9}
@@ -301,6 +302,15 @@ def test_stages_that_need_scans_say_that_there_are_none(without_scans):
             stage(run, map_here)
     figures, _, faults = PARTS["latents"](run, ObjectStore(run.storage))
     assert (figures["fitted"], faults) == (31, [])
+
+
+def test_a_table_without_scans_is_not_published(without_scans, tmp_path):
+    """Nobody knows its PSNR, nor which scans may name their patient."""
+    run, _, folder = without_scans
+    here(run, folder)
+    with pytest.raises(StageOrderError, match="imported without their scans"):
+        publish(run, tmp_path / "published")
+    assert not (tmp_path / "published").exists()
 
 
 def test_scans_that_are_packed_later_are_joined_by_importing_again(without_scans, tmp_path):

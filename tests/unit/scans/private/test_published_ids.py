@@ -25,6 +25,14 @@ def test_the_publications_of_a_scan_are_found_with_its_ids(tmp_path: Path) -> No
     assert publications_with(tmp_path / "none", "small", {"key of 1"}) == []
 
 
+def test_the_same_published_twice_has_two_lists(tmp_path: Path) -> None:
+    """Whose ids are keys: the second place has the same files, and both must be named where a scan is forgotten."""
+    first, second, third = (kept(tmp_path, "a", target, "1") for target in ("one", "two", "three"))
+    assert [path.name for path in (first, second, third)] == ["a.csv", "a-2.csv", "a-3.csv"]
+    found = publications_with(tmp_path, "small", {"key of 1"})
+    assert sorted(one.target for one in found) == ["one", "three", "two"]
+
+
 def test_only_the_owner_reads_it_and_what_is_not_kept_is_gone(tmp_path: Path) -> None:
     path = kept(tmp_path, "a", "one", "1")
     assert path.stat().st_mode & 0o777 == 0o600
