@@ -19,6 +19,9 @@ from medfuncta_dist.storage.object_store import ObjectStore
 REPORT = ("report.html", "summary.json", "metrics.parquet")
 """In the order of deletion: the list of scans goes last, so that an interrupted deletion is seen."""
 
+PROBE = ("probe.json", "probe.safetensors", "probe.png")
+"""In the order of deletion: the record names the model."""
+
 
 @dataclass(frozen=True)
 class AffectedRun:
@@ -83,6 +86,14 @@ def reports_of(store: ObjectStore, runs: Sequence[AffectedRun], scans: Collectio
             keys = list(scans)  # damaged: nobody can tell
         if not set(keys).isdisjoint(scans):
             yield from (f"{folder}/{name}" for name in REPORT)
+
+
+def probes_of(store: ObjectStore, latents: Collection[tuple[AffectedRun, HeldLatents]]) -> Iterator[str]:
+    """The files of probes of runs that hold latents of the scans: scores and a model that learned from them. A command
+    makes them again."""
+    for name in sorted({run.name for run, table in latents if table.commits}):
+        there = {info.path for info in store.list(f"runs/{name}/report")}
+        yield from (path for file in PROBE if (path := f"runs/{name}/report/{file}") in there)
 
 
 def indexes_of(store: ObjectStore, runs: Sequence[AffectedRun], scans: Collection[str]) -> Iterator[str]:

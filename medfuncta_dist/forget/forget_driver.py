@@ -4,7 +4,7 @@
 2. new shards and records of what stays; latents of it, carried to the new shards
 3. the private list also names what will be deleted
 4. the new snapshot; the shared record of the act, which names the snapshots that go
-5. deletion: records of those snapshots, reports, priors, latents, shards, at last the pack records
+5. deletion: records of those snapshots, reports, probes, priors, latents, shards, at last the pack records
 6. every object of the data set and of its runs is read: none may hold a key, values or a latent of the scans
 7. the proof's record; mapping and inventory lose their rows, and what pack listed of pairs and copies goes; the private
    list says that it is done
@@ -21,7 +21,7 @@ from pathlib import Path
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import StageOrderError
 from medfuncta_dist.forget.affected_priors import priors_of
-from medfuncta_dist.forget.affected_runs import AffectedRun, indexes_of, latents_of_runs, reports_of, runs_on
+from medfuncta_dist.forget.affected_runs import AffectedRun, indexes_of, latents_of_runs, probes_of, reports_of, runs_on
 from medfuncta_dist.forget.carried_latents import HeldLatents, carry, latent_keys, named_parts, tables_of
 from medfuncta_dist.forget.descendants import with_descendants
 from medfuncta_dist.forget.holdings import Dataset, Holdings, find_holdings, held_snapshots, pixel_keys, read_dataset
@@ -90,6 +90,7 @@ class Preview:
     latents: int
     """Parts and their records."""
     reports: int
+    """Their files, and those of probes."""
     indexes: int
     """Objects of indexes of neighbours."""
     priors: tuple[str, ...]
@@ -143,7 +144,7 @@ def preview(place: Place, asked: Asked) -> Preview:
     gone, stay = _shards(dataset, holdings)
     latents = latents_of_runs(place.store, runs, holdings.scans, gone, stay)
     held = [(run, table) for run, table in latents if table.commits]
-    reports = list(reports_of(place.store, runs, holdings.scans))
+    reports = [*reports_of(place.store, runs, holdings.scans), *probes_of(place.store, latents)]
     indexes = list(indexes_of(place.store, runs, holdings.scans))
     return Preview(
         len(holdings.scans),
@@ -302,6 +303,7 @@ class _Acting:
             *(path for path, _ in snapshots),
             *(snapshot_path(self._name, found.digest) for _, found in snapshots),  # type: ignore[attr-defined]
             *reports_of(self._store, self._runs, holdings.scans),
+            *probes_of(self._store, latents),
             *priors_of(self._store, self._runs, latents),
             *indexes_of(self._store, self._runs, holdings.scans),
             *(path for _, table in latents for path in table.objects),

@@ -1,4 +1,4 @@
-"""Removes forgotten scans from the owner's mapping, inventory and lists: their paths are not needed any more."""
+"""Removes forgotten scans from the owner's mapping, inventory, lists and comparisons: they are not needed any more."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from medfuncta_dist.shards.split_look_alikes import FILE as LOOK_ALIKES
 LISTS = (LOOK_ALIKES, COPY_CONFLICTS)
 """What the last pack has listed for its owner: the next one lists it again, of what is there then."""
 
+COMPARISONS = "comparisons"
+"""Where the command ``compare`` writes them, unless it is told otherwise."""
+
 
 def remove_private(folder: Path, act: Act, data: Data, salted: KeyMaker) -> None:
     """Remove the rows of an act. Doing it twice changes nothing; a survey that was not adopted is removed whole."""
@@ -26,11 +29,21 @@ def remove_private(folder: Path, act: Act, data: Data, salted: KeyMaker) -> None
         mapping.remove((*act.scans, *act.sources))
     for name in LISTS:
         (folder / name).unlink(missing_ok=True)
+    _remove_comparisons(folder, act)
     with locked(folder):
         shutil.rmtree(folder / PARTS, ignore_errors=True)
         (folder / SURVEY).unlink(missing_ok=True)
         if act.sources and (folder / INVENTORY).exists():
             _remove_rows(folder / INVENTORY, act, data, salted)
+
+
+def _remove_comparisons(folder: Path, act: Act) -> None:
+    """The comparisons of runs in this folder that list one of the scans: their pages show pictures of those."""
+    for content in (folder / COMPARISONS).glob("*/comparison.json"):
+        data = content.read_bytes()
+        if any(key.encode() in data for key in act.keys):
+            content.with_suffix(".html").unlink(missing_ok=True)
+            content.unlink()
 
 
 def _remove_rows(inventory: Path, act: Act, data: Data, salted: KeyMaker) -> None:

@@ -13,6 +13,8 @@ import pytest
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, RunFileError, RunHeldError
+from medfuncta_dist.evaluation.comparison.comparison_driver import FOLDER as COMPARISONS
+from medfuncta_dist.evaluation.comparison.comparison_driver import compare_command
 from medfuncta_dist.evaluation.evaluation_driver import evaluate
 from medfuncta_dist.forget import forget_driver
 from medfuncta_dist.forget.forget_driver import Asked, Forgot, forget, open_place, preview
@@ -24,6 +26,8 @@ from medfuncta_dist.neighbours.duplicates_report import near_duplicates
 from medfuncta_dist.neighbours.index_driver import make_index
 from medfuncta_dist.neighbours.neighbour_search import Neighbours
 from medfuncta_dist.packing.sources.copy_conflicts import FILE as COPY_CONFLICTS
+from medfuncta_dist.probe.probe_model import model_path
+from medfuncta_dist.probe.probe_record import record_path
 from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.scans.private import forgotten_list
 from medfuncta_dist.scans.private.forgotten_list import LIST_FILE, read_list
@@ -53,6 +57,7 @@ from tests.unit.forget.archives import (
     run_of,
     scans,
 )
+from tests.unit.latents.fitted import network, publish
 from tests.writers import write_ecg_csv, write_medmnist, write_png
 
 PATIENT = "patient_003"
@@ -167,6 +172,36 @@ def test_indexes_of_neighbours_that_hold_the_scans_go_and_are_made_again_without
     kept = sorted(set(table) - {scan.key for scan in gone})
     found = Neighbours.open(run, "plain").search(kept[:1], len(table))[0]
     assert sorted([kept[0], *(one.key for one in found)]) == kept
+
+
+def test_a_probe_of_latents_that_go_goes_and_one_of_other_scans_stays(run: RunFile, folder: Path) -> None:
+    report = folder / "storage/runs/small/report"
+    files = {report / Path(path).name for path in (model_path("small"), record_path("small"), "probe.png")}
+    for file in files:
+        file.write_bytes(b"{}")
+    asked = Asked(patients=(PatientName(PATIENT),))
+    named = preview(open_place(run), asked).reports
+    picture(folder, 1, 9).write_bytes(b"no picture")
+    by_key(run, next(one["key"] for one in packed(run).quarantined))
+    assert all(file.exists() for file in files)
+    patient(run)
+    assert not any(file.exists() for file in files)
+    assert named >= len(files)
+
+
+def test_comparisons_in_the_private_folder_that_show_the_scans_go(run: RunFile, folder: Path) -> None:
+    other = run.model_copy(update={"name": "other", "data": run.data.model_copy(update={"dataset": "small"})})
+    publish(other, network(other, latent=6))
+    fitted(other)
+    evaluate(other, map_here)
+    content = compare_command(run, other, "test", None, 1)
+    pages = folder / "private" / COMPARISONS
+    shutil.copytree(pages / "small-other", pages / "of-others")
+    (pages / "of-others" / "comparison.json").write_text("{}")
+    assert len(list((pages / "small-other").iterdir())) == 2
+    by_key(run, [*content["losers"], *content["gainers"]][0]["key"])
+    assert list((pages / "small-other").iterdir()) == []
+    assert len(list((pages / "of-others").iterdir())) == 2
 
 
 def test_an_index_of_other_scans_stays_and_what_a_killed_process_left_goes(run: RunFile, folder: Path) -> None:
