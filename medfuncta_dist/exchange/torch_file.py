@@ -180,16 +180,16 @@ def _require_small(structure: bytes) -> None:
     """
     kept, before, repeats = dict[int, str](), "", 0
     for operation, argument, _ in pickletools.genops(structure):
-        name = operation.name
+        name, number = operation.name, argument if isinstance(argument, int) else -1
         if name in NUMBERED:
-            if not 0 <= argument <= len(structure):
+            if not 0 <= number <= len(structure):
                 raise RefusedFileError("it is damaged: it numbers more objects than it can hold")
-            kept[argument] = before
+            kept[number] = before
         elif name == "MEMOIZE":
             kept[len(kept)] = before
         else:
             before = name
-        repeats += name == "DUP" or (name.endswith("GET") and not REPEATED.fullmatch(kept.get(argument, "")))
+        repeats += name == "DUP" or (name.endswith("GET") and not REPEATED.fullmatch(kept.get(number, "")))
         if repeats > MOST_REPEATS:
             raise RefusedFileError("it repeats parts of itself, which a file of numbers does not need")
 
