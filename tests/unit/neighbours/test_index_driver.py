@@ -154,8 +154,9 @@ def test_a_damaged_object_is_refused_before_faiss_reads_it(
     path = stored(run, suffix)[0]
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(IntegrityError, match="not the one that was committed"):
+    with pytest.raises(IntegrityError, match="not the one that was committed") as caught:
         Neighbours.open(run, "whitened")
+    assert "verify RUN.yaml --repair" in caught.value.do, "`index` alone would say that it was there already"
     path.unlink()
     with pytest.raises(LostObjectError, match="is missing"):
         Neighbours.open(run, "whitened")
