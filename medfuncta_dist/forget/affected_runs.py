@@ -18,6 +18,8 @@ from medfuncta_dist.storage.object_store import ObjectStore
 
 REPORT = ("report.html", "summary.json", "metrics.parquet")
 """In the order of deletion: the list of scans goes last, so that an interrupted deletion is seen."""
+PROBE = ("probe.safetensors", "probe.png", "probe.json")
+"""What a probe has written: a model that was trained on latents, and how it answers for others."""
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,12 @@ def reports_of(store: ObjectStore, runs: Sequence[AffectedRun], scans: Collectio
             keys = list(scans)  # damaged: nobody can tell
         if not set(keys).isdisjoint(scans):
             yield from (f"{folder}/{name}" for name in REPORT)
+
+
+def probes_of(store: ObjectStore, latents: Iterable[tuple[AffectedRun, HeldLatents]]) -> Iterator[str]:
+    """The files of probes of runs that hold latents of the scans: they may have been trained on them."""
+    for run in dict.fromkeys(run.name for run, table in latents if table.commits):
+        yield from (path for name in PROBE if store.exists(path := f"runs/{run}/report/{name}"))
 
 
 def indexes_of(store: ObjectStore, runs: Sequence[AffectedRun], scans: Collection[str]) -> Iterator[str]:

@@ -21,7 +21,7 @@ from pathlib import Path
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import StageOrderError
 from medfuncta_dist.forget.affected_priors import priors_of
-from medfuncta_dist.forget.affected_runs import AffectedRun, indexes_of, latents_of_runs, reports_of, runs_on
+from medfuncta_dist.forget.affected_runs import AffectedRun, indexes_of, latents_of_runs, probes_of, reports_of, runs_on
 from medfuncta_dist.forget.carried_latents import HeldLatents, carry, latent_keys, named_parts, tables_of
 from medfuncta_dist.forget.descendants import with_descendants
 from medfuncta_dist.forget.holdings import Dataset, Holdings, find_holdings, held_snapshots, pixel_keys, read_dataset
@@ -143,7 +143,7 @@ def preview(place: Place, asked: Asked) -> Preview:
     gone, stay = _shards(dataset, holdings)
     latents = latents_of_runs(place.store, runs, holdings.scans, gone, stay)
     held = [(run, table) for run, table in latents if table.commits]
-    reports = list(reports_of(place.store, runs, holdings.scans))
+    reports = [*reports_of(place.store, runs, holdings.scans), *probes_of(place.store, latents)]
     indexes = list(indexes_of(place.store, runs, holdings.scans))
     return Preview(
         len(holdings.scans),
@@ -302,6 +302,7 @@ class _Acting:
             *(path for path, _ in snapshots),
             *(snapshot_path(self._name, found.digest) for _, found in snapshots),  # type: ignore[attr-defined]
             *reports_of(self._store, self._runs, holdings.scans),
+            *probes_of(self._store, latents),
             *priors_of(self._store, self._runs, latents),
             *indexes_of(self._store, self._runs, holdings.scans),
             *(path for _, table in latents for path in table.objects),
