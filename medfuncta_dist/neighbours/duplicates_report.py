@@ -107,7 +107,7 @@ def near_duplicates(
     limit = usual.threshold if threshold is None else threshold
     scans = _scans(_opened(store.root, folder, record))
     pairs = [_pair(scans, a, b, distance) for a, b, distance in close_pairs(distances, others, limit)]
-    patients, several = _patients(store, target.snapshot, pairs)
+    patients, several = _patients(store, target.snapshot, pairs) if target.has_scans else ({}, None)
     report = _report(record, usual.median, limit, with_patients(pairs, patients), several)
     publish_bytes(store, fence, report_path(folder, metric), canonical_json(report))
     return report

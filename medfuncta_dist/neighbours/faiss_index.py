@@ -26,6 +26,10 @@ class Effort(NamedTuple):
     """Compared again by whole vectors, for each neighbour that is asked for."""
 
 
+ROUNDED = 1e-4
+"""Of a query's squared length: smaller squared distances are what is left of large numbers, and hold their rounding."""
+CLOSE_AT_ONCE = 8192
+"""Such hits whose vectors are in memory at once."""
 NO_EFFORT = Effort(1, 1)
 """Of an exact index, which has no such choice."""
 
@@ -76,14 +80,15 @@ def from_bytes(data: bytes, where: str, coordinates: int, scans: int) -> Any:
     try:
         index = _faiss().deserialize_index(np.frombuffer(data, np.uint8))
     except RuntimeError as error:
-        raise IntegrityError("faiss does not read this index", where=where, do=MAKE_AGAIN) from error
+        raise IntegrityError("faiss does not read this index", where=where, do=REPLACE) from error
     if (index.d, index.ntotal) != (coordinates, scans):
         what = f"an index of {index.ntotal} vectors of {index.d} numbers, not of {scans} of {coordinates}"
-        raise IntegrityError(what, where=where, do=MAKE_AGAIN)
+        raise IntegrityError(what, where=where, do=REPLACE)
     return index
 
 
 MAKE_AGAIN = "make the index again: `medfuncta-dist index RUN.yaml`"
+REPLACE = f"remove the damaged one: `medfuncta-dist verify RUN.yaml --repair`; then {MAKE_AGAIN}"
 
 
 def merged(indexes: Iterable[Any]) -> Any:
@@ -112,9 +117,26 @@ def search(index: Any, queries: Vectors, count: int, effort: Effort) -> Hits:
         searched.nprobe = min(effort.lists, searched.nlist)
     if hasattr(index, "refine_index"):
         index.k_factor = float(effort.candidates)
-    squares, places = index.search(np.ascontiguousarray(queries, np.float32), count)
+    queries = np.ascontiguousarray(queries, np.float32)
+    squares, places = index.search(queries, count)
+    if not hasattr(index, "refine_index"):  # the others take differences themselves
+        squares, places = _with_differences(index, queries, squares, places)
     distances = np.sqrt(np.maximum(squares, 0), dtype=np.float64)
     return Hits(np.where(places < 0, np.inf, distances), places)
+
+
+def _with_differences(
+    index: Any, queries: Vectors, squares: np.ndarray, places: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Hits with the squares of close ones taken from differences: for many queries faiss computes |a|² + |b|² − 2ab,
+    by which equal vectors are not at 0."""
+    lengths = np.square(queries).sum(axis=1, keepdims=True)
+    rows, hits = np.nonzero((places >= 0) & (squares < ROUNDED * lengths))
+    for start in range(0, len(rows), CLOSE_AT_ONCE):
+        row, hit = rows[start : start + CLOSE_AT_ONCE], hits[start : start + CLOSE_AT_ONCE]
+        squares[row, hit] = np.square(queries[row] - index.reconstruct_batch(places[row, hit])).sum(axis=1)
+    order = np.argsort(squares, axis=1, kind="stable")
+    return np.take_along_axis(squares, order, axis=1), np.take_along_axis(places, order, axis=1)
 
 
 def vectors_of(index: Any, start: int, count: int) -> Vectors:

@@ -21,7 +21,7 @@ from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import TableLocation
 from medfuncta_dist.fitting.fit_plan import cover
 from medfuncta_dist.latents.table_format import PartRef
-from medfuncta_dist.neighbours.faiss_index import MAKE_AGAIN, Effort
+from medfuncta_dist.neighbours.faiss_index import MAKE_AGAIN, REPLACE, Effort
 from medfuncta_dist.neighbours.index_plan import FittedPart, IndexKind
 from medfuncta_dist.neighbours.latent_metric import LatentMetric, MetricName
 from medfuncta_dist.storage.commit_record import read_as
@@ -148,10 +148,10 @@ def write_object(store: ObjectStore, folder: str, data: bytes, suffix: str) -> P
 def read_object(store: ObjectStore, folder: str, ref: PartRef) -> bytes:
     """Bytes that a record names. IntegrityError where they are others, or missing."""
     where = f"{folder}/{ref.path}"
-    data = read_promised(store, where, "an object of the index", MAKE_AGAIN, limit=ref.size)
+    data = read_promised(store, where, "an object of the index", REPLACE, limit=ref.size)
     if len(data) != ref.size or sha256_bytes(data) != ref.sha256:
         what = "an object of the index is not the one that was committed"
-        raise IntegrityError(what, where=store.uri(where), do=MAKE_AGAIN)
+        raise IntegrityError(what, where=store.uri(where), do=REPLACE)
     return data
 
 
@@ -167,7 +167,7 @@ def read_tensors(store: ObjectStore, folder: str, ref: PartRef) -> dict[str, np.
     try:
         return {name: tensor.numpy() for name, tensor in safe_tensors.load(data)[1].items()}
     except ValueError as error:
-        raise IntegrityError(str(error), where=store.uri(f"{folder}/{ref.path}"), do=MAKE_AGAIN) from error
+        raise IntegrityError(str(error), where=store.uri(f"{folder}/{ref.path}"), do=REPLACE) from error
 
 
 def read_metric(store: ObjectStore, folder: str, metric: MetricName, ref: PartRef | None) -> LatentMetric:
@@ -184,7 +184,7 @@ def read_rows(store: ObjectStore, folder: str, ref: PartRef) -> pa.Table:
         what = f"not rows of an index of format_version {ROWS_VERSION}"
         raise FormatVersionError(what, where=where, do=MAKE_AGAIN)
     if not file.schema_arrow.equals(ROWS):
-        raise IntegrityError("rows of an index with other columns than expected", where=where, do=MAKE_AGAIN)
+        raise IntegrityError("rows of an index with other columns than expected", where=where, do=REPLACE)
     return parquet.read(file, where)
 
 

@@ -92,10 +92,14 @@ class Neighbours:
             splits: where to look; None for everywhere.
 
         Raises:
-            RunFileError: no scan, or several, have a key, or there is no such split.
+            RunFileError: no scan, or several, have a key, there is no such split, or latents have another length.
         """
         self._check(count, splits)
+        if not len(queries):
+            return []
+        count = min(count, self.record.scans)
         if isinstance(queries, np.ndarray):
+            self._check_latents(queries)
             near = self._index.near(self._index.metric.coordinates(queries), count, splits)
             return [self._named(near, row, None, count) for row in range(len(queries))]
         places = [self._place(key) for key in queries]
@@ -107,9 +111,16 @@ class Neighbours:
         if count < 1:
             raise RunFileError(f"{count} neighbours cannot be found", where="count", do="ask for at least 1")
         unknown = sorted(set(splits or ()) - set(self.splits))
-        if unknown or splits == []:
+        if unknown or (splits is not None and not splits):
             what = f"no scan of split '{unknown[0]}' is in the index" if unknown else "no split is named"
             raise RunFileError(what, where="split", do=f"choose among {', '.join(self.splits)}")
+
+    def _check_latents(self, queries: np.ndarray) -> None:
+        map_ = self._index.metric.map
+        numbers = self.record.coordinates if map_ is None else len(map_)
+        if queries.ndim != 2 or queries.shape[1] != numbers:
+            what = f"queries of shape {list(queries.shape)} are no latents of this index"
+            raise RunFileError(what, where="queries", do=f"give an array of shape [queries, {numbers}]")
 
     def _place(self, key: str) -> tuple[int, int]:
         """Number of the split, and place there."""

@@ -3,6 +3,7 @@
 Copies: the distance of each sample to the nearest training scan, in the network's metric, against that of each held-out
 scan. A held-out scan is no copy of any training scan, so a prior that copies none has as many samples near one as there
 are held-out scans near one; ``copied`` is the share of samples nearer than all but ``NEAREST`` of the held-out scans.
+Held-out scans that are copies themselves (near-duplicates of training scans) are left out: they would excuse copies.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from jaxtyping import Float
 from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor
 
+from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.neighbours.near_duplicates import typical
 from medfuncta_dist.prior.drawing import Drawn
 from medfuncta_dist.prior.prior_feed import ClassedLatents
 from medfuncta_dist.probe.classifiers import candidates
@@ -40,13 +43,18 @@ def judge(
     deviations: Float[Tensor, " number"],
     none: int,
 ) -> dict[str, Any]:
-    """All figures, as ``prior.json`` has them. Distances are root mean square differences of values in [0, 1]."""
+    """All figures, as ``prior.json`` has them. Distances are root mean square differences of values in [0, 1].
+
+    RunFileError where all held-out scans are training scans.
+    """
     samples, scans, others = (one * deviations for one in (drawn.whitened, train.whitened, held_out.whitened))
     of_samples, of_others = nearest(samples, scans), nearest(others, scans)
-    close = float(of_others.quantile(NEAREST))
+    unlike = _unlike(of_others)
+    close = float(unlike.quantile(NEAREST))
     return {
         "samples": len(samples),
         "held_out": len(others),
+        "held_out_copies": len(others) - len(unlike),
         "nearest_to_samples": _spread(of_samples),
         "nearest_to_held_out": _spread(of_others),
         "close": close,
@@ -54,6 +62,18 @@ def judge(
         "by_chance": NEAREST,
         "probe": _probed(drawn, train, held_out, none),
     }
+
+
+def _unlike(of_others: Float[Tensor, " scan"]) -> Float[Tensor, " other"]:
+    """The distances without those of near-duplicates of training scans."""
+    found = of_others[of_others > typical(of_others.numpy()).threshold]
+    if not len(found):
+        raise RunFileError(
+            "all held-out scans are copies of training scans, so nothing tells a copy from a new scan",
+            where="the latents of the splits other than 'train'",
+            do="pack a data set with other scans in these splits; `medfuncta-dist near-duplicates` lists the pairs",
+        )
+    return found
 
 
 def nearest(points: Float[Tensor, "point number"], scans: Float[Tensor, "scan number"]) -> Float[Tensor, " point"]:

@@ -84,7 +84,7 @@ def find_source(run: RunFile, store: ObjectStore) -> LatentSource:
             where=store.uri(table.folder),
             do="fit them (fit.splits), or pack a data set with scans in both",
         )
-    size = 4 * run.field.latent * sum(commit.rows for commit in fitted if commit.split == TRAIN)
+    size = 4 * (run.fit.keep or run.field.latent) * sum(commit.rows for commit in fitted if commit.split == TRAIN)
     if size > LARGEST:
         what = f"the training latents take {size / 2**30:.1f} GiB, which every worker would hold"
         do = f"at most {LARGEST / 2**30:.0f} GiB are supported: store fewer numbers (fit.keep) in a run of its own"

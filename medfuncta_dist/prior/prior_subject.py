@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import RunChangedError
+from medfuncta_dist.errors import IntegrityError, RunChangedError
 from medfuncta_dist.fields.params import Params
 from medfuncta_dist.fields.safe_tensors import load
 from medfuncta_dist.meta.learner import Learner
 from medfuncta_dist.prior.denoiser import DenoiserSpec, init_params
 from medfuncta_dist.prior.metric_coordinates import MetricCoordinates
-from medfuncta_dist.prior.prior_files import LARGEST_WEIGHTS, prior_folder
+from medfuncta_dist.prior.prior_files import LARGEST_WEIGHTS, TRAIN_AGAIN, prior_folder
 from medfuncta_dist.prior.prior_latents import TRAIN, Classes, find_source, read_splits
 from medfuncta_dist.storage.digest import sha256_bytes
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -102,6 +102,11 @@ class PriorSubject:
 
 
 def read_coordinates(store: ObjectStore, folder: str) -> tuple[MetricCoordinates, str]:
-    """The coordinates in a prior's folder, and their file's digest (ObjectMissingError, ValueError)."""
-    data = store.read(f"{folder}/{COORDINATES_FILE}", limit=LARGEST_WEIGHTS)
-    return MetricCoordinates.from_tensors(load(data)[1]), sha256_bytes(data)
+    """The coordinates in a prior's folder, and their file's digest. ObjectMissingError before there are any;
+    IntegrityError where they are damaged."""
+    path = f"{folder}/{COORDINATES_FILE}"
+    data = store.read(path, limit=LARGEST_WEIGHTS)
+    try:
+        return MetricCoordinates.from_tensors(load(data)[1]), sha256_bytes(data)
+    except ValueError as error:
+        raise IntegrityError(f"no coordinates of a prior: {error}", where=store.uri(path), do=TRAIN_AGAIN) from error

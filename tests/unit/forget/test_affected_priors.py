@@ -32,6 +32,19 @@ def with_prior(folder: Path) -> RunFile:
     return run
 
 
+def test_the_probe_of_a_run_that_holds_the_scan_goes_and_of_another_stays(tmp_path: Path) -> None:
+    run = with_prior(tmp_path)
+    store, key = ObjectStore(run.storage), sorted(latents(run))[0]
+    files = [f"runs/{{}}/report/probe.{suffix}" for suffix in ("safetensors", "png", "json")]
+    for path in files:
+        store.write(path.format(run.name), b"of latents")
+        store.write(path.format("other"), b"of other latents")
+    assert preview(open_place(run), Asked(keys=(key,))).reports == len(files)
+    forget(open_place(run), Asked(keys=(key,)), map_here)
+    assert not any(store.exists(path.format(run.name)) for path in files)
+    assert all(store.exists(path.format("other")) for path in files)
+
+
 def test_forget_withdraws_the_prior_and_says_so(tmp_path: Path) -> None:
     run = with_prior(tmp_path)
     store, key = ObjectStore(run.storage), sorted(latents(run))[0]

@@ -21,6 +21,7 @@ from medfuncta_dist.shards.snapshot import load_snapshot, read_index
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
 from tests.unit.cli.calls import call, call_json
+from tests.unit.exchange.test_latents import here, public_folder, started
 from tests.unit.latents.fitted import network, publish, run_file
 from tests.writers import structured
 
@@ -101,6 +102,16 @@ def test_patients_in_several_splits_are_listed() -> None:
         pa.table({"group": ["q", "r", ""], "split": ["test"] * 3}),
     ]
     assert duplicates_report._in_several(places) == {"q": ["test", "train"]}
+
+
+def test_of_imported_latents_without_scans_no_patient_is_known(tmp_path: Path) -> None:
+    imported, _ = started(tmp_path)
+    here(imported, public_folder(tmp_path))
+    make_index(imported, "plain", map_here)
+    report = near_duplicates(imported, "plain", map_here, threshold=1e9)
+    assert report["pairs"] > 0
+    assert {pair["same_patient"] for pair in report["listed_pairs"]} == {None}
+    assert report["patients_in_several_splits"] is None
 
 
 def test_the_commands(run: RunFile, capfd: pytest.CaptureFixture[str]) -> None:

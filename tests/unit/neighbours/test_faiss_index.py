@@ -52,6 +52,16 @@ def test_an_exact_search_is_exact() -> None:
     assert nearest_exactly(queries, vectors, 10).places.tolist() == hits.places.tolist()
 
 
+def test_equal_vectors_are_at_no_distance_however_many_are_searched() -> None:
+    vectors = drawn(2000, 256) * 0.02 + 0.3
+    vectors[:600] = vectors[-600:]
+    index = from_bytes(filled(learned("Flat", vectors), vectors), "here", 256, 2000)
+    hits = search(index, vectors, 3, NO_EFFORT)
+    assert (hits.distances[:600, :2] == 0).all()
+    assert (np.diff(hits.distances, axis=1) >= 0).all()
+    assert {frozenset(row) for row in hits.places[:600, :2].tolist()} == {frozenset((n, n + 1400)) for n in range(600)}
+
+
 @pytest.mark.parametrize("kind", ["reduced", "compressed"])
 def test_more_effort_finds_more_of_the_true_neighbours(kind: str) -> None:
     vectors, queries = drawn(2000), drawn(50, seed=1)

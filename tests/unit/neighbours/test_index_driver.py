@@ -77,7 +77,8 @@ def test_a_split_is_searched_alone_and_nobody_is_asked_for_more_than_there_are(r
     make_index(run, "plain", map_here)
     opened = Neighbours.open(run, "plain")
     key = LatentTable.open(run, ["train"]).keys[0]
-    (found,) = opened.search([key], 100, splits=["test"])
+    assert opened.search([]) == []
+    (found,) = opened.search([key], 10**12, splits=["test"])
     assert {one.split for one in found} == {"test"}
     assert len(found) == COUNTS["test"]
     assert len(opened.search([key], 100)[0]) == SCANS - 1
@@ -91,6 +92,9 @@ def test_what_cannot_be_found_is_refused(run: RunFile) -> None:
         ((["0" * 64],), "no scans of the index"),
         ((LatentTable.open(run).keys[:1], 0), "0 neighbours"),
         ((LatentTable.open(run).keys[:1], 1, ["gap"]), "split 'gap'"),
+        ((LatentTable.open(run).keys[:1], 1, ()), "no split is named"),
+        ((LatentTable.open(run).latents[0],), "no latents of this index"),
+        ((LatentTable.open(run).latents[:, 1:],), "no latents of this index"),
     ):
         with pytest.raises(RunFileError, match=message):
             opened.search(*arguments)
@@ -154,8 +158,9 @@ def test_a_damaged_object_is_refused_before_faiss_reads_it(
     path = stored(run, suffix)[0]
     data = path.read_bytes()
     path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(IntegrityError, match="not the one that was committed"):
+    with pytest.raises(IntegrityError, match="not the one that was committed") as caught:
         Neighbours.open(run, "whitened")
+    assert "verify RUN.yaml --repair" in caught.value.do, "`index` alone would say that it was there already"
     path.unlink()
     with pytest.raises(LostObjectError, match="is missing"):
         Neighbours.open(run, "whitened")

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.prior.drawing import Drawn
 from medfuncta_dist.prior.judgement import NEAREST, judge, nearest
 from medfuncta_dist.prior.prior_feed import ClassedLatents
@@ -50,6 +51,22 @@ def test_copies_are_found_also_where_they_are_a_part_of_the_samples() -> None:
         mixed = torch.where(rows[:, None], copies, fresh)
         found = judge(Drawn(mixed, torch.where(rows, TRAIN.classes, classes)), TRAIN, HELD_OUT, DEVIATIONS, NONE)
         assert found["copied"] == pytest.approx(share + NEAREST * (1 - share), abs=0.02)
+
+
+def test_held_out_scans_that_are_in_the_training_split_too_excuse_no_copies() -> None:
+    twice = HELD_OUT.whitened.clone()
+    twice[:15] = TRAIN.whitened[:15]
+    held_out = ClassedLatents(twice, HELD_OUT.classes)
+    copies = TRAIN.whitened + 0.01 * torch.randn(TRAIN.whitened.shape, generator=torch.Generator().manual_seed(5))
+    found = judge(Drawn(copies, TRAIN.classes), TRAIN, held_out, DEVIATIONS, NONE)
+    assert (found["copied"], found["held_out"], found["held_out_copies"]) == (1.0, 1000, 15)
+    assert judge(Drawn(copies, TRAIN.classes), TRAIN, HELD_OUT, DEVIATIONS, NONE)["held_out_copies"] == 0
+
+
+def test_without_any_other_held_out_scan_nothing_can_be_judged() -> None:
+    few = ClassedLatents(TRAIN.whitened[:10], TRAIN.classes[:10])
+    with pytest.raises(RunFileError, match="all held-out scans are copies"):
+        judge(Drawn(*scans(64, 2)), few, few, DEVIATIONS, NONE)
 
 
 def test_samples_whose_classes_mean_nothing_teach_nothing() -> None:

@@ -55,6 +55,10 @@ def test_a_table_that_cannot_train_or_judge_a_prior_is_refused(
     monkeypatch.setattr(prior_latents, "LARGEST", 100)
     with pytest.raises(RunFileError, match="which every worker would hold"):
         find_source(run, store)
+    shorter = run.model_copy(update={"fit": run.fit.model_copy(update={"keep": 1})})
+    monkeypatch.setattr(prior_latents, "LARGEST", 4 * COUNTS["train"])
+    fit(shorter, map_here)
+    assert find_source(shorter, store).held_out == ("test",)
     (tmp_path / "other").mkdir()
     with pytest.raises(StageOrderError):
         find_source(run.model_copy(update={"name": "other"}), store)
