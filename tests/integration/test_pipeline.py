@@ -103,7 +103,8 @@ def test_every_scan_is_accounted_for(images):
     assert ended.answer["pack"]["counts"]["packed"] == 56
     assert ended.answer["fit"]["counts"] == {"packed": 56, "fitted": 56, "quarantined": 0, "flagged": 0}
     checked = verify_target(run_file, [])["runs"]["images"]
-    assert checked["latents"] == {"packed": 56, "fitted": 56, "quarantined": 0, "unfitted": 0}
+    counted = {"packed": 56, "fitted": 56, "quarantined": 0, "unfitted": 0}
+    assert checked["latents"] == {**counted, "catalogue": "whole"}
     assert checked["checkpoints"] == {"whole": 2, "damaged": 0}
 
 
