@@ -13,13 +13,12 @@ Records = Sequence[dict[str, Any]]
 OWN_NUMBERS = ("_runtime", "_step", "_timestamp")
 
 
-def records(folder: Path, *, killed: bool = False) -> Records:
-    """The records of the offline run in ``folder``: all of one that was closed, which a process of W&B's own may still
-    be writing; of one that was killed, those that were written."""
+def records(folder: Path) -> Records:
+    """The records of the offline run in ``folder``, which was closed: a process of W&B's own may still be writing."""
     deadline = time.monotonic() + 60
     while True:
         found = _inspected(folder)
-        if killed or any(record["type"] == "exit" for record in found):
+        if any(record["type"] == "exit" for record in found):
             return found
         assert time.monotonic() < deadline, f"{folder} never ended"
         time.sleep(0.1)
@@ -57,7 +56,9 @@ def _artifact(logged: dict[str, Any]) -> dict[str, Any]:
 def _inspected(folder: Path) -> Records:
     from wandb.util import get_core_path
 
-    [log] = folder.glob("*.wandb")
+    log = next(folder.glob("*.wandb"), None)
+    if log is None:  # W&B's process has not made it yet
+        return []
     command = [get_core_path(), "leet", "inspect", "--no-observability", "--json", "--run-file", str(log)]
     done = subprocess.run([*command, str(folder.parent)], capture_output=True, text=True, check=False)
     return [json.loads(line) for line in done.stdout.splitlines()]

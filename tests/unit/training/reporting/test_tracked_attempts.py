@@ -63,9 +63,10 @@ def test_a_killed_training_is_one_run_of_wandb_with_each_step_once(
     [network] = on_ranks(1, attempt, run.model_dump_json(), snapshot, STEPS + 1, folder=tmp_path)
 
     first, second = sorted((tmp_path / "tmp" / WORK / run.name / "wandb").glob("offline-run-*"))
-    killed, whole = records(first, killed=True), records(second)
-    assert identity(killed) == identity(whole)
+    whole = records(second)
     assert identity(whole)[0].startswith("tracked-2")
+    # Of the killed one, W&B may have written nothing but its folder, which has the id in its name.
+    assert first.name.endswith(f"-{identity(whole)[0]}")
     assert [step for step, _ in history(whole)] == list(range(1, STEPS + 1))
     assert by_name(history(whole)) == by_name(logged_steps(ObjectStore(storage), run.name))
 
