@@ -35,11 +35,11 @@ from medfuncta_dist.config.sections.prior_section import Prior as Settings
 from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.evaluation.decode import reconstruct
 from medfuncta_dist.fields.shared_network import SharedNetwork
+from medfuncta_dist.neighbours.image_curvature import image_curvature
 from medfuncta_dist.prior.denoiser import DenoiserSpec, init_params
 from medfuncta_dist.prior.drawing import Drawn, draw
 from medfuncta_dist.prior.judgement import judge, judged_samples
 from medfuncta_dist.prior.metric_coordinates import MetricCoordinates
-from medfuncta_dist.prior.network_metric import network_metric
 from medfuncta_dist.prior.prior_feed import ClassedLatents, PriorFeed
 from medfuncta_dist.prior.prior_files import Prior
 from medfuncta_dist.prior.prior_latents import Appearance, Classes
@@ -109,7 +109,7 @@ def latents_of(options: argparse.Namespace) -> Latents:
     network = found.network
     shared = SharedNetwork(network.spec, network.params, {"shape": list(case.scans.shape)}, {}, "", "", network.extras)
     coordinates = MetricCoordinates.of(
-        splits["train"], network_metric(shared, splits["train"], case.scans.shape), Settings().numbers
+        splits["train"], image_curvature(shared, splits["train"].numpy(), case.scans.shape), Settings().numbers
     )
     classes = Classes.of(labels["train"])
     held_out = torch.cat([splits["val"], splits["test"]])

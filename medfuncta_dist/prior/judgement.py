@@ -8,16 +8,17 @@ Held-out scans that are copies themselves (near-duplicates of training scans) ar
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from sklearn.metrics import accuracy_score, f1_score
 from torch import Tensor
 
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.neighbours.near_duplicates import typical
+from medfuncta_dist.neighbours.latent_metric import nearest_distances
+from medfuncta_dist.neighbours.near_duplicates import LEAST_SCANS, typical
 from medfuncta_dist.prior.drawing import Drawn
 from medfuncta_dist.prior.prior_feed import ClassedLatents
 from medfuncta_dist.probe.classifiers import candidates
@@ -25,8 +26,6 @@ from medfuncta_dist.probe.question import question_of
 
 NEAREST = 0.01
 """Share of held-out scans that are nearer to a training scan than what counts as a copy: that much is chance."""
-ROWS = 256
-"""Scans whose distances to all training scans are held at once."""
 MOST_SAMPLES = 2000
 """Drawn to judge a prior by; a share of 1 % of them is known to 0.2 %."""
 
@@ -48,9 +47,9 @@ def judge(
     RunFileError where all held-out scans are training scans.
     """
     samples, scans, others = (one * deviations for one in (drawn.whitened, train.whitened, held_out.whitened))
-    of_samples, of_others = nearest(samples, scans), nearest(others, scans)
+    of_samples, of_others = (nearest_distances(some.numpy(), scans.numpy()) for some in (samples, others))
     unlike = _unlike(of_others)
-    close = float(unlike.quantile(NEAREST))
+    close = float(np.quantile(unlike, NEAREST))
     return {
         "samples": len(samples),
         "held_out": len(others),
@@ -58,15 +57,29 @@ def judge(
         "nearest_to_samples": _spread(of_samples),
         "nearest_to_held_out": _spread(of_others),
         "close": close,
-        "copied": float((of_samples < close).double().mean()),
+        "copied": float((of_samples < close).mean()),
         "by_chance": NEAREST,
         "probe": _probed(drawn, train, held_out, none),
     }
 
 
-def _unlike(of_others: Float[Tensor, " scan"]) -> Float[Tensor, " other"]:
+def why_refused(judgement: Mapping[str, Any], most_copied: float) -> str | None:
+    """Why no samples of a prior that was judged so are given out; None where they are. A ``most_copied`` of 1 allows
+    everything."""
+    told_by = judgement["held_out"] - judgement["held_out_copies"]
+    if told_by < LEAST_SCANS and most_copied < 1:
+        return f"only {told_by} held-out scans judge this prior, and nothing tells a copy from a new scan by so few"
+    if judgement["copied"] <= most_copied:
+        return None
+    return (
+        f"{judgement['copied']:.1%} of {judgement['samples']} samples of this prior are as near to a training scan as "
+        f"only {judgement['by_chance']:.0%} of held-out scans are: it may show scans of patients"
+    )
+
+
+def _unlike(of_others: Float[np.ndarray, " scan"]) -> Float[np.ndarray, " other"]:
     """The distances without those of near-duplicates of training scans."""
-    found = of_others[of_others > typical(of_others.numpy()).threshold]
+    found = of_others[of_others > typical(of_others).threshold]
     if not len(found):
         raise RunFileError(
             "all held-out scans are copies of training scans, so nothing tells a copy from a new scan",
@@ -76,14 +89,8 @@ def _unlike(of_others: Float[Tensor, " scan"]) -> Float[Tensor, " other"]:
     return found
 
 
-def nearest(points: Float[Tensor, "point number"], scans: Float[Tensor, "scan number"]) -> Float[Tensor, " point"]:
-    """Distance of each point to the nearest scan."""
-    parts = [torch.cdist(part, scans).amin(1) for part in torch.split(points, ROWS)]
-    return torch.cat(parts)
-
-
-def _spread(distances: Tensor) -> dict[str, float]:
-    low, middle, high = distances.quantile(torch.tensor([0.05, 0.5, 0.95])).tolist()
+def _spread(distances: np.ndarray) -> dict[str, float]:
+    low, middle, high = np.quantile(distances, [0.05, 0.5, 0.95]).tolist()
     return {"p05": low, "median": middle, "p95": high}
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -34,14 +35,14 @@ class MetricCoordinates:
 
     @classmethod
     def of(
-        cls, latents: Float[Tensor, "scan latent"], metric: Float[Tensor, "latent latent"], numbers: int
+        cls, latents: Float[Tensor, "scan latent"], metric: Float[np.ndarray, "latent latent"], numbers: int
     ) -> MetricCoordinates:
-        """Of training latents; at most ``numbers`` of them, and a quarter as many as there are scans. MedfunctaError
-        where all latents are alike."""
+        """Of training latents, in the metric of images (``neighbours/image_curvature.py``): at most ``numbers``, and a
+        quarter as many as there are scans. MedfunctaError where all latents are alike."""
         mean = latents.double().mean(0)
         centred = latents.double() - mean
         covariance = centred.T @ centred / max(1, len(latents) - 1)
-        weights, axes = torch.linalg.eigh(metric)
+        weights, axes = torch.linalg.eigh(torch.from_numpy(metric))
         roots = weights.clamp(min=float(weights.max()) * NEGLIGIBLE).sqrt()
         half = axes * roots  # half halfᵀ is the metric
         variances, directions = torch.linalg.eigh(half.T @ covariance @ half)

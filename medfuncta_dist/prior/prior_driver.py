@@ -16,12 +16,12 @@ import safetensors.torch
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import ObjectMissingError, RunFileError
 from medfuncta_dist.fields.params import Params
+from medfuncta_dist.neighbours.image_curvature import image_curvature
 from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.prior.denoiser import DenoiserSpec
 from medfuncta_dist.prior.drawing import draw
 from medfuncta_dist.prior.judgement import judge, judged_samples
 from medfuncta_dist.prior.metric_coordinates import MetricCoordinates
-from medfuncta_dist.prior.network_metric import network_metric
 from medfuncta_dist.prior.noise_schedule import require_library
 from medfuncta_dist.prior.prior_feed import ClassedLatents
 from medfuncta_dist.prior.prior_files import (
@@ -139,7 +139,7 @@ def prepare(
         notify("prior: computing the latents' coordinates in the network's metric")
         network = load_network(store, source.table.network)
         found = MetricCoordinates.of(
-            train.latents, network_metric(network, train.latents, run.data.shape), run.prior.numbers
+            train.latents, image_curvature(network, train.latents.numpy(), run.data.shape), run.prior.numbers
         )
         # Once, by the driver: another processor may turn directions of nearly equal variance another way.
         publish_bytes(store, fence, f"{folder}/{COORDINATES_FILE}", safetensors.torch.save(found.tensors()))

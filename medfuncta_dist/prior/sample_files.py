@@ -20,6 +20,7 @@ from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.network.committed_network import published_network
 from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.prior.drawing import GROUP, draw, labels_of
+from medfuncta_dist.prior.judgement import why_refused
 from medfuncta_dist.prior.noise_schedule import require_library
 from medfuncta_dist.prior.prior_files import Prior, committed_prior, load_prior, prior_folder
 from medfuncta_dist.scans.readers.reader import MAX_VALUES
@@ -105,13 +106,13 @@ def _opened(run: RunFile, store: ObjectStore) -> tuple[Prior, SharedNetwork]:
 
 
 def _require_no_copies(run: RunFile, prior: Prior) -> None:
-    copied, judged, limit = prior.judgement["copied"], prior.judgement["samples"], run.prior.most_copied
-    if copied > limit:
+    limit = run.prior.most_copied
+    if why := why_refused(prior.judgement, limit):
         raise RunFileError(
-            f"{copied:.1%} of {judged} samples of this prior are as near to a training scan as only "
-            f"{prior.judgement['by_chance']:.0%} of held-out scans are: it may show scans of patients",
+            why,
             where=f"prior.most_copied, which allows {limit:.1%}",
-            do="train a smaller prior, or for fewer steps (prior.width, prior.blocks, prior.steps), or on more scans",
+            do="train a smaller prior, or for fewer steps (prior.width, prior.blocks, prior.steps), or on more scans, "
+            "with more held out",
         )
 
 

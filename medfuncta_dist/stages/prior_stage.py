@@ -7,6 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.prior.judgement import why_refused
 from medfuncta_dist.prior.prior_driver import PriorSummary, train_prior
 from medfuncta_dist.run.stage_progress import open_reporter
 from medfuncta_dist.stages.preflight import check_fitting
@@ -39,9 +40,10 @@ def _summary_lines(summary: PriorSummary, limit: float) -> list[str]:
         f"       nearest training scan: {near[0]:.4f} from a sample, {near[1]:.4f} from a held-out scan (medians, root "
         "mean square of values)",
         f"       {found['copied']:.1%} of {found['samples']} samples are nearer to a training scan than all but "
-        f"{found['by_chance']:.0%} of held-out scans"
-        + (f": more than prior.most_copied = {limit:.1%}, so sample will refuse" if found["copied"] > limit else ""),
+        f"{found['by_chance']:.0%} of held-out scans",
     ]
+    if why := why_refused(found, limit):
+        lines.append(f"       `sample` will refuse (prior.most_copied is {limit:.1%}): {why}")
     if (probed := found["probe"]) is not None:
         best = [probed[name][-1] for name in ("trained_on_real", "trained_on_samples")]
         scores = " and ".join(

@@ -34,4 +34,4 @@ class Prior(Section):
     """Seed of the model, its noise, and the order of latents."""
     most_copied: Annotated[Ratio, Key(decides_results=False), Added(COPIED)] = COPIED
     """Largest share of samples that may be as near to a training scan as only 1 % of held-out scans are. Above it,
-    ``sample`` refuses."""
+    ``sample`` refuses; also where fewer than 20 held-out scans judge the prior. 1 allows everything."""

@@ -7,17 +7,23 @@ from typing import Any
 import torch
 
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.neighbours.image_curvature import image_curvature
 from medfuncta_dist.network.committed_network import published_network
 from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.prior.denoiser import DenoiserSpec, init_params
 from medfuncta_dist.prior.metric_coordinates import MetricCoordinates
-from medfuncta_dist.prior.network_metric import network_metric
 from medfuncta_dist.prior.prior_files import Prior, PriorRecord, commit_prior
 from medfuncta_dist.prior.prior_latents import TRAIN, Classes, find_source, read_splits
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
 
-JUDGEMENT: dict[str, Any] = {"samples": 64, "copied": 0.01, "by_chance": 0.01}
+JUDGEMENT: dict[str, Any] = {
+    "samples": 64,
+    "held_out": 110,
+    "held_out_copies": 10,
+    "copied": 0.01,
+    "by_chance": 0.01,
+}
 
 
 def random_prior(run: RunFile, **judgement: Any) -> tuple[Prior, tuple[str, ...]]:
@@ -26,7 +32,9 @@ def random_prior(run: RunFile, **judgement: Any) -> tuple[Prior, tuple[str, ...]
     source = find_source(run, store)
     train = read_splits(store, source, [TRAIN])
     network = load_network(store, published_network(store, run.name))
-    coordinates = MetricCoordinates.of(train.latents, network_metric(network, train.latents, run.data.shape), 6)
+    coordinates = MetricCoordinates.of(
+        train.latents, image_curvature(network, train.latents.numpy(), run.data.shape), 6
+    )
     classes = Classes.of(train.labels)
     spec = DenoiserSpec(len(coordinates.deviations), len(classes.labels), width=8, blocks=1)
     generator = torch.Generator().manual_seed(1)

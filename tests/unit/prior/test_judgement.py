@@ -8,7 +8,7 @@ from torch import Tensor
 
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.prior.drawing import Drawn
-from medfuncta_dist.prior.judgement import NEAREST, judge, nearest
+from medfuncta_dist.prior.judgement import NEAREST, judge
 from medfuncta_dist.prior.prior_feed import ClassedLatents
 
 NUMBERS, NONE = 6, 2
@@ -25,11 +25,6 @@ def scans(count: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 TRAIN, HELD_OUT = ClassedLatents(*scans(2000, 0)), ClassedLatents(*scans(1000, 1))
-
-
-def test_distances_are_to_the_nearest_scan() -> None:
-    points, others = torch.tensor([[0.0, 0.0], [3.0, 4.0]]), torch.tensor([[0.0, 1.0], [0.0, 0.0], [9.0, 9.0]])
-    assert nearest(points, others).tolist() == pytest.approx([0.0, 18**0.5], abs=1e-5)
 
 
 def test_new_scans_are_near_a_training_scan_as_often_as_held_out_scans() -> None:

@@ -130,6 +130,15 @@ def test_a_prior_that_copies_is_refused_until_the_limit_is_raised(run: RunFile, 
     committed(run)
 
 
+def test_a_prior_that_few_scans_judge_is_refused_until_everything_is_allowed(run: RunFile, tmp_path: Path) -> None:
+    committed(run, held_out=29)
+    with pytest.raises(RunFileError, match="only 19 held-out scans judge"):
+        sampled(run, tmp_path / "out")
+    allowed = run.prior.model_copy(update={"most_copied": 1.0})
+    sampled(run.model_copy(update={"prior": allowed}), tmp_path / "out")
+    committed(run)
+
+
 def test_without_a_prior_of_the_present_network_nothing_is_drawn(tmp_path: Path) -> None:
     run = ready(tmp_path, kind="basis")
     write_run_file(run)
