@@ -2,7 +2,7 @@
 
 Latents are made: normal numbers whose variances fall as those of a basis field's latents on PneumoniaMNIST do (i^-1.6,
 ranks 5 to 128, by least squares of logarithms), turned so that every number mixes all. 100 000 of 2048 numbers in every
-kind of index, and a million of ``--numbers`` in the compressed one: at 2048 it takes 2.3 GB, and four times as long.
+kind of index, and a million of ``--numbers`` in the compressed one: at 2048 it takes 2.9 GB.
 Index and effort are those that the product chooses for so many scans; queries are latents that are in no index, asked
 one at a time, on one thread.
 """
