@@ -19,6 +19,8 @@ from medfuncta_dist.telemetry.wandb_runs.tracked_run import TrackedRun, thin_out
 
 TYPES = {"network": "model"}
 """What W&B calls a kind of artifact, where it has a name of its own."""
+SERVICE = "WANDB_SERVICE"
+"""The variable by which a process finds the one that W&B serves its parent with."""
 KEPT = ("WANDB_DATA_DIR", "WANDB_CACHE_DIR")
 """Variables that say where W&B keeps what it is about to upload, and what it had."""
 MOST_REPEATED = 10_000
@@ -46,6 +48,9 @@ class WandbSink:
         kept.mkdir(parents=True, exist_ok=True)
         online = mode_of(run.telemetry, bool(os.environ.get("WANDB_API_KEY"))) == "online"
         self._kept, self._history = kept, tracked.history
+        # The process that W&B serves us with is our own. One that is inherited, as a rank's from whoever started it,
+        # serves an attempt that was killed there until it ends itself, and has no second run of its id.
+        os.environ.pop(SERVICE, None)
         with _kept_in(kept):
             wandb.setup(wandb.Settings(silent=True))  # of what no run says, such as that it cannot check our references
             self._run = wandb.init(

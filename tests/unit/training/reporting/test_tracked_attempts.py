@@ -55,6 +55,8 @@ def test_a_killed_training_is_one_run_of_wandb_with_each_step_once(
     (tmp_path / "tmp").mkdir()
     monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    # As ranks inherit it, where the process that starts them has W&B open: not theirs to use.
+    monkeypatch.setenv("WANDB_SERVICE", f"3-{os.getpid()}-unix-{tmp_path / 'of-another-process'}")
     storage, snapshot = packed_here(tmp_path)
     run = run_file(storage, "tracked", steps=STEPS, checkpoint_steps=SAVED)
     run = run.model_copy(update={"telemetry": run.telemetry.model_copy(update={"wandb": "offline"})})
