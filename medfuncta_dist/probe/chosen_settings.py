@@ -28,8 +28,8 @@ FOLDS = 5
 MOST_TRIED = 5000
 """Training scans of the trials, taken evenly; the chosen settings are then trained on all."""
 CRITERION = {"classes": "brier_skill", "labels": "brier_skill", "target": "r2"}
-"""Brier skill, since what a classifier gives are probabilities: AUROC sees their order alone, and where it is near 1
-for everything it tells nothing apart. Unlike a log loss it is bounded, so that a k-NN whose votes agree can be wrong."""
+"""Brier skill, since what a classifier gives are probabilities: AUROC sees their order alone, and tells nothing apart
+where it is near 1 for everything. Unlike a log loss it is bounded, so that a k-NN whose votes agree may be wrong."""
 ERROR_RESAMPLES = 200
 """They tell a standard error to 5 %."""
 

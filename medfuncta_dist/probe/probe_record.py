@@ -31,8 +31,9 @@ def read_probe(store: ObjectStore, run: str) -> dict[str, Any]:
     path = record_path(run)
     found = parse_object(store.read(path, limit=LARGEST), "the probe's record", store.uri(path))
     if found.get("format_version") not in READ:
+        known = " or ".join(map(str, READ))
         raise FormatVersionError(
-            f"format_version {str(found.get('format_version'))[:20]} is not a probe of version {' or '.join(map(str, READ))}",
+            f"format_version {str(found.get('format_version'))[:20]} is not a probe of version {known}",
             where=store.uri(path),
             do="run probe again; it takes the latents that are there",
         )

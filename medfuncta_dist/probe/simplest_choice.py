@@ -1,9 +1,9 @@
 """The one-standard-error rule: of what was tried, the simplest that is hardly worse than the best. Pure.
 
 Held-out scans tell scores only so exactly. Whatever lies within one standard error of the best could be the best, and
-the best itself is often the most flexible one, which had the most ways to be lucky. Breiman, Friedman, Olshen and Stone,
-Classification and Regression Trees (1984), 3.4.3; Hastie, Tibshirani and Friedman, The Elements of Statistical Learning
-(2nd edition), 7.10.
+the best itself is often the most flexible one, which had the most ways to be lucky. Breiman, Friedman, Olshen and
+Stone, Classification and Regression Trees (1984), 3.4.3; Hastie, Tibshirani and Friedman, The Elements of Statistical
+Learning (2nd edition), 7.10.
 """
 
 from __future__ import annotations
