@@ -112,8 +112,9 @@ def main() -> None:
         "classification", options.short, began, found, claims, list(rows_of(found)), notes_of(case, found, chosen)
     )
     if not options.short:
+        equal = [found[n.name] | {"name": n.name} for n in networks if n.latent == case.latent]
         draw(
-            {key: (result["kind"], result["curve"]) for key, result in found.items()},
+            {result["name"]: (result["kind"], result["curve"]) for result in equal},
             decibel(pca(case.scans.train, case.latent), case.scans.val[:FEW]),
             common.RESULTS / f"classification-{common.machine_name()}.png",
         )

@@ -10,12 +10,12 @@ from matplotlib.figure import Figure
 Curve = Sequence[tuple[int, float, float]]
 """(outer step, CPU seconds, dB)."""
 
-COLOURS = {"siren": ("#c1440e", "#e08a5f", "#efc0a8"), "basis": ("#0b6e99", "#7fb7cf")}
+COLOURS = {"siren": ("#c1440e", "#e08a5f", "#8a6bbe"), "basis": ("#0b6e99", "#7fb7cf")}
 """Of the networks of each kind, as they come."""
 
 
 def draw(curves: Mapping[str, tuple[str, Curve]], pca: float, path: Path) -> None:
-    """Write the picture of ``curves`` (network → its kind and curve) as PNG. ``pca``: dB, of the first one's size."""
+    """Write the picture of ``curves`` (network → its kind and curve; all of 128 numbers) as PNG. ``pca``: dB."""
     drawing = Figure(figsize=(8.5, 4.4), layout="constrained", dpi=110)
     axes = drawing.subplots()
     colours = {kind: iter(those) for kind, those in COLOURS.items()}
