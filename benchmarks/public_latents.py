@@ -7,6 +7,7 @@ is then read by torch, and compared with the one that went in.
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -27,8 +28,8 @@ from medfuncta_dist.network.core_settings import field_spec
 
 COMMANDS = ("import-latents", "export-latents")
 LATENT, CLASSES, TRAIN = 64, 14, 0.8
-FILES, SHORT_FILES = (10, 50_000, 500_000), (10, 100, 400)
-"""The first tells what the start of a process takes."""
+FILES, SHORT_FILES = (500_000, 20_000, 10), (400, 100, 10)
+"""The last tells what the start of a process takes."""
 RUN = """\
 name: half-a-million
 storage: {folder}/storage
@@ -50,6 +51,7 @@ def main() -> None:
     for files in SHORT_FILES if short else FILES:
         with tempfile.TemporaryDirectory() as folder:
             results[files] = measure(Path(folder), files)
+            print(json.dumps({files: results[files]}), file=sys.stderr)
     add_times_per_file(results)
     table = [{"command": name, "files": files} | results[files][name] for name in COMMANDS for files in results]
     report("public_latents", short, began, results, claims_of(results), table, NOTES)
