@@ -11,6 +11,7 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.sections.field_section import FieldSection
 from medfuncta_dist.errors import RunChangedError, RunFileError
 from medfuncta_dist.fields.field_kinds import FieldSpec, describe
+from medfuncta_dist.fitting.fit_driver import locate_table
 from medfuncta_dist.fitting.fit_plan import chosen_splits
 from medfuncta_dist.network.committed_network import published_network, require_all_steps
 from medfuncta_dist.network.core_settings import trained_spec
@@ -38,6 +39,15 @@ def check_snapshot(run: RunFile, snapshot: Snapshot) -> None:
             )
     if run.data.source is not None or run.data.splits is not None:
         require_contract(run.data, snapshot.contract, where)
+
+
+def check_latents(run: RunFile, store: ObjectStore) -> None:
+    """The run's latents are of a data set and a network as the run file describes them; they may also have been
+    imported without scans."""
+    table = locate_table(run, store)
+    if table.has_scans:
+        check_snapshot(run, table.snapshot)
+    check_network(run, store)
 
 
 def check_fitting(run: RunFile, store: ObjectStore) -> None:
