@@ -20,8 +20,13 @@ def require_ready(run: RunFile, store: ObjectStore, stages: Sequence[str]) -> No
     another run's.
     """
     from medfuncta_dist.network.start_network import check_start
-    from medfuncta_dist.shards.snapshot import load_snapshot
-    from medfuncta_dist.stages.preflight import check_latents, check_network, check_snapshot, check_training
+    from medfuncta_dist.stages.preflight import (
+        check_latents,
+        check_network,
+        check_snapshot,
+        check_training,
+        packed_snapshot,
+    )
 
     if "train" in stages:
         check_start(run, store)
@@ -31,7 +36,7 @@ def require_ready(run: RunFile, store: ObjectStore, stages: Sequence[str]) -> No
     if first == "prior":
         check_latents(run, store)
         return require_fitted(run, store)
-    snapshot = load_snapshot(store, run.dataset, run.data.snapshot)
+    snapshot = packed_snapshot(run, store)
     if first == "train":
         return check_training(run, snapshot)
     check_snapshot(run, snapshot)

@@ -51,6 +51,7 @@ from medfuncta_dist.prior.prior_latents import find_source, read_splits
 from medfuncta_dist.probe.probe_driver import probe_run
 from medfuncta_dist.scans.private.private_folder import load_or_create_salt
 from medfuncta_dist.scans.private.private_mapping import open_mapping
+from medfuncta_dist.stages.preflight import check_fitting
 from medfuncta_dist.stages.readiness import require_ready
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
@@ -306,6 +307,12 @@ def test_stages_that_need_scans_say_that_there_are_none(without_scans):
     for stage in (evaluate, fit):
         with pytest.raises(StageOrderError, match="imported without their scans"):
             stage(run, map_here)
+    store = ObjectStore(run.storage)
+    with pytest.raises(StageOrderError, match="imported without their scans"):
+        check_fitting(run, store)  # what the command fit asks first
+    for name in ("fit", "evaluate"):
+        with pytest.raises(StageOrderError, match="imported without their scans"):
+            require_ready(run, store, [name])
     figures, _, faults = PARTS["latents"](run, ObjectStore(run.storage))
     assert (figures["fitted"], faults) == (31, [])
 
