@@ -16,8 +16,8 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing.strict_json import parse_object
 
 TEMPLATE = "probe_section.html"
-VERSION = 2
-"""Of probe.json, that this section shows."""
+VERSIONS = (2, 3)
+"""Of probe.json, that this section shows: what it shows is the same in both."""
 LARGEST = 2**26
 """Bytes. Three sets of features with six classifiers of a hundred classes take a few."""
 LATENTS = "latents"
@@ -49,7 +49,7 @@ def probe_section(probe: Mapping[str, Any] | None, latents: str, labelled: bool)
     """
     if probe is None and not labelled:
         return None
-    if probe is None or probe.get("latents") != latents or probe.get("format_version") != VERSION:
+    if probe is None or probe.get("latents") != latents or probe.get("format_version") not in VERSIONS:
         return fragment(__package__, TEMPLATE, rows=[], other=probe is not None)
     try:
         return fragment(__package__, TEMPLATE, other=True, **_content(probe))

@@ -26,6 +26,8 @@ from sklearn.utils.class_weight import compute_sample_weight
 from medfuncta_dist.probe.question import Kind, Question
 
 TUNED = ("k-nn", "linear", "mlp")
+SIMPLEST_FIRST = ("linear", "k-nn", "mlp")
+"""By how freely their answers can bend: one plane, means over neighbours, a network."""
 NEIGHBOURS = (1, 5)
 """Of the fixed ones. 1: as in the MedFuncta paper; 5: steadier where classes overlap."""
 MOST_ITERATIONS = 2000
@@ -39,7 +41,9 @@ GRIDS: Mapping[str, Mapping[str, Sequence[float]]] = {
     "ridge": {"alpha": (1.0, 10.0, 100.0, 1000.0)},
     "mlp": {"alpha": (0.01, 1.0, 10.0)},
 }
-"""What is tried; the first is taken where nothing can be tried. ``C`` and ``alpha`` are scikit-learn's."""
+"""What is tried, the most flexible first: it is taken where nothing can be tried. ``C`` and ``alpha`` are
+scikit-learn's."""
+EACH = "scale__each"
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +55,10 @@ class Candidate:
     grid: Mapping[str, Sequence[float]]
     """The first values are taken where nothing can be tried."""
     balanced: bool
+
+    def complexity(self, settings: Mapping[str, Any]) -> int:
+        """Larger for more flexible settings: smoothing counts, and by which scale features are taken does not."""
+        return -sum(list(values).index(settings[name]) for name, values in self.grid.items() if name != EACH)
 
     def simple(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """Chosen settings without the pipeline's prefixes."""
@@ -154,7 +162,7 @@ def _grid(name: str, prefix: str, scans: int) -> dict[str, list[float]]:
     # Of a few scans, as of three folds' training part, k-NN can only take so many.
     most = max(1, scans // 2)
     tried = {key: [v for v in values if key != "n_neighbors" or v <= most] for key, values in GRIDS[name].items()}
-    return {f"{prefix}{key}": values or [1] for key, values in tried.items()} | {"scale__each": [True, False]}
+    return {f"{prefix}{key}": values or [1] for key, values in tried.items()} | {EACH: [True, False]}
 
 
 def _pipeline(model: Any) -> Pipeline:

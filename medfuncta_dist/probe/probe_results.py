@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -15,8 +16,9 @@ from sklearn.pipeline import Pipeline
 
 from medfuncta_dist.probe.bootstrap import differences, interval, resampled
 from medfuncta_dist.probe.chosen_settings import Chosen, Labelled, choose, folds, joined, quiet, trial_scans
-from medfuncta_dist.probe.classifiers import Candidate, candidates, predictions
+from medfuncta_dist.probe.classifiers import SIMPLEST_FIRST, Candidate, candidates, predictions
 from medfuncta_dist.probe.question import Answers, Question
+from medfuncta_dist.probe.simplest_choice import best_place, simplest_place
 from medfuncta_dist.probe.weighted_scores import Scores, bins_of, confusion, label_scores, scores_of
 
 LATENTS = "latents"
@@ -97,7 +99,7 @@ def _each(trial: Trial, features: FeatureSet) -> Iterator[Result]:
         tried = trial_scans(train)
         splits = folds(trial.question, tried, trial.seed)
     for candidate in candidates(trial.question, trial.classifiers, len(features.train), trial.seed):
-        chosen = choose(candidate, trial.question, tried, splits)
+        chosen = choose(candidate, trial.question, tried, splits, trial.seed)
         with quiet():
             fitted = clone(candidate.pipeline).set_params(**chosen.settings).fit(train.features, train.answers)
         found = predictions(fitted, trial.question, features.test, trial.classes)
@@ -107,10 +109,16 @@ def _each(trial: Trial, features: FeatureSet) -> Iterator[Result]:
 
 
 def best(results: Sequence[Result], names: Sequence[str]) -> Result | None:
-    """Of the named classifiers on latents, the one whose settings scored best on training scans; the test split has no
-    say. The first of them where nothing could be tried."""
+    """Of the named classifiers on latents, the simplest whose score on held-out training scans is within a standard
+    error of the best; the test split has no say. The first of them where nothing could be tried."""
     mine = [one for one in results if one.features == LATENTS and one.candidate.name in names]
-    return max(mine, key=lambda one: -np.inf if one.chosen.score is None else one.chosen.score, default=None)
+    scores = [math.nan if one.chosen.score is None else one.chosen.score for one in mine]
+    if (place := best_place(scores)) is None:
+        return next(iter(mine), None)
+    complexities = [SIMPLEST_FIRST.index(one.candidate.name) for one in mine]
+    chosen = simplest_place(scores, complexities, mine[place].chosen.error or 0.0)
+    assert chosen is not None
+    return mine[chosen]
 
 
 def as_json(trial: Trial, results: Sequence[Result]) -> list[dict[str, Any]]:
@@ -127,6 +135,7 @@ def as_json(trial: Trial, results: Sequence[Result]) -> list[dict[str, Any]]:
                 "balanced": one.candidate.balanced,
                 "settings": one.candidate.simple(one.chosen.settings),
                 "trial_score": one.chosen.score,
+                "trial_error": one.chosen.error,
                 "scores": {name: interval(values) for name, values in one.resampled.items()},
                 "against": against if one.features == LATENTS else {},
                 **curves(trial, one.found),

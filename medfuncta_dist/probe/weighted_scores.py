@@ -34,6 +34,30 @@ def scores_of(question: Question, classes: np.ndarray, answers: Answers, found: 
     return class_scores(places, found, weights)
 
 
+def skill_of(
+    question: Question, classes: np.ndarray, answers: Answers, found: np.ndarray, weights: Weights
+) -> PerResample:
+    """What settings are chosen by, 1 at best: of a target R², else ``brier_skill``, of several labels their mean."""
+    if question.kind == "target":
+        return target_scores(answers, found, weights)["r2"]
+    if question.kind == "labels":
+        both = np.stack([1 - found, found], axis=2)
+        return _nanmean([brier_skill(answers[:, i], both[:, i], weights) for i in range(answers.shape[1])])
+    return brier_skill(np.searchsorted(classes, answers), found, weights)
+
+
+def brier_skill(
+    places: Int[np.ndarray, " scan"], probabilities: Float[np.ndarray, "scan class"], weights: Weights
+) -> PerResample:
+    """1 − the Brier score, each class counted alike, in units of that of equal probabilities: 1 at best, 0 of knowing
+    nothing. What R² is for a target. The best expected value is that of the true probabilities, were classes equally
+    frequent."""
+    count = probabilities.shape[1]
+    losses = np.square(probabilities - np.eye(count)[places]).sum(axis=1)
+    of_class = [_ratio(weights[:, own] @ losses[own], weights[:, own].sum(axis=1)) for own in _members(places)]
+    return np.asarray(1 - _nanmean(of_class) / max(1 - 1 / count, np.finfo(float).tiny))
+
+
 def class_scores(
     places: Int[np.ndarray, " scan"], probabilities: Float[np.ndarray, "scan class"], weights: Weights
 ) -> Scores:
@@ -125,6 +149,11 @@ def _sums(cells: np.ndarray, count: int, weights: Weights) -> Float[np.ndarray, 
     scans = len(cells)
     membership = scipy.sparse.csr_array((np.ones(scans), (np.arange(scans), cells)), shape=(scans, count))
     return np.asarray((membership.T @ weights.T).T)
+
+
+def _members(places: Int[np.ndarray, " scan"]) -> list[np.ndarray]:
+    """Which scans are of each class that has some."""
+    return [places == one for one in np.unique(places)]
 
 
 def _balanced(counts: Float[np.ndarray, "resample class class"]) -> PerResample:

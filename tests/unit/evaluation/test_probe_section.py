@@ -39,7 +39,7 @@ def probe(**changes: Any) -> dict[str, Any]:
         row("pca", "linear", 0.99),
     ]
     known: dict[str, Any] = {
-        "format_version": 2,
+        "format_version": 3,
         "question": {"kind": "classes", "places": [0], "words": "label 1"},
         "classes": [0, 7],
         "scans": {"train": 300, "test": 100},

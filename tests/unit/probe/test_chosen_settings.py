@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from medfuncta_dist.probe.chosen_settings import MOST_TRIED, Labelled, choose, folds, joined, trial_scans
+from medfuncta_dist.probe.chosen_settings import MOST_TRIED, Chosen, Labelled, choose, folds, joined, trial_scans
 from medfuncta_dist.probe.classifiers import candidates
 from medfuncta_dist.probe.question import Question
 
@@ -47,16 +49,56 @@ def test_what_only_tells_patients_apart_is_not_taken_for_a_finding():
     by_scan = choose(near, CLASSES, alone, folds(CLASSES, alone, 0))
     assert by_patient.score is not None
     assert by_scan.score is not None
-    assert by_patient.score < 0.65
+    assert by_patient.score < 0.1
     assert by_scan.score > 0.8
 
 
-def test_the_best_setting_is_chosen():
+def skill(some: Labelled, splits: list, **settings: object) -> Chosen:
+    """Of these settings alone."""
+    one = candidate("linear")
+    return choose(replace(one, grid={name: [value] for name, value in settings.items()}), CLASSES, some, splits)
+
+
+def test_the_simplest_settings_that_are_hardly_worse_than_the_best_are_chosen():
     some = scans(patients=40)
-    chosen = choose(candidate("linear"), CLASSES, some, folds(CLASSES, some, 0))
+    splits = folds(CLASSES, some, 0)
+    chosen = choose(candidate("linear"), CLASSES, some, splits)
     assert set(chosen.settings) == {"model__C", "scale__each"}
-    assert chosen.score is not None
-    assert chosen.score > 0.8
+    each = {
+        (c, one): skill(some, splits, model__C=c, scale__each=one)
+        for c in (1.0, 0.1, 0.01, 0.001)
+        for one in (True, False)
+    }
+    best = max(each.values(), key=lambda one: one.score)
+    assert best.error is not None
+    assert 0.01 < best.error < 0.1
+    near = {settings for settings, one in each.items() if one.score >= best.score - best.error}
+    assert chosen.settings["model__C"] == min(c for c, _ in near)
+    assert chosen.score == each[chosen.settings["model__C"], chosen.settings["scale__each"]].score
+
+
+def test_where_only_flexible_settings_can_tell_they_are_chosen():
+    draws = np.random.default_rng(0)
+    corners = draws.integers(0, 2, (600, 2))
+    some = Labelled(8 * corners + draws.normal(size=(600, 2)), corners.sum(1) % 2, np.arange(600))
+    one = replace(candidate("k-nn"), grid={"model__n_neighbors": [5, 400]})
+    found = choose(one, CLASSES, some, folds(CLASSES, some, 0))
+    assert found.settings == {"model__n_neighbors": 5}, "400 neighbours see both classes everywhere"
+
+
+def test_the_standard_error_counts_patients_and_not_their_scans():
+    few = scans(patients=30, each=1)
+    again = Labelled(*(np.repeat(part, 9, axis=0) for part in (few.features, few.answers, few.patients)))
+    errors = [skill(some, folds(CLASSES, some, 0), model__C=0.1).error for some in (few, again)]
+    many = scans(patients=400, each=1)
+    assert errors[1] > 0.8 * errors[0], "a ninefold of scans tells no more"
+    assert skill(many, folds(CLASSES, many, 0), model__C=0.1).error < 0.6 * min(errors)
+
+
+def test_settings_that_cannot_be_had_are_not_chosen():
+    some = scans(patients=4, each=2)
+    one = replace(candidate("k-nn"), grid={"model__n_neighbors": [7, 3]})
+    assert choose(one, CLASSES, some, folds(CLASSES, some, 0)).settings == {"model__n_neighbors": 3}
 
 
 def test_a_named_split_decides_and_is_not_trained_on():

@@ -80,6 +80,18 @@ def test_a_class_that_was_not_trained_on_has_probability_zero():
     assert found.sum(1) == pytest.approx(np.ones(6))
 
 
+def test_settings_that_smooth_more_are_simpler():
+    knn, linear, mlp = candidates(CLASSES, TUNED, 100, 0)[4:]
+    for one, simple, flexible in (
+        (knn, {"model__n_neighbors": 45}, {"model__n_neighbors": 5}),
+        (linear, {"model__C": 0.001}, {"model__C": 1.0}),
+        (mlp, {"model__alpha": 10.0}, {"model__alpha": 0.01}),
+    ):
+        scales = [{"scale__each": True}, {"scale__each": False}]
+        least, most = ([one.complexity(settings | scale) for scale in scales] for settings in (simple, flexible))
+        assert least[0] == least[1] < most[0] == most[1]
+
+
 def test_few_scans_have_few_neighbours():
     few = candidates(CLASSES, TUNED, 3, 0)
     assert [one.name for one in few] == ["majority class", "1-NN", "logistic regression", *TUNED]

@@ -12,7 +12,7 @@ from medfuncta_dist.storage.object_store import ObjectStore
 def test_the_record_of_another_version_is_refused_by_name(tmp_path: Path):
     store = ObjectStore(str(tmp_path))
     store.write("runs/small/report/probe.json", b'{"format_version": 1, "label": 0}')
-    with pytest.raises(FormatVersionError, match="format_version 1 is not a probe of version 2"):
+    with pytest.raises(FormatVersionError, match="format_version 1 is not a probe of version 2 or 3"):
         read_probe(store, "small")
 
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from medfuncta_dist.probe.chosen_settings import Chosen
 from medfuncta_dist.probe.probe_picture import draw
 from medfuncta_dist.probe.probe_results import (
     LATENTS,
@@ -80,3 +82,42 @@ def test_bins_tell_how_often_their_probability_came_true():
     found = calibration(np.array([True, False, True, True]), np.array([0.55, 0.55, 0.99, 1.0]))
     assert [one["scans"] for one in found] == [2, 2]
     assert [one["true"] for one in found] == [0.5, 1.0]
+
+
+def with_score(result: Result, name: str, score: float | None, error: float | None) -> Result:
+    candidate = replace(result.candidate, name=name)
+    return replace(result, candidate=candidate, chosen=Chosen(result.chosen.settings, score, error))
+
+
+@pytest.mark.parametrize(
+    ("scores", "chosen"),
+    [
+        ({"k-nn": 0.90, "linear": 0.90, "mlp": 0.91}, "linear"),
+        ({"k-nn": 0.90, "linear": 0.80, "mlp": 0.91}, "k-nn"),
+        ({"k-nn": 0.80, "linear": 0.80, "mlp": 0.91}, "mlp"),
+        ({"k-nn": None, "linear": None, "mlp": None}, "k-nn"),
+    ],
+)
+def test_the_simplest_classifier_that_is_hardly_worse_is_chosen(scores: dict[str, float | None], chosen: str):
+    first = results("classes")[1][0]
+    found = [with_score(first, name, score, score and 0.02) for name, score in scores.items()]
+    pixels = replace(with_score(first, "linear", 0.99, 0.0), features="pixels")
+    told = best([pixels, *found], ("linear", "mlp", "k-nn"))
+    assert told is not None
+    assert (told.features, told.candidate.name) == (LATENTS, chosen)
+
+
+def test_test_scans_take_no_part_in_any_choice():
+    question = Question("classes", (0,))
+    train = Respondents(ANSWERS["classes"](FEATURES["train"]), np.arange(90))
+    told = []
+    for test in (FEATURES["test"], DRAWS.normal(size=(7, 4)) * 100):
+        respondents = Respondents(np.arange(len(test)) % 3, np.zeros(len(test), int))
+        trial = Trial(question, train, respondents, None, ("k-nn", "linear", "mlp"), seed=0)
+        found = run_trial(trial, [FeatureSet(LATENTS, FEATURES["train"], test)], lambda _: None)
+        chosen = best(found, ("k-nn", "linear", "mlp"))
+        assert chosen is not None
+        told.append(([one.chosen for one in found], chosen.candidate.name))
+    assert told[0] == told[1]
+    rows = as_json(trial, found)
+    assert all(row["trial_error"] > 0 for row in rows if row["classifier"] == "linear")

@@ -10,10 +10,12 @@ from medfuncta_dist.probe.question import Question
 from medfuncta_dist.probe.weighted_scores import (
     BINS,
     auroc,
+    brier_skill,
     calibration_error,
     class_scores,
     label_scores,
     scores_of,
+    skill_of,
     target_scores,
 )
 
@@ -88,3 +90,38 @@ def test_what_is_not_defined_is_no_number_and_does_not_spoil_a_mean():
     answers = np.array([[0, 1], [1, 1], [0, 1], [1, 1]])
     found = np.array([[0.1, 0.9], [0.8, 0.9], [0.2, 0.9], [0.7, 0.9]])
     assert scores_of(question, np.array([]), answers, found, ones)["auroc"][0] == 1
+
+
+def test_skill_is_1_of_a_perfect_answer_and_0_of_equal_probabilities_however_rare_a_class_is():
+    places = np.repeat([0, 1, 2], [90, 9, 1])
+    ones = np.ones((1, 100))
+    assert brier_skill(places, np.eye(3)[places], ones) == pytest.approx([1])
+    assert brier_skill(places, np.full((100, 3), 1 / 3), ones) == pytest.approx([0])
+    always_the_first = np.tile([1.0, 0, 0], (100, 1))
+    assert brier_skill(places, always_the_first, ones) == pytest.approx([1 - (2 * 2 / 3) / (2 / 3)])
+
+
+def test_no_answers_have_a_better_expected_skill_than_the_probabilities_of_equally_frequent_classes():
+    draws = np.random.default_rng(0)
+    true = draws.uniform(size=200_000)
+    places = (draws.uniform(size=len(true)) < true).astype(int)
+
+    def skill(probability: np.ndarray) -> float:
+        return float(brier_skill(places, np.stack([1 - probability, probability], 1), np.ones((1, len(true))))[0])
+
+    best = skill(true)
+    assert best > skill(np.sqrt(true))
+    assert best > skill(0.5 + 0.8 * (true - 0.5))
+    assert best > skill((true > 0.5).astype(float))
+
+
+def test_a_weight_is_so_many_scans_and_two_classes_are_a_label():
+    places, found, weights = made(3, 40, 2)
+    whole = np.repeat(np.arange(40), weights[0].astype(int))
+    alone = brier_skill(places[whole], found[whole], np.ones((1, len(whole))))
+    assert brier_skill(places, found, weights)[:1] == pytest.approx(alone)
+    of_label = skill_of(Question("labels", (0,)), np.array([]), places[:, None], found[:, 1:], weights)
+    assert of_label == pytest.approx(brier_skill(places, found, weights))
+    assert skill_of(Question("classes", (0,)), np.array([3, 8]), 3 + 5 * places, found, weights) == pytest.approx(
+        of_label
+    )
