@@ -24,12 +24,13 @@ import torch
 
 from benchmarks.common import Kept
 from benchmarks.rate import curves, masks
-from benchmarks.rate.chosen_coders import BASELINES, FILMS, OURS, coders
+from benchmarks.rate.chosen_coders import BASELINES, FILMS, OURS, STILLS, coders
 from benchmarks.rate.coder import Coder
 from benchmarks.rate.volumes import DataSet, Volume, brain, decibel, made, xrays
 
 RATES = (0.05, 0.1, 0.2, 0.4, 0.8)
 """Bits per value that counts, at which curves are read."""
+VERDICT_RATES = (0.05, 0.1, 0.2, 0.4)
 
 
 def main() -> None:
@@ -104,16 +105,22 @@ def coded(coder: Coder, data: DataSet, volume: Volume, quality: float) -> tuple[
 def report(results: Mapping[str, dict[str, Any]], short: bool, began: float) -> None:
     """A row per data set and coder, claims, the picture."""
     sets: dict[str, dict[str, Any]] = {}
-    for key, result in results.items():
+    for key, result in sorted(results.items(), key=lambda item: _order(item[0])):
         name, _, coder = key.partition("/")
         sets.setdefault(name, {})[coder] = result
     rows = [row(name, coder, result) for name, found in sets.items() for coder, result in found.items()]
     claims = [claim for name, found in sets.items() for claim in claims_of(name, found)]
     if not results:
         return
-    common.report("rate_distortion", short, began, results, claims, rows, NOTES)
+    verdicts = [verdict(name, found) for name, found in sets.items()]
+    common.report("rate_distortion", short, began, results, claims, rows, [*verdicts, *NOTES])
     if sets and not short:
         curves.draw(sets, common.RESULTS / f"rate_distortion-{common.machine_name()}.png")
+
+
+def _order(key: str) -> tuple[str, int]:
+    name, _, coder = key.partition("/")
+    return name, [*curves.STYLES].index(curves.style_of(coder))
 
 
 def row(name: str, coder: str, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,22 +139,33 @@ def shown(decibels: float | None) -> str:
     return "–" if decibels is None else f"{decibels:.2f}"
 
 
+def best(found: Mapping[str, Any], names: Sequence[str], rate: float) -> float | None:
+    """dB of the best coder whose name begins so, at a rate that it reaches."""
+    reached = [curves.at(found[c]["points"], rate) for c in found if c.startswith(tuple(names))]
+    return max((value for value in reached if value is not None), default=None)
+
+
 def claims_of(name: str, found: Mapping[str, Any]) -> list[common.Claim]:
     """The best of ours over each of the others, at the rates that both reach."""
-
-    def best(names: Sequence[str], rate: float) -> float | None:
-        reached = [curves.at(found[c]["points"], rate) for c in found if c.startswith(tuple(names))]
-        return max((value for value in reached if value is not None), default=None)
-
     claims = []
-    for rate in (0.1, 0.2, 0.4):
-        ours = best(OURS, rate)
+    for rate in VERDICT_RATES:
+        ours = best(found, OURS, rate)
         for what, names in (("the best of PCA, KLT and DCT", BASELINES), ("HEVC", FILMS)):
-            other = best(names, rate)
+            other = best(found, names, rate)
             if ours is not None and other is not None:
                 text = f"{name}, {rate:g} bit: the best of ours over {what}, dB"
                 claims.append(common.Claim(text, ours - other, 0.0, at_least=True))
     return claims
+
+
+def verdict(name: str, found: Mapping[str, Any]) -> str:
+    """In one sentence, what came out."""
+    said = []
+    for rate in VERDICT_RATES:
+        words = (("ours", OURS), ("PCA, KLT or DCT", BASELINES), ("HEVC", FILMS), ("still codecs", STILLS))
+        each = [f"{word} {shown(best(found, names, rate))}" for word, names in words]
+        said.append(f"at {rate:g} bit {', '.join(each)} dB")
+    return f"The best of each sort, {name}: {'; '.join(said)}."
 
 
 NOTES = (
@@ -158,9 +176,13 @@ NOTES = (
     "(`shared KB`, `its bits` per value): that of 14 000 slabs, a thousand brains, or of 100 000 X-rays.",
     "PCA, KLT, DCT and our latents in steps have one entropy coder: one step, rounding that weighs bits, 8 classes of "
     "blocks, integer tables per class and coefficient from training scans, ANS by constriction.",
+    "`neighbours`: blocks are coded one after the other; the 32 coefficients that vary most are predicted from "
+    "those of the blocks before it along each axis, and so is the block's class. No block can be decoded alone then.",
     "Outside the mask, all coders get the same smooth fill; blocks without a value that counts are not stored. "
     "Still codecs get the slices below each other in one image, films get them as frames; 156 X-rays are one volume.",
-    "SIREN in steps: latents in the root of the mean Gauss-Newton matrix. Networks: seed 0, one training each.",
+    "SIREN, one step: latents in the root of the mean Gauss-Newton matrix. Networks: seed 0, one training each, of 60 "
+    "to 300 outer steps (`benchmarks/rate/chosen_coders.py`): longer ones may be better. x265's streams differ by up "
+    "to 2 % from run to run.",
     "The brain is an average of 152 people, smoother than a scan of one.",
 )
 

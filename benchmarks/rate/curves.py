@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 STYLES = {
-    "basis": ("#0b6e99", "o", "-"),
+    "basis 8": ("#0b6e99", "o", "-"),
+    "basis": ("#2aa1c9", "p", "-"),
     "SIREN": ("#c1440e", "s", "-"),
     "PCA": ("#5b8c3a", "^", "--"),
     "KLT": ("#5b8c3a", "v", "--"),
@@ -26,8 +27,11 @@ STYLES = {
 """Colour, marker and line by the first words of a coder's name."""
 SHADES = {"int8 + zlib": 0.45}
 """Opacity of lines whose name has these words."""
+HOLLOW = "neighbours"
+"""Lines whose name has this word have hollow markers."""
 ACROSS = (0.02, 2.0)
-"""Bits that are drawn."""
+TICKS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2)
+"""Bits that are drawn, and named."""
 
 
 def at(points: Sequence[Sequence[float]], rate: float) -> float | None:
@@ -52,19 +56,27 @@ def draw(sets: Mapping[str, Mapping[str, Any]], path: Path) -> None:
     """A panel a data set, as PNG."""
     drawing = Figure(figsize=(6.2 * len(sets), 6.4), layout="constrained", dpi=100)
     for axes, (name, found) in zip(drawing.subplots(1, len(sets), squeeze=False)[0], sets.items(), strict=True):
-        for coder, result in found.items():
+        for coder, result in sorted(found.items(), key=lambda item: [*STYLES].index(style_of(item[0]))):
             _line(axes, coder, envelope(result["points"]))
         axes.set(title=name, xscale="log", xlim=ACROSS, xlabel="bits per value that counts", ylabel="PSNR, dB")
+        axes.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
         axes.grid(color="#d6dbe1", linewidth=0.5, which="both")
         axes.spines[["top", "right"]].set_visible(False)
         axes.legend(fontsize=7.5, loc="upper left", frameon=False)
     drawing.savefig(path)
 
 
+def style_of(coder: str) -> str:
+    """The first of ``STYLES`` that its name begins with."""
+    return next(first for first in STYLES if coder.startswith(first))
+
+
 def _line(axes: Axes, coder: str, points: Sequence[tuple[float, float]]) -> None:
-    key = next((first for first in STYLES if coder.startswith(first)), "DCT")
-    colour, marker, line = STYLES[key]
-    shade = next((value for words, value in SHADES.items() if words in coder), 1.0)
+    colour, marker, line = STYLES[style_of(coder)]
+    look: dict[str, Any] = {"markersize": 4, "linewidth": 1.3, "linestyle": line, "color": colour}
+    look["alpha"] = next((value for words, value in SHADES.items() if words in coder), 1.0)
+    if HOLLOW in coder:
+        look["markerfacecolor"] = "white"
     inside = [point for point in points if ACROSS[0] <= point[0] <= ACROSS[1]]
     across, up = ([point[axis] for point in inside] for axis in (0, 1))
-    axes.plot(across, up, marker, linestyle=line, color=colour, alpha=shade, label=coder, markersize=4, linewidth=1.3)
+    axes.plot(across, up, marker, label=coder, **look)

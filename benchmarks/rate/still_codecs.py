@@ -59,7 +59,7 @@ def still_codecs() -> list[StillCodec]:
         StillCodec("JPEG 2000", "jpeg2k", (26, 28, 30, 32, 34, 36, 38, 40, 42, 44), _jpeg_2000),
         StillCodec("HTJ2K", "htj2k", (0.6, 0.4, 0.28, 0.2, 0.14, 0.1, 0.06, 0.04, 0.02), _htj2k),
         StillCodec("JPEG-LS", "jpegls", (60, 40, 25, 16, 10, 6, 4, 2), lambda near: {"level": int(near)}),
-        StillCodec("JPEG XL", "jpegxl", (25, 18, 12, 8, 5.5, 4, 2.8, 2, 1.4, 1), _jpeg_xl),
+        StillCodec("JPEG XL", "jpegxl", (25, 16, 10, 6, 3.5, 2, 1), _jpeg_xl),
     ]
 
 

@@ -140,7 +140,9 @@ def test_streams_are_nearly_as_short_as_the_tables_say() -> None:
 
 
 def test_neighbours_shorten_smooth_volumes() -> None:
-    volumes = [Volume(gaussian_filter(NOISE.normal(size=(48, 48, 48)), 5).astype(np.float32) * 4 + 0.5) for _ in range(5)]
+    volumes = [
+        Volume(gaussian_filter(NOISE.normal(size=(48, 48, 48)), 5).astype(np.float32) * 4 + 0.5) for _ in range(5)
+    ]
     plain, told = TransformCoder("", Dct((8, 8, 8)), [0.2]), NeighbourCoder("", Dct((8, 8, 8)), [0.2])
     for coder in (plain, told):
         coder.fit(volumes[:4])
@@ -261,6 +263,18 @@ def test_curves_are_read_between_their_points() -> None:
     assert curves.at(points, 0.05) is None
 
 
+def test_every_coder_has_a_line_and_a_verdict_names_the_best_of_each_sort() -> None:
+    names = [coder.name for data in ("brain", "xrays") for coder in coders(data)]
+    assert {curves.style_of(name) for name in names} >= {"basis", "SIREN", "PCA", "KLT", "DCT"}
+    each = {name: {"points": [[0.01, 20.0 + rank, 1], [1.0, 30.0 + rank, 2]]} for rank, name in enumerate(names)}
+    found = {"basis": each[names[0]], "DCT 16³": each[names[2]], "DCT 28²": each[names[1]]}
+    (claim, *_) = rate_distortion.claims_of("x", found)
+    assert claim.measured == pytest.approx(-2.0)
+    assert "at 0.1 bit ours 25.00, PCA, KLT or DCT 27.00, HEVC –, still codecs – dB" in rate_distortion.verdict(
+        "x", found
+    )
+
+
 def test_a_short_run_tells_what_it_found(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -270,12 +284,14 @@ def test_a_short_run_tells_what_it_found(
     found = json.loads(capsys.readouterr().out)
     assert found["short"]
     assert set(found["results"]) == {
-        f"made, inside a mask/{name}" for name in ("DCT 16³", "DCT 16³, neighbours", *(f"basis 8³, {way}" for way in BASIS_WAYS))
+        f"made, inside a mask/{name}"
+        for name in ("DCT 16³", "DCT 16³, neighbours", *(f"basis 8³, {way}" for way in BASIS_WAYS))
     }
     row = rate_distortion.row("made", "DCT 16³", found["results"]["made, inside a mask/DCT 16³"])
     read: Callable[[str], bool] = lambda cell: cell == "–" or float(cell) > 10  # noqa: E731
     assert all(read(row[f"dB at {rate:g}"]) for rate in rate_distortion.RATES)
     assert all("the best of ours over the best of PCA, KLT and DCT" in claim["what"] for claim in found["claims"])
+    assert found["notes"][0].startswith("The best of each sort, made, inside a mask: at 0.05 bit")
     sets = {"made": {key.partition("/")[2]: result for key, result in found["results"].items()}}
     curves.draw(sets, tmp_path / "curves.png")
     assert (tmp_path / "curves.png").stat().st_size > 10_000
