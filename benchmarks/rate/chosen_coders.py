@@ -34,7 +34,7 @@ SIREN_16: Sections = {
     "field": {"layers": 5, "hidden": 96, "latent": 192, "omega_first": 20, "omega_last": 80, "residual": True},
     "meta": {"inner_steps": 5, "inner_rate": 0.3, "selection_ratio": 0.1},
     "train": {"rate": 1e-3, "steps": 150, "batch": 8, "rate_by_omega": True},
-    "fit": {"method": "gauss-newton", "steps": 5, "selection_ratio": 0.25},
+    "fit": {"method": "gauss-newton", "steps": 4, "selection_ratio": 0.25},
 }
 BASIS_XRAY: Sections = {
     "field": {"kind": "basis", "latent": 128, "features": 512, "hidden": 256, "omega_first": 20, "omega_last": 20},
@@ -91,7 +91,7 @@ def our_coders(scans: bool, short: bool) -> Iterator[Coder]:
     if not short:
         yield from _field("basis 16³", FieldTransform((16, 16, 16), BASIS_16), (16, 32, 64, 128, 256, 512))
     sections = _sized(SIREN_16, short)
-    yield from _field("SIREN 16³", FieldTransform((16, 16, 16), sections, fitted=250), (sections["field"]["latent"],))
+    yield from _field("SIREN 16³", FieldTransform((16, 16, 16), sections, fitted=150), (sections["field"]["latent"],))
 
 
 def _field(name: str, transform: FieldTransform, keep: tuple[int, ...]) -> Iterator[Coder]:

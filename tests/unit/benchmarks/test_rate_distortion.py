@@ -270,6 +270,8 @@ def test_every_coder_has_a_line_and_a_verdict_names_the_best_of_each_sort() -> N
     found = {"basis": each[names[0]], "DCT 16³": each[names[2]], "DCT 28²": each[names[1]]}
     (claim, *_) = rate_distortion.claims_of("x", found)
     assert claim.measured == pytest.approx(-2.0)
+    (left,) = rate_distortion.missing("x", found, short=False)
+    assert left.startswith("Not measured, x: KLT 8³; KLT 8³, neighbours; DCT 16³, neighbours; ")
     assert "at 0.1 bit ours 25.00, PCA, KLT or DCT 27.00, HEVC –, still codecs – dB" in rate_distortion.verdict(
         "x", found
     )
