@@ -198,7 +198,9 @@ NOTES = (
     "Still codecs get the slices below each other in one image, films get them as frames; 156 X-rays are one volume. "
     "HEVC is not made for frames of 28²: each costs 15 bytes at least.",
     "SIREN, one step: latents in the root of the mean Gauss-Newton matrix. Networks: seed 0, one training each, of 60 "
-    "to 300 outer steps (`benchmarks/rate/chosen_coders.py`): longer ones may be better. x265's streams differ by up "
+    "to 300 outer steps (`benchmarks/rate/chosen_coders.py`): longer ones may be better. SIREN 16³ had 150 outer "
+    "steps, and 4 steps on a quarter of the points to fit a block, for want of time: it is far from what a SIREN can "
+    "reach. x265's streams differ by up "
     "to 2 % from run to run.",
     "Measured in several calls with `--data pneumoniamnist.npz --keep FILE`, which go on where the last one ended, at "
     "idle priority on a busy machine: CPU seconds are those of the process.",
