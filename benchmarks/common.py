@@ -183,10 +183,10 @@ def where() -> dict[str, Any]:
     }
 
 
-def versions() -> dict[str, str]:
+def versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:
     """Of the libraries that are installed: some benchmarks run without most of them."""
     found = {}
-    for library in LIBRARIES:
+    for library in libraries:
         with suppress(PackageNotFoundError):
             found[library] = version(library)
     return found
