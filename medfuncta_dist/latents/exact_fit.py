@@ -86,6 +86,13 @@ class ExactFitter:
         steps, unsolved = torch.ones(len(targets), dtype=torch.int32), torch.zeros(len(targets), dtype=torch.int32)
         return FitResult(restored, quality, finite, steps, stored, unsolved)
 
+    @torch.no_grad()
+    def quality(
+        self, latents: Float[Tensor, "batch latent"], targets: Float[Tensor, "batch point channel"]
+    ) -> Float[Tensor, " batch"]:
+        """The PSNR (dB) of other latents of these scans."""
+        return psnr_of_mse(self._errors(latents.to(targets.dtype), targets, None))
+
     def _solved(self, residues: Tensor) -> Tensor:
         seen = residues if self._context is None else residues[:, self._context]
         return product(seen, self._solver, self._arithmetic)

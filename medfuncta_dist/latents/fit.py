@@ -35,6 +35,12 @@ class Fitter(Protocol):
         """
         ...
 
+    def quality(
+        self, latents: Float[Tensor, "batch latent"], targets: Float[Tensor, "batch point channel"]
+    ) -> Float[Tensor, " batch"]:
+        """The PSNR (dB) of other latents of these scans; rows are as independent as those of ``fit``."""
+        ...
+
 
 def new_fitter(
     spec: FieldSpec,

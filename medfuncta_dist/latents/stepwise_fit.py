@@ -110,6 +110,15 @@ class StepwiseFitter:
                 said = str(error)
             self._halve(said)  # not within the handler: the error's frames hold the tensors of the failed block
 
+    @torch.no_grad()
+    def quality(
+        self, latents: Float[Tensor, "batch latent"], targets: Float[Tensor, "batch point channel"]
+    ) -> Float[Tensor, " batch"]:
+        """The PSNR (dB) of other latents of these scans."""
+        blocks = zip(torch.split(latents, self._block), torch.split(targets, self._block), strict=True)
+        errors = [losses(self._at_origin(values).at(some.to(values.dtype)), clamp=True) for some, values in blocks]
+        return psnr_of_mse(torch.cat(errors))
+
     def _fit(self, targets: Tensor) -> FitResult:
         blocks = [self._fit_block(block) for block in torch.split(targets, self._block)]
         numbers = torch.cat([block.stored.numbers for block in blocks])

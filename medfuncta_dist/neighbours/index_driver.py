@@ -13,7 +13,7 @@ from medfuncta_dist.fitting.fit_driver import TableLocation, locate_table
 from medfuncta_dist.latents.table_format import PartRef, latents_of
 from medfuncta_dist.neighbours import faiss_index
 from medfuncta_dist.neighbours.faiss_index import NO_EFFORT, Effort
-from medfuncta_dist.neighbours.image_curvature import image_curvature
+from medfuncta_dist.latents.image_curvature import image_curvature
 from medfuncta_dist.neighbours.index_plan import (
     FittedPart,
     IndexKind,

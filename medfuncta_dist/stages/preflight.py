@@ -11,6 +11,7 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.sections.field_section import FieldSection
 from medfuncta_dist.errors import RunChangedError, RunFileError
 from medfuncta_dist.fields.field_kinds import FieldSpec, describe
+from medfuncta_dist.fitting.decided_tables import require_possible
 from medfuncta_dist.fitting.fit_plan import chosen_splits
 from medfuncta_dist.network.committed_network import published_network, require_all_steps
 from medfuncta_dist.network.core_settings import trained_spec
@@ -42,8 +43,11 @@ def check_snapshot(run: RunFile, snapshot: Snapshot) -> None:
 
 def check_fitting(run: RunFile, store: ObjectStore) -> None:
     """The snapshot and the network that the run's scans are fitted with are those that the run file describes."""
-    check_snapshot(run, load_snapshot(store, run.dataset, run.data.snapshot))
+    snapshot = load_snapshot(store, run.dataset, run.data.snapshot)
+    check_snapshot(run, snapshot)
     check_network(run, store)
+    if run.fit.storage_type == "curved":
+        require_possible(snapshot)
 
 
 def check_training(run: RunFile, snapshot: Snapshot) -> None:
