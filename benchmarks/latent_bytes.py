@@ -52,7 +52,7 @@ def main() -> None:
     found = [measured(name, kind, given.data, given.short) for name, kind in CASES]
     claims = [claim for one in found for claim in claims_of(one)]
     notes = [
-        f"Tables from at most {SCANS} training scans, bound {DEFAULT_CURVED_LOSS:g} dB of mean loss on a third of them.",
+        f"Tables from at most {SCANS} training scans, bound {DEFAULT_CURVED_LOSS:g} dB of loss on a third of them.",
         "Bytes per held-out scan. `shared` is stored once per latent table, whatever the number of scans.",
     ]
     report("latent_bytes", given.short, began, {"sets": found}, claims, [row_of(one) for one in found], notes)
@@ -69,7 +69,9 @@ def measured(name: str, kind: str, data: Path | None, short: bool) -> dict[str, 
     shared = SharedNetwork(network.spec, network.params, {}, {}, "", "", network.extras)
     curvature = image_curvature(shared, latents, scans.shape)
     judged = training[torch.from_numpy(judging(len(latents)))]
-    designed = design(latents, curvature, lambda some: quality(learned, torch.from_numpy(some), judged), DEFAULT_CURVED_LOSS)
+    designed = design(
+        latents, curvature, lambda some: quality(learned, torch.from_numpy(some), judged), DEFAULT_CURVED_LOSS
+    )
     before = quality(learned, held_out, scans.test)
     curved, streams = stored_curved(designed.tables, held_out)
     int8 = store(held_out, "int8", int8_units(network.extras.get("latent.variances")))
@@ -121,7 +123,9 @@ def learned_of(name: str, kind: str, scans: preset_scans.Scans, short: bool) -> 
 def quality(learned: Learned, latents: Tensor, scans: Tensor) -> np.ndarray:
     """PSNR of each scan, in dB."""
     pairs = zip(latents.split(FIT_AT_ONCE), scans.split(FIT_AT_ONCE), strict=True)
-    errors = [(learned.decode(some).clamp(0, 1) - values).flatten(1).double().square().mean(1) for some, values in pairs]
+    errors = [
+        (learned.decode(some).clamp(0, 1) - values).flatten(1).double().square().mean(1) for some, values in pairs
+    ]
     return psnr(torch.cat(errors).numpy())
 
 

@@ -42,8 +42,8 @@ def import_latents(
         fan_out: where scans are decoded and compared; None: on the run's cluster. Without scans, all is done here.
 
     Raises:
-        RunFileError: the storage type is curved, the folder has another layout, its files cannot be joined with the packed scans, or the run's
-            network is not the one that its run file describes.
+        RunFileError: the storage type is curved, the folder has another layout, its files cannot be joined with the
+            packed scans, or the run's network is not the one that its run file describes.
         StageOrderError: the run has no network.
         QuarantineLimitError: more files are quarantined than ``data.max_quarantined`` allows.
         RunHeldError: another driver holds the run.

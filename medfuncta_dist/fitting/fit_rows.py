@@ -51,7 +51,7 @@ class ColumnsComing:
 
     def __init__(self, result: FitResult, storage_type: str) -> None:
         latents, stored = result.latents, result.stored
-        # Beyond what these types hold, a latent is infinite as stored; in another, an infinite one is merely not finite.
+        # Beyond what these types hold, a latent is infinite as stored; in others, one is merely not finite.
         bounded = storage_type in ("float16", "curved")
         storable = ~torch.isinf(latents).any(dim=1) if bounded else torch.ones_like(result.finite)
         scales = [] if stored.scales is None else [stored.scales]

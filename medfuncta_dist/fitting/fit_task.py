@@ -197,9 +197,7 @@ def _batch(reader: SampleReader, rows: range, first: int, size: int, shape: tupl
     return Batch(places, targets)
 
 
-def read_scan(
-    reader: SampleReader, shard: int, row: int, key: str, shape: tuple[int, ...]
-) -> Sample | Quarantined:
+def read_scan(reader: SampleReader, shard: int, row: int, key: str, shape: tuple[int, ...]) -> Sample | Quarantined:
     """One scan; quarantined where it is not readable, or not of ``shape`` (channel, spatial axes)."""
     try:
         members = reader.read(SampleId(shard, row))

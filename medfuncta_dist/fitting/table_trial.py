@@ -102,9 +102,7 @@ def _values(trial: TableTrial) -> Values:
     return np.stack(found) if found else np.empty((0, int(np.prod(trial.task.shape)), channels), np.float32)
 
 
-def _fitted(
-    fitter: Fitter, values: Values, task: FitTask
-) -> tuple[Float[np.ndarray, "scan latent"], np.ndarray]:
+def _fitted(fitter: Fitter, values: Values, task: FitTask) -> tuple[Float[np.ndarray, "scan latent"], np.ndarray]:
     """Latents in float32, and which of them are usable."""
     results = [fitter.fit(_there(some, task)) for some in _batches(values, task.batch)]
     latents = np.concatenate([result.latents.cpu().numpy() for result in results])

@@ -9,7 +9,7 @@ and of the fit settings, in parts that a GPU made its ``precision`` (``meta.prec
 basis field ``units`` (``table_units.py``). A table with units has version 2: earlier versions, which do not know them,
 would read other latents from it.
 
-Latents stored as ``curved`` are streams of bytes (``curved/``), which only the tables beside the parts turn into numbers:
+Latents stored as ``curved`` are streams of bytes (``curved/``), which only tables beside the parts turn into numbers:
 version 3. ``read_part`` does that, so whoever reads a part has float32 latents, of version 1.
 """
 
@@ -210,9 +210,7 @@ def read_part(
     return stream_column.decoded(table, opened, plain, where)
 
 
-def read_stored_part(
-    store: ObjectStore, folder: str, part: PartRef, columns: Sequence[str] | None = None
-) -> pa.Table:
+def read_stored_part(store: ObjectStore, folder: str, part: PartRef, columns: Sequence[str] | None = None) -> pa.Table:
     """The same with curved latents as the streams that are stored."""
     where = f"{folder}/{part.path}"
     data = read_promised(store, where, "a part of the latent table", FIT_AGAIN, limit=part.size)
@@ -234,9 +232,9 @@ def tables_of_part(store: ObjectStore, folder: str, part: PartRef) -> str:
 def check_part(store: ObjectStore, folder: str, part: PartRef) -> int:
     """The rows of a part, all of whose streams are read where it has any. Raises as ``read_part`` does."""
     table = read_stored_part(store, folder, part, ["key"])
-    if stream_column.TABLES.encode() not in (table.schema.metadata or {}):
-        return table.num_rows
-    return read_part(store, folder, part, ["key", "latent"]).num_rows
+    if stream_column.TABLES.encode() in (table.schema.metadata or {}):
+        table = read_part(store, folder, part, ["key", "latent"])
+    return int(table.num_rows)
 
 
 def parse_table(data: bytes, where: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -370,6 +368,7 @@ def _latent_type(storage_type: str, latent: int) -> pa.DataType:
 def _latent_column(latents: np.ndarray, storage_type: str, tables: OpenTables | None) -> pa.Array:
     if storage_type == "curved":
         assert tables is not None
+        stream_column.require_size(len(latents), latents.shape[1])
         return pa.array(tables.streams(latents), pa.binary())
     numbers = pa.array(latents.astype(storage_type, copy=False).ravel(), _number(storage_type))
     return pa.FixedSizeListArray.from_arrays(numbers, latents.shape[1])

@@ -103,8 +103,8 @@ class Fit(Section):
     """A scan reconstructed with a lower PSNR (dB) is stored and flagged."""
     storage_type: Literal["float32", "float16", "int8", "curved"] = "float32"
     """Type of stored latents; int8 has one scale per scan. ``curved``: whole numbers in the metric of images, entropy
-    coded, a little over half the bytes of int8; needs the extra ``curved`` wherever latents are fitted or read. The PSNR
-    in the table is that of the stored latent."""
+    coded, about half the bytes of int8; needs the extra ``curved`` wherever latents are fitted or read. The PSNR in the
+    table is that of the stored latent."""
     curved_loss: Annotated[PositiveFloat, Added(DEFAULT_CURVED_LOSS)] = DEFAULT_CURVED_LOSS
     """Mean loss of PSNR (dB) that curved storage may cost. The fit stage chooses the largest step within it, once, on
     training scans."""

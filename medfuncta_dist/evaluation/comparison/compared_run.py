@@ -63,7 +63,7 @@ class ComparedRun:
         }
 
     def _latent_bytes(self, storage: Storage) -> int:
-        """Of one latent; of curved ones, whose lengths differ, a row of the table on average, which is a little more."""
+        """Of one latent; of curved ones, whose lengths differ, a row of the table on average, which is more."""
         if storage.storage_type == "curved":
             return round(self.fitted.part_bytes / max(self.fitted.counts.fitted, 1))
         per_number = np.dtype(storage.storage_type).itemsize

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+
 import torch
 from jaxtyping import Float
 from torch import Tensor

@@ -23,7 +23,6 @@ from medfuncta_dist.errors import FormatVersionError, IntegrityError
 from medfuncta_dist.fields import safe_tensors
 
 FORMAT_VERSION = "1"
-KIND = "curved-tables"
 LARGEST_SYMBOL = 2**20
 EXACT_BITS = 53
 """Whole numbers below 2⁵³ are exact in float64."""
@@ -62,7 +61,7 @@ class CurvedTables:
     @property
     def symbols(self) -> int:
         """Per scan."""
-        return self.numbers.shape[1]
+        return int(self.numbers.shape[1])
 
     @property
     def models(self) -> list[Int[np.ndarray, " frequency"]]:
@@ -77,12 +76,14 @@ class CurvedTables:
     @cached_property
     def inverse(self) -> Float[np.ndarray, "symbol latent"]:
         """From a latent without its mean to symbols before rounding, float64. Only writers need it."""
-        return np.linalg.inv(np.ldexp(self.map, self.exponents[:, None]))
+        inverse: np.ndarray = np.linalg.inv(np.ldexp(self.map, self.exponents[:, None]))
+        return inverse
 
     def latents(self, symbols: Int[np.ndarray, "scan symbol"]) -> Float[np.ndarray, "scan latent"]:
         """φ of each scan, float32: the same bits everywhere. ``symbols``: up to ± ``LARGEST_SYMBOL``."""
         exact = symbols.astype(np.float64) @ self.map.T
-        return (np.ldexp(exact, self.exponents) + self.mean.astype(np.float64)).astype(np.float32)
+        whole: np.ndarray = np.ldexp(exact, self.exponents) + self.mean.astype(np.float64)
+        return whole.astype(np.float32)
 
     def proof_row(self) -> Int[np.ndarray, " symbol"]:
         """Symbols of every kind: small, large, and beyond the reach of their model to both sides."""
@@ -97,7 +98,8 @@ class CurvedTables:
         """As safetensors; the same tables give the same bytes."""
         tensors = {name: np.ascontiguousarray(getattr(self, name)) for name in NAMES[:-1]}
         tensors["proof"] = np.frombuffer(self.proof, np.uint8)
-        return safetensors.numpy.save(tensors, {"format_version": FORMAT_VERSION, "kind": KIND})
+        # One entry: the library writes several in any order.
+        return safetensors.numpy.save(tensors, {"format_version": FORMAT_VERSION})
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> CurvedTables:
@@ -106,13 +108,15 @@ class CurvedTables:
             metadata, tensors = safe_tensors.load(data)
         except ValueError as error:
             raise _damaged(str(error), where) from error
-        if (metadata.get("format_version"), metadata.get("kind")) != (FORMAT_VERSION, KIND):
+        if metadata.get("format_version") != FORMAT_VERSION:
             what = f"not tables of curved latents of version {FORMAT_VERSION}"
-            raise FormatVersionError(what, where=where, do="read them with the version of medfuncta-dist that wrote them")
+            raise FormatVersionError(
+                what, where=where, do="read them with the version of medfuncta-dist that wrote them"
+            )
         if set(tensors) != set(NAMES):
             raise _damaged("they are not complete", where)
-        arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
-        found = cls(**{**arrays, "proof": arrays["proof"].tobytes()})
+        mean, numbers, exponents, counts, reaches, frequencies, proof = (tensors[name].numpy() for name in NAMES)
+        found = cls(mean, numbers, exponents, counts, reaches, frequencies, proof.tobytes())
         if fault := _fault(found):
             raise _damaged(fault, where)
         return found

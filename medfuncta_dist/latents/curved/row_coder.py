@@ -73,6 +73,8 @@ class RowCoder:
                 self._decoded(stream, row)
             except (AssertionError, ValueError) as error:
                 raise IntegrityError("the stream of a curved latent is damaged", where=where, do=DO) from error
+        if found.size and max(int(found.max()), -int(found.min())) > LARGEST_SYMBOL:
+            raise IntegrityError("a curved latent has a symbol that is too large", where=where, do=DO)
         return found
 
     def _prove(self, where: str) -> None:

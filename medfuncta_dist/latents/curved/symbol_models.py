@@ -1,7 +1,7 @@
-"""How probable each symbol is: models in whole numbers, from symbols of training scans. Pure.
+"""How probable each symbol is: models in whole numbers, from the spreads of symbols over training scans. Pure.
 
-Symbols of nearly the same spread share a model. It is what was counted, with a few imagined counts of a smooth
-distribution of the same spread among them, so that what was not seen is not impossible.
+Symbols of nearly the same spread share a model, a smooth distribution of that spread. Counted symbols instead were no
+better with a thousand training scans, and took a fifth more bytes on new scans with eighty.
 """
 
 from __future__ import annotations
@@ -19,8 +19,6 @@ LEAST_SPREAD = 0.05
 """Of a symbol, in steps: one that is nearly always 0."""
 REACH = 6
 """In spreads: a symbol beyond costs some 40 bits."""
-IMAGINED = 50.0
-"""Counts of the smooth distribution."""
 
 
 class SymbolModels(NamedTuple):
@@ -31,29 +29,16 @@ class SymbolModels(NamedTuple):
     frequencies: Int[np.ndarray, " frequency"]
 
 
-def models_of(symbols: Int[np.ndarray, "scan symbol"], spreads: Float[np.ndarray, " symbol"]) -> SymbolModels:
-    """Models for symbols like these; ``spreads``: the standard deviation of each in steps, in falling order."""
-    octaves = np.floor(PER_OCTAVE * np.log2(np.maximum(spreads, LEAST_SPREAD))).astype(int)
-    starts = np.flatnonzero(np.diff(octaves, prepend=octaves[0] + 1))
-    groups = np.split(np.arange(len(spreads)), starts[1:])
-    middles = [float(np.sqrt(np.square(np.maximum(spreads[group], LEAST_SPREAD)).mean())) for group in groups]
+def models_of(spreads: Float[np.ndarray, " symbol"]) -> SymbolModels:
+    """Models for symbols of these standard deviations, in steps, which fall."""
+    spreads = np.maximum(spreads, LEAST_SPREAD)
+    octaves = np.floor(PER_OCTAVE * np.log2(spreads)).astype(int)
+    groups = np.split(spreads, np.flatnonzero(np.diff(octaves)) + 1)
+    middles = [float(np.sqrt(np.square(group).mean())) for group in groups]
     reaches = [min(LARGEST_REACH, max(1, int(np.ceil(REACH * middle)))) for middle in middles]
-    found = [
-        _frequencies(symbols[:, group], middle, reach)
-        for group, middle, reach in zip(groups, middles, reaches, strict=True)
-    ]
+    found = [whole_frequencies(_smooth(*of)) for of in zip(middles, reaches, strict=True)]
     counts = np.array([len(group) for group in groups], np.int32)
     return SymbolModels(counts, np.array(reaches, np.int32), np.concatenate(found))
-
-
-def _frequencies(
-    symbols: Int[np.ndarray, "scan symbol"], spread: float, reach: int
-) -> Int[np.ndarray, " frequency"]:
-    clipped = np.clip(symbols, -reach - 1, reach + 1).ravel() + (reach + 1)
-    counted = np.bincount(clipped, minlength=2 * reach + 3).astype(np.float64)
-    # Both signs are as probable, for all that training scans tell.
-    counted = (counted + counted[::-1]) / 2
-    return whole_frequencies(counted + IMAGINED * _smooth(spread, reach))
 
 
 def _smooth(spread: float, reach: int) -> Float[np.ndarray, " symbol"]:
@@ -69,4 +54,4 @@ def whole_frequencies(weights: Float[np.ndarray, " symbol"]) -> Int[np.ndarray, 
     shared = 2**PRECISION - len(weights)
     found = 1 + np.floor(weights / weights.sum() * shared).astype(np.int64)
     found[int(np.argmax(weights))] += 2**PRECISION - found.sum()
-    return found.astype(np.int32)
+    return np.asarray(found, np.int32)

@@ -1,5 +1,5 @@
 """Makes the tables of curved latents from training scans: the metric of images, its principal directions, and the
-largest step whose loss is within a bound (docs/method.md, 9).
+largest step whose loss is within a bound (docs/method.md, 10).
 
 Two thirds of the scans tell the directions; the others, to which these were not fitted, tell how far symbols spread,
 how probable they are, and what a step costs.
@@ -49,9 +49,7 @@ def judging(scans: int) -> Int[np.ndarray, " scan"]:
     return np.arange(EVERY - 1, scans, EVERY)
 
 
-def design(
-    latents: Latents, curvature: Float[np.ndarray, "latent latent"], quality: Quality, bound: float
-) -> Designed:
+def design(latents: Latents, curvature: Float[np.ndarray, "latent latent"], quality: Quality, bound: float) -> Designed:
     """Tables for latents like these.
 
     Args:
@@ -107,12 +105,13 @@ class _Axes:
 
     def unmodelled(self, step: float) -> CurvedTables:
         """With a step, and without the models of its symbols."""
-        return CurvedTables(*mapped_by(self.mean, self.transform * step), *(np.zeros(0, np.int32) for _ in range(3)))
+        none = np.zeros(0, np.int32)
+        return CurvedTables(*mapped_by(self.mean, self.transform * step), counts=none, reaches=none, frequencies=none)
 
     def tables(self, step: float) -> CurvedTables:
         """Whole tables."""
         found = self.unmodelled(step)
-        counts, reaches, frequencies = models_of(self.symbols(found), self.spreads / step)
+        counts, reaches, frequencies = models_of(self.spreads / step)
         tables = replace(found, counts=counts, reaches=reaches, frequencies=frequencies)
         return tables.proven(RowCoder(tables).encode(tables.proof_row()[None])[0])
 
@@ -123,7 +122,7 @@ class _Axes:
 
 def symbols_of(values: Float[np.ndarray, "scan symbol"]) -> Int[np.ndarray, "scan symbol"]:
     """Values, in steps, as symbols; those beyond ± ``LARGEST_SYMBOL`` as that."""
-    return np.clip(np.rint(values), -LARGEST_SYMBOL, LARGEST_SYMBOL).astype(np.int32)
+    return np.asarray(np.clip(np.rint(values), -LARGEST_SYMBOL, LARGEST_SYMBOL), np.int32)
 
 
 def _roots(curvature: Float[np.ndarray, "latent latent"]) -> tuple[np.ndarray, np.ndarray]:
