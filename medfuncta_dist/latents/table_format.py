@@ -141,7 +141,7 @@ def part_table(
         rows.keys,
         [rows.split] * len(rows.keys),
         rows.labels,
-        _latent_column(rows.latents, storage_type, tables),
+        _latent_column(rows.latents, latent, storage_type, tables),
         *([rows.scales] if storage_type == "int8" else []),
         rows.psnr,
         rows.below_min,
@@ -365,13 +365,13 @@ def _latent_type(storage_type: str, latent: int) -> pa.DataType:
     return pa.binary() if storage_type == "curved" else pa.list_(_number(storage_type), latent)
 
 
-def _latent_column(latents: np.ndarray, storage_type: str, tables: OpenTables | None) -> pa.Array:
+def _latent_column(latents: np.ndarray, latent: int, storage_type: str, tables: OpenTables | None) -> pa.Array:
     if storage_type == "curved":
         assert tables is not None
-        stream_column.require_size(len(latents), latents.shape[1])
+        stream_column.require_size(len(latents), latent)
         return pa.array(tables.streams(latents), pa.binary())
     numbers = pa.array(latents.astype(storage_type, copy=False).ravel(), _number(storage_type))
-    return pa.FixedSizeListArray.from_arrays(numbers, latents.shape[1])
+    return pa.FixedSizeListArray.from_arrays(numbers, latent)
 
 
 def _number(storage_type: str) -> pa.DataType:

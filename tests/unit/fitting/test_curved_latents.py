@@ -18,7 +18,9 @@ from pydantic import ValidationError
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, LostObjectError, MedfunctaError, RunFileError
 from medfuncta_dist.evaluation.evaluation_driver import evaluate
+from medfuncta_dist.exchange.export_latents import export_latents
 from medfuncta_dist.exchange.import_latents import import_latents
+from medfuncta_dist.exchange.latent_file import parse_latent
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.field_kinds import field
 from medfuncta_dist.fitting import latent_ledger
@@ -26,14 +28,19 @@ from medfuncta_dist.fitting.decided_tables import recorded_tables, require_possi
 from medfuncta_dist.fitting.fit_driver import fit, locate_table
 from medfuncta_dist.fitting.fit_task import fit_task
 from medfuncta_dist.fitting.table_trial import chosen_rows, table_trial
-from medfuncta_dist.forget.carried_latents import HeldLatents, carry, latent_rows
+from medfuncta_dist.forget.carried_latents import HeldLatents, carry, latent_keys, latent_rows
 from medfuncta_dist.integrity.damaged_latents import find_damaged_records
 from medfuncta_dist.latent_table.latent_table import LatentTable
 from medfuncta_dist.latents import table_format
 from medfuncta_dist.latents.curved import stored_tables
 from medfuncta_dist.latents.curved.stored_tables import path_of
 from medfuncta_dist.latents.table_format import Storage
+from medfuncta_dist.neighbours.index_driver import make_index
+from medfuncta_dist.neighbours.neighbour_search import Neighbours
 from medfuncta_dist.network.network_loader import load_network
+from medfuncta_dist.probe.probe_driver import probe_run
+from medfuncta_dist.scans.private.forgotten_list import latent_key
+from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.storage.commit_record import read_records
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
@@ -134,6 +141,21 @@ def test_readers_find_float32_latents_wherever_they_look(curved: RunFile) -> Non
     table_format.export(table.rows, path)
     again = table_format.parse_table(path.read_bytes(), "table.parquet")
     assert (table_format.latents_of(again) == table.latents).all()
+
+
+def test_neighbours_probe_and_export_take_the_same_latents(curved: RunFile, tmp_path: Path) -> None:
+    table = LatentTable.open(curved)
+    make_index(curved, "plain", map_here)
+    key = table.keys[5]
+    (found,) = Neighbours.open(curved, "plain").search([key], count=3)
+    distances = np.sort(np.linalg.norm(table.latents - table.latents[5], axis=1))
+    assert [one.distance for one in found] == pytest.approx(distances[1:4].tolist(), rel=1e-4)
+    if curved.field.kind == "basis":
+        assert probe_run(curved)["scans"] == COUNTS
+        return
+    assert export_latents(curved, tmp_path / "out")["latents"] == SCANS
+    written = parse_latent((tmp_path / "out" / "test" / "datapoint_0.pt").read_bytes(), table.storage.numbers).numbers
+    assert any((np.asarray(written) == latent).all() for latent in table.filter("test").latents)
 
 
 def test_one_row_is_read_without_decoding_the_others(curved: RunFile, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -258,6 +280,10 @@ def test_carried_latents_are_the_same_streams(curved: RunFile, tmp_path: Path) -
     shards = [(work.split, replace(work.shard, sha256="9" * 24 + work.shard.sha256[24:])) for work in target.works[:1]]
     assert carry(store, held, shards, target.scans_per_task, ALONE) > 0
     new = [c for name, c in latent_ledger.read_commits(store, target.folder).items() if name.startswith("9" * 24)]
+    keys = KeyMaker(b"s" * 32)
+    known = latent_keys(store, held, before.keys[:1], keys)
+    assert latent_key(keys, before.latents[0].tobytes()) in known
+    assert len(known) == 2  # the stream's, too
     for commit in new:
         assert commit.part is not None
         rows = table_format.read_part(store, target.folder, commit.part)
