@@ -11,6 +11,7 @@ from itertools import zip_longest
 
 import numpy as np
 import pyarrow as pa
+import torch
 from jaxtyping import Float
 
 from medfuncta_dist.errors import (
@@ -223,11 +224,17 @@ def fitter_here(
     return new_fitter(network.spec, network.params, coordinates, settings, network.extras, learned_rates)
 
 
+@lru_cache(maxsize=KEPT)
+def _curved_here(fitter: Fitter, root: str, folder: str, tables: str, device: torch.device) -> CurvedFitter:
+    """The same with curved tables."""
+    return CurvedFitter(fitter, open_tables(ObjectStore(root), folder, tables).tables, device)
+
+
 def _fitter(task: FitTask) -> Fitter:
     fitter = fitter_here(task.worker, task.network, task.shape, task.settings, task.learned_rates)
-    if (opened := _tables(task)) is None:
+    if task.tables is None:
         return fitter
-    return CurvedFitter(fitter, opened.tables, task.worker.device)
+    return _curved_here(fitter, task.worker.root, task.folder, task.tables, task.worker.device)
 
 
 def _tables(task: FitTask) -> OpenTables | None:

@@ -30,6 +30,7 @@ from medfuncta_dist.fitting.fit_task import fit_task
 from medfuncta_dist.fitting.table_trial import chosen_rows, table_trial
 from medfuncta_dist.forget.carried_latents import HeldLatents, carry, latent_keys, latent_rows
 from medfuncta_dist.integrity.damaged_latents import find_damaged_records
+from medfuncta_dist.integrity.verify import verify_target
 from medfuncta_dist.latent_table.latent_table import LatentTable
 from medfuncta_dist.latents import table_format
 from medfuncta_dist.latents.curved import stored_tables
@@ -251,6 +252,24 @@ def test_lost_or_damaged_tables_are_found_and_all_is_fitted_again(curved: RunFil
     shutil.rmtree(Path(run.storage) / folder_of(run) / "parts")
     assert fit(run, map_here).counts.fitted == SCANS
     assert objects(run, "parts", "curved") == good
+
+
+def test_verify_reads_streams_tables_and_their_record(curved: RunFile, tmp_path: Path) -> None:
+    run = copied(curved, tmp_path)
+    file = tmp_path / "run.yaml"
+    file.write_text(run.model_dump_json())
+    assert verify_target(str(file), [])["runs"][run.name]["latents"]["fitted"] == SCANS
+    (record,) = (Path(run.storage) / folder_of(run) / "curved").glob("*.json")
+    good = record.read_bytes()
+    record.write_bytes(good.replace(b'"scans":60', b'"scans":61'))
+    with pytest.raises(IntegrityError, match="curved-tables record"):
+        verify_target(str(file), [])
+    record.write_bytes(good)
+    stored_tables._opened.cache_clear()
+    (tables,) = record.parent.glob("*.safetensors")
+    tables.write_bytes(tables.read_bytes()[:-1] + b"\1")
+    with pytest.raises(IntegrityError, match="tables of curved latents"):
+        verify_target(str(file), [])
 
 
 def test_a_damaged_stream_is_an_error_and_never_another_latent_of_another_size(curved: RunFile) -> None:
