@@ -11,7 +11,6 @@ from itertools import zip_longest
 
 import numpy as np
 import pyarrow as pa
-import torch
 from jaxtyping import Float
 
 from medfuncta_dist.errors import (
@@ -225,16 +224,23 @@ def fitter_here(
 
 
 @lru_cache(maxsize=KEPT)
-def _curved_here(fitter: Fitter, root: str, folder: str, tables: str, device: torch.device) -> CurvedFitter:
-    """The same with curved tables."""
-    return CurvedFitter(fitter, open_tables(ObjectStore(root), folder, tables).tables, device)
+def _curved_here(
+    worker: WorkerSettings,
+    ref: NetworkRef,
+    shape: tuple[int, ...],
+    settings: FitSettings,
+    learned_rates: bool,
+    folder: str,
+    tables: str,
+) -> CurvedFitter:
+    """The same with the tables of curved latents."""
+    opened = open_tables(ObjectStore(worker.root), folder, tables)
+    return CurvedFitter(fitter_here(worker, ref, shape, settings, learned_rates), opened.tables, worker.device)
 
 
 def _fitter(task: FitTask) -> Fitter:
-    fitter = fitter_here(task.worker, task.network, task.shape, task.settings, task.learned_rates)
-    if task.tables is None:
-        return fitter
-    return _curved_here(fitter, task.worker.root, task.folder, task.tables, task.worker.device)
+    made_of = (task.worker, task.network, task.shape, task.settings, task.learned_rates)
+    return fitter_here(*made_of) if task.tables is None else _curved_here(*made_of, task.folder, task.tables)
 
 
 def _tables(task: FitTask) -> OpenTables | None:
