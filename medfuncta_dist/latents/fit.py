@@ -27,18 +27,28 @@ class Fitter(Protocol):
     halved: bool
     """Whether memory ran out, and it goes on with half the chunks: a SIREN's; a basis field's product has none."""
 
-    def fit(self, targets: Float[Tensor, "batch point channel"]) -> FitResult:
+    def fit(
+        self, targets: Float[Tensor, "batch point channel"], weights: Float[Tensor, "batch point"] | None = None
+    ) -> FitResult:
         """The latent of every scan. Rows are independent: a scan's bits depend on its own values, its place in the
         batch and the batch's size, not on its neighbours, so a short batch may be padded with anything.
 
         A scan that is not finite, or whose fit diverges, has ``finite`` False; its neighbours are not affected.
+
+        ``weights``: how much each point of each scan counts, not negative; None for all alike, which takes no time.
+        Targets at points of weight 0 may be anything. A scan without any weight has the latent 0; one with a weight
+        that is negative or not finite has ``finite`` False.
         """
         ...
 
     def quality(
-        self, latents: Float[Tensor, "batch latent"], targets: Float[Tensor, "batch point channel"]
+        self,
+        latents: Float[Tensor, "batch latent"],
+        targets: Float[Tensor, "batch point channel"],
+        weights: Float[Tensor, "batch point"] | None = None,
     ) -> Float[Tensor, " batch"]:
-        """The PSNR (dB) of other latents of these scans; rows are as independent as those of ``fit``."""
+        """The PSNR (dB) of other latents of these scans, inside the weights where there are any; rows are as
+        independent as those of ``fit``."""
         ...
 
 
@@ -68,6 +78,7 @@ def fit_batch(
     coordinates: Float[Tensor, "point coord"],
     targets: Float[Tensor, "batch point channel"],
     settings: FitSettings,
+    weights: Float[Tensor, "batch point"] | None = None,
 ) -> FitResult:
     """``Fitter.fit`` for a single batch."""
-    return new_fitter(spec, params, coordinates, settings).fit(targets)
+    return new_fitter(spec, params, coordinates, settings).fit(targets, weights)

@@ -27,9 +27,11 @@ class CurvedFitter:
         self._exponents = torch.from_numpy(tables.exponents).to(device)
 
     @torch.no_grad()
-    def fit(self, targets: Float[Tensor, "batch point channel"]) -> FitResult:
+    def fit(
+        self, targets: Float[Tensor, "batch point channel"], weights: Float[Tensor, "batch point"] | None = None
+    ) -> FitResult:
         """The latent of every scan, as the tables give it from its symbols."""
-        fitted = self._fitter.fit(targets)
+        fitted = self._fitter.fit(targets, weights)
         self.halved = self._fitter.halved
         values = (fitted.latents.double() - self._mean) @ self._inverse.T
         symbols = values.round().nan_to_num()
@@ -37,13 +39,17 @@ class CurvedFitter:
         symbols = symbols.clamp(-LARGEST_SYMBOL, LARGEST_SYMBOL)
         latents = (torch.ldexp(symbols @ self._map.T, self._exponents) + self._mean).float()
         latents = latents.masked_fill(beyond[:, None], torch.inf)
-        quality = self._fitter.quality(latents, targets)
+        quality = self._fitter.quality(latents, targets, weights)
+        everywhere = None if weights is None else self._fitter.quality(latents, targets)
         finite = fitted.finite & (torch.isfinite(quality) | beyond)
         stored = Stored(symbols.to(torch.int32), None)
-        return replace(fitted, latents=latents, psnr=quality, finite=finite, stored=stored)
+        return replace(fitted, latents=latents, psnr=quality, finite=finite, stored=stored, psnr_everywhere=everywhere)
 
     def quality(
-        self, latents: Float[Tensor, "batch latent"], targets: Float[Tensor, "batch point channel"]
+        self,
+        latents: Float[Tensor, "batch latent"],
+        targets: Float[Tensor, "batch point channel"],
+        weights: Float[Tensor, "batch point"] | None = None,
     ) -> Float[Tensor, " batch"]:
         """As the fitter's."""
-        return self._fitter.quality(latents, targets)
+        return self._fitter.quality(latents, targets, weights)

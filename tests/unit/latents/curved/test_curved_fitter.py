@@ -71,3 +71,14 @@ def test_a_scan_beyond_the_largest_symbol_is_infinite(beyond: bool) -> None:
     found = made(far).fit(targets(2))
     assert bool(torch.isinf(found.latents).all(1).all()) is beyond
     assert found.finite.all()
+
+
+def test_weights_are_those_of_the_fit_and_of_the_psnr() -> None:
+    scans, inside = targets(3), torch.ones(3, 81)
+    inside[:, 40:] = 0
+    found = made(tables()).fit(scans, inside)
+    values = field(SPEC, PARAMS, grid(SHAPE), found.latents).clamp(0, 1)
+    errors = (values - scans).square().mean(2)
+    assert found.psnr_everywhere is not None
+    assert torch.allclose(found.psnr, psnr_of_mse(errors[:, :40].mean(1)), atol=1e-3)
+    assert torch.allclose(found.psnr_everywhere, psnr_of_mse(errors.mean(1)), atol=1e-3)
