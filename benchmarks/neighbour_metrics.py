@@ -23,7 +23,7 @@ from benchmarks.common import Claim, report
 from benchmarks.field_methods import Learned, decibel, trained
 from benchmarks.field_sets import SETS, Case, Choice, basis_sections, run_of, siren
 from medfuncta_dist.fields.shared_network import SharedNetwork
-from medfuncta_dist.neighbours.image_curvature import image_curvature
+from medfuncta_dist.latents.image_curvature import image_curvature
 from medfuncta_dist.neighbours.latent_metric import (
     PLAIN,
     WHITENING_FLOOR,

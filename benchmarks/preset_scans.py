@@ -68,10 +68,10 @@ def pneumonia_labels(path: Path) -> dict[str, np.ndarray]:
     return {**found, "val": found["val"][:256]}
 
 
-def electrocardiogram() -> Scans:
-    """Every 4th sample starts a training row, every 10th a held-out one."""
+def electrocardiogram(held_out: int = 10) -> Scans:
+    """Every 4th sample starts a training row, every 10th (``held_out``) a held-out one."""
     leads = _leads()
-    rows = {name: as_scans(_rows(leads, name, 4 if name == "train" else 10)) for name in SECONDS}
+    rows = {name: as_scans(_rows(leads, name, 4 if name == "train" else held_out)) for name in SECONDS}
     return Scans((SAMPLES,), **rows)
 
 

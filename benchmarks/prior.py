@@ -35,7 +35,7 @@ from medfuncta_dist.config.sections.prior_section import Prior as Settings
 from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.evaluation.decode import reconstruct
 from medfuncta_dist.fields.shared_network import SharedNetwork
-from medfuncta_dist.neighbours.image_curvature import image_curvature
+from medfuncta_dist.latents.image_curvature import image_curvature
 from medfuncta_dist.prior.denoiser import DenoiserSpec, init_params
 from medfuncta_dist.prior.drawing import Drawn, draw
 from medfuncta_dist.prior.judgement import judge, judged_samples

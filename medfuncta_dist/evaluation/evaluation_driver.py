@@ -64,8 +64,7 @@ def evaluate(
     held_out = scores.filter(pc.equal(scores["split"], run.evaluate.split))
     baselines = _baselines(run, fitted, held_out, shards, tasks) if shards else None
     commits = [fitted.commits[work.name] for work in fitted.target.works]
-    storage = None if fitted.storage is None else storage_figures(fitted.storage, fitted.network)
-    summary = summarise(run, fitted.target, commits, fitted.counts, rows, baselines, storage)
+    summary = summarise(run, fitted.target, commits, fitted.counts, rows, baselines, _storage(fitted))
     files = {
         "metrics.parquet": _parquet(scores),
         "summary.json": canonical_json(summary),
@@ -74,6 +73,13 @@ def evaluate(
     for name, content in files.items():
         publish_bytes(fitted.store, fence, f"{report_folder(run.name)}/{name}", content)
     return summary
+
+
+def _storage(fitted: FittedTable) -> dict[str, Any] | None:
+    if fitted.storage is None:
+        return None
+    per_scan = fitted.part_bytes / max(fitted.counts.fitted, 1)
+    return storage_figures(fitted.storage, fitted.network, per_scan, fitted.shared_bytes)
 
 
 def _require_split(run: RunFile, fitted: FittedTable) -> None:

@@ -12,6 +12,7 @@ from medfuncta_dist.evaluation.original_scans import Pick
 from medfuncta_dist.evaluation.score_task import ScoreTask
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting import latent_ledger
+from medfuncta_dist.fitting.decided_tables import tables_size
 from medfuncta_dist.fitting.fit_driver import TableLocation, locate_table, require_scans
 from medfuncta_dist.fitting.fit_plan import cover
 from medfuncta_dist.fitting.latent_ledger import Commit, Counts
@@ -33,6 +34,16 @@ class FittedTable:
     network: SharedNetwork
     storage: Storage | None
     """How it stores latents; None where it has none."""
+
+    @property
+    def part_bytes(self) -> int:
+        """Of all parts, as they are in storage."""
+        return sum(commit.part.size for commit in self.commits.values() if commit.part is not None)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Of the tables that curved latents share."""
+        return tables_size(self.store, self.target.folder)
 
     def score_tasks(self) -> list[ScoreTask]:
         """A task for each part, in the snapshot's order. StageOrderError where no scan has a latent."""

@@ -212,7 +212,9 @@ def _latent(data: ReportData) -> str:
     numbers = f"{storage['numbers']:,} " + ("numbers" if whole else f"of {storage['of']:,} numbers, the first ones")
     loss = storage["predicted_loss"]
     told = "" if loss is None else f"; predicted loss of storing {loss:.3f} dB"
-    return f"{numbers} ({storage['type']}){told}"
+    size = f"; {storage['bytes_per_scan']:,.0f} bytes per scan in the table" if "bytes_per_scan" in storage else ""
+    size += f", and {storage['shared_bytes']:,} shared by all" if storage.get("shared_bytes") else ""
+    return f"{numbers} ({storage['type']}){told}{size}"
 
 
 def _settings(data: ReportData) -> list[tuple[str, str]]:

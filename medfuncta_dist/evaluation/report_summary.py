@@ -75,12 +75,16 @@ def summarise(
     }
 
 
-def storage_figures(storage: Storage, network: SharedNetwork) -> dict[str, Any]:
-    """How latents are stored: type, numbers, of how many, and the predicted loss in dB; null where none is known."""
+def storage_figures(
+    storage: Storage, network: SharedNetwork, bytes_per_scan: float, shared_bytes: int
+) -> dict[str, Any]:
+    """How latents are stored: type, numbers, of how many, and the predicted loss in dB, null where none is known; bytes
+    of the table per scan, and of what all latents share."""
     spectrum, numbers = spectrum_of(network), storage.numbers
     predicted = spectrum and predicted_loss(spectrum, storage.storage_type, numbers)
     figures = {"type": storage.storage_type, "numbers": numbers, "of": network.spec.latent}
-    return {**figures, "predicted_loss": predicted}
+    sizes = {"bytes_per_scan": bytes_per_scan, "shared_bytes": shared_bytes}
+    return {**figures, "predicted_loss": predicted, **sizes}
 
 
 def against_baselines(

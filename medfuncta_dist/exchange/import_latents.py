@@ -42,14 +42,17 @@ def import_latents(
         fan_out: where scans are decoded and compared; None: on the run's cluster. Without scans, all is done here.
 
     Raises:
-        RunFileError: the folder has another layout, its files cannot be joined with the packed scans, or the run's
-            network is not the one that its run file describes.
+        RunFileError: the storage type is curved, the folder has another layout, its files cannot be joined with the
+            packed scans, or the run's network is not the one that its run file describes.
         StageOrderError: the run has no network.
         QuarantineLimitError: more files are quarantined than ``data.max_quarantined`` allows.
         RunHeldError: another driver holds the run.
     """
     if run.field.kind != "siren":
         raise RunFileError("the public code has no fields of this kind", where="field.kind", do="set it to siren")
+    if run.fit.storage_type == "curved":
+        what = "imported latents cannot be stored as curved: its step is chosen on scans that the run itself fits"
+        raise RunFileError(what, where="fit.storage_type", do="choose float32, float16 or int8")
     listed = list_folder(folder)
     with hold_run(run) as held:
         check_network(held.run, held.store)

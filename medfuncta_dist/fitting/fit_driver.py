@@ -11,11 +11,13 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import QuarantineLimitError, RunFileError, StageOrderError
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting import latent_ledger
+from medfuncta_dist.fitting.decided_tables import decide_tables, require_possible, tables_size
 from medfuncta_dist.fitting.fit_failures import DAMAGED_SHARD, Failures, pieces_of
 from medfuncta_dist.fitting.fit_plan import FitWork, cover, overlaps, plan, ranges
 from medfuncta_dist.fitting.fit_task import FitTask, Fitted, fit_task
 from medfuncta_dist.fitting.imported_record import Imported, imported_record
 from medfuncta_dist.fitting.latent_ledger import Counts, Quarantined, Spread, Unsolved
+from medfuncta_dist.fitting.table_trial import TableTrial
 from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.network.committed_network import NetworkRef, published_network
 from medfuncta_dist.network.core_settings import stored_settings
@@ -73,6 +75,10 @@ class FitSummary:
     unsolved: Unsolved
     halved: bool
     """Whether a task ran out of memory, and its process went on with half the chunks."""
+    part_bytes: int = 0
+    """Of all parts, as they are in storage."""
+    shared_bytes: int = 0
+    """Of the tables that curved latents share."""
     lost_parts: int = 0
     """Committed parts that were missing from storage: their ranges were fitted again."""
 
@@ -168,7 +174,7 @@ def fit(
     todo = plan(target.snapshot, run.fit.splits, latent_ledger.settled(before), target.scans_per_task)
     quarantined = sum(len(commit.quarantined) for commit in before.values() if not commit.failed)
     progress = _Progress(target.works, todo, quarantined, on_progress)
-    tasks = [task_of(run, target, work, settings, fence) for work in todo]
+    tasks = _tasks(run, store, target, todo, settings, fan_out, fence)
     done_now = _run(run, target, tasks, fan_out, progress, Failures(store, target.folder, fence))
     summary = _summarise(store, target, done_now, settings.storage_type, settings.keep or network.spec.latent)
     _check_limit(run, summary)
@@ -187,7 +193,7 @@ def fit_again(run: RunFile, fan_out: FanOut, lost: Collection[str], *, fence: Gu
     settings = stored_settings(run, load_network(store, target.network))
     committed = latent_ledger.settled(latent_ledger.read_commits(store, target.folder))
     todo = [work for work in cover(target.works, committed)[1] if overlaps(work, lost)]
-    outcomes = list(fan_out(fit_task, [task_of(run, target, work, settings, fence) for work in todo]))
+    outcomes = list(fan_out(fit_task, _tasks(run, store, target, todo, settings, fan_out, fence)))
     for outcome in outcomes:
         if isinstance(outcome, Failed):
             raise outcome.error
@@ -268,6 +274,27 @@ def task_of(run: RunFile, target: TableLocation, work: FitWork, settings: FitSet
     )
 
 
+def _tasks(
+    run: RunFile,
+    store: ObjectStore,
+    target: TableLocation,
+    todo: Sequence[FitWork],
+    settings: FitSettings,
+    fan_out: FanOut,
+    fence: Guard,
+) -> list[FitTask]:
+    """What is left to do; curved latents' tables are decided first."""
+    tasks = [task_of(run, target, work, settings, fence) for work in todo]
+    if settings.storage_type != "curved" or not tasks:
+        return tasks
+    shards = require_possible(target.snapshot)
+    commits = latent_ledger.read_commits(store, target.folder)
+    begun = next((commit.part for _, commit in sorted(commits.items()) if commit.part is not None), None)
+    trial = TableTrial(tasks[0], shards, run.fit.curved_loss)
+    tables = decide_tables(store, target.folder, begun, trial, fan_out, fence)
+    return [replace(task, tables=tables) for task in tasks]
+
+
 def _check_contract(network: SharedNetwork, target: TableLocation) -> None:
     """RunFileError, before any task starts, unless the network was trained for scans of the snapshot's shape."""
     spec = network.spec
@@ -304,6 +331,8 @@ def _summarise(
         numbers=numbers,
         unsolved=latent_ledger.unsolved(mine),
         halved=any(result.halved for result in results),
+        part_bytes=sum(commit.part.size for commit in mine if commit.part is not None),
+        shared_bytes=tables_size(store, target.folder) if storage_type == "curved" else 0,
     )
 
 

@@ -51,8 +51,9 @@ class ColumnsComing:
 
     def __init__(self, result: FitResult, storage_type: str) -> None:
         latents, stored = result.latents, result.stored
-        # Beyond float16, a latent is infinite as stored; in another type, an infinite one is merely not finite.
-        storable = ~torch.isinf(latents).any(dim=1) if storage_type == "float16" else torch.ones_like(result.finite)
+        # Beyond what these types hold, a latent is infinite as stored; in others, one is merely not finite.
+        bounded = storage_type in ("float16", "curved")
+        storable = ~torch.isinf(latents).any(dim=1) if bounded else torch.ones_like(result.finite)
         scales = [] if stored.scales is None else [stored.scales]
         by_scan = [result.psnr, result.steps, result.finite, storable, result.unsolved]
         self._coming = Returning([stored.numbers, *by_scan, *scales])

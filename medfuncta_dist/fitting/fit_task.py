@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import zip_longest
 
@@ -28,6 +28,8 @@ from medfuncta_dist.fitting.fit_plan import FitWork
 from medfuncta_dist.fitting.fit_rows import Columns, ColumnsComing, Described, rows_of
 from medfuncta_dist.fitting.latent_ledger import Commit, Quarantined
 from medfuncta_dist.latents import table_format
+from medfuncta_dist.latents.curved.curved_fitter import CurvedFitter
+from medfuncta_dist.latents.curved.stored_tables import OpenTables, open_tables
 from medfuncta_dist.latents.fit import Fitter, new_fitter
 from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.latents.table_format import Rows
@@ -63,6 +65,8 @@ class FitTask:
     min_psnr: float
     fit_digest: str
     fence: Guard
+    tables: str | None = None
+    """The digest of the tables of curved latents; None for other types, and for a trial, which stores nothing."""
 
     @property
     def name(self) -> str:
@@ -183,7 +187,7 @@ def _batch(reader: SampleReader, rows: range, first: int, size: int, shape: tupl
     targets = np.empty((size, math.prod(shape[1:]), shape[0]), np.float32)
     places: list[Place] = []
     for row, target in zip_longest(rows, targets):
-        read = None if row is None or row < first else _read(reader, row, keys[row], shape)
+        read = None if row is None or row < first else read_scan(reader, 0, row, keys[row], shape)
         if isinstance(read, Sample):
             read.fill(target)
             places.append(Described(read.key, read.meta))
@@ -193,10 +197,10 @@ def _batch(reader: SampleReader, rows: range, first: int, size: int, shape: tupl
     return Batch(places, targets)
 
 
-def _read(reader: SampleReader, row: int, key: str, shape: tuple[int, ...]) -> Sample | Quarantined:
+def read_scan(reader: SampleReader, shard: int, row: int, key: str, shape: tuple[int, ...]) -> Sample | Quarantined:
     """One scan; quarantined where it is not readable, or not of ``shape`` (channel, spatial axes)."""
     try:
-        members = reader.read(SampleId(0, row))
+        members = reader.read(SampleId(shard, row))
         sample = decode(key, members["npy"], members["json"])
     except FormatVersionError:
         raise  # caused by the version, not by this scan: quarantining would hide it
@@ -211,14 +215,36 @@ def _read(reader: SampleReader, row: int, key: str, shape: tuple[int, ...]) -> S
 def fitter_here(
     worker: WorkerSettings, ref: NetworkRef, shape: tuple[int, ...], settings: FitSettings, learned_rates: bool
 ) -> Fitter:
-    """The network, ready to fit; created once per process."""
+    """The network, ready to fit; created once per process. Curved latents are fitted in float32."""
     network = network_here(worker.root, ref, worker.device)
     coordinates = grid(shape, device=worker.device)
+    if settings.storage_type == "curved":
+        settings = replace(settings, storage_type="float32")
     return new_fitter(network.spec, network.params, coordinates, settings, network.extras, learned_rates)
 
 
+@lru_cache(maxsize=KEPT)
+def _curved_here(
+    worker: WorkerSettings,
+    ref: NetworkRef,
+    shape: tuple[int, ...],
+    settings: FitSettings,
+    learned_rates: bool,
+    folder: str,
+    tables: str,
+) -> CurvedFitter:
+    """The same with the tables of curved latents."""
+    opened = open_tables(ObjectStore(worker.root), folder, tables)
+    return CurvedFitter(fitter_here(worker, ref, shape, settings, learned_rates), opened.tables, worker.device)
+
+
 def _fitter(task: FitTask) -> Fitter:
-    return fitter_here(task.worker, task.network, task.shape, task.settings, task.learned_rates)
+    made_of = (task.worker, task.network, task.shape, task.settings, task.learned_rates)
+    return fitter_here(*made_of) if task.tables is None else _curved_here(*made_of, task.folder, task.tables)
+
+
+def _tables(task: FitTask) -> OpenTables | None:
+    return None if task.tables is None else open_tables(ObjectStore(task.worker.root), task.folder, task.tables)
 
 
 def _rows(task: FitTask, places: list[Place], columns: Columns) -> tuple[Rows, list[Quarantined], list[int]]:
@@ -242,7 +268,7 @@ def _rows(task: FitTask, places: list[Place], columns: Columns) -> tuple[Rows, l
 def _table(task: FitTask, network: SharedNetwork, rows: Rows) -> pa.Table:
     identity = {"network": task.network.digest, "fit": task.fit_digest, **_precision(task)}
     width, units = task.settings.keep or network.spec.latent, _units(task)
-    return table_format.part_table(rows, width, task.settings.storage_type, identity, units)
+    return table_format.part_table(rows, width, task.settings.storage_type, identity, units, _tables(task))
 
 
 def _precision(task: FitTask) -> dict[str, str]:

@@ -265,7 +265,9 @@ def load_table(
 def storage_of(store: ObjectStore, folder: str, commits: Mapping[str, Commit]) -> Storage | None:
     """How the table stores latents, as its first part tells; None where nothing is fitted."""
     parts = [commit.part for _, commit in sorted(commits.items()) if commit.part is not None]
-    return table_format.storage_of(table_format.read_part(store, folder, parts[0], ["latent"])) if parts else None
+    return (
+        table_format.storage_of(table_format.read_stored_part(store, folder, parts[0], ["latent"])) if parts else None
+    )
 
 
 def verify(store: ObjectStore, folder: str, works: Sequence[FitWork]) -> Counts:

@@ -80,14 +80,21 @@ def named_parts(store: ObjectStore, folder: str, deleted: Collection[str]) -> se
 def latent_keys(store: ObjectStore, held: HeldLatents, scans: Collection[str], keys: KeyMaker) -> set[str]:
     """Keys of the latents of these scans, by which they are recognised anywhere."""
     found = set()
-    for table in _parts(store, held, ["key", "latent"]):
+    tables = _parts(store, held, ["key", "latent"])
+    if any(pa.types.is_binary(table["latent"].type) for table in tables):
+        # Of curved latents not the stream alone: others, as the published ones, are the numbers that it gives.
+        tables += _parts(store, held, ["key", "latent"], stored=False)
+    for table in tables:
         kept = table.filter(pc.is_in(table["key"], pa.array(sorted(scans), pa.string())))
         found |= {latent_key(keys, row) for row in latent_rows(kept["latent"]) if any(row)}
     return found
 
 
 def latent_rows(column: pa.ChunkedArray) -> Iterator[bytes]:
-    """The numbers of each latent, as they are stored."""
+    """The numbers of each latent, as they are stored, or its stream."""
+    if pa.types.is_binary(column.type):
+        yield from column.to_pylist()
+        return
     for chunk in column.chunks:
         numbers = chunk.flatten().to_numpy(zero_copy_only=False)
         yield from (row.tobytes() for row in numbers.reshape(len(chunk), -1))
@@ -171,13 +178,15 @@ def _once(tables: Sequence[pa.Table]) -> list[pa.Table]:
     return kept
 
 
-def _parts(store: ObjectStore, held: HeldLatents, columns: Sequence[str] | None = None) -> list[pa.Table]:
-    """Parts that an interrupted deletion has left out."""
-    tables = []
+def _parts(
+    store: ObjectStore, held: HeldLatents, columns: Sequence[str] | None = None, stored: bool = True
+) -> list[pa.Table]:
+    """Parts that an interrupted deletion has left out; ``stored``: curved latents as streams, else as numbers."""
+    tables, read = [], table_format.read_stored_part if stored else table_format.read_part
     for _, commit in held.commits:
         if commit.part is not None:
             try:
-                tables.append(table_format.read_part(store, held.folder, commit.part, columns))
+                tables.append(read(store, held.folder, commit.part, columns))
             except ObjectMissingError:
                 continue
     return tables

@@ -49,7 +49,7 @@ def _check_record(store: ObjectStore, folder: str, path: str) -> DamagedRecord |
         commit = read_as(Commit, store, path, latent_ledger.KIND)
         if commit.part is not None:
             part = f"{folder}/{commit.part.path}"
-            rows = table_format.read_part(store, folder, commit.part, ["key"]).num_rows
+            rows = table_format.check_part(store, folder, commit.part)
             if rows != commit.rows:
                 return DamagedRecord(path, f"its part holds {rows} rows, not {commit.rows}", part)
     except FormatVersionError as error:

@@ -11,6 +11,7 @@ from medfuncta_dist.config.load import MAX_BYTES, load, parse_kept
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError, RunFileError, StageOrderError
 from medfuncta_dist.fitting import latent_ledger
+from medfuncta_dist.fitting.decided_tables import recorded_tables
 from medfuncta_dist.fitting.fit_driver import locate_table
 from medfuncta_dist.fitting.fit_plan import cover
 from medfuncta_dist.integrity.damaged_latents import find_damaged_records
@@ -165,6 +166,7 @@ def _latents(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault
     commits = latent_ledger.read_commits(store, target.folder)
     if not commits:
         raise StageOrderError("no scan is fitted")
+    recorded_tables(store, target.folder)  # of curved latents; the tables themselves are read with the parts
     works, unfitted = cover(target.works, commits)
     counts = latent_ledger.verify(store, target.folder, works)
     line = f"packed {counts.packed} = fitted {counts.fitted} + quarantined {counts.quarantined}"

@@ -180,9 +180,10 @@ class LatentTable:
 
     @cached_property
     def rows(self) -> pa.Table:
-        """Every column as it is stored (docs/formats.md): key, split, labels, latent, psnr, spacing, affine ..."""
+        """Every column as it is stored (docs/formats.md): key, split, labels, latent, psnr, spacing, affine ...;
+        curved latents in float32."""
         if not len(self):
-            return table_format.schema(self.storage.numbers, self.storage.storage_type, {}).empty_table()
+            return table_format.schema(self.storage.numbers, self.storage.read_type, {}).empty_table()
         return table_format.sort_by_key(list(self._source.tables(self._reads())))
 
     def row(self, key: str) -> pa.Table:

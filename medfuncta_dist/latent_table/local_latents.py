@@ -1,7 +1,8 @@
 """A table's latents as one plain array in a temporary folder of this machine, mapped into memory: rows in any order,
 for any number of processes. Parts are copied into it when a row of theirs is first asked for.
 
-    numbers    every row as it is stored, part after part; holes where no part was copied yet take no room
+    numbers    every row as it is stored, curved ones as float32, part after part; holes where no part was copied yet
+               take no room
     scales     of int8 numbers: one float32 per row
     units.npy  of int8 numbers that have units
     copied     a byte per part: 1 once its rows are there
@@ -63,7 +64,7 @@ class LocalLatents:
 
     @cached_property
     def _numbers(self) -> np.ndarray:
-        return self._mapped("numbers", np.dtype(self._storage.storage_type), (self._starts[-1], self._storage.numbers))
+        return self._mapped("numbers", np.dtype(self._storage.read_type), (self._starts[-1], self._storage.numbers))
 
     @cached_property
     def _scales(self) -> np.ndarray:

@@ -42,9 +42,9 @@ class PartSource:
         return [PartRead(self.parts[parts[places[0]]], rows[places], places) for places in some]
 
     def table(self, read: PartRead, columns: Sequence[str] | None = None) -> pa.Table:
-        """These rows as they are stored; ``columns`` None: all. IntegrityError for a part that was not committed."""
-        whole = self._whole(read, columns)
-        return whole if len(read.rows) == whole.num_rows else whole.take(pa.array(read.rows))
+        """These rows as they are stored, curved latents in float32; ``columns`` None: all. IntegrityError for a part
+        that was not committed."""
+        return table_format.read_part(self.store, self.folder, read.part.ref, columns, read.rows)
 
     def latents(self, reads: Sequence[PartRead], scans: int, numbers: int) -> Float[np.ndarray, "scan latent"]:
         """The latents of these rows, float32, each in its place."""
@@ -63,9 +63,6 @@ class PartSource:
         with ThreadPoolExecutor(READERS) as pool:
             for start in range(0, len(reads), READERS):
                 yield from pool.map(lambda read: self.table(read, columns), reads[start : start + READERS])
-
-    def _whole(self, read: PartRead, columns: Sequence[str] | None) -> pa.Table:
-        return table_format.read_part(self.store, self.folder, read.part.ref, columns)
 
 
 def with_float_latents(table: pa.Table) -> pa.Table:

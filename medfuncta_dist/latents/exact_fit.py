@@ -91,6 +91,20 @@ class ExactFitter:
         steps, unsolved = torch.ones(len(targets), dtype=torch.int32), torch.zeros(len(targets), dtype=torch.int32)
         return FitResult(restored, quality, finite, steps, stored, unsolved, everywhere)
 
+    @torch.no_grad()
+    def quality(
+        self,
+        latents: Float[Tensor, "batch latent"],
+        targets: Float[Tensor, "batch point channel"],
+        weights: Float[Tensor, "batch point"] | None = None,
+    ) -> Float[Tensor, " batch"]:
+        """The PSNR (dB) of other latents of these scans."""
+        by_value = None
+        if weights is not None:
+            targets = counted(targets, weights)
+            by_value = relative(weights.to(targets.dtype)).repeat_interleave(targets.shape[2], 1)
+        return psnr_of_mse(self._errors(latents.to(targets.dtype), targets, by_value))
+
     def _solved(self, residues: Tensor) -> Tensor:
         return product(self._of_context(residues), self._solver, self._arithmetic)
 

@@ -41,6 +41,16 @@ class Fitter(Protocol):
         """
         ...
 
+    def quality(
+        self,
+        latents: Float[Tensor, "batch latent"],
+        targets: Float[Tensor, "batch point channel"],
+        weights: Float[Tensor, "batch point"] | None = None,
+    ) -> Float[Tensor, " batch"]:
+        """The PSNR (dB) of other latents of these scans, inside the weights where there are any; rows are as
+        independent as those of ``fit``."""
+        ...
+
 
 def new_fitter(
     spec: FieldSpec,

@@ -1,4 +1,4 @@
-"""Latents as they are stored: float32, float16, or int8 with one scale per scan.
+"""Latents as they are stored: float32, float16, int8 with one scale per scan, or curved (``curved/``).
 
 Where a latent's numbers vary unequally over a data set, int8 counts each in a unit of its own (``int8_units``): the
 first principal number may be a hundred times as large as the last.
@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-StorageType = Literal["float32", "float16", "int8"]
+StorageType = Literal["float32", "float16", "int8", "curved"]
 LARGEST_INT8 = 127
 
 
@@ -24,7 +24,7 @@ SMALLEST_VARIANCE = 1e-12
 @dataclass(frozen=True)
 class Stored:
     """What a table holds of a batch: numbers, and for int8 what they are multiples of: each scan's scale, times each
-    number's unit where it has one."""
+    number's unit where it has one. Curved numbers are symbols, int32, which only their tables restore."""
 
     numbers: Shaped[Tensor, "batch latent"]
     scales: Float[Tensor, " batch"] | None
@@ -60,8 +60,9 @@ def store(
     """Round latents to the type. Values that are not finite, or exceed float16, are not finite afterwards.
 
     int8: the largest of a scan's numbers, relative to its unit, becomes ±127. Rounding halves the size of float16
-    and costs less than 0.1 dB (``benchmarks/fit_throughput.py``).
+    and costs less than 0.1 dB (``benchmarks/fit_throughput.py``). Curved latents need tables (``CurvedFitter``).
     """
+    assert storage_type != "curved"
     if storage_type != "int8":
         return Stored(latents.half() if storage_type == "float16" else latents, None)
     if units is not None:

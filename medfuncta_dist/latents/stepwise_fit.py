@@ -115,6 +115,21 @@ class StepwiseFitter:
                 said = str(error)
             self._halve(said)  # not within the handler: the error's frames hold the tensors of the failed block
 
+    @torch.no_grad()
+    def quality(
+        self,
+        latents: Float[Tensor, "batch latent"],
+        targets: Float[Tensor, "batch point channel"],
+        weights: Float[Tensor, "batch point"] | None = None,
+    ) -> Float[Tensor, " batch"]:
+        """The PSNR (dB) of other latents of these scans."""
+        given = [latents, targets] if weights is None else [latents, targets, weights]
+        parts = zip(*(torch.split(one, self._block) for one in given), strict=True)
+        return psnr_of_mse(torch.cat([self._loss_of(*part) for part in parts]))
+
+    def _loss_of(self, latents: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        return losses(self._at_origin(targets).weighted(weights).at(latents.to(targets.dtype)), clamp=True)
+
     def _fit(self, targets: Tensor, weights: Tensor | None) -> FitResult:
         given = [targets] if weights is None else [targets, weights]
         parts = zip(*(torch.split(one, self._block) for one in given), strict=True)

@@ -71,6 +71,8 @@ def predicted_loss(spectrum: Spectrum, storage_type: StorageType, keep: int | No
     that are represented worse than the training scans lose less. None where the network cannot tell.
     """
     kept = spectrum.latent if keep is None else keep
+    if storage_type not in BYTES:
+        return None  # curved: its step was chosen by the loss, on training scans
     if kept < spectrum.latent and not spectrum.tells_last_numbers:
         return None
     return float(_losses(spectrum, storage_type)[kept - 1])

@@ -8,6 +8,9 @@ that 0 and 1 stand for), ``spacing`` (mm or s per voxel), ``affine`` (4 x 4, row
 and of the fit settings, in parts that a GPU made its ``precision`` (``meta.precision``), and for int8 latents of a
 basis field ``units`` (``table_units.py``). A table with units has version 2: earlier versions, which do not know them,
 would read other latents from it.
+
+Latents stored as ``curved`` are streams of bytes (``curved/``), which only tables beside the parts turn into numbers:
+version 3. ``read_part`` does that, so whoever reads a part has float32 latents, of version 1.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ import pyarrow.parquet as pq
 from jaxtyping import Bool, Float, Int, Shaped
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError
+from medfuncta_dist.latents.curved import stream_column
+from medfuncta_dist.latents.curved.stored_tables import OpenTables, open_tables
 from medfuncta_dist.latents.latent_types import StorageType
 from medfuncta_dist.latents.table_units import KEY as UNITS
 from medfuncta_dist.latents.table_units import Units, read_units, write_units
@@ -37,8 +42,11 @@ from medfuncta_dist.storage.promised import REPAIR, read_promised
 
 FORMAT_VERSION = "1"
 VERSION_WITH_UNITS = "2"
+VERSION_WITH_STREAMS = "3"
 KIND = "latents"
 STORAGE_TYPES: tuple[StorageType, ...] = get_args(StorageType)
+NUMBER_TYPES: tuple[StorageType, ...] = ("float32", "float16", "int8")
+"""Those whose latents are lists of numbers."""
 LARGEST_ROW = 2**20  # bytes, decompressed: a latent of 262 144 numbers
 ROW_GROUP = 1024  # rows: 8 MB of float32 latents at P = 2048, so a reader needs little memory
 FIT_AGAIN = f"{REPAIR}: it fits the scans of this part again, and only them"
@@ -51,6 +59,11 @@ class Storage:
 
     storage_type: StorageType
     numbers: int
+
+    @property
+    def read_type(self) -> str:
+        """The type of the numbers that ``read_part`` gives."""
+        return "float32" if self.storage_type == "curved" else self.storage_type
 
 
 @dataclass(frozen=True)
@@ -70,7 +83,7 @@ class Rows:
     keys: Sequence[str]
     labels: Sequence[Sequence[int]]
     latents: Shaped[np.ndarray, "row latent"]
-    """In the type that is stored."""
+    """In the type that is stored; for curved: symbols."""
     scales: Float[np.ndarray, " row"] | None
     """For int8: what each latent's numbers are multiples of."""
     psnr: Float[np.ndarray, " row"]
@@ -83,16 +96,19 @@ class Rows:
     slices: Sequence[int | None]
 
 
-def schema(latent: int, storage_type: str, identity: dict[str, str], units: Units | None = None) -> pa.Schema:
+def schema(
+    latent: int, storage_type: str, identity: dict[str, str], units: Units | None = None, tables: str = ""
+) -> pa.Schema:
     """Columns of a part with latents of ``latent`` numbers; ``identity`` goes into the metadata beside the version.
 
-    ``units``: what int8 numbers count in, times each scan's scale; of the other types there are none.
+    ``units``: what int8 numbers count in, times each scan's scale; of the other types there are none. ``tables``: the
+    digest of those of curved latents.
     """
     fields = [
         pa.field("key", pa.string(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
         pa.field("labels", pa.list_(pa.int32()), nullable=False),
-        pa.field("latent", pa.list_(_number(storage_type), latent), nullable=False),
+        pa.field("latent", _latent_type(storage_type, latent), nullable=False),
         *([pa.field("scale", pa.float32(), nullable=False)] if storage_type == "int8" else []),
         pa.field("psnr", pa.float32(), nullable=False),
         pa.field("below_min", pa.bool_(), nullable=False),
@@ -104,21 +120,28 @@ def schema(latent: int, storage_type: str, identity: dict[str, str], units: Unit
         pa.field("modality", pa.string(), nullable=False),
         pa.field("slice", pa.int32()),
     ]
+    if storage_type == "curved":
+        streams = stream_column.written(tables, latent)
+        return pa.schema(fields, {"format_version": VERSION_WITH_STREAMS, "kind": KIND, **identity, **streams})
     if units is None or storage_type != "int8":
         return pa.schema(fields, {"format_version": FORMAT_VERSION, "kind": KIND, **identity})
     return pa.schema(fields, {"format_version": VERSION_WITH_UNITS, "kind": KIND, **identity, **write_units(units)})
 
 
 def part_table(
-    rows: Rows, latent: int, storage_type: str, identity: dict[str, str], units: Units | None = None
+    rows: Rows,
+    latent: int,
+    storage_type: str,
+    identity: dict[str, str],
+    units: Units | None = None,
+    tables: OpenTables | None = None,
 ) -> pa.Table:
-    """Rows as a table, in the order given."""
-    numbers = pa.array(rows.latents.astype(storage_type, copy=False).ravel(), _number(storage_type))
+    """Rows as a table, in the order given; ``tables``: of curved latents."""
     columns: list[Any] = [
         rows.keys,
         [rows.split] * len(rows.keys),
         rows.labels,
-        pa.FixedSizeListArray.from_arrays(numbers, latent),
+        _latent_column(rows.latents, latent, storage_type, tables),
         *([rows.scales] if storage_type == "int8" else []),
         rows.psnr,
         rows.below_min,
@@ -130,7 +153,7 @@ def part_table(
         rows.modalities,
         rows.slices,
     ]
-    part_schema = schema(latent, storage_type, identity, units)
+    part_schema = schema(latent, storage_type, identity, units, "" if tables is None else tables.digest)
     arrays = [c if isinstance(c, pa.Array) else pa.array(c, f.type) for c, f in zip(columns, part_schema, strict=True)]
     return pa.Table.from_arrays(arrays, schema=part_schema)
 
@@ -139,8 +162,19 @@ def table_bytes(table: pa.Table) -> bytes:
     """Parquet bytes; the same table always gives the same bytes (they hold no time or machine)."""
     buffer = io.BytesIO()
     # Latents and keys are close to noise: a dictionary of either would only be a second copy.
-    pq.write_table(table, buffer, row_group_size=ROW_GROUP, use_dictionary=["split", "modality"], compression="ZSTD")
+    how: dict[str, Any] = {"row_group_size": ROW_GROUP, "use_dictionary": ["split", "modality"], "compression": "ZSTD"}
+    if stream_column.is_streams(table.schema):
+        # Streams cannot be compressed any more; their lengths take a byte each instead of four.
+        others = [path for path in _column_paths(table.schema) if path != "latent"]
+        how |= {"compression": dict.fromkeys(others, "ZSTD") | {"latent": "NONE"}}
+        how |= {"column_encoding": {"latent": "DELTA_LENGTH_BYTE_ARRAY"}}
+    pq.write_table(table, buffer, **how)
     return buffer.getvalue()
+
+
+def _column_paths(found: pa.Schema) -> list[str]:
+    """As Parquet names its columns."""
+    return [f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name for field in found]
 
 
 def write_part(store: ObjectStore, folder: str, table: pa.Table) -> PartRef:
@@ -152,8 +186,32 @@ def write_part(store: ObjectStore, folder: str, table: pa.Table) -> PartRef:
     return PartRef(path, digest, len(data))
 
 
-def read_part(store: ObjectStore, folder: str, part: PartRef, columns: Sequence[str] | None = None) -> pa.Table:
-    """A part's table. IntegrityError when it is not the committed one; FormatVersionError for another version."""
+def read_part(
+    store: ObjectStore,
+    folder: str,
+    part: PartRef,
+    columns: Sequence[str] | None = None,
+    rows: Sequence[int] | np.ndarray | None = None,
+) -> pa.Table:
+    """A part's table, or only some of its ``rows``: of curved latents only theirs are decoded, to float32.
+
+    IntegrityError when it is not the committed one; FormatVersionError for another version.
+    """
+    table = read_stored_part(store, folder, part, columns)
+    if rows is not None and len(rows) != table.num_rows:
+        table = table.take(pa.array(rows, pa.int64()))
+    if not stream_column.is_streams(table.schema):
+        return table
+    where = store.uri(f"{folder}/{part.path}")
+    metadata = table.schema.metadata
+    opened = open_tables(store, folder, stream_column.facts_of(metadata, where).tables)
+    own = {name.encode() for name in (stream_column.TABLES, stream_column.NUMBERS)}
+    plain = {k: v for k, v in metadata.items() if k not in own} | {b"format_version": FORMAT_VERSION.encode()}
+    return stream_column.decoded(table, opened, plain, where)
+
+
+def read_stored_part(store: ObjectStore, folder: str, part: PartRef, columns: Sequence[str] | None = None) -> pa.Table:
+    """The same with curved latents as the streams that are stored."""
     where = f"{folder}/{part.path}"
     data = read_promised(store, where, "a part of the latent table", FIT_AGAIN, limit=part.size)
     if len(data) != part.size or sha256_bytes(data) != part.sha256:
@@ -163,6 +221,20 @@ def read_part(store: ObjectStore, folder: str, part: PartRef, columns: Sequence[
             do=FIT_AGAIN,
         )
     return parse_table(data, store.uri(where), columns)
+
+
+def tables_of_part(store: ObjectStore, folder: str, part: PartRef) -> str:
+    """The digest of the tables of a part of curved latents. Raises as ``read_part`` does."""
+    table = read_stored_part(store, folder, part, ["key"])
+    return stream_column.facts_of(table.schema.metadata, store.uri(f"{folder}/{part.path}")).tables
+
+
+def check_part(store: ObjectStore, folder: str, part: PartRef) -> int:
+    """The rows of a part, all of whose streams are read where it has any. Raises as ``read_part`` does."""
+    table = read_stored_part(store, folder, part, ["key"])
+    if stream_column.TABLES.encode() in (table.schema.metadata or {}):
+        table = read_part(store, folder, part, ["key", "latent"])
+    return int(table.num_rows)
 
 
 def parse_table(data: bytes, where: str, columns: Sequence[str] | None = None) -> pa.Table:
@@ -179,16 +251,23 @@ def check_schema(found: pa.Schema, where: str) -> None:
     columns."""
     metadata = found.metadata or {}
     version, kind = metadata.get(b"format_version"), metadata.get(b"kind")
-    known = [FORMAT_VERSION, VERSION_WITH_UNITS]
+    known = [FORMAT_VERSION, VERSION_WITH_UNITS, VERSION_WITH_STREAMS]
     if version not in [one.encode() for one in known] or kind != KIND.encode():
         raise FormatVersionError(
             f"format_version {_text(version)} of kind {_text(kind)} is not a latent table of version "
-            + " or ".join(known),
+            + ", ".join(known[:-1])
+            + f" or {known[-1]}",
             where=where,
             do="read it with the version of medfuncta-dist that wrote it",
         )
     _check_columns(found, where)
-    _check_units(found, version, where)
+    if stream_column.is_streams(found) != (version == VERSION_WITH_STREAMS.encode()):
+        what = "a latent table whose columns do not belong to its version"
+        raise IntegrityError(what, where=where, do=RESTORE)
+    if stream_column.is_streams(found):
+        stream_column.facts_of(metadata, where)
+    else:
+        _check_units(found, version, where)
 
 
 def _check_columns(found: pa.Schema, where: str) -> None:
@@ -212,8 +291,11 @@ def _is_int8(found: pa.Schema) -> bool:
 
 def storage_of(table: pa.Table | pa.Schema) -> Storage:
     """How a table with the column ``latent`` stores it."""
-    column = table.field("latent").type
-    types = {_number(storage_type): storage_type for storage_type in STORAGE_TYPES}
+    found = table if isinstance(table, pa.Schema) else table.schema
+    if stream_column.is_streams(found):
+        return Storage("curved", stream_column.facts_of(found.metadata).numbers)
+    column = found.field("latent").type
+    types = {_number(storage_type): storage_type for storage_type in NUMBER_TYPES}
     return Storage(types[column.value_type], column.list_size)
 
 
@@ -241,15 +323,19 @@ def sort_by_key(tables: Sequence[pa.Table]) -> pa.Table:
 
 
 def require_alike(schemas: Sequence[pa.Schema]) -> None:
-    """IntegrityError where parts differ: latents of other units, types or lengths are not rows of one table."""
+    """IntegrityError where parts differ: latents of other units, tables, types or lengths are not rows of one table."""
     first = schemas[0]
-    units = (first.metadata or {}).get(UNITS.encode())
     for other in schemas[1:]:
-        if not other.equals(first) or (other.metadata or {}).get(UNITS.encode()) != units:
+        if not other.equals(first) or _shared(other) != _shared(first):
             raise IntegrityError(
                 "the parts of the latent table store latents in different ways",
                 do="delete this latent table's folder and run fit again",
             )
+
+
+def _shared(found: pa.Schema) -> list[bytes | None]:
+    """What the metadata holds that all latents of a table share."""
+    return [(found.metadata or {}).get(name.encode()) for name in (UNITS, stream_column.TABLES)]
 
 
 def export(table: pa.Table, path: Path) -> str:
@@ -273,6 +359,19 @@ def latents_of(table: pa.Table) -> np.ndarray:
     scaled: np.ndarray = latents * table["scale"].to_numpy()[:, None]
     units = read_units(table.schema.metadata, width)
     return scaled if units is None else scaled * units
+
+
+def _latent_type(storage_type: str, latent: int) -> pa.DataType:
+    return pa.binary() if storage_type == "curved" else pa.list_(_number(storage_type), latent)
+
+
+def _latent_column(latents: np.ndarray, latent: int, storage_type: str, tables: OpenTables | None) -> pa.Array:
+    if storage_type == "curved":
+        assert tables is not None
+        stream_column.require_size(len(latents), latent)
+        return pa.array(tables.streams(latents), pa.binary())
+    numbers = pa.array(latents.astype(storage_type, copy=False).ravel(), _number(storage_type))
+    return pa.FixedSizeListArray.from_arrays(numbers, latent)
 
 
 def _number(storage_type: str) -> pa.DataType:

@@ -10,10 +10,10 @@ import numpy as np
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError
 from medfuncta_dist.fitting.fit_driver import TableLocation, locate_table
+from medfuncta_dist.latents.image_curvature import image_curvature
 from medfuncta_dist.latents.table_format import PartRef, latents_of
 from medfuncta_dist.neighbours import faiss_index
 from medfuncta_dist.neighbours.faiss_index import NO_EFFORT, Effort
-from medfuncta_dist.neighbours.image_curvature import image_curvature
 from medfuncta_dist.neighbours.index_plan import (
     FittedPart,
     IndexKind,

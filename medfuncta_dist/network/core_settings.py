@@ -142,7 +142,7 @@ def stored_settings(run: RunFile, network: SharedNetwork) -> FitSettings:
 
     RunFileError where the network does not tell its latents' variances.
     """
-    settings = fit_settings(run)
+    settings = replace(fit_settings(run), storage_type=run.fit.storage_type)
     if run.fit.storage_loss is None:
         return settings
     spectrum = spectrum_of(network)
@@ -180,5 +180,6 @@ def fit_settings(run: RunFile) -> FitSettings:
         closed_form=fit.closed_form,
         rescale=fit.rescale,
         target_psnr=fit.target_psnr,
-        storage_type=fit.storage_type,
+        # Tables of curved latents are made from the trained network: without them, float32.
+        storage_type="float32" if fit.storage_type == "curved" else fit.storage_type,
     )

@@ -37,7 +37,7 @@ class MetricCoordinates:
     def of(
         cls, latents: Float[Tensor, "scan latent"], metric: Float[np.ndarray, "latent latent"], numbers: int
     ) -> MetricCoordinates:
-        """Of training latents, in the metric of images (``neighbours/image_curvature.py``): at most ``numbers``, and a
+        """Of training latents, in the metric of images (``latents/image_curvature.py``): at most ``numbers``, and a
         quarter as many as there are scans. MedfunctaError where all latents are alike."""
         mean = latents.double().mean(0)
         centred = latents.double() - mean

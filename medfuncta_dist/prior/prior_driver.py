@@ -16,7 +16,7 @@ import safetensors.torch
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import ObjectMissingError, RunFileError
 from medfuncta_dist.fields.params import Params
-from medfuncta_dist.neighbours.image_curvature import image_curvature
+from medfuncta_dist.latents.image_curvature import image_curvature
 from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.prior.denoiser import DenoiserSpec
 from medfuncta_dist.prior.drawing import draw

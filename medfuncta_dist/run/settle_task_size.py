@@ -57,7 +57,7 @@ def _with(run: RunFile, chosen: int) -> RunFile:
 
 def _chosen(run: RunFile, target: TableLocation, settings: FitSettings, network: SharedNetwork, fan_out: FanOut) -> int:
     shards = _shards(target)
-    limits = _limits(run, shards, np.dtype(settings.storage_type).itemsize * (settings.keep or network.spec.latent))
+    limits = _limits(run, shards, _number_bytes(settings) * (settings.keep or network.spec.latent))
     if limits.most_batches == 1:
         return limits.batch
     largest = max(shards, key=lambda work: work.scans)
@@ -69,6 +69,11 @@ def _chosen(run: RunFile, target: TableLocation, settings: FitSettings, network:
     chosen = scans_per_task(rate, limits)
     print(f"[{run.name}] fit: {why}; {_said(chosen, limits)}", file=sys.stderr)
     return chosen
+
+
+def _number_bytes(settings: FitSettings) -> int:
+    """Of a stored number; a curved one is at most as large as an int8 one, all but for the odd scan."""
+    return 1 if settings.storage_type == "curved" else np.dtype(settings.storage_type).itemsize
 
 
 def _said(chosen: int, limits: Limits) -> str:

@@ -49,6 +49,8 @@ def run_fit(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[str
         "scans_per_task": summary.scans_per_task,
         "storage_type": summary.storage_type,
         "numbers": summary.numbers,
+        "bytes_per_scan": summary.part_bytes / max(summary.counts.fitted, 1),
+        "shared_bytes": summary.shared_bytes,
         "quarantined": summary.counts.quarantined,
         "reasons": dict(Counter(scan.reason for scan in summary.quarantined)),
         "unsolved": asdict(summary.unsolved),

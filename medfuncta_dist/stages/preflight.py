@@ -11,6 +11,7 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.sections.field_section import FieldSection
 from medfuncta_dist.errors import RunChangedError, RunFileError, StageOrderError
 from medfuncta_dist.fields.field_kinds import FieldSpec, describe
+from medfuncta_dist.fitting.decided_tables import require_possible
 from medfuncta_dist.fitting.fit_driver import locate_table, require_scans
 from medfuncta_dist.fitting.fit_plan import chosen_splits
 from medfuncta_dist.network.committed_network import published_network, require_all_steps
@@ -52,8 +53,11 @@ def check_latents(run: RunFile, store: ObjectStore) -> None:
 
 def check_fitting(run: RunFile, store: ObjectStore) -> None:
     """The snapshot and the network that the run's scans are fitted with are those that the run file describes."""
-    check_snapshot(run, packed_snapshot(run, store))
+    snapshot = packed_snapshot(run, store)
+    check_snapshot(run, snapshot)
     check_network(run, store)
+    if run.fit.storage_type == "curved":
+        require_possible(snapshot)
 
 
 def packed_snapshot(run: RunFile, store: ObjectStore) -> Snapshot:

@@ -25,6 +25,7 @@ NO_FIT_DIGEST = Key(in_fit_digest=False)
 OPEN_SCANS_PER_TASK = 1024
 """What an open ``fit.scans_per_task`` counts as in digests, and is until a run has chosen: the default of earlier
 versions."""
+DEFAULT_CURVED_LOSS = 0.2
 SMALLEST_SHARE = 0.0001
 """Of a GPU: Ray counts in ten-thousandths."""
 
@@ -100,8 +101,13 @@ class Fit(Section):
     """What the fit stage chose for an open scans_per_task. The run writes it; leave it out."""
     min_psnr: float = 20.0
     """A scan reconstructed with a lower PSNR (dB) is stored and flagged."""
-    storage_type: Literal["float32", "float16", "int8"] = "float32"
-    """Type of stored latents; int8 has one scale per scan. The PSNR in the table is that of the stored latent."""
+    storage_type: Literal["float32", "float16", "int8", "curved"] = "float32"
+    """Type of stored latents; int8 has one scale per scan. ``curved``: whole numbers in the metric of images, entropy
+    coded, about half the bytes of int8; needs the extra ``curved`` wherever latents are fitted or read. The PSNR in the
+    table is that of the stored latent."""
+    curved_loss: Annotated[PositiveFloat, Added(DEFAULT_CURVED_LOSS)] = DEFAULT_CURVED_LOSS
+    """Mean loss of PSNR (dB) that curved storage may cost. The fit stage chooses the largest step within it, once, on
+    training scans."""
     gpus_per_task: Annotated[NaturalFloat | None, AfterValidator(_grantable), FREE, Added(None)] = None
     """GPUs per task of the stages fit and evaluate. With a fraction, such as 0.25, several tasks share a GPU and its
     memory; they need as many times cluster.cpus_per_worker on its node. A task computes on one GPU, even if it gets
@@ -126,6 +132,8 @@ class Fit(Section):
         given = [name for name, is_set in (("keep", self.keep is not None), ("storage_type", self._rounded)) if is_set]
         if self.storage_loss is not None and given:
             raise ValueError(f"storage_loss chooses {' and '.join(given)}: leave out one or the other")
+        if self.curved_loss != DEFAULT_CURVED_LOSS and self.storage_type != "curved":
+            raise ValueError("curved_loss is for storage_type curved: set that, or leave it out")
         return self
 
     @property

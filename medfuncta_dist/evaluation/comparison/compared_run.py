@@ -12,6 +12,7 @@ import pyarrow as pa
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.evaluation.fitted_table import FittedTable, open_fitted
 from medfuncta_dist.evaluation.stored_scores import current_scores
+from medfuncta_dist.latents.table_format import Storage
 from medfuncta_dist.shards.snapshot import read_index
 from medfuncta_dist.storage.ordered_reads import read_in_order
 
@@ -39,8 +40,6 @@ class ComparedRun:
         """Names, digests and sizes, as JSON objects."""
         target, storage = self.fitted.target, self.fitted.storage
         assert storage is not None  # scores exist, so latents do
-        per_number = np.dtype(storage.storage_type).itemsize
-        scale = SCALE_BYTES if storage.storage_type == "int8" else 0
         store, network = self.fitted.store, target.network
         return {
             "name": self.run.name,
@@ -55,13 +54,20 @@ class ComparedRun:
                 "type": storage.storage_type,
                 "numbers": storage.numbers,
                 "of": self.fitted.network.spec.latent,
-                "bytes": storage.numbers * per_number + scale,
+                "bytes": self._latent_bytes(storage),
             },
-            "table_bytes": sum(one.part.size for one in self.fitted.commits.values() if one.part is not None),
+            "table_bytes": self.fitted.part_bytes + self.fitted.shared_bytes,
             "fitted": self.fitted.counts.fitted,
             "quarantined": self.fitted.counts.quarantined,
             "flagged": self.fitted.counts.flagged,
         }
+
+    def _latent_bytes(self, storage: Storage) -> int:
+        """Of one latent; of curved ones, whose lengths differ, a row of the table on average, which is more."""
+        if storage.storage_type == "curved":
+            return round(self.fitted.part_bytes / max(self.fitted.counts.fitted, 1))
+        per_number = np.dtype(storage.storage_type).itemsize
+        return storage.numbers * per_number + (SCALE_BYTES if storage.storage_type == "int8" else 0)
 
     def patients(self, shards: Collection[str]) -> dict[str, str] | None:
         """Key of a scan → key of its patient, of these shards (SHA-256); None where the data set knows no patients."""

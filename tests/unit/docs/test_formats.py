@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,10 @@ from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import init_params
 from medfuncta_dist.fitting.fit_driver import fit, locate_table
 from medfuncta_dist.fitting.imported_record import Imported, ImportedSplit, imported_path
+from medfuncta_dist.fitting.table_trial import TrialTables
 from medfuncta_dist.forget.forget_driver import Asked, forget, open_place
 from medfuncta_dist.latent_table.catalogue.catalogue_store import write_catalogue
+from medfuncta_dist.latents.curved.stored_tables import write_tables
 from medfuncta_dist.latents.table_format import latents_of
 from medfuncta_dist.latents.table_units import write_units
 from medfuncta_dist.meta.learner import Trained
@@ -62,6 +65,7 @@ from medfuncta_dist.training.attempt import next_attempt
 from medfuncta_dist.training.checkpoints.checkpoint import Checkpoints, Facts
 from medfuncta_dist.training.checkpoints.training_state import AdamState
 from tests.mapping_rows import read_mapping
+from tests.unit.latents.curved.made_tables import tables
 from tests.unit.latents.fitted import packed, run_file
 from tests.unit.prior.priors import committed
 
@@ -122,6 +126,9 @@ def drive(run: RunFile, store: ObjectStore) -> None:
     splits = {"train": ImportedSplit("0" * 64, 3)}
     body = Imported("0" * 64, (12, 12), 1, 1024, splits).body()
     publish(store, ALONE, NewRecord(imported_path(run.name), "imported", body))  # counts where nothing is packed
+    folder = locate_table(run, store).folder
+    decided = TrialTables(write_tables(store, folder, tables().to_bytes()), 0.2, 0.199, 8.0, 240)
+    publish(store, ALONE, NewRecord(f"{folder}/curved/tables.json", "curved-tables", asdict(decided)))
     with pytest.MonkeyPatch.context() as patch, suppress(RunFileError):
         patch.setenv(JOB_VARIABLE, "job-1")
         with recording_final_failure(store, run.name):

@@ -30,7 +30,7 @@ from medfuncta_dist.network.committed_network import published_network
 from medfuncta_dist.network.core_settings import spectrum_of
 from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.probe.probe_driver import probe_run
-from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.object_store import ObjectInfo, ObjectStore
 from medfuncta_dist.task_map import map_here
 from tests.unit.latents.fitted import ready
 from tests.unit.latents.principal import COUNTS, LATENT, basis_run, described, principal_of, targets
@@ -61,6 +61,11 @@ def spectrum(run: RunFile) -> Spectrum:
     found = spectrum_of(load_network(store, published_network(store, run.name)))
     assert found is not None
     return found
+
+
+def parts_of(run: RunFile) -> list[ObjectInfo]:
+    store = ObjectStore(run.storage)
+    return list(store.list(f"{locate_table(run, store).folder}/parts"))
 
 
 def mean_psnr(run: RunFile, split: str) -> float:
@@ -120,7 +125,8 @@ def test_the_first_numbers_are_a_latent(plain: RunFile, tmp_path: Path) -> None:
     assert summary["largest_psnr_difference"] < 0.01
     assert summary["baselines"]["pca"]["components"] == 5
     predicted = predicted_loss(spectrum(run), "int8", 5)
-    assert summary["storage"] == {"type": "int8", "numbers": 5, "of": LATENT, "predicted_loss": predicted}
+    sizes = {"bytes_per_scan": sum(part.size for part in parts_of(run)) / SCANS, "shared_bytes": 0}
+    assert summary["storage"] == {"type": "int8", "numbers": 5, "of": LATENT, "predicted_loss": predicted, **sizes}
     assert predicted == pytest.approx(loss_together(plain, run), rel=0.05)
     assert probe_run(run)["scans"] == COUNTS
     table_format.export(table.rows, tmp_path / "table.parquet")

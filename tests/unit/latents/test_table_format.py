@@ -85,7 +85,7 @@ def test_the_file_says_what_it_is(store):
     assert (metadata[b"format_version"], metadata[b"network"]) == (b"1", b"n" * 64)
 
 
-@pytest.mark.parametrize(("key", "value"), [("format_version", "3"), ("kind", "index")])
+@pytest.mark.parametrize(("key", "value"), [("format_version", "4"), ("kind", "index")])
 def test_an_unknown_format_is_refused_by_name(key, value):
     other = rows(1).replace_schema_metadata({"format_version": "1", "kind": "latents", key: value})
     with pytest.raises(FormatVersionError, match=f"'{value}'"):

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.neighbours.image_curvature import image_curvature
+from medfuncta_dist.latents.image_curvature import image_curvature
 from medfuncta_dist.network.committed_network import published_network
 from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.prior.denoiser import DenoiserSpec, init_params

@@ -10,7 +10,7 @@ import torch
 
 from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.fields.shared_network import SharedNetwork
-from medfuncta_dist.neighbours.image_curvature import image_curvature
+from medfuncta_dist.latents.image_curvature import image_curvature
 from medfuncta_dist.prior.metric_coordinates import MetricCoordinates
 from tests.kinds import KINDS
 from tests.unit.latents.fitted import network, packed, run_file

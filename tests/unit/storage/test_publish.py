@@ -37,6 +37,7 @@ MAY_WRITE = {
     "shard_looks.py:write_looks": "the looks of a shard, under its content address; nothing depends on them",
     "snapshot.py:commit_snapshot": "a snapshot, before its record",
     "table_format.py:write_part": "a part of the latent table",
+    "stored_tables.py:write_tables": "the tables of curved latents, under their content address, before their record",
     "catalogue_store.py:_put_files": "files of a latent table's catalogue, under their content addresses",
     "target.py:_upload": "files of a publication, before the checksums that make it one",
     "index_record.py:write_object": "an object of an index of neighbours, under its content address",

@@ -12,9 +12,9 @@ from medfuncta_dist.fields.basis import MAP, features
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.field_kinds import field
 from medfuncta_dist.fields.shared_network import SharedNetwork
+from medfuncta_dist.latents import image_curvature as module
+from medfuncta_dist.latents.image_curvature import image_curvature
 from medfuncta_dist.meta.closed_form.principal_latents import Orthonormal
-from medfuncta_dist.neighbours import image_curvature as module
-from medfuncta_dist.neighbours.image_curvature import image_curvature
 from medfuncta_dist.neighbours.latent_metric import image_metric, nearest_distances
 from tests.kinds import BY_KIND
 from tests.unit.latents.fitted import LATENT, network, packed, run_file
