@@ -247,3 +247,17 @@ def test_latents_of_whole_scans_are_refused_for_a_run_with_patches(tmp_path: Pat
         with pytest.raises(RunFileError, match="one for each patch") as caught:
             call()
         assert caught.value.where == "data.patches"
+
+
+def test_what_stays_of_a_changed_pack_keeps_its_shapes_and_bricks(tmp_path: Path) -> None:
+    run = packed_volumes(tmp_path)
+    before = load_snapshot(ObjectStore(run.storage), run.dataset, None)
+    write_nifti(tmp_path / "archive" / "volume-0.nii", affine=AFFINE, array=volume(9, (13, 8, 11)))
+    pack(run, map_here, lambda progress: None)
+    after = load_snapshot(ObjectStore(run.storage), run.dataset, None)
+    assert after.parent == before.digest
+    reader, shards = reader_of(run, tmp_path), shards_of(run)
+    for shard in shards:
+        check_shard(ShardCheck(run.storage, shard))
+    shapes = [shape for number in range(len(shards)) for shape in reader.shapes(number)]
+    assert sorted(shapes) == sorted([(13, 8, 11), *SHAPES[1:]])
