@@ -52,6 +52,7 @@ ROOMS = {
     "meta": ("core", "inner loop, exact meta-gradient"),
     "fields": ("core", "the SIREN and its coordinates"),
     "archive": ("data", "inventory of the archive, changes"),
+    "patches": ("data", "a scan as a grid of patches"),
     "scans": ("data", "a reader per format"),
     "report_style": ("ground", "the page of every report"),
     "telemetry": ("ground", "events, metrics, progress"),

@@ -17,7 +17,7 @@ from medfuncta_dist.exchange.held_run import HeldRun, hold_run
 from medfuncta_dist.exchange.import_plan import ImportPlan, ImportTasks, plan_import
 from medfuncta_dist.exchange.import_task import import_task
 from medfuncta_dist.exchange.latent_file import UNUSED
-from medfuncta_dist.exchange.latent_folder import list_folder
+from medfuncta_dist.exchange.latent_folder import list_folder, require_whole_scans
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_plan import cover
 from medfuncta_dist.fitting.imported_record import KIND, imported_path
@@ -42,8 +42,8 @@ def import_latents(
         fan_out: where scans are decoded and compared; None: on the run's cluster. Without scans, all is done here.
 
     Raises:
-        RunFileError: the storage type is curved, the folder has another layout, its files cannot be joined with the
-            packed scans, or the run's network is not the one that its run file describes.
+        RunFileError: the run has patches; the storage type is curved, the folder has another layout, its files cannot be
+            joined with the packed scans, or the run's network is not the one that its run file describes.
         StageOrderError: the run has no network.
         QuarantineLimitError: more files are quarantined than ``data.max_quarantined`` allows.
         RunHeldError: another driver holds the run.
@@ -53,6 +53,7 @@ def import_latents(
     if run.fit.storage_type == "curved":
         what = "imported latents cannot be stored as curved: its step is chosen on scans that the run itself fits"
         raise RunFileError(what, where="fit.storage_type", do="choose float32, float16 or int8")
+    require_whole_scans(run)
     listed = list_folder(folder)
     with hold_run(run) as held:
         check_network(held.run, held.store)

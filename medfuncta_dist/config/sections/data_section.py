@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from medfuncta_dist.config.keys import CONTRACT, FREE, PUBLIC, Added, Key, Meaning, WithinRun
 from medfuncta_dist.config.section import BARE_WORD, Name, NaturalInt, PositiveFloat, PositiveInt, Ratio, Section, Split
+from medfuncta_dist.config.sections.patches_section import Patches
 from medfuncta_dist.config.sections.series_section import Series
 from medfuncta_dist.config.sections.table_section import Table
 
@@ -57,7 +58,8 @@ class Slabs(Section):
     """Hold out whole slabs of neighbouring slices; ``gap`` slices on each side of a slab are in neither split.
 
     Neighbouring slices look alike, so holding out single slices would leave nearly the same data in
-    training. Gap slices get the split ``gap``.
+    training. Gap slices get the split ``gap``. With ``patches`` of volumes, each slab along the third axis (from
+    inferior to superior) is packed as a volume, and gap slices are not packed.
     """
 
     size: PositiveInt = 16
@@ -162,7 +164,11 @@ class Data(Section):
     reader: Annotated[str | None, CONTRACT] = None
     """The reader of all files. Default: by each file's suffix."""
     shape: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1, max_length=3), CONTRACT, PUBLIC]
-    """Points per axis to which every scan is resampled: one, two or three axes."""
+    """Points per axis to which every scan is resampled: one, two or three axes. With ``patches``, it is their size, and
+    is left out."""
+    patches: Annotated[Patches | None, Added(None)] = None
+    """Keep scans at their own resolution, as grids of patches. Default: every scan is one patch, resampled to
+    `shape`."""
     channels: Annotated[PositiveInt, CONTRACT] = 1
     """Values per point: 1 grey, 3 colour."""
     length: Annotated[Literal["exact", "resample", "windows"] | None, CONTRACT, Added(None)] = None
@@ -201,7 +207,8 @@ class Data(Section):
     spacing: Annotated[list[PositiveFloat] | None, CONTRACT, Added(None)] = None
     """Distance of neighbouring points along each axis of ``shape``, in mm (in pixels, where a file does not say): the
     same for all scans, centred; what lies beyond is cropped, what is missing is background. `[8, 8, 8]` with a shape of
-    `[32, 32, 32]` is a cube of 256 mm. Default: as wide as the whole scan needs (``aspect``), another for each scan."""
+    `[32, 32, 32]` is a cube of 256 mm. With `patches`, nothing is cropped. Default: as wide as the whole scan needs
+    (``aspect``), another for each scan; with `patches`, the scan's own."""
     slices: Annotated[Slices | None, CONTRACT] = None
     """Pack volumes as slices."""
     slabs: Annotated[Slabs | None, CONTRACT] = None
@@ -281,6 +288,20 @@ class Data(Section):
             raise ValueError("expected a local path or an s3:// URI, or a glob of either")
         return value
 
+    @model_validator(mode="before")
+    @classmethod
+    def _shape_of_patches(cls, given: Any) -> Any:
+        """With patches, the grid of the field is theirs. Anything invalid is left to the keys' own checks."""
+        patches = given.get("patches") if isinstance(given, dict) else None
+        size = (
+            patches.size if isinstance(patches, Patches) else patches.get("size") if isinstance(patches, dict) else None
+        )
+        if size is None:
+            return given
+        if given.get("shape", size) != size:
+            raise ValueError(f"with patches, scans keep their own shape: leave shape {given['shape']} out")
+        return given | {"shape": size}
+
     @model_validator(mode="after")
     def _consistent(self) -> Data:
         given = [n for n in ("source", "splits", "snapshot") if getattr(self, n) is not None]
@@ -294,10 +315,16 @@ class Data(Section):
             if not self.ct_window[0] < self.ct_window[1]:
                 raise ValueError(f"ct_window is [low, high], and low must be below high; got {self.ct_window}")
         self._check_spacing()
+        if self.patches is not None and self.aspect != "pad":
+            raise ValueError(
+                "with patches, scans keep their own field of view, so aspect would do nothing: leave it out"
+            )
+        if self.patches is not None and self.length is not None:
+            raise ValueError("with patches, signals keep their own length: leave length out")
         if self.slices is not None and len(self.shape) != 2:
             raise ValueError(f"slices are two-dimensional, but shape has {len(self.shape)} axes")
-        if self.slabs is not None and self.slices is None:
-            raise ValueError("slabs need slices")
+        if self.slabs is not None and self.slices is None and (self.patches is None or len(self.shape) != 3):
+            raise ValueError("slabs need slices, or patches of volumes")
         if self.table is not None:
             self._check_table(self.table)
         if self.slabs is not None and self.group not in (None, "source"):

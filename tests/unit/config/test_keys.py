@@ -108,6 +108,7 @@ def test_what_a_key_was_before_it_existed_is_written_at_the_key():
             "csv": None,
             "group": None,
             "series": None,
+            "patches": None,
             "spacing": None,
             "table": None,
             "identifying_labels": "refuse",

@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+import pytest
+
+from medfuncta_dist.config.load import dump, parse
+from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.errors import RunFileError
+
+
+def parsed(data: str) -> RunFile:
+    return parse(f"{{name: p, storage: 's3://bucket/p', data: {{source: 's3://archive/*.nii', {data}}}}}")
+
+
+def test_the_shape_is_that_of_a_patch_and_is_left_out():
+    run = parsed("patches: {size: [16, 16, 8], overlap: 2}")
+    assert run.data.shape == [16, 16, 8]
+    assert run.data.patches is not None
+    assert run.data.patches.overlaps == (2, 2, 2)
+    assert parse(dump(run)) == run
+
+
+def test_a_preset_is_for_a_patch_what_it_is_for_a_scan_of_that_shape():
+    text = (
+        "{{name: p, storage: 's3://bucket/p', preset: 3d, field: {{latent: 99}}, "
+        "data: {{source: 's3://archive/*.nii', {0}}}}}"
+    )
+    of_patch, of_scan = (parse(text.format(n)) for n in ("patches: {size: [16, 16, 8]}", "shape: [16, 16, 8]"))
+    assert of_patch.field == of_scan.field
+    assert of_patch.field.features is not None
+
+
+def test_signals_keep_their_length_with_patches():
+    with pytest.raises(RunFileError, match="leave length out"):
+        parsed("patches: {size: [64]}, length: windows")
+
+
+def test_without_patches_a_shape_is_needed():
+    with pytest.raises(RunFileError, match="shape"):
+        parsed("channels: 1")
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("shape: [32, 32], patches: {size: [16, 16]}", "leave shape"),
+        ("patches: {size: [16, 16], overlap: 9}", "at most half of size"),
+        ("patches: {size: [16, 16], overlap: [2]}", "overlap has 1 numbers"),
+        ("aspect: crop, patches: {size: [16, 16]}", "leave it out"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(data: str, said: str):
+    with pytest.raises(RunFileError, match=said):
+        parsed(data)
