@@ -14,9 +14,10 @@ from medfuncta_dist.exchange.held_run import HeldRun
 from medfuncta_dist.exchange.import_task import ImportTask
 from medfuncta_dist.exchange.latent_folder import LatentFolder, SplitFiles
 from medfuncta_dist.exchange.paired_scans import Numbers, scan_numbers
-from medfuncta_dist.fitting.fit_driver import TableLocation, fit_digest, imported_table, locate_table
+from medfuncta_dist.fitting.fit_driver import TableLocation, fit_digest, imported_table
 from medfuncta_dist.fitting.fit_plan import FitWork
 from medfuncta_dist.fitting.imported_record import Imported, ImportedSplit
+from medfuncta_dist.fitting.whole_scans import locate_whole_scans
 from medfuncta_dist.network.committed_network import published_network
 from medfuncta_dist.scans.private.private_folder import load_or_create_salt, private_folder
 from medfuncta_dist.scans.private.private_mapping import MappingRow, open_mapping
@@ -59,7 +60,7 @@ def plan_import(held: HeldRun, folder: LatentFolder) -> ImportPlan:
         record = Imported(network.digest, tuple(run.data.shape), run.data.channels, SCANS_PER_RANGE, splits)
         target = imported_table(run, network, record)
         return ImportPlan(folder, target, target.works, {}, record)
-    target = locate_table(run, store)
+    target = locate_whole_scans(run, store, "import-latents")
     if unknown := sorted(folder.splits.keys() - target.snapshot.splits.keys()):
         packed = ", ".join(sorted(target.snapshot.splits))
         raise RunFileError(

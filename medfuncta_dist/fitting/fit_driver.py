@@ -95,6 +95,8 @@ class FitSummary:
     unsolved: Unsolved
     halved: bool
     """Whether a task ran out of memory, and its process went on with half the chunks."""
+    patches: int = 0
+    """Rows of the table, where scans are grids of patches; ``fitted_now`` and ``scans_per_task`` then count patches."""
     lost_parts: int = 0
     """Committed parts that were missing from storage: their ranges were fitted again."""
 
@@ -336,6 +338,7 @@ def _summarise(
         numbers=numbers,
         unsolved=latent_ledger.unsolved(mine),
         halved=any(result.halved for result in results),
+        patches=0 if target.units is None else sum(commit.rows for commit in mine),
     )
 
 
