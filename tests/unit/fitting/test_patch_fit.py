@@ -79,7 +79,10 @@ def test_every_patch_gets_the_latent_that_fitting_it_gives(run):
     places = [source.fill(unit, targets[unit]) for unit in range(PATCHES)]
     shared = network(run)
     settings = FitSettings() if run.field.kind == "basis" else FitSettings(4, 1.0, 1.0, 0, closed_form=True)
-    expected = fit_batch(shared.spec, shared.params, grid(SIZE), torch.from_numpy(targets), settings)
+    weights = source.weights(range(PATCHES))
+    assert [int(n) for n in weights.sum(1)] == [place.patch.points for place in places]
+    given = torch.from_numpy(targets), settings, torch.from_numpy(weights)
+    expected = fit_batch(shared.spec, shared.params, grid(SIZE), *given)
     for place, latent in zip(places, expected.latents, strict=True):
         found = table.patch_latents(place.key, [place.patch.number])[0]
         assert np.allclose(found, latent.numpy(), atol=1e-5)

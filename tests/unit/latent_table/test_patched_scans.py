@@ -1,4 +1,4 @@
-"""A table of patches as people use it: scans as ever, and the latents of chosen patches, of which little else is read."""
+"""A table of patches as people use it: scans as ever, and the latents of chosen patches, and of little else."""
 
 from __future__ import annotations
 
