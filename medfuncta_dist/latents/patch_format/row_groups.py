@@ -90,7 +90,7 @@ class GroupedFile:
     @property
     def rows(self) -> int:
         """Of the whole file."""
-        return self._firsts[-1]
+        return int(self._firsts[-1])
 
     def take(self, rows: Sequence[int], columns: Sequence[str] | None = None) -> pa.Table:
         """These rows, in the order given, from the row groups that hold them: neighbouring ones in one request.

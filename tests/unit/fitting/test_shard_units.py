@@ -68,6 +68,12 @@ def test_every_unit_is_in_exactly_one_range_or_piece(shapes, per_task, random):
     assert left == plan(whole, None, names, per_task, units)
     found = sorted((w.shard.sha256, unit) for w in (*done, *left) for unit in range(w.start, w.stop))
     assert found == sorted((shard, unit) for shard, count in units.items() for unit in range(count))
+
+
+@given(st.lists(SHAPES, min_size=1, max_size=3), st.integers(1, 40), st.randoms())
+def test_how_a_table_was_cut_is_known_by_any_of_its_ranges(shapes, per_task, random):
+    whole, units = snapshot(shapes)
+    names = {work.name for work in ranges(whole, None, per_task, units) if random.random() < 0.5}
     size = cut_before(whole, names, units)
     if names:
         assert size is not None
