@@ -26,8 +26,10 @@ from medfuncta_dist.fitting.patch_ledger import fitted_scans, patch_totals
 from medfuncta_dist.latent_table.latent_table import LatentTable
 from medfuncta_dist.latents.fit import fit_batch
 from medfuncta_dist.latents.fit_settings import FitSettings
+from medfuncta_dist.run.settle_task_size import settle_task_size
 from medfuncta_dist.shards.snapshot import read_index
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.streaming.sample_reader import SampleReader
 from medfuncta_dist.task_map import Done, Failed, map_here
 from tests.kinds import KINDS
@@ -296,6 +298,17 @@ def test_the_psnr_of_a_scan_is_that_of_all_points_of_its_patches(run):
         error = sum(10 ** (-row["psnr"] / 10) * row["points"] for row in mine) / sum(row["points"] for row in mine)
         assert psnr == pytest.approx(-10 * np.log10(error), abs=1e-4)
         assert worst == min(mine, key=lambda row: row["psnr"])["patch"]
+
+
+def test_an_open_task_size_is_chosen_in_patches_and_known_again_by_the_ranges(run):
+    store = ObjectStore(run.storage)
+    left_open = run.model_copy(update={"fit": run.fit.model_copy(update={"scans_per_task": None})})
+    chosen = settle_task_size(left_open, store, map_here, fence=ALONE)
+    assert chosen.fit.range_scans < PATCHES
+    assert chosen.fit.range_scans % run.fit.batch == 0
+    assert fit(chosen, map_here).counts.fitted == SCANS
+    store.delete(f"runs/{run.name}/run.yaml")
+    assert settle_task_size(left_open, store, map_here, fence=ALONE).fit.range_scans == chosen.fit.range_scans
 
 
 def test_another_overlap_is_another_table_and_no_patches_leave_the_digest_as_it_was(run):
