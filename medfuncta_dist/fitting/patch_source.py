@@ -60,8 +60,7 @@ class PatchSource:
         found = np.zeros((len(units), *self._grids.size), np.float32)
         for nth, unit in enumerate(units):
             grid: PatchGrid = self._grid(self._units.scan_of(unit))
-            there = zip(grid.shape, grid.size, strict=True)
-            found[(nth, *(slice(min(points, size)) for points, size in there))] = 1
+            found[nth][grid.inside(grid.corner(0))] = 1  # what one patch has beyond its scan, all of the scan have
         return found.reshape(len(units), -1)
 
     def _sticks_out(self, scan: int) -> bool:
