@@ -49,7 +49,8 @@ def export_latents(run: RunFile, out: Path, on_progress: OnProgress = ignore_pro
 
     Raises:
         StageOrderError: nothing is fitted yet.
-        RunFileError: the latents are of a field that the public code does not have, or the folder holds something else.
+        RunFileError: the run has patches; the latents are of a field that the public code does not have; or the folder
+            holds something else.
         IntegrityError: a part is not the one that was committed.
     """
     store = ObjectStore(run.storage)

@@ -22,6 +22,7 @@ from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_plan import cover
 from medfuncta_dist.fitting.imported_record import KIND, imported_path
 from medfuncta_dist.fitting.latent_ledger import Commit, Counts
+from medfuncta_dist.fitting.whole_scans import require_whole_scans
 from medfuncta_dist.latent_table.catalogue.catalogue_store import write_catalogue
 from medfuncta_dist.run.fan_outs import compute_fan_out
 from medfuncta_dist.stages.preflight import check_network
@@ -42,14 +43,15 @@ def import_latents(
         fan_out: where scans are decoded and compared; None: on the run's cluster. Without scans, all is done here.
 
     Raises:
-        RunFileError: the folder has another layout, its files cannot be joined with the packed scans, or the run's
-            network is not the one that its run file describes.
+        RunFileError: the run has patches; the folder has another layout, its files cannot be joined with the packed
+            scans, or the run's network is not the one that its run file describes.
         StageOrderError: the run has no network.
         QuarantineLimitError: more files are quarantined than ``data.max_quarantined`` allows.
         RunHeldError: another driver holds the run.
     """
     if run.field.kind != "siren":
         raise RunFileError("the public code has no fields of this kind", where="field.kind", do="set it to siren")
+    require_whole_scans(run, "import-latents")
     listed = list_folder(folder)
     with hold_run(run) as held:
         check_network(held.run, held.store)

@@ -17,7 +17,6 @@ from medfuncta_dist.exchange.paired_scans import Numbers, scan_numbers
 from medfuncta_dist.fitting.fit_driver import TableLocation, fit_digest, imported_table, locate_table
 from medfuncta_dist.fitting.fit_plan import FitWork
 from medfuncta_dist.fitting.imported_record import Imported, ImportedSplit
-from medfuncta_dist.fitting.whole_scans import require_whole_scans
 from medfuncta_dist.network.committed_network import published_network
 from medfuncta_dist.scans.private.private_folder import load_or_create_salt, private_folder
 from medfuncta_dist.scans.private.private_mapping import MappingRow, open_mapping
@@ -54,7 +53,6 @@ class ImportPlan:
 def plan_import(held: HeldRun, folder: LatentFolder) -> ImportPlan:
     """RunFileError where the folder's files cannot be joined with the packed scans."""
     run, store = held.run, held.store
-    require_whole_scans(run, "import-latents")
     if run.data.snapshot is None and newest_snapshot(store, run.dataset) is None:
         splits = {split: ImportedSplit(files.digest, len(files.numbers)) for split, files in folder.splits.items()}
         network = published_network(store, run.name)
