@@ -27,10 +27,10 @@ from medfuncta_dist.fitting.batch_transfer import Arriving, Sender, one_behind
 from medfuncta_dist.fitting.fit_plan import FitWork
 from medfuncta_dist.fitting.fit_rows import DAMAGED_SAMPLE, WRONG_SHAPE, ColumnsComing, Described, Place
 from medfuncta_dist.fitting.latent_ledger import Quarantined
-from medfuncta_dist.fitting.patch_parts import PatchParts
-from medfuncta_dist.fitting.patch_source import PatchSource
+from medfuncta_dist.fitting.patched.patch_parts import PatchParts
+from medfuncta_dist.fitting.patched.patch_source import PatchSource
+from medfuncta_dist.fitting.patched.shard_units import GridSettings
 from medfuncta_dist.fitting.scan_parts import ScanParts, TableKind
-from medfuncta_dist.fitting.shard_units import GridSettings
 from medfuncta_dist.latents.fit import Fitter, new_fitter
 from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.network.committed_network import NetworkRef

@@ -10,8 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, ObjectMissingError
-from medfuncta_dist.fitting import latent_ledger, patch_ledger
+from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.latent_ledger import Commit
+from medfuncta_dist.fitting.patched import patch_ledger
 from medfuncta_dist.latents import table_format
 from medfuncta_dist.storage.commit_record import read_as, record_paths
 from medfuncta_dist.storage.object_store import ObjectStore

@@ -10,9 +10,10 @@ from typing import Any
 from medfuncta_dist.config.load import MAX_BYTES, load, parse_kept
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError, RunFileError, StageOrderError
-from medfuncta_dist.fitting import latent_ledger, patch_ledger
+from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import locate_table
 from medfuncta_dist.fitting.fit_plan import cover
+from medfuncta_dist.fitting.patched import patch_ledger
 from medfuncta_dist.integrity.damaged_latents import find_damaged_records
 from medfuncta_dist.integrity.repair import REPAIRS, run_repair
 from medfuncta_dist.integrity.repair_snapshots import find_snapshot_faults

@@ -16,7 +16,7 @@ from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import TableLocation, locate_table, task_of
 from medfuncta_dist.fitting.fit_plan import FitWork, cut_before
-from medfuncta_dist.fitting.stored_units import stored_units
+from medfuncta_dist.fitting.patched.stored_units import stored_units
 from medfuncta_dist.fitting.task_size import LEAST_SECONDS, PART_BYTES, PATCH_PART_BYTES, Limits, scans_per_task
 from medfuncta_dist.fitting.trial_fit import trial_fit
 from medfuncta_dist.latents.fit_settings import FitSettings

@@ -125,7 +125,8 @@ def test_the_catalogue_in_storage_is_that_of_the_parts_and_the_same_each_time(ru
     assert (entry.key, entry.patches) == (table.keys[1], len(table.patches(table.keys[1])))
     path = f"{target.folder}/{written.record.files[0].path}"
     data = store.read(path)
-    store.write(path, data[:-9] + b"\0" + data[-8:])
+    middle = len(data) // 2
+    store.write(path, data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
     assert verify_catalogue(store, target.folder, target.shards)[0] == "damaged"
     store.write(path, data)
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.fitting.fit_plan import cover, cut_before, plan, ranges
-from medfuncta_dist.fitting.shard_units import MOST_UNITS, GridSettings, ShardUnits
+from medfuncta_dist.fitting.patched.shard_units import MOST_UNITS, GridSettings, ShardUnits
 from medfuncta_dist.shards.snapshot import Shard, Snapshot
 
 GRIDS = GridSettings((4, 6), (1, 2))

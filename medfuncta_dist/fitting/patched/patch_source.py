@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, ScanError
 from medfuncta_dist.fitting.fit_rows import DAMAGED_SAMPLE, WRONG_SHAPE, Described, LostPatch, PatchPlace, Place
-from medfuncta_dist.fitting.shard_units import GridSettings, ShardUnits
+from medfuncta_dist.fitting.patched.shard_units import GridSettings, ShardUnits
 from medfuncta_dist.patches.patch_grid import PatchGrid
 from medfuncta_dist.scans.scan import Window
 from medfuncta_dist.streaming.sample_order import SampleId

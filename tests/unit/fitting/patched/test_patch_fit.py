@@ -17,12 +17,13 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, QuarantineLimitError, WorkerDiedError
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fitting import fit_task as worker_side
-from medfuncta_dist.fitting import latent_ledger, patch_ledger
+from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import fit, fit_digest, locate_table
 from medfuncta_dist.fitting.fit_failures import DAMAGED_SHARD, ENDED_ITS_WORKER
 from medfuncta_dist.fitting.fit_rows import DAMAGED_SAMPLE, NOT_FINITE
 from medfuncta_dist.fitting.fit_task import fit_task
-from medfuncta_dist.fitting.patch_ledger import fitted_scans, patch_totals
+from medfuncta_dist.fitting.patched import patch_ledger
+from medfuncta_dist.fitting.patched.patch_ledger import fitted_scans, patch_totals
 from medfuncta_dist.latent_table.latent_table import LatentTable
 from medfuncta_dist.latents.fit import fit_batch
 from medfuncta_dist.latents.fit_settings import FitSettings

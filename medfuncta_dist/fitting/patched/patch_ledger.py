@@ -18,7 +18,7 @@ from medfuncta_dist.errors import IntegrityError
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_plan import FitWork, cover
 from medfuncta_dist.fitting.latent_ledger import Commit, Counts, Quarantined, Spread
-from medfuncta_dist.fitting.shard_units import ShardUnits
+from medfuncta_dist.fitting.patched.shard_units import ShardUnits
 from medfuncta_dist.latents.patch_format import patch_rows, scan_rows
 from medfuncta_dist.latents.patch_format.row_groups import GroupedFile, GroupedRef
 from medfuncta_dist.latents.patch_format.scan_rows import TableFacts
