@@ -26,6 +26,9 @@ from medfuncta_dist.latents import table_format
 from medfuncta_dist.scans.scan import MAX_VALUES, Window
 from medfuncta_dist.storage.digest import canonical_json
 
+PICTURED = (1, 3)
+"""Numbers of channels that a picture (PNG) shows as they are: grey, and colour."""
+
 
 @dataclass(frozen=True, eq=False)
 class Decoded:
@@ -224,7 +227,7 @@ def _nifti(decoded: Decoded, path: Path) -> None:
 
 
 def _png(decoded: Decoded, path: Path) -> None:
-    if decoded.values.ndim != 3 or decoded.values.shape[0] not in (1, 3):
+    if decoded.values.ndim != 3 or decoded.values.shape[0] not in PICTURED:
         raise RunFileError("a PNG holds a 2D scan of 1 or 3 channels", where="--out", do="use .nii.gz, .csv or .npy")
     picture = np.moveaxis(eight_bits(decoded.values, decoded.window), 0, -1)
     if decoded.upright:
