@@ -49,8 +49,8 @@ def export_latents(run: RunFile, out: Path, on_progress: OnProgress = ignore_pro
 
     Raises:
         StageOrderError: nothing is fitted yet.
-        RunFileError: the run has patches; the latents are of a field that the public code does not have; the folder holds
-            something else; or the labels of imported files had several forms.
+        RunFileError: the run has patches; the latents are of a field that the public code does not have; the folder
+            holds something else; or the labels of imported files had several forms.
         IntegrityError: a part is not the one that was committed.
     """
     store = ObjectStore(run.storage)
