@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -325,6 +326,14 @@ def test_the_stage_tells_scans_and_patches_and_writes_the_catalogue(run, monkeyp
     assert any("/catalogue/" in path for path in objects(run))
     require_fitted(run, ObjectStore(run.storage))
     assert fit_stage.run_fit(run, ObjectStore(run.storage), ALONE)["fitted_now"] == 0
+
+
+def test_its_records_have_a_version_of_their_own(run):
+    """Which earlier versions refuse, for they would take patches for scans."""
+    fit(run, map_here)
+    records = [json.loads(data) for path, data in objects(run).items() if "/commits/" in path]
+    assert {(record["format_version"], record["kind"]) for record in records} == {(2, "latents")}
+    assert all(set(record["body"]["patches"]) >= {"footer", "scans", "lost"} for record in records)
 
 
 def test_another_overlap_is_another_table_and_no_patches_leave_the_digest_as_it_was(run):
