@@ -128,6 +128,14 @@ class RunFile(Section):
         return self
 
     @model_validator(mode="after")
+    def _patches_in_numbers(self) -> RunFile:
+        if self.data.patches is not None and self.fit.storage_type == "curved":
+            raise ValueError(
+                "latents of patches cannot be stored as curved yet: set fit.storage_type to float32, float16 or int8"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _basis_in_memory(self) -> RunFile:
         if self.field.kind != "basis":
             return self

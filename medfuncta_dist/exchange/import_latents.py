@@ -17,11 +17,12 @@ from medfuncta_dist.exchange.held_run import HeldRun, hold_run
 from medfuncta_dist.exchange.import_plan import ImportPlan, ImportTasks, plan_import
 from medfuncta_dist.exchange.import_task import import_task
 from medfuncta_dist.exchange.latent_file import UNUSED
-from medfuncta_dist.exchange.latent_folder import list_folder, require_whole_scans
+from medfuncta_dist.exchange.latent_folder import list_folder
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_plan import cover
 from medfuncta_dist.fitting.imported_record import KIND, imported_path
 from medfuncta_dist.fitting.latent_ledger import Commit, Counts
+from medfuncta_dist.fitting.whole_scans import require_whole_scans
 from medfuncta_dist.latent_table.catalogue.catalogue_store import write_catalogue
 from medfuncta_dist.run.fan_outs import compute_fan_out
 from medfuncta_dist.stages.preflight import check_network
@@ -42,8 +43,8 @@ def import_latents(
         fan_out: where scans are decoded and compared; None: on the run's cluster. Without scans, all is done here.
 
     Raises:
-        RunFileError: the run has patches; the storage type is curved, the folder has another layout, its files cannot be
-            joined with the packed scans, or the run's network is not the one that its run file describes.
+        RunFileError: the run has patches, the storage type is curved, the folder has another layout, its files cannot
+            be joined with the packed scans, or the run's network is not the one that its run file describes.
         StageOrderError: the run has no network.
         QuarantineLimitError: more files are quarantined than ``data.max_quarantined`` allows.
         RunHeldError: another driver holds the run.
@@ -53,7 +54,7 @@ def import_latents(
     if run.fit.storage_type == "curved":
         what = "imported latents cannot be stored as curved: its step is chosen on scans that the run itself fits"
         raise RunFileError(what, where="fit.storage_type", do="choose float32, float16 or int8")
-    require_whole_scans(run)
+    require_whole_scans(run, "import-latents")
     listed = list_folder(folder)
     with hold_run(run) as held:
         check_network(held.run, held.store)
@@ -70,14 +71,14 @@ def _run(held: HeldRun, plan: ImportPlan, fan_out: FanOut, on_progress: OnProgre
     if plan.target.has_scans:  # without, a changed folder is another table
         todo += [work for work in done if _may_be_better(committed[work.name])]
         done = [work for work in done if not _may_be_better(committed[work.name])]
-    total, ready = sum(work.scans for work in plan.works), sum(work.scans for work in done)
+    total, ready = sum(work.units for work in plan.works), sum(work.units for work in done)
     quarantined = sum(len(committed[work.name].quarantined) for work in done)
     on_progress(ProgressReport(COMMAND, ready, total, {"quarantined": quarantined}))
     for outcome in fan_out(import_task, ImportTasks(held, plan, todo)):
         if isinstance(outcome, Failed):
             raise outcome.error
-        ready += outcome.item.work.scans
-        quarantined += outcome.item.work.scans - outcome.result.rows
+        ready += outcome.item.work.units
+        quarantined += outcome.item.work.units - outcome.result.rows
         on_progress(ProgressReport(COMMAND, ready, total, {"quarantined": quarantined}))
 
 

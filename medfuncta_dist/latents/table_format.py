@@ -16,7 +16,7 @@ version 3. ``read_part`` does that, so whoever reads a part has float32 latents,
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +40,8 @@ from medfuncta_dist.storage.parsing import parquet
 from medfuncta_dist.storage.parsing.strict_json import RESTORE
 from medfuncta_dist.storage.promised import REPAIR, read_promised
 
+Check = Callable[[pa.Schema, str], None]
+"""Refuses a schema that is not one of its kind; the second argument says where it is from."""
 FORMAT_VERSION = "1"
 VERSION_WITH_UNITS = "2"
 VERSION_WITH_STREAMS = "3"
@@ -212,6 +214,11 @@ def read_part(
 
 def read_stored_part(store: ObjectStore, folder: str, part: PartRef, columns: Sequence[str] | None = None) -> pa.Table:
     """The same with curved latents as the streams that are stored."""
+    return parse_table(verified_bytes(store, folder, part), store.uri(f"{folder}/{part.path}"), columns)
+
+
+def verified_bytes(store: ObjectStore, folder: str, part: PartRef) -> bytes:
+    """A part's bytes. IntegrityError when it is not the committed one."""
     where = f"{folder}/{part.path}"
     data = read_promised(store, where, "a part of the latent table", FIT_AGAIN, limit=part.size)
     if len(data) != part.size or sha256_bytes(data) != part.sha256:
@@ -220,7 +227,7 @@ def read_stored_part(store: ObjectStore, folder: str, part: PartRef, columns: Se
             where=store.uri(where),
             do=FIT_AGAIN,
         )
-    return parse_table(data, store.uri(where), columns)
+    return data
 
 
 def tables_of_part(store: ObjectStore, folder: str, part: PartRef) -> str:
@@ -237,10 +244,13 @@ def check_part(store: ObjectStore, folder: str, part: PartRef) -> int:
     return int(table.num_rows)
 
 
-def parse_table(data: bytes, where: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Parquet bytes of a part, or of an exported table, as a table; refuses what this version does not read."""
+def parse_table(data: bytes, where: str, columns: Sequence[str] | None = None, check: Check | None = None) -> pa.Table:
+    """Parquet bytes of a part, or of an exported table, as a table; refuses what this version does not read.
+
+    ``check``: of another kind of part; None: ``check_schema``.
+    """
     file = parquet.open_parquet(data, where, row_bytes=LARGEST_ROW)
-    check_schema(file.schema_arrow, where)
+    (check or check_schema)(file.schema_arrow, where)
     if columns is not None and "latent" in columns and "scale" in file.schema_arrow.names:
         columns = [*columns, "scale"]  # int8 numbers mean nothing without their scale
     return parquet.read(file, where, None if columns is None else list(dict.fromkeys(columns)))
@@ -295,7 +305,7 @@ def storage_of(table: pa.Table | pa.Schema) -> Storage:
     if stream_column.is_streams(found):
         return Storage("curved", stream_column.facts_of(found.metadata).numbers)
     column = found.field("latent").type
-    types = {_number(storage_type): storage_type for storage_type in NUMBER_TYPES}
+    types = {number_type(storage_type): storage_type for storage_type in NUMBER_TYPES}
     return Storage(types[column.value_type], column.list_size)
 
 
@@ -362,7 +372,7 @@ def latents_of(table: pa.Table) -> np.ndarray:
 
 
 def _latent_type(storage_type: str, latent: int) -> pa.DataType:
-    return pa.binary() if storage_type == "curved" else pa.list_(_number(storage_type), latent)
+    return pa.binary() if storage_type == "curved" else pa.list_(number_type(storage_type), latent)
 
 
 def _latent_column(latents: np.ndarray, latent: int, storage_type: str, tables: OpenTables | None) -> pa.Array:
@@ -370,11 +380,12 @@ def _latent_column(latents: np.ndarray, latent: int, storage_type: str, tables: 
         assert tables is not None
         stream_column.require_size(len(latents), latent)
         return pa.array(tables.streams(latents), pa.binary())
-    numbers = pa.array(latents.astype(storage_type, copy=False).ravel(), _number(storage_type))
+    numbers = pa.array(latents.astype(storage_type, copy=False).ravel(), number_type(storage_type))
     return pa.FixedSizeListArray.from_arrays(numbers, latent)
 
 
-def _number(storage_type: str) -> pa.DataType:
+def number_type(storage_type: str) -> pa.DataType:
+    """The type of a stored latent's numbers."""
     return {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8()}[storage_type]
 
 
