@@ -126,6 +126,11 @@ def decode(key: str, npy: bytes, json: bytes) -> Sample:
     return Sample(key, np.frombuffer(npy, header.dtype, offset=size).reshape(header.shape), meta)
 
 
+def stored_shape(key: str, npy: bytes) -> tuple[int, ...]:
+    """Shape (channel, *spatial) of an npy member, by its header. ``IntegrityError`` for one that is not valid."""
+    return _parse_header(key, npy)[1].shape
+
+
 def _storable(array: np.ndarray) -> np.ndarray:
     """Little-endian and C-ordered, so that equal scans are equal bytes on every machine."""
     if array.dtype.name not in STORED_TYPES:

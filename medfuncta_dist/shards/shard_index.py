@@ -8,14 +8,19 @@
 | npy_length    | int64  | bytes                                                           |
 | npy_crc32c    | uint32 | CRC-32C of those bytes                                          |
 | json_offset, json_length, json_crc32c |  | the same for the json member                    |
-| group, group_by | string | in version 2: key of the patient, and how it was found (``Group``)       |
+| group, group_by | string | from version 2: key of the patient, and how it was found (``Group``)     |
+| shape         | list of int32  | in version 3: the array's shape, channel first                  |
+| brick_bytes   | int32          | in version 3: bytes of a brick, a piece of the npy member       |
+| brick_crc32c  | list of uint32 | in version 3: CRC-32C of each brick; the last may be shorter    |
 
 It makes each sample two ranges of the tar that can be verified alone; ``format_version`` is in the schema's metadata:
-1 in a data set that is split by source, as all were in earlier versions, which refuse 2 by name.
+1 in a data set that is split by source, as all were in earlier versions, which refuse 2 by name; 3 where scans keep
+their own shape (``data.patches``): a part of such a scan can be read, and verified by the bricks that it touches.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 
@@ -27,10 +32,12 @@ from medfuncta_dist.errors import FormatVersionError, IntegrityError
 from medfuncta_dist.storage.parsing import parquet
 from medfuncta_dist.storage.parsing.strict_json import RESTORE
 
-FORMAT_VERSION, GROUPED_VERSION = b"1", b"2"
+FORMAT_VERSION, GROUPED_VERSION, BRICK_VERSION = b"1", b"2", b"3"
 TAR_BLOCK = 512
-LARGEST_ROW = 2**12
-"""Bytes of a row, decompressed; it has about 200."""
+BRICK_BYTES = 2**20
+"""Of an npy member: few enough checksums for the index of a large scan, and few enough bytes to verify for a patch."""
+LARGEST_ROW = 2**14
+"""Bytes of a row, decompressed; it has about 200, and 8 KiB of checksums in the largest scan."""
 
 SCHEMA = pa.schema(
     [
@@ -52,13 +59,22 @@ GROUPED_SCHEMA = pa.schema(
     [*SCHEMA, ("group", pa.string()), ("group_by", pa.string())],
     metadata={b"format_version": GROUPED_VERSION, b"kind": b"medfuncta shard index"},
 )
-SCHEMAS = {FORMAT_VERSION: SCHEMA, GROUPED_VERSION: GROUPED_SCHEMA}
+BRICK_SCHEMA = pa.schema(
+    [
+        *GROUPED_SCHEMA,
+        ("shape", pa.list_(pa.int32())),
+        ("brick_bytes", pa.int32()),
+        ("brick_crc32c", pa.list_(pa.uint32())),
+    ],
+    metadata={b"format_version": BRICK_VERSION, b"kind": b"medfuncta shard index"},
+)
+SCHEMAS = {FORMAT_VERSION: SCHEMA, GROUPED_VERSION: GROUPED_SCHEMA, BRICK_VERSION: BRICK_SCHEMA}
 
 
 @dataclass(frozen=True)
 class IndexRow:
-    """Where one sample is in its shard. Fields in the order of ``GROUPED_SCHEMA``; a shard without groups leaves out
-    the last two."""
+    """Where one sample is in its shard. Fields in the order of ``BRICK_SCHEMA``; earlier versions leave out the last
+    ones."""
 
     key: str
     source: str
@@ -71,11 +87,14 @@ class IndexRow:
     json_crc32c: int
     group: str = ""
     group_by: str = ""
+    shape: tuple[int, ...] = ()
+    brick_bytes: int = 0
+    brick_crc32c: tuple[int, ...] = ()
 
 
-def index_table(rows: Sequence[IndexRow], grouped: bool = False) -> pa.Table:
-    """The rows as a table of ``SCHEMA``, or of ``GROUPED_SCHEMA``."""
-    schema = GROUPED_SCHEMA if grouped else SCHEMA
+def index_table(rows: Sequence[IndexRow], grouped: bool = False, bricks: bool = False) -> pa.Table:
+    """The rows as a table of ``SCHEMA``, of ``GROUPED_SCHEMA``, or, with ``bricks``, of ``BRICK_SCHEMA``."""
+    schema = BRICK_SCHEMA if bricks else GROUPED_SCHEMA if grouped else SCHEMA
     cells = [astuple(row) for row in rows]
     return pa.table([pa.array([c[i] for c in cells], f.type) for i, f in enumerate(schema)], schema=schema)
 
@@ -102,6 +121,8 @@ def parse_index(data: bytes, *, shard_size: int, samples: int, where: str) -> pa
     if not _ranges_fit(table, shard_size):
         what = "the index points outside its shard, or at overlapping members"
         raise IntegrityError(what, where=where, do=RESTORE)
+    if "shape" in table.column_names and not _bricks_fit(table):
+        raise IntegrityError("the index has shapes or bricks that do not fit its scans", where=where, do=RESTORE)
     return table
 
 
@@ -130,3 +151,18 @@ def _ranges_fit(table: pa.Table, shard_size: int) -> bool:
     ends = starts + lengths
     # Each member's header block lies between the end of the one before it and its own data.
     return bool(np.all(ends <= shard_size) and np.all(starts[1:] >= ends[:-1] + TAR_BLOCK))
+
+
+def _bricks_fit(table: pa.Table) -> bool:
+    """Whether each row has a shape of two to four axes that its bytes can hold, and a checksum for each brick."""
+    if table.num_rows == 0:
+        return True
+    shapes, checksums = (table[name].combine_chunks() for name in ("shape", "brick_crc32c"))
+    points, length = shapes.flatten(), table["npy_length"].to_numpy()
+    brick = table["brick_bytes"].to_numpy().astype(np.int64)
+    if points.null_count or checksums.flatten().null_count or np.any(brick <= 0):
+        return False
+    axes, found = (values.value_lengths().to_numpy() for values in (shapes, checksums))
+    if np.any(axes < 2) or np.any(axes > 4) or np.any(found != -(-length // brick)):
+        return False
+    return all(min(shape) > 0 and math.prod(shape) <= n for shape, n in zip(shapes.to_pylist(), length, strict=True))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
@@ -17,8 +18,8 @@ import pyarrow as pa
 from medfuncta_dist.errors import IntegrityError
 from medfuncta_dist.scans.patient_group import Group
 from medfuncta_dist.scans.scan import Scan
-from medfuncta_dist.shards.sample import encode
-from medfuncta_dist.shards.shard_index import TAR_BLOCK, IndexRow, index_table
+from medfuncta_dist.shards.sample import encode, stored_shape
+from medfuncta_dist.shards.shard_index import BRICK_BYTES, TAR_BLOCK, IndexRow, index_table
 from medfuncta_dist.storage.digest import crc32c
 
 LARGEST_MEMBER = 8 * 2**30 - 1
@@ -26,10 +27,13 @@ LARGEST_MEMBER = 8 * 2**30 - 1
 
 
 class ShardWriter:
-    """A shard being written to a local file, sample by sample; memory holds one index row per sample, no array."""
+    """A shard being written to a local file, sample by sample; memory holds one index row per sample, no array.
 
-    def __init__(self, path: Path, grouped: bool = False) -> None:
-        self.path, self._grouped = path, grouped
+    ``grouped``: its index has patients; ``bricks``: and the shapes and bricks of its scans, too.
+    """
+
+    def __init__(self, path: Path, grouped: bool = False, bricks: bool = False) -> None:
+        self.path, self._grouped, self._bricks = path, grouped, bricks
         self._tar = tarfile.open(path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115 - closed by close()
         self._rows: list[IndexRow] = []
         self._keys: set[str] = set()
@@ -52,12 +56,14 @@ class ShardWriter:
         npy_at, json_at = self._member(f"{key}.npy", npy), self._member(f"{key}.json", json)
         members = npy_at, len(npy), crc32c(npy), json_at, len(json), crc32c(json)
         row = IndexRow(key, source, item, *members, *(group or ()))
+        if self._bricks:
+            row = replace(row, shape=stored_shape(key, npy), brick_bytes=BRICK_BYTES, brick_crc32c=_checksums(npy))
         self._rows.append(row)
 
     def close(self) -> pa.Table:
         """End the archive; returns its index."""
         self._tar.close()
-        return index_table(self._rows, self._grouped)
+        return index_table(self._rows, self._grouped, self._bricks)
 
     def __enter__(self) -> ShardWriter:
         return self
@@ -73,9 +79,14 @@ class ShardWriter:
         return at
 
 
-def write_shard(path: Path, samples: Iterable[tuple[str, Scan, str, str]]) -> pa.Table:
+def _checksums(npy: bytes) -> tuple[int, ...]:
+    data = memoryview(npy)
+    return tuple(crc32c(data[start : start + BRICK_BYTES]) for start in range(0, len(data), BRICK_BYTES))
+
+
+def write_shard(path: Path, samples: Iterable[tuple[str, Scan, str, str]], bricks: bool = False) -> pa.Table:
     """Write canonical scans, given as (key, scan, source key, item), as one shard; returns its index."""
-    with ShardWriter(path) as shard:
+    with ShardWriter(path, bricks=bricks) as shard:
         for key, scan, source, item in samples:
             shard.add(key, *encode(key, scan), source, item)
         return shard.close()

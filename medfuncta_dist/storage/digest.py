@@ -21,7 +21,7 @@ def sha256_file(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def crc32c(data: bytes) -> int:
+def crc32c(data: bytes | memoryview) -> int:
     """CRC-32C (Castagnoli, RFC 3720) as an unsigned 32-bit number."""
     return int(_crc32c.crc32c(data))
 

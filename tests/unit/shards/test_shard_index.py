@@ -31,6 +31,47 @@ def test_an_index_with_groups_is_of_version_2() -> None:
     assert [IndexRow(**row) for row in table.to_pylist()] == rows
 
 
+BRICKED = replace(
+    FIRST, npy_length=1500, json_offset=3072, shape=(1, 5, 6), brick_bytes=1000, brick_crc32c=(7, 2**32 - 1)
+)
+
+
+def bricked(row: IndexRow) -> pa.Table:
+    data = index_bytes(index_table([row], bricks=True))
+    return parse_index(data, shard_size=SIZE, samples=1, where="here")
+
+
+def test_an_index_of_scans_in_their_own_shape_is_of_version_3() -> None:
+    table = bricked(BRICKED)
+    assert table.schema.metadata[b"format_version"] == b"3"
+    [row] = table.to_pylist()
+    assert (row["shape"], row["brick_bytes"], row["brick_crc32c"]) == ([1, 5, 6], 1000, [7, 2**32 - 1])
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        replace(BRICKED, shape=(30,)),
+        replace(BRICKED, shape=(1, 1, 1, 5, 6)),
+        replace(BRICKED, shape=(1, -5, -6)),
+        replace(BRICKED, shape=(2**20, 2**20, 2**20)),  # more than its bytes can hold
+        replace(BRICKED, brick_bytes=0),
+        replace(BRICKED, brick_bytes=700),
+        replace(BRICKED, brick_crc32c=(7,)),
+        replace(BRICKED, brick_crc32c=(7, 8, 9)),
+    ],
+)
+def test_shapes_and_bricks_that_do_not_fit_the_scan_are_refused(row: IndexRow) -> None:
+    with pytest.raises(IntegrityError, match="shapes or bricks"):
+        bricked(row)
+
+
+def test_an_empty_index_of_version_3_is_one_too() -> None:
+    assert (
+        parse_index(index_bytes(index_table([], bricks=True)), shard_size=SIZE, samples=0, where="here").num_rows == 0
+    )
+
+
 def test_the_columns_are_those_of_the_version() -> None:
     for table, version in ((index_table([FIRST]), "2"), (index_table([FIRST], grouped=True), "1")):
         other = table.replace_schema_metadata({"format_version": version})
@@ -87,8 +128,8 @@ def written(table: pa.Table) -> bytes:
 
 
 def test_an_unknown_format_version_is_refused_by_name() -> None:
-    table = index_table([FIRST]).replace_schema_metadata({"format_version": "3"})
-    with pytest.raises(FormatVersionError, match="index format_version b'3'"):
+    table = index_table([FIRST]).replace_schema_metadata({"format_version": "4"})
+    with pytest.raises(FormatVersionError, match="index format_version b'4'"):
         parse_index(written(table), shard_size=SIZE, samples=1, where="here")
 
 

@@ -32,16 +32,20 @@ def scan_of(shard: int, row: int) -> Scan:
 
 def write_split(store: ObjectStore, shard_samples: Sequence[int]) -> list[Shard]:
     """Shards with these numbers of scans, in storage as pack leaves them."""
-    return [_write(store, number, samples) for number, samples in enumerate(shard_samples)]
+    return [
+        write_scans(store, [(key_of(number, row), scan_of(number, row)) for row in range(samples)])
+        for number, samples in enumerate(shard_samples)
+    ]
 
 
-def _write(store: ObjectStore, number: int, samples: int) -> Shard:
-    scans = [(key_of(number, row), scan_of(number, row), "source", f"row/{row}") for row in range(samples)]
+def write_scans(store: ObjectStore, scans: Sequence[tuple[str, Scan]], bricks: bool = False) -> Shard:
+    """A shard of these scans, by key; ``bricks``: as in a data set with ``data.patches``."""
+    samples = [(key, scan, "source", f"row/{row}") for row, (key, scan) in enumerate(scans)]
     with tempfile.TemporaryDirectory() as folder:
         tar = Path(folder, "shard.tar")
-        index = index_bytes(write_shard(tar, scans))
+        index = index_bytes(write_shard(tar, samples, bricks))
         sha256, index_sha256 = sha256_file(tar), sha256_bytes(index)
         uri, index_uri = f"datasets/d/shards/{sha256}.tar", f"datasets/d/indexes/{index_sha256}.parquet"
         store.upload(tar, uri)
         store.write(index_uri, index)
-        return Shard(uri, tar.stat().st_size, sha256, samples, index_uri, len(index), index_sha256)
+        return Shard(uri, tar.stat().st_size, sha256, len(samples), index_uri, len(index), index_sha256)

@@ -96,7 +96,7 @@ def test_few_files_are_open_at_once(
     for place in PLACES + PLACES[::-1]:
         assert reader.read(place)["__key__"] == key_of(*place)
         assert len(reader._open) <= 2
-    files = list(reader._open.values())
+    files = [shard.file for shard in reader._open.values()]
     reader.close()
     assert all(file.closed for file in files)
     assert reader.read(PLACES[0])["__key__"] == key_of(*PLACES[0])
