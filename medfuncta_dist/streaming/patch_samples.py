@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -28,20 +29,24 @@ class PatchDraws:
         """The patch of a visit, the same at any world size. Its key is KEY/VISIT: augmentation differs by visit."""
         row, visit = divmod(place.row, self.visits)
         scan = SampleId(place.shard, row)
-        key, shape = self.reader.keys(scan.shard)[row], self.reader.shapes(scan.shard)[row]
-        corner = random_corner(shape, self.size, seed=self.seed, epoch=epoch, key=key, visit=visit)
-        return replace(patch_at(self.reader, scan, corner, self.size), key=f"{key}/{visit}")
+        key, meta = self.reader.keys(scan.shard)[row], self.reader.meta(scan)
+        corner = random_corner(meta["shape"][1:], self.size, seed=self.seed, epoch=epoch, key=key, visit=visit)
+        return Sample(f"{key}/{visit}", _values_at(self.reader, scan, meta, corner, self.size), meta)
 
 
 def patch_at(reader: SampleReader, scan: SampleId, corner: Corner, size: Sequence[int]) -> Sample:
     """A patch as a sample of ``size`` points; only its bytes are read. Beyond the scan, its edge is repeated."""
-    key, meta, shape = reader.keys(scan.shard)[scan.row], reader.meta(scan), reader.shapes(scan.shard)[scan.row]
-    inside = PatchGrid(shape, tuple(size), (0,) * len(size)).inside(corner)
-    array = reader.region(scan, inside)
+    meta = reader.meta(scan)
+    return Sample(reader.keys(scan.shard)[scan.row], _values_at(reader, scan, meta, corner, size), meta)
+
+
+def _values_at(
+    reader: SampleReader, scan: SampleId, meta: Mapping[str, Any], corner: Corner, size: Sequence[int]
+) -> np.ndarray:
+    grid = PatchGrid(tuple(meta["shape"][1:]), tuple(size), (0,) * len(size))
+    array = reader.region(scan, grid.inside(corner))
     beyond = [(0, n - points) for n, points in zip(size, array.shape[1:], strict=True)]
-    if any(after for _, after in beyond):
-        array = np.pad(array, [(0, 0), *beyond], mode="edge")
-    return Sample(key, array, meta)
+    return np.pad(array, [(0, 0), *beyond], mode="edge") if array.shape[1:] != tuple(size) else array
 
 
 def spread_patches(

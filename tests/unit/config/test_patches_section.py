@@ -44,5 +44,5 @@ def test_an_epoch_visits_a_scan_as_often_as_it_draws_patches_and_without_patches
 
 
 def test_patches_to_draw_without_patches_are_refused():
-    with pytest.raises(RunFileError, match="patches_per_scan = 8 does nothing without data.patches"):
+    with pytest.raises(RunFileError, match="patches_per_scan = 8 does nothing without"):
         parse("{name: p, storage: /s, data: {source: /a, shape: [8, 8]}, train: {patches_per_scan: 8}}")
