@@ -19,6 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 from medfuncta_dist.config import load
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.evaluation.slab_files import nifti_image
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.latent_table.latent_table import LatentTable
 from medfuncta_dist.latent_table.scan_list import SHORTEST_KEY
@@ -210,15 +211,7 @@ def save(decoded: Decoded, path: Path) -> None:
 
 
 def _nifti(decoded: Decoded, path: Path) -> None:
-    values = decoded.scan_units
-    channels, shape = values.shape[0], values.shape[1:]
-    axes = [*shape, *[1] * (3 - len(shape)), *([1, channels] if channels > 1 else [])]
-    volume = np.moveaxis(values, 0, -1).reshape(axes)
-    affine = decoded.affine
-    if affine is None:
-        affine = np.diag([*decoded.spacing, *[1.0] * (4 - len(decoded.spacing))])
-    image = nib.Nifti1Image(volume, affine)  # type: ignore[no-untyped-call]
-    image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call]
+    image = nifti_image(decoded.scan_units, decoded.spacing, decoded.affine)
     if decoded.synthetic:
         image.header["descrip"], image.header["intent_name"] = decoded.synthetic.encode("ascii"), b"SYNTHETIC"
     nib.save(image, path)
