@@ -24,8 +24,7 @@ from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.latent_table.latent_table import LatentTable
 from medfuncta_dist.latent_table.scan_list import SHORTEST_KEY
 from medfuncta_dist.latents import table_format
-from medfuncta_dist.scans.readers.reader import MAX_VALUES
-from medfuncta_dist.scans.scan import Window
+from medfuncta_dist.scans.scan import MAX_VALUES, Window
 from medfuncta_dist.storage.digest import canonical_json
 
 

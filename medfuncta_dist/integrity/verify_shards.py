@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from medfuncta_dist.errors import IntegrityError, ObjectMissingError, ScanError
 from medfuncta_dist.packing.pack_ledger import require_balance
 from medfuncta_dist.packing.pack_record import read_packs, record_path
 from medfuncta_dist.shards.sample import decode
+from medfuncta_dist.shards.shard_index import brick_checksums
 from medfuncta_dist.shards.snapshot import Shard, Snapshot, read_index, snapshot_path
 from medfuncta_dist.shards.split_patients import PatientTally, ShardGroups, groups_in, require_apart
 from medfuncta_dist.storage.digest import crc32c, sha256_file
@@ -108,18 +110,20 @@ def check_shard(check: ShardCheck) -> WholeShard:
     return WholeShard(keys, groups_in(index))
 
 
-def _check_sample(read: Callable[[int], bytes], seek: Callable[[int], int], row: dict[str, object]) -> None:
+def _check_sample(read: Callable[[int], bytes], seek: Callable[[int], int], row: dict[str, Any]) -> None:
     members = []
     for member in MEMBERS:
         offset, length, crc = (row[f"{member}_{column}"] for column in ("offset", "length", "crc32c"))
-        assert isinstance(offset, int)
-        assert isinstance(length, int)
         seek(offset)
         data = read(length)
         if crc32c(data) != crc:
             raise IntegrityError("a sample does not match the index", where=f"key {row['key']}")
         members.append(data)
-    decode(str(row["key"]), *members)
+    sample = decode(str(row["key"]), *members)
+    if "shape" in row:
+        found = list(sample.array.shape), brick_checksums(members[0], row["brick_bytes"])
+        if found != (row["shape"], row["brick_crc32c"]):
+            raise IntegrityError("a sample's shape or bricks do not match the index", where=f"key {row['key']}")
 
 
 def _packs(store: ObjectStore, snapshot: Snapshot) -> list[Fault]:

@@ -13,7 +13,7 @@ from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.fields.coordinates import Region, region_points
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.meta.device import require_device
-from medfuncta_dist.scans.readers.reader import MAX_VALUES
+from medfuncta_dist.scans.scan import MAX_VALUES
 
 GROUP_VALUES = 2**24
 """Values that are decoded at a time: 64 MB, and as much again while they are put in order."""

@@ -22,7 +22,7 @@ def dataset_artifact(snapshot: Snapshot) -> Artifact:
     """A snapshot of a data set."""
     facts = {
         "generation": snapshot.generation,
-        "shape": list(snapshot.contract["shape"]),
+        "shape": snapshot.contract["shape"],
         "channels": snapshot.contract["channels"],
         "scans": {split: sum(shard.samples for shard in shards) for split, shards in snapshot.splits.items()},
         "quarantined": len(snapshot.quarantined),

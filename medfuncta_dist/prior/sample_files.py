@@ -23,8 +23,7 @@ from medfuncta_dist.prior.drawing import GROUP, draw, labels_of
 from medfuncta_dist.prior.judgement import why_refused
 from medfuncta_dist.prior.noise_schedule import require_library
 from medfuncta_dist.prior.prior_files import Prior, committed_prior, load_prior, prior_folder
-from medfuncta_dist.scans.readers.reader import MAX_VALUES
-from medfuncta_dist.scans.scan import Window
+from medfuncta_dist.scans.scan import MAX_VALUES, Window
 from medfuncta_dist.storage.digest import canonical_json
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.telemetry.progress_bar import ProgressBar

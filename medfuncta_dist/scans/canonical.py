@@ -1,4 +1,4 @@
-"""From a scan as read to a sample of the declared shape, and to the split it belongs to.
+"""From a scan as read to a sample of the declared shape, or of its own, and to the split it belongs to.
 
     volume = windowed(scan, data)                     finite, the declared channels, an intensity window
     for index, piece in slices(volume, data.slices):  where the run file asks for slices
@@ -18,7 +18,7 @@ from medfuncta_dist.config.section import Split
 from medfuncta_dist.config.sections.data_section import Data, Slabs, Slices
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.intensity import choose_window, intensity_of
-from medfuncta_dist.scans.resample import Grid, cast, nearest, resample, spaced_grid, target_grid
+from medfuncta_dist.scans.resample import Grid, cast, nearest, resample, spaced_grid, target_grid, whole_grid
 from medfuncta_dist.scans.scan import Scan
 
 LUMA = np.array([0.299, 0.587, 0.114])
@@ -47,12 +47,15 @@ def prepared(scan: Scan, data: Data) -> Scan:
 
 
 def canonical(scan: Scan, data: Data) -> Scan:
-    """The scan on a grid of ``data.shape``: array (channel, *data.shape) in its stored type, with window.
+    """The scan on a grid of ``data.shape``: array (channel, *data.shape) in its stored type, with window. With
+    ``data.patches``, on its own grid, or on that of ``data.spacing`` over all of it.
 
     Spacing and affine follow, so world coordinates stay true. Raises ScanError.
     """
     scan = windowed(_without_flat_axes(scan, len(data.shape)), data)
     assert scan.window is not None
+    if data.patches is not None and data.spacing is None:
+        return replace(scan, array=np.ascontiguousarray(scan.array))
     grid = _grid(scan, data)
     return replace(
         scan,
@@ -64,6 +67,8 @@ def canonical(scan: Scan, data: Data) -> Scan:
 
 
 def _grid(scan: Scan, data: Data) -> Grid:
+    if data.spacing is not None and data.patches is not None:
+        return whole_grid(scan.shape, scan.spacing, data.spacing)
     if data.spacing is not None:
         return spaced_grid(scan.shape, scan.spacing, data.shape, data.spacing)
     return target_grid(scan.shape, scan.spacing, data.shape, data.aspect)

@@ -6,6 +6,7 @@ the first voxel to the centre of the last, and stretching n voxels to m scales t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from medfuncta_dist.errors import ScanError
+from medfuncta_dist.scans.scan import MAX_VALUES
 
 TOLERANCE = 1e-6
 """In voxels: how far rounding may move a point of the far edge out of the field of view."""
@@ -20,11 +22,15 @@ TOLERANCE = 1e-6
 
 @dataclass(frozen=True)
 class Grid:
-    """Points of a new grid in voxel coordinates of the old one: ``old = offset + scale * new`` along each axis."""
+    """Points of a new grid in voxel coordinates of the old one: ``old = offset + scale * new`` along each axis.
+
+    ``edges``: points outside of the old one's field of view have the values of its edge; else they are background.
+    """
 
     shape: tuple[int, ...]
     scale: tuple[float, ...]
     offset: tuple[float, ...]
+    edges: bool = False
 
     def spacing(self, spacing: Sequence[float]) -> tuple[float, ...]:
         """Spacing of the new grid, given the old one's."""
@@ -66,6 +72,18 @@ def spaced_grid(shape: Sequence[int], spacing: Sequence[float], target: Sequence
     return Grid(tuple(target), scale, offset)
 
 
+def whole_grid(shape: Sequence[int], spacing: Sequence[float], step: Sequence[float]) -> Grid:
+    """The grid with ``step`` between its points, in the unit of ``spacing``, that reaches over all of a scan, centred:
+    its ends lie less than half a step outside. Where a scan has that spacing, it is the scan's own grid. ScanError for
+    one of more points than a scan may have."""
+    scale = tuple(_snapped(wanted / s) for wanted, s in zip(step, spacing, strict=True))
+    points = tuple(math.ceil((n - 1) / r - TOLERANCE) + 1 for n, r in zip(shape, scale, strict=True))
+    if math.prod(points) > MAX_VALUES:
+        raise ScanError(f"at data.spacing the scan would have {math.prod(points)} points, more than {MAX_VALUES}")
+    offset = tuple(_snapped((n - 1) / 2 - r * (m - 1) / 2) for n, m, r in zip(shape, points, scale, strict=True))
+    return Grid(points, scale, offset, edges=True)
+
+
 def _centred(n: int, m: int, scale: float) -> float:
     """Offset that puts the centre of m points on the centre of n, or half a voxel off rather than between voxels."""
     offset = _snapped((n - 1) / 2 - scale * (m - 1) / 2)
@@ -88,16 +106,18 @@ def resample(array: np.ndarray, grid: Grid, outside: float) -> np.ndarray:
     # 8- and 16-bit integers are exact in float32; 32-bit ones need float64.
     working = np.float64 if array.dtype.kind in "iu" and array.dtype.itemsize == 4 else np.float32
     values = np.stack([_interpolate(channel.astype(working), grid) for channel in array])
-    _fill_outside(values, array.shape[1:], grid, outside)
+    if not grid.edges:
+        _fill_outside(values, array.shape[1:], grid, outside)
     return cast(values, array.dtype)
 
 
 def nearest(labels: np.ndarray, grid: Grid) -> np.ndarray:
-    """Labels (*spatial) at the nearest points of a new grid, 0 outside of the old one's field of view."""
+    """Labels (*spatial) at the nearest points of a new grid; background, outside of the old one, is 0."""
     for axis, n in enumerate(labels.shape):
         points = grid.offset[axis] + grid.scale[axis] * np.arange(grid.shape[axis])
         taken = np.take(labels, np.floor(points + 0.5).astype(int).clip(0, n - 1), axis)
-        np.moveaxis(taken, axis, 0)[_missing(points, n)] = 0
+        if not grid.edges:
+            np.moveaxis(taken, axis, 0)[_missing(points, n)] = 0
         labels = taken
     return labels
 

@@ -23,6 +23,8 @@ MODALITY_WORDS: Final = {
 MODALITIES: Final = tuple(MODALITY_WORDS)
 """Magnetic resonance, computed tomography, X-ray, ultrasound, picture (of unknown origin), electrocardiogram, other."""
 
+MAX_VALUES: Final = 2**29
+"""Values of one scan: a whole-body CT of 512 x 512 x 2048. A header that declares more is damaged or malicious."""
 STORED_TYPES: Final = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
 """Element types of a scan in a shard. ``stored`` narrows wider ones: no scanner measures more than 24 bits."""
 

@@ -10,8 +10,8 @@ from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.canonical import prepared, windowed
 from medfuncta_dist.scans.intensity import choose_joint_window, intensity_of, needs_values
-from medfuncta_dist.scans.readers.reader import MAX_VALUES, Found
-from medfuncta_dist.scans.scan import Scan, Window
+from medfuncta_dist.scans.readers.reader import Found
+from medfuncta_dist.scans.scan import MAX_VALUES, Scan, Window
 
 TOO_MANY = f"the images of a series hold more than {MAX_VALUES} values: too many for one intensity window"
 

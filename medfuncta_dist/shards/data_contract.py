@@ -70,12 +70,18 @@ def contract_of(data: Data) -> dict[str, Any]:
     grouped into shards and tasks. ``group`` is missing where scans are split by source, and ``series`` where each DICOM
     file is packed by itself, as in earlier versions; of a rule or a table it has a digest, because a contract travels
     with networks, and a rule can hold names of folders. Other keys that earlier versions did not have are missing, too,
-    where they say what those versions did.
+    where they say what those versions did. With ``patches``, ``shape`` says only how many axes scans have: runs with
+    patches of other sizes share a data set.
     """
     part = data.part(lambda key: key.in_contract) | {"splits": sorted(data.splits) if data.splits else None}
-    part |= {"group": _described(data.grouping)}
+    part |= {"group": _described(data.grouping), "shape": packed_shape(data)}
     kept = {name: value for name, value in part.items() if name != "table"} | _given_by(data.table)
     return {name: value for name, value in kept.items() if name not in EARLIER or value not in (None, EARLIER[name])}
+
+
+def packed_shape(data: Data) -> list[int] | dict[str, int]:
+    """The shape of all packed scans as the contract says it; where they keep their own, ``{"axes": 3}``."""
+    return list(data.shape) if data.patches is None else {"axes": len(data.shape)}
 
 
 def _given_by(table: Table | None) -> dict[str, Any]:
@@ -181,7 +187,8 @@ def open_dataset(store: ObjectStore, name: str, data: Data, salt: str, fence: Gu
         data = _with_volume_names(data, contract.get("volume_names", BY_POSITION))
         return _with_group(data, _packed_by(contract, store.uri(path)) if data.grouping is None else None)
     data = with_series(_with_group(data, PATIENT if data.slabs is None else SOURCE), None)
-    data = _with_length(data, "exact" if len(data.shape) == 1 else None)
+    of_signals = "exact" if data.patches is None else RESAMPLED  # to their own length
+    data = _with_length(data, of_signals if len(data.shape) == 1 else None)
     data = _with_volume_names(_with_ct_window(_with_pet(data, SUV), CT_WINDOW), BY_INSTANCE)
     body = {"name": name, "contract": contract_of(data), "salt": salt}
     publish(store, fence, NewRecord(path, KIND, body))

@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError
+from medfuncta_dist.storage.digest import crc32c
 from medfuncta_dist.storage.parsing import parquet
 from medfuncta_dist.storage.parsing.strict_json import RESTORE
 
@@ -90,6 +91,12 @@ class IndexRow:
     shape: tuple[int, ...] = ()
     brick_bytes: int = 0
     brick_crc32c: tuple[int, ...] = ()
+
+
+def brick_checksums(npy: bytes, brick_bytes: int) -> list[int]:
+    """CRC-32C of each brick of an npy member."""
+    data = memoryview(npy)
+    return [crc32c(data[start : start + brick_bytes]) for start in range(0, len(data), brick_bytes)]
 
 
 def index_table(rows: Sequence[IndexRow], grouped: bool = False, bricks: bool = False) -> pa.Table:

@@ -22,6 +22,8 @@ class ShardSet:
     """Distributes samples to shards by split. ``folder`` holds one unfinished tar per split; memory holds no array.
 
     ``grouped``: indexes have the groups that ``add`` is given. ``looks``: shards have their scans' looks beside them.
+    ``bricks``: indexes have the shapes and bricks of scans that keep their own shape. A scan that is larger than
+    ``max_megabytes`` is a shard of its own.
     """
 
     def __init__(
@@ -33,8 +35,9 @@ class ShardSet:
         max_megabytes: int,
         grouped: bool = False,
         looks: bool = False,
+        bricks: bool = False,
     ) -> None:
-        self._grouped = grouped
+        self._grouped, self._bricks = grouped, bricks
         self._looks: dict[str, list[bytes]] | None = {} if looks else None
         self._store, self._dataset, self._folder = store, dataset, folder
         self._max_scans, self._max_bytes = max_scans, max_megabytes * MEBIBYTE
@@ -49,7 +52,7 @@ class ShardSet:
         if shard is not None and self._full(shard, len(npy) + len(json)):
             self._finish(split)
         if split not in self._open:
-            self._open[split] = ShardWriter(self._folder / f"{split}.tar", self._grouped)
+            self._open[split] = ShardWriter(self._folder / f"{split}.tar", self._grouped, self._bricks)
         self._open[split].add(key, npy, json, source, item, group)
         if self._looks is not None:
             self._looks.setdefault(split, []).append(look_of_sample(key, npy, json))
@@ -94,9 +97,9 @@ class ShardSet:
         )
 
 
-def of_indexes(data: Data) -> tuple[bool, bool]:
-    """``grouped`` and ``looks`` of a data set's shards."""
-    return data.grouping != "source", data.look_alikes == "report"
+def of_indexes(data: Data) -> tuple[bool, bool, bool]:
+    """``grouped``, ``looks`` and ``bricks`` of a data set's shards."""
+    return data.grouping != "source", data.look_alikes == "report", data.patches is not None
 
 
 def _upload_once(store: ObjectStore, local: Path, path: str) -> None:

@@ -19,7 +19,7 @@ from medfuncta_dist.errors import IntegrityError
 from medfuncta_dist.scans.patient_group import Group
 from medfuncta_dist.scans.scan import Scan
 from medfuncta_dist.shards.sample import encode, stored_shape
-from medfuncta_dist.shards.shard_index import BRICK_BYTES, TAR_BLOCK, IndexRow, index_table
+from medfuncta_dist.shards.shard_index import BRICK_BYTES, TAR_BLOCK, IndexRow, brick_checksums, index_table
 from medfuncta_dist.storage.digest import crc32c
 
 LARGEST_MEMBER = 8 * 2**30 - 1
@@ -57,7 +57,8 @@ class ShardWriter:
         members = npy_at, len(npy), crc32c(npy), json_at, len(json), crc32c(json)
         row = IndexRow(key, source, item, *members, *(group or ()))
         if self._bricks:
-            row = replace(row, shape=stored_shape(key, npy), brick_bytes=BRICK_BYTES, brick_crc32c=_checksums(npy))
+            checksums = tuple(brick_checksums(npy, BRICK_BYTES))
+            row = replace(row, shape=stored_shape(key, npy), brick_bytes=BRICK_BYTES, brick_crc32c=checksums)
         self._rows.append(row)
 
     def close(self) -> pa.Table:
@@ -77,11 +78,6 @@ class ShardWriter:
         at = self._tar.offset + TAR_BLOCK
         self._tar.addfile(info, io.BytesIO(data))
         return at
-
-
-def _checksums(npy: bytes) -> tuple[int, ...]:
-    data = memoryview(npy)
-    return tuple(crc32c(data[start : start + BRICK_BYTES]) for start in range(0, len(data), BRICK_BYTES))
 
 
 def write_shard(path: Path, samples: Iterable[tuple[str, Scan, str, str]], bricks: bool = False) -> pa.Table:

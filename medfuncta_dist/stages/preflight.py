@@ -15,7 +15,7 @@ from medfuncta_dist.fitting.fit_plan import chosen_splits
 from medfuncta_dist.network.committed_network import published_network, require_all_steps
 from medfuncta_dist.network.core_settings import trained_spec
 from medfuncta_dist.network.network_loader import load_network
-from medfuncta_dist.shards.data_contract import require_contract
+from medfuncta_dist.shards.data_contract import packed_shape, require_contract
 from medfuncta_dist.shards.shard_listing import require_shards
 from medfuncta_dist.shards.snapshot import Snapshot, load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -28,8 +28,10 @@ def check_snapshot(run: RunFile, snapshot: Snapshot) -> None:
     A run that names no source, only a snapshot, need not repeat how the snapshot was packed.
     """
     where = f"data set {run.dataset}, snapshot {snapshot.digest[:12]}"
-    for key, wanted in (("shape", list(run.data.shape)), ("channels", run.data.channels)):
+    for key, wanted in (("shape", packed_shape(run.data)), ("channels", run.data.channels)):
         packed = snapshot.contract.get(key)
+        if packed != wanted and isinstance(packed, dict) != isinstance(wanted, dict):
+            raise _other_resolution(run, packed, where)
         if packed != wanted:
             raise RunFileError(
                 f"data.{key} is {wanted}, but the shards of this data set hold {packed}",
@@ -38,6 +40,18 @@ def check_snapshot(run: RunFile, snapshot: Snapshot) -> None:
             )
     if run.data.source is not None or run.data.splits is not None:
         require_contract(run.data, snapshot.contract, where)
+
+
+def _other_resolution(run: RunFile, packed: Any, where: str) -> RunFileError:
+    """The run file has patches where the data set has none, or the other way round."""
+    own = isinstance(packed, dict)
+    what = "in their own shape, for patches" if own else f"in the shape {packed}, without patches"
+    how = f"give data.patches with a size of {packed['axes']} axes" if own else "leave data.patches out"
+    return RunFileError(
+        f"the scans of this data set were packed {what}",
+        where=where,
+        do=f"{how}, or pack under another data.dataset",
+    )
 
 
 def check_fitting(run: RunFile, store: ObjectStore) -> None:

@@ -206,7 +206,8 @@ class Data(Section):
     spacing: Annotated[list[PositiveFloat] | None, CONTRACT, Added(None)] = None
     """Distance of neighbouring points along each axis of ``shape``, in mm (in pixels, where a file does not say): the
     same for all scans, centred; what lies beyond is cropped, what is missing is background. `[8, 8, 8]` with a shape of
-    `[32, 32, 32]` is a cube of 256 mm. Default: as wide as the whole scan needs (``aspect``), another for each scan."""
+    `[32, 32, 32]` is a cube of 256 mm. With `patches`, nothing is cropped. Default: as wide as the whole scan needs
+    (``aspect``), another for each scan; with `patches`, the scan's own."""
     slices: Annotated[Slices | None, CONTRACT] = None
     """Pack volumes as slices."""
     slabs: Annotated[Slabs | None, CONTRACT] = None
@@ -317,6 +318,8 @@ class Data(Section):
             raise ValueError(
                 "with patches, scans keep their own field of view, so aspect would do nothing: leave it out"
             )
+        if self.patches is not None and self.length is not None:
+            raise ValueError("with patches, signals keep their own length: leave length out")
         if self.slices is not None and len(self.shape) != 2:
             raise ValueError(f"slices are two-dimensional, but shape has {len(self.shape)} axes")
         if self.slabs is not None and self.slices is None:

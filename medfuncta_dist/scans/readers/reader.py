@@ -16,12 +16,9 @@ from pathlib import Path
 from typing import Protocol
 
 from medfuncta_dist.errors import MedfunctaError, ScanError
-from medfuncta_dist.scans.scan import Scan
+from medfuncta_dist.scans.scan import MAX_VALUES, Scan
 from medfuncta_dist.storage.request_failures import explain, is_machine_failure
 from medfuncta_dist.storage.sources import ANONYMOUS_SOURCE
-
-MAX_VALUES = 2**29
-"""Values of one scan: a whole-body CT of 512 x 512 x 2048. A header that declares more is damaged or malicious."""
 
 FREE_BYTES = 2**28
 LARGEST_RATIO = 100

@@ -24,7 +24,8 @@ from pydicom.uid import (
 
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.readers.bounded_file import BoundedFile
-from medfuncta_dist.scans.readers.reader import FREE_BYTES, LARGEST_RATIO, MAX_VALUES, check_inflation
+from medfuncta_dist.scans.readers.reader import FREE_BYTES, LARGEST_RATIO, check_inflation
+from medfuncta_dist.scans.scan import MAX_VALUES
 
 NOT_DICOM = "not a readable DICOM file"
 FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")

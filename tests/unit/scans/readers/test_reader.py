@@ -12,7 +12,8 @@ from medfuncta_dist.scans.readers import (
     reader,
     reader_registry,  # noqa: F401 - registers the libraries
 )
-from medfuncta_dist.scans.readers.reader import MAX_VALUES, check_size, refusing
+from medfuncta_dist.scans.readers.reader import check_size, refusing
+from medfuncta_dist.scans.scan import MAX_VALUES
 from tests.writers import PATIENT
 
 
