@@ -123,7 +123,7 @@ def write_records(root: str, shards: int) -> None:
 
     def commit(work: FitWork) -> None:
         part = PartRef(f"parts/{work.shard.sha256}.parquet", work.shard.sha256, 8_000_000)
-        found = Commit(work.split, work.shard.sha256, work.start, work.stop, work.scans, part, psnr_sum=4e4)
+        found = Commit(work.split, work.shard.sha256, work.start, work.stop, work.units, part, psnr_sum=4e4)
         write_commit(store, TABLE, work, found, fence=ALONE)
 
     with ThreadPoolExecutor(16) as pool:

@@ -70,7 +70,7 @@ def open_fitted(run: RunFile) -> FittedTable:
     done, missing = cover(target.works, commits)
     if missing:
         raise StageOrderError(
-            f"{sum(work.scans for work in missing)} packed scans have no latent yet",
+            f"{sum(work.units for work in missing)} packed scans have no latent yet",
             where=store.uri(target.folder),
             do="run the fit stage first, and let it finish",
         )

@@ -66,14 +66,14 @@ def _run(held: HeldRun, plan: ImportPlan, fan_out: FanOut, on_progress: OnProgre
     if plan.target.has_scans:  # without, a changed folder is another table
         todo += [work for work in done if _may_be_better(committed[work.name])]
         done = [work for work in done if not _may_be_better(committed[work.name])]
-    total, ready = sum(work.scans for work in plan.works), sum(work.scans for work in done)
+    total, ready = sum(work.units for work in plan.works), sum(work.units for work in done)
     quarantined = sum(len(committed[work.name].quarantined) for work in done)
     on_progress(ProgressReport(COMMAND, ready, total, {"quarantined": quarantined}))
     for outcome in fan_out(import_task, ImportTasks(held, plan, todo)):
         if isinstance(outcome, Failed):
             raise outcome.error
-        ready += outcome.item.work.scans
-        quarantined += outcome.item.work.scans - outcome.result.rows
+        ready += outcome.item.work.units
+        quarantined += outcome.item.work.units - outcome.result.rows
         on_progress(ProgressReport(COMMAND, ready, total, {"quarantined": quarantined}))
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from medfuncta_dist.config.kept_run_file import pin_path, pinned_digest, with_task_size
 from medfuncta_dist.config.run_file import RunFile
@@ -12,10 +12,13 @@ from medfuncta_dist.errors import QuarantineLimitError, RunFileError, StageOrder
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_failures import DAMAGED_SHARD, Failures, pieces_of
-from medfuncta_dist.fitting.fit_plan import FitWork, cover, overlaps, plan, ranges
+from medfuncta_dist.fitting.fit_plan import FitWork, chosen_splits, cover, overlaps, ranges
 from medfuncta_dist.fitting.fit_task import FitTask, Fitted, fit_task
 from medfuncta_dist.fitting.imported_record import Imported, imported_record
 from medfuncta_dist.fitting.latent_ledger import Counts, Quarantined, Spread, Unsolved
+from medfuncta_dist.fitting.patch_ledger import once, patch_totals
+from medfuncta_dist.fitting.shard_units import GridSettings, ShardUnits
+from medfuncta_dist.fitting.stored_units import grid_settings, stored_units
 from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.network.committed_network import NetworkRef, published_network
 from medfuncta_dist.network.core_settings import stored_settings
@@ -40,14 +43,33 @@ class TableLocation:
     works: list[FitWork]
     """Every range that belongs to it, fitted or not."""
     scans_per_task: int
-    """Scans of each range, but for the last one of a shard."""
+    """Scans of each range, or patches of them, but for the last one of a shard."""
     has_scans: bool = True
     """False for latents that were imported without their scans: there is nothing to fit or to compare with."""
+    grids: GridSettings | None = None
+    """Where scans are grids of patches, and in the next field the units of each shard, by its SHA-256."""
+    units: Mapping[str, ShardUnits] | None = field(default=None, repr=False)
 
     @property
     def shards(self) -> set[str]:
         """SHA-256 of the shards it covers."""
         return {work.shard.sha256 for work in self.works}
+
+    @property
+    def unit_counts(self) -> dict[str, int] | None:
+        """Units of each shard; None where each scan is one."""
+        return None if self.units is None else {shard: len(units) for shard, units in self.units.items()}
+
+    @property
+    def scans(self) -> int:
+        """Of all shards."""
+        return sum(shard.samples for shard in {work.shard.sha256: work.shard for work in self.works}.values())
+
+    def within_one_scan(self, work: FitWork) -> bool:
+        """Whether a range is one scan, or patches of one."""
+        if self.units is None:
+            return work.units == 1
+        return self.units[work.shard.sha256].within_one_scan(work.start, work.stop)
 
 
 @dataclass(frozen=True)
@@ -105,8 +127,14 @@ def locate_table(run: RunFile, store: ObjectStore) -> TableLocation:
         return imported_table(run, published_network(store, run.name), imported)
     _require_pinned(run, store, snapshot)
     network = published_network(store, run.name)
-    works = ranges(snapshot, run.fit.splits, run.fit.range_scans)
-    return TableLocation(latent_folder(run, network.digest), snapshot, network, works, run.fit.range_scans)
+    grids, units = grid_settings(run), None
+    if grids is not None:
+        chosen = [shard for split in chosen_splits(snapshot, run.fit.splits) for shard in snapshot.splits[split]]
+        units = stored_units(store, chosen, grids)
+    counts = None if units is None else {shard: len(found) for shard, found in units.items()}
+    works = ranges(snapshot, run.fit.splits, run.fit.range_scans, counts)
+    folder = latent_folder(run, network.digest)
+    return TableLocation(folder, snapshot, network, works, run.fit.range_scans, grids=grids, units=units)
 
 
 def imported_table(run: RunFile, network: NetworkRef, imported: Imported) -> TableLocation:
@@ -144,7 +172,7 @@ def fit(
     *,
     fence: Guard = ALONE,
 ) -> FitSummary:
-    """Fit every scan of the snapshot that has no latent yet; ``fence`` is checked before every commit.
+    """Fit every scan of the snapshot, or every patch of it, that has no latent yet; ``fence`` is checked before every commit.
 
     A range whose part is missing from storage is fitted again: the table's parts are listed when the stage begins and
     before it ends.
@@ -165,11 +193,11 @@ def fit(
     _check_contract(network, target)
     settings = stored_settings(run, network)
     before, lost = latent_ledger.withdraw_lost(store, target.folder, fence)
-    todo = plan(target.snapshot, run.fit.splits, latent_ledger.settled(before), target.scans_per_task)
-    quarantined = sum(len(commit.quarantined) for commit in before.values() if not commit.failed)
+    todo = cover(target.works, latent_ledger.settled(before))[1]
+    quarantined = sum(commit.lost_units for commit in before.values() if not commit.failed)
     progress = _Progress(target.works, todo, quarantined, on_progress)
     tasks = [task_of(run, target, work, settings, fence) for work in todo]
-    done_now = _run(run, target, tasks, fan_out, progress, Failures(store, target.folder, fence))
+    done_now = _run(run, target, tasks, fan_out, progress, Failures(store, target.folder, fence, target.units))
     summary = _summarise(store, target, done_now, settings.storage_type, settings.keep or network.spec.latent)
     _check_limit(run, summary)
     return replace(summary, lost_parts=lost)
@@ -191,7 +219,7 @@ def fit_again(run: RunFile, fan_out: FanOut, lost: Collection[str], *, fence: Gu
     for outcome in outcomes:
         if isinstance(outcome, Failed):
             raise outcome.error
-    return sum(work.scans for work in todo)
+    return sum(work.units for work in todo)
 
 
 def _run(
@@ -205,7 +233,7 @@ def _run(
     """Map the tasks, dividing ranges whose worker dies; returns the results of the tasks that succeeded."""
 
     def divide(failed: Failed) -> list[FitTask]:
-        pieces = pieces_of(failed)
+        pieces = pieces_of(failed, target.within_one_scan(failed.item.work))
         progress.divide(len(pieces))
         return pieces
 
@@ -216,7 +244,7 @@ def _run(
         elif not failures.settle(outcome):
             continue
         progress.advance(outcome.item.work, outcome.result.rows if isinstance(outcome, Done) else 0)
-    failures.close(most=run.data.max_quarantined * sum(work.scans for work in target.works))
+    failures.close(most=run.data.max_quarantined * target.scans)
     return results
 
 
@@ -230,9 +258,9 @@ class _Progress:
         quarantined: int,
         on_progress: OnProgress,
     ) -> None:
-        self._ranges, self._scans = len(works), sum(work.scans for work in works)
+        self._ranges, self._scans = len(works), sum(work.units for work in works)
         self._ranges_done = self._ranges - len(todo)
-        self._scans_done = self._scans - sum(work.scans for work in todo)
+        self._scans_done = self._scans - sum(work.units for work in todo)
         self._quarantined, self._on_progress = quarantined, on_progress
         self._report()
 
@@ -241,8 +269,8 @@ class _Progress:
 
     def advance(self, work: FitWork, fitted: int) -> None:
         self._ranges_done += 1
-        self._scans_done += work.scans
-        self._quarantined += work.scans - fitted
+        self._scans_done += work.units
+        self._quarantined += work.units - fitted
         self._report()
 
     def _report(self) -> None:
@@ -258,20 +286,21 @@ def task_of(run: RunFile, target: TableLocation, work: FitWork, settings: FitSet
         folder=target.folder,
         network=target.network,
         work=work,
-        shape=tuple(target.snapshot.contract["shape"]),
+        shape=tuple(target.snapshot.contract["shape"]) if target.grids is None else target.grids.size,
         settings=settings,
         learned_rates=run.fit.rate is None,
         batch=run.fit.batch,
         min_psnr=run.fit.min_psnr,
         fit_digest=fit_digest(run),
         fence=fence,
+        grids=target.grids,
     )
 
 
 def _check_contract(network: SharedNetwork, target: TableLocation) -> None:
     """RunFileError, before any task starts, unless the network was trained for scans of the snapshot's shape."""
-    spec = network.spec
-    shape, channels = target.snapshot.contract["shape"], target.snapshot.contract["channels"]
+    spec, contract = network.spec, target.snapshot.contract
+    shape, channels = contract["shape"] if target.grids is None else target.grids.size, contract["channels"]
     if (spec.coords, spec.channels) != (len(shape), channels):
         raise RunFileError(
             f"the shared network takes {spec.coords} coordinates to {spec.channels} channels, but the data set holds "
@@ -289,6 +318,9 @@ def _summarise(
     counts = latent_ledger.reconcile(target.works, commits)
     mine = [commits[work.name] for work in cover(target.works, commits)[0]]
     latent_ledger.require_parts(store, target.folder, mine)
+    psnr = latent_ledger.psnr_by_split(mine)
+    if target.units is not None:
+        counts, psnr = patch_totals(store, target.folder, target.works, commits, target.units)
     return FitSummary(
         folder=target.folder,
         dataset_digest=target.snapshot.digest,
@@ -297,8 +329,8 @@ def _summarise(
         counts=counts,
         fitted_now=sum(result.rows for result in results if not result.earlier),
         found_committed=sum(result.earlier for result in results),
-        quarantined=[q for commit in mine for q in commit.quarantined],
-        psnr=latent_ledger.psnr_by_split(mine),
+        quarantined=once(q for commit in mine for q in commit.quarantined),
+        psnr=psnr,
         scans_per_task=target.scans_per_task,
         storage_type=storage_type,
         numbers=numbers,

@@ -1,7 +1,7 @@
-"""What is left to fit: the snapshot's scans, cut into ranges by position, minus the ranges already committed. Pure.
+"""What is left to fit: the snapshot's units, cut into ranges by position, minus the ranges already committed. Pure.
 
-A range whose workers die is divided, always in the same way: it is done when it is committed, or when all of its
-pieces are.
+A unit is what is fitted by itself: a scan, or a patch of one (``shard_units.py``). A range whose workers die is
+divided, always in the same way: it is done when it is committed, or when all of its pieces are.
 """
 
 from __future__ import annotations
@@ -15,16 +15,18 @@ from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.shards.snapshot import Shard, Snapshot
 
 PIECES = 8
-"""Pieces of a divided range. Four divisions isolate a fatal scan among 1024; each division costs as many workers as a
+"""Pieces of a divided range. Four divisions isolate a fatal unit among 1024; each division costs as many workers as a
 task has attempts."""
 
 Rows = tuple[int, int]
-"""First row, last row plus one."""
+"""First unit, last unit plus one."""
+Units = Mapping[str, int]
+"""Units of each shard, by its SHA-256."""
 
 
 @dataclass(frozen=True)
 class FitWork:
-    """Scans ``start`` to ``stop`` (exclusive) of one shard: the unit that is fitted, committed and retried."""
+    """Units ``start`` to ``stop`` (exclusive) of one shard: what is fitted, committed and retried together."""
 
     split: str
     shard: Shard
@@ -37,44 +39,52 @@ class FitWork:
         return range_name(self.shard.sha256, self.start, self.stop)
 
     @property
-    def scans(self) -> int:
-        """Number of scans in the range."""
+    def units(self) -> int:
+        """Number of units in the range."""
         return self.stop - self.start
 
     def divided(self) -> list[FitWork]:
-        """The range in up to ``PIECES`` pieces, in order; empty for a single scan."""
-        size = -(-self.scans // PIECES)
-        starts = range(self.start, self.stop, size) if self.scans > 1 else ()
+        """The range in up to ``PIECES`` pieces, in order; empty for a single unit."""
+        size = -(-self.units // PIECES)
+        starts = range(self.start, self.stop, size) if self.units > 1 else ()
         return [replace(self, start=start, stop=min(start + size, self.stop)) for start in starts]
 
 
 def range_name(shard: str, start: int, stop: int) -> str:
-    """The name of rows ``start`` to ``stop`` of the shard with this SHA-256."""
+    """The name of units ``start`` to ``stop`` of the shard with this SHA-256."""
     return f"{shard[:24]}-{start:08d}-{stop:08d}"
 
 
-def ranges(snapshot: Snapshot, splits: Sequence[str] | None, scans_per_task: int) -> list[FitWork]:
+def ranges(
+    snapshot: Snapshot, splits: Sequence[str] | None, units_per_task: int, units: Units | None = None
+) -> list[FitWork]:
     """Every range of the chosen splits (None: all), in the snapshot's order.
 
     Ranges are cut from each shard's start, so a shard's ranges are the same in every snapshot that holds it.
+    ``units`` None: each scan is one.
     """
     works = []
     for split in chosen_splits(snapshot, splits):
         for shard in snapshot.splits[split]:
-            starts = range(0, shard.samples, scans_per_task)
-            works += [FitWork(split, shard, start, min(start + scans_per_task, shard.samples)) for start in starts]
+            last = shard.samples if units is None else units[shard.sha256]
+            starts = range(0, last, units_per_task)
+            works += [FitWork(split, shard, start, min(start + units_per_task, last)) for start in starts]
     return works
 
 
 def plan(
-    snapshot: Snapshot, splits: Sequence[str] | None, committed: Collection[str], scans_per_task: int
+    snapshot: Snapshot,
+    splits: Sequence[str] | None,
+    committed: Collection[str],
+    units_per_task: int,
+    units: Units | None = None,
 ) -> list[FitWork]:
     """The ranges, or pieces of divided ones, that are not among ``committed`` (names)."""
-    return cover(ranges(snapshot, splits, scans_per_task), committed)[1]
+    return cover(ranges(snapshot, splits, units_per_task, units), committed)[1]
 
 
-def cut_before(snapshot: Snapshot, committed: Collection[str]) -> int | None:
-    """The scans per task that explain all ranges of the snapshot among ``committed``; None where nothing does.
+def cut_before(snapshot: Snapshot, committed: Collection[str], units: Units | None = None) -> int | None:
+    """The units per task that explain all ranges of the snapshot among ``committed``; None where nothing does.
 
     A range is known by its length, or the last one of a shard by its start.
     """
@@ -83,7 +93,7 @@ def cut_before(snapshot: Snapshot, committed: Collection[str]) -> int | None:
     names = {range_name(*row) for row in known}
     sizes = {stop - start for _, start, stop in known} | {math.gcd(*(start for _, start, _ in known))} - {0}
     for size in sorted(sizes, reverse=True):
-        done = cover(ranges(snapshot, None, size), names)[0]
+        done = cover(ranges(snapshot, None, size, units), names)[0]
         if {work.name for work in done} == names:
             return size
     return None
@@ -102,7 +112,7 @@ def cover(works: Iterable[FitWork], committed: Collection[str]) -> tuple[list[Fi
 
 
 def overlaps(work: FitWork, names: Collection[str]) -> bool:
-    """Whether any of the named ranges has a row of the work."""
+    """Whether any of the named ranges has a unit of the work."""
     there = _rows(names).get(work.shard.sha256[:24], ())
     return any(start < work.stop and work.start < stop for start, stop in there)
 
@@ -110,7 +120,7 @@ def overlaps(work: FitWork, names: Collection[str]) -> bool:
 def _pieces(work: FitWork, committed: Iterable[Rows]) -> Iterator[tuple[FitWork, bool]]:
     inside = [rows for rows in committed if work.start <= rows[0] and rows[1] <= work.stop]
     whole = (work.start, work.stop) in inside
-    if whole or not inside or work.scans == 1:
+    if whole or not inside or work.units == 1:
         yield work, whole
         return
     for piece in work.divided():
@@ -118,7 +128,7 @@ def _pieces(work: FitWork, committed: Iterable[Rows]) -> Iterator[tuple[FitWork,
 
 
 def _rows(committed: Iterable[str]) -> Mapping[str, list[Rows]]:
-    """The committed rows of each shard."""
+    """The committed units of each shard."""
     found: dict[str, list[Rows]] = defaultdict(list)
     for name in committed:
         shard, start, stop = name.split("-")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple
 
@@ -11,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 
 from medfuncta_dist.fitting.batch_transfer import Returning
+from medfuncta_dist.fitting.latent_ledger import Quarantined
 from medfuncta_dist.latents.fit_result import FitResult
 from medfuncta_dist.latents.table_format import Rows
 
@@ -18,11 +20,39 @@ NOT_FINITE = "its latent is not finite"
 NOT_STORABLE = "its latent does not fit the storage type"
 
 
+DAMAGED_SAMPLE = "its bytes in the shard are damaged"
+WRONG_SHAPE = "its shape is not the data contract's"
+
+
+class PatchPlace(NamedTuple):
+    """Where a patch is: its scan's row in the shard, its number in the scan's grid, how many points of it lie in the
+    scan, and of the scan its shape and the patches of its grid."""
+
+    scan: int
+    number: int
+    points: int
+    shape: tuple[int, ...]
+    of: int
+
+
 class Described(NamedTuple):
-    """A scan that is read: all but its values, which are in the batch's targets."""
+    """A scan, or a patch of one, that is read: all but its values, which are in the batch's targets."""
 
     key: str
     meta: dict[str, Any]
+    """Of the scan."""
+    patch: PatchPlace | None = None
+
+
+@dataclass(frozen=True)
+class LostPatch(Quarantined):
+    """A patch that cannot be read, for which its whole scan is quarantined. ``scan``: its row in the shard."""
+
+    scan: int
+
+
+Place = Described | Quarantined | None
+"""A unit of a batch: read, quarantined, or (None) outside the range."""
 
 
 class Columns(NamedTuple):

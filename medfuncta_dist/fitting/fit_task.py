@@ -8,9 +8,9 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import zip_longest
+from typing import Protocol
 
 import numpy as np
-import pyarrow as pa
 from jaxtyping import Float
 
 from medfuncta_dist.errors import (
@@ -25,12 +25,14 @@ from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.batch_transfer import Arriving, Sender, one_behind
 from medfuncta_dist.fitting.fit_plan import FitWork
-from medfuncta_dist.fitting.fit_rows import Columns, ColumnsComing, Described, rows_of
-from medfuncta_dist.fitting.latent_ledger import Commit, Quarantined
-from medfuncta_dist.latents import table_format
+from medfuncta_dist.fitting.fit_rows import DAMAGED_SAMPLE, WRONG_SHAPE, ColumnsComing, Described, Place
+from medfuncta_dist.fitting.latent_ledger import Quarantined
+from medfuncta_dist.fitting.patch_parts import PatchParts
+from medfuncta_dist.fitting.patch_source import PatchSource
+from medfuncta_dist.fitting.scan_parts import ScanParts, TableKind
+from medfuncta_dist.fitting.shard_units import GridSettings
 from medfuncta_dist.latents.fit import Fitter, new_fitter
 from medfuncta_dist.latents.fit_settings import FitSettings
-from medfuncta_dist.latents.table_format import Rows
 from medfuncta_dist.network.committed_network import NetworkRef
 from medfuncta_dist.network.network_loader import KEPT, network_here
 from medfuncta_dist.shards.sample import Sample, decode
@@ -42,9 +44,6 @@ from medfuncta_dist.streaming.sample_order import SampleId
 from medfuncta_dist.streaming.sample_reader import SampleReader
 from medfuncta_dist.streaming.shard_cache import ShardCache
 from medfuncta_dist.streaming.worker_settings import WorkerSettings
-
-DAMAGED_SAMPLE = "its bytes in the shard are damaged"
-WRONG_SHAPE = "its shape is not the data contract's"
 
 
 @dataclass(frozen=True)
@@ -63,6 +62,8 @@ class FitTask:
     min_psnr: float
     fit_digest: str
     fence: Guard
+    grids: GridSettings | None = None
+    """Where a scan is a grid of patches of ``shape``."""
 
     @property
     def name(self) -> str:
@@ -72,7 +73,7 @@ class FitTask:
 
 @dataclass(frozen=True)
 class Fitted:
-    """The result of a task: the number of scans with a latent, and whether another copy had already committed them."""
+    """The result of a task: the number of units with a latent, and whether another copy had already committed them."""
 
     rows: int
     earlier: bool = False
@@ -91,27 +92,18 @@ def fit_task(task: FitTask) -> Fitted:
     if earlier := _committed(store, task):
         return earlier
     network = network_here(task.worker.root, task.network, task.worker.device)
-    tables: list[pa.Table] = []
-    quarantined: list[Quarantined] = []
-    unsolved: list[int] = []
+    parts = _parts(task, network)
     with closing(SampleReader(store, [task.work.shard], cache)) as reader:
         verify_shard(cache, task.work.shard, reader)
         with closing(one_ahead(sent_batches(task, reader))) as batches:
             # The results of a batch are read, and its table is made, when the next one has been launched.
             for places, coming in one_behind(launched(task, batches)):
-                rows, refused, left = _rows(task, places, coming.wait())
-                tables.append(_table(task, network, rows))
-                quarantined += refused
-                unsolved += left
-    # One chunk: the pages of a Parquet file, and with them its bytes, follow the chunks.
-    table = pa.concat_tables(tables).combine_chunks()
-    part = table_format.write_part(store, task.folder, table) if table.num_rows else None
+                parts.add(places, coming.wait())
+    commit = parts.commit(store, task.folder)
     if earlier := _committed(store, task):
         return earlier
-    latent_ledger.write_commit(
-        store, task.folder, task.work, _commit(task, table, quarantined, part, unsolved), task.fence
-    )
-    return Fitted(table.num_rows, halved=_fitter(task).halved)
+    latent_ledger.write_commit(store, task.folder, task.work, commit, task.fence)
+    return Fitted(commit.rows, halved=_fitter(task).halved)
 
 
 def verify_shard(cache: ShardCache, shard: Shard, reader: SampleReader) -> None:
@@ -130,13 +122,9 @@ def _committed(store: ObjectStore, task: FitTask) -> Fitted | None:
     return None if commit is None or commit.failed else Fitted(commit.rows, earlier=True)
 
 
-Place = Described | Quarantined | None
-"""A scan of a batch: read, quarantined, or (None) outside the range."""
-
-
 @dataclass(frozen=True)
 class Batch:
-    """A batch's scans in their places, and what to fit. Of unusable scans, those of other ranges and the padding,
+    """A batch's units in their places, and what to fit. Of unusable ones, those of other ranges and the padding,
     ``targets`` has zeros: shapes never depend on them."""
 
     places: list[Place]
@@ -168,29 +156,62 @@ def launched(task: FitTask, batches: Iterable[tuple[list[Place], Arriving]]) -> 
         yield places, coming
 
 
+class UnitSource(Protocol):
+    """The units of a shard, in order."""
+
+    def __len__(self) -> int: ...
+
+    def fill(self, unit: int, target: Float[np.ndarray, "point channel"]) -> Place:
+        """Read one unit into ``target``; of one that cannot be read, the values are left as they are."""
+        ...
+
+
+def unit_source(task: FitTask, reader: SampleReader, channels: int) -> UnitSource:
+    """The task's shard as what is fitted: its scans, or their patches."""
+    if task.grids is not None:
+        return PatchSource(reader, task.grids)
+    return ScanSource(reader, (channels, *task.shape))
+
+
 def _batches(task: FitTask, reader: SampleReader, shape: tuple[int, ...]) -> Iterator[Batch]:
-    """The range's scans in the shard's batches, which begin at its first row: a scan's place, and with it its bits, do
+    """The range's units in the shard's batches, which begin at its first one: a unit's place, and with it its bits, do
     not depend on how ranges are cut or divided."""
+    work, source = task.work, unit_source(task, reader, shape[0])
     # A shard smaller than a batch has a batch of its own size: its length is as fixed as its content.
-    work, size = task.work, min(task.batch, task.work.shard.samples)
+    size = min(task.batch, len(source))
     for start in range(work.start - work.start % task.batch, work.stop, task.batch):
-        yield _batch(reader, range(start, min(start + task.batch, work.stop)), work.start, size, shape)
+        yield _batch(source, range(start, min(start + task.batch, work.stop)), work.start, size, shape)
 
 
-def _batch(reader: SampleReader, rows: range, first: int, size: int, shape: tuple[int, ...]) -> Batch:
-    """The scans of ``rows``, from row ``first`` on, as a batch of ``size``."""
-    keys = reader.keys(0)
+def _batch(source: UnitSource, units: range, first: int, size: int, shape: tuple[int, ...]) -> Batch:
+    """The given units, from unit ``first`` on, as a batch of ``size``."""
     targets = np.empty((size, math.prod(shape[1:]), shape[0]), np.float32)
     places: list[Place] = []
-    for row, target in zip_longest(rows, targets):
-        read = None if row is None or row < first else _read(reader, row, keys[row], shape)
-        if isinstance(read, Sample):
-            read.fill(target)
-            places.append(Described(read.key, read.meta))
-        else:
+    for unit, target in zip_longest(units, targets):
+        place = None if unit is None or unit < first else source.fill(unit, target)
+        if not isinstance(place, Described):
             target[...] = 0
-            places.append(read)
+        places.append(place)
     return Batch(places, targets)
+
+
+@dataclass(frozen=True)
+class ScanSource:
+    """The scans of the first shard of a reader, each of ``shape`` (channel, spatial axes)."""
+
+    reader: SampleReader
+    shape: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.reader.keys(0))
+
+    def fill(self, unit: int, target: Float[np.ndarray, "point channel"]) -> Place:
+        """Read one scan into ``target``."""
+        read = _read(self.reader, unit, self.reader.keys(0)[unit], self.shape)
+        if isinstance(read, Quarantined):
+            return read
+        read.fill(target)
+        return Described(read.key, read.meta)
 
 
 def _read(reader: SampleReader, row: int, key: str, shape: tuple[int, ...]) -> Sample | Quarantined:
@@ -221,28 +242,11 @@ def _fitter(task: FitTask) -> Fitter:
     return fitter_here(task.worker, task.network, task.shape, task.settings, task.learned_rates)
 
 
-def _rows(task: FitTask, places: list[Place], columns: Columns) -> tuple[Rows, list[Quarantined], list[int]]:
-    """What a fitted batch adds to the table: each of its scans is a row, or is quarantined. Last: the unsolved steps of
-    the rows' scans that have any."""
-    reasons = columns.reasons
-    kept: dict[int, Described] = {}
-    quarantined: list[Quarantined] = []
-    for i, place in enumerate(places):
-        if isinstance(place, Quarantined):
-            quarantined.append(place)
-        elif place is not None and i in reasons:
-            quarantined.append(Quarantined(place.key, reasons[i]))
-        elif place is not None:
-            kept[i] = place
-    unsolved = columns.unsolved.tolist()
-    rows = rows_of(task.work.split, columns, kept, task.min_psnr)
-    return rows, quarantined, [unsolved[i] for i in kept if unsolved[i]]
-
-
-def _table(task: FitTask, network: SharedNetwork, rows: Rows) -> pa.Table:
+def _parts(task: FitTask, network: SharedNetwork) -> ScanParts | PatchParts:
     identity = {"network": task.network.digest, "fit": task.fit_digest, **_precision(task)}
-    width, units = task.settings.keep or network.spec.latent, _units(task)
-    return table_format.part_table(rows, width, task.settings.storage_type, identity, units)
+    width, storage_type = task.settings.keep or network.spec.latent, task.settings.storage_type
+    kind = TableKind(width, storage_type, _units(task), task.min_psnr, identity)
+    return ScanParts(task.work, kind) if task.grids is None else PatchParts(task.work, kind, task.grids)
 
 
 def _precision(task: FitTask) -> dict[str, str]:
@@ -256,27 +260,3 @@ def _units(task: FitTask) -> Float[np.ndarray, " latent"] | None:
     """Those that the fitter rounds by: the network's, so all parts of a table have the same."""
     units = _fitter(task).units
     return None if units is None else units.cpu().numpy()
-
-
-def _commit(
-    task: FitTask,
-    table: pa.Table,
-    quarantined: list[Quarantined],
-    part: table_format.PartRef | None,
-    unsolved: list[int],
-) -> Commit:
-    quality = table["psnr"].to_numpy().astype(np.float64)
-    return Commit(
-        split=task.work.split,
-        shard=task.work.shard.sha256,
-        start=task.work.start,
-        stop=task.work.stop,
-        rows=table.num_rows,
-        part=part,
-        quarantined=tuple(quarantined),
-        below_min=int(table["below_min"].to_numpy().sum()),
-        psnr_sum=float(quality.sum()),
-        psnr_squares=float(np.square(quality).sum()),
-        unsolved_steps=sum(unsolved),
-        unsolved_scans=len(unsolved),
-    )

@@ -19,7 +19,7 @@ from medfuncta_dist.errors import IntegrityError, ObjectMissingError, StageOrder
 from medfuncta_dist.fitting.fit_plan import FitWork, cover, range_name
 from medfuncta_dist.latents import table_format
 from medfuncta_dist.latents.table_format import PartRef, Storage
-from medfuncta_dist.storage.commit_record import Record, read_as, read_records
+from medfuncta_dist.storage.commit_record import FORMAT_VERSION, PATCHES_VERSION, Record, read_as, read_records
 from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing.typed_record import typed
@@ -29,7 +29,7 @@ from medfuncta_dist.storage.publish import Guard, NewRecord, publish, withdraw
 KIND = "latents"
 NAMES = re.compile(r"[0-9a-f]{24}-\d{8}-\d{8}(-g\d{9,})?\.json")
 """Names of its commit records."""
-_IF_ANY = ("unsolved_steps", "unsolved_scans", "unmeasured")
+_IF_ANY = ("unsolved_steps", "unsolved_scans", "unmeasured", "patches")
 _DELETE = "delete this commit record and run fit again"
 
 
@@ -39,6 +39,31 @@ class Quarantined:
 
     key: str
     reason: str
+
+
+@dataclass(frozen=True)
+class LostPatches:
+    """Of a scan with a patch that could not be fitted: its row in the shard, and how many of the range's patches of it
+    have no latent."""
+
+    scan: int
+    patches: int
+
+
+@dataclass(frozen=True)
+class Patches:
+    """What the record of a range of patches says besides. Its ``rows`` are patches, and ``quarantined`` names each scan
+    with a patch of the range that has no latent, once."""
+
+    footer: int
+    """Bytes of the footer of the part of patches, with the eight that follow it, and in the next field their SHA-256;
+    0 where there is no part."""
+    footer_sha256: str
+    scans: PartRef | None
+    """The part of scans."""
+    scan_rows: int
+    lost: tuple[LostPatches, ...] = ()
+    """For each entry of ``quarantined``."""
 
 
 @dataclass(frozen=True)
@@ -63,11 +88,24 @@ class Commit:
     unsolved_scans: int = 0
     unmeasured: int = 0
     """Rows without a PSNR, imported without their scans. Only in records in which there are some, as above."""
+    patches: Patches | None = None
+    """Only in the records of a table of patches, which have a version of their own."""
 
     @property
     def name(self) -> str:
         """The range's name."""
         return range_name(self.shard, self.start, self.stop)
+
+    @property
+    def lost_units(self) -> int:
+        """Units of the range that have no row."""
+        return len(self.quarantined) if self.patches is None else sum(one.patches for one in self.patches.lost)
+
+    @property
+    def parts(self) -> list[PartRef]:
+        """All that it names."""
+        scans = None if self.patches is None else self.patches.scans
+        return [part for part in (self.part, scans) if part is not None]
 
     def body(self) -> dict[str, Any]:
         """As JSON objects."""
@@ -109,7 +147,8 @@ def record_path(folder: str, work: FitWork, fence: Guard | None = None) -> str:
 
 def write_commit(store: ObjectStore, folder: str, work: FitWork, commit: Commit, fence: Guard) -> None:
     """Write the commit record of a range: the last thing a task does. LeaseLostError if the lease is lost."""
-    publish(store, fence, NewRecord(record_path(folder, work, fence), KIND, commit.body(), fence.token))
+    version = FORMAT_VERSION if commit.patches is None else PATCHES_VERSION
+    publish(store, fence, NewRecord(record_path(folder, work, fence), KIND, commit.body(), fence.token, version))
 
 
 def read_commit(store: ObjectStore, folder: str, work: FitWork, fence: Guard | None = None) -> Commit | None:
@@ -126,22 +165,20 @@ def read_commits(store: ObjectStore, folder: str) -> dict[str, Commit]:
 
 
 def missing_parts(store: ObjectStore, folder: str, commits: Iterable[Commit]) -> list[Commit]:
-    """The commits whose part is not in storage, or not in its size: one listing of the table's parts."""
+    """The commits that name a part which is not in storage, or not in its size: one listing of the table's parts."""
     listed = list(commits)
-    sizes = {f"{folder}/{commit.part.path}": commit.part.size for commit in listed if commit.part is not None}
+    sizes = {f"{folder}/{part.path}": part.size for commit in listed for part in commit.parts}
     lost = set(missing_below(store, f"{folder}/parts", sizes))
-    return [commit for commit in listed if commit.part is not None and f"{folder}/{commit.part.path}" in lost]
+    return [commit for commit in listed if any(f"{folder}/{part.path}" in lost for part in commit.parts)]
 
 
 def require_parts(store: ObjectStore, folder: str, commits: Iterable[Commit]) -> None:
     """IntegrityError unless every part that these commits name is in storage (see ``missing_parts``)."""
     lost = missing_parts(store, folder, commits)
     if lost:
-        part = lost[0].part
-        assert part is not None
         raise IntegrityError(
             f"{len(lost)} parts of the latent table, with {sum(c.rows for c in lost)} scans, are missing or cut short",
-            where=store.uri(f"{folder}/{part.path}"),
+            where=store.uri(f"{folder}/{lost[0].parts[0].path}"),
             do=f"run the fit stage again: it fits these scans again, and only them; or {REPAIR}",
         )
 
@@ -154,8 +191,8 @@ def withdraw_lost(store: ObjectStore, folder: str, fence: Guard) -> tuple[dict[s
     """
     records = read_records(store, f"{folder}/commits", KIND, NAMES)
     commits = [typed(Commit, record.body, "a latents record", record.where, _DELETE) for _, record in records]
-    lost = {commit.part for commit in missing_parts(store, folder, commits)}
-    gone = {path for (path, _), commit in zip(records, commits, strict=True) if commit.part in lost}
+    lost = {tuple(commit.parts) for commit in missing_parts(store, folder, commits)}
+    gone = {path for (path, _), commit in zip(records, commits, strict=True) if tuple(commit.parts) in lost}
     for path in sorted(gone):
         withdraw(store, fence, path)
     return settle(record for path, record in records if path not in gone), len(lost)
@@ -205,7 +242,7 @@ def reconcile(works: Sequence[FitWork], commits: Mapping[str, Commit]) -> Counts
         _check(work, commits.get(work.name))
     mine = [commits[work.name] for work in done]
     return Counts(
-        packed=sum(work.scans for work in works),
+        packed=sum(work.units for work in works),
         fitted=sum(commit.rows for commit in mine),
         quarantined=sum(len(commit.quarantined) for commit in mine),
         flagged=sum(commit.below_min for commit in mine),
@@ -220,7 +257,7 @@ def unsolved(commits: Iterable[Commit]) -> Unsolved:
 
 def table_digest(commits: Iterable[Commit]) -> str:
     """SHA-256 over the parts of some ranges, whatever their order."""
-    return digest_json(sorted(commit.part.sha256 for commit in commits if commit.part is not None))
+    return digest_json(sorted(part.sha256 for commit in commits for part in commit.parts))
 
 
 def psnr_by_split(commits: Iterable[Commit]) -> dict[str, Spread]:
@@ -291,12 +328,12 @@ def _check(work: FitWork, commit: Commit | None) -> None:
         found = "has no commit record"
     elif (commit.shard, commit.start, commit.stop) != (work.shard.sha256, work.start, work.stop):
         found = "has the commit record of another range"
-    elif commit.rows + len(commit.quarantined) != work.scans:
-        found = f"has {commit.rows} fitted and {len(commit.quarantined)} quarantined scans"
+    elif commit.rows + commit.lost_units != work.units:
+        found = f"has {commit.rows} fitted and {commit.lost_units} quarantined ones"
     else:
         return
     raise IntegrityError(
-        f"range {work.name} of {work.scans} packed scans {found}",
+        f"range {work.name} of {work.units} packed scans, or patches of them, {found}",
         where=f"split {work.split}",
         do="run fit again; if it happens again, delete the range's commit record first",
     )

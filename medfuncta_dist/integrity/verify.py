@@ -168,7 +168,7 @@ def _latents(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault
     works, unfitted = cover(target.works, commits)
     counts = latent_ledger.verify(store, target.folder, works)
     line = f"packed {counts.packed} = fitted {counts.fitted} + quarantined {counts.quarantined}"
-    left = sum(work.scans for work in unfitted)
+    left = sum(work.units for work in unfitted)
     if left:
         line = f"not finished, {left} packed scans are not fitted yet (run fit); of the others, {line}"
     catalogue, faults = verify_catalogue(store, target.folder, target.shards) if counts.fitted else (MISSING, [])

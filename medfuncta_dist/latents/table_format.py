@@ -13,7 +13,7 @@ would read other latents from it.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +35,8 @@ from medfuncta_dist.storage.parsing import parquet
 from medfuncta_dist.storage.parsing.strict_json import RESTORE
 from medfuncta_dist.storage.promised import REPAIR, read_promised
 
+Check = Callable[[pa.Schema, str], None]
+"""Refuses a schema that is not one of its kind; the second argument says where it is from."""
 FORMAT_VERSION = "1"
 VERSION_WITH_UNITS = "2"
 KIND = "latents"
@@ -92,7 +94,7 @@ def schema(latent: int, storage_type: str, identity: dict[str, str], units: Unit
         pa.field("key", pa.string(), nullable=False),
         pa.field("split", pa.string(), nullable=False),
         pa.field("labels", pa.list_(pa.int32()), nullable=False),
-        pa.field("latent", pa.list_(_number(storage_type), latent), nullable=False),
+        pa.field("latent", pa.list_(number_type(storage_type), latent), nullable=False),
         *([pa.field("scale", pa.float32(), nullable=False)] if storage_type == "int8" else []),
         pa.field("psnr", pa.float32(), nullable=False),
         pa.field("below_min", pa.bool_(), nullable=False),
@@ -113,7 +115,7 @@ def part_table(
     rows: Rows, latent: int, storage_type: str, identity: dict[str, str], units: Units | None = None
 ) -> pa.Table:
     """Rows as a table, in the order given."""
-    numbers = pa.array(rows.latents.astype(storage_type, copy=False).ravel(), _number(storage_type))
+    numbers = pa.array(rows.latents.astype(storage_type, copy=False).ravel(), number_type(storage_type))
     columns: list[Any] = [
         rows.keys,
         [rows.split] * len(rows.keys),
@@ -154,6 +156,11 @@ def write_part(store: ObjectStore, folder: str, table: pa.Table) -> PartRef:
 
 def read_part(store: ObjectStore, folder: str, part: PartRef, columns: Sequence[str] | None = None) -> pa.Table:
     """A part's table. IntegrityError when it is not the committed one; FormatVersionError for another version."""
+    return parse_table(verified_bytes(store, folder, part), store.uri(f"{folder}/{part.path}"), columns)
+
+
+def verified_bytes(store: ObjectStore, folder: str, part: PartRef) -> bytes:
+    """A part's bytes. IntegrityError when it is not the committed one."""
     where = f"{folder}/{part.path}"
     data = read_promised(store, where, "a part of the latent table", FIT_AGAIN, limit=part.size)
     if len(data) != part.size or sha256_bytes(data) != part.sha256:
@@ -162,13 +169,16 @@ def read_part(store: ObjectStore, folder: str, part: PartRef, columns: Sequence[
             where=store.uri(where),
             do=FIT_AGAIN,
         )
-    return parse_table(data, store.uri(where), columns)
+    return data
 
 
-def parse_table(data: bytes, where: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Parquet bytes of a part, or of an exported table, as a table; refuses what this version does not read."""
+def parse_table(data: bytes, where: str, columns: Sequence[str] | None = None, check: Check | None = None) -> pa.Table:
+    """Parquet bytes of a part, or of an exported table, as a table; refuses what this version does not read.
+
+    ``check``: of another kind of part; None: ``check_schema``.
+    """
     file = parquet.open_parquet(data, where, row_bytes=LARGEST_ROW)
-    check_schema(file.schema_arrow, where)
+    (check or check_schema)(file.schema_arrow, where)
     if columns is not None and "latent" in columns and "scale" in file.schema_arrow.names:
         columns = [*columns, "scale"]  # int8 numbers mean nothing without their scale
     return parquet.read(file, where, None if columns is None else list(dict.fromkeys(columns)))
@@ -213,7 +223,7 @@ def _is_int8(found: pa.Schema) -> bool:
 def storage_of(table: pa.Table | pa.Schema) -> Storage:
     """How a table with the column ``latent`` stores it."""
     column = table.field("latent").type
-    types = {_number(storage_type): storage_type for storage_type in STORAGE_TYPES}
+    types = {number_type(storage_type): storage_type for storage_type in STORAGE_TYPES}
     return Storage(types[column.value_type], column.list_size)
 
 
@@ -275,7 +285,8 @@ def latents_of(table: pa.Table) -> np.ndarray:
     return scaled if units is None else scaled * units
 
 
-def _number(storage_type: str) -> pa.DataType:
+def number_type(storage_type: str) -> pa.DataType:
+    """The type of a stored latent's numbers."""
     return {"float32": pa.float32(), "float16": pa.float16(), "int8": pa.int8()}[storage_type]
 
 

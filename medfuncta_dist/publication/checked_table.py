@@ -109,7 +109,7 @@ def _complete(store: ObjectStore, location: TableLocation) -> list[Commit]:
     commits = latent_ledger.read_commits(store, location.folder)
     works, left = cover(location.works, latent_ledger.settled(commits))
     if left:
-        scans = sum(work.scans for work in left)
+        scans = sum(work.units for work in left)
         what = f"{scans} packed scans are neither fitted nor quarantined"
         raise StageOrderError(what, where=store.uri(location.folder), do="run the fit stage first, and let it finish")
     latent_ledger.reconcile(location.works, commits)

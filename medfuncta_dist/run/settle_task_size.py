@@ -60,7 +60,7 @@ def _chosen(run: RunFile, target: TableLocation, settings: FitSettings, network:
     limits = _limits(run, shards, np.dtype(settings.storage_type).itemsize * (settings.keep or network.spec.latent))
     if limits.most_batches == 1:
         return limits.batch
-    largest = max(shards, key=lambda work: work.scans)
+    largest = max(shards, key=lambda work: work.units)
     (outcome,) = fan_out(trial_fit, [task_of(run, target, largest, settings, ALONE)])
     if isinstance(outcome, Done):
         rate, why = outcome.result, f"a worker fits {outcome.result:.3g} scans per second"
@@ -82,5 +82,5 @@ def _shards(target: TableLocation) -> list[FitWork]:
 
 
 def _limits(run: RunFile, shards: Sequence[FitWork], latent_bytes: int) -> Limits:
-    sizes = [work.scans for work in shards]
+    sizes = [work.units for work in shards]
     return Limits(run.fit.batch, max(sizes, default=1), sum(sizes), run.cluster.most_workers, latent_bytes)

@@ -22,6 +22,9 @@ from medfuncta_dist.storage.parsing.typed_record import typed
 T = TypeVar("T")
 
 FORMAT_VERSION = 1
+PATCHES_VERSION = 2
+"""Of records whose body tells of patches: earlier versions, which would take them for something else, refuse it."""
+VERSIONS = (FORMAT_VERSION, PATCHES_VERSION)
 LARGEST_RECORD = 64 * 2**20
 """Bytes. Records name files and hold no data: a larger one was not written by medfuncta-dist."""
 PARALLEL_READS = 16
@@ -41,9 +44,9 @@ class Record:
     """Its URI."""
 
 
-def make_record(kind: str, body: dict[str, Any], generation: int) -> dict[str, Any]:
+def make_record(kind: str, body: dict[str, Any], generation: int, version: int = FORMAT_VERSION) -> dict[str, Any]:
     """A commit record with its digest."""
-    record = {"format_version": FORMAT_VERSION, "kind": kind, "generation": generation, "body": body}
+    record = {"format_version": version, "kind": kind, "generation": generation, "body": body}
     return record | {"digest": digest_json(record)}
 
 
@@ -95,7 +98,7 @@ def parse_record(data: bytes, kind: str, where: str) -> Record:
     record = strict_json.parse_object(data, "a record", where, _RESTORE)
     if _is_of_another_version(record):
         version = record.get("format_version")
-        what = f"format_version {version!r} of a {kind} record is not one that this version reads ({FORMAT_VERSION})"
+        what = f"format_version {version!r} of a {kind} record is not one that this version reads {VERSIONS}"
         raise FormatVersionError(
             what, where=where, do="use the version of medfuncta-dist that wrote it, or a newer one"
         )
@@ -113,12 +116,12 @@ def parse_record(data: bytes, kind: str, where: str) -> Record:
 def _is_of_another_version(record: dict[str, Any]) -> bool:
     """Whether another version wrote it. False if the version field itself is damaged: the digest matches with ours."""
     version, digest = record.get("format_version"), record.get("digest")
-    if version == FORMAT_VERSION:
+    if version in VERSIONS:
         return False
     rest = {name: value for name, value in record.items() if name != "digest"}
     if digest == digest_json(rest):
         return True
-    return isinstance(version, int) and digest != digest_json(rest | {"format_version": FORMAT_VERSION})
+    return isinstance(version, int) and all(digest != digest_json(rest | {"format_version": ours}) for ours in VERSIONS)
 
 
 _RESTORE = "restore the object from a backup, or delete it and run the stage again"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from medfuncta_dist.errors import MedfunctaError
-from medfuncta_dist.storage.commit_record import LARGEST_RECORD, make_record
+from medfuncta_dist.storage.commit_record import FORMAT_VERSION, LARGEST_RECORD, make_record
 from medfuncta_dist.storage.digest import canonical_json
 from medfuncta_dist.storage.leases.compare_and_swap import MISSING, ConditionalStore
 from medfuncta_dist.storage.leases.lease import Fence
@@ -45,10 +45,11 @@ class NewRecord:
     kind: str
     body: dict[str, Any]
     generation: int = 0
+    version: int = FORMAT_VERSION
 
     def to_bytes(self, where: str) -> bytes:
         """The bytes to store; MedfunctaError when they are more than a reader accepts."""
-        data = canonical_json(make_record(self.kind, self.body, self.generation))
+        data = canonical_json(make_record(self.kind, self.body, self.generation, self.version))
         if len(data) > LARGEST_RECORD:
             raise MedfunctaError(
                 f"a {self.kind} record of {len(data)} bytes is larger than a reader accepts ({LARGEST_RECORD})",

@@ -41,6 +41,17 @@ def open_ranged(fetch: Fetch, size: int, where: str, *, row_bytes: int, rows: in
     return _opened(pa.PythonFile(RangeFile(cached, size, first=1), mode="r"), size, where, row_bytes, rows)
 
 
+def open_footer(footer: bytes, size: int, where: str, *, row_bytes: int) -> pq.FileMetaData:
+    """The footer of a file of ``size`` bytes alone, with the eight bytes that follow it, under the same limits."""
+    _check_length(footer[-8:-4], where)
+    try:
+        metadata = pq.read_metadata(pa.BufferReader(footer))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise IntegrityError("not a Parquet file", where=where, do=RESTORE) from error
+    _check_footer(metadata, size, where, row_bytes, None)
+    return metadata
+
+
 def _check_length(footer_length: bytes, where: str) -> None:
     if int.from_bytes(footer_length, "little") > LARGEST_FOOTER:
         what = f"not a Parquet file, or one with a footer of more than {LARGEST_FOOTER} bytes"

@@ -46,7 +46,7 @@ def metrics(run: RunFile, scans_per_task: int) -> pa.Table:
     )
     fit(divided, map_here)
     works = locate_table(divided, ObjectStore(run.storage)).works
-    assert max(work.scans for work in works) == min(scans_per_task, 50)
+    assert max(work.units for work in works) == min(scans_per_task, 50)
     evaluate(divided, map_here)
     return pq.read_table(io.BytesIO(ObjectStore(run.storage).read(f"runs/{run.name}/report/metrics.parquet")))
 

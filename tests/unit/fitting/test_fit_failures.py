@@ -194,7 +194,7 @@ def test_what_a_superseded_driver_commits_late_does_not_count(run):
     with pytest.raises(LeaseLostError):
         fit(run, taken_over, fence=old)
     summary = fit(run, map_here, fence=held(run, 2))
-    assert summary.fitted_now == SCANS - tasks[0].work.scans
+    assert summary.fitted_now == SCANS - tasks[0].work.units
     # Between its look at the lease and its write, the old driver was stopped; now it goes on.
     store, target = ObjectStore(run.storage), locate_table(run, ObjectStore(run.storage))
     before = table_of(run)
@@ -207,4 +207,4 @@ def test_what_a_superseded_driver_commits_late_does_not_count(run):
     late = tasks[0].work.name  # which the old driver committed in time, and wrote again
     counting = latent_ledger.read_commits(store, target.folder)
     assert {name for name, commit in counting.items() if commit.quarantined} == {late}
-    assert table_of(run).num_rows == before.num_rows - tasks[0].work.scans
+    assert table_of(run).num_rows == before.num_rows - tasks[0].work.units

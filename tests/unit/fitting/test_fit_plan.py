@@ -36,7 +36,7 @@ def test_every_scan_is_in_exactly_one_range(sizes, scans_per_task):
     wanted = [(s.sha256, row) for shards in whole.splits.values() for s in shards for row in range(s.samples)]
     works = ranges(whole, None, scans_per_task)
     assert sorted(scans(works)) == sorted(wanted)
-    assert all(0 < work.scans <= scans_per_task for work in works)
+    assert all(0 < work.units <= scans_per_task for work in works)
 
 
 @given(SIZES, st.integers(1, 20), st.randoms())
@@ -55,7 +55,7 @@ def test_a_newer_snapshot_adds_ranges_and_renames_none(sizes, scans_per_task, sa
     left = plan(newer, None, before, scans_per_task)
     assert before < after
     assert {w.split for w in left} == {"extra"}
-    assert sum(w.scans for w in left) == samples
+    assert sum(w.units for w in left) == samples
 
 
 def test_names_hold_the_shard_and_the_range():
@@ -86,7 +86,7 @@ def test_pieces_make_up_their_range_and_end_at_single_scans(scans):
         assert all(a.stop == b.start for a, b in pairwise(pieces))
         assert pieces[-1].stop == scans
         assert len(divided) <= scans
-    assert [p.scans for p in pieces] == [1] * scans
+    assert [p.units for p in pieces] == [1] * scans
     assert depth <= 4
 
 
@@ -126,7 +126,7 @@ def test_how_a_table_was_cut_is_known_by_any_of_its_ranges(sizes, scans_per_task
 def test_one_whole_range_is_enough(scans_per_task, counts):
     whole = snapshot({"train": counts})
     works = ranges(whole, None, scans_per_task)
-    for work in (work for work in works if work.scans == scans_per_task):
+    for work in (work for work in works if work.units == scans_per_task):
         again = ranges(whole, None, cut_before(whole, {work.name}))
         assert cover(again, {work.name})[0] == [work], "or a piece of one"
     if max(counts) >= scans_per_task:

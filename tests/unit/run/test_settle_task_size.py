@@ -80,7 +80,7 @@ def test_it_is_measured_once_kept_and_found_by_all_who_open_the_run_file(tmp_pat
     summary = fit(run, map_here)
     assert (summary.scans_per_task, summary.counts.fitted) == (CHOSEN, SCANS)
     works = locate_table(run, store_of(run)).works
-    assert max(work.scans for work in works) == CHOSEN
+    assert max(work.units for work in works) == CHOSEN
     assert set(latent_ledger.read_commits(store_of(run), summary.folder)) == {work.name for work in works}
     table = LatentTable.open(run)
     assert len(table) == SCANS
