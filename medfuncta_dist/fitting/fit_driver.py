@@ -172,7 +172,7 @@ def fit(
     *,
     fence: Guard = ALONE,
 ) -> FitSummary:
-    """Fit every scan of the snapshot, or every patch of it, that has no latent yet; ``fence`` is checked before every commit.
+    """Fit every scan of the snapshot that has no latent yet; ``fence`` is checked before every commit.
 
     A range whose part is missing from storage is fitted again: the table's parts are listed when the stage begins and
     before it ends.

@@ -19,6 +19,7 @@ from medfuncta_dist.fitting.fit_plan import FitWork, cover
 from medfuncta_dist.fitting.latent_ledger import Commit, Counts, Quarantined, Spread
 from medfuncta_dist.fitting.shard_units import ShardUnits
 from medfuncta_dist.latents.patch_format import scan_rows
+from medfuncta_dist.latents.patch_format.scan_rows import TableFacts
 from medfuncta_dist.storage.object_store import ObjectStore
 
 READERS = 16
@@ -45,7 +46,8 @@ class FittedScan:
     row of the scan in its part of scans."""
     first_row: int
     scan_row: int
-    min_psnr: float
+    facts: TableFacts
+    """Of its table."""
 
     @property
     def psnr(self) -> float:
@@ -56,7 +58,7 @@ class FittedScan:
     @property
     def below_min(self) -> bool:
         """Whether that is below ``fit.min_psnr``."""
-        return self.psnr < self.min_psnr
+        return self.psnr < self.facts.min_psnr
 
     def joined(self, more: FittedScan) -> FittedScan:
         """With the rows of the next range."""
@@ -104,18 +106,19 @@ def _rows(store: ObjectStore, folder: str, commits: Sequence[Commit]) -> Iterato
 
 
 def _scans_of(store: ObjectStore, folder: str, number: int, commit: Commit) -> Iterator[tuple[str, FittedScan]]:
-    assert commit.patches is not None and commit.patches.scans is not None
+    assert commit.patches is not None
+    assert commit.patches.scans is not None
     part = commit.patches.scans
     table = scan_rows.read_part(store, folder, part)
     where = store.uri(f"{folder}/{part.path}")
-    limit = scan_rows.min_psnr(table.schema, where)
+    of_table = scan_rows.facts_of(table.schema, where)
     if table.num_rows != commit.patches.scan_rows:
         what = f"a part holds {table.num_rows} scans, but its commit record says {commit.patches.scan_rows}"
         raise IntegrityError(what, where=where, do="delete this latent table's folder and run fit again")
     names = ["key", "split", "labels", "patches", "rows", "squared_error", "points", "worst_psnr", "worst_patch"]
     for row, facts in enumerate(table.select([*names, "first_row"]).to_pylist()):
         facts |= {"labels": tuple(facts["labels"])}
-        yield commit.shard, FittedScan(**facts, commit=number, scan_row=row, min_psnr=limit)
+        yield commit.shard, FittedScan(**facts, commit=number, scan_row=row, facts=of_table)
 
 
 def patch_totals(
@@ -142,8 +145,8 @@ def patch_totals(
     fitted = sum(map(len, sums.values()))
     if fitted != len(whole) - quarantined:
         raise IntegrityError(
-            f"{fitted} scans have all of their patches, but {len(whole) - quarantined} should: {len(whole)} are packed, "
-            f"and {quarantined} of them quarantined",
+            f"{fitted} scans have all of their patches, but {len(whole) - quarantined} should: {len(whole)} are "
+            f"packed, and {quarantined} of them quarantined",
             where=store.uri(folder),
             do="run fit again; if it happens again, delete this latent table's folder first",
         )

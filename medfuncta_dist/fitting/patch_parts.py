@@ -20,8 +20,8 @@ from medfuncta_dist.fitting.scan_parts import TableKind
 from medfuncta_dist.fitting.shard_units import GridSettings, ShardUnits
 from medfuncta_dist.latents.patch_format import patch_rows, scan_rows
 from medfuncta_dist.latents.patch_format.patch_rows import PatchRows, grid_metadata
-from medfuncta_dist.latents.patch_format.scan_rows import ScanRow
-from medfuncta_dist.latents.table_format import PartRef
+from medfuncta_dist.latents.patch_format.scan_rows import ScanRow, TableFacts
+from medfuncta_dist.latents.table_format import PartRef, Storage
 from medfuncta_dist.storage.object_store import ObjectStore
 
 
@@ -155,9 +155,10 @@ class PatchParts:
         return patch_rows.part_table(rows, kind.latent, kind.storage_type, self._identity, kind.units)
 
     def _write_scans(self, store: ObjectStore, folder: str) -> PartRef:
-        rows = [scan.row(self.work.split) for scan in self.scans.values()]
-        identity = self._identity | {scan_rows.MIN_PSNR: repr(float(self.kind.min_psnr))}
-        return scan_rows.write_part(store, folder, scan_rows.part_table(rows, identity))
+        kind, rows = self.kind, [scan.row(self.work.split) for scan in self.scans.values()]
+        storage = Storage(kind.storage_type, kind.latent)
+        facts = TableFacts(self.grids.size, self.grids.overlap, storage, kind.min_psnr)
+        return scan_rows.write_part(store, folder, scan_rows.part_table(rows, kind.identity | facts.metadata()))
 
     @property
     def _identity(self) -> dict[str, str]:

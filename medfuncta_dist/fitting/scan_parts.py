@@ -12,6 +12,7 @@ from medfuncta_dist.fitting.fit_plan import FitWork
 from medfuncta_dist.fitting.fit_rows import Columns, Described, Place, rows_of
 from medfuncta_dist.fitting.latent_ledger import Commit, Quarantined
 from medfuncta_dist.latents import table_format
+from medfuncta_dist.latents.latent_types import StorageType
 from medfuncta_dist.latents.table_units import Units
 from medfuncta_dist.storage.object_store import ObjectStore
 
@@ -22,7 +23,7 @@ class TableKind:
     row is flagged, and whose latents they are."""
 
     latent: int
-    storage_type: str
+    storage_type: StorageType
     units: Units | None
     min_psnr: float
     identity: dict[str, str]

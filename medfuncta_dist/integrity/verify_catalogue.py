@@ -9,10 +9,11 @@ import pyarrow as pa
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError
 from medfuncta_dist.integrity.verify_shards import Fault
-from medfuncta_dist.latent_table.catalogue.catalogue_build import build_catalogue, read_table
+from medfuncta_dist.latent_table.catalogue.catalogue_build import read_table
 from medfuncta_dist.latent_table.catalogue.catalogue_reader import Catalogue
 from medfuncta_dist.latent_table.catalogue.catalogue_store import (
     Listed,
+    built_anew,
     catalogue_objects,
     present_catalogue,
     shown_later,
@@ -48,7 +49,7 @@ def _is_of_these_parts(found: Catalogue, listed: Listed) -> bool:
     """By rows, not by bytes: another version of the Parquet library writes others."""
     table = read_table(listed.store, listed.folder, listed.names, listed.shards)
     with scratch_folder("catalogue") as local, ProgressBar("catalogue") as bar:
-        record = build_catalogue(listed.store, table, local, None, shown_later(bar))
+        record = built_anew(listed.store, table, local, shown_later(bar))
         made = Catalogue(ObjectStore(str(local.parent)), local.name, record)
         facts = [(r.rows, r.storage, r.parts, [f.firsts for f in r.files]) for r in (found.record, record)]
         return facts[0] == facts[1] and all(map(_alike, found.tables(), made.tables()))

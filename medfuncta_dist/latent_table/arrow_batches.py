@@ -9,6 +9,7 @@ import pyarrow as pa
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.latent_table.part_reads import PartRead, PartSource, with_float_latents
 from medfuncta_dist.latents import table_format
+from medfuncta_dist.latents.patch_format import patch_rows
 from medfuncta_dist.latents.table_format import Storage
 
 
@@ -16,7 +17,7 @@ def batch_reader(
     source: PartSource, reads: Sequence[PartRead], storage: Storage, columns: Sequence[str] | None
 ) -> pa.RecordBatchReader:
     """A reader of these rows; ``latent`` as float32. RunFileError for a column that there is none of."""
-    schema = float_schema(storage, columns)
+    schema = float_schema(storage, columns, source.patched)
 
     def batches() -> Iterator[pa.RecordBatch]:
         for table in source.tables(reads, schema.names):
@@ -25,9 +26,10 @@ def batch_reader(
     return pa.RecordBatchReader.from_batches(schema, batches())
 
 
-def float_schema(storage: Storage, columns: Sequence[str] | None) -> pa.Schema:
+def float_schema(storage: Storage, columns: Sequence[str] | None, patched: bool = False) -> pa.Schema:
     """The columns that are asked for, None for all, with ``latent`` as float32."""
-    whole = table_format.schema(storage.numbers, "float32", {}).remove_metadata()
+    kind = patch_rows if patched else table_format
+    whole = kind.schema(storage.numbers, "float32", {}).remove_metadata()
     unknown = [name for name in columns or () if name not in whole.names]
     if unknown:
         do = f"choose among {', '.join(whole.names)}"

@@ -23,7 +23,7 @@ def iterable_dataset(
     except ImportError as error:
         do = "pip install 'medfuncta-dist[huggingface]'"
         raise MedfunctaError("the library datasets is not installed", where="hugging_face", do=do) from error
-    schema = float_schema(storage, columns)
+    schema = float_schema(storage, columns, source.patched)
     given = {"reads": list(reads), "source": replace(source, parts=()), "schema": schema}
     return IterableDataset.from_generator(_rows, Features.from_arrow_schema(schema), gen_kwargs=given)
 

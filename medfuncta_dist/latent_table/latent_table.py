@@ -13,16 +13,20 @@ from jaxtyping import Bool, Float
 from medfuncta_dist.fields.coordinates import Region
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting import latent_ledger
+from medfuncta_dist.latent_table.catalogue.catalogue_format import PATCHED
 from medfuncta_dist.latent_table.catalogue.catalogue_reader import Entry
 from medfuncta_dist.latent_table.catalogue.catalogue_store import open_catalogue
 from medfuncta_dist.latent_table.decoded_values import decode_latents
 from medfuncta_dist.latent_table.part_reads import PartRead, PartSource
+from medfuncta_dist.latent_table.patched_scans import PatchedScans
 from medfuncta_dist.latent_table.scan_filter import Labels, ScanFilter
 from medfuncta_dist.latent_table.scan_list import ListedScans, ScanList
 from medfuncta_dist.latent_table.table_location import OpenedTable, Source, locate
 from medfuncta_dist.latents import table_format
+from medfuncta_dist.latents.patch_format import patch_rows
 from medfuncta_dist.latents.table_format import Storage
 from medfuncta_dist.network.network_loader import load_network
+from medfuncta_dist.patches.patch_grid import PatchGrid
 
 if TYPE_CHECKING:
     import datasets
@@ -57,6 +61,8 @@ class LatentTable:
     def __init__(self, location: OpenedTable, scans: ScanList, storage: Storage, source: PartSource) -> None:
         """Of ``at``, which finds these four."""
         self._location, self._scans, self._source = location, scans, source
+        grid = scans.grid
+        self._patches = None if grid is None else PatchedScans(scans, source, grid)
         self.storage = storage
         """Type and length of the latents as they are stored."""
 
@@ -138,9 +144,11 @@ class LatentTable:
         return np.asarray(self._scans.narrow["below_min"].to_numpy())
 
     def listing(self) -> pa.Table:
-        """Key, split, labels, psnr and below_min of every scan, without its latent."""
+        """Key, split, labels, psnr and below_min of every scan, without its latent; of a grid of patches also their
+        number, and PSNR and number of the worst one."""
         narrow = self._scans.narrow
-        return pa.table({"key": self._scans.keys, **{name: narrow[name] for name in LISTED[1:]}})
+        names = LISTED[1:] if self._patches is None else (*LISTED[1:], *PATCHED)
+        return pa.table({"key": self._scans.keys, **{name: narrow[name] for name in names}})
 
     def find(self, key: str) -> Entry:
         """One scan, by its key or by a beginning of it (8 digits or more) that no other key has.
@@ -171,7 +179,7 @@ class LatentTable:
 
     def numpy(self) -> Float[np.ndarray, "scan latent"]:
         """All latents in float32, whatever type they are stored in, in the order of ``keys``."""
-        return self._source.latents(self._reads(), len(self), self.storage.numbers)
+        return self._source.latents(self._reads(), len(self._scans.latents.rows), self.storage.numbers)
 
     @cached_property
     def latents(self) -> Float[np.ndarray, "scan latent"]:
@@ -181,12 +189,18 @@ class LatentTable:
     @cached_property
     def rows(self) -> pa.Table:
         """Every column as it is stored (docs/formats.md): key, split, labels, latent, psnr, spacing, affine ..."""
+        if self._patches is not None:
+            tables = list(self._source.tables(self._reads()))
+            nothing = patch_rows.schema(self.storage.numbers, self.storage.storage_type, {}).empty_table()
+            return pa.concat_tables(tables).combine_chunks() if tables else nothing
         if not len(self):
             return table_format.schema(self.storage.numbers, self.storage.storage_type, {}).empty_table()
         return table_format.sort_by_key(list(self._source.tables(self._reads())))
 
     def row(self, key: str) -> pa.Table:
         """The same of one scan; only the part that holds it is read. RunFileError as ``find`` raises it."""
+        if self._patches is not None:
+            return self._patches.facts(key)
         entry = self.find(key)
         (read,) = self._source.reads(np.array([entry.part]), np.array([entry.row]))
         return self._source.table(read)
@@ -216,10 +230,31 @@ class LatentTable:
             >>> table.decode(table.keys[:3], shape=(32, 32)).shape
             (3, 1, 32, 32)
         """
+        self._require_whole("they are decoded one by one", "use `medfuncta-dist decode`, or patch_latents")
         asked = [keys] if isinstance(keys, str) else list(keys)
         parts, rows = self._scans.places_of(asked)
         latents = self._source.latents(self._source.reads(parts, rows), len(asked), self.storage.numbers)
         return decode_latents(self.network, latents, tuple(shape or self.shape), region, device)
+
+    # -- Patches -----------------------------------------------------------------------------------------------------
+
+    @property
+    def is_patched(self) -> bool:
+        """Whether its scans are grids of patches, each with a latent of its own."""
+        return self._patches is not None
+
+    def patches(self, key: str) -> PatchGrid:
+        """Where the patches of a scan lie, in points of the scan. RunFileError as from ``find``, and in a table without
+        patches."""
+        return self._patched("grid").grid(key)
+
+    def patch_latents(self, key: str, numbers: Sequence[int] | None = None) -> Float[np.ndarray, "patch latent"]:
+        """The latents of these patches of a scan, in the order given, float32; None for all.
+
+        Only the row groups that hold them are read. RunFileError as from ``patches``, and for a patch that there is
+        not.
+        """
+        return self._patched("latents of patches").latents(key, numbers, self.storage.numbers)
 
     # -- For other libraries -----------------------------------------------------------------------------------------
 
@@ -263,6 +298,8 @@ class LatentTable:
             >>> list(frame.columns)
             ['split', 'labels', 'psnr', 'below_min']
         """
+        if latents:
+            self._require_whole("they have several latents each", "use arrow or numpy, which give a row per patch")
         frame = self.listing().to_pandas().set_index("key")
         if latents:
             frame["latent"] = list(self.latents)
@@ -284,4 +321,14 @@ class LatentTable:
         return iterable_dataset(self._source, self._reads(), self.storage, columns)
 
     def _reads(self) -> list[PartRead]:
-        return self._source.reads(self._scans.parts, self._scans.rows)
+        return self._source.reads(self._scans.latents.parts, self._scans.latents.rows)
+
+    def _patched(self, what: str) -> PatchedScans:
+        if self._patches is None:
+            do = "give the run data.patches, or use decode and row, which a scan without patches has"
+            raise RunFileError(f"the scans of this table have no patches, so no {what}", where="LatentTable", do=do)
+        return self._patches
+
+    def _require_whole(self, what: str, do: str) -> None:
+        if self._patches is not None:
+            raise RunFileError(f"scans of this table are grids of patches: {what}", where="LatentTable", do=do)

@@ -19,7 +19,6 @@ from filelock import FileLock
 from jaxtyping import Float, Int
 
 from medfuncta_dist.latent_table.part_reads import PartSource
-from medfuncta_dist.latents import table_format
 from medfuncta_dist.latents.table_format import Storage
 from medfuncta_dist.latents.table_units import read_units
 from medfuncta_dist.storage.digest import digest_json
@@ -90,9 +89,7 @@ class LocalLatents:
         with FileLock(self._lock(f"{part % LOCKS}")):
             if self._copied[part]:
                 return
-            table = table_format.read_part(
-                self._source.store, self._source.folder, self._source.parts[part].ref, ["latent"]
-            )
+            table = self._source.whole(self._source.parts[part], ["latent"])
             try:
                 self._write(part, "numbers", self._numbers, table["latent"].combine_chunks().flatten().to_numpy(False))
                 if "scale" in table.column_names:

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from medfuncta_dist.latent_table.catalogue.catalogue_format import CataloguedPart
 from medfuncta_dist.latents import table_format
+from medfuncta_dist.latents.patch_format import patch_rows
 from medfuncta_dist.storage.object_store import ObjectStore
 
 READERS = 8
@@ -34,6 +35,11 @@ class PartSource:
     folder: str
     parts: Sequence[CataloguedPart] = field(repr=False)
 
+    @property
+    def patched(self) -> bool:
+        """Whether the rows are patches of scans."""
+        return any(part.patches is not None for part in self.parts)
+
     def reads(self, parts: Int[np.ndarray, " scan"], rows: Int[np.ndarray, " scan"]) -> list[PartRead]:
         """One read for each part that has any of the rows, in the parts' order; its rows rise."""
         order = np.lexsort((rows, parts))
@@ -43,7 +49,7 @@ class PartSource:
 
     def table(self, read: PartRead, columns: Sequence[str] | None = None) -> pa.Table:
         """These rows as they are stored; ``columns`` None: all. IntegrityError for a part that was not committed."""
-        whole = self._whole(read, columns)
+        whole = self.whole(read.part, columns)
         return whole if len(read.rows) == whole.num_rows else whole.take(pa.array(read.rows))
 
     def latents(self, reads: Sequence[PartRead], scans: int, numbers: int) -> Float[np.ndarray, "scan latent"]:
@@ -64,8 +70,11 @@ class PartSource:
             for start in range(0, len(reads), READERS):
                 yield from pool.map(lambda read: self.table(read, columns), reads[start : start + READERS])
 
-    def _whole(self, read: PartRead, columns: Sequence[str] | None) -> pa.Table:
-        return table_format.read_part(self.store, self.folder, read.part.ref, columns)
+    def whole(self, part: CataloguedPart, columns: Sequence[str] | None = None) -> pa.Table:
+        """A part as it is stored."""
+        if part.patches is not None:
+            return patch_rows.read_part(self.store, self.folder, part.ref, columns)
+        return table_format.read_part(self.store, self.folder, part.ref, columns)
 
 
 def with_float_latents(table: pa.Table) -> pa.Table:

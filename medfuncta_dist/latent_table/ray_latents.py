@@ -22,7 +22,7 @@ def ray_dataset(
     source: PartSource, reads: Sequence[PartRead], storage: Storage, columns: Sequence[str] | None
 ) -> ray.data.Dataset:
     """These rows; ``latent`` as float32. RunFileError for a column that there is none of."""
-    schema = float_schema(storage, columns)
+    schema = float_schema(storage, columns, source.patched)
     if not reads:
         return ray.data.from_arrow(schema.empty_table())
     row_bytes = OTHER_BYTES + (4 * storage.numbers if "latent" in schema.names else 0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +15,7 @@ import pyarrow.compute as pc
 from jaxtyping import Int
 
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.latent_table.catalogue.catalogue_format import KEY, NARROW
+from medfuncta_dist.latent_table.catalogue.catalogue_format import KEY, NARROW, PATCHED, CataloguedGrid
 from medfuncta_dist.latent_table.catalogue.catalogue_reader import Catalogue, Entry
 from medfuncta_dist.latent_table.scan_filter import ScanFilter
 
@@ -32,7 +33,8 @@ class ListedScans:
     @cached_property
     def narrow(self) -> pa.Table:
         """Every column but the key."""
-        return self.catalogue.columns(NARROW)
+        more = () if self.catalogue.record.grid is None else PATCHED
+        return self.catalogue.columns((*NARROW, *more))
 
     @cached_property
     def keys(self) -> pa.ChunkedArray:
@@ -40,11 +42,25 @@ class ListedScans:
         return self.catalogue.columns([KEY])[KEY]
 
 
+class LatentRows(NamedTuple):
+    """Where the latents of scans are: of each, its part, its row there, and the place of its scan in the list. A scan has
+    one, or one per patch."""
+
+    parts: Int[np.ndarray, " row"]
+    rows: Int[np.ndarray, " row"]
+    scans: Int[np.ndarray, " row"]
+
+
 class ScanList:
     """The chosen scans, sorted by key."""
 
     def __init__(self, listed: ListedScans, chosen: ScanFilter) -> None:
         self._listed, self.filter = listed, chosen
+
+    @property
+    def grid(self) -> CataloguedGrid | None:
+        """Of scans that are grids of patches."""
+        return self._listed.catalogue.record.grid
 
     def filtered(self, chosen: ScanFilter) -> ScanList:
         """Other scans of the same table."""
@@ -73,6 +89,26 @@ class ScanList:
     def rows(self) -> Int[np.ndarray, " scan"]:
         """Each scan's row in its part."""
         return np.asarray(self.narrow["row"].to_numpy())
+
+    @cached_property
+    def latents(self) -> LatentRows:
+        """Of all scans, in their order."""
+        if self._listed.catalogue.record.grid is None:
+            return LatentRows(self.parts, self.rows, np.arange(len(self)))
+        counts = self.narrow["patches"].to_numpy()
+        scans = np.repeat(np.arange(len(self)), counts)
+        numbers = np.arange(len(scans)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return LatentRows(*self.patch_rows(self.parts[scans], self.rows[scans], numbers), scans)
+
+    def patch_rows(
+        self, parts: Int[np.ndarray, " row"], rows: Int[np.ndarray, " row"], numbers: Int[np.ndarray, " row"]
+    ) -> tuple[Int[np.ndarray, " row"], Int[np.ndarray, " row"]]:
+        """Part and row of patches, from those of the first patch of their scans and from their numbers: a scan's
+        patches go on in the parts that follow."""
+        firsts = np.cumsum([0, *(part.rows for part in self._listed.catalogue.record.parts)])
+        at = firsts[parts] + rows + numbers
+        found = np.searchsorted(firsts, at, side="right") - 1
+        return found, at - firsts[found]
 
     def find(self, key: str) -> Entry:
         """The scan of this key, or of a beginning of it that no other key has.

@@ -33,7 +33,7 @@ class OpenedTable:
     shards: frozenset[str]
     """SHA-256 of the shards whose scans belong to it."""
     shape: tuple[int, ...]
-    """Points per axis of the scans as packed."""
+    """Points per axis of the scans as packed; of a patch, where they are grids of patches."""
 
 
 def locate(source: Source) -> OpenedTable:
@@ -59,7 +59,7 @@ def locate(source: Source) -> OpenedTable:
 
 def _of_run(store: ObjectStore, run: RunFile) -> OpenedTable:
     location: TableLocation = locate_table(run, store)
-    shape = tuple(location.snapshot.contract["shape"])
+    shape = tuple(location.snapshot.contract["shape"] if location.grids is None else location.grids.size)
     return OpenedTable(store, location.folder, location.network, frozenset(location.shards), shape)
 
 

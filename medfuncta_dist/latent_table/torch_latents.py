@@ -19,16 +19,17 @@ Item = dict[str, Any]
 
 
 class TorchLatents(Dataset[Item]):
-    """Items: ``latent`` (float32, P numbers), ``label`` (-1 for none), ``place`` (in the table's keys).
+    """Items: ``latent`` (float32, P numbers), ``label`` (-1 for none), ``place`` (the scan's in the table's keys). An
+    item is a scan, or a patch of one.
 
-    A DataLoader asks for a batch at a time, which is read together. What travels to its workers is 16 bytes per scan.
+    A DataLoader asks for a batch at a time, which is read together. What travels to its workers is 24 bytes per item.
     """
 
     def __init__(self, source: PartSource, scans: ScanList, storage: Storage, label: int) -> None:
         """``label``: which of a scan's labels."""
         self._latents = LocalLatents(source, storage)
-        self._parts, self._rows = scans.parts, scans.rows
-        self.labels = torch.from_numpy(labels_at(scans.narrow["labels"], label)[0])
+        self._parts, self._rows, self._scans = scans.latents
+        self.labels = torch.from_numpy(labels_at(scans.narrow["labels"], label)[0][self._scans])
         """The label of every item."""
 
     def __len__(self) -> int:
@@ -50,5 +51,5 @@ class TorchLatents(Dataset[Item]):
         """The same as one tensor each, as a collated batch has them: for programs that draw their own batches."""
         at = np.asarray(places, np.int64)
         latents = torch.from_numpy(self._latents.rows(self._parts[at], self._rows[at]))
-        where = torch.from_numpy(at)
-        return {"latent": latents, "label": self.labels[where], "place": where}
+        scans = torch.from_numpy(self._scans[at])
+        return {"latent": latents, "label": self.labels[torch.from_numpy(at)], "place": scans}

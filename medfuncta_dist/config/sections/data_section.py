@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from medfuncta_dist.config.keys import CONTRACT, FREE, PUBLIC, Added, Key, Meaning, WithinRun
+from medfuncta_dist.config.keys import CONTRACT, FIT_DIGEST, FREE, PUBLIC, Added, Key, Meaning, WithinRun
 from medfuncta_dist.config.section import BARE_WORD, Name, NaturalInt, PositiveFloat, PositiveInt, Ratio, Section, Split
 from medfuncta_dist.config.sections.patches_section import Patches
 from medfuncta_dist.config.sections.series_section import Series
@@ -165,7 +165,7 @@ class Data(Section):
     shape: Annotated[list[Annotated[int, Field(ge=2)]], Field(min_length=1, max_length=3), CONTRACT, PUBLIC]
     """Points per axis to which every scan is resampled: one, two or three axes. With ``patches``, it is their size, and
     is left out."""
-    patches: Annotated[Patches | None, Added(None)] = None
+    patches: Annotated[Patches | None, FIT_DIGEST, Added(None)] = None
     """Keep scans at their own resolution, as grids of patches. Default: every scan is one patch, resampled to
     `shape`."""
     channels: Annotated[PositiveInt, CONTRACT] = 1

@@ -41,16 +41,24 @@ class Table(NamedTuple):
     """SHA-256 over the names of the ledger's records."""
     parts: Sequence[Commit]
     """In the order of their ranges' names; each has a part."""
+    lost: Sequence[Commit] = ()
+    """Those without a part."""
+
+    @property
+    def patched(self) -> bool:
+        """Whether its scans are grids of patches."""
+        return self.parts[0].patches is not None
 
 
 def read_table(store: ObjectStore, folder: str, names: Sequence[str], shards: Iterable[str] | None) -> Table:
     """The table of the ledger's records with these names. StageOrderError where nothing is fitted."""
     known = None if shards is None else set(shards)
-    commits = sorted(latent_ledger.read_commits(store, folder).items())
-    parts = [c for _, c in commits if c.part is not None and (known is None or c.shard in known)]
+    commits = [c for _, c in sorted(latent_ledger.read_commits(store, folder).items())]
+    mine = [c for c in commits if known is None or c.shard in known]
+    parts = [c for c in mine if c.part is not None]
     if not parts:
         raise StageOrderError("there are no latents yet", where=store.uri(folder), do="run the fit stage first")
-    return Table(folder, catalogue.names_digest(names), parts)
+    return Table(folder, catalogue.names_digest(names), parts, [c for c in mine if c.part is None])
 
 
 def build_catalogue(

@@ -18,18 +18,18 @@ ENDING = 8
 """Bytes after a Parquet footer: its length, and "PAR1"."""
 
 
-def write_files(tables: Iterable[pa.Table], folder: Path) -> list[CatalogueFile]:
+def write_files(tables: Iterable[pa.Table], folder: Path, schema: pa.Schema = SCHEMA) -> list[CatalogueFile]:
     """Write ``<folder>/catalogue/<sha256>.parquet`` files. IntegrityError when a key occurs twice."""
     (folder / FOLDER).mkdir(parents=True, exist_ok=True)
     groups = _groups(_checked(tables))
-    return [_write(chain([group], islice(groups, FILE_ROWS // ROW_GROUP - 1)), folder) for group in groups]
+    return [_write(chain([group], islice(groups, FILE_ROWS // ROW_GROUP - 1)), folder, schema) for group in groups]
 
 
-def _write(groups: Iterable[pa.Table], folder: Path) -> CatalogueFile:
+def _write(groups: Iterable[pa.Table], folder: Path, schema: pa.Schema) -> CatalogueFile:
     rows, firsts, new = 0, [], folder / FOLDER / "new"
     # A dictionary of keys would only be a second copy; the record has the groups' first keys.
     options = {"use_dictionary": ["split"], "compression": "ZSTD", "write_statistics": False}
-    with pq.ParquetWriter(new, SCHEMA, **options) as writer:
+    with pq.ParquetWriter(new, schema, **options) as writer:
         for group in groups:
             writer.write_table(group, row_group_size=ROW_GROUP)
             rows += group.num_rows

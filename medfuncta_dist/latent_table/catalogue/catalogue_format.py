@@ -18,7 +18,10 @@ import pyarrow as pa
 
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.latents.latent_types import StorageType
+from medfuncta_dist.latents.patch_format.row_groups import GroupedRef
 from medfuncta_dist.latents.table_format import PartRef, Storage
+from medfuncta_dist.storage.commit_record import FORMAT_VERSION as FIRST_RECORD
+from medfuncta_dist.storage.commit_record import PATCHES_VERSION as PATCHES_RECORD
 from medfuncta_dist.storage.digest import digest_json
 
 KIND = "catalogue"
@@ -31,6 +34,7 @@ ROW_GROUP = 8192
 FILE_ROWS = 2**20
 LARGEST_ROW = 2**12
 """Bytes, decompressed."""
+PATCHED = ("patches", "worst_psnr", "worst_patch")
 KEY, NARROW = "key", ("split", "labels", "psnr", "below_min", "part", "row")
 
 SCHEMA = pa.schema(
@@ -47,6 +51,21 @@ SCHEMA = pa.schema(
 )
 
 
+PATCHED_VERSION = "2"
+PATCHED_SCHEMA = pa.schema(
+    [
+        *SCHEMA,
+        pa.field("patches", pa.int32(), nullable=False),
+        pa.field("worst_psnr", pa.float32(), nullable=False),
+        pa.field("worst_patch", pa.int32(), nullable=False),
+        pa.field("scan_row", pa.int32(), nullable=False),
+    ],
+    {"format_version": PATCHED_VERSION, "kind": KIND},
+)
+"""Of a table of patches: a scan's patches begin at ``row`` of ``part``, and go on in the parts that follow it in the
+record; its facts are row ``scan_row`` of that part's own part of scans. ``psnr`` is over all points of all patches."""
+
+
 @dataclass(frozen=True)
 class CataloguedPart:
     """A part of the table. ``path`` is relative to the table's folder, as in the part's commit record."""
@@ -55,11 +74,40 @@ class CataloguedPart:
     sha256: str
     size: int
     rows: int
+    patches: PatchedPart | None = None
+    """Of a part of patches."""
 
     @property
     def ref(self) -> PartRef:
         """As the ledger names it."""
         return PartRef(self.path, self.sha256, self.size)
+
+    @property
+    def grouped(self) -> GroupedRef:
+        """The same of a part of patches, to read some of its rows."""
+        assert self.patches is not None
+        return GroupedRef(self.path, self.sha256, self.size, self.patches.footer, self.patches.footer_sha256)
+
+    def body(self) -> dict[str, Any]:
+        """As JSON objects."""
+        return {name: value for name, value in asdict(self).items() if name != "patches" or value is not None}
+
+
+@dataclass(frozen=True)
+class PatchedPart:
+    """What there is besides of a part of patches: its footer, as in its commit record, and its part of scans."""
+
+    footer: int
+    footer_sha256: str
+    scans: PartRef
+
+
+@dataclass(frozen=True)
+class CataloguedGrid:
+    """The grids of a table of patches."""
+
+    size: tuple[int, ...]
+    overlap: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -90,6 +138,13 @@ class CatalogueRecord:
     numbers: int
     parts: tuple[CataloguedPart, ...]
     files: tuple[CatalogueFile, ...]
+    grid: CataloguedGrid | None = None
+    """Of a table of patches, whose catalogue has a version of its own."""
+
+    @property
+    def version(self) -> int:
+        """Of the record."""
+        return FIRST_RECORD if self.grid is None else PATCHES_RECORD
 
     @property
     def storage(self) -> Storage:
@@ -98,7 +153,8 @@ class CatalogueRecord:
 
     def body(self) -> dict[str, Any]:
         """As JSON objects."""
-        return asdict(self)
+        body = asdict(self) | {"parts": [part.body() for part in self.parts]}
+        return {name: value for name, value in body.items() if name != "grid" or value is not None}
 
 
 def commit_names(paths: Iterable[str], folder: str, shards: Iterable[str] | None) -> list[str]:

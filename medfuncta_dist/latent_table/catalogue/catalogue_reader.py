@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, LostObjectError, ObjectMissingError
 from medfuncta_dist.latent_table.catalogue.catalogue_files import span
 from medfuncta_dist.latent_table.catalogue.catalogue_format import (
-    FORMAT_VERSION,
     KIND,
     LARGEST_ROW,
+    PATCHED_SCHEMA,
     SCHEMA,
     CatalogueFile,
     CatalogueRecord,
@@ -45,8 +45,14 @@ class Entry(NamedTuple):
     """dB, of the latent as stored."""
     below_min: bool
     part: int
-    """Its part, by its place in the record's ``parts``, and its row there."""
+    """Its part, by its place in the record's ``parts``, and its row there; of patches, those of the first one."""
     row: int
+    patches: int = 0
+    """Of a scan that is a grid of patches: their number, PSNR (dB) and number of the worst one, and where the scan's
+    facts are."""
+    worst_psnr: float | None = None
+    worst_patch: int = -1
+    scan_row: int = -1
 
 
 class _Group(NamedTuple):
@@ -67,16 +73,21 @@ class Catalogue:
         self._footer = lru_cache(len(record.files))(self._read_footer)
         self._rows = lru_cache(KEPT_GROUPS)(self._read_group)
 
+    @property
+    def schema(self) -> pa.Schema:
+        """Of its files."""
+        return SCHEMA if self.record.grid is None else PATCHED_SCHEMA
+
     def columns(self, names: Sequence[str]) -> pa.Table:
         """These columns of all rows, sorted by key."""
         with ThreadPoolExecutor(READERS) as pool:
             tables = list(pool.map(lambda file: self._read_file(file, list(names)), self.record.files))
-        return pa.concat_tables(tables) if tables else SCHEMA.empty_table().select(list(names))
+        return pa.concat_tables(tables) if tables else self.schema.empty_table().select(list(names))
 
     def tables(self) -> Iterator[pa.Table]:
         """All rows, sorted by key: a table per file, one of them in memory at a time."""
         for file in self.record.files:
-            yield self._read_file(file, SCHEMA.names)
+            yield self._read_file(file, self.schema.names)
 
     def find(self, beginning: str, most: int = 2) -> list[Entry]:
         """The first ``most`` scans whose keys begin so, by key: one ranged read, of several groups where keys reach
@@ -105,7 +116,7 @@ class Catalogue:
         if len(data) != file.size or sha256_bytes(data) != file.sha256:
             raise _damaged(where)
         opened = parquet.open_parquet(data, where, row_bytes=LARGEST_ROW, rows=file.rows)
-        _check_schema(opened.schema_arrow, where)
+        _check_schema(opened.schema_arrow, self.schema, where)
         return parquet.read(opened, where, names)
 
     def _read_footer(self, file: CatalogueFile) -> pq.FileMetaData:
@@ -114,7 +125,7 @@ class Catalogue:
         if sha256_bytes(footer) != file.footer_sha256:
             raise _damaged(where)
         metadata = pq.read_metadata(pa.BufferReader(footer))
-        _check_schema(metadata.schema.to_arrow_schema(), where)
+        _check_schema(metadata.schema.to_arrow_schema(), self.schema, where)
         if not metadata.num_row_groups == len(file.firsts) == len(file.groups) or metadata.num_rows != file.rows:
             raise _damaged(where)
         return metadata
@@ -157,16 +168,16 @@ def _may_hold(firsts: Sequence[str], place: int, beginning: str) -> bool:
     return firsts[place] <= beginning or firsts[place].startswith(beginning)
 
 
-def _check_schema(found: pa.Schema, where: str) -> None:
-    metadata = found.metadata or {}
+def _check_schema(found: pa.Schema, expected: pa.Schema, where: str) -> None:
+    metadata, known = found.metadata or {}, expected.metadata[b"format_version"]
     version, kind = metadata.get(b"format_version"), metadata.get(b"kind")
-    if kind == KIND.encode() and version != FORMAT_VERSION.encode():
+    if kind == KIND.encode() and version != known:
         raise FormatVersionError(
-            f"format_version {version!r} of a catalogue is not one that this version reads ({FORMAT_VERSION})",
+            f"format_version {version!r} of a catalogue is not one that this version reads ({known.decode()})",
             where=where,
             do="use the version of medfuncta-dist that wrote it, or a newer one",
         )
-    if kind != KIND.encode() or not found.equals(SCHEMA):
+    if kind != KIND.encode() or not found.equals(expected):
         raise _damaged(where)
 
 

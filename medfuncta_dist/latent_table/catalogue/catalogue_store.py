@@ -16,9 +16,10 @@ from typing import TypeVar
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError
 from medfuncta_dist.latent_table.catalogue import catalogue_format as catalogue
-from medfuncta_dist.latent_table.catalogue.catalogue_build import OnRows, build_catalogue, read_table
+from medfuncta_dist.latent_table.catalogue.catalogue_build import OnRows, Table, build_catalogue, read_table
 from medfuncta_dist.latent_table.catalogue.catalogue_format import CatalogueRecord
 from medfuncta_dist.latent_table.catalogue.catalogue_reader import Catalogue
+from medfuncta_dist.latent_table.catalogue.patched_build import build_patched_catalogue
 from medfuncta_dist.storage.commit_record import read_as
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard, NewRecord, publish, withdraw
@@ -62,7 +63,8 @@ class Listed:
 
     def has(self, record: CatalogueRecord) -> bool:
         """Whether all that a catalogue's record names is there, in its size."""
-        sizes = [(one.path, one.size) for one in record.parts] + [(one.path, one.size) for one in record.files]
+        sizes = [(one.path, one.size) for one in (*record.parts, *record.files)]
+        sizes += [(part.patches.scans.path, part.patches.scans.size) for part in record.parts if part.patches]
         return all(self.sizes.get(f"{self.folder}/{path}") == size for path, size in sizes)
 
 
@@ -121,7 +123,7 @@ def write_catalogue(
             record = _built(listed, local, on_rows)
             _put_files(store, folder, local, record)
         path = catalogue.record_path(folder, record.commits, fence.token)
-        publish(store, fence, NewRecord(path, catalogue.KIND, record.body(), fence.token))
+        publish(store, fence, NewRecord(path, catalogue.KIND, record.body(), fence.token, record.version))
         found = Catalogue(store, folder, record, path)
     kept = {found.path, *(f"{folder}/{file.path}" for file in found.record.files)}
     for path in catalogue_objects(store, folder):
@@ -132,9 +134,17 @@ def write_catalogue(
 
 def _built(listed: Listed, local: Path, on_rows: OnRows) -> CatalogueRecord:
     """Made from an earlier catalogue, as far as that is right and whole, and from the parts."""
-    table, earlier = read_table(listed.store, listed.folder, listed.names, listed.shards), _earlier(listed)
+    table = read_table(listed.store, listed.folder, listed.names, listed.shards)
+    earlier = None if table.patched else _earlier(listed)
     record = earlier and _if_whole(lambda: build_catalogue(listed.store, table, local, earlier, on_rows))
-    return record or build_catalogue(listed.store, table, local, None, on_rows)
+    return record or built_anew(listed.store, table, local, on_rows)
+
+
+def built_anew(store: ObjectStore, table: Table, local: Path, on_rows: OnRows) -> CatalogueRecord:
+    """Made from the parts alone."""
+    if table.patched:
+        return build_patched_catalogue(store, table, local, on_rows)
+    return build_catalogue(store, table, local, None, on_rows)
 
 
 def _put_files(store: ObjectStore, folder: str, local: Path, record: CatalogueRecord) -> None:

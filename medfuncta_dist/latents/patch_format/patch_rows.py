@@ -2,10 +2,10 @@
 
 Columns: ``key`` (of the scan), ``patch`` (its number in the scan's grid), ``latent`` and for int8 ``scale``, as in a
 table without patches, ``psnr`` (dB, of the latent as stored, over the points that lie in the scan), ``below_min``,
-``steps``, ``squared_error`` (summed over those points, the mean over channels, of values in [0, 1]; as ``psnr`` says it)
-and ``points`` (their number). The schema metadata holds ``format_version`` 3, ``kind``, ``network``, ``fit``, ``precision`` and ``units`` as a table
-without patches has them, and ``size`` and ``overlap`` of the grids. Row groups are small (``row_groups.py``), so that a
-region of a scan costs little more than its own patches.
+``steps``, ``squared_error`` (summed over those points, the mean over channels, of values in [0, 1]; as ``psnr`` says
+it) and ``points`` (their number). The schema metadata holds ``format_version`` 3, ``kind``, ``network``, ``fit``,
+``precision`` and ``units`` as a table without patches has them, and ``size`` and ``overlap`` of the grids. Row groups
+are small (``row_groups.py``), so that a region of a scan costs little more than its own patches.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from jaxtyping import Bool, Float, Int, Shaped
 from medfuncta_dist.errors import FormatVersionError, IntegrityError
 from medfuncta_dist.latents import table_format
 from medfuncta_dist.latents.patch_format.row_groups import GroupedRef, write_grouped
-from medfuncta_dist.latents.table_format import STORAGE_TYPES, PartRef, number_type
+from medfuncta_dist.latents.table_format import PartRef, number_type
 from medfuncta_dist.latents.table_units import Units, read_units, write_units
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing.strict_json import RESTORE
 
 KIND = "patch latents"
 FORMAT_VERSION = "3"
+NUMBER_TYPES = ("float32", "float16", "int8")
+"""Those in which patches are stored."""
 GROUP_BYTES = 2**15
 """Of a row group's latents: the least that is read. Its entry in the footer is a few percent of that."""
 LARGEST_GROUP = 1024
@@ -125,7 +127,7 @@ def check_schema(found: pa.Schema, where: str) -> None:
     require_kind(found, KIND, FORMAT_VERSION, where)
     latent = found.field("latent").type if "latent" in found.names else pa.null()
     width = max(0, latent.list_size) if pa.types.is_fixed_size_list(latent) else 0
-    types = [one for one in STORAGE_TYPES if found.equals(schema(width, one, {}))]
+    types = [one for one in NUMBER_TYPES if found.equals(schema(width, one, {}))]
     if not types:
         raise IntegrityError("a part of patches with other columns than expected", where=where, do=RESTORE)
     if read_units(found.metadata, width, where) is not None and types != ["int8"]:

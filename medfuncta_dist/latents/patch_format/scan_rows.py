@@ -6,7 +6,8 @@ whole grid), and of those of its patches that the other part holds: ``rows`` (th
 ``first_row`` (where they begin in that part), the sums ``squared_error`` and ``points``, ``worst_psnr`` (dB) and
 ``worst_patch`` (the first of equals). A scan that is fitted in several ranges has a row in each, with equal facts; its
 own figures are made of all of them. The schema metadata holds ``format_version`` 3, ``kind``, ``network``, ``fit``,
-``size`` and ``overlap``, and ``min_psnr`` (dB, the limit below which a scan is flagged).
+``size`` and ``overlap``, ``storage_type`` and ``numbers`` (of the latents), and ``min_psnr`` (dB, the limit below which
+a scan is flagged).
 """
 
 from __future__ import annotations
@@ -18,14 +19,29 @@ import pyarrow as pa
 
 from medfuncta_dist.errors import IntegrityError
 from medfuncta_dist.latents import table_format
-from medfuncta_dist.latents.patch_format.patch_rows import grid_of, require_kind
-from medfuncta_dist.latents.table_format import PartRef
+from medfuncta_dist.latents.patch_format.patch_rows import NUMBER_TYPES, grid_metadata, grid_of, require_kind
+from medfuncta_dist.latents.table_format import PartRef, Storage
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing.strict_json import RESTORE
 
 KIND = "patched scans"
 FORMAT_VERSION = "3"
-MIN_PSNR = "min_psnr"
+
+
+@dataclass(frozen=True)
+class TableFacts:
+    """What all parts of scans of a table say alike: size and overlap of the patches, how their latents are stored, and
+    the limit (dB) below which a scan is flagged."""
+
+    size: tuple[int, ...]
+    overlap: tuple[int, ...]
+    storage: Storage
+    min_psnr: float
+
+    def metadata(self) -> dict[str, str]:
+        """As a part of scans holds it."""
+        latents = {"storage_type": self.storage.storage_type, "numbers": str(self.storage.numbers)}
+        return grid_metadata(self.size, self.overlap) | latents | {"min_psnr": repr(float(self.min_psnr))}
 
 
 @dataclass(frozen=True)
@@ -102,13 +118,17 @@ def check_schema(found: pa.Schema, where: str) -> None:
     require_kind(found, KIND, FORMAT_VERSION, where)
     if not found.equals(schema({})):
         raise IntegrityError("a part of scans with other columns than expected", where=where, do=RESTORE)
-    grid_of(found, where)
-    min_psnr(found, where)
+    facts_of(found, where)
 
 
-def min_psnr(found: pa.Schema, where: str) -> float:
-    """The limit (dB) below which a scan is flagged. IntegrityError where the metadata does not tell it."""
+def facts_of(found: pa.Schema, where: str) -> TableFacts:
+    """What the metadata of a part of scans says of its table. IntegrityError where it does not."""
+    metadata = {name.decode(): value.decode() for name, value in (found.metadata or {}).items()}
     try:
-        return float((found.metadata or {})[MIN_PSNR.encode()])
+        storage = Storage(metadata["storage_type"], int(metadata["numbers"]))  # type: ignore[arg-type]
+        limit = float(metadata["min_psnr"])
     except (KeyError, ValueError) as error:
-        raise IntegrityError("a part of scans does not tell its limit", where=where, do=RESTORE) from error
+        raise IntegrityError("a part of scans does not tell what its table is", where=where, do=RESTORE) from error
+    if storage.storage_type not in NUMBER_TYPES or storage.numbers < 1:
+        raise IntegrityError("a part of scans tells of latents that there are not", where=where, do=RESTORE)
+    return TableFacts(*grid_of(found, where), storage, limit)
