@@ -16,7 +16,9 @@ SIZE, OVERLAP = (5, 5, 5), 1
 PATCHES = 27
 
 
-def patched_run(folder: Path, kind: str = "siren", shapes: Sequence[tuple[int, int, int]] = SHAPES, **fit: Any) -> RunFile:
+def patched_run(
+    folder: Path, kind: str = "siren", shapes: Sequence[tuple[int, int, int]] = SHAPES, **fit: Any
+) -> RunFile:
     """Packed, with a random network, fitted in ranges of 8 patches and batches of 3: most scans are in several."""
     field = {**FIELD} if kind == "siren" else {"kind": kind, **SIZES, "features": 32}
     sections = {

@@ -17,10 +17,9 @@ from medfuncta_dist.evaluation.decode import (
     Decoded,
     decode_key,
     reconstruct,
-    resampled_affine,
-    resampled_spacing,
     save,
 )
+from medfuncta_dist.evaluation.decoded_grid import resampled_affine, resampled_spacing
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import SirenSpec, init_params
 from medfuncta_dist.fitting import fit_task, latent_ledger
