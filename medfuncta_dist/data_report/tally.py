@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from medfuncta_dist.scans.scan import PIECE_VALUES
 from medfuncta_dist.shards.snapshot import Shard
 from medfuncta_dist.storage.digest import sha256_bytes
 
@@ -98,10 +99,13 @@ class ModalityTally:
     def measure(self, values: np.ndarray, low: float, high: float) -> None:
         """Count the values of a sample, in its own units, by where they are in its window."""
         self.measured += 1
-        self.beyond += [(values < low).sum(), (values > high).sum(), values.size]
-        if high > low:
-            inside = (values[(values >= low) & (values <= high)].astype(np.float64) - low) / (high - low)
-            self.value_bins += np.histogram(inside, VALUE_BINS, (0.0, 1.0))[0]
+        flat = values.reshape(-1)
+        for start in range(0, flat.size, PIECE_VALUES):  # a scan in its own shape may be large
+            part = flat[start : start + PIECE_VALUES]
+            self.beyond += [(part < low).sum(), (part > high).sum(), part.size]
+            if high > low:
+                inside = (part[(part >= low) & (part <= high)].astype(np.float64) - low) / (high - low)
+                self.value_bins += np.histogram(inside, VALUE_BINS, (0.0, 1.0))[0]
 
     def add(self, other: ModalityTally, pictures: int) -> None:
         """Add another one's counts."""

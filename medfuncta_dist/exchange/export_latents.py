@@ -18,7 +18,7 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError, StageOrderError
 from medfuncta_dist.exchange.import_task import LABEL_FORM
 from medfuncta_dist.exchange.latent_file import LabelForm, latent_bytes
-from medfuncta_dist.exchange.latent_folder import STEM
+from medfuncta_dist.exchange.latent_folder import STEM, require_whole_scans
 from medfuncta_dist.exchange.paired_scans import scan_numbers
 from medfuncta_dist.exchange.public_network import schedule_of
 from medfuncta_dist.exchange.torch_file import RefusedFileError
@@ -48,10 +48,12 @@ def export_latents(run: RunFile, out: Path, on_progress: OnProgress = ignore_pro
 
     Raises:
         StageOrderError: nothing is fitted yet.
-        RunFileError: the latents are of a field that the public code does not have, or the folder holds something else.
+        RunFileError: the run has patches; the latents are of a field that the public code does not have; or the folder
+            holds something else.
         IntegrityError: a part is not the one that was committed.
     """
     store = ObjectStore(run.storage)
+    require_whole_scans(run)
     target = locate_table(run, store)
     _require_public(store, target)
     commits = latent_ledger.read_commits(store, target.folder)

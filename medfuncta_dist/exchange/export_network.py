@@ -30,7 +30,7 @@ def export_network(network: SharedNetwork, out: Path, shape: Sequence[int] | Non
     Raises:
         RunFileError: the public code cannot express it, no shape is known, or the shape has another number of axes.
     """
-    spec, points = network.spec, shape or network.contract.get("shape")
+    spec, points = network.spec, shape or _trained_shape(network)
     schedule = _schedule(network)
     assert isinstance(spec, SirenSpec)
     if not points or len(points) != spec.coords:
@@ -83,3 +83,9 @@ def _remarks(network: SharedNetwork) -> list[str]:
     if network.extras:
         found.append("learned inner rates are not in the file: the public code fits with one rate (inner_lr)")
     return found
+
+
+def _trained_shape(network: SharedNetwork) -> Sequence[int] | None:
+    """Of the scans that it was trained on; None where it is not known, or where these keep their own."""
+    shape = network.contract.get("shape")
+    return shape if isinstance(shape, list) else None

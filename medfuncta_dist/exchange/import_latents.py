@@ -17,7 +17,7 @@ from medfuncta_dist.exchange.held_run import HeldRun, hold_run
 from medfuncta_dist.exchange.import_plan import ImportPlan, ImportTasks, plan_import
 from medfuncta_dist.exchange.import_task import import_task
 from medfuncta_dist.exchange.latent_file import UNUSED
-from medfuncta_dist.exchange.latent_folder import list_folder
+from medfuncta_dist.exchange.latent_folder import list_folder, require_whole_scans
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_plan import cover
 from medfuncta_dist.fitting.imported_record import KIND, imported_path
@@ -42,14 +42,15 @@ def import_latents(
         fan_out: where scans are decoded and compared; None: on the run's cluster. Without scans, all is done here.
 
     Raises:
-        RunFileError: the folder has another layout, its files cannot be joined with the packed scans, or the run's
-            network is not the one that its run file describes.
+        RunFileError: the run has patches; the folder has another layout, its files cannot be joined with the packed
+            scans, or the run's network is not the one that its run file describes.
         StageOrderError: the run has no network.
         QuarantineLimitError: more files are quarantined than ``data.max_quarantined`` allows.
         RunHeldError: another driver holds the run.
     """
     if run.field.kind != "siren":
         raise RunFileError("the public code has no fields of this kind", where="field.kind", do="set it to siren")
+    require_whole_scans(run)
     listed = list_folder(folder)
     with hold_run(run) as held:
         check_network(held.run, held.store)

@@ -16,6 +16,7 @@ from medfuncta_dist.packing.pack_ledger import instance_counts, require_balance,
 from medfuncta_dist.packing.pack_plan import Rest
 from medfuncta_dist.packing.pack_record import PackRecord, read_pack, record_path, without_sources, write_pack
 from medfuncta_dist.scans.patient_group import Group
+from medfuncta_dist.scans.scan_key import volume_item
 from medfuncta_dist.shards.shard_set import ShardSet, of_indexes
 from medfuncta_dist.shards.snapshot import Shard, read_index
 from medfuncta_dist.storage.digest import crc32c
@@ -82,8 +83,8 @@ class _Parts:
 
 
 def _part_of(row: Mapping[str, Any]) -> Part:
-    """Of a row of an index or a quarantine entry. Slices are parts of their volume."""
-    return row["source"], row["item"].partition("/slice/")[0]
+    """Of a row of an index or a quarantine entry. Slices and slabs are parts of their volume."""
+    return row["source"], volume_item(row["item"])
 
 
 def _copied(store: ObjectStore, task: RestTask, parts: _Parts) -> dict[str, tuple[Shard, ...]]:

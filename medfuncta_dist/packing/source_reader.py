@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from medfuncta_dist.archive.changes import SourceState
-from medfuncta_dist.config.sections.data_section import Data, Slices
+from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.config.sections.series_section import Series
 from medfuncta_dist.errors import IntegrityError, MedfunctaError, ScanError
 from medfuncta_dist.packing.mask_beside import MaskBeside, mask_beside
@@ -22,7 +22,7 @@ from medfuncta_dist.packing.sources.pack_source import PackSource, Told
 from medfuncta_dist.packing.sources.record_parts import record_content
 from medfuncta_dist.packing.sources.series_sources import joint_content
 from medfuncta_dist.packing.sources.source_files import Windows, local_files
-from medfuncta_dist.scans.canonical import canonical, slices, split_of, windowed
+from medfuncta_dist.scans.canonical import canonical, pieces, split_of, windowed
 from medfuncta_dist.scans.label_check import NOT_FINITE, risk_of_values
 from medfuncta_dist.scans.patient_group import Group, group_of
 from medfuncta_dist.scans.private.forgotten_list import NOTHING_FORGOTTEN, Forgotten
@@ -280,11 +280,10 @@ class SourceReader:
             if found.mask and self.data.masks != "keep":
                 raise ScanError(SEGMENTATION)
             scan = self._with_mask(self._labelled(found.scan, told, found.label_risk), names)
-            if self.data.slices is None:
+            if self.data.slices is None and self.data.slabs is None:
                 yield self._encoded(key, found.item, place, None, scan)
             else:
-                volume = windowed(scan, self.data)
-                yield from self._slices(source, found.item, place, volume, self.data.slices)
+                yield from self._pieces(source, found.item, place, windowed(scan, self.data))
         except ScanError as error:
             yield UnusableScan(key, found.item, error.what)
 
@@ -307,16 +306,19 @@ class SourceReader:
     def _with_mask(self, scan: Scan, names: Sequence[str]) -> Scan:
         return scan if self.beside is None else replace(scan, mask=self.beside.of(scan, names))
 
-    def _slices(self, source: PackSource, of_volume: str, place: _Place, volume: Scan, rule: Slices) -> Iterator[Event]:
+    def _pieces(self, source: PackSource, of_volume: str, place: _Place, volume: Scan) -> Iterator[Event]:
+        """The slices or slabs of a volume; a slab's split is that of its slices, which have the same one."""
         taken = 0
-        for index, scan in slices(volume, rule):
-            taken += 1
-            item = "/".join(filter(None, (of_volume, f"slice/{index}")))
+        for piece in pieces(volume, self.data):
+            taken += piece.slices
+            item = "/".join(filter(None, (of_volume, piece.item)))
             key = self.keys.scan_key(source.relative, item)
+            scan = piece.scan
             if key in source.told and (labels := source.told[key].labels) is not None:
                 scan = replace(scan, labels=labels, targets=())
-            yield self._encoded(key, item, place, index, scan)
-        yield BlankSlices(volume.shape[rule.axis] - taken)
+            yield self._encoded(key, item, place, piece.first, scan)
+        axis = 2 if self.data.slices is None else self.data.slices.axis
+        yield BlankSlices(volume.shape[axis] - taken)
 
     def _encoded(self, key: str, item: str, place: _Place, index: int | None, scan: Scan) -> Event:
         split = split_of(place.key, index, place.split, self.data)

@@ -1,8 +1,8 @@
 """From a scan as read to a sample of the declared shape, or of its own, and to the split it belongs to.
 
     volume = windowed(scan, data)                     finite, the declared channels, an intensity window
-    for index, piece in slices(volume, data.slices):  where the run file asks for slices
-        sample = canonical(piece, data)               resampled; calls windowed() itself if that was not done
+    for piece in pieces(volume, data):                slices, or slabs of them, where the run file asks for these
+        sample = canonical(piece.scan, data)          resampled; calls windowed() itself if that was not done
 
 ``split_of`` takes the key of what stays together: a patient, or a *whole* scan with all slices of its volume.
 """
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -105,6 +106,46 @@ def _without_flat_axes(scan: Scan, axes: int) -> Scan:
     return scan
 
 
+class Piece(NamedTuple):
+    """A part of a volume that is packed as a scan: ``slices`` slices from number ``first`` along the axis that is cut;
+    ``item``: its ordinal in the volume."""
+
+    item: str
+    first: int
+    slices: int
+    scan: Scan
+
+
+def pieces(volume: Scan, data: Data) -> Iterator[Piece]:
+    """The slices that ``data.slices`` asks for, or else the slabs of ``data.slabs``. Raises ScanError where ``volume``,
+    which comes from ``windowed``, is none."""
+    if data.slices is not None:
+        yield from (Piece(f"slice/{index}", index, 1, scan) for index, scan in slices(volume, data.slices))
+    elif data.slabs is not None:
+        yield from _slabs(volume, data.slabs)
+
+
+def _slabs(volume: Scan, rule: Slabs) -> Iterator[Piece]:
+    """Slabs along the third axis, each as a volume; those between held-out and training slices lose the gap's."""
+    if len(volume.shape) != 3:
+        raise ScanError(f"slabs need a volume of 3 axes, found {len(volume.shape)}")
+    for start in range(0, volume.shape[2], rule.size):
+        numbers = range(start, min(start + rule.size, volume.shape[2]))
+        kept = [index for index in numbers if _by_slab(index, rule) != GAP]
+        if kept:  # they lie together: gaps are at the ends
+            part = slice(kept[0], kept[-1] + 1)
+            yield Piece(f"slab/{start // rule.size}", kept[0], len(kept), _slab(volume, part))
+
+
+def _slab(volume: Scan, part: slice) -> Scan:
+    affine = volume.affine
+    if affine is not None:
+        affine = affine.copy()
+        affine[:, 3] += part.start * affine[:, 2]
+    mask = None if volume.mask is None else volume.mask[:, :, part]
+    return replace(volume, array=volume.array[..., part], affine=affine, mask=mask)
+
+
 def slices(volume: Scan, rule: Slices) -> Iterator[tuple[int, Scan]]:
     """Slices with enough foreground, as (index along the axis, 2D scan), not resampled; they keep the volume's window.
 
@@ -140,7 +181,8 @@ def _slice_affine(affine: np.ndarray | None, axis: int, index: int) -> np.ndarra
 def split_of(key: str, index: int | None, given: str | None, data: Data) -> Split:
     """The split of one scan or slice: the one that its source gives, else by slab, else drawn by key.
 
-    ``key`` (hex) is the patient's, or the whole scan's where that stays by itself; ``index`` a slice's along its axis.
+    ``key`` (hex) is the patient's, or the whole scan's where that stays by itself; ``index`` a slice's along its axis,
+    or that of the first one of a slab.
     A pure function: new scans never move old ones to another split.
     """
     if given is not None:

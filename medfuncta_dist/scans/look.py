@@ -8,6 +8,7 @@ and contrast do not count. A shift of more than about one hundredth of the field
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import lru_cache
 from itertools import product
 
@@ -31,12 +32,31 @@ def look_of(values: np.ndarray) -> np.ndarray:
 
     Channels are an axis like the others, so colours and leads count. A scan of few points has zeros at the end.
     """
-    chosen, weights = _frequencies(values.shape)
     found = values - values.flat[0]  # exactly zero for a constant scan
-    for axis in range(values.ndim):
-        count = _along(axis, values.shape)
+    return _of_lowest(_lowest(found, values.shape, range(values.ndim)), values.shape)
+
+
+def look_of_pieces(pieces: Iterable[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """The same, up to rounding, of a scan of this shape in pieces along its first spatial axis, (channel, some, ...):
+    no more of a large one needs to be in memory as float32."""
+    first, found = None, []
+    for piece in pieces:
+        first = piece.flat[0] if first is None else first
+        found.append(_lowest(piece - first, shape, range(2, len(shape))))
+    return _of_lowest(_lowest(np.concatenate(found, axis=1), shape, (1, 0)), shape)
+
+
+def _lowest(found: np.ndarray, shape: tuple[int, ...], axes: Iterable[int]) -> np.ndarray:
+    """The transform along these axes of a scan of this shape, at its lowest frequencies."""
+    for axis in axes:
+        count = _along(axis, shape)
         found = _fewer(found, axis, MOST_POINTS)
         found = np.moveaxis(np.tensordot(found, _cosines(found.shape[axis], count), axes=(axis, 1)), -1, axis)
+    return found
+
+
+def _of_lowest(found: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    chosen, weights = _frequencies(shape)
     numbers = found[chosen].astype(np.float64) * weights
     length = float(np.sqrt((numbers**2).sum()))
     look = np.zeros(NUMBERS, np.int8)

@@ -16,6 +16,9 @@ from scipy import ndimage
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.scan import MAX_VALUES
 
+SLAB_VALUES = 2**24
+GAUSSIAN_REACH = 4
+"""Sigmas after which SciPy cuts a Gaussian off."""
 TOLERANCE = 1e-6
 """In voxels: how far rounding may move a point of the far edge out of the field of view."""
 
@@ -103,12 +106,32 @@ def resample(array: np.ndarray, grid: Grid, outside: float) -> np.ndarray:
     """
     if all(r == 1 for r in grid.scale) and not any(grid.offset) and grid.shape == array.shape[1:]:
         return array
+    if grid.edges:
+        return _in_slabs(array, grid)
+    values = _interpolated(array, grid)
+    _fill_outside(values, array.shape[1:], grid, outside)
+    return cast(values, array.dtype)
+
+
+def _interpolated(array: np.ndarray, grid: Grid) -> np.ndarray:
     # 8- and 16-bit integers are exact in float32; 32-bit ones need float64.
     working = np.float64 if array.dtype.kind in "iu" and array.dtype.itemsize == 4 else np.float32
-    values = np.stack([_interpolate(channel.astype(working), grid) for channel in array])
-    if not grid.edges:
-        _fill_outside(values, array.shape[1:], grid, outside)
-    return cast(values, array.dtype)
+    return np.stack([_interpolate(channel.astype(working), grid) for channel in array])
+
+
+def _in_slabs(array: np.ndarray, grid: Grid) -> np.ndarray:
+    """Values on the new grid, some rows of its first axis at once: a scan that keeps its resolution may be large."""
+    n, (scale, *others), (offset, *rest) = array.shape[1], grid.scale, grid.offset
+    around = math.ceil(GAUSSIAN_REACH * max(0.0, (scale - 1) / 2)) + 2
+    few = max(1, int(SLAB_VALUES * n / array.size / scale))
+    found = np.empty((array.shape[0], *grid.shape), array.dtype)
+    for start in range(0, grid.shape[0], few):
+        stop = min(start + few, grid.shape[0])
+        first = min(max(0, math.floor(offset + scale * start) - around), n - 1)
+        last = max(min(n, math.ceil(offset + scale * (stop - 1)) + around), first + 1)
+        part = Grid((stop - start, *grid.shape[1:]), (scale, *others), (offset + scale * start - first, *rest))
+        found[:, start:stop] = cast(_interpolated(array[:, first:last], part), array.dtype)
+    return found
 
 
 def nearest(labels: np.ndarray, grid: Grid) -> np.ndarray:

@@ -25,6 +25,7 @@ MODALITIES: Final = tuple(MODALITY_WORDS)
 
 MAX_VALUES: Final = 2**29
 """Values of one scan: a whole-body CT of 512 x 512 x 2048. A header that declares more is damaged or malicious."""
+PIECE_VALUES: Final = 2**24
 STORED_TYPES: Final = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "float32")
 """Element types of a scan in a shard. ``stored`` narrows wider ones: no scanner measures more than 24 bits."""
 
@@ -48,16 +49,24 @@ class Window:
         if width == 0:
             out[...] = 0
             return out
-        # Computed in float64: 32-bit integers with a large offset would lose their low bits in float32.
-        values = array.astype(np.float64)
-        values -= self.low
-        values /= width
-        out[...] = values.clip(0, 1, out=values)
+        for part, into in zip(_pieces(array), _pieces(out), strict=True):
+            # Computed in float64: 32-bit integers with a large offset would lose their low bits in float32.
+            values = part.astype(np.float64)
+            values -= self.low
+            values /= width
+            into[...] = values.clip(0, 1, out=values)
         return out
 
     def restore(self, values: np.ndarray) -> np.ndarray:
         """Values of any shape in [0, 1] -> float32 in scan units; the inverse of ``normalise`` inside the window."""
         return (values.astype(np.float64) * (self.high - self.low) + self.low).astype(np.float32)
+
+
+def _pieces(array: np.ndarray) -> list[np.ndarray]:
+    """Views of an array, of a size that may be in memory several times."""
+    if array.size <= PIECE_VALUES:
+        return [array]
+    return np.array_split(array, -(-array.size // PIECE_VALUES), axis=int(np.argmax(array.shape)))
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hmac
+import re
 
 SALT_BYTES = 32
+PIECE = re.compile(r"(^|/)(slice|slab)/\d+$")
 
 
 class KeyMaker:
@@ -45,3 +47,8 @@ class KeyMaker:
         encoded = [part.encode("utf-8", "surrogateescape") for part in parts]
         message = b"".join(len(part).to_bytes(8, "big") + part for part in encoded)
         return hmac.digest(self._salt, message, "sha256").hex()
+
+
+def volume_item(item: str) -> str:
+    """The item of the volume that a slice or a slab was cut from; any other item itself."""
+    return PIECE.sub("", item)

@@ -8,15 +8,15 @@ of a scan than the shard does, and goes where the shard goes: whoever deletes a 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError
-from medfuncta_dist.scans.look import NUMBERS, look_of
-from medfuncta_dist.shards.sample import decode
+from medfuncta_dist.scans.look import NUMBERS, look_of, look_of_pieces
+from medfuncta_dist.shards.sample import Sample, decode
 from medfuncta_dist.shards.snapshot import Shard, dataset_path
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing import parquet
@@ -24,6 +24,8 @@ from medfuncta_dist.storage.parsing import parquet
 FORMAT_VERSION = b"1"
 LARGEST_FILE = 2**28
 """Bytes: a shard of four million scans."""
+PIECE_VALUES = 2**22
+"""Of a scan, in memory at once."""
 SCHEMA = pa.schema(
     [("look", pa.binary(NUMBERS))], metadata={b"format_version": FORMAT_VERSION, b"kind": b"medfuncta looks"}
 )
@@ -34,9 +36,19 @@ def looks_path(dataset: str, sha256: str) -> str:
     return dataset_path(dataset, "looks", f"{sha256}.parquet")
 
 
-def look_of_sample(key: str, npy: bytes, json: bytes) -> bytes:
-    """The look of an encoded sample, 64 bytes."""
-    return look_of(decode(key, npy, json).values()).tobytes()
+def look_of_sample(key: str, npy: bytes, json: bytes, in_pieces: bool = False) -> bytes:
+    """The look of an encoded sample, 64 bytes; ``in_pieces``: without all of a large scan in memory as float32."""
+    sample = decode(key, npy, json)
+    if in_pieces:
+        return look_of_pieces(_pieces(sample), sample.array.shape).tobytes()
+    return look_of(sample.values()).tobytes()
+
+
+def _pieces(sample: Sample) -> Iterator[np.ndarray]:
+    array = sample.array
+    few = max(1, PIECE_VALUES * array.shape[1] // array.size)
+    for start in range(0, array.shape[1], few):
+        yield sample.window.normalise(array[:, start : start + few])
 
 
 def write_looks(store: ObjectStore, dataset: str, sha256: str, looks: Sequence[bytes]) -> None:

@@ -55,7 +55,7 @@ class ShardSet:
             self._open[split] = ShardWriter(self._folder / f"{split}.tar", self._grouped, self._bricks)
         self._open[split].add(key, npy, json, source, item, group)
         if self._looks is not None:
-            self._looks.setdefault(split, []).append(look_of_sample(key, npy, json))
+            self._looks.setdefault(split, []).append(look_of_sample(key, npy, json, in_pieces=self._bricks))
 
     def finish(self) -> dict[str, tuple[Shard, ...]]:
         """Upload what is still open; returns all shards by split, in the order they were written."""

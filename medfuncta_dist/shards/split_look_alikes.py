@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 
 from medfuncta_dist.scans.look import NUMBERS
+from medfuncta_dist.scans.scan_key import volume_item
 from medfuncta_dist.shards.look_alikes import LookAlikes, OnStep, Owners, look_alikes
 from medfuncta_dist.shards.shard_looks import read_looks
 from medfuncta_dist.shards.snapshot import Shard, Snapshot, read_index
@@ -83,7 +84,8 @@ def _spooled(
     store: ObjectStore, snapshot: Snapshot, shards: Sequence[tuple[str, Shard]], spool: Path
 ) -> tuple[list[tuple[str, Shard]], Owners]:
     """Write all looks to a file; the shards that have any, and whose their scans are, in the same order."""
-    sliced, compared, parts = snapshot.contract.get("slices") is not None, [], []
+    sliced = any(snapshot.contract.get(name) is not None for name in ("slices", "slabs"))
+    compared, parts = [], []
     with spool.open("wb") as file:
         found = read_in_order(lambda item: _read(store, snapshot.name, item[1]), shards, READS)
         for number, (item, read) in enumerate(zip(shards, found, strict=True)):
@@ -118,8 +120,7 @@ def _owners(index: pa.Table, sliced: bool) -> _ShardOwners:
 
 
 def _volume(source: str, item: str) -> int:
-    whole = item.rpartition("slice/")[0]
-    return int.from_bytes(hashlib.sha256(f"{source} {whole}".encode()).digest()[:8], "big")
+    return int.from_bytes(hashlib.sha256(f"{source} {volume_item(item)}".encode()).digest()[:8], "big")
 
 
 def _keep(

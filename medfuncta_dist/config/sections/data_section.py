@@ -58,7 +58,8 @@ class Slabs(Section):
     """Hold out whole slabs of neighbouring slices; ``gap`` slices on each side of a slab are in neither split.
 
     Neighbouring slices look alike, so holding out single slices would leave nearly the same data in
-    training. Gap slices get the split ``gap``.
+    training. Gap slices get the split ``gap``. With ``patches`` of volumes, each slab along the third axis (from
+    inferior to superior) is packed as a volume, and gap slices are not packed.
     """
 
     size: PositiveInt = 16
@@ -322,8 +323,8 @@ class Data(Section):
             raise ValueError("with patches, signals keep their own length: leave length out")
         if self.slices is not None and len(self.shape) != 2:
             raise ValueError(f"slices are two-dimensional, but shape has {len(self.shape)} axes")
-        if self.slabs is not None and self.slices is None:
-            raise ValueError("slabs need slices")
+        if self.slabs is not None and self.slices is None and (self.patches is None or len(self.shape) != 3):
+            raise ValueError("slabs need slices, or patches of volumes")
         if self.table is not None:
             self._check_table(self.table)
         if self.slabs is not None and self.group not in (None, "source"):

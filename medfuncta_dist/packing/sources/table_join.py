@@ -15,9 +15,7 @@ from medfuncta_dist.packing.sources.pack_source import PackSource, Told
 from medfuncta_dist.packing.sources.source_table import SourceTable, TableRow
 from medfuncta_dist.scans.patient_group import Group
 from medfuncta_dist.scans.private.private_mapping import MappingRow, PrivateMapping, open_mapping
-from medfuncta_dist.scans.scan_key import KeyMaker
-
-SLICE = "slice/"
+from medfuncta_dist.scans.scan_key import KeyMaker, volume_item
 
 
 @dataclass(frozen=True)
@@ -157,8 +155,8 @@ def _scans(rows: Sequence[MappingRow], table: SourceTable, keys: KeyMaker, ident
     """The rows of the scans of one source. What they say of a slice's split and patient is its volume's."""
     scans = {row.key: table.rows[row.key] for row in rows if keys.scan_key(identity, row.item) == row.key}
     for row in rows:
-        if SLICE in row.item and row.key in scans:
-            volume = keys.scan_key(identity, row.item.rpartition(SLICE)[0].rstrip("/"))
+        if (whole_item := volume_item(row.item)) != row.item and row.key in scans:
+            volume = keys.scan_key(identity, whole_item)
             whole = replace(scans[row.key], labels=None)
             if scans.setdefault(volume, whole) != whole:
                 raise RunFileError(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from medfuncta_dist.errors import ScanError
 
-ITEM = re.compile(r"volume/([^/]+)(/slice/\d+)?")
+ITEM = re.compile(r"volume/([^/]+)(/(?:slice|slab)/\d+)?")
 NUMBER = re.compile(r"\d{1,9}")
 """A name has 32 digits."""
 SERIES_CHANGED = (

@@ -4,6 +4,7 @@ volume is in memory at a time."""
 from __future__ import annotations
 
 import gzip
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ LARGEST_OFFSET = 2**24
 LARGEST_TAIL = 2**20
 """Bytes after the last value that are read to reach the checksum of a gzip file. NIfTI has none, MGH a few tags."""
 PIECE = 2**18
+SLAB_VALUES = 2**24
 COLOUR, WITH_ALPHA = ("R", "G", "B"), ("R", "G", "B", "A")
 """Fields of a voxel that is a colour."""
 
@@ -125,10 +127,23 @@ def scan_of(image: Any, of: Layout) -> Scan:
     affine = np.asarray(image.affine, np.float64)
     if not np.isfinite(affine).all() or np.linalg.det(affine[:3, :3]) == 0:
         raise ScanError("the affine is not invertible")
-    values = np.asanyarray(image.dataobj).reshape(of.shape)
-    array, affine = closest_ras(_channels_last(values), affine)
+    array, affine = closest_ras(_values(image.dataobj, of), affine)
     spacing = tuple(float(s) for s in np.linalg.norm(affine[:3, :3], axis=0))
     return Scan(np.ascontiguousarray(np.moveaxis(array, -1, 0)), spacing, affine, "OT")
+
+
+def _values(dataobj: Any, of: Layout) -> np.ndarray:
+    """(i, j, k, channel) in a stored type. nibabel scales in float64, so a large volume is read some slices at once."""
+    few = max(1, SLAB_VALUES * of.shape[2] // math.prod(of.shape))
+    if few >= of.shape[2] or of.dtype.names is not None or dataobj.shape != of.shape:
+        return _channels_last(np.asanyarray(dataobj).reshape(of.shape))
+    values: np.ndarray | None = None
+    for start in range(0, of.shape[2], few):
+        slab = stored(np.asanyarray(dataobj[:, :, start : start + few]))
+        values = np.empty(of.shape, slab.dtype, order="F") if values is None else values
+        values[:, :, start : start + few] = slab
+    assert values is not None
+    return values[..., None]
 
 
 def _channels_last(values: np.ndarray) -> np.ndarray:

@@ -11,7 +11,10 @@ import pyarrow as pa
 import pytest
 
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.config.sections.data_section import Data
 from medfuncta_dist.errors import IntegrityError, RunChangedError, RunFileError
+from medfuncta_dist.exchange.export_latents import export_latents
+from medfuncta_dist.exchange.import_latents import import_latents
 from medfuncta_dist.integrity.verify_shards import ShardCheck, check_shard
 from medfuncta_dist.packing.pack_driver import pack
 from medfuncta_dist.scans.private.private_folder import load_salt
@@ -177,3 +180,70 @@ def test_signals_keep_their_own_length(tmp_path: Path) -> None:
     pack(run, map_here, lambda progress: None)
     shapes = [shape for number in range(len(shards_of(run))) for shape in reader_of(run, tmp_path).shapes(number)]
     assert sorted(shapes) == [(150,), (150,), (187,)]
+
+
+def test_slabs_of_a_volume_are_scans_in_splits_and_gaps_are_dropped(tmp_path: Path) -> None:
+    slabs = {"size": 4, "period": 3, "gap": 1}
+    run = packed_volumes(tmp_path, shapes=[(9, 10, 27)], slabs=slabs)
+    keys, whole = KeyMaker(load_salt(tmp_path / "private")), volume(0, (9, 10, 27))
+    # Slabs 2 and 5 are held out; slabs beside them lose a slice, and the last one has three.
+    expected = {
+        0: ("train", 0, 4),
+        1: ("train", 4, 7),
+        2: ("test", 8, 12),
+        3: ("train", 13, 16),
+        4: ("train", 16, 19),
+        5: ("test", 20, 24),
+        6: ("train", 25, 27),
+    }
+    snapshot = load_snapshot(ObjectStore(run.storage), run.dataset, None)
+    found = {sample.key: sample for sample in samples(run, tmp_path)}
+    splits = {
+        key: split
+        for split, shards in snapshot.splits.items()
+        for shard in shards
+        for key in read_index(ObjectStore(run.storage), shard)["key"].to_pylist()
+    }
+    assert len(found) == len(expected)
+    windows = {sample.window for sample in found.values()}
+    assert len(windows) == 1  # the volume's
+    for number, (split, first, stop) in expected.items():
+        key = keys.scan_key("volume-0.nii", f"slab/{number}")
+        assert splits[key] == split
+        np.testing.assert_array_equal(found[key].array, whole[None, :, :, first:stop])
+        corner = np.array(found[key].meta["affine"]) @ [0, 0, 0, 1]
+        np.testing.assert_allclose(corner, AFFINE @ [0, 0, first, 1])
+    assert snapshot.counts["blank"] == 4
+
+
+def test_masks_are_cut_into_slabs_too(tmp_path: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    classes = np.zeros((8, 9, 8), np.uint8)
+    classes[2:5, 3:6, 2:7] = 3
+    write_nifti(tmp_path / "archive" / "a.nii", affine=AFFINE, array=volume(0, (8, 9, 8)))
+    write_nifti(tmp_path / "archive" / "a-seg.nii", affine=AFFINE, array=classes)
+    section = {
+        "source": str(tmp_path / "archive"),
+        "private": str(tmp_path / "private"),
+        "patches": {"size": [4, 4, 4]},
+        "slabs": {"size": 4, "period": 2, "gap": 0},
+        "masks": "pair",
+    }
+    run = RunFile.model_validate({"name": "masked", "storage": str(tmp_path / "store"), "data": section})
+    pack(run, map_here, lambda progress: None)
+    masks = {sample.meta["affine"][2][3]: sample.mask() for sample in samples(run, tmp_path)}
+    np.testing.assert_array_equal(np.concatenate([masks[z] for z in sorted(masks)], axis=2), classes)
+
+
+def test_slabs_need_slices_or_patches_of_volumes() -> None:
+    for shape in ([8], [8, 8]):
+        with pytest.raises(ValueError, match="slabs need slices, or patches of volumes"):
+            Data.model_validate({"source": "x", "patches": {"size": shape}, "slabs": {}})
+
+
+def test_latents_of_whole_scans_are_refused_for_a_run_with_patches(tmp_path: Path) -> None:
+    run = packed_volumes(tmp_path, shapes=[(9, 9, 9)])
+    for call in (lambda: import_latents(run, str(tmp_path)), lambda: export_latents(run, tmp_path / "out")):
+        with pytest.raises(RunFileError, match="one for each patch") as caught:
+            call()
+        assert caught.value.where == "data.patches"

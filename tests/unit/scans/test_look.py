@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from medfuncta_dist.scans.look import NUMBERS, look_of
+from medfuncta_dist.scans.look import NUMBERS, look_of, look_of_pieces
 from tests.writers import structured
 
 SHAPES = [(1, 187), (12, 500), (1, 40, 56), (3, 48, 48), (1, 24, 20, 28), (1, 5000), (1, 2, 3), (1, 2)]
@@ -52,3 +52,17 @@ def test_colours_count() -> None:
 def test_a_constant_scan_looks_like_nothing() -> None:
     assert not look_of(np.full((1, 9, 9), 0.3, np.float32)).any()
     assert look_of(scan((1, 9, 9), 0)).shape == (NUMBERS,)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("few", [1, 3, 10**4])
+def test_a_scan_in_pieces_looks_the_same(shape: tuple[int, ...], few: int) -> None:
+    values = scan(shape, 1)
+    pieces = (values[:, start : start + few] for start in range(0, shape[1], few))
+    difference = look_of_pieces(pieces, shape).astype(int) - look_of(values)
+    assert np.abs(difference).max() <= 1
+
+
+def test_a_constant_scan_in_pieces_looks_like_nothing() -> None:
+    values = np.full((1, 9, 9), 0.3, np.float32)
+    assert not look_of_pieces([values[:, :4], values[:, 4:]], values.shape).any()

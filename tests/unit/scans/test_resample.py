@@ -6,7 +6,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from medfuncta_dist.errors import ScanError
-from medfuncta_dist.scans.resample import Grid, cast, nearest, resample, spaced_grid, target_grid
+from medfuncta_dist.scans import resample as module
+from medfuncta_dist.scans.resample import Grid, cast, nearest, resample, spaced_grid, target_grid, whole_grid
 
 axes = st.integers(1, 3)
 lengths = st.integers(2, 12)
@@ -196,3 +197,46 @@ def test_labels_are_those_of_the_nearest_points_and_none_outside() -> None:
     assert nearest(labels, Grid((2, 2), (1, 2), (0, 0.4))).tolist() == [[1, 3], [5, 7]]
     assert nearest(labels, Grid((3, 2), (1, 3), (-1, 0))).tolist() == [[0, 0], [1, 4], [5, 8]]
     assert labels[0, 0] == 1
+
+
+@given(st.data())
+def test_a_grid_over_a_whole_scan_ends_less_than_half_a_step_outside(data: st.DataObject) -> None:
+    shape, spacing, _ = data.draw(problems())
+    step = [s * data.draw(st.floats(0.2, 4)) for s in spacing]
+    grid = whole_grid(shape, spacing, step)
+    for n, m, scale, offset in zip(shape, grid.shape, grid.scale, grid.offset, strict=True):
+        before, after = -offset, offset + scale * (m - 1) - (n - 1)
+        assert before == pytest.approx(after, abs=1e-6)
+        assert -1e-5 <= before < scale / 2 + 1e-6
+    assert grid.spacing(spacing) == pytest.approx(step)
+
+
+def test_a_scan_of_the_spacing_asked_for_is_not_resampled() -> None:
+    array = np.arange(60, dtype=np.int16).reshape(1, 3, 4, 5)
+    grid = whole_grid((3, 4, 5), (0.7, 1.0, 3.3), (0.7, 1.0, 3.3))
+    assert resample(array, grid, outside=0) is array
+
+
+def test_points_of_such_a_grid_beyond_the_scan_have_the_value_of_its_edge() -> None:
+    array, grid = np.full((1, 8, 8), 7, np.int16), whole_grid((8, 8), (1.0, 1.0), (3.0, 0.8))
+    assert (resample(array, grid, outside=-1000) == 7).all()
+    assert (nearest(array[0].astype(np.uint8), grid) == 7).all()
+
+
+def test_too_many_points_are_refused() -> None:
+    with pytest.raises(ScanError, match="more than"):
+        whole_grid((500, 500, 500), (1.0,) * 3, (0.1,) * 3)
+
+
+@pytest.mark.parametrize("step", [0.6, 1.7, 3.1])
+@pytest.mark.parametrize("dtype", ["int16", "float32", "int32"])
+def test_slab_by_slab_is_the_same_as_at_once(step: float, dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    array = np.random.default_rng(0).integers(-900, 900, (2, 41, 12, 9)).astype(dtype)
+    grid = whole_grid(array.shape[1:], (1.0,) * 3, (step, 1.2, 0.8))
+    whole = resample(array, grid, outside=0)
+    monkeypatch.setattr(module, "SLAB_VALUES", 2 * 12 * 9 * 5)
+    np.testing.assert_allclose(resample(array, grid, outside=0), whole, rtol=1e-4, atol=1)
+    monkeypatch.undo()
+    plain = Grid(grid.shape, grid.scale, grid.offset)
+    inside = np.s_[:, 1:-1, 1:-1, 1:-1]
+    np.testing.assert_allclose(resample(array, plain, outside=0)[inside], whole[inside], rtol=1e-4, atol=1)

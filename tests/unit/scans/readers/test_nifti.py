@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from medfuncta_dist.errors import ScanError
 from medfuncta_dist.scans.canonical import canonical
+from medfuncta_dist.scans.readers import volume_file
 from medfuncta_dist.scans.readers.nifti import HALF_OF_PAIR, NiftiReader, other_of_pair, values_of_pair
 from medfuncta_dist.scans.scan import Scan
 from tests.unit.scans.archive import NIBABEL, NILEARN, all_found, declared, only
@@ -331,3 +332,19 @@ def test_absurd_headers_are_refused_before_memory_is_taken(tmp_path: Path, dims:
     assert "the header declares" in refusal(path) or "than its header declares" in refusal(path)
     (tmp_path / "a.nii.gz").write_bytes(gzip.compress(bytes(raw)))
     assert "header declares" in refusal(tmp_path / "a.nii.gz")
+
+
+@pytest.mark.parametrize("slope", [1.0, 0.5])
+@pytest.mark.parametrize("dtype", ["int16", "float64", "int64"])
+def test_a_large_volume_is_read_some_slices_at_once(
+    tmp_path: Path, slope: float, dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(0).integers(-500, 500, (7, 5, 11)).astype(dtype)
+    image = nib.Nifti1Image(values, np.diag([-1.0, 1, 2, 1]), dtype=dtype)  # type: ignore[no-untyped-call]
+    image.header.set_slope_inter(slope, 3)
+    nib.save(image, tmp_path / "a.nii.gz")
+    whole = only(READER, tmp_path / "a.nii.gz")
+    monkeypatch.setattr(volume_file, "SLAB_VALUES", 7 * 5 * 2)
+    found = only(READER, tmp_path / "a.nii.gz")
+    np.testing.assert_array_equal(found.array, whole.array)
+    assert found.array.dtype == whole.array.dtype
