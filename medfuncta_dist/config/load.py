@@ -206,9 +206,13 @@ def _features(given: Mapping[str, Any]) -> dict[str, Any]:
     """The number of features that a basis field has where the run file does not say: it follows from other keys. None
     where these are wrong, which is said when the run file is validated."""
     data, latent = given.get("data"), given["field"].get("latent", FieldSection.model_fields["latent"].default)
-    if not isinstance(data, Mapping) or not isinstance(data.get("shape"), list):
+    if not isinstance(data, Mapping):
         return {}
-    numbers = [latent, data.get("channels", Data.model_fields["channels"].default), *data["shape"]]
+    patches = data.get("patches")
+    shape = patches.get("size") if isinstance(patches, Mapping) else data.get("shape")
+    if not isinstance(shape, list):
+        return {}
+    numbers = [latent, data.get("channels", Data.model_fields["channels"].default), *shape]
     if not all(isinstance(n, int) and n > 0 for n in numbers):
         return {}
     return {"field": {"features": default_features(latent, math.prod(numbers[1:]))}}

@@ -19,6 +19,21 @@ def test_the_shape_is_that_of_a_patch_and_is_left_out():
     assert parse(dump(run)) == run
 
 
+def test_a_preset_is_for_a_patch_what_it_is_for_a_scan_of_that_shape():
+    text = (
+        "{{name: p, storage: 's3://bucket/p', preset: 3d, field: {{latent: 99}}, "
+        "data: {{source: 's3://archive/*.nii', {0}}}}}"
+    )
+    of_patch, of_scan = (parse(text.format(n)) for n in ("patches: {size: [16, 16, 8]}", "shape: [16, 16, 8]"))
+    assert of_patch.field == of_scan.field
+    assert of_patch.field.features is not None
+
+
+def test_signals_keep_their_length_with_patches():
+    with pytest.raises(RunFileError, match="leave length out"):
+        parsed("patches: {size: [64]}, length: windows")
+
+
 def test_without_patches_a_shape_is_needed():
     with pytest.raises(RunFileError, match="shape"):
         parsed("channels: 1")

@@ -62,6 +62,7 @@ from medfuncta_dist.training.attempt import next_attempt
 from medfuncta_dist.training.checkpoints.checkpoint import Checkpoints, Facts
 from medfuncta_dist.training.checkpoints.training_state import AdamState
 from tests.mapping_rows import read_mapping
+from tests.native_scans import packed_volumes
 from tests.unit.latents.fitted import packed, run_file
 from tests.unit.prior.priors import committed
 
@@ -163,6 +164,17 @@ def said(folder: Path) -> dict[str, Any]:
             lines_before = TEXT[: block.start(1)].count("\n")  # so that a failure names the page's own line
             exec(compile("\n" * lines_before + block[1], PAGE.name, "exec"), names)
     return names
+
+
+def test_the_pages_python_reads_scans_of_their_own_shapes(tmp_path: Path) -> None:
+    run = packed_volumes(tmp_path, shapes=[(7, 6, 5), (3, 9, 8)])
+    names: dict[str, Any] = {}
+    for block in re.finditer(r"^```python\n(.*?)^```", TEXT, re.MULTILINE | re.DOTALL):
+        exec(compile(block[1], PAGE.name, "exec"), names)
+        if "samples" in names:
+            break
+        names |= {"ROOT": Path(run.storage), "DATASET": run.dataset}
+    assert sorted(meta["shape"] for _, _, meta in names["samples"].values()) == [[1, 3, 9, 8], [1, 7, 6, 5]]
 
 
 def test_the_pages_python_reads_every_scan_and_its_latent(said):
