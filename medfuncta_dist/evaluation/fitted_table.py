@@ -12,9 +12,10 @@ from medfuncta_dist.evaluation.original_scans import Pick
 from medfuncta_dist.evaluation.score_task import ScoreTask
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting import latent_ledger
-from medfuncta_dist.fitting.fit_driver import TableLocation, locate_table, require_scans
+from medfuncta_dist.fitting.fit_driver import TableLocation, require_scans
 from medfuncta_dist.fitting.fit_plan import cover
 from medfuncta_dist.fitting.latent_ledger import Commit, Counts
+from medfuncta_dist.fitting.whole_scans import locate_whole_scans
 from medfuncta_dist.latents.table_format import Storage
 from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -64,7 +65,7 @@ def open_fitted(run: RunFile) -> FittedTable:
         IntegrityError: a part of the latent table is missing.
     """
     store = ObjectStore(run.storage)
-    target = locate_table(run, store)
+    target = locate_whole_scans(run, store, "evaluating or comparing")
     require_scans(target)
     commits = latent_ledger.read_commits(store, target.folder)
     done, missing = cover(target.works, commits)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import nibabel as nib
 import numpy as np
@@ -51,7 +51,7 @@ def write_slabs(path: Path, target: Target, slabs: Slabs) -> bool:
             if path.name.lower().endswith(".gz"):
                 # Without a file name and a time: the same values are the same bytes.
                 packed = gzip.GzipFile("", "wb", GZIP_LEVEL, file, mtime=0)
-                file = opened.enter_context(packed)  # type: ignore[assignment]
+                file = cast(IO[bytes], opened.enter_context(packed))  # type: ignore[arg-type]
             writer(file, target, slabs)
         os.replace(partial, path)
     finally:

@@ -15,7 +15,8 @@ from medfuncta_dist.evaluation.metrics import psnr
 from medfuncta_dist.exchange.latent_file import UNUSED, PublicLatent
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting.fit_plan import FitWork
-from medfuncta_dist.fitting.fit_task import DAMAGED_SAMPLE, verify_shard
+from medfuncta_dist.fitting.fit_rows import DAMAGED_SAMPLE
+from medfuncta_dist.fitting.fit_task import verify_shard
 from medfuncta_dist.latents.latent_types import StorageType, store
 from medfuncta_dist.shards.sample import Sample, decode
 from medfuncta_dist.storage.object_store import ObjectStore

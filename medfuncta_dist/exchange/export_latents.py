@@ -18,13 +18,14 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError, StageOrderError
 from medfuncta_dist.exchange.import_task import LABEL_FORM
 from medfuncta_dist.exchange.latent_file import LabelForm, latent_bytes
-from medfuncta_dist.exchange.latent_folder import STEM, require_whole_scans
+from medfuncta_dist.exchange.latent_folder import STEM
 from medfuncta_dist.exchange.paired_scans import scan_numbers
 from medfuncta_dist.exchange.public_network import schedule_of
 from medfuncta_dist.exchange.torch_file import RefusedFileError
 from medfuncta_dist.fitting import latent_ledger
-from medfuncta_dist.fitting.fit_driver import TableLocation, locate_table
+from medfuncta_dist.fitting.fit_driver import TableLocation
 from medfuncta_dist.fitting.fit_plan import FitWork, cover
+from medfuncta_dist.fitting.whole_scans import locate_whole_scans
 from medfuncta_dist.latents import table_format
 from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.shards.snapshot import read_index
@@ -53,8 +54,7 @@ def export_latents(run: RunFile, out: Path, on_progress: OnProgress = ignore_pro
         IntegrityError: a part is not the one that was committed.
     """
     store = ObjectStore(run.storage)
-    require_whole_scans(run)
-    target = locate_table(run, store)
+    target = locate_whole_scans(run, store, "export-latents")
     _require_public(store, target)
     commits = latent_ledger.read_commits(store, target.folder)
     works, _ = cover(target.works, commits)

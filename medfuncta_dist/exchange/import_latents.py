@@ -17,11 +17,12 @@ from medfuncta_dist.exchange.held_run import HeldRun, hold_run
 from medfuncta_dist.exchange.import_plan import ImportPlan, ImportTasks, plan_import
 from medfuncta_dist.exchange.import_task import import_task
 from medfuncta_dist.exchange.latent_file import UNUSED
-from medfuncta_dist.exchange.latent_folder import list_folder, require_whole_scans
+from medfuncta_dist.exchange.latent_folder import list_folder
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_plan import cover
 from medfuncta_dist.fitting.imported_record import KIND, imported_path
 from medfuncta_dist.fitting.latent_ledger import Commit, Counts
+from medfuncta_dist.fitting.whole_scans import require_whole_scans
 from medfuncta_dist.latent_table.catalogue.catalogue_store import write_catalogue
 from medfuncta_dist.run.fan_outs import compute_fan_out
 from medfuncta_dist.stages.preflight import check_network
@@ -50,7 +51,7 @@ def import_latents(
     """
     if run.field.kind != "siren":
         raise RunFileError("the public code has no fields of this kind", where="field.kind", do="set it to siren")
-    require_whole_scans(run)
+    require_whole_scans(run, "import-latents")
     listed = list_folder(folder)
     with hold_run(run) as held:
         check_network(held.run, held.store)

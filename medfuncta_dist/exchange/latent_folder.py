@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Int
 
-from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.section import SPLIT
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.storage.object_store import ObjectInfo, ObjectStore
@@ -24,16 +23,6 @@ STEM = "datapoint_"
 """What the public code calls its files, before the number."""
 _SPLIT = re.compile(SPLIT)
 LAYOUT = "give a folder that holds one folder of files for each split: train/datapoint_0.pt, test/datapoint_0.pt"
-
-
-def require_whole_scans(run: RunFile) -> None:
-    """RunFileError for a run with patches: in such a folder, a scan is a file with one latent."""
-    if run.data.patches is not None:
-        raise RunFileError(
-            "the public code's files hold one latent for a whole scan, and a scan of this run has one for each patch",
-            where="data.patches",
-            do="use a run without patches",
-        )
 
 
 @dataclass(frozen=True, eq=False)

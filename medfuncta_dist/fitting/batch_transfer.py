@@ -47,7 +47,7 @@ class Sender:
         index = torch.cuda.current_device() if device.index is None else device.index
         return cls(torch.cuda.Stream(torch.device("cuda", index)))  # type: ignore[no-untyped-call]
 
-    def send(self, values: Float[np.ndarray, "batch point channel"]) -> Arriving:
+    def send(self, values: Float[np.ndarray, "batch point *channel"]) -> Arriving:
         """On a CPU the tensor is the array's own memory."""
         if self.stream is None:
             return Arriving(torch.from_numpy(values))

@@ -16,9 +16,9 @@ from medfuncta_dist.fitting.fit_plan import FitWork, chosen_splits, cover, overl
 from medfuncta_dist.fitting.fit_task import FitTask, Fitted, fit_task
 from medfuncta_dist.fitting.imported_record import Imported, imported_record
 from medfuncta_dist.fitting.latent_ledger import Counts, Quarantined, Spread, Unsolved
-from medfuncta_dist.fitting.patch_ledger import once, patch_totals
-from medfuncta_dist.fitting.shard_units import GridSettings, ShardUnits
-from medfuncta_dist.fitting.stored_units import grid_settings, stored_units
+from medfuncta_dist.fitting.patched.patch_ledger import once, patch_totals
+from medfuncta_dist.fitting.patched.shard_units import GridSettings, ShardUnits
+from medfuncta_dist.fitting.patched.stored_units import grid_settings, stored_units
 from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.network.committed_network import NetworkRef, published_network
 from medfuncta_dist.network.core_settings import stored_settings
@@ -95,6 +95,8 @@ class FitSummary:
     unsolved: Unsolved
     halved: bool
     """Whether a task ran out of memory, and its process went on with half the chunks."""
+    patches: int = 0
+    """Rows of the table, where scans are grids of patches; ``fitted_now`` and ``scans_per_task`` then count patches."""
     lost_parts: int = 0
     """Committed parts that were missing from storage: their ranges were fitted again."""
 
@@ -336,6 +338,7 @@ def _summarise(
         numbers=numbers,
         unsolved=latent_ledger.unsolved(mine),
         halved=any(result.halved for result in results),
+        patches=0 if target.units is None else sum(commit.rows for commit in mine),
     )
 
 

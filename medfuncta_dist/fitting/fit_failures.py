@@ -12,8 +12,8 @@ from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_plan import FitWork
 from medfuncta_dist.fitting.fit_task import FitTask
 from medfuncta_dist.fitting.latent_ledger import Commit, Quarantined
-from medfuncta_dist.fitting.patch_parts import lost_range
-from medfuncta_dist.fitting.shard_units import ShardUnits
+from medfuncta_dist.fitting.patched.patch_parts import lost_range
+from medfuncta_dist.fitting.patched.shard_units import ShardUnits
 from medfuncta_dist.shards.snapshot import read_index
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import Guard

@@ -1,6 +1,6 @@
 """What is left to fit: the snapshot's units, cut into ranges by position, minus the ranges already committed. Pure.
 
-A unit is what is fitted by itself: a scan, or a patch of one (``shard_units.py``). A range whose workers die is
+A unit is what is fitted by itself: a scan, or a patch of one (``patched/shard_units.py``). A range whose workers die is
 divided, always in the same way: it is done when it is committed, or when all of its pieces are.
 """
 

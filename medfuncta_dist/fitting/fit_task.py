@@ -8,7 +8,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import zip_longest
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from jaxtyping import Float
@@ -27,10 +27,10 @@ from medfuncta_dist.fitting.batch_transfer import Arriving, Sender, one_behind
 from medfuncta_dist.fitting.fit_plan import FitWork
 from medfuncta_dist.fitting.fit_rows import DAMAGED_SAMPLE, WRONG_SHAPE, ColumnsComing, Described, Place
 from medfuncta_dist.fitting.latent_ledger import Quarantined
-from medfuncta_dist.fitting.patch_parts import PatchParts
-from medfuncta_dist.fitting.patch_source import PatchSource
+from medfuncta_dist.fitting.patched.patch_parts import PatchParts
+from medfuncta_dist.fitting.patched.patch_source import PatchSource
+from medfuncta_dist.fitting.patched.shard_units import GridSettings
 from medfuncta_dist.fitting.scan_parts import ScanParts, TableKind
-from medfuncta_dist.fitting.shard_units import GridSettings
 from medfuncta_dist.latents.fit import Fitter, new_fitter
 from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.network.committed_network import NetworkRef
@@ -129,30 +129,42 @@ class Batch:
 
     places: list[Place]
     targets: Float[np.ndarray, "batch point channel"]
+    weights: Float[np.ndarray, "batch point"] | None
+    """How much each point counts; None where all count alike."""
 
 
 Launched = tuple[list[Place], ColumnsComing]
 """A batch that is being fitted. Its values are no longer needed here."""
 
 
-def sent_batches(task: FitTask, reader: SampleReader) -> Iterator[tuple[list[Place], Arriving]]:
+class Sent(NamedTuple):
+    """A batch on its way to the device."""
+
+    places: list[Place]
+    targets: Arriving
+    weights: Arriving | None
+
+
+def sent_batches(task: FitTask, reader: SampleReader) -> Iterator[Sent]:
     """The range's batches, each read, decoded and sent to the device: for a thread to do meanwhile."""
     sender = Sender.to(task.worker.device)
     channels = network_here(task.worker.root, task.network, task.worker.device).spec.channels
 
-    def sent() -> Iterator[tuple[list[Place], Arriving]]:
+    def sent() -> Iterator[Sent]:
         for batch in _batches(task, reader, (channels, *task.shape)):
-            yield batch.places, sender.send(batch.targets)
+            weights = None if batch.weights is None else sender.send(batch.weights)
+            yield Sent(batch.places, sender.send(batch.targets), weights)
 
     return sent()
 
 
-def launched(task: FitTask, batches: Iterable[tuple[list[Place], Arriving]]) -> Iterator[Launched]:
+def launched(task: FitTask, batches: Iterable[Sent]) -> Iterator[Launched]:
     """Fit one batch after the other; on a GPU without waiting for any."""
     fitter = _fitter(task)
-    for places, values in batches:
-        coming = ColumnsComing(fitter.fit(values.take()), task.settings.storage_type)
-        del values  # before the next one is asked for: two batches of values are in memory, not three
+    for places, values, weights in batches:
+        fitted = fitter.fit(values.take()) if weights is None else fitter.fit(values.take(), weights.take())
+        coming = ColumnsComing(fitted, task.settings.storage_type)
+        del values, weights  # before the next one is asked for: two batches of values are in memory, not three
         yield places, coming
 
 
@@ -163,6 +175,10 @@ class UnitSource(Protocol):
 
     def fill(self, unit: int, target: Float[np.ndarray, "point channel"]) -> Place:
         """Read one unit into ``target``; of one that cannot be read, the values are left as they are."""
+        ...
+
+    def weights(self, units: range) -> Float[np.ndarray, "unit point"] | None:
+        """How much each point of these units counts; None where all count alike. It depends on no value."""
         ...
 
 
@@ -180,10 +196,24 @@ def _batches(task: FitTask, reader: SampleReader, shape: tuple[int, ...]) -> Ite
     # A shard smaller than a batch has a batch of its own size: its length is as fixed as its content.
     size = min(task.batch, len(source))
     for start in range(work.start - work.start % task.batch, work.stop, task.batch):
-        yield _batch(source, range(start, min(start + task.batch, work.stop)), work.start, size, shape)
+        # Of all units of the batch, also those of other ranges: a weighted fit may have other bits than one without.
+        weights = _weights(source, range(start, min(start + task.batch, len(source))), size)
+        yield _batch(source, range(start, min(start + task.batch, work.stop)), work.start, size, shape, weights)
 
 
-def _batch(source: UnitSource, units: range, first: int, size: int, shape: tuple[int, ...]) -> Batch:
+def _weights(source: UnitSource, units: range, size: int) -> Float[np.ndarray, "batch point"] | None:
+    found = source.weights(units)
+    return None if found is None else np.pad(found, ((0, size - len(found)), (0, 0)), constant_values=1)
+
+
+def _batch(
+    source: UnitSource,
+    units: range,
+    first: int,
+    size: int,
+    shape: tuple[int, ...],
+    weights: Float[np.ndarray, "batch point"] | None,
+) -> Batch:
     """The given units, from unit ``first`` on, as a batch of ``size``."""
     targets = np.empty((size, math.prod(shape[1:]), shape[0]), np.float32)
     places: list[Place] = []
@@ -192,7 +222,7 @@ def _batch(source: UnitSource, units: range, first: int, size: int, shape: tuple
         if not isinstance(place, Described):
             target[...] = 0
         places.append(place)
-    return Batch(places, targets)
+    return Batch(places, targets, weights)
 
 
 @dataclass(frozen=True)
@@ -212,6 +242,9 @@ class ScanSource:
             return read
         read.fill(target)
         return Described(read.key, read.meta)
+
+    def weights(self, units: range) -> None:
+        """All points count."""
 
 
 def _read(reader: SampleReader, row: int, key: str, shape: tuple[int, ...]) -> Sample | Quarantined:

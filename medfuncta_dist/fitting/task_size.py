@@ -1,4 +1,4 @@
-"""How many scans a fit task gets, from the measured rate of a worker. Pure.
+"""How many scans, or patches of them, a fit task gets, from the measured rate of a worker. Pure.
 
 Ranges decide no latent (batches are fixed by position in the shard): a measured number may decide them.
 """
@@ -15,6 +15,8 @@ TASKS_PER_WORKER = 4
 """At least, of the whole snapshot: with fewer, workers wait for the last task to end."""
 PART_BYTES = 2**28
 """Most bytes of a part's latents: a task holds them, and their Parquet bytes, until it commits."""
+PATCH_PART_BYTES = 2**24
+"""The same of patches: whoever reads a few of them reads a footer, which grows with the part."""
 RECORD_SCANS = 2**18
 """Most scans of a range: its commit record, at most 64 MiB, names every scan of a range that failed."""
 
@@ -28,12 +30,13 @@ class Limits:
     scans: int
     workers: int
     latent_bytes: int
+    part_bytes: int = PART_BYTES
 
     @property
     def most_batches(self) -> int:
         """Of a task, whatever the rate; at least one."""
         in_shard = math.ceil(self.largest_shard / self.batch)
-        in_part = min(PART_BYTES // self.latent_bytes, RECORD_SCANS) // self.batch
+        in_part = min(self.part_bytes // self.latent_bytes, RECORD_SCANS) // self.batch
         per_worker = self.scans // (TASKS_PER_WORKER * self.workers * self.batch)
         return max(1, min(in_shard, in_part, per_worker))
 

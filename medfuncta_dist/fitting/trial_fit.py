@@ -16,24 +16,25 @@ T = TypeVar("T")
 
 
 def trial_fit(task: FitTask) -> float:
-    """Scans per second of a worker, from the first rows of the task's range; nothing is written.
+    """Scans, or patches of them, per second of a worker, from the first units of a shard; nothing is written.
+    ``task``: over the whole shard.
 
     A batch warms up (compiled kernels, the network's Jacobian), the next one is timed. Where the first alone takes as
     long as a task should, as on a CPU with a large network, it decides: what warms up a CPU is seconds at most.
     """
     store, cache = task.worker.open()
-    size, shard = min(task.batch, task.work.shard.samples), task.work.shard
+    size, shard = min(task.batch, task.work.units), task.work.shard
     with closing(SampleReader(store, [shard], cache)) as reader:
         verify_shard(cache, shard, reader)
         first = _seconds(task, reader, 0)
         if task.worker.device.type == "cpu" and first >= LEAST_SECONDS:
             return size / first
-        return size / _seconds(task, reader, size if shard.samples >= 2 * size else 0)
+        return size / _seconds(task, reader, size if task.work.units >= 2 * size else 0)
 
 
 def _seconds(task: FitTask, reader: SampleReader, start: int) -> float:
     """Of one batch from row ``start`` on: a task reads and fits at once, so the slower of the two counts."""
-    size = min(task.batch, task.work.shard.samples)
+    size = min(task.batch, task.work.units)
     one = replace(task, work=replace(task.work, start=start, stop=start + size))
     sent, reading = _timed(lambda: list(sent_batches(one, reader)))
     _, fitting = _timed(lambda: [coming.wait() for _, coming in launched(one, sent)])

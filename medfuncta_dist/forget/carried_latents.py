@@ -16,6 +16,7 @@ from medfuncta_dist.fitting.fit_plan import FitWork
 from medfuncta_dist.fitting.latent_ledger import Commit, Quarantined
 from medfuncta_dist.latent_table.catalogue.catalogue_store import catalogue_objects
 from medfuncta_dist.latents import table_format
+from medfuncta_dist.latents.patch_format import patch_rows
 from medfuncta_dist.scans.private.forgotten_list import latent_key
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.snapshot import Shard, read_index
@@ -40,7 +41,7 @@ class HeldLatents:
     @property
     def objects(self) -> list[str]:
         """What is to be deleted, parts before their records: what is left of an interrupted deletion is still named."""
-        parts = {f"{self.folder}/{commit.part.path}" for _, commit in self.commits if commit.part is not None}
+        parts = {f"{self.folder}/{part.path}" for _, commit in self.commits for part in commit.parts}
         return [*self.catalogues, *sorted(parts - self.others), *(path for path, _ in self.commits)]
 
 
@@ -61,8 +62,8 @@ def held_latents(
         commit = typed(Commit, record.body, "a latents record", record.where)
         if commit.shard in gone or (commit.shard not in stay and _names(store, folder, commit, scans)):
             found.append((path, commit))
-        elif commit.part is not None:
-            others.add(f"{folder}/{commit.part.path}")
+        else:
+            others |= {f"{folder}/{part.path}" for part in commit.parts}
     catalogues = tuple(catalogue_objects(store, folder)) if found else ()
     return HeldLatents(folder, found, frozenset(others), catalogues)
 
@@ -72,8 +73,8 @@ def named_parts(store: ObjectStore, folder: str, deleted: Collection[str]) -> se
     found = set()
     for path, record in read_records(store, f"{folder}/commits", latent_ledger.KIND, latent_ledger.NAMES):
         commit = typed(Commit, record.body, "a latents record", record.where)
-        if path not in deleted and commit.part is not None:
-            found.add(f"{folder}/{commit.part.path}")
+        if path not in deleted:
+            found |= {f"{folder}/{part.path}" for part in commit.parts}
     return found
 
 
@@ -97,7 +98,10 @@ def carry(
     store: ObjectStore, held: HeldLatents, new: Iterable[tuple[str, Shard]], scans_per_range: int, fence: Guard
 ) -> int:
     """Write parts and commit records of the new shards (split, shard) whose scans all have a latent or a quarantine
-    entry here; the number of latents carried. Writing them twice changes nothing."""
+    entry here; the number of latents carried. Writing them twice changes nothing. Patches are fitted again: in the new
+    shards, they are other units."""
+    if any(commit.patches is not None for _, commit in held.commits):
+        return 0
     tables = _carried_parts(store, held)
     if not tables:
         return 0
@@ -177,7 +181,8 @@ def _parts(store: ObjectStore, held: HeldLatents, columns: Sequence[str] | None 
     for _, commit in held.commits:
         if commit.part is not None:
             try:
-                tables.append(table_format.read_part(store, held.folder, commit.part, columns))
+                kind = table_format if commit.patches is None else patch_rows
+                tables.append(kind.read_part(store, held.folder, commit.part, columns))
             except ObjectMissingError:
                 continue
     return tables

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, ObjectMissingError
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.latent_ledger import Commit
+from medfuncta_dist.fitting.patched import patch_ledger
 from medfuncta_dist.latents import table_format
 from medfuncta_dist.storage.commit_record import read_as, record_paths
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -49,6 +50,9 @@ def _check_record(store: ObjectStore, folder: str, path: str) -> DamagedRecord |
         commit = read_as(Commit, store, path, latent_ledger.KIND)
         if commit.part is not None:
             part = f"{folder}/{commit.part.path}"
+            if commit.patches is not None:
+                patch_ledger.check_parts(store, folder, commit)
+                return None
             rows = table_format.read_part(store, folder, commit.part, ["key"]).num_rows
             if rows != commit.rows:
                 return DamagedRecord(path, f"its part holds {rows} rows, not {commit.rows}", part)

@@ -13,6 +13,7 @@ from medfuncta_dist.errors import IntegrityError, ObjectMissingError, RunFileErr
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import locate_table
 from medfuncta_dist.fitting.fit_plan import cover
+from medfuncta_dist.fitting.patched import patch_ledger
 from medfuncta_dist.integrity.damaged_latents import find_damaged_records
 from medfuncta_dist.integrity.repair import REPAIRS, run_repair
 from medfuncta_dist.integrity.repair_snapshots import find_snapshot_faults
@@ -166,11 +167,15 @@ def _latents(run: RunFile, store: ObjectStore) -> tuple[Figures, str, list[Fault
     if not commits:
         raise StageOrderError("no scan is fitted")
     works, unfitted = cover(target.works, commits)
-    counts = latent_ledger.verify(store, target.folder, works)
+    if target.units is None:
+        counts = latent_ledger.verify(store, target.folder, works)
+    else:
+        counts = patch_ledger.verify(store, target.folder, works, target.units)
     line = f"packed {counts.packed} = fitted {counts.fitted} + quarantined {counts.quarantined}"
     left = sum(work.units for work in unfitted)
     if left:
-        line = f"not finished, {left} packed scans are not fitted yet (run fit); of the others, {line}"
+        of = "packed scans" if target.units is None else "patches of packed scans"
+        line = f"not finished, {left} {of} are not fitted yet (run fit); of the others, {line}"
     catalogue, faults = verify_catalogue(store, target.folder, target.shards) if counts.fitted else (MISSING, [])
     figures = {"packed": counts.packed, "fitted": counts.fitted, "quarantined": counts.quarantined}
     told = (

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from jaxtyping import Bool, Float
 
+from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.fields.coordinates import Region
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting import latent_ledger

@@ -43,8 +43,8 @@ class ListedScans:
 
 
 class LatentRows(NamedTuple):
-    """Where the latents of scans are: of each, its part, its row there, and the place of its scan in the list. A scan has
-    one, or one per patch."""
+    """Where the latents of scans are: of each, its part, its row there, and the place of its scan in the list. A scan
+    has one, or one per patch."""
 
     parts: Int[np.ndarray, " row"]
     rows: Int[np.ndarray, " row"]

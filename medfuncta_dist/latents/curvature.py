@@ -18,6 +18,7 @@ from medfuncta_dist.latents.curvature_forms import Curvature, Dual, Form, Primal
 from medfuncta_dist.meta.context import context_size
 from medfuncta_dist.meta.machine.products import product
 from medfuncta_dist.meta.objective import Objective
+from medfuncta_dist.meta.point_weights import relative, times
 from medfuncta_dist.meta.sweeps.folded import Folded
 from medfuncta_dist.meta.sweeps.layers import back, onward, output, stem, waves
 
@@ -101,22 +102,26 @@ def curved_gradient(
     """``shift_gradient`` and the curvature by one sweep: the loss's gradient is Jᵀ times the residue.
 
     The curvature is 2 JᵀJ over the number of values, the Hessian of each scan's mean squared error without its second
-    derivatives; it is that of the points in ``sample``. ``form``: default, what the shapes say.
+    derivatives; it is that of the points in ``sample``, with their weights. ``form``: default, what the shapes say.
     """
     network, weight, shifts = objective.network, 1 / objective.values_per_scan, objective.shifts
     gradient, errors = torch.zeros_like(shifts), objective.zero_errors()
     values_seen = len(sample) * network.spec.channels
     form = form or form_of(values_seen, network.spec.latent)
     growing = (_Rows if form is Dual else _Squares)(objective, values_seen)
+    roots = None if objective.weights is None else relative(objective.weights[:, sample.there]).sqrt()
     for block in objective.blocks():
         jacobian, values = block.run(jacobian_sweep, shifts[block.scans])
         error = values - block.targets
-        errors[block.scans] += error.square().sum((1, 2))
-        _add_gradient(gradient[block.scans], jacobian, 2 * weight * error)
+        errors[block.scans] += times(error.square(), block.weights).sum((1, 2))
+        _add_gradient(gradient[block.scans], jacobian, 2 * weight * times(error, block.weights))
         before, inside = sample.inside(block.points)
         by_shifts = rows(jacobian, inside)
         del jacobian  # the products need its memory
-        growing.add(block.scans, before * network.spec.channels, _by_latents(network, by_shifts))
+        by_latents = _by_latents(network, by_shifts)
+        if roots is not None:
+            _times_roots(by_latents, roots[block.scans, before:], network.spec.channels)
+        growing.add(block.scans, before * network.spec.channels, by_latents)
     return gradient, errors * weight, growing.done()
 
 
@@ -133,6 +138,14 @@ def _by_latents(network: Folded, by_shifts: Float[Tensor, "scan value shift"]) -
     """∂y/∂φ = ∂y/∂s M̃."""
     flat = product(by_shifts.flatten(0, 1), network.maps, network.arithmetic)
     return flat.view(*by_shifts.shape[:2], network.spec.latent)  # a block may have no point of the sample
+
+
+def _times_roots(
+    by_latents: Float[Tensor, "scan value latent"], roots: Float[Tensor, "scan rest"], channels: int
+) -> None:
+    """J's rows, channel by channel, times the roots of their points' weights, in place: H = JᵀWJ is then RᵀR."""
+    points = by_latents.shape[1] // channels
+    by_latents.mul_(roots[:, :points].repeat(1, channels)[..., None])
 
 
 class _Squares:

@@ -2,10 +2,13 @@
 
     φ = A (y − μ),    A = (Σ_C wBᵀB + λ tr/P I)⁻¹ Bᵀw,    zero columns outside the context C
 
-A depends on the network, the grid and the context only: it is made once. Weights that differ by scan need a solve each.
+A depends on the network, the grid and the context only: it is made once. Points with weights need a factor for each
+pattern of weights, which scans with equal weights share; of those, A itself is not made.
 """
 
 from __future__ import annotations
+
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -22,6 +25,7 @@ from medfuncta_dist.meta.losses import psnr_of_mse
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.machine.memory import keep_freed_memory
 from medfuncta_dist.meta.machine.products import product
+from medfuncta_dist.meta.point_weights import counted, has_weight, relative
 
 BLOCK_NUMBERS = 2**22
 """Of the basis that are in float64 at once while A is made: 32 MB."""
@@ -58,7 +62,8 @@ class ExactFitter:
         whole = len(chosen) == len(coordinates)
         self._context = None if whole else _values_of(chosen, spec.channels)
         rows = self._seen(self._rows)
-        self._solver = self._solver_of(rows, Factor.of(self._gram(rows, rows), settings.ridge, WITHOUT_FACTOR))
+        self._factor = Factor.of(self._gram(rows), settings.ridge, WITHOUT_FACTOR)
+        self._solver = self._solver_of(rows, self._factor)
 
     @torch.no_grad()
     def fit(
@@ -66,44 +71,68 @@ class ExactFitter:
         targets: Float[Tensor, "batch point channel"],
         weights: Float[Tensor, "batch point"] | None = None,
     ) -> FitResult:
-        """The latent of every scan. Rows are independent, as ``Fitter``'s are.
+        """The latent of every scan, as ``Fitter`` says.
 
-        ``weights``: how much each point counts, not negative; the PSNR is then of the weighted mean squared error.
-        Values at points of weight 0 do not count, not even where they are not finite. A scan whose weights do not
-        determine its latent gives the smallest that fits, by the ridge; one without any weight, or with a weight that
-        is negative or not finite, has none, and ``finite`` is False.
+        A scan whose weights do not determine its latent gives the smallest that fits, by the ridge; one without any
+        weight in the context has the latent 0.
         """
-        by_value = None if weights is None else weights.repeat_interleave(targets.shape[2], 1)
-        if by_value is not None:
-            targets = targets.masked_fill((by_value == 0).view_as(targets), 0)
+        given, by_value = targets, None
+        if weights is not None:
+            targets = counted(targets, weights)
+            by_value = relative(weights.to(targets.dtype)).repeat_interleave(targets.shape[2], 1)
         residues = targets.flatten(1) - self._mean
         latents = self._solved(residues) if by_value is None else self._solved_apart(residues, by_value)
         stored = store(latents, self._settings.storage_type, self.units)
         restored = stored.restored().to(targets.dtype)
         quality = psnr_of_mse(self._errors(restored, targets, by_value))
+        everywhere = None if weights is None else psnr_of_mse(self._errors(restored, given, None))
         finite = torch.isfinite(restored).all(dim=1) & torch.isfinite(quality)
         # One step, which is solved: without a solution there is no latent, and the scan is not finite.
         steps, unsolved = torch.ones(len(targets), dtype=torch.int32), torch.zeros(len(targets), dtype=torch.int32)
-        return FitResult(restored, quality, finite, steps, stored, unsolved)
+        return FitResult(restored, quality, finite, steps, stored, unsolved, everywhere)
 
     def _solved(self, residues: Tensor) -> Tensor:
-        seen = residues if self._context is None else residues[:, self._context]
-        return product(seen, self._solver, self._arithmetic)
+        return product(self._of_context(residues), self._solver, self._arithmetic)
 
-    def _solved_apart(self, residues: Tensor, weights: Tensor) -> Tensor:
-        """Each scan by its own weights; scan by scan, for a factor has P² numbers."""
-        scans = zip(residues, weights, strict=True)
-        return torch.stack([self._solved_alone(residue, weight) for residue, weight in scans])
-
-    def _solved_alone(self, residue: Tensor, weights: Tensor) -> Tensor:
+    def _solved_apart(
+        self, residues: Float[Tensor, "batch value"], weights: Float[Tensor, "batch value"]
+    ) -> Float[Tensor, "batch latent"]:
+        """Each scan by its own weights, one pattern of weights after the other: a factor has P² numbers."""
+        residues, weights = self._of_context(residues), self._of_context(weights)
+        invalid = weights.isnan().any(1, keepdim=True)
+        latents = residues.new_zeros(len(residues), self._rows.shape[1])
+        patterns, of = torch.unique(weights.masked_fill(invalid, 0), dim=0, return_inverse=True)
+        for index in has_weight(patterns).nonzero().flatten().tolist():
+            scans = of == index
+            latents[scans] = self._solved_alike(residues[scans], patterns[index])
         # Where there is no solution there is no latent: that scan is not finite, its neighbours are fitted.
-        nothing = residue.new_full((self._rows.shape[1],), torch.nan)
-        if not (weights.min() >= 0 and torch.isfinite(weights).all()):
-            return nothing
-        rows, weights = self._seen(self._rows), self._seen(weights)
-        weighted = rows * weights[:, None]
-        factor = Factor.found(self._gram(rows, weighted), self._settings.ridge) if weights.any() else None
-        return nothing if factor is None else self._solver_of(weighted, factor).T @ self._seen(residue)
+        return latents.masked_fill(invalid, torch.nan)
+
+    def _solved_alike(
+        self, residues: Float[Tensor, "alike seen"], weights: Float[Tensor, " seen"]
+    ) -> Float[Tensor, "alike latent"]:
+        """Of scans whose values in the context have the same weights; each alone, so that its bits do not depend on
+        how many these are."""
+        rows, roots = self._seen_rows, None
+        if bool((weights == 1).all()):  # a scan that is inside its mask everywhere
+            factor: Factor | None = self._factor
+        else:
+            inside = weights > 0
+            roots, residues = weights[inside].sqrt(), residues[:, inside]
+            rows = rows[inside].mul_(roots[:, None])
+            factor = Factor.found(self._gram(rows), self._settings.ridge)
+        if factor is None:
+            return residues.new_full((len(residues), rows.shape[1]), torch.nan)
+        residues = residues if roots is None else residues * roots
+        return torch.cat([factor.solve((rows.T @ residue)[None]) for residue in residues])
+
+    def _of_context(self, by_scan: Float[Tensor, "batch value"]) -> Float[Tensor, "batch seen"]:
+        return by_scan if self._context is None else by_scan[:, self._context]
+
+    @cached_property
+    def _seen_rows(self) -> Float[Tensor, "seen latent"]:
+        """The basis at the values of the context: a copy where that is not the whole grid, made when it is needed."""
+        return self._seen(self._rows)
 
     def _seen(self, values: Tensor) -> Tensor:
         return values if self._context is None else values[self._context]
@@ -112,16 +141,16 @@ class ExactFitter:
         """Mean squared error of each scan over all points; values are clamped, as PSNR wants."""
         values = product(latents, self._rows.T, self._arithmetic).add_(self._mean).clamp_(0, 1)
         squares = values.sub_(targets.flatten(1)).square_()
-        return squares.mean(1) if weights is None else (squares * weights).sum(1) / weights.sum(1)
+        return (squares if weights is None else squares * weights).mean(1)
 
-    def _gram(self, rows: Tensor, weighted: Tensor) -> Float[Tensor, "latent latent"]:
+    def _gram(self, rows: Float[Tensor, "value latent"]) -> Float[Tensor, "latent latent"]:
         sums = Sums.zeros(0, rows.shape[1], rows.device)
-        sums.gram.add_(product(rows.T, weighted, self._arithmetic))
+        sums.gram.add_(product(rows.T, rows, self._arithmetic))
         return sums.gram
 
-    def _solver_of(self, weighted: Float[Tensor, "value latent"], factor: Factor) -> Float[Tensor, "value latent"]:
-        """Aᵀ, for all scans or for one with weights."""
-        parts = torch.split(weighted, max(1, BLOCK_NUMBERS // weighted.shape[1]))
+    def _solver_of(self, rows: Float[Tensor, "value latent"], factor: Factor) -> Float[Tensor, "value latent"]:
+        """Aᵀ."""
+        parts = torch.split(rows, max(1, BLOCK_NUMBERS // rows.shape[1]))
         return torch.cat([factor.solve(part) for part in parts])
 
 

@@ -27,11 +27,17 @@ class Fitter(Protocol):
     halved: bool
     """Whether memory ran out, and it goes on with half the chunks: a SIREN's; a basis field's product has none."""
 
-    def fit(self, targets: Float[Tensor, "batch point channel"]) -> FitResult:
+    def fit(
+        self, targets: Float[Tensor, "batch point channel"], weights: Float[Tensor, "batch point"] | None = None
+    ) -> FitResult:
         """The latent of every scan. Rows are independent: a scan's bits depend on its own values, its place in the
         batch and the batch's size, not on its neighbours, so a short batch may be padded with anything.
 
         A scan that is not finite, or whose fit diverges, has ``finite`` False; its neighbours are not affected.
+
+        ``weights``: how much each point of each scan counts, not negative; None for all alike, which takes no time.
+        Targets at points of weight 0 may be anything. A scan without any weight has the latent 0; one with a weight
+        that is negative or not finite has ``finite`` False.
         """
         ...
 
@@ -62,6 +68,7 @@ def fit_batch(
     coordinates: Float[Tensor, "point coord"],
     targets: Float[Tensor, "batch point channel"],
     settings: FitSettings,
+    weights: Float[Tensor, "batch point"] | None = None,
 ) -> FitResult:
     """``Fitter.fit`` for a single batch."""
-    return new_fitter(spec, params, coordinates, settings).fit(targets)
+    return new_fitter(spec, params, coordinates, settings).fit(targets, weights)

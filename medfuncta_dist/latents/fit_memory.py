@@ -15,18 +15,22 @@ LAYER_COPIES = 4
 """Activations of one layer that a sweep holds beside those it keeps: phase, sine, adjoint and the product of two."""
 
 
-def block_bytes(spec: SirenSpec, points: int, settings: FitSettings) -> int:
+def block_bytes(spec: SirenSpec, points: int, settings: FitSettings, weighted: bool = False) -> int:
     """Bytes that every scan of a block takes at its peak, on a grid of so many points, in float32.
 
     What all scans of a block share is not in it: the network, and for a closed-form first step the Jacobian at φ = 0
-    (values times shifts), the matrix there and its factor (P² each).
+    (values times shifts), the matrix there and its factor (P² each). ``weighted``: whether points have weights; each
+    scan then has a matrix at φ = 0 of its own.
     """
     sparse = context_size(points, settings.selection_ratio)
     seen = points if settings.full_steps else sparse
     chunk = min((settings.chunks or Chunks.sized(spec.hidden)).points, seen)
     targets = 2 * (points + seen) * spec.channels  # and the errors, or values, of each
+    if weighted:
+        targets += points * (spec.channels + 2) + 2 * seen  # the values that count; weights, as given and relative
     if METHODS[settings.method].curved:
-        return FLOAT * (targets + _curved_numbers(spec, seen, chunk, settings.curvature_ratio))
+        first = 2 * spec.latent**2 if weighted and settings.closed_form else 0
+        return FLOAT * (targets + first + _curved_numbers(spec, seen, chunk, settings.curvature_ratio))
     return FLOAT * (targets + _kept_layers(spec, chunk) + LAYER_COPIES * chunk * spec.hidden)
 
 

@@ -42,6 +42,8 @@ class Seen:
     """Whether the context was the whole grid: only then do the losses tell the PSNR."""
     curvature: Curvature | None = None
     """The scans' Gauss-Newton matrices; only for methods with ``curved``."""
+    counted: Bool[Tensor, " batch"] | None = None
+    """Of which scans a point of the context has a weight: the others take no step. None where all count."""
 
 
 @dataclass(frozen=True)

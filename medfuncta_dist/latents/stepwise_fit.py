@@ -31,6 +31,7 @@ from medfuncta_dist.meta.machine.captured import Replayed
 from medfuncta_dist.meta.machine.gpu_memory import is_out_of_memory, release_memory, too_little
 from medfuncta_dist.meta.machine.memory import keep_freed_memory
 from medfuncta_dist.meta.objective import Objective
+from medfuncta_dist.meta.point_weights import times
 from medfuncta_dist.meta.sweeps.chunks import Chunks
 from medfuncta_dist.meta.sweeps.folded import fold
 from medfuncta_dist.meta.sweeps.inner_gradient import losses, shift_gradient
@@ -50,10 +51,13 @@ class _Origin:
 @dataclass(frozen=True)
 class _FittedBlock:
     """What to store of each scan, its error as stored (values clamped, as PSNR wants), the steps that it took, and how
-    many of these had no solution."""
+    many of these had no solution.
+
+    Where points have weights, the errors are the weighted one and then that of all points alike.
+    """
 
     stored: Stored
-    errors: Float[Tensor, " batch"]
+    errors: Float[Tensor, "kind batch"]
     steps: Int[Tensor, " batch"]
     unsolved: Int[Tensor, " batch"]
 
@@ -95,30 +99,33 @@ class StepwiseFitter:
         """Whether memory ran out: blocks and chunks are then half as large as they were to be."""
 
     @torch.no_grad()
-    def fit(self, targets: Float[Tensor, "batch point channel"]) -> FitResult:
-        """Fit every scan from φ = 0. Rows are independent: a scan's bits depend on its own values, its place in
-        the batch and the batch's size, not on its neighbours, so a short batch may be padded with anything.
+    def fit(
+        self, targets: Float[Tensor, "batch point channel"], weights: Float[Tensor, "batch point"] | None = None
+    ) -> FitResult:
+        """Fit every scan from φ = 0, as ``Fitter`` says.
 
-        A scan that is not finite, or whose fit diverges, has ``finite`` False; its neighbours are not affected.
+        A step on points of which a scan has no weight is none for that scan.
         """
         while True:
             try:
-                return self._fit(targets)
+                return self._fit(targets, weights)
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 said = str(error)
             self._halve(said)  # not within the handler: the error's frames hold the tensors of the failed block
 
-    def _fit(self, targets: Tensor) -> FitResult:
-        blocks = [self._fit_block(block) for block in torch.split(targets, self._block)]
+    def _fit(self, targets: Tensor, weights: Tensor | None) -> FitResult:
+        given = [targets] if weights is None else [targets, weights]
+        parts = zip(*(torch.split(one, self._block) for one in given), strict=True)
+        blocks = [self._fit_block(*part) for part in parts]
         numbers = torch.cat([block.stored.numbers for block in blocks])
         scales = [block.stored.scales for block in blocks if block.stored.scales is not None]
         stored = Stored(numbers, torch.cat(scales) if scales else None)
-        latents, quality = stored.restored(), psnr_of_mse(torch.cat([block.errors for block in blocks]))
+        latents, (quality, *rest) = stored.restored(), psnr_of_mse(torch.cat([block.errors for block in blocks], 1))
         finite = torch.isfinite(latents).all(dim=1) & torch.isfinite(quality)
         steps, unsolved = (torch.cat(column) for column in zip(*((b.steps, b.unsolved) for b in blocks), strict=True))
-        return FitResult(latents, quality, finite, steps, stored, unsolved)
+        return FitResult(latents, quality, finite, steps, stored, unsolved, *rest)
 
     def _halve(self, said: str) -> None:
         """Go on with half the scans and half the chunks; MedfunctaError where that has been done before."""
@@ -128,15 +135,17 @@ class StepwiseFitter:
         self._replayed = Replayed(self.work)
         release_memory()
 
-    def _fit_block(self, targets: Tensor) -> _FittedBlock:
+    def _fit_block(self, *given: Tensor) -> _FittedBlock:
         if not self._network.arithmetic.captured:
-            return _FittedBlock.of(self.work(targets))
+            return _FittedBlock.of(self.work(*given))
         # What a replay fills is overwritten by the next one.
-        return _FittedBlock.of([one.clone() for one in self._replayed(targets)])
+        return _FittedBlock.of([one.clone() for one in self._replayed(*given)])
 
-    def work(self, targets: Float[Tensor, "batch point channel"]) -> list[Tensor]:
+    def work(
+        self, targets: Float[Tensor, "batch point channel"], weights: Float[Tensor, "batch point"] | None = None
+    ) -> list[Tensor]:
         """All steps of a block, as a function of tensors: the fields of a ``_FittedBlock``."""
-        objective = self._at_origin(targets)
+        objective = self._at_origin(targets).weighted(weights)
         moving = torch.ones(len(targets), dtype=torch.bool, device=targets.device)
         taken, unsolved = torch.zeros(2, len(targets), dtype=torch.int32, device=targets.device)
         steps = self._steps()
@@ -147,10 +156,11 @@ class StepwiseFitter:
                 if self._asks and not moving.any():
                     break
             stepped = steps.next(objective.latents, seen)
-            objective = objective.at(torch.where(moving[:, None], stepped.latents, objective.latents))
-            taken += moving
-            unsolved += moving & ~stepped.solved
-        stored, errors = self._judged(steps, objective)
+            here = moving if seen.counted is None else moving & seen.counted
+            objective = objective.at(torch.where(here[:, None], stepped.latents, objective.latents))
+            taken += here
+            unsolved += here & ~stepped.solved
+        stored, errors = self._judged(steps, objective, targets)
         return [errors, taken, unsolved, stored.numbers, *([] if stored.scales is None else [stored.scales])]
 
     def _at_origin(self, targets: Tensor) -> Objective:
@@ -158,10 +168,15 @@ class StepwiseFitter:
         latents = targets.new_zeros(len(targets), self._network.spec.latent)
         return Objective(self._network, self._coordinates, targets, latents, self._chunks)
 
-    def _judged(self, steps: Steps, objective: Objective) -> tuple[Stored, Tensor]:
-        """What to store, and its error: of the stored numbers, values clamped. The method's own choice sees neither."""
+    def _judged(self, steps: Steps, objective: Objective, targets: Tensor) -> tuple[Stored, Tensor]:
+        """What to store, and its errors: of the stored numbers, values clamped. The method's own choice sees neither.
+
+        ``targets``: as they were given, with what does not count.
+        """
         stored = store(steps.settled(objective), self._settings.storage_type)
-        return stored, losses(objective.at(stored.restored().to(objective.targets.dtype)), clamp=True)
+        final = objective.at(stored.restored().to(objective.targets.dtype))
+        told = [final] if final.weights is None else [final, replace(final, targets=targets, weights=None)]
+        return stored, torch.stack([losses(one, clamp=True) for one in told])
 
     def _plan(self) -> list[Int[Tensor, " context"]]:
         """The context of each step. Equal contexts are one object: their losses may be compared."""
@@ -194,14 +209,15 @@ class StepwiseFitter:
 
     def _see(self, step: int, objective: Objective) -> Seen:
         if step == 0 and self._settings.closed_form:
-            return self._seen_at_origin(objective.targets)
+            return self._seen_at_origin(objective)
         context = self._contexts[step]
-        by_shifts, errors, curvature = self._sweep(step, objective.on(context))
+        here = objective.on(context)
+        by_shifts, errors, curvature = self._sweep(step, here)
         if self._rescaling:
             sub, _ = shift_gradient(objective.on(self._rescaling[step]))
             sizes = [torch.linalg.vector_norm(self._network.pull_back(g), dim=1) for g in (sub, by_shifts)]
             by_shifts = by_shifts * (sizes[0] / sizes[1].clamp(min=torch.finfo(sizes[1].dtype).tiny))[:, None, None]
-        return Seen(context, by_shifts, errors, context is self._everything, curvature)
+        return Seen(context, by_shifts, errors, context is self._everything, curvature, here.counted)
 
     def _sweep(self, step: int, objective: Objective) -> tuple[Tensor, Tensor, Curvature | None]:
         """Gradient by shifts, losses and, where the method wants it, curvature, on the step's context."""
@@ -209,14 +225,15 @@ class StepwiseFitter:
             return *shift_gradient(objective), None
         return curved_gradient(objective, self._samples[step])
 
-    def _seen_at_origin(self, targets: Tensor) -> Seen:
-        """At φ = 0 the gradient is linear in the target: y ↦ 2/N J₀ᵀ(f₀ − y)."""
-        error = (self._origin.values - targets).flatten(1)
-        by_shifts = 2 / error.shape[1] * (error @ self._origin.jacobian)
-        spec = self._network.spec
-        curvature = self._first_curvature if self._curved else None
-        by_layer = by_shifts.view(len(error), -1, spec.hidden)
-        return Seen(self._everything, by_layer, error.square().mean(1), True, curvature)
+    def _seen_at_origin(self, objective: Objective) -> Seen:
+        """At φ = 0 the gradient is linear in the target: y ↦ 2/N J₀ᵀW(f₀ − y)."""
+        error = self._origin.values - objective.targets
+        residue = times(error, objective.weights).flatten(1)
+        by_shifts = 2 / residue.shape[1] * (residue @ self._origin.jacobian)
+        by_layer = by_shifts.view(len(residue), -1, self._network.spec.hidden)
+        errors = times(error.square(), objective.weights).flatten(1).mean(1)
+        curvature = self._curvature_at_origin(objective) if self._curved else None
+        return Seen(self._everything, by_layer, errors, True, curvature, objective.counted)
 
     @cached_property
     def _origin(self) -> _Origin:
@@ -226,14 +243,26 @@ class StepwiseFitter:
         by_channel = torch.cat([rows(jacobian).view(len(jacobian), -1, shifts.numel()) for jacobian, _ in pieces], 1)
         return _Origin(torch.cat([values[0] for _, values in pieces]), by_channel.transpose(0, 1).flatten(0, 1))
 
+    def _curvature_at_origin(self, objective: Objective) -> AtOrigin:
+        """One for all scans; points with weights give each scan its own."""
+        return self._first_curvature if objective.weights is None else self._made_at_origin(objective)
+
     @cached_property
     def _first_curvature(self) -> AtOrigin:
-        points, spec = len(self._coordinates), self._network.spec
-        _, _, exact = curved_gradient(self._blank(), Sample.of(torch.arange(points), self._coordinates.device), Primal)
-        sample = self._sample(points, 1)
-        if form_of(len(sample) * spec.channels, spec.latent) is Primal:
+        return self._made_at_origin(self._blank())
+
+    def _made_at_origin(self, origin: Objective) -> AtOrigin:
+        everything, sample = self._first_samples
+        _, _, exact = curved_gradient(origin, everything, Primal)
+        if form_of(len(sample) * self._network.spec.channels, self._network.spec.latent) is Primal:
             return AtOrigin(exact, exact)
-        return AtOrigin(exact, curved_gradient(self._blank(), sample)[2])
+        return AtOrigin(exact, curved_gradient(origin, sample)[2])
+
+    @cached_property
+    def _first_samples(self) -> tuple[Sample, Sample]:
+        """All points, and of these what a second step takes its curvature from."""
+        points = len(self._coordinates)
+        return Sample.of(torch.arange(points), self._coordinates.device), self._sample(points, 1)
 
     def _blank(self) -> Objective:
         """One scan at φ = 0, to ask for what does not depend on targets: all zeros, as good as any."""

@@ -1,6 +1,6 @@
 """The inner loop: latents by gradient descent on each scan's own loss, with plain autograd.
 
-    φ_{g+1} = φ_g − α ∇_φ L(φ_g, θ; C_g),   L the mean squared error over the context set C_g
+    φ_{g+1} = φ_g − α ∇_φ L(φ_g, θ; C_g),   L the (weighted) mean squared error over the context set C_g
 
 or, with rates that differ by layer, by the gradients of L by each layer's own copy of φ (see ``inner_rates.py``).
 Source: CAVIA (Zintgraf et al., arXiv 1810.03642), as used by MedFuncta.
@@ -30,8 +30,9 @@ def adapt(
     contexts: Sequence[Int[Tensor, " context"]],
     rate: Rate,
     create_graph: bool,
+    weights: Float[Tensor, "batch point"] | None = None,
 ) -> Float[Tensor, "batch latent"]:
-    """Latents after one inner step per context set.
+    """Latents after one inner step per context set. ``weights``: how much each point counts, None for all alike.
 
     With ``create_graph`` the result is differentiable, to second order, in ``params``, in the initial latents and in
     the rates; without, each step's graph is freed and the result is detached.
@@ -39,7 +40,7 @@ def adapt(
     rates = inner_rates(spec, rate, latents)
     for g, context in enumerate(contexts):
         context, here = context.to(targets.device), of_step(rates, g)
-        latents = _inner_step(spec, params, coordinates, targets, latents, context, here, create_graph)
+        latents = _inner_step(spec, params, coordinates, targets, latents, context, here, create_graph, weights)
     return latents
 
 
@@ -53,6 +54,7 @@ def _inner_step(
     context: Int[Tensor, " context"],
     rates: Float[Tensor, "#layer #latent"],
     create_graph: bool,
+    weights: Float[Tensor, "batch point"] | None,
 ) -> Float[Tensor, "batch latent"]:
     if not (create_graph and latents.requires_grad):
         latents = latents.detach().requires_grad_()
@@ -61,7 +63,7 @@ def _inner_step(
     spec, params = (spec, params) if layers == 1 else _one_latent_a_layer(spec, params)
     values = field(spec, params, coordinates[context], copies)
     # Summed over scans: each latent's gradient is that of its own loss, whatever the batch.
-    loss = mse(values, targets[:, context]).sum()
+    loss = mse(values, targets[:, context], None if weights is None else weights[:, context]).sum()
     (gradient,) = torch.autograd.grad(loss, copies, create_graph=create_graph)
     stepped = latents - (rates * gradient.view(len(latents), layers, -1)).sum(1)
     return stepped if create_graph else stepped.detach()

@@ -52,8 +52,8 @@ class Learner(torch.nn.Module):
     """Holds what is trained as parameters, named as in ``Params`` with ``_`` for ``.``, which torch does not allow.
 
     Its forward takes targets, initial latents and context sets, and gives each scan's loss; the loss may be averaged or
-    scaled, but must weigh all scans of a call alike. The coordinate grid is not part of the state: a network loads at
-    any resolution.
+    scaled, but must weigh all scans of a call alike. Points may have weights of their own, within each scan. The
+    coordinate grid is not part of the state: a network loads at any resolution.
     """
 
     ADAM_EPS: ClassVar[float] = 1e-8
@@ -90,8 +90,13 @@ class Learner(torch.nn.Module):
         targets: Float[Tensor, "batch point channel"],
         latents: Float[Tensor, "batch latent"],
         contexts: Sequence[Int[Tensor, " context"]],
+        weights: Float[Tensor, "batch point"] | None = None,
     ) -> Float[Tensor, " batch"]:
-        """Each scan's loss over all coordinates, of the latent that the inner loop finds on the context sets."""
+        """Each scan's loss over all coordinates, of the latent that the inner loop finds on the context sets.
+
+        ``weights``: how much each point of each scan counts, not negative, in both; None for all alike. Of a scan
+        without any the loss and its gradient are 0; targets at points of weight 0 may be anything.
+        """
         raise NotImplementedError
 
     def diagnostics(self) -> dict[str, float]:

@@ -81,15 +81,17 @@ class MetaLearner(Learner):
         targets: Float[Tensor, "batch point channel"],
         latents: Float[Tensor, "batch latent"],
         contexts: Sequence[Int[Tensor, " context"]],
+        weights: Float[Tensor, "batch point"] | None = None,
     ) -> Float[Tensor, " batch"]:
         """Each scan's loss over all coordinates after one inner step per context set, from the initial ``latents``."""
         if self.engine == "unrolled":
-            return self._unrolled(targets, latents, contexts)
+            return self._unrolled(targets, latents, contexts, weights)
         theta = [self.params()[name] for name in self.spec.shapes()]
         if torch.is_grad_enabled():
             here = [context.to(targets.device) for context in contexts]
-            return _recursive(self._step, targets, here, latents, self.rates, *theta)
-        return adapted_losses(self._objective(targets, latents, theta), contexts, self.rates)
+            given = here if weights is None else [weights, *here]
+            return _recursive(self._step, targets, given, latents, self.rates, *theta)
+        return adapted_losses(self._objective(targets, latents, theta).weighted(weights), contexts, self.rates)
 
     def _step(self, *inputs: Tensor) -> list[Tensor]:
         """``_run``; once in a process, a step that runs out of memory is taken again with half the chunks."""
@@ -119,11 +121,12 @@ class MetaLearner(Learner):
     def work(self, targets: Tensor, latents: Tensor, rates: Tensor, *rest: Tensor) -> list[Tensor]:
         """An outer step as a function of tensors on one device: losses, and their gradients by latents, rates and θ.
 
-        ``rest``: the context sets, then θ in the order of ``spec.shapes()``.
+        ``rest``: the points' weights where they have some, the context sets, then θ in the order of ``spec.shapes()``.
         """
         names = self.spec.shapes()
-        contexts, theta = rest[: -len(names)], rest[-len(names) :]
-        result = meta_gradient(self._objective(targets, latents, theta), contexts, rates)
+        given, theta = rest[: -len(names)], rest[-len(names) :]
+        weights, contexts = _weights_and_contexts(given)
+        result = meta_gradient(self._objective(targets, latents, theta).weighted(weights), contexts, rates)
         return [result.losses, result.latents, result.rates, *(result.params[name] for name in names)]
 
     def _objective(self, targets: Tensor, latents: Tensor, theta: Sequence[Tensor]) -> Objective:
@@ -139,10 +142,19 @@ class MetaLearner(Learner):
         rates = rates.expand(-1, -1, self.spec.latent)
         return Trained(self.spec, theta, {"inner.rates": (rates[:, 0] if rates.shape[1] == 1 else rates).contiguous()})
 
-    def _unrolled(self, targets: Tensor, latents: Tensor, contexts: Sequence[Tensor]) -> Tensor:
+    def _unrolled(self, targets: Tensor, latents: Tensor, contexts: Sequence[Tensor], weights: Tensor | None) -> Tensor:
         params, differentiable = self.params(), torch.is_grad_enabled()
-        adapted = adapt(self.spec, params, self.coordinates, targets, latents, contexts, self.rates, differentiable)
-        return mse(field(self.spec, params, self.coordinates, adapted), targets)
+        adapted = adapt(
+            self.spec, params, self.coordinates, targets, latents, contexts, self.rates, differentiable, weights
+        )
+        return mse(field(self.spec, params, self.coordinates, adapted), targets, weights)
+
+
+def _weights_and_contexts(given: Sequence[Tensor]) -> tuple[Tensor | None, Sequence[Tensor]]:
+    """Context sets are indices, and weights are not: so a step's inputs remain one list of tensors."""
+    if given and given[0].is_floating_point():
+        return given[0], given[1:]
+    return None, given
 
 
 class _Recursive(torch.autograd.Function):
@@ -157,12 +169,12 @@ class _Recursive(torch.autograd.Function):
         ctx: Any,
         step: Work,
         targets: Tensor,
-        contexts: Sequence[Tensor],
+        given: Sequence[Tensor],
         latents: Tensor,
         rates: Tensor,
         *theta: Tensor,
     ) -> Tensor:
-        losses, ctx.by_latents, *ctx.by_shared = step(targets, latents, rates, *contexts, *theta)
+        losses, ctx.by_latents, *ctx.by_shared = step(targets, latents, rates, *given, *theta)
         return losses.clone()
 
     @staticmethod

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.fitting.fit_driver import locate_table
+from medfuncta_dist.fitting.whole_scans import locate_whole_scans
 from medfuncta_dist.neighbours import faiss_index
 from medfuncta_dist.neighbours.index_record import (
     IndexRecord,
@@ -96,7 +96,7 @@ def near_duplicates(
         LeaseLostError: another driver has taken the run over.
     """
     store = ObjectStore(run.storage)
-    target = locate_table(run, store)
+    target = locate_whole_scans(run, store, "a search for duplicates")
     folder = index_folder(target.folder)
     record = read_index_record(store, folder, metric)
     require_present(record, fitted_parts(store, target), store.uri(folder))

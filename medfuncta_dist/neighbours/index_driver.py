@@ -9,7 +9,8 @@ import numpy as np
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError
-from medfuncta_dist.fitting.fit_driver import TableLocation, locate_table
+from medfuncta_dist.fitting.fit_driver import TableLocation
+from medfuncta_dist.fitting.whole_scans import locate_whole_scans
 from medfuncta_dist.latents.table_format import PartRef, latents_of
 from medfuncta_dist.neighbours import faiss_index
 from medfuncta_dist.neighbours.faiss_index import NO_EFFORT, Effort
@@ -84,7 +85,7 @@ def make_index(
         LeaseLostError: another driver has taken the run over.
     """
     store = ObjectStore(run.storage)
-    target = locate_table(run, store)
+    target = locate_whole_scans(run, store, "an index of neighbours")
     parts, folder = fitted_parts(store, target), index_folder(target.folder)
     kind = kind or kind_for(sum(one.rows for one in parts))
     present = _present(store, folder, metric)

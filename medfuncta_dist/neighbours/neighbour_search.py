@@ -14,7 +14,7 @@ from jaxtyping import Float
 from medfuncta_dist.config import load
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.fitting.fit_driver import locate_table
+from medfuncta_dist.fitting.whole_scans import locate_whole_scans
 from medfuncta_dist.neighbours import faiss_index
 from medfuncta_dist.neighbours.index_record import (
     IndexRecord,
@@ -67,7 +67,7 @@ class Neighbours:
         """
         run = run if isinstance(run, RunFile) else load.load(run)
         store = ObjectStore(run.storage)
-        target = locate_table(run, store)
+        target = locate_whole_scans(run, store, "a search for neighbours")
         folder = index_folder(target.folder)
         record = read_index_record(store, folder, metric)
         require_present(record, fitted_parts(store, target), store.uri(folder))

@@ -14,9 +14,10 @@ from torch import Tensor
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.fitting.fit_driver import TableLocation, locate_table
+from medfuncta_dist.fitting.fit_driver import TableLocation
 from medfuncta_dist.fitting.fit_plan import cover
 from medfuncta_dist.fitting.latent_ledger import load_table, read_commits
+from medfuncta_dist.fitting.whole_scans import locate_whole_scans
 from medfuncta_dist.latents.table_format import latents_of
 from medfuncta_dist.storage.digest import digest_json
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -71,7 +72,7 @@ class SplitLatents:
 def find_source(run: RunFile, store: ObjectStore) -> LatentSource:
     """The table as it is. StageOrderError before there is one; RunFileError where no training scan is fitted, none is
     held out, or the training latents are too many for a worker's memory."""
-    table = locate_table(run, store)
+    table = locate_whole_scans(run, store, "a prior")
     commits = read_commits(store, table.folder)
     done = [commits[work.name] for work in cover(table.works, commits)[0]]
     fitted = [commit for commit in done if commit.part is not None and commit.rows]

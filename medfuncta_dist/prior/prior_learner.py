@@ -24,10 +24,15 @@ class PriorLearner(Learner):
         self._schedule = NoiseSchedule()
 
     def forward(
-        self, targets: Float[Tensor, "batch number"], latents: Float[Tensor, "batch 1"], contexts: Sequence[Tensor]
+        self,
+        targets: Float[Tensor, "batch number"],
+        latents: Float[Tensor, "batch 1"],
+        contexts: Sequence[Tensor],
+        weights: Tensor | None = None,
     ) -> Float[Tensor, " batch"]:
         """Each latent's mean squared error. ``contexts``: classes, noise levels, noise; ``latents`` are zeros that tie
-        the loss to autograd's graph."""
+        the loss to autograd's graph. There are no ``weights``, for a latent has no points."""
+        assert weights is None, "a latent's numbers all count alike"
         return self.losses_of(self.params(), targets, contexts, latents)
 
     def losses_of(

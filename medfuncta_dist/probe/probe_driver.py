@@ -14,7 +14,7 @@ import numpy as np
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.fitting.fit_driver import locate_table
+from medfuncta_dist.fitting.whole_scans import locate_whole_scans
 from medfuncta_dist.probe import probe_picture
 from medfuncta_dist.probe.bootstrap import RESAMPLES
 from medfuncta_dist.probe.chosen_settings import CRITERION, FOLDS
@@ -117,7 +117,7 @@ def probe_run(
     options = options or ProbeOptions()
     options.check()
     store = ObjectStore(run.storage)
-    source = LatentSource.open(store, WorkerSettings.of(run), locate_table(run, store))
+    source = LatentSource.open(store, WorkerSettings.of(run), locate_whole_scans(run, store, "a probe"))
     if not source.target.has_scans:
         options = replace(options, pixels=False)  # imported without scans: there is nothing to compare with
     asked = _ask(source, options, explain_missing_labels(run.data))

@@ -15,6 +15,7 @@ from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import TableLocation, locate_table, require_scans
 from medfuncta_dist.fitting.fit_plan import cover
 from medfuncta_dist.fitting.latent_ledger import Commit
+from medfuncta_dist.fitting.whole_scans import require_whole_scans
 from medfuncta_dist.latents import table_format
 from medfuncta_dist.network.committed_network import KIND as NETWORK
 from medfuncta_dist.network.committed_network import TRAINING_SPLIT, record_path, require_all_steps
@@ -58,6 +59,7 @@ class CheckedTable:
             RunFileError: the table has no such split, or a scan may not be published (see ``never_published``).
         """
         store = ObjectStore(run.storage)
+        require_whole_scans(run, "publishing")
         require_all_steps(run, store)
         location = locate_table(run, store)
         require_scans(location)  # else nothing tells PSNR, and which scans may name their patient

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -15,7 +16,8 @@ from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_driver import TableLocation, locate_table, task_of
 from medfuncta_dist.fitting.fit_plan import FitWork, cut_before
-from medfuncta_dist.fitting.task_size import LEAST_SECONDS, Limits, scans_per_task
+from medfuncta_dist.fitting.patched.stored_units import stored_units
+from medfuncta_dist.fitting.task_size import LEAST_SECONDS, PART_BYTES, PATCH_PART_BYTES, Limits, scans_per_task
 from medfuncta_dist.fitting.trial_fit import trial_fit
 from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.network.core_settings import stored_settings
@@ -43,7 +45,8 @@ def settle_task_size(run: RunFile, store: ObjectStore, fan_out: FanOut | None = 
     target = locate_table(run, store)
     network = load_network(store, target.network)
     settings = stored_settings(run, network)
-    begun = cut_before(target.snapshot, latent_ledger.settled(latent_ledger.read_commits(store, target.folder)))
+    committed = latent_ledger.settled(latent_ledger.read_commits(store, target.folder))
+    begun = cut_before(target.snapshot, committed, _all_units(target, store))
     chosen = begun or _chosen(run, target, settings, network, fan_out or compute_fan_out(run))
     # What is stored may hold more than this command began with: a stage before this one may have added to it.
     kept = begun_with(run, store) or run
@@ -63,24 +66,39 @@ def _chosen(run: RunFile, target: TableLocation, settings: FitSettings, network:
     largest = max(shards, key=lambda work: work.units)
     (outcome,) = fan_out(trial_fit, [task_of(run, target, largest, settings, ALONE)])
     if isinstance(outcome, Done):
-        rate, why = outcome.result, f"a worker fits {outcome.result:.3g} scans per second"
+        rate, why = outcome.result, f"a worker fits {outcome.result:.3g} {_units(run)} per second"
     else:
         rate, why = OPEN_SCANS_PER_TASK / LEAST_SECONDS, f"warning: the trial of its speed failed ({outcome.error})"
     chosen = scans_per_task(rate, limits)
-    print(f"[{run.name}] fit: {why}; {_said(chosen, limits)}", file=sys.stderr)
+    print(f"[{run.name}] fit: {why}; {_said(run, chosen, limits)}", file=sys.stderr)
     return chosen
 
 
-def _said(chosen: int, limits: Limits) -> str:
+def _units(run: RunFile) -> str:
+    return "scans" if run.data.patches is None else "patches"
+
+
+def _said(run: RunFile, chosen: int, limits: Limits) -> str:
     bound = ", a whole shard: data.shard_scans bounds it" if chosen >= limits.largest_shard else ""
-    return f"each task gets up to {chosen} scans{bound}"
+    return f"each task gets up to {chosen} {_units(run)}{bound}"
 
 
 def _shards(target: TableLocation) -> list[FitWork]:
     """Every shard that is fitted, whole."""
-    return list({w.shard.sha256: FitWork(w.split, w.shard, 0, w.shard.samples) for w in target.works}.values())
+    counts = target.unit_counts
+    shards = {w.shard.sha256: w for w in target.works}
+    return [replace(w, start=0, stop=counts[sha] if counts else w.shard.samples) for sha, w in shards.items()]
+
+
+def _all_units(target: TableLocation, store: ObjectStore) -> dict[str, int] | None:
+    """Units of each shard of the snapshot, also of those that are not fitted; None where each scan is one."""
+    if target.grids is None:
+        return None
+    shards = [shard for shards in target.snapshot.splits.values() for shard in shards]
+    return {shard: len(units) for shard, units in stored_units(store, shards, target.grids).items()}
 
 
 def _limits(run: RunFile, shards: Sequence[FitWork], latent_bytes: int) -> Limits:
     sizes = [work.units for work in shards]
-    return Limits(run.fit.batch, max(sizes, default=1), sum(sizes), run.cluster.most_workers, latent_bytes)
+    part_bytes = PART_BYTES if run.data.patches is None else PATCH_PART_BYTES
+    return Limits(run.fit.batch, max(sizes, default=1), sum(sizes), run.cluster.most_workers, latent_bytes, part_bytes)

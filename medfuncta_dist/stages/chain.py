@@ -36,7 +36,7 @@ def run_stages(run: RunFile, names: Sequence[str], key: str | None = None, *, fr
     store = ObjectStore(run.storage)
     submission = Submission.of(run, names, key) if key else None
     with recording_final_failure(store, run.name):
-        require_stages(names)
+        require_stages(names, patches=run.data.patches is not None)
         answer = submission.answer(store) if submission else None
         if answer is None:
             answer = _as_only_driver(run, names, store, submission, freezing)

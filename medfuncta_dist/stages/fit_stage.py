@@ -49,6 +49,7 @@ def run_fit(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[str
         "scans_per_task": summary.scans_per_task,
         "storage_type": summary.storage_type,
         "numbers": summary.numbers,
+        **({"patches": summary.patches} if summary.patches else {}),
         "quarantined": summary.counts.quarantined,
         "reasons": dict(Counter(scan.reason for scan in summary.quarantined)),
         "unsolved": asdict(summary.unsolved),
@@ -83,10 +84,14 @@ def _summary_text(summary: FitSummary) -> str:
     counts = summary.counts
     psnr = ", ".join(f"{split} {spread.mean:.2f} dB" for split, spread in sorted(summary.psnr.items()))
     return (
-        f"fit: {counts.fitted} of {counts.packed} scans have a latent of {summary.numbers} numbers, "
+        f"fit: {counts.fitted} of {counts.packed} scans have {_latents(summary)} of {summary.numbers} numbers, "
         f"{summary.storage_type} ({psnr}), {counts.flagged} below fit.min_psnr, {counts.quarantined} quarantined; "
-        f"{summary.scans_per_task} scans per task"
+        f"{summary.scans_per_task} {'patches' if summary.patches else 'scans'} per task"
     )
+
+
+def _latents(summary: FitSummary) -> str:
+    return f"latents of {summary.patches} patches, each" if summary.patches else "a latent"
 
 
 def _damage_text(summary: FitSummary) -> list[str]:

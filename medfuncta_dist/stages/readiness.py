@@ -89,8 +89,10 @@ def _fitted(run: RunFile, store: ObjectStore) -> tuple[str, list[Commit]]:
     commits = read_commits(store, table.folder)
     done, left = cover(table.works, settled(commits))
     if left:
-        scans = sum(work.units for work in left)
+        units = sum(work.units for work in left)
         raise StageOrderError(
-            f"{scans} scans have no latent yet", where=store.uri(table.folder), do="run the fit stage first"
+            f"{units} {'scans' if table.units is None else 'patches'} have no latent yet",
+            where=store.uri(table.folder),
+            do="run the fit stage first",
         )
     return table.folder, [commits[work.name] for work in done]

@@ -67,7 +67,7 @@ class SubmissionRequest:
     idempotency_key: str | None = None
 
     def __post_init__(self) -> None:
-        require_stages(self.stages)
+        require_stages(self.stages, patches=self.run.data.patches is not None)
         if sorted(self.stages, key=KNOWN.index) != list(self.stages) or len(set(self.stages)) != len(self.stages):
             raise RunFileError(
                 f"the stages are out of order: {' '.join(self.stages)}",

@@ -93,9 +93,10 @@ class Fit(Section):
     """Whether all steps of a block are recorded as a CUDA graph and replayed: the outcome of meta.graphs for fitting,
     kept in the run's run.yaml. If you set it, there is no test."""
     scans_per_task: Annotated[PositiveInt | None, SETTLED, OpenCountsAs(OPEN_SCANS_PER_TASK)] = None
-    """Scans per Ray task and per table part. Does not change any latent. Default: the fit stage tries, once, how fast a
-    worker fits, and chooses whole batches that take it 30 s or longer; fewer where shards are smaller than that, where
-    a part would have more than 256 MB of latents, or where workers would get less than 4 tasks each."""
+    """Scans per Ray task and per table part; with ``data.patches``, patches of them. Does not change any latent.
+    Default: the fit stage tries, once, how fast a worker fits, and chooses whole batches that take it 30 s or longer;
+    fewer where shards are smaller than that, where a part would have more than 256 MB of latents (16 MB of patches), or
+    where workers would get less than 4 tasks each."""
     chosen_scans_per_task: Annotated[PositiveInt | None, SETTLED, NO_RESULT, NO_FIT_DIGEST, Added(None)] = None
     """What the fit stage chose for an open scans_per_task. The run writes it; leave it out."""
     min_psnr: float = 20.0

@@ -63,7 +63,7 @@ class Listed:
 
     def has(self, record: CatalogueRecord) -> bool:
         """Whether all that a catalogue's record names is there, in its size."""
-        sizes = [(one.path, one.size) for one in (*record.parts, *record.files)]
+        sizes = [(one.path, one.size) for one in record.parts] + [(one.path, one.size) for one in record.files]
         sizes += [(part.patches.scans.path, part.patches.scans.size) for part in record.parts if part.patches]
         return all(self.sizes.get(f"{self.folder}/{path}") == size for path, size in sizes)
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from medfuncta_dist.errors import IntegrityError
 from medfuncta_dist.fitting.latent_ledger import Commit
-from medfuncta_dist.fitting.patch_ledger import FittedScan, fitted_scans
+from medfuncta_dist.fitting.patched.patch_ledger import FittedScan, fitted_scans
 from medfuncta_dist.latent_table.catalogue.catalogue_build import OnRows, Table
 from medfuncta_dist.latent_table.catalogue.catalogue_files import write_files
 from medfuncta_dist.latent_table.catalogue.catalogue_format import (

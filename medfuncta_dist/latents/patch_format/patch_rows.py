@@ -29,7 +29,7 @@ KIND = "patch latents"
 FORMAT_VERSION = "3"
 NUMBER_TYPES = ("float32", "float16", "int8")
 """Those in which patches are stored."""
-GROUP_BYTES = 2**15
+GROUP_BYTES = 2**14
 """Of a row group's latents: the least that is read. Its entry in the footer is a few percent of that."""
 LARGEST_GROUP = 1024
 """Rows."""

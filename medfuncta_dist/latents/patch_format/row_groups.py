@@ -10,6 +10,7 @@ import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -44,7 +45,7 @@ def grouped_bytes(table: pa.Table, rows: int) -> bytes:
     """The table as such a file, in groups of so many rows; the same table always gives the same bytes."""
     buffer, sums = io.BytesIO(), list[str]()
     # Statistics of noise are of no use, and a footer of many groups is long enough without them.
-    options = {"use_dictionary": False, "compression": "ZSTD", "write_statistics": False}
+    options: dict[str, Any] = {"use_dictionary": False, "compression": "ZSTD", "write_statistics": False}
     with pq.ParquetWriter(buffer, table.schema, **options) as writer:
         for start in range(0, table.num_rows, rows):
             begun = max(MAGIC, buffer.tell())
@@ -90,7 +91,7 @@ class GroupedFile:
     @property
     def rows(self) -> int:
         """Of the whole file."""
-        return self._firsts[-1]
+        return int(self._firsts[-1])
 
     def take(self, rows: Sequence[int], columns: Sequence[str] | None = None) -> pa.Table:
         """These rows, in the order given, from the row groups that hold them: neighbouring ones in one request.
@@ -101,7 +102,7 @@ class GroupedFile:
             raise IndexError(f"rows {asked.min()} to {asked.max()} of {self.rows}")
         numbers = np.searchsorted(self._firsts, asked, side="right") - 1
         wanted = np.unique(numbers).tolist()
-        tables = [table for run in _runs(wanted) for table in self._read(run, columns)]
+        tables = [self._read(run, columns) for run in _runs(wanted)]
         if not tables:
             return self.schema.empty_table().select(list(columns or self.schema.names))
         sizes = [self._groups[number].num_rows for number in wanted]
@@ -110,7 +111,7 @@ class GroupedFile:
         places = asked + shifts[np.searchsorted(wanted, numbers)]
         return pa.concat_tables(tables).take(pa.array(places)).combine_chunks()
 
-    def _read(self, run: range, columns: Sequence[str] | None) -> Iterator[pa.Table]:
+    def _read(self, run: range, columns: Sequence[str] | None) -> pa.Table:
         """The rows of neighbouring groups."""
         first, last = self._spans[run.start][0], self._spans[run.stop - 1][1]
         data = self._fetch(first, last - first)
@@ -121,12 +122,11 @@ class GroupedFile:
         source = pa.PythonFile(RangeFile(lambda at, n: data[at - first :][:n], self._ref.size, first=1), mode="r")
         try:
             file = pq.ParquetFile(source, metadata=self._metadata)
-            for number in run:
-                table = file.read_row_group(number, None if columns is None else list(columns), use_threads=False)
-                table.validate(full=True)
-                yield table.replace_schema_metadata(self.schema.metadata)
+            table = file.read_row_groups(list(run), None if columns is None else list(columns), use_threads=False)
+            table.validate(full=True)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise self._damaged() from error
+        return table.replace_schema_metadata(self.schema.metadata)
 
     def _fetch(self, start: int, length: int) -> bytes:
         try:

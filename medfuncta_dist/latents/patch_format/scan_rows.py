@@ -125,7 +125,7 @@ def facts_of(found: pa.Schema, where: str) -> TableFacts:
     """What the metadata of a part of scans says of its table. IntegrityError where it does not."""
     metadata = {name.decode(): value.decode() for name, value in (found.metadata or {}).items()}
     try:
-        storage = Storage(metadata["storage_type"], int(metadata["numbers"]))  # type: ignore[arg-type]
+        storage = Storage(metadata["storage_type"], int(metadata["numbers"]))
         limit = float(metadata["min_psnr"])
     except (KeyError, ValueError) as error:
         raise IntegrityError("a part of scans does not tell what its table is", where=where, do=RESTORE) from error

@@ -9,12 +9,16 @@ all points. Its derivative by φ_s is p_s = Σ_i B_iᵀ r_i with r = 2(ŷ − y)
 
 (docs/method.md, 8). Autograd takes it from there through the sine layers, a block of points at a time: nothing that is
 kept grows with the number of points or scans but the data; G and its factor have F² numbers.
+
+Where points have weights, every sum over points has them, and G, A and Γ are those of a group of scans whose points
+count alike (``weight_groups.py``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -23,6 +27,7 @@ from torch import Tensor
 from medfuncta_dist.fields.params import Params
 from medfuncta_dist.meta.closed_form.feature_grid import FeatureGrid
 from medfuncta_dist.meta.closed_form.normal_equations import Factor, Sums
+from medfuncta_dist.meta.closed_form.weight_groups import Group, groups_of, within
 from medfuncta_dist.meta.learner import Ranks
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.machine.products import product
@@ -42,18 +47,39 @@ class Block:
     targets: Float[Tensor, "scan value"]
     inside: Bool[Tensor, " value"] | None
     """Which values belong to the context set; None for all of them."""
+    weights: Float[Tensor, "scan value"] | None = None
+    """How much each value counts; None for all alike."""
 
     @property
     def residues(self) -> Float[Tensor, "scan value"]:
         """What the mean leaves of each scan."""
         return self.targets - self.means
 
-    def in_context(self) -> Block:
-        """The block's part of the context set."""
-        if self.inside is None:
-            return self
-        rows, means, targets = self.rows[self.inside], self.means[self.inside], self.targets[:, self.inside]
-        return replace(self, rows=rows, means=means, targets=targets, inside=None)
+    def seen_by(self, group: Group) -> Seen:
+        """What the latents of a group of scans are fitted on: its values of the context set that count."""
+        if self.weights is None:
+            return self._seen(self.inside, self.targets)
+        counts = self.weights[group.scans][0]
+        inside = counts > 0 if self.inside is None else self.inside & (counts > 0)
+        seen, roots = self._seen(inside, self.targets[group.scans]), counts[inside].sqrt()
+        return replace(seen, rows=seen.rows * roots[:, None], residues=seen.residues * roots, roots=roots)
+
+    def _seen(self, inside: Tensor | None, targets: Tensor) -> Seen:
+        if inside is None:
+            return Seen(self.rows, targets - self.means, None)
+        return Seen(self.rows[inside], targets[:, inside] - self.means[inside], inside)
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Values that latents are fitted on: the functions there, and what the mean leaves of each scan; both times the
+    roots of the values' weights, where they have some."""
+
+    rows: Float[Tensor, "seen feature"]
+    residues: Float[Tensor, "scan seen"]
+    inside: Bool[Tensor, " value"] | None
+    """Which values of the block; None for all."""
+    roots: Float[Tensor, " seen"] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,6 +91,13 @@ class LinearFit:
     arithmetic: Arithmetic
     context: Int[Tensor, " context"] | None = None
     """Sorted indices of the points that latents are fitted on; None for all."""
+    weights: Float[Tensor, "scan point"] | None = None
+    """How much each point counts, over the mean of its scan (``point_weights.relative``); None for all alike."""
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """The scans whose points count alike, together."""
+        return groups_of(self.weights, len(self.targets))
 
     @property
     def ranks(self) -> Ranks:
@@ -80,12 +113,17 @@ class LinearFit:
                 part.means,
                 self.targets[:, part.points].flatten(1),
                 self._inside(part.points, part.rows.device),
+                self._weights(part.points),
             )
 
     def kept_blocks(self) -> list[Block] | None:
         """All blocks at once, where they are small enough to be kept."""
         numbers = self.grid.values // self.ranks.size * self.grid.spec.features
         return list(self.blocks()) if numbers * self.targets.element_size() <= KEPT_BYTES else None
+
+    def _weights(self, points: slice) -> Tensor | None:
+        channels = self.grid.spec.channels
+        return None if self.weights is None else self.weights[:, points].repeat_interleave(channels, 1)
 
     def _inside(self, points: slice, device: torch.device) -> Tensor | None:
         count = len(self.grid.coordinates)
@@ -99,29 +137,54 @@ class LinearFit:
 @dataclass(frozen=True)
 class BasisGradient:
     """Per-scan outer losses, the gradient of their sum by θ (by name; of several ranks, this one's part of that), and
-    the solve's factor."""
+    the solve's factor: of several, one with the largest ridge; None where no scan has any weight."""
 
     losses: Float[Tensor, " scan"]
     params: Params
-    factor: Factor
+    factor: Factor | None
 
 
 @torch.no_grad()
 def solve(
     fit: LinearFit, ridge: float, blocks: list[Block] | None = None
-) -> tuple[Factor, Float[Tensor, "scan feature"]]:
-    """The latents that fit the context set best, and the factorised Gram matrix."""
-    sums = Sums.zeros(len(fit.targets), fit.grid.spec.features, fit.targets.device)
+) -> tuple[list[Factor | None], Float[Tensor, "scan feature"]]:
+    """The latents that fit the context set best, and each group's factorised Gram matrix.
+
+    A group without any weight in the context has no factor, and the latent 0.
+    """
+    device, features = fit.targets.device, fit.grid.spec.features
+    sums = [Sums.zeros(group.count, features, device) for group in fit.groups]
     for block in blocks if blocks is not None else fit.blocks():
-        seen = block.in_context()
-        sums.add(seen.rows, seen.residues, fit.arithmetic)
-    factor = Factor.of(fit.ranks.sum(sums.gram), ridge, WITHOUT_FACTOR)
-    return factor, factor.solve(fit.ranks.sum(sums.right))
+        for group, own in zip(fit.groups, sums, strict=True):
+            seen = block.seen_by(group)
+            own.add(seen.rows, seen.residues, fit.arithmetic)
+    factors, latents = [], []
+    while sums:  # a sum is let go as soon as it is factorised: both have F² numbers
+        own = sums.pop(0)
+        factors.append(_factor(fit.ranks.sum(own.gram), ridge, fit.weights is not None))
+        latents.append(_solved(factors[-1], fit.ranks.sum(own.right)))
+    return factors, latents[0] if len(latents) == 1 else torch.cat(latents)
+
+
+def _factor(gram: Tensor, ridge: float, weighted: bool) -> Factor | None:
+    return None if weighted and not gram.any() else Factor.of(gram, ridge, WITHOUT_FACTOR)
+
+
+def _solved(factor: Factor | None, right: Tensor) -> Tensor:
+    return torch.zeros_like(right) if factor is None else factor.solve(right)
 
 
 @torch.no_grad()
 def solved_losses(fit: LinearFit, ridge: float) -> Float[Tensor, " scan"]:
     """Each scan's mean squared error over all points, of the latent that fits its context set best."""
+    if fit.weights is None:
+        return _solved_losses(fit, ridge)
+    order, parts = within(fit.weights, fit.grid.spec.features)
+    losses = [_solved_losses(_of_scans(fit, order[part]), ridge) for part in parts]
+    return torch.cat(losses)[order.argsort()]
+
+
+def _solved_losses(fit: LinearFit, ridge: float) -> Tensor:
     blocks = fit.kept_blocks()
     latents = solve(fit, ridge, blocks)[1].to(fit.targets.dtype)
     return _outer(fit, blocks, latents)[0]
@@ -130,19 +193,66 @@ def solved_losses(fit: LinearFit, ridge: float) -> Float[Tensor, " scan"]:
 @torch.no_grad()
 def basis_gradient(fit: LinearFit, ridge: float) -> BasisGradient:
     """Outer losses, and the exact gradient of their sum."""
+    if fit.weights is None:
+        return _basis_gradient(fit, ridge)
+    order, parts = within(fit.weights, fit.grid.spec.features)
+    found = [_basis_gradient(_of_scans(fit, order[part]), ridge) for part in parts]
+    losses = torch.cat([one.losses for one in found])[order.argsort()]
+    params = {name: torch.stack([one.params[name] for one in found]).sum(0) for name in fit.grid.spec.shapes()}
+    return BasisGradient(losses, params, _most_raised([one.factor for one in found]))
+
+
+@torch.no_grad()
+def filled(fit: LinearFit, ridge: float) -> Float[Tensor, "scan point channel"]:
+    """The targets where they count; at points of weight 0 what the latents give that fit the others best."""
+    assert fit.weights is not None
+    order, parts = within(fit.weights, fit.grid.spec.features)
+    values = torch.empty_like(fit.targets)
+    for scans in (order[part] for part in parts):
+        own = _of_scans(fit, scans)
+        blocks = own.kept_blocks()
+        latents = solve(own, ridge, blocks)[1].to(fit.targets.dtype)
+        for block in blocks if blocks is not None else own.blocks():
+            found = _errors(own, block, latents) + block.targets
+            values[scans, block.points] = found.view(len(scans), -1, fit.grid.spec.channels)
+    return torch.where(fit.weights[..., None] > 0, fit.targets, values)
+
+
+def _of_scans(fit: LinearFit, scans: Tensor) -> LinearFit:
+    assert fit.weights is not None
+    return replace(fit, targets=fit.targets[scans], weights=fit.weights[scans])
+
+
+def _most_raised(factors: Sequence[Factor | None]) -> Factor | None:
+    return max((one for one in factors if one is not None), key=lambda factor: factor.ridge, default=None)
+
+
+def _basis_gradient(fit: LinearFit, ridge: float) -> BasisGradient:
     blocks, dtype = fit.kept_blocks(), fit.targets.dtype
-    factor, exact = solve(fit, ridge, blocks)
+    factors, exact = solve(fit, ridge, blocks)
     latents = exact.to(dtype)
     losses, by_latents = _outer(fit, blocks, latents)
-    pulls = factor.solve(by_latents.double())  # q
-    by_gram = _by_gram(exact, pulls, factor.ridge).to(dtype)
-    pulls = pulls.to(dtype)
+    pulls, by_grams = [], []
+    for group, factor in zip(fit.groups, factors, strict=True):
+        pulls.append(_solved(factor, by_latents[group.scans].double()))  # q
+        raised = 0.0 if factor is None else factor.ridge
+        by_grams.append(_by_gram(exact[group.scans], pulls[-1], raised).to(dtype))
+    back = _Back(latents, [pull.to(dtype) for pull in pulls], by_grams)
     total = {name: torch.zeros_like(fit.grid.params[name]) for name in fit.grid.spec.shapes()}
     for block in blocks if blocks is not None else fit.blocks():
-        found = fit.grid.pull_back(block.points, *_adjoints(fit, block, latents, pulls, by_gram))
+        found = fit.grid.pull_back(block.points, *_adjoints(fit, block, back))
         for name, part in zip(total, found, strict=True):
             total[name] += part
-    return BasisGradient(losses, total, factor)
+    return BasisGradient(losses, total, _most_raised(factors))
+
+
+@dataclass(frozen=True)
+class _Back:
+    """What the way back needs at every point: the latents, and of each group the pulls q and Γ."""
+
+    latents: Float[Tensor, "scan feature"]
+    pulls: list[Tensor]
+    by_grams: list[Tensor]
 
 
 def _outer(
@@ -152,8 +262,8 @@ def _outer(
     losses, by_latents = fit.targets.new_zeros(len(latents)), torch.zeros_like(latents)
     for block in blocks if blocks is not None else fit.blocks():
         errors = _errors(fit, block, latents)
-        losses += errors.square().sum(1)
-        by_latents += product(errors, block.rows, fit.arithmetic)
+        losses += _counted(errors.square(), block).sum(1)
+        by_latents += product(_counted(errors, block), block.rows, fit.arithmetic)
     losses, by_latents = fit.ranks.sum(losses), fit.ranks.sum(by_latents)
     return losses / fit.grid.values, by_latents * (2 / fit.grid.values)
 
@@ -161,6 +271,11 @@ def _outer(
 def _errors(fit: LinearFit, block: Block, latents: Tensor) -> Float[Tensor, "scan value"]:
     """ŷ − y."""
     return product(latents, block.rows.T, fit.arithmetic) - block.residues
+
+
+def _counted(values: Float[Tensor, "scan value"], block: Block) -> Float[Tensor, "scan value"]:
+    """Times the values' weights, where they have some."""
+    return values if block.weights is None else values * block.weights
 
 
 def _by_gram(latents: Tensor, pulls: Tensor, ridge: float) -> Float[Tensor, "feature feature"]:
@@ -172,17 +287,22 @@ def _by_gram(latents: Tensor, pulls: Tensor, ridge: float) -> Float[Tensor, "fea
 
 
 def _adjoints(
-    fit: LinearFit, block: Block, latents: Tensor, pulls: Tensor, by_gram: Tensor
+    fit: LinearFit, block: Block, back: _Back
 ) -> tuple[Float[Tensor, "value feature"], Float[Tensor, " value"]]:
     """dJ/dB and dJ/dμ of a block."""
     by = fit.arithmetic
-    residue = _errors(fit, block, latents) * (2 / fit.grid.values)
-    by_rows, by_means = product(residue.T, latents, by), residue.sum(0)
-    seen = block.in_context()
-    by_rows_seen = 2 * product(seen.rows, by_gram, by) + product(seen.residues.T, pulls, by)
-    by_means_seen = seen.rows @ pulls.sum(0)
-    if block.inside is None:
-        return by_rows.add_(by_rows_seen), by_means.sub_(by_means_seen)
-    by_rows[block.inside] += by_rows_seen
-    by_means[block.inside] -= by_means_seen
+    residue = _counted(_errors(fit, block, back.latents) * (2 / fit.grid.values), block)
+    by_rows, by_means = product(residue.T, back.latents, by), residue.sum(0)
+    for group, pulls, by_gram in zip(fit.groups, back.pulls, back.by_grams, strict=True):
+        seen = block.seen_by(group)
+        by_rows_seen = 2 * product(seen.rows, by_gram, by) + product(seen.residues.T, pulls, by)
+        by_means_seen = seen.rows @ pulls.sum(0)
+        if seen.roots is not None:  # one is in the rows and residues already
+            by_rows_seen, by_means_seen = by_rows_seen * seen.roots[:, None], by_means_seen * seen.roots
+        if seen.inside is None:
+            by_rows.add_(by_rows_seen)
+            by_means.sub_(by_means_seen)
+        else:
+            by_rows[seen.inside] += by_rows_seen
+            by_means[seen.inside] -= by_means_seen
     return by_rows, by_means

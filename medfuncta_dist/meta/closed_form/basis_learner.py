@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import torch
@@ -17,6 +18,7 @@ from medfuncta_dist.meta.closed_form.basis_gradient import (
     BasisGradient,
     LinearFit,
     basis_gradient,
+    filled,
     solved_losses,
 )
 from medfuncta_dist.meta.closed_form.feature_grid import FeatureGrid
@@ -33,6 +35,7 @@ from medfuncta_dist.meta.closed_form.principal_latents import (
 from medfuncta_dist.meta.learner import Learner, Ranks, Trained
 from medfuncta_dist.meta.machine.arithmetic import Arithmetic
 from medfuncta_dist.meta.machine.memory import keep_freed_memory
+from medfuncta_dist.meta.point_weights import counted, relative
 
 SCANS_PER_FEATURE, FEWEST_SCANS = 8, 4096
 """Training scans that the latent's coordinates are computed from, as far as there are so many: with fewer than F,
@@ -75,14 +78,20 @@ class BasisLearner(Learner):
         targets: Float[Tensor, "batch point channel"],
         latents: Float[Tensor, "batch latent"],
         contexts: Sequence[Int[Tensor, " context"]],
+        weights: Float[Tensor, "batch point"] | None = None,
     ) -> Float[Tensor, " batch"]:
         """Each scan's loss over all coordinates, of the latent that fits the first context set best.
 
-        ``latents`` only tie the loss to autograd's graph: the solve starts nowhere.
+        ``latents`` only tie the loss to autograd's graph: the solve starts nowhere. Either all ranks give ``weights``,
+        or none. MedfunctaError where a weight is negative or not finite.
         """
         params = self.params()
+        if weights is not None:
+            targets, weights = counted(targets, weights), relative(weights.to(targets.dtype))
         everyone, mine = _of_all_ranks(targets, self.ranks)
         fit = self._fit(params, everyone, contexts[0] if contexts else None)
+        if weights is not None:
+            fit = replace(fit, weights=_checked(_of_all_ranks(weights, self.ranks)[0]))
         if not torch.is_grad_enabled():
             return solved_losses(fit, self.ridge)[mine]
         losses: Tensor = _Solved.apply(self, fit, mine, latents, *params.values())  # type: ignore[no-untyped-call]
@@ -112,6 +121,21 @@ class BasisLearner(Learner):
         own = self._principal(gram, moments) if self.ranks.rank == 0 else None
         found = (own or Principal.zeros(self.spec.features, self.latent, device)).over(self.ranks)
         return trained_with(self.spec, params, found, int(moments.count))
+
+    def filled(
+        self,
+        params: Params,
+        targets: Float[Tensor, "batch point channel"],
+        weights: Float[Tensor, "batch point"],
+    ) -> Float[Tensor, "batch point channel"]:
+        """Scans for ``trained`` where points have weights: what does not count is what the field gives there.
+
+        MedfunctaError where a weight is negative or not finite. Leave out scans that have no weight: they would come
+        back as the mean.
+        """
+        targets, weights = counted(targets, weights), _checked(relative(weights.to(targets.dtype)))
+        fit = self._fit(params, targets, None)
+        return filled(replace(fit, grid=self._grid(params, Ranks()), weights=weights), self.ridge)
 
     def _moments(self, params: Params, scans: Iterable[Tensor]) -> ScanMoments:
         grid = self._grid(params, Ranks())  # here ranks share the scans, not the points
@@ -165,9 +189,17 @@ class _Solved(torch.autograd.Function):
         return None, None, None, torch.zeros_like(ctx.latents), *(weight * gradient for gradient in ctx.by_theta)
 
 
-def _of_all_ranks(
-    targets: Float[Tensor, "batch point channel"], ranks: Ranks
-) -> tuple[Float[Tensor, "scan point channel"], slice]:
+def _checked(weights: Float[Tensor, "scan point"]) -> Float[Tensor, "scan point"]:
+    """Relative weights, none of which is NaN; on every rank, so that all of them stop."""
+    if bool(weights.isnan().any()):
+        raise MedfunctaError(
+            "a scan has a weight that is negative or not finite",
+            do="give weights of 0 and more; a point of weight 0 does not count",
+        )
+    return weights
+
+
+def _of_all_ranks(targets: Float[Tensor, "batch ..."], ranks: Ranks) -> tuple[Float[Tensor, "scan ..."], slice]:
     """The scans of all ranks, in the order of ranks, and which of them are this one's."""
     if ranks.size == 1:
         return targets, slice(0, len(targets))

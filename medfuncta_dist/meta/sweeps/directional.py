@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medfuncta_dist.meta.objective import Objective
+from medfuncta_dist.meta.point_weights import times
 from medfuncta_dist.meta.sweeps.folded import Folded, ThetaGradient
 from medfuncta_dist.meta.sweeps.layers import (
     back,
@@ -47,17 +48,19 @@ def directional_sweep(
     tangents: Float[Tensor, "scan layer hidden"],
     weight: float,
     theta: ThetaGradient,
+    weights: Float[Tensor, "scan point"] | None = None,
 ) -> tuple[Float[Tensor, "scan layer hidden"], Float[Tensor, "scan layer hidden"]]:
     """Gradients of S by the shifts and by the tangents, for ``weight`` x the sum of squared errors over a block.
 
     The gradient by the folded weights is added to ``theta``. The one by the tangents is the inner gradient itself.
+    ``weights``: of the points, in the sum.
     """
     spec, last = network.spec, network.spec.layers
     below, stem_cosine = stem(network, coordinates)
     layers, hidden, motion = _forward(network, below, shifts, tangents)
 
-    residue = 2 * weight * (output(network, hidden) - targets)
-    residue_motion = 2 * weight * output_motion(network, motion)
+    residue = 2 * weight * times(output(network, hidden) - targets, weights)
+    residue_motion = 2 * weight * times(output_motion(network, motion), weights)
     theta.add_weight(last, residue_motion, hidden)
     theta.add_weight(last, residue, motion)
     theta.add_bias(last, residue_motion)
@@ -93,7 +96,7 @@ def directional_gradient(
     by_shifts, by_tangents = torch.zeros_like(shifts), torch.zeros_like(tangents)
     for block in objective.blocks():
         moving = shifts[block.scans], tangents[block.scans]
-        shift_part, tangent_part = block.run(directional_sweep, block.targets, *moving, weight, theta)
+        shift_part, tangent_part = block.run(directional_sweep, block.targets, *moving, weight, theta, block.weights)
         by_shifts[block.scans] += shift_part
         by_tangents[block.scans] += tangent_part
     theta.add_shifts(by_shifts, objective.latents)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from medfuncta_dist.meta.objective import Objective
+from medfuncta_dist.meta.point_weights import times
 from medfuncta_dist.meta.sweeps.folded import Folded, ThetaGradient
 from medfuncta_dist.meta.sweeps.layers import (
     back,
@@ -31,13 +32,17 @@ def loss_sweep(
     targets: Float[Tensor, "scan point channel"],
     shifts: Float[Tensor, "scan layer hidden"],
     clamp: bool = False,
+    weights: Float[Tensor, "scan point"] | None = None,
 ) -> Float[Tensor, " scan"]:
-    """Each scan's sum of squared errors over a block; with ``clamp``, of values clamped to [0, 1] as PSNR wants."""
+    """Each scan's sum of squared errors over a block, times ``weights`` where points have some.
+
+    With ``clamp``, of values clamped to [0, 1] as PSNR wants.
+    """
     hidden, _ = stem(network, coordinates)
     for layer, k in enumerate(network.spec.modulated_layers):
         hidden = onward(network, k, hidden, wave(network, k, hidden, shifts[:, layer]))
     values = output(network, hidden)
-    return ((values.clamp(0, 1) if clamp else values) - targets).square().sum((1, 2))
+    return times(((values.clamp(0, 1) if clamp else values) - targets).square(), weights).sum((1, 2))
 
 
 def gradient_sweep(
@@ -47,10 +52,11 @@ def gradient_sweep(
     shifts: Float[Tensor, "scan layer hidden"],
     weight: float,
     theta: ThetaGradient | None = None,
+    weights: Float[Tensor, "scan point"] | None = None,
 ) -> tuple[Float[Tensor, "scan layer hidden"], Float[Tensor, " scan"]]:
     """Gradient by the shifts of ``weight`` x each scan's sum of squared errors over a block, and that sum.
 
-    With ``theta``, the gradient by the folded weights is added there as well.
+    With ``theta``, the gradient by the folded weights is added there as well. ``weights``: of the points, in the sum.
     """
     spec = network.spec
     incoming: dict[int, Tensor] = {}
@@ -63,7 +69,7 @@ def gradient_sweep(
         hidden = onward(network, k, hidden, sine)
 
     error = output(network, hidden) - targets
-    residue = 2 * weight * error
+    residue = 2 * weight * times(error, weights)
     if theta is not None:
         theta.add_weight(spec.layers, residue, hidden)
         theta.add_bias(spec.layers, residue)
@@ -80,7 +86,7 @@ def gradient_sweep(
             adjoint = back(network, k, through, adjoint)
     if theta is not None and stem_cosine is not None:
         stem_back(network, coordinates, stem_cosine, adjoint, theta)
-    return gradient, error.square().sum((1, 2))
+    return gradient, times(error.square(), weights).sum((1, 2))
 
 
 def inner_gradient(
@@ -101,7 +107,7 @@ def shift_gradient(
     weight, shifts = 1 / objective.values_per_scan, objective.shifts
     gradient, errors = torch.zeros_like(shifts), objective.zero_errors()
     for block in objective.blocks():
-        part, error = block.run(gradient_sweep, block.targets, shifts[block.scans], weight, theta)
+        part, error = block.run(gradient_sweep, block.targets, shifts[block.scans], weight, theta, block.weights)
         gradient[block.scans] += part
         errors[block.scans] += error
     if theta is not None:
@@ -113,5 +119,5 @@ def losses(objective: Objective, clamp: bool = False) -> Float[Tensor, " batch"]
     """Each scan's mean squared error, in chunks; with ``clamp``, of values clamped to [0, 1] as PSNR wants."""
     shifts, errors = objective.shifts, objective.zero_errors()
     for block in objective.blocks():
-        errors[block.scans] += block.run(loss_sweep, block.targets, shifts[block.scans], clamp)
+        errors[block.scans] += block.run(loss_sweep, block.targets, shifts[block.scans], clamp, block.weights)
     return errors / objective.values_per_scan

@@ -20,6 +20,7 @@ from medfuncta_dist.latents.fit import Fitter, new_fitter
 from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.latents.latent_types import StorageType
 from medfuncta_dist.meta.closed_form.basis_learner import BasisLearner
+from medfuncta_dist.meta.closed_form.normal_equations import Factor
 from medfuncta_dist.meta.learner import Trained
 from medfuncta_dist.meta.losses import psnr
 
@@ -239,25 +240,68 @@ def test_so_it_is_with_weights(small: Case, weights: Tensor, padding: float) -> 
         assert torch.equal(getattr(fitted, name)[[0, 2, 3]], getattr(clean, name)[[0, 2, 3]])
 
 
-@pytest.mark.parametrize("weight", [0.0, math.nan, math.inf])
+@pytest.mark.parametrize("value", [0.5, math.nan])
 @pytest.mark.parametrize("ratio", [1.0, 0.5])
-def test_a_scan_without_any_weight_has_no_latent_and_its_neighbours_have_theirs(
+def test_a_scan_without_any_weight_has_the_latent_0_and_its_neighbours_have_theirs(
+    small: Case, weights: Tensor, value: float, ratio: float
+) -> None:
+    fitter, empty, targets = small.fitter(selection_ratio=ratio), weights.clone(), small.targets.clone()
+    empty[2], targets[2] = 0, value
+    clean, fitted = fitter.fit(small.targets, weights), fitter.fit(targets, empty)
+    others = [0, 1, 3, 4]
+    assert fitted.finite.all()
+    assert not fitted.latents[2].any()
+    assert float(fitted.psnr[2]) == 100, "no value counts, so none is wrong"
+    assert torch.equal(fitted.latents[others], clean.latents[others])
+
+
+def test_a_scan_without_weight_in_the_context_has_the_latent_0(small: Case) -> None:
+    outside = torch.ones(5, len(small.coordinates))
+    outside[:, spread_points(len(small.coordinates), 0.5, 0)] = 0
+    fitted = small.fitter(selection_ratio=0.5).fit(small.targets, outside)
+    assert not fitted.latents.any()
+    assert (fitted.psnr < 100).all(), "its other points are scored"
+
+
+def test_the_size_of_weights_does_not_count_however_large(small: Case, weights: Tensor) -> None:
+    plain = small.fitter().fit(small.targets, weights)
+    for size in (2.0**-100, 2.0**100):
+        scaled = small.fitter().fit(small.targets, size * weights)
+        torch.testing.assert_close(scaled.latents, plain.latents, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(scaled.psnr, plain.psnr)
+
+
+def test_scans_with_equal_weights_share_a_factor(small: Case, weights: Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitter, made = small.fitter(), []
+    found = Factor.found
+    monkeypatch.setattr(Factor, "found", lambda *given: made.append(1) or found(*given))
+    shared = weights[[0, 1, 0, 0, 1]].clone()
+    shared[3] = 1  # of a scan that counts everywhere, the factor is there
+    together = fitter.fit(small.targets, shared)
+    assert len(made) == 2
+    for scan in range(5):
+        others = shared.clone()
+        others[[other for other in range(5) if other != scan]] = 0
+        assert torch.equal(fitter.fit(small.targets, others).latents[scan], together.latents[scan])
+
+
+def test_psnr_is_told_inside_the_mask_and_everywhere(small: Case, weights: Tensor) -> None:
+    fitted, plain = small.fitter().fit(small.targets, weights), small.fitter().fit(small.targets)
+    assert isinstance(small.trained.spec, BasisSpec)
+    values = field(small.trained.spec, small.trained.params, small.coordinates, fitted.latents)
+    assert fitted.psnr_everywhere is not None
+    torch.testing.assert_close(fitted.psnr_everywhere, psnr(values, small.targets), rtol=1e-5, atol=1e-3)
+    assert fitted.psnr_inside is fitted.psnr
+    assert (plain.psnr_inside, plain.psnr_everywhere) == (None, None)
+
+
+@pytest.mark.parametrize("weight", [-1.0, -1e30, -math.inf, math.nan, math.inf])
+@pytest.mark.parametrize("ratio", [1.0, 0.5])
+def test_a_scan_with_weights_that_are_none_has_no_latent_and_its_neighbours_have_theirs(
     small: Case, weights: Tensor, weight: float, ratio: float
 ) -> None:
     fitter, spoiled = small.fitter(selection_ratio=ratio), weights.clone()
-    spoiled[2] = weight
-    clean, fitted = (fitter.fit(small.targets, each) for each in (weights, spoiled))
-    assert fitted.finite.tolist() == [True, True, False, True, True]
-    assert torch.equal(fitted.latents[fitted.finite], clean.latents[fitted.finite])
-
-
-@pytest.mark.parametrize("weight", [-1.0, -1e30, -math.inf, math.nan, 1e38])
-@pytest.mark.parametrize("ratio", [1.0, 0.5])
-def test_a_scan_with_weights_that_give_no_solution_has_no_latent_and_its_neighbours_have_theirs(
-    small: Case, weights: Tensor, weight: float, ratio: float
-) -> None:
-    fitter, spoiled = small.fitter(selection_ratio=ratio), weights.clone()
-    spoiled[2, :: 1 if weight in (-1e30, 1e38) else 3] = weight
+    spoiled[2, :: 1 if weight == -1e30 else 3] = weight
     clean, fitted = (fitter.fit(small.targets, each) for each in (weights, spoiled))
     assert fitted.finite.tolist() == [True, True, False, True, True]
     for name in ("latents", "psnr"):

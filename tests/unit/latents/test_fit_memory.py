@@ -19,12 +19,13 @@ SIDE = 28
 NEWTON = FitSettings(3, method="gauss-newton", curvature_ratio=0.309)
 
 
-def peak(spec: SirenSpec, settings: FitSettings, scans: int) -> int:
+def peak(spec: SirenSpec, settings: FitSettings, scans: int, weighted: bool = False) -> int:
     """The most bytes that torch held at once while it fitted one block."""
     fitter = StepwiseFitter(spec, init_params(spec, torch.Generator().manual_seed(0)), grid([SIDE, SIDE]), settings)
     targets = torch.rand(scans, SIDE**2, spec.channels, generator=torch.Generator().manual_seed(1))
+    given = [targets, torch.ones(scans, SIDE**2)] if weighted else [targets]
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiled:
-        fitter.fit(targets)
+        fitter.fit(*given)
     results = profiled.profiler.kineto_results  # type: ignore[union-attr]
     changes = sorted((e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]")
     held = highest = 0
@@ -54,4 +55,16 @@ def test_a_scan_takes_what_is_said(latent: int, channels: int, settings: FitSett
     )
     few, many = (peak(spec, replace(settings, chunks=Chunks(points, scans)), scans) for scans in (2, 6))
     said = block_bytes(spec, SIDE**2, replace(settings, chunks=Chunks(points, 6)))
+    assert 1 / 1.5 < said / ((many - few) / 4) < 1.5
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [NEWTON, replace(NEWTON, closed_form=True), FitSettings(2, selection_ratio=0.5, full_steps=1)],
+    ids=["gauss-newton", "closed form", "sgd"],
+)
+def test_so_does_one_whose_points_have_weights(settings: FitSettings) -> None:
+    spec = SirenSpec.linear(coords=2, channels=1, layers=5, hidden=64, latent=512, omega_first=20, omega_last=80)
+    few, many = (peak(spec, replace(settings, chunks=Chunks(300, scans)), scans, weighted=True) for scans in (2, 6))
+    said = block_bytes(spec, SIDE**2, replace(settings, chunks=Chunks(300, 6)), weighted=True)
     assert 1 / 1.5 < said / ((many - few) / 4) < 1.5

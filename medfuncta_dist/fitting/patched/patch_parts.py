@@ -16,8 +16,8 @@ import pyarrow as pa
 from medfuncta_dist.fitting.fit_plan import FitWork
 from medfuncta_dist.fitting.fit_rows import Columns, Described, LostPatch, PatchPlace, Place, flat
 from medfuncta_dist.fitting.latent_ledger import Commit, LostPatches, Patches, Quarantined
+from medfuncta_dist.fitting.patched.shard_units import GridSettings, ShardUnits
 from medfuncta_dist.fitting.scan_parts import TableKind
-from medfuncta_dist.fitting.shard_units import GridSettings, ShardUnits
 from medfuncta_dist.latents.patch_format import patch_rows, scan_rows
 from medfuncta_dist.latents.patch_format.patch_rows import PatchRows, grid_metadata
 from medfuncta_dist.latents.patch_format.scan_rows import ScanRow, TableFacts

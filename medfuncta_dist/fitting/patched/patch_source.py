@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, ScanError
 from medfuncta_dist.fitting.fit_rows import DAMAGED_SAMPLE, WRONG_SHAPE, Described, LostPatch, PatchPlace, Place
-from medfuncta_dist.fitting.shard_units import GridSettings, ShardUnits
+from medfuncta_dist.fitting.patched.shard_units import GridSettings, ShardUnits
 from medfuncta_dist.patches.patch_grid import PatchGrid
 from medfuncta_dist.scans.scan import Window
 from medfuncta_dist.streaming.sample_order import SampleId
@@ -33,7 +33,7 @@ class PatchSource:
 
     def fill(self, unit: int, target: Float[np.ndarray, "point channel"]) -> Place:
         """Read one patch into ``target``, values in [0, 1] by its scan's window. What a patch has beyond its scan gets
-        the value of the scan's nearest point. Of one that cannot be read, ``target`` is left alone."""
+        the value of the scan's nearest point, and no weight. Of one that cannot be read, ``target`` is left alone."""
         scan = self._units.scan_of(unit)
         grid: PatchGrid = self._grid(scan)
         number = unit - self._units.firsts[scan]
@@ -52,6 +52,20 @@ class PatchSource:
         _fill(target, region, meta, self._grids.size)
         points = int(np.prod(region.shape[1:]))
         return Described(key, meta, PatchPlace(scan, number, points, grid.shape, len(grid)))
+
+    def weights(self, units: range) -> Float[np.ndarray, "unit point"] | None:
+        """1 for the points that lie in the scan, 0 for those beyond it; None where no patch has any."""
+        if not any(self._sticks_out(self._units.scan_of(unit)) for unit in units):
+            return None
+        found = np.zeros((len(units), *self._grids.size), np.float32)
+        for nth, unit in enumerate(units):
+            grid: PatchGrid = self._grid(self._units.scan_of(unit))
+            found[nth][grid.inside(grid.corner(0))] = 1  # what one patch has beyond its scan, all of the scan have
+        return found.reshape(len(units), -1)
+
+    def _sticks_out(self, scan: int) -> bool:
+        """Whether a scan is shorter than a patch along an axis; then all of its patches stick out there."""
+        return any(points < size for points, size in zip(self._shapes[scan], self._grids.size, strict=True))
 
 
 def _fill(

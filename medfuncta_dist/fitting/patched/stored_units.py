@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError
-from medfuncta_dist.fitting.shard_units import GridSettings, ShardUnits
+from medfuncta_dist.fitting.patched.shard_units import GridSettings, ShardUnits
 from medfuncta_dist.shards.snapshot import Shard, read_index
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing.strict_json import RESTORE

@@ -12,14 +12,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 
 from medfuncta_dist.errors import IntegrityError
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_plan import FitWork, cover
 from medfuncta_dist.fitting.latent_ledger import Commit, Counts, Quarantined, Spread
-from medfuncta_dist.fitting.shard_units import ShardUnits
-from medfuncta_dist.latents.patch_format import scan_rows
+from medfuncta_dist.fitting.patched.shard_units import ShardUnits
+from medfuncta_dist.latents.patch_format import patch_rows, scan_rows
+from medfuncta_dist.latents.patch_format.row_groups import GroupedFile, GroupedRef
 from medfuncta_dist.latents.patch_format.scan_rows import TableFacts
+from medfuncta_dist.latents.table_format import FIT_AGAIN, PartRef
 from medfuncta_dist.storage.object_store import ObjectStore
 
 READERS = 16
@@ -152,6 +155,40 @@ def patch_totals(
         )
     counts = Counts(packed=len(whole), fitted=fitted, quarantined=quarantined, flagged=flagged)
     return counts, {split: _spread(values) for split, values in sorted(sums.items())}
+
+
+def check_parts(store: ObjectStore, folder: str, commit: Commit) -> None:
+    """Read both parts of a range back. IntegrityError where they are not those that were committed, or do not belong
+    together: the rows of each scan follow each other, by patch, where its own row says."""
+    part, patches = commit.part, commit.patches
+    if part is None or patches is None or patches.scans is None:
+        return
+    ref = GroupedRef(part.path, part.sha256, part.size, patches.footer, patches.footer_sha256)
+    rows = patch_rows.read_part(store, folder, part, ["key", "patch"])
+    scans = scan_rows.read_part(store, folder, patches.scans, ["key", "rows", "first_patch", "first_row"])
+    counts = (GroupedFile(store, folder, ref).rows, rows.num_rows, sum(scans["rows"].to_pylist()))
+    if set(counts) != {commit.rows} or scans.num_rows != patches.scan_rows:
+        raise _damaged(store, folder, part, f"holds {rows.num_rows} patches, but its commit record says {commit.rows}")
+    starts = [0, *accumulate(scans["rows"].to_pylist())]
+    for row, scan in enumerate(scans.to_pylist()):
+        mine = rows.slice(starts[row], scan["rows"])
+        numbers, keys = mine["patch"].to_pylist(), set(mine["key"].to_pylist())
+        ascend = all(one < two for one, two in pairwise(numbers))
+        if (keys, numbers[0], scan["first_row"]) != ({scan["key"]}, scan["first_patch"], starts[row]) or not ascend:
+            raise _damaged(store, folder, part, "does not belong to its part of scans")
+
+
+def _damaged(store: ObjectStore, folder: str, part: PartRef, what: str) -> IntegrityError:
+    return IntegrityError(f"a part of patches {what}", where=store.uri(f"{folder}/{part.path}"), do=FIT_AGAIN)
+
+
+def verify(store: ObjectStore, folder: str, works: Sequence[FitWork], units: Mapping[str, ShardUnits]) -> Counts:
+    """Read every part back, and count the scans; IntegrityError if any is wrong."""
+    commits = latent_ledger.read_commits(store, folder)
+    mine = [commits[work.name] for work in cover(works, commits)[0]]
+    with ThreadPoolExecutor(READERS) as pool:
+        list(pool.map(lambda commit: check_parts(store, folder, commit), mine))
+    return patch_totals(store, folder, works, commits, units)[0]
 
 
 def whole_scans(commits: Iterable[Commit], units: Mapping[str, ShardUnits]) -> set[tuple[str, int]]:

@@ -1,0 +1,1 @@
+"""Fitting scans that are grids of patches: units, their values, parts and records, and what they come to per scan."""
