@@ -51,7 +51,7 @@ def write_slabs(path: Path, target: Target, slabs: Slabs) -> bool:
             if path.name.lower().endswith(".gz"):
                 # Without a file name and a time: the same values are the same bytes.
                 packed = gzip.GzipFile("", "wb", GZIP_LEVEL, file, mtime=0)
-                file = cast(IO[bytes], opened.enter_context(packed))  # type: ignore[arg-type]
+                file = cast(IO[bytes], opened.enter_context(packed))
             writer(file, target, slabs)
         os.replace(partial, path)
     finally:
