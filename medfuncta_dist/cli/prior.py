@@ -50,7 +50,9 @@ def sample(
     shape: str | None = typer.Option(None, "--shape", help="Points per axis, for example 128x128. Default: as packed."),
     seed: int = typer.Option(0, "--seed", min=0, help="The same seed gives the same scans."),
     file_format: str | None = typer.Option(
-        None, "--format", help="csv, png, nii, nii.gz or npy. Default: csv, png or nii.gz, by the number of axes."
+        None,
+        "--format",
+        help="csv, png, nii, nii.gz or npy. Default: csv, png (of 1 or 3 channels) or nii.gz, by the number of axes.",
     ),
     overrides: list[str] = SetOption,
     as_json: bool = JsonOption,

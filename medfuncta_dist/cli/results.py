@@ -70,9 +70,10 @@ def probe(
 
     def work() -> dict[str, Any]:
         from medfuncta_dist.config.load import load
-        from medfuncta_dist.probe.probe_driver import ProbeOptions, probe_command
+        from medfuncta_dist.probe.probe_driver import ProbeOptions
         from medfuncta_dist.probe.probed_scans import MOST_SCANS
         from medfuncta_dist.probe.question import question_of
+        from medfuncta_dist.stages.probe_command import probe_command
 
         options = ProbeOptions(
             question=question_of(label, target),

@@ -31,6 +31,8 @@ from medfuncta_dist.storage.digest import canonical_json
 LARGEST_FILE = 2**33
 """Values of a file that is written slab by slab: 32 GiB, a whole-body CT at 0.3 mm."""
 INTERPOLATED = "decode: this is finer than the scan's own points: between them, the network interpolates"
+PICTURED = (1, 3)
+"""Numbers of channels that a picture (PNG) shows as they are: grey, and colour."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -208,7 +210,7 @@ def _nifti(decoded: Decoded, path: Path) -> None:
 
 
 def _png(decoded: Decoded, path: Path) -> None:
-    if decoded.values.ndim != 3 or decoded.values.shape[0] not in (1, 3):
+    if decoded.values.ndim != 3 or decoded.values.shape[0] not in PICTURED:
         raise RunFileError("a PNG holds a 2D scan of 1 or 3 channels", where="--out", do="use .nii.gz, .csv or .npy")
     picture = np.moveaxis(eight_bits(decoded.values, decoded.window), 0, -1)
     if decoded.upright:

@@ -17,7 +17,7 @@ import pyarrow as pa
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError, StageOrderError
 from medfuncta_dist.exchange.import_task import LABEL_FORM
-from medfuncta_dist.exchange.latent_file import LabelForm, latent_bytes
+from medfuncta_dist.exchange.latent_file import MIXED, LabelForm, latent_bytes
 from medfuncta_dist.exchange.latent_folder import STEM
 from medfuncta_dist.exchange.paired_scans import scan_numbers
 from medfuncta_dist.exchange.public_network import schedule_of
@@ -30,7 +30,7 @@ from medfuncta_dist.latents import table_format
 from medfuncta_dist.network.network_loader import load_network
 from medfuncta_dist.shards.snapshot import read_index
 from medfuncta_dist.storage.digest import canonical_json
-from medfuncta_dist.storage.local_objects import replacing
+from medfuncta_dist.storage.local_objects import TEMPORARY, replacing
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing import strict_json
 from medfuncta_dist.telemetry.progress_report import OnProgress, ProgressReport, ignore_progress
@@ -49,8 +49,8 @@ def export_latents(run: RunFile, out: Path, on_progress: OnProgress = ignore_pro
 
     Raises:
         StageOrderError: nothing is fitted yet.
-        RunFileError: the run has patches; the latents are of a field that the public code does not have; or the folder
-            holds something else.
+        RunFileError: the run has patches; the latents are of a field that the public code does not have; the folder
+            holds something else; or the labels of imported files had several forms.
         IntegrityError: a part is not the one that was committed.
     """
     store = ObjectStore(run.storage)
@@ -92,10 +92,11 @@ def _mark(out: Path, mark: Mapping[str, Any]) -> None:
         if found == mark:
             return
         raise RunFileError("the folder holds latents of another table", where=str(out), do="name a new folder")
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and any(not one.name.startswith(TEMPORARY) for one in out.iterdir()):
         raise RunFileError("the folder is not empty", where=str(out), do="name a new folder")
     out.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(canonical_json(mark))
+    with replacing(path) as part:
+        part.write_bytes(canonical_json(mark))
 
 
 class _Numbers:
@@ -121,8 +122,21 @@ class _Numbers:
 def _write(folder: Path, table: pa.Table, numbers: list[int]) -> int:
     """Write a part's files; how many were not there before."""
     folder.mkdir(exist_ok=True)
-    form = LabelForm.of_text((table.schema.metadata or {}).get(LABEL_FORM.encode(), b"").decode())
+    form = _form(table)
     return sum(_write_one(folder / f"{STEM}{n}.pt", *row, form) for n, row in zip(numbers, _rows(table), strict=True))
+
+
+def _form(table: pa.Table) -> LabelForm:
+    """Of a part's labels. RunFileError where its files had several."""
+    text = (table.schema.metadata or {}).get(LABEL_FORM.encode(), b"").decode()
+    if text == MIXED:
+        raise RunFileError(
+            "the labels of this table came in several forms (numbers, lists, tensors of several types), of which it "
+            "keeps the values only: they cannot be written as they were",
+            where="the imported files",
+            do="write the labels of the files in one form, and import them into a new run; or use the files themselves",
+        )
+    return LabelForm.of_text(text)
 
 
 def _rows(table: pa.Table) -> Iterator[tuple[np.ndarray, list[int]]]:

@@ -29,6 +29,7 @@ from medfuncta_dist.network.core_settings import field_spec, inner_of
 from medfuncta_dist.network.network_loader import LARGEST_WEIGHTS
 from medfuncta_dist.network.start_network import differences
 from medfuncta_dist.shards.snapshot import newest_snapshot
+from medfuncta_dist.storage.local_objects import replacing
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import NewRecord, publish
 from medfuncta_dist.version import __version__
@@ -74,12 +75,17 @@ def import_to_folder(
     """Write ``network.safetensors`` and ``network.json`` into a local folder; the figures of the command."""
     network = read_public_network(file, schedule, shape)
     if folder.exists() and any(folder.iterdir()):
-        raise RunFileError("the folder is not empty", where=str(folder), do="name a new one")
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, data in network.to_files().items():
-        (folder / name).write_bytes(data)
+        raise RunFileError("the folder is not empty", where=str(folder), do="name a new one, or remove what is in it")
+    _write_folder(network, folder)
     said = [f"import-network: {_sizes(network)} in {folder}, {network.digest[:12]}", *_run_file_lines(network.spec)]
     return {"network": network.digest, "folder": str(folder), "spec": asdict(network.spec), "said": said}
+
+
+def _write_folder(network: SharedNetwork, folder: Path) -> None:
+    """One whole file after the other: a folder that lacks one of them is no network for any reader."""
+    for name, data in network.to_files().items():
+        with replacing(folder / name) as part:
+            part.write_bytes(data)
 
 
 def import_to_run(run: RunFile, file: str) -> dict[str, Any]:

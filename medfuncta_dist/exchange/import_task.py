@@ -13,7 +13,7 @@ import torch
 
 from medfuncta_dist.errors import IntegrityError, ObjectMissingError, ScanError
 from medfuncta_dist.exchange.compared_scans import Comparison, KnownScan, compare
-from medfuncta_dist.exchange.latent_file import LARGEST_FILE, UNUSED, PublicLatent, parse_latent
+from medfuncta_dist.exchange.latent_file import LARGEST_FILE, MIXED, UNUSED, PublicLatent, parse_latent
 from medfuncta_dist.fitting import latent_ledger
 from medfuncta_dist.fitting.fit_plan import FitWork
 from medfuncta_dist.fitting.fit_rows import NOT_FINITE, NOT_STORABLE, flat
@@ -146,8 +146,8 @@ def _table(task: ImportTask, size: int, outcomes: Outcomes, scans: Mapping[int, 
     kept = _usable(outcomes)
     known = [scan for row in kept if not isinstance(scan := scans[row], str)]
     identity = {"network": task.network.digest, "fit": task.fit_digest, **ORIGIN}
-    if kept:
-        identity[LABEL_FORM] = next(iter(kept.values())).form.to_text()
+    if forms := {latent.form.to_text() for latent in kept.values()}:
+        identity[LABEL_FORM] = forms.pop() if len(forms) == 1 else MIXED
     numbers = np.array([latent.numbers for latent in kept.values()], np.float32).reshape(-1, size)
     stored = store_as(torch.from_numpy(numbers), task.storage_type)
     quality = np.array([scan.psnr for scan in known], np.float32)

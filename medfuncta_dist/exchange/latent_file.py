@@ -26,6 +26,10 @@ UNUSED = "its file is not used: "
 LATENT, LABEL = "modulations", "label"
 WHOLE = ("uint8", "int8", "int16", "int32", "int64", "bool")
 """Types of labels. ``medmnist`` gives uint8 or int64, others int64."""
+PYTHON = "int"
+"""Stands for such a type where a label is a whole number of Python, or a list of these, and no tensor."""
+MIXED = "mixed"
+"""Stands for the form of labels that have several: nothing tells afterwards which label had which."""
 REAL = (torch.float32, torch.float16, torch.bfloat16)
 """Types of latents that float32 holds exactly."""
 NO_LATENT = "it holds no latent and label, as the public code writes them"
@@ -36,7 +40,7 @@ OTHER_LABEL = "its label is no whole number, or list of whole numbers, of 32 bit
 
 @dataclass(frozen=True)
 class LabelForm:
-    """How a file holds its label: the type of the numbers, and their axes (0: one number by itself, 1: a list)."""
+    """How a file holds its label: the type of the numbers, and their axes (0: one number by itself, 1: several)."""
 
     dtype: str = "int64"
     axes: int = 1
@@ -49,7 +53,7 @@ class LabelForm:
     def of_text(cls, text: str) -> LabelForm:
         """The inverse; the default for a text that is none."""
         dtype, _, axes = text.partition(" ")
-        return cls(dtype, int(axes)) if dtype in WHOLE and axes in ("0", "1") else cls()
+        return cls(dtype, int(axes)) if dtype in (*WHOLE, PYTHON) and axes in ("0", "1") else cls()
 
 
 @dataclass(frozen=True)
@@ -82,23 +86,27 @@ def parse_latent(data: bytes, size: int) -> PublicLatent:
 
 def _labels(label: Any) -> tuple[list[int], LabelForm]:
     """A label as a list of numbers, and how it was given."""
-    tensor = torch.tensor(label) if type(label) is int and abs(label) < 2**31 else label
-    if not isinstance(tensor, Tensor) or tensor.ndim > 1 or tensor.numel() > MOST_LABELS:
+    values: list[Any]
+    if isinstance(label, Tensor):
+        form = LabelForm(str(label.dtype).removeprefix("torch."), label.ndim)
+        if form.dtype not in WHOLE or label.ndim > 1 or label.numel() > MOST_LABELS:
+            raise ScanError(OTHER_LABEL)
+        values = [int(value) for value in label.tolist()] if label.ndim else [int(label)]
+    else:
+        form = LabelForm(PYTHON, 1 if isinstance(label, list) else 0)
+        values = label if isinstance(label, list) else [label]
+    whole = all(type(one) is int and -(2**31) <= one < 2**31 for one in values)
+    if len(values) > MOST_LABELS or not whole:
         raise ScanError(OTHER_LABEL)
-    form = LabelForm(str(tensor.dtype).removeprefix("torch."), tensor.ndim)
-    if form.dtype not in WHOLE:
-        raise ScanError(OTHER_LABEL)
-    labels = [int(value) for value in tensor.reshape(-1).tolist()]
-    if any(not -(2**31) <= value < 2**31 for value in labels):
-        raise ScanError(OTHER_LABEL)
-    return labels, form
+    return values, form
 
 
 def latent_bytes(numbers: Float[np.ndarray, " latent"], labels: list[int], form: LabelForm) -> bytes:
     """The file of a latent, as the public code writes and reads it."""
-    label = torch.tensor(labels, dtype=getattr(torch, form.dtype))
-    if form.axes == 0 and len(labels) == 1:
-        label = label.reshape(())
+    alone = form.axes == 0 and len(labels) == 1
+    label: Any = labels[0] if alone else labels
+    if form.dtype != PYTHON:
+        label = torch.tensor(label, dtype=getattr(torch, form.dtype))
     buffer = io.BytesIO()
     torch.save({LATENT: torch.from_numpy(numbers.copy()), LABEL: label}, buffer)
     return buffer.getvalue()

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import StageOrderError
+from medfuncta_dist.fitting.imported_record import imported_record
 from medfuncta_dist.forget.affected_priors import priors_of
 from medfuncta_dist.forget.affected_runs import AffectedRun, indexes_of, latents_of_runs, probes_of, reports_of, runs_on
 from medfuncta_dist.forget.carried_latents import HeldLatents, carry, latent_keys, named_parts, tables_of
@@ -132,8 +133,19 @@ def open_place(run: RunFile) -> Place:
     salted = KeyMaker(load_salt(folder))
     contract = check_dataset(store, run.dataset, run.data, salted.fingerprint())
     if contract is None:
-        raise StageOrderError(f"data set {run.dataset} does not exist", where=store.root, do="check the run file")
+        raise _no_dataset(run, store)
     return Place(run.model_copy(update={"data": with_series(run.data, contract)}), store, folder, salted)
+
+
+def _no_dataset(run: RunFile, store: ObjectStore) -> StageOrderError:
+    if imported_record(store, run.name) is None:
+        return StageOrderError(f"data set {run.dataset} does not exist", where=store.root, do="check the run file")
+    return StageOrderError(
+        "the latents of this run were imported without their scans: there is no data set to forget from",
+        where=store.uri(f"runs/{run.name}"),
+        do="take the scan's file out of the folder (`medfuncta-dist lookup` names the file of a key), delete this run, "
+        "then import the network and the folder again",
+    )
 
 
 def preview(place: Place, asked: Asked) -> Preview:

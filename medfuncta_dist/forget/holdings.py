@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -92,8 +92,11 @@ def find_holdings(dataset: Dataset, wanted: Wanted, also: Collection[str] = ()) 
 
     RunFileError where the beginning of a key is that of no scan, or of several.
     """
+    named = {e["source"] for e in _entries(dataset, wanted, also) if e["kind"] == "source"}
+    # A file that cannot be read has one key, its own. What was packed of it while it could be read has others.
+    wanted = replace(wanted, sources=wanted.sources | named)
     rows = list(_matching(dataset, dataset.shards.values(), wanted, also))
-    entries = [e for _, r in dataset.records for e in r.quarantined if _matches_entry(e, wanted, also)]
+    entries = list(_entries(dataset, wanted, also))
     scans = {row["key"] for _, row in rows} | {entry["key"] for entry in entries}
     _require_one_each(wanted.beginnings, scans)
     sources = {row["source"] for _, row in rows} | {entry["source"] for entry in entries}
@@ -170,6 +173,11 @@ def _matching(
 
 def _named(snapshot: Snapshot) -> list[Shard]:
     return [shard for shards in snapshot.splits.values() for shard in shards]
+
+
+def _entries(dataset: Dataset, wanted: Wanted, also: Collection[str]) -> Iterator[Mapping[str, str]]:
+    """Quarantined files and scans."""
+    return (e for _, record in dataset.records for e in record.quarantined if _matches_entry(e, wanted, also))
 
 
 def _matches_entry(entry: Mapping[str, str], wanted: Wanted, also: Collection[str]) -> bool:

@@ -156,7 +156,7 @@ def _patients(
     store: ObjectStore, snapshot: Snapshot, pairs: Sequence[Pair]
 ) -> tuple[dict[str, str], dict[str, list[str]] | None]:
     """The patient of each scan in a pair, and the patients that are in several splits, with these; None where the data
-    set does not know patients."""
+    set knows no scan's patient."""
     wanted = pa.array(sorted({key for one in pairs for key in one.keys}), pa.string())
     whose: dict[str, str] = {}
     places: list[pa.Table] = []
@@ -169,7 +169,8 @@ def _patients(
             whose |= dict(zip(mine["key"].to_pylist(), mine["group"].to_pylist(), strict=True))
             groups = pc.unique(index["group"])
             places.append(pa.table({"group": groups, "split": pa.repeat(split, len(groups))}))
-    return whose, _in_several(places)
+    known = any(group for table in places for group in table["group"].to_pylist())
+    return whose, _in_several(places) if known else None
 
 
 def _in_several(places: Sequence[pa.Table]) -> dict[str, list[str]]:

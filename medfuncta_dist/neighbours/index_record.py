@@ -181,8 +181,11 @@ def read_rows(store: ObjectStore, folder: str, ref: PartRef) -> pa.Table:
     file = parquet.open_parquet(read_object(store, folder, ref), where, row_bytes=LARGEST_ROW)
     metadata = file.schema_arrow.metadata or {}
     if (metadata.get(b"format_version"), metadata.get(b"kind")) != (ROWS_VERSION.encode(), ROWS_KIND.encode()):
+        # `index` would find the index there already, and `verify --repair` keeps what another version wrote.
         what = f"not rows of an index of format_version {ROWS_VERSION}"
-        raise FormatVersionError(what, where=where, do=MAKE_AGAIN)
+        raise FormatVersionError(
+            what, where=where, do="use the version of medfuncta-dist that wrote it, or a newer one"
+        )
     if not file.schema_arrow.equals(ROWS):
         raise IntegrityError("rows of an index with other columns than expected", where=where, do=REPLACE)
     return parquet.read(file, where)

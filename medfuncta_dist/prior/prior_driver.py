@@ -63,9 +63,9 @@ class PriorSummary:
 
 
 def identity_of(run: RunFile, source: LatentSource) -> str:
-    """Digest of all that a prior is trained with."""
+    """Digest of all that a prior is trained with and judged by."""
     settings = run.prior.part(lambda key: key.decides_results)
-    return digest_json([FORMAT_VERSION, settings, source.digest, source.network_digest])
+    return digest_json([FORMAT_VERSION, settings, source.digest, source.network_digest, list(source.held_out_parts)])
 
 
 def train_prior(

@@ -38,6 +38,8 @@ class LatentSource:
     parts: tuple[str, ...]
     held_out: tuple[str, ...]
     """The other splits that are fitted."""
+    held_out_parts: tuple[str, ...]
+    """SHA-256 of theirs: a prior is judged by them."""
 
     @property
     def digest(self) -> str:
@@ -76,21 +78,26 @@ def find_source(run: RunFile, store: ObjectStore) -> LatentSource:
     commits = read_commits(store, table.folder)
     done = [commits[work.name] for work in cover(table.works, commits)[0]]
     fitted = [commit for commit in done if commit.part is not None and commit.rows]
-    parts = tuple(sorted(commit.part.sha256 for commit in fitted if commit.split == TRAIN and commit.part))
+    parts, others = (
+        tuple(sorted(one.part.sha256 for one in fitted if (one.split == TRAIN) == wanted and one.part))
+        for wanted in (True, False)
+    )
     held_out = tuple(sorted({commit.split for commit in fitted} - {TRAIN}))
     if not parts or not held_out:
         missing = "training scan" if not parts else "held-out scan"
         raise RunFileError(
             f"no {missing} has a latent: a prior is trained on the split 'train' and judged by another one",
             where=store.uri(table.folder),
-            do="fit them (fit.splits), or pack a data set with scans in both",
+            do="fit them (fit.splits), or pack a data set with scans in both"
+            if table.has_scans
+            else "import a folder with files in both (import-latents), and let fit.splits be all or name both",
         )
     size = 4 * (run.fit.keep or run.field.latent) * sum(commit.rows for commit in fitted if commit.split == TRAIN)
     if size > LARGEST:
         what = f"the training latents take {size / 2**30:.1f} GiB, which every worker would hold"
         do = f"at most {LARGEST / 2**30:.0f} GiB are supported: store fewer numbers (fit.keep) in a run of its own"
         raise RunFileError(what, where=store.uri(table.folder), do=do)
-    return LatentSource(table, parts, held_out)
+    return LatentSource(table, parts, held_out, others)
 
 
 def read_splits(store: ObjectStore, source: LatentSource, splits: Sequence[str]) -> SplitLatents:

@@ -15,7 +15,7 @@ import numpy as np
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError, StageOrderError
-from medfuncta_dist.evaluation.decode import Decoded, reconstruct, save
+from medfuncta_dist.evaluation.decode import PICTURED, Decoded, reconstruct, save
 from medfuncta_dist.evaluation.decoded_grid import resampled_spacing
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.network.committed_network import published_network
@@ -33,8 +33,8 @@ from medfuncta_dist.telemetry.progress_report import ProgressReport
 FORMAT_VERSION = 1
 LIST_FILE = "samples.json"
 MARK = "SYNTHETIC, not a scan of a person"
-FORMATS = {1: "csv", 2: "png", 3: "nii.gz"}
-"""By the number of axes, where none is named."""
+FORMATS = {1: ("csv", "npy"), 2: ("png", "nii.gz", "nii", "npy"), 3: ("nii.gz", "nii", "npy")}
+"""By the number of axes; the first is taken where none is named."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def write_samples(run: RunFile, asked: SampleRequest) -> dict[str, Any]:
     require_library()
     _require_no_copies(run, prior)
     packed = tuple(run.data.shape)
-    shape, suffix = _shape(asked, packed, network.spec.channels), _suffix(asked, len(packed))
+    shape, suffix = _shape(asked, packed, network.spec.channels), _suffix(asked, len(packed), network.spec.channels)
     label_class = _class_of(asked.label, prior)
     _require_empty(asked.out)
     entries: list[dict[str, Any]] = []
@@ -133,12 +133,12 @@ def _shape(asked: SampleRequest, packed: tuple[int, ...], channels: int) -> tupl
     return shape
 
 
-def _suffix(asked: SampleRequest, axes: int) -> str:
-    allowed = {1: ("csv", "npy"), 2: ("png", "nii.gz", "nii", "npy"), 3: ("nii.gz", "nii", "npy")}[axes]
-    suffix = (asked.format or FORMATS[axes]).lower().removeprefix(".")
+def _suffix(asked: SampleRequest, axes: int, channels: int) -> str:
+    allowed = [one for one in FORMATS[axes] if one != "png" or channels in PICTURED]
+    suffix = (asked.format or allowed[0]).lower().removeprefix(".")
     if suffix not in allowed:
-        do = f"use {', '.join(allowed)}"
-        raise RunFileError(f"scans of {axes} axes are not written as {suffix}", where="--format", do=do)
+        what = f"scans of {axes} axes and {channels} channels are not written as {suffix}"
+        raise RunFileError(what, where="--format", do=f"use {', '.join(allowed)}")
     return suffix
 
 

@@ -45,13 +45,11 @@ from medfuncta_dist.probe.probed_scans import (
 from medfuncta_dist.probe.question import Question, question_of, why_no_question
 from medfuncta_dist.storage.digest import canonical_json, sha256_bytes
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.storage.publish import Unfenced, publish_bytes, withdraw
+from medfuncta_dist.storage.publish import ALONE, Guard, publish_bytes, withdraw
 from medfuncta_dist.streaming.worker_settings import WorkerSettings
-from medfuncta_dist.telemetry.progress_bar import ProgressBar
 from medfuncta_dist.telemetry.progress_report import OnProgress, ProgressReport, ignore_progress
 
 TARGETS = "an npz gives targets as `<split>_labels` that are no whole numbers; `--label` asks for classes"
-NO_LEASE = Unfenced("probe is not a stage, and the same latents always give the same result")
 
 
 @dataclass(frozen=True)
@@ -94,18 +92,12 @@ class _Asked:
         return self.splits[0]
 
 
-def probe_command(run: RunFile, options: ProbeOptions) -> dict[str, Any]:
-    """The answer of the command."""
-    with ProgressBar(STAGE) as bar:
-        found = probe_run(run, options, bar.show)
-    store = ObjectStore(run.storage)
-    wrote = ["probe.json", "probe.png", *(["probe.safetensors"] if found["model"] else [])]
-    written = f"written to {store.uri(f'runs/{run.name}/report')}: {', '.join(wrote)}"
-    return {**found, "said": [*describe(found), written]}
-
-
 def probe_run(
-    run: RunFile, options: ProbeOptions | None = None, on_progress: OnProgress = ignore_progress
+    run: RunFile,
+    options: ProbeOptions | None = None,
+    on_progress: OnProgress = ignore_progress,
+    *,
+    fence: Guard = ALONE,
 ) -> dict[str, Any]:
     """Probe a run's latents; returns what ``probe.json`` holds.
 
@@ -113,6 +105,7 @@ def probe_run(
         StageOrderError: nothing is fitted yet.
         RunFileError: a split has no fitted scan with such a label, or all training scans have the same.
         IntegrityError: a shard, an index or a part of the table is damaged.
+        LeaseLostError: another driver has taken the run over.
     """
     options = options or ProbeOptions()
     options.check()
@@ -133,7 +126,7 @@ def probe_run(
         "chosen": chosen.candidate.name,
         "model": model and {"file": "probe.safetensors", "sha256": sha256_bytes(model)},
     }
-    _write(store, run.name, answer, model, probe_picture.draw(trial, results, chosen.candidate.name))
+    _write(store, fence, run.name, answer, model, probe_picture.draw(trial, results, chosen.candidate.name))
     return answer
 
 
@@ -249,11 +242,13 @@ def _about(source: LatentSource, asked: _Asked, options: ProbeOptions, features:
     }
 
 
-def _write(store: ObjectStore, run: str, answer: dict[str, Any], model: bytes | None, picture: bytes) -> None:
+def _write(
+    store: ObjectStore, fence: Guard, run: str, answer: dict[str, Any], model: bytes | None, picture: bytes
+) -> None:
     """The record last: what it names is there."""
     if model is not None:
-        publish_bytes(store, NO_LEASE, model_path(run), model)
+        publish_bytes(store, fence, model_path(run), model)
     elif store.exists(model_path(run)):
-        withdraw(store, NO_LEASE, model_path(run))
-    publish_bytes(store, NO_LEASE, f"runs/{run}/report/probe.png", picture)
-    publish_bytes(store, NO_LEASE, record_path(run), canonical_json(answer))
+        withdraw(store, fence, model_path(run))
+    publish_bytes(store, fence, f"runs/{run}/report/probe.png", picture)
+    publish_bytes(store, fence, record_path(run), canonical_json(answer))

@@ -24,7 +24,9 @@ from sklearn.pipeline import Pipeline
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError
 from medfuncta_dist.fields import safe_tensors
+from medfuncta_dist.probe.probe_record import read_probe
 from medfuncta_dist.probe.question import Kind, Question
+from medfuncta_dist.storage.digest import sha256_bytes
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing.strict_json import RESTORE
 
@@ -56,11 +58,18 @@ class ProbeModel:
 
         Raises:
             ObjectMissingError: nothing was probed, or by k-NN alone.
-            FormatVersionError: a later version wrote it.
-            IntegrityError: it is damaged.
+            FormatVersionError: another version wrote it.
+            IntegrityError: it is damaged, or not the one that the probe's record names.
         """
         store, path = ObjectStore(storage), model_path(run)
-        return cls.from_bytes(store.read(path, limit=LARGEST), store.uri(path))
+        named = read_probe(store, run).get("model")
+        data = store.read(path, limit=LARGEST)
+        if not isinstance(named, dict) or sha256_bytes(data) != named.get("sha256"):
+            what = (
+                "the probe's model is not the one that probe.json names: it is damaged, or of a probe that was killed"
+            )
+            raise IntegrityError(what, where=store.uri(path), do="run probe again; it takes the latents that are there")
+        return cls.from_bytes(data, store.uri(path))
 
     def predict(self, latents: Float[np.ndarray, "scan latent"]) -> Float[np.ndarray, "scan ..."]:
         """Probabilities (scan, class) or (scan, label), or the target's values (scan)."""

@@ -9,8 +9,9 @@ from typing import Any
 from medfuncta_dist.config.kept_run_file import pin_path, pinned_digest
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.sections.field_section import FieldSection
-from medfuncta_dist.errors import RunChangedError, RunFileError
+from medfuncta_dist.errors import RunChangedError, RunFileError, StageOrderError
 from medfuncta_dist.fields.field_kinds import FieldSpec, describe
+from medfuncta_dist.fitting.fit_driver import locate_table, require_scans
 from medfuncta_dist.fitting.fit_plan import chosen_splits
 from medfuncta_dist.network.committed_network import published_network, require_all_steps
 from medfuncta_dist.network.core_settings import trained_spec
@@ -54,10 +55,29 @@ def _other_resolution(run: RunFile, packed: Any, where: str) -> RunFileError:
     )
 
 
+def check_latents(run: RunFile, store: ObjectStore) -> None:
+    """The run's latents are of a data set and a network as the run file describes them; they may also have been
+    imported without scans."""
+    table = locate_table(run, store)
+    if table.has_scans:
+        check_snapshot(run, table.snapshot)
+    check_network(run, store)
+
+
 def check_fitting(run: RunFile, store: ObjectStore) -> None:
     """The snapshot and the network that the run's scans are fitted with are those that the run file describes."""
-    check_snapshot(run, load_snapshot(store, run.dataset, run.data.snapshot))
+    check_snapshot(run, packed_snapshot(run, store))
     check_network(run, store)
+
+
+def packed_snapshot(run: RunFile, store: ObjectStore) -> Snapshot:
+    """That of the run file, or the newest. StageOrderError where nothing is packed, with other words where the run's
+    latents were imported without scans."""
+    try:
+        return load_snapshot(store, run.dataset, run.data.snapshot)
+    except StageOrderError:
+        require_scans(locate_table(run, store))
+        raise
 
 
 def check_training(run: RunFile, snapshot: Snapshot) -> None:

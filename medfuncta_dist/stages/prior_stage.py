@@ -10,7 +10,7 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.prior.judgement import why_refused
 from medfuncta_dist.prior.prior_driver import PriorSummary, train_prior
 from medfuncta_dist.run.stage_progress import open_reporter
-from medfuncta_dist.stages.preflight import check_fitting
+from medfuncta_dist.stages.preflight import check_latents
 from medfuncta_dist.stages.readiness import require_fitted
 from medfuncta_dist.storage.leases.lease import Fence
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -18,7 +18,7 @@ from medfuncta_dist.storage.object_store import ObjectStore
 
 def run_prior(run: RunFile, store: ObjectStore, fence: Fence, stages: Sequence[str] = ()) -> dict[str, Any]:
     """Train the prior of the latent table as it is; what its samples are worth."""
-    check_fitting(run, store)
+    check_latents(run, store)
     require_fitted(run, store)
     with open_reporter(run, store, "prior", fence, stages) as reporter:
         summary = train_prior(

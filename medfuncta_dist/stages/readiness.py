@@ -20,20 +20,28 @@ def require_ready(run: RunFile, store: ObjectStore, stages: Sequence[str]) -> No
     another run's.
     """
     from medfuncta_dist.network.start_network import check_start
-    from medfuncta_dist.shards.snapshot import load_snapshot
-    from medfuncta_dist.stages.preflight import check_network, check_snapshot, check_training
+    from medfuncta_dist.stages.preflight import (
+        check_latents,
+        check_network,
+        check_snapshot,
+        check_training,
+        packed_snapshot,
+    )
 
     if "train" in stages:
         check_start(run, store)
     first = stages[0]
     if first == "pack":
         return
-    snapshot = load_snapshot(store, run.dataset, run.data.snapshot)
+    if first == "prior":
+        check_latents(run, store)
+        return require_fitted(run, store)
+    snapshot = packed_snapshot(run, store)
     if first == "train":
         return check_training(run, snapshot)
     check_snapshot(run, snapshot)
     check_network(run, store)
-    if first in ("evaluate", "prior"):
+    if first == "evaluate":
         require_fitted(run, store)
 
 

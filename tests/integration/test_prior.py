@@ -10,16 +10,19 @@ import pytest
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import LimitReachedError, RunFileError
+from medfuncta_dist.exchange.import_latents import import_latents
 from medfuncta_dist.fitting.fit_driver import fit
 from medfuncta_dist.prior import prior_driver
 from medfuncta_dist.prior.prior_driver import train_prior
 from medfuncta_dist.prior.prior_files import prior_folder, record_path
 from medfuncta_dist.prior.sample_files import SampleRequest, write_samples
+from medfuncta_dist.stages.chain import run_stages
 from medfuncta_dist.stages.readiness import is_complete, require_ready
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
 from medfuncta_dist.telemetry.event_log import history
 from medfuncta_dist.training.checkpoints.checkpoint import newest_first, step_of
+from tests.unit.exchange.test_latents import public_folder, started
 from tests.unit.forget.archives import write_run_file
 from tests.unit.latents.fitted import FIELD, ready
 
@@ -72,6 +75,15 @@ def test_a_prior_is_trained_judged_and_goes_on_where_it_was_interrupted_with_the
     assert train_prior(changed).digest != whole.digest
     found = write_samples(run, SampleRequest(2, tmp_path / "out"))
     assert json.loads((tmp_path / "out" / "samples.json").read_bytes())["prior"] == found["prior"]
+
+
+def test_a_prior_of_latents_that_were_imported_without_their_scans(tmp_path: Path) -> None:
+    run, _ = started(tmp_path, prior=PRIOR, train=TRAIN)
+    import_latents(run, str(public_folder(tmp_path)), map_here)
+    found = run_stages(run, ["prior"])["prior"]
+    assert (found["steps"], found["judgement"]["samples"]) == (STEPS, 64)
+    listed = write_samples(run, SampleRequest(2, tmp_path / "out", shape=(20, 20)))["samples"]
+    assert all((tmp_path / "out" / one["file"]).exists() for one in listed)
 
 
 def test_two_workers_lose_what_one_loses(tmp_path: Path) -> None:

@@ -53,7 +53,8 @@ def write_comparison(
 ) -> dict[str, Any]:
     """Write both files; returns what the JSON file holds. ``pictures``: scans to show of the losers and the gainers.
 
-    Raises StageOrderError where a run has not been evaluated, RunFileError where they share no scan of the split.
+    Raises StageOrderError where a run has not been evaluated, RunFileError where they share no scan of the split, or
+    their scans have not as many axes.
     """
     if (a.storage, a.name) == (b.storage, b.name):
         raise RunFileError("both run files are of the same run", where="RUN_B.yaml", do="name two runs")
@@ -61,12 +62,13 @@ def write_comparison(
     for done, run in enumerate((a, b), 1):
         runs.append(ComparedRun.open(run))
         on_progress(ProgressReport(STAGE, done, STEPS))
+    facts = {name: run.facts() for name, run in zip("ab", runs, strict=True)}
+    _require_same_axes(facts)
     pairs = pair(runs[0].scores, runs[1].scores, split)
     if not pairs.a.num_rows:
         raise _nothing_in_common(runs, split)
     patients = runs[0].patients(set(pairs.a["shard"].to_pylist()))
     clusters = clusters_of(pairs.a["key"].to_pylist(), patients)
-    facts = {"a": runs[0].facts(), "b": runs[1].facts()}
     settings = differing_settings(a, b)
     content = content_of(facts, pairs, split, clusters, patients is not None, settings, max(LISTED, pictures))
     on_progress(ProgressReport(STAGE, 3, STEPS))
@@ -92,6 +94,18 @@ def _pictures(
 
 def _rows_of(rows: pa.Table, keys: Sequence[str]) -> pa.Table:
     return rows.take(pc.index_in(pa.array(keys), rows["key"].combine_chunks()))
+
+
+def _require_same_axes(facts: Mapping[str, Mapping[str, Any]]) -> None:
+    """RunFileError where one run has curves and the other pictures, or volumes: no number of one is one of the other,
+    and no page shows both."""
+    a, b = (len(facts[name]["shape"]) for name in "ab")
+    if a != b:
+        raise RunFileError(
+            f"the scans of run {facts['a']['name']} have {a} axes, those of run {facts['b']['name']} {b}",
+            where="data.shape",
+            do="compare runs whose scans have as many axes",
+        )
 
 
 def _nothing_in_common(runs: Sequence[ComparedRun], split: str) -> RunFileError:

@@ -7,8 +7,9 @@ from typing import Any
 
 from medfuncta_dist.config.run_file import RunFile
 
-REPORT = "evaluate."
-"""Keys of the page that each run has of itself."""
+ELSEWHERE = ("evaluate.", "data.dataset")
+"""Beginnings of keys of the page that each run has of itself, and of the data set, whose name and digest are among the
+runs' facts: a run without the key may have the same one."""
 APART = "(differs)"
 """In place of both values of a key that may name a place or a person."""
 
@@ -20,7 +21,7 @@ def differing_settings(a: RunFile, b: RunFile) -> list[dict[str, Any]]:
     return [
         {"key": key, "a": ours.get(key) if key in public else APART, "b": theirs.get(key) if key in public else APART}
         for key in dict.fromkeys([*ours, *theirs])
-        if ours.get(key) != theirs.get(key) and not key.startswith(REPORT)
+        if ours.get(key) != theirs.get(key) and not key.startswith(ELSEWHERE)
     ]
 
 

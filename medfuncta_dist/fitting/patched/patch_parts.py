@@ -24,6 +24,9 @@ from medfuncta_dist.latents.patch_format.scan_rows import ScanRow, TableFacts
 from medfuncta_dist.latents.table_format import PartRef, Storage
 from medfuncta_dist.storage.object_store import ObjectStore
 
+FACTS = ("labels", "window", "spacing", "affine", "modality", "slice")
+"""What a part of scans tells of a scan's metadata. The rest, as a segmentation, may be large."""
+
 
 @dataclass
 class _Scan:
@@ -137,7 +140,10 @@ class PatchParts:
         unsolved = columns.unsolved.tolist()
         done = sum(table.num_rows for table in self.tables)
         for nth, (i, (described, place)) in enumerate(kept.items()):
-            scan = self.scans.setdefault(place.scan, _Scan(described.key, described.meta, place, done + nth))
+            if place.scan not in self.scans:
+                facts = {name: described.meta[name] for name in FACTS}
+                self.scans[place.scan] = _Scan(described.key, facts, place, done + nth)
+            scan = self.scans[place.scan]
             scan.add(place, float(psnr[nth]), float(squared[nth]))
             if unsolved[i]:
                 self.unsolved[place.scan] = self.unsolved.get(place.scan, 0) + unsolved[i]

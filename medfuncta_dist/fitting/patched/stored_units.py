@@ -14,7 +14,7 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.parsing.strict_json import RESTORE
 
 READERS = 16
-KEPT = 2**14
+KEPT = 2**12
 """Shards whose units a process keeps: a stage asks for them several times."""
 
 

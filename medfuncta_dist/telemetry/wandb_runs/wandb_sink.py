@@ -108,8 +108,9 @@ class WandbSink:
     def artifact(self, artifact: Artifact, role: Role) -> None:
         """Log what the run has read or made: a version of an artifact for each digest, linked to this run.
 
-        ``Run.use_artifact`` waits for the server, and refuses to work offline. Recording an artifact to be used as soon
-        as it is committed is how it declares a new one itself; offline, that is part of the log, too.
+        ``Run.use_artifact`` waits for the server, and refuses to work offline, as of wandb 0.31; nothing else that is
+        public names an input. Recording an artifact to be used as soon as it is committed is how it declares a new one
+        itself; offline, that is part of the log, too. Tests notice when either changes.
         """
         aliases = ["latest", artifact.digest[:VERSION_DIGITS]]
         with _kept_in(self._kept):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from medfuncta_dist.errors import (
     MedfunctaError,
     QuarantineLimitError,
     RunFileError,
+    ScanError,
     StageOrderError,
 )
 from medfuncta_dist.evaluation.decode import decode_key, decode_to_file
@@ -42,10 +44,15 @@ from medfuncta_dist.exchange.latent_folder import list_folder
 from medfuncta_dist.fitting.fit_driver import fit
 from medfuncta_dist.fitting.fit_rows import NOT_FINITE, NOT_STORABLE
 from medfuncta_dist.fitting.latent_ledger import Commit, psnr_by_split, read_commits
+from medfuncta_dist.forget.forget_driver import open_place
 from medfuncta_dist.integrity.verify import PARTS
 from medfuncta_dist.latent_table.latent_table import LatentTable
+from medfuncta_dist.prior.prior_latents import find_source, read_splits
 from medfuncta_dist.probe.probe_driver import probe_run
+from medfuncta_dist.scans.private.private_folder import load_or_create_salt
 from medfuncta_dist.scans.private.private_mapping import open_mapping
+from medfuncta_dist.stages.preflight import check_fitting
+from medfuncta_dist.stages.readiness import require_ready
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
 from tests.unit.cli.calls import call, call_json
@@ -300,8 +307,45 @@ def test_stages_that_need_scans_say_that_there_are_none(without_scans):
     for stage in (evaluate, fit):
         with pytest.raises(StageOrderError, match="imported without their scans"):
             stage(run, map_here)
+    store = ObjectStore(run.storage)
+    with pytest.raises(StageOrderError, match="imported without their scans"):
+        check_fitting(run, store)  # what the command fit asks first
+    for name in ("fit", "evaluate"):
+        with pytest.raises(StageOrderError, match="imported without their scans"):
+            require_ready(run, store, [name])
     figures, _, faults = PARTS["latents"](run, ObjectStore(run.storage))
     assert (figures["fitted"], faults) == (31, [])
+
+
+def test_a_table_without_scans_can_train_a_prior_if_it_has_two_splits(without_scans):
+    run, _, folder = without_scans
+    here(run, folder)
+    store = ObjectStore(run.storage)
+    require_ready(run, store, ["prior"])
+    source = find_source(run, store)
+    assert source.held_out == ("test",)
+    assert len(read_splits(store, source, ["train"]).latents) == SIZES["train"]
+    shutil.rmtree(folder / "test")
+    here(run, folder)
+    with pytest.raises(RunFileError, match="no held-out scan has a latent") as caught:
+        find_source(run, store)
+    assert "import-latents" in str(caught.value)
+    assert "pack" not in str(caught.value)
+
+
+def test_forget_says_how_a_scan_leaves_a_table_without_scans(without_scans):
+    run, _, folder = without_scans
+    with pytest.raises(StageOrderError, match="does not exist"):
+        open_place(run_with_salt(run))
+    here(run, folder)
+    with pytest.raises(StageOrderError, match="imported without their scans: there is no data set") as caught:
+        open_place(run)
+    assert "take the scan's file out of the folder" in str(caught.value)
+
+
+def run_with_salt(run: RunFile) -> RunFile:
+    load_or_create_salt(Path(str(run.data.private)))
+    return run
 
 
 def test_a_table_without_scans_is_not_published(without_scans, tmp_path):
@@ -347,6 +391,8 @@ def test_a_latent_beyond_float16_is_quarantined_where_that_is_stored(tmp_path):
         (torch.tensor([0, 1, 0, 1]), [0, 1, 0, 1]),
         (torch.tensor([], dtype=torch.int64), []),
         (2, [2]),
+        ([3, -1], [3, -1]),
+        ([], []),
     ],
 )
 def test_labels_of_every_form_come_back_as_they_were(label, labels):
@@ -354,8 +400,35 @@ def test_labels_of_every_form_come_back_as_they_were(label, labels):
     assert found.labels == labels
     form = LabelForm.of_text(found.form.to_text())
     again = torch.load(io.BytesIO(latent_bytes(found.numbers, found.labels, form)), weights_only=True)
-    assert torch.equal(again["label"], torch.as_tensor(label))
-    assert again["label"].dtype == torch.as_tensor(label).dtype
+    assert type(again["label"]) is type(label)
+    assert torch.equal(torch.as_tensor(again["label"]), torch.as_tensor(label))
+    assert torch.as_tensor(again["label"]).dtype == torch.as_tensor(label).dtype
+
+
+@pytest.mark.parametrize("label", ["1", None, True, 0.5, [1, "2"], [True], [[1]], 2**31, {"1": 1}, torch.ones(2, 2)])
+def test_labels_that_are_no_whole_numbers_are_refused(label):
+    with pytest.raises(ScanError) as caught:
+        parse_latent(latent_file(label=label), 8)
+    assert caught.value.what == OTHER_LABEL
+
+
+def test_a_file_without_a_label_is_refused():
+    buffer = io.BytesIO()
+    torch.save({"modulations": torch.ones(8)}, buffer)
+    with pytest.raises(ScanError) as caught:
+        parse_latent(buffer.getvalue(), 8)
+    assert caught.value.what == NO_LATENT
+
+
+@pytest.mark.parametrize("other", [1, [1], torch.tensor(1), torch.tensor([1])])
+def test_labels_of_several_forms_are_imported_and_never_exported_in_another_form(without_scans, tmp_path, other):
+    run, _, folder = without_scans
+    path = folder / "test/datapoint_1.pt"
+    torch.save(torch.load(path, weights_only=True) | {"label": other}, path)
+    assert here(run, folder)["counts"]["fitted"] == 31
+    assert LatentTable.open(run, splits=["test"]).labels.count([1]) == 4
+    with pytest.raises(RunFileError, match="came in several forms"):
+        export_latents(run, tmp_path / "out")
 
 
 def test_a_slice_of_a_batch_is_read_as_the_latent_it_is(tmp_path):

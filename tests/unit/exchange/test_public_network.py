@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import IntegrityError, RunChangedError, RunFileError
+from medfuncta_dist.errors import IntegrityError, MedfunctaError, RunChangedError, RunFileError
 from medfuncta_dist.exchange.export_network import export_network, network_of_run
 from medfuncta_dist.exchange.import_network import import_to_folder, import_to_run, read_public_network
 from medfuncta_dist.exchange.public_network import Schedule
@@ -159,6 +159,30 @@ def test_a_folder_can_be_loaded_and_says_what_a_run_file_must_say(tmp_path):
     assert "  modulate_first: true" in answer["said"]
     with pytest.raises(RunFileError, match="not empty"):
         import_to_folder(str(file), tmp_path / "network", SCHEDULE)
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_killed_import_into_a_folder_leaves_no_file_of_a_network_half_written(tmp_path, monkeypatch, number):
+    file, folder = saved(new_wrapper((6, 6)), tmp_path / "best.model"), tmp_path / "network"
+    write, written = Path.write_bytes, []
+
+    def half(path: Path, data: bytes) -> int:
+        written.append(path)
+        if len(written) <= number:
+            return write(path, data)
+        write(path, data[: len(data) // 2])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", half)
+        with pytest.raises(KeyboardInterrupt):
+            import_to_folder(str(file), folder, SCHEDULE)
+    assert not (folder / "network.json").exists()
+    with pytest.raises(MedfunctaError, match="there is no network"):
+        SharedNetwork.load(folder)
+    import_to_folder(str(file), tmp_path / "whole", SCHEDULE)
+    for path in folder.iterdir():
+        assert path.read_bytes() == (tmp_path / "whole" / path.name).read_bytes()
 
 
 def test_what_the_public_code_cannot_express_is_refused_by_name(tmp_path):

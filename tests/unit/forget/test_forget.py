@@ -405,6 +405,24 @@ def test_what_a_changed_file_held_before_is_forgotten_too(tmp_path: Path) -> Non
     assert scans(run).keys() == old.keys() - set(keys)
 
 
+def test_a_file_that_has_become_broken_is_forgotten_by_the_key_it_is_quarantined_under(tmp_path: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    for n in range(3):
+        write_ecg_csv(tmp_path / "archive" / f"Doe-{n}.csv", rows=4, seed=n)
+    run = run_of(tmp_path, shape=[187])
+    packed(run)
+    old = scans(run)
+    (tmp_path / "archive" / "Doe-1.csv").write_bytes(b"0.5,x\n")
+    (entry,) = packed(run).quarantined
+    gone = [scan for scan in old.values() if scan.source == entry["key"]]
+    assert len(gone) == 4
+    assert entry["key"] not in old
+    (done,) = by_key(run, entry["key"])
+    assert (done.record.scans, done.record.sources) == (4, 1)
+    assert holding(tmp_path / "storage", traces_of(gone, {})) == {}
+    assert scans(run).keys() == old.keys() - {scan.key for scan in gone}
+
+
 def test_quarantined_files_and_scans_are_forgotten(run: RunFile, folder: Path) -> None:
     bad = [picture(folder, 3, 8), picture(folder, 4, 8)]
     for path in bad:

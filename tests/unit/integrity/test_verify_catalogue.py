@@ -9,37 +9,16 @@ import pytest
 from medfuncta_dist.config.load import dump
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError
-from medfuncta_dist.fitting.fit_driver import TableLocation, fit, locate_table
+from medfuncta_dist.fitting.fit_driver import TableLocation
 from medfuncta_dist.integrity.verify import verify_target
 from medfuncta_dist.integrity.verify_catalogue import repair_catalogue, verify_catalogue
 from medfuncta_dist.latent_table.catalogue.catalogue_files import write_files
-from medfuncta_dist.latent_table.catalogue.catalogue_store import catalogue_objects, write_catalogue
+from medfuncta_dist.latent_table.catalogue.catalogue_store import write_catalogue
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import map_here
 from tests.records import write_record
-from tests.unit.latents.fitted import ready
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> RunFile:
-    run = ready(tmp_path)
-    fit(run, map_here)
-    return run
-
-
-@pytest.fixture
-def store(run: RunFile) -> ObjectStore:
-    return ObjectStore(run.storage)
-
-
-@pytest.fixture
-def table(run: RunFile, store: ObjectStore) -> TableLocation:
-    return locate_table(run, store)
-
-
-def stored(store: ObjectStore, table: TableLocation) -> dict[str, bytes]:
-    return {path: store.read(path) for path in catalogue_objects(store, table.folder)}
+from tests.unit.latents.fitted_table import stored
 
 
 def test_every_byte_of_it_counts_and_a_damaged_one_is_written_again(store: ObjectStore, table: TableLocation) -> None:

@@ -104,6 +104,13 @@ def test_patients_in_several_splits_are_listed() -> None:
     assert duplicates_report._in_several(places) == {"q": ["test", "train"]}
 
 
+def test_of_a_data_set_that_names_no_patient_it_does_not_say_how_many_are_in_several_splits(run: RunFile) -> None:
+    make_index(run, "plain", map_here)
+    report = near_duplicates(run, "plain", map_here)
+    assert report["patients_in_several_splits"] is None
+    assert "patients are not known" in describe(report)[1]
+
+
 def test_of_imported_latents_without_scans_no_patient_is_known(tmp_path: Path) -> None:
     imported, _ = started(tmp_path)
     here(imported, public_folder(tmp_path))

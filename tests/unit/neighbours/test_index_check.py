@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import StageOrderError
+from medfuncta_dist.errors import FormatVersionError, StageOrderError
 from medfuncta_dist.fitting.fit_driver import fit
 from medfuncta_dist.integrity.repair import REPAIRS, run_repair
 from medfuncta_dist.integrity.verify import PARTS
+from medfuncta_dist.neighbours import index_task
 from medfuncta_dist.neighbours.index_driver import make_index
-from medfuncta_dist.neighbours.index_record import record_path
+from medfuncta_dist.neighbours.index_record import ROWS, record_path
 from medfuncta_dist.neighbours.neighbour_search import Neighbours
 from medfuncta_dist.storage.digest import canonical_json, digest_json
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -93,3 +94,17 @@ def test_an_index_of_another_version_is_a_fault_and_is_not_removed(run: RunFile)
     assert path.exists()
     assert "not an index of this version" in next(iter(reasons.values()))
     assert said[0].startswith("0 of 1")
+
+
+def test_rows_of_another_version_are_refused_with_advice_that_helps(
+    run: RunFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = ROWS.with_metadata({"format_version": "2", "kind": "medfuncta neighbours rows"})
+    with monkeypatch.context() as patched:
+        patched.setattr(index_task, "ROWS", newer)
+        make_index(run, "plain", map_here)
+    with pytest.raises(FormatVersionError) as caught:
+        Neighbours.open(run, "plain")
+    assert not make_index(run, "plain", map_here).new, "so making it again is no advice"
+    assert "newer" in caught.value.do
+    assert "index" not in caught.value.do

@@ -14,6 +14,7 @@ from medfuncta_dist.fitting.fit_driver import fit, locate_table
 from medfuncta_dist.fitting.latent_ledger import load_table
 from medfuncta_dist.latents.table_format import latents_of
 from medfuncta_dist.prior import prior_latents
+from medfuncta_dist.prior.prior_driver import identity_of
 from medfuncta_dist.prior.prior_latents import Classes, find_source, read_splits
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
@@ -43,6 +44,17 @@ def test_latents_are_those_of_the_split_and_the_digest_is_theirs(run: RunFile, t
     grown = find_source(run, store)
     assert set(source.parts) < set(grown.parts)
     assert grown.digest != source.digest
+
+
+def test_a_prior_is_another_where_it_is_judged_by_other_scans(run: RunFile, tmp_path: Path) -> None:
+    store = ObjectStore(run.storage)
+    source = find_source(run, store)
+    packed(run, tmp_path, seed=1, counts={"test": 4})
+    fit(run, map_here)
+    more = find_source(run, store)
+    assert more.parts == source.parts
+    assert set(more.held_out_parts) > set(source.held_out_parts)
+    assert identity_of(run, more) != identity_of(run, source)
 
 
 def test_a_table_that_cannot_train_or_judge_a_prior_is_refused(

@@ -15,7 +15,7 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError, StageOrderError
 from medfuncta_dist.evaluation.decode import Decoded, save
 from medfuncta_dist.fitting.fit_driver import fit
-from medfuncta_dist.prior.sample_files import MARK, SampleRequest, write_samples
+from medfuncta_dist.prior.sample_files import MARK, SampleRequest, _suffix, write_samples
 from medfuncta_dist.scans.scan import Window
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
@@ -83,6 +83,14 @@ def test_labels_are_drawn_as_often_as_training_scans_have_them(run: RunFile, tmp
     drawn = [entry["label"] for entry in found["samples"]]  # type: ignore[attr-defined]
     for label, count in shares.items():
         assert drawn.count(label) / 200 == pytest.approx(count / sum(shares.values()), abs=0.12)
+
+
+@pytest.mark.parametrize(("channels", "expected"), [(1, "png"), (2, "nii.gz"), (3, "png"), (4, "nii.gz")])
+def test_pictures_are_the_default_of_what_pictures_can_show(channels: int, expected: str) -> None:
+    assert _suffix(SampleRequest(1, Path("out")), 2, channels) == expected
+    if expected != "png":
+        with pytest.raises(RunFileError, match=f"{channels} channels are not written as png"):
+            _suffix(SampleRequest(1, Path("out"), format="png"), 2, channels)
 
 
 @pytest.mark.parametrize("suffix", ["nii.gz", "npy", "png"])

@@ -12,13 +12,16 @@ import pytest
 from medfuncta_dist import LatentTable
 from medfuncta_dist.config.load import dump
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.errors import IntegrityError, LeaseLostError, RunFileError, RunHeldError
 from medfuncta_dist.fitting.fit_driver import fit
 from medfuncta_dist.packing.pack_driver import pack
 from medfuncta_dist.probe.probe_driver import ProbeOptions, describe, probe_run
 from medfuncta_dist.probe.probe_model import ProbeModel
 from medfuncta_dist.probe.probe_record import read_probe
 from medfuncta_dist.probe.question import question_of
+from medfuncta_dist.run.driver_lease import hold_lease
+from medfuncta_dist.stages.probe_command import probe_command
+from medfuncta_dist.storage.leases.lease import run_lease
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.task_map import map_here
 from tests.kinds import BY_KIND
@@ -79,6 +82,38 @@ def test_the_stored_model_answers_as_the_probe_did(tmp_path: Path):
     table = LatentTable.open(run, splits=["test"])
     right = model.predict(table.latents).argmax(1) == np.array([labels[0] for labels in table.labels])
     assert right.mean() == pytest.approx(values_of(answer, "latents", "accuracy")[answer["chosen"]])
+
+
+def test_a_model_that_the_record_does_not_name_is_not_opened(tmp_path: Path):
+    run = ready(tmp_path)
+    fit(run, map_here)
+    store, path = ObjectStore(run.storage), "runs/small/report/probe.safetensors"
+    probe_run(run, options(classifiers=("linear",), pixels=False))
+    former = store.read(path)
+    probe_run(run, options(classifiers=("mlp",), pixels=False))
+    store.write(path, former)  # whole, but of another probe
+    with pytest.raises(IntegrityError, match=r"not the one that probe\.json names"):
+        ProbeModel.open(run.storage, run.name)
+
+
+def test_the_command_holds_the_run(tmp_path: Path):
+    run = ready(tmp_path)
+    fit(run, map_here)
+    asked = options(classifiers=("linear",), pixels=False)
+    with hold_lease(ObjectStore(run.storage), run_lease(run.name), 60, run.name), pytest.raises(RunHeldError):
+        probe_command(run, asked)
+    assert "probe.safetensors" in probe_command(run, asked)["said"][-1]
+
+
+def test_a_probe_that_lost_the_run_writes_nothing(tmp_path: Path):
+    run = ready(tmp_path)
+    fit(run, map_here)
+    store = ObjectStore(run.storage)
+    with hold_lease(store, run_lease(run.name), 60, run.name) as lost:
+        pass
+    with pytest.raises(LeaseLostError):
+        probe_run(run, options(classifiers=("linear",), pixels=False), fence=lost)
+    assert not store.list("runs/small/report")
 
 
 def test_a_model_of_patients_latents_is_never_stored(tmp_path: Path):

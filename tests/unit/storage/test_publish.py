@@ -223,5 +223,5 @@ def test_every_writer_without_a_lease_gives_a_reason() -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Unfenced"
         if isinstance(node.args[0], ast.Constant)
     }
-    assert len(reasons) == 6
+    assert len(reasons) == 5
     assert all(len(str(reason).split()) > 5 for reason in reasons)

@@ -26,7 +26,7 @@ from medfuncta_dist.task_map import map_here
 from medfuncta_dist.telemetry.progress_report import ProgressReport
 from tests.unit.evaluation.test_report import Page
 from tests.unit.latents.fitted import COUNTS, network, publish, ready, run_file
-from tests.writers import PATIENT, write_nifti
+from tests.writers import PATIENT, write_ecg_csv, write_nifti
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +136,20 @@ def test_what_cannot_be_compared_is_refused(runs, tmp_path):
     with pytest.raises(RunFileError, match="in common") as apart:  # another salt
         write_comparison(runs[0], other, tmp_path / "out", "test", 0)
     assert "salt" in apart.value.do
+
+
+def test_curves_are_not_compared_with_pictures(runs, tmp_path):
+    (tmp_path / "archive").mkdir()
+    for number in range(2):
+        write_ecg_csv(tmp_path / "archive" / f"beats-{number}.csv", rows=6, seed=number)
+    data = {"source": str(tmp_path / "archive"), "shape": [187], "fractions": {"train": 0.5, "test": 0.5}}
+    curves = run_file(tmp_path, data=data)
+    pack(curves, map_here, lambda _: None)
+    publish(curves, network(curves))
+    fit(curves, map_here)
+    evaluate(curves, map_here)
+    with pytest.raises(RunFileError, match="of run small have 2 axes, those of run small 1"):
+        write_comparison(runs[0], curves, tmp_path / "out", "test", 1)
 
 
 def test_scores_of_other_latents_are_refused(runs, tmp_path):

@@ -27,3 +27,8 @@ def test_a_value_that_may_name_a_person_is_not_told():
 
 def test_a_run_has_no_differences_from_itself():
     assert differing_settings(run(), run(name="b")) == []
+
+
+def test_a_run_on_the_data_set_of_another_has_no_other_settings():
+    data = {"source": "/scans/*.png", "shape": [8, 8], "dataset": "a"}
+    assert differing_settings(run(), run(name="b", data=data)) == []

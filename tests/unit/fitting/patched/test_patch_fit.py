@@ -29,6 +29,8 @@ from medfuncta_dist.latents.fit import fit_batch
 from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.run.settle_task_size import settle_task_size
 from medfuncta_dist.shards.snapshot import read_index
+from medfuncta_dist.stages import fit_stage
+from medfuncta_dist.stages.readiness import require_fitted
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.streaming.sample_reader import SampleReader
@@ -310,6 +312,19 @@ def test_an_open_task_size_is_chosen_in_patches_and_known_again_by_the_ranges(ru
     assert fit(chosen, map_here).counts.fitted == SCANS
     store.delete(f"runs/{run.name}/run.yaml")
     assert settle_task_size(left_open, store, map_here, fence=ALONE).fit.range_scans == chosen.fit.range_scans
+
+
+def test_the_stage_tells_scans_and_patches_and_writes_the_catalogue(run, monkeypatch):
+    if run.field.kind == "basis":
+        return  # the same, and its run file has no schedule of frequencies
+    monkeypatch.setattr(fit_stage, "compute_fan_out", lambda _: map_here)
+    answer = fit_stage.run_fit(run, ObjectStore(run.storage), ALONE)
+    assert (answer["counts"]["fitted"], answer["patches"], answer["fitted_now"]) == (SCANS, PATCHES, PATCHES)
+    assert f"{SCANS} of {SCANS} scans have latents of {PATCHES} patches, each of 24 numbers" in answer["said"][0]
+    assert answer["said"][0].endswith("8 patches per task")
+    assert any("/catalogue/" in path for path in objects(run))
+    require_fitted(run, ObjectStore(run.storage))
+    assert fit_stage.run_fit(run, ObjectStore(run.storage), ALONE)["fitted_now"] == 0
 
 
 def test_another_overlap_is_another_table_and_no_patches_leave_the_digest_as_it_was(run):

@@ -28,31 +28,11 @@ from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
 from medfuncta_dist.task_map import map_here
 from tests.unit.latents.fitted import packed, ready
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> RunFile:
-    run = ready(tmp_path)
-    fit(run, map_here)
-    return run
-
-
-@pytest.fixture
-def store(run: RunFile) -> ObjectStore:
-    return ObjectStore(run.storage)
-
-
-@pytest.fixture
-def table(run: RunFile, store: ObjectStore) -> TableLocation:
-    return locate_table(run, store)
+from tests.unit.latents.fitted_table import stored
 
 
 def present(store: ObjectStore, table: TableLocation) -> Catalogue | None:
     return present_catalogue(Listed.of(store, table.folder, table.shards))
-
-
-def stored(store: ObjectStore, table: TableLocation) -> dict[str, bytes]:
-    return {path: store.read(path) for path in catalogue_objects(store, table.folder)}
 
 
 def listed(catalogue: Catalogue) -> list[tuple[str, str, int]]:

@@ -102,6 +102,17 @@ def test_the_first_attempt_does_not_ask_what_was_logged_before(tmp_path: Path) -
     sink.close()
 
 
+def test_no_public_call_of_wandb_names_an_input_offline(tmp_path: Path) -> None:
+    """Once this fails, the sink need not call a private one any more. That the private one is there and does what it
+    should, the next test sees in W&B's own files."""
+    sink = WandbSink(RUN, FIRST, tmp_path)
+    try:
+        with pytest.raises(TypeError, match="offline"):
+            sink._run.use_artifact(sink._version_of(DATA))
+    finally:
+        sink.close()
+
+
 @pytest.mark.parametrize("asked", [False, True])
 def test_artifacts_are_versions_by_digest_linked_to_the_run_and_have_no_content_unless_asked(
     asked: bool, tmp_path: Path
