@@ -59,6 +59,7 @@ ROOMS = {
     "config": ("ground", "the run file"),
     "storage": ("ground", "objects, records, leases"),
     "task_map": ("ground", "done or failed, per task"),
+    "random_numbers": ("ground", "drawn by name, alike everywhere"),
     "errors": ("ground", "what a user can meet"),
     "version": ("ground", "of the package"),
 }

@@ -23,6 +23,9 @@ def decode(
     key: str = typer.Option(..., "--key", help="The scan's key, or its first digits if they are unique."),
     out: str = typer.Option(..., "--out", help="File to write: .nii.gz, .nii, .png, .csv or .npy."),
     shape: str | None = typer.Option(None, "--shape", help="Points per axis, for example 128x128. Default: as packed."),
+    region: str | None = typer.Option(
+        None, "--region", help="Only these points of the shape, per axis first:end, the end excluded: 0:64,32:96,: ."
+    ),
     keep: int | None = typer.Option(
         None, "--keep", help="Decode only this many numbers of the latent, the first ones (field.kind basis)."
     ),
@@ -35,7 +38,8 @@ def decode(
         from medfuncta_dist.config.load import load
         from medfuncta_dist.evaluation.decode import decode_to_file
 
-        return decode_to_file(load(run_file, overrides), key, Path(out), parse_shape(shape), keep)
+        run, points = load(run_file, overrides), parse_region(region)
+        return decode_to_file(run, key, Path(out), parse_shape(shape), keep, points)
 
     answer(work, as_json)
 
@@ -113,3 +117,15 @@ def parse_shape(text: str | None) -> list[int] | None:
 
         raise RunFileError(f"{text!r} is not a shape", where="--shape", do="for example --shape 128x128")
     return [int(n) for n in text.split("x")]
+
+
+def parse_region(text: str | None) -> list[slice] | None:
+    """``0:64,:`` as slices; None where nothing is given. RunFileError for anything else."""
+    if text is None:
+        return None
+    if not re.fullmatch(r"\d{0,5}:\d{0,5}(,\d{0,5}:\d{0,5}){0,2}", text):
+        from medfuncta_dist.errors import RunFileError
+
+        raise RunFileError(f"{text!r} is not a region", where="--region", do="for example --region 0:64,32:96,:")
+    ends = [part.split(":") for part in text.split(",")]
+    return [slice(int(first) if first else None, int(last) if last else None) for first, last in ends]

@@ -99,6 +99,13 @@ class RunFile(Section):
         return self
 
     @model_validator(mode="after")
+    def _patches_to_draw(self) -> RunFile:
+        drawn = self.train.patches_per_scan
+        if self.data.patches is None and drawn != Train().patches_per_scan:
+            raise ValueError(f"train.patches_per_scan = {drawn} does nothing without data.patches: leave it out")
+        return self
+
+    @model_validator(mode="after")
     def _workers_fit_batch(self) -> RunFile:
         if self.cluster.most_workers > self.train.batch:
             raise ValueError(
@@ -188,6 +195,11 @@ class RunFile(Section):
     def dataset(self) -> str:
         """Name of the data set in storage."""
         return self.data.dataset or self.name
+
+    @property
+    def visits(self) -> int:
+        """Times that an epoch visits each training scan: with patches, each draws one."""
+        return 1 if self.data.patches is None else self.train.patches_per_scan
 
     @property
     def inner_rate(self) -> float:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
-import pyarrow as pa
 import torch
 from jaxtyping import Float
 from PIL import Image
@@ -19,13 +19,18 @@ from PIL.PngImagePlugin import PngInfo
 from medfuncta_dist.config import load
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.evaluation.decoded_grid import DecodedGrid
+from medfuncta_dist.evaluation.fitted_scan import FittedScan
+from medfuncta_dist.evaluation.slab_files import Target, nifti_image, write_slabs
+from medfuncta_dist.fields.coordinates import Region
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.latent_table.latent_table import LatentTable
-from medfuncta_dist.latent_table.scan_list import SHORTEST_KEY
-from medfuncta_dist.latents import table_format
 from medfuncta_dist.scans.scan import MAX_VALUES, Window
 from medfuncta_dist.storage.digest import canonical_json
 
+LARGEST_FILE = 2**33
+"""Values of a file that is written slab by slab: 32 GiB, a whole-body CT at 0.3 mm."""
+INTERPOLATED = "decode: this is finer than the scan's own points: between them, the network interpolates"
 PICTURED = (1, 3)
 """Numbers of channels that a picture (PNG) shows as they are: grey, and colour."""
 
@@ -62,22 +67,29 @@ def reconstruct(
     return values.clamp(0, 1).cpu().numpy()
 
 
-def decode(run: RunFile | str | Path, key: str, shape: Sequence[int] | None = None, keep: int | None = None) -> Decoded:
-    """One scan of a run, from its latent.
+def decode(
+    run: RunFile | str | Path,
+    key: str,
+    shape: Sequence[int] | None = None,
+    keep: int | None = None,
+    region: Region | None = None,
+) -> Decoded:
+    """One scan of a run, from its latent, or from those of its patches.
 
     Args:
         run: a run file, or the path of one.
         key: of the scan, or a beginning of it of at least 8 digits that no other key has.
         shape: points per axis. The field of view stays the same. None: as packed.
         keep: how many of a basis field's numbers to decode, the first ones. None: all that are stored.
+        region: only these points of ``shape``: per axis (start, stop), None for all of it.
 
     Returns:
         Values (channel, *shape) in [0, 1], with spacing (mm) and affine of the new grid, PSNR (dB) as packed, and
         ``scan_units`` for values in the scan's own units.
 
     Raises:
-        RunFileError: no scan, or several, have this key, the shape has another number of axes, or there are not so many
-            numbers to keep.
+        RunFileError: no scan, or several, have this key, the shape has another number of axes, the region is not in it,
+            or there are not so many numbers to keep.
         StageOrderError: nothing is fitted yet.
 
     Examples:
@@ -85,110 +97,82 @@ def decode(run: RunFile | str | Path, key: str, shape: Sequence[int] | None = No
         >>> decoded.values.shape
         (1, 128, 128)
     """
-    return decode_key(run if isinstance(run, RunFile) else load.load(run), key, shape, keep)
+    return decode_key(run if isinstance(run, RunFile) else load.load(run), key, shape, keep, region)
 
 
 def decode_to_file(
-    run: RunFile, key: str, out: Path, shape: Sequence[int] | None = None, keep: int | None = None
+    run: RunFile,
+    key: str,
+    out: Path,
+    shape: Sequence[int] | None = None,
+    keep: int | None = None,
+    region: Region | None = None,
 ) -> dict[str, Any]:
-    """Decode a scan into a file (see ``save``); the figures of the command ``decode``."""
-    decoded = decode_key(run, key, shape, keep)
-    save(decoded, out)
-    points = "x".join(str(n) for n in decoded.values.shape[1:])
-    flag = " (flagged: below fit.min_psnr)" if decoded.below_min else ""
+    """Decode a scan into a file (see ``save``); the figures of the command ``decode``.
+
+    NIfTI and npy files of scans that are grids of patches are written slab by slab, however large they are.
+    """
+    scan = FittedScan.open(LatentTable.open(run), key, keep)
+    grid = DecodedGrid.of(scan.packed, shape, region)
+    if not (scan.patches and _streamed(scan, grid, out)):
+        save(_decoded(scan, grid), out)
+    points = "x".join(map(str, grid.size))
+    flag = " (flagged: below fit.min_psnr)" if scan.row["below_min"] else ""
     part, latent = ("", "latent") if keep is None else (f" from its first {keep} numbers", "whole latent")
-    known = None if math.isnan(decoded.psnr) else decoded.psnr
+    known = None if math.isnan(scan.row["psnr"]) else scan.row["psnr"]
     quality = "has no PSNR, as its scan was not packed" if known is None else f"reconstructs at {known:.2f} dB{flag}"
     said = f"decode: {points} points in {out}{part}; its {latent} {quality}"
+    finer = [INTERPOLATED] if grid.interpolates else []
     return {
-        "key": decoded.key,
+        "key": scan.row["key"],
         "file": str(out.resolve()),
-        "shape": list(decoded.values.shape),
+        "shape": [scan.network.spec.channels, *grid.size],
         "psnr": known,
-        "below_min": decoded.below_min,
-        "said": [said],
+        "below_min": scan.row["below_min"],
+        "interpolated": grid.interpolates,
+        "said": [said, *finer],
     }
 
 
-def decode_key(run: RunFile, key: str, shape: Sequence[int] | None = None, keep: int | None = None) -> Decoded:
+def decode_key(
+    run: RunFile,
+    key: str,
+    shape: Sequence[int] | None = None,
+    keep: int | None = None,
+    region: Region | None = None,
+) -> Decoded:
     """Decode the scan of this key (or of a unique beginning of it) at ``shape`` (None: as packed), on the CPU.
 
     ``keep``: as many of the latent's numbers, the first ones; None for all. RunFileError when there is no such latent,
-    when the shape has another number of axes, or when the latent has no such part.
+    when the shape has another number of axes or a region is not in it, or when the latent has no such part.
     """
-    table = LatentTable.open(run)
-    row = find_row(table, key)
-    network, packed = table.network, table.shape
-    target_shape = tuple(shape or packed)
-    if len(target_shape) != len(packed) or min(target_shape) < 2:
-        raise RunFileError(
-            f"a scan of shape {list(packed)} cannot be decoded at {list(target_shape)}",
-            where="--shape",
-            do=f"give {len(packed)} numbers of at least 2",
-        )
-    if math.prod(target_shape) * network.spec.channels > MAX_VALUES:
-        raise RunFileError(
-            f"a scan of shape {list(target_shape)} has more than {MAX_VALUES} values",
-            where="--shape",
-            do="give a smaller one",
-        )
-    latents = _first(table_format.latents_of(row), keep, ordered="latent.variances" in network.extras)
-    values = reconstruct(network, latents, target_shape)[0]
-    return _decoded(row.to_pylist()[0], values, packed, target_shape)
+    scan = FittedScan.open(LatentTable.open(run), key, keep)
+    return _decoded(scan, DecodedGrid.of(scan.packed, shape, region))
 
 
-def _first(
-    latents: Float[np.ndarray, "scan latent"], keep: int | None, ordered: bool
-) -> Float[np.ndarray, "scan kept"]:
-    """The first ``keep`` numbers. ``ordered``: whether a latent's numbers stand in an order at all."""
-    stored = latents.shape[1]
-    if keep is None:
-        return latents
-    if not ordered:
-        do = "leave it out; a field of kind basis has latents of which a part can be decoded"
-        raise RunFileError("this network's latents can only be decoded whole", where="--keep", do=do)
-    if not 1 <= keep <= stored:
-        do = f"give a number from 1 to {stored}"
-        raise RunFileError(f"a latent has {stored} numbers, of which {keep} cannot be kept", where="--keep", do=do)
-    return latents[:, :keep]
-
-
-def find_row(table: LatentTable, key: str) -> pa.Table:
-    """The table's one row for a key; only what lists it, and the part that holds it, is read."""
-    try:
-        return table.row(key)
-    except RunFileError as error:
-        if len(key) >= SHORTEST_KEY and table.is_quarantined(key):
-            what = "this scan was quarantined, and has no latent"
-            raise RunFileError(what, where="--key", do="choose another key") from None
-        raise RunFileError(error.what, where="--key", do=error.do) from None
-
-
-def _decoded(row: dict[str, Any], values: np.ndarray, packed: tuple[int, ...], shape: tuple[int, ...]) -> Decoded:
-    affine = None if row["affine"] is None else np.array(row["affine"]).reshape(4, 4)
+def _decoded(scan: FittedScan, grid: DecodedGrid) -> Decoded:
+    grid.require_values(scan.network.spec.channels, MAX_VALUES)
+    row, affine = scan.row, scan.affine
     return Decoded(
         key=row["key"],
-        values=values,
-        window=Window(row["window_low"], row["window_high"]),
-        spacing=resampled_spacing(row["spacing"], packed, shape),
-        affine=None if affine is None else resampled_affine(affine, packed, shape),
+        values=scan.values(grid),
+        window=scan.window,
+        spacing=grid.spacing(row["spacing"]),
+        affine=None if affine is None else grid.affine(affine),
         psnr=row["psnr"],
         below_min=row["below_min"],
         upright=row["slice"] is not None,
     )
 
 
-def resampled_spacing(spacing: Sequence[float], before: Sequence[int], after: Sequence[int]) -> tuple[float, ...]:
-    """Spacing of a grid with other numbers of points over the same field of view: times (n−1)/(m−1) on each axis."""
-    return tuple(s * (n - 1) / (m - 1) for s, n, m in zip(spacing, before, after, strict=True))
-
-
-def resampled_affine(
-    affine: Float[np.ndarray, "4 4"], before: Sequence[int], after: Sequence[int]
-) -> Float[np.ndarray, "4 4"]:
-    """The affine of that grid: the first and last points of every axis stay where they are in the world."""
-    scale = [(n - 1) / (m - 1) for n, m in zip(before, after, strict=True)]
-    return affine @ np.diag([*scale, *[1.0] * (4 - len(scale))])
+def _streamed(scan: FittedScan, grid: DecodedGrid, out: Path) -> bool:
+    """Write a scan of patches slab by slab; False for a format of which a slab cannot be written alone."""
+    channels, affine = scan.network.spec.channels, scan.affine
+    grid.require_values(channels, LARGEST_FILE)
+    placed = None if affine is None else grid.affine(affine)
+    target = Target((channels, *grid.size), scan.window, grid.spacing(scan.row["spacing"]), placed)
+    with _written(out):
+        return write_slabs(out, target, lambda across: scan.slabs(grid, across))
 
 
 def save(decoded: Decoded, path: Path) -> None:
@@ -203,24 +187,23 @@ def save(decoded: Decoded, path: Path) -> None:
     writer = next((w for suffix, w in _WRITERS.items() if path.name.lower().endswith(suffix)), None)
     if writer is None:
         raise RunFileError(f"no file format is known for '{path.name}'", where="--out", do=f"use {', '.join(_WRITERS)}")
+    with _written(path):
+        writer(decoded, path)
+
+
+@contextmanager
+def _written(path: Path) -> Iterator[None]:
+    """Its folder is there; RunFileError, in words, for what keeps the file from being written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        writer(decoded, path)
+        yield
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise RunFileError(f"the file cannot be written: {reason}", where="--out", do="name another file") from error
 
 
 def _nifti(decoded: Decoded, path: Path) -> None:
-    values = decoded.scan_units
-    channels, shape = values.shape[0], values.shape[1:]
-    axes = [*shape, *[1] * (3 - len(shape)), *([1, channels] if channels > 1 else [])]
-    volume = np.moveaxis(values, 0, -1).reshape(axes)
-    affine = decoded.affine
-    if affine is None:
-        affine = np.diag([*decoded.spacing, *[1.0] * (4 - len(decoded.spacing))])
-    image = nib.Nifti1Image(volume, affine)  # type: ignore[no-untyped-call]
-    image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call]
+    image = nifti_image(decoded.scan_units, decoded.spacing, decoded.affine)
     if decoded.synthetic:
         image.header["descrip"], image.header["intent_name"] = decoded.synthetic.encode("ascii"), b"SYNTHETIC"
     nib.save(image, path)

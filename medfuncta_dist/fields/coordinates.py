@@ -33,8 +33,13 @@ def grid(
     axes = [torch.linspace(-1.0, 1.0, n, device=device, dtype=dtype) for n in shape]
     if region is not None:
         axes = [axis[r.start : r.stop : r.step] for axis, r in zip(axes, region_points(shape, region), strict=True)]
+    return points_of(axes)
+
+
+def points_of(axes: Sequence[Float[Tensor, " _"]]) -> Float[Tensor, "point coord"]:
+    """Coordinates of every point of the grid with these along each axis, in the same order."""
     mesh = torch.meshgrid(*axes, indexing="ij")
-    return torch.stack(mesh, dim=-1).reshape(-1, len(shape))
+    return torch.stack(mesh, dim=-1).reshape(-1, len(axes))
 
 
 def region_points(shape: Sequence[int], region: Region) -> list[range]:

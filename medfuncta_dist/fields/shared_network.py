@@ -33,7 +33,7 @@ from torch import Tensor
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, MedfunctaError
 from medfuncta_dist.fields import field_kinds, safe_tensors
 from medfuncta_dist.fields.basis import BasisSpec
-from medfuncta_dist.fields.coordinates import Region, grid, region_points
+from medfuncta_dist.fields.coordinates import Region, grid, points_of, region_points
 from medfuncta_dist.fields.field_kinds import FieldSpec, field
 from medfuncta_dist.fields.network_record import RECORD_FILE, files_below
 from medfuncta_dist.fields.params import Params
@@ -136,11 +136,23 @@ class SharedNetwork:
         A scan's values depend on its latent, ``shape`` and ``region``, to the bit, and not on what else is decoded with
         it.
         """
-        coordinates = grid(shape, latents.device, region=region)
+        size = shape if region is None else [len(points) for points in region_points(shape, region)]
+        return self._values(latents, grid(shape, latents.device, region=region), size)
+
+    @torch.no_grad()
+    def decode_at(
+        self, latents: Float[Tensor, "batch latent"], axes: Sequence[Float[Tensor, " _"]]
+    ) -> Float[Tensor, "batch channel *space"]:
+        """The same at the points of a grid with these coordinates along each axis, from -1 to 1."""
+        on = [axis.to(latents.device, torch.float32) for axis in axes]
+        return self._values(latents, points_of(on), [len(axis) for axis in on])
+
+    def _values(
+        self, latents: Float[Tensor, "batch latent"], coordinates: Float[Tensor, "point coord"], size: Sequence[int]
+    ) -> Float[Tensor, "batch channel *space"]:
         params = {name: tensor.to(latents.device) for name, tensor in self.params.items()}
         parts = torch.split(coordinates, _points_at_once(self.spec))
         values = torch.cat([field(self.spec, params, part, latents) for part in parts], dim=1)
-        size = shape if region is None else [len(points) for points in region_points(shape, region)]
         return values.transpose(1, 2).reshape(len(latents), self.spec.channels, *size)
 
     @cached_property

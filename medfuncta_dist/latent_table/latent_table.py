@@ -19,6 +19,7 @@ from medfuncta_dist.latent_table.catalogue.catalogue_reader import Entry
 from medfuncta_dist.latent_table.catalogue.catalogue_store import open_catalogue
 from medfuncta_dist.latent_table.decoded_values import decode_latents
 from medfuncta_dist.latent_table.part_reads import PartRead, PartSource
+from medfuncta_dist.latent_table.patched_field import PatchedField, decode_fields
 from medfuncta_dist.latent_table.patched_scans import PatchedScans
 from medfuncta_dist.latent_table.scan_filter import Labels, ScanFilter
 from medfuncta_dist.latent_table.scan_list import ListedScans, ScanList
@@ -220,6 +221,7 @@ class LatentTable:
             keys: of the scans; one, or several, decoded together.
             shape: points per axis over the whole field of view. None: as packed.
             region: only these points of ``shape`` are computed: per axis a slice or (start, stop), None for all of it.
+                Of a grid of patches, only those that it touches are read.
             device: where to compute: ``"cpu"``, ``"cuda"`` or another of torch's names.
 
         Raises:
@@ -232,8 +234,9 @@ class LatentTable:
             >>> table.decode(table.keys[:3], shape=(32, 32)).shape
             (3, 1, 32, 32)
         """
-        self._require_whole("they are decoded one by one", "use `medfuncta-dist decode`, or patch_latents")
         asked = [keys] if isinstance(keys, str) else list(keys)
+        if self._patches is not None and asked:
+            return decode_fields([self.patched_field(key, device) for key in asked], shape, region)
         parts, rows = self._scans.places_of(asked)
         latents = self._source.latents(self._source.reads(parts, rows), len(asked), self.storage.numbers)
         return decode_latents(self.network, latents, tuple(shape or self.shape), region, device)
@@ -257,6 +260,13 @@ class LatentTable:
         not.
         """
         return self._patched("latents of patches").latents(key, numbers, self.storage.numbers)
+
+    def patched_field(self, key: str, device: str = "cpu") -> PatchedField:
+        """A scan of patches as a function of position, to be decoded slab by slab: larger than memory, too.
+
+        RunFileError as from ``patches``.
+        """
+        return PatchedField(self.network, self.patches(key), lambda numbers: self.patch_latents(key, numbers), device)
 
     # -- For other libraries -----------------------------------------------------------------------------------------
 

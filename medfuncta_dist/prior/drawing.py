@@ -15,7 +15,7 @@ from torch.nn.functional import pad
 from medfuncta_dist.prior.denoiser import velocity
 from medfuncta_dist.prior.noise_schedule import NoiseSchedule
 from medfuncta_dist.prior.prior_files import Prior
-from medfuncta_dist.streaming.sample_order import random_numbers
+from medfuncta_dist.random_numbers import random_numbers
 
 GROUP = 64
 """Samples per pass, the last ones filled up with zeros: how a product adds up depends on its size, and a sample must

@@ -16,8 +16,9 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.prior.metric_coordinates import MetricCoordinates
 from medfuncta_dist.prior.noise_schedule import LEVELS
 from medfuncta_dist.prior.prior_latents import Classes, SplitLatents
+from medfuncta_dist.random_numbers import permutation, random_numbers
 from medfuncta_dist.streaming.device_transfer import Contexts, Placed
-from medfuncta_dist.streaming.sample_order import permutation, position, random_numbers, rank_slice
+from medfuncta_dist.streaming.sample_order import position, rank_slice
 from medfuncta_dist.streaming.stream import Batch
 from medfuncta_dist.training.world import World
 

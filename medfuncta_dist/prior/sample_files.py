@@ -15,7 +15,8 @@ import numpy as np
 
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError, StageOrderError
-from medfuncta_dist.evaluation.decode import PICTURED, Decoded, reconstruct, resampled_spacing, save
+from medfuncta_dist.evaluation.decode import PICTURED, Decoded, reconstruct, save
+from medfuncta_dist.evaluation.decoded_grid import resampled_spacing
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.network.committed_network import published_network
 from medfuncta_dist.network.network_loader import load_network

@@ -89,11 +89,13 @@ def check_training(run: RunFile, snapshot: Snapshot) -> None:
     check_snapshot(run, snapshot)
     chosen_splits(snapshot, run.fit.splits)  # once trained, fit.splits cannot be corrected any more
     scans = sum(shard.samples for shard in snapshot.shards("train"))
-    if scans < run.train.batch:
+    drawn = scans * run.visits
+    if drawn < run.train.batch:
+        patches = "" if run.data.patches is None else f", of which an epoch draws {drawn} patches"
         raise RunFileError(
-            f"train.batch is {run.train.batch}, but the training split holds {scans} scans",
+            f"train.batch is {run.train.batch}, but the training split holds {scans} scans{patches}",
             where=f"data set {run.dataset}, snapshot {snapshot.digest[:12]}",
-            do=f"set train.batch to at most {scans}, or pack more scans",
+            do=f"set train.batch to at most {drawn}, or pack more scans",
         )
 
 

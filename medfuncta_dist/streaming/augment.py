@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medfuncta_dist.config.sections.train_section import Augment
-from medfuncta_dist.streaming.sample_order import random_numbers
+from medfuncta_dist.random_numbers import random_numbers
 
 Values = npt.NDArray[np.float32]
 Reals = npt.NDArray[np.float64]

@@ -14,7 +14,6 @@ A stream is a sequence of shards and a block spans few of them: a worker reads a
 
 from __future__ import annotations
 
-import hashlib
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
@@ -24,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.random_numbers import permutation, random_numbers
 
 Indices = npt.NDArray[np.int64]
 
@@ -129,18 +129,3 @@ def position(step: int, batches_per_epoch: int) -> tuple[int, int]:
         what = "the training split has fewer scans than one global batch"
         raise RunFileError(what, where="train.batch", do="lower train.batch, or pack more scans")
     return divmod(step, batches_per_epoch)
-
-
-def permutation(n: int, *name: object) -> Indices:
-    """A permutation of 0 … n-1 that depends on ``name`` alone, not on the version of NumPy."""
-    return np.argsort(random_numbers(n, *name), kind="stable").astype(np.int64)
-
-
-def random_numbers(n: int, *name: object) -> npt.NDArray[np.uint64]:
-    """``n`` uniform 64-bit numbers: Philox (Salmon et al., SC 2011), keyed by the SHA-256 of ``name``.
-
-    The raw stream of a NumPy bit generator is guaranteed for ever (NEP 19); that of its distributions is not.
-    """
-    digest = hashlib.sha256("/".join(map(str, name)).encode()).digest()
-    numbers: npt.NDArray[np.uint64] = np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(n)
-    return numbers

@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +24,8 @@ FETCH_AHEAD = 4096
 
 Change = Callable[[npt.NDArray[np.float32], int, str], npt.NDArray[np.float32]]
 """From a scan's values (channel, *spatial), the epoch and the scan's key to the values that are trained on."""
+Read = Callable[[SampleId, int], Sample]
+"""From a place in an epoch's order, and the epoch, to what is read there: a scan, or a patch of one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,17 +38,9 @@ class Batch:
     values: npt.NDArray[np.float32]
 
 
-class Placed(TypedDict):
-    """A sample in the pipeline, with its outer step."""
-
-    step: int
-    epoch: int
-    members: Members
-
-
 @dataclass(frozen=True, eq=False)
 class Decoded:
-    """A decoded sample, with its outer step."""
+    """A sample that was read, with its outer step."""
 
     step: int
     epoch: int
@@ -61,44 +54,54 @@ def training_stream(
     stop_step: int,
     rank_slice: slice,
     change: Change | None = None,
+    read: Read | None = None,
 ) -> Prefetched[Batch]:
     """This rank's batches of the outer steps ``start_step`` … ``stop_step - 1``, read ahead by one thread.
 
-    The thread applies ``change``, a pure function, to each scan. A stream that starts at step s gives the same batches
-    as one that started at 0. Raises IntegrityError or StorageError at the batch that cannot be read, RunFileError when
-    an epoch has no whole batch.
+    ``read`` None: whole scans. The thread applies ``change``, a pure function, to each of what is read. A stream that
+    starts at step s gives the same batches as one that started at 0. Raises IntegrityError or StorageError at the batch
+    that cannot be read, RunFileError when an epoch has no whole batch.
     """
     planned = _planned(order_of_epoch, range(start_step, stop_step), rank_slice)
-    return _stream(reader, planned, rank_slice.stop - rank_slice.start, change)
+    return _stream(reader, planned, rank_slice.stop - rank_slice.start, change, read)
 
 
 def pass_stream(
-    reader: SampleReader, passes: Iterable[Sequence[SampleId]], size: int, change: Change | None = None
+    reader: SampleReader,
+    passes: Iterable[Sequence[SampleId]],
+    size: int,
+    change: Change | None = None,
+    read: Read | None = None,
 ) -> Prefetched[Batch]:
-    """The scans of one pass after the other, in batches of ``size`` but the last; pass n is changed as in epoch n."""
+    """What is read in one pass after the other, in batches of ``size`` but the last; pass n is as in epoch n."""
     planned = ((0, epoch, sample) for epoch, ids in enumerate(passes) for sample in ids)
-    return _stream(reader, planned, size, change)
+    return _stream(reader, planned, size, change, read)
 
 
 def _stream(
-    reader: SampleReader, planned: Iterable[tuple[int, int, SampleId]], size: int, change: Change | None
+    reader: SampleReader,
+    planned: Iterable[tuple[int, int, SampleId]],
+    size: int,
+    change: Change | None,
+    read: Read | None,
 ) -> Prefetched[Batch]:
     pipeline = wds.DataPipeline(
-        lambda: _placed(reader, planned), wds.map(_decoded), lambda samples: _batched(samples, size, change)
+        lambda: _expected(reader, planned),
+        wds.map(lambda placed: _decoded(placed, read or whole_scans(reader))),
+        lambda samples: _batched(samples, size, change),
     )
     return prefetch(pipeline, READ_AHEAD)
+
+
+def whole_scans(reader: SampleReader) -> Read:
+    """What is read where a scan is one patch."""
+    return lambda sample, epoch: _decode(reader.read(sample))
 
 
 def scan_batches(reader: SampleReader, ids: Sequence[SampleId]) -> Iterator[Sample]:
     """The decoded scans of ``ids``, one by one in the order given."""
     for sample in ids:
         yield _decode(reader.read(sample))
-
-
-def _placed(reader: SampleReader, planned: Iterable[tuple[int, int, SampleId]]) -> Iterator[Placed]:
-    """The first stage: members of this rank's scans, step by step. Shards without any are not opened."""
-    for step, epoch, sample in _expected(reader, planned):
-        yield {"step": step, "epoch": epoch, "members": reader.read(sample)}
 
 
 def _planned(
@@ -130,8 +133,9 @@ def _expected(
         reader.close()
 
 
-def _decoded(placed: Placed) -> Decoded:
-    return Decoded(placed["step"], placed["epoch"], _decode(placed["members"]))
+def _decoded(placed: tuple[int, int, SampleId], read: Read) -> Decoded:
+    step, epoch, sample = placed
+    return Decoded(step, epoch, read(sample, epoch))
 
 
 def _decode(members: Members) -> Sample:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -13,15 +13,17 @@ from torch import Tensor
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.config.sections.train_section import Train
 from medfuncta_dist.meta.context import context_sets
+from medfuncta_dist.shards.sample import Sample
 from medfuncta_dist.shards.snapshot import Snapshot, split_digest
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.streaming.augment import augmented
 from medfuncta_dist.streaming.device_transfer import Contexts, DrawContexts, Placed, no_contexts, on_device
+from medfuncta_dist.streaming.patch_samples import PatchDraws, patch_samples, spread_patches
 from medfuncta_dist.streaming.prefetch import Prefetched
-from medfuncta_dist.streaming.sample_order import EpochOrder, position, rank_slice
+from medfuncta_dist.streaming.sample_order import EpochOrder, SampleId, position, rank_slice
 from medfuncta_dist.streaming.sample_reader import SampleReader
 from medfuncta_dist.streaming.shard_cache import ShardCache, cache_folder
-from medfuncta_dist.streaming.stream import Batch, Change, pass_stream, training_stream
+from medfuncta_dist.streaming.stream import Batch, Change, Read, pass_stream, scan_batches, training_stream
 from medfuncta_dist.training.validation import Validation, evenly_spread, held_out_split
 from medfuncta_dist.training.world import World
 
@@ -38,7 +40,7 @@ def augmentation(train: Train) -> Change | None:
 
 
 class Feed:
-    """A rank's share of the snapshot's scans."""
+    """A rank's share of the snapshot's scans; with ``data.patches``, of patches of them."""
 
     def __init__(self, run: RunFile, store: ObjectStore, snapshot: Snapshot, world: World) -> None:
         self._run, self._store, self.snapshot, self._world = run, store, snapshot, world
@@ -60,20 +62,24 @@ class Feed:
         """
         train = self._run.train
         rows = rank_slice(train.batch, self._world.size, self._world.rank)
-        stream = training_stream(self._reader(), self._order, first, train.steps, rows, self._change)
+        reader = self._reader()
+        stream = training_stream(reader, self._order, first, train.steps, rows, self._change, self._draws(reader))
         with self._left(stream, self._contexts) as fed:
             yield fed
 
     def finishing_scans(self, wanted: int) -> Iterator[Tensor]:
         """This rank's part of about ``wanted`` training scans, the same ones whenever it is asked, in batches.
 
-        Each scan once, as far as there are so many; where augmentation changes them, pass after pass.
+        Each scan (with patches, each visit of a scan) once, as far as there are so many; where augmentation changes
+        them, or where patches are drawn anew, pass after pass.
         """
-        found = self._order(0).scans(wanted)
-        passes = math.ceil(wanted / max(len(found), 1)) if self._change else 1
+        found, reader = self._order(0).scans(wanted), self._reader()
+        differ = self._change is not None or self._run.data.patches is not None
+        passes = math.ceil(wanted / max(len(found), 1)) if differ else 1
         share = found[self._world.rank :: self._world.size]
         if share:
-            stream = pass_stream(self._reader(), [share] * passes, self._run.train.batch, self._change)
+            batch, draws = self._run.train.batch, self._draws(reader)
+            stream = pass_stream(reader, [share] * passes, batch, self._change, draws)
             with self._left(stream) as fed:
                 yield from (placed.targets for placed in fed)
 
@@ -116,12 +122,27 @@ class Feed:
             return None
         shards = self.snapshot.shards(split)
         ids = evenly_spread([shard.samples for shard in shards], self._run.train.validate_scans)
-        return Validation(self._run, SampleReader(self._store, shards, self._cache), ids, self._world)
+        return Validation(self._run, self._held_out(SampleReader(self._store, shards, self._cache), ids), self._world)
+
+    def _held_out(self, reader: SampleReader, ids: Sequence[SampleId]) -> Iterator[Sample]:
+        """This rank's part of these scans; with patches, of as many patches as there may be scans."""
+        patches, mine = self._run.data.patches, slice(self._world.rank, None, self._world.size)
+        if patches is None:
+            return scan_batches(reader, ids[mine])
+        found = spread_patches(reader, ids, patches.size, patches.overlaps, self._run.train.validate_scans)
+        return patch_samples(reader, found[mine], patches.size)
+
+    def _draws(self, reader: SampleReader) -> Read | None:
+        """How a visit of a training scan is read, where that is a patch of it."""
+        patches, train = self._run.data.patches, self._run.train
+        if patches is None:
+            return None
+        return PatchDraws(reader, tuple(patches.size), train.patches_per_scan, train.seed)
 
     def _order(self, epoch: int) -> EpochOrder:
         train = self._run.train
         return EpochOrder(
-            [shard.samples for shard in self.snapshot.shards(TRAIN)],
+            [shard.samples * self._run.visits for shard in self.snapshot.shards(TRAIN)],
             batch=train.batch,
             seed=train.seed,
             epoch=epoch,

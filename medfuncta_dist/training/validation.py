@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -13,10 +13,10 @@ from medfuncta_dist.fields.field_kinds import field
 from medfuncta_dist.latents.fit import new_fitter
 from medfuncta_dist.meta.learner import Trained
 from medfuncta_dist.network.core_settings import fit_settings
+from medfuncta_dist.shards.sample import Sample
 from medfuncta_dist.shards.snapshot import Snapshot
 from medfuncta_dist.streaming.sample_order import SampleId
-from medfuncta_dist.streaming.sample_reader import SampleReader
-from medfuncta_dist.streaming.stream import points, scan_batches
+from medfuncta_dist.streaming.stream import points
 from medfuncta_dist.training.world import World
 
 HELD_OUT = ("val", "test")
@@ -36,9 +36,10 @@ def evenly_spread(shard_samples: Sequence[int], count: int) -> list[SampleId]:
 
 
 class Validation:
-    """This rank's part of the held-out scans (every W-th), kept in memory as (scan, point, channel) in [0, 1]."""
+    """This rank's part of the held-out scans, or of patches of them, kept in memory as (scan, point, channel) in
+    [0, 1]."""
 
-    def __init__(self, run: RunFile, reader: SampleReader, ids: Sequence[SampleId], world: World) -> None:
+    def __init__(self, run: RunFile, samples: Iterable[Sample], world: World) -> None:
         self._world, self._chunk = world, run.fit.batch
         self._settings, self._learned_rates = fit_settings(run), run.fit.rate is None
         # Only where the run file allows pictures to leave the machine, and only of scans that are pictures.
@@ -48,7 +49,6 @@ class Validation:
         )
         self.picture: np.ndarray | None = None
         """The first scan beside its reconstruction, of the last measurement."""
-        samples = scan_batches(reader, ids[world.rank :: world.size])
         self._targets = [torch.from_numpy(points(sample)) for sample in samples]
 
     def psnr(self, trained: Trained, coordinates: Tensor) -> float:

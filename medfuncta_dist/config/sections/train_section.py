@@ -102,6 +102,9 @@ class Train(Section):
     """DeepSpeed ZeRO stage. Default: 0 with muon, else 1."""
     shuffle_window: PositiveInt = 4096
     """Number of scans within which the order of one stream is shuffled."""
+    patches_per_scan: Annotated[PositiveInt, Added(64)] = 64
+    """With ``data.patches``: patches of each scan that an epoch draws, each at a random place of the scan, anew in each
+    epoch. ``batch`` then counts patches, and so does ``shuffle_window``."""
     augment: Annotated[Augment | None, Added(None)] = None
     """Change training scans at random. Default: null, scans as they are."""
     checkpoint_steps: Annotated[PositiveInt | None, FREE] = None

@@ -123,7 +123,13 @@ def test_what_a_key_was_before_it_existed_is_written_at_the_key():
         },
         "field": {"kind": "siren", "features": None},
         "meta": {"ridge": 1e-4, "precision": None, "graphs": "auto", "captured": None, "halvings": None},
-        "train": {"optimizer": "adamw", "schedule_steps": None, "start_from": None, "augment": None},
+        "train": {
+            "optimizer": "adamw",
+            "schedule_steps": None,
+            "start_from": None,
+            "patches_per_scan": 64,
+            "augment": None,
+        },
         "fit": {
             "ridge": 1e-6,
             "keep": None,

@@ -51,3 +51,13 @@ def test_without_patches_a_shape_is_needed():
 def test_what_does_not_go_together_is_refused(data: str, said: str):
     with pytest.raises(RunFileError, match=said):
         parsed(data)
+
+
+def test_an_epoch_visits_a_scan_as_often_as_it_draws_patches_and_without_patches_once():
+    assert parsed("patches: {size: [8, 8]}").visits == 64
+    assert parsed("shape: [8, 8]").visits == 1
+
+
+def test_patches_to_draw_without_patches_are_refused():
+    with pytest.raises(RunFileError, match="patches_per_scan = 8 does nothing without"):
+        parse("{name: p, storage: /s, data: {source: /a, shape: [8, 8]}, train: {patches_per_scan: 8}}")

@@ -16,11 +16,11 @@ from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.evaluation.decode import (
     Decoded,
     decode_key,
+    decode_to_file,
     reconstruct,
-    resampled_affine,
-    resampled_spacing,
     save,
 )
+from medfuncta_dist.evaluation.decoded_grid import resampled_affine, resampled_spacing
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import SirenSpec, init_params
 from medfuncta_dist.fitting import fit_task, latent_ledger
@@ -206,3 +206,14 @@ def test_a_file_that_can_not_be_written_is_refused_in_words(tmp_path):
     with pytest.raises(RunFileError, match="cannot be written") as caught:
         save(decoded((1, 5)), tmp_path / "file" / "a.csv")
     assert caught.value.where == "--out"
+
+
+def test_a_region_of_a_scan_without_patches(run, rows, tmp_path):
+    key, region = rows[0]["key"], [(2, 7), None]
+    whole, part = decode_key(run, key, (20, 16)), decode_key(run, key, (20, 16), region=region)
+    assert np.allclose(part.values, whole.values[:, 2:7], atol=1e-6)
+    assert part.values.shape == (1, 5, 16)
+    said = decode_to_file(run, key, tmp_path / "part.npy", (20, 16), region=region)
+    assert said["shape"] == [1, 5, 16]
+    assert said["interpolated"]
+    assert np.array_equal(np.load(tmp_path / "part.npy"), part.scan_units)

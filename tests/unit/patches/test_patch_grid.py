@@ -6,14 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medfuncta_dist.patches.patch_grid import PatchGrid
-
-
-@st.composite
-def grids(draw: st.DrawFn) -> PatchGrid:
-    axes = draw(st.integers(1, 3))
-    size = tuple(draw(st.integers(2, 7)) for _ in range(axes))
-    overlap = tuple(draw(st.integers(0, n // 2)) for n in size)
-    return PatchGrid(tuple(draw(st.integers(1, 20)) for _ in range(axes)), size, overlap)
+from tests.unit.patches.grids import grids
 
 
 def test_patches_begin_every_size_less_overlap_and_the_last_one_ends_with_the_scan():

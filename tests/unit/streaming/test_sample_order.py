@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from medfuncta_dist.errors import RunFileError
-from medfuncta_dist.streaming.sample_order import EpochOrder, SampleId, permutation, position, rank_slice
+from medfuncta_dist.random_numbers import permutation
+from medfuncta_dist.streaming.sample_order import EpochOrder, SampleId, position, rank_slice
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from medfuncta_dist.packing.pack_driver import pack
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.streaming.sample_reader import SampleReader, ShardCache
+from medfuncta_dist.streaming.stream import scan_batches
 from medfuncta_dist.task_map import map_here
 from medfuncta_dist.training.validation import Validation, evenly_spread, held_out_split
 from medfuncta_dist.training.world import World
@@ -50,7 +51,8 @@ def measured(run: RunFile, folder: Path, world: World) -> Validation:
     snapshot = load_snapshot(store, run.dataset, None)
     shards = snapshot.shards(held_out_split(snapshot) or "")
     reader = SampleReader(store, shards, ShardCache(store, folder / "cache", 10**9))
-    validation = Validation(run, reader, evenly_spread([shard.samples for shard in shards], 4), world)
+    ids = evenly_spread([shard.samples for shard in shards], 4)
+    validation = Validation(run, scan_batches(reader, ids), world)
     learner = new_learner(run)
     scans = torch.rand(4, len(learner.coordinates), 1, generator=torch.Generator().manual_seed(0))
     trained = learner.trained(learner.params(), iter([scans]))
