@@ -30,7 +30,6 @@ from benchmarks import common
 # isort: split
 import numpy as np
 import torch
-from medfuncta_dist.neighbours.image_curvature import image_curvature
 from safetensors.torch import load_file, save_file
 
 from benchmarks.classification_curves import draw
@@ -40,6 +39,7 @@ from benchmarks.field_sets import SETS, Case, Choice, Labels, basis_sections, ma
 from benchmarks.preset_scans import Scans, as_scans
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.fields.shared_network import EXTRAS, SharedNetwork
+from medfuncta_dist.latents.image_curvature import image_curvature
 from medfuncta_dist.meta.learner import Trained
 from medfuncta_dist.neighbours.latent_metric import LatentMetric, image_metric
 from medfuncta_dist.network.core_settings import trained_spec

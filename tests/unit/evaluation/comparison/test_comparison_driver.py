@@ -81,7 +81,7 @@ def test_sizes_and_settings_are_told(runs, content):
     store = ObjectStore(runs[1].storage)
     folder = Path(runs[1].storage) / json.loads(store.read("runs/fewer/report/summary.json"))["latents"]
     assert content["runs"]["b"]["table_bytes"] == sum(p.stat().st_size for p in (folder / "parts").iterdir())
-    assert {row["key"] for row in content["settings"]} == {"fit.steps", "fit.storage_type", "data.dataset"}
+    assert {row["key"] for row in content["settings"]} == {"fit.steps", "fit.storage_type"}
     assert content["notes"] == []
 
 
