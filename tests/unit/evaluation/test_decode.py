@@ -106,10 +106,12 @@ def test_a_key_is_found_without_the_indexes_of_shards(run, rows, monkeypatch):
 
 def test_of_a_quarantined_scan_it_is_said(tmp_path, monkeypatch):
     run = ready(tmp_path, data={"max_quarantined": 0.5})
-    read = fit_task._read
-    monkeypatch.setattr(
-        fit_task, "_read", lambda r, row, key, s: Quarantined(key, "unusable") if row == 3 else read(r, row, key, s)
-    )
+    read = fit_task.read_scan
+
+    def all_but_one(reader, shard, row, key, shape):
+        return Quarantined(key, "unusable") if row == 3 else read(reader, shard, row, key, shape)
+
+    monkeypatch.setattr(fit_task, "read_scan", all_but_one)
     fit(run, map_here)
     store = ObjectStore(run.storage)
     commits = latent_ledger.read_commits(store, locate_table(run, store).folder)

@@ -85,7 +85,7 @@ def test_every_scan_gets_the_latent_that_fitting_it_gives(run):
     work = locate_table(run, store).works[0]
     _, cache = worker_side.WorkerSettings.of(run).open()
     reader = worker_side.SampleReader(store, [work.shard], cache)
-    samples = [worker_side._read(reader, row, reader.keys(0)[row], (1, 12, 12)) for row in range(3)]
+    samples = [worker_side.read_scan(reader, 0, row, reader.keys(0)[row], (1, 12, 12)) for row in range(3)]
     targets = torch.from_numpy(np.stack([points(sample) for sample in samples]))
     shared = network(run)
     settings = FitSettings() if run.field.kind == "basis" else FitSettings(4, 1.0, 1.0, 0, closed_form=True)
@@ -104,7 +104,7 @@ def test_a_scan_of_other_channels_or_points_is_no_scan_of_this_network(run):
     reader = worker_side.SampleReader(store, [work.shard], cache)
     key = reader.keys(0)[0]
     for shape in ((3, 12, 12), (1, 12, 11)):
-        assert worker_side._read(reader, 0, key, shape) == latent_ledger.Quarantined(key, WRONG_SHAPE)
+        assert worker_side.read_scan(reader, 0, 0, key, shape) == latent_ledger.Quarantined(key, WRONG_SHAPE)
 
 
 def test_a_task_is_small_and_pickles(run, monkeypatch):
