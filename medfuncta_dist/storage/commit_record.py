@@ -24,7 +24,8 @@ T = TypeVar("T")
 FORMAT_VERSION = 1
 PATCHES_VERSION = 2
 """Of records whose body tells of patches: earlier versions, which would take them for something else, refuse it."""
-VERSIONS = (FORMAT_VERSION, PATCHES_VERSION)
+OF_PATCHES = ("latents", "catalogue")
+"""Kinds of records that may have it."""
 LARGEST_RECORD = 64 * 2**20
 """Bytes. Records name files and hold no data: a larger one was not written by medfuncta-dist."""
 PARALLEL_READS = 16
@@ -96,9 +97,10 @@ def latest_record(
 def parse_record(data: bytes, kind: str, where: str) -> Record:
     """Parse and verify a record's bytes; errors name ``where``."""
     record = strict_json.parse_object(data, "a record", where, _RESTORE)
-    if _is_of_another_version(record):
+    known = (FORMAT_VERSION, PATCHES_VERSION) if kind in OF_PATCHES else (FORMAT_VERSION,)
+    if _is_of_another_version(record, known):
         version = record.get("format_version")
-        what = f"format_version {version!r} of a {kind} record is not one that this version reads {VERSIONS}"
+        what = f"format_version {version!r} of a {kind} record is not one that this version reads {known}"
         raise FormatVersionError(
             what, where=where, do="use the version of medfuncta-dist that wrote it, or a newer one"
         )
@@ -113,15 +115,15 @@ def parse_record(data: bytes, kind: str, where: str) -> Record:
     raise IntegrityError(f"expected a {kind} record, found kind {fields[0]!r}", where=where, do=_RESTORE)
 
 
-def _is_of_another_version(record: dict[str, Any]) -> bool:
+def _is_of_another_version(record: dict[str, Any], known: tuple[int, ...]) -> bool:
     """Whether another version wrote it. False if the version field itself is damaged: the digest matches with ours."""
     version, digest = record.get("format_version"), record.get("digest")
-    if version in VERSIONS:
+    if version in known:
         return False
     rest = {name: value for name, value in record.items() if name != "digest"}
     if digest == digest_json(rest):
         return True
-    return isinstance(version, int) and all(digest != digest_json(rest | {"format_version": ours}) for ours in VERSIONS)
+    return isinstance(version, int) and all(digest != digest_json(rest | {"format_version": ours}) for ours in known)
 
 
 _RESTORE = "restore the object from a backup, or delete it and run the stage again"

@@ -23,7 +23,7 @@ from medfuncta_dist.fields.params import OUTPUT_OFFSET
 from medfuncta_dist.fields.shared_network import SharedNetwork
 from medfuncta_dist.fields.siren import SirenSpec, init_params
 from medfuncta_dist.fitting import fit_task as worker_side
-from medfuncta_dist.fitting import latent_ledger
+from medfuncta_dist.fitting import latent_ledger, scan_parts
 from medfuncta_dist.fitting.batch_transfer import Arriving, Sender
 from medfuncta_dist.fitting.fit_plan import FitWork
 from medfuncta_dist.fitting.fit_rows import ColumnsComing
@@ -244,6 +244,8 @@ def test_a_batch_that_cannot_be_fitted_comes_before_a_later_one_that_cannot_be_r
     task = task_of(tmp_path, broken={5: with_meta(5, format_version=9)})
 
     class Singular:
+        units = None
+
         def fit(self, targets: torch.Tensor) -> FitResult:
             raise ArithmeticError("singular")
 
@@ -271,7 +273,7 @@ class Watched:
 def watched(task: FitTask, monkeypatch: pytest.MonkeyPatch) -> tuple[Watched, list[tuple[str, int]]]:
     events: list[tuple[str, int]] = []
     fitter = Watched(fitter_here(task.worker, task.network, task.shape, task.settings, task.learned_rates), events)
-    wait, rows_of = ColumnsComing.wait, worker_side.rows_of
+    wait, rows_of = ColumnsComing.wait, scan_parts.rows_of
     monkeypatch.setattr(worker_side, "fitter_here", lambda *_: fitter)
     counts = dict.fromkeys(("wait", "rows"), 0)
 
@@ -284,7 +286,7 @@ def watched(task: FitTask, monkeypatch: pytest.MonkeyPatch) -> tuple[Watched, li
         return noting
 
     monkeypatch.setattr(ColumnsComing, "wait", noted("wait", wait))
-    monkeypatch.setattr(worker_side, "rows_of", noted("rows", rows_of))
+    monkeypatch.setattr(scan_parts, "rows_of", noted("rows", rows_of))
     return fitter, events
 
 

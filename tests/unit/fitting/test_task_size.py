@@ -81,7 +81,8 @@ def trial_of(run) -> FitTask:
     store = ObjectStore(run.storage)
     target = locate_table(run, store)
     settings = stored_settings(run, load_network(store, target.network))
-    return task_of(run, target, max(target.works, key=lambda work: work.shard.samples), settings, ALONE)
+    work = max(target.works, key=lambda work: work.shard.samples)
+    return task_of(run, target, replace(work, start=0, stop=work.shard.samples), settings, ALONE)
 
 
 def stored(run) -> list[str]:

@@ -225,7 +225,7 @@ def test_an_unfinished_table_is_not_published(tmp_path: Path) -> None:
     folder = locate_table(run, store).folder
     record = store.list(f"{folder}/commits")[0].path
     store.delete(record)
-    with pytest.raises(StageOrderError, match="5 packed scans are neither fitted nor quarantined"):
+    with pytest.raises(StageOrderError, match=r"\d packed scans are neither fitted nor quarantined"):
         publish(run, tmp_path / "published")
     assert not (tmp_path / "published").exists()
 

@@ -38,6 +38,7 @@ MAY_WRITE = {
     "snapshot.py:commit_snapshot": "a snapshot, before its record",
     "table_format.py:write_part": "a part of the latent table",
     "stored_tables.py:write_tables": "the tables of curved latents, under their content address, before their record",
+    "row_groups.py:write_grouped": "a part of a latent table of patches",
     "catalogue_store.py:_put_files": "files of a latent table's catalogue, under their content addresses",
     "target.py:_upload": "files of a publication, before the checksums that make it one",
     "index_record.py:write_object": "an object of an index of neighbours, under its content address",
@@ -64,6 +65,8 @@ MAY_WRITE = {
     "member_bytes.py:copy_member": "a local file",
     "s3_objects.py:get": "a local file",
     "source_files.py:_write": "a local file",
+    "slab_files.py:_write_nifti": "a local file",
+    "slab_files.py:_write_npy": "a local file",
     "split_look_alikes.py:_spooled": "a local file",
     "private_folder.py:_create_salt": "the owner's own file",
     "answer.py:write": "stdout",
@@ -81,6 +84,7 @@ PLACES = {
     "compare_and_swap.py:compare_and_swap": 2,
     "lease_claim.py:_write": 2,
     "decoder.py:_write": 2,
+    "slab_files.py:_write_nifti": 2,
     "file.py:_explicit": 2,
 }
 """How many places of a listed function write, where it is more than one."""
