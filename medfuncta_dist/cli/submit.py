@@ -236,12 +236,14 @@ def _warn_before_submission(request: SubmissionRequest, backend: Backend) -> Non
 
     from medfuncta_dist.submit.rules.image_warnings import list_images, warn_of_images
     from medfuncta_dist.submit.rules.network_policy import render_pack_job, warn_of_closed_storage
+    from medfuncta_dist.submit.rules.resource_rules import warn_of_unknown_scans
 
     if backend.name == BackendName.KUBERNETES:
         jobs = [request.stages] if request.together else [(stage,) for stage in request.stages]
         closed = warn_of_closed_storage(render_pack_job(request.run, request.overlays))
         images = warn_of_images(list_images(request.run, jobs, request.overlays))
-        for warning in [closed, *images] if closed else images:
+        unknown = warn_of_unknown_scans(request.run, request.stages)
+        for warning in [*([closed] if closed else []), *images, *unknown]:
             print(warning, file=sys.stderr)
 
 

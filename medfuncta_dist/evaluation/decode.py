@@ -152,13 +152,13 @@ def decode_key(
 
 def _decoded(scan: FittedScan, grid: DecodedGrid) -> Decoded:
     grid.require_values(scan.network.spec.channels, MAX_VALUES)
-    row, affine = scan.row, scan.affine
+    row = scan.row
     return Decoded(
         key=row["key"],
         values=scan.values(grid),
         window=scan.window,
         spacing=grid.spacing(row["spacing"]),
-        affine=None if affine is None else grid.affine(affine),
+        affine=grid.placed(scan.affine, row["spacing"]),
         psnr=row["psnr"],
         below_min=row["below_min"],
         upright=row["slice"] is not None,
@@ -167,10 +167,10 @@ def _decoded(scan: FittedScan, grid: DecodedGrid) -> Decoded:
 
 def _streamed(scan: FittedScan, grid: DecodedGrid, out: Path) -> bool:
     """Write a scan of patches slab by slab; False for a format of which a slab cannot be written alone."""
-    channels, affine = scan.network.spec.channels, scan.affine
+    channels, spacing = scan.network.spec.channels, scan.row["spacing"]
     grid.require_values(channels, LARGEST_FILE)
-    placed = None if affine is None else grid.affine(affine)
-    target = Target((channels, *grid.size), scan.window, grid.spacing(scan.row["spacing"]), placed)
+    placed = grid.placed(scan.affine, spacing)
+    target = Target((channels, *grid.size), scan.window, grid.spacing(spacing), placed)
     with _written(out):
         return write_slabs(out, target, lambda across: scan.slabs(grid, across))
 

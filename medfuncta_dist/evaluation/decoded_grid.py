@@ -64,6 +64,20 @@ class DecodedGrid:
             found[:, 3] = found @ [*first, *[0] * (3 - len(first)), 1]
         return found
 
+    def placed(
+        self, affine: Float[np.ndarray, "4 4"] | None, spacing: Sequence[float]
+    ) -> Float[np.ndarray, "4 4"] | None:
+        """``affine`` of this grid. Of a scan without one: None if all of it is decoded, as it lies nowhere; a region
+        lies where it is in the scan, whose first point is then the origin, ``spacing`` its packed points' (mm)."""
+        if affine is None and self.region is None:
+            return None
+        return self.affine(spacing_affine(spacing) if affine is None else affine)
+
+
+def spacing_affine(spacing: Sequence[float]) -> Float[np.ndarray, "4 4"]:
+    """Of a grid of up to three axes of which nothing but the distance of its points (mm) is known."""
+    return np.diag([*spacing, *[1.0] * (4 - len(spacing))])
+
 
 def resampled_spacing(spacing: Sequence[float], before: Sequence[int], after: Sequence[int]) -> tuple[float, ...]:
     """Spacing of a grid with other numbers of points over the same field of view: times (n-1)/(m-1) on each axis."""

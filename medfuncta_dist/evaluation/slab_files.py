@@ -17,11 +17,15 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Float
 
+from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.evaluation.decoded_grid import spacing_affine
 from medfuncta_dist.patches.blended_scan import Slab
 from medfuncta_dist.scans.scan import Window
 
 NIFTI_OFFSET = 352
 """Bytes before the values: the header, and four that say that no extension follows."""
+LONGEST_AXIS = 2**15 - 1
+"""Points of an axis of a NIfTI file: its header has 16 bits for them."""
 GZIP_LEVEL = 1
 """As nibabel's: noise in the last bits of float32 does not get much smaller at a higher one."""
 
@@ -62,12 +66,15 @@ def write_slabs(path: Path, target: Target, slabs: Slabs) -> bool:
 def nifti_image(
     volume: np.ndarray, spacing: tuple[float, ...], affine: Float[np.ndarray, "4 4"] | None
 ) -> nib.Nifti1Image:
-    """An image of (channel, *spatial) values: channels on the fifth axis, millimetres."""
+    """An image of (channel, *spatial) values: channels on the fifth axis, millimetres. RunFileError for an axis of more
+    points than the format's header can tell."""
     channels, shape = volume.shape[0], volume.shape[1:]
+    if max(volume.shape) > LONGEST_AXIS:
+        what = f"a scan of shape {list(shape)} has an axis of more than {LONGEST_AXIS} points, which NIfTI cannot hold"
+        raise RunFileError(what, where="--out", do="use .npy, or a region")
     axes = [*shape, *[1] * (3 - len(shape)), *([1, channels] if channels > 1 else [])]
-    if affine is None:
-        affine = np.diag([*spacing, *[1.0] * (4 - len(spacing))])
-    image = nib.Nifti1Image(np.moveaxis(volume, 0, -1).reshape(axes), affine)  # type: ignore[no-untyped-call]
+    placed = spacing_affine(spacing) if affine is None else affine
+    image = nib.Nifti1Image(np.moveaxis(volume, 0, -1).reshape(axes), placed)  # type: ignore[no-untyped-call]
     image.header.set_xyzt_units("mm")  # type: ignore[no-untyped-call]
     return image
 

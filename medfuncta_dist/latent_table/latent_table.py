@@ -176,7 +176,7 @@ class LatentTable:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Points per axis of the scans as packed."""
+        """Points per axis of the scans as packed; with ``data.patches``, of a patch."""
         return self._location.shape
 
     def numpy(self) -> Float[np.ndarray, "scan latent"]:

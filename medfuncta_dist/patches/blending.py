@@ -39,16 +39,20 @@ class Share:
 
 
 def shares(starts: Sequence[int], size: int, overlap: int, positions: Reals) -> list[Share]:
-    """The patches of one axis that count at any of its ascending ``positions``, in points of the scan."""
-    first = np.asarray(starts, np.float64)[:, None]
-    inside = np.minimum(positions - (first - 1), first + size - positions)
-    weights = np.clip(inside / (overlap + 1), 0, 1)
-    weights /= weights.sum(axis=0)
-    return [
-        Share(place, part, weights[place, part], np.clip(2 * (positions[part] - start) / (size - 1) - 1, -1, 1))
-        for place, start in enumerate(starts)
-        if (part := _positive(weights[place])).stop
-    ]
+    """The patches of one axis that count at any of its ascending ``positions``, in points of the scan. Takes memory for
+    the positions, not for every patch at each of them."""
+    found, total = [], np.zeros(len(positions))
+    for place, start in enumerate(starts):
+        part = _above(positions, start - 1, start + size)
+        if part.stop > part.start:
+            inside = np.minimum(positions[part] - (start - 1), start + size - positions[part])
+            weights = np.minimum(inside / (overlap + 1), 1)
+            total[part] += weights
+            local = np.clip(2 * (positions[part] - start) / (size - 1) - 1, -1, 1)
+            found.append(Share(place, part, weights, local))
+    for share in found:
+        share.weights[...] /= total[share.part]
+    return found
 
 
 def grid_shares(grid: PatchGrid, positions: Sequence[Reals]) -> list[list[Share]]:
@@ -57,7 +61,7 @@ def grid_shares(grid: PatchGrid, positions: Sequence[Reals]) -> list[list[Share]
     return [shares(*axis) for axis in axes]
 
 
-def _positive(weights: Reals) -> slice:
-    """Where a trapezoid is above 0, which is in one piece; slice(0, 0) where it is nowhere."""
-    found = np.flatnonzero(weights)
-    return slice(int(found[0]), int(found[-1]) + 1) if len(found) else slice(0, 0)
+def _above(positions: Reals, before: float, after: float) -> slice:
+    """Of ascending positions those between these two, both excluded."""
+    first, stop = np.searchsorted(positions, before, side="right"), np.searchsorted(positions, after, side="left")
+    return slice(int(first), int(stop))

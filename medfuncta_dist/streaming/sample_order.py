@@ -9,7 +9,9 @@ the scans that it would have read. An epoch is built like this:
 4. the streams are read round-robin (one that has ended is passed over), ``batch`` scans per global batch;
 5. the last, partial batch is dropped, and counted.
 
-A stream is a sequence of shards and a block spans few of them: a worker reads a few shards at a time, each once.
+A stream is a sequence of shards and a block spans few of them: a worker reads a few shards at a time, each once. Where
+an epoch visits each scan several times, a window of visits may be many shards of few scans, so what is read at a time
+is bounded: there are fewer streams, and shorter blocks.
 """
 
 from __future__ import annotations
@@ -38,18 +40,31 @@ class SampleId(NamedTuple):
 class EpochOrder:
     """The global batches of one epoch, with random access: ``batch(g)`` costs O(batch), plus a block when one begins.
 
-    ``shard_samples``: scans of each shard of the split, in the snapshot's order; ``digest``: the split's digest.
+    ``shard_samples``: scans of each shard of the split, in the snapshot's order; ``digest``: the split's digest;
+    ``shards_at_once``: about how many shards the blocks of all streams may span together, at least 2: exactly so for
+    shards of one length, on average up to twice as many where lengths differ. None for no bound.
     """
 
     def __init__(
-        self, shard_samples: Sequence[int], *, batch: int, seed: int, epoch: int, digest: str, window: int
+        self,
+        shard_samples: Sequence[int],
+        *,
+        batch: int,
+        seed: int,
+        epoch: int,
+        digest: str,
+        window: int,
+        shards_at_once: int | None = None,
     ) -> None:
         if batch < 1 or window < 1:
             raise ValueError("batch and window must be at least 1")
         self._samples: Indices = np.asarray(shard_samples, dtype=np.int64)
+        streams = min(batch, len(self._samples))
+        if shards_at_once is not None:
+            streams, window = _bounded(streams, window, self._samples, shards_at_once)
         self._batch, self._window = batch, window
         self._name = f"{seed}/{epoch}/{digest}"
-        self._streams = self._deal(min(batch, len(self._samples)))
+        self._streams = self._deal(streams)
         # Lists, because they are searched for one number at a time: bisect is ten times faster than NumPy there.
         self._ends = [list(accumulate(self._samples[shards].tolist())) for shards in self._streams]
         self._round_robin = _RoundRobin([ends[-1] for ends in self._ends])
@@ -92,6 +107,16 @@ class EpochOrder:
             last = min((block + 1) * self._window - shift, self._ends[stream][-1])
             self._blocks[stream] = block, permutation(last - first, self._name, "block", stream, block)
         return first + int(self._blocks[stream][1][index - first])
+
+
+def _bounded(streams: int, window: int, samples: Indices, shards: int) -> tuple[int, int]:
+    """Streams and window whose blocks span about so many shards together: one of n whole shards spans n + 1 of them,
+    as it begins anywhere in one. The middle length counts, as a few large shards may be among many small ones."""
+    if not samples.any():
+        return streams, window
+    streams = min(streams, shards // 2)
+    middle = int(np.quantile(samples[samples > 0], 0.5, method="lower"))
+    return streams, min(window, (shards // streams - 1) * middle)
 
 
 class _RoundRobin:

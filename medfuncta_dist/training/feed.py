@@ -21,7 +21,7 @@ from medfuncta_dist.streaming.device_transfer import Contexts, DrawContexts, Pla
 from medfuncta_dist.streaming.patch_samples import PatchDraws, patch_samples, spread_patches
 from medfuncta_dist.streaming.prefetch import Prefetched
 from medfuncta_dist.streaming.sample_order import EpochOrder, SampleId, position, rank_slice
-from medfuncta_dist.streaming.sample_reader import SampleReader
+from medfuncta_dist.streaming.sample_reader import OPEN_SHARDS, SampleReader
 from medfuncta_dist.streaming.shard_cache import ShardCache, cache_folder
 from medfuncta_dist.streaming.stream import Batch, Change, Read, pass_stream, scan_batches, training_stream
 from medfuncta_dist.training.validation import Validation, evenly_spread, held_out_split
@@ -73,8 +73,11 @@ class Feed:
         Each scan (with patches, each visit of a scan) once, as far as there are so many; where augmentation changes
         them, or where patches are drawn anew, pass after pass.
         """
-        found, reader = self._order(0).scans(wanted), self._reader()
-        differ = self._change is not None or self._run.data.patches is not None
+        reader, patched = self._reader(), self._run.data.patches is not None
+        found = self._order(0, bounded=False).scans(wanted)  # of more scans: each is read once only
+        if patched:
+            found.sort()  # which opens no shard twice
+        differ = self._change is not None or patched
         passes = math.ceil(wanted / max(len(found), 1)) if differ else 1
         share = found[self._world.rank :: self._world.size]
         if share:
@@ -139,7 +142,9 @@ class Feed:
             return None
         return PatchDraws(reader, tuple(patches.size), train.patches_per_scan, train.seed)
 
-    def _order(self, epoch: int) -> EpochOrder:
+    def _order(self, epoch: int, *, bounded: bool = True) -> EpochOrder:
+        """The epoch's visits; where there are several of each scan, of half as many shards at once as a reader keeps
+        open."""
         train = self._run.train
         return EpochOrder(
             [shard.samples * self._run.visits for shard in self.snapshot.shards(TRAIN)],
@@ -148,4 +153,5 @@ class Feed:
             epoch=epoch,
             digest=split_digest(self.snapshot, TRAIN),
             window=train.shuffle_window,
+            shards_at_once=OPEN_SHARDS // 2 if bounded and self._run.visits > 1 else None,
         )

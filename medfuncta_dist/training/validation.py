@@ -49,7 +49,10 @@ class Validation:
         )
         self.picture: np.ndarray | None = None
         """The first scan beside its reconstruction, of the last measurement."""
-        self._targets = [torch.from_numpy(points(sample)) for sample in samples]
+        self._targets, self._weights = [], []
+        for sample in samples:
+            self._targets.append(torch.from_numpy(points(sample)))
+            self._weights.append(None if run.data.patches is None else _weights_in_scan(sample))
 
     def psnr(self, trained: Trained, coordinates: Tensor) -> float:
         """Mean PSNR (dB) over all ranks' scans; a fit that diverged counts as 0 dB. A collective."""
@@ -57,7 +60,7 @@ class Validation:
         fitter = new_fitter(spec, params, coordinates, self._settings, trained.extras, self._learned_rates)
         for start in range(0, len(self._targets), self._chunk):
             targets = torch.stack(self._targets[start : start + self._chunk]).to(self._world.device)
-            fitted = fitter.fit(targets)
+            fitted = fitter.fit(targets, self._weights_of(slice(start, start + self._chunk)))
             total += float(torch.where(fitted.finite, fitted.psnr, 0.0).sum())
             if start == 0 and self._draws_picture:
                 self.picture = _side_by_side(
@@ -65,6 +68,27 @@ class Validation:
                 )
         total, count = self._world.sum([total, len(self._targets)])
         return total / count
+
+    def _weights_of(self, chunk: slice) -> Tensor | None:
+        """(patch, point), on this rank's device; None where no patch sticks out of its scan."""
+        found = self._weights[chunk]
+        if all(weights is None for weights in found):
+            return None
+        every = torch.ones(self._targets[0].shape[0])
+        whole = [every if weights is None else weights for weights in found]
+        return torch.stack(whole).to(self._world.device)
+
+
+def _weights_in_scan(patch: Sample) -> Tensor | None:
+    """1 for the points of a patch that lie in its scan, 0 for those beyond it; None where there are no such points."""
+    size, scan = patch.array.shape[1:], patch.meta["shape"][1:]
+    if all(points >= n for n, points in zip(size, scan, strict=True)):
+        return None
+    found = torch.zeros(size)
+    found[tuple(slice(0, points) for points in scan)] = (
+        1  # a patch sticks out only along an axis on which it begins at 0
+    )
+    return found.flatten()
 
 
 def _side_by_side(shape: Sequence[int], *values: Tensor) -> np.ndarray:

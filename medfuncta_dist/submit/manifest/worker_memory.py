@@ -47,8 +47,10 @@ def _training(run: RunFile) -> int:
 
 
 def _fitting(run: RunFile) -> int:
-    """A batch; and on a CPU the largest matrix of one scan."""
-    batch = _scans(run, min(run.fit.batch, run.data.shard_scans))
+    """A batch, no larger than a shard; and on a CPU the largest matrix of one scan. Of patches, a shard may have any
+    number, whatever its scans."""
+    most = run.fit.batch if run.data.patches is not None else min(run.fit.batch, run.data.shard_scans)
+    batch = _scans(run, most)
     return batch + (0 if run.gpus_per_task else _network(run) + _largest_matrix(run))
 
 

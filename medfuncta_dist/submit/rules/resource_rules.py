@@ -3,9 +3,10 @@ to disk."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.submit.manifest.quantity import parse_quantity
 from medfuncta_dist.submit.manifest.worker_groups import list_group_kinds
 from medfuncta_dist.submit.manifest.worker_memory import most_demanding
@@ -62,7 +63,18 @@ def _check_worker_memory(job: RayJob) -> Breaches:
         if workers * bytes_each > memory - shared:
             least = f"{workers} worker{'s' * (workers > 1)} of {stage} need at least {_gib(workers * bytes_each)}"
             given = f"the pod has {_gib(memory)}, {_gib(shared)} of it shared memory"
-            yield f"{where}.template.spec", f"{least} for scans of shape {list(run.data.shape)}, but {given}"
+            what = "scans" if run.data.patches is None else "patches"
+            yield f"{where}.template.spec", f"{least} for {what} of shape {list(run.data.shape)}, but {given}"
+
+
+def warn_of_unknown_scans(run: RunFile, stages: Sequence[str]) -> list[str]:
+    """A line where workers hold whole scans of a size that the run file does not tell: no rule can check their
+    memory."""
+    if run.data.patches is None or "pack" not in stages:
+        return []
+    given = f"{run.kubernetes.cpu.workers} workers of a pod share {run.kubernetes.cpu.memory_gigabytes:g} GiB"
+    what = f"a pack worker holds a whole scan, whose size the run file does not tell, and {given}"
+    return [f"warning: {what}; see that it is enough for the largest scans (docs/how-to/native-resolution.md, Memory)"]
 
 
 def _ray_memory(pod: Part) -> float | None:

@@ -12,7 +12,8 @@ import torch
 from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.evaluation import decode as decoding
-from medfuncta_dist.evaluation.decode import decode, decode_to_file
+from medfuncta_dist.evaluation.decode import decode, decode_to_file, save
+from medfuncta_dist.evaluation.fitted_scan import FittedScan
 from medfuncta_dist.fitting.fit_driver import fit
 from medfuncta_dist.latent_table.latent_table import LatentTable
 from medfuncta_dist.patches import blended_scan
@@ -74,6 +75,21 @@ def test_a_region_is_the_same_part_of_the_whole_and_lies_where_it_lay(
     assert part.spacing == whole.spacing
     many = table.decode([key, key], shape, region)
     np.testing.assert_allclose(many[1], part.values, atol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [None, (18, 14, 7)])
+def test_a_region_of_a_scan_without_an_affine_lies_where_it_is_in_the_scan(
+    run: RunFile, table: LatentTable, shape: tuple[int, ...] | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = key_of(table, (9, 7, 10))
+    monkeypatch.setattr(FittedScan, "affine", None)
+    for name, region in (("whole.nii", None), ("part.nii", [(2, 7), (0, 7), (3, 6)])):
+        decode_to_file(run, key, tmp_path / name, shape, region=region)
+        save(decode(run, key, shape, region=region), tmp_path / f"at-once-{name}")
+    for before in ("", "at-once-"):
+        whole, part = (nib.load(tmp_path / f"{before}{name}.nii").affine for name in ("whole", "part"))
+        np.testing.assert_allclose(whole[:, 3], [0, 0, 0, 1])
+        np.testing.assert_allclose(part @ [1, 1, 1, 1], whole @ [3, 1, 4, 1], rtol=1e-6)
 
 
 def test_only_the_patches_of_a_region_are_read(

@@ -11,6 +11,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.evaluation.decode import Decoded, save
 from medfuncta_dist.evaluation.slab_files import Slabs, Target, write_slabs
 from medfuncta_dist.patches.blended_scan import Slab
@@ -59,6 +60,18 @@ def test_nifti_has_the_scans_units_and_its_place(tmp_path: Path) -> None:
     image = nib.load(tmp_path / "a.nii.gz")
     np.testing.assert_allclose(image.get_fdata(), values[0] * 3000 - 1000, atol=1e-3)
     np.testing.assert_allclose(image.affine, AFFINE)
+
+
+@pytest.mark.parametrize("shape", [(1, 40_000), (1, 2, 32_768), (1, 2, 2, 32_768)])
+def test_nifti_refuses_an_axis_that_its_header_cannot_tell(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    values, wanted = np.zeros(shape, np.float32), target(shape)
+    for name in ("a.nii", "a.nii.gz"):
+        with pytest.raises(RunFileError, match=r"(?s)32767 points.*use \.npy, or a region"):
+            write_slabs(tmp_path / name, wanted, slabs_of(values, 2**15))
+        with pytest.raises(RunFileError, match="32767 points"):
+            save(Decoded("k" * 64, values, WINDOW, wanted.spacing, AFFINE, 30.0, False, False), tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+    assert write_slabs(tmp_path / "a.npy", wanted, slabs_of(values, 2**15))
 
 
 def test_a_file_that_is_interrupted_is_not_there(tmp_path: Path) -> None:

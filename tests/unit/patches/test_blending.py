@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -31,6 +33,34 @@ def test_at_the_scans_own_points_without_overlap_one_patch_counts_alone(grid: Pa
         assert [share.part.start for share in axis] == list(starts)
         assert all((share.weights == 1).all() for share in axis)
         assert all(share.local[0] == -1 and share.local[-1] == 1 for share in axis)
+
+
+@given(grids(), st.data())
+def test_weights_are_those_of_all_patches_at_all_positions(grid: PatchGrid, data: st.DataObject):
+    """The formula as the module states it, as a dense matrix."""
+    asked = [np.linspace(0, n - 1, data.draw(st.integers(1, 60))) for n in grid.shape]
+    axes = zip(grid.starts, grid.size, grid.overlap, asked, grid_shares(grid, asked), strict=True)
+    for starts, size, overlap, positions, found in axes:
+        first = np.asarray(starts, np.float64)[:, None]
+        inside = np.minimum(positions - (first - 1), first + size - positions)
+        dense = np.clip(inside / (overlap + 1), 0, 1)
+        dense /= dense.sum(axis=0)
+        sparse = np.zeros_like(dense)
+        for share in found:
+            sparse[share.place, share.part] = share.weights
+        np.testing.assert_allclose(sparse, dense, rtol=0, atol=1e-12)
+        assert [share.place for share in found] == np.flatnonzero(dense.any(axis=1)).tolist()
+
+
+def test_a_long_signal_takes_memory_for_its_points_not_for_every_patch_at_each_of_them():
+    grid = PatchGrid((10**6,), (64,), (8,))
+    positions = [np.arange(10.0**6)]
+    tracemalloc.start()
+    [found] = grid_shares(grid, positions)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(found) == len(grid)
+    assert peak < 200 * 10**6
 
 
 def test_patches_that_touch_a_position_are_those_that_count_there():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.random_numbers import permutation
 from medfuncta_dist.streaming.sample_order import EpochOrder, SampleId, position, rank_slice
+from medfuncta_dist.streaming.sample_reader import OPEN_SHARDS
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,47 @@ def test_what_can_not_be_ordered_is_refused() -> None:
     for batch, window in ((0, 1), (1, 0)):
         with pytest.raises(ValueError, match="must be at least 1"):
             EpochOrder([5], batch=batch, seed=0, epoch=0, digest="", window=window)
+
+
+def opened(order: EpochOrder, batches: int, kept: int = OPEN_SHARDS) -> tuple[int, int]:
+    """How often a reader that keeps so many shards open opens one, and how many shards the batches have."""
+    keep: OrderedDict[int, None] = OrderedDict()
+    openings, seen = 0, set()
+    for g in range(batches):
+        for shard, _ in order.batch(g):
+            openings += shard not in keep
+            keep[shard] = None
+            keep.move_to_end(shard)
+            if len(keep) > kept:
+                keep.popitem(last=False)
+            seen.add(shard)
+    return openings, len(seen)
+
+
+@pytest.mark.parametrize("batch", [1, 32, 256])
+@pytest.mark.parametrize("scans", [[1] * 4000, [5] * 800, [1, 1, 40] * 400], ids=["one", "five", "uneven"])
+def test_where_scans_are_visited_many_times_a_shard_is_hardly_ever_opened_twice(batch: int, scans: list[int]) -> None:
+    order = EpochOrder(
+        [64 * n for n in scans],
+        batch=batch,
+        seed=0,
+        epoch=0,
+        digest="d",
+        window=4096,
+        shards_at_once=OPEN_SHARDS // 2,
+    )
+    openings, shards = opened(order, 25_600 // batch)
+    assert openings <= 1.5 * shards
+    several = [{shard for shard, _ in order.batch(g)} for g in range(8)]
+    assert sum(map(len, several)) >= 8 * min(batch, 32) // 2, "a batch is of many scans"
+
+
+@given(CASES, st.integers(2, 12))
+def test_with_a_bound_an_epoch_still_visits_each_scan_once(case: Case, bound: int) -> None:
+    scans = case.scans(batch=case.batch, shards_at_once=bound)
+    assert len(set(scans)) == len(scans) == len(case.scans())
+    everything = {SampleId(s, r) for s, samples in enumerate(case.shards) for r in range(samples)}
+    assert set(case.scans(batch=1, shards_at_once=bound)) == everything
 
 
 def test_a_large_split_is_cheap() -> None:

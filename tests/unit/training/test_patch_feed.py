@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 
 from medfuncta_dist.config.run_file import RunFile
+from medfuncta_dist.network.core_settings import new_learner
 from medfuncta_dist.patches.random_corner import random_corner
 from medfuncta_dist.shards.snapshot import load_snapshot
 from medfuncta_dist.stages.preflight import check_training
@@ -18,6 +20,7 @@ from medfuncta_dist.streaming.sample_order import SampleId
 from medfuncta_dist.streaming.sample_reader import SampleReader
 from medfuncta_dist.streaming.shard_cache import ShardCache
 from medfuncta_dist.streaming.stream import Batch, scan_batches
+from medfuncta_dist.training import feed as feeding
 from medfuncta_dist.training.feed import Feed
 from medfuncta_dist.training.world import World
 from tests.integration.training_runs import FIELDS
@@ -120,6 +123,51 @@ def test_validation_has_the_same_patches_of_held_out_volumes_shared_among_ranks(
     assert [tuple(patch.shape) for patch in whole] == [(8**3, 1)] * 5
     parts = [targets(rank, 2) for rank in range(2)]
     assert all(torch.equal(patch, parts[n % 2][n // 2]) for n, patch in enumerate(whole))
+
+
+class Alone(World):
+    """Without a process group: its sums are those of one rank."""
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        return list(values)
+
+
+def test_held_out_psnr_is_that_of_points_in_the_scan(
+    packed: RunFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a patch holds beyond a scan that is narrower than it: that does not count."""
+    monkeypatch.setattr("medfuncta_dist.training.validation.HELD_OUT", ("train",))  # which has a narrow scan
+    run = run_of(packed, validate_scans=64)
+    learner = new_learner(run)
+    trained = learner.trained(learner.params(), iter([]))
+
+    def psnr(changed: bool) -> float:
+        found = feed(run, tmp_path).validation()
+        assert found is not None
+        found._world = Alone(0, 1, torch.device("cpu"))
+        beyond = [weights == 0 for weights in found._weights if weights is not None]
+        assert 0 < len(beyond) < len(found._targets)
+        if changed:
+            for target, weights in zip(found._targets, found._weights, strict=True):
+                if weights is not None:
+                    target[weights == 0] = 0.5
+        return found.psnr(trained, learner.coordinates)
+
+    assert psnr(changed=True) == psnr(changed=False)
+
+
+def test_an_epoch_reads_half_as_many_shards_at_once_as_a_reader_keeps_open(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed = packed_volumes(tmp_path, ALL, size=SIZE, shard_scans=1)
+    monkeypatch.setattr(feeding, "OPEN_SHARDS", 4)
+    fed = feed(run_of(packed), tmp_path)
+    assert len(fed.snapshot.shards("train")) == len(ALL)
+    order = fed._order(0)
+    shards = [{shard for shard, _ in order.batch(g)} for g in range(order.batches)]
+    assert max(map(len, shards)) <= 3, "two, and one more in the batch in which a block ends"
+    assert len({shard for shard, _ in fed._order(0, bounded=False).batch(0)}) == BATCH
+    assert set.union(*shards) == set(range(len(ALL)))
 
 
 def test_a_batch_may_have_as_many_patches_as_an_epoch_draws(packed: RunFile) -> None:

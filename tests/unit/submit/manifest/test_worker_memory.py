@@ -2,8 +2,9 @@ from __future__ import annotations
 
 import pytest
 
+from medfuncta_dist.config.load import parse
 from medfuncta_dist.submit.manifest.worker_memory import PROCESS_BYTES, most_demanding, worker_bytes
-from tests.unit.submit.manifests import run_file
+from tests.unit.submit.manifests import RUN, run_file
 
 ON_CPUS = ("cluster.gpus_per_worker=0", "cluster.workers=2", "train.batch=8")
 
@@ -48,6 +49,12 @@ def test_fitting_on_a_cpu_holds_a_batch_and_its_largest_matrix(settings: tuple[s
 
 def test_a_batch_is_no_larger_than_a_shard() -> None:
     assert beyond("fit", "fit.batch=1000", "data.shard_scans=20") == 20 * 4 * 64
+
+
+def test_a_batch_of_patches_may_be_larger_than_the_number_of_scans_of_a_shard() -> None:
+    patches = RUN.replace("shape: [8, 8]", "patches: {size: [8, 8]}")
+    run = parse(patches, ("fit.batch=1000", "data.shard_scans=20"))
+    assert worker_bytes(run, "fit") - PROCESS_BYTES["fit"] == 1000 * 4 * 64
 
 
 def test_the_stage_that_needs_most_decides() -> None:
