@@ -87,7 +87,6 @@ def choose(candidate: Candidate, question: Question, scans: Labelled, splits: li
 def _tried(
     candidate: Candidate, question: Question, scans: Labelled, splits: list[Split], settings: dict[str, Any]
 ) -> _Tried:
-    classes = np.unique(scans.answers)
     pipeline = clone(candidate.pipeline).set_params(**settings)
     parts = [(scans.answers[test], _predicted(pipeline, question, scans, (train, test))) for train, test in splits]
 
@@ -95,7 +94,7 @@ def _tried(
         """The weights are those of all held-out scans, one split after the other."""
         ends = np.cumsum([len(answers) for answers, _ in parts])[:-1]
         each = [
-            np.full(len(own), np.nan) if found is None else skill_of(question, classes, answers, found, own)
+            np.full(len(own), np.nan) if found is None else skill_of(question, scans.answers, answers, found, own)
             for (answers, found), own in zip(parts, np.split(weights, ends, axis=1), strict=True)
         ]
         return {CRITERION[question.kind]: np.mean(each, axis=0)}

@@ -34,16 +34,19 @@ def scores_of(question: Question, classes: np.ndarray, answers: Answers, found: 
     return class_scores(places, found, weights)
 
 
-def skill_of(
-    question: Question, classes: np.ndarray, answers: Answers, found: np.ndarray, weights: Weights
-) -> PerResample:
-    """What settings are chosen by, 1 at best: of a target R², else ``brier_skill``, of several labels their mean."""
+def skill_of(question: Question, known: Answers, answers: Answers, found: np.ndarray, weights: Weights) -> PerResample:
+    """What settings are chosen by, 1 at best: of a target R², else ``brier_skill``, of several labels their mean.
+
+    ``known``: the answers of all scans, held out here or not. They tell the classes, and the spread of a target, that
+    is the unit of its errors: a part of few scans, or a resample of them, may have hardly any of its own.
+    """
     if question.kind == "target":
-        return target_scores(answers, found, weights)["r2"]
+        errors = _ratio(weights @ np.square(answers - found), weights.sum(axis=1))
+        return np.asarray(1 - _ratio(errors, np.full(len(errors), np.var(known))))
     if question.kind == "labels":
         both = np.stack([1 - found, found], axis=2)
         return _nanmean([brier_skill(answers[:, i], both[:, i], weights) for i in range(answers.shape[1])])
-    return brier_skill(np.searchsorted(classes, answers), found, weights)
+    return brier_skill(np.searchsorted(np.unique(known), answers), found, weights)
 
 
 def brier_skill(

@@ -23,9 +23,14 @@ def foreground_of(values: np.ndarray) -> np.ndarray:
     known: np.ndarray = np.isfinite(values)
     if not known.any():
         raise ScanError("no value is finite")
-    if values[known].min() == values[known].max():
+    low, high = values[known].min(), values[known].max()
+    if low == high:
         return known
-    return _filled(_largest(known & (values > _threshold(values[known]))))
+    # From 0 to 1, whatever their type: of whole numbers, the histogram would have a bin for each. Halved, so that no
+    # difference is too large for a float.
+    half = np.float64(low) / 2
+    scaled = (values / np.float64(2) - half) / (np.float64(high) / 2 - half)
+    return _filled(_largest(known & (scaled > _threshold(scaled[known]))))
 
 
 def _threshold(values: np.ndarray) -> float:

@@ -119,3 +119,15 @@ def test_too_few_patients_leave_the_first_setting():
 def test_trials_take_a_bounded_number_of_scans():
     many = Labelled(np.zeros((2 * MOST_TRIED, 1)), np.zeros(2 * MOST_TRIED), np.arange(2 * MOST_TRIED))
     assert len(trial_scans(many).features) == MOST_TRIED
+
+
+@pytest.mark.parametrize("count", [30, 50])
+def test_the_standard_error_of_a_target_is_one_on_few_scans_too(count: int):
+    draws = np.random.default_rng(0)
+    features = draws.normal(size=(count, 2))
+    some = Labelled(features, features[:, 0] ** 2, np.arange(count))
+    question = Question("target", (0,))
+    for name in ("linear", "k-nn"):
+        chosen = choose(candidate(name, question), question, some, folds(question, some, 0))
+        assert chosen.error is not None
+        assert chosen.error < 1, "a resample of a part of ten scans may have hardly any spread: it is not the unit"

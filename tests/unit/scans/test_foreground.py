@@ -82,3 +82,21 @@ def test_values_are_left_as_they_are() -> None:
     before = values.copy()
     foreground_of(values)
     assert np.array_equal(values, before)
+
+
+@pytest.mark.parametrize(
+    ("dark", "bright"),
+    [
+        (np.float32(1), np.nextafter(np.float32(1), np.float32(2))),
+        (np.float32(0), np.float32(1e-45)),
+        (np.float32(-3e38), np.float32(3e38)),
+        (np.float64(-1.7e308), np.float64(1.7e308)),
+        (np.int32(-(2**31)), np.int32(2**31 - 1)),
+        (np.uint32(0), np.uint32(2**32 - 1)),
+    ],
+)
+def test_a_body_is_found_whatever_its_type_and_range(dark: np.generic, bright: np.generic) -> None:
+    body = distance((8, 8), (4, 4)) < 3
+    values = np.where(body, bright, dark)
+    assert values.dtype == dark.dtype
+    assert np.array_equal(foreground_of(values), body)
