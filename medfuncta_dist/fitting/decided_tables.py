@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from dataclasses import asdict
 
-from medfuncta_dist.errors import ObjectMissingError, RunFileError
+from medfuncta_dist.errors import RunFileError
 from medfuncta_dist.fitting.table_trial import TableTrial, TrialTables, table_trial
 from medfuncta_dist.latents.curved.row_coder import require_coder
-from medfuncta_dist.latents.curved.stored_tables import path_of
+from medfuncta_dist.latents.curved.stored_tables import are_whole, path_of
 from medfuncta_dist.latents.table_format import PartRef, tables_of_part
 from medfuncta_dist.network.committed_network import TRAINING_SPLIT
 from medfuncta_dist.shards.snapshot import Shard, Snapshot
@@ -53,7 +53,7 @@ def decide_tables(
     """The digest of the tables: those that the latent table has, or new ones.
 
     ``begun``: a part that is there already: all others then have its tables. Where there is none, tables that were lost
-    are made again.
+    or damaged are made again.
 
     Raises:
         MedfunctaError: no tables can be made of the training scans.
@@ -62,7 +62,7 @@ def decide_tables(
     if begun is not None:
         return tables_of_part(store, folder, begun)
     found = recorded_tables(store, folder)
-    if found is not None and _is_there(store, path_of(folder, found.tables)):
+    if found is not None and are_whole(store, folder, found.tables):
         return found.tables
     print("fit: a worker fits training scans, to choose the step and the tables of curved latents", file=sys.stderr)
     (outcome,) = fan_out(table_trial, [trial])
@@ -80,10 +80,3 @@ def _said(decided: TrialTables) -> str:
         f"curved latents take {decided.stream_bytes:.1f} bytes per scan and cost {decided.loss:.3f} dB, as "
         f"{decided.scans} training scans tell"
     )
-
-
-def _is_there(store: ObjectStore, path: str) -> bool:
-    try:
-        return store.size(path) > 0
-    except ObjectMissingError:
-        return False

@@ -21,6 +21,7 @@ from medfuncta_dist.fitting.patched.patch_ledger import once, patch_totals
 from medfuncta_dist.fitting.patched.shard_units import GridSettings, ShardUnits
 from medfuncta_dist.fitting.patched.stored_units import grid_settings, stored_units
 from medfuncta_dist.fitting.table_trial import TableTrial
+from medfuncta_dist.latents.curved.stream_column import LARGEST_PART
 from medfuncta_dist.latents.fit_settings import FitSettings
 from medfuncta_dist.network.committed_network import NetworkRef, published_network
 from medfuncta_dist.network.core_settings import stored_settings
@@ -187,6 +188,7 @@ def fit(
 
     Raises:
         LeaseLostError: another driver has taken the run over.
+        RunFileError: the network is of other scans, or ranges are too large for curved latents.
         IntegrityError: not every packed scan is fitted or quarantined exactly once.
         QuarantineLimitError: more scans are quarantined than ``data.max_quarantined`` allows.
         WorkerDiedError: workers died on more scans than that; none of those is quarantined.
@@ -204,6 +206,7 @@ def fit(
     todo = cover(target.works, latent_ledger.settled(before))[1]
     quarantined = sum(commit.lost_units for commit in before.values() if not commit.failed)
     progress = _Progress(target.works, todo, quarantined, on_progress)
+    _check_parts(todo, settings, settings.keep or network.spec.latent)
     tasks = _tasks(run, store, target, todo, settings, fan_out, fence)
     done_now = _run(run, target, tasks, fan_out, progress, Failures(store, target.folder, fence, target.units))
     summary = _summarise(store, target, done_now, settings.storage_type, settings.keep or network.spec.latent)
@@ -336,6 +339,18 @@ def _check_contract(network: SharedNetwork, target: TableLocation) -> None:
             f"scans of shape {list(shape)} with {channels} channels",
             where="data.snapshot",
             do="fit a data set of the kind that the network was trained on, or train a network on this one",
+        )
+
+
+def _check_parts(todo: Sequence[FitWork], settings: FitSettings, numbers: int) -> None:
+    """RunFileError, before any task starts, where a part would have more curved latents than readers take."""
+    most = LARGEST_PART // (4 * numbers)
+    if settings.storage_type == "curved" and any(work.units > most for work in todo):
+        raise RunFileError(
+            f"a part of {max(work.units for work in todo)} curved latents of {numbers} numbers is larger than any that "
+            "is read",
+            where="fit.scans_per_task",
+            do=f"set it to {most} or less" if most else "choose another fit.storage_type",
         )
 
 

@@ -12,6 +12,7 @@ from medfuncta_dist.fitting.fit_plan import FitWork
 from medfuncta_dist.fitting.fit_rows import Columns, Described, Place, rows_of
 from medfuncta_dist.fitting.latent_ledger import Commit, Quarantined
 from medfuncta_dist.latents import table_format
+from medfuncta_dist.latents.curved import stream_column
 from medfuncta_dist.latents.curved.stored_tables import OpenTables
 from medfuncta_dist.latents.latent_types import StorageType
 from medfuncta_dist.latents.table_units import Units
@@ -63,16 +64,19 @@ class ScanParts:
 
     def commit(self, store: ObjectStore, folder: str) -> Commit:
         """Write the part; the record that makes it count."""
+        rows = sum(table.num_rows for table in self.tables)
+        if self.kind.tables is not None:
+            stream_column.require_size(rows, self.kind.latent)
         # One chunk: the pages of a Parquet file, and with them its bytes, follow the chunks.
         table = pa.concat_tables(self.tables).combine_chunks()
-        part = table_format.write_part(store, folder, table) if table.num_rows else None
+        part = table_format.write_part(store, folder, table) if rows else None
         quality = table["psnr"].to_numpy().astype(np.float64)
         return Commit(
             split=self.work.split,
             shard=self.work.shard.sha256,
             start=self.work.start,
             stop=self.work.stop,
-            rows=table.num_rows,
+            rows=rows,
             part=part,
             quarantined=tuple(self.quarantined),
             below_min=int(table["below_min"].to_numpy().sum()),

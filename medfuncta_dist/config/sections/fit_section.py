@@ -107,8 +107,8 @@ class Fit(Section):
     coded, about half the bytes of int8; needs the extra ``curved`` wherever latents are fitted or read. The PSNR in the
     table is that of the stored latent."""
     curved_loss: Annotated[PositiveFloat, Added(DEFAULT_CURVED_LOSS)] = DEFAULT_CURVED_LOSS
-    """Mean loss of PSNR (dB) that curved storage may cost. The fit stage chooses the largest step within it, once, on
-    training scans."""
+    """Mean loss of PSNR (dB) that curved storage may cost; above 60 dB, where nobody sees a loss, none counts. The fit
+    stage chooses the largest step within it, once, on training scans."""
     gpus_per_task: Annotated[NaturalFloat | None, AfterValidator(_grantable), FREE, Added(None)] = None
     """GPUs per task of the stages fit and evaluate. With a fraction, such as 0.25, several tasks share a GPU and its
     memory; they need as many times cluster.cpus_per_worker on its node. A task computes on one GPU, even if it gets

@@ -17,6 +17,7 @@ from functools import cached_property
 
 import numpy as np
 import safetensors.numpy
+import torch
 from jaxtyping import Float, Int
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError
@@ -33,6 +34,7 @@ PRECISION = 24
 LARGEST_REACH = 2**15
 DO = "restore the object from a backup, or delete the latent table's folder and run fit again"
 NAMES = ("mean", "numbers", "exponents", "counts", "reaches", "frequencies", "proof")
+TYPES = dict.fromkeys(NAMES, torch.int32) | {"mean": torch.float32, "proof": torch.uint8}
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,8 +117,12 @@ class CurvedTables:
             )
         if set(tensors) != set(NAMES):
             raise _damaged("they are not complete", where)
+        if any(tensors[name].dtype != dtype for name, dtype in TYPES.items()):  # NumPy lacks some of those that differ
+            raise _damaged("they have other types of numbers", where)
         mean, numbers, exponents, counts, reaches, frequencies, proof = (tensors[name].numpy() for name in NAMES)
         found = cls(mean, numbers, exponents, counts, reaches, frequencies, proof.tobytes())
+        if not found.proof:
+            raise _damaged("they have no test stream", where)
         if fault := _fault(found):
             raise _damaged(fault, where)
         return found
@@ -140,10 +146,7 @@ def _bits(symbols: int) -> int:
 
 def _fault(tables: CurvedTables) -> str | None:
     """What is wrong with them; None where nothing is."""
-    types = {name: (np.float32 if name == "mean" else np.int32) for name in NAMES[:-1]}
-    if any(getattr(tables, name).dtype != dtype for name, dtype in types.items()) or tables.numbers.ndim != 2:
-        return "they have other types of numbers"
-    if any(getattr(tables, name).ndim != 1 for name in types if name != "numbers"):
+    if any(getattr(tables, name).ndim != (2 if name == "numbers" else 1) for name in NAMES[:-1]):
         return "they have other shapes"
     latent, symbols = tables.numbers.shape
     if not 0 < latent == symbols == len(tables.mean) == len(tables.exponents):

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float, Int
 
-from medfuncta_dist.errors import IntegrityError
+from medfuncta_dist.errors import IntegrityError, ObjectMissingError
 from medfuncta_dist.latents.curved.curved_tables import CurvedTables
 from medfuncta_dist.latents.curved.row_coder import RowCoder
 from medfuncta_dist.storage.digest import sha256_bytes
@@ -52,6 +52,14 @@ def write_tables(store: ObjectStore, folder: str, data: bytes) -> str:
     digest = sha256_bytes(data)
     store.write(path_of(folder, digest), data)
     return digest
+
+
+def are_whole(store: ObjectStore, folder: str, digest: str) -> bool:
+    """Whether tables are in storage as they were written."""
+    try:
+        return sha256_bytes(store.read(path_of(folder, digest), limit=LARGEST_TABLES)) == digest
+    except (IntegrityError, ObjectMissingError):
+        return False
 
 
 def open_tables(store: ObjectStore, folder: str, digest: str) -> OpenTables:

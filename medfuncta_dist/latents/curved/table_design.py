@@ -25,6 +25,9 @@ EVERY = 3
 """Each third scan is not used for directions."""
 HALVINGS = 10
 """Of the range in which the step is: it is then within 1 % of the largest."""
+SEEN = 60.0
+"""dB: PSNR counts up to this. 256 grey levels alone are as far from what they round (58.9 dB): beyond it nobody sees a
+loss, and a few nearly perfect scans (blank slices) would otherwise decide the step of all."""
 FEWEST = 16
 """Training scans, below which nothing can be told."""
 
@@ -56,21 +59,29 @@ def design(latents: Latents, curvature: Float[np.ndarray, "latent latent"], qual
         latents: of training scans, as fitted.
         curvature: mean of JᵀJ over values and scans (``image_curvature``).
         quality: of the scans that ``judging`` names.
-        bound: mean loss of PSNR in dB.
+        bound: mean loss of PSNR in dB, of which what is above ``SEEN`` does not count.
 
     Raises:
-        MedfunctaError: there are fewer than ``FEWEST`` scans.
+        MedfunctaError: there are fewer than ``FEWEST`` scans, all latents or all images are alike, or no step is within
+            the bound.
     """
     require_enough(len(latents))
+    if not (np.isfinite(latents).all() and np.isfinite(curvature).all()):
+        raise _impossible("the latents of the training scans, or how images change with them, are not finite")
+    if not curvature.trace() > 0:
+        raise _impossible("no image of the shared network changes with its latent")
     axes = _Axes.of(latents.astype(np.float64), curvature)
-    before = quality(axes.judged.astype(np.float32))
+    if not axes.spreads.max() > 0:
+        raise _impossible("the latents of the training scans are all alike")
+    before = quality(axes.judged.astype(np.float32)).clip(max=SEEN)
 
     def loss(tables: CurvedTables) -> float:
-        return float((before - quality(tables.latents(axes.symbols(tables)))).mean())
+        return float((before - quality(tables.latents(axes.symbols(tables))).clip(max=SEEN)).mean())
 
-    tables = axes.tables(_largest_step(axes, loss, bound))
+    step, lost = _largest_step(axes, loss, bound)
+    tables = axes.tables(step)
     streams = RowCoder(tables).encode(axes.symbols(tables))
-    return Designed(tables, loss(tables), float(np.mean([len(stream) for stream in streams])))
+    return Designed(tables, lost, float(np.mean([len(stream) for stream in streams])))
 
 
 def require_enough(scans: int) -> None:
@@ -81,6 +92,14 @@ def require_enough(scans: int) -> None:
             where="fit.storage_type",
             do=f"pack {FEWEST} training scans or more, or choose another fit.storage_type",
         )
+
+
+def _impossible(what: str) -> MedfunctaError:
+    return MedfunctaError(
+        f"{what}: there are no tables of curved latents",
+        where="fit.storage_type",
+        do="look at what `train` and `evaluate` say of the network, or choose another fit.storage_type",
+    )
 
 
 @dataclass(frozen=True)
@@ -98,7 +117,7 @@ class _Axes:
         judged, others = latents[judges], np.delete(latents, judges, 0)
         root, inverse_root = _roots(curvature)
         mean = others.mean(0)
-        _, directions = np.linalg.eigh(np.cov((others - mean) @ root, rowvar=False))
+        _, directions = np.linalg.eigh(np.atleast_2d(np.cov((others - mean) @ root, rowvar=False)))
         spreads = np.sqrt(np.square((judged - mean) @ root @ directions).mean(0))
         order = np.argsort(-spreads, kind="stable")
         return cls(mean, inverse_root @ directions[:, order], spreads[order], judged)
@@ -132,14 +151,22 @@ def _roots(curvature: Float[np.ndarray, "latent latent"]) -> tuple[np.ndarray, n
     return (vectors * roots) @ vectors.T, (vectors / roots) @ vectors.T
 
 
-def _largest_step(axes: _Axes, loss: Callable[[CurvedTables], float], bound: float) -> float:
-    """By halving the logarithm's range; steps from a spread that is far too coarse down to one that loses nothing."""
+def _largest_step(axes: _Axes, loss: Callable[[CurvedTables], float], bound: float) -> tuple[float, float]:
+    """And its loss. By halving the logarithm's range; steps from a spread that is far too coarse down to one that loses
+    nothing. MedfunctaError where none is within the bound, or losses are no numbers."""
     coarse = 4 * float(axes.spreads.max())
     low, high = np.log2(coarse) - 20, np.log2(coarse)
+    within = None
     for _ in range(HALVINGS + 4):
         middle = (low + high) / 2
-        if loss(axes.unmodelled(float(2**middle))) <= bound:
-            low = middle
+        if (found := loss(axes.unmodelled(float(2**middle)))) <= bound:
+            low, within = middle, found
         else:
             high = middle
-    return float(2**low)
+    if within is None:
+        raise MedfunctaError(
+            f"the finest step of curved latents costs {found:.3g} dB on training scans, more than {bound:g} dB",
+            where="fit.curved_loss",
+            do="raise it, or choose another fit.storage_type",
+        )
+    return float(2**low), within

@@ -16,24 +16,26 @@ import torch
 from pydantic import ValidationError
 
 from medfuncta_dist.config.run_file import RunFile
-from medfuncta_dist.errors import IntegrityError, LostObjectError, MedfunctaError, RunFileError
+from medfuncta_dist.errors import FormatVersionError, IntegrityError, LostObjectError, MedfunctaError, RunFileError
 from medfuncta_dist.evaluation.evaluation_driver import evaluate
 from medfuncta_dist.exchange.export_latents import export_latents
 from medfuncta_dist.exchange.import_latents import import_latents
 from medfuncta_dist.exchange.latent_file import parse_latent
 from medfuncta_dist.fields.coordinates import grid
 from medfuncta_dist.fields.field_kinds import field
-from medfuncta_dist.fitting import latent_ledger
+from medfuncta_dist.fitting import fit_driver, latent_ledger
 from medfuncta_dist.fitting.decided_tables import recorded_tables, require_possible, tables_size
 from medfuncta_dist.fitting.fit_driver import fit, locate_table
 from medfuncta_dist.fitting.fit_task import fit_task
 from medfuncta_dist.fitting.table_trial import chosen_rows, table_trial
 from medfuncta_dist.forget.carried_latents import HeldLatents, carry, latent_keys, latent_rows
-from medfuncta_dist.integrity.damaged_latents import find_damaged_records
+from medfuncta_dist.integrity import repair
+from medfuncta_dist.integrity.damaged_latents import find_damaged_records, remove_damaged_records
 from medfuncta_dist.integrity.verify import verify_target
 from medfuncta_dist.latent_table.latent_table import LatentTable
 from medfuncta_dist.latents import table_format
-from medfuncta_dist.latents.curved import stored_tables
+from medfuncta_dist.latents.curved import stored_tables, stream_column
+from medfuncta_dist.latents.curved.row_coder import RowCoder
 from medfuncta_dist.latents.curved.stored_tables import path_of
 from medfuncta_dist.latents.table_format import Storage
 from medfuncta_dist.neighbours.index_driver import make_index
@@ -45,6 +47,7 @@ from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.storage.commit_record import read_records
 from medfuncta_dist.storage.object_store import ObjectStore
 from medfuncta_dist.storage.publish import ALONE
+from medfuncta_dist.streaming.sample_reader import SampleReader
 from medfuncta_dist.task_map import Done, Failed, map_here
 from tests.kinds import KINDS
 from tests.unit.latents.fitted import network, packed, publish, run_file
@@ -254,6 +257,38 @@ def test_lost_or_damaged_tables_are_found_and_all_is_fitted_again(curved: RunFil
     assert objects(run, "parts", "curved") == good
 
 
+@pytest.mark.parametrize("how", ["shorter", "other bytes", "longer"])
+def test_damaged_tables_are_not_taken_again_when_all_is_fitted_again(curved: RunFile, tmp_path: Path, how: str) -> None:
+    run = copied(curved, tmp_path)
+    store, good = ObjectStore(run.storage), objects(run, "parts", "curved")
+    (path,) = [path for path in good if path.endswith(".safetensors")]
+    damaged = {"shorter": b"", "other bytes": good[path][:-1] + b"\1", "longer": good[path] + b"\1"}[how]
+    store.write(path, damaged)
+    stored_tables._opened.cache_clear()
+    remove_damaged_records(store, find_damaged_records(store, folder_of(run)), ALONE)
+    assert part_files(run) == []
+    assert fit(run, map_here).counts.fitted == SCANS
+    assert objects(run, "parts", "curved") == good
+
+
+def test_a_coder_that_differs_here_is_no_damage_and_repair_deletes_nothing(
+    curved: RunFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copied(curved, tmp_path)
+    file = tmp_path / "run.yaml"
+    file.write_text(run.model_dump_json())
+    before = objects(run, "parts", "curved", "commits")
+    encode = RowCoder.encode
+    monkeypatch.setattr(RowCoder, "encode", lambda self, symbols: [one + b"\1" for one in encode(self, symbols)])
+    stored_tables._opened.cache_clear()
+    with pytest.raises(MedfunctaError, match="the coder of this machine") as caught:
+        verify_target(str(file), [], True)
+    assert not isinstance(caught.value, IntegrityError)
+    with pytest.raises(MedfunctaError, match="the coder of this machine"):
+        repair._latents(run, ObjectStore(run.storage), [])
+    assert objects(run, "parts", "curved", "commits") == before
+
+
 def test_verify_reads_streams_tables_and_their_record(curved: RunFile, tmp_path: Path) -> None:
     run = copied(curved, tmp_path)
     file = tmp_path / "run.yaml"
@@ -329,12 +364,86 @@ def test_what_cannot_be_is_refused_before_the_fit(
         require_possible(target.snapshot)
 
 
+def test_parts_that_no_reader_takes_are_refused_before_the_work(
+    plain: RunFile, curved: RunFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copied(plain, tmp_path)
+    largest = max(work.units for work in locate_table(run, ObjectStore(run.storage)).works)
+    numbers = LatentTable.open(plain).storage.numbers
+    monkeypatch.setattr(fit_driver, "LARGEST_PART", 4 * numbers * largest - 1)
+    new = with_fit(run, storage_type="curved", curved_loss=0.3)
+    with pytest.raises(RunFileError, match="larger than any that is read") as caught:
+        fit(new, map_here)
+    assert f"{largest - 1} or less" in caught.value.do
+    assert objects(new, "curved", "parts") == {}
+
+
+def test_the_size_of_a_part_is_that_of_all_its_batches(
+    curved: RunFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = copied(curved, tmp_path)
+    numbers = LatentTable.open(run).storage.numbers
+    for name in ("commits", "parts"):
+        shutil.rmtree(Path(run.storage) / folder_of(run) / name)
+    monkeypatch.setattr(stream_column, "LARGEST_PART", 4 * numbers * run.fit.batch)
+    with pytest.raises(IntegrityError, match="more than"):
+        fit(run, map_here)
+    sizes = [work.units for work in locate_table(run, ObjectStore(run.storage)).works]
+    assert max(sizes) > run.fit.batch
+    parts = [pq.read_metadata(pa.BufferReader(data)) for data in objects(run, "parts").values()]
+    assert all(part.num_rows <= run.fit.batch for part in parts)
+
+
+@pytest.mark.parametrize("lost", ["shard", "index", "bytes"])
+def test_tables_are_made_without_a_training_shard_that_is_lost_or_damaged(
+    plain: RunFile, tmp_path: Path, lost: str
+) -> None:
+    run = copied(plain, tmp_path)
+    run = run.model_copy(update={"cluster": run.cluster.model_copy(update={"cache": str(tmp_path / "cache")})})
+    store = ObjectStore(run.storage)
+    *others, shard = locate_table(run, store).snapshot.splits["train"]
+    if lost == "bytes":
+        store.write(shard.uri, bytes(shard.size))
+    else:
+        store.delete(shard.uri if lost == "shard" else shard.index_uri)
+    new = with_fit(run, storage_type="curved", curved_loss=0.3, splits=["test"])
+    if not others:
+        with pytest.raises(MedfunctaError, match="0 training scans can be fitted"):
+            fit(new, map_here)
+        return
+    assert fit(new, map_here).counts.fitted == COUNTS["test"]
+    assert recorded_tables_of(new).scans == COUNTS["train"] - shard.samples
+
+
+def test_a_training_shard_of_another_version_stops_the_fit(
+    plain: RunFile, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*_: object) -> None:
+        raise FormatVersionError("an index of another version")
+
+    new = with_fit(copied(plain, tmp_path), storage_type="curved", curved_loss=0.3, splits=["test"])
+    monkeypatch.setattr(SampleReader, "keys", unknown)
+    with pytest.raises(FormatVersionError, match="another version"):
+        fit(new, map_here)
+
+
+def test_few_large_shards_are_downloaded_and_many_small_ones(plain: RunFile) -> None:
+    one = locate_table(plain, ObjectStore(plain.storage)).snapshot.splits["train"][0]
+    rows = chosen_rows([replace(one, samples=1000)] * 100 + [replace(one, samples=0)])
+    shards = sorted({shard for shard, _ in rows})
+    assert len(set(rows)) == len(rows) == 1024
+    assert (len(shards), shards[0], shards[-1]) == (16, 0, 99)
+    assert max(np.diff(shards)) <= 7
+    assert len({shard for shard, _ in chosen_rows([replace(one, samples=8)] * 1000)}) == 128
+    assert len(chosen_rows([replace(one, samples=8)] * 1000)) == 1024
+
+
 def test_training_scans_are_spread_over_all_shards(plain: RunFile) -> None:
     shards = locate_table(plain, ObjectStore(plain.storage)).snapshot.splits["train"]
     assert chosen_rows(shards) == [(i, row) for i, shard in enumerate(shards) for row in range(shard.samples)]
     few = chosen_rows(shards, 10)
     assert len(few) == 10
-    assert len({shard for shard, _ in few}) == len(shards) or len(shards) > 10
+    assert len({shard for shard, _ in few}) == min(len(shards), 10)
 
 
 def recorded_tables_of(run: RunFile) -> Any:

@@ -3,13 +3,16 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError, MedfunctaError
-from medfuncta_dist.latents.curved.curved_tables import LARGEST_SYMBOL, CurvedTables, mapped_by
+from medfuncta_dist.fields import safe_tensors
+from medfuncta_dist.latents.curved.curved_tables import LARGEST_SYMBOL, NAMES, CurvedTables, mapped_by
 from tests.unit.latents.curved.made_tables import LATENT, tables
 
 
@@ -70,11 +73,21 @@ def test_they_are_read_as_they_were_written() -> None:
         {"mean": np.full(LATENT, np.inf, np.float32)},
         {"mean": np.zeros(LATENT, np.float64)},
         {"exponents": np.full(LATENT, 5000, np.int32)},
+        {"proof": b""},
     ],
 )
-def test_what_cannot_be_tables_is_refused(changes: dict[str, np.ndarray]) -> None:
+def test_what_cannot_be_tables_is_refused(changes: dict[str, Any]) -> None:
     with pytest.raises(IntegrityError, match="damaged"):
         CurvedTables.from_bytes(replace(tables(), **changes).to_bytes(), "here")
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.float16])
+@pytest.mark.parametrize("name", NAMES)
+def test_numbers_of_types_that_numpy_may_lack_are_refused(name: str, dtype: torch.dtype) -> None:
+    _, tensors = safe_tensors.load(tables().to_bytes())
+    tensors[name] = tensors[name].to(dtype)
+    with pytest.raises(IntegrityError, match="other types of numbers"):
+        CurvedTables.from_bytes(safetensors.torch.save(tensors, {"format_version": "1"}), "here")
 
 
 def test_another_version_is_refused_by_name() -> None:

@@ -100,8 +100,11 @@ GOLDEN = "33142bcacc45cb28c8d0a575822f9944d17ef89a5ee9ea862b37f5c73c79047a"
 
 def test_a_coder_that_is_not_the_writers_is_refused() -> None:
     (other,) = CODER.encode(-TABLES.proof_row()[None])
-    with pytest.raises(IntegrityError, match="does not reproduce the test stream"):
-        RowCoder(TABLES.proven(other), "here")
+    for proof in (other, b"\0", bytes(CODER.longest)):
+        with pytest.raises(MedfunctaError, match="does not reproduce the test stream") as caught:
+            RowCoder(TABLES.proven(proof), "here")
+        assert not isinstance(caught.value, IntegrityError)  # what is stored may be whole: nobody must repair it
+        assert "constraints.txt" in caught.value.do
 
 
 def test_without_the_library_the_way_out_is_told(monkeypatch: pytest.MonkeyPatch) -> None:

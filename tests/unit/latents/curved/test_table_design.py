@@ -7,7 +7,7 @@ from medfuncta_dist.errors import MedfunctaError
 from medfuncta_dist.latents.curved.curved_tables import LARGEST_SYMBOL, CurvedTables
 from medfuncta_dist.latents.curved.row_coder import RowCoder
 from medfuncta_dist.latents.curved.table_design import design, judging, symbols_of
-from tests.unit.latents.curved.made_tables import LATENT, curvature, designed, made_latents, quality_of
+from tests.unit.latents.curved.made_tables import LATENT, SCANS, curvature, designed, made_latents, quality_of
 
 
 def stored(tables: CurvedTables, latents: np.ndarray) -> tuple[np.ndarray, float]:
@@ -58,3 +58,55 @@ def test_symbols_are_bounded() -> None:
 def test_few_training_scans_are_refused() -> None:
     with pytest.raises(MedfunctaError, match="15 training scans"):
         design(made_latents(15), curvature(), lambda some: np.zeros(len(some)), 0.2)
+
+
+def test_a_few_nearly_perfect_scans_do_not_decide_the_step() -> None:
+    latents = made_latents()
+    judged = latents[judging(len(latents))]
+
+    def quality(some: np.ndarray) -> np.ndarray:
+        found = quality_of(judged, curvature(), some)
+        blank = np.square((some.astype(np.float64) - judged)[:2]).mean(1) * 1e-4
+        return np.concatenate([-10 * np.log10(1e-10 + blank), found[2:]])
+
+    before = quality(judged)
+    assert (before[:2] > 99).all()
+    found = design(latents, curvature(), quality, 0.2)
+    assert found.stream_bytes < 1.1 * designed().stream_bytes
+
+
+@pytest.mark.parametrize("worse", [np.nan, 5.0])
+def test_no_step_within_the_bound_is_an_error_with_a_way_out(worse: float) -> None:
+    latents = made_latents()
+    first = latents[judging(len(latents))]
+
+    def quality(some: np.ndarray) -> np.ndarray:
+        return np.full(len(some), 40.0) if (some == first).all() else np.full(len(some), 40.0 - worse)
+
+    with pytest.raises(MedfunctaError, match="the finest step") as caught:
+        design(latents, curvature(), quality, 0.2)
+    assert caught.value.where == "fit.curved_loss"
+    assert "fit.storage_type" in caught.value.do
+
+
+@pytest.mark.parametrize(
+    ("latents", "metric", "what"),
+    [
+        (np.full((SCANS, LATENT), 0.1, np.float32), curvature(), "all alike"),
+        (made_latents(), np.zeros((LATENT, LATENT)), "no image"),
+        (made_latents(), np.full((LATENT, LATENT), np.nan), "not finite"),
+        (np.full((SCANS, LATENT), np.inf, np.float32), curvature(), "not finite"),
+    ],
+)
+def test_scans_that_tell_no_directions_are_refused(latents: np.ndarray, metric: np.ndarray, what: str) -> None:
+    with pytest.raises(MedfunctaError, match=what) as caught:
+        design(latents, metric, lambda some: np.full(len(some), 40.0), 0.2)
+    assert "fit.storage_type" in caught.value.do
+
+
+def test_latents_of_one_number() -> None:
+    latents, metric = made_latents()[:, :1], np.ones((1, 1))
+    judged = latents[judging(len(latents))]
+    found = design(latents, metric, lambda some: quality_of(judged, metric, some), 0.2)
+    assert 0.18 < found.loss <= 0.2
+    assert found.tables.latent == 1
