@@ -263,7 +263,7 @@ def test_slabs_need_slices_or_patches_of_volumes() -> None:
 def test_latents_of_whole_scans_are_refused_for_a_run_with_patches(tmp_path: Path) -> None:
     run = packed_volumes(tmp_path, shapes=[(9, 9, 9)])
     for call in (lambda: import_latents(run, str(tmp_path)), lambda: export_latents(run, tmp_path / "out")):
-        with pytest.raises(RunFileError, match="one for each patch") as caught:
+        with pytest.raises(RunFileError, match="one latent per scan") as caught:
             call()
         assert caught.value.where == "data.patches"
 
