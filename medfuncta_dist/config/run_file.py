@@ -36,6 +36,12 @@ LARGEST_JACOBIAN = 2 * 2**30
 """Bytes."""
 LARGEST_BASIS = 4 * 2**30
 """Bytes that a basis field may need at once, in a process: the preset 3d needs 3 GiB in training, 2 GiB in fitting."""
+NUMBER_BYTES = {"float32": 4, "float16": 2, "int8": 1, "curved": 1}
+"""Of a stored number, by ``fit.storage_type``."""
+LARGEST_PATCH_PART = 2**28
+"""Bytes of a part's latents with ``data.patches``: of more, its footer may become too long to be read."""
+LEAST_PATCH_ROW = 16
+"""Bytes that a row counts there at least."""
 MATRICES = 6
 """Float64 numbers per pair of features, held at once when training computes the latent's coordinates."""
 
@@ -135,10 +141,18 @@ class RunFile(Section):
         return self
 
     @model_validator(mode="after")
-    def _patches_in_numbers(self) -> RunFile:
+    def _latents_of_patches(self) -> RunFile:
         if self.data.patches is not None and self.fit.storage_type == "curved":
             raise ValueError(
                 "latents of patches cannot be stored as curved yet: set fit.storage_type to float32, float16 or int8"
+            )
+        # Whoever reads a few patches reads the part's footer first; a row costs it as much as one of 16 bytes.
+        latent = max(LEAST_PATCH_ROW, NUMBER_BYTES[self.fit.storage_type] * (self.fit.keep or self.field.latent))
+        rows = self.fit.scans_per_task or 0
+        if self.data.patches is not None and rows * latent > LARGEST_PATCH_PART:
+            raise ValueError(
+                f"fit.scans_per_task is {rows}: with rows of {latent} bytes, a part of patches would have more than "
+                f"{LARGEST_PATCH_PART // 2**20} MiB; set it to at most {LARGEST_PATCH_PART // latent}, or leave it out"
             )
         return self
 

@@ -3,6 +3,7 @@ again whose whole range is there."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -79,8 +80,9 @@ def named_parts(store: ObjectStore, folder: str, deleted: Collection[str]) -> se
 
 
 def latent_keys(store: ObjectStore, held: HeldLatents, scans: Collection[str], keys: KeyMaker) -> set[str]:
-    """Keys of the latents of these scans, by which they are recognised anywhere."""
-    found = set()
+    """Keys of the latents of these scans, by which they are recognised anywhere. Of grids of patches, also a key of all
+    latents of each scan: other scans may have patches of air, too."""
+    found = set(scan_latent_keys(store, held, scans, keys).values())
     tables = _parts(store, held, ["key", "latent"])
     if any(pa.types.is_binary(table["latent"].type) for table in tables):
         # Of curved latents not the stream alone: others, as the published ones, are the numbers that it gives.
@@ -89,6 +91,30 @@ def latent_keys(store: ObjectStore, held: HeldLatents, scans: Collection[str], k
         kept = table.filter(pc.is_in(table["key"], pa.array(sorted(scans), pa.string())))
         found |= {latent_key(keys, row) for row in latent_rows(kept["latent"]) if any(row)}
     return found
+
+
+def scan_latent_keys(
+    store: ObjectStore, held: HeldLatents, scans: Collection[str], keys: KeyMaker
+) -> dict[tuple[str, str], str]:
+    """By the shard's SHA-256 and the scan's key, of those of these scans that are grids of patches: a key of all of a
+    scan's latents, in their order."""
+    wanted, found = pa.array(sorted(scans), pa.string()), defaultdict[tuple[str, str], dict[int, bytes]](dict)
+    for path, commit in held.commits:
+        one = [] if commit.patches is None else [(path, commit)]
+        for table in _parts(store, HeldLatents(held.folder, one, frozenset()), ["key", "patch", "latent"]):
+            kept = table.filter(pc.is_in(table["key"], wanted))
+            numbered = zip(kept["key"].to_pylist(), kept["patch"].to_pylist(), latent_rows(kept["latent"]), strict=True)
+            for key, patch, row in numbered:
+                found[commit.shard, key][patch] = row
+    return {scan: latent_key(keys, b"".join(rows[patch] for patch in sorted(rows))) for scan, rows in found.items()}
+
+
+def beside(store: ObjectStore, folder: str, parts: Collection[str]) -> HeldLatents:
+    """The records of all ranges of the shards to which these parts, below the storage root, belong."""
+    records = read_records(store, f"{folder}/commits", latent_ledger.KIND, latent_ledger.NAMES)
+    commits = [(path, typed(Commit, record.body, "a latents record", record.where)) for path, record in records]
+    shards = {c.shard for _, c in commits if any(f"{folder}/{part.path}" in parts for part in c.parts)}
+    return HeldLatents(folder, [one for one in commits if one[1].shard in shards], frozenset())
 
 
 def latent_rows(column: pa.ChunkedArray) -> Iterator[bytes]:

@@ -30,7 +30,7 @@ from medfuncta_dist.forget.new_snapshot import rests, snapshot_without, write_re
 from medfuncta_dist.forget.object_search import Trace, Traces
 from medfuncta_dist.forget.patient_names import PatientName, Wanted, wanted
 from medfuncta_dist.forget.private_traces import remove_private
-from medfuncta_dist.forget.proof import DATA, Search, for_bytes, is_left_over
+from medfuncta_dist.forget.proof import DATA, Search, equal_scans, for_bytes, is_left_over
 from medfuncta_dist.run.driver_lease import hold_lease
 from medfuncta_dist.scans.private.forgotten_list import Act, act_id, done, keep_act, read_list
 from medfuncta_dist.scans.private.forgotten_volumes import Piece
@@ -355,6 +355,7 @@ class _Acting:
         """Read everything; delete what no record names and holds any of it; read that again."""
         search = Search(self._store, self._name, Traces.of(act, self._place.salted), self._fan_out, self._say)
         first = search.everything()
+        equal = equal_scans(self._store, first.equal, act, self._place.salted)
         named = self._named(set())
         left = [path for path in first.holding if path not in named and is_left_over(path, self._fences)]
         for path in left:
@@ -362,10 +363,10 @@ class _Acting:
         left += self._delete_lone_looks()
         search.require_nothing(first.holding)
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        looked_for, others = (len(act.scans), len(act.latents)), len({trace.key for trace in first.equal})
+        looked_for, others = (len(act.scans), len(act.latents)), len({trace.key for trace in equal})
         read = first.objects, first.bytes
         proof = ProofRecord(act.id, now, deleted + len(left), *read, *looked_for, 0, others, self._store.versioning())
-        return proof, first.equal
+        return proof, equal
 
     def _looks(self) -> set[str]:
         return {info.path for info in self._store.list(dataset_path(self._name, "looks"))}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import re
 import tarfile
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 
 from medfuncta_dist.errors import ObjectMissingError
 from medfuncta_dist.forget.carried_latents import latent_rows
+from medfuncta_dist.latents.patch_format import patch_rows
 from medfuncta_dist.scans.private.forgotten_list import Act, latent_key, pixels_key
 from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.storage.object_store import ObjectInfo, ObjectStore
@@ -54,6 +56,12 @@ class Trace(NamedTuple):
     key: str
     equal: str = ""
     """The pixels or latent key that another scan has, too."""
+    patched: bool = False
+    """Whether that is the latent of a patch, of a scan all of whose patches in the object have such latents."""
+
+
+Hit = tuple[str, str] | tuple[str, str, bool]
+"""A trace without its path."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +116,7 @@ def search_objects(task: SearchTask) -> Searched:
     return Searched(count, size, tuple(dict.fromkeys(found)))
 
 
-def _in_file(path: str, local: Path, traces: Traces) -> Iterator[tuple[str, str]]:
+def _in_file(path: str, local: Path, traces: Traces) -> Iterator[Hit]:
     kind = {".parquet": _in_parquet, ".tar": _in_tar}.get(Path(path).suffix, _in_bytes)
     try:
         yield from kind(local, traces)
@@ -118,7 +126,7 @@ def _in_file(path: str, local: Path, traces: Traces) -> Iterator[tuple[str, str]
         yield from _in_bytes(local, traces)  # damaged: as much as its bytes tell
 
 
-def _in_bytes(local: Path, traces: Traces) -> Iterator[tuple[str, str]]:
+def _in_bytes(local: Path, traces: Traces) -> Iterator[Hit]:
     if not local.stat().st_size:
         return
     with local.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
@@ -135,7 +143,7 @@ def _keys(data: bytes | mmap.mmap, traces: Traces) -> Iterator[str]:
                 yield text
 
 
-def _in_tar(local: Path, traces: Traces) -> Iterator[tuple[str, str]]:
+def _in_tar(local: Path, traces: Traces) -> Iterator[Hit]:
     with tarfile.open(local) as tar:
         for member in tar:
             key, _, kind = member.name.partition(".")
@@ -148,9 +156,11 @@ def _in_tar(local: Path, traces: Traces) -> Iterator[tuple[str, str]]:
                 yield key, "" if key in traces.keys else pixels
 
 
-def _in_parquet(local: Path, traces: Traces) -> Iterator[tuple[str, str]]:
+def _in_parquet(local: Path, traces: Traces) -> Iterator[Hit]:
     wanted = pa.array(sorted(traces.keys), pa.string())
     with pq.ParquetFile(local) as file:
+        patched = (file.schema_arrow.metadata or {}).get(b"kind") == patch_rows.KIND.encode()
+        patched = patched and {"key", "latent"} <= {*file.schema_arrow.names}
         for key, value in (file.schema_arrow.metadata or {}).items():
             yield from ((found, "") for found in _keys(key + b" " + value, traces))
         for number in range(file.num_row_groups):
@@ -159,7 +169,10 @@ def _in_parquet(local: Path, traces: Traces) -> Iterator[tuple[str, str]]:
                 if pa.types.is_string(table[name].type):
                     column = table[name]
                     yield from ((key, "") for key in column.filter(pc.is_in(column, wanted)).to_pylist())
-            yield from _in_latents(table, traces)
+            if not patched:
+                yield from _in_latents(table, traces)
+        if patched and traces.latents:
+            yield from _in_patches(file.read(["key", "latent"], use_threads=False), traces)
 
 
 def _in_latents(table: pa.Table, traces: Traces) -> Iterator[tuple[str, str]]:
@@ -169,3 +182,14 @@ def _in_latents(table: pa.Table, traces: Traces) -> Iterator[tuple[str, str]]:
     for key, row in zip(keys, latent_rows(table["latent"]), strict=True):
         if (latent := latent_key(traces.salted, row)) in traces.latents:
             yield key, "" if key in traces.keys else latent
+
+
+def _in_patches(table: pa.Table, traces: Traces) -> Iterator[tuple[str, str, bool]]:
+    """A scan of which some patches alone have latents of a forgotten one has nothing of it: all air is alike."""
+    found: dict[str, list[str]] = defaultdict(list)
+    for key, row in zip(table["key"].to_pylist(), latent_rows(table["latent"]), strict=True):
+        if any(row):
+            found[key].append(latent_key(traces.salted, row))
+    for key, latents in found.items():
+        if traces.latents.issuperset(latents) and key not in traces.keys:
+            yield key, latents[0], True

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 
 from medfuncta_dist.errors import IntegrityError
 from medfuncta_dist.forget.affected_runs import runs_on
+from medfuncta_dist.forget.carried_latents import beside, scan_latent_keys
 from medfuncta_dist.forget.object_search import Trace, Traces, batches, search_objects
+from medfuncta_dist.scans.private.forgotten_list import Act
+from medfuncta_dist.scans.scan_key import KeyMaker
 from medfuncta_dist.shards.snapshot import dataset_path
 from medfuncta_dist.storage.object_store import ObjectInfo, ObjectStore
 from medfuncta_dist.task_map import Failed, FanOut, map_here
@@ -76,6 +79,19 @@ class Search:
             traces += outcome.result.found
         holding = sorted({trace.path for trace in traces if not trace.equal})
         return Found(count, size, holding, [trace for trace in traces if trace.equal])
+
+
+def equal_scans(store: ObjectStore, equal: Sequence[Trace], act: Act, salted: KeyMaker) -> list[Trace]:
+    """Without those of scans that are grids of patches, unless all of a scan's latents, in their order, are those of a
+    forgotten one."""
+    of_patches = [trace for trace in equal if trace.patched]
+    same: set[str] = set()
+    for folder in sorted({trace.path.rpartition("/parts/")[0] for trace in of_patches}):
+        mine = [trace for trace in of_patches if trace.path.startswith(f"{folder}/parts/")]
+        held = beside(store, folder, {trace.path for trace in mine})
+        found = scan_latent_keys(store, held, {trace.key for trace in mine}, salted)
+        same |= {key for (_, key), latents in found.items() if latents in act.latents}
+    return [trace for trace in equal if not trace.patched or trace.key in same]
 
 
 def is_left_over(path: str, held: Collection[str]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -17,6 +18,7 @@ from medfuncta_dist.latent_table.scan_list import ScanList
 from medfuncta_dist.latents import table_format
 from medfuncta_dist.latents.patch_format import patch_rows, scan_rows
 from medfuncta_dist.latents.patch_format.row_groups import GroupedFile
+from medfuncta_dist.latents.table_format import FIT_AGAIN
 from medfuncta_dist.patches.patch_grid import PatchGrid
 
 OPEN_PARTS = 16
@@ -41,9 +43,14 @@ class PatchedScans:
         return found
 
     def grid(self, key: str) -> PatchGrid:
-        """Where a scan's patches lie."""
+        """Where a scan's patches lie. IntegrityError where its shape does not have as many as the catalogue says."""
         (shape,) = self.facts(key)["shape"].to_pylist()
-        return PatchGrid(tuple(shape), self._grid.size, self._grid.overlap)
+        if len(shape) == len(self._grid.size) and all(points is not None and points > 0 for points in shape):
+            grid = PatchGrid(tuple(shape), self._grid.size, self._grid.overlap)
+            if math.prod(grid.counts) == self._scans.find(key).patches:
+                return grid
+        what = "the shape of a scan does not have the patches that the catalogue says"
+        raise IntegrityError(what, where=self._source.store.uri(self._source.folder), do=FIT_AGAIN)
 
     def latents(self, key: str, numbers: Sequence[int] | None, width: int) -> Float[np.ndarray, "patch latent"]:
         """Of these patches of a scan, in the order given, float32; None for all. RunFileError for a patch that there is

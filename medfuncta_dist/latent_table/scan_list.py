@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from jaxtyping import Int
 
-from medfuncta_dist.errors import RunFileError
+from medfuncta_dist.errors import IntegrityError, RunFileError
 from medfuncta_dist.latent_table.catalogue.catalogue_format import KEY, NARROW, PATCHED, CataloguedGrid
-from medfuncta_dist.latent_table.catalogue.catalogue_reader import Catalogue, Entry
+from medfuncta_dist.latent_table.catalogue.catalogue_reader import OPEN_AGAIN, Catalogue, Entry
 from medfuncta_dist.latent_table.scan_filter import ScanFilter
 
 SHORTEST_KEY = 8  # hex digits: one in four billion, enough to name a scan in a report and to find it again
@@ -92,10 +92,11 @@ class ScanList:
 
     @cached_property
     def latents(self) -> LatentRows:
-        """Of all scans, in their order."""
+        """Of all scans, in their order. IntegrityError for numbers of patches that the parts do not hold."""
         if self._listed.catalogue.record.grid is None:
             return LatentRows(self.parts, self.rows, np.arange(len(self)))
-        counts = self.narrow["patches"].to_numpy()
+        counts = self.narrow["patches"].to_numpy().astype(np.int64)
+        self._require_patches(counts)
         scans = np.repeat(np.arange(len(self)), counts)
         numbers = np.arange(len(scans)) - np.repeat(np.cumsum(counts) - counts, counts)
         return LatentRows(*self.patch_rows(self.parts[scans], self.rows[scans], numbers), scans)
@@ -113,7 +114,8 @@ class ScanList:
     def find(self, key: str) -> Entry:
         """The scan of this key, or of a beginning of it that no other key has.
 
-        RunFileError where no scan, or several, have it; where it is shorter than 8 digits.
+        RunFileError where no scan, or several, have it; where it is shorter than 8 digits. IntegrityError for a scan of
+        more patches than the parts hold.
         """
         if len(key) < SHORTEST_KEY:
             raise RunFileError(f"a key needs at least {SHORTEST_KEY} digits", where="key", do="give more of the key")
@@ -124,7 +126,15 @@ class ScanList:
                 where="key",
                 do="take a key from the latent table or the report, and check that the fit stage is done",
             )
+        if self.grid is not None:
+            self._require_patches(np.array([found[0].patches], np.int64))
         return found[0]
+
+    def _require_patches(self, counts: Int[np.ndarray, " scan"]) -> None:
+        held = sum(part.rows for part in self._listed.catalogue.record.parts)
+        if len(counts) and (counts.min() < 1 or counts.sum() > held):
+            what = f"the catalogue tells of patches that its parts, of {held} rows, do not hold"
+            raise IntegrityError(what, where="the latent table's catalogue", do=OPEN_AGAIN)
 
     def places_of(self, keys: Sequence[str]) -> tuple[Int[np.ndarray, " key"], Int[np.ndarray, " key"]]:
         """Part and row of each key. RunFileError as ``find`` raises it."""

@@ -37,7 +37,8 @@ class PatchGrid:
     @property
     def counts(self) -> tuple[int, ...]:
         """Patches per axis."""
-        return tuple(len(starts) for starts in self.starts)
+        axes = zip(self.shape, self.size, self.overlap, strict=True)
+        return tuple(_count(points, size, overlap) for points, size, overlap in axes)
 
     def __len__(self) -> int:
         return math.prod(self.counts)
@@ -65,6 +66,11 @@ class PatchGrid:
         ]
         for places in product(*near):
             yield int(np.ravel_multi_index(places, self.counts))
+
+
+def _count(points: int, size: int, overlap: int) -> int:
+    """The number of ``_starts``, without them: of a shape that is not trusted, there may be too many to hold."""
+    return 1 if points <= size else 1 - (size - points) // (size - overlap)
 
 
 def _starts(points: int, size: int, overlap: int) -> tuple[int, ...]:

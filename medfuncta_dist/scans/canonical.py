@@ -69,7 +69,7 @@ def canonical(scan: Scan, data: Data) -> Scan:
 
 def _grid(scan: Scan, data: Data) -> Grid:
     if data.spacing is not None and data.patches is not None:
-        return whole_grid(scan.shape, scan.spacing, data.spacing)
+        return whole_grid(scan.shape, scan.spacing, data.spacing, scan.array.shape[0])
     if data.spacing is not None:
         return spaced_grid(scan.shape, scan.spacing, data.shape, data.spacing)
     return target_grid(scan.shape, scan.spacing, data.shape, data.aspect)

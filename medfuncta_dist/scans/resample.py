@@ -75,14 +75,14 @@ def spaced_grid(shape: Sequence[int], spacing: Sequence[float], target: Sequence
     return Grid(tuple(target), scale, offset)
 
 
-def whole_grid(shape: Sequence[int], spacing: Sequence[float], step: Sequence[float]) -> Grid:
+def whole_grid(shape: Sequence[int], spacing: Sequence[float], step: Sequence[float], channels: int = 1) -> Grid:
     """The grid with ``step`` between its points, in the unit of ``spacing``, that reaches over all of a scan, centred:
     its ends lie less than half a step outside. Where a scan has that spacing, it is the scan's own grid. ScanError for
-    one of more points than a scan may have."""
+    one of more values, in all ``channels``, than a scan may have."""
     scale = tuple(_snapped(wanted / s) for wanted, s in zip(step, spacing, strict=True))
     points = tuple(math.ceil((n - 1) / r - TOLERANCE) + 1 for n, r in zip(shape, scale, strict=True))
-    if math.prod(points) > MAX_VALUES:
-        raise ScanError(f"at data.spacing the scan would have {math.prod(points)} points, more than {MAX_VALUES}")
+    if (values := math.prod(points) * channels) > MAX_VALUES:
+        raise ScanError(f"at data.spacing the scan would have {values} values, more than {MAX_VALUES}")
     offset = tuple(_snapped((n - 1) / 2 - r * (m - 1) / 2) for n, m, r in zip(shape, points, scale, strict=True))
     return Grid(points, scale, offset, edges=True)
 

@@ -131,6 +131,13 @@ def stored_shape(key: str, npy: bytes) -> tuple[int, ...]:
     return _parse_header(key, npy)[1].shape
 
 
+def begins_array(key: str, start: bytes, dtype: np.dtype[Any], shape: tuple[int, ...]) -> bool:
+    """Whether an npy member that begins with ``start`` has that as its header, and this array behind it.
+    ``IntegrityError`` for a header that is not valid."""
+    size, header = _parse_header(key, start)
+    return size == len(start) and header.dtype == dtype and header.shape == shape
+
+
 def _storable(array: np.ndarray) -> np.ndarray:
     """Little-endian and C-ordered, so that equal scans are equal bytes on every machine."""
     if array.dtype.name not in STORED_TYPES:

@@ -29,6 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medfuncta_dist.errors import FormatVersionError, IntegrityError
+from medfuncta_dist.scans.scan import MAX_VALUES
 from medfuncta_dist.storage.digest import crc32c
 from medfuncta_dist.storage.parsing import parquet
 from medfuncta_dist.storage.parsing.strict_json import RESTORE
@@ -161,7 +162,8 @@ def _ranges_fit(table: pa.Table, shard_size: int) -> bool:
 
 
 def _bricks_fit(table: pa.Table) -> bool:
-    """Whether each row has a shape of two to four axes that its bytes can hold, and a checksum for each brick."""
+    """Whether each row has a shape of two to four axes that its bytes can hold, no more points than a scan may
+    have, and a checksum for each brick."""
     if table.num_rows == 0:
         return True
     shapes, checksums = (table[name].combine_chunks() for name in ("shape", "brick_crc32c"))
@@ -172,4 +174,5 @@ def _bricks_fit(table: pa.Table) -> bool:
     axes, found = (values.value_lengths().to_numpy() for values in (shapes, checksums))
     if np.any(axes < 2) or np.any(axes > 4) or np.any(found != -(-length // brick)):
         return False
-    return all(min(shape) > 0 and math.prod(shape) <= n for shape, n in zip(shapes.to_pylist(), length, strict=True))
+    fits = zip(shapes.to_pylist(), length, strict=True)
+    return all(min(s) > 0 and math.prod(s) <= n and math.prod(s[1:]) <= MAX_VALUES for s, n in fits)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from medfuncta_dist.errors import IntegrityError
-from medfuncta_dist.shards.sample import decode, parse_meta
+from medfuncta_dist.shards.sample import begins_array, decode, parse_meta
 from medfuncta_dist.shards.snapshot import SHARD_AGAIN, Shard
 from medfuncta_dist.storage.digest import crc32c
 from medfuncta_dist.storage.object_store import ObjectStore
@@ -96,8 +96,9 @@ class SampleReader:
     def region(self, sample: SampleId, region: Sequence[slice]) -> np.ndarray:
         """A copy of a region of one scan, one slice with step 1 per spatial axis: (channel, *spatial), stored type.
 
-        IntegrityError names shard and key when the bytes that it touches, to the next MiB, are not the packed ones;
-        damage elsewhere in the scan is not noticed. Of a scan without bricks, all is read and verified.
+        IntegrityError names shard and key when the array's header, or the bytes that it touches, to the next MiB, are
+        not the packed ones; damage elsewhere in the scan is not noticed. Of a scan without bricks, all is read and
+        verified.
         """
         with self._lock:
             index, shard = self._opened(sample.shard)
@@ -133,8 +134,11 @@ class SampleReader:
     def _bricked(self, index: _Index, shard: _OpenShard, sample: SampleId) -> BrickedArray:
         if sample.row not in shard.arrays:
             array = index.array(sample.row, self._meta(index, shard, sample))
-            if array is None:
+            header = None if array is None else array.header(shard.file)
+            if array is None or header is None:
                 raise self._damaged(index, sample)
+            if not begins_array(index.keys[sample.row], header, array.dtype, array.shape):
+                raise self._damaged(index, sample, "the npy and json members do not belong together")
             shard.arrays[sample.row] = array
         return shard.arrays[sample.row]
 
@@ -145,10 +149,12 @@ class SampleReader:
             raise self._damaged(index, sample)
         return data
 
-    def _damaged(self, index: _Index, sample: SampleId) -> IntegrityError:
+    def _damaged(
+        self, index: _Index, sample: SampleId, what: str = "a sample's bytes are damaged (CRC-32C)"
+    ) -> IntegrityError:
         where = f"{self._store.uri(self._shards[sample.shard].uri)}, sample {index.keys[sample.row]}"
         do = "remove the shard from the node's cache; if it happens again, restore the shard from a backup"
-        return IntegrityError("a sample's bytes are damaged (CRC-32C)", where=where, do=do)
+        return IntegrityError(what, where=where, do=do)
 
     def _index(self, shard: int) -> _Index:
         if shard not in self._indexes:

@@ -16,6 +16,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from medfuncta_dist.shards.sample import LARGEST_HEADER
 from medfuncta_dist.storage.digest import crc32c
 
 
@@ -28,7 +29,7 @@ class BrickedArray:
     def __init__(
         self, place: range, shape: tuple[int, ...], dtype: np.dtype, brick_bytes: int, checksums: npt.NDArray[np.uint32]
     ) -> None:
-        self.shape, self._dtype = shape, dtype
+        self.shape, self.dtype = shape, dtype
         self._place, self._brick_bytes, self._checksums = place, brick_bytes, checksums
         self._header = len(place) - math.prod(shape) * dtype.itemsize
         self._verified = np.zeros(len(checksums), bool)
@@ -41,9 +42,20 @@ class BrickedArray:
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
             return self._values(mapped)[tuple(region)].copy() if self._verify(mapped, region) else None
 
+    def header(self, file: BinaryIO) -> bytes | None:
+        """The bytes before the values, as many as an npy header may have; None where their bricks are damaged."""
+        length = min(self._header, LARGEST_HEADER)
+        bricks = range(-(-length // self._brick_bytes))
+        data = os.pread(file.fileno(), min(len(bricks) * self._brick_bytes, len(self._place)), self._place.start)
+        for brick in bricks:
+            if crc32c(data[brick * self._brick_bytes :][: self._brick_bytes]) != self._checksums[brick]:
+                return None
+            self._verified[brick] = True
+        return data[:length] if length == self._header else None
+
     def touched(self, region: Sequence[slice]) -> npt.NDArray[np.bool_]:
         """Which bricks hold bytes of a region: one truth value per brick."""
-        item = self._dtype.itemsize
+        item = self.dtype.itemsize
         edges = np.zeros(len(self._checksums) + 1, np.int64)
         if all(part.start < part.stop for part in region):
             # A run is what lies together: the last axis of the region, once for each point of its other axes.
@@ -66,7 +78,7 @@ class BrickedArray:
         return True
 
     def _values(self, mapped: mmap.mmap) -> np.ndarray:
-        return np.ndarray(self.shape, self._dtype, buffer=mapped, offset=self._place.start + self._header)
+        return np.ndarray(self.shape, self.dtype, buffer=mapped, offset=self._place.start + self._header)
 
 
 def within(region: Sequence[slice], shape: tuple[int, ...]) -> list[slice]:

@@ -166,20 +166,24 @@ def check_parts(store: ObjectStore, folder: str, commit: Commit) -> None:
     ref = GroupedRef(part.path, part.sha256, part.size, patches.footer, patches.footer_sha256)
     rows = patch_rows.read_part(store, folder, part, ["key", "patch"])
     scans = scan_rows.read_part(store, folder, patches.scans, ["key", "rows", "first_patch", "first_row"])
+    if any(held < 1 for held in scans["rows"].to_pylist()):
+        raise _damaged(store, folder, patches.scans, "of scans tells of one without rows")
     counts = (GroupedFile(store, folder, ref).rows, rows.num_rows, sum(scans["rows"].to_pylist()))
     if set(counts) != {commit.rows} or scans.num_rows != patches.scan_rows:
-        raise _damaged(store, folder, part, f"holds {rows.num_rows} patches, but its commit record says {commit.rows}")
+        raise _damaged(
+            store, folder, part, f"of patches holds {rows.num_rows}, but its commit record says {commit.rows}"
+        )
     starts = [0, *accumulate(scans["rows"].to_pylist())]
     for row, scan in enumerate(scans.to_pylist()):
         mine = rows.slice(starts[row], scan["rows"])
         numbers, keys = mine["patch"].to_pylist(), set(mine["key"].to_pylist())
         ascend = all(one < two for one, two in pairwise(numbers))
         if (keys, numbers[0], scan["first_row"]) != ({scan["key"]}, scan["first_patch"], starts[row]) or not ascend:
-            raise _damaged(store, folder, part, "does not belong to its part of scans")
+            raise _damaged(store, folder, part, "of patches does not belong to its part of scans")
 
 
 def _damaged(store: ObjectStore, folder: str, part: PartRef, what: str) -> IntegrityError:
-    return IntegrityError(f"a part of patches {what}", where=store.uri(f"{folder}/{part.path}"), do=FIT_AGAIN)
+    return IntegrityError(f"a part {what}", where=store.uri(f"{folder}/{part.path}"), do=FIT_AGAIN)
 
 
 def verify(store: ObjectStore, folder: str, works: Sequence[FitWork], units: Mapping[str, ShardUnits]) -> Counts:

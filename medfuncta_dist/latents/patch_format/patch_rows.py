@@ -64,7 +64,8 @@ def grid_of(schema: pa.Schema, where: str) -> tuple[tuple[int, ...], tuple[int, 
         size, overlap = (tuple(map(int, metadata[name.encode()].split(b","))) for name in (SIZE, OVERLAP))
     except (KeyError, ValueError) as error:
         raise IntegrityError("a part does not tell the grid of its patches", where=where, do=RESTORE) from error
-    if len(size) != len(overlap) or not all(0 <= 2 * shared <= n for n, shared in zip(size, overlap, strict=True)):
+    sizes_fit = len(size) == len(overlap) and min(size) >= 2
+    if not sizes_fit or not all(0 <= 2 * shared <= n for n, shared in zip(size, overlap, strict=True)):
         raise IntegrityError("a part tells a grid of patches that there is not", where=where, do=RESTORE)
     return size, overlap
 

@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medfuncta_dist.errors import IntegrityError, LostObjectError, ObjectMissingError
+from medfuncta_dist.errors import IntegrityError, LostObjectError, ObjectMissingError, RunFileError
 from medfuncta_dist.latents.table_format import FIT_AGAIN, LARGEST_ROW, PartRef
 from medfuncta_dist.storage.archive_files.range_file import RangeFile
 from medfuncta_dist.storage.digest import crc32c, sha256_bytes
@@ -56,12 +56,16 @@ def grouped_bytes(table: pa.Table, rows: int) -> bytes:
 
 
 def write_grouped(store: ObjectStore, folder: str, table: pa.Table, rows: int) -> GroupedRef:
-    """Put such a file under its content address ``parts/<sha256>.parquet`` in ``folder``."""
+    """Put such a file under its content address ``parts/<sha256>.parquet`` in ``folder``. RunFileError, and nothing
+    is written, where its footer would be longer than any that is read."""
     data = grouped_bytes(table, rows)
+    if (footer_bytes := int.from_bytes(data[-ENDING:-4], "little")) > parquet.LARGEST_FOOTER:
+        what = f"a part of {table.num_rows} rows has a footer of {footer_bytes} bytes, too many to be read again"
+        raise RunFileError(what, where="fit.scans_per_task", do="lower it")
     digest = sha256_bytes(data)
     path = f"parts/{digest}.parquet"
     store.write(f"{folder}/{path}", data)
-    footer = data[-ENDING - int.from_bytes(data[-ENDING:-4], "little") :]
+    footer = data[-ENDING - footer_bytes :]
     return GroupedRef(path, digest, len(data), len(footer), sha256_bytes(footer))
 
 

@@ -61,3 +61,22 @@ def test_an_epoch_visits_a_scan_as_often_as_it_draws_patches_and_without_patches
 def test_patches_to_draw_without_patches_are_refused():
     with pytest.raises(RunFileError, match="patches_per_scan = 8 does nothing without"):
         parse("{name: p, storage: /s, data: {source: /a, shape: [8, 8]}, train: {patches_per_scan: 8}}")
+
+
+@pytest.mark.parametrize(
+    ("latent", "fit", "most"),
+    [
+        (4096, "", 2**14),
+        (4096, ", storage_type: int8", 2**16),
+        (1, ", storage_type: int8", 2**24),  # as many row groups as of 16 bytes
+    ],
+)
+def test_a_part_of_patches_is_bounded(latent: int, fit: str, most: int):
+    text = (
+        "{{name: p, storage: /s, data: {{source: /a, {0}}}, field: {{latent: {1}}}, fit: {{scans_per_task: {2}{3}}}}}"
+    )
+    sized = "patches: {size: [8, 8]}"
+    assert parse(text.format(sized, latent, most, fit)).fit.range_scans == most
+    with pytest.raises(RunFileError, match=f"at most {most}, or leave it out"):
+        parse(text.format(sized, latent, most + 1, fit))
+    assert parse(text.format("shape: [8, 8]", latent, most + 1, fit)).fit.range_scans == most + 1

@@ -14,8 +14,11 @@ from medfuncta_dist.config.run_file import RunFile
 from medfuncta_dist.errors import IntegrityError, RunFileError
 from medfuncta_dist.fitting.fit_driver import fit, locate_table
 from medfuncta_dist.integrity.verify_catalogue import verify_catalogue
+from medfuncta_dist.latent_table.catalogue.catalogue_reader import Catalogue
 from medfuncta_dist.latent_table.catalogue.catalogue_store import write_catalogue
 from medfuncta_dist.latent_table.latent_table import LatentTable
+from medfuncta_dist.latent_table.patched_scans import PatchedScans
+from medfuncta_dist.latent_table.scan_list import ListedScans
 from medfuncta_dist.latents.patch_format.row_groups import GroupedFile
 from medfuncta_dist.latents.table_format import latents_of
 from medfuncta_dist.patches.patch_grid import PatchGrid
@@ -144,3 +147,31 @@ def test_a_damaged_group_is_noticed_when_it_is_read(run, tmp_path: Path):
     holds = next(key for key in table.keys if table.find(key).part == 0)
     with pytest.raises(IntegrityError, match="not the one that was committed"):
         table.patch_latents(holds, [0])
+
+
+def test_a_shape_that_does_not_have_the_catalogue_s_patches_is_refused(table, monkeypatch):
+    key, facts = table.keys[0], table.row(table.keys[0])
+    shape = facts["shape"].to_pylist()[0]
+    for wrong in ([2**31 - 1] * 3, [*shape[:2], 0], shape[:2], [*shape[:2], -1], [*shape[:2], None]):
+        changed = facts.set_column(
+            facts.schema.get_field_index("shape"), "shape", pa.array([wrong], pa.list_(pa.int32()))
+        )
+        monkeypatch.setattr(PatchedScans, "facts", lambda self, key, found=changed: found)
+        with pytest.raises(IntegrityError, match="does not have the patches"):
+            table.patches(key)
+
+
+def test_more_patches_than_the_parts_hold_are_refused(run, monkeypatch):
+    for wrong in (2**31 - 1, 0, -1):
+        before, table = LatentTable.open(run), LatentTable.open(run)
+        entry, narrow = before.find(before.keys[0]), before.listing()
+        patches = pa.array([wrong, *narrow["patches"].to_pylist()[1:]], pa.int32())
+        changed = narrow.set_column(narrow.schema.get_field_index("patches"), "patches", patches)
+        monkeypatch.setattr(ListedScans, "narrow", changed)
+        with pytest.raises(IntegrityError, match="do not hold"):
+            table.numpy()
+        damaged = entry._replace(patches=wrong)
+        monkeypatch.setattr(Catalogue, "find", lambda *_, found=damaged: [found])
+        with pytest.raises(IntegrityError, match="do not hold"):
+            table.patch_latents(entry.key)
+        monkeypatch.undo()

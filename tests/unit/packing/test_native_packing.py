@@ -31,7 +31,7 @@ from medfuncta_dist.streaming.sample_reader import SampleReader
 from medfuncta_dist.streaming.shard_cache import ShardCache
 from medfuncta_dist.task_map import map_here
 from tests.native_scans import AFFINE, SHAPES, packed_volumes, volume
-from tests.writers import write_ecg_csv, write_nifti
+from tests.writers import write_ecg_csv, write_nifti, write_wfdb
 
 
 def shards_of(run: RunFile) -> list[Shard]:
@@ -182,6 +182,25 @@ def test_signals_keep_their_own_length(tmp_path: Path) -> None:
     assert sorted(shapes) == [(150,), (150,), (187,)]
 
 
+@pytest.mark.parametrize("reader", ["wfdb", "csv"])
+def test_signals_that_come_later_keep_theirs_too(tmp_path: Path, reader: str) -> None:
+    (tmp_path / "signals").mkdir()
+    data = {"source": str(tmp_path / "signals"), "patches": {"size": [64]}, "private": str(tmp_path / "private")}
+    data |= {"channels": 2 if reader == "wfdb" else 1}
+    run = RunFile.model_validate(
+        {"name": "ecg", "storage": str(tmp_path / "store"), "data": data | {"fractions": {"train": 1.0}}}
+    )
+    for samples in (150, 187):
+        name = tmp_path / "signals" / f"{samples}.{'hea' if reader == 'wfdb' else 'csv'}"
+        if reader == "wfdb":
+            write_wfdb(name.with_suffix(""), samples=samples)
+        else:
+            write_ecg_csv(name, rows=1, samples=samples)
+        pack(run, map_here, lambda progress: None)
+    shapes = [shape for number in range(len(shards_of(run))) for shape in reader_of(run, tmp_path).shapes(number)]
+    assert sorted(shapes) == [(150,), (187,)]
+
+
 def test_slabs_of_a_volume_are_scans_in_splits_and_gaps_are_dropped(tmp_path: Path) -> None:
     slabs = {"size": 4, "period": 3, "gap": 1}
     run = packed_volumes(tmp_path, shapes=[(9, 10, 27)], slabs=slabs)
@@ -244,7 +263,7 @@ def test_slabs_need_slices_or_patches_of_volumes() -> None:
 def test_latents_of_whole_scans_are_refused_for_a_run_with_patches(tmp_path: Path) -> None:
     run = packed_volumes(tmp_path, shapes=[(9, 9, 9)])
     for call in (lambda: import_latents(run, str(tmp_path)), lambda: export_latents(run, tmp_path / "out")):
-        with pytest.raises(RunFileError, match="one for each patch") as caught:
+        with pytest.raises(RunFileError, match="one latent per scan") as caught:
             call()
         assert caught.value.where == "data.patches"
 

@@ -34,6 +34,14 @@ def test_every_point_is_in_a_patch_and_no_patch_sticks_out_of_a_scan_that_holds_
     assert seen.min() >= 1
 
 
+@given(grids())
+def test_patches_are_counted_without_listing_them(grid: PatchGrid):
+    assert grid.counts == tuple(map(len, grid.starts))
+    large = PatchGrid((2**31 - 1,) * 3, (2, 2, 2), (1, 1, 1))
+    assert large.counts == (2**31 - 2,) * 3
+    assert "starts" not in vars(large)
+
+
 @given(grids(), st.data())
 def test_the_patches_that_touch_a_region_are_those_that_have_a_point_of_it(grid: PatchGrid, data: st.DataObject):
     region = []

@@ -226,6 +226,9 @@ def test_points_of_such_a_grid_beyond_the_scan_have_the_value_of_its_edge() -> N
 def test_too_many_points_are_refused() -> None:
     with pytest.raises(ScanError, match="more than"):
         whole_grid((500, 500, 500), (1.0,) * 3, (0.1,) * 3)
+    assert whole_grid((500, 500, 500), (1.0,) * 3, (0.7,) * 3, channels=1).shape == (714,) * 3
+    with pytest.raises(ScanError, match="more than"):
+        whole_grid((500, 500, 500), (1.0,) * 3, (0.7,) * 3, channels=3)
 
 
 @pytest.mark.parametrize("step", [0.6, 1.7, 3.1])

@@ -66,6 +66,25 @@ def test_shapes_and_bricks_that_do_not_fit_the_scan_are_refused(row: IndexRow) -
         bricked(row)
 
 
+def test_a_shape_of_more_points_than_a_scan_may_have_is_refused() -> None:
+    size = 2**31
+    for points, fits in ((2**29, True), (2**29 + 1, False)):
+        row = replace(
+            BRICKED,
+            shape=(1, points),
+            npy_length=2**30,
+            json_offset=2**30 + 2048,
+            brick_bytes=2**30,
+            brick_crc32c=(7,),
+        )
+        data = index_bytes(index_table([row], bricks=True))
+        if fits:
+            assert parse_index(data, shard_size=size, samples=1, where="here").num_rows == 1
+        else:
+            with pytest.raises(IntegrityError, match="shapes or bricks"):
+                parse_index(data, shard_size=size, samples=1, where="here")
+
+
 def test_an_empty_index_of_version_3_is_one_too() -> None:
     assert (
         parse_index(index_bytes(index_table([], bricks=True)), shard_size=SIZE, samples=0, where="here").num_rows == 0

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from medfuncta_dist.errors import IntegrityError
 from medfuncta_dist.scans.scan import Scan, Window
-from medfuncta_dist.shards.sample import decode
+from medfuncta_dist.shards.sample import decode, parse_meta
 from medfuncta_dist.shards.shard_index import BRICK_BYTES
 from medfuncta_dist.shards.snapshot import Shard
 from medfuncta_dist.storage.digest import crc32c
 from medfuncta_dist.storage.object_store import ObjectStore
-from medfuncta_dist.streaming import scan_region
+from medfuncta_dist.streaming import sample_reader, scan_region
 from medfuncta_dist.streaming.sample_order import SampleId
 from medfuncta_dist.streaming.sample_reader import SampleReader
 from medfuncta_dist.streaming.scan_region import BrickedArray
@@ -166,3 +166,21 @@ def test_bricks_are_a_mebibyte(cache: ShardCache, shard: Shard) -> None:
     rows = cache.index(shard).to_pylist()
     assert [row["brick_bytes"] for row in rows] == [2**20, 2**20] == [BRICK_BYTES] * 2
     assert [len(row["brick_crc32c"]) for row in rows] == [3, 1]
+
+
+@pytest.mark.parametrize("changed", [{"dtype": "uint16"}, {"dtype": "uint8"}])
+def test_a_header_that_does_not_belong_to_the_metadata_is_refused(
+    reader: SampleReader, monkeypatch: pytest.MonkeyPatch, changed: dict[str, str]
+) -> None:
+    monkeypatch.setattr(sample_reader, "parse_meta", lambda key, data: parse_meta(key, data) | changed)
+    for place in (LARGE, SMALL):
+        with pytest.raises(IntegrityError) as caught:
+            reader.region(place, np.s_[0:1, 0:1, 0:1])
+        assert key_of(*place) in caught.value.where
+
+
+def test_a_damaged_header_is_noticed_by_any_region(reader: SampleReader, cache: ShardCache, shard: Shard) -> None:
+    reader.meta(LARGE)
+    flip(cache, shard, 0)
+    with pytest.raises(IntegrityError, match="CRC-32C"):
+        reader.region(LARGE, np.s_[27:, :, :])

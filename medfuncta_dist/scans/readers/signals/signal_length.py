@@ -14,12 +14,13 @@ from medfuncta_dist.scans.scan import Scan
 
 
 def declared_length(data: Data | None, otherwise: str = "resample") -> int | None:
-    """The number of samples that a signal must have; None where it may have any.
+    """The number of samples that a signal must have; None where it may have any, as with ``data.patches``.
 
     ``otherwise`` is what counts where ``data.length`` is open: in data sets of earlier versions.
     """
-    exact = data is not None and len(data.shape) == 1 and (data.length or otherwise) == "exact"
-    return data.shape[0] if data is not None and exact else None
+    if data is None or len(data.shape) != 1 or data.patches is not None:
+        return None
+    return data.shape[0] if (data.length or otherwise) == "exact" else None
 
 
 def of_length(found: Found, data: Data | None, otherwise: str = "resample") -> Iterator[Found]:

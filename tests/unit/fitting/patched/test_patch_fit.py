@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 
@@ -28,6 +29,7 @@ from medfuncta_dist.fitting.patched.patch_ledger import fitted_scans, patch_tota
 from medfuncta_dist.latent_table.latent_table import LatentTable
 from medfuncta_dist.latents.fit import fit_batch
 from medfuncta_dist.latents.fit_settings import FitSettings
+from medfuncta_dist.latents.patch_format import scan_rows
 from medfuncta_dist.run.settle_task_size import settle_task_size
 from medfuncta_dist.shards.snapshot import read_index
 from medfuncta_dist.stages import fit_stage
@@ -291,6 +293,21 @@ def test_verify_reads_both_parts_of_every_range(run):
     )
     with pytest.raises(IntegrityError, match="a part of patches"):
         patch_ledger.check_parts(store, target.folder, swapped)
+
+
+def test_a_scan_without_rows_is_a_damaged_part(run):
+    fit(run, map_here)
+    store, target = ObjectStore(run.storage), locate_table(run, ObjectStore(run.storage))
+    one = next(iter(commits(run).values()))
+    scans = scan_rows.read_part(store, target.folder, one.patches.scans)
+    for rows in (0, -1):
+        changed = pa.Table.from_pylist(
+            [*scans.to_pylist(), scans.to_pylist()[-1] | {"rows": rows, "first_row": one.rows}], schema=scans.schema
+        )
+        part = scan_rows.write_part(store, target.folder, changed)
+        patches = replace(one.patches, scans=part, scan_rows=changed.num_rows)
+        with pytest.raises(IntegrityError, match="without rows"):
+            patch_ledger.check_parts(store, target.folder, replace(one, patches=patches))
 
 
 def test_the_psnr_of_a_scan_is_that_of_all_points_of_its_patches(run):

@@ -96,7 +96,9 @@ def test_other_kinds_versions_columns_and_grids_are_refused(check, schema):
     for wrong in (changed(format_version="4"), changed(kind="latents"), table_format.schema(5, "int8", {})):
         with pytest.raises(FormatVersionError, match="is not version 3 of kind"):
             check(wrong, "here")
-    for wrong in (schema.remove(2), changed(size="4"), changed(overlap="1,x"), changed(size="0,6", overlap="1,2")):
+    grids = [("0,6", "1,2"), ("0,6", "0,2"), ("1,6", "0,2"), ("4,6", "1,4"), ("4,6", "1,-1")]
+    of_no_grid = [changed(size=size, overlap=overlap) for size, overlap in grids]
+    for wrong in (schema.remove(2), changed(size="4"), changed(overlap="1,x"), *of_no_grid):
         with pytest.raises(IntegrityError):
             check(wrong, "here")
     with pytest.raises(FormatVersionError):

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from medfuncta_dist.errors import IntegrityError, LostObjectError
-from medfuncta_dist.latents.patch_format.row_groups import GroupedFile, grouped_bytes, write_grouped
+from medfuncta_dist.errors import IntegrityError, LostObjectError, RunFileError
+from medfuncta_dist.latents.patch_format.row_groups import ENDING, GroupedFile, grouped_bytes, write_grouped
 from medfuncta_dist.storage.object_store import ObjectStore
+from medfuncta_dist.storage.parsing import parquet
 
 ROWS, PER_GROUP = 23, 4
 
@@ -81,3 +82,15 @@ def test_damage_is_found_in_the_footer_and_in_the_group_that_is_read_and_nowhere
     store.delete(f"t/{ref.path}")
     with pytest.raises(LostObjectError, match="missing"):
         GroupedFile(store, "t", ref)
+
+
+def test_a_footer_that_would_not_be_read_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store = ObjectStore(str(tmp_path))
+    footer = write_grouped(store, "t", table(), PER_GROUP).footer - ENDING
+    monkeypatch.setattr(parquet, "LARGEST_FOOTER", footer)
+    ref = write_grouped(store, "again", table(), PER_GROUP)
+    assert GroupedFile(store, "again", ref).rows == ROWS
+    monkeypatch.setattr(parquet, "LARGEST_FOOTER", footer - 1)
+    with pytest.raises(RunFileError, match="too many to be read"):
+        write_grouped(store, "more", table(), PER_GROUP)
+    assert not list(store.list("more"))
