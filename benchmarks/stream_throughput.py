@@ -217,8 +217,8 @@ class NoDigest:
 def without_digests() -> Iterator[None]:
     """No digest is checked: cached files are found by their SHA-256 names, and members are read unverified."""
 
-    def member(reader: Any, file: BinaryIO, index: Any, sample: Any, place: list[int]) -> bytes:
-        offset, length, _ = place
+    def member(reader: Any, file: BinaryIO, index: Any, sample: Any, which: int) -> bytes:
+        offset, length, _ = index.members[sample.row, which].tolist()
         return os.pread(file.fileno(), length, offset)
 
     download = ShardCache._download
