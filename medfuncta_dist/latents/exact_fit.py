@@ -76,10 +76,8 @@ class ExactFitter:
         A scan whose weights do not determine its latent gives the smallest that fits, by the ridge; one without any
         weight in the context has the latent 0.
         """
-        given, by_value = targets, None
-        if weights is not None:
-            targets = counted(targets, weights)
-            by_value = relative(weights.to(targets.dtype)).repeat_interleave(targets.shape[2], 1)
+        given = targets
+        targets, by_value = _by_value(targets, weights)
         residues = targets.flatten(1) - self._mean
         latents = self._solved(residues) if by_value is None else self._solved_apart(residues, by_value)
         stored = store(latents, self._settings.storage_type, self.units)
@@ -99,10 +97,7 @@ class ExactFitter:
         weights: Float[Tensor, "batch point"] | None = None,
     ) -> Float[Tensor, " batch"]:
         """The PSNR (dB) of other latents of these scans."""
-        by_value = None
-        if weights is not None:
-            targets = counted(targets, weights)
-            by_value = relative(weights.to(targets.dtype)).repeat_interleave(targets.shape[2], 1)
+        targets, by_value = _by_value(targets, weights)
         return psnr_of_mse(self._errors(latents.to(targets.dtype), targets, by_value))
 
     def _solved(self, residues: Tensor) -> Tensor:
@@ -183,3 +178,13 @@ def _sampled(
 def _values_of(points: Tensor, channels: int) -> Tensor:
     """Indices of the values at these points, all channels."""
     return (points[:, None] * channels + torch.arange(channels, device=points.device)).flatten()
+
+
+def _by_value(
+    targets: Float[Tensor, "batch point channel"], weights: Float[Tensor, "batch point"] | None
+) -> tuple[Float[Tensor, "batch point channel"], Float[Tensor, "batch value"] | None]:
+    """The targets as far as they count, and how much each of their values does; None where all count alike."""
+    if weights is None:
+        return targets, None
+    targets = counted(targets, weights)
+    return targets, relative(weights.to(targets.dtype)).repeat_interleave(targets.shape[2], 1)

@@ -15,6 +15,7 @@ from functools import cached_property
 from itertools import product
 
 import numpy as np
+import numpy.typing as npt
 
 Corner = tuple[int, ...]
 """The first point of a patch, per axis."""
@@ -54,6 +55,16 @@ class PatchGrid:
         """The points of the scan that a patch at this corner has: all of its own but those that stick out."""
         axes = zip(corner, self.size, self.shape, strict=True)
         return tuple(slice(start, min(start + size, points)) for start, size, points in axes)
+
+    @cached_property
+    def weights(self) -> npt.NDArray[np.float32] | None:
+        """1 for the points of a patch that lie in the scan, 0 for those beyond it: the same for every patch, as along
+        an axis that is shorter than a patch all begin at 0. None where all points lie in the scan."""
+        if all(points >= size for points, size in zip(self.shape, self.size, strict=True)):
+            return None
+        found = np.zeros(self.size, np.float32)
+        found[tuple(slice(points) for points in self.shape)] = 1
+        return found
 
     def touching(self, region: Sequence[tuple[float, float]]) -> Iterator[int]:
         """Numbers, ascending, of the patches that decide values between the first and last position of a region, per

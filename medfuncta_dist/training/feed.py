@@ -21,7 +21,7 @@ from medfuncta_dist.streaming.device_transfer import Contexts, DrawContexts, Pla
 from medfuncta_dist.streaming.patch_samples import PatchDraws, patch_samples, spread_patches
 from medfuncta_dist.streaming.prefetch import Prefetched
 from medfuncta_dist.streaming.sample_order import EpochOrder, SampleId, position, rank_slice
-from medfuncta_dist.streaming.sample_reader import OPEN_SHARDS, SampleReader
+from medfuncta_dist.streaming.sample_reader import SampleReader
 from medfuncta_dist.streaming.shard_cache import ShardCache, cache_folder
 from medfuncta_dist.streaming.stream import Batch, Change, Read, pass_stream, scan_batches, training_stream
 from medfuncta_dist.training.validation import Validation, evenly_spread, held_out_split
@@ -29,6 +29,9 @@ from medfuncta_dist.training.world import World
 
 TRAIN = "train"
 """The split that is trained on."""
+SHARDS_AT_ONCE = 64
+"""Shards that an epoch of several visits reads at a time: half of those that a reader keeps open. It decides the order,
+so it stays as it is, also where a reader keeps more."""
 
 
 def augmentation(train: Train) -> Change | None:
@@ -143,8 +146,7 @@ class Feed:
         return PatchDraws(reader, tuple(patches.size), train.patches_per_scan, train.seed)
 
     def _order(self, epoch: int, *, bounded: bool = True) -> EpochOrder:
-        """The epoch's visits; where there are several of each scan, of half as many shards at once as a reader keeps
-        open."""
+        """The epoch's visits; where there are several of each scan, of few shards at once."""
         train = self._run.train
         return EpochOrder(
             [shard.samples * self._run.visits for shard in self.snapshot.shards(TRAIN)],
@@ -153,5 +155,5 @@ class Feed:
             epoch=epoch,
             digest=split_digest(self.snapshot, TRAIN),
             window=train.shuffle_window,
-            shards_at_once=OPEN_SHARDS // 2 if bounded and self._run.visits > 1 else None,
+            shards_at_once=SHARDS_AT_ONCE if bounded and self._run.visits > 1 else None,
         )

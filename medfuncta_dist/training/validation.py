@@ -13,6 +13,7 @@ from medfuncta_dist.fields.field_kinds import field
 from medfuncta_dist.latents.fit import new_fitter
 from medfuncta_dist.meta.learner import Trained
 from medfuncta_dist.network.core_settings import fit_settings
+from medfuncta_dist.patches.patch_grid import PatchGrid
 from medfuncta_dist.shards.sample import Sample
 from medfuncta_dist.shards.snapshot import Snapshot
 from medfuncta_dist.streaming.sample_order import SampleId
@@ -80,15 +81,10 @@ class Validation:
 
 
 def _weights_in_scan(patch: Sample) -> Tensor | None:
-    """1 for the points of a patch that lie in its scan, 0 for those beyond it; None where there are no such points."""
-    size, scan = patch.array.shape[1:], patch.meta["shape"][1:]
-    if all(points >= n for n, points in zip(size, scan, strict=True)):
-        return None
-    found = torch.zeros(size)
-    found[tuple(slice(0, points) for points in scan)] = (
-        1  # a patch sticks out only along an axis on which it begins at 0
-    )
-    return found.flatten()
+    """Of each point of a patch; None where all lie in its scan."""
+    size = patch.array.shape[1:]
+    weights = PatchGrid(tuple(patch.meta["shape"][1:]), size, (0,) * len(size)).weights
+    return None if weights is None else torch.from_numpy(weights).flatten()
 
 
 def _side_by_side(shape: Sequence[int], *values: Tensor) -> np.ndarray:

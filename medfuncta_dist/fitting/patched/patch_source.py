@@ -55,17 +55,11 @@ class PatchSource:
 
     def weights(self, units: range) -> Float[np.ndarray, "unit point"] | None:
         """1 for the points that lie in the scan, 0 for those beyond it; None where no patch has any."""
-        if not any(self._sticks_out(self._units.scan_of(unit)) for unit in units):
+        found = [self._grid(self._units.scan_of(unit)).weights for unit in units]
+        if all(weights is None for weights in found):
             return None
-        found = np.zeros((len(units), *self._grids.size), np.float32)
-        for nth, unit in enumerate(units):
-            grid: PatchGrid = self._grid(self._units.scan_of(unit))
-            found[nth][grid.inside(grid.corner(0))] = 1  # what one patch has beyond its scan, all of the scan have
-        return found.reshape(len(units), -1)
-
-    def _sticks_out(self, scan: int) -> bool:
-        """Whether a scan is shorter than a patch along an axis; then all of its patches stick out there."""
-        return any(points < size for points, size in zip(self._shapes[scan], self._grids.size, strict=True))
+        every = np.ones(self._grids.size, np.float32)
+        return np.stack([every if weights is None else weights for weights in found]).reshape(len(units), -1)
 
 
 def _fill(

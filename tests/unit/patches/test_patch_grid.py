@@ -64,3 +64,10 @@ def test_between_two_patches_both_count():
 def test_a_patch_that_there_is_not_is_refused():
     with pytest.raises(IndexError, match="patch 2 of 2"):
         PatchGrid((8,), (4,), (0,)).corner(2)
+
+
+def test_points_of_a_patch_beyond_a_scan_that_is_shorter_have_no_weight():
+    assert PatchGrid((4, 9), (4, 4), (0, 0)).weights is None
+    weights = PatchGrid((3, 9), (4, 2), (0, 0)).weights
+    assert weights is not None
+    assert weights.tolist() == [[1, 1], [1, 1], [1, 1], [0, 0]]
